@@ -1,0 +1,42 @@
+//! A virtual machine's guest-physical address space and the memory behind it.
+//!
+//! [`model`] is the map as pure data: regions, layouts, snapshots, changes. [`sys`] has every system call with a safe signature.
+//! [`memory`] turns descriptions into mapped bytes. [`space`] is the live address space: one immutable snapshot behind one
+//! `ArcSwap`, changed by writers that take turns. [`python`] binds it all. Each room imports only from the rooms named before it.
+//!
+//! A Rust program can use the rooms below [`python`] directly; see [`space::AddressSpace`] for an example.
+
+#[cfg(not(all(target_os = "linux", target_pointer_width = "64", target_endian = "little")))]
+compile_error!("dbs-address-space needs a 64-bit, little-endian Linux (x86_64 or aarch64)");
+
+pub mod memory;
+pub mod model;
+pub mod python;
+pub mod space;
+pub mod sys;
+
+#[pyo3::pymodule]
+mod _core {
+    #[pymodule_export]
+    use super::python::base::PyBase;
+    #[pymodule_export]
+    use super::python::change::PyChange;
+    #[pymodule_export]
+    use super::python::layout::{PyLayout, usable_end};
+    #[pymodule_export]
+    use super::python::mapping::PyMapping;
+    #[pymodule_export]
+    use super::python::memory::PyMemory;
+    #[pymodule_export]
+    use super::python::numa::{PyNumaIdTable, PyNumaNode, PyNumaNodeInfo};
+    #[pymodule_export]
+    use super::python::region::PyRegion;
+    #[pymodule_export]
+    use super::python::space::PySpace;
+    #[pymodule_export]
+    use super::python::transaction::PyTransaction;
+
+    #[pymodule_export]
+    #[allow(non_upper_case_globals, reason = "Python's name")]
+    const __version__: &str = env!("CARGO_PKG_VERSION");
+}

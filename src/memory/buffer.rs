@@ -1,0 +1,108 @@
+//! A caller's bytes: where guest memory is copied to, or from.
+
+use std::marker::PhantomData;
+
+use crate::model::error::{Error, Result};
+
+/// Bytes that may be written, and that others may write too.
+#[derive(Debug)]
+pub struct Output<'a> {
+    start: *mut u8,
+    size: usize,
+    lifetime: PhantomData<&'a mut [u8]>,
+}
+
+// SAFETY: who makes one promises that the bytes may be written for `'a`, from any thread.
+unsafe impl Send for Output<'_> {}
+// SAFETY: as above.
+unsafe impl Sync for Output<'_> {}
+
+impl Output<'_> {
+    /// # Safety
+    /// `start` is valid for writing `size` bytes for `'a`.
+    pub const unsafe fn new(start: *mut u8, size: usize) -> Self {
+        Self { start, size, lifetime: PhantomData }
+    }
+
+    /// The number of bytes.
+    #[must_use]
+    pub const fn size(&self) -> usize {
+        self.size
+    }
+
+    /// Sets every byte.
+    pub fn fill(&self, byte: u8) {
+        // SAFETY: the promise of `new`.
+        unsafe { std::ptr::write_bytes(self.start, byte, self.size) };
+    }
+
+    /// Where `size` bytes from `at` on begin.
+    pub(super) fn part(&self, at: usize, size: usize) -> Result<*mut u8> {
+        check(self.size, at, size).map(|()| self.start.wrapping_add(at))
+    }
+}
+
+impl<'a> From<&'a mut [u8]> for Output<'a> {
+    fn from(bytes: &'a mut [u8]) -> Self {
+        Self { start: bytes.as_mut_ptr(), size: bytes.len(), lifetime: PhantomData }
+    }
+}
+
+/// What is written to guest memory.
+#[derive(Clone, Copy, Debug)]
+pub enum Input<'a> {
+    /// Bytes that others may write meanwhile.
+    Bytes(Bytes<'a>),
+    /// One byte, repeated.
+    Fill(u8),
+}
+
+/// Bytes that may be read.
+#[derive(Clone, Copy, Debug)]
+pub struct Bytes<'a> {
+    start: *const u8,
+    size: usize,
+    lifetime: PhantomData<&'a [u8]>,
+}
+
+// SAFETY: who makes one promises that the bytes may be read for `'a`, from any thread.
+unsafe impl Send for Bytes<'_> {}
+// SAFETY: as above.
+unsafe impl Sync for Bytes<'_> {}
+
+impl Bytes<'_> {
+    /// # Safety
+    /// `start` is valid for reading `size` bytes for `'a`.
+    pub const unsafe fn new(start: *const u8, size: usize) -> Self {
+        Self { start, size, lifetime: PhantomData }
+    }
+
+    /// The number of bytes.
+    #[must_use]
+    pub const fn size(&self) -> usize {
+        self.size
+    }
+
+    /// Where `size` bytes from `at` on begin.
+    pub(super) fn part(&self, at: usize, size: usize) -> Result<*const u8> {
+        check(self.size, at, size).map(|()| self.start.wrapping_add(at))
+    }
+}
+
+impl<'a> From<&'a [u8]> for Bytes<'a> {
+    fn from(bytes: &'a [u8]) -> Self {
+        Self { start: bytes.as_ptr(), size: bytes.len(), lifetime: PhantomData }
+    }
+}
+
+/// A buffer shorter than the access it was made for would be a bug here; it is refused rather than overrun.
+fn check(available: usize, at: usize, size: usize) -> Result<()> {
+    match at.checked_add(size) {
+        Some(end) if end <= available => Ok(()),
+        _ => Err(Error::InvalidRange {
+            message: "the buffer is shorter than the access".into(),
+            address: None,
+            size: None,
+        }),
+    }
+}

@@ -1,0 +1,200 @@
+//! Copies between a caller's buffer and one region: directly where a touch can't fault, through the kernel elsewhere.
+
+use std::sync::Arc;
+
+use super::buffer::{Input, Output};
+use super::region::MappedRegion;
+use crate::model::error::{Error, Result};
+use crate::model::region::PROT_WRITE;
+use crate::model::text::hex;
+use crate::sys::copy::{self as kernel, Stopped};
+
+/// Bytes of a pattern that a guarded fill writes at a time.
+const FILL_CHUNK: usize = 64 << 10;
+
+/// A part of one region, and where the bytes lie in the caller's buffer.
+#[derive(Clone, Debug)]
+pub struct Piece {
+    /// The region.
+    pub region: Arc<MappedRegion>,
+    /// Where in the region the part begins.
+    pub offset: u64,
+    /// The number of bytes.
+    pub size: usize,
+    /// Where in the buffer the part begins.
+    pub at: usize,
+}
+
+impl Piece {
+    /// The guest physical address of the part.
+    #[must_use]
+    pub fn address(&self) -> u64 {
+        self.region.meta.base().saturating_add(self.offset)
+    }
+
+    /// Whether a copy may wait for a disk.
+    #[must_use]
+    pub fn may_block(&self) -> bool {
+        self.region.meta.source.file.is_some()
+    }
+
+    /// Copies the part out.
+    pub fn read(&self, output: &Output<'_>) -> Result<()> {
+        let (host, to) = (self.region.mapping.host(self.offset), output.part(self.at, self.size)?);
+        if !self.region.mapping.is_guarded() {
+            // SAFETY: the piece lies inside the mapping, which can't fault, and the part inside the output.
+            unsafe { std::ptr::copy(host, to, self.size) };
+            return Ok(());
+        }
+        let result = match self.region.mapping.readable_file() {
+            // SAFETY: the part lies inside the output.
+            Some((file, start)) => unsafe { kernel::read_file(file, start.saturating_add(self.offset), to, self.size) },
+            // SAFETY: the part lies inside the output, and the kernel checks the source.
+            None => unsafe { kernel::read_guarded(host, to, self.size) },
+        };
+        result.map_err(|stopped| self.fault("read", &stopped))
+    }
+
+    /// Copies the part in; `force` lifts a protection for as long as it takes.
+    pub fn write(&self, input: Input<'_>, force: bool) -> Result<()> {
+        if !force || self.region.meta.prot_flags & PROT_WRITE != 0 {
+            return self.write_unprotected(input);
+        }
+        let work = || self.write_unprotected(input);
+        self.region.mapping.with_write_access(self.offset, self.size, work).map_err(|error| Error::AccessDenied {
+            message: format!("cannot lift the protection of {} for a forced write: {error}", self.region.meta),
+            address: self.address(),
+            size: u64::try_from(self.size).unwrap_or(u64::MAX),
+            region: Arc::clone(&self.region.meta),
+        })?
+    }
+
+    fn write_unprotected(&self, input: Input<'_>) -> Result<()> {
+        let host = self.region.mapping.host(self.offset);
+        let guarded = self.region.mapping.is_guarded();
+        match input {
+            // SAFETY: the piece lies inside the mapping, which can't fault, and the part inside the input.
+            Input::Bytes(bytes) if !guarded => unsafe {
+                std::ptr::copy(bytes.part(self.at, self.size)?, host, self.size)
+            },
+            // SAFETY: the piece lies inside the mapping, which can't fault.
+            Input::Fill(byte) if !guarded => unsafe { std::ptr::write_bytes(host, byte, self.size) },
+            Input::Bytes(bytes) => {
+                // SAFETY: the part lies inside the input, and the kernel checks the target.
+                let result = unsafe { kernel::write_guarded(host, bytes.part(self.at, self.size)?, self.size) };
+                result.map_err(|stopped| self.fault("write", &stopped))?;
+            }
+            Input::Fill(byte) => self.fill_guarded(host, byte)?,
+        }
+        Ok(())
+    }
+
+    fn fill_guarded(&self, host: *mut u8, byte: u8) -> Result<()> {
+        let pattern = vec![byte; self.size.min(FILL_CHUNK)];
+        let mut done = 0usize;
+        while done < self.size {
+            let size = pattern.len().min(self.size.saturating_sub(done));
+            // SAFETY: the pattern has `size` bytes, and the kernel checks the target.
+            let result = unsafe { kernel::write_guarded(host.wrapping_add(done), pattern.as_ptr(), size) };
+            result.map_err(|stopped| {
+                let completed = stopped.completed.saturating_add(done);
+                self.fault("fill", &Stopped { completed, ..stopped })
+            })?;
+            done = done.saturating_add(size);
+        }
+        Ok(())
+    }
+
+    /// The error of a copy that the kernel stopped.
+    fn fault(&self, verb: &str, stopped: &Stopped) -> Error {
+        let completed = u64::try_from(stopped.completed).unwrap_or(u64::MAX);
+        let offset = self.offset.saturating_add(completed);
+        let address = self.region.meta.base().saturating_add(offset);
+        let cause = self.cause(offset, stopped);
+        let done = u64::try_from(self.at).unwrap_or(u64::MAX).saturating_add(completed);
+        Error::Fault {
+            message: format!(
+                "{verb} of {} at {}: {cause} (done before it: {} bytes)",
+                self.region.meta,
+                hex(address),
+                hex(done)
+            ),
+            address,
+            size: u64::try_from(self.size).unwrap_or(u64::MAX),
+            region: Arc::clone(&self.region.meta),
+            completed: done,
+            cause,
+            file_offset: self.region.mapping.file_offset().map(|file| file.start().saturating_add(offset)),
+        }
+    }
+
+    fn cause(&self, offset: u64, stopped: &Stopped) -> String {
+        let backing = self.region.mapping.backing();
+        let length = backing.file.as_ref().filter(|_| backing.is_regular).and_then(|file| kernel::length(file).ok());
+        let position = backing.offset.saturating_add(offset);
+        match (length, &stopped.error) {
+            (Some(length), _) if length <= position => {
+                format!("the backing file was truncated to {} bytes", hex(length))
+            }
+            (_, Some(error)) if error.raw_os_error() == Some(EPERM) => {
+                format!("the kernel refuses process_vm_readv/writev here (a seccomp filter?): {error}")
+            }
+            _ if backing.is_huge => "no huge page was free for it".into(),
+            (_, Some(error)) => {
+                format!("the memory can't be reached (file system full, page lost or not inherited by fork): {error}")
+            }
+            (_, None) => "the backing file ended".into(),
+        }
+    }
+}
+
+const EPERM: i32 = 1;
+
+/// Reads `size <= 8` bytes of directly copied memory, without tearing when they are naturally aligned.
+///
+/// # Safety
+/// `host` is valid for reading `N` bytes.
+#[inline]
+#[must_use]
+pub unsafe fn load_bytes<const N: usize>(host: *const u8) -> [u8; N] {
+    let aligned = host.addr().is_multiple_of(N);
+    match N {
+        // SAFETY: valid and aligned for the width, which is `N`.
+        2 if aligned => cut(unsafe { host.cast::<u16>().read_volatile() }.to_ne_bytes()),
+        // SAFETY: as above.
+        4 if aligned => cut(unsafe { host.cast::<u32>().read_volatile() }.to_ne_bytes()),
+        // SAFETY: as above.
+        8 if aligned => cut(unsafe { host.cast::<u64>().read_volatile() }.to_ne_bytes()),
+        // SAFETY: valid for `N` bytes; an array of bytes needs no alignment.
+        _ => unsafe { host.cast::<[u8; N]>().read_volatile() },
+    }
+}
+
+/// Writes `N <= 8` bytes of directly copied memory, without tearing when they are naturally aligned.
+///
+/// # Safety
+/// `host` is valid for writing `N` bytes.
+#[inline]
+pub unsafe fn store_bytes<const N: usize>(host: *mut u8, bytes: [u8; N]) {
+    let aligned = host.addr().is_multiple_of(N);
+    match N {
+        // SAFETY: valid and aligned for the width, which is `N`.
+        2 if aligned => unsafe { host.cast::<u16>().write_volatile(u16::from_ne_bytes(cut(bytes))) },
+        // SAFETY: as above.
+        4 if aligned => unsafe { host.cast::<u32>().write_volatile(u32::from_ne_bytes(cut(bytes))) },
+        // SAFETY: as above.
+        8 if aligned => unsafe { host.cast::<u64>().write_volatile(u64::from_ne_bytes(cut(bytes))) },
+        // SAFETY: valid for `N` bytes; an array of bytes needs no alignment.
+        _ => unsafe { host.cast::<[u8; N]>().write_volatile(bytes) },
+    }
+}
+
+/// The same bytes under the length that the compiler can't see is the same.
+#[inline]
+fn cut<const FROM: usize, const TO: usize>(bytes: [u8; FROM]) -> [u8; TO] {
+    let mut result = [0; TO];
+    for (to, from) in result.iter_mut().zip(bytes) {
+        *to = from;
+    }
+    result
+}

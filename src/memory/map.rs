@@ -1,0 +1,168 @@
+//! All mapped regions of a snapshot, laid out for look-up.
+
+use std::sync::{Arc, OnceLock};
+
+use vm_memory::GuestRegionCollection;
+
+use super::buffer::{Bytes, Output};
+use super::copy;
+use super::mapping::usize_of;
+use super::region::MappedRegion;
+use crate::model::map::upper_bound;
+use crate::model::region::{PROT_READ, PROT_WRITE};
+
+/// What an access needs of the memory that it touches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// `PROT_READ`.
+    Read,
+    /// `PROT_WRITE`.
+    Write,
+    /// No protection: a forced write, an address.
+    Any,
+}
+
+impl Need {
+    /// The protection bits that must be there.
+    #[must_use]
+    pub const fn bits(self) -> i32 {
+        match self {
+            Self::Read => PROT_READ,
+            Self::Write => PROT_WRITE,
+            Self::Any => 0,
+        }
+    }
+}
+
+/// What the fast path needs of a region, without a pointer to chase.
+#[derive(Clone, Copy, Debug)]
+struct Hot {
+    size: u64,
+    host: *mut u8,
+    /// The protections under which it can be touched directly for as long as it is mapped; 0 for guarded memory.
+    direct: i32,
+}
+
+/// The mapped regions of a snapshot.
+#[derive(Debug)]
+pub struct MappedMap {
+    incarnation: u64,
+    starts: Box<[u64]>,
+    hot: Box<[Hot]>,
+    regions: Box<[Arc<MappedRegion>]>,
+    collection: OnceLock<GuestRegionCollection<MappedRegion>>,
+}
+
+// SAFETY: the pointers stay valid for as long as `regions` keeps the mappings, and may be used from any thread.
+unsafe impl Send for MappedMap {}
+// SAFETY: as above; the pointers are never changed.
+unsafe impl Sync for MappedMap {}
+
+impl MappedMap {
+    /// Lays out regions that are sorted by base; `incarnation` tells one `map_memory` from the next.
+    #[must_use]
+    pub fn new(incarnation: u64, regions: Vec<Arc<MappedRegion>>) -> Self {
+        let hot = |region: &Arc<MappedRegion>| Hot {
+            size: region.meta.size(),
+            host: region.mapping.host(0),
+            direct: if region.mapping.is_always_direct() { region.meta.prot_flags } else { 0 },
+        };
+        Self {
+            incarnation,
+            starts: regions.iter().map(|region| region.meta.base()).collect(),
+            hot: regions.iter().map(hot).collect(),
+            regions: regions.into(),
+            collection: OnceLock::new(),
+        }
+    }
+
+    /// Which `map_memory` made it.
+    #[must_use]
+    pub const fn incarnation(&self) -> u64 {
+        self.incarnation
+    }
+
+    /// The regions by ascending base.
+    #[must_use]
+    pub fn regions(&self) -> &[Arc<MappedRegion>] {
+        &self.regions
+    }
+
+    /// The same regions as vm-memory's collection, for Rust users and vhost.
+    #[must_use]
+    pub fn collection(&self) -> &GuestRegionCollection<MappedRegion> {
+        let collect = || GuestRegionCollection::from_arc_regions(self.regions.to_vec()).unwrap_or_default();
+        self.collection.get_or_init(collect)
+    }
+
+    /// The mapped region that holds `addr`.
+    #[must_use]
+    pub fn find(&self, addr: u64) -> Option<&Arc<MappedRegion>> {
+        let region = self.regions.get(upper_bound(&self.starts, addr).checked_sub(1)?)?;
+        (addr < region.meta.end()).then_some(region)
+    }
+
+    /// The host address of `size` bytes that lie in one region and can be touched directly; `None` sends the access the long way.
+    #[inline]
+    fn direct(&self, addr: u64, size: u64, need: Need) -> Option<*mut u8> {
+        let index = upper_bound(&self.starts, addr).checked_sub(1)?;
+        let (hot, start) = (self.hot.get(index)?, self.starts.get(index)?);
+        let offset = addr.checked_sub(*start)?;
+        let fits = size <= hot.size.checked_sub(offset)?;
+        (fits && hot.direct & need.bits() != 0).then(|| hot.host.wrapping_add(usize_of(offset)))
+    }
+
+    /// Whether [`read_direct`](Self::read_direct) will do.
+    #[inline]
+    #[must_use]
+    pub fn is_direct(&self, addr: u64, size: u64, need: Need) -> bool {
+        self.direct(addr, size, need).is_some()
+    }
+
+    /// Fills the output from one region, or does nothing and gives `false`.
+    #[inline]
+    pub fn read_direct(&self, addr: u64, output: &Output<'_>) -> bool {
+        let size = output.size();
+        let (Some(host), Ok(to)) = (self.direct(addr, size_of_usize(size), Need::Read), output.part(0, size)) else {
+            return false;
+        };
+        // SAFETY: the bytes lie in one mapping, which can't fault, and the output has as many.
+        unsafe { std::ptr::copy(host, to, size) };
+        true
+    }
+
+    /// Writes all bytes into one region, or does nothing and gives `false`.
+    #[inline]
+    pub fn write_direct(&self, addr: u64, bytes: Bytes<'_>) -> bool {
+        let size = bytes.size();
+        let (Some(host), Ok(from)) = (self.direct(addr, size_of_usize(size), Need::Write), bytes.part(0, size)) else {
+            return false;
+        };
+        // SAFETY: the bytes lie in one mapping, which can't fault, and the input has as many.
+        unsafe { std::ptr::copy(from, host, size) };
+        true
+    }
+
+    /// `N <= 8` bytes of one region, untorn when naturally aligned.
+    #[inline]
+    #[must_use]
+    pub fn load_direct<const N: usize>(&self, addr: u64) -> Option<[u8; N]> {
+        let host = self.direct(addr, size_of_usize(N), Need::Read)?;
+        // SAFETY: the bytes lie in one mapping, which can't fault.
+        Some(unsafe { copy::load_bytes(host) })
+    }
+
+    /// Writes `N <= 8` bytes into one region, untorn when naturally aligned; `false` when that can't be done directly.
+    #[inline]
+    pub fn store_direct<const N: usize>(&self, addr: u64, bytes: [u8; N]) -> bool {
+        let Some(host) = self.direct(addr, size_of_usize(N), Need::Write) else { return false };
+        // SAFETY: the bytes lie in one mapping, which can't fault.
+        unsafe { copy::store_bytes(host, bytes) };
+        true
+    }
+}
+
+#[inline]
+fn size_of_usize(size: usize) -> u64 {
+    u64::try_from(size).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,90 @@
+//! A region with its memory: what vm-memory sees of it.
+
+use std::sync::Arc;
+
+use vm_memory::bitmap::BS;
+use vm_memory::guest_memory::{Error as GuestMemoryError, Result as GuestMemoryResult};
+use vm_memory::{
+    FileOffset, GuestAddress, GuestMemoryRegion, GuestMemoryRegionBytes, GuestUsize, MemoryRegionAddress, VolatileSlice,
+};
+
+use super::lease::{Lease, Leases, Refused};
+use super::mapping::Mapping;
+use crate::model::error::LeaseInfo;
+use crate::model::region::{PROT_READ, PROT_WRITE, SharedRegion};
+
+/// A region of a mapped space.
+#[derive(Clone, Debug)]
+pub struct MappedRegion {
+    /// The description.
+    pub meta: SharedRegion,
+    /// The memory; a replacement of the description keeps it.
+    pub mapping: Arc<Mapping>,
+    /// Who holds it.
+    pub leases: Arc<Leases>,
+}
+
+impl MappedRegion {
+    /// A region that no one holds yet.
+    #[must_use]
+    pub fn new(meta: SharedRegion, mapping: Mapping) -> Self {
+        Self { meta, mapping: Arc::new(mapping), leases: Arc::default() }
+    }
+
+    /// The same memory under a new description.
+    #[must_use]
+    pub fn described(&self, meta: SharedRegion) -> Self {
+        Self { meta, ..self.clone() }
+    }
+
+    /// Holds part of the region.
+    pub fn lease(&self, what: &'static str, address: u64, size: u64) -> Result<Lease, Refused> {
+        self.leases.take(&self.mapping, LeaseInfo { what, address, size })
+    }
+}
+
+impl GuestMemoryRegion for MappedRegion {
+    type B = ();
+
+    fn len(&self) -> GuestUsize {
+        self.meta.size()
+    }
+
+    fn start_addr(&self) -> GuestAddress {
+        GuestAddress(self.meta.base())
+    }
+
+    fn bitmap(&self) -> BS<'_, Self::B> {}
+
+    fn get_host_address(&self, addr: MemoryRegionAddress) -> GuestMemoryResult<*mut u8> {
+        if addr.0 < self.meta.size() {
+            Ok(self.mapping.host(addr.0))
+        } else {
+            Err(GuestMemoryError::InvalidBackendAddress)
+        }
+    }
+
+    fn file_offset(&self) -> Option<&FileOffset> {
+        self.mapping.file_offset()
+    }
+
+    /// Only memory that can be touched without a fault is given out as a slice.
+    fn get_slice(
+        &self,
+        offset: MemoryRegionAddress,
+        count: usize,
+    ) -> GuestMemoryResult<VolatileSlice<'_, BS<'_, Self::B>>> {
+        let touchable =
+            self.meta.prot_flags & (PROT_READ | PROT_WRITE) == PROT_READ | PROT_WRITE && !self.mapping.is_guarded();
+        if !touchable {
+            return Err(GuestMemoryError::HostAddressNotAvailable);
+        }
+        self.mapping.slice(offset.0, count).map_err(GuestMemoryError::from)
+    }
+
+    fn is_hugetlbfs(&self) -> Option<bool> {
+        Some(self.mapping.backing().is_huge)
+    }
+}
+
+impl GuestMemoryRegionBytes for MappedRegion {}

@@ -1,0 +1,277 @@
+//! Opens what a region's source names, and knows how safe it is to touch.
+
+use std::fs::File;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::model::error::{Error, Result};
+use crate::model::region::{MAP_ANONYMOUS, MAP_NORESERVE, MAP_POPULATE, MAP_PRIVATE, SharedRegion};
+use crate::model::source::SourceType;
+use crate::model::text;
+use crate::sys::file::FileKind;
+use crate::sys::{file, huge};
+
+/// What `mmap` needs, and how the memory behaves.
+#[derive(Clone, Debug)]
+pub struct Backing {
+    /// The file to map; `None` for anonymous memory.
+    pub file: Option<Arc<File>>,
+    /// Where in the file the region begins.
+    pub offset: u64,
+    /// `mmap` flags, without `MAP_POPULATE`.
+    pub flags: i32,
+    /// Bytes a page.
+    pub page_size: u64,
+    /// Whether pages come from the huge page pool.
+    pub is_huge: bool,
+    /// Whether a touch may fault, so that every access goes through the kernel.
+    pub guarded: bool,
+    /// Whether the file can be read by `pread`.
+    pub is_regular: bool,
+}
+
+/// Opens the backing of a region that has memory.
+pub fn open(region: &SharedRegion) -> Result<Backing> {
+    let page_size = page_size(region)?;
+    check_alignment(region, page_size)?;
+    let flags = region.perm_flags & !MAP_POPULATE;
+    let small = Backing {
+        file: None,
+        offset: 0,
+        flags,
+        page_size,
+        is_huge: false,
+        guarded: huge::strict_overcommit(),
+        is_regular: true,
+    };
+    let pool = Backing { is_huge: true, guarded: flags & MAP_NORESERVE != 0, ..small.clone() };
+    match region.effective_source() {
+        None => open_user_file(region, small),
+        Some(SourceType::MmapAnonymous) => Ok(Backing { flags: flags | MAP_ANONYMOUS, ..small }),
+        Some(SourceType::MmapAnonymousHugeTlbFs) => {
+            let flags = flags | MAP_ANONYMOUS | file::anonymous_huge_flags(page_size);
+            Ok(Backing { flags, ..pool })
+        }
+        Some(SourceType::MemFdShared) => open_memfd(region, None, small),
+        Some(SourceType::MemFdOnHugeTlbFs) => open_memfd(region, Some(page_size), pool),
+        Some(SourceType::FileOnHugeTlbFs) => open_hugetlbfs(region, pool),
+    }
+}
+
+fn open_memfd(region: &SharedRegion, huge_page_size: Option<u64>, backing: Backing) -> Result<Backing> {
+    if backing.flags & MAP_ANONYMOUS != 0 {
+        return Err(failed(
+            region,
+            "MAP_ANONYMOUS contradicts its memfd source",
+            &io::Error::from_raw_os_error(EINVAL),
+        ));
+    }
+    let name = region.name.as_deref().map_or_else(|| text::hex(region.base()), str::to_owned);
+    let memfd = file::memfd(&name, huge_page_size).map_err(|error| failed(region, "memfd_create failed", &error))?;
+    file::size_and_seal(&memfd, region.size()).map_err(|error| failed(region, "sizing its memfd failed", &error))?;
+    Ok(Backing { file: Some(Arc::new(memfd)), ..backing })
+}
+
+/// A file of the user's may be truncated by anyone: always guarded.
+fn open_user_file(region: &SharedRegion, backing: Backing) -> Result<Backing> {
+    let Some(user_file) = &region.source.file else { return Ok(backing) };
+    if backing.flags & MAP_ANONYMOUS != 0 {
+        return Err(failed(region, "MAP_ANONYMOUS contradicts file=", &io::Error::from_raw_os_error(EINVAL)));
+    }
+    let kind = file::kind(&user_file.file).map_err(|error| failed(region, "looking at its file failed", &error))?;
+    check_length(region, kind)?;
+    let is_regular = matches!(kind, FileKind::Regular(_));
+    Ok(Backing {
+        file: Some(Arc::clone(&user_file.file)),
+        offset: region.source.file_offset,
+        guarded: true,
+        is_regular,
+        ..backing
+    })
+}
+
+fn check_length(region: &SharedRegion, kind: FileKind) -> Result<()> {
+    let needed = region.source.file_offset.saturating_add(region.size());
+    let (message, errno) = match kind {
+        FileKind::Regular(length) if length < needed => (
+            format!(
+                "its file has {} bytes, offset and size need {}; extend it first",
+                text::hex(length),
+                text::hex(needed)
+            ),
+            EINVAL,
+        ),
+        FileKind::Directory => ("its file is a directory".into(), EISDIR),
+        FileKind::Other => ("its file is a pipe or socket, which can't be mapped".into(), ENODEV),
+        FileKind::Regular(_) | FileKind::Device => return Ok(()),
+    };
+    Err(failed(region, &message, &io::Error::from_raw_os_error(errno)))
+}
+
+/// A file that exists is used as it is; a new one is made, sized and unlinked, as the original does.
+fn open_hugetlbfs(region: &SharedRegion, backing: Backing) -> Result<Backing> {
+    let path = region.source.path.as_path();
+    let fail = |error: io::Error| failed(region, &format!("opening {} failed", path.display()), &error);
+    let (file, guarded) = match file::open_existing(path) {
+        Ok(existing) => {
+            require_hugetlbfs(region, path, &existing)?;
+            check_length(region, file::kind(&existing).map_err(fail)?)?;
+            (existing, true)
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => (create_hugetlbfs(region, path)?, backing.guarded),
+        Err(error) => return Err(fail(error)),
+    };
+    Ok(Backing { file: Some(Arc::new(file)), offset: region.source.file_offset, guarded, ..backing })
+}
+
+fn create_hugetlbfs(region: &SharedRegion, path: &Path) -> Result<File> {
+    let fail = |error: io::Error| failed(region, &format!("making {} failed", path.display()), &error);
+    if path.as_os_str().is_empty() {
+        return Err(failed(region, "\"hugetlbfs\" needs mem_file_path", &io::Error::from_raw_os_error(ENOENT)));
+    }
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    require_hugetlbfs(region, path, &file::open_directory(parent).map_err(fail)?)?;
+    let made = file::create_new(path).map_err(fail)?;
+    let sized = made.set_len(region.source.file_offset.saturating_add(region.size()));
+    std::fs::remove_file(path).and(sized).map_err(fail)?;
+    Ok(made)
+}
+
+fn require_hugetlbfs(region: &SharedRegion, path: &Path, file: &File) -> Result<()> {
+    match file::hugetlbfs_page_size(file) {
+        Ok(Some(size)) => match region.source.page_size {
+            Some(asked) if asked != size => {
+                let message =
+                    format!("{} has pages of {}, not {}", path.display(), text::size(size), text::size(asked));
+                Err(failed(region, &message, &io::Error::from_raw_os_error(EINVAL)))
+            }
+            _ => check_alignment(region, size),
+        },
+        Ok(None) => {
+            let message =
+                format!("{} is not on a hugetlbfs mount (mount -t hugetlbfs none DIRECTORY makes one)", path.display());
+            Err(failed(region, &message, &io::Error::from_raw_os_error(EINVAL)))
+        }
+        Err(error) => Err(failed(region, &format!("asking for the file system of {} failed", path.display()), &error)),
+    }
+}
+
+/// Bytes a page of a region's source.
+fn page_size(region: &SharedRegion) -> Result<u64> {
+    if !region.effective_source().is_some_and(SourceType::is_huge) {
+        return Ok(huge::page_size());
+    }
+    let sizes = huge::huge_page_sizes();
+    let wanted = region.source.page_size.or_else(huge::default_huge_page_size);
+    wanted.filter(|size| sizes.contains(size)).ok_or_else(|| {
+        let asked = wanted.map_or_else(|| "any size".into(), text::size);
+        let there: Vec<String> = sizes.iter().map(|size| text::size(*size)).collect();
+        let message = format!("the host has no huge pages of {asked}; it has [{}]", there.join(", "));
+        failed(region, &message, &io::Error::from_raw_os_error(EINVAL))
+    })
+}
+
+fn check_alignment(region: &SharedRegion, page_size: u64) -> Result<()> {
+    for (what, value) in [("base", region.base()), ("size", region.size()), ("file offset", region.source.file_offset)]
+    {
+        if !value.is_multiple_of(page_size) {
+            return Err(Error::Misaligned {
+                message: format!(
+                    "cannot map {region}: its {what} {} is not a multiple of its page size {}",
+                    text::hex(value),
+                    text::hex(page_size)
+                ),
+                address: Some(region.base()),
+                size: Some(region.size()),
+                region: Some(Arc::clone(region)),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Refuses, before anything is mapped, regions that together need more huge pages than there are.
+pub fn check_pools<'a>(regions: impl Iterator<Item = &'a SharedRegion>) -> Result<()> {
+    let mut needed = std::collections::BTreeMap::<u64, u64>::new();
+    for region in regions.filter(|region| takes_from_pool(region)) {
+        let page_size = page_size(region)?;
+        let pages = needed.entry(page_size).or_default();
+        *pages = pages.saturating_add(region.size().div_ceil(page_size));
+        if *pages > huge::available_huge_pages(page_size) {
+            return Err(pool_short(region, page_size, *pages));
+        }
+    }
+    Ok(())
+}
+
+fn takes_from_pool(region: &SharedRegion) -> bool {
+    let uses_existing_file =
+        region.effective_source() == Some(SourceType::FileOnHugeTlbFs) && region.source.path.exists();
+    region.effective_source().is_some_and(SourceType::is_huge)
+        && region.perm_flags & MAP_NORESERVE == 0
+        && !uses_existing_file
+}
+
+fn pool_short(region: &SharedRegion, page_size: u64, needed: u64) -> Error {
+    let available = huge::available_huge_pages(page_size);
+    let missing = needed.saturating_sub(available).max(1);
+    let (size, pool) = (text::size(page_size), page_size / 1024);
+    Error::HugePagesShort {
+        message: format!(
+            "cannot map {region}: {needed} huge pages of {size} are needed, {available} are free, {missing} are missing; \
+             add {missing} to /sys/kernel/mm/hugepages/hugepages-{pool}kB/nr_hugepages (as root)"
+        ),
+        missing,
+        page_size,
+        region: Arc::clone(region),
+    }
+}
+
+const ENOENT: i32 = 2;
+const ENOMEM: i32 = 12;
+const ENODEV: i32 = 19;
+const EISDIR: i32 = 21;
+const EINVAL: i32 = 22;
+const ENFILE: i32 = 23;
+const EMFILE: i32 = 24;
+
+/// An error of the kernel's with what was asked and what to do.
+pub fn failed(region: &SharedRegion, what: &str, error: &io::Error) -> Error {
+    let errno = error.raw_os_error().unwrap_or(EINVAL);
+    let advice = match errno {
+        EMFILE => "; raise RLIMIT_NOFILE (ulimit -n, resource.setrlimit): each memfd takes a descriptor",
+        ENFILE => "; raise fs.file-max",
+        ENOMEM => "; too little memory, or too many mappings (vm.max_map_count)",
+        _ => "",
+    };
+    Error::Backing {
+        message: format!("cannot map {region}: {what}: {error}{advice}"),
+        errno,
+        region: Some(Arc::clone(region)),
+    }
+}
+
+/// The error of a failed `mmap`: a pool that ran short between the check and the call is told apart.
+pub fn mmap_failed(region: &SharedRegion, backing: &Backing, error: &io::Error) -> Error {
+    let pages = region.size().div_ceil(backing.page_size);
+    if backing.is_huge && error.raw_os_error() == Some(ENOMEM) && huge::available_huge_pages(backing.page_size) < pages
+    {
+        return pool_short(region, backing.page_size, pages);
+    }
+    failed(region, "mmap failed", error)
+}
+
+impl Backing {
+    /// Whether writes stay in this process.
+    #[must_use]
+    pub const fn is_private(&self) -> bool {
+        self.flags & MAP_PRIVATE != 0
+    }
+
+    /// Whether a forked child may find its pages gone: private huge pages can't be copied for it.
+    #[must_use]
+    pub const fn guarded_after_fork(&self) -> bool {
+        self.is_huge && self.is_private()
+    }
+}

@@ -1,0 +1,141 @@
+//! What a change does to a map, and how one map differs from another.
+
+use std::sync::Arc;
+
+use super::error::Result;
+use super::map::Map;
+use super::region::SharedRegion;
+
+/// One step of a change; regions are named by value, so that it can be replayed on a newer map.
+#[derive(Clone, Debug)]
+pub enum Operation {
+    /// Add a region.
+    Insert(SharedRegion),
+    /// Take out the region that equals this one.
+    Remove(SharedRegion),
+    /// Put the second in the place of the first.
+    Replace(SharedRegion, SharedRegion),
+}
+
+/// Operations applied to a map.
+#[derive(Clone, Debug)]
+pub struct Replay {
+    /// The map behind them.
+    pub map: Map,
+    /// For each region that replaced another: itself, and the one that it stands for in the map before.
+    origins: Vec<(SharedRegion, SharedRegion)>,
+}
+
+impl Replay {
+    /// Begins with a map.
+    #[must_use]
+    pub fn on(map: Map) -> Self {
+        Self { map, origins: Vec::new() }
+    }
+
+    /// Applies all operations, or fails at the first that the map refuses.
+    pub fn all<'a>(map: &Map, operations: impl IntoIterator<Item = &'a Operation>) -> Result<Self> {
+        let mut replay = Self::on(map.clone());
+        operations.into_iter().try_for_each(|operation| replay.apply(operation))?;
+        Ok(replay)
+    }
+
+    /// Applies one operation, or changes nothing.
+    pub fn apply(&mut self, operation: &Operation) -> Result<()> {
+        self.map = match operation {
+            Operation::Insert(region) => self.map.insert(region)?,
+            Operation::Remove(region) => self.map.remove(region)?,
+            Operation::Replace(old, new) => {
+                let old = Arc::clone(self.map.equal_to(old)?);
+                let map = self.map.replace(&old, new)?;
+                let first = origin(&self.origins, &old).map_or(old, Arc::clone);
+                self.origins.push((Arc::clone(new), first));
+                map
+            }
+        };
+        Ok(())
+    }
+}
+
+fn origin<'a>(origins: &'a [(SharedRegion, SharedRegion)], region: &SharedRegion) -> Option<&'a SharedRegion> {
+    origins.iter().rev().find(|(new, _)| Arc::ptr_eq(new, region)).map(|(_, first)| first)
+}
+
+/// How `after` differs from `before`.
+#[derive(Clone, Debug)]
+pub struct Change {
+    /// The map before.
+    pub before: Arc<Map>,
+    /// The map behind it.
+    pub after: Arc<Map>,
+    /// Regions only in `after`.
+    pub added: Vec<SharedRegion>,
+    /// Regions only in `before`.
+    pub removed: Vec<SharedRegion>,
+    /// Regions that kept range and backing and changed otherwise.
+    pub replaced: Vec<(SharedRegion, SharedRegion)>,
+}
+
+impl Change {
+    /// Compares two maps region by region, by value.
+    #[must_use]
+    pub fn between(before: &Arc<Map>, after: &Arc<Map>) -> Self {
+        Self::by(before, after, |old, new| Arc::ptr_eq(old, new) || old == new, |old, new| new.has_backing_of(old))
+    }
+
+    /// Compares by identity: a region taken out and put back counts as removed and added, for its memory is new; only what
+    /// the operations replaced is a replacement.
+    #[must_use]
+    pub fn of_replay(before: &Arc<Map>, replay: Replay) -> Self {
+        let Replay { map, origins } = replay;
+        let replaces = |old: &SharedRegion, new: &SharedRegion| {
+            origin(&origins, new).is_some_and(|origin| Arc::ptr_eq(origin, old))
+        };
+        Self::by(before, &Arc::new(map), Arc::ptr_eq, replaces)
+    }
+
+    fn by(
+        before: &Arc<Map>,
+        after: &Arc<Map>,
+        same: impl Fn(&SharedRegion, &SharedRegion) -> bool,
+        replaces: impl Fn(&SharedRegion, &SharedRegion) -> bool,
+    ) -> Self {
+        let (mut added, mut removed, mut replaced) = (Vec::new(), Vec::new(), Vec::new());
+        let mut old = before.regions().iter().peekable();
+        for new in after.regions() {
+            while let Some(gone) = old.next_if(|old| old.base() < new.base()) {
+                removed.push(Arc::clone(gone));
+            }
+            match old.next_if(|old| old.base() == new.base()) {
+                Some(old) if same(old, new) => {}
+                Some(old) if replaces(old, new) => replaced.push((Arc::clone(old), Arc::clone(new))),
+                there => {
+                    removed.extend(there.cloned());
+                    added.push(Arc::clone(new));
+                }
+            }
+        }
+        removed.extend(old.cloned());
+        Self { before: Arc::clone(before), after: Arc::clone(after), added, removed, replaced }
+    }
+
+    /// Whether nothing differs.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.added.is_empty() && self.removed.is_empty() && self.replaced.is_empty()
+    }
+}
+
+impl std::fmt::Display for Change {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut lines: Vec<(u64, String)> = Vec::new();
+        lines.extend(self.removed.iter().map(|region| (region.base(), format!("- {}", super::region::repr(region)))));
+        lines.extend(self.added.iter().map(|region| (region.base(), format!("+ {}", super::region::repr(region)))));
+        for (old, new) in &self.replaced {
+            lines.push((old.base(), format!("~ {} -> {}", super::region::repr(old), super::region::repr(new))));
+        }
+        lines.sort_by_key(|(base, _)| *base);
+        let text: Vec<String> = lines.into_iter().map(|(_, line)| line).collect();
+        formatter.write_str(&text.join("\n"))
+    }
+}

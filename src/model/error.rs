@@ -1,0 +1,235 @@
+//! What can go wrong, with the data that explains it.
+//!
+//! One enum for all rooms: every variant is pure data, and the binding maps each to one Python class.
+
+use std::sync::Arc;
+
+use super::interrupt::Interrupted;
+use super::region::Region;
+
+/// The result of everything in this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Something that vetoes the removal of a region.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LeaseInfo {
+    /// `"view"`, or the verb in flight.
+    pub what: &'static str,
+    /// The first guest physical address that is held.
+    pub address: u64,
+    /// The number of bytes that are held.
+    pub size: u64,
+}
+
+/// Why a request was refused or failed; messages say what was asked, what is in the way and what to do.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Error {
+    /// An address, size, name or flag that no region or access can have.
+    #[error("{message}")]
+    InvalidRange {
+        /// What was asked and why it can't be.
+        message: String,
+        /// The address asked for.
+        address: Option<u64>,
+        /// The size asked for.
+        size: Option<u64>,
+    },
+    /// Not a region type.
+    #[error("{message}")]
+    InvalidRegionType {
+        /// The text given, and the texts that would do.
+        message: String,
+    },
+    /// Not a memory source, or one that contradicts the other arguments.
+    #[error("{message}")]
+    InvalidMemorySourceType {
+        /// The text given, and the texts that would do.
+        message: String,
+    },
+    /// A region where the layout does not allow it.
+    #[error("{region} {reason}")]
+    Layout {
+        /// The region refused.
+        region: Arc<Region>,
+        /// The rule that it breaks.
+        reason: String,
+    },
+    /// Two regions share addresses.
+    #[error("cannot insert {region}: overlaps {conflict}")]
+    Overlap {
+        /// The region refused.
+        region: Arc<Region>,
+        /// The region in the way.
+        conflict: Arc<Region>,
+    },
+    /// Two regions have one name.
+    #[error("cannot insert {region}: the name is taken by {conflict}")]
+    DuplicateName {
+        /// The region refused.
+        region: Arc<Region>,
+        /// The region that has the name.
+        conflict: Arc<Region>,
+    },
+    /// A base, size or offset that is not a multiple of what it must be.
+    #[error("{message}")]
+    Misaligned {
+        /// What is misaligned, and to what.
+        message: String,
+        /// The address asked for.
+        address: Option<u64>,
+        /// The size asked for.
+        size: Option<u64>,
+        /// The region, when one is being mapped.
+        region: Option<Arc<Region>>,
+    },
+    /// No region, or no memory, at an address.
+    #[error("{message}")]
+    Unmapped {
+        /// What was asked and what is there instead.
+        message: String,
+        /// The first bad address.
+        address: Option<u64>,
+        /// The size asked for.
+        size: Option<u64>,
+        /// The region that is in the way or next to it.
+        region: Option<Arc<Region>>,
+    },
+    /// A protection is in the way.
+    #[error("{message}")]
+    AccessDenied {
+        /// What was asked and which protection forbids it.
+        message: String,
+        /// The first bad address.
+        address: u64,
+        /// The size asked for.
+        size: u64,
+        /// The protected region.
+        region: Arc<Region>,
+    },
+    /// The kernel reported a fault of the memory itself.
+    #[error("{message}")]
+    Fault {
+        /// What was being done.
+        message: String,
+        /// The first address that could not be reached.
+        address: u64,
+        /// The size asked for.
+        size: u64,
+        /// The region that faulted.
+        region: Arc<Region>,
+        /// How many bytes were done before the fault.
+        completed: u64,
+        /// What is wrong with the backing, as far as the kernel tells.
+        cause: String,
+        /// The position in the backing file.
+        file_offset: Option<u64>,
+    },
+    /// The kernel refused the backing of a region.
+    #[error("{message}")]
+    Backing {
+        /// What was asked of the kernel and what to do.
+        message: String,
+        /// The kernel's error number.
+        errno: i32,
+        /// The region to be mapped.
+        region: Option<Arc<Region>>,
+    },
+    /// The huge page pool is too small.
+    #[error("{message}")]
+    HugePagesShort {
+        /// How many pages are needed and free, and how to get more.
+        message: String,
+        /// Pages that are missing.
+        missing: u64,
+        /// Bytes a page.
+        page_size: u64,
+        /// The region to be mapped.
+        region: Arc<Region>,
+    },
+    /// A NUMA node that the host does not have.
+    #[error("{message}")]
+    Numa {
+        /// The node and the nodes there are.
+        message: String,
+        /// The kernel's error number.
+        errno: i32,
+        /// The region to be mapped.
+        region: Arc<Region>,
+    },
+    /// Leases veto the change.
+    #[error("{message}")]
+    Busy {
+        /// The region and who holds it.
+        message: String,
+        /// The region.
+        region: Arc<Region>,
+        /// Everything that holds it.
+        leases: Vec<LeaseInfo>,
+    },
+    /// A view would cross from one mapping into another.
+    #[error("{message}")]
+    NotContiguous {
+        /// The range and the joint in it.
+        message: String,
+        /// The joint.
+        address: u64,
+        /// The size asked for.
+        size: u64,
+        /// The region before the joint.
+        region: Arc<Region>,
+        /// The region behind it.
+        conflict: Option<Arc<Region>>,
+    },
+    /// The space has no memory, or this handle was closed.
+    #[error("{message}")]
+    NotMapped {
+        /// What to call.
+        message: String,
+    },
+    /// The memory or the kernel can't do this.
+    #[error("{message}")]
+    Unsupported {
+        /// What was asked and why it can't be.
+        message: String,
+        /// The feature.
+        feature: &'static str,
+        /// How to get the effect.
+        how: String,
+        /// The region.
+        region: Option<Arc<Region>>,
+    },
+    /// The space moved on since the caller looked.
+    #[error("the address space is at generation {actual}, not at {expected}: look again and retry the transaction")]
+    GenerationChanged {
+        /// The generation that the caller expected.
+        expected: u64,
+        /// The generation that the space has.
+        actual: u64,
+    },
+    /// A change from inside a change.
+    #[error("{message}")]
+    Reentrant {
+        /// The phase that called back.
+        message: String,
+    },
+    /// A change in a forked child.
+    #[error("this address space belongs to the parent process: a forked child can use the memory but change nothing")]
+    Forked,
+    /// A client refused or failed.
+    #[error("client {client:?} refused the change: {message}")]
+    Client {
+        /// The client's name.
+        client: String,
+        /// Its reason.
+        message: String,
+    },
+    /// The caller's [`super::interrupt::Interrupt`] said stop.
+    #[error("interrupted")]
+    Interrupted,
+}
+
+impl From<Interrupted> for Error {
+    fn from(_: Interrupted) -> Self {
+        Self::Interrupted
+    }
+}

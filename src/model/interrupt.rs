@@ -1,0 +1,29 @@
+//! How long work asks whether it should stop, and tells how far it is.
+
+/// The work was asked to stop; whoever implements [`Interrupt`] knows why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Interrupted;
+
+/// Asked now and then by everything that waits or takes long.
+///
+/// The binding's implementation attaches to the interpreter, handles signals and calls the user's progress function.
+pub trait Interrupt {
+    /// `Err` when the work should stop and undo itself.
+    fn check(&self) -> Result<(), Interrupted>;
+
+    /// Reports `done` of `total` bytes of a stage; also a [`check`](Self::check).
+    fn progress(&self, stage: &'static str, done: u64, total: u64) -> Result<(), Interrupted> {
+        let _ = (stage, done, total);
+        self.check()
+    }
+}
+
+/// Never interrupts: for callers in Rust.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Uninterrupted;
+
+impl Interrupt for Uninterrupted {
+    fn check(&self) -> Result<(), Interrupted> {
+        Ok(())
+    }
+}

@@ -1,0 +1,189 @@
+//! What may lie where in an address space.
+
+use super::error::{Error, Result};
+use super::range::{Range, joined};
+use super::region::{Region, RegionType, SharedRegion};
+use super::text::hex;
+
+/// The bounds that every region of a space must keep. All ends are exclusive.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Layout {
+    phys_end: u64,
+    mem_start: u64,
+    mem_end: u64,
+    mmio_windows: Box<[Range]>,
+}
+
+impl Layout {
+    /// A layout with `mem_start <= mem_end <= phys_end` and disjoint windows below `phys_end`.
+    pub fn new(phys_end: u64, mem_start: u64, mem_end: u64, mut mmio_windows: Vec<Range>) -> Result<Self> {
+        if mem_start > mem_end || mem_end > phys_end {
+            let (start, end, phys) = (hex(mem_start), hex(mem_end), hex(phys_end));
+            return Err(invalid(
+                format!("a layout needs mem_start <= mem_end <= phys_end, not {start}, {end}, {phys}"),
+                Range::between(mem_start, mem_end),
+            ));
+        }
+        mmio_windows.sort_unstable();
+        check_windows(&mmio_windows, phys_end)?;
+        Ok(Self { phys_end, mem_start, mem_end, mmio_windows: mmio_windows.into() })
+    }
+
+    /// The exclusive end of the guest physical address space.
+    #[must_use]
+    pub const fn phys_end(&self) -> u64 {
+        self.phys_end
+    }
+
+    /// Where RAM may begin.
+    #[must_use]
+    pub const fn mem_start(&self) -> u64 {
+        self.mem_start
+    }
+
+    /// The exclusive end of RAM, where devices may begin.
+    #[must_use]
+    pub const fn mem_end(&self) -> u64 {
+        self.mem_end
+    }
+
+    /// Where devices may lie below `mem_end` and RAM may not; sorted.
+    #[must_use]
+    pub const fn mmio_windows(&self) -> &[Range] {
+        &self.mmio_windows
+    }
+
+    /// `Err` with the reason when the layout does not allow the region.
+    pub fn check_region(&self, region: &SharedRegion) -> Result<()> {
+        self.refusal(region).map_or(Ok(()), |reason| Err(Error::Layout { region: SharedRegion::clone(region), reason }))
+    }
+
+    fn refusal(&self, region: &Region) -> Option<String> {
+        match region.region_type {
+            RegionType::DefaultMemory => self.ram_refusal(region),
+            RegionType::DeviceMemory | RegionType::DaxMemory => self.device_refusal(region),
+            RegionType::FirmwareMemory => exceeds(region, "phys_end", self.phys_end),
+        }
+    }
+
+    fn ram_refusal(&self, region: &Region) -> Option<String> {
+        if region.base() < self.mem_start {
+            return Some(format!("begins below mem_start {}", hex(self.mem_start)));
+        }
+        let window = self.mmio_windows.iter().find(|window| window.overlaps(&region.range));
+        exceeds(region, "mem_end", self.mem_end)
+            .or_else(|| window.map(|window| format!("reaches into the MMIO window {window}, where RAM can't lie")))
+    }
+
+    /// A device lies wholly in what windows and the part above `mem_end` make together.
+    fn device_refusal(&self, region: &Region) -> Option<String> {
+        let above = Range::between(self.mem_end, self.phys_end);
+        let mut rooms: Vec<Range> = self.mmio_windows.iter().copied().chain([above]).collect();
+        rooms.sort_unstable();
+        if joined_rooms(&rooms).iter().any(|room| room.covers(&region.range)) {
+            return None;
+        }
+        exceeds(region, "phys_end", self.phys_end).or_else(|| {
+            let windows: Vec<String> = self.mmio_windows.iter().map(ToString::to_string).collect();
+            let windows = if windows.is_empty() {
+                String::new()
+            } else {
+                format!(" or in an MMIO window ({})", windows.join(", "))
+            };
+            Some(format!("must lie between mem_end {} and phys_end {}{windows}", hex(self.mem_end), hex(self.phys_end)))
+        })
+    }
+}
+
+/// Windows may reach over `mem_end`: join what touches or overlaps.
+fn joined_rooms(rooms: &[Range]) -> Vec<Range> {
+    let mut reached = 0;
+    let disjoint = rooms.iter().map(|room| {
+        let rest = Range::between(room.base().max(reached), room.end());
+        reached = reached.max(room.end());
+        rest
+    });
+    joined(disjoint.filter(|room| !room.is_empty()).collect::<Vec<_>>())
+}
+
+fn exceeds(region: &Region, name: &str, limit: u64) -> Option<String> {
+    let over = region.end().checked_sub(limit).filter(|over| *over > 0)?;
+    let inclusive = if over == 1 {
+        format!(
+            "; layout ends are exclusive, {} looks like an inclusive last address: give {}",
+            hex(limit),
+            hex(region.end())
+        )
+    } else {
+        String::new()
+    };
+    Some(format!("ends {} bytes past {name} {}{inclusive}", hex(over), hex(limit)))
+}
+
+fn check_windows(windows: &[Range], phys_end: u64) -> Result<()> {
+    for window in windows {
+        if window.is_empty() || window.end() > phys_end {
+            return Err(invalid(
+                format!("the MMIO window {window} is empty or ends past phys_end {}", hex(phys_end)),
+                *window,
+            ));
+        }
+    }
+    for (low, high) in windows.iter().zip(windows.iter().skip(1)) {
+        if low.overlaps(high) {
+            return Err(invalid(format!("the MMIO windows {low} and {high} overlap"), *high));
+        }
+    }
+    Ok(())
+}
+
+fn invalid(message: String, range: Range) -> Error {
+    Error::InvalidRange { message, address: Some(range.base()), size: Some(range.size()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::model::source::Source;
+
+    fn verdict(layout: &Layout, region_type: RegionType, base: u64, size: u64) -> bool {
+        let range = Range::new(base, size).unwrap();
+        layout.check_region(&Arc::new(Region::new(region_type, range, Source::default()).unwrap())).is_ok()
+    }
+
+    #[test]
+    fn the_originals_boundary_table_holds() {
+        let layout = Layout::new(0x1_0000_0000, 0x1000_0000, 0x2000_0000, vec![]).unwrap();
+        for (region_type, base, size, valid) in [
+            (RegionType::DefaultMemory, 0x1000_0000, 0x1000_0000, true),
+            (RegionType::DefaultMemory, 0x1000_0000, 0x1000_0001, false),
+            (RegionType::DeviceMemory, 0x2000_0000, 0xe000_0000, true),
+            (RegionType::DeviceMemory, 0x2000_0000, 0xe000_0001, false),
+            (RegionType::DeviceMemory, 0x1fff_ffff, 1, false),
+            (RegionType::FirmwareMemory, 0, 0x1_0000_0000, true),
+            (RegionType::FirmwareMemory, 0x2_0000_0000, 0x1000, false),
+        ] {
+            assert_eq!(verdict(&layout, region_type, base, size), valid, "{region_type:?} {base:x} {size:x}");
+        }
+    }
+
+    #[test]
+    fn windows_hold_devices_and_no_ram() {
+        let window = Range::new(0xc000_0000, 0x4000_0000).unwrap();
+        let layout = Layout::new(1 << 46, 0, 1 << 45, vec![window]).unwrap();
+        assert!(verdict(&layout, RegionType::DeviceMemory, 0xfee0_0000, 0x1000));
+        assert!(!verdict(&layout, RegionType::DeviceMemory, 0xffff_f000, 0x2000));
+        assert!(!verdict(&layout, RegionType::DefaultMemory, 0xbfff_f000, 0x2000));
+        assert!(verdict(&layout, RegionType::DefaultMemory, 0x1_0000_0000, 0x1000));
+    }
+
+    #[test]
+    fn order_and_windows_are_enforced() {
+        assert!(Layout::new(1, 3, 2, vec![]).is_err());
+        let (one, two) = (Range::new(0, 0x2000).unwrap(), Range::new(0x1000, 0x1000).unwrap());
+        assert!(Layout::new(0x1_0000, 0, 0x8000, vec![one, two]).is_err());
+        assert!(Layout::new(0x1_0000, 0, 0x8000, vec![Range::new(0x1_0000, 1).unwrap()]).is_err());
+    }
+}

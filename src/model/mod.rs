@@ -1,0 +1,16 @@
+//! The map of an address space as pure data: no I/O, no `unsafe`, no Python.
+//!
+//! A [`region::Region`] describes a range and where its bytes will live, a [`layout::Layout`] says what may lie where, and a
+//! [`map::Map`] is the immutable, sorted set of regions that readers share.
+
+pub mod change;
+pub mod error;
+pub mod interrupt;
+pub mod layout;
+pub mod map;
+pub mod numa;
+pub mod range;
+pub mod region;
+pub mod source;
+pub mod table;
+pub mod text;

@@ -1,0 +1,103 @@
+//! Numbers as people read them: grouped hex, binary sizes, `rwx`.
+
+use super::error::{Error, Result};
+
+/// `0xc000_0000`: hexadecimal, grouped by four digits from the right.
+#[must_use]
+pub fn hex(value: u64) -> String {
+    grouped(&format!("{value:x}"))
+}
+
+/// Hexadecimal digits behind `0x`, grouped by four from the right.
+#[must_use]
+pub fn grouped(digits: &str) -> String {
+    let mut text = String::from("0x");
+    for (index, digit) in digits.chars().enumerate() {
+        let rest = digits.len().saturating_sub(index);
+        if index > 0 && rest.is_multiple_of(4) {
+            text.push('_');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+const UNITS: [(&str, u32); 6] = [("EiB", 60), ("PiB", 50), ("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)];
+
+/// `3 GiB`: the largest binary unit that divides the size, with one decimal where none does.
+#[must_use]
+pub fn size(bytes: u64) -> String {
+    for (unit, shift) in UNITS {
+        let whole = bytes >> shift;
+        if whole == 0 {
+            continue;
+        }
+        if whole << shift == bytes {
+            return format!("{whole} {unit}");
+        }
+        if whole >= 16 || shift == 10 {
+            let tenths = (u128::from(bytes).saturating_mul(10) >> shift) % 10;
+            return format!("{whole}.{tenths} {unit}");
+        }
+    }
+    format!("{bytes} B")
+}
+
+/// Parses `"2GiB"`, `"2G"`, `"512 MiB"` or a plain number of bytes; the units are binary.
+pub fn parse_size(text: &str) -> Result<u64> {
+    let trimmed = text.trim();
+    let split = trimmed.find(|c: char| !c.is_ascii_digit()).unwrap_or(trimmed.len());
+    let (digits, unit) = trimmed.split_at(split);
+    let shift = match unit.trim_start() {
+        "" | "B" => Some(0),
+        unit => UNITS.iter().find(|(name, _)| unit == *name || unit == &name[..1]).map(|(_, shift)| *shift),
+    };
+    let value = digits.parse::<u64>().ok().zip(shift).and_then(|(value, shift)| value.checked_mul(1 << shift));
+    value.ok_or_else(|| Error::InvalidRange {
+        message: format!(
+            "{text:?} is not a size: write \"4096\", \"512 MiB\", \"2GiB\" or \"2G\" (binary units, below 16 EiB)"
+        ),
+        address: None,
+        size: None,
+    })
+}
+
+/// `rw-`: a protection as in `/proc/PID/maps`.
+#[must_use]
+pub fn protection(prot_flags: i32) -> String {
+    [(1, 'r'), (2, 'w'), (4, 'x')]
+        .iter()
+        .map(|(bit, letter)| if prot_flags & bit == 0 { '-' } else { *letter })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hex_is_grouped_from_the_right() {
+        assert_eq!(hex(0), "0x0");
+        assert_eq!(hex(0xc000_0000), "0xc000_0000");
+        assert_eq!(hex(0x1_0000), "0x1_0000");
+    }
+
+    #[test]
+    fn sizes_read_back_as_they_print() {
+        for (text, bytes) in
+            [("3 GiB", 3 << 30), ("4 KiB", 4096), ("512 B", 512), ("1 EiB", 1 << 60), ("1025 MiB", 1025 << 20)]
+        {
+            assert_eq!(size(bytes), text);
+            assert_eq!(parse_size(text).unwrap(), bytes);
+        }
+        assert_eq!(size(4097), "4.0 KiB");
+        assert_eq!(parse_size("2G").unwrap(), 2 << 30);
+    }
+
+    #[test]
+    fn decimal_units_and_nonsense_are_refused() {
+        for text in ["2GB", "", "GiB", "-1", "1.5GiB", "2gib", "16EiB", "99999999999999999999"] {
+            assert!(parse_size(text).is_err(), "{text}");
+        }
+    }
+}

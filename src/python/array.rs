@@ -1,0 +1,78 @@
+//! NumPy arrays over guest memory, through a memoryview.
+
+use pyo3::exceptions::PyImportError;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyInt, PyMemoryView};
+
+use super::error::invalid;
+
+/// The bytes that an array takes, and how NumPy lays it over them.
+pub(super) struct Plan<'py> {
+    keywords: Bound<'py, PyDict>,
+    numpy: Bound<'py, PyModule>,
+    size: u64,
+}
+
+impl<'py> Plan<'py> {
+    /// Asks NumPy for the item size; shapes are one int or a sequence.
+    pub(super) fn new(
+        py: Python<'py>,
+        shape: &Bound<'py, PyAny>,
+        dtype: &Bound<'py, PyAny>,
+        strides: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Self> {
+        let numpy = py.import("numpy").map_err(|error| {
+            let missing = PyImportError::new_err("array() needs NumPy: pip install 'dbs-address-space[numpy]'");
+            missing.set_cause(py, Some(error));
+            missing
+        })?;
+        let dtype = numpy.call_method1("dtype", (dtype,))?;
+        let lengths = lengths(shape)?;
+        let item_size: u64 = dtype.getattr("itemsize")?.extract()?;
+        let strides: Option<Vec<u64>> = strides
+            .map(|strides| strides.extract())
+            .transpose()
+            .map_err(|_| invalid("strides must be ints of at least 0, in bytes".into()))?;
+        let size = size(&lengths, item_size, strides.as_deref())?;
+        let keywords = PyDict::new(py);
+        keywords.set_item("shape", shape)?;
+        keywords.set_item("dtype", dtype)?;
+        keywords.set_item("strides", strides.map(|strides| pyo3::types::PyTuple::new(py, strides)).transpose()?)?;
+        Ok(Self { keywords, numpy, size })
+    }
+
+    /// The number of bytes from the first to behind the last.
+    pub(super) const fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// The array over a view of that many bytes.
+    pub(super) fn over(&self, view: &Bound<'py, PyMemoryView>) -> PyResult<Bound<'py, PyAny>> {
+        self.keywords.set_item("buffer", view)?;
+        self.numpy.getattr("ndarray")?.call((), Some(&self.keywords))
+    }
+}
+
+fn lengths(shape: &Bound<'_, PyAny>) -> PyResult<Vec<u64>> {
+    let lengths =
+        if shape.is_instance_of::<PyInt>() { shape.extract().map(|length| vec![length]) } else { shape.extract() };
+    lengths.map_err(|_| invalid(format!("shape {} must be an int or a sequence of ints of at least 0", shape)))
+}
+
+fn size(lengths: &[u64], item_size: u64, strides: Option<&[u64]>) -> PyResult<u64> {
+    if lengths.contains(&0) {
+        return Ok(0);
+    }
+    let size = match strides {
+        None => lengths.iter().try_fold(item_size, |size, length| size.checked_mul(*length)),
+        Some(strides) if strides.len() == lengths.len() => {
+            let last = |length: &u64, stride: &u64| length.saturating_sub(1).checked_mul(*stride);
+            lengths
+                .iter()
+                .zip(strides)
+                .try_fold(item_size, |size, (length, stride)| size.checked_add(last(length, stride)?))
+        }
+        Some(_) => return Err(invalid("strides must have as many items as shape".into())),
+    };
+    size.ok_or_else(|| invalid("the array is larger than 2^64 bytes".into()))
+}

@@ -1,0 +1,322 @@
+//! `AddressSpaceBase`: the immutable map.
+
+use std::sync::Arc;
+
+use pyo3::exceptions::PyTypeError;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyString, PyTuple};
+
+use super::change::PyChange;
+use super::convert::{self, Address, Size};
+use super::layout::PyLayout;
+use super::region::PyRegion;
+use crate::model::change::Change;
+use crate::model::map::Map;
+use crate::model::region::SharedRegion;
+use crate::model::table;
+use crate::model::text::hex;
+
+/// The map of an address space as an immutable value: sorted regions and the layout that they keep.
+///
+/// It never keeps memory alive and can be kept for as long as one likes, by any thread. Two are equal when regions and layout are;
+/// the generation is no part of that. Made by `from_regions` or `AddressSpace.snapshot()`.
+///
+/// >>> from dbs_address_space import AddressSpaceBase, AddressSpaceLayout, AddressSpaceRegion
+/// >>> base = AddressSpaceBase.from_regions([AddressSpaceRegion("ram", 0, "1MiB", name="ram0")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+/// >>> base["ram0"] is base.find_region(0x1000)
+/// True
+#[pyclass(frozen, name = "AddressSpaceBase", module = "dbs_address_space")]
+pub struct PyBase {
+    pub(super) map: Arc<Map>,
+    /// One object a region, made when it is first asked for, so that it is the same each time.
+    objects: PyOnceLock<Box<[PyOnceLock<Py<PyRegion>>]>>,
+    regions: PyOnceLock<Py<PyTuple>>,
+}
+
+impl From<Arc<Map>> for PyBase {
+    fn from(map: Arc<Map>) -> Self {
+        Self { map, objects: PyOnceLock::new(), regions: PyOnceLock::new() }
+    }
+}
+
+impl From<Map> for PyBase {
+    fn from(map: Map) -> Self {
+        Self::from(Arc::new(map))
+    }
+}
+
+impl PyBase {
+    /// The object of the region at an index.
+    fn object<'py>(&self, py: Python<'py>, index: usize) -> PyResult<Option<Bound<'py, PyRegion>>> {
+        let objects = self.objects.get_or_init(py, || self.map.regions().iter().map(|_| PyOnceLock::new()).collect());
+        let (Some(object), Some(region)) = (objects.get(index), self.map.regions().get(index)) else { return Ok(None) };
+        let object = object.get_or_try_init(py, || Py::new(py, PyRegion::from(Arc::clone(region))))?;
+        Ok(Some(object.bind(py).clone()))
+    }
+
+    fn objects_of<'py>(&self, py: Python<'py>, regions: &[SharedRegion]) -> PyResult<Bound<'py, PyTuple>> {
+        let first = regions.first().and_then(|region| self.map.find_index(region.base())).unwrap_or_default();
+        let objects: Vec<_> = (first..first.saturating_add(regions.len()))
+            .filter_map(|index| self.object(py, index).transpose())
+            .collect::<PyResult<_>>()?;
+        PyTuple::new(py, objects)
+    }
+
+    /// The object of a region of this map.
+    pub(super) fn object_at<'py>(&self, py: Python<'py>, addr: u64) -> PyResult<Option<Bound<'py, PyRegion>>> {
+        match self.map.find_index(addr) {
+            Some(index) => self.object(py, index),
+            None => Ok(None),
+        }
+    }
+}
+
+/// The region that an exact base, a region or a name stands for.
+pub(super) fn target(map: &Map, x: &Bound<'_, PyAny>) -> PyResult<SharedRegion> {
+    let region = if let Ok(region) = x.cast::<PyRegion>() {
+        map.equal_to(&region.get().0)
+    } else if let Ok(name) = x.cast::<PyString>() {
+        map.at_name(&name.to_cow()?)
+    } else {
+        map.at_base(x.extract::<Address>()?.0)
+    };
+    Ok(Arc::clone(region?))
+}
+
+/// Regions from any iterable.
+pub(super) fn regions_of(regions: &Bound<'_, PyAny>) -> PyResult<Vec<SharedRegion>> {
+    let region = |item: PyResult<Bound<'_, PyAny>>| {
+        let item = item?;
+        item.cast::<PyRegion>().map(|region| Arc::clone(&region.get().0)).map_err(|_| {
+            PyTypeError::new_err(format!("regions must hold AddressSpaceRegion objects, not {}", item.get_type()))
+        })
+    };
+    regions.try_iter()?.map(region).collect()
+}
+
+#[pymethods]
+impl PyBase {
+    /// A map of regions in any order, at generation 0.
+    ///
+    /// Raises `LayoutViolation`, `RegionOverlap` or `DuplicateName`, with the region and the one in conflict.
+    ///
+    /// >>> from dbs_address_space import AddressSpaceBase, AddressSpaceLayout
+    /// >>> len(AddressSpaceBase.from_regions([], AddressSpaceLayout(1 << 46, 0, 1 << 45)))
+    /// 0
+    #[staticmethod]
+    fn from_regions(regions: &Bound<'_, PyAny>, layout: &Bound<'_, PyLayout>) -> PyResult<Self> {
+        Ok(Map::from_regions(regions_of(regions)?, layout.get().0.clone())?.into())
+    }
+
+    /// A new map with one region more; raises as `from_regions` does.
+    ///
+    /// >>> from dbs_address_space import AddressSpaceBase, AddressSpaceLayout, AddressSpaceRegion
+    /// >>> base = AddressSpaceBase.from_regions([], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+    /// >>> len(base.insert_region(AddressSpaceRegion("ram", 0, "1MiB"))), len(base)
+    /// (1, 0)
+    fn insert_region(&self, region: &Bound<'_, PyRegion>) -> PyResult<Self> {
+        Ok(self.map.insert(&region.get().0)?.into())
+    }
+
+    /// A new map without a region, given by its exact base, its name or an equal region.
+    ///
+    /// Raises `UnmappedAddress`; an address inside a region names that region.
+    ///
+    /// >>> from dbs_address_space import AddressSpaceBase, AddressSpaceLayout, AddressSpaceRegion
+    /// >>> base = AddressSpaceBase.from_regions([AddressSpaceRegion("ram", 0, "1MiB")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+    /// >>> len(base.remove_region(0))
+    /// 0
+    fn remove_region(&self, x: &Bound<'_, PyAny>) -> PyResult<Self> {
+        Ok(self.map.remove(&target(&self.map, x)?)?.into())
+    }
+
+    /// A new map with `new` in the place of `old`: the same range and backing, another name, protection, node or hint.
+    ///
+    /// Raises `UnmappedAddress` when `old` is not there, `InvalidAddressRange` when the backing differs, `DuplicateName`.
+    ///
+    /// >>> from dbs_address_space import AddressSpaceBase, AddressSpaceLayout, AddressSpaceRegion
+    /// >>> region = AddressSpaceRegion("ram", 0, "1MiB")
+    /// >>> base = AddressSpaceBase.from_regions([region], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+    /// >>> base.replace_region(region, region.replace(name="ram0"))["ram0"].base
+    /// 0
+    fn replace_region(&self, old: &Bound<'_, PyAny>, new: &Bound<'_, PyRegion>) -> PyResult<Self> {
+        Ok(self.map.replace(&target(&self.map, old)?, &new.get().0)?.into())
+    }
+
+    /// The regions by ascending base.
+    #[getter]
+    pub(super) fn regions(&self, py: Python<'_>) -> PyResult<Py<PyTuple>> {
+        let make = || self.objects_of(py, self.map.regions()).map(Bound::unbind);
+        Ok(self.regions.get_or_try_init(py, make)?.clone_ref(py))
+    }
+
+    /// The layout that every region keeps.
+    #[getter]
+    pub(super) fn layout(&self) -> PyLayout {
+        PyLayout(self.map.layout().clone())
+    }
+
+    /// 0 for a new or detached map, one more for each that a space published.
+    #[getter]
+    pub(super) fn generation(&self) -> u64 {
+        self.map.generation()
+    }
+
+    /// The highest inclusive address of a region that is no DAX window; `layout.mem_start` when there is none.
+    #[getter]
+    pub(super) fn last_addr(&self) -> u64 {
+        self.map.last_addr()
+    }
+
+    /// The bytes of `DEFAULT_MEMORY`.
+    #[getter]
+    pub(super) fn ram_size(&self) -> u64 {
+        self.map.ram_size()
+    }
+
+    /// The region that holds `addr`, the same object each time, or `None`. O(log n).
+    ///
+    /// >>> from dbs_address_space import AddressSpaceBase, AddressSpaceLayout
+    /// >>> AddressSpaceBase.from_regions([], AddressSpaceLayout(1 << 46, 0, 1 << 45)).find_region(0)
+    pub(super) fn find_region<'py>(&self, py: Python<'py>, addr: Address) -> PyResult<Option<Bound<'py, PyRegion>>> {
+        self.object_at(py, addr.0)
+    }
+
+    /// Whether `addr` lies in a DAX window; `False` in a hole.
+    pub(super) fn is_dax_region(&self, addr: Address) -> bool {
+        self.map.find(addr.0).is_some_and(|region| region.region_type == crate::model::region::RegionType::DaxMemory)
+    }
+
+    /// The protection of the region that holds `addr`, a `Prot`; raises `UnmappedAddress` in a hole.
+    pub(super) fn prot_flags<'py>(&self, py: Python<'py>, addr: Address) -> PyResult<Bound<'py, PyAny>> {
+        convert::py_protection(py, (self.map.get(addr.0)?.prot_flags,))
+    }
+
+    /// The host's NUMA node of the region that holds `addr`, or `None`; raises `UnmappedAddress` in a hole.
+    pub(super) fn numa_node_id(&self, addr: Address) -> PyResult<Option<u32>> {
+        Ok(self.map.get(addr.0)?.host_numa_node_id)
+    }
+
+    /// Calls `callback(region)` for each region by ascending base; what it raises ends the walk and comes out.
+    ///
+    /// >>> from dbs_address_space import AddressSpaceBase, AddressSpaceLayout, AddressSpaceRegion
+    /// >>> base = AddressSpaceBase.from_regions([AddressSpaceRegion("ram", 0, "1MiB", name="ram0")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+    /// >>> base.walk_regions(lambda region: print(region.name))
+    /// ram0
+    pub(super) fn walk_regions(&self, py: Python<'_>, callback: &Bound<'_, PyAny>) -> PyResult<()> {
+        self.regions(py)?.bind(py).iter().try_for_each(|region| callback.call1((region,)).map(drop))
+    }
+
+    /// The regions that share an address with `[base, base + size)`, by ascending base.
+    pub(super) fn overlapping<'py>(&self, py: Python<'py>, base: Address, size: Size) -> PyResult<Bound<'py, PyTuple>> {
+        self.objects_of(py, self.map.overlapping(convert::range(base, size)?))
+    }
+
+    /// The ranges that regions of a type (of all types for `None`) cover, touching ones joined: a tuple of `AddressRange`.
+    #[pyo3(signature = (region_type=None))]
+    pub(super) fn ranges<'py>(
+        &self,
+        py: Python<'py>,
+        region_type: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Bound<'py, PyTuple>> {
+        convert::py_ranges(py, self.map.ranges(region_type.map(convert::region_type).transpose()?))
+    }
+
+    /// The ranges between `low` and `high` (`layout.phys_end` by default) that no region covers: a tuple of `AddressRange`.
+    ///
+    /// >>> from dbs_address_space import AddressSpaceBase, AddressSpaceLayout, AddressSpaceRegion
+    /// >>> base = AddressSpaceBase.from_regions([AddressSpaceRegion("ram", 0x1000, 0x1000)], AddressSpaceLayout(0x4000, 0, 0x4000))
+    /// >>> [str(gap) for gap in base.gaps()]
+    /// ['[0x0, 0x1000)', '[0x2000, 0x4000)']
+    #[pyo3(signature = (low=Address(0), high=None), text_signature = "($self, low=0, high=None)")]
+    pub(super) fn gaps<'py>(
+        &self,
+        py: Python<'py>,
+        low: Address,
+        high: Option<Address>,
+    ) -> PyResult<Bound<'py, PyTuple>> {
+        let high = high.map_or(self.map.layout().phys_end(), |high| high.0);
+        convert::py_ranges(py, self.map.gaps(low.0, high))
+    }
+
+    /// How `after` differs from this map, an `AddressSpaceChange`.
+    pub(super) fn diff(&self, py: Python<'_>, after: &Bound<'_, Self>) -> PyResult<PyChange> {
+        PyChange::new(py, &Change::between(&self.map, &after.get().map))
+    }
+
+    pub(super) fn __getitem__<'py>(
+        &self,
+        py: Python<'py>,
+        key: &Bound<'_, PyAny>,
+    ) -> PyResult<Option<Bound<'py, PyRegion>>> {
+        let region = match key.cast::<PyString>() {
+            Ok(name) => self.map.at_name(&name.to_cow()?)?,
+            Err(_) => self.map.get(key.extract::<Address>()?.0)?,
+        };
+        self.object_at(py, region.base())
+    }
+
+    pub(super) fn __contains__(&self, x: &Bound<'_, PyAny>) -> PyResult<bool> {
+        if let Ok(region) = x.cast::<PyRegion>() {
+            return Ok(self.map.equal_to(&region.get().0).is_ok());
+        }
+        if let Ok(name) = x.cast::<PyString>() {
+            return Ok(self.map.find_name(&name.to_cow()?).is_some());
+        }
+        Ok(self.map.find_index(x.extract::<Address>()?.0).is_some())
+    }
+
+    pub(super) fn __len__(&self) -> usize {
+        self.map.regions().len()
+    }
+
+    pub(super) fn __bool__(&self) -> bool {
+        true
+    }
+
+    pub(super) fn __iter__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        Ok(self.regions(py)?.bind(py).try_iter()?.into_any())
+    }
+
+    fn __eq__<'py>(&self, py: Python<'py>, other: &Bound<'_, PyAny>) -> Bound<'py, PyAny> {
+        match other.cast::<Self>() {
+            Ok(other) => pyo3::types::PyBool::new(py, self.map == other.get().map).to_owned().into_any(),
+            Err(_) => py.NotImplemented().into_bound(py),
+        }
+    }
+
+    fn __hash__(&self) -> u64 {
+        use std::hash::{DefaultHasher, Hash, Hasher};
+        let mut hasher = DefaultHasher::new();
+        (self.map.layout(), self.map.regions()).hash(&mut hasher);
+        hasher.finish()
+    }
+
+    fn __repr__(&self) -> String {
+        let (map, ram) = (&self.map, crate::model::text::size(self.map.ram_size()));
+        format!(
+            "AddressSpaceBase({} regions, {ram} RAM, last_addr {}, generation {})",
+            map.regions().len(),
+            hex(map.last_addr()),
+            map.generation()
+        )
+    }
+
+    pub(super) fn __str__(&self) -> String {
+        table::table(&self.map)
+    }
+
+    fn __copy__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    fn __deepcopy__(slf: Py<Self>, _memo: &Bound<'_, PyAny>) -> Py<Self> {
+        slf
+    }
+
+    #[allow(clippy::type_complexity, reason = "what pickle asks for")]
+    fn __reduce__<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyAny>, (Py<PyTuple>, PyLayout))> {
+        Ok((py.get_type::<Self>().getattr("from_regions")?, (self.regions(py)?, self.layout())))
+    }
+}

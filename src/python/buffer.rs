@@ -1,0 +1,162 @@
+//! Both directions of the buffer protocol, and `bytes` results that are written once.
+
+#![allow(unsafe_code, reason = "the buffer protocol is pointers")]
+
+use std::ffi::{c_int, c_void};
+use std::sync::{Arc, Weak};
+
+use pyo3::buffer::PyUntypedBuffer;
+use pyo3::exceptions::{PyBufferError, PyMemoryError, PyTypeError};
+use pyo3::ffi;
+use pyo3::prelude::*;
+use pyo3::types::{PyByteArray, PyBytes, PyMemoryView};
+
+use crate::memory::buffer::{Bytes, Output};
+use crate::memory::lease::{Lease, Refused};
+use crate::memory::region::MappedRegion;
+use crate::model::error::Error;
+use crate::space::AddressSpace;
+use crate::space::turn::SLICE;
+
+/// A `bytes` object of `size` bytes that `fill` writes; no one has seen it yet, so it needs no zeroing.
+#[inline]
+pub(super) fn new_bytes<'py>(
+    py: Python<'py>,
+    size: u64,
+    fill: impl FnOnce(&Output<'_>) -> PyResult<()>,
+) -> PyResult<Bound<'py, PyBytes>> {
+    if size == 0 {
+        return Ok(PyBytes::new(py, b""));
+    }
+    let length =
+        isize::try_from(size).map_err(|_| PyMemoryError::new_err("the result is larger than any bytes object"))?;
+    // SAFETY: makes an uninitialised object of that length, or gives null with an exception set.
+    let object = unsafe { Bound::from_owned_ptr_or_err(py, ffi::PyBytes_FromStringAndSize(std::ptr::null(), length))? };
+    // SAFETY: the object is a `bytes` of `length` bytes that only we know of.
+    let output = unsafe { Output::new(ffi::PyBytes_AsString(object.as_ptr()).cast(), length.unsigned_abs()) };
+    fill(&output)?;
+    // SAFETY: made as `bytes` above.
+    Ok(unsafe { object.cast_into_unchecked() })
+}
+
+/// Calls `work` with the bytes of a contiguous bytes-like object, which is held meanwhile.
+#[inline]
+pub(super) fn with_input<T>(data: &Bound<'_, PyAny>, work: impl FnOnce(Bytes<'_>) -> PyResult<T>) -> PyResult<T> {
+    if let Ok(bytes) = data.cast_exact::<PyBytes>() {
+        return work(Bytes::from(bytes.as_bytes()));
+    }
+    let buffer = contiguous(data)?;
+    // SAFETY: the exporter keeps the bytes where they are while we hold the buffer.
+    work(unsafe { Bytes::new(buffer.buf_ptr().cast(), buffer.len_bytes()) })
+}
+
+/// Calls `work` with a contiguous writable buffer, which is held meanwhile.
+#[inline]
+pub(super) fn with_output<T>(target: &Bound<'_, PyAny>, work: impl FnOnce(&Output<'_>) -> PyResult<T>) -> PyResult<T> {
+    let buffer = contiguous(target)?;
+    if buffer.readonly() {
+        return Err(PyTypeError::new_err("the buffer is read-only: give a bytearray, a writable memoryview or array"));
+    }
+    // SAFETY: the exporter keeps the bytes where they are, and lets us write them, while we hold the buffer.
+    work(&unsafe { Output::new(buffer.buf_ptr().cast(), buffer.len_bytes()) })
+}
+
+fn contiguous(object: &Bound<'_, PyAny>) -> PyResult<PyUntypedBuffer> {
+    let buffer = PyUntypedBuffer::get(object)?;
+    if !buffer.is_c_contiguous() {
+        return Err(PyBufferError::new_err(
+            "the buffer is not contiguous: copy it with bytes() or numpy.ascontiguousarray first",
+        ));
+    }
+    Ok(buffer)
+}
+
+/// What a view is an export of; every export holds a lease on the region, slices of a memoryview share it.
+#[pyclass(frozen, name = "_GuestView", module = "dbs_address_space._core")]
+#[derive(Debug)]
+pub struct PyGuestView {
+    space: Arc<AddressSpace>,
+    /// Weak, so that an exporter without an export does not keep memory alive.
+    region: Weak<MappedRegion>,
+    address: u64,
+    size: u64,
+    readonly: bool,
+}
+
+impl PyGuestView {
+    /// A memoryview of part of a region.
+    pub(super) fn memoryview<'py>(
+        py: Python<'py>,
+        space: &Arc<AddressSpace>,
+        region: &Arc<MappedRegion>,
+        address: u64,
+        size: u64,
+        readonly: bool,
+    ) -> PyResult<Bound<'py, PyMemoryView>> {
+        let exporter = Self { space: Arc::clone(space), region: Arc::downgrade(region), address, size, readonly };
+        PyMemoryView::from(Bound::new(py, exporter)?.as_any())
+    }
+
+    /// An empty memoryview, which holds nothing.
+    pub(super) fn empty(py: Python<'_>) -> PyResult<Bound<'_, PyMemoryView>> {
+        PyMemoryView::from(PyByteArray::new(py, b"").as_any())
+    }
+
+    /// A lease on the bytes; while a change is deciding about the region, waits for what it decides.
+    fn lease(&self, py: Python<'_>) -> PyResult<(Lease, *mut c_void)> {
+        loop {
+            let region = self.region.upgrade().ok_or_else(|| gone(self.address))?;
+            match region.lease("view", self.address, self.size) {
+                Ok(lease) => {
+                    let host = region.mapping.host(self.address.saturating_sub(region.meta.base()));
+                    return Ok((lease, host.cast()));
+                }
+                Err(Refused::Closed) => return Err(gone(self.address)),
+                Err(Refused::Closing) => wait_settled(py, &self.space, region)?,
+            }
+        }
+    }
+}
+
+/// Waits, without the interpreter's lock, for the change that is deciding about a region.
+pub(super) fn wait_settled(py: Python<'_>, space: &AddressSpace, region: Arc<MappedRegion>) -> PyResult<()> {
+    if space.turn().is_mine() {
+        return Err(Error::Reentrant {
+            message: format!("{} is being removed by the change that this call is part of", region.meta),
+        }
+        .into());
+    }
+    py.detach(move || region.leases.wait_settled(SLICE));
+    py.check_signals()
+}
+
+fn gone(address: u64) -> PyErr {
+    PyBufferError::new_err(format!("the region at {} was removed: take a new view", crate::model::text::hex(address)))
+}
+
+#[pymethods]
+impl PyGuestView {
+    unsafe fn __getbuffer__(slf: Bound<'_, Self>, view: *mut ffi::Py_buffer, flags: c_int) -> PyResult<()> {
+        let this = slf.get();
+        let (lease, host) = this.lease(slf.py())?;
+        let length =
+            isize::try_from(this.size).map_err(|_| PyBufferError::new_err("the view is larger than any buffer"))?;
+        // SAFETY: fills the caller's buffer with memory that the lease keeps mapped, or sets an exception.
+        let result =
+            unsafe { ffi::PyBuffer_FillInfo(view, slf.as_ptr(), host, length, c_int::from(this.readonly), flags) };
+        if result != 0 {
+            return Err(PyErr::fetch(slf.py()));
+        }
+        // SAFETY: `view` was filled above; `internal` is ours until the release.
+        unsafe { (*view).internal = Box::into_raw(Box::new(lease)).cast() };
+        Ok(())
+    }
+
+    unsafe fn __releasebuffer__(slf: Bound<'_, Self>, view: *mut ffi::Py_buffer) {
+        // SAFETY: `internal` is what `__getbuffer__` stored, and a buffer is released once.
+        let lease = unsafe { Box::from_raw((*view).internal.cast::<Lease>()) };
+        if lease.is_last_user() {
+            slf.py().detach(|| drop(lease));
+        }
+    }
+}

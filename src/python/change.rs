@@ -1,0 +1,122 @@
+//! `AddressSpaceChange`.
+
+use std::sync::Arc;
+
+use pyo3::prelude::*;
+use pyo3::types::PyTuple;
+
+use super::base::PyBase;
+use super::region::PyRegion;
+use crate::model::change::Change;
+use crate::model::region::SharedRegion;
+
+/// How one map differs from another: what was added, removed, and replaced with its backing kept.
+///
+/// True when anything differs; `str()` gives a line a region, with `+`, `-` or `~` before it. Made by `AddressSpaceBase.diff`.
+///
+/// >>> from dbs_address_space import AddressSpaceBase, AddressSpaceLayout, AddressSpaceRegion
+/// >>> before = AddressSpaceBase.from_regions([], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+/// >>> print(before.diff(before.insert_region(AddressSpaceRegion("ram", 0, "1MiB"))))
+/// + AddressSpaceRegion(DEFAULT_MEMORY [0x0, 0x10_0000) 1 MiB rw- shmem)
+#[pyclass(frozen, name = "AddressSpaceChange", module = "dbs_address_space")]
+#[derive(Debug)]
+pub struct PyChange {
+    before: Py<PyBase>,
+    after: Py<PyBase>,
+    added: Py<PyTuple>,
+    removed: Py<PyTuple>,
+    replaced: Py<PyTuple>,
+    text: String,
+}
+
+impl PyChange {
+    pub(super) fn new(py: Python<'_>, change: &Change) -> PyResult<Self> {
+        let (before, after) = (
+            Py::new(py, PyBase::from(Arc::clone(&change.before)))?,
+            Py::new(py, PyBase::from(Arc::clone(&change.after)))?,
+        );
+        let objects = |base: &Py<PyBase>, regions: &[SharedRegion]| -> PyResult<Vec<Bound<'_, PyRegion>>> {
+            regions.iter().filter_map(|region| base.get().object_at(py, region.base()).transpose()).collect()
+        };
+        let (old, new): (Vec<_>, Vec<_>) = change.replaced.iter().cloned().unzip();
+        let pairs: Vec<_> = objects(&before, &old)?.into_iter().zip(objects(&after, &new)?).collect();
+        Ok(Self {
+            added: PyTuple::new(py, objects(&after, &change.added)?)?.unbind(),
+            removed: PyTuple::new(py, objects(&before, &change.removed)?)?.unbind(),
+            replaced: PyTuple::new(py, pairs)?.unbind(),
+            text: change.to_string(),
+            before,
+            after,
+        })
+    }
+
+    fn is_empty(&self, py: Python<'_>) -> bool {
+        [&self.added, &self.removed, &self.replaced].iter().all(|regions| regions.bind(py).is_empty())
+    }
+}
+
+#[pymethods]
+impl PyChange {
+    /// The map before.
+    #[getter]
+    fn before(&self, py: Python<'_>) -> Py<PyBase> {
+        self.before.clone_ref(py)
+    }
+
+    /// The map behind the change.
+    #[getter]
+    fn after(&self, py: Python<'_>) -> Py<PyBase> {
+        self.after.clone_ref(py)
+    }
+
+    /// The regions that are only in `after`.
+    #[getter]
+    fn added(&self, py: Python<'_>) -> Py<PyTuple> {
+        self.added.clone_ref(py)
+    }
+
+    /// The regions that are only in `before`.
+    #[getter]
+    fn removed(&self, py: Python<'_>) -> Py<PyTuple> {
+        self.removed.clone_ref(py)
+    }
+
+    /// Pairs `(old, new)` of regions with the same range and backing that differ otherwise.
+    #[getter]
+    fn replaced(&self, py: Python<'_>) -> Py<PyTuple> {
+        self.replaced.clone_ref(py)
+    }
+
+    fn __bool__(&self, py: Python<'_>) -> bool {
+        !self.is_empty(py)
+    }
+
+    fn __eq__<'py>(&self, py: Python<'py>, other: &Bound<'_, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        let Ok(other) = other.cast::<Self>() else { return Ok(py.NotImplemented().into_bound(py)) };
+        let (mine, theirs) = (self, other.get());
+        let same = mine.before.bind(py).eq(&theirs.before)? && mine.after.bind(py).eq(&theirs.after)?;
+        Ok(pyo3::types::PyBool::new(py, same).to_owned().into_any())
+    }
+
+    fn __hash__(&self, py: Python<'_>) -> PyResult<isize> {
+        (&self.before, &self.after).into_pyobject(py)?.hash()
+    }
+
+    fn __str__(&self) -> &str {
+        &self.text
+    }
+
+    fn __repr__(&self, py: Python<'_>) -> String {
+        let length = |regions: &Py<PyTuple>| regions.bind(py).len();
+        format!(
+            "AddressSpaceChange({} added, {} removed, {} replaced)",
+            length(&self.added),
+            length(&self.removed),
+            length(&self.replaced)
+        )
+    }
+
+    fn __reduce__<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyAny>, (Py<PyBase>,))> {
+        Ok((self.before.bind(py).getattr("diff")?, (self.after(py),)))
+    }
+}

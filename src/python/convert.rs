@@ -1,0 +1,238 @@
+//! Arguments from Python, checked; enum members and named tuples to Python.
+
+use std::os::fd::RawFd;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyBool, PyInt, PyString, PyTuple};
+use pyo3::{Borrowed, intern};
+
+use super::error::invalid;
+use crate::model::error::Error;
+use crate::model::range::Range;
+use crate::model::region::RegionType;
+use crate::model::source::{SourceType, UserFile};
+use crate::model::text;
+use crate::sys::file;
+
+/// A guest physical address: an int from 0 to 2^64 - 1.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Address(pub(super) u64);
+
+impl<'py> FromPyObject<'_, 'py> for Address {
+    type Error = PyErr;
+
+    #[inline]
+    fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        unsigned(object, u64::MAX).map(Self)
+    }
+}
+
+/// A number of bytes, also as text.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Size(pub(super) u64);
+
+impl<'py> FromPyObject<'_, 'py> for Size {
+    type Error = PyErr;
+
+    #[inline]
+    fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        match object.cast::<PyString>() {
+            Ok(text) => Ok(Self(text::parse_size(&text.to_cow()?)?)),
+            Err(_) => unsigned(object, u64::MAX).map(Self),
+        }
+    }
+}
+
+/// An int of 32 bits, such as a NUMA node.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Small(pub(super) u32);
+
+impl<'py> FromPyObject<'_, 'py> for Small {
+    type Error = PyErr;
+
+    fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        unsigned(object, u64::from(u32::MAX)).map(|value| Self(u32::try_from(value).unwrap_or(u32::MAX)))
+    }
+}
+
+/// One byte's value.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Byte(pub(super) u8);
+
+impl<'py> FromPyObject<'_, 'py> for Byte {
+    type Error = PyErr;
+
+    fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        unsigned(object, 255).map(|value| Self(u8::try_from(value).unwrap_or(u8::MAX)))
+    }
+}
+
+/// `mmap` flags or a protection: bits of a C int.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Flags(pub(super) i32);
+
+impl<'py> FromPyObject<'_, 'py> for Flags {
+    type Error = PyErr;
+
+    fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        unsigned(object, u64::from(i32::MAX.unsigned_abs())).map(|value| Self(i32::try_from(value).unwrap_or(i32::MAX)))
+    }
+}
+
+/// A protection: bits, or text such as `"rw-"`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Protection(pub(super) i32);
+
+impl<'py> FromPyObject<'_, 'py> for Protection {
+    type Error = PyErr;
+
+    fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        let Ok(text) = object.cast::<PyString>() else { return object.extract::<Flags>().map(|flags| Self(flags.0)) };
+        Ok(Self(
+            object
+                .py()
+                .import(intern!(object.py(), "dbs_address_space.enums"))?
+                .getattr("Prot")?
+                .call_method1("parse", (text,))?
+                .extract::<Flags>()?
+                .0,
+        ))
+    }
+}
+
+/// An int that fits, or why not: `bool` is no address, and nothing wraps.
+#[inline]
+pub(super) fn unsigned(object: Borrowed<'_, '_, PyAny>, highest: u64) -> PyResult<u64> {
+    match object.cast_exact::<PyInt>().map(|int| int.extract::<u64>()) {
+        Ok(Ok(value)) if value <= highest => Ok(value),
+        _ => unsigned_slowly(object, highest),
+    }
+}
+
+#[cold]
+fn unsigned_slowly(object: Borrowed<'_, '_, PyAny>, highest: u64) -> PyResult<u64> {
+    if object.is_instance_of::<PyBool>() {
+        return Err(invalid(format!("{} is a bool where a number is needed", object.str()?)));
+    }
+    let index = object.py().import("operator")?.call_method1("index", (object,))?;
+    index.extract::<u64>().ok().filter(|value| *value <= highest).ok_or_else(|| {
+        let written =
+            index.call_method1("__format__", ("#x",)).map_or_else(|_| String::from("it"), |text| text.to_string());
+        invalid(format!("{written} is out of range: it must lie between 0 and {}", text::hex(highest)))
+    })
+}
+
+/// The range of an access.
+#[inline]
+pub(super) fn range(addr: Address, size: Size) -> PyResult<Range> {
+    Ok(Range::new(addr.0, size.0)?)
+}
+
+/// Text, or the `value` of an enum member.
+fn text_of(object: &Bound<'_, PyAny>, what: &str) -> PyResult<String> {
+    let value = if object.is_instance_of::<PyString>() {
+        object.clone()
+    } else {
+        object.getattr("value").unwrap_or_else(|_| object.clone())
+    };
+    value.extract::<String>().map_err(|_| {
+        PyTypeError::new_err(format!("{what} must be a member of its enum or a str, not {}", type_name(object)))
+    })
+}
+
+fn type_name(object: &Bound<'_, PyAny>) -> String {
+    object.get_type().name().map_or_else(|_| "that".into(), |name| name.to_string())
+}
+
+/// A region type from a member, its value or its name.
+pub(super) fn region_type(object: &Bound<'_, PyAny>) -> PyResult<RegionType> {
+    Ok(RegionType::parse(&text_of(object, "region_type")?)?)
+}
+
+/// A memory source from a member or one of the nine strings.
+pub(super) fn source_type(object: &Bound<'_, PyAny>) -> PyResult<SourceType> {
+    Ok(SourceType::parse(&text_of(object, "mem_type")?)?)
+}
+
+/// A path from text or an `os.PathLike`.
+pub(super) fn path(object: &Bound<'_, PyAny>) -> PyResult<PathBuf> {
+    object.extract()
+}
+
+/// Our own duplicate of an int descriptor, or of anything with `fileno()`.
+pub(super) fn user_file(object: &Bound<'_, PyAny>) -> PyResult<UserFile> {
+    if object.is_instance_of::<PyBool>() {
+        return Err(invalid("file is a bool where a descriptor is needed".into()));
+    }
+    let fd: RawFd = match object.is_instance_of::<PyInt>() {
+        true => object.extract()?,
+        false => object.call_method0("fileno").map_err(|error| not_a_file(object, error))?.extract()?,
+    };
+    let duplicate = file::duplicate(fd).and_then(|file| Ok((file::identity(&file)?, file)));
+    let (identity, file) = duplicate.map_err(|error| Error::Backing {
+        message: format!("file descriptor {fd} can't be duplicated: {error}"),
+        errno: error.raw_os_error().unwrap_or_default(),
+        region: None,
+    })?;
+    Ok(UserFile { file: file.into(), identity })
+}
+
+fn not_a_file(object: &Bound<'_, PyAny>, error: PyErr) -> PyErr {
+    match error.is_instance_of::<pyo3::exceptions::PyAttributeError>(object.py()) {
+        true => PyTypeError::new_err(format!("file must be an int or have fileno(), not {}", type_name(object))),
+        false => error,
+    }
+}
+
+/// Seconds to wait; `None` for ever.
+pub(super) fn timeout(seconds: Option<f64>) -> PyResult<Option<Duration>> {
+    let Some(seconds) = seconds else { return Ok(None) };
+    if seconds.is_nan() || seconds < 0.0 {
+        return Err(PyValueError::new_err(format!(
+            "timeout is {seconds}: give seconds of at least 0, or None to wait for ever"
+        )));
+    }
+    Ok(Some(Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)))
+}
+
+macro_rules! imported {
+    ($(#[$doc:meta])* $name:ident, $module:literal, $class:literal) => {
+        $(#[$doc])*
+        pub(super) fn $name<'py>(py: Python<'py>, value: impl pyo3::call::PyCallArgs<'py>) -> PyResult<Bound<'py, PyAny>> {
+            static CLASS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+            CLASS.import(py, $module, $class)?.call1(value)
+        }
+    };
+}
+
+imported!(
+    /// A member of `AddressSpaceRegionType`.
+    py_region_type, "dbs_address_space.enums", "AddressSpaceRegionType"
+);
+imported!(
+    /// A member of `MemorySourceType`.
+    py_source_type, "dbs_address_space.enums", "MemorySourceType"
+);
+imported!(
+    /// A `Prot`.
+    py_protection, "dbs_address_space.enums", "Prot"
+);
+imported!(
+    /// A `MapFlags`.
+    py_map_flags, "dbs_address_space.enums", "MapFlags"
+);
+imported!(
+    /// An `AddressRange`.
+    py_range, "dbs_address_space.ranges", "AddressRange"
+);
+
+/// A tuple of `AddressRange`.
+pub(super) fn py_ranges(py: Python<'_>, ranges: Vec<Range>) -> PyResult<Bound<'_, PyTuple>> {
+    let ranges: Vec<_> =
+        ranges.into_iter().map(|range| py_range(py, (range.base(), range.size()))).collect::<PyResult<_>>()?;
+    PyTuple::new(py, ranges)
+}

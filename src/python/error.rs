@@ -1,0 +1,128 @@
+//! The one map from errors to Python's exception classes, which live in `dbs_address_space.errors`.
+
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyDict, PyTuple};
+
+use super::region::PyRegion;
+use crate::model::error::{Error, LeaseInfo};
+use crate::model::region::SharedRegion;
+
+/// What every exception carries.
+#[derive(Default)]
+struct Common<'a> {
+    address: Option<u64>,
+    size: Option<u64>,
+    region: Option<&'a SharedRegion>,
+    conflict: Option<&'a SharedRegion>,
+}
+
+impl<'a> Common<'a> {
+    fn at(address: Option<u64>, size: Option<u64>, region: Option<&'a SharedRegion>) -> Self {
+        Self { address, size, region, conflict: None }
+    }
+
+    fn of(region: &'a SharedRegion) -> Self {
+        Self::at(Some(region.base()), Some(region.size()), Some(region))
+    }
+
+    fn against(self, conflict: Option<&'a SharedRegion>) -> Self {
+        Self { conflict, ..self }
+    }
+}
+
+impl From<Error> for PyErr {
+    fn from(error: Error) -> Self {
+        Python::attach(|py| exception(py, &error).unwrap_or_else(|failure| failure))
+    }
+}
+
+/// The exception of an error: its class, the data that all carry, and its own.
+fn exception(py: Python<'_>, error: &Error) -> PyResult<PyErr> {
+    let own = PyDict::new(py);
+    let (class, common) = match error {
+        Error::InvalidRange { address, size, .. } => ("InvalidAddressRange", Common::at(*address, *size, None)),
+        Error::InvalidRegionType { .. } => ("InvalidRegionType", Common::default()),
+        Error::InvalidMemorySourceType { .. } => ("InvalidMemorySourceType", Common::default()),
+        Error::Layout { region, .. } => ("LayoutViolation", Common::of(region)),
+        Error::Overlap { region, conflict } => ("RegionOverlap", Common::of(region).against(Some(conflict))),
+        Error::DuplicateName { region, conflict } => ("DuplicateName", Common::of(region).against(Some(conflict))),
+        Error::Misaligned { address, size, region, .. } => ("Misaligned", Common::at(*address, *size, region.as_ref())),
+        Error::Unmapped { address, size, region, .. } => {
+            ("UnmappedAddress", Common::at(*address, *size, region.as_ref()))
+        }
+        Error::AccessDenied { address, size, region, .. } => {
+            ("AccessDenied", Common::at(Some(*address), Some(*size), Some(region)))
+        }
+        Error::Fault { address, size, region, completed, cause, file_offset, .. } => {
+            own.set_item("completed", completed)?;
+            own.set_item("cause", cause)?;
+            own.set_item("file_offset", file_offset)?;
+            ("MemoryFault", Common::at(Some(*address), Some(*size), Some(region)))
+        }
+        Error::Backing { errno, region, .. } => {
+            own.set_item("errno", errno)?;
+            ("BackingError", region.as_ref().map_or_else(Common::default, Common::of))
+        }
+        Error::HugePagesShort { missing, page_size, region, .. } => {
+            own.set_item("missing", missing)?;
+            own.set_item("page_size", page_size)?;
+            ("HugePagesShort", Common::of(region))
+        }
+        Error::Numa { errno, region, .. } => {
+            own.set_item("errno", errno)?;
+            ("NumaError", Common::of(region))
+        }
+        Error::Busy { region, leases, .. } => {
+            own.set_item("leases", lease_tuple(py, leases)?)?;
+            ("RegionBusy", Common::of(region))
+        }
+        Error::NotContiguous { address, size, region, conflict, .. } => {
+            ("NotContiguous", Common::at(Some(*address), Some(*size), Some(region)).against(conflict.as_ref()))
+        }
+        Error::NotMapped { .. } => ("NotMapped", Common::default()),
+        Error::Unsupported { feature, how, region, .. } => {
+            own.set_item("feature", feature)?;
+            own.set_item("how", how)?;
+            ("Unsupported", region.as_ref().map_or_else(Common::default, Common::of))
+        }
+        Error::GenerationChanged { .. } => ("GenerationChanged", Common::default()),
+        Error::Reentrant { .. } => ("ReentrantChange", Common::default()),
+        Error::Forked => ("ForkedProcess", Common::default()),
+        Error::Client { .. } | Error::Interrupted => ("AddressSpaceError", Common::default()),
+    };
+    build(py, class, &error.to_string(), &common, &own)
+}
+
+fn build(
+    py: Python<'_>,
+    class: &str,
+    message: &str,
+    common: &Common<'_>,
+    arguments: &Bound<'_, PyDict>,
+) -> PyResult<PyErr> {
+    arguments.set_item("address", common.address)?;
+    arguments.set_item("size", common.size)?;
+    for (name, region) in [("region", common.region), ("conflict", common.conflict)] {
+        arguments.set_item(name, region.map(|region| PyRegion::from(SharedRegion::clone(region))))?;
+    }
+    Ok(PyErr::from_value(errors(py)?.getattr(class)?.call((message,), Some(arguments))?))
+}
+
+fn lease_tuple<'py>(py: Python<'py>, leases: &[LeaseInfo]) -> PyResult<Bound<'py, PyTuple>> {
+    let class = errors(py)?.getattr("Lease")?;
+    let leases: Vec<Bound<'py, PyAny>> =
+        leases.iter().map(|lease| class.call1((lease.what, lease.address, lease.size))).collect::<PyResult<_>>()?;
+    PyTuple::new(py, leases)
+}
+
+fn errors(py: Python<'_>) -> PyResult<&Bound<'_, PyModule>> {
+    static ERRORS: PyOnceLock<Py<PyModule>> = PyOnceLock::new();
+    let module = ERRORS.get_or_try_init(py, || py.import("dbs_address_space.errors").map(Bound::unbind))?;
+    Ok(module.bind(py))
+}
+
+/// An `InvalidAddressRange` about an argument that is no address range.
+pub(super) fn invalid(message: String) -> PyErr {
+    Error::InvalidRange { message, address: None, size: None }.into()
+}

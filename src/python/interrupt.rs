@@ -1,0 +1,90 @@
+//! Ctrl-C and progress for work that runs without the interpreter's lock.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+
+use crate::model::error::{Error, Result};
+use crate::model::interrupt::{Interrupt, Interrupted};
+
+/// At most 20 looks, and calls of the user's function, a second.
+const PERIOD: Duration = Duration::from_millis(50);
+
+struct State {
+    begun: Instant,
+    last: Instant,
+    raised: Option<PyErr>,
+}
+
+/// Attaches now and then to handle signals and to call the user's progress function; keeps what they raise.
+struct PyInterrupt {
+    progress: Option<Py<PyAny>>,
+    state: Mutex<State>,
+}
+
+impl PyInterrupt {
+    fn new(progress: Option<Py<PyAny>>) -> Self {
+        let now = Instant::now();
+        Self { progress, state: Mutex::new(State { begun: now, last: now, raised: None }) }
+    }
+
+    /// Runs `work` attached, unless the last time was a moment ago.
+    fn now_and_then(
+        &self,
+        at_once: bool,
+        work: impl FnOnce(Python<'_>, Duration) -> PyResult<()>,
+    ) -> std::result::Result<(), Interrupted> {
+        let elapsed = {
+            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            if !at_once && state.last.elapsed() < PERIOD {
+                return Ok(());
+            }
+            state.last = Instant::now();
+            state.begun.elapsed()
+        };
+        let raised = Python::try_attach(|py| py.check_signals().and_then(|()| work(py, elapsed)).err());
+        match raised {
+            Some(None) => Ok(()),
+            raised => {
+                self.state.lock().unwrap_or_else(PoisonError::into_inner).raised = raised.flatten();
+                Err(Interrupted)
+            }
+        }
+    }
+
+    fn report(&self, py: Python<'_>, elapsed: Duration, stage: &str, done: u64, total: u64) -> PyResult<()> {
+        static CLASS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+        let Some(progress) = &self.progress else { return Ok(()) };
+        let class = CLASS.import(py, "dbs_address_space.progress", "Progress")?;
+        let rate = f64::from(u32::try_from(done >> 10).unwrap_or(u32::MAX)) * 1024.0 / elapsed.as_secs_f64().max(1e-9);
+        progress.bind(py).call1((class.call1((stage, done, total, rate))?,)).map(drop)
+    }
+}
+
+impl Interrupt for PyInterrupt {
+    fn check(&self) -> std::result::Result<(), Interrupted> {
+        self.now_and_then(false, |_, _| Ok(()))
+    }
+
+    fn progress(&self, stage: &'static str, done: u64, total: u64) -> std::result::Result<(), Interrupted> {
+        let is_last = self.progress.is_some() && done == total;
+        self.now_and_then(is_last, |py, elapsed| self.report(py, elapsed, stage, done, total))
+    }
+}
+
+/// Runs `work` without the interpreter's lock; Ctrl-C and what the progress function raises come out as they are.
+pub(super) fn detached<T: Send>(
+    py: Python<'_>,
+    progress: Option<Py<PyAny>>,
+    work: impl FnOnce(&dyn Interrupt) -> Result<T> + Send,
+) -> PyResult<T> {
+    let interrupt = PyInterrupt::new(progress);
+    let result = py.detach(|| work(&interrupt));
+    let raised = interrupt.state.into_inner().unwrap_or_else(PoisonError::into_inner).raised;
+    match (result, raised) {
+        (Err(Error::Interrupted), Some(raised)) => Err(raised),
+        (result, _) => result.map_err(PyErr::from),
+    }
+}

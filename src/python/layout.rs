@@ -1,0 +1,147 @@
+//! `AddressSpaceLayout` and `usable_end()`.
+
+use std::io;
+
+use pyo3::prelude::*;
+use pyo3::types::PyTuple;
+
+use super::convert::{self, Address, Size};
+use super::region::PyRegion;
+use crate::model::error::Error;
+use crate::model::layout::Layout;
+use crate::model::text::hex;
+use crate::sys::huge;
+
+/// The last byte of the host's memory as a number: MemTotal of /proc/meminfo in bytes, less one, read at each call.
+///
+/// The original's `USABLE_END`. Raises `BackingError` where /proc can't be read.
+///
+/// >>> from dbs_address_space import usable_end
+/// >>> usable_end() > 0
+/// True
+#[pyfunction]
+pub fn usable_end() -> PyResult<u64> {
+    huge::usable_end().map_err(|error: io::Error| {
+        let errno = error.raw_os_error().unwrap_or(5);
+        Error::Backing {
+            message: format!("the host's memory size can't be read from /proc/meminfo: {error}"),
+            errno,
+            region: None,
+        }
+        .into()
+    })
+}
+
+/// What may lie where in an address space: RAM in `[mem_start, mem_end)` outside the MMIO windows, devices and DAX windows in
+/// `[mem_end, phys_end)` or in an MMIO window, firmware anywhere below `phys_end`.
+///
+/// All ends are exclusive, `mem_start <= mem_end <= phys_end`; windows are `(base, size)`, disjoint, below `phys_end`. Raises
+/// `InvalidAddressRange`.
+///
+/// >>> from dbs_address_space import AddressSpaceLayout
+/// >>> AddressSpaceLayout(1 << 46, 0, 1 << 45, mmio_windows=[(0xc000_0000, "1GiB")])
+/// AddressSpaceLayout(phys_end=0x4000_0000_0000, mem_start=0x0, mem_end=0x2000_0000_0000, mmio_windows=((0xc000_0000, 0x4000_0000),))
+#[pyclass(frozen, eq, hash, name = "AddressSpaceLayout", module = "dbs_address_space")]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct PyLayout(pub(super) Layout);
+
+#[pymethods]
+impl PyLayout {
+    #[classattr]
+    fn __match_args__() -> (&'static str, &'static str, &'static str) {
+        ("phys_end", "mem_start", "mem_end")
+    }
+
+    #[new]
+    #[pyo3(signature = (phys_end, mem_start, mem_end, *, mmio_windows=None), text_signature = "(phys_end, mem_start, mem_end, *, mmio_windows=())")]
+    fn new(
+        phys_end: Address,
+        mem_start: Address,
+        mem_end: Address,
+        mmio_windows: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Self> {
+        let mut windows = Vec::new();
+        if let Some(given) = mmio_windows {
+            for window in given.try_iter()? {
+                let (base, size): (Address, Size) = window?.extract()?;
+                windows.push(convert::range(base, size)?);
+            }
+        }
+        Ok(Self(Layout::new(phys_end.0, mem_start.0, mem_end.0, windows)?))
+    }
+
+    /// The exclusive end of the guest physical address space.
+    #[getter]
+    fn phys_end(&self) -> u64 {
+        self.0.phys_end()
+    }
+
+    /// Where RAM may begin.
+    #[getter]
+    fn mem_start(&self) -> u64 {
+        self.0.mem_start()
+    }
+
+    /// The exclusive end of RAM, where devices may begin.
+    #[getter]
+    fn mem_end(&self) -> u64 {
+        self.0.mem_end()
+    }
+
+    /// Where devices may lie below `mem_end` and RAM may not: a sorted tuple of `AddressRange`.
+    #[getter]
+    fn mmio_windows<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        convert::py_ranges(py, self.0.mmio_windows().to_vec())
+    }
+
+    /// The host's memory size less one, as `usable_end()`; no part of equality or pickles.
+    #[getter]
+    fn usable_end(&self) -> PyResult<u64> {
+        usable_end()
+    }
+
+    /// Whether the layout allows the region.
+    ///
+    /// >>> from dbs_address_space import AddressSpaceLayout, AddressSpaceRegion
+    /// >>> AddressSpaceLayout(0x4000, 0, 0x2000).is_region_valid(AddressSpaceRegion("ram", 0x1000, 0x2000))
+    /// False
+    fn is_region_valid(&self, region: &Bound<'_, PyRegion>) -> bool {
+        self.0.check_region(&region.get().0).is_ok()
+    }
+
+    /// Raises `LayoutViolation` with the reason when the layout does not allow the region.
+    ///
+    /// >>> from dbs_address_space import AddressSpaceLayout, AddressSpaceRegion
+    /// >>> AddressSpaceLayout(0x4000, 0, 0x2000).check_region(AddressSpaceRegion("ram", 0, 0x2000))
+    fn check_region(&self, region: &Bound<'_, PyRegion>) -> PyResult<()> {
+        Ok(self.0.check_region(&region.get().0)?)
+    }
+
+    fn __repr__(&self) -> String {
+        let windows: Vec<String> =
+            self.0.mmio_windows().iter().map(|w| format!("({}, {})", hex(w.base()), hex(w.size()))).collect();
+        let windows = match windows.as_slice() {
+            [] => String::new(),
+            [one] => format!(", mmio_windows=({one},)"),
+            more => format!(", mmio_windows=({})", more.join(", ")),
+        };
+        let (phys, start, end) = (hex(self.phys_end()), hex(self.mem_start()), hex(self.mem_end()));
+        format!("AddressSpaceLayout(phys_end={phys}, mem_start={start}, mem_end={end}{windows})")
+    }
+
+    fn __copy__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    fn __deepcopy__(slf: Py<Self>, _memo: &Bound<'_, PyAny>) -> Py<Self> {
+        slf
+    }
+
+    fn __getnewargs_ex__<'py>(&self, py: Python<'py>) -> PyResult<((u64, u64, u64), Bound<'py, pyo3::types::PyDict>)> {
+        let keywords = pyo3::types::PyDict::new(py);
+        let windows: Vec<(u64, u64)> =
+            self.0.mmio_windows().iter().map(|window| (window.base(), window.size())).collect();
+        keywords.set_item("mmio_windows", windows)?;
+        Ok(((self.phys_end(), self.mem_start(), self.mem_end()), keywords))
+    }
+}

@@ -1,0 +1,140 @@
+//! `Mapping`: the host side of a mapped region.
+
+use std::sync::{Arc, Weak};
+
+use pyo3::exceptions::PyTypeError;
+use pyo3::prelude::*;
+
+use super::convert;
+use super::region::PyRegion;
+use crate::memory::mapping::Mapping;
+use crate::memory::region::MappedRegion;
+use crate::model::error::Error;
+use crate::model::region::SharedRegion;
+use crate::model::text::hex;
+
+/// Where a region's memory is in this process: a value that keeps nothing alive.
+///
+/// Made by `GuestMemory.mapping(addr)` and `mappings()`.
+///
+/// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+/// >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "4KiB")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+/// >>> mapping = space.map_memory().mapping(0)
+/// >>> mapping.page_size, mapping.guarded
+/// (4096, False)
+#[pyclass(frozen, name = "Mapping", module = "dbs_address_space")]
+#[derive(Debug)]
+pub struct PyMapping {
+    meta: SharedRegion,
+    host_address: usize,
+    mapping: Weak<Mapping>,
+    file_offset: Option<u64>,
+    page_size: u64,
+    guarded: bool,
+}
+
+impl PyMapping {
+    pub(super) fn of(region: &Arc<MappedRegion>) -> Self {
+        let mapping = &region.mapping;
+        Self {
+            meta: Arc::clone(&region.meta),
+            host_address: mapping.host(0).addr(),
+            mapping: Arc::downgrade(mapping),
+            file_offset: mapping.file_offset().map(vm_memory::FileOffset::start),
+            page_size: mapping.backing().page_size,
+            guarded: mapping.is_guarded(),
+        }
+    }
+}
+
+#[pymethods]
+impl PyMapping {
+    /// The region.
+    #[getter]
+    fn region(&self) -> PyRegion {
+        PyRegion::from(Arc::clone(&self.meta))
+    }
+
+    /// The region's first guest physical address.
+    #[getter]
+    fn base(&self) -> u64 {
+        self.meta.base()
+    }
+
+    /// The number of bytes.
+    #[getter]
+    fn size(&self) -> u64 {
+        self.meta.size()
+    }
+
+    /// The host address of the first byte.
+    #[getter]
+    fn host_address(&self) -> usize {
+        self.host_address
+    }
+
+    /// The mapping's own descriptor, borrowed: open as long as the region is mapped; `None` for anonymous memory.
+    ///
+    /// Reading it makes huge-page memory guarded, for whoever has the descriptor can take pages away. Raises `NotMapped` when the
+    /// region is gone.
+    #[getter]
+    fn fd(&self) -> PyResult<Option<i32>> {
+        let gone =
+            || Error::NotMapped { message: format!("{} is not mapped any more, its descriptor is closed", self.meta) };
+        Ok(self.mapping.upgrade().ok_or_else(gone)?.export_descriptor())
+    }
+
+    /// Where in the file the region begins; `None` for anonymous memory.
+    #[getter]
+    fn file_offset(&self) -> Option<u64> {
+        self.file_offset
+    }
+
+    /// The protection, a `Prot`.
+    #[getter]
+    fn prot_flags<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        convert::py_protection(py, (self.meta.prot_flags,))
+    }
+
+    /// Whether accesses go through the kernel, because a touch may fault.
+    #[getter]
+    fn guarded(&self) -> bool {
+        self.guarded
+    }
+
+    /// Bytes a page.
+    #[getter]
+    fn page_size(&self) -> u64 {
+        self.page_size
+    }
+
+    fn __eq__<'py>(&self, py: Python<'py>, other: &Bound<'_, PyAny>) -> Bound<'py, PyAny> {
+        let Ok(other) = other.cast::<Self>() else { return py.NotImplemented().into_bound(py) };
+        let other = other.get();
+        let same = self.meta == other.meta && self.mapping.ptr_eq(&other.mapping) && self.guarded == other.guarded;
+        pyo3::types::PyBool::new(py, same).to_owned().into_any()
+    }
+
+    fn __hash__(&self) -> u64 {
+        use std::hash::{DefaultHasher, Hash, Hasher};
+        let mut hasher = DefaultHasher::new();
+        (&self.meta, self.host_address).hash(&mut hasher);
+        hasher.finish()
+    }
+
+    fn __repr__(&self) -> String {
+        let (host, guarded) =
+            (hex(u64::try_from(self.host_address).unwrap_or_default()), if self.guarded { " guarded" } else { "" });
+        let protection = crate::model::text::protection(self.meta.prot_flags);
+        format!(
+            "Mapping({} at host {host} {protection} {} pages{guarded})",
+            self.meta,
+            crate::model::text::size(self.page_size)
+        )
+    }
+
+    #[allow(clippy::unused_self, reason = "a method for pickle")]
+    fn __reduce__(&self) -> PyResult<()> {
+        Err(PyTypeError::new_err("cannot pickle a Mapping: its addresses mean nothing in another process"))
+    }
+}

@@ -1,0 +1,168 @@
+//! `NumaNodeInfo`, `NumaNode`, `NumaIdTable`.
+
+use pyo3::prelude::*;
+use pyo3::types::PyTuple;
+
+use super::convert::{self, Address, Size, Small};
+use crate::model::numa::{NumaIdTable, NumaNode};
+use crate::model::range::Range;
+use crate::model::text::hex;
+
+/// A range of guest physical memory that belongs to a NUMA node.
+///
+/// Raises `InvalidAddressRange`.
+///
+/// >>> from dbs_address_space import NumaNodeInfo
+/// >>> NumaNodeInfo(0, "1GiB").size
+/// 1073741824
+#[pyclass(frozen, eq, hash, name = "NumaNodeInfo", module = "dbs_address_space")]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct PyNumaNodeInfo(Range);
+
+#[pymethods]
+impl PyNumaNodeInfo {
+    #[classattr]
+    fn __match_args__() -> (&'static str, &'static str) {
+        ("base", "size")
+    }
+
+    #[new]
+    fn new(base: Address, size: Size) -> PyResult<Self> {
+        convert::range(base, size).map(Self)
+    }
+
+    /// The first address.
+    #[getter]
+    fn base(&self) -> u64 {
+        self.0.base()
+    }
+
+    /// The number of bytes.
+    #[getter]
+    fn size(&self) -> u64 {
+        self.0.size()
+    }
+
+    fn __repr__(&self) -> String {
+        format!("NumaNodeInfo(base={}, size={})", hex(self.0.base()), hex(self.0.size()))
+    }
+
+    fn __getnewargs__(&self) -> (u64, u64) {
+        (self.0.base(), self.0.size())
+    }
+}
+
+/// A guest's NUMA node: its memory and its vCPUs, in the order given. A value: `add_*` give a new one.
+///
+/// >>> from dbs_address_space import NumaNode, NumaNodeInfo
+/// >>> NumaNode().add_info(NumaNodeInfo(0, "1GiB")).add_vcpu_ids([0, 1]).vcpu_ids
+/// (0, 1)
+#[pyclass(frozen, eq, hash, name = "NumaNode", module = "dbs_address_space")]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct PyNumaNode(NumaNode);
+
+fn ids(values: Option<&Bound<'_, PyAny>>) -> PyResult<Vec<u32>> {
+    let Some(values) = values else { return Ok(Vec::new()) };
+    values.try_iter()?.map(|value| Ok(value?.extract::<Small>()?.0)).collect()
+}
+
+#[pymethods]
+impl PyNumaNode {
+    #[classattr]
+    fn __match_args__() -> (&'static str, &'static str) {
+        ("region_infos", "vcpu_ids")
+    }
+
+    #[new]
+    #[pyo3(signature = (region_infos=None, vcpu_ids=None), text_signature = "(region_infos=(), vcpu_ids=())")]
+    fn new(region_infos: Option<&Bound<'_, PyAny>>, vcpu_ids: Option<&Bound<'_, PyAny>>) -> PyResult<Self> {
+        let mut infos = Vec::new();
+        if let Some(given) = region_infos {
+            for info in given.try_iter()? {
+                infos.push(info?.cast::<PyNumaNodeInfo>()?.get().0);
+            }
+        }
+        Ok(Self(NumaNode { region_infos: infos, vcpu_ids: ids(vcpu_ids)? }))
+    }
+
+    /// The memory ranges, a tuple of `NumaNodeInfo`.
+    #[getter]
+    fn region_infos<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        PyTuple::new(py, self.0.region_infos.iter().map(|range| PyNumaNodeInfo(*range)))
+    }
+
+    /// The vCPU ids.
+    #[getter]
+    fn vcpu_ids<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        PyTuple::new(py, &self.0.vcpu_ids)
+    }
+
+    /// A node with one memory range more.
+    fn add_info(&self, info: &Bound<'_, PyNumaNodeInfo>) -> Self {
+        let mut node = self.0.clone();
+        node.region_infos.push(info.get().0);
+        Self(node)
+    }
+
+    /// A node with more vCPUs.
+    fn add_vcpu_ids(&self, vcpu_ids: &Bound<'_, PyAny>) -> PyResult<Self> {
+        let mut node = self.0.clone();
+        node.vcpu_ids.extend(ids(Some(vcpu_ids))?);
+        Ok(Self(node))
+    }
+
+    fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
+        Ok(format!(
+            "NumaNode(region_infos={}, vcpu_ids={})",
+            self.region_infos(py)?.repr()?,
+            self.vcpu_ids(py)?.repr()?
+        ))
+    }
+
+    fn __getnewargs__<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyTuple>, Bound<'py, PyTuple>)> {
+        Ok((self.region_infos(py)?, self.vcpu_ids(py)?))
+    }
+}
+
+/// NUMA node ids of memory devices and of vCPUs, in their order.
+///
+/// >>> from dbs_address_space import NumaIdTable
+/// >>> NumaIdTable(memory=[0, 1]).memory
+/// (0, 1)
+#[pyclass(frozen, eq, hash, name = "NumaIdTable", module = "dbs_address_space")]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct PyNumaIdTable(NumaIdTable);
+
+#[pymethods]
+impl PyNumaIdTable {
+    #[classattr]
+    fn __match_args__() -> (&'static str, &'static str) {
+        ("memory", "cpu")
+    }
+
+    #[new]
+    #[pyo3(signature = (memory=None, cpu=None), text_signature = "(memory=(), cpu=())")]
+    fn new(memory: Option<&Bound<'_, PyAny>>, cpu: Option<&Bound<'_, PyAny>>) -> PyResult<Self> {
+        Ok(Self(NumaIdTable { memory: ids(memory)?, cpu: ids(cpu)? }))
+    }
+
+    /// The node ids of the memory devices.
+    #[getter]
+    fn memory<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        PyTuple::new(py, &self.0.memory)
+    }
+
+    /// The node ids of the vCPUs.
+    #[getter]
+    fn cpu<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        PyTuple::new(py, &self.0.cpu)
+    }
+
+    fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
+        Ok(format!("NumaIdTable(memory={}, cpu={})", self.memory(py)?.repr()?, self.cpu(py)?.repr()?))
+    }
+
+    fn __getnewargs__<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyTuple>, Bound<'py, PyTuple>)> {
+        Ok((self.memory(py)?, self.cpu(py)?))
+    }
+}

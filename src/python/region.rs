@@ -1,0 +1,472 @@
+//! `AddressSpaceRegion`.
+
+use std::sync::Arc;
+
+use pyo3::exceptions::{PyOverflowError, PyTypeError};
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyString};
+
+use super::convert::{self, Address, Flags, Protection, Size, Small};
+use crate::model::region::{self, MAP_POPULATE, Region, RegionType, SharedRegion};
+use crate::model::source::{Source, SourceType};
+
+/// The description of a range of guest physical addresses: an immutable value that owns no memory.
+///
+/// `base` and `size` are bytes (`size` also as text such as `"2GiB"`), `end` is exclusive, `last_addr` inclusive. RAM with neither
+/// `file` nor `mem_type` is a memfd, or anonymous with `MAP_ANONYMOUS`. Flags and hints that are not given are those of the type
+/// and source. The memory itself is made by `AddressSpace.map_memory()` or on insertion into a mapped space.
+///
+/// Raises `InvalidAddressRange` (size 0, an end past 2^64 - 1, a bad name or page size), `InvalidRegionType`,
+/// `InvalidMemorySourceType`, `BackingError` (a descriptor that isn't open).
+///
+/// >>> from dbs_address_space import AddressSpaceRegion
+/// >>> AddressSpaceRegion("ram", 0, "3GiB", name="ram-low", mem_type="shmem")
+/// AddressSpaceRegion('ram-low' DEFAULT_MEMORY [0x0, 0xc000_0000) 3 GiB rw- shmem)
+#[pyclass(frozen, eq, hash, name = "AddressSpaceRegion", module = "dbs_address_space")]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct PyRegion(pub(super) SharedRegion);
+
+impl From<SharedRegion> for PyRegion {
+    fn from(region: SharedRegion) -> Self {
+        Self(region)
+    }
+}
+
+impl PyRegion {
+    fn checked(region: Region) -> PyResult<Self> {
+        region.check()?;
+        Ok(Self(Arc::new(region)))
+    }
+
+    fn named(mut region: Region, name: Option<String>) -> PyResult<Self> {
+        region.name = name.map(Into::into);
+        Self::checked(region)
+    }
+
+    fn of_type(region_type: RegionType, base: Address, size: Size) -> PyResult<Region> {
+        Ok(Region::new(region_type, convert::range(base, size)?, Source::default())?)
+    }
+}
+
+#[pymethods]
+impl PyRegion {
+    #[classattr]
+    fn __match_args__() -> (&'static str, &'static str, &'static str) {
+        ("region_type", "base", "size")
+    }
+
+    #[new]
+    #[pyo3(signature = (region_type, base, size, *, name=None, host_numa_node_id=None, mem_type=None, mem_file_path=None, file=None,
+        file_offset=Size(0), perm_flags=None, prot_flags=None, page_size=None, is_hugepage=None, is_hotplug=false, is_anonpage=None,
+        is_mergeable=false),
+        text_signature = "(region_type, base, size, *, name=None, host_numa_node_id=None, mem_type=None, mem_file_path='', file=None, file_offset=0, perm_flags=None, prot_flags=None, page_size=None, is_hugepage=None, is_hotplug=False, is_anonpage=None, is_mergeable=False)")]
+    #[allow(clippy::too_many_arguments, reason = "the keywords that users were promised")]
+    fn new(
+        region_type: &Bound<'_, PyAny>,
+        base: Address,
+        size: Size,
+        name: Option<String>,
+        host_numa_node_id: Option<Small>,
+        mem_type: Option<&Bound<'_, PyAny>>,
+        mem_file_path: Option<&Bound<'_, PyAny>>,
+        file: Option<&Bound<'_, PyAny>>,
+        file_offset: Size,
+        perm_flags: Option<Flags>,
+        prot_flags: Option<Protection>,
+        page_size: Option<Size>,
+        is_hugepage: Option<bool>,
+        is_hotplug: bool,
+        is_anonpage: Option<bool>,
+        is_mergeable: bool,
+    ) -> PyResult<Self> {
+        let source = Source {
+            source_type: mem_type.map(convert::source_type).transpose()?,
+            path: mem_file_path.map(convert::path).transpose()?.unwrap_or_default(),
+            file: file.map(convert::user_file).transpose()?,
+            file_offset: file_offset.0,
+            page_size: page_size.map(|size| size.0),
+        };
+        let mut region = Region::new(convert::region_type(region_type)?, convert::range(base, size)?, source)?;
+        region.host_numa_node_id = host_numa_node_id.map(|node| node.0);
+        region.perm_flags = perm_flags.map_or(region.perm_flags, |flags| flags.0);
+        region.prot_flags = prot_flags.map_or(region.prot_flags, |flags| flags.0);
+        region.is_hugepage = is_hugepage.unwrap_or(region.is_hugepage);
+        region.is_anonpage = is_anonpage.unwrap_or(region.is_anonpage);
+        region.is_hotplug = is_hotplug;
+        region.is_mergeable = is_mergeable;
+        Self::named(region, name)
+    }
+
+    /// RAM, readable and writable, from one of the original's sources; the eight positional values of its README are accepted.
+    ///
+    /// `mem_prealloc` faults every page in when the region is mapped. `mem_file_path` is for `"hugetlbfs"` and else ignored.
+    /// Raises as the class does.
+    ///
+    /// >>> from dbs_address_space import AddressSpaceRegion
+    /// >>> AddressSpaceRegion.create_default_memory_region(0x100000, 0x100000, None, "shmem", "", False, False, False)
+    /// AddressSpaceRegion(DEFAULT_MEMORY [0x10_0000, 0x20_0000) 1 MiB rw- shmem)
+    #[staticmethod]
+    #[pyo3(signature = (base, size, numa_node_id, mem_type, mem_file_path, mem_prealloc=false, is_hotplug=false, is_mergeable=false, *, name=None, page_size=None))]
+    #[allow(clippy::too_many_arguments, reason = "the original's arguments")]
+    fn create_default_memory_region(
+        base: Address,
+        size: Size,
+        numa_node_id: Option<Small>,
+        mem_type: &Bound<'_, PyAny>,
+        mem_file_path: &Bound<'_, PyAny>,
+        mem_prealloc: bool,
+        is_hotplug: bool,
+        is_mergeable: bool,
+        name: Option<String>,
+        page_size: Option<Size>,
+    ) -> PyResult<Self> {
+        let readable_and_writable = Protection(region::PROT_READ | region::PROT_WRITE);
+        Self::create_memory_region(
+            base,
+            size,
+            numa_node_id,
+            mem_type,
+            mem_file_path,
+            mem_prealloc,
+            readable_and_writable,
+            is_hotplug,
+            is_mergeable,
+            name,
+            page_size,
+        )
+    }
+
+    /// RAM from one of the original's sources, with a protection (`Prot`, an int or text such as `"r--"`; a `bool` is refused).
+    ///
+    /// Raises as the class does.
+    ///
+    /// >>> from dbs_address_space import AddressSpaceRegion
+    /// >>> AddressSpaceRegion.create_memory_region(0, "1MiB", 0, "mmap", "", False, "r--").prot_flags
+    /// <Prot.READ: 1>
+    #[staticmethod]
+    #[pyo3(signature = (base, size, numa_node_id, mem_type, mem_file_path, mem_prealloc, prot_flags, is_hotplug=false, is_mergeable=false, *, name=None, page_size=None))]
+    #[allow(clippy::too_many_arguments, reason = "the original's arguments")]
+    fn create_memory_region(
+        base: Address,
+        size: Size,
+        numa_node_id: Option<Small>,
+        mem_type: &Bound<'_, PyAny>,
+        mem_file_path: &Bound<'_, PyAny>,
+        mem_prealloc: bool,
+        prot_flags: Protection,
+        is_hotplug: bool,
+        is_mergeable: bool,
+        name: Option<String>,
+        page_size: Option<Size>,
+    ) -> PyResult<Self> {
+        let source = Source {
+            source_type: Some(convert::source_type(mem_type)?),
+            path: convert::path(mem_file_path)?,
+            page_size: page_size.map(|size| size.0),
+            ..Source::default()
+        };
+        let mut region = Region::new(RegionType::DefaultMemory, convert::range(base, size)?, source)?;
+        region.host_numa_node_id = numa_node_id.map(|node| node.0);
+        region.perm_flags |= if mem_prealloc { MAP_POPULATE } else { 0 };
+        region.prot_flags = prot_flags.0;
+        region.is_hotplug = is_hotplug;
+        region.is_mergeable = is_mergeable;
+        Self::named(region, name)
+    }
+
+    /// Registers of a device: no memory is behind them, so a read or write is `UnmappedAddress`.
+    ///
+    /// Raises `InvalidAddressRange`.
+    ///
+    /// >>> from dbs_address_space import AddressSpaceRegion
+    /// >>> AddressSpaceRegion.create_device_region(0xd000_0000, "4KiB", name="uart")
+    /// AddressSpaceRegion('uart' DEVICE_MEMORY [0xd000_0000, 0xd000_1000) 4 KiB)
+    #[staticmethod]
+    #[pyo3(signature = (base, size, *, name=None))]
+    fn create_device_region(base: Address, size: Size, name: Option<String>) -> PyResult<Self> {
+        Self::named(Self::of_type(RegionType::DeviceMemory, base, size)?, name)
+    }
+
+    /// Firmware: anonymous private memory with a protection; `GuestMemory.write(..., force=True)` loads a read-only one.
+    ///
+    /// Raises `InvalidAddressRange`.
+    ///
+    /// >>> from dbs_address_space import AddressSpaceRegion
+    /// >>> AddressSpaceRegion.create_firmware_region(0xfff0_0000, "1MiB", "r-x", name="bios")
+    /// AddressSpaceRegion('bios' FIRMWARE_MEMORY [0xfff0_0000, 0x1_0000_0000) 1 MiB r-x mmap)
+    #[staticmethod]
+    #[pyo3(signature = (base, size, prot_flags=Protection(3), *, name=None), text_signature = "(base, size, prot_flags=3, *, name=None)")]
+    fn create_firmware_region(
+        base: Address,
+        size: Size,
+        prot_flags: Protection,
+        name: Option<String>,
+    ) -> PyResult<Self> {
+        let mut region = Self::of_type(RegionType::FirmwareMemory, base, size)?;
+        region.prot_flags = prot_flags.0;
+        Self::named(region, name)
+    }
+
+    /// A window for files to be mapped into: its host addresses are reserved, and no access is allowed.
+    ///
+    /// Raises `InvalidAddressRange`.
+    ///
+    /// >>> from dbs_address_space import AddressSpaceRegion
+    /// >>> AddressSpaceRegion.create_dax_region(1 << 45, "2GiB", name="fs0")
+    /// AddressSpaceRegion('fs0' DAX_MEMORY [0x2000_0000_0000, 0x2000_8000_0000) 2 GiB --- reserved)
+    #[staticmethod]
+    #[pyo3(signature = (base, size, *, name=None))]
+    fn create_dax_region(base: Address, size: Size, name: Option<String>) -> PyResult<Self> {
+        Self::named(Self::of_type(RegionType::DaxMemory, base, size)?, name)
+    }
+
+    /// The name, unique in a space, or `None`.
+    #[getter]
+    fn name(&self) -> Option<&str> {
+        self.0.name.as_deref()
+    }
+
+    /// What the region is to the guest, an `AddressSpaceRegionType`.
+    #[getter]
+    fn region_type<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        convert::py_region_type(py, (self.0.region_type.value(),))
+    }
+
+    /// The first address.
+    #[getter]
+    fn base(&self) -> u64 {
+        self.0.base()
+    }
+
+    /// The number of bytes.
+    #[getter]
+    fn size(&self) -> u64 {
+        self.0.size()
+    }
+
+    /// The first address behind the region.
+    #[getter]
+    fn end(&self) -> u64 {
+        self.0.end()
+    }
+
+    /// The last address of the region.
+    #[getter]
+    fn last_addr(&self) -> u64 {
+        self.0.range.last_addr()
+    }
+
+    /// The host's NUMA node that the memory should come from, or `None`.
+    #[getter]
+    fn host_numa_node_id(&self) -> Option<u32> {
+        self.0.host_numa_node_id
+    }
+
+    /// The source that was given, a `MemorySourceType`, or `None`.
+    #[getter]
+    fn mem_type<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        self.0.source.source_type.map(|source| convert::py_source_type(py, (source.as_str(),))).transpose()
+    }
+
+    /// The path of a `"hugetlbfs"` source; empty for the others.
+    #[getter]
+    fn mem_file_path<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyString>> {
+        Ok(self.0.source.path.as_os_str().into_pyobject(py)?)
+    }
+
+    /// Where in its file the region begins, in bytes.
+    #[getter]
+    fn file_offset(&self) -> u64 {
+        self.0.source.file_offset
+    }
+
+    /// The `mmap` flags, a `MapFlags`.
+    #[getter]
+    fn perm_flags<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        convert::py_map_flags(py, (self.0.perm_flags,))
+    }
+
+    /// The `mmap` protection, a `Prot`.
+    #[getter]
+    fn prot_flags<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        convert::py_protection(py, (self.0.prot_flags,))
+    }
+
+    /// The page size of a huge source in bytes, or `None` for the host's default.
+    #[getter]
+    fn page_size(&self) -> Option<u64> {
+        self.0.source.page_size
+    }
+
+    /// Whether huge pages are asked for: of the pool for a huge source, transparent ones for the others.
+    #[getter]
+    fn is_hugepage(&self) -> bool {
+        self.0.is_hugepage
+    }
+
+    /// Whether the region was plugged into a running machine.
+    #[getter]
+    fn is_hotplug(&self) -> bool {
+        self.0.is_hotplug
+    }
+
+    /// Whether the memory is anonymous.
+    #[getter]
+    fn is_anonpage(&self) -> bool {
+        self.0.is_anonpage
+    }
+
+    /// Whether the memory is offered to kernel samepage merging.
+    #[getter]
+    fn is_mergeable(&self) -> bool {
+        self.0.is_mergeable
+    }
+
+    /// Whether the memory is or will be backed by a file or memfd.
+    #[getter]
+    fn has_file(&self) -> bool {
+        self.0.has_file()
+    }
+
+    /// Whether the two regions share an address.
+    ///
+    /// >>> from dbs_address_space import AddressSpaceRegion
+    /// >>> low = AddressSpaceRegion("ram", 0, 0x1000)
+    /// >>> low.intersect_with(AddressSpaceRegion("ram", 0x1000, 0x1000))
+    /// False
+    fn intersect_with(&self, other: &Bound<'_, Self>) -> bool {
+        self.0.range.overlaps(&other.get().0.range)
+    }
+
+    /// The region with some of the constructor's arguments changed.
+    ///
+    /// Flags and hints that were the defaults of the old type and source become those of the new. Raises as the class does, and
+    /// `TypeError` for a name that is no argument.
+    ///
+    /// >>> from dbs_address_space import AddressSpaceRegion
+    /// >>> AddressSpaceRegion("ram", 0, "1GiB").replace(name="ram0", size="2GiB")
+    /// AddressSpaceRegion('ram0' DEFAULT_MEMORY [0x0, 0x8000_0000) 2 GiB rw- shmem)
+    #[pyo3(signature = (**changes))]
+    fn replace(&self, changes: Option<&Bound<'_, PyDict>>) -> PyResult<Self> {
+        let mut changed = Changes::of(&self.0);
+        for (name, value) in changes.into_iter().flatten() {
+            changed.apply(&name.extract::<String>()?, &value)?;
+        }
+        changed.finish(&self.0)
+    }
+
+    fn __len__(&self) -> PyResult<usize> {
+        let length = isize::try_from(self.0.size()).map(isize::unsigned_abs);
+        length.map_err(|_| PyOverflowError::new_err("the region is larger than sys.maxsize; use .size"))
+    }
+
+    fn __bool__(&self) -> bool {
+        true
+    }
+
+    fn __contains__(&self, addr: Address) -> bool {
+        self.0.range.contains(addr.0)
+    }
+
+    fn __repr__(&self) -> String {
+        region::repr(&self.0)
+    }
+
+    fn __copy__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    fn __deepcopy__(slf: Py<Self>, _memo: &Bound<'_, PyAny>) -> Py<Self> {
+        slf
+    }
+
+    #[allow(clippy::type_complexity, reason = "what pickle asks for")]
+    fn __getnewargs_ex__<'py>(&self, py: Python<'py>) -> PyResult<((Bound<'py, PyAny>, u64, u64), Bound<'py, PyDict>)> {
+        let region = &self.0;
+        if region.source.file.is_some() {
+            return Err(PyTypeError::new_err(format!(
+                "cannot pickle {region}: a descriptor means nothing elsewhere; give file= again there"
+            )));
+        }
+        let keywords = PyDict::new(py);
+        keywords.set_item("name", self.name())?;
+        keywords.set_item("host_numa_node_id", region.host_numa_node_id)?;
+        keywords.set_item("mem_type", self.mem_type(py)?)?;
+        keywords.set_item("mem_file_path", self.mem_file_path(py)?)?;
+        keywords.set_item("file_offset", region.source.file_offset)?;
+        keywords.set_item("perm_flags", region.perm_flags)?;
+        keywords.set_item("prot_flags", region.prot_flags)?;
+        keywords.set_item("page_size", region.source.page_size)?;
+        for (name, value) in [
+            ("is_hugepage", region.is_hugepage),
+            ("is_hotplug", region.is_hotplug),
+            ("is_anonpage", region.is_anonpage),
+            ("is_mergeable", region.is_mergeable),
+        ] {
+            keywords.set_item(name, value)?;
+        }
+        Ok(((self.region_type(py)?, region.base(), region.size()), keywords))
+    }
+}
+
+/// The keywords of `replace`, applied one by one.
+struct Changes {
+    region: Region,
+    base: Address,
+    size: Size,
+    /// The keywords that were given, so that defaults don't overwrite them.
+    given: Vec<String>,
+}
+
+impl Changes {
+    fn of(region: &Region) -> Self {
+        Self { region: region.clone(), base: Address(region.base()), size: Size(region.size()), given: Vec::new() }
+    }
+
+    fn apply(&mut self, name: &str, value: &Bound<'_, PyAny>) -> PyResult<()> {
+        let given = (!value.is_none()).then_some(value);
+        let region = &mut self.region;
+        match name {
+            "region_type" => region.region_type = convert::region_type(value)?,
+            "base" => self.base = value.extract()?,
+            "size" => self.size = value.extract()?,
+            "name" => region.name = value.extract::<Option<String>>()?.map(Into::into),
+            "host_numa_node_id" => region.host_numa_node_id = value.extract::<Option<Small>>()?.map(|node| node.0),
+            "mem_type" => region.source.source_type = given.map(convert::source_type).transpose()?,
+            "mem_file_path" => region.source.path = convert::path(value)?,
+            "file" => region.source.file = given.map(convert::user_file).transpose()?,
+            "file_offset" => region.source.file_offset = value.extract::<Size>()?.0,
+            "perm_flags" => region.perm_flags = value.extract::<Flags>()?.0,
+            "prot_flags" => region.prot_flags = value.extract::<Protection>()?.0,
+            "page_size" => region.source.page_size = value.extract::<Option<Size>>()?.map(|size| size.0),
+            "is_hugepage" => region.is_hugepage = value.extract()?,
+            "is_hotplug" => region.is_hotplug = value.extract()?,
+            "is_anonpage" => region.is_anonpage = value.extract()?,
+            "is_mergeable" => region.is_mergeable = value.extract()?,
+            _ => return Err(PyTypeError::new_err(format!("replace() got an unexpected keyword argument '{name}'"))),
+        }
+        self.given.push(name.to_owned());
+        Ok(())
+    }
+
+    fn finish(mut self, old: &Region) -> PyResult<PyRegion> {
+        self.region.range = convert::range(self.base, self.size)?;
+        let is_kept = |name: &str| !self.given.iter().any(|given| given == name);
+        let defaults = |region: &Region| region.region_type.default_flags(region.source.source_type);
+        let (before, after) = (defaults(old), defaults(&self.region));
+        let (old_source, source) = (old.source.source_type, self.region.source.source_type);
+        if is_kept("perm_flags") && old.perm_flags & !MAP_POPULATE == before.0 {
+            self.region.perm_flags = after.0 | (old.perm_flags & MAP_POPULATE);
+        }
+        if is_kept("prot_flags") && old.prot_flags == before.1 {
+            self.region.prot_flags = after.1;
+        }
+        if is_kept("is_hugepage") && old.is_hugepage == old_source.is_some_and(SourceType::is_huge) {
+            self.region.is_hugepage = source.is_some_and(SourceType::is_huge);
+        }
+        if is_kept("is_anonpage") && old.is_anonpage == old_source.is_some_and(SourceType::is_anonymous) {
+            self.region.is_anonpage = source.is_some_and(SourceType::is_anonymous);
+        }
+        PyRegion::checked(self.region)
+    }
+}

@@ -1,0 +1,144 @@
+//! `Transaction`.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::prelude::*;
+
+use super::base::{PyBase, target};
+use super::interrupt::detached;
+use super::region::PyRegion;
+use super::space::PySpace;
+use crate::model::map::Map;
+use crate::space::transaction::Transaction;
+
+/// Many changes of an address space, published once, or none of them.
+///
+/// A context manager made by `AddressSpace.transaction()`. Its verbs are checked at once against a private map, so that an error
+/// points at the right line; no lock is held while it is open. On exit they are replayed on the newest map and published together,
+/// or the exit raises and nothing changes. An exception in the body, or an empty body, publishes nothing.
+///
+/// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+/// >>> space = AddressSpace(AddressSpaceLayout(1 << 46, 0, 1 << 45))
+/// >>> with space.transaction() as change:
+/// ...     for base in (0, 0x1000):
+/// ...         _ = change.insert_region(AddressSpaceRegion("ram", base, 0x1000))
+/// >>> change.published.generation, len(space)
+/// (1, 2)
+#[pyclass(frozen, name = "Transaction", module = "dbs_address_space")]
+#[derive(Debug)]
+pub struct PyTransaction {
+    space: Py<PySpace>,
+    if_generation: Option<u64>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+enum State {
+    New,
+    Open(Box<Transaction>),
+    Closed(Option<Py<PyBase>>),
+}
+
+impl PyTransaction {
+    pub(super) fn new(space: Py<PySpace>, if_generation: Option<u64>) -> Self {
+        Self { space, if_generation, state: Mutex::new(State::New) }
+    }
+
+    /// Never held while Python code runs.
+    fn with_state<T>(&self, work: impl FnOnce(&mut State) -> T) -> T {
+        work(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn staged(&self, verb: impl FnOnce(&mut Transaction) -> PyResult<()>) -> PyResult<PyBase> {
+        self.with_state(|state| match state {
+            State::Open(transaction) => verb(transaction).map(|()| PyBase::from(transaction.staged().clone())),
+            State::New | State::Closed(_) => {
+                Err(PyRuntimeError::new_err("the transaction is not open: use it in a with statement"))
+            }
+        })
+    }
+
+    fn staged_map(&self) -> PyResult<Map> {
+        let mut map = None;
+        self.staged(|transaction| {
+            map = Some(transaction.staged().clone());
+            Ok(())
+        })?;
+        map.ok_or_else(|| PyRuntimeError::new_err("the transaction is not open"))
+    }
+}
+
+#[pymethods]
+impl PyTransaction {
+    fn __enter__(slf: Bound<'_, Self>) -> PyResult<Bound<'_, Self>> {
+        let this = slf.get();
+        let transaction = Box::new(Transaction::begin(this.space.get().inner(), this.if_generation)?);
+        this.with_state(|state| match state {
+            State::New => {
+                *state = State::Open(transaction);
+                Ok(())
+            }
+            State::Open(_) | State::Closed(_) => {
+                Err(PyRuntimeError::new_err("a transaction can be entered once; make a new one"))
+            }
+        })?;
+        Ok(slf)
+    }
+
+    fn __exit__(
+        &self,
+        py: Python<'_>,
+        exc_type: &Bound<'_, PyAny>,
+        _exc_value: &Bound<'_, PyAny>,
+        _traceback: &Bound<'_, PyAny>,
+    ) -> PyResult<bool> {
+        let state = self.with_state(|state| std::mem::replace(state, State::Closed(None)));
+        if let (State::Open(transaction), true) = (state, exc_type.is_none()) {
+            let space = Arc::clone(self.space.get().inner());
+            let published = detached(py, None, |interrupt| transaction.publish(&space, interrupt))?;
+            if let Some(map) = published {
+                let base = self.space.get().base_of(py, &map)?;
+                self.with_state(|state| *state = State::Closed(Some(base)));
+            }
+        }
+        Ok(false)
+    }
+
+    /// Stages an insertion; returns the staged map. Raises as `AddressSpace.insert_region` does.
+    fn insert_region(&self, region: &Bound<'_, PyRegion>) -> PyResult<PyBase> {
+        self.staged(|transaction| Ok(transaction.insert(&region.get().0)?))
+    }
+
+    /// Stages the removal of a region, given by its exact base, its name or an equal region; returns the staged map.
+    ///
+    /// Raises `UnmappedAddress`; the exit raises `RegionBusy` when the region is leased.
+    fn remove_region(&self, x: &Bound<'_, PyAny>) -> PyResult<PyBase> {
+        let region = target(&self.staged_map()?, x)?;
+        self.staged(|transaction| Ok(transaction.remove(&region)?))
+    }
+
+    /// Stages a replacement that keeps range and backing; returns the staged map. Raises as `AddressSpace.replace_region` does.
+    fn replace_region(&self, old: &Bound<'_, PyAny>, new: &Bound<'_, PyRegion>) -> PyResult<PyBase> {
+        let old = target(&self.staged_map()?, old)?;
+        self.staged(|transaction| Ok(transaction.replace(&old, &new.get().0)?))
+    }
+
+    /// The map that the exit published, or `None` before it and when nothing was published.
+    #[getter]
+    fn published(&self, py: Python<'_>) -> Option<Py<PyBase>> {
+        self.with_state(|state| match state {
+            State::Closed(base) => base.as_ref().map(|base| base.clone_ref(py)),
+            State::New | State::Open(_) => None,
+        })
+    }
+
+    fn __repr__(&self) -> &'static str {
+        self.with_state(|state| match state {
+            State::New => "Transaction(not entered)",
+            State::Open(_) => "Transaction(open)",
+            State::Closed(Some(_)) => "Transaction(published)",
+            State::Closed(None) => "Transaction(closed, nothing published)",
+        })
+    }
+}

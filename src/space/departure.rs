@@ -1,0 +1,124 @@
+//! Memory as the first participant of a change: what leaves must be held by no one.
+
+use std::sync::Arc;
+
+use crate::memory::map::MappedMap;
+use crate::memory::region::MappedRegion;
+use crate::model::change::Change;
+use crate::model::error::{Error, LeaseInfo, Result};
+use crate::model::region::SharedRegion;
+use crate::model::text::hex;
+
+/// Regions that no one can lease while a change decides about them; dropped undecided, they are open again.
+#[derive(Debug, Default)]
+pub(super) struct Departures {
+    leaving: Vec<Arc<MappedRegion>>,
+    /// Regions that stay and lose a protection.
+    restricted: Vec<(Arc<MappedRegion>, i32)>,
+    /// Regions that stay and gained a protection ahead of the publication, with the one they had.
+    extended: Vec<(Arc<MappedRegion>, i32)>,
+}
+
+impl Departures {
+    /// Closes what the change removes or restricts; a lease on any of them is a veto.
+    pub(super) fn of(memory: &MappedMap, change: &Change) -> Result<Self> {
+        let mut departures = Self::default();
+        for region in change.removed.iter().filter_map(|region| mapped(memory, region)) {
+            close(region)?;
+            departures.leaving.push(Arc::clone(region));
+        }
+        for (old, new) in &change.replaced {
+            if let Some(region) = mapped(memory, old) {
+                departures.redescribe(region, new)?;
+            }
+        }
+        Ok(departures)
+    }
+
+    /// Closes every region of a memory.
+    pub(super) fn of_all(memory: &MappedMap) -> Result<Self> {
+        let mut departures = Self::default();
+        for region in memory.regions() {
+            close(region)?;
+            departures.leaving.push(Arc::clone(region));
+        }
+        Ok(departures)
+    }
+
+    fn redescribe(&mut self, region: &Arc<MappedRegion>, new: &SharedRegion) -> Result<()> {
+        let (before, after) = (region.meta.prot_flags, new.prot_flags);
+        if before & !after != 0 {
+            close(region)?;
+            self.restricted.push((Arc::clone(region), after));
+        }
+        if after & !before != 0 {
+            self.extended.push((Arc::clone(region), before));
+            protect(region, before | after)?;
+        }
+        region.mapping.advise(Some(&region.meta), new)
+    }
+
+    /// The change is published: leases on what left are refused for good.
+    pub(super) fn publish(&mut self) {
+        self.extended.clear();
+        for region in self.leaving.drain(..) {
+            region.leases.finish();
+        }
+    }
+
+    /// No reader is left in the old snapshot: protections can shrink.
+    pub(super) fn settle(mut self) {
+        for (region, prot_flags) in self.restricted.drain(..) {
+            // Whatever the kernel answers, accesses already refuse what the description forbids.
+            let _ = protect(&region, prot_flags);
+            region.leases.reopen();
+        }
+    }
+
+    /// Whether protections shrink once the old snapshot has no reader.
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.leaving.is_empty() && self.restricted.is_empty()
+    }
+}
+
+impl Drop for Departures {
+    fn drop(&mut self) {
+        for (region, prot_flags) in self.extended.drain(..) {
+            let _ = protect(&region, prot_flags);
+        }
+        for region in self.leaving.iter().chain(self.restricted.iter().map(|(region, _)| region)) {
+            region.leases.reopen();
+        }
+    }
+}
+
+fn mapped<'a>(memory: &'a MappedMap, region: &SharedRegion) -> Option<&'a Arc<MappedRegion>> {
+    memory.find(region.base()).filter(|mapped| Arc::ptr_eq(&mapped.meta, region))
+}
+
+#[allow(unsafe_code, reason = "mprotect while nothing relies on the old protection")]
+fn protect(region: &MappedRegion, prot_flags: i32) -> Result<()> {
+    // SAFETY: protections are added before anyone may use them, and taken away once no access that uses them is left.
+    unsafe { region.mapping.protect(prot_flags) }
+        .map_err(|error| crate::memory::source::failed(&region.meta, "mprotect failed", &error))
+}
+
+fn close(region: &MappedRegion) -> Result<()> {
+    region.leases.close().map_err(|leases| busy(&region.meta, leases))
+}
+
+fn busy(region: &SharedRegion, leases: Vec<LeaseInfo>) -> Error {
+    let first: Vec<String> = leases
+        .iter()
+        .take(3)
+        .map(|lease| format!("a {} of {} bytes at {}", lease.what, hex(lease.size), hex(lease.address)))
+        .collect();
+    let more = leases.len().saturating_sub(first.len());
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    Error::Busy {
+        message: format!("{region} is in use by {}{more}: release it, or wait with timeout=", first.join(", ")),
+        region: Arc::clone(region),
+        leases,
+    }
+}

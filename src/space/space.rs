@@ -1,0 +1,172 @@
+//! The handle that everything goes through.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use arc_swap::{ArcSwap, Guard};
+
+use super::client::Client;
+use super::snapshot::Snapshot;
+use super::turn::{Deadline, SLICE, Turn};
+use crate::memory::map::MappedMap;
+use crate::memory::region::MappedRegion;
+use crate::model::change::{Change, Operation};
+use crate::model::error::{Error, Result};
+use crate::model::interrupt::Interrupt;
+use crate::model::map::Map;
+use crate::model::region::Region;
+use crate::sys::fork::Process;
+
+/// A live guest physical address space: readers never wait, writers take turns, nothing is lost.
+///
+/// ```
+/// use std::sync::Arc;
+/// use _core::model::{interrupt::Uninterrupted, layout::Layout, range::Range, region::{Region, RegionType}, source::Source};
+/// use _core::space::AddressSpace;
+///
+/// let space = AddressSpace::new(Layout::new(1 << 46, 0, 1 << 45, vec![])?);
+/// let region = Region::new(RegionType::DefaultMemory, Range::new(0, 0x1000)?, Source::default())?;
+/// let map = space.insert(&region, &Uninterrupted)?;
+/// assert_eq!((map.generation(), map.regions().len()), (1, 1));
+/// # Ok::<(), _core::model::error::Error>(())
+/// ```
+pub struct AddressSpace {
+    current: ArcSwap<Snapshot>,
+    turn: Turn,
+    clients: Mutex<Vec<Arc<dyn Client>>>,
+    publication: Mutex<()>,
+    published: Condvar,
+    incarnations: AtomicU64,
+    process: Process,
+}
+
+impl std::fmt::Debug for AddressSpace {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("AddressSpace")
+            .field("current", &self.current)
+            .field("turn", &self.turn)
+            .finish_non_exhaustive()
+    }
+}
+
+impl AddressSpace {
+    /// A space that begins with a map, unmapped.
+    #[must_use]
+    pub fn with_map(map: Map) -> Self {
+        Self {
+            current: ArcSwap::from_pointee(Snapshot { map: Arc::new(map.at_generation(0)), memory: None }),
+            turn: Turn::default(),
+            clients: Mutex::default(),
+            publication: Mutex::default(),
+            published: Condvar::new(),
+            incarnations: AtomicU64::new(0),
+            process: Process::current(),
+        }
+    }
+
+    /// A space without regions.
+    #[must_use]
+    pub fn new(layout: crate::model::layout::Layout) -> Self {
+        Self::with_map(Map::empty(layout))
+    }
+
+    /// The current snapshot for one short access: never held while waiting, detaching or calling back.
+    #[inline]
+    #[must_use]
+    pub fn load(&self) -> Guard<Arc<Snapshot>> {
+        self.current.load()
+    }
+
+    pub(super) fn load_full(&self) -> Arc<Snapshot> {
+        self.current.load_full()
+    }
+
+    /// The current map, for as long as one likes.
+    #[must_use]
+    pub fn map(&self) -> Arc<Map> {
+        Arc::clone(&self.load().map)
+    }
+
+    /// The writers' turn.
+    #[must_use]
+    pub const fn turn(&self) -> &Turn {
+        &self.turn
+    }
+
+    pub(super) fn clients(&self) -> MutexGuard<'_, Vec<Arc<dyn Client>>> {
+        self.clients.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The one publication of a change.
+    pub(super) fn swap(&self, after: Snapshot) -> Arc<Snapshot> {
+        let old = self.swap_quietly(after);
+        drop(self.publication.lock());
+        self.published.notify_all();
+        old
+    }
+
+    /// Publishes a snapshot whose map is the one before.
+    pub(super) fn swap_quietly(&self, after: Snapshot) -> Arc<Snapshot> {
+        self.current.swap(Arc::new(after))
+    }
+
+    pub(super) fn new_memory(&self, regions: Vec<Arc<MappedRegion>>) -> MappedMap {
+        MappedMap::new(self.incarnations.fetch_add(1, Ordering::Relaxed), regions)
+    }
+
+    /// Refuses in a forked child, whose copy of this space nobody else can see.
+    pub fn check_process(&self) -> Result<()> {
+        if self.process.is_current() { Ok(()) } else { Err(Error::Forked) }
+    }
+
+    /// Adds a region and publishes the new map.
+    pub fn insert(&self, region: &Region, interrupt: &dyn Interrupt) -> Result<Arc<Map>> {
+        self.change(&[Operation::Insert(Arc::new(region.clone()))], None, interrupt)
+    }
+
+    /// Puts a region in the place of one with the same range and backing, and keeps its memory.
+    pub fn replace(&self, old: &Region, new: &Region, interrupt: &dyn Interrupt) -> Result<Arc<Map>> {
+        self.change(&[Operation::Replace(Arc::new(old.clone()), Arc::new(new.clone()))], None, interrupt)
+    }
+
+    /// The newest map as soon as its generation is above `generation`; `None` when the time is up.
+    pub fn wait_for_change(
+        &self,
+        generation: u64,
+        timeout: Option<Duration>,
+        interrupt: &dyn Interrupt,
+    ) -> Result<Option<Arc<Map>>> {
+        let deadline = Deadline::after(timeout);
+        loop {
+            let is_old = || self.load().map.generation() <= generation;
+            if !is_old() {
+                return Ok(Some(self.map()));
+            }
+            self.check_process()?;
+            let Some(slice) = deadline.slice() else { return Ok(None) };
+            let waiting = self.publication.lock().unwrap_or_else(PoisonError::into_inner);
+            drop(self.published.wait_timeout_while(waiting, slice.min(SLICE), |()| is_old()));
+            interrupt.check()?;
+        }
+    }
+
+    /// Adds a client: itself a change that offers it every present region, undone when it refuses.
+    pub fn subscribe(&self, client: Arc<dyn Client>, interrupt: &dyn Interrupt) -> Result<()> {
+        self.check_process()?;
+        let turn = self.turn.take(interrupt)?;
+        let map = self.map();
+        let change = Change {
+            before: Arc::clone(&map),
+            after: Arc::clone(&map),
+            added: map.regions().to_vec(),
+            removed: vec![],
+            replaced: vec![],
+        };
+        let prepared = super::client::Prepared::all(&[Arc::clone(&client)], &change, &turn)?;
+        self.clients().push(client);
+        prepared.commit();
+        Ok(())
+    }
+}

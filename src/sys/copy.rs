@@ -1,0 +1,77 @@
+//! Copies through the kernel: memory that is gone is an error number, never a signal.
+
+use std::fs::File;
+use std::io::{Error, ErrorKind, Result};
+use std::os::fd::AsRawFd;
+
+/// How far a copy came, and what stopped it.
+#[derive(Debug)]
+pub struct Stopped {
+    /// Bytes that were copied.
+    pub completed: usize,
+    /// The kernel's error; `None` when the file ended.
+    pub error: Option<Error>,
+}
+
+/// Copies `size` bytes from our own address `from` to our own address `to` by `process_vm_readv(2)`.
+///
+/// # Safety
+/// `to` is valid for writing `size` bytes; `from` may be anything.
+pub unsafe fn read_guarded(from: *const u8, to: *mut u8, size: usize) -> std::result::Result<(), Stopped> {
+    repeat(size, |done, rest| {
+        let local = libc::iovec { iov_base: to.wrapping_add(done).cast(), iov_len: rest };
+        let remote = libc::iovec { iov_base: from.wrapping_add(done).cast_mut().cast(), iov_len: rest };
+        // SAFETY: the local side is the caller's promise; the kernel checks the remote side.
+        unsafe { libc::process_vm_readv(libc::getpid(), &raw const local, 1, &raw const remote, 1, 0) }
+    })
+}
+
+/// Copies `size` bytes from our own address `from` to our own address `to` by `process_vm_writev(2)`.
+///
+/// # Safety
+/// `from` is valid for reading `size` bytes; whatever lies at `to` is memory that the caller may overwrite.
+pub unsafe fn write_guarded(to: *mut u8, from: *const u8, size: usize) -> std::result::Result<(), Stopped> {
+    repeat(size, |done, rest| {
+        let local = libc::iovec { iov_base: from.wrapping_add(done).cast_mut().cast(), iov_len: rest };
+        let remote = libc::iovec { iov_base: to.wrapping_add(done).cast(), iov_len: rest };
+        // SAFETY: the local side is the caller's promise; the kernel checks the remote side.
+        unsafe { libc::process_vm_writev(libc::getpid(), &raw const local, 1, &raw const remote, 1, 0) }
+    })
+}
+
+/// Reads `size` bytes at `offset` of a file by `pread(2)`, which allocates no page for a hole.
+///
+/// # Safety
+/// `to` is valid for writing `size` bytes.
+pub unsafe fn read_file(file: &File, offset: u64, to: *mut u8, size: usize) -> std::result::Result<(), Stopped> {
+    repeat(size, |done, rest| {
+        let position =
+            u64::try_from(done).ok().and_then(|done| offset.checked_add(done)).and_then(|p| i64::try_from(p).ok());
+        let Some(position) = position else { return 0 };
+        // SAFETY: the buffer is the caller's promise.
+        unsafe { libc::pread(file.as_raw_fd(), to.wrapping_add(done).cast(), rest, position) }
+    })
+}
+
+/// Calls `step(done, rest)` until nothing is left; interrupted calls are made again.
+fn repeat(size: usize, step: impl Fn(usize, usize) -> isize) -> std::result::Result<(), Stopped> {
+    let mut completed = 0usize;
+    while completed < size {
+        match usize::try_from(step(completed, size.saturating_sub(completed))) {
+            Ok(0) => return Err(Stopped { completed, error: None }),
+            Ok(count) => completed = completed.saturating_add(count),
+            Err(_) => {
+                let error = Error::last_os_error();
+                if error.kind() != ErrorKind::Interrupted {
+                    return Err(Stopped { completed, error: Some(error) });
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The file's length now, to explain a fault.
+pub fn length(file: &File) -> Result<u64> {
+    file.metadata().map(|metadata| metadata.len())
+}

@@ -1,0 +1,34 @@
+//! Whether this process is a forked child of the one that made an object.
+
+use std::sync::Once;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+static EPOCH: AtomicU32 = AtomicU32::new(0);
+static HOOK: Once = Once::new();
+
+extern "C" fn in_child() {
+    EPOCH.fetch_add(1, Ordering::Relaxed);
+}
+
+/// The process that made an object, told apart from its forked children by a counter that they bump.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Process(u32);
+
+impl Process {
+    /// The process that runs.
+    #[must_use]
+    pub fn current() -> Self {
+        HOOK.call_once(|| {
+            // SAFETY: the hook only bumps an atomic, which is allowed between fork and exec.
+            let _ = unsafe { libc::pthread_atfork(None, None, Some(in_child)) };
+        });
+        Self(EPOCH.load(Ordering::Relaxed))
+    }
+
+    /// Whether the running process is still the one of [`current`](Self::current).
+    #[inline]
+    #[must_use]
+    pub fn is_current(self) -> bool {
+        EPOCH.load(Ordering::Relaxed) == self.0
+    }
+}

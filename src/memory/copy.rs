@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use vm_memory::ByteValued;
+
 use super::buffer::{Input, Output};
 use super::region::MappedRegion;
 use crate::model::error::{Error, Result};
@@ -150,51 +152,22 @@ impl Piece {
 
 const EPERM: i32 = 1;
 
-/// Reads `size <= 8` bytes of directly copied memory, without tearing when they are naturally aligned.
+/// Reads an integer of directly copied memory, without tearing when it is naturally aligned.
 ///
 /// # Safety
-/// `host` is valid for reading `N` bytes.
+/// `host` is valid for reading a `T`.
 #[inline]
-#[must_use]
-pub unsafe fn load_bytes<const N: usize>(host: *const u8) -> [u8; N] {
-    let aligned = host.addr().is_multiple_of(N);
-    match N {
-        // SAFETY: valid and aligned for the width, which is `N`.
-        2 if aligned => cut(unsafe { host.cast::<u16>().read_volatile() }.to_ne_bytes()),
-        // SAFETY: as above.
-        4 if aligned => cut(unsafe { host.cast::<u32>().read_volatile() }.to_ne_bytes()),
-        // SAFETY: as above.
-        8 if aligned => cut(unsafe { host.cast::<u64>().read_volatile() }.to_ne_bytes()),
-        // SAFETY: valid for `N` bytes; an array of bytes needs no alignment.
-        _ => unsafe { host.cast::<[u8; N]>().read_volatile() },
-    }
+pub(super) unsafe fn load_value<T: ByteValued>(host: *const T) -> T {
+    // SAFETY: the caller's promise; every bit pattern is a `T`.
+    if host.is_aligned() { unsafe { host.read_volatile() } } else { unsafe { host.read_unaligned() } }
 }
 
-/// Writes `N <= 8` bytes of directly copied memory, without tearing when they are naturally aligned.
+/// Writes an integer to directly copied memory, without tearing when it is naturally aligned.
 ///
 /// # Safety
-/// `host` is valid for writing `N` bytes.
+/// `host` is valid for writing a `T`.
 #[inline]
-pub unsafe fn store_bytes<const N: usize>(host: *mut u8, bytes: [u8; N]) {
-    let aligned = host.addr().is_multiple_of(N);
-    match N {
-        // SAFETY: valid and aligned for the width, which is `N`.
-        2 if aligned => unsafe { host.cast::<u16>().write_volatile(u16::from_ne_bytes(cut(bytes))) },
-        // SAFETY: as above.
-        4 if aligned => unsafe { host.cast::<u32>().write_volatile(u32::from_ne_bytes(cut(bytes))) },
-        // SAFETY: as above.
-        8 if aligned => unsafe { host.cast::<u64>().write_volatile(u64::from_ne_bytes(cut(bytes))) },
-        // SAFETY: valid for `N` bytes; an array of bytes needs no alignment.
-        _ => unsafe { host.cast::<[u8; N]>().write_volatile(bytes) },
-    }
-}
-
-/// The same bytes under the length that the compiler can't see is the same.
-#[inline]
-fn cut<const FROM: usize, const TO: usize>(bytes: [u8; FROM]) -> [u8; TO] {
-    let mut result = [0; TO];
-    for (to, from) in result.iter_mut().zip(bytes) {
-        *to = from;
-    }
-    result
+pub(super) unsafe fn store_value<T: ByteValued>(host: *mut T, value: T) {
+    // SAFETY: the caller's promise.
+    if host.is_aligned() { unsafe { host.write_volatile(value) } } else { unsafe { host.write_unaligned(value) } }
 }

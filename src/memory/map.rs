@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use vm_memory::GuestRegionCollection;
+use vm_memory::{ByteValued, GuestRegionCollection};
 
 use super::buffer::{Bytes, Output};
 use super::copy;
@@ -143,21 +143,21 @@ impl MappedMap {
         true
     }
 
-    /// `N <= 8` bytes of one region, untorn when naturally aligned.
+    /// An integer inside one region, untorn when naturally aligned; `None` when it can't be read directly.
     #[inline]
     #[must_use]
-    pub fn load_direct<const N: usize>(&self, addr: u64) -> Option<[u8; N]> {
-        let host = self.direct(addr, size_of_usize(N), Need::Read)?;
+    pub fn load_direct<T: ByteValued>(&self, addr: u64) -> Option<T> {
+        let host = self.direct(addr, size_of_usize(size_of::<T>()), Need::Read)?;
         // SAFETY: the bytes lie in one mapping, which can't fault.
-        Some(unsafe { copy::load_bytes(host) })
+        Some(unsafe { copy::load_value(host.cast()) })
     }
 
-    /// Writes `N <= 8` bytes into one region, untorn when naturally aligned; `false` when that can't be done directly.
+    /// Writes an integer inside one region, untorn when naturally aligned; `false` when it can't be written directly.
     #[inline]
-    pub fn store_direct<const N: usize>(&self, addr: u64, bytes: [u8; N]) -> bool {
-        let Some(host) = self.direct(addr, size_of_usize(N), Need::Write) else { return false };
+    pub fn store_direct<T: ByteValued>(&self, addr: u64, value: T) -> bool {
+        let Some(host) = self.direct(addr, size_of_usize(size_of::<T>()), Need::Write) else { return false };
         // SAFETY: the bytes lie in one mapping, which can't fault.
-        unsafe { copy::store_bytes(host, bytes) };
+        unsafe { copy::store_value(host.cast(), value) };
         true
     }
 }

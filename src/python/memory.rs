@@ -7,6 +7,7 @@ use arc_swap::Guard;
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyMemoryView, PyTuple};
+use vm_memory::ByteValued;
 
 use super::array;
 use super::buffer::{self, PyGuestView};
@@ -16,7 +17,7 @@ use super::interrupt::detached;
 use super::mapping::PyMapping;
 use super::region::PyRegion;
 use crate::memory::access::{self, Access};
-use crate::memory::buffer::{Bytes, Input};
+use crate::memory::buffer::{Bytes, Input, Output};
 use crate::memory::copy::Piece;
 use crate::memory::integer::Cell;
 use crate::memory::lease::Lease;
@@ -122,11 +123,12 @@ impl PyMemory {
             .run(py, |pieces| access::write(pieces, Input::Bytes(input), force))
     }
 
+    /// A little-endian integer.
     #[inline]
-    fn load_bytes<const N: usize>(&self, py: Python<'_>, addr: Address) -> PyResult<[u8; N]> {
+    fn load_value<T: ByteValued + Default>(&self, py: Python<'_>, addr: Address) -> PyResult<T> {
         let snapshot = self.space.load();
         match snapshot.memory_of(self.incarnation)?.load_direct(addr.0) {
-            Some(bytes) => Ok(bytes),
+            Some(value) => Ok(value),
             None => {
                 drop(snapshot);
                 self.load_slowly(py, addr)
@@ -135,22 +137,22 @@ impl PyMemory {
     }
 
     #[cold]
-    fn load_slowly<const N: usize>(&self, py: Python<'_>, addr: Address) -> PyResult<[u8; N]> {
-        let mut bytes = [0; N];
-        let plan = self.plan(py, "read", Need::Read, convert::range(addr, Size(N as u64))?, false)?;
-        let output = bytes.as_mut_slice().into();
-        plan.run(py, |pieces| access::read(pieces, &output))?;
-        Ok(bytes)
+    fn load_slowly<T: ByteValued + Default>(&self, py: Python<'_>, addr: Address) -> PyResult<T> {
+        let mut value = T::default();
+        let output = Output::from(value.as_mut_slice());
+        let range = convert::range(addr, Size(u64::try_from(output.size()).unwrap_or(u64::MAX)))?;
+        self.plan(py, "read", Need::Read, range, false)?.run(py, |pieces| access::read(pieces, &output))?;
+        Ok(value)
     }
 
     #[inline]
-    fn store_bytes<const N: usize>(&self, py: Python<'_>, addr: Address, bytes: [u8; N]) -> PyResult<()> {
+    fn store_value<T: ByteValued>(&self, py: Python<'_>, addr: Address, value: T) -> PyResult<()> {
         let snapshot = self.space.load();
-        if snapshot.memory_of(self.incarnation)?.store_direct(addr.0, bytes) {
+        if snapshot.memory_of(self.incarnation)?.store_direct(addr.0, value) {
             return Ok(());
         }
         drop(snapshot);
-        self.write_from(py, addr, bytes.as_slice().into(), false)
+        self.write_from(py, addr, value.as_slice().into(), false)
     }
 
     /// An atomic operation on 1, 2, 4 or 8 naturally aligned bytes.
@@ -287,7 +289,8 @@ impl PyMemory {
     /// Aligned reads of directly copied memory do not tear. Raises as `read` does.
     #[pyo3(signature = (addr, *, big=false))]
     fn read_u8(&self, py: Python<'_>, addr: Address, big: bool) -> PyResult<u8> {
-        self.load_bytes(py, addr).map(if big { u8::from_be_bytes } else { u8::from_le_bytes })
+        let value: u8 = self.load_value(py, addr)?;
+        Ok(if big { value.swap_bytes() } else { value })
     }
 
     /// Writes an unsigned integer of 1 byte at any address, little-endian unless `big`.
@@ -296,7 +299,7 @@ impl PyMemory {
     #[pyo3(signature = (addr, value, *, big=false))]
     fn write_u8(&self, py: Python<'_>, addr: Address, value: &Bound<'_, PyAny>, big: bool) -> PyResult<()> {
         let value: u8 = narrow(value)?;
-        self.store_bytes(py, addr, if big { value.to_be_bytes() } else { value.to_le_bytes() })
+        self.store_value(py, addr, if big { value.swap_bytes() } else { value })
     }
 
     /// Reads an unsigned integer of 2 bytes at any address, little-endian unless `big`.
@@ -304,7 +307,8 @@ impl PyMemory {
     /// Aligned reads of directly copied memory do not tear. Raises as `read` does.
     #[pyo3(signature = (addr, *, big=false))]
     fn read_u16(&self, py: Python<'_>, addr: Address, big: bool) -> PyResult<u16> {
-        self.load_bytes(py, addr).map(if big { u16::from_be_bytes } else { u16::from_le_bytes })
+        let value: u16 = self.load_value(py, addr)?;
+        Ok(if big { value.swap_bytes() } else { value })
     }
 
     /// Writes an unsigned integer of 2 bytes at any address, little-endian unless `big`.
@@ -313,7 +317,7 @@ impl PyMemory {
     #[pyo3(signature = (addr, value, *, big=false))]
     fn write_u16(&self, py: Python<'_>, addr: Address, value: &Bound<'_, PyAny>, big: bool) -> PyResult<()> {
         let value: u16 = narrow(value)?;
-        self.store_bytes(py, addr, if big { value.to_be_bytes() } else { value.to_le_bytes() })
+        self.store_value(py, addr, if big { value.swap_bytes() } else { value })
     }
 
     /// Reads an unsigned integer of 4 bytes at any address, little-endian unless `big`.
@@ -321,7 +325,8 @@ impl PyMemory {
     /// Aligned reads of directly copied memory do not tear. Raises as `read` does.
     #[pyo3(signature = (addr, *, big=false))]
     fn read_u32(&self, py: Python<'_>, addr: Address, big: bool) -> PyResult<u32> {
-        self.load_bytes(py, addr).map(if big { u32::from_be_bytes } else { u32::from_le_bytes })
+        let value: u32 = self.load_value(py, addr)?;
+        Ok(if big { value.swap_bytes() } else { value })
     }
 
     /// Writes an unsigned integer of 4 bytes at any address, little-endian unless `big`.
@@ -330,7 +335,7 @@ impl PyMemory {
     #[pyo3(signature = (addr, value, *, big=false))]
     fn write_u32(&self, py: Python<'_>, addr: Address, value: &Bound<'_, PyAny>, big: bool) -> PyResult<()> {
         let value: u32 = narrow(value)?;
-        self.store_bytes(py, addr, if big { value.to_be_bytes() } else { value.to_le_bytes() })
+        self.store_value(py, addr, if big { value.swap_bytes() } else { value })
     }
 
     /// Reads an unsigned integer of 8 bytes at any address, little-endian unless `big`.
@@ -338,7 +343,8 @@ impl PyMemory {
     /// Aligned reads of directly copied memory do not tear. Raises as `read` does.
     #[pyo3(signature = (addr, *, big=false))]
     fn read_u64(&self, py: Python<'_>, addr: Address, big: bool) -> PyResult<u64> {
-        self.load_bytes(py, addr).map(if big { u64::from_be_bytes } else { u64::from_le_bytes })
+        let value: u64 = self.load_value(py, addr)?;
+        Ok(if big { value.swap_bytes() } else { value })
     }
 
     /// Writes an unsigned integer of 8 bytes at any address, little-endian unless `big`.
@@ -347,7 +353,7 @@ impl PyMemory {
     #[pyo3(signature = (addr, value, *, big=false))]
     fn write_u64(&self, py: Python<'_>, addr: Address, value: &Bound<'_, PyAny>, big: bool) -> PyResult<()> {
         let value: u64 = narrow(value)?;
-        self.store_bytes(py, addr, if big { value.to_be_bytes() } else { value.to_le_bytes() })
+        self.store_value(py, addr, if big { value.swap_bytes() } else { value })
     }
 
     /// Loads a naturally aligned little-endian integer of 1, 2, 4 or 8 bytes atomically.

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Guard};
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
@@ -76,15 +76,17 @@ impl PySpace {
     }
 
     fn current(&self, py: Python<'_>) -> PyResult<Py<PyBase>> {
-        let map = {
-            let snapshot = self.inner.load();
-            let cached = self.current.load();
-            if Arc::ptr_eq(&cached.get().map, &snapshot.map) {
-                return Ok(cached.clone_ref(py));
-            }
-            Arc::clone(&snapshot.map)
-        };
-        self.base_of(py, &map)
+        match self.cached() {
+            Some(cached) => Ok(cached.clone_ref(py)),
+            None => self.base_of(py, &self.inner.map()),
+        }
+    }
+
+    /// The cached object, when it is of the newest map.
+    #[inline]
+    fn cached(&self) -> Option<Guard<Arc<Py<PyBase>>>> {
+        let cached = self.current.load();
+        self.inner.is_current(&cached.get().map).then_some(cached)
     }
 
     fn memory_of(&self, py: Python<'_>, incarnation: u64) -> PyResult<Py<PyMemory>> {
@@ -279,12 +281,7 @@ impl PySpace {
 
     /// The region that holds `addr`, or `None`: `AddressSpaceBase.find_region` on the current map.
     fn find_region<'py>(&self, py: Python<'py>, addr: Address) -> PyResult<Option<Bound<'py, PyRegion>>> {
-        let current = {
-            let snapshot = self.inner.load();
-            let cached = self.current.load();
-            if Arc::ptr_eq(&cached.get().map, &snapshot.map) { Some(cached) } else { None }
-        };
-        match current {
+        match self.cached() {
             Some(base) => base.get().find_region(py, addr),
             None => self.query(py, |base| base.find_region(py, addr)),
         }

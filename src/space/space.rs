@@ -33,6 +33,9 @@ use crate::sys::fork::Process;
 /// ```
 pub struct AddressSpace {
     current: ArcSwap<Snapshot>,
+    /// The generation of `current` or, for the moment before its publication, of the next snapshot: who has the map of this
+    /// generation has the newest.
+    generation: AtomicU64,
     turn: Turn,
     clients: Mutex<Vec<Arc<dyn Client>>>,
     publication: Mutex<()>,
@@ -57,6 +60,7 @@ impl AddressSpace {
     pub fn with_map(map: Map) -> Self {
         Self {
             current: ArcSwap::from_pointee(Snapshot { map: Arc::new(map.at_generation(0)), memory: None }),
+            generation: AtomicU64::new(0),
             turn: Turn::default(),
             clients: Mutex::default(),
             publication: Mutex::default(),
@@ -89,6 +93,13 @@ impl AddressSpace {
         Arc::clone(&self.load().map)
     }
 
+    /// Whether a map that this space published is the current one.
+    #[inline]
+    #[must_use]
+    pub fn is_current(&self, map: &Map) -> bool {
+        self.generation.load(Ordering::Acquire) == map.generation()
+    }
+
     /// The writers' turn.
     #[must_use]
     pub const fn turn(&self) -> &Turn {
@@ -101,6 +112,7 @@ impl AddressSpace {
 
     /// The one publication of a change.
     pub(super) fn swap(&self, after: Snapshot) -> Arc<Snapshot> {
+        self.generation.store(after.map.generation(), Ordering::Release);
         let old = self.swap_quietly(after);
         drop(self.publication.lock());
         self.published.notify_all();

@@ -1,0 +1,63 @@
+# `make` lists what there is to do. Every target does the set-up that it needs, once.
+
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+INSTALLED := $(VENV)/installed
+BUILT := $(VENV)/built
+RUST_BENCHES := benches/rust/Cargo.toml
+
+# Tests of the crate link libpython, which need not be where the system looks for libraries.
+CARGO = PYO3_PYTHON=$(CURDIR)/$(RUN) \
+	LD_LIBRARY_PATH="$$($(RUN) -c 'import sysconfig; print(sysconfig.get_config_var("LIBDIR"))'):$$LD_LIBRARY_PATH" cargo
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help develop demo test check format bench clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+develop: $(BUILT) ## make .venv and build the extension into it
+
+demo: $(BUILT) ## run a virtual machine on an address space that Python built
+	$(RUN) examples/run_guest.py
+
+test: check ## check, then run the tests of the crate and of the package
+	$(CARGO) test --locked
+	$(RUN) -m pytest
+
+check: $(BUILT) ## formats, lints, types, and the stub against the extension
+	cargo fmt --check
+	cargo fmt --check --manifest-path $(RUST_BENCHES)
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+	$(RUN) -m ruff format --check
+	$(RUN) -m ruff check
+	$(RUN) -m mypy
+	$(RUN) -m mypy.stubtest dbs_address_space._core
+
+format: $(INSTALLED) ## format all code
+	cargo fmt
+	cargo fmt --manifest-path $(RUST_BENCHES)
+	$(RUN) -m ruff format
+
+bench: $(BUILT) ## measure against the standard library, and against the original crate
+	$(RUN) benches/bench.py
+	$(CARGO) run --locked --release --manifest-path $(RUST_BENCHES)
+
+clean: ## delete everything that was built
+	rm -rf $(VENV) target benches/rust/target dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find python tests examples benches -name __pycache__ -prune -exec rm -rf {} +
+	rm -f python/dbs_address_space/*.so
+
+$(INSTALLED): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --upgrade 'pip>=25.1'
+	$(RUN) -m pip install --quiet --group dev
+	touch $@
+
+# A library that is left behind under another name would be imported instead of the new one.
+$(BUILT): $(INSTALLED) Cargo.toml Cargo.lock $(shell find src -name '*.rs')
+	rm -f python/dbs_address_space/*.so
+	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(RUN) -m maturin develop --quiet --release --locked
+	touch $@

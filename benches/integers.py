@@ -1,0 +1,68 @@
+"""`read_u64` and `write_u64` against a prebuilt `struct.Struct` on one `mmap`."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+
+import spaces
+from dbs_address_space import GuestMemory
+from harness import Pace, Result, per_item, statement
+
+READ, READ_REFERENCE = "read(address)", "unpack(memory, offset)[0]"
+WRITE, WRITE_REFERENCE = "write(address, value)", "pack(memory, offset, value)"
+SAME_GOALS = {"read_u64": 0.85, "write_u64": 1.0}
+RANDOM_GOALS = {"read_u64": 1.0, "write_u64": 1.1}
+VALUE = 0x0123_4567_89AB_CDEF
+
+
+def run(pace: Pace) -> Iterator[Result]:
+    """The same address again and again at each count, then random pages of the largest space."""
+    for count in spaces.COUNTS:
+        space = spaces.space_of(count)
+        with space.map_memory() as guest:
+            touch(guest, count)
+            yield from same_address(pace, guest, count)
+            if count == max(spaces.COUNTS):
+                yield from random_pages(pace, guest, count)
+
+
+def touch(guest: GuestMemory, count: int) -> None:
+    """Makes every page resident."""
+    for index in range(count):
+        guest.write_u64(spaces.base(index), VALUE)
+
+
+def names(guest: GuestMemory, count: int) -> dict[str, object]:
+    """What the statements of both sides use."""
+    codec = struct.Struct("<Q")
+    return {
+        "read": guest.read_u64,
+        "write": guest.write_u64,
+        "unpack": codec.unpack_from,
+        "pack": codec.pack_into,
+        "memory": spaces.resident(count * spaces.PAGE),
+        "value": VALUE,
+    }
+
+
+def same_address(pace: Pace, guest: GuestMemory, count: int) -> Iterator[Result]:
+    """One aligned address in the middle."""
+    known = names(guest, count) | {"address": spaces.base(count // 2) + 64, "offset": count // 2 * spaces.PAGE + 64}
+    for verb, ours, reference in (("read_u64", READ, READ_REFERENCE), ("write_u64", WRITE, WRITE_REFERENCE)):
+        samples = pace.in_turns(statement(ours, **known), statement(reference, **known))
+        yield Result("integers", f"{verb}, {count:,} regions, same address", *samples, goal=SAME_GOALS[verb])
+
+
+def random_pages(pace: Pace, guest: GuestMemory, count: int) -> Iterator[Result]:
+    """Random pages on both sides: what the processor's caches and TLB make of it."""
+    indexes = spaces.random_indexes(count)
+    addresses = [spaces.base(index) + 64 for index in indexes]
+    offsets = [index * spaces.PAGE + 64 for index in indexes]
+    known = names(guest, count) | {"addresses": addresses, "offsets": offsets}
+    for verb, ours, reference in (("read_u64", READ, READ_REFERENCE), ("write_u64", WRITE, WRITE_REFERENCE)):
+        samples = pace.in_turns(
+            per_item(statement(f"for address in addresses: {ours}", **known), addresses),
+            per_item(statement(f"for offset in offsets: {reference}", **known), offsets),
+        )
+        yield Result("integers", f"{verb}, {count:,} regions, random pages", *samples, goal=RANDOM_GOALS[verb])

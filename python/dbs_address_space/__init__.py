@@ -1,0 +1,136 @@
+"""A virtual machine's guest-physical address space, and the memory behind it.
+
+An `AddressSpace` holds typed `AddressSpaceRegion`s that keep an `AddressSpaceLayout`. `map_memory()` gives each its bytes, as a
+`GuestMemory`. `snapshot()` is the map as an immutable `AddressSpaceBase`.
+
+>>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+>>> space = AddressSpace(AddressSpaceLayout(1 << 46, 0, 1 << 45))
+>>> base = space.insert_region(AddressSpaceRegion("ram", 0, "64MiB", name="ram-low"))
+>>> with space.map_memory() as memory:
+...     memory.write(0x1000, b"hello")
+...     memory.read(0x1000, 5)
+b'hello'
+"""
+
+import sys
+
+# Not `sys.platform == "linux"`: type checkers on other systems would then skip the rest of this file.
+if "linux" not in sys.platform:
+    raise ImportError(f"dbs_address_space needs Linux on x86_64 or aarch64; this is {sys.platform}")
+
+from ._core import (
+    AddressSpace,
+    AddressSpaceBase,
+    AddressSpaceChange,
+    AddressSpaceLayout,
+    AddressSpaceRegion,
+    GuestMemory,
+    Mapping,
+    NumaIdTable,
+    NumaNode,
+    NumaNodeInfo,
+    Transaction,
+    __version__,
+    usable_end,
+)
+from .enums import (
+    MAP_ANONYMOUS,
+    MAP_HUGETLB,
+    MAP_NORESERVE,
+    MAP_POPULATE,
+    MAP_PRIVATE,
+    MAP_SHARED,
+    MPOL_MF_MOVE,
+    MPOL_PREFERRED,
+    PROT_EXEC,
+    PROT_NONE,
+    PROT_READ,
+    PROT_WRITE,
+    AddressSpaceRegionType,
+    MapFlags,
+    MemorySourceType,
+    Prot,
+)
+from .errors import (
+    AccessDenied,
+    AddressSpaceError,
+    BackingError,
+    DuplicateName,
+    ForkedProcess,
+    GenerationChanged,
+    HugePagesShort,
+    InvalidAddressRange,
+    InvalidMemorySourceType,
+    InvalidRegionType,
+    LayoutViolation,
+    Lease,
+    MemoryFault,
+    Misaligned,
+    NotContiguous,
+    NotMapped,
+    NumaError,
+    ReentrantChange,
+    RegionBusy,
+    RegionOverlap,
+    UnmappedAddress,
+    Unsupported,
+)
+from .progress import Progress, tqdm_progress
+from .ranges import AddressRange
+
+__all__ = [
+    "MAP_ANONYMOUS",
+    "MAP_HUGETLB",
+    "MAP_NORESERVE",
+    "MAP_POPULATE",
+    "MAP_PRIVATE",
+    "MAP_SHARED",
+    "MPOL_MF_MOVE",
+    "MPOL_PREFERRED",
+    "PROT_EXEC",
+    "PROT_NONE",
+    "PROT_READ",
+    "PROT_WRITE",
+    "AccessDenied",
+    "AddressRange",
+    "AddressSpace",
+    "AddressSpaceBase",
+    "AddressSpaceChange",
+    "AddressSpaceError",
+    "AddressSpaceLayout",
+    "AddressSpaceRegion",
+    "AddressSpaceRegionType",
+    "BackingError",
+    "DuplicateName",
+    "ForkedProcess",
+    "GenerationChanged",
+    "GuestMemory",
+    "HugePagesShort",
+    "InvalidAddressRange",
+    "InvalidMemorySourceType",
+    "InvalidRegionType",
+    "LayoutViolation",
+    "Lease",
+    "MapFlags",
+    "Mapping",
+    "MemoryFault",
+    "MemorySourceType",
+    "Misaligned",
+    "NotContiguous",
+    "NotMapped",
+    "NumaError",
+    "NumaIdTable",
+    "NumaNode",
+    "NumaNodeInfo",
+    "Progress",
+    "Prot",
+    "ReentrantChange",
+    "RegionBusy",
+    "RegionOverlap",
+    "Transaction",
+    "UnmappedAddress",
+    "Unsupported",
+    "__version__",
+    "tqdm_progress",
+    "usable_end",
+]

@@ -1,0 +1,200 @@
+"""The errors of this package, all of them `AddressSpaceError` and what Python has for the case.
+
+Each carries `.address`, `.size`, `.region` and `.conflict`, `None` where that makes no sense, and can be pickled.
+"""
+
+from __future__ import annotations
+
+from collections import namedtuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from ._core import AddressSpaceRegion
+
+__all__ = [
+    "AccessDenied",
+    "AddressSpaceError",
+    "BackingError",
+    "DuplicateName",
+    "ForkedProcess",
+    "GenerationChanged",
+    "HugePagesShort",
+    "InvalidAddressRange",
+    "InvalidMemorySourceType",
+    "InvalidRegionType",
+    "LayoutViolation",
+    "Lease",
+    "MemoryFault",
+    "Misaligned",
+    "NotContiguous",
+    "NotMapped",
+    "NumaError",
+    "ReentrantChange",
+    "RegionBusy",
+    "RegionOverlap",
+    "UnmappedAddress",
+    "Unsupported",
+]
+
+
+class Lease(namedtuple("Lease", ["what", "address", "size"])):
+    """Something that holds a region: `what` is `"view"`, or the verb of a long access in flight."""
+
+    __slots__ = ()
+    what: str
+    address: int
+    size: int
+
+
+class AddressSpaceError(Exception):
+    """What every error of this package is."""
+
+    address: int | None = None
+    """The first guest physical address that is in question."""
+    size: int | None = None
+    """The bytes that were asked for."""
+    region: AddressSpaceRegion | None = None
+    """The region in question."""
+    conflict: AddressSpaceRegion | None = None
+    """The region that is in the way."""
+
+    _errno = 0
+
+    def __init__(self, message: str = "", *, errno: int | None = None, **data: object) -> None:
+        """Takes the message and, by name, the data of the class."""
+        if isinstance(self, OSError):
+            super().__init__(errno or self._errno, message)
+        else:
+            super().__init__(message)
+        for name, value in data.items():
+            if not hasattr(type(self), name):
+                raise TypeError(f"{type(self).__name__}() got an unexpected keyword argument {name!r}")
+            setattr(self, name, value)
+
+    def __reduce__(self) -> tuple[Callable[..., AddressSpaceError], tuple[Any, ...], dict[str, object]]:
+        state = {**self.__dict__, "region": _picklable(self.region), "conflict": _picklable(self.conflict)}
+        errno, message = self.args if isinstance(self, OSError) else (None, *self.args)
+        return _rebuild, (type(self), message, errno), state
+
+
+def _picklable(region: AddressSpaceRegion | None) -> AddressSpaceRegion | None:
+    """The region, or `None` when it holds a user's file, which means nothing elsewhere."""
+    try:
+        region.__reduce_ex__(4)
+    except TypeError:
+        return None
+    return region
+
+
+def _rebuild(error: type[AddressSpaceError], message: str, errno: int | None) -> AddressSpaceError:
+    return error(message, errno=errno)
+
+
+class InvalidAddressRange(AddressSpaceError, ValueError):
+    """A number, range, name or flag that no region or access can have."""
+
+
+class LayoutViolation(InvalidAddressRange):
+    """A region where the layout does not allow it."""
+
+
+class RegionOverlap(InvalidAddressRange):
+    """A region that shares addresses with `.conflict`."""
+
+
+class DuplicateName(InvalidAddressRange):
+    """A region with the name of `.conflict`."""
+
+
+class Misaligned(InvalidAddressRange):
+    """A base, size or offset that is not a multiple of what it must be."""
+
+
+class InvalidRegionType(AddressSpaceError, ValueError):
+    """Not a region type."""
+
+
+class InvalidMemorySourceType(AddressSpaceError, ValueError):
+    """Not a memory source, or one that contradicts the other arguments."""
+
+
+class UnmappedAddress(AddressSpaceError, LookupError):
+    """No region, or no memory, at `.address`."""
+
+
+class AccessDenied(AddressSpaceError, PermissionError):
+    """The protection of `.region` forbids the access."""
+
+    _errno = 13
+
+
+class MemoryFault(AddressSpaceError, OSError):
+    """The memory itself failed: its file was cut, its page is gone, its device answers nothing."""
+
+    _errno = 14
+    completed: int = 0
+    """How many bytes were done before the fault."""
+    cause: str = ""
+    """What is wrong with the memory, as far as the kernel tells."""
+    file_offset: int | None = None
+    """Where in the file the fault is."""
+
+
+class BackingError(AddressSpaceError, OSError):
+    """The kernel refused to give a region its memory; `.errno` says why."""
+
+    _errno = 5
+
+
+class HugePagesShort(BackingError):
+    """The kernel's pool of huge pages is too small."""
+
+    _errno = 12
+    missing: int = 0
+    """How many pages are missing."""
+    page_size: int = 0
+    """Bytes a page."""
+
+
+class NumaError(BackingError):
+    """A NUMA node that the host does not have, or that cannot be used."""
+
+
+class RegionBusy(AddressSpaceError, BufferError):
+    """Something holds the region, so it can't be removed."""
+
+    leases: tuple[Lease, ...] = ()
+    """What holds it."""
+
+
+class NotContiguous(AddressSpaceError, BufferError):
+    """A view can't cross from `.region` into `.conflict`; `.address` is the joint."""
+
+
+class NotMapped(AddressSpaceError, RuntimeError):
+    """The space has no memory, or its memory was closed."""
+
+
+class GenerationChanged(AddressSpaceError, RuntimeError):
+    """The space has changed since the generation that a transaction was to begin with."""
+
+
+class ReentrantChange(AddressSpaceError, RuntimeError):
+    """A change from inside a change of the same space."""
+
+
+class ForkedProcess(AddressSpaceError, RuntimeError):
+    """A forked child can't change the space of its parent."""
+
+
+class Unsupported(AddressSpaceError, OSError):
+    """The memory, the kernel or the machine can't do it."""
+
+    _errno = 95
+    feature: str = ""
+    """What can't be done."""
+    how: str = ""
+    """How to get the effect."""

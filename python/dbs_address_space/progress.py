@@ -1,0 +1,44 @@
+"""How long work tells how far it is."""
+
+from __future__ import annotations
+
+from collections import namedtuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+__all__ = ["Progress", "tqdm_progress"]
+
+
+class Progress(namedtuple("Progress", ["stage", "done", "total", "rate"])):
+    """What a `progress=` function is called with: `done` of `total` bytes of a stage, at `rate` bytes a second.
+
+    >>> Progress("map", 1 << 20, 4 << 20, 1e9).done
+    1048576
+    """
+
+    __slots__ = ()
+    stage: str
+    done: int
+    total: int
+    rate: float
+
+
+def tqdm_progress(bar: Any) -> Callable[[Progress], None]:
+    """A `progress=` function that moves a bar of tqdm, or of anything with `total`, `n`, `set_description` and `refresh`.
+
+    >>> from types import SimpleNamespace
+    >>> bar = SimpleNamespace(total=None, n=0, set_description=lambda *_, **__: None, refresh=lambda: None)
+    >>> tqdm_progress(bar)(Progress("map", 1, 4, 1.0))
+    >>> bar.n, bar.total
+    (1, 4)
+    """
+
+    def show(progress: Progress) -> None:
+        bar.total, bar.n = progress.total, progress.done
+        bar.set_description(progress.stage, refresh=False)
+        bar.refresh()
+
+    return show

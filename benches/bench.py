@@ -35,8 +35,12 @@ FULL, QUICK = Pace(rounds=41, seconds=0.02), Pace(rounds=7, seconds=0.002)
 def arguments() -> argparse.Namespace:
     """What to measure and how to show it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="few and short rounds: shows that all works, not what is fast")
-    parser.add_argument("--only", action="append", choices=GROUPS, metavar="NAME", help=f"one of {', '.join(GROUPS)}; can be repeated")
+    parser.add_argument(
+        "--quick", action="store_true", help="few and short rounds: shows that all works, not what is fast"
+    )
+    parser.add_argument(
+        "--only", action="append", choices=GROUPS, metavar="NAME", help=f"one of {', '.join(GROUPS)}; can be repeated"
+    )
     parser.add_argument("--json", metavar="FILE", type=Path, help="also write all samples, in seconds")
     return parser.parse_args()
 
@@ -72,7 +76,9 @@ def main() -> None:
     print(", ".join(f"{key} {value}" for key, value in host.items()), end="\n\n")
     print(table(results))
     if wanted.json:
-        wanted.json.write_text(json.dumps({"machine": host, "results": [result.as_json() for result in results]}, indent=1))
+        wanted.json.write_text(
+            json.dumps({"machine": host, "results": [result.as_json() for result in results]}, indent=1)
+        )
 
 
 if __name__ == "__main__":

@@ -26,7 +26,9 @@ STATEMENTS = {
 def mapped(size: int) -> tuple[GuestMemory, mmap.mmap]:
     """Guest memory of one region, and a second mapping of its pages; all resident in both."""
     guest = AddressSpace.from_regions([spaces.ram(spaces.FIRST, size)], spaces.LAYOUT).map_memory()
-    memory = mmap.mmap(guest.mapping(spaces.FIRST).fd, size)
+    fd = guest.mapping(spaces.FIRST).fd
+    assert fd is not None
+    memory = mmap.mmap(fd, size)
     memory[:] = bytes(range(256)) * (size // 256)
     assert guest.read(spaces.FIRST, size) == memory[:]
     return guest, memory
@@ -55,7 +57,7 @@ def run(pace: Pace) -> Iterator[Result]:
 
 
 def two_threads(pace: Pace) -> Iterator[Result]:
-    """Two threads against one that does the work of both; `memmove`, which releases the interpreter, is what the machine can do."""
+    """Two threads against one that does the work of both; `memmove`, which releases the interpreter, shows what can be."""
     guest, memory = mapped(2 * LONG_COPY)
     targets = [bytearray(LONG_COPY) for _ in range(2)]
 

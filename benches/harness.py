@@ -116,7 +116,9 @@ def table(results: Iterable[Result]) -> str:
     """An aligned table, which is also one in Markdown."""
     rows = [HEADER, *(result.row() for result in results)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows]
+    lines = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
+    ]
     lines.insert(1, "|-" + "-|-".join("-" * width for width in widths) + "-|")
     return "\n".join(lines)
 

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion, GuestMemory
 
 PAGE = mmap.PAGESIZE
@@ -56,7 +55,7 @@ def maps_of(text: str) -> list[str]:
 
 
 def covers(line: str, host: int) -> bool:
-    low, high = (int(number, 16) for number in line.split()[0].split("-"))
+    low, high = (int(number, 16) for number in line.split(maxsplit=1)[0].split("-"))
     return low <= host < high
 
 
@@ -85,9 +84,9 @@ def kilobytes(text: str) -> int:
 def descriptors() -> dict[str, str]:
     """The open descriptors and what they are."""
     links = {}
-    for fd in os.listdir("/proc/self/fd"):
+    for entry in Path("/proc/self/fd").iterdir():
         try:
-            links[fd] = os.readlink(f"/proc/self/fd/{fd}")
+            links[entry.name] = str(entry.readlink())
         except FileNotFoundError:
             continue
     return links
@@ -95,9 +94,6 @@ def descriptors() -> dict[str, str]:
 
 def resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE
-
-
-# What the host must have.
 
 
 def require(condition: object, reason: str) -> None:
@@ -162,9 +158,6 @@ def descriptor_limit(more: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         for fd in blockers:
             os.close(fd)
-
-
-# Children.
 
 
 def fork() -> int:

@@ -8,8 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from memory_helpers import LAYOUT, MIB, PAGE, WINDOW, make_file, mapped, maps_of, protection, ram
-
 from dbs_address_space import (
     MAP_PRIVATE,
     PROT_NONE,
@@ -24,6 +22,7 @@ from dbs_address_space import (
     UnmappedAddress,
     Unsupported,
 )
+from memory_helpers import LAYOUT, MIB, PAGE, WINDOW, make_file, mapped, maps_of, protection, ram
 
 JOINT = 2 * PAGE
 """Where 'low' ends and 'high' begins."""
@@ -88,9 +87,6 @@ def numbered(size: int) -> bytes:
     return bytes(number % 251 for number in range(size))
 
 
-# Bytes.
-
-
 @pytest.mark.parametrize("size", [1, 7, 8, 64, PAGE, PAGE + 1, JOINT])
 def test_what_is_written_is_read(memory: GuestMemory, size: int) -> None:
     memory.write(JOINT - size, numbered(size))
@@ -151,7 +147,7 @@ def test_any_writable_buffer_can_be_read_into(memory: GuestMemory, buffer: bytea
 
 def test_read_into_refuses_what_it_cannot_fill(memory: GuestMemory) -> None:
     with pytest.raises(TypeError, match="read-only"):
-        memory.read_into(0, b"constant")  # type: ignore[arg-type]
+        memory.read_into(0, b"constant")
     with pytest.raises(BufferError, match="not contiguous"):
         memory.read_into(0, memoryview(bytearray(8))[::2])
     with pytest.raises(TypeError):
@@ -183,21 +179,18 @@ def test_sizes_may_be_text(memory: GuestMemory) -> None:
 
 
 def test_numbers_may_be_anything_with_an_index(memory: GuestMemory) -> None:
-    memory.write_u16(np.uint64(4), np.uint8(7))  # type: ignore[arg-type]
-    assert memory.read(np.int64(4), np.int8(2)) == b"\7\0"  # type: ignore[arg-type]
-
-
-# Integers.
+    memory.write_u16(np.uint64(4), np.uint8(7))
+    assert memory.read(np.int64(4), np.int8(2)) == b"\7\0"
 
 
 @pytest.mark.parametrize("big", [False, True])
 @pytest.mark.parametrize("width", WIDTHS)
 def test_integers_at_every_alignment_and_over_the_joint(memory: GuestMemory, width: int, big: bool) -> None:  # noqa: FBT001
     read, write = getattr(memory, f"read_u{8 * width}"), getattr(memory, f"write_u{8 * width}")
-    value, order = 0xF1E2_D3C4_B5A6_9788 >> 8 * (8 - width), "big" if big else "little"
+    value = 0xF1E2_D3C4_B5A6_9788 >> 8 * (8 - width)
     for addr in [*range(9), *range(JOINT - 8, JOINT + 1), HOLE - width]:
         write(addr, value, big=big)
-        assert memory.read(addr, width) == value.to_bytes(width, order)
+        assert memory.read(addr, width) == value.to_bytes(width, "big" if big else "little")
         assert read(addr, big=big) == value
         memory.fill(addr, width)
 
@@ -333,7 +326,9 @@ def test_an_absurd_size_is_no_memory_error(memory: GuestMemory, size: int) -> No
     assert refused.value.address == HOLE
 
 
-@pytest.mark.parametrize(("addr", "size"), [(-1, 1), (0, -1), (2**64, 0), (0, 2**64), (2**64 - 1, 1), (8, 2**64 - 8), (True, 1), (0, True)])
+@pytest.mark.parametrize(
+    ("addr", "size"), [(-1, 1), (0, -1), (2**64, 0), (0, 2**64), (2**64 - 1, 1), (8, 2**64 - 8), (True, 1), (0, True)]
+)
 def test_ranges_that_cannot_be_are_refused(memory: GuestMemory, addr: int, size: int) -> None:
     for verb in (memory.read, memory.fill, memory.view, memory.check_range):
         with pytest.raises(InvalidAddressRange):
@@ -419,9 +414,6 @@ def test_force_writes_through_every_protection(backing: str, prot: str, tmp_path
         assert memory.read(PAGE - 2, 4) == b"over"
 
 
-# What is where.
-
-
 def test_check_range_is_about_memory_not_protection(memory: GuestMemory) -> None:
     assert memory.check_range(0, HOLE)
     assert memory.check_range(ROM, 2 * PAGE)
@@ -443,7 +435,9 @@ def test_a_mapping_tells_where_the_memory_is(space: AddressSpace, memory: GuestM
     assert [each.base for each in memory.mappings()] == [0, JOINT, ROM, TOP]
 
 
-@pytest.mark.parametrize(("backing", "guarded", "offset"), [("shmem", False, 0), ("mmap", False, None), ("file", True, 0)])
+@pytest.mark.parametrize(
+    ("backing", "guarded", "offset"), [("shmem", False, 0), ("mmap", False, None), ("file", True, 0)]
+)
 def test_a_mapping_tells_what_is_behind_it(backing: str, guarded: bool, offset: int | None, tmp_path: Path) -> None:  # noqa: FBT001
     _, memory = mapped(low(backing, tmp_path))
     mapping = memory.mapping(0)
@@ -456,9 +450,6 @@ def test_no_memory_has_no_host_address(memory: GuestMemory, addr: int) -> None:
         with pytest.raises(UnmappedAddress) as refused:
             verb(addr)
         assert refused.value.address == addr
-
-
-# Life.
 
 
 def test_map_memory_is_idempotent(space: AddressSpace) -> None:
@@ -487,8 +478,15 @@ def test_a_closed_memory_stays_closed(space: AddressSpace) -> None:
     again = space.map_memory()
     assert again is not memory
     assert again.read(TOP, 3) == bytes(3)
-    for use in (lambda: memory.read(0, 1), lambda: memory.write(0, b"x"), lambda: memory.read_u8(0), lambda: memory.regions,
-                lambda: memory.view(0, 1), lambda: memory.mappings(), lambda: memory.check_range(0, 1)):
+    for use in (
+        lambda: memory.read(0, 1),
+        lambda: memory.write(0, b"x"),
+        lambda: memory.read_u8(0),
+        lambda: memory.regions,
+        lambda: memory.view(0, 1),
+        memory.mappings,
+        lambda: memory.check_range(0, 1),
+    ):
         with pytest.raises(NotMapped):
             use()
     memory.close()

@@ -135,10 +135,14 @@ class Prot(IntFlag):
         for prot in map(cls, range(8)):
             if text and text in (str(prot), str(prot).replace("-", "")):
                 return prot
-        raise InvalidAddressRange(f"unknown protection {text!r}: use letters of 'rwx' in this order, with '-' for what is missing")
+        raise InvalidAddressRange(
+            f"unknown protection {text!r}: use letters of 'rwx' in this order, with '-' for what is missing"
+        )
 
     def __str__(self) -> str:
-        return "".join(letter if self & bit else "-" for letter, bit in (("r", Prot.READ), ("w", Prot.WRITE), ("x", Prot.EXEC)))
+        return "".join(
+            letter if self & bit else "-" for letter, bit in (("r", Prot.READ), ("w", Prot.WRITE), ("x", Prot.EXEC))
+        )
 
     def __format__(self, spec: str) -> str:
         return format(int(self) if spec.endswith(("b", "d", "n", "o", "x", "X")) else str(self), spec)

@@ -74,12 +74,6 @@ impl Departures {
             region.leases.reopen();
         }
     }
-
-    /// Whether protections shrink once the old snapshot has no reader.
-    #[cfg(test)]
-    pub(super) fn is_empty(&self) -> bool {
-        self.leaving.is_empty() && self.restricted.is_empty()
-    }
 }
 
 impl Drop for Departures {

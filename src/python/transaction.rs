@@ -1,6 +1,6 @@
 //! `Transaction`.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
@@ -9,6 +9,7 @@ use super::base::{PyBase, target};
 use super::interrupt::detached;
 use super::region::PyRegion;
 use super::space::PySpace;
+use crate::model::error::Result;
 use crate::model::map::Map;
 use crate::space::transaction::Transaction;
 
@@ -45,27 +46,26 @@ impl PyTransaction {
         Self { space, if_generation, state: Mutex::new(State::New) }
     }
 
-    /// Never held while Python code runs.
+    /// Never held while Python code runs, and an error that becomes an exception runs some.
     fn with_state<T>(&self, work: impl FnOnce(&mut State) -> T) -> T {
         work(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn staged(&self, verb: impl FnOnce(&mut Transaction) -> PyResult<()>) -> PyResult<PyBase> {
-        self.with_state(|state| match state {
-            State::Open(transaction) => verb(transaction).map(|()| PyBase::from(transaction.staged().clone())),
-            State::New | State::Closed(_) => {
-                Err(PyRuntimeError::new_err("the transaction is not open: use it in a with statement"))
-            }
-        })
+    fn with_open<T>(&self, work: impl FnOnce(&mut Transaction) -> Result<T>) -> PyResult<T> {
+        let result = self.with_state(|state| match state {
+            State::Open(transaction) => Some(work(transaction)),
+            State::New | State::Closed(_) => None,
+        });
+        Ok(result
+            .ok_or_else(|| PyRuntimeError::new_err("the transaction is not open: use it in a with statement"))??)
+    }
+
+    fn stage(&self, verb: impl FnOnce(&mut Transaction) -> Result<()>) -> PyResult<PyBase> {
+        self.with_open(|transaction| verb(transaction).map(|()| transaction.staged().clone())).map(PyBase::from)
     }
 
     fn staged_map(&self) -> PyResult<Map> {
-        let mut map = None;
-        self.staged(|transaction| {
-            map = Some(transaction.staged().clone());
-            Ok(())
-        })?;
-        map.ok_or_else(|| PyRuntimeError::new_err("the transaction is not open"))
+        self.with_open(|transaction| Ok(transaction.staged().clone()))
     }
 }
 
@@ -95,7 +95,7 @@ impl PyTransaction {
     ) -> PyResult<bool> {
         let state = self.with_state(|state| std::mem::replace(state, State::Closed(None)));
         if let (State::Open(transaction), true) = (state, exc_type.is_none()) {
-            let space = Arc::clone(self.space.get().inner());
+            let space = self.space.get().inner().clone();
             let published = detached(py, None, |interrupt| transaction.publish(&space, interrupt))?;
             if let Some(map) = published {
                 let base = self.space.get().base_of(py, &map)?;
@@ -107,7 +107,7 @@ impl PyTransaction {
 
     /// Stages an insertion; returns the staged map. Raises as `AddressSpace.insert_region` does.
     fn insert_region(&self, region: &Bound<'_, PyRegion>) -> PyResult<PyBase> {
-        self.staged(|transaction| Ok(transaction.insert(&region.get().0)?))
+        self.stage(|transaction| transaction.insert(&region.get().0))
     }
 
     /// Stages the removal of a region, given by its exact base, its name or an equal region; returns the staged map.
@@ -115,13 +115,13 @@ impl PyTransaction {
     /// Raises `UnmappedAddress`; the exit raises `RegionBusy` when the region is leased.
     fn remove_region(&self, x: &Bound<'_, PyAny>) -> PyResult<PyBase> {
         let region = target(&self.staged_map()?, x)?;
-        self.staged(|transaction| Ok(transaction.remove(&region)?))
+        self.stage(|transaction| transaction.remove(&region))
     }
 
     /// Stages a replacement that keeps range and backing; returns the staged map. Raises as `AddressSpace.replace_region` does.
     fn replace_region(&self, old: &Bound<'_, PyAny>, new: &Bound<'_, PyRegion>) -> PyResult<PyBase> {
         let old = target(&self.staged_map()?, old)?;
-        self.staged(|transaction| Ok(transaction.replace(&old, &new.get().0)?))
+        self.stage(|transaction| transaction.replace(&old, &new.get().0))
     }
 
     /// The map that the exit published, or `None` before it and when nothing was published.

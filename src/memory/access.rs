@@ -160,10 +160,18 @@ pub struct HoldRefused {
 
 /// Copies pieces out.
 pub fn read(pieces: &[Piece], output: &Output<'_>) -> Result<()> {
-    pieces.iter().try_for_each(|piece| piece.read(output))
+    pieces.iter().try_for_each(|piece| piece.read(output)).map_err(|error| of_whole(error, pieces))
 }
 
 /// Copies pieces in.
 pub fn write(pieces: &[Piece], input: Input<'_>, force: bool) -> Result<()> {
-    pieces.iter().try_for_each(|piece| piece.write(input, force))
+    pieces.iter().try_for_each(|piece| piece.write(input, force)).map_err(|error| of_whole(error, pieces))
+}
+
+/// A fault of one piece, told with the size of the whole access.
+fn of_whole(mut error: Error, pieces: &[Piece]) -> Error {
+    if let (Error::Fault { size, .. }, Some(last)) = (&mut error, pieces.last()) {
+        *size = u64::try_from(last.at.saturating_add(last.size)).unwrap_or(u64::MAX);
+    }
+    error
 }

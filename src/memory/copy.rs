@@ -43,7 +43,7 @@ impl Piece {
     /// Copies the part out.
     pub fn read(&self, output: &Output<'_>) -> Result<()> {
         let (host, to) = (self.region.mapping.host(self.offset), output.part(self.at, self.size)?);
-        if !self.region.mapping.is_guarded() {
+        if let Some(_direct) = self.region.mapping.direct() {
             // SAFETY: the piece lies inside the mapping, which can't fault, and the part inside the output.
             unsafe { std::ptr::copy(host, to, self.size) };
             return Ok(());
@@ -73,14 +73,14 @@ impl Piece {
 
     fn write_unprotected(&self, input: Input<'_>) -> Result<()> {
         let host = self.region.mapping.host(self.offset);
-        let guarded = self.region.mapping.is_guarded();
+        let direct = self.region.mapping.direct();
         match input {
             // SAFETY: the piece lies inside the mapping, which can't fault, and the part inside the input.
-            Input::Bytes(bytes) if !guarded => unsafe {
+            Input::Bytes(bytes) if direct.is_some() => unsafe {
                 std::ptr::copy(bytes.part(self.at, self.size)?, host, self.size)
             },
             // SAFETY: the piece lies inside the mapping, which can't fault.
-            Input::Fill(byte) if !guarded => unsafe { std::ptr::write_bytes(host, byte, self.size) },
+            Input::Fill(byte) if direct.is_some() => unsafe { std::ptr::write_bytes(host, byte, self.size) },
             Input::Bytes(bytes) => {
                 // SAFETY: the part lies inside the input, and the kernel checks the target.
                 let result = unsafe { kernel::write_guarded(host, bytes.part(self.at, self.size)?, self.size) };

@@ -3,8 +3,8 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 use vm_memory::mmap::{MmapRegionBuilder, MmapRegionError};
 use vm_memory::{FileOffset, MmapRegion, VolatileMemory, VolatileSlice, volatile_memory};
@@ -26,9 +26,13 @@ pub struct Mapping {
     backing: Backing,
     /// Set for good once a touch may fault.
     guarded: AtomicBool,
+    /// Held, shared, by direct copies of memory that may become guarded.
+    copying: RwLock<()>,
     process: Process,
-    /// The protection of all pages, held while it is lifted for a forced write.
-    protection: Mutex<i32>,
+    /// The protection of all pages.
+    prot_flags: AtomicI32,
+    /// Held while the protection is changed, or lifted for a forced write.
+    protecting: Mutex<()>,
 }
 
 /// Maps regions one after the other and tells how far it is.
@@ -87,16 +91,24 @@ impl Mapping {
         }
         let mmap = builder.build().map_err(|error| source::mmap_failed(region, &backing, &io_error(error)))?;
         let guarded = AtomicBool::new(backing.guarded);
-        Ok(Self { mmap, backing, guarded, process: Process::current(), protection: Mutex::new(region.prot_flags) })
+        let prot_flags = AtomicI32::new(region.prot_flags);
+        Ok(Self {
+            mmap,
+            backing,
+            guarded,
+            copying: RwLock::default(),
+            process: Process::current(),
+            prot_flags,
+            protecting: Mutex::default(),
+        })
     }
 
     /// Places and advises the memory as `new` asks, where that differs from what `old` asked.
     pub fn advise(&self, old: Option<&SharedRegion>, new: &SharedRegion) -> Result<()> {
         let (host, size) = (self.host(0), self.mmap.size());
-        if let Some(node) =
-            new.host_numa_node_id.filter(|node| old.and_then(|old| old.host_numa_node_id) != Some(*node))
-        {
-            memory::prefer_node(host, size, node).map_err(|error| no_node(new, node, &error))?;
+        let node = new.host_numa_node_id;
+        if node != old.and_then(|old| old.host_numa_node_id) {
+            memory::prefer_node(host, size, node).map_err(|error| no_node(new, &error))?;
         }
         let advise = |wanted: bool, before: bool, advice: Advice, what: &str| match wanted == before {
             true => Ok(()),
@@ -144,13 +156,28 @@ impl Mapping {
     }
 
     /// The descriptor, which others can now punch and truncate as they like: huge pages are guarded from here on.
+    ///
+    /// Waits for direct copies in flight, so it must be called without the interpreter's lock.
     #[must_use]
     pub fn export_descriptor(&self) -> Option<RawFd> {
         let fd = self.backing.file.as_ref()?.as_raw_fd();
-        if self.backing.is_huge {
-            self.guarded.store(true, Ordering::Release);
+        if self.backing.is_huge && !self.guarded.swap(true, Ordering::AcqRel) && self.process.is_current() {
+            drop(self.copying.write());
         }
         Some(fd)
+    }
+
+    /// Leave for a direct copy, for as long as it is held; `None` when the copy must go through the kernel.
+    #[must_use]
+    pub fn direct(&self) -> Option<Direct<'_>> {
+        if self.is_always_direct() {
+            return Some(Direct(None));
+        }
+        if self.is_guarded() {
+            return None;
+        }
+        let copying = self.copying.read().unwrap_or_else(PoisonError::into_inner);
+        (!self.is_guarded()).then_some(Direct(Some(copying)))
     }
 
     /// Whether accesses go through the kernel, because a touch may fault.
@@ -173,15 +200,20 @@ impl Mapping {
         Some((file, self.backing.offset))
     }
 
+    /// The protection of all pages; a lease keeps others from taking any away.
+    #[must_use]
+    pub fn prot_flags(&self) -> i32 {
+        self.prot_flags.load(Ordering::Acquire)
+    }
+
     /// Sets the protection of the whole mapping.
     ///
-    /// # Safety
-    /// No direct access that relies on the old protection is under way.
-    pub unsafe fn protect(&self, prot_flags: i32) -> io::Result<()> {
-        let mut protection = self.protection.lock().unwrap_or_else(PoisonError::into_inner);
-        // SAFETY: the range is this mapping, and the rest is the caller's promise.
+    /// A change adds protections before anyone may use them, and takes one away once the leases are closed and no reader is left.
+    pub fn protect(&self, prot_flags: i32) -> io::Result<()> {
+        let _protecting = self.protecting.lock().unwrap_or_else(PoisonError::into_inner);
+        // SAFETY: the range is this mapping, and no access that relies on a protection taken away is under way, as said above.
         unsafe { memory::protect(self.host(0), self.mmap.size(), prot_flags)? };
-        *protection = prot_flags;
+        self.prot_flags.store(prot_flags, Ordering::Release);
         Ok(())
     }
 
@@ -192,35 +224,40 @@ impl Mapping {
         size: usize,
         work: impl FnOnce() -> Result<()>,
     ) -> io::Result<Result<()>> {
-        let held = self.lock_protection()?;
+        let _protecting = self.lock_protection()?;
+        let before = self.prot_flags();
         let first = offset & !self.backing.page_size.saturating_sub(1);
         let end =
             offset.saturating_add(u64::try_from(size).unwrap_or(u64::MAX)).next_multiple_of(self.backing.page_size);
         let (host, length) = (self.host(first), usize_of(end.saturating_sub(first)));
-        let lifted = *held | PROT_READ | PROT_WRITE;
+        let lifted = before | PROT_READ | PROT_WRITE;
         // SAFETY: whole pages of this mapping; protections are only added while others read.
         unsafe { memory::protect(host, length, lifted)? };
         let result = work();
         // SAFETY: back to what everyone else relies on.
-        unsafe { memory::protect(host, length, *held)? };
+        unsafe { memory::protect(host, length, before)? };
         Ok(result)
     }
 
     /// In a forked child the lock may have been left taken by a thread that is not there: then the write is refused.
-    fn lock_protection(&self) -> io::Result<MutexGuard<'_, i32>> {
+    fn lock_protection(&self) -> io::Result<MutexGuard<'_, ()>> {
         if self.process.is_current() {
-            return Ok(self.protection.lock().unwrap_or_else(PoisonError::into_inner));
+            return Ok(self.protecting.lock().unwrap_or_else(PoisonError::into_inner));
         }
-        self.protection
+        self.protecting
             .try_lock()
             .map_err(|_| io::Error::new(io::ErrorKind::WouldBlock, "locked by a thread of the parent process"))
     }
 }
 
-fn no_node(region: &SharedRegion, node: u32, error: &io::Error) -> Error {
-    let message = format!(
-        "cannot map {region}: the host has no memory on NUMA node {node} (/sys/devices/system/node/has_memory): {error}"
-    );
+/// Leave to touch memory, which stays free of faults meanwhile.
+#[derive(Debug)]
+pub struct Direct<'a>(#[allow(dead_code, reason = "held, not read")] Option<RwLockReadGuard<'a, ()>>);
+
+fn no_node(region: &SharedRegion, error: &io::Error) -> Error {
+    let node = region.host_numa_node_id.map_or_else(|| "any NUMA node".into(), |node| format!("NUMA node {node}"));
+    let message =
+        format!("cannot map {region}: the host has no memory on {node} (/sys/devices/system/node/has_memory): {error}");
     Error::Numa { message, errno: error.raw_os_error().unwrap_or_default(), region: Arc::clone(region) }
 }
 

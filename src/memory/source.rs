@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::model::error::{Error, Result};
-use crate::model::region::{MAP_ANONYMOUS, MAP_NORESERVE, MAP_POPULATE, MAP_PRIVATE, SharedRegion};
+use crate::model::region::{MAP_ANONYMOUS, MAP_HUGETLB, MAP_NORESERVE, MAP_POPULATE, MAP_PRIVATE, SharedRegion};
 use crate::model::source::SourceType;
 use crate::model::text;
 use crate::sys::file::FileKind;
@@ -35,6 +35,7 @@ pub struct Backing {
 pub fn open(region: &SharedRegion) -> Result<Backing> {
     let page_size = page_size(region)?;
     check_alignment(region, page_size)?;
+    check_flags(region)?;
     let flags = region.perm_flags & !MAP_POPULATE;
     let small = Backing {
         file: None,
@@ -59,14 +60,20 @@ pub fn open(region: &SharedRegion) -> Result<Backing> {
     }
 }
 
+/// Flags that `mmap` would take and that contradict the source: memory taken for what it isn't could fault under a touch.
+fn check_flags(region: &SharedRegion) -> Result<()> {
+    let source = region.effective_source();
+    let contradiction = if region.perm_flags & MAP_HUGETLB != 0 && !source.is_some_and(SourceType::is_huge) {
+        "MAP_HUGETLB needs a huge mem_type: \"hugeshmem\", \"hugemmap\" or \"hugetlbfs\""
+    } else if region.perm_flags & MAP_ANONYMOUS != 0 && region.has_file() {
+        "MAP_ANONYMOUS contradicts its file or memfd"
+    } else {
+        return Ok(());
+    };
+    Err(failed(region, contradiction, &io::Error::from_raw_os_error(EINVAL)))
+}
+
 fn open_memfd(region: &SharedRegion, huge_page_size: Option<u64>, backing: Backing) -> Result<Backing> {
-    if backing.flags & MAP_ANONYMOUS != 0 {
-        return Err(failed(
-            region,
-            "MAP_ANONYMOUS contradicts its memfd source",
-            &io::Error::from_raw_os_error(EINVAL),
-        ));
-    }
     let name = region.name.as_deref().map_or_else(|| text::hex(region.base()), str::to_owned);
     let memfd = file::memfd(&name, huge_page_size).map_err(|error| failed(region, "memfd_create failed", &error))?;
     file::size_and_seal(&memfd, region.size()).map_err(|error| failed(region, "sizing its memfd failed", &error))?;
@@ -76,13 +83,16 @@ fn open_memfd(region: &SharedRegion, huge_page_size: Option<u64>, backing: Backi
 /// A file of the user's may be truncated by anyone: always guarded.
 fn open_user_file(region: &SharedRegion, backing: Backing) -> Result<Backing> {
     let Some(user_file) = &region.source.file else { return Ok(backing) };
-    if backing.flags & MAP_ANONYMOUS != 0 {
-        return Err(failed(region, "MAP_ANONYMOUS contradicts file=", &io::Error::from_raw_os_error(EINVAL)));
-    }
-    let kind = file::kind(&user_file.file).map_err(|error| failed(region, "looking at its file failed", &error))?;
+    let fail = |error: io::Error| failed(region, "looking at its file failed", &error);
+    let kind = file::kind(&user_file.file).map_err(fail)?;
     check_length(region, kind)?;
     let is_regular = matches!(kind, FileKind::Regular(_));
+    let huge_page_size = file::hugetlbfs_page_size(&user_file.file).map_err(fail)?;
+    let page_size = huge_page_size.unwrap_or(backing.page_size);
+    check_alignment(region, page_size)?;
     Ok(Backing {
+        page_size,
+        is_huge: huge_page_size.is_some(),
         file: Some(Arc::clone(&user_file.file)),
         offset: region.source.file_offset,
         guarded: true,
@@ -122,7 +132,8 @@ fn open_hugetlbfs(region: &SharedRegion, backing: Backing) -> Result<Backing> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => (create_hugetlbfs(region, path)?, backing.guarded),
         Err(error) => return Err(fail(error)),
     };
-    Ok(Backing { file: Some(Arc::new(file)), offset: region.source.file_offset, guarded, ..backing })
+    let page_size = file::hugetlbfs_page_size(&file).map_err(fail)?.unwrap_or(backing.page_size);
+    Ok(Backing { file: Some(Arc::new(file)), offset: region.source.file_offset, page_size, guarded, ..backing })
 }
 
 fn create_hugetlbfs(region: &SharedRegion, path: &Path) -> Result<File> {
@@ -130,12 +141,15 @@ fn create_hugetlbfs(region: &SharedRegion, path: &Path) -> Result<File> {
     if path.as_os_str().is_empty() {
         return Err(failed(region, "\"hugetlbfs\" needs mem_file_path", &io::Error::from_raw_os_error(ENOENT)));
     }
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    require_hugetlbfs(region, path, &file::open_directory(parent).map_err(fail)?)?;
+    require_hugetlbfs(region, path, &file::open_directory(directory_of(path)).map_err(fail)?)?;
     let made = file::create_new(path).map_err(fail)?;
     let sized = made.set_len(region.source.file_offset.saturating_add(region.size()));
     std::fs::remove_file(path).and(sized).map_err(fail)?;
     Ok(made)
+}
+
+fn directory_of(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 fn require_hugetlbfs(region: &SharedRegion, path: &Path, file: &File) -> Result<()> {
@@ -163,13 +177,22 @@ fn page_size(region: &SharedRegion) -> Result<u64> {
         return Ok(huge::page_size());
     }
     let sizes = huge::huge_page_sizes();
-    let wanted = region.source.page_size.or_else(huge::default_huge_page_size);
+    let wanted = region.source.page_size.or_else(|| mount_page_size(region)).or_else(huge::default_huge_page_size);
     wanted.filter(|size| sizes.contains(size)).ok_or_else(|| {
         let asked = wanted.map_or_else(|| "any size".into(), text::size);
         let there: Vec<String> = sizes.iter().map(|size| text::size(*size)).collect();
         let message = format!("the host has no huge pages of {asked}; it has [{}]", there.join(", "));
         failed(region, &message, &io::Error::from_raw_os_error(EINVAL))
     })
+}
+
+/// Bytes a page of the mount that a hugetlbfs path names; what is wrong with the path is told when it is opened.
+fn mount_page_size(region: &SharedRegion) -> Option<u64> {
+    if region.effective_source() != Some(SourceType::FileOnHugeTlbFs) {
+        return None;
+    }
+    let directory = file::open_directory(directory_of(&region.source.path)).ok()?;
+    file::hugetlbfs_page_size(&directory).ok().flatten()
 }
 
 fn check_alignment(region: &SharedRegion, page_size: u64) -> Result<()> {
@@ -193,16 +216,33 @@ fn check_alignment(region: &SharedRegion, page_size: u64) -> Result<()> {
 
 /// Refuses, before anything is mapped, regions that together need more huge pages than there are.
 pub fn check_pools<'a>(regions: impl Iterator<Item = &'a SharedRegion>) -> Result<()> {
-    let mut needed = std::collections::BTreeMap::<u64, u64>::new();
+    let mut pools = std::collections::BTreeMap::<u64, Demand<'_>>::new();
     for region in regions.filter(|region| takes_from_pool(region)) {
         let page_size = page_size(region)?;
-        let pages = needed.entry(page_size).or_default();
-        *pages = pages.saturating_add(region.size().div_ceil(page_size));
-        if *pages > huge::available_huge_pages(page_size) {
-            return Err(pool_short(region, page_size, *pages));
+        let demand = pools.entry(page_size).or_insert_with(|| Demand::on(page_size));
+        demand.pages = demand.pages.saturating_add(region.size().div_ceil(page_size));
+        if demand.pages > demand.available {
+            demand.first_short.get_or_insert(region);
         }
     }
-    Ok(())
+    let short = |(page_size, demand): (u64, Demand<'_>)| {
+        demand.first_short.map(|region| pool_short(region, page_size, demand.pages))
+    };
+    pools.into_iter().find_map(short).map_or(Ok(()), Err)
+}
+
+/// What regions want of one pool of huge pages.
+struct Demand<'a> {
+    available: u64,
+    pages: u64,
+    /// The first region that finds the pool empty.
+    first_short: Option<&'a SharedRegion>,
+}
+
+impl Demand<'_> {
+    fn on(page_size: u64) -> Self {
+        Self { available: huge::available_huge_pages(page_size), pages: 0, first_short: None }
+    }
 }
 
 fn takes_from_pool(region: &SharedRegion) -> bool {
@@ -269,9 +309,10 @@ impl Backing {
         self.flags & MAP_PRIVATE != 0
     }
 
-    /// Whether a forked child may find its pages gone: private huge pages can't be copied for it.
+    /// Whether a forked child may find its pages gone: private huge pages can't be copied for it, shared ones can be punched
+    /// by whoever the parent gives its descriptor to.
     #[must_use]
     pub const fn guarded_after_fork(&self) -> bool {
-        self.is_huge && self.is_private()
+        self.is_huge
     }
 }

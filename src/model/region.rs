@@ -17,6 +17,8 @@ pub const MAP_ANONYMOUS: i32 = 0x20;
 pub const MAP_NORESERVE: i32 = 0x4000;
 /// `mmap`'s `MAP_POPULATE`.
 pub const MAP_POPULATE: i32 = 0x8000;
+/// `mmap`'s `MAP_HUGETLB`.
+pub const MAP_HUGETLB: i32 = 0x4_0000;
 /// `mmap`'s `PROT_NONE`.
 pub const PROT_NONE: i32 = 0;
 /// `mmap`'s `PROT_READ`.

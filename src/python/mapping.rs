@@ -78,10 +78,11 @@ impl PyMapping {
     /// Reading it makes huge-page memory guarded, for whoever has the descriptor can take pages away. Raises `NotMapped` when the
     /// region is gone.
     #[getter]
-    fn fd(&self) -> PyResult<Option<i32>> {
+    fn fd(&self, py: Python<'_>) -> PyResult<Option<i32>> {
         let gone =
             || Error::NotMapped { message: format!("{} is not mapped any more, its descriptor is closed", self.meta) };
-        Ok(self.mapping.upgrade().ok_or_else(gone)?.export_descriptor())
+        let mapping = self.mapping.upgrade().ok_or_else(gone)?;
+        Ok(py.detach(move || mapping.export_descriptor()))
     }
 
     /// Where in the file the region begins; `None` for anonymous memory.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::memory::map::MappedMap;
 use crate::memory::region::MappedRegion;
+use crate::memory::source;
 use crate::model::change::Change;
 use crate::model::error::{Error, LeaseInfo, Result};
 use crate::model::region::SharedRegion;
@@ -17,6 +18,8 @@ pub(super) struct Departures {
     restricted: Vec<(Arc<MappedRegion>, i32)>,
     /// Regions that stay and gained a protection ahead of the publication, with the one they had.
     extended: Vec<(Arc<MappedRegion>, i32)>,
+    /// Regions that stay and were advised ahead of the publication, with what they are to become.
+    advised: Vec<(Arc<MappedRegion>, SharedRegion)>,
 }
 
 impl Departures {
@@ -55,12 +58,14 @@ impl Departures {
             self.extended.push((Arc::clone(region), before));
             protect(region, before | after)?;
         }
+        self.advised.push((Arc::clone(region), Arc::clone(new)));
         region.mapping.advise(Some(&region.meta), new)
     }
 
     /// The change is published: leases on what left are refused for good.
     pub(super) fn publish(&mut self) {
         self.extended.clear();
+        self.advised.clear();
         for region in self.leaving.drain(..) {
             region.leases.finish();
         }
@@ -81,6 +86,9 @@ impl Drop for Departures {
         for (region, prot_flags) in self.extended.drain(..) {
             let _ = protect(&region, prot_flags);
         }
+        for (region, new) in self.advised.drain(..) {
+            let _ = region.mapping.advise(Some(&new), &region.meta);
+        }
         for region in self.leaving.iter().chain(self.restricted.iter().map(|(region, _)| region)) {
             region.leases.reopen();
         }
@@ -91,11 +99,8 @@ fn mapped<'a>(memory: &'a MappedMap, region: &SharedRegion) -> Option<&'a Arc<Ma
     memory.find(region.base()).filter(|mapped| Arc::ptr_eq(&mapped.meta, region))
 }
 
-#[allow(unsafe_code, reason = "mprotect while nothing relies on the old protection")]
 fn protect(region: &MappedRegion, prot_flags: i32) -> Result<()> {
-    // SAFETY: protections are added before anyone may use them, and taken away once no access that uses them is left.
-    unsafe { region.mapping.protect(prot_flags) }
-        .map_err(|error| crate::memory::source::failed(&region.meta, "mprotect failed", &error))
+    region.mapping.protect(prot_flags).map_err(|error| source::failed(&region.meta, "mprotect failed", &error))
 }
 
 fn close(region: &MappedRegion) -> Result<()> {

@@ -19,8 +19,16 @@ enum State {
 #[derive(Debug)]
 struct Table {
     state: State,
+    /// The leases, each at its slot.
     held: Vec<Option<LeaseInfo>>,
-    count: usize,
+    /// The slots of `held` that no one has.
+    free: Vec<usize>,
+}
+
+impl Table {
+    fn is_free(&self) -> bool {
+        self.free.len() == self.held.len()
+    }
 }
 
 /// The leases of one region in one space.
@@ -42,7 +50,7 @@ pub enum Refused {
 
 impl Default for Leases {
     fn default() -> Self {
-        let table = Table { state: State::Open, held: Vec::new(), count: 0 };
+        let table = Table { state: State::Open, held: Vec::new(), free: Vec::new() };
         Self { table: Mutex::new(table), changed: Condvar::new(), process: Process::current() }
     }
 }
@@ -64,9 +72,7 @@ impl Leases {
             State::Closed => return Err(Refused::Closed),
             State::Open => {}
         }
-        table.count = table.count.saturating_add(1);
-        let free = table.held.iter().position(Option::is_none);
-        let slot = free.unwrap_or(table.held.len());
+        let slot = table.free.pop().unwrap_or(table.held.len());
         match table.held.get_mut(slot) {
             Some(entry) => *entry = Some(info),
             None => table.held.push(Some(info)),
@@ -80,9 +86,10 @@ impl Leases {
         if let Some(entry) = table.held.get_mut(slot) {
             *entry = None;
         }
-        table.count = table.count.saturating_sub(1);
-        if table.count == 0 {
+        table.free.push(slot);
+        if table.is_free() {
             table.held.clear();
+            table.free.clear();
             self.changed.notify_all();
         }
     }
@@ -90,7 +97,7 @@ impl Leases {
     /// Refuses new leases from here on, unless someone holds one: then nothing changes and the holders are named.
     pub fn close(&self) -> Result<(), Vec<LeaseInfo>> {
         let mut table = self.lock();
-        if table.count > 0 {
+        if !table.is_free() {
             return Err(table.held.iter().flatten().copied().collect());
         }
         table.state = State::Closing;
@@ -119,7 +126,7 @@ impl Leases {
 
     /// Waits at most `limit` until no one holds a lease.
     pub fn wait_free(&self, limit: Duration) {
-        self.wait(limit, |table| table.count > 0);
+        self.wait(limit, |table| !table.is_free());
     }
 
     fn wait(&self, limit: Duration, blocked: impl Fn(&Table) -> bool) {

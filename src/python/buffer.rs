@@ -2,7 +2,7 @@
 
 #![allow(unsafe_code, reason = "the buffer protocol is pointers")]
 
-use std::ffi::{c_int, c_void};
+use std::ffi::c_int;
 use std::sync::{Arc, Weak};
 
 use pyo3::buffer::PyUntypedBuffer;
@@ -12,9 +12,12 @@ use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes, PyMemoryView};
 
 use crate::memory::buffer::{Bytes, Output};
-use crate::memory::lease::{Lease, Refused};
-use crate::memory::region::MappedRegion;
-use crate::model::error::Error;
+use crate::memory::copy::Piece;
+use crate::memory::lease::{Lease, Leases, Refused};
+use crate::memory::mapping::Mapping;
+use crate::model::error::{Error, LeaseInfo};
+use crate::model::region::{PROT_READ, PROT_WRITE};
+use crate::model::text::hex;
 use crate::space::AddressSpace;
 use crate::space::turn::SLICE;
 
@@ -75,9 +78,12 @@ fn contiguous(object: &Bound<'_, PyAny>) -> PyResult<PyUntypedBuffer> {
 #[pyclass(frozen, name = "_GuestView", module = "dbs_address_space._core")]
 #[derive(Debug)]
 pub struct PyGuestView {
-    space: Arc<AddressSpace>,
-    /// Weak, so that an exporter without an export does not keep memory alive.
-    region: Weak<MappedRegion>,
+    /// Weak, so that a view keeps its own region alive and no other.
+    space: Weak<AddressSpace>,
+    /// Weak, so that an exporter without an export keeps nothing alive.
+    mapping: Weak<Mapping>,
+    leases: Arc<Leases>,
+    offset: u64,
     address: u64,
     size: u64,
     readonly: bool,
@@ -88,12 +94,18 @@ impl PyGuestView {
     pub(super) fn memoryview<'py>(
         py: Python<'py>,
         space: &Arc<AddressSpace>,
-        region: &Arc<MappedRegion>,
-        address: u64,
-        size: u64,
+        piece: &Piece,
         readonly: bool,
     ) -> PyResult<Bound<'py, PyMemoryView>> {
-        let exporter = Self { space: Arc::clone(space), region: Arc::downgrade(region), address, size, readonly };
+        let exporter = Self {
+            space: Arc::downgrade(space),
+            mapping: Arc::downgrade(&piece.region.mapping),
+            leases: Arc::clone(&piece.region.leases),
+            offset: piece.offset,
+            address: piece.address(),
+            size: u64::try_from(piece.size).unwrap_or(u64::MAX),
+            readonly,
+        };
         PyMemoryView::from(Bound::new(py, exporter)?.as_any())
     }
 
@@ -103,42 +115,55 @@ impl PyGuestView {
     }
 
     /// A lease on the bytes; while a change is deciding about the region, waits for what it decides.
-    fn lease(&self, py: Python<'_>) -> PyResult<(Lease, *mut c_void)> {
+    fn lease(&self, py: Python<'_>) -> PyResult<Lease> {
         loop {
-            let region = self.region.upgrade().ok_or_else(|| gone(self.address))?;
-            match region.lease("view", self.address, self.size) {
-                Ok(lease) => {
-                    let host = region.mapping.host(self.address.saturating_sub(region.meta.base()));
-                    return Ok((lease, host.cast()));
-                }
+            let mapping = self.mapping.upgrade().ok_or_else(|| gone(self.address))?;
+            let info = LeaseInfo { what: "view", address: self.address, size: self.size };
+            match self.leases.take(&mapping, info) {
+                Ok(lease) => return self.allowed(lease),
                 Err(Refused::Closed) => return Err(gone(self.address)),
-                Err(Refused::Closing) => wait_settled(py, &self.space, region)?,
+                Err(Refused::Closing) => {
+                    let space = self.space.upgrade().ok_or_else(|| gone(self.address))?;
+                    drop(mapping);
+                    wait_settled(py, &space, &self.leases, self.address)?;
+                }
             }
         }
     }
+
+    /// The region may have lost a protection since this was made; from here on the lease keeps what there is.
+    fn allowed(&self, lease: Lease) -> PyResult<Lease> {
+        let needed = if self.readonly { PROT_READ } else { PROT_READ | PROT_WRITE };
+        if lease.mapping().prot_flags() & needed == needed {
+            return Ok(lease);
+        }
+        Err(PyBufferError::new_err(format!("the memory at {} was protected: take a new view", hex(self.address))))
+    }
 }
 
-/// Waits, without the interpreter's lock, for the change that is deciding about a region.
-pub(super) fn wait_settled(py: Python<'_>, space: &AddressSpace, region: Arc<MappedRegion>) -> PyResult<()> {
+/// Waits, without the interpreter's lock, for the change that is deciding about the region at `address`.
+pub(super) fn wait_settled(py: Python<'_>, space: &AddressSpace, leases: &Leases, address: u64) -> PyResult<()> {
     if space.turn().is_mine() {
-        return Err(Error::Reentrant {
-            message: format!("{} is being removed by the change that this call is part of", region.meta),
-        }
-        .into());
+        let message =
+            format!("the region at {} is being removed by the change that this call is part of", hex(address));
+        return Err(Error::Reentrant { message }.into());
     }
-    py.detach(move || region.leases.wait_settled(SLICE));
+    py.detach(|| leases.wait_settled(SLICE));
     py.check_signals()
 }
 
 fn gone(address: u64) -> PyErr {
-    PyBufferError::new_err(format!("the region at {} was removed: take a new view", crate::model::text::hex(address)))
+    PyBufferError::new_err(format!("the region at {} was removed: take a new view", hex(address)))
 }
 
 #[pymethods]
 impl PyGuestView {
     unsafe fn __getbuffer__(slf: Bound<'_, Self>, view: *mut ffi::Py_buffer, flags: c_int) -> PyResult<()> {
+        // SAFETY: the caller's buffer; whoever asked for it must find no exporter in it when there is an exception.
+        unsafe { (*view).obj = std::ptr::null_mut() };
         let this = slf.get();
-        let (lease, host) = this.lease(slf.py())?;
+        let lease = this.lease(slf.py())?;
+        let host = lease.mapping().host(this.offset).cast();
         let length =
             isize::try_from(this.size).map_err(|_| PyBufferError::new_err("the view is larger than any buffer"))?;
         // SAFETY: fills the caller's buffer with memory that the lease keeps mapped, or sets an exception.

@@ -13,19 +13,21 @@ use super::array;
 use super::buffer::{self, PyGuestView};
 use super::convert::{self, Address, Byte, Size};
 use super::error::invalid;
+use super::handle::Handle;
 use super::interrupt::detached;
 use super::mapping::PyMapping;
 use super::region::PyRegion;
-use crate::memory::access::{self, Access};
+use crate::memory::access::{self, Access, HoldRefused};
 use crate::memory::buffer::{Bytes, Input, Output};
 use crate::memory::copy::Piece;
 use crate::memory::integer::Cell;
 use crate::memory::lease::Lease;
-use crate::memory::map::Need;
+use crate::memory::map::{MappedMap, Need};
 use crate::model::error::{Error, Result};
+use crate::model::map::Map;
 use crate::model::range::Range;
+use crate::model::region::PROT_WRITE;
 use crate::model::text;
-use crate::space::AddressSpace;
 use crate::space::snapshot::Snapshot;
 
 /// From this size on a copy is done without the interpreter's lock, under leases instead of the snapshot.
@@ -47,7 +49,7 @@ const LONG: u64 = 4 << 20;
 #[pyclass(frozen, name = "GuestMemory", module = "dbs_address_space")]
 #[derive(Debug)]
 pub struct PyMemory {
-    space: Arc<AddressSpace>,
+    space: Handle,
     incarnation: u64,
 }
 
@@ -62,61 +64,80 @@ enum Plan {
 }
 
 impl Plan {
-    fn run(&self, py: Python<'_>, work: impl Fn(&[Piece]) -> Result<()> + Sync) -> PyResult<()> {
-        Ok(match self {
+    /// Does the work, and lets go of everything before an error becomes an exception: that runs Python code.
+    fn run(self, py: Python<'_>, work: impl Fn(&[Piece]) -> Result<()> + Sync) -> PyResult<()> {
+        let result = match &self {
             Self::Empty => Ok(()),
             Self::Short(pieces, _snapshot) => work(pieces),
             Self::Long(pieces, _leases) => py.detach(|| work(pieces)),
-        }?)
+        };
+        drop(self);
+        Ok(result?)
     }
 }
 
 impl PyMemory {
-    pub(super) const fn new(space: Arc<AddressSpace>, incarnation: u64) -> Self {
+    pub(super) const fn new(space: Handle, incarnation: u64) -> Self {
         Self { space, incarnation }
     }
 
-    /// Runs `work` on one snapshot.
+    /// Runs `work` on one snapshot, which is let go before an error becomes an exception: that runs Python code.
+    #[inline]
+    fn with_memory<T>(&self, work: impl FnOnce(&Map, &MappedMap) -> Result<T>) -> PyResult<T> {
+        let result = {
+            let snapshot = self.space.load();
+            snapshot.memory_of(self.incarnation).and_then(|memory| work(&snapshot.map, memory))
+        };
+        Ok(result?)
+    }
+
     fn with_access<T>(
         &self,
         verb: &'static str,
         need: Need,
         range: Range,
-        work: impl FnOnce(&Access<'_>) -> PyResult<T>,
+        work: impl FnOnce(&Access<'_>) -> Result<T>,
     ) -> PyResult<T> {
-        let snapshot = self.space.load();
-        let memory = snapshot.memory_of(self.incarnation)?;
-        work(&Access { map: &snapshot.map, memory, verb, need, range })
+        self.with_memory(|map, memory| work(&Access { map, memory, verb, need, range }))
     }
 
     fn plan(&self, py: Python<'_>, verb: &'static str, need: Need, range: Range, holes: bool) -> PyResult<Plan> {
-        if range.is_empty() {
-            return Ok(Plan::Empty);
-        }
         loop {
-            let snapshot = self.space.load();
-            let access =
-                Access { map: &snapshot.map, memory: snapshot.memory_of(self.incarnation)?, verb, need, range };
-            let pieces = if holes { access.pieces_with_holes() } else { access.pieces() }?;
-            if range.size() < LONG && !pieces.iter().any(Piece::may_block) {
-                return Ok(Plan::Short(pieces, snapshot));
-            }
-            let held = access.hold(&pieces);
-            drop(snapshot);
-            match held {
-                Ok(leases) => return Ok(Plan::Long(pieces, leases)),
-                Err(refused) => buffer::wait_settled(py, &self.space, refused.region)?,
+            match self.try_plan(verb, need, range, holes)? {
+                Ok(plan) => return Ok(plan),
+                Err(refused) => self.wait_settled(py, &refused)?,
             }
         }
+    }
+
+    fn wait_settled(&self, py: Python<'_>, refused: &HoldRefused) -> PyResult<()> {
+        buffer::wait_settled(py, &self.space, &refused.region.leases, refused.region.meta.base())
+    }
+
+    /// A plan on the current snapshot; the inner error is a region that a change is deciding about.
+    fn try_plan(
+        &self,
+        verb: &'static str,
+        need: Need,
+        range: Range,
+        holes: bool,
+    ) -> Result<std::result::Result<Plan, HoldRefused>> {
+        let snapshot = self.space.load();
+        let access = Access { map: &snapshot.map, memory: snapshot.memory_of(self.incarnation)?, verb, need, range };
+        if range.is_empty() {
+            return Ok(Ok(Plan::Empty));
+        }
+        let pieces = if holes { access.pieces_with_holes() } else { access.pieces() }?;
+        if range.size() < LONG && !pieces.iter().any(Piece::may_block) {
+            return Ok(Ok(Plan::Short(pieces, snapshot)));
+        }
+        Ok(access.hold(&pieces).map(|leases| Plan::Long(pieces, leases)))
     }
 
     fn write_from(&self, py: Python<'_>, addr: Address, input: Bytes<'_>, force: bool) -> PyResult<()> {
         let size = Size(u64::try_from(input.size()).unwrap_or(u64::MAX));
-        if size.0 < LONG && !force {
-            let snapshot = self.space.load();
-            if snapshot.memory_of(self.incarnation)?.write_direct(addr.0, input) {
-                return Ok(());
-            }
+        if size.0 < LONG && !force && self.with_memory(|_, memory| Ok(memory.write_direct(addr.0, input)))? {
+            return Ok(());
         }
         let need = if force { Need::Any } else { Need::Write };
         self.plan(py, "write", need, convert::range(addr, size)?, false)?
@@ -126,13 +147,9 @@ impl PyMemory {
     /// A little-endian integer.
     #[inline]
     fn load_value<T: ByteValued + Default>(&self, py: Python<'_>, addr: Address) -> PyResult<T> {
-        let snapshot = self.space.load();
-        match snapshot.memory_of(self.incarnation)?.load_direct(addr.0) {
+        match self.with_memory(|_, memory| Ok(memory.load_direct(addr.0)))? {
             Some(value) => Ok(value),
-            None => {
-                drop(snapshot);
-                self.load_slowly(py, addr)
-            }
+            None => self.load_slowly(py, addr),
         }
     }
 
@@ -147,11 +164,9 @@ impl PyMemory {
 
     #[inline]
     fn store_value<T: ByteValued>(&self, py: Python<'_>, addr: Address, value: T) -> PyResult<()> {
-        let snapshot = self.space.load();
-        if snapshot.memory_of(self.incarnation)?.store_direct(addr.0, value) {
+        if self.with_memory(|_, memory| Ok(memory.store_direct(addr.0, value)))? {
             return Ok(());
         }
-        drop(snapshot);
         self.write_from(py, addr, value.as_slice().into(), false)
     }
 
@@ -212,8 +227,9 @@ impl PyMemory {
     ) -> PyResult<Bound<'py, PyBytes>> {
         if size.0 < LONG && pad.is_none() {
             let snapshot = self.space.load();
-            let memory = snapshot.memory_of(self.incarnation)?;
-            if memory.is_direct(addr.0, size.0, Need::Read) {
+            if let Ok(memory) = snapshot.memory_of(self.incarnation)
+                && memory.is_direct(addr.0, size.0, Need::Read)
+            {
                 return buffer::new_bytes(py, size.0, |output| {
                     memory.read_direct(addr.0, output);
                     Ok(())
@@ -242,11 +258,8 @@ impl PyMemory {
     fn read_into(&self, py: Python<'_>, addr: Address, buffer: &Bound<'_, PyAny>) -> PyResult<usize> {
         buffer::with_output(buffer, |output| {
             let size = Size(u64::try_from(output.size()).unwrap_or(u64::MAX));
-            if size.0 < LONG {
-                let snapshot = self.space.load();
-                if snapshot.memory_of(self.incarnation)?.read_direct(addr.0, output) {
-                    return Ok(output.size());
-                }
+            if size.0 < LONG && self.with_memory(|_, memory| Ok(memory.read_direct(addr.0, output)))? {
+                return Ok(output.size());
             }
             let plan = self.plan(py, "read", Need::Read, convert::range(addr, size)?, false)?;
             plan.run(py, |pieces| access::read(pieces, output))?;
@@ -409,12 +422,23 @@ impl PyMemory {
             return PyGuestView::empty(py);
         }
         let need = if writable == Some(true) { Need::Write } else { Need::Read };
-        let region = self.with_access("view", need, range, |access| Ok(access.single_piece()?.region))?;
-        if region.mapping.is_guarded() && !unguarded {
-            return Err(guarded_view(&region.meta).into());
+        loop {
+            let held = self.with_access("view", need, range, |access| {
+                let piece = access.single_piece()?;
+                if piece.region.mapping.is_guarded() && !unguarded {
+                    return Err(guarded_view(&piece.region.meta));
+                }
+                Ok(access.hold(std::slice::from_ref(&piece)).map(|leases| (piece, leases)))
+            })?;
+            match held {
+                // Held until the view has a lease of its own, so that it shows the region as the snapshot described it.
+                Ok((piece, _leases)) => {
+                    let readonly = piece.region.meta.prot_flags & PROT_WRITE == 0 || writable == Some(false);
+                    return PyGuestView::memoryview(py, &self.space, &piece, readonly);
+                }
+                Err(refused) => self.wait_settled(py, &refused)?,
+            }
         }
-        let readonly = region.meta.prot_flags & Need::Write.bits() == 0 || writable == Some(false);
-        PyGuestView::memoryview(py, &self.space, &region, addr.0, size.0, readonly)
     }
 
     /// A NumPy array over guest memory (the `numpy` extra), of any shape and dtype, structured ones included; strides are in bytes.
@@ -457,10 +481,8 @@ impl PyMemory {
     /// The regions that have memory, by ascending base.
     #[getter]
     fn regions<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
-        let snapshot = self.space.load();
         let metas: Vec<_> =
-            snapshot.memory_of(self.incarnation)?.regions().iter().map(|region| Arc::clone(&region.meta)).collect();
-        drop(snapshot);
+            self.with_memory(|_, memory| Ok(memory.regions().iter().map(|region| Arc::clone(&region.meta)).collect()))?;
         PyTuple::new(py, metas.into_iter().map(PyRegion::from).collect::<Vec<_>>())
     }
 
@@ -472,9 +494,8 @@ impl PyMemory {
 
     /// The `Mapping` of every region that has memory, by ascending base. Raises `NotMapped`.
     fn mappings<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
-        let snapshot = self.space.load();
-        let mappings: Vec<_> = snapshot.memory_of(self.incarnation)?.regions().iter().map(PyMapping::of).collect();
-        drop(snapshot);
+        let mappings: Vec<_> =
+            self.with_memory(|_, memory| Ok(memory.regions().iter().map(PyMapping::of).collect()))?;
         PyTuple::new(py, mappings)
     }
 

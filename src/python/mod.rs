@@ -8,6 +8,7 @@ pub mod buffer;
 pub mod change;
 pub mod convert;
 pub mod error;
+mod handle;
 pub mod interrupt;
 pub mod layout;
 pub mod mapping;

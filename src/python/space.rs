@@ -10,6 +10,7 @@ use pyo3::types::PyTuple;
 use super::base::{PyBase, regions_of, target};
 use super::change::PyChange;
 use super::convert::{self, Address, Size};
+use super::handle::Handle;
 use super::interrupt::detached;
 use super::layout::PyLayout;
 use super::memory::PyMemory;
@@ -37,7 +38,7 @@ use crate::space::AddressSpace;
 #[pyclass(frozen, name = "AddressSpace", module = "dbs_address_space")]
 #[derive(Debug)]
 pub struct PySpace {
-    inner: Arc<AddressSpace>,
+    inner: Handle,
     /// The object of the newest map that was asked for. Nothing in it leads back here.
     current: ArcSwap<Py<PyBase>>,
     /// The handle of the memory, by incarnation.
@@ -46,12 +47,12 @@ pub struct PySpace {
 
 impl PySpace {
     fn begin(py: Python<'_>, map: Map) -> PyResult<Self> {
-        let inner = Arc::new(AddressSpace::with_map(map));
+        let inner = Handle::new(AddressSpace::with_map(map));
         let base = Py::new(py, PyBase::from(inner.map()))?;
         Ok(Self { inner, current: ArcSwap::from_pointee(base), memory: Mutex::new(None) })
     }
 
-    pub(super) const fn inner(&self) -> &Arc<AddressSpace> {
+    pub(super) const fn inner(&self) -> &Handle {
         &self.inner
     }
 
@@ -97,7 +98,7 @@ impl PySpace {
         if let Some(memory) = cached(py) {
             return Ok(memory);
         }
-        let memory = Py::new(py, PyMemory::new(Arc::clone(&self.inner), incarnation))?;
+        let memory = Py::new(py, PyMemory::new(self.inner.clone(), incarnation))?;
         let replaced =
             self.memory.lock().unwrap_or_else(PoisonError::into_inner).replace((incarnation, memory.clone_ref(py)));
         drop(replaced);

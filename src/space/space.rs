@@ -124,6 +124,13 @@ impl AddressSpace {
         self.current.swap(Arc::new(after))
     }
 
+    /// Takes the memory out, for the last owner of a space, who chooses how it is unmapped: that takes long.
+    #[must_use]
+    pub fn take_memory(&self) -> Option<Arc<MappedMap>> {
+        let map = self.map();
+        self.swap_quietly(Snapshot { map, memory: None }).memory.clone()
+    }
+
     pub(super) fn new_memory(&self, regions: Vec<Arc<MappedRegion>>) -> MappedMap {
         MappedMap::new(self.incarnations.fetch_add(1, Ordering::Relaxed), regions)
     }

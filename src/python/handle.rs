@@ -1,0 +1,38 @@
+//! What the classes hold of a live space.
+
+use std::ops::Deref;
+use std::sync::Arc;
+
+use pyo3::prelude::*;
+
+use crate::space::AddressSpace;
+
+/// A share in a space; the last one to go unmaps its memory, which takes long, without the interpreter's lock.
+#[derive(Clone, Debug)]
+pub(super) struct Handle(Arc<AddressSpace>);
+
+impl Handle {
+    pub(super) fn new(space: AddressSpace) -> Self {
+        Self(Arc::new(space))
+    }
+}
+
+impl Deref for Handle {
+    type Target = Arc<AddressSpace>;
+
+    #[inline]
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        if Arc::strong_count(&self.0) == 1
+            && let Some(memory) = self.0.take_memory()
+        {
+            // At the interpreter's end there is no lock to let go, and the memory is dropped all the same.
+            let _ = Python::try_attach(|py| py.detach(|| drop(memory)));
+        }
+    }
+}

@@ -9,7 +9,6 @@ use super::base::{PyBase, target};
 use super::interrupt::detached;
 use super::region::PyRegion;
 use super::space::PySpace;
-use crate::model::map::Map;
 use crate::space::transaction::Transaction;
 
 /// Many changes of an address space, published once, or none of them.
@@ -58,15 +57,6 @@ impl PyTransaction {
             }
         })
     }
-
-    fn staged_map(&self) -> PyResult<Map> {
-        let mut map = None;
-        self.staged(|transaction| {
-            map = Some(transaction.staged().clone());
-            Ok(())
-        })?;
-        map.ok_or_else(|| PyRuntimeError::new_err("the transaction is not open"))
-    }
 }
 
 #[pymethods]
@@ -114,13 +104,13 @@ impl PyTransaction {
     ///
     /// Raises `UnmappedAddress`; the exit raises `RegionBusy` when the region is leased.
     fn remove_region(&self, x: &Bound<'_, PyAny>) -> PyResult<PyBase> {
-        let region = target(&self.staged_map()?, x)?;
-        self.staged(|transaction| Ok(transaction.remove(&region)?))
+        let target = target(x)?;
+        self.staged(|transaction| Ok(transaction.remove(&target)?))
     }
 
     /// Stages a replacement that keeps range and backing; returns the staged map. Raises as `AddressSpace.replace_region` does.
     fn replace_region(&self, old: &Bound<'_, PyAny>, new: &Bound<'_, PyRegion>) -> PyResult<PyBase> {
-        let old = target(&self.staged_map()?, old)?;
+        let old = target(old)?;
         self.staged(|transaction| Ok(transaction.replace(&old, &new.get().0)?))
     }
 

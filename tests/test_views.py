@@ -110,7 +110,9 @@ def test_a_read_only_exporter_gives_no_writable_buffer(memory: GuestMemory) -> N
 
 
 @pytest.mark.parametrize(
-    "take", [lambda memory: memory.view(PAGE - 4, 8), lambda memory: memory.array(PAGE - 4, 2, "<u4")]
+    "take",
+    [lambda memory: memory.view(PAGE - 4, 8), lambda memory: memory.array(PAGE - 4, 2, "<u4")],
+    ids=["view", "array"],
 )
 def test_a_view_cannot_cross_a_joint(memory: GuestMemory, take: Take) -> None:
     with pytest.raises(NotContiguous, match="joint at 0x1000") as refused:
@@ -136,7 +138,11 @@ def test_a_window_without_access_has_no_view() -> None:
         memory.view(WINDOW, 1)
 
 
-@pytest.mark.parametrize("take", [lambda memory: memory.view(0, PAGE), lambda memory: memory.array(0, PAGE, "u1")])
+@pytest.mark.parametrize(
+    "take",
+    [lambda memory: memory.view(0, PAGE), lambda memory: memory.array(0, PAGE, "u1")],
+    ids=["view", "array"],
+)
 def test_guarded_memory_has_no_view_unless_asked_for(take: Take, tmp_path: Path) -> None:
     with make_file(tmp_path / "ram", PAGE).open("r+b") as file:
         _, memory = mapped(ram(0, file=file))
@@ -194,8 +200,9 @@ def test_impossible_shapes_are_refused(memory: GuestMemory, shape: Any) -> None:
 
 
 def test_objects_cannot_live_in_guest_memory(memory: GuestMemory) -> None:
-    with pytest.raises((TypeError, ValueError)):
-        memory.array(0, 4, object)
+    for dtype in (object, [("number", "<u8"), ("what", object)]):
+        with pytest.raises(TypeError, match="Python objects"):
+            memory.array(0, 4, dtype)
 
 
 def test_without_numpy_it_says_what_to_install(memory: GuestMemory, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -394,11 +401,11 @@ def test_a_view_in_a_cycle_is_collected_even_at_once(space: AddressSpace, take: 
         gc.enable()
 
 
-@pytest.mark.parametrize("take", [TAKES["view"], TAKES["slice"], TAKES["array"], TAKES["DLPack"]])
-def test_a_lease_outlives_space_and_memory(take: Take) -> None:
+@pytest.mark.parametrize("name", ["view", "slice", "array", "DLPack"])
+def test_a_lease_outlives_space_and_memory(name: str) -> None:
     space, memory = mapped(ram(0, name="outlived"))
     memory.fill(0, PAGE, 0x5A)
-    held, host = take(memory), memory.host_address(0)
+    held, host = TAKES[name](memory), memory.host_address(0)
     del space, memory
     gc.collect()
     assert set(np.asarray(held).tobytes()) == {0x5A}

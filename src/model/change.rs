@@ -6,15 +6,37 @@ use super::error::Result;
 use super::map::Map;
 use super::region::SharedRegion;
 
-/// One step of a change; regions are named by value, so that it can be replayed on a newer map.
+/// Which region of a map is meant; looked up in the map that is being changed.
+#[derive(Clone, Debug)]
+pub enum Target {
+    /// The region that starts at an address.
+    Base(u64),
+    /// The region of that name.
+    Name(Box<str>),
+    /// The region that equals this one.
+    Region(SharedRegion),
+}
+
+impl Target {
+    /// The region that is meant, in one map.
+    pub fn find<'a>(&self, map: &'a Map) -> Result<&'a SharedRegion> {
+        match self {
+            Self::Base(base) => map.at_base(*base),
+            Self::Name(name) => map.at_name(name),
+            Self::Region(region) => map.equal_to(region),
+        }
+    }
+}
+
+/// One step of a change, which can be replayed on a newer map.
 #[derive(Clone, Debug)]
 pub enum Operation {
     /// Add a region.
     Insert(SharedRegion),
-    /// Take out the region that equals this one.
-    Remove(SharedRegion),
+    /// Take out a region.
+    Remove(Target),
     /// Put the second in the place of the first.
-    Replace(SharedRegion, SharedRegion),
+    Replace(Target, SharedRegion),
 }
 
 /// Operations applied to a map.
@@ -44,9 +66,9 @@ impl Replay {
     pub fn apply(&mut self, operation: &Operation) -> Result<()> {
         self.map = match operation {
             Operation::Insert(region) => self.map.insert(region)?,
-            Operation::Remove(region) => self.map.remove(region)?,
-            Operation::Replace(old, new) => {
-                let old = Arc::clone(self.map.equal_to(old)?);
+            Operation::Remove(target) => self.map.remove(target.find(&self.map)?)?,
+            Operation::Replace(target, new) => {
+                let old = Arc::clone(target.find(&self.map)?);
                 let map = self.map.replace(&old, new)?;
                 let first = origin(&self.origins, &old).map_or(old, Arc::clone);
                 self.origins.push((Arc::clone(new), first));

@@ -1,6 +1,6 @@
 //! NumPy arrays over guest memory, through a memoryview.
 
-use pyo3::exceptions::PyImportError;
+use pyo3::exceptions::{PyImportError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyInt, PyMemoryView};
 
@@ -28,6 +28,11 @@ impl<'py> Plan<'py> {
         })?;
         let dtype = numpy.call_method1("dtype", (dtype,))?;
         let lengths = lengths(shape)?;
+        if dtype.getattr("hasobject")?.is_truthy()? {
+            return Err(PyTypeError::new_err(format!(
+                "dtype {dtype} holds Python objects, which can't live in guest memory"
+            )));
+        }
         let item_size: u64 = dtype.getattr("itemsize")?.extract()?;
         let strides: Option<Vec<u64>> = strides
             .map(|strides| strides.extract())
@@ -47,8 +52,10 @@ impl<'py> Plan<'py> {
     }
 
     /// The array over a view of that many bytes.
+    ///
+    /// `ndarray(buffer=view)` would keep the view's exporter, which holds no lease; `frombuffer` keeps the view itself.
     pub(super) fn over(&self, view: &Bound<'py, PyMemoryView>) -> PyResult<Bound<'py, PyAny>> {
-        self.keywords.set_item("buffer", view)?;
+        self.keywords.set_item("buffer", self.numpy.call_method1("frombuffer", (view, "u1"))?)?;
         self.numpy.getattr("ndarray")?.call((), Some(&self.keywords))
     }
 }

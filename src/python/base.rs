@@ -11,7 +11,7 @@ use super::change::PyChange;
 use super::convert::{self, Address, Size};
 use super::layout::PyLayout;
 use super::region::PyRegion;
-use crate::model::change::Change;
+use crate::model::change::{Change, Target};
 use crate::model::map::Map;
 use crate::model::region::SharedRegion;
 use crate::model::table;
@@ -72,16 +72,15 @@ impl PyBase {
     }
 }
 
-/// The region that an exact base, a region or a name stands for.
-pub(super) fn target(map: &Map, x: &Bound<'_, PyAny>) -> PyResult<SharedRegion> {
-    let region = if let Ok(region) = x.cast::<PyRegion>() {
-        map.equal_to(&region.get().0)
-    } else if let Ok(name) = x.cast::<PyString>() {
-        map.at_name(&name.to_cow()?)
-    } else {
-        map.at_base(x.extract::<Address>()?.0)
-    };
-    Ok(Arc::clone(region?))
+/// What an exact base, a region or a name stands for.
+pub(super) fn target(x: &Bound<'_, PyAny>) -> PyResult<Target> {
+    if let Ok(region) = x.cast::<PyRegion>() {
+        return Ok(Target::Region(Arc::clone(&region.get().0)));
+    }
+    match x.cast::<PyString>() {
+        Ok(name) => Ok(Target::Name(name.to_string_lossy().into())),
+        Err(_) => x.extract::<Address>().map(|base| Target::Base(base.0)),
+    }
 }
 
 /// Regions from any iterable.
@@ -128,7 +127,7 @@ impl PyBase {
     /// >>> len(base.remove_region(0))
     /// 0
     fn remove_region(&self, x: &Bound<'_, PyAny>) -> PyResult<Self> {
-        Ok(self.map.remove(&target(&self.map, x)?)?.into())
+        Ok(self.map.remove(target(x)?.find(&self.map)?)?.into())
     }
 
     /// A new map with `new` in the place of `old`: the same range and backing, another name, protection, node or hint.
@@ -141,7 +140,7 @@ impl PyBase {
     /// >>> base.replace_region(region, region.replace(name="ram0"))["ram0"].base
     /// 0
     fn replace_region(&self, old: &Bound<'_, PyAny>, new: &Bound<'_, PyRegion>) -> PyResult<Self> {
-        Ok(self.map.replace(&target(&self.map, old)?, &new.get().0)?.into())
+        Ok(self.map.replace(target(old)?.find(&self.map)?, &new.get().0)?.into())
     }
 
     /// The regions by ascending base.
@@ -251,7 +250,7 @@ impl PyBase {
         key: &Bound<'_, PyAny>,
     ) -> PyResult<Option<Bound<'py, PyRegion>>> {
         let region = match key.cast::<PyString>() {
-            Ok(name) => self.map.at_name(&name.to_cow()?)?,
+            Ok(name) => self.map.at_name(&name.to_string_lossy())?,
             Err(_) => self.map.get(key.extract::<Address>()?.0)?,
         };
         self.object_at(py, region.base())
@@ -262,7 +261,7 @@ impl PyBase {
             return Ok(self.map.equal_to(&region.get().0).is_ok());
         }
         if let Ok(name) = x.cast::<PyString>() {
-            return Ok(self.map.find_name(&name.to_cow()?).is_some());
+            return Ok(self.map.find_name(&name.to_string_lossy()).is_some());
         }
         Ok(self.map.find_index(x.extract::<Address>()?.0).is_some())
     }

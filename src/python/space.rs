@@ -16,7 +16,6 @@ use super::layout::PyLayout;
 use super::memory::PyMemory;
 use super::region::PyRegion;
 use super::transaction::PyTransaction;
-use crate::model::change::Operation;
 use crate::model::error::Error;
 use crate::model::map::Map;
 use crate::space::AddressSpace;
@@ -168,8 +167,8 @@ impl PySpace {
     #[pyo3(signature = (x, *, timeout=Some(0.0)), text_signature = "($self, x, *, timeout=0.0)")]
     fn remove_region(&self, py: Python<'_>, x: &Bound<'_, PyAny>, timeout: Option<f64>) -> PyResult<Py<PyBase>> {
         let timeout = convert::timeout(timeout)?;
-        let region = target(&self.inner.map(), x)?;
-        let map = detached(py, None, |interrupt| self.inner.remove(&region, timeout, interrupt, &collect_garbage))?;
+        let target = target(x)?;
+        let map = detached(py, None, |interrupt| self.inner.remove(&target, timeout, interrupt, &collect_garbage))?;
         self.base_of(py, &map)
     }
 
@@ -188,9 +187,8 @@ impl PySpace {
         old: &Bound<'_, PyAny>,
         new: &Bound<'_, PyRegion>,
     ) -> PyResult<Py<PyBase>> {
-        let old = target(&self.inner.map(), old)?;
-        let operation = [Operation::Replace(old, Arc::new((*new.get().0).clone()))];
-        let map = detached(py, None, |interrupt| self.inner.change(&operation, None, interrupt))?;
+        let (old, new) = (target(old)?, &new.get().0);
+        let map = detached(py, None, |interrupt| self.inner.replace(&old, new, interrupt))?;
         self.base_of(py, &map)
     }
 

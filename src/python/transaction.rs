@@ -10,7 +10,6 @@ use super::interrupt::detached;
 use super::region::PyRegion;
 use super::space::PySpace;
 use crate::model::error::Result;
-use crate::model::map::Map;
 use crate::space::transaction::Transaction;
 
 /// Many changes of an address space, published once, or none of them.
@@ -63,10 +62,6 @@ impl PyTransaction {
     fn stage(&self, verb: impl FnOnce(&mut Transaction) -> Result<()>) -> PyResult<PyBase> {
         self.with_open(|transaction| verb(transaction).map(|()| transaction.staged().clone())).map(PyBase::from)
     }
-
-    fn staged_map(&self) -> PyResult<Map> {
-        self.with_open(|transaction| Ok(transaction.staged().clone()))
-    }
 }
 
 #[pymethods]
@@ -114,13 +109,13 @@ impl PyTransaction {
     ///
     /// Raises `UnmappedAddress`; the exit raises `RegionBusy` when the region is leased.
     fn remove_region(&self, x: &Bound<'_, PyAny>) -> PyResult<PyBase> {
-        let region = target(&self.staged_map()?, x)?;
-        self.stage(|transaction| transaction.remove(&region))
+        let target = target(x)?;
+        self.stage(|transaction| transaction.remove(&target))
     }
 
     /// Stages a replacement that keeps range and backing; returns the staged map. Raises as `AddressSpace.replace_region` does.
     fn replace_region(&self, old: &Bound<'_, PyAny>, new: &Bound<'_, PyRegion>) -> PyResult<PyBase> {
-        let old = target(&self.staged_map()?, old)?;
+        let old = target(old)?;
         self.stage(|transaction| transaction.replace(&old, &new.get().0))
     }
 

@@ -9,10 +9,11 @@ use super::departure::Departures;
 use super::snapshot::Snapshot;
 use super::space::AddressSpace;
 use super::turn::TurnGuard;
+use crate::memory::lease::Leases;
 use crate::memory::mapping::Mapper;
 use crate::memory::region::MappedRegion;
 use crate::memory::source;
-use crate::model::change::{Change, Operation, Replay};
+use crate::model::change::{Change, Operation, Replay, Target};
 use crate::model::error::{Error, Result};
 use crate::model::interrupt::Interrupt;
 use crate::model::map::Map;
@@ -117,17 +118,18 @@ impl AddressSpace {
         self.publish(turn, &change, departures, after).map(drop)
     }
 
-    /// Removes a region; while it is leased, waits up to `timeout` (`None`: for ever) without the turn, and tries again.
+    /// Removes a region; while it is leased, waits up to `timeout` (`None`: for ever) without the turn, and tries again, looking
+    /// it up anew each time.
     ///
     /// `when_busy` is called once, before the first wait or the refusal.
     pub fn remove(
         &self,
-        region: &SharedRegion,
+        target: &Target,
         timeout: Option<Duration>,
         interrupt: &dyn Interrupt,
         when_busy: &dyn Fn(),
     ) -> Result<Arc<Map>> {
-        let removal = [Operation::Remove(Arc::clone(region))];
+        let removal = [Operation::Remove(target.clone())];
         let deadline = super::turn::Deadline::after(timeout);
         let mut result = self.change(&removal, None, interrupt);
         if matches!(result, Err(Error::Busy { .. })) {
@@ -136,15 +138,19 @@ impl AddressSpace {
         }
         while matches!(result, Err(Error::Busy { .. })) {
             let Some(slice) = deadline.slice() else { break };
-            let leases =
-                self.load().memory.as_ref().and_then(|memory| Some(Arc::clone(&memory.find(region.base())?.leases)));
-            if let Some(leases) = leases {
+            if let Some(leases) = self.leases_of(target) {
                 leases.wait_free(slice);
             }
             interrupt.check()?;
             result = self.change(&removal, None, interrupt);
         }
         result
+    }
+
+    fn leases_of(&self, target: &Target) -> Option<Arc<Leases>> {
+        let snapshot = self.load();
+        let region = target.find(&snapshot.map).ok()?;
+        snapshot.memory.as_ref()?.find(region.base()).map(|region| Arc::clone(&region.leases))
     }
 }
 

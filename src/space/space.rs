@@ -11,7 +11,7 @@ use super::snapshot::Snapshot;
 use super::turn::{Deadline, SLICE, Turn};
 use crate::memory::map::MappedMap;
 use crate::memory::region::MappedRegion;
-use crate::model::change::{Change, Operation};
+use crate::model::change::{Change, Operation, Target};
 use crate::model::error::{Error, Result};
 use crate::model::interrupt::Interrupt;
 use crate::model::map::Map;
@@ -146,8 +146,8 @@ impl AddressSpace {
     }
 
     /// Puts a region in the place of one with the same range and backing, and keeps its memory.
-    pub fn replace(&self, old: &Region, new: &Region, interrupt: &dyn Interrupt) -> Result<Arc<Map>> {
-        self.change(&[Operation::Replace(Arc::new(old.clone()), Arc::new(new.clone()))], None, interrupt)
+    pub fn replace(&self, old: &Target, new: &Region, interrupt: &dyn Interrupt) -> Result<Arc<Map>> {
+        self.change(&[Operation::Replace(old.clone(), Arc::new(new.clone()))], None, interrupt)
     }
 
     /// The newest map as soon as its generation is above `generation`; `None` when the time is up.

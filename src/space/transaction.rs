@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::space::AddressSpace;
-use crate::model::change::{Operation, Replay};
+use crate::model::change::{Operation, Replay, Target};
 use crate::model::error::{Error, Result};
 use crate::model::interrupt::Interrupt;
 use crate::model::map::Map;
@@ -40,13 +40,20 @@ impl Transaction {
     }
 
     /// Stages a removal.
-    pub fn remove(&mut self, region: &Region) -> Result<()> {
-        self.stage(Operation::Remove(Arc::new(region.clone())))
+    pub fn remove(&mut self, target: &Target) -> Result<()> {
+        let target = self.found(target)?;
+        self.stage(Operation::Remove(target))
     }
 
     /// Stages a replacement.
-    pub fn replace(&mut self, old: &Region, new: &Region) -> Result<()> {
-        self.stage(Operation::Replace(Arc::new(old.clone()), Arc::new(new.clone())))
+    pub fn replace(&mut self, old: &Target, new: &Region) -> Result<()> {
+        let old = self.found(old)?;
+        self.stage(Operation::Replace(old, Arc::new(new.clone())))
+    }
+
+    /// The replay must mean the region that is here now, whatever others put in its place.
+    fn found(&self, target: &Target) -> Result<Target> {
+        target.find(self.staged()).map(|region| Target::Region(Arc::clone(region)))
     }
 
     fn stage(&mut self, operation: Operation) -> Result<()> {

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use _core::model::change::Target;
 use _core::model::interrupt::Uninterrupted;
 use _core::model::map::Map;
 use _core::model::region::Region;
@@ -31,7 +32,7 @@ impl Shared for AddressSpace {
 
     fn plug_and_unplug(&self, region: &Arc<Region>) {
         self.insert(region, &Uninterrupted).expect("the hole is free");
-        self.remove(region, None, &Uninterrupted, &|| ()).expect("the region is there");
+        self.remove(&Target::Region(Arc::clone(region)), None, &Uninterrupted, &|| ()).expect("the region is there");
     }
 }
 

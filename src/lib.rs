@@ -28,7 +28,11 @@ mod _core {
     #[pymodule_export]
     use super::python::memory::PyMemory;
     #[pymodule_export]
+    use super::python::memory::search::PyPattern;
+    #[pymodule_export]
     use super::python::numa::{PyNumaIdTable, PyNumaNode, PyNumaNodeInfo};
+    #[pymodule_export]
+    use super::python::pin::PyPin;
     #[pymodule_export]
     use super::python::region::PyRegion;
     #[pymodule_export]

@@ -32,6 +32,7 @@ __all__ = [
     "NotContiguous",
     "NotMapped",
     "NumaError",
+    "PartialTransfer",
     "ReentrantChange",
     "RegionBusy",
     "RegionOverlap",
@@ -180,6 +181,14 @@ class NotMapped(AddressSpaceError, RuntimeError):
 
 class GenerationChanged(AddressSpaceError, RuntimeError):
     """The space has changed since the generation that a transaction was to begin with."""
+
+
+class PartialTransfer(AddressSpaceError, OSError):
+    """A transfer between a file and guest memory ended early; `.errno` says why, `EIO` that the file ended."""
+
+    _errno = 5
+    done: int = 0
+    """How many bytes were transferred."""
 
 
 class ReentrantChange(AddressSpaceError, RuntimeError):

@@ -3,14 +3,15 @@
 use std::sync::Arc;
 
 use super::buffer::{Input, Output};
-use super::copy::Piece;
-use super::lease::{Lease, Refused};
-use super::map::{MappedMap, Need};
+use super::lease::Lease;
+use super::map::{MappedMap, Need, u64_of};
 use super::mapping::usize_of;
+use super::piece::Piece;
 use super::region::MappedRegion;
 use crate::model::error::{Error, Result};
 use crate::model::map::Map;
 use crate::model::range::Range;
+use crate::model::region::PROT_READ;
 use crate::model::text::hex;
 
 /// A guest physical range, what is done with it, and where.
@@ -43,8 +44,10 @@ impl Access<'_> {
 
     /// Like [`pieces`](Self::pieces), but what has no memory is left out.
     pub fn pieces_with_holes(&self) -> Result<Vec<Piece>> {
-        let regions = self.map.overlapping(self.range).iter().filter(|region| region.has_memory());
-        regions.map(|region| self.piece_at(region.base().max(self.range.base()))).collect()
+        self.memory
+            .overlapping(self.range)
+            .map(|region| self.piece_at(region.meta.base().max(self.range.base())))
+            .collect()
     }
 
     fn piece_at(&self, address: u64) -> Result<Piece> {
@@ -52,13 +55,7 @@ impl Access<'_> {
         if region.meta.prot_flags & self.need.bits() != self.need.bits() {
             return Err(self.denied(address, region));
         }
-        let end = region.meta.end().min(self.range.end());
-        Ok(Piece {
-            region: Arc::clone(region),
-            offset: address.saturating_sub(region.meta.base()),
-            size: usize_of(end.saturating_sub(address)),
-            at: usize_of(address.saturating_sub(self.range.base())),
-        })
+        Ok(self.piece(region, address, region.meta.end().min(self.range.end())))
     }
 
     /// The one piece of a range that must not cross from one mapping into another.
@@ -71,16 +68,63 @@ impl Access<'_> {
         }
     }
 
-    /// Leases on all pieces, so that they can be used after the snapshot is let go.
-    pub fn hold(&self, pieces: &[Piece]) -> Result<Vec<Lease>, HoldRefused> {
-        let size = |piece: &Piece| u64::try_from(piece.size).unwrap_or(u64::MAX);
+    /// Pieces with leases on their regions, so that they can be used after the snapshot is let go.
+    ///
+    /// `Err` is a region that a change is deciding about, or that is gone: wait for what it decides, then ask again.
+    pub fn hold(&self, pieces: Vec<Piece>) -> Result<Held, Arc<MappedRegion>> {
         let lease = |piece: &Piece| {
-            piece
-                .region
-                .lease(self.verb, piece.address(), size(piece))
-                .map_err(|refused| HoldRefused { refused, region: Arc::clone(&piece.region) })
+            let lease = piece.region.lease(self.verb, piece.address(), u64_of(piece.size));
+            lease.map_err(|_| Arc::clone(&piece.region))
         };
-        pieces.iter().map(lease).collect()
+        let leases = pieces.iter().map(lease).collect::<Result<_, _>>()?;
+        Ok(Held { pieces, _leases: leases })
+    }
+
+    /// Pieces of regions that allow what is needed and touch each other: the first that begin in the range, up to `most` bytes.
+    #[must_use]
+    pub fn run(&self, most: usize) -> Vec<Piece> {
+        let allows = |region: &&Arc<MappedRegion>| region.meta.prot_flags & self.need.bits() == self.need.bits();
+        let mut run: Vec<Piece> = Vec::new();
+        let (mut reached, mut left) = (None, u64_of(most));
+        for region in self.memory.overlapping(self.range).filter(allows) {
+            let start = region.meta.base().max(self.range.base());
+            let end = region.meta.end().min(self.range.end()).min(start.saturating_add(left));
+            if reached.is_some_and(|reached| reached != start) || end <= start {
+                break;
+            }
+            run.push(self.piece(region, start, end));
+            left = left.saturating_sub(end.saturating_sub(start));
+            reached = Some(end);
+        }
+        run
+    }
+
+    /// All pieces of regions that may be read; what has no memory and what may not be read is left out.
+    #[must_use]
+    pub fn readable(&self) -> Vec<Piece> {
+        let readable = self.memory.overlapping(self.range).filter(|region| region.meta.prot_flags & PROT_READ != 0);
+        readable.map(|region| self.piece_of(region)).collect()
+    }
+
+    /// The bytes of [`readable`](Self::readable).
+    #[must_use]
+    pub fn readable_size(&self) -> u64 {
+        self.readable().iter().fold(0, |sum: u64, piece| sum.saturating_add(u64_of(piece.size)))
+    }
+
+    /// The part of a region that lies in the range.
+    fn piece_of(&self, region: &Arc<MappedRegion>) -> Piece {
+        let (start, end) = (region.meta.base().max(self.range.base()), region.meta.end().min(self.range.end()));
+        self.piece(region, start, end)
+    }
+
+    fn piece(&self, region: &Arc<MappedRegion>, start: u64, end: u64) -> Piece {
+        Piece {
+            region: Arc::clone(region),
+            offset: start.saturating_sub(region.meta.base()),
+            size: usize_of(end.saturating_sub(start)),
+            at: usize_of(start.saturating_sub(self.range.base())),
+        }
     }
 
     fn asked(&self) -> String {
@@ -149,13 +193,12 @@ impl Access<'_> {
     }
 }
 
-/// A region that a change is deciding about, or that is gone.
+/// Pieces of regions that leases keep in place.
 #[derive(Debug)]
-pub struct HoldRefused {
-    /// Why.
-    pub refused: Refused,
-    /// The region, to wait for.
-    pub region: Arc<MappedRegion>,
+pub struct Held {
+    /// The pieces.
+    pub pieces: Vec<Piece>,
+    _leases: Vec<Lease>,
 }
 
 /// Copies pieces out.

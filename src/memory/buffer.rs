@@ -37,8 +37,24 @@ impl Output<'_> {
     }
 
     /// Where `size` bytes from `at` on begin.
+    #[inline]
     pub(super) fn part(&self, at: usize, size: usize) -> Result<*mut u8> {
         check(self.size, at, size).map(|()| self.start.wrapping_add(at))
+    }
+
+    /// `size` bytes of it from `at` on.
+    pub fn slice(&self, at: usize, size: usize) -> Result<Self> {
+        // SAFETY: the promise of `new`, for a part.
+        Ok(unsafe { Self::new(self.part(at, size)?, size) })
+    }
+
+    /// Writes bytes at `at`.
+    #[inline]
+    pub fn put(&self, at: usize, bytes: &[u8]) -> Result<()> {
+        let to = self.part(at, bytes.len())?;
+        // SAFETY: the promise of `new`, and as many bytes as there are.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
+        Ok(())
     }
 }
 
@@ -84,8 +100,31 @@ impl Bytes<'_> {
     }
 
     /// Where `size` bytes from `at` on begin.
+    #[inline]
     pub(super) fn part(&self, at: usize, size: usize) -> Result<*const u8> {
         check(self.size, at, size).map(|()| self.start.wrapping_add(at))
+    }
+
+    /// `size` bytes of it from `at` on.
+    pub fn slice(&self, at: usize, size: usize) -> Result<Self> {
+        // SAFETY: the promise of `new`, for a part.
+        Ok(unsafe { Self::new(self.part(at, size)?, size) })
+    }
+
+    /// Copies the bytes from `at` on that fill `to`.
+    pub fn copy_to(&self, at: usize, to: &mut [u8]) -> Result<()> {
+        let from = self.part(at, to.len())?;
+        // SAFETY: the promise of `new`, and as many bytes as there are.
+        unsafe { std::ptr::copy_nonoverlapping(from, to.as_mut_ptr(), to.len()) };
+        Ok(())
+    }
+
+    /// The integer of 8 bytes at `at`.
+    #[inline]
+    pub fn integer(&self, at: usize) -> Result<u64> {
+        let from = self.part(at, size_of::<u64>())?;
+        // SAFETY: the promise of `new`; a `u64` can have any bits.
+        Ok(unsafe { from.cast::<u64>().read_unaligned() })
     }
 }
 
@@ -96,6 +135,7 @@ impl<'a> From<&'a [u8]> for Bytes<'a> {
 }
 
 /// A buffer shorter than the access it was made for would be a bug here; it is refused rather than overrun.
+#[inline]
 fn check(available: usize, at: usize, size: usize) -> Result<()> {
     match at.checked_add(size) {
         Some(end) if end <= available => Ok(()),

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::mapping::Mapping;
 use crate::model::error::LeaseInfo;
+use crate::model::range::Range;
 use crate::sys::fork::Process;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +29,10 @@ struct Table {
 impl Table {
     fn is_free(&self) -> bool {
         self.free.len() == self.held.len()
+    }
+
+    fn infos(&self) -> Vec<LeaseInfo> {
+        self.held.iter().flatten().copied().collect()
     }
 }
 
@@ -61,8 +66,11 @@ impl Leases {
     }
 
     /// Takes a lease. In a forked child, where nothing can be removed, it isn't counted and no lock is taken.
-    pub fn take(self: &Arc<Self>, mapping: &Arc<Mapping>, info: LeaseInfo) -> Result<Lease, Refused> {
-        let mut lease = Lease { mapping: Arc::clone(mapping), leases: Arc::clone(self), slot: None };
+    ///
+    /// `offset` is where in the region the bytes begin; those of a writable lease count as written when it ends.
+    pub fn take(self: &Arc<Self>, mapping: &Arc<Mapping>, offset: u64, info: LeaseInfo) -> Result<Lease, Refused> {
+        let written = info.is_writable.then(|| Range::between(offset, offset.saturating_add(info.size)));
+        let mut lease = Lease { mapping: Arc::clone(mapping), leases: Arc::clone(self), slot: None, written };
         if !self.process.is_current() {
             return Ok(lease);
         }
@@ -79,6 +87,12 @@ impl Leases {
         }
         lease.slot = Some(slot);
         Ok(lease)
+    }
+
+    /// All leases that are held.
+    #[must_use]
+    pub fn held(&self) -> Vec<LeaseInfo> {
+        self.lock().infos()
     }
 
     fn give_back(&self, slot: usize) {
@@ -98,7 +112,7 @@ impl Leases {
     pub fn close(&self) -> Result<(), Vec<LeaseInfo>> {
         let mut table = self.lock();
         if !table.is_free() {
-            return Err(table.held.iter().flatten().copied().collect());
+            return Err(table.infos());
         }
         table.state = State::Closing;
         Ok(())
@@ -140,6 +154,7 @@ pub struct Lease {
     mapping: Arc<Mapping>,
     leases: Arc<Leases>,
     slot: Option<usize>,
+    written: Option<Range>,
 }
 
 impl Lease {
@@ -158,6 +173,9 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
+        if let Some((written, dirty)) = self.written.zip(self.mapping.dirty()) {
+            dirty.mark(written.base(), written.size());
+        }
         if let Some(slot) = self.slot.filter(|_| self.leases.process.is_current()) {
             self.leases.give_back(slot);
         }

@@ -5,10 +5,12 @@ use std::sync::{Arc, OnceLock};
 use vm_memory::{ByteValued, GuestRegionCollection};
 
 use super::buffer::{Bytes, Output};
-use super::copy;
+use super::dirty::DirtyBitmap;
 use super::mapping::usize_of;
+use super::piece;
 use super::region::MappedRegion;
 use crate::model::map::upper_bound;
+use crate::model::range::Range;
 use crate::model::region::{PROT_READ, PROT_WRITE};
 
 /// What an access needs of the memory that it touches.
@@ -41,12 +43,15 @@ struct Hot {
     host: *mut u8,
     /// The protections under which it can be touched directly for as long as it is mapped; 0 for guarded memory.
     direct: i32,
+    /// Where writes are marked; null when nobody asks.
+    dirty: *const DirtyBitmap,
 }
 
 /// The mapped regions of a snapshot.
 #[derive(Debug)]
 pub struct MappedMap {
     incarnation: u64,
+    is_tracked: bool,
     starts: Box<[u64]>,
     hot: Box<[Hot]>,
     regions: Box<[Arc<MappedRegion>]>,
@@ -59,16 +64,21 @@ unsafe impl Send for MappedMap {}
 unsafe impl Sync for MappedMap {}
 
 impl MappedMap {
-    /// Lays out regions that are sorted by base; `incarnation` tells one `map_memory` from the next.
+    /// Lays out regions that are sorted by base, and marks our own writes to them or not.
+    ///
+    /// `incarnation` tells one `map_memory` from the next.
     #[must_use]
-    pub fn new(incarnation: u64, regions: Vec<Arc<MappedRegion>>) -> Self {
+    pub fn new(incarnation: u64, is_tracked: bool, regions: Vec<Arc<MappedRegion>>) -> Self {
+        regions.iter().for_each(|region| region.mapping.track(is_tracked));
         let hot = |region: &Arc<MappedRegion>| Hot {
             size: region.meta.size(),
             host: region.mapping.host(0),
             direct: if region.mapping.is_always_direct() { region.meta.prot_flags } else { 0 },
+            dirty: region.mapping.dirty().map_or(std::ptr::null(), std::ptr::from_ref),
         };
         Self {
             incarnation,
+            is_tracked,
             starts: regions.iter().map(|region| region.meta.base()).collect(),
             hot: regions.iter().map(hot).collect(),
             regions: regions.into(),
@@ -80,6 +90,12 @@ impl MappedMap {
     #[must_use]
     pub const fn incarnation(&self) -> u64 {
         self.incarnation
+    }
+
+    /// Whether our own writes are marked.
+    #[must_use]
+    pub const fn is_tracked(&self) -> bool {
+        self.is_tracked
     }
 
     /// The regions by ascending base.
@@ -102,20 +118,29 @@ impl MappedMap {
         (addr < region.meta.end()).then_some(region)
     }
 
-    /// The host address of `size` bytes that lie in one region and can be touched directly; `None` sends the access the long way.
+    /// The mapped regions that share an address with `range`, by ascending base.
+    pub fn overlapping(&self, range: Range) -> impl Iterator<Item = &Arc<MappedRegion>> {
+        let first = upper_bound(&self.starts, range.base()).saturating_sub(1);
+        let regions = self.regions.get(first..).unwrap_or_default().iter();
+        regions
+            .skip_while(move |region| region.meta.end() <= range.base())
+            .take_while(move |region| region.meta.range.overlaps(&range))
+    }
+
+    /// Bytes that lie in one region and can be touched directly; `None` sends the access the long way.
     #[inline]
-    fn direct(&self, addr: u64, size: u64, need: Need) -> Option<*mut u8> {
+    fn direct(&self, addr: u64, size: usize, need: Need) -> Option<Direct<'_>> {
         let index = upper_bound(&self.starts, addr).checked_sub(1)?;
         let (hot, start) = (self.hot.get(index)?, self.starts.get(index)?);
         let offset = addr.checked_sub(*start)?;
-        let fits = size <= hot.size.checked_sub(offset)?;
-        (fits && hot.direct & need.bits() != 0).then(|| hot.host.wrapping_add(usize_of(offset)))
+        let fits = u64_of(size) <= hot.size.checked_sub(offset)?;
+        (fits && hot.direct & need.bits() != 0).then_some(Direct { hot, offset })
     }
 
     /// Whether [`read_direct`](Self::read_direct) will do.
     #[inline]
     #[must_use]
-    pub fn is_direct(&self, addr: u64, size: u64, need: Need) -> bool {
+    pub fn is_direct(&self, addr: u64, size: usize, need: Need) -> bool {
         self.direct(addr, size, need).is_some()
     }
 
@@ -123,11 +148,11 @@ impl MappedMap {
     #[inline]
     pub fn read_direct(&self, addr: u64, output: &Output<'_>) -> bool {
         let size = output.size();
-        let (Some(host), Ok(to)) = (self.direct(addr, size_of_usize(size), Need::Read), output.part(0, size)) else {
+        let (Some(direct), Ok(to)) = (self.direct(addr, size, Need::Read), output.part(0, size)) else {
             return false;
         };
         // SAFETY: the bytes lie in one mapping, which can't fault, and the output has as many.
-        unsafe { std::ptr::copy(host, to, size) };
+        unsafe { std::ptr::copy(direct.host(), to, size) };
         true
     }
 
@@ -135,11 +160,12 @@ impl MappedMap {
     #[inline]
     pub fn write_direct(&self, addr: u64, bytes: Bytes<'_>) -> bool {
         let size = bytes.size();
-        let (Some(host), Ok(from)) = (self.direct(addr, size_of_usize(size), Need::Write), bytes.part(0, size)) else {
+        let (Some(direct), Ok(from)) = (self.direct(addr, size, Need::Write), bytes.part(0, size)) else {
             return false;
         };
         // SAFETY: the bytes lie in one mapping, which can't fault, and the input has as many.
-        unsafe { std::ptr::copy(from, host, size) };
+        unsafe { std::ptr::copy(from, direct.host(), size) };
+        direct.mark_dirty(size);
         true
     }
 
@@ -147,22 +173,46 @@ impl MappedMap {
     #[inline]
     #[must_use]
     pub fn load_direct<T: ByteValued>(&self, addr: u64) -> Option<T> {
-        let host = self.direct(addr, size_of_usize(size_of::<T>()), Need::Read)?;
+        let direct = self.direct(addr, size_of::<T>(), Need::Read)?;
         // SAFETY: the bytes lie in one mapping, which can't fault.
-        Some(unsafe { copy::load_value(host.cast()) })
+        Some(unsafe { piece::load_value(direct.host().cast()) })
     }
 
     /// Writes an integer inside one region, untorn when naturally aligned; `false` when it can't be written directly.
     #[inline]
     pub fn store_direct<T: ByteValued>(&self, addr: u64, value: T) -> bool {
-        let Some(host) = self.direct(addr, size_of_usize(size_of::<T>()), Need::Write) else { return false };
+        let Some(direct) = self.direct(addr, size_of::<T>(), Need::Write) else { return false };
         // SAFETY: the bytes lie in one mapping, which can't fault.
-        unsafe { copy::store_value(host.cast(), value) };
+        unsafe { piece::store_value(direct.host().cast(), value) };
+        direct.mark_dirty(size_of::<T>());
         true
     }
 }
 
+/// Where directly copied bytes lie.
+struct Direct<'a> {
+    hot: &'a Hot,
+    offset: u64,
+}
+
+impl Direct<'_> {
+    #[inline]
+    fn host(&self) -> *mut u8 {
+        self.hot.host.wrapping_add(usize_of(self.offset))
+    }
+
+    /// Marks bytes that were written before this call.
+    #[inline]
+    fn mark_dirty(&self, size: usize) {
+        // SAFETY: null, or the bitmap of a mapping that the map keeps.
+        if let Some(dirty) = unsafe { self.hot.dirty.as_ref() } {
+            dirty.mark(self.offset, u64_of(size));
+        }
+    }
+}
+
+/// The crate builds for 64-bit hosts only.
 #[inline]
-fn size_of_usize(size: usize) -> u64 {
+pub(super) fn u64_of(size: usize) -> u64 {
     u64::try_from(size).unwrap_or(u64::MAX)
 }

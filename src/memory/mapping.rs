@@ -3,18 +3,21 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 
 use vm_memory::mmap::{MmapRegionBuilder, MmapRegionError};
 use vm_memory::{FileOffset, MmapRegion, VolatileMemory, VolatileSlice, volatile_memory};
 
+use super::dirty::DirtyBitmap;
 use super::source::{self, Backing};
 use crate::model::error::{Error, Result};
 use crate::model::interrupt::Interrupt;
 use crate::model::region::{MAP_POPULATE, PROT_READ, PROT_WRITE, SharedRegion};
+use crate::sys::copy::Reach;
 use crate::sys::fork::Process;
 use crate::sys::memory::{self, Advice};
+use crate::sys::{copy, file, vma};
 
 /// Between two looks at the caller's [`Interrupt`], this much is populated.
 const POPULATE_STEP: u64 = 64 << 20;
@@ -23,17 +26,35 @@ const POPULATE_STEP: u64 = 64 << 20;
 #[derive(Debug)]
 pub struct Mapping {
     mmap: MmapRegion<()>,
+    /// The first byte of the region, which may lie behind the start of the mapping.
+    start: *mut u8,
+    size: u64,
+    file_offset: Option<FileOffset>,
     backing: Backing,
     /// Set for good once a touch may fault.
     guarded: AtomicBool,
     /// Held, shared, by direct copies of memory that may become guarded.
     copying: RwLock<()>,
     process: Process,
+    /// A touch may wait for a userfaultfd handler.
+    has_fault_handler: bool,
+    /// Accesses that were given up because that handler did not answer, and that go on.
+    pub(super) stuck: AtomicUsize,
+    /// The file through a description whose position is ours alone, to look for holes.
+    seeker: OnceLock<Option<File>>,
+    /// Made when writes are first tracked, kept until the mapping goes.
+    dirty: OnceLock<DirtyBitmap>,
+    is_tracked: AtomicBool,
     /// The protection of all pages.
     prot_flags: AtomicI32,
     /// Held while the protection is changed, or lifted for a forced write.
     protecting: Mutex<()>,
 }
+
+// SAFETY: the pointer leads into the mapping, which is shared between threads by copies, atomics and the kernel only.
+unsafe impl Send for Mapping {}
+// SAFETY: as above; the pointer is never changed.
+unsafe impl Sync for Mapping {}
 
 /// Maps regions one after the other and tells how far it is.
 #[allow(missing_debug_implementations, reason = "borrows a caller's trait object")]
@@ -82,30 +103,48 @@ impl<'a> Mapper<'a> {
 impl Mapping {
     fn new(region: &SharedRegion) -> Result<Self> {
         let backing = source::open(region)?;
-        let mut builder = MmapRegionBuilder::new_with_bitmap(usize_of(region.size()), ())
-            .with_mmap_prot(region.prot_flags)
-            .with_mmap_flags(backing.flags)
-            .with_hugetlbfs(backing.is_huge);
-        if let Some(file) = &backing.file {
-            builder = builder.with_file_offset(FileOffset::from_arc(Arc::clone(file), backing.offset));
-        }
-        let mmap = builder.build().map_err(|error| source::mmap_failed(region, &backing, &io_error(error)))?;
-        let guarded = AtomicBool::new(backing.guarded);
-        let prot_flags = AtomicI32::new(region.prot_flags);
-        Ok(Self {
+        let mmap = build(region, &backing).map_err(|error| source::mmap_failed(region, &backing, &io_error(error)))?;
+        let start = mmap.as_ptr().wrapping_add(usize_of(backing.lead()));
+        let file_offset = backing.file.as_ref().map(|file| FileOffset::from_arc(Arc::clone(file), backing.offset));
+        let mapping = Self {
+            has_fault_handler: region.source.is_adopted() && vma::has_fault_handler(start.addr()),
             mmap,
-            backing,
-            guarded,
+            start,
+            size: region.size(),
+            file_offset,
+            guarded: AtomicBool::new(backing.guarded),
             copying: RwLock::default(),
+            backing,
             process: Process::current(),
-            prot_flags,
+            stuck: AtomicUsize::new(0),
+            seeker: OnceLock::new(),
+            dirty: OnceLock::new(),
+            is_tracked: AtomicBool::new(false),
+            prot_flags: AtomicI32::new(region.prot_flags),
             protecting: Mutex::default(),
-        })
+        };
+        mapping.probe(region)?;
+        Ok(mapping)
+    }
+
+    /// Memory that someone else made may be of a kind that the kernel copies for nobody.
+    fn probe(&self, region: &SharedRegion) -> Result<()> {
+        let is_probed = region.source.is_adopted() && region.prot_flags & PROT_READ != 0 && !self.has_fault_handler;
+        match if is_probed { copy::probe(self.start) } else { Reach::Guarded } {
+            Reach::Guarded => Ok(()),
+            Reach::Special => Err(source::special(region)),
+            Reach::None(error) => {
+                Err(source::failed(region, "reading its first byte (process_vm_readv) failed", &error))
+            }
+        }
     }
 
     /// Places and advises the memory as `new` asks, where that differs from what `old` asked.
     pub fn advise(&self, old: Option<&SharedRegion>, new: &SharedRegion) -> Result<()> {
-        let (host, size) = (self.host(0), self.mmap.size());
+        if self.backing.buffer.is_some() {
+            return Ok(());
+        }
+        let (host, size) = (self.mmap.as_ptr(), self.mmap.size());
         let node = new.host_numa_node_id;
         if node != old.and_then(|old| old.host_numa_node_id) {
             memory::prefer_node(host, size, node).map_err(|error| no_node(new, &error))?;
@@ -129,24 +168,18 @@ impl Mapping {
     #[inline]
     #[must_use]
     pub fn host(&self, offset: u64) -> *mut u8 {
-        self.mmap.as_ptr().wrapping_add(usize_of(offset))
+        self.start.wrapping_add(usize_of(offset))
     }
 
     /// Part of it, for vm-memory's own verbs.
     pub fn slice(&self, offset: u64, count: usize) -> volatile_memory::Result<VolatileSlice<'_, ()>> {
-        self.mmap.get_slice(usize_of(offset), count)
-    }
-
-    /// The number of bytes.
-    #[must_use]
-    pub fn size(&self) -> usize {
-        self.mmap.size()
+        self.mmap.get_slice(usize_of(offset.saturating_add(self.backing.lead())), count)
     }
 
     /// The file and where in it the region begins.
     #[must_use]
-    pub fn file_offset(&self) -> Option<&FileOffset> {
-        self.mmap.file_offset()
+    pub const fn file_offset(&self) -> Option<&FileOffset> {
+        self.file_offset.as_ref()
     }
 
     /// The backing that was opened.
@@ -200,19 +233,50 @@ impl Mapping {
         Some((file, self.backing.offset))
     }
 
+    /// Whether an access may wait for a userfaultfd handler that must not be waited for without end.
+    #[must_use]
+    pub const fn has_fault_handler(&self) -> bool {
+        self.has_fault_handler
+    }
+
+    /// The first offset from `offset` on that is no hole of a shared file; the size of the region when only holes follow.
+    #[must_use]
+    pub fn next_data(&self, offset: u64) -> u64 {
+        let Some((file, start)) = self.readable_file() else { return offset };
+        let Some(seeker) = self.seeker.get_or_init(|| file::reopen(file).ok()) else { return offset };
+        let found = file::next_data(seeker, start.saturating_add(offset));
+        found.map_or(self.size, |position| position.saturating_sub(start)).min(self.size)
+    }
+
+    /// Begins or ends the tracking of our own writes.
+    pub(super) fn track(&self, is_tracked: bool) {
+        if is_tracked {
+            self.dirty.get_or_init(|| DirtyBitmap::new(self.size));
+        }
+        self.is_tracked.store(is_tracked, Ordering::Release);
+    }
+
+    /// The bitmap of our own writes, while they are tracked.
+    #[must_use]
+    pub fn dirty(&self) -> Option<&DirtyBitmap> {
+        self.dirty.get().filter(|_| self.is_tracked.load(Ordering::Acquire))
+    }
+
     /// The protection of all pages; a lease keeps others from taking any away.
     #[must_use]
     pub fn prot_flags(&self) -> i32 {
         self.prot_flags.load(Ordering::Acquire)
     }
 
-    /// Sets the protection of the whole mapping.
+    /// Sets the protection of the whole mapping; a buffer's own is its owner's.
     ///
     /// A change adds protections before anyone may use them, and takes one away once the leases are closed and no reader is left.
     pub fn protect(&self, prot_flags: i32) -> io::Result<()> {
         let _protecting = self.protecting.lock().unwrap_or_else(PoisonError::into_inner);
-        // SAFETY: the range is this mapping, and no access that relies on a protection taken away is under way, as said above.
-        unsafe { memory::protect(self.host(0), self.mmap.size(), prot_flags)? };
+        if self.backing.buffer.is_none() {
+            // SAFETY: this mapping, and no access that relies on a protection taken away is under way, as said above.
+            unsafe { memory::protect(self.mmap.as_ptr(), self.mmap.size(), prot_flags)? };
+        }
         self.prot_flags.store(prot_flags, Ordering::Release);
         Ok(())
     }
@@ -224,12 +288,15 @@ impl Mapping {
         size: usize,
         work: impl FnOnce() -> Result<()>,
     ) -> io::Result<Result<()>> {
+        if self.backing.buffer.is_some() {
+            return Ok(work());
+        }
         let _protecting = self.lock_protection()?;
         let before = self.prot_flags();
-        let first = offset & !self.backing.page_size.saturating_sub(1);
-        let end =
-            offset.saturating_add(u64::try_from(size).unwrap_or(u64::MAX)).next_multiple_of(self.backing.page_size);
-        let (host, length) = (self.host(first), usize_of(end.saturating_sub(first)));
+        let (page_size, offset) = (self.backing.page_size, offset.saturating_add(self.backing.lead()));
+        let first = offset & !page_size.saturating_sub(1);
+        let end = offset.saturating_add(u64::try_from(size).unwrap_or(u64::MAX)).next_multiple_of(page_size);
+        let (host, length) = (self.mmap.as_ptr().wrapping_add(usize_of(first)), usize_of(end.saturating_sub(first)));
         let lifted = before | PROT_READ | PROT_WRITE;
         // SAFETY: whole pages of this mapping; protections are only added while others read.
         unsafe { memory::protect(host, length, lifted)? };
@@ -248,6 +315,24 @@ impl Mapping {
             .try_lock()
             .map_err(|_| io::Error::new(io::ErrorKind::WouldBlock, "locked by a thread of the parent process"))
     }
+}
+
+/// The mapping through vm-memory; a buffer of the user's is only pointed at.
+fn build(region: &SharedRegion, backing: &Backing) -> std::result::Result<MmapRegion<()>, MmapRegionError> {
+    let lead = backing.lead();
+    let mut builder = MmapRegionBuilder::new_with_bitmap(usize_of(region.size().saturating_add(lead)), ())
+        .with_mmap_prot(region.prot_flags)
+        .with_mmap_flags(backing.flags)
+        .with_hugetlbfs(backing.is_huge);
+    if let Some(file) = &backing.file {
+        builder = builder.with_file_offset(FileOffset::from_arc(Arc::clone(file), backing.offset.saturating_sub(lead)));
+    }
+    if let Some(buffer) = &backing.buffer {
+        let page = std::ptr::with_exposed_provenance_mut::<u8>(buffer.host.saturating_sub(usize_of(lead)));
+        // SAFETY: the buffer is there for as long as `backing` keeps it, and only its own bytes are touched.
+        builder = unsafe { builder.with_raw_mmap_pointer(page) };
+    }
+    builder.build()
 }
 
 /// Leave to touch memory, which stays free of faults meanwhile.

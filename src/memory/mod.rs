@@ -2,16 +2,23 @@
 //!
 //! [`source`] opens what a region asks for, [`mapping`] maps it through vm-memory, [`region`] is one mapped region with its
 //! [`lease`]s, [`map`] all of them, built for fast look-up. [`access`] plans what an access touches and refuses or does it, by
-//! direct copies where a touch can't fault and through the kernel elsewhere ([`copy`]).
+//! direct copies where a touch can't fault and through the kernel elsewhere ([`piece`]).
 
 #![allow(unsafe_code, reason = "this room is where raw guest pointers are copied")]
 
 pub mod access;
+pub mod atomic;
 pub mod buffer;
 pub mod copy;
-pub mod integer;
+pub mod dirty;
 pub mod lease;
 pub mod map;
 pub mod mapping;
+pub mod piece;
 pub mod region;
+pub mod search;
 pub mod source;
+mod straggler;
+pub mod transfer;
+pub mod translate;
+pub mod walk;

@@ -8,9 +8,11 @@ use vm_memory::{
     FileOffset, GuestAddress, GuestMemoryRegion, GuestMemoryRegionBytes, GuestUsize, MemoryRegionAddress, VolatileSlice,
 };
 
+use super::dirty::DirtySource;
 use super::lease::{Lease, Leases, Refused};
 use super::mapping::Mapping;
 use crate::model::error::LeaseInfo;
+use crate::model::range::Range;
 use crate::model::region::{PROT_READ, PROT_WRITE, SharedRegion};
 
 /// A region of a mapped space.
@@ -39,7 +41,19 @@ impl MappedRegion {
 
     /// Holds part of the region.
     pub fn lease(&self, what: &'static str, address: u64, size: u64) -> Result<Lease, Refused> {
-        self.leases.take(&self.mapping, LeaseInfo { what, address, size })
+        let info = LeaseInfo { what, address, size, is_writable: false };
+        self.leases.take(&self.mapping, address.saturating_sub(self.meta.base()), info)
+    }
+}
+
+impl DirtySource for MappedRegion {
+    /// What is held for writing counts as written each time.
+    fn drain(&self, found: &mut dyn FnMut(Range)) {
+        let Some(dirty) = self.mapping.dirty() else { return };
+        for info in self.leases.held().iter().filter(|info| info.is_writable) {
+            dirty.mark(info.address.saturating_sub(self.meta.base()), info.size);
+        }
+        dirty.drain(&mut |pages| found(Range::between(pages.base(), pages.end().min(self.meta.size()))));
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::model::error::{Error, Result};
 use crate::model::region::{MAP_ANONYMOUS, MAP_HUGETLB, MAP_NORESERVE, MAP_POPULATE, MAP_PRIVATE, SharedRegion};
-use crate::model::source::SourceType;
+use crate::model::source::{SourceType, UserBuffer};
 use crate::model::text;
 use crate::sys::file::FileKind;
 use crate::sys::{file, huge};
@@ -19,6 +19,8 @@ pub struct Backing {
     pub file: Option<Arc<File>>,
     /// Where in the file the region begins.
     pub offset: u64,
+    /// Memory that someone else made, instead of a mapping of ours.
+    pub buffer: Option<UserBuffer>,
     /// `mmap` flags, without `MAP_POPULATE`.
     pub flags: i32,
     /// Bytes a page.
@@ -34,12 +36,15 @@ pub struct Backing {
 /// Opens the backing of a region that has memory.
 pub fn open(region: &SharedRegion) -> Result<Backing> {
     let page_size = page_size(region)?;
-    check_alignment(region, page_size)?;
+    if region.source.buffer.is_none() {
+        check_alignment(region, page_size)?;
+    }
     check_flags(region)?;
     let flags = region.perm_flags & !MAP_POPULATE;
     let small = Backing {
         file: None,
         offset: 0,
+        buffer: None,
         flags,
         page_size,
         is_huge: false,
@@ -48,7 +53,7 @@ pub fn open(region: &SharedRegion) -> Result<Backing> {
     };
     let pool = Backing { is_huge: true, guarded: flags & MAP_NORESERVE != 0, ..small.clone() };
     match region.effective_source() {
-        None => open_user_file(region, small),
+        None => open_adopted(region, small),
         Some(SourceType::MmapAnonymous) => Ok(Backing { flags: flags | MAP_ANONYMOUS, ..small }),
         Some(SourceType::MmapAnonymousHugeTlbFs) => {
             let flags = flags | MAP_ANONYMOUS | file::anonymous_huge_flags(page_size);
@@ -80,7 +85,14 @@ fn open_memfd(region: &SharedRegion, huge_page_size: Option<u64>, backing: Backi
     Ok(Backing { file: Some(Arc::new(memfd)), ..backing })
 }
 
-/// A file of the user's may be truncated by anyone: always guarded.
+/// What the user gave may be truncated, unmapped or protected by anyone: always guarded.
+fn open_adopted(region: &SharedRegion, backing: Backing) -> Result<Backing> {
+    match &region.source.buffer {
+        Some(buffer) => Ok(Backing { buffer: Some(buffer.clone()), page_size: 1, guarded: true, ..backing }),
+        None => open_user_file(region, backing),
+    }
+}
+
 fn open_user_file(region: &SharedRegion, backing: Backing) -> Result<Backing> {
     let Some(user_file) = &region.source.file else { return Ok(backing) };
     let fail = |error: io::Error| failed(region, "looking at its file failed", &error);
@@ -195,9 +207,10 @@ fn mount_page_size(region: &SharedRegion) -> Option<u64> {
     file::hugetlbfs_page_size(&directory).ok().flatten()
 }
 
+/// A user's file may begin anywhere: it is mapped with what comes before it in the page.
 fn check_alignment(region: &SharedRegion, page_size: u64) -> Result<()> {
-    for (what, value) in [("base", region.base()), ("size", region.size()), ("file offset", region.source.file_offset)]
-    {
+    let offset = if region.source.is_adopted() { 0 } else { region.source.file_offset };
+    for (what, value) in [("base", region.base()), ("size", region.size()), ("file offset", offset)] {
         if !value.is_multiple_of(page_size) {
             return Err(Error::Misaligned {
                 message: format!(
@@ -292,6 +305,19 @@ pub fn failed(region: &SharedRegion, what: &str, error: &io::Error) -> Error {
     }
 }
 
+/// The refusal of memory that can't be copied safely.
+pub fn special(region: &SharedRegion) -> Error {
+    Error::Unsupported {
+        message: format!(
+            "cannot map {region}: its memory can't be read through process_vm_readv (pages of a device, or a memfd_secret), \
+             so a fault of it could not be caught"
+        ),
+        feature: "guarded access to device pages and secret memory",
+        how: "copy the bytes into a region of RAM, or use the file's own read and write".into(),
+        region: Some(Arc::clone(region)),
+    }
+}
+
 /// The error of a failed `mmap`: a pool that ran short between the check and the call is told apart.
 pub fn mmap_failed(region: &SharedRegion, backing: &Backing, error: &io::Error) -> Error {
     let pages = region.size().div_ceil(backing.page_size);
@@ -314,5 +340,12 @@ impl Backing {
     #[must_use]
     pub const fn guarded_after_fork(&self) -> bool {
         self.is_huge
+    }
+
+    /// The bytes between the start of the page that the region begins in and the region.
+    #[must_use]
+    pub fn lead(&self) -> u64 {
+        let start = self.buffer.as_ref().map_or(self.offset, |buffer| buffer.host.try_into().unwrap_or_default());
+        start % huge::page_size()
     }
 }

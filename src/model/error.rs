@@ -19,6 +19,8 @@ pub struct LeaseInfo {
     pub address: u64,
     /// The number of bytes that are held.
     pub size: u64,
+    /// Whether they may be written for as long as they are held, unseen.
+    pub is_writable: bool,
 }
 
 /// Why a request was refused or failed; messages say what was asked, what is in the way and what to do.
@@ -107,7 +109,7 @@ pub enum Error {
         region: Arc<Region>,
     },
     /// The kernel reported a fault of the memory itself.
-    #[error("{message}")]
+    #[error("{message} (done before it: {} bytes)", super::text::hex(*.completed))]
     Fault {
         /// What was being done.
         message: String,
@@ -180,6 +182,18 @@ pub enum Error {
         /// The region behind it.
         conflict: Option<Arc<Region>>,
     },
+    /// A transfer between a file and memory ended early.
+    #[error("{message}")]
+    Partial {
+        /// What ended it, and how far it got.
+        message: String,
+        /// The kernel's error number; `EIO` when the file ended.
+        errno: i32,
+        /// Bytes that were transferred.
+        done: u64,
+        /// The size asked for.
+        size: u64,
+    },
     /// The space has no memory, or this handle was closed.
     #[error("{message}")]
     NotMapped {
@@ -226,6 +240,17 @@ pub enum Error {
     /// The caller's [`super::interrupt::Interrupt`] said stop.
     #[error("interrupted")]
     Interrupted,
+}
+
+impl Error {
+    /// A fault in a part of the work, when `done` bytes of other parts were done before it.
+    #[must_use]
+    pub fn after(mut self, done: u64) -> Self {
+        if let Self::Fault { completed, .. } = &mut self {
+            *completed = completed.saturating_add(done);
+        }
+        self
+    }
 }
 
 impl From<Interrupted> for Error {

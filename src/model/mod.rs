@@ -5,10 +5,12 @@
 
 pub mod change;
 pub mod error;
+pub mod hexdump;
 pub mod interrupt;
 pub mod layout;
 pub mod map;
 pub mod numa;
+pub mod pattern;
 pub mod range;
 pub mod region;
 pub mod source;

@@ -153,11 +153,18 @@ impl Region {
     }
 
     fn check_source(&self) -> Result<()> {
-        let Source { source_type, file, page_size, .. } = &self.source;
-        if file.is_some() && source_type.is_some() {
+        let Source { source_type, file, buffer, page_size, .. } = &self.source;
+        if self.source.is_adopted() && source_type.is_some() || file.is_some() && buffer.is_some() {
             return Err(Error::InvalidMemorySourceType {
-                message: "file= and mem_type= exclude each other: the file is the source".into(),
+                message: "a file, a buffer and mem_type= exclude each other: each of them is the source".into(),
             });
+        }
+        if let Some(buffer) = buffer.as_ref().filter(|buffer| buffer.size != self.size()) {
+            return Err(self.invalid(format!(
+                "a region over a buffer of {} bytes has as many, not {}",
+                text::hex(buffer.size),
+                text::hex(self.size())
+            )));
         }
         match page_size {
             Some(_) if !source_type.is_some_and(SourceType::is_huge) => Err(self
@@ -201,7 +208,7 @@ impl Region {
     #[must_use]
     pub fn effective_source(&self) -> Option<SourceType> {
         match self.source.source_type {
-            _ if !self.has_memory() || self.source.file.is_some() => None,
+            _ if !self.has_memory() || self.source.is_adopted() => None,
             None if self.perm_flags & MAP_ANONYMOUS != 0 => Some(SourceType::MmapAnonymous),
             None => Some(SourceType::MemFdShared),
             given => given,
@@ -238,6 +245,7 @@ impl Region {
         match self.effective_source() {
             Some(_) if self.region_type == RegionType::DaxMemory => "reserved",
             Some(source) => source.as_str(),
+            None if self.source.buffer.is_some() => "buffer",
             None if self.source.file.is_some() => "file",
             None => "-",
         }

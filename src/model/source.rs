@@ -87,6 +87,34 @@ impl std::hash::Hash for UserFile {
     }
 }
 
+/// Keeps memory that someone else made where it is, until it is dropped.
+pub trait KeepAlive: std::fmt::Debug + Send + Sync {}
+
+/// Memory that someone else made; two are equal when they are the same bytes.
+#[derive(Clone, Debug)]
+pub struct UserBuffer {
+    /// The host address of the first byte.
+    pub host: usize,
+    /// The number of bytes.
+    pub size: u64,
+    /// What keeps it.
+    pub keep: Arc<dyn KeepAlive>,
+}
+
+impl PartialEq for UserBuffer {
+    fn eq(&self, other: &Self) -> bool {
+        (self.host, self.size) == (other.host, other.size)
+    }
+}
+
+impl Eq for UserBuffer {}
+
+impl std::hash::Hash for UserBuffer {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        (self.host, self.size).hash(state);
+    }
+}
+
 /// Everything that decides which bytes a region shows.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Source {
@@ -96,8 +124,18 @@ pub struct Source {
     pub path: PathBuf,
     /// A file that the user gave.
     pub file: Option<UserFile>,
+    /// Memory that the user gave.
+    pub buffer: Option<UserBuffer>,
     /// Where in the file the region begins.
     pub file_offset: u64,
     /// Page size of a huge source; `None` for the host's default.
     pub page_size: Option<u64>,
+}
+
+impl Source {
+    /// Whether the bytes are those of a file or buffer that the user gave.
+    #[must_use]
+    pub const fn is_adopted(&self) -> bool {
+        self.file.is_some() || self.buffer.is_some()
+    }
 }

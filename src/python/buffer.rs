@@ -12,11 +12,12 @@ use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes, PyMemoryView};
 
 use crate::memory::buffer::{Bytes, Output};
-use crate::memory::copy::Piece;
 use crate::memory::lease::{Lease, Leases, Refused};
 use crate::memory::mapping::Mapping;
+use crate::memory::piece::Piece;
 use crate::model::error::{Error, LeaseInfo};
 use crate::model::region::{PROT_READ, PROT_WRITE};
+use crate::model::source::{KeepAlive, UserBuffer};
 use crate::model::text::hex;
 use crate::space::AddressSpace;
 use crate::space::turn::SLICE;
@@ -42,6 +43,25 @@ pub(super) fn new_bytes<'py>(
     Ok(unsafe { object.cast_into_unchecked() })
 }
 
+/// A bytearray of zeroes.
+pub(super) fn new_bytearray(py: Python<'_>, size: usize) -> PyResult<Bound<'_, PyByteArray>> {
+    PyByteArray::new_with(py, size, |_| Ok(()))
+}
+
+/// A contiguous bytes-like object that is held.
+pub(super) struct Held(PyUntypedBuffer);
+
+impl Held {
+    pub(super) fn of(data: &Bound<'_, PyAny>) -> PyResult<Self> {
+        contiguous(data).map(Self)
+    }
+
+    pub(super) fn bytes(&self) -> Bytes<'_> {
+        // SAFETY: the exporter keeps the bytes where they are while we hold the buffer.
+        unsafe { Bytes::new(self.0.buf_ptr().cast(), self.0.len_bytes()) }
+    }
+}
+
 /// Calls `work` with the bytes of a contiguous bytes-like object, which is held meanwhile.
 #[inline]
 pub(super) fn with_input<T>(data: &Bound<'_, PyAny>, work: impl FnOnce(Bytes<'_>) -> PyResult<T>) -> PyResult<T> {
@@ -62,6 +82,55 @@ pub(super) fn with_output<T>(target: &Bound<'_, PyAny>, work: impl FnOnce(&Outpu
     }
     // SAFETY: the exporter keeps the bytes where they are, and lets us write them, while we hold the buffer.
     work(&unsafe { Output::new(buffer.buf_ptr().cast(), buffer.len_bytes()) })
+}
+
+/// Calls `work` with a contiguous buffer of u64 integers, an array of NumPy for example.
+pub(super) fn with_integers<T>(object: &Bound<'_, PyAny>, work: impl FnOnce(Bytes<'_>) -> PyResult<T>) -> PyResult<T> {
+    let buffer = contiguous(object)?;
+    let is_u64 = buffer.item_size() == size_of::<u64>()
+        && matches!(buffer.format().to_str(), Ok("Q" | "L" | "<Q" | "<L" | "=Q" | "=L" | "@Q" | "@L" | "N"));
+    if !is_u64 {
+        return Err(PyTypeError::new_err(format!(
+            "the buffer must hold unsigned integers of 8 bytes (array('Q'), dtype '<u8'), not items of format {:?}",
+            buffer.format()
+        )));
+    }
+    // SAFETY: the exporter keeps the bytes where they are while we hold the buffer.
+    work(unsafe { Bytes::new(buffer.buf_ptr().cast(), buffer.len_bytes()) })
+}
+
+/// Whether an object has the buffer protocol.
+pub(super) fn is_buffer(object: &Bound<'_, PyAny>) -> bool {
+    // SAFETY: asks a live object.
+    unsafe { ffi::PyObject_CheckBuffer(object.as_ptr()) == 1 }
+}
+
+/// A writable buffer of the user's that a region shows; held until the region is gone everywhere.
+#[derive(Debug)]
+struct Adopted(Option<PyUntypedBuffer>);
+
+impl KeepAlive for Adopted {}
+
+impl Drop for Adopted {
+    fn drop(&mut self) {
+        let buffer = self.0.take();
+        // At the interpreter's end nothing can be released any more.
+        if Python::try_attach(|_| ()).is_none() {
+            std::mem::forget(buffer);
+        } else {
+            Python::attach(|_| drop(buffer));
+        }
+    }
+}
+
+/// The memory of a writable, contiguous buffer, and what keeps it.
+pub(super) fn adopt(object: &Bound<'_, PyAny>) -> PyResult<UserBuffer> {
+    let buffer = contiguous(object)?;
+    if buffer.readonly() {
+        return Err(PyTypeError::new_err("the buffer is read-only: a region needs one that can be written"));
+    }
+    let (host, size) = (buffer.buf_ptr().expose_provenance(), u64::try_from(buffer.len_bytes()).unwrap_or(u64::MAX));
+    Ok(UserBuffer { host, size, keep: Arc::new(Adopted(Some(buffer))) })
 }
 
 fn contiguous(object: &Bound<'_, PyAny>) -> PyResult<PyUntypedBuffer> {
@@ -118,8 +187,8 @@ impl PyGuestView {
     fn lease(&self, py: Python<'_>) -> PyResult<Lease> {
         loop {
             let mapping = self.mapping.upgrade().ok_or_else(|| gone(self.address))?;
-            let info = LeaseInfo { what: "view", address: self.address, size: self.size };
-            match self.leases.take(&mapping, info) {
+            let info = LeaseInfo { what: "view", address: self.address, size: self.size, is_writable: !self.readonly };
+            match self.leases.take(&mapping, self.offset, info) {
                 Ok(lease) => return self.allowed(lease),
                 Err(Refused::Closed) => return Err(gone(self.address)),
                 Err(Refused::Closing) => {

@@ -1,5 +1,6 @@
 //! Arguments from Python, checked; enum members and named tuples to Python.
 
+use std::fs::File;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -34,6 +35,14 @@ impl<'py> FromPyObject<'_, 'py> for Address {
 /// A number of bytes, also as text.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Size(pub(super) u64);
+
+impl Size {
+    /// The length of something in memory.
+    #[inline]
+    pub(super) fn of(length: usize) -> Self {
+        Self(u64::try_from(length).unwrap_or(u64::MAX))
+    }
+}
 
 impl<'py> FromPyObject<'_, 'py> for Size {
     type Error = PyErr;
@@ -163,8 +172,19 @@ pub(super) fn path(object: &Bound<'_, PyAny>) -> PyResult<PathBuf> {
     object.extract()
 }
 
-/// Our own duplicate of an int descriptor, or of anything with `fileno()`.
+/// A file that the user gave for a region.
 pub(super) fn user_file(object: &Bound<'_, PyAny>) -> PyResult<UserFile> {
+    let file = duplicate(object)?;
+    let identity = file::identity(&file).map_err(|error| Error::Backing {
+        message: format!("looking at the file failed: {error}"),
+        errno: error.raw_os_error().unwrap_or_default(),
+        region: None,
+    })?;
+    Ok(UserFile { file: file.into(), identity })
+}
+
+/// Our own duplicate of an int descriptor, or of anything with `fileno()`.
+pub(super) fn duplicate(object: &Bound<'_, PyAny>) -> PyResult<File> {
     if object.is_instance_of::<PyBool>() {
         return Err(invalid("file is a bool where a descriptor is needed".into()));
     }
@@ -172,13 +192,12 @@ pub(super) fn user_file(object: &Bound<'_, PyAny>) -> PyResult<UserFile> {
         true => object.extract()?,
         false => object.call_method0("fileno").map_err(|error| not_a_file(object, error))?.extract()?,
     };
-    let duplicate = file::duplicate(fd).and_then(|file| Ok((file::identity(&file)?, file)));
-    let (identity, file) = duplicate.map_err(|error| Error::Backing {
+    let duplicate = file::duplicate(fd).map_err(|error| Error::Backing {
         message: format!("file descriptor {fd} can't be duplicated: {error}"),
         errno: error.raw_os_error().unwrap_or_default(),
         region: None,
-    })?;
-    Ok(UserFile { file: file.into(), identity })
+    });
+    Ok(duplicate?)
 }
 
 fn not_a_file(object: &Bound<'_, PyAny>, error: PyErr) -> PyErr {

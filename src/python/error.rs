@@ -80,6 +80,11 @@ fn exception(py: Python<'_>, error: &Error) -> PyResult<PyErr> {
         Error::NotContiguous { address, size, region, conflict, .. } => {
             ("NotContiguous", Common::at(Some(*address), Some(*size), Some(region)).against(conflict.as_ref()))
         }
+        Error::Partial { errno, done, size, .. } => {
+            own.set_item("errno", errno)?;
+            own.set_item("done", done)?;
+            ("PartialTransfer", Common::at(None, Some(*size), None))
+        }
         Error::NotMapped { .. } => ("NotMapped", Common::default()),
         Error::Unsupported { feature, how, region, .. } => {
             own.set_item("feature", feature)?;

@@ -14,6 +14,7 @@ pub mod layout;
 pub mod mapping;
 pub mod memory;
 pub mod numa;
+pub mod pin;
 pub mod region;
 pub mod space;
 pub mod transaction;

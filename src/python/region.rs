@@ -6,9 +6,11 @@ use pyo3::exceptions::{PyOverflowError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
+use super::buffer::adopt;
 use super::convert::{self, Address, Flags, Protection, Size, Small};
 use crate::model::region::{self, MAP_POPULATE, Region, RegionType, SharedRegion};
 use crate::model::source::{Source, SourceType};
+use crate::sys::file;
 
 /// The description of a range of guest physical addresses: an immutable value that owns no memory.
 ///
@@ -83,6 +85,7 @@ impl PyRegion {
             source_type: mem_type.map(convert::source_type).transpose()?,
             path: mem_file_path.map(convert::path).transpose()?.unwrap_or_default(),
             file: file.map(convert::user_file).transpose()?,
+            buffer: None,
             file_offset: file_offset.0,
             page_size: page_size.map(|size| size.0),
         };
@@ -218,6 +221,61 @@ impl PyRegion {
     #[pyo3(signature = (base, size, *, name=None))]
     fn create_dax_region(base: Address, size: Size, name: Option<String>) -> PyResult<Self> {
         Self::named(Self::of_type(RegionType::DaxMemory, base, size)?, name)
+    }
+
+    /// RAM over part of a file: a memfd of another process, an image, a device file. Any offset will do, also one inside a page.
+    ///
+    /// The descriptor (an int, or anything with `fileno()`) is duplicated. `shared=False` keeps writes out of the file. `prot_flags`
+    /// are what the descriptor allows when not given. A file may be cut by anyone, so accesses go through the kernel and a fault is a
+    /// `MemoryFault`. Raises as the class does; the length is checked when the region is mapped.
+    ///
+    /// >>> import tempfile
+    /// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+    /// >>> with tempfile.TemporaryFile() as file:
+    /// ...     _ = file.write(bytes(100) + b"image" + bytes(4096)), file.flush()
+    /// ...     region = AddressSpaceRegion.from_file(0, "4KiB", file, 100)
+    /// >>> AddressSpace.from_regions([region], AddressSpaceLayout(1 << 46, 0, 1 << 45)).map_memory().read(0, 5)
+    /// b'image'
+    #[staticmethod]
+    #[pyo3(signature = (base, size, file, offset=Size(0), *, name=None, shared=true, prot_flags=None),
+        text_signature = "(base, size, file, offset=0, *, name=None, shared=True, prot_flags=None)")]
+    fn from_file(
+        base: Address,
+        size: Size,
+        file: &Bound<'_, PyAny>,
+        offset: Size,
+        name: Option<String>,
+        shared: bool,
+        prot_flags: Option<Protection>,
+    ) -> PyResult<Self> {
+        let file = convert::user_file(file)?;
+        let allowed = if shared { file::protection(&file.file) } else { Ok(region::PROT_READ | region::PROT_WRITE) };
+        let source = Source { file: Some(file), file_offset: offset.0, ..Source::default() };
+        let mut region = Region::new(RegionType::DefaultMemory, convert::range(base, size)?, source)?;
+        region.perm_flags = if shared { region::MAP_SHARED } else { region::MAP_PRIVATE };
+        region.prot_flags = prot_flags.map_or_else(|| allowed.unwrap_or(region.prot_flags), |flags| flags.0);
+        Self::named(region, name)
+    }
+
+    /// RAM over a writable, contiguous buffer: an `mmap.mmap`, a `shared_memory` block's `buf`, an array of NumPy, a bytearray.
+    ///
+    /// The buffer is held for as long as the region is, so its owner can't close or resize it. It may lie and end anywhere. Accesses
+    /// go through the kernel, for its owner may protect or cut it. Raises `TypeError` for a read-only buffer, `BufferError` for one that
+    /// is not contiguous, `InvalidAddressRange` for an empty one.
+    ///
+    /// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+    /// >>> buffer = bytearray(8192)
+    /// >>> region = AddressSpaceRegion.from_buffer(0x10_0000, buffer, name="shared")
+    /// >>> AddressSpace.from_regions([region], AddressSpaceLayout(1 << 46, 0, 1 << 45)).map_memory().write(0x10_0010, b"hi")
+    /// >>> bytes(buffer[0x10:0x12])
+    /// b'hi'
+    #[staticmethod]
+    #[pyo3(signature = (base, buffer, *, name=None))]
+    fn from_buffer(base: Address, buffer: &Bound<'_, PyAny>, name: Option<String>) -> PyResult<Self> {
+        let buffer = adopt(buffer)?;
+        let range = convert::range(base, Size(buffer.size))?;
+        let source = Source { buffer: Some(buffer), ..Source::default() };
+        Self::named(Region::new(RegionType::DefaultMemory, range, source)?, name)
     }
 
     /// The name, unique in a space, or `None`.
@@ -383,9 +441,9 @@ impl PyRegion {
     #[allow(clippy::type_complexity, reason = "what pickle asks for")]
     fn __getnewargs_ex__<'py>(&self, py: Python<'py>) -> PyResult<((Bound<'py, PyAny>, u64, u64), Bound<'py, PyDict>)> {
         let region = &self.0;
-        if region.source.file.is_some() {
+        if region.source.is_adopted() {
             return Err(PyTypeError::new_err(format!(
-                "cannot pickle {region}: a descriptor means nothing elsewhere; give file= again there"
+                "cannot pickle {region}: its file or buffer means nothing elsewhere; give another there"
             )));
         }
         let keywords = PyDict::new(py);

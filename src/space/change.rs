@@ -10,6 +10,7 @@ use super::snapshot::Snapshot;
 use super::space::AddressSpace;
 use super::turn::TurnGuard;
 use crate::memory::lease::Leases;
+use crate::memory::map::MappedMap;
 use crate::memory::mapping::Mapper;
 use crate::memory::region::MappedRegion;
 use crate::memory::source;
@@ -97,6 +98,19 @@ impl AddressSpace {
         let incarnation = memory.incarnation();
         self.swap_quietly(Snapshot { map: Arc::clone(&snapshot.map), memory: Some(Arc::new(memory)) });
         Ok(incarnation)
+    }
+
+    /// Begins or ends the marking of our own writes; every write that begins after it has returned is marked, or is not.
+    pub fn track_writes(&self, incarnation: u64, is_tracked: bool, interrupt: &dyn Interrupt) -> Result<()> {
+        self.check_process()?;
+        let _turn = self.turn().take(interrupt)?;
+        let before = self.load_full();
+        let regions = before.memory_of(incarnation)?.regions().to_vec();
+        let memory = Some(Arc::new(MappedMap::new(incarnation, is_tracked, regions)));
+        let old = self.swap_quietly(Snapshot { map: Arc::clone(&before.map), memory });
+        drop(before);
+        wait_for_readers(old);
+        Ok(())
     }
 
     /// Unmaps all regions, unless one is leased. A memory that is closed already stays so.

@@ -54,7 +54,7 @@ impl Snapshot {
                 _ => map(meta)?,
             });
         }
-        Ok(Some(Arc::new(MappedMap::new(memory.incarnation(), regions))))
+        Ok(Some(Arc::new(MappedMap::new(memory.incarnation(), memory.is_tracked(), regions))))
     }
 }
 

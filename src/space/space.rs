@@ -132,7 +132,7 @@ impl AddressSpace {
     }
 
     pub(super) fn new_memory(&self, regions: Vec<Arc<MappedRegion>>) -> MappedMap {
-        MappedMap::new(self.incarnations.fetch_add(1, Ordering::Relaxed), regions)
+        MappedMap::new(self.incarnations.fetch_add(1, Ordering::Relaxed), false, regions)
     }
 
     /// Refuses in a forked child, whose copy of this space nobody else can see.

@@ -75,3 +75,38 @@ fn repeat(size: usize, step: impl Fn(usize, usize) -> isize) -> std::result::Res
 pub fn length(file: &File) -> Result<u64> {
     file.metadata().map(|metadata| metadata.len())
 }
+
+/// How memory that someone else made can be reached.
+#[derive(Debug)]
+pub enum Reach {
+    /// By `process_vm_readv` and `process_vm_writev`.
+    Guarded,
+    /// The kernel copies it for `write(2)` but not for `process_vm_readv`: pages of a device, or a `memfd_secret`.
+    Special,
+    /// Not at all.
+    None(Error),
+}
+
+/// Tries to read one byte.
+#[must_use]
+pub fn probe(from: *const u8) -> Reach {
+    let mut byte = 0u8;
+    // SAFETY: the target is one byte; the kernel checks the source.
+    match unsafe { read_guarded(from, &raw mut byte, 1) } {
+        Ok(()) => Reach::Guarded,
+        Err(Stopped { error, .. }) => {
+            let error = error.unwrap_or_else(|| Error::from_raw_os_error(libc::EFAULT));
+            if error.raw_os_error() == Some(libc::EFAULT) && is_readable(from) {
+                return Reach::Special;
+            }
+            Reach::None(error)
+        }
+    }
+}
+
+/// Whether the kernel can copy a byte from an address into a pipe.
+fn is_readable(from: *const u8) -> bool {
+    let Ok((_reader, writer)) = std::io::pipe() else { return false };
+    // SAFETY: the kernel checks the source.
+    unsafe { libc::write(writer.as_raw_fd(), from.cast(), 1) == 1 }
+}

@@ -93,6 +93,36 @@ pub fn hugetlbfs_page_size(file: &File) -> Result<Option<u64>> {
     Ok(is_hugetlbfs.then(|| u64::try_from(stat.f_bsize).unwrap_or_default()))
 }
 
+/// The first position from `position` on that has data, skipping holes; `None` when only holes follow. A file
+/// that can't tell has data everywhere.
+#[must_use]
+pub fn next_data(file: &File, position: u64) -> Option<u64> {
+    // SAFETY: takes integers.
+    let found = unsafe { libc::lseek(file.as_raw_fd(), i64::try_from(position).ok()?, libc::SEEK_DATA) };
+    match u64::try_from(found) {
+        Ok(data) => Some(data),
+        Err(_) if Error::last_os_error().raw_os_error() == Some(libc::ENXIO) => None,
+        Err(_) => Some(position),
+    }
+}
+
+/// The file through a description of our own, whose position nobody else uses.
+pub fn reopen(file: &File) -> Result<File> {
+    File::open(format!("/proc/self/fd/{}", file.as_raw_fd()))
+}
+
+/// The protection that a shared mapping of the descriptor can have: `PROT_READ` (1), `PROT_WRITE` (2).
+pub fn protection(file: &File) -> Result<i32> {
+    // SAFETY: takes an integer.
+    let flags = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GETFL) };
+    check(flags)?;
+    Ok(match flags & libc::O_ACCMODE {
+        libc::O_RDONLY => libc::PROT_READ,
+        libc::O_WRONLY => libc::PROT_WRITE,
+        _ => libc::PROT_READ | libc::PROT_WRITE,
+    })
+}
+
 /// Opens a file that exists, for reading and writing.
 pub fn open_existing(path: &Path) -> Result<File> {
     File::options().read(true).write(true).open(path)

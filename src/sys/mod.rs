@@ -7,3 +7,6 @@ pub mod file;
 pub mod fork;
 pub mod huge;
 pub mod memory;
+pub mod patience;
+pub mod stream;
+pub mod vma;

@@ -1,0 +1,126 @@
+"""Guest physical memory as a file."""
+
+from __future__ import annotations
+
+import io
+import os
+from typing import TYPE_CHECKING
+
+from .errors import UnmappedAddress
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+    from ._core import AddressSpaceRegion, GuestMemory
+
+__all__ = ["GuestFile"]
+
+
+class GuestFile(io.RawIOBase):
+    """An unbuffered, seekable file whose positions are guest physical addresses. Made by `GuestMemory.open`.
+
+    A read stops short at the end of the memory that it begins in; the next one goes on from there, or says that there is none.
+    """
+
+    def __init__(self, memory: GuestMemory, mode: str = "rb", holes: str = "error") -> None:
+        """Opens `memory`; raises `ValueError` for another mode or treatment of holes than `GuestMemory.open` knows."""
+        if mode not in ("rb", "r+b", "rb+"):
+            raise ValueError(f"mode {mode!r} can't be had: guest memory is there already, so use 'rb' or 'r+b'")
+        if holes not in ("error", "zero"):
+            raise ValueError(f"holes={holes!r} is neither 'error' nor 'zero'")
+        self._memory = memory
+        self._writable = "+" in mode
+        self._fills_holes = holes == "zero"
+        self._position = 0
+
+    @property
+    def mode(self) -> str:
+        """How it was opened."""
+        return "rb+" if self._writable else "rb"
+
+    def readable(self) -> bool:
+        """Whether it can be read: always."""
+        return True
+
+    def writable(self) -> bool:
+        """Whether it was opened for writing."""
+        return self._writable
+
+    def seekable(self) -> bool:
+        """Whether it can be sought: always."""
+        return True
+
+    def tell(self) -> int:
+        """The address that the next read or write begins at."""
+        self._check_open()
+        return self._position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        """Moves to an address, or relative to the position or to the end of the last region; returns the address."""
+        self._check_open()
+        match whence:
+            case os.SEEK_SET:
+                origin = 0
+            case os.SEEK_CUR:
+                origin = self._position
+            case os.SEEK_END:
+                origin = self._end()
+            case _:
+                raise ValueError(f"whence is {whence}: use os.SEEK_SET, SEEK_CUR or SEEK_END")
+        if origin + offset < 0:
+            raise ValueError(f"negative address {origin + offset:#x}")
+        self._position = origin + offset
+        return self._position
+
+    def readinto(self, buffer: Buffer, /) -> int:
+        """Reads up to as many bytes as `buffer` has; 0 at the end of the last region."""
+        self._check_open()
+        with memoryview(buffer).cast("B") as view:
+            size = min(len(view), max(self._end() - self._position, 0))
+            if not self._fills_holes:
+                size = self._contiguous(size)
+                self._memory.read_into(self._position, view[:size])
+            else:
+                self._read_parts(view[:size])
+        self._position += size
+        return size
+
+    def write(self, data: Buffer, /) -> int:
+        """Writes all bytes, or none; raises as `GuestMemory.write` does."""
+        self._check_open()
+        if not self._writable:
+            raise io.UnsupportedOperation("the file is open for reading only")
+        with memoryview(data).cast("B") as view:
+            self._memory.write(self._position, view)
+            self._position += len(view)
+            return len(view)
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise ValueError("I/O operation on closed file")
+
+    def _regions(self) -> tuple[AddressSpaceRegion, ...]:
+        return self._memory.regions
+
+    def _end(self) -> int:
+        regions = self._regions()
+        return regions[-1].end if regions else 0
+
+    def _contiguous(self, size: int) -> int:
+        """How many of `size` bytes have memory without a hole before them; raises when there are none."""
+        if self._memory.check_range(self._position, size):
+            return size
+        end = self._position
+        for region in self._regions():
+            if region.base <= end < region.end:
+                end = region.end
+        if end == self._position:
+            self._memory.read(self._position, 1)
+        return end - self._position
+
+    def _read_parts(self, view: memoryview) -> None:
+        """Fills `view`, with zeroes where there is no memory."""
+        try:
+            self._memory.read_into(self._position, view)
+        except UnmappedAddress:
+            view[:] = self._memory.read(self._position, len(view), pad=0)

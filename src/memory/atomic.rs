@@ -1,0 +1,141 @@
+//! Atomic operations on naturally aligned integers in memory that can't fault.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
+
+use super::access::Access;
+use super::piece::Piece;
+use crate::model::error::{Error, Result};
+use crate::model::text::hex;
+
+/// A place of 1, 2, 4 or 8 bytes that an atomic operation may use for as long as the snapshot is held.
+#[derive(Debug)]
+pub struct Cell {
+    verb: &'static str,
+    piece: Piece,
+}
+
+impl Cell {
+    /// The place, or why it can't be used atomically.
+    pub fn new(access: &Access<'_>) -> Result<Self> {
+        let (address, size) = (access.range.base(), access.range.size());
+        if !address.is_multiple_of(size.max(1)) {
+            return Err(Error::Misaligned {
+                message: format!(
+                    "{} of {size} bytes at {}: an atomic access needs an address that is a multiple of its size",
+                    access.verb,
+                    hex(address)
+                ),
+                address: Some(address),
+                size: Some(size),
+                region: None,
+            });
+        }
+        Ok(Self { verb: access.verb, piece: access.single_piece()? })
+    }
+
+    /// Does one operation and returns the value before it.
+    ///
+    /// Values are the low bytes, little-endian. The order of a compare-exchange that fails is that of its load.
+    pub fn apply(&self, operation: Operation, order: Ordering) -> Result<u64> {
+        let Some(_direct) = self.piece.region.mapping.direct() else { return Err(self.guarded()) };
+        let host = self.piece.host();
+        // SAFETY: inside a mapping that can't fault meanwhile, naturally aligned, and only touched by copies and atomics.
+        let old = unsafe {
+            match self.piece.size {
+                1 => u64::from(AtomicU8::from_ptr(host).apply(operation, order)),
+                2 => u64::from(AtomicU16::from_ptr(host.cast()).apply(operation, order)),
+                4 => u64::from(AtomicU32::from_ptr(host.cast()).apply(operation, order)),
+                _ => AtomicU64::from_ptr(host.cast()).apply(operation, order),
+            }
+        };
+        if operation != Operation::Load {
+            self.piece.mark_dirty(self.piece.size);
+        }
+        Ok(old)
+    }
+
+    fn guarded(&self) -> Error {
+        let (address, region) = (hex(self.piece.address()), &self.piece.region.meta);
+        Error::Unsupported {
+            message: format!(
+                "{} at {address}: {region} may fault, and atomics have no guarded form; use read_u* and write_u*",
+                self.verb
+            ),
+            feature: "atomic access to guarded memory",
+            how: "use read_u8..read_u64 and write_u8..write_u64".into(),
+            region: Some(Arc::clone(region)),
+        }
+    }
+}
+
+/// What can be done to an integer at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operation {
+    /// Read it.
+    Load,
+    /// Write it, and forget what was there.
+    Store(u64),
+    /// Write it.
+    Swap(u64),
+    /// Add, wrapping.
+    Add(u64),
+    /// Subtract, wrapping.
+    Subtract(u64),
+    /// Bitwise and.
+    And(u64),
+    /// Bitwise or.
+    Or(u64),
+    /// Bitwise exclusive or.
+    Xor(u64),
+    /// Write the second if the first is there.
+    CompareExchange(u64, u64),
+}
+
+/// An atomic integer of some width.
+trait Integer {
+    /// The integer.
+    type Value: Into<u64>;
+    fn apply(&self, operation: Operation, order: Ordering) -> Self::Value;
+}
+
+macro_rules! integer {
+    ($($atomic:ty: $value:ty),*) => {$(
+        impl Integer for $atomic {
+            type Value = $value;
+
+            #[inline]
+            fn apply(&self, operation: Operation, order: Ordering) -> $value {
+                #[allow(clippy::cast_possible_truncation, reason = "the low bytes are what is meant")]
+                let low = |value: u64| value as $value;
+                match operation {
+                    Operation::Load => self.load(order),
+                    Operation::Store(value) => {
+                        self.store(low(value), order);
+                        0
+                    }
+                    Operation::Swap(value) => self.swap(low(value), order),
+                    Operation::Add(value) => self.fetch_add(low(value), order),
+                    Operation::Subtract(value) => self.fetch_sub(low(value), order),
+                    Operation::And(value) => self.fetch_and(low(value), order),
+                    Operation::Or(value) => self.fetch_or(low(value), order),
+                    Operation::Xor(value) => self.fetch_xor(low(value), order),
+                    Operation::CompareExchange(expected, new) => self
+                        .compare_exchange(low(expected), low(new), order, load_part(order))
+                        .unwrap_or_else(|actual| actual),
+                }
+            }
+        }
+    )*};
+}
+
+integer!(AtomicU8: u8, AtomicU16: u16, AtomicU32: u32, AtomicU64: u64);
+
+/// What an order asks of a load.
+const fn load_part(order: Ordering) -> Ordering {
+    match order {
+        Ordering::Release => Ordering::Relaxed,
+        Ordering::AcqRel => Ordering::Acquire,
+        other => other,
+    }
+}

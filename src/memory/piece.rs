@@ -1,0 +1,271 @@
+//! Copies between a caller's buffer and one region: directly where a touch can't fault, through the kernel elsewhere.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use vm_memory::ByteValued;
+
+use super::buffer::{Input, Output};
+use super::map::u64_of;
+use super::region::MappedRegion;
+use super::straggler::Straggler;
+use crate::model::error::{Error, Result};
+use crate::model::region::PROT_WRITE;
+use crate::model::text::hex;
+use crate::sys::copy::{self as kernel, Stopped};
+use crate::sys::patience;
+
+/// Bytes of a pattern that a guarded fill writes at a time.
+const FILL_CHUNK: usize = 64 << 10;
+
+/// A part of one region, and where the bytes lie in the caller's buffer.
+#[derive(Clone, Debug)]
+pub struct Piece {
+    /// The region.
+    pub region: Arc<MappedRegion>,
+    /// Where in the region the part begins.
+    pub offset: u64,
+    /// The number of bytes.
+    pub size: usize,
+    /// Where in the buffer the part begins.
+    pub at: usize,
+}
+
+impl Piece {
+    /// The guest physical address of the part.
+    #[must_use]
+    pub fn address(&self) -> u64 {
+        self.region.meta.base().saturating_add(self.offset)
+    }
+
+    /// `size` bytes of it from `skip` on, to or from the start of another buffer.
+    #[must_use]
+    pub fn part(&self, skip: u64, size: usize) -> Self {
+        Self { region: Arc::clone(&self.region), offset: self.offset.saturating_add(skip), size, at: 0 }
+    }
+
+    /// The same part, to or from another place in the buffer.
+    #[must_use]
+    pub fn at(&self, at: usize) -> Self {
+        Self { at, ..self.clone() }
+    }
+
+    /// Whether a copy may wait for a disk, or for whoever answers its faults.
+    #[must_use]
+    pub fn may_block(&self) -> bool {
+        self.region.meta.source.is_adopted()
+    }
+
+    /// Whether the kernel must do its copies.
+    #[must_use]
+    pub fn is_guarded(&self) -> bool {
+        self.region.mapping.is_guarded()
+    }
+
+    /// The host address of the part.
+    #[must_use]
+    pub fn host(&self) -> *mut u8 {
+        self.region.mapping.host(self.offset)
+    }
+
+    /// How many bytes of a hole in a shared file lie at `skip`: they read as zeroes, and reading them may allocate them.
+    #[must_use]
+    pub fn hole_at(&self, skip: u64) -> u64 {
+        let offset = self.offset.saturating_add(skip);
+        let rest = u64_of(self.size).saturating_sub(skip);
+        self.region.mapping.next_data(offset).saturating_sub(offset).min(rest)
+    }
+
+    /// Copies the part out.
+    pub fn read(&self, output: &Output<'_>) -> Result<()> {
+        let to = output.part(self.at, self.size)?;
+        let Some(_direct) = self.region.mapping.direct() else { return self.read_guarded(to) };
+        // SAFETY: the piece lies inside the mapping, which can't fault, and the part inside the output.
+        unsafe { std::ptr::copy(self.host(), to, self.size) };
+        Ok(())
+    }
+
+    /// Copies the part out without allocating pages of a shared file that no one has written.
+    pub fn scan(&self, output: &Output<'_>) -> Result<()> {
+        match self.region.mapping.readable_file() {
+            Some(_) => self.read_guarded(output.part(self.at, self.size)?),
+            None => self.read(output),
+        }
+    }
+
+    /// `to` is a part of an output that has `self.size` bytes.
+    fn read_guarded(&self, to: *mut u8) -> Result<()> {
+        let mapping = &self.region.mapping;
+        let result = match mapping.readable_file() {
+            _ if mapping.has_fault_handler() => return self.read_patiently(to),
+            // SAFETY: the part lies inside the output.
+            Some((file, start)) => unsafe { kernel::read_file(file, start.saturating_add(self.offset), to, self.size) },
+            // SAFETY: the part lies inside the output, and the kernel checks the source.
+            None => unsafe { kernel::read_guarded(self.host(), to, self.size) },
+        };
+        result.map_err(|stopped| self.fault("read", &stopped))
+    }
+
+    fn read_patiently(&self, to: *mut u8) -> Result<()> {
+        let bytes = self.patiently("read", |lease| patience::read(self.host(), self.size, lease))?;
+        // SAFETY: `to` has `self.size` bytes, which is how many were read.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
+        Ok(())
+    }
+
+    /// Runs a copy that may be given up; while one that was goes on, no other is begun.
+    fn patiently<T>(
+        &self,
+        verb: &'static str,
+        copy: impl FnOnce(Straggler) -> std::result::Result<T, Stopped>,
+    ) -> Result<T> {
+        let timed_out = || Stopped { completed: 0, error: Some(std::io::Error::from_raw_os_error(ETIMEDOUT)) };
+        let size = u64_of(self.size);
+        let lease = self.region.lease(verb, self.address(), size).map_err(|_| self.fault(verb, &timed_out()))?;
+        if self.region.mapping.stuck.load(Ordering::Acquire) != 0 {
+            return Err(self.fault(verb, &timed_out()));
+        }
+        let (straggler, watch) = Straggler::new(lease);
+        copy(straggler).map_err(|stopped| {
+            watch.give_up(&self.region.mapping);
+            self.fault(verb, &stopped)
+        })
+    }
+
+    /// Copies the part in; `force` lifts a protection for as long as it takes.
+    pub fn write(&self, input: Input<'_>, force: bool) -> Result<()> {
+        let result = self.write_untracked(input, force);
+        self.mark_dirty(self.size);
+        result
+    }
+
+    /// Marks the first `size` bytes, which were written before this call.
+    pub fn mark_dirty(&self, size: usize) {
+        if let Some(dirty) = self.region.mapping.dirty() {
+            dirty.mark(self.offset, u64_of(size));
+        }
+    }
+
+    fn write_untracked(&self, input: Input<'_>, force: bool) -> Result<()> {
+        if !force || self.region.meta.prot_flags & PROT_WRITE != 0 {
+            return self.write_unprotected(input);
+        }
+        let work = || self.write_unprotected(input);
+        self.region.mapping.with_write_access(self.offset, self.size, work).map_err(|error| Error::AccessDenied {
+            message: format!("cannot lift the protection of {} for a forced write: {error}", self.region.meta),
+            address: self.address(),
+            size: u64_of(self.size),
+            region: Arc::clone(&self.region.meta),
+        })?
+    }
+
+    fn write_unprotected(&self, input: Input<'_>) -> Result<()> {
+        let (host, direct) = (self.host(), self.region.mapping.direct());
+        match input {
+            // SAFETY: the piece lies inside the mapping, which can't fault, and the part inside the input.
+            Input::Bytes(bytes) if direct.is_some() => unsafe {
+                std::ptr::copy(bytes.part(self.at, self.size)?, host, self.size)
+            },
+            // SAFETY: the piece lies inside the mapping, which can't fault.
+            Input::Fill(byte) if direct.is_some() => unsafe { std::ptr::write_bytes(host, byte, self.size) },
+            Input::Bytes(bytes) => self.write_guarded(bytes.part(self.at, self.size)?)?,
+            Input::Fill(byte) => self.fill_guarded(host, byte)?,
+        }
+        Ok(())
+    }
+
+    /// `from` is a part of an input that has `self.size` bytes.
+    fn write_guarded(&self, from: *const u8) -> Result<()> {
+        if self.region.mapping.has_fault_handler() {
+            let mut bytes = vec![0; self.size];
+            // SAFETY: both have `self.size` bytes.
+            unsafe { std::ptr::copy_nonoverlapping(from, bytes.as_mut_ptr(), self.size) };
+            // SAFETY: the lease keeps the memory what it is for as long as the write goes on.
+            return self.patiently("write", |lease| unsafe { patience::write(self.host(), bytes, lease) });
+        }
+        // SAFETY: the part lies inside the input, and the kernel checks the target.
+        let result = unsafe { kernel::write_guarded(self.host(), from, self.size) };
+        result.map_err(|stopped| self.fault("write", &stopped))
+    }
+
+    fn fill_guarded(&self, host: *mut u8, byte: u8) -> Result<()> {
+        if self.region.mapping.has_fault_handler() {
+            return self.write_guarded(vec![byte; self.size].as_ptr());
+        }
+        let pattern = vec![byte; self.size.min(FILL_CHUNK)];
+        let mut done = 0usize;
+        while done < self.size {
+            let size = pattern.len().min(self.size.saturating_sub(done));
+            // SAFETY: the pattern has `size` bytes, and the kernel checks the target.
+            let result = unsafe { kernel::write_guarded(host.wrapping_add(done), pattern.as_ptr(), size) };
+            result.map_err(|stopped| {
+                let completed = stopped.completed.saturating_add(done);
+                self.fault("fill", &Stopped { completed, ..stopped })
+            })?;
+            done = done.saturating_add(size);
+        }
+        Ok(())
+    }
+
+    /// The error of a copy that the kernel stopped.
+    pub(super) fn fault(&self, verb: &str, stopped: &Stopped) -> Error {
+        let completed = u64_of(stopped.completed);
+        let offset = self.offset.saturating_add(completed);
+        let address = self.region.meta.base().saturating_add(offset);
+        let cause = self.cause(offset, stopped);
+        Error::Fault {
+            message: format!("{verb} of {} at {}: {cause}", self.region.meta, hex(address)),
+            address,
+            size: u64_of(self.size),
+            region: Arc::clone(&self.region.meta),
+            completed: u64_of(self.at).saturating_add(completed),
+            cause,
+            file_offset: self.region.mapping.file_offset().map(|file| file.start().saturating_add(offset)),
+        }
+    }
+
+    fn cause(&self, offset: u64, stopped: &Stopped) -> String {
+        let backing = self.region.mapping.backing();
+        let length = backing.file.as_ref().filter(|_| backing.is_regular).and_then(|file| kernel::length(file).ok());
+        let position = backing.offset.saturating_add(offset);
+        match (length, &stopped.error) {
+            (Some(length), _) if length <= position => {
+                format!("the backing file was truncated to {} bytes", hex(length))
+            }
+            (_, Some(error)) if error.raw_os_error() == Some(ETIMEDOUT) => {
+                "its userfaultfd handler does not answer, and the access was given up".into()
+            }
+            (_, Some(error)) if error.raw_os_error() == Some(EPERM) => {
+                format!("the kernel refuses process_vm_readv/writev here (a seccomp filter?): {error}")
+            }
+            _ if backing.is_huge => "no huge page was free for it".into(),
+            (_, Some(error)) => {
+                format!("the memory can't be reached (file system full, page lost or not inherited by fork): {error}")
+            }
+            (_, None) => "the backing file ended".into(),
+        }
+    }
+}
+
+const EPERM: i32 = 1;
+const ETIMEDOUT: i32 = 110;
+
+/// Reads an integer of directly copied memory, without tearing when it is naturally aligned.
+///
+/// # Safety
+/// `host` is valid for reading a `T`.
+#[inline]
+pub(super) unsafe fn load_value<T: ByteValued>(host: *const T) -> T {
+    // SAFETY: the caller's promise; every bit pattern is a `T`.
+    if host.is_aligned() { unsafe { host.read_volatile() } } else { unsafe { host.read_unaligned() } }
+}
+
+/// Writes an integer to directly copied memory, without tearing when it is naturally aligned.
+///
+/// # Safety
+/// `host` is valid for writing a `T`.
+#[inline]
+pub(super) unsafe fn store_value<T: ByteValued>(host: *mut T, value: T) {
+    // SAFETY: the caller's promise.
+    if host.is_aligned() { unsafe { host.write_volatile(value) } } else { unsafe { host.write_unaligned(value) } }
+}

@@ -1,0 +1,109 @@
+//! Finding bytes in guest memory, a window at a time.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::buffer::Output;
+use super::map::u64_of;
+use super::mapping::usize_of;
+use super::piece::Piece;
+use super::walk::CHUNK;
+use crate::model::error::Result;
+use crate::model::pattern::Pattern;
+use crate::model::range::Range;
+
+/// Smaller holes are read like data.
+const HOLE: u64 = 64 << 10;
+
+/// Where a search is: it holds nothing between two windows, so the map may change under it.
+#[derive(Debug)]
+pub struct Search {
+    pattern: Arc<Pattern>,
+    align: u64,
+    position: u64,
+    end: u64,
+    found: VecDeque<u64>,
+    buffer: Vec<u8>,
+}
+
+impl Search {
+    /// A search for matches that lie in `[start, end)` and begin at multiples of `align`.
+    #[must_use]
+    pub fn new(pattern: Arc<Pattern>, start: u64, end: u64, align: u64) -> Self {
+        Self { pattern, align, position: start, end, found: VecDeque::new(), buffer: Vec::new() }
+    }
+
+    /// The next match of the window that was looked at.
+    pub fn pop(&mut self) -> Option<u64> {
+        self.found.pop_front()
+    }
+
+    /// The map has changed: matches that were not taken yet are looked for again.
+    pub fn rewind(&mut self) {
+        if let Some(first) = self.found.front() {
+            self.position = *first;
+            self.found.clear();
+        }
+    }
+
+    /// What is left to search, and how many bytes of it a window has at the most.
+    #[must_use]
+    pub fn window(&self) -> (Range, usize) {
+        (Range::between(self.position, self.end), CHUNK.saturating_add(self.overlap()))
+    }
+
+    /// A match may reach that far into the next window.
+    fn overlap(&self) -> usize {
+        self.pattern.size().saturating_sub(1)
+    }
+
+    /// Looks at pieces that touch each other, and returns how many bytes are behind it; without a piece the search is over.
+    ///
+    /// Pieces that do not fill the window end at a hole, a device region or the end.
+    pub fn look(&mut self, pieces: &[Piece]) -> Result<u64> {
+        let Some(first) = pieces.first() else {
+            self.position = self.end;
+            return Ok(0);
+        };
+        let before = first.address();
+        self.pass(first, pieces)?;
+        Ok(self.position.saturating_sub(before))
+    }
+
+    fn pass(&mut self, first: &Piece, pieces: &[Piece]) -> Result<()> {
+        let hole = first.hole_at(0);
+        if hole >= HOLE.max(u64_of(self.pattern.size())) && !self.pattern.matches_zeroes() {
+            self.position = first.address().saturating_add(hole.saturating_sub(u64_of(self.overlap())));
+            return Ok(());
+        }
+        let size = pieces.iter().fold(0usize, |sum, piece| sum.saturating_add(piece.size));
+        self.buffer.resize(size, 0);
+        let output = Output::from(self.buffer.as_mut_slice());
+        // `at` counts from the position, which may lie in a hole of the map before the first piece.
+        let lead = first.at;
+        pieces.iter().try_for_each(|piece| piece.at(piece.at.saturating_sub(lead)).scan(&output))?;
+        self.collect(first.address());
+        let is_full = size >= CHUNK.saturating_add(self.overlap());
+        self.position = first.address().saturating_add(u64_of(if is_full { CHUNK } else { size }));
+        Ok(())
+    }
+
+    /// The matches in the buffer, which begins at `address`.
+    fn collect(&mut self, address: u64) {
+        let mut from = 0;
+        while let Some(start) = self.pattern.find(&self.buffer, from).filter(|start| *start < CHUNK) {
+            let at = address.saturating_add(u64_of(start));
+            if at.is_multiple_of(self.align) {
+                self.found.push_back(at);
+            }
+            from = self.next_start(at, start);
+        }
+    }
+
+    /// The next place in the buffer where a match may begin.
+    fn next_start(&self, address: u64, start: usize) -> usize {
+        let next = address.saturating_add(1).checked_next_multiple_of(self.align);
+        let skip = next.map_or(usize::MAX, |next| usize_of(next.saturating_sub(address)));
+        start.saturating_add(skip)
+    }
+}

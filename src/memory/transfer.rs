@@ -1,0 +1,151 @@
+//! Bytes between a descriptor and guest memory.
+
+use std::fs::File;
+use std::io;
+use std::ops::ControlFlow;
+use std::time::Duration;
+
+use super::map::u64_of;
+use super::piece::Piece;
+use super::walk::{self, Stretch};
+use crate::model::error::{Error, Result};
+use crate::model::interrupt::Interrupt;
+use crate::model::text::hex;
+use crate::sys::copy::Stopped;
+use crate::sys::stream::{self, Direction};
+
+/// How long a wait lasts before the caller's [`Interrupt`] is asked.
+const SLICE: Duration = Duration::from_millis(50);
+/// The most that one system call is asked for.
+const STEP: usize = 16 << 20;
+const EFAULT: i32 = 14;
+const EIO: i32 = 5;
+
+/// A descriptor, and how far the transfer is.
+#[allow(missing_debug_implementations, reason = "borrows a caller's trait object")]
+pub struct Transfer<'a> {
+    verb: &'static str,
+    file: &'a File,
+    /// Where in the file the bytes begin; `None` for the descriptor's own position.
+    at: Option<u64>,
+    total: u64,
+    done: u64,
+    interrupt: &'a dyn Interrupt,
+}
+
+impl<'a> Transfer<'a> {
+    /// A transfer of `total` bytes.
+    pub fn new(verb: &'static str, file: &'a File, at: Option<u64>, total: u64, interrupt: &'a dyn Interrupt) -> Self {
+        Self { verb, file, at, total, done: 0, interrupt }
+    }
+
+    /// Reads the file into the pieces, without a copy in between.
+    pub fn read(mut self, pieces: &[Piece]) -> Result<()> {
+        pieces.iter().try_for_each(|piece| self.fill(piece))
+    }
+
+    fn fill(&mut self, piece: &Piece) -> Result<()> {
+        let mut skip = 0usize;
+        while skip < piece.size {
+            let part = piece.part(u64_of(skip), piece.size.saturating_sub(skip).min(STEP));
+            let count = self.moved(Direction::In, |file, at| {
+                // SAFETY: the part lies in a mapping that the caller holds; the kernel checks that it can be written.
+                unsafe { stream::read(file, at, part.host(), part.size) }
+            });
+            let count = count.map_err(|error| self.failed(&part, error))?;
+            part.mark_dirty(count);
+            if count == 0 {
+                return Err(self.partial("the file ended", EIO));
+            }
+            skip = skip.saturating_add(count);
+        }
+        Ok(())
+    }
+
+    /// Writes the pieces into the file; reads no page of guest memory that no one has written.
+    pub fn write(mut self, pieces: &[Piece]) -> Result<()> {
+        const ZEROES: [u8; 64 << 10] = [0; 64 << 10];
+        let interrupt = self.interrupt;
+        walk::walk(pieces, self.verb, interrupt, |_, stretch| {
+            match stretch {
+                Stretch::Data(bytes) => self.send(bytes)?,
+                Stretch::Hole(mut size) => {
+                    while size > 0 {
+                        let part = ZEROES.get(..super::mapping::usize_of(size)).unwrap_or(&ZEROES);
+                        self.send(part)?;
+                        size = size.saturating_sub(u64_of(part.len()));
+                    }
+                }
+            }
+            Ok(ControlFlow::<()>::Continue(()))
+        })
+        .map(drop)
+    }
+
+    fn send(&mut self, bytes: &[u8]) -> Result<()> {
+        let mut sent = 0usize;
+        while let Some(rest) = bytes.get(sent..).filter(|rest| !rest.is_empty()) {
+            let count = self.moved(Direction::Out, |file, at| stream::write(file, at, rest));
+            let count = count.map_err(|failure| match failure {
+                Failure::Stopped(error) => error,
+                Failure::Kernel(error) => self.refused(&error),
+            })?;
+            sent = sent.saturating_add(count);
+        }
+        Ok(())
+    }
+
+    /// One system call that moved something or met the end, made again when it was interrupted or would have blocked.
+    fn moved(
+        &mut self,
+        direction: Direction,
+        call: impl Fn(&File, Option<u64>) -> io::Result<usize>,
+    ) -> Result<usize, Failure> {
+        loop {
+            while !stream::wait_ready(self.file, direction, SLICE).map_err(Failure::Kernel)? {
+                self.interrupt.check().map_err(|interrupted| Failure::Stopped(interrupted.into()))?;
+            }
+            match call(self.file, self.at.map(|at| at.saturating_add(self.done))) {
+                Ok(count) => {
+                    self.done = self.done.saturating_add(u64_of(count));
+                    let progress = self.interrupt.progress(self.verb, self.done, self.total);
+                    return progress.map(|()| count).map_err(|interrupted| Failure::Stopped(interrupted.into()));
+                }
+                Err(error) if matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock) => {
+                    self.interrupt.check().map_err(|interrupted| Failure::Stopped(interrupted.into()))?;
+                }
+                Err(error) => return Err(Failure::Kernel(error)),
+            }
+        }
+    }
+
+    /// A fault is the memory's, anything else the file's.
+    fn failed(&self, part: &Piece, failure: Failure) -> Error {
+        match failure {
+            Failure::Stopped(error) => error,
+            Failure::Kernel(error) if error.raw_os_error() == Some(EFAULT) => {
+                part.fault(self.verb, &Stopped { completed: 0, error: Some(error) }).after(self.done)
+            }
+            Failure::Kernel(error) => self.refused(&error),
+        }
+    }
+
+    fn refused(&self, error: &io::Error) -> Error {
+        self.partial(&error.to_string(), error.raw_os_error().unwrap_or(EIO))
+    }
+
+    fn partial(&self, why: &str, errno: i32) -> Error {
+        Error::Partial {
+            message: format!("{}: {why} after {} of {} bytes", self.verb, hex(self.done), hex(self.total)),
+            errno,
+            done: self.done,
+            size: self.total,
+        }
+    }
+}
+
+/// Why a system call moved nothing.
+enum Failure {
+    Stopped(Error),
+    Kernel(io::Error),
+}

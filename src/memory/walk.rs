@@ -1,0 +1,173 @@
+//! Looking at many bytes, without allocating those that no one has written.
+
+use std::ops::ControlFlow;
+
+use super::buffer::{Bytes, Output};
+use super::map::u64_of;
+use super::mapping::usize_of;
+use super::piece::Piece;
+use crate::model::error::Result;
+use crate::model::interrupt::Interrupt;
+use crate::model::range::{Range, joined};
+
+/// Bytes that are copied out at a time: few enough to stay in a cache.
+pub const CHUNK: usize = 512 << 10;
+/// Bytes of a hole that are passed at a time, between two looks at the caller's [`Interrupt`].
+const HOLE_STEP: u64 = 64 << 20;
+/// Bytes of a guest page.
+const PAGE: u64 = 4096;
+
+/// Some bytes of the guest.
+#[derive(Clone, Copy, Debug)]
+pub enum Stretch<'a> {
+    /// A copy of them.
+    Data(&'a [u8]),
+    /// That many zeroes, which a shared file has no pages for.
+    Hole(u64),
+}
+
+/// Calls `look(address, stretch)` for all bytes of the pieces in turn, until it breaks.
+pub fn walk<T>(
+    pieces: &[Piece],
+    stage: &'static str,
+    interrupt: &dyn Interrupt,
+    mut look: impl FnMut(u64, Stretch<'_>) -> Result<ControlFlow<T>>,
+) -> Result<Option<T>> {
+    let total = pieces.iter().fold(0u64, |sum, piece| sum.saturating_add(u64_of(piece.size)));
+    let mut buffer = vec![0; CHUNK.min(usize_of(total))];
+    let mut done = 0u64;
+    for piece in pieces {
+        let mut skip = 0u64;
+        while skip < u64_of(piece.size) {
+            let address = piece.address().saturating_add(skip);
+            let (size, flow) = match piece.hole_at(skip).min(HOLE_STEP) {
+                0 => {
+                    let data = chunk(piece, skip, &mut buffer)?;
+                    (u64_of(data.len()), look(address, Stretch::Data(data))?)
+                }
+                hole => (hole, look(address, Stretch::Hole(hole))?),
+            };
+            if let ControlFlow::Break(result) = flow {
+                return Ok(Some(result));
+            }
+            skip = skip.saturating_add(size);
+            done = done.saturating_add(size);
+            interrupt.progress(stage, done, total)?;
+        }
+    }
+    Ok(None)
+}
+
+/// The bytes of a piece from `skip` on, as many as the buffer holds.
+fn chunk<'a>(piece: &Piece, skip: u64, buffer: &'a mut [u8]) -> Result<&'a [u8]> {
+    let size = piece.size.saturating_sub(usize_of(skip)).min(buffer.len());
+    let (data, _) = buffer.split_at_mut(size);
+    piece.part(skip, size).scan(&Output::from(&mut *data))?;
+    Ok(data)
+}
+
+/// The first address at which the guest's bytes differ from `data`, which has as many.
+pub fn first_difference(pieces: &[Piece], data: Bytes<'_>, interrupt: &dyn Interrupt) -> Result<Option<u64>> {
+    let mut expected = Vec::new();
+    let mut at = 0usize;
+    walk(pieces, "compare", interrupt, |address, stretch| {
+        let size = match stretch {
+            Stretch::Data(bytes) => bytes.len(),
+            Stretch::Hole(size) => usize_of(size),
+        };
+        let difference = match stretch {
+            Stretch::Data(bytes) => {
+                expected.resize(size, 0);
+                data.copy_to(at, &mut expected)?;
+                mismatch(bytes, &expected)
+            }
+            Stretch::Hole(_) => first_nonzero(data, at, size, &mut expected)?,
+        };
+        at = at.saturating_add(size);
+        Ok(match difference {
+            Some(index) => ControlFlow::Break(address.saturating_add(u64_of(index))),
+            None => ControlFlow::Continue(()),
+        })
+    })
+}
+
+fn mismatch(one: &[u8], other: &[u8]) -> Option<usize> {
+    if one == other { None } else { one.iter().zip(other).position(|(one, other)| one != other) }
+}
+
+fn first_nonzero(data: Bytes<'_>, at: usize, size: usize, buffer: &mut Vec<u8>) -> Result<Option<usize>> {
+    let mut done = 0usize;
+    while done < size {
+        buffer.resize(CHUNK.min(size.saturating_sub(done)), 0);
+        data.copy_to(at.saturating_add(done), buffer)?;
+        if let Some(index) = buffer.iter().position(|byte| *byte != 0) {
+            return Ok(Some(done.saturating_add(index)));
+        }
+        done = done.saturating_add(buffer.len());
+    }
+    Ok(None)
+}
+
+/// Takes bytes one after the other, to make a digest of them.
+pub trait Digest {
+    /// Takes some more.
+    fn update(&mut self, bytes: &[u8]) -> Result<()>;
+}
+
+impl Digest for blake3::Hasher {
+    fn update(&mut self, bytes: &[u8]) -> Result<()> {
+        self.update(bytes);
+        Ok(())
+    }
+}
+
+/// Feeds all bytes to a digest.
+pub fn hash(pieces: &[Piece], digest: &mut dyn Digest, interrupt: &dyn Interrupt) -> Result<()> {
+    const ZEROES: [u8; 64 << 10] = [0; 64 << 10];
+    let feed = |_, stretch: Stretch<'_>| {
+        match stretch {
+            Stretch::Data(bytes) => digest.update(bytes)?,
+            Stretch::Hole(mut size) => {
+                while size > 0 {
+                    let zeroes = ZEROES.get(..usize_of(size)).unwrap_or(&ZEROES);
+                    digest.update(zeroes)?;
+                    size = size.saturating_sub(u64_of(zeroes.len()));
+                }
+            }
+        }
+        Ok(ControlFlow::<()>::Continue(()))
+    };
+    walk(pieces, "hash", interrupt, feed).map(drop)
+}
+
+/// The guest pages of 4 KiB, whole in one region, that hold nothing but zeroes; touching ones are joined.
+pub fn zero_pages(pieces: &[Piece], interrupt: &dyn Interrupt) -> Result<Vec<Range>> {
+    let whole: Vec<Piece> = pieces.iter().filter_map(whole_pages).collect();
+    let mut found = Vec::new();
+    walk(&whole, "find_zero_pages", interrupt, |address, stretch| {
+        match stretch {
+            Stretch::Hole(size) => found.extend(pages(address, size)),
+            Stretch::Data(bytes) => {
+                let zero = bytes.chunks(usize_of(PAGE)).zip((address..).step_by(usize_of(PAGE)));
+                found.extend(zero.filter(|(page, _)| is_zero(page)).filter_map(|(_, at)| pages(at, PAGE)));
+            }
+        }
+        Ok(ControlFlow::<()>::Continue(()))
+    })?;
+    Ok(joined(found))
+}
+
+fn pages(address: u64, size: u64) -> Option<Range> {
+    Range::new(address, size).ok()
+}
+
+/// The part of a piece that consists of whole guest pages.
+fn whole_pages(piece: &Piece) -> Option<Piece> {
+    let skip = piece.address().checked_next_multiple_of(PAGE)?.checked_sub(piece.address())?;
+    let size = u64_of(piece.size).checked_sub(skip)? / PAGE * PAGE;
+    (size > 0).then(|| piece.part(skip, usize_of(size)))
+}
+
+fn is_zero(bytes: &[u8]) -> bool {
+    bytes.iter().fold(0, |sum, byte| sum | byte) == 0
+}

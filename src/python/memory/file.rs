@@ -1,0 +1,131 @@
+//! Files: transfers between a descriptor and guest memory, and guest memory as a file.
+
+use std::fs::File;
+
+use pyo3::exceptions::PyTypeError;
+use pyo3::intern;
+use pyo3::prelude::*;
+
+use super::{PyMemory, whole};
+use crate::memory::map::Need;
+use crate::memory::transfer::Transfer;
+use crate::python::convert::{self, Address, Size};
+use crate::python::interrupt::detached;
+
+/// A descriptor of the user's, and how to keep a Python file object in step with it.
+struct Endpoint<'py> {
+    file: File,
+    /// A buffered file object, and its position: it may have read ahead.
+    buffered: Option<(Bound<'py, PyAny>, u64)>,
+}
+
+impl<'py> Endpoint<'py> {
+    fn new(object: &Bound<'py, PyAny>) -> PyResult<Self> {
+        let py = object.py();
+        let io = py.import(intern!(py, "io"))?;
+        if object.is_instance(&io.getattr("TextIOBase")?)? {
+            return Err(PyTypeError::new_err("the file is open as text: open it in binary mode"));
+        }
+        let buffered = if object.is_instance(&io.getattr("BufferedIOBase")?)? {
+            object.call_method0("flush")?;
+            let is_seekable = object.call_method0("seekable")?.is_truthy()?;
+            if !is_seekable && object.call_method0("readable")?.is_truthy()? {
+                return Err(PyTypeError::new_err(
+                    "the file is buffered and can't be sought, so bytes may wait in its buffer: give its .raw",
+                ));
+            }
+            if is_seekable { Some((object.clone(), object.call_method0("tell")?.extract()?)) } else { None }
+        } else {
+            None
+        };
+        Ok(Self { file: convert::duplicate(object)?, buffered })
+    }
+
+    fn position(&self) -> Option<u64> {
+        self.buffered.as_ref().map(|(_, position)| *position)
+    }
+
+    /// The file object stands behind the bytes that were transferred.
+    fn finish(&self, size: u64) -> PyResult<()> {
+        match &self.buffered {
+            Some((object, position)) => object.call_method1("seek", (position.saturating_add(size),)).map(drop),
+            None => Ok(()),
+        }
+    }
+}
+
+#[pymethods]
+impl PyMemory {
+    /// Reads `size` bytes of a file or socket straight into guest memory, and returns `size`.
+    ///
+    /// `file` is a descriptor or has `fileno()`; short reads, signals and non-blocking sockets are gone on with, and Ctrl-C ends the
+    /// wait. Raises `PartialTransfer` with `.done` when the file ends or fails before; as `write` does, and then nothing was read.
+    ///
+    /// >>> import tempfile
+    /// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+    /// >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "4KiB")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+    /// >>> memory = space.map_memory()
+    /// >>> with tempfile.TemporaryFile() as file:
+    /// ...     _ = file.write(b"kernel"), file.seek(0)
+    /// ...     memory.read_from(file, 0x100, 6)
+    /// 6
+    /// >>> memory.read(0x100, 6)
+    /// b'kernel'
+    fn read_from(&self, py: Python<'_>, file: &Bound<'_, PyAny>, addr: Address, size: Size) -> PyResult<u64> {
+        let range = convert::range(addr, size)?;
+        let endpoint = Endpoint::new(file)?;
+        if size.0 > 0 {
+            let held = self.hold(py, ("read_from", Need::Write), range, whole)?;
+            let (file, at) = (&endpoint.file, endpoint.position());
+            detached(py, None, move |interrupt| {
+                Transfer::new("read_from", file, at, size.0, interrupt).read(&held.pieces)
+            })?;
+        }
+        endpoint.finish(size.0)?;
+        Ok(size.0)
+    }
+
+    /// Writes `size` bytes of guest memory to a file or socket, and returns `size`.
+    ///
+    /// As `read_from`, the other way; memory that no one has written is sent as zeroes, and not allocated for it. Raises
+    /// `PartialTransfer` with `.done`; as `read` does, and then nothing was written.
+    ///
+    /// >>> import tempfile
+    /// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+    /// >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "4KiB")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+    /// >>> with tempfile.TemporaryFile() as file:
+    /// ...     _ = space.map_memory().write_to(file, 0, "4KiB")
+    /// ...     file.tell()
+    /// 4096
+    fn write_to(&self, py: Python<'_>, file: &Bound<'_, PyAny>, addr: Address, size: Size) -> PyResult<u64> {
+        let range = convert::range(addr, size)?;
+        let endpoint = Endpoint::new(file)?;
+        if size.0 > 0 {
+            let held = self.hold(py, ("write_to", Need::Read), range, whole)?;
+            let (file, at) = (&endpoint.file, endpoint.position());
+            detached(py, None, move |interrupt| {
+                Transfer::new("write_to", file, at, size.0, interrupt).write(&held.pieces)
+            })?;
+        }
+        endpoint.finish(size.0)?;
+        Ok(size.0)
+    }
+
+    /// Guest physical memory as an unbuffered binary file: positions are addresses.
+    ///
+    /// `mode`: `"rb"`, or `"r+b"` to write too. With `holes="error"` a read that begins where there is no memory raises
+    /// `UnmappedAddress`, with `"zero"` holes and device regions read as zeroes. The file ends behind the last region that has
+    /// memory; it holds no region. `io.BufferedReader(memory.open())` makes small reads fast.
+    ///
+    /// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+    /// >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0x1000, "4KiB")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+    /// >>> space.map_memory().write(0x1ffc, b"tail")
+    /// >>> with space.memory.open() as file:
+    /// ...     file.seek(-4, 2), file.read(100)
+    /// (8188, b'tail')
+    #[pyo3(signature = (mode="rb", *, holes="error"))]
+    fn open<'py>(slf: Bound<'py, Self>, mode: &str, holes: &str) -> PyResult<Bound<'py, PyAny>> {
+        let module = slf.py().import("dbs_address_space.guest_file")?;
+        module.getattr("GuestFile")?.call1((slf, mode, holes))
+    }
+}

@@ -1,0 +1,94 @@
+//! Unsigned integers of 1, 2, 4 and 8 bytes.
+
+use pyo3::prelude::*;
+use vm_memory::ByteValued;
+
+use super::PyMemory;
+use crate::memory::access;
+use crate::memory::buffer::Output;
+use crate::memory::map::Need;
+use crate::model::text;
+use crate::python::convert::{self, Address, Size};
+use crate::python::error::invalid;
+
+/// An integer that fits its type.
+#[inline]
+pub(super) fn narrow<T: TryFrom<u64>>(value: &Bound<'_, PyAny>) -> PyResult<T> {
+    let bits = size_of::<T>().saturating_mul(8);
+    let highest = u32::try_from(64usize.saturating_sub(bits))
+        .ok()
+        .and_then(|shift| u64::MAX.checked_shr(shift))
+        .unwrap_or_default();
+    let value = convert::unsigned(value.as_borrowed(), highest)?;
+    T::try_from(value).map_err(|_| invalid(format!("{} does not fit", text::hex(value))))
+}
+
+impl PyMemory {
+    #[inline]
+    pub(super) fn load_value<T: ByteValued + Default>(&self, py: Python<'_>, addr: Address) -> PyResult<T> {
+        match self.with_memory(|_, memory| Ok(memory.load_direct(addr.0)))? {
+            Some(value) => Ok(value),
+            None => self.load_slowly(py, addr),
+        }
+    }
+
+    #[cold]
+    fn load_slowly<T: ByteValued + Default>(&self, py: Python<'_>, addr: Address) -> PyResult<T> {
+        let mut value = T::default();
+        let output = Output::from(value.as_mut_slice());
+        let range = convert::range(addr, Size::of(output.size()))?;
+        self.plan(py, ("read", Need::Read), range)?.run(py, None, |pieces, _| access::read(pieces, &output))?;
+        Ok(value)
+    }
+
+    #[inline]
+    fn store_value<T: ByteValued>(&self, py: Python<'_>, addr: Address, value: T) -> PyResult<()> {
+        if self.with_memory(|_, memory| Ok(memory.store_direct(addr.0, value)))? {
+            return Ok(());
+        }
+        self.write_from(py, addr, value.as_slice().into(), false)
+    }
+}
+
+macro_rules! integer {
+    ($type:ty, $bytes:literal, $read:ident, $write:ident) => {
+        #[pymethods]
+        impl PyMemory {
+            #[doc = concat!("Reads an unsigned integer of ", $bytes, " at any address, little-endian unless `big`.")]
+            ///
+            /// Aligned reads of directly copied memory do not tear. Raises as `read` does.
+            ///
+            /// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+            /// >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "4KiB")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+            #[doc = concat!(">>> space.map_memory().", stringify!($read), "(0)")]
+            /// 0
+            #[pyo3(signature = (addr, *, big=false))]
+            fn $read(&self, py: Python<'_>, addr: Address, big: bool) -> PyResult<$type> {
+                let value: $type = self.load_value(py, addr)?;
+                Ok(if big { value.swap_bytes() } else { value })
+            }
+
+            #[doc = concat!("Writes an unsigned integer of ", $bytes, " at any address, little-endian unless `big`.")]
+            ///
+            /// Aligned writes of directly copied memory do not tear. A value that does not fit is `InvalidAddressRange`; raises as
+            /// `write` does.
+            ///
+            /// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+            /// >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "4KiB")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+            /// >>> memory = space.map_memory()
+            #[doc = concat!(">>> memory.", stringify!($write), "(0, 7)")]
+            #[doc = concat!(">>> memory.", stringify!($read), "(0)")]
+            /// 7
+            #[pyo3(signature = (addr, value, *, big=false))]
+            fn $write(&self, py: Python<'_>, addr: Address, value: &Bound<'_, PyAny>, big: bool) -> PyResult<()> {
+                let value: $type = narrow(value)?;
+                self.store_value(py, addr, if big { value.swap_bytes() } else { value })
+            }
+        }
+    };
+}
+
+integer!(u8, "1 byte", read_u8, write_u8);
+integer!(u16, "2 bytes", read_u16, write_u16);
+integer!(u32, "4 bytes", read_u32, write_u32);
+integer!(u64, "8 bytes", read_u64, write_u64);

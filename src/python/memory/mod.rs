@@ -1,0 +1,270 @@
+//! `GuestMemory`: the bytes behind an address space. One file for each kind of verb.
+
+use std::sync::Arc;
+
+use arc_swap::Guard;
+use pyo3::exceptions::PyTypeError;
+use pyo3::prelude::*;
+use pyo3::types::PyTuple;
+
+use super::buffer;
+use super::convert::{self, Address, Size};
+use super::handle::Handle;
+use super::interrupt::detached;
+use super::mapping::PyMapping;
+use super::region::PyRegion;
+use crate::memory::access::{Access, Held};
+use crate::memory::dirty::DirtySource;
+use crate::memory::map::{MappedMap, Need};
+use crate::memory::piece::Piece;
+use crate::memory::region::MappedRegion;
+use crate::model::error::Result;
+use crate::model::interrupt::{Interrupt, Uninterrupted};
+use crate::model::map::Map;
+use crate::model::range::Range;
+use crate::model::text;
+use crate::space::snapshot::Snapshot;
+
+mod atomics;
+mod bytes;
+mod file;
+mod integers;
+mod scans;
+pub mod search;
+mod structs;
+mod vectors;
+mod views;
+
+/// From this size on a copy is done without the interpreter's lock, under leases instead of the snapshot.
+const LONG: u64 = 4 << 20;
+
+/// The bytes behind a mapped address space: a live handle that follows every later change and keeps its space alive.
+///
+/// Made by `AddressSpace.map_memory()`. Accesses may span touching regions and are all or nothing: a hole or a device region is
+/// `UnmappedAddress`, a protection `AccessDenied`, both with the first bad address. Only a fault of the memory itself, such as a
+/// truncated file, can stop one midway: `MemoryFault`, never a signal. Size 0 does nothing, anywhere. Copies from 4 MiB on release
+/// the interpreter's lock. Used in `with`, or closed, all memory is unmapped; views and arrays on it refuse that with `RegionBusy`.
+///
+/// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+/// >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "1MiB")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+/// >>> memory = space.map_memory()
+/// >>> memory.write_u32(0x1000, 0x12345678)
+/// >>> memory.read(0x1000, 4)
+/// b'xV4\x12'
+#[pyclass(frozen, name = "GuestMemory", module = "dbs_address_space")]
+#[derive(Debug)]
+pub struct PyMemory {
+    space: Handle,
+    incarnation: u64,
+}
+
+/// An access that was found possible, and what keeps it so.
+enum Plan {
+    /// Nothing.
+    Empty,
+    /// A short one: the snapshot, for as long as the copy takes.
+    Short(Vec<Piece>, Guard<Arc<Snapshot>>),
+    /// A long one: leases, so that the interpreter and the snapshot can be let go.
+    Long(Held),
+}
+
+impl Plan {
+    /// Does the work, a long one without the interpreter's lock, and lets go of everything before an error becomes an exception:
+    /// that runs Python code.
+    fn run<T: Default + Send>(
+        self,
+        py: Python<'_>,
+        progress: Option<Py<PyAny>>,
+        work: impl FnOnce(&[Piece], &dyn Interrupt) -> Result<T> + Send,
+    ) -> PyResult<T> {
+        match self {
+            Self::Empty => Ok(T::default()),
+            Self::Short(pieces, snapshot) => {
+                let result = work(&pieces, &Uninterrupted);
+                drop((pieces, snapshot));
+                Ok(result?)
+            }
+            Self::Long(held) => detached(py, progress, move |interrupt| work(&held.pieces, interrupt)),
+        }
+    }
+}
+
+/// All pieces of a range; holes are refused.
+fn whole(access: &Access<'_>) -> Result<Vec<Piece>> {
+    access.pieces()
+}
+
+/// What is done with the memory: a verb for messages and leases, and what it needs.
+type Verb = (&'static str, Need);
+
+impl PyMemory {
+    pub(super) const fn new(space: Handle, incarnation: u64) -> Self {
+        Self { space, incarnation }
+    }
+
+    /// Runs `work` on one snapshot, which is let go before an error becomes an exception: that runs Python code.
+    #[inline]
+    fn with_memory<T>(&self, work: impl FnOnce(&Map, &MappedMap) -> Result<T>) -> PyResult<T> {
+        let result = {
+            let snapshot = self.space.load();
+            snapshot.memory_of(self.incarnation).and_then(|memory| work(&snapshot.map, memory))
+        };
+        Ok(result?)
+    }
+
+    fn with_access<T>(
+        &self,
+        (verb, need): Verb,
+        range: Range,
+        work: impl FnOnce(&Access<'_>) -> Result<T>,
+    ) -> PyResult<T> {
+        self.with_memory(|map, memory| work(&Access { map, memory, verb, need, range }))
+    }
+
+    /// A plan for the whole range; holes are refused.
+    fn plan(&self, py: Python<'_>, verb: Verb, range: Range) -> PyResult<Plan> {
+        self.plan_for(py, verb, range, whole)
+    }
+
+    fn plan_for(
+        &self,
+        py: Python<'_>,
+        verb: Verb,
+        range: Range,
+        find: impl Fn(&Access<'_>) -> Result<Vec<Piece>>,
+    ) -> PyResult<Plan> {
+        match self.plan_short(verb, range, &find)? {
+            Some(plan) => Ok(plan),
+            None => self.hold(py, verb, range, find).map(Plan::Long),
+        }
+    }
+
+    /// A plan that takes no lease; `None` for a long access, and for one that may block.
+    fn plan_short(
+        &self,
+        (verb, need): Verb,
+        range: Range,
+        find: impl FnOnce(&Access<'_>) -> Result<Vec<Piece>>,
+    ) -> Result<Option<Plan>> {
+        let snapshot = self.space.load();
+        let access = Access { map: &snapshot.map, memory: snapshot.memory_of(self.incarnation)?, verb, need, range };
+        if range.is_empty() {
+            return Ok(Some(Plan::Empty));
+        }
+        let pieces = find(&access)?;
+        let is_short = range.size() < LONG && !pieces.iter().any(Piece::may_block);
+        Ok(is_short.then(|| Plan::Short(pieces, snapshot)))
+    }
+
+    /// Pieces under leases; while a change is deciding about one of the regions, waits for what it decides.
+    fn hold(
+        &self,
+        py: Python<'_>,
+        (verb, need): Verb,
+        range: Range,
+        find: impl Fn(&Access<'_>) -> Result<Vec<Piece>>,
+    ) -> PyResult<Held> {
+        loop {
+            match self.space.try_hold(self.incarnation, (verb, need, range), &find)? {
+                Ok(held) => return Ok(held),
+                Err(unsettled) => self.wait_settled(py, &unsettled)?,
+            }
+        }
+    }
+
+    fn wait_settled(&self, py: Python<'_>, region: &MappedRegion) -> PyResult<()> {
+        buffer::wait_settled(py, &self.space, &region.leases, region.meta.base())
+    }
+}
+
+#[pymethods]
+impl PyMemory {
+    /// Whether every byte of a range has memory; protections play no part. `True` for size 0.
+    fn check_range(&self, addr: Address, size: Size) -> PyResult<bool> {
+        let range = convert::range(addr, size)?;
+        self.with_access(("check", Need::Any), range, |access| Ok(access.pieces().is_ok()))
+    }
+
+    /// The host address of a guest physical address, valid until its region is removed: nothing holds it.
+    ///
+    /// Raises `UnmappedAddress`, `NotMapped`.
+    fn host_address(&self, addr: Address) -> PyResult<usize> {
+        let range = convert::range(addr, Size(1))?;
+        self.with_access(("host_address", Need::Any), range, |access| {
+            let piece = access.single_piece()?;
+            Ok(piece.region.mapping.host(piece.offset).addr())
+        })
+    }
+
+    /// The regions that have memory, by ascending base.
+    #[getter]
+    fn regions<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        let metas: Vec<_> =
+            self.with_memory(|_, memory| Ok(memory.regions().iter().map(|region| Arc::clone(&region.meta)).collect()))?;
+        PyTuple::new(py, metas.into_iter().map(PyRegion::from).collect::<Vec<_>>())
+    }
+
+    /// The `Mapping` of the region that holds `addr`. Raises `UnmappedAddress`, `NotMapped`.
+    fn mapping(&self, addr: Address) -> PyResult<PyMapping> {
+        let range = convert::range(addr, Size(1))?;
+        self.with_access(("mapping", Need::Any), range, |access| Ok(PyMapping::of(&access.single_piece()?.region)))
+    }
+
+    /// The `Mapping` of every region that has memory, by ascending base. Raises `NotMapped`.
+    fn mappings<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        let mappings: Vec<_> =
+            self.with_memory(|_, memory| Ok(memory.regions().iter().map(PyMapping::of).collect()))?;
+        PyTuple::new(py, mappings)
+    }
+
+    /// Unmaps everything; the space stays as a map, and `map_memory()` then makes new memory. Closing twice does nothing.
+    ///
+    /// Raises `RegionBusy` when a view or array holds a region, and then nothing is unmapped.
+    fn close(&self, py: Python<'_>) -> PyResult<()> {
+        detached(py, None, |interrupt| self.space.close_memory(self.incarnation, interrupt))
+    }
+
+    /// Marks every write through this package, or stops to. For tests and benches: the tracking to come has a name of its own.
+    fn _track_writes(&self, py: Python<'_>, is_tracked: bool) -> PyResult<()> {
+        detached(py, None, |interrupt| self.space.track_writes(self.incarnation, is_tracked, interrupt))
+    }
+
+    /// The pages that were written since the last call: a tuple of `AddressRange`.
+    fn _drain_writes<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        let mut found = Vec::new();
+        self.with_memory(|_, memory| {
+            for region in memory.regions() {
+                let at = |offset: u64| region.meta.base().saturating_add(offset);
+                region.drain(&mut |pages| found.push(Range::between(at(pages.base()), at(pages.end()))));
+            }
+            Ok(())
+        })?;
+        convert::py_ranges(py, found)
+    }
+
+    fn __enter__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    fn __exit__(
+        &self,
+        py: Python<'_>,
+        _type: &Bound<'_, PyAny>,
+        _value: &Bound<'_, PyAny>,
+        _traceback: &Bound<'_, PyAny>,
+    ) -> PyResult<bool> {
+        self.close(py).map(|()| false)
+    }
+
+    fn __repr__(&self) -> String {
+        let snapshot = self.space.load();
+        let Ok(memory) = snapshot.memory_of(self.incarnation) else { return "GuestMemory(closed)".into() };
+        let size = memory.regions().iter().fold(0u64, |sum, region| sum.saturating_add(region.meta.size()));
+        format!("GuestMemory({} regions, {})", memory.regions().len(), text::size(size))
+    }
+
+    #[allow(clippy::unused_self, reason = "a method for pickle")]
+    fn __reduce__(&self) -> PyResult<()> {
+        Err(PyTypeError::new_err("cannot pickle GuestMemory: it is a handle on this process's mappings"))
+    }
+}

@@ -1,0 +1,144 @@
+//! `BytePattern`, and the iterator that `GuestMemory.search` gives.
+
+use std::sync::{Arc, Mutex, TryLockError};
+
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+
+use crate::memory::search::Search;
+use crate::model::error::Result;
+use crate::model::interrupt::Interrupt;
+use crate::model::pattern::Pattern;
+use crate::model::range::Range;
+use crate::python::buffer;
+use crate::python::handle::Handle;
+use crate::python::interrupt::detached;
+
+/// Bytes to search for, of which some nibbles may be anything: hexadecimal digits and `?`, with or without spaces.
+///
+/// `len()` is the number of bytes. Raises `InvalidAddressRange` for another text, and when no digit is fixed.
+///
+/// >>> from dbs_address_space import BytePattern
+/// >>> BytePattern("488b??c?")
+/// BytePattern('48 8b ?? c?')
+#[pyclass(frozen, eq, hash, name = "BytePattern", module = "dbs_address_space")]
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub struct PyPattern(Arc<Pattern>);
+
+#[pymethods]
+impl PyPattern {
+    #[new]
+    fn new(text: &str) -> PyResult<Self> {
+        Ok(Self(Arc::new(Pattern::parse(text)?)))
+    }
+
+    fn __len__(&self) -> usize {
+        self.0.size()
+    }
+
+    fn __str__(&self) -> String {
+        self.0.to_string()
+    }
+
+    fn __repr__(&self) -> String {
+        format!("BytePattern('{}')", self.0)
+    }
+
+    fn __getnewargs__(&self) -> (String,) {
+        (self.0.to_string(),)
+    }
+}
+
+/// What a needle stands for.
+pub(super) fn pattern(needle: &Bound<'_, PyAny>) -> PyResult<Arc<Pattern>> {
+    if let Ok(pattern) = needle.cast::<PyPattern>() {
+        return Ok(Arc::clone(&pattern.get().0));
+    }
+    buffer::with_input(needle, |bytes| {
+        let mut copy = vec![0; bytes.size()];
+        bytes.copy_to(0, &mut copy)?;
+        Ok(Arc::new(Pattern::exact(&copy)?))
+    })
+}
+
+/// The matches of a search, found as they are asked for.
+#[pyclass(frozen, name = "_Search", module = "dbs_address_space._core")]
+#[derive(Debug)]
+pub struct PySearch {
+    space: Handle,
+    incarnation: u64,
+    progress: Option<Py<PyAny>>,
+    total: u64,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    search: Search,
+    /// Matches that may still be given.
+    left: u64,
+    /// Bytes that were looked at.
+    done: u64,
+    /// The map in which the matches were found that were not given yet.
+    generation: u64,
+}
+
+impl PySearch {
+    pub(super) fn new(
+        space: &Handle,
+        incarnation: u64,
+        (pattern, range, align): (Arc<Pattern>, Range, u64),
+        limit: u64,
+        (progress, total): (Option<Py<PyAny>>, u64),
+    ) -> Self {
+        let search = Search::new(pattern, range.base(), range.end(), align);
+        let state = Mutex::new(State { search, left: limit, done: 0, generation: 0 });
+        Self { space: space.clone(), incarnation, progress, total, state }
+    }
+
+    /// The next match; windows are held one at a time.
+    fn next(&self, state: &mut State, interrupt: &dyn Interrupt) -> Result<Option<u64>> {
+        loop {
+            let generation = self.space.map().generation();
+            if state.generation != generation {
+                state.search.rewind();
+                state.generation = generation;
+            }
+            if let Some(found) = state.search.pop() {
+                return Ok(Some(found));
+            }
+            let (range, most) = state.search.window();
+            if range.is_empty() {
+                return Ok(None);
+            }
+            let held = self.space.hold_run(self.incarnation, ("search", range), most, interrupt)?;
+            state.done = state.done.saturating_add(state.search.look(&held.pieces)?);
+            interrupt.progress("search", state.done.min(self.total), self.total)?;
+        }
+    }
+}
+
+#[pymethods]
+impl PySearch {
+    fn __iter__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    fn __next__(&self, py: Python<'_>) -> PyResult<Option<u64>> {
+        let mut state = match self.state.try_lock() {
+            Ok(state) => state,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => {
+                return Err(PyValueError::new_err("the search is going on in another thread"));
+            }
+        };
+        if state.left == 0 {
+            return Ok(None);
+        }
+        let progress = self.progress.as_ref().map(|progress| progress.clone_ref(py));
+        let current: &mut State = &mut state;
+        let found = detached(py, progress, |interrupt| self.next(current, interrupt))?;
+        state.left = if found.is_some() { state.left.saturating_sub(1) } else { 0 };
+        Ok(found)
+    }
+}

@@ -1,0 +1,288 @@
+//! Many ranges or addresses in one call.
+
+use pyo3::prelude::*;
+use pyo3::types::{PyByteArray, PyBytes, PyList, PyMemoryView};
+
+use super::{LONG, Plan, PyMemory};
+use crate::memory::access;
+use crate::memory::buffer::{Bytes, Output};
+use crate::memory::map::{MappedMap, Need};
+use crate::memory::mapping::usize_of;
+use crate::memory::translate::Translator;
+use crate::model::error::Result;
+use crate::python::buffer;
+use crate::python::convert::{self, Address, Size};
+use crate::python::error::invalid;
+
+const INTEGER: usize = size_of::<u64>();
+
+/// Pairs `(addr, size)` from any sequence, or from a buffer of u64 pairs such as an array of shape `(n, 2)`.
+fn ranges(object: &Bound<'_, PyAny>) -> PyResult<Vec<(Address, Size)>> {
+    if object.is_instance_of::<PyList>() || !buffer::is_buffer(object) {
+        let sequence = object.try_iter()?;
+        return sequence.map(|pair| pair?.extract()).collect();
+    }
+    buffer::with_integers(object, |integers| {
+        if !integers.size().is_multiple_of(2 * INTEGER) {
+            return Err(invalid("a buffer of ranges needs pairs of an address and a size, of 8 bytes each".into()));
+        }
+        let integer = |at: usize| integers.integer(at);
+        let pairs = (0..integers.size()).step_by(2 * INTEGER);
+        Ok(pairs
+            .map(|at| Ok((Address(integer(at)?), Size(integer(at.saturating_add(INTEGER))?))))
+            .collect::<Result<_>>()?)
+    })
+}
+
+/// The sum of sizes that all lie in memory.
+fn total(ranges: &[(Address, Size)]) -> PyResult<usize> {
+    let sum = ranges.iter().try_fold(0u64, |sum, (_, size)| sum.checked_add(size.0));
+    sum.map(usize_of).ok_or_else(|| invalid("the ranges have more than 2^64 bytes together".into()))
+}
+
+impl PyMemory {
+    fn read_range<'py>(&self, py: Python<'py>, addr: Address, size: Size) -> PyResult<Bound<'py, PyBytes>> {
+        if let Some(bytes) = self.read_direct(py, addr, size)? {
+            return Ok(bytes);
+        }
+        let plan = self.plan(py, ("readv", Need::Read), convert::range(addr, size)?)?;
+        buffer::new_bytes(py, size.0, |output| plan.run(py, None, |pieces, _| access::read(pieces, output)))
+    }
+
+    /// Plans for ranges that lie one after the other in a buffer; nothing is done before all of them are possible.
+    fn plans(&self, py: Python<'_>, verb: super::Verb, ranges: &[(Address, Size)]) -> PyResult<Vec<(usize, Plan)>> {
+        let mut at = 0usize;
+        let mut plans = Vec::with_capacity(ranges.len());
+        for (addr, size) in ranges {
+            let range = convert::range(*addr, *size)?;
+            self.with_access(verb, range, |access| access.pieces().map(drop))?;
+            plans.push((at, range));
+            at = at.saturating_add(usize_of(size.0));
+        }
+        plans.into_iter().map(|(at, range)| Ok((at, self.plan(py, verb, range)?))).collect()
+    }
+}
+
+/// Two results of an operation on many addresses.
+fn pair<'py>(
+    py: Python<'py>,
+    like: &Bound<'py, PyAny>,
+    size: usize,
+    formats: [&str; 2],
+    fill: impl FnOnce(&Output<'_>, &Output<'_>) -> PyResult<()>,
+) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyAny>)> {
+    let [one, two] = [buffer::new_bytearray(py, size)?, buffer::new_bytearray(py, size)?];
+    buffer::with_output(&one, |first| buffer::with_output(&two, |second| fill(first, second)))?;
+    Ok((integers(like, one, formats[0])?, integers(like, two, formats[1])?))
+}
+
+/// A bytearray as an array of NumPy where the addresses came in one, else as a memoryview of integers.
+fn integers<'py>(
+    like: &Bound<'py, PyAny>,
+    bytes: Bound<'py, PyByteArray>,
+    format: &str,
+) -> PyResult<Bound<'py, PyAny>> {
+    if like.hasattr("__array_interface__")? {
+        let shape = like.getattr("shape")?;
+        let flat = like.py().import("numpy")?.call_method1("frombuffer", (bytes, format!("<{}8", kind(format))))?;
+        return flat.call_method1("reshape", (shape,));
+    }
+    PyMemoryView::from(&bytes)?.call_method1("cast", (format,))
+}
+
+/// NumPy's letter for a format of the `struct` module.
+fn kind(format: &str) -> &'static str {
+    if format == "q" { "i" } else { "u" }
+}
+
+#[pymethods]
+impl PyMemory {
+    /// The bytes of many ranges: a list, in their order.
+    ///
+    /// `ranges` are pairs `(addr, size)`, or a buffer of pairs of u64 such as an array of shape `(n, 2)`. Raises as `read` does.
+    ///
+    /// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+    /// >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "4KiB")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+    /// >>> space.map_memory().readv([(0, 2), (0x100, 1)])
+    /// [b'\x00\x00', b'\x00']
+    fn readv<'py>(&self, py: Python<'py>, ranges: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyList>> {
+        let parts = self::ranges(ranges)?;
+        let bytes: Vec<_> =
+            parts.into_iter().map(|(addr, size)| self.read_range(py, addr, size)).collect::<PyResult<_>>()?;
+        PyList::new(py, bytes)
+    }
+
+    /// Reads many ranges into one writable, contiguous buffer, one after the other; returns how many bytes that are.
+    ///
+    /// `ranges` as for `readv`. A buffer that is too short is `InvalidAddressRange`. Raises as `read_into` does; only a `MemoryFault`
+    /// stops it midway.
+    ///
+    /// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+    /// >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "4KiB")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+    /// >>> space.map_memory().readv_into([(0, 2), (0x100, 1)], bytearray(3))
+    /// 3
+    fn readv_into(&self, py: Python<'_>, ranges: &Bound<'_, PyAny>, buffer: &Bound<'_, PyAny>) -> PyResult<usize> {
+        let ranges = self::ranges(ranges)?;
+        let size = total(&ranges)?;
+        buffer::with_output(buffer, |output| {
+            if output.size() < size {
+                return Err(too_short(output.size(), size));
+            }
+            if self
+                .all_direct(&ranges, |memory, addr, at, size| Ok(memory.read_direct(addr, &output.slice(at, size)?)))?
+            {
+                return Ok(size);
+            }
+            for (at, plan) in self.plans(py, ("readv_into", Need::Read), &ranges)? {
+                plan.run(py, None, |pieces, _| {
+                    let size = pieces.iter().map(|piece| piece.size).sum();
+                    access::read(pieces, &output.slice(at, size)?)
+                })?;
+            }
+            Ok(size)
+        })
+    }
+
+    /// Writes many pieces of data: pairs `(addr, data)`, in their order.
+    ///
+    /// Nothing is written before all of them are found possible. Raises as `write` does; only a `MemoryFault` stops it midway.
+    ///
+    /// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+    /// >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "4KiB")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+    /// >>> memory = space.map_memory()
+    /// >>> memory.writev([(0, b"ab"), (0x100, b"c")])
+    /// >>> memory.readv([(0, 2), (0x100, 1)])
+    /// [b'ab', b'c']
+    fn writev(&self, py: Python<'_>, pairs: &Bound<'_, PyAny>) -> PyResult<()> {
+        let pairs: Vec<(Address, Bound<'_, PyAny>)> =
+            pairs.try_iter()?.map(|pair| pair?.extract()).collect::<PyResult<_>>()?;
+        let mut held = Vec::with_capacity(pairs.len());
+        for (addr, data) in &pairs {
+            let data = buffer::Held::of(data)?;
+            let range = convert::range(*addr, Size::of(data.bytes().size()))?;
+            self.with_access(("writev", Need::Write), range, |access| access.pieces().map(drop))?;
+            held.push((*addr, data));
+        }
+        held.iter().try_for_each(|(addr, data)| self.write_from(py, *addr, data.bytes(), false))
+    }
+
+    /// The host address and the index in `regions` of each guest physical address.
+    ///
+    /// `addresses` is an array of NumPy or another buffer of u64; the results are arrays of `u64` and `i64` of its shape, or else
+    /// memoryviews. With `missing="mark"` addresses without memory get host 0 and index -1, with `"raise"` they are
+    /// `UnmappedAddress`. The host addresses are valid for as long as their regions are there: nothing holds them. `TypeError` for
+    /// other items than u64, `NotMapped`.
+    ///
+    /// >>> from array import array
+    /// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+    /// >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "4KiB")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+    /// >>> hosts, indexes = space.map_memory().translate(array("Q", [0x10, 0x5000]), missing="mark")
+    /// >>> hosts.tolist() == [space.memory.host_address(0x10), 0], indexes.tolist()
+    /// (True, [0, -1])
+    #[pyo3(signature = (addresses, *, missing="raise"))]
+    fn translate<'py>(
+        &self,
+        py: Python<'py>,
+        addresses: &Bound<'py, PyAny>,
+        missing: &str,
+    ) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyAny>)> {
+        let must_exist = match missing {
+            "raise" => true,
+            "mark" => false,
+            _ => return Err(invalid(format!("missing={missing:?} is neither \"raise\" nor \"mark\""))),
+        };
+        let translator = self.with_memory(|_, memory| Ok(Translator::new(memory)))?;
+        buffer::with_integers(addresses, |integers| {
+            pair(py, addresses, integers.size(), ["Q", "q"], |hosts, indexes| {
+                let work = || translator.translate(integers, hosts, indexes, must_exist);
+                let missing = if integers.size() < LONG_LIST { work() } else { py.detach(work) }?;
+                match missing.filter(|_| must_exist) {
+                    Some(address) => Err(self.refusal(("translate", Need::Any), address)),
+                    None => Ok(()),
+                }
+            })
+        })
+    }
+
+    /// The little-endian u64 at each address, which may be unaligned and cross from one region into the next.
+    ///
+    /// `addresses` and results as for `translate`. Raises as `read_u64` does.
+    ///
+    /// >>> from array import array
+    /// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+    /// >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "4KiB")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+    /// >>> memory = space.map_memory()
+    /// >>> memory.write_u64(0x20, 7)
+    /// >>> memory.read_many_u64(array("Q", [0x20, 0x28])).tolist()
+    /// [7, 0]
+    fn read_many_u64<'py>(&self, py: Python<'py>, addresses: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        buffer::with_integers(addresses, |integers| {
+            let values = buffer::new_bytearray(py, integers.size())?;
+            buffer::with_output(&values, |output| self.read_each(py, integers, output))?;
+            self::integers(addresses, values, "Q")
+        })
+    }
+}
+
+/// From this many bytes of addresses on, look-ups go on without the interpreter's lock.
+const LONG_LIST: usize = 64 << 10;
+
+fn too_short(there: usize, needed: usize) -> PyErr {
+    let hex = |size: usize| crate::model::text::hex(Size::of(size).0);
+    invalid(format!("the buffer has {} bytes, the ranges have {}", hex(there), hex(needed)))
+}
+
+impl PyMemory {
+    /// Does short direct work for each range on one snapshot; `false` when one of them can't be done so, before or while it is tried.
+    fn all_direct(
+        &self,
+        ranges: &[(Address, Size)],
+        work: impl Fn(&MappedMap, u64, usize, usize) -> Result<bool>,
+    ) -> PyResult<bool> {
+        if total(ranges)? >= usize_of(LONG) {
+            return Ok(false);
+        }
+        self.with_memory(|_, memory| {
+            let mut at = 0usize;
+            for (addr, size) in ranges {
+                let size = usize_of(size.0);
+                if size > 0 && !work(memory, addr.0, at, size)? {
+                    return Ok(false);
+                }
+                at = at.saturating_add(size);
+            }
+            Ok(true)
+        })
+    }
+
+    /// Reads the integer at each address, those that take the long way one by one.
+    fn read_each(&self, py: Python<'_>, addresses: Bytes<'_>, output: &Output<'_>) -> PyResult<()> {
+        let mut at = 0usize;
+        while at < addresses.size() {
+            at = self.with_memory(|_, memory| {
+                let mut at = at;
+                while at < addresses.size() {
+                    let Some(value) = memory.load_direct::<u64>(addresses.integer(at)?) else { break };
+                    output.put(at, &value.to_ne_bytes())?;
+                    at = at.saturating_add(INTEGER);
+                }
+                Ok(at)
+            })?;
+            if at < addresses.size() {
+                let value: u64 = self.load_value(py, Address(addresses.integer(at)?))?;
+                output.put(at, &value.to_ne_bytes())?;
+                at = at.saturating_add(INTEGER);
+            }
+        }
+        Ok(())
+    }
+
+    /// Why an address has no memory.
+    fn refusal(&self, verb: super::Verb, address: u64) -> PyErr {
+        let range = crate::model::range::Range::between(address, address.saturating_add(1));
+        match self.with_access(verb, range, |access| Ok(access.unmapped(address))) {
+            Ok(error) => error.into(),
+            Err(error) => error,
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! Views, arrays and pins: guest memory under the user's own hands.
+
+use std::sync::Arc;
+
+use pyo3::prelude::*;
+use pyo3::types::PyMemoryView;
+
+use super::PyMemory;
+use crate::memory::access::Access;
+use crate::memory::map::Need;
+use crate::model::error::Error;
+use crate::model::region::{PROT_WRITE, SharedRegion};
+use crate::python::array;
+use crate::python::buffer::PyGuestView;
+use crate::python::convert::{self, Address, Size};
+use crate::python::pin::PyPin;
+
+#[pymethods]
+impl PyMemory {
+    /// A `memoryview` of a range inside one region, writable where the region is; it vetoes the region's removal.
+    ///
+    /// `writable=False` makes it read-only, `writable=True` on read-only memory is `AccessDenied`. A range that crosses a joint of
+    /// two regions is `NotContiguous`. Memory that may fault under a touch (`mapping(addr).guarded`) is `Unsupported` unless
+    /// `unguarded=True`: a fault then kills the process. Raises as `read` does.
+    ///
+    /// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+    /// >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "4KiB")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+    /// >>> memory = space.map_memory()
+    /// >>> with memory.view(0x10, 5) as view:
+    /// ...     view[:] = b"hello"
+    /// >>> memory.read(0x10, 5)
+    /// b'hello'
+    #[pyo3(signature = (addr, size, *, writable=None, unguarded=false))]
+    fn view<'py>(
+        &self,
+        py: Python<'py>,
+        addr: Address,
+        size: Size,
+        writable: Option<bool>,
+        unguarded: bool,
+    ) -> PyResult<Bound<'py, PyMemoryView>> {
+        let range = convert::range(addr, size)?;
+        if range.is_empty() {
+            return PyGuestView::empty(py);
+        }
+        let need = if writable == Some(true) { Need::Write } else { Need::Read };
+        let held = self.hold(py, ("view", need), range, |access| {
+            let piece = access.single_piece()?;
+            if piece.is_guarded() && !unguarded {
+                return Err(guarded_view(&piece.region.meta));
+            }
+            Ok(vec![piece])
+        })?;
+        // Held until the view has a lease of its own, so that it shows the region as the snapshot described it.
+        let Some(piece) = held.pieces.first() else { return PyGuestView::empty(py) };
+        let readonly = piece.region.meta.prot_flags & PROT_WRITE == 0 || writable == Some(false);
+        PyGuestView::memoryview(py, &self.space, piece, readonly)
+    }
+
+    /// A NumPy array over guest memory (the `numpy` extra), of any shape and dtype, structured ones included; strides are in bytes.
+    ///
+    /// The array is a view, not a copy: it vetoes the region's removal. `writable` and `unguarded` as for `view`, which also says
+    /// what it raises; `ImportError` without NumPy. DLPack is NumPy's: `torch.from_dlpack(array)` shares the memory too.
+    ///
+    /// >>> import numpy as np
+    /// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+    /// >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "4KiB")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+    /// >>> descriptor = np.dtype([("addr", "<u8"), ("len", "<u4"), ("flags", "<u2"), ("next", "<u2")])
+    /// >>> table = space.map_memory().array(0, 16, descriptor)
+    /// >>> table[3] = (0x8000, 512, 1, 4)
+    /// >>> space.memory.unpack(3 * 16, "<QIHH")
+    /// (32768, 512, 1, 4)
+    #[pyo3(signature = (addr, shape, dtype, *, strides=None, writable=None, unguarded=false))]
+    #[allow(clippy::too_many_arguments, reason = "the keywords that users were promised")]
+    fn array<'py>(
+        &self,
+        py: Python<'py>,
+        addr: Address,
+        shape: &Bound<'py, PyAny>,
+        dtype: &Bound<'py, PyAny>,
+        strides: Option<&Bound<'py, PyAny>>,
+        writable: Option<bool>,
+        unguarded: bool,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let plan = array::Plan::new(py, shape, dtype, strides)?;
+        plan.over(&self.view(py, addr, Size(plan.size()), writable, unguarded)?)
+    }
+
+    /// Holds a range inside one region, and says where it is on the host: for engines and system calls that need an address.
+    ///
+    /// A context manager with `.address` and `.size`; the pin vetoes the region's removal until its end. Memory that may fault
+    /// (`mapping(addr).guarded`) is pinned too, for the kernel may be given it; touching it is the caller's risk. Raises
+    /// `UnmappedAddress`, `NotContiguous`, `NotMapped`.
+    ///
+    /// >>> import ctypes
+    /// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+    /// >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "4KiB")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+    /// >>> with space.map_memory().pin(0x10, 4) as pin:
+    /// ...     _ = ctypes.memmove(pin.address, b"ping", pin.size)
+    /// >>> space.memory.read(0x10, 4)
+    /// b'ping'
+    fn pin(&self, py: Python<'_>, addr: Address, size: Size) -> PyResult<PyPin> {
+        let range = convert::range(addr, size)?;
+        let find = |access: &Access<'_>| access.single_piece().map(|piece| vec![piece]);
+        self.hold(py, ("pin", Need::Any), range, find).map(PyPin::from)
+    }
+}
+
+fn guarded_view(region: &SharedRegion) -> Error {
+    Error::Unsupported {
+        message: format!(
+            "view of {region}: a touch of this memory may fault and kill the process; read() and write() are safe, unguarded=True takes the risk"
+        ),
+        feature: "view of guarded memory",
+        how: "pass unguarded=True".into(),
+        region: Some(Arc::clone(region)),
+    }
+}

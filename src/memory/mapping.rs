@@ -130,7 +130,7 @@ impl Mapping {
     /// Memory that someone else made may be of a kind that the kernel copies for nobody.
     fn probe(&self, region: &SharedRegion) -> Result<()> {
         let is_probed = region.source.is_adopted() && region.prot_flags & PROT_READ != 0 && !self.has_fault_handler;
-        match if is_probed { copy::probe(self.start) } else { Reach::Guarded } {
+        match if is_probed { copy::probe(self.start.expose_provenance()) } else { Reach::Guarded } {
             Reach::Guarded => Ok(()),
             Reach::Special => Err(source::special(region)),
             Reach::None(error) => {

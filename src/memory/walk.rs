@@ -108,6 +108,17 @@ fn first_nonzero(data: Bytes<'_>, at: usize, size: usize, buffer: &mut Vec<u8>) 
     Ok(None)
 }
 
+/// Passes on `size` zeroes, in parts.
+pub fn zeroes(mut size: u64, mut take: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+    static ZEROES: [u8; 64 << 10] = [0; 64 << 10];
+    while size > 0 {
+        let part = ZEROES.get(..usize_of(size)).unwrap_or(&ZEROES);
+        take(part)?;
+        size = size.saturating_sub(u64_of(part.len()));
+    }
+    Ok(())
+}
+
 /// Takes bytes one after the other, to make a digest of them.
 pub trait Digest {
     /// Takes some more.
@@ -123,17 +134,10 @@ impl Digest for blake3::Hasher {
 
 /// Feeds all bytes to a digest.
 pub fn hash(pieces: &[Piece], digest: &mut dyn Digest, interrupt: &dyn Interrupt) -> Result<()> {
-    const ZEROES: [u8; 64 << 10] = [0; 64 << 10];
     let feed = |_, stretch: Stretch<'_>| {
         match stretch {
             Stretch::Data(bytes) => digest.update(bytes)?,
-            Stretch::Hole(mut size) => {
-                while size > 0 {
-                    let zeroes = ZEROES.get(..usize_of(size)).unwrap_or(&ZEROES);
-                    digest.update(zeroes)?;
-                    size = size.saturating_sub(u64_of(zeroes.len()));
-                }
-            }
+            Stretch::Hole(size) => zeroes(size, |part| digest.update(part))?,
         }
         Ok(ControlFlow::<()>::Continue(()))
     };
@@ -164,7 +168,7 @@ fn pages(address: u64, size: u64) -> Option<Range> {
 /// The part of a piece that consists of whole guest pages.
 fn whole_pages(piece: &Piece) -> Option<Piece> {
     let skip = piece.address().checked_next_multiple_of(PAGE)?.checked_sub(piece.address())?;
-    let size = u64_of(piece.size).checked_sub(skip)? / PAGE * PAGE;
+    let size = u64_of(piece.size).checked_sub(skip)? & !(PAGE - 1);
     (size > 0).then(|| piece.part(skip, usize_of(size)))
 }
 

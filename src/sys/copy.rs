@@ -87,9 +87,10 @@ pub enum Reach {
     None(Error),
 }
 
-/// Tries to read one byte.
+/// Tries to read the byte at a host address.
 #[must_use]
-pub fn probe(from: *const u8) -> Reach {
+pub fn probe(address: usize) -> Reach {
+    let from = std::ptr::with_exposed_provenance(address);
     let mut byte = 0u8;
     // SAFETY: the target is one byte; the kernel checks the source.
     match unsafe { read_guarded(from, &raw mut byte, 1) } {

@@ -137,23 +137,17 @@ impl MappedMap {
         (fits && hot.direct & need.bits() != 0).then_some(Direct { hot, offset })
     }
 
-    /// Whether [`read_direct`](Self::read_direct) will do.
+    /// Bytes of one region that can be copied out directly, found before there is a place to copy them to.
     #[inline]
     #[must_use]
-    pub fn is_direct(&self, addr: u64, size: usize, need: Need) -> bool {
-        self.direct(addr, size, need).is_some()
+    pub fn source(&self, addr: u64, size: usize) -> Option<Source<'_>> {
+        Some(Source { direct: self.direct(addr, size, Need::Read)?, size })
     }
 
     /// Fills the output from one region, or does nothing and gives `false`.
     #[inline]
     pub fn read_direct(&self, addr: u64, output: &Output<'_>) -> bool {
-        let size = output.size();
-        let (Some(direct), Ok(to)) = (self.direct(addr, size, Need::Read), output.part(0, size)) else {
-            return false;
-        };
-        // SAFETY: the bytes lie in one mapping, which can't fault, and the output has as many.
-        unsafe { std::ptr::copy(direct.host(), to, size) };
-        true
+        self.source(addr, output.size()).is_some_and(|source| source.copy_to(output))
     }
 
     /// Writes all bytes into one region, or does nothing and gives `false`.
@@ -189,7 +183,27 @@ impl MappedMap {
     }
 }
 
+/// Directly copied bytes of one region.
+#[derive(Debug)]
+pub struct Source<'a> {
+    direct: Direct<'a>,
+    size: usize,
+}
+
+impl Source<'_> {
+    /// Copies them to an output of the same size; `false`, and nothing is done, when it is shorter.
+    #[inline]
+    #[must_use]
+    pub fn copy_to(&self, output: &Output<'_>) -> bool {
+        let Ok(to) = output.part(0, self.size) else { return false };
+        // SAFETY: the bytes lie in one mapping, which can't fault, and the output has as many.
+        unsafe { std::ptr::copy(self.direct.host(), to, self.size) };
+        true
+    }
+}
+
 /// Where directly copied bytes lie.
+#[derive(Debug)]
 struct Direct<'a> {
     hot: &'a Hot,
     offset: u64,

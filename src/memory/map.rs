@@ -193,7 +193,6 @@ pub struct Source<'a> {
 impl Source<'_> {
     /// Copies them to an output of the same size; `false`, and nothing is done, when it is shorter.
     #[inline]
-    #[must_use]
     pub fn copy_to(&self, output: &Output<'_>) -> bool {
         let Ok(to) = output.part(0, self.size) else { return false };
         // SAFETY: the bytes lie in one mapping, which can't fault, and the output has as many.

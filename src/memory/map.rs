@@ -191,6 +191,12 @@ pub struct Source<'a> {
 }
 
 impl Source<'_> {
+    /// The number of bytes.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        u64_of(self.size)
+    }
+
     /// Copies them to an output of the same size; `false`, and nothing is done, when it is shorter.
     #[inline]
     pub fn copy_to(&self, output: &Output<'_>) -> bool {

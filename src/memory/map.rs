@@ -9,9 +9,9 @@ use super::dirty::DirtyBitmap;
 use super::mapping::usize_of;
 use super::piece;
 use super::region::MappedRegion;
-use crate::model::map::upper_bound;
 use crate::model::range::Range;
 use crate::model::region::{PROT_READ, PROT_WRITE};
+use crate::model::starts::Starts;
 
 /// What an access needs of the memory that it touches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,7 +52,7 @@ struct Hot {
 pub struct MappedMap {
     incarnation: u64,
     is_tracked: bool,
-    starts: Box<[u64]>,
+    starts: Starts,
     hot: Box<[Hot]>,
     regions: Box<[Arc<MappedRegion>]>,
     collection: OnceLock<GuestRegionCollection<MappedRegion>>,
@@ -79,7 +79,7 @@ impl MappedMap {
         Self {
             incarnation,
             is_tracked,
-            starts: regions.iter().map(|region| region.meta.base()).collect(),
+            starts: Starts::new(regions.iter().map(|region| region.meta.base()).collect()),
             hot: regions.iter().map(hot).collect(),
             regions: regions.into(),
             collection: OnceLock::new(),
@@ -114,13 +114,13 @@ impl MappedMap {
     /// The mapped region that holds `addr`.
     #[must_use]
     pub fn find(&self, addr: u64) -> Option<&Arc<MappedRegion>> {
-        let region = self.regions.get(upper_bound(&self.starts, addr).checked_sub(1)?)?;
+        let region = self.regions.get(self.starts.upper_bound(addr).checked_sub(1)?)?;
         (addr < region.meta.end()).then_some(region)
     }
 
     /// The mapped regions that share an address with `range`, by ascending base.
     pub fn overlapping(&self, range: Range) -> impl Iterator<Item = &Arc<MappedRegion>> {
-        let first = upper_bound(&self.starts, range.base()).saturating_sub(1);
+        let first = self.starts.upper_bound(range.base()).saturating_sub(1);
         let regions = self.regions.get(first..).unwrap_or_default().iter();
         regions
             .skip_while(move |region| region.meta.end() <= range.base())
@@ -130,9 +130,9 @@ impl MappedMap {
     /// Bytes that lie in one region and can be touched directly; `None` sends the access the long way.
     #[inline]
     fn direct(&self, addr: u64, size: usize, need: Need) -> Option<Direct<'_>> {
-        let index = upper_bound(&self.starts, addr).checked_sub(1)?;
+        let index = self.starts.upper_bound(addr).checked_sub(1)?;
         let (hot, start) = (self.hot.get(index)?, self.starts.get(index)?);
-        let offset = addr.checked_sub(*start)?;
+        let offset = addr.checked_sub(start)?;
         let fits = u64_of(size) <= hot.size.checked_sub(offset)?;
         (fits && hot.direct & need.bits() != 0).then_some(Direct { hot, offset })
     }

@@ -14,5 +14,6 @@ pub mod pattern;
 pub mod range;
 pub mod region;
 pub mod source;
+pub mod starts;
 pub mod table;
 pub mod text;

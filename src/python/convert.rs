@@ -11,6 +11,7 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBool, PyInt, PyString, PyTuple};
 use pyo3::{Borrowed, intern};
 
+use super::buffer;
 use super::error::invalid;
 use crate::model::error::Error;
 use crate::model::range::Range;
@@ -134,7 +135,7 @@ pub(super) fn unsigned(object: Borrowed<'_, '_, PyAny>, highest: u64) -> PyResul
 #[inline]
 fn exact_unsigned(object: Borrowed<'_, '_, PyAny>, highest: u64) -> Option<u64> {
     let int = object.cast_exact::<PyInt>().ok()?;
-    int.extract::<u64>().ok().filter(|value| *value <= highest)
+    buffer::plain_int(int).filter(|value| *value <= highest)
 }
 
 #[cold]

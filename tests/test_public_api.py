@@ -92,8 +92,8 @@ def test_the_package_is_typed() -> None:
         (
             AddressSpaceRegion.create_default_memory_region,
             (
-                "(base, size, numa_node_id, mem_type, mem_file_path, mem_prealloc=False, is_hotplug=False, is_mergeable=False, *, "
-                "name=None, page_size=None)"
+                "(base, size, numa_node_id, mem_type, mem_file_path, mem_prealloc=False, is_hotplug=False, "
+                "is_mergeable=False, *, name=None, page_size=None)"
             ),
         ),
         (

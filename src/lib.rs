@@ -22,6 +22,8 @@ mod _core {
     #[pymodule_export]
     use super::python::change::PyChange;
     #[pymodule_export]
+    use super::python::convert::checked_range;
+    #[pymodule_export]
     use super::python::layout::{PyLayout, usable_end};
     #[pymodule_export]
     use super::python::mapping::PyMapping;

@@ -27,6 +27,7 @@ __all__ = [
     "Pin",
     "Transaction",
     "__version__",
+    "checked_range",
     "usable_end",
 ]
 
@@ -47,6 +48,7 @@ _Ranges: TypeAlias = Iterable[tuple[_Address, _Size]] | Buffer
 _ProgressFunction: TypeAlias = Callable[[Progress], object]
 
 def usable_end() -> int: ...
+def checked_range(base: _Address, size: _Size) -> tuple[int, int]: ...
 
 @final
 class AddressSpaceRegion:
@@ -95,7 +97,6 @@ class AddressSpaceRegion:
         mem_prealloc: bool,
         prot_flags: _Protection,
         is_hotplug: bool = False,
-        is_mergeable: bool = False,
         *,
         name: str | None = None,
         page_size: _Size | None = None,
@@ -139,6 +140,8 @@ class AddressSpaceRegion:
     def mem_type(self) -> MemorySourceType | None: ...
     @property
     def mem_file_path(self) -> str: ...
+    @property
+    def file(self) -> int | None: ...
     @property
     def file_offset(self) -> int: ...
     @property

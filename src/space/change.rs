@@ -34,7 +34,7 @@ impl AddressSpace {
         interrupt: &dyn Interrupt,
     ) -> Result<Arc<Map>> {
         self.check_process()?;
-        let mut ahead = self.map_ahead(operations, interrupt)?;
+        let mut ahead = self.map_ahead(operations, if_generation, interrupt)?;
         let turn = self.turn().take(interrupt)?;
         let before = self.load_full();
         check_generation(&before.map, if_generation)?;
@@ -71,7 +71,12 @@ impl AddressSpace {
     }
 
     /// Validates on the current map, so that an overlap costs no mapping, and maps what is added.
-    fn map_ahead(&self, operations: &[Operation], interrupt: &dyn Interrupt) -> Result<Ahead> {
+    fn map_ahead(
+        &self,
+        operations: &[Operation],
+        if_generation: Option<u64>,
+        interrupt: &dyn Interrupt,
+    ) -> Result<Ahead> {
         let (map, is_mapped) = {
             let snapshot = self.load();
             (Arc::clone(&snapshot.map), snapshot.memory.is_some())
@@ -79,6 +84,7 @@ impl AddressSpace {
         if !is_mapped {
             return Ok(Ahead::new());
         }
+        check_generation(&map, if_generation)?;
         let added = next_change(&map, operations)?.added;
         let added: Vec<&SharedRegion> = added.iter().filter(|region| region.has_memory()).collect();
         let mapped = map_all(&added, interrupt)?;

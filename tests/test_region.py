@@ -300,7 +300,7 @@ def test_regions_pickle(protocol: int) -> None:
 
 
 def test_a_region_with_a_file_does_not_pickle() -> None:
-    with tempfile.TemporaryFile() as file, pytest.raises(TypeError, match=r"'nvdimm'.*descriptor"):
+    with tempfile.TemporaryFile() as file, pytest.raises(TypeError, match=r"'nvdimm.*its file or buffer"):
         pickle.dumps(ram(0, file=file, name="nvdimm"))
 
 

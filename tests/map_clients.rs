@@ -1,5 +1,13 @@
 //! The two-phase change: who follows a space is asked before a change, told after it, and can undo it.
 
+#![allow(
+    clippy::arithmetic_side_effects,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test may panic"
+)]
+
 use std::sync::{Arc, Mutex, OnceLock};
 
 use _core::model::change::{Change, Target};

@@ -28,6 +28,7 @@ from dbs_address_space import (
     NotContiguous,
     NotMapped,
     NumaError,
+    PartialTransfer,
     ReentrantChange,
     RegionBusy,
     RegionOverlap,
@@ -55,6 +56,7 @@ TREE: dict[type[AddressSpaceError], tuple[type[BaseException], ...]] = {
     NotContiguous: (BufferError,),
     NotMapped: (RuntimeError,),
     GenerationChanged: (RuntimeError,),
+    PartialTransfer: (OSError,),
     ReentrantChange: (RuntimeError,),
     ForkedProcess: (RuntimeError,),
     Unsupported: (OSError,),
@@ -69,6 +71,7 @@ COMMON = ("address", "size", "region", "conflict")
 OWN: dict[type[AddressSpaceError], dict[str, Any]] = {
     MemoryFault: {"completed": 12, "cause": "the file was cut", "file_offset": 0x1000},
     HugePagesShort: {"missing": 3, "page_size": 1 << 21},
+    PartialTransfer: {"done": 7},
     RegionBusy: {"leases": (Lease("view", 0, 8),)},
     Unsupported: {"feature": "views", "how": "unguarded=True"},
 }

@@ -7,6 +7,7 @@ pub mod base;
 pub mod buffer;
 pub mod change;
 pub mod convert;
+pub mod description;
 pub mod error;
 mod handle;
 pub mod interrupt;

@@ -94,6 +94,18 @@ def descriptors() -> dict[str, str]:
     return links
 
 
+@contextmanager
+def nothing_left(*regions: AddressSpaceRegion) -> Iterator[AddressSpace]:
+    """A space whose mapping fails in the block, and must leave nothing behind."""
+    space = AddressSpace.from_regions(list(regions), LAYOUT)
+    before, open_before, map_before = descriptors(), len(maps()), space.snapshot()
+    yield space
+    assert descriptors() == before
+    assert len(maps()) <= open_before + 1
+    assert not maps_of("/memfd:left")
+    assert (space.snapshot(), space.is_mapped) == (map_before, False)
+
+
 def resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE
 

@@ -2,8 +2,6 @@
 
 import fcntl
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -31,8 +29,8 @@ from memory_helpers import (
     descriptors,
     kilobytes,
     mapped,
-    maps,
     maps_of,
+    nothing_left,
     protection,
     ram,
     smaps,
@@ -52,18 +50,6 @@ def policy(host: int) -> str:
     """The memory policy of the mapping that holds a host address."""
     lines = [line.split() for line in Path("/proc/self/numa_maps").read_text().splitlines()]
     return next(line[1] for line in reversed(lines) if int(line[0], 16) <= host)
-
-
-@contextmanager
-def nothing_left(*regions: AddressSpaceRegion) -> Iterator[AddressSpace]:
-    """A space whose mapping fails in the block, and must leave nothing behind."""
-    space = AddressSpace.from_regions(list(regions), LAYOUT)
-    before, open_before, map_before = descriptors(), len(maps()), space.snapshot()
-    yield space
-    assert descriptors() == before
-    assert len(maps()) <= open_before + 1
-    assert not maps_of("/memfd:left")
-    assert (space.snapshot(), space.is_mapped) == (map_before, False)
 
 
 # The names of the sources.

@@ -2,6 +2,7 @@
 
 import ctypes
 import fcntl
+import gc
 import mmap
 import os
 import resource
@@ -97,11 +98,12 @@ def descriptors() -> dict[str, str]:
 @contextmanager
 def nothing_left(*regions: AddressSpaceRegion) -> Iterator[AddressSpace]:
     """A space whose mapping fails in the block, and must leave nothing behind."""
+    gc.collect()
     space = AddressSpace.from_regions(list(regions), LAYOUT)
-    before, open_before, map_before = descriptors(), len(maps()), space.snapshot()
+    before, mappings, map_before = descriptors(), len(maps()), space.snapshot()
     yield space
     assert descriptors() == before
-    assert len(maps()) <= open_before + 1
+    assert len(maps()) <= mappings + 1
     assert not maps_of("/memfd:left")
     assert (space.snapshot(), space.is_mapped) == (map_before, False)
 

@@ -164,13 +164,16 @@ def test_a_file_that_grows_again_is_memory_again(tmp_path: Path) -> None:
 
 
 def test_a_fault_can_be_pickled(tmp_path: Path) -> None:
-    with mapped_file(tmp_path / "file") as memory:
-        os.truncate(tmp_path / "file", CUT)
-        error = fault_of(READS["read"], memory, 0, SIZE)
-    copy = pickle.loads(pickle.dumps(error))
-    assert (type(copy), str(copy)) == (MemoryFault, str(error))
-    assert (copy.address, copy.size, copy.completed, copy.cause) == (CUT, SIZE, CUT, error.cause)
-    assert (copy.file_offset, copy.errno, copy.region) == (CUT, 14, None)
+    def probe() -> None:
+        with mapped_file(tmp_path / "file") as memory:
+            os.truncate(tmp_path / "file", CUT)
+            error = fault_of(READS["read"], memory, 0, SIZE)
+        copy = pickle.loads(pickle.dumps(error))
+        assert (type(copy), str(copy)) == (MemoryFault, str(error))
+        assert (copy.address, copy.size, copy.completed, copy.cause) == (CUT, SIZE, CUT, error.cause)
+        assert (copy.file_offset, copy.errno, copy.region) == (CUT, 14, None)
+
+    in_child(probe)
 
 
 def test_cuts_amid_reads_and_writes(tmp_path: Path) -> None:
@@ -277,14 +280,16 @@ def steal_amid_copies(size: int) -> None:
     """Punches all pages and takes the pool, while another thread reads them in long copies."""
     _, memory = mapped(ram(0, size, mem_type="hugeshmem"))
     memory.fill(0, size, 0x55)
-    done = threading.Event()
+    begun, done = threading.Event(), threading.Event()
 
     def read() -> None:
         target = bytearray(size)
+        begun.set()
         while not done.is_set():
             memory.read_into(0, target)
 
     def steal() -> None:
+        begun.wait()
         try:
             punch(memory.mapping(0).fd, 0, size)
             mapped(ram(0, size, mem_type="hugemmap"))[1].fill(0, size)

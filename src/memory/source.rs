@@ -106,6 +106,9 @@ fn open_user_file(region: &SharedRegion, backing: Backing) -> Result<Backing> {
     let huge_page_size = file::hugetlbfs_page_size(&user_file.file).map_err(fail)?;
     let page_size = huge_page_size.unwrap_or(backing.page_size);
     check_alignment(region, page_size)?;
+    if huge_page_size.is_some() {
+        check_offset(region, page_size)?;
+    }
     Ok(Backing {
         page_size,
         is_huge: huge_page_size.is_some(),
@@ -211,24 +214,31 @@ fn mount_page_size(region: &SharedRegion) -> Option<u64> {
     file::hugetlbfs_page_size(&directory).ok().flatten()
 }
 
-/// A user's file may begin anywhere: it is mapped with what comes before it in the page.
 fn check_alignment(region: &SharedRegion, page_size: u64) -> Result<()> {
-    let offset = if region.source.is_adopted() { 0 } else { region.source.file_offset };
-    for (what, value) in [("base", region.base()), ("size", region.size()), ("file offset", offset)] {
-        if !value.is_multiple_of(page_size) {
-            return Err(Error::Misaligned {
-                message: format!(
-                    "cannot map {region}: its {what} {} is not a multiple of its page size {}",
-                    text::hex(value),
-                    text::hex(page_size)
-                ),
-                address: Some(region.base()),
-                size: Some(region.size()),
-                region: Some(Arc::clone(region)),
-            });
-        }
+    check_multiple(region, "base", region.base(), page_size)?;
+    check_multiple(region, "size", region.size(), page_size)?;
+    // A user's file may begin anywhere: it is mapped with what comes before it in the page.
+    if region.source.is_adopted() { Ok(()) } else { check_offset(region, page_size) }
+}
+
+fn check_offset(region: &SharedRegion, page_size: u64) -> Result<()> {
+    check_multiple(region, "file offset", region.source.file_offset, page_size)
+}
+
+fn check_multiple(region: &SharedRegion, what: &str, value: u64, page_size: u64) -> Result<()> {
+    if value.is_multiple_of(page_size) {
+        return Ok(());
     }
-    Ok(())
+    Err(Error::Misaligned {
+        message: format!(
+            "cannot map {region}: its {what} {} is not a multiple of its page size {}",
+            text::hex(value),
+            text::hex(page_size)
+        ),
+        address: Some(region.base()),
+        size: Some(region.size()),
+        region: Some(Arc::clone(region)),
+    })
 }
 
 /// Refuses, before anything is mapped, regions that together need more huge pages than there are.
@@ -236,6 +246,7 @@ pub fn check_pools<'a>(regions: impl Iterator<Item = &'a SharedRegion>) -> Resul
     let mut pools = std::collections::BTreeMap::<u64, Demand<'_>>::new();
     for region in regions.filter(|region| takes_from_pool(region)) {
         let page_size = page_size(region)?;
+        check_alignment(region, page_size)?;
         let demand = pools.entry(page_size).or_insert_with(|| Demand::on(page_size));
         demand.pages = demand.pages.saturating_add(region.size().div_ceil(page_size));
         if demand.pages > demand.available {

@@ -68,8 +68,9 @@ pub fn prefer_node(host: *mut u8, size: usize, node: Option<u32>) -> Result<()> 
 
 fn bind(host: *mut u8, size: usize, policy: i64, mask: &[u64], flags: i64) -> Result<()> {
     // The kernel reads one bit less than it is told.
-    let bits = if mask.is_empty() { 0 } else { mask.len().saturating_mul(BITS).saturating_add(1) };
+    let bits = mask.len().saturating_mul(BITS).saturating_add(1);
+    let mask = if mask.is_empty() { std::ptr::null() } else { mask.as_ptr() };
     // SAFETY: the mask has as many bits as it is said to have; a bad range or node is an error.
-    let result = unsafe { libc::syscall(libc::SYS_mbind, host.addr(), size, policy, mask.as_ptr(), bits, flags) };
+    let result = unsafe { libc::syscall(libc::SYS_mbind, host.addr(), size, policy, mask, bits, flags) };
     if result < 0 { Err(Error::last_os_error()) } else { Ok(()) }
 }

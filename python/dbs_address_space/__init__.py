@@ -83,6 +83,7 @@ if TYPE_CHECKING:
     )
     from .progress import Progress, tqdm_progress
     from .ranges import AddressRange
+del TYPE_CHECKING
 
 __all__ = [
     "MAP_ANONYMOUS",

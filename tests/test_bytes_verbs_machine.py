@@ -5,8 +5,9 @@ import io
 import struct
 import tempfile
 from array import array
+from functools import partial
 from itertools import islice
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -20,8 +21,12 @@ from hypothesis.stateful import rule
 from memory_helpers import PAGE
 
 sizes = st.one_of(st.integers(0, 20), st.sampled_from([PAGE - 1, PAGE, PAGE + 1, 2 * PAGE + 3, 5 * PAGE]))
-bytes_ = st.one_of(st.binary(max_size=20), st.builds(lambda byte, size: byte * size, st.sampled_from([b"a", b"\0"]), sizes))
+bytes_ = st.one_of(
+    st.binary(max_size=20), st.builds(lambda byte, size: byte * size, st.sampled_from([b"a", b"\0"]), sizes)
+)
 widths = st.sampled_from([1, 2, 4, 8])
+Order = Literal["big", "little"]
+orders: st.SearchStrategy[Order] = st.sampled_from(["big", "little"])
 
 
 class GuestMemoryMachine(BytesMachine):
@@ -77,19 +82,23 @@ class GuestMemoryMachine(BytesMachine):
 
     # Values.
 
-    @rule(place=places, width=widths, big=st.booleans(), value=st.integers(0, (1 << 64) - 1))
-    def integers(self, place: Place, width: int, big: bool, value: int) -> None:  # noqa: FBT001
-        addr, order = self.place(place), "big" if big else "little"
+    @rule(place=places, width=widths, order=orders, value=st.integers(0, (1 << 64) - 1))
+    def integers(self, place: Place, width: int, order: Order, value: int) -> None:
+        addr, big = self.place(place), order == "big"
         load, store = (getattr(self.memory, f"{verb}_u{8 * width}") for verb in ("read", "write"))
-        data = (value >> (64 - 8 * width)).to_bytes(width, order)  # type: ignore[arg-type]
-        self.change(addr, data, lambda: store(addr, int.from_bytes(data, order), big=big))  # type: ignore[arg-type]
-        expected = lambda: int.from_bytes(self.model.get(addr, width), order)  # type: ignore[arg-type]  # noqa: E731
-        self.check(addr, width, lambda: load(addr, big=big), expected)
+        data = (value >> (64 - 8 * width)).to_bytes(width, order)
+        self.change(addr, data, partial(store, addr, int.from_bytes(data, order), big=big))
+        self.check(
+            addr, width, partial(load, addr, big=big), lambda: int.from_bytes(self.model.get(addr, width), order)
+        )
 
     @rule(place=places, format_=st.sampled_from(["<QIHH", ">Ih5s", "<3x", "", "B"]))
     def unpack(self, place: Place, format_: str) -> None:
         addr, size = self.place(place), struct.calcsize(format_)
-        expected = lambda: struct.unpack(format_, self.model.get(addr, size))  # noqa: E731
+
+        def expected() -> tuple[Any, ...]:
+            return struct.unpack(format_, self.model.get(addr, size))
+
         self.check(addr, size, lambda: self.memory.unpack(addr, format_), expected)
 
     @rule(place=places, value=st.integers(0, (1 << 32) - 1))
@@ -101,7 +110,7 @@ class GuestMemoryMachine(BytesMachine):
     @rule(place=places, width=widths, value=st.integers(0, (1 << 64) - 1))
     def fetch_add(self, place: Place, width: int, value: int) -> None:
         addr, value = self.place(place), value >> (64 - 8 * width)
-        verb = lambda: self.memory.fetch_add(addr, value, width)  # noqa: E731
+        verb = partial(self.memory.fetch_add, addr, value, width)
         if addr % width:
             with pytest.raises(Misaligned):
                 verb()
@@ -138,17 +147,27 @@ class GuestMemoryMachine(BytesMachine):
 
         def expected() -> int | None:
             there = self.model.get(addr, len(data))
-            return next((addr + at for at, pair in enumerate(zip(there, data, strict=True)) if pair[0] != pair[1]), None)
+            return next(
+                (addr + at for at, pair in enumerate(zip(there, data, strict=True)) if pair[0] != pair[1]), None
+            )
 
         self.check(addr, len(data), lambda: self.memory.compare(addr, data), expected)
 
     @rule(place=places, size=sizes, algorithm=st.sampled_from(["blake3", "sha256"]))
     def hash(self, place: Place, size: int, algorithm: str) -> None:
-        addr, make = self.place(place), {"blake3": blake3, "sha256": hashlib.sha256}[algorithm]
-        expected = lambda: make(self.model.get(addr, size)).digest()  # noqa: E731
+        addr = self.place(place)
+
+        def expected() -> bytes:
+            there = self.model.get(addr, size)
+            return blake3(there).digest() if algorithm == "blake3" else hashlib.new(algorithm, there).digest()
+
         self.check(addr, size, lambda: self.memory.hash(addr, size, algorithm=algorithm), expected)
 
-    @rule(needle=st.one_of(st.binary(min_size=1, max_size=3), places), span=st.tuples(places, sizes), align=st.integers(1, 9))
+    @rule(
+        needle=st.one_of(st.binary(min_size=1, max_size=3), places),
+        span=st.tuples(places, sizes),
+        align=st.integers(1, 9),
+    )
     def search(self, needle: Any, span: tuple[Place, int], align: int) -> None:
         start = self.place(span[0])
         if not isinstance(needle, bytes):
@@ -261,5 +280,5 @@ class GuestMemoryMachine(BytesMachine):
         self.change(addr, data, lambda: file.write(data))
 
 
-GuestMemoryMachine.TestCase.settings = settings(max_examples=30, stateful_step_count=30, deadline=None)
+GuestMemoryMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=30, deadline=None)
 TestGuestMemory = GuestMemoryMachine.TestCase

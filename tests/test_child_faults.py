@@ -1,0 +1,140 @@
+"""Every verb while the memory is taken away under it: ten thousand rounds of exceptions, and no death."""
+
+import ctypes
+import mmap
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from dbs_address_space import AddressSpaceRegion, GuestMemory, MemoryFault
+from memory_helpers import PAGE, fork, huge_pages, in_child, make_file, mapped, ram
+
+SIZE = 16 * PAGE
+ROUNDS = 10_000
+
+VERBS: tuple[Callable[[GuestMemory, int], object], ...] = (
+    lambda memory, size: memory.read(0, size),
+    lambda memory, size: memory.write(0, bytes(size)),
+    lambda memory, size: memory.fill(8, size - 8, 3),
+    lambda memory, size: memory.read_u64(size - 8),
+    lambda memory, size: memory.write_u64(size - 8, 1),
+    lambda memory, size: memory.unpack(size - 16, "<QQ"),
+    lambda memory, size: memory.readv([(0, 64), (size - 64, 64)]),
+    lambda memory, size: memory.copy(0, size // 2, size // 2),
+    lambda memory, size: memory.compare(0, bytes(size)),
+    lambda memory, size: memory.hash(0, size),
+    lambda memory, _: list(memory.search(b"nowhere", limit=3)),
+    lambda memory, _: memory.find_zero_pages(),
+    lambda memory, size: memory.hexdump(size - 32, 32),
+    lambda memory, size: memory.read_c_string(size - 64, 64),
+)
+
+
+@contextmanager
+def another_process(work: Callable[[], object]) -> Iterator[None]:
+    """A process that does the work over and over until the end."""
+    child = fork()
+    if child == 0:
+        while True:
+            work()
+    try:
+        yield
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+def hammer(memory: GuestMemory, size: int, rounds: int = ROUNDS) -> tuple[int, int]:
+    """Does all verbs in turn, and counts those that were done and those that met a fault."""
+    done = faults = 0
+    for number in range(rounds):
+        try:
+            VERBS[number % len(VERBS)](memory, size)
+            done += 1
+        except MemoryFault:
+            faults += 1
+    return done, faults
+
+
+@pytest.mark.parametrize("shared", [True, False], ids=["shared", "private"])
+def test_a_file_that_another_process_cuts(shared: bool, tmp_path: Path) -> None:  # noqa: FBT001
+    path = make_file(tmp_path / "file", SIZE)
+
+    def cut_and_mend() -> None:
+        os.truncate(path, PAGE)
+        os.truncate(path, SIZE)
+
+    def body() -> None:
+        with path.open("r+b") as file:
+            _, memory = mapped(AddressSpaceRegion.from_file(0, SIZE, file, shared=shared))
+        with another_process(cut_and_mend):
+            done, faults = hammer(memory, SIZE)
+            while not (done and faults):
+                more = hammer(memory, SIZE, 1000)
+                done, faults = done + more[0], faults + more[1]
+
+    in_child(body, timeout=100)
+
+
+def test_a_window_that_its_owner_protects() -> None:
+    libc = ctypes.CDLL(None)
+
+    def body() -> None:
+        buffer = mmap.mmap(-1, SIZE)
+        address = ctypes.addressof(ctypes.c_char.from_buffer(buffer))
+        _, memory = mapped(AddressSpaceRegion.from_buffer(0, buffer))
+        done = threading.Event()
+
+        def protect() -> None:
+            while not done.is_set():
+                libc.mprotect(ctypes.c_void_p(address + PAGE), ctypes.c_size_t(PAGE), 0)
+                libc.mprotect(ctypes.c_void_p(address + PAGE), ctypes.c_size_t(PAGE), 3)
+
+        thread = threading.Thread(target=protect)
+        thread.start()
+        try:
+            counts = hammer(memory, SIZE)
+            while not all(counts):
+                counts = hammer(memory, SIZE)
+        finally:
+            done.set()
+            thread.join()
+
+    in_child(body, timeout=100)
+
+
+def test_huge_pages_that_another_process_punches() -> None:
+    libc = ctypes.CDLL(None)
+    with huge_pages(2) as size:
+
+        def body() -> None:
+            _, memory = mapped(ram(0, 2 * size, mem_type="hugeshmem"))
+            fd = memory.mapping(0).fd
+            assert fd is not None
+
+            def punch() -> None:
+                # FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, and a grab at the page that became free.
+                libc.fallocate(fd, 3, ctypes.c_long(size), ctypes.c_long(size))
+                grabbed = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x40000)
+                grabbed[0] = 1
+                grabbed.close()
+
+            def punch_or_wait() -> None:
+                try:
+                    punch()
+                except OSError:
+                    return
+
+            with another_process(punch_or_wait):
+                for number in range(ROUNDS):
+                    try:
+                        VERBS[number % 5](memory, size + PAGE)
+                        memory.write_u64(size, number)
+                    except MemoryFault:
+                        continue
+
+        in_child(body, timeout=100)

@@ -142,6 +142,38 @@ impl Change {
         Self { before: Arc::clone(before), after: Arc::clone(after), added, removed, replaced }
     }
 
+    /// The arrival of every region of a map.
+    #[must_use]
+    pub fn arrival(map: &Arc<Map>) -> Self {
+        Self {
+            before: Arc::new(map.without_regions()),
+            after: Arc::clone(map),
+            added: map.regions().to_vec(),
+            removed: vec![],
+            replaced: vec![],
+        }
+    }
+
+    /// The departure of every region of a map that itself stays.
+    #[must_use]
+    pub fn departure(map: &Arc<Map>) -> Self {
+        let (before, after) = (Arc::clone(map), Arc::clone(map));
+        Self { before, after, added: vec![], removed: map.regions().to_vec(), replaced: vec![] }
+    }
+
+    /// The regions of a map get new memory: each is taken out and put back.
+    #[must_use]
+    pub fn renewal(map: &Arc<Map>) -> Self {
+        Self { before: Arc::clone(map), removed: map.regions().to_vec(), ..Self::arrival(map) }
+    }
+
+    /// Whether a removed region shares an address with an added one.
+    #[must_use]
+    pub fn is_in_the_way(&self, removed: &SharedRegion) -> bool {
+        let behind = self.added.partition_point(|added| added.end() <= removed.base());
+        self.added.get(behind).is_some_and(|added| added.range.overlaps(&removed.range))
+    }
+
     /// Whether nothing differs.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -1,0 +1,5 @@
+//! Who must follow every change of an address space: KVM's memory slots, and the memory table of a vhost-user backend.
+
+pub mod kvm;
+pub mod vhost_user;
+mod vhost_user_connection;

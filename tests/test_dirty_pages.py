@@ -1,13 +1,13 @@
 """DirtyPages against a set of page numbers."""
 
 import pickle
+from itertools import pairwise
 
 import pytest
+from dbs_address_space import AddressRange, DirtyPages, InvalidAddressRange, Misaligned
 from hypothesis import given
 from hypothesis import strategies as st
 from memory_helpers import PAGE
-
-from dbs_address_space import AddressRange, DirtyPages, InvalidAddressRange, Misaligned
 
 page_numbers = st.sets(st.one_of(st.integers(0, 200), st.integers(2**52 - 70, 2**52 - 2)), max_size=60)
 
@@ -25,7 +25,11 @@ def test_it_is_a_set_of_pages(left: set[int], right: set[int]) -> None:
     mine, theirs = make(left), make(right)
     assert numbers_of(mine) == left
     assert (mine.count, mine.size, bool(mine)) == (len(left), len(left) * PAGE, bool(left))
-    for combined, expected in ((mine | theirs, left | right), (mine & theirs, left & right), (mine - theirs, left - right)):
+    for combined, expected in (
+        (mine | theirs, left | right),
+        (mine & theirs, left & right),
+        (mine - theirs, left - right),
+    ):
         assert numbers_of(combined) == expected
         assert combined == make(expected)
         assert hash(combined) == hash(make(expected))
@@ -47,7 +51,7 @@ def test_ranges_do_not_touch_and_coalescing_fills_the_gaps(numbers: set[int], ga
     pages = make(numbers)
     ranges = list(pages)
     assert len(pages) == len(ranges)
-    assert all(low.end < high.base for low, high in zip(ranges, ranges[1:], strict=False))
+    assert all(low.end < high.base for low, high in pairwise(ranges))
     together = pages.coalesce(gap * PAGE)
     expected: list[AddressRange] = []
     for current in ranges:

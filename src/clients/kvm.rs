@@ -350,6 +350,15 @@ impl State {
         self.slots.values_mut().filter(wanted)
     }
 
+    /// Deletes the slots of regions, each whatever becomes of the others; the first error.
+    fn delete_all<'a>(&mut self, regions: impl Iterator<Item = &'a SharedRegion>) -> Result<()> {
+        let mut result = Ok(());
+        for region in regions {
+            result = result.and(self.delete(region));
+        }
+        result
+    }
+
     /// Deletes a region's slot; when KVM refuses, it stays with its memory, out of the table.
     fn delete(&mut self, region: &SharedRegion) -> Result<()> {
         let Some(mut entry) = self.slots.remove(&region.base()) else { return Ok(()) };
@@ -388,7 +397,7 @@ impl Client for Kvm {
         for entry in std::mem::take(&mut state.parked) {
             state.numbers.returned.insert(entry.slot.id());
         }
-        offer.late().fold(Ok(()), |result, region| result.and(state.delete(region)))
+        state.delete_all(offer.late())
     }
 
     fn rollback(&self, offer: &Arc<Offer>) -> Result<()> {
@@ -398,7 +407,7 @@ impl Client for Kvm {
     fn leave(&self) -> Result<()> {
         let mut state = self.state();
         let regions: Vec<_> = state.slots.values().map(|entry| Arc::clone(entry.region())).collect();
-        regions.iter().fold(Ok(()), |result, region| result.and(state.delete(region)))
+        state.delete_all(regions.iter())
     }
 }
 

@@ -121,7 +121,7 @@ impl DirtyPages {
     #[must_use]
     pub fn bitmap(&self, range: Range) -> Vec<u64> {
         let first = range.base() >> self.shift();
-        let pages = range.end().div_ceil(self.page_size).saturating_sub(first);
+        let pages = self.pages_in(range);
         let (index, offset) = (first / BITS, first % BITS);
         let word = |at: u64| {
             let (low, high) =
@@ -133,6 +133,16 @@ impl DirtyPages {
         (0..pages.div_ceil(BITS)).map(word).collect()
     }
 
+    /// How many pages a range touches.
+    #[must_use]
+    pub const fn pages_in(&self, range: Range) -> u64 {
+        if range.is_empty() {
+            0
+        } else {
+            range.end().div_ceil(self.page_size).saturating_sub(range.base() >> self.shift())
+        }
+    }
+
     /// The pages as ranges that do not touch, ascending.
     #[must_use]
     pub fn ranges(&self) -> Vec<Range> {
@@ -142,7 +152,7 @@ impl DirtyPages {
 
     /// The address of a page; the end of the last one is beyond what a range can have, and is cut.
     fn address(&self, page: u64) -> u64 {
-        page.checked_mul(self.page_size).unwrap_or(u64::MAX)
+        page.saturating_mul(self.page_size)
     }
 
     /// The pages of both.

@@ -74,13 +74,11 @@ impl PyDirtyPages {
     /// [False, True, True, False]
     fn bitmap<'py>(&self, py: Python<'py>, base: Address, size: Size) -> PyResult<Bound<'py, PyAny>> {
         let range = convert::range(base, size)?;
-        let first = range.base() / self.0.page_size();
-        let pages = if size.0 == 0 { 0 } else { range.end().div_ceil(self.0.page_size()).saturating_sub(first) };
         let words: Vec<u8> = self.0.bitmap(range).into_iter().flat_map(u64::to_le_bytes).collect();
         let numpy = py.import("numpy")?;
         let bits = numpy.call_method1("frombuffer", (PyBytes::new(py, &words), "u1"))?;
         let options = PyDict::new(py);
-        options.set_item("count", pages)?;
+        options.set_item("count", self.0.pages_in(range))?;
         options.set_item("bitorder", "little")?;
         numpy.call_method("unpackbits", (bits,), Some(&options))?.call_method1("view", ("?",))
     }
@@ -129,12 +127,12 @@ impl PyDirtyPages {
         format!("DirtyPages({count} pages of {} bytes in {ranges} ranges{from})", self.0.page_size())
     }
 
-    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<(Bound<'py, PyAny>, (Vec<(u64, u64)>,))> {
+    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<(Bound<'py, PyAny>, (Bound<'py, PyTuple>,))> {
         let (py, this) = (slf.py(), &slf.get().0);
         let options = PyDict::new(py);
         options.set_item("page_size", this.page_size())?;
         options.set_item("sources", this.sources())?;
         let rebuild = py.import("functools")?.call_method("partial", (slf.get_type(),), Some(&options))?;
-        Ok((rebuild, (this.ranges().iter().map(|range| (range.base(), range.size())).collect(),)))
+        Ok((rebuild, (convert::py_ranges(py, this.ranges())?,)))
     }
 }

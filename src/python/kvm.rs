@@ -111,11 +111,11 @@ impl PyKvmSlots {
     fn __exit__(
         &self,
         py: Python<'_>,
-        _exc_type: &Bound<'_, PyAny>,
-        _exc_value: &Bound<'_, PyAny>,
+        _type: &Bound<'_, PyAny>,
+        _value: &Bound<'_, PyAny>,
         _traceback: &Bound<'_, PyAny>,
-    ) -> PyResult<()> {
-        self.detach(py)
+    ) -> PyResult<bool> {
+        self.detach(py).map(|()| false)
     }
 
     fn __repr__(&self, py: Python<'_>) -> String {
@@ -136,6 +136,7 @@ impl PySpace {
     /// out (`ENOSPC`), `Unsupported` for what the kernel lacks. Then nothing is attached.
     #[pyo3(signature = (vm_fd, *, dirty_log=false, manual_clear=false, first_slot=Small(0), max_slots=None, guest_memfd=false),
            text_signature = "($self, vm_fd, *, dirty_log=False, manual_clear=False, first_slot=0, max_slots=None, guest_memfd=False)")]
+    #[allow(clippy::too_many_arguments, reason = "keywords in Python")]
     fn attach_kvm<'py>(
         &self,
         py: Python<'py>,

@@ -74,11 +74,11 @@ impl PySubscription {
     fn __exit__(
         &self,
         py: Python<'_>,
-        _exc_type: &Bound<'_, PyAny>,
-        _exc_value: &Bound<'_, PyAny>,
+        _type: &Bound<'_, PyAny>,
+        _value: &Bound<'_, PyAny>,
         _traceback: &Bound<'_, PyAny>,
-    ) -> PyResult<()> {
-        self.close(py)
+    ) -> PyResult<bool> {
+        self.close(py).map(|()| false)
     }
 
     fn __repr__(&self) -> String {

@@ -101,11 +101,11 @@ impl PyVhostUserClient {
     fn __exit__(
         &self,
         py: Python<'_>,
-        _exc_type: &Bound<'_, PyAny>,
-        _exc_value: &Bound<'_, PyAny>,
+        _type: &Bound<'_, PyAny>,
+        _value: &Bound<'_, PyAny>,
         _traceback: &Bound<'_, PyAny>,
-    ) -> PyResult<()> {
-        self.detach(py)
+    ) -> PyResult<bool> {
+        self.detach(py).map(|()| false)
     }
 
     fn __repr__(&self, py: Python<'_>) -> String {

@@ -7,8 +7,10 @@ import struct
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import pytest
+from dbs_address_space import AddressSpace, UnmappedAddress
 from engine import CR0_PE, CR0_PG, CR4_PAE, EFER_LMA, EFER_LME, RFLAGS_RESERVED
 from engine_kvm import (
     EXIT_REASON_OFFSET,
@@ -31,8 +33,6 @@ from engine_kvm import (
     UserspaceMemoryRegion,
 )
 
-from dbs_address_space import AddressSpace, UnmappedAddress
-
 KVM_EXIT_IO = 2
 HLT = b"\xf4"
 
@@ -47,7 +47,7 @@ class Vm:
     """The descriptors, and the processor's registers; its memory is what the test is about."""
 
     def __init__(self) -> None:
-        if not os.path.exists("/dev/kvm"):
+        if not Path("/dev/kvm").exists():
             pytest.skip("there is no /dev/kvm")
         kvm = os.open("/dev/kvm", os.O_RDWR | os.O_CLOEXEC)
         self.fd = fcntl.ioctl(kvm, KVM_CREATE_VM, 0)

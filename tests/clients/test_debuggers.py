@@ -8,13 +8,12 @@ from pathlib import Path
 
 import drgn
 import pytest
+from dbs_address_space import AddressSpace, NotMapped
+from dbs_address_space.adapters import gdb, volatility3
 from memory_helpers import MIB, PAGE, mapped, ram, require
 from volatility3.framework.contexts import Context
 from volatility3.framework.exceptions import InvalidAddressException
 from volatility3.framework.layers.scanners import BytesScanner
-
-from dbs_address_space import AddressSpace, NotMapped
-from dbs_address_space.adapters import gdb, volatility3
 
 HIGH = 64 * MIB
 NEEDLE = b"a needle in guest memory"
@@ -42,19 +41,19 @@ def test_drgn_reads_what_is_there_at_the_moment(space: AddressSpace) -> None:
     for _ in range(200):
         region = generator.choice(memory.regions)
         addr = generator.randrange(region.base, region.end - 8)
-        assert program.read_u64(addr, True) == memory.read_u64(addr)
-    assert program.read(MIB - 8, 16, True) == memory.read(MIB - 8, 16)
+        assert program.read_u64(addr, physical=True) == memory.read_u64(addr)
+    assert program.read(MIB - 8, 16, physical=True) == memory.read(MIB - 8, 16)
     with pytest.raises(drgn.FaultError) as fault:
-        program.read(HIGH - 8, 16, True)
+        program.read(HIGH - 8, 16, physical=True)
     assert fault.value.address == HIGH - 8
     memory.write(0x2000, b"text\0")
-    assert program.read_c_string(0x2000, True) == b"text"
+    assert program.read_c_string(0x2000, physical=True) == b"text"
     space.insert_region(ram(4 * HIGH, MIB))
     memory.write_u32(4 * HIGH, 77)
-    assert program.read_u32(4 * HIGH, True) == 77
+    assert program.read_u32(4 * HIGH, physical=True) == 77
     attachment.detach()
     with pytest.raises(drgn.FaultError, match="detached"):
-        program.read_u32(4 * HIGH, True)
+        program.read_u32(4 * HIGH, physical=True)
     with pytest.raises(NotMapped):
         AddressSpace(space.layout).attach_drgn(new_program())
 

@@ -6,8 +6,6 @@ import weakref
 from typing import Any
 
 import pytest
-from memory_helpers import PAGE, WINDOW, mapped, ram
-
 from dbs_address_space import (
     AddressSpace,
     AddressSpaceRegion,
@@ -15,6 +13,7 @@ from dbs_address_space import (
     InvalidRegionType,
     UnmappedAddress,
 )
+from memory_helpers import PAGE, WINDOW, mapped, ram
 
 
 class Device:

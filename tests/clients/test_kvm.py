@@ -9,10 +9,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from guest_program import write_page_tables
-from machines import HLT, Vm, running, store
-from memory_helpers import GIB, LAYOUT, MIB, PAGE, WINDOW, in_child, mapped, maps_of, ram
-
 from dbs_address_space import (
     AddressSpace,
     AddressSpaceLayout,
@@ -25,6 +21,9 @@ from dbs_address_space import (
     UnmappedAddress,
     Unsupported,
 )
+from guest_program import write_page_tables
+from machines import HLT, Vm, running, store
+from memory_helpers import GIB, LAYOUT, MIB, PAGE, WINDOW, in_child, mapped, maps_of, ram
 
 CODE = 0x1000
 DIMM = 64 * MIB
@@ -42,7 +41,12 @@ def vm() -> Iterator[Vm]:
 
 @pytest.fixture
 def space() -> AddressSpace:
-    regions = [ram(0, MIB, name="low"), ram(DIMM, MIB + PAGE, name="dimm"), ram(HIGH, MIB, name="high"), ram(TABLES, MIB, name="tables")]
+    regions = [
+        ram(0, MIB, name="low"),
+        ram(DIMM, MIB + PAGE, name="dimm"),
+        ram(HIGH, MIB, name="high"),
+        ram(TABLES, MIB, name="tables"),
+    ]
     space, _ = mapped(*regions, AddressSpaceRegion("device", WINDOW, PAGE, name="uart"))
     return space
 
@@ -68,7 +72,7 @@ def test_each_region_with_memory_has_a_slot_and_numbers_are_used_again(space: Ad
             slots.slot_of("uart")
         assert slots.error is None
     assert slots.base_to_slot == {}
-    assert space.clients == ()
+    assert not space.clients
     slots.detach()
     with space.attach_kvm(vm.fd, first_slot=7) as slots:
         assert sorted(slots.base_to_slot.values()) == [7, 8, 9, 10]
@@ -76,9 +80,9 @@ def test_each_region_with_memory_has_a_slot_and_numbers_are_used_again(space: Ad
 
 @pytest.mark.parametrize("mode", ["protected", "long"])
 @pytest.mark.parametrize("manual_clear", [False, True], ids=["get and clear", "manual clear"])
-def test_the_dirty_log_is_exact(space: AddressSpace, vm: Vm, mode: str, manual_clear: bool) -> None:
+def test_the_dirty_log_is_exact(space: AddressSpace, vm: Vm, mode: str, manual_clear: object) -> None:
     memory = space.memory
-    slots = space.attach_kvm(vm.fd, dirty_log=True, manual_clear=manual_clear)
+    slots = space.attach_kvm(vm.fd, dirty_log=True, manual_clear=bool(manual_clear))
     slots.set_dirty_log("tables", on=False)
     wide = mode == "long"
     touched = [(0, 9), (0, 200), (DIMM, 0), (DIMM, 63), (DIMM, 64), (DIMM, 65), (DIMM, 256)]
@@ -220,7 +224,7 @@ def test_what_kvm_refuses_changes_nothing(space: AddressSpace, vm: Vm) -> None:
     with pytest.raises(BackingError, match="first_slot") as refused:
         space.attach_kvm(vm.fd)
     assert refused.value.errno == errno.EINVAL
-    assert space.clients == ()
+    assert not space.clients
     with space.attach_kvm(vm.fd, first_slot=1, max_slots=3 + 1) as slots:
         assert len(slots.base_to_slot) == 4
 
@@ -243,7 +247,7 @@ def bad_descriptors() -> dict[str, Callable[[], int]]:
 def test_a_descriptor_that_is_no_machine_is_refused(space: AddressSpace, vm: Vm, name: str) -> None:
     with pytest.raises(BackingError, match="is no KVM virtual machine"):
         space.attach_kvm(bad_descriptors()[name]())
-    assert space.clients == ()
+    assert not space.clients
 
 
 def test_an_unmapped_space_has_nothing_for_kvm(vm: Vm) -> None:
@@ -266,7 +270,9 @@ def test_the_owner_may_close_its_descriptor_and_memory_may_close(space: AddressS
     slots.detach()
 
 
-def test_a_slot_that_can_not_be_deleted_keeps_its_memory(space: AddressSpace, vm: Vm, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slot_that_can_not_be_deleted_keeps_its_memory(
+    space: AddressSpace, vm: Vm, monkeypatch: pytest.MonkeyPatch
+) -> None:
     reported: list[Any] = []
     monkeypatch.setattr(sys, "unraisablehook", lambda raised: reported.append(raised.exc_value))
     slots = space.attach_kvm(vm.fd)
@@ -279,7 +285,7 @@ def test_a_slot_that_can_not_be_deleted_keeps_its_memory(space: AddressSpace, vm
     assert slots.error.region.name == "stuck"
     assert [str(error) for error in reported] == [str(slots.error)]
     assert maps_of("memfd:stuck")
-    assert space.clients == ()
+    assert not space.clients
     space.remove_region("dimm")
     assert maps_of("memfd:dimm"), "a detached client's slots keep their memory"
     slots.detach()
@@ -299,7 +305,12 @@ def test_a_forked_child_is_told_so(space: AddressSpace, vm: Vm) -> None:
     slots = space.attach_kvm(vm.fd, dirty_log=True)
 
     def child() -> None:
-        verbs = (slots.dirty_log, slots.detach, lambda: slots.set_dirty_log("low", on=False), lambda: space.attach_kvm(vm.fd))
+        verbs = (
+            slots.dirty_log,
+            slots.detach,
+            lambda: slots.set_dirty_log("low", on=False),
+            lambda: space.attach_kvm(vm.fd),
+        )
         for verb in verbs:
             with pytest.raises(ForkedProcess):
                 verb()
@@ -325,7 +336,9 @@ def test_a_guest_memfd_goes_with_its_slot(vm: Vm) -> None:
 
 def test_exits_are_resolved_to_regions() -> None:
     layout = AddressSpaceLayout(1 << 36, 0, 1 << 35, mmio_windows=((0xD000_0000, MIB),))
-    space = AddressSpace.from_regions([ram(0, MIB), AddressSpaceRegion("device", 0xD000_0000, PAGE, name="uart")], layout)
+    space = AddressSpace.from_regions(
+        [ram(0, MIB), AddressSpaceRegion("device", 0xD000_0000, PAGE, name="uart")], layout
+    )
     memory = space.map_memory()
     vm = Vm()
     trace: list[tuple[int, ...]] = []

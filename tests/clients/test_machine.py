@@ -6,22 +6,20 @@ import re
 from typing import Any
 
 import unicorn
+from dbs_address_space import (
+    AddressSpace,
+    AddressSpaceChange,
+    AddressSpaceRegion,
+    BackingError,
+    ClientError,
+    RegionOverlap,
+)
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from machines import Vm
 from memory_helpers import LAYOUT, PAGE, maps_of, ram
 from test_vhost_user import KINDS, REPLY_ACK, Backend
-
-from dbs_address_space import (
-    AddressSpace,
-    AddressSpaceChange,
-    AddressSpaceError,
-    AddressSpaceRegion,
-    BackingError,
-    ClientError,
-    RegionOverlap,
-)
 
 SLOTS = 6
 bases = st.integers(0, SLOTS - 1).map(lambda index: index * 4 * PAGE)
@@ -63,7 +61,7 @@ class Clients(RuleBasedStateMachine):
     @initialize(kind=st.sampled_from(sorted(KINDS)))
     def begin(self, kind: str) -> None:
         self.name = f"machine-{os.getpid()}-{id(self)}"
-        self.model: dict[int, tuple[int, bool]] = {}
+        self.model: dict[int, tuple[int, object]] = {}
         self.space = AddressSpace(LAYOUT)
         self.memory = self.space.map_memory()
         self.first, self.last = Mirror(), Mirror()
@@ -77,11 +75,11 @@ class Clients(RuleBasedStateMachine):
         self.space.subscribe(self.last)
         self.number = 0
 
-    def region(self, base: int, size: int, writable: bool) -> AddressSpaceRegion:
+    def region(self, base: int, size: int, writable: object) -> AddressSpaceRegion:
         self.number += 1
         return ram(base, size, name=f"{self.name}-{self.number}", prot_flags="rw-" if writable else "r--")
 
-    def attempt(self, after: dict[int, tuple[int, bool]], verb: Any) -> None:
+    def attempt(self, after: dict[int, tuple[int, object]], verb: Any) -> None:
         """Makes a change that must take place, or must be refused by someone and change nothing."""
         before = self.space.snapshot()
         try:
@@ -92,7 +90,7 @@ class Clients(RuleBasedStateMachine):
             self.model = after
 
     @rule(base=bases, size=sizes, writable=st.booleans(), refused=st.integers(0, 3).map(lambda number: number == 3))
-    def plug(self, base: int, size: int, writable: bool, refused: bool) -> None:
+    def plug(self, base: int, size: int, writable: object, refused: object) -> None:
         after = {**self.model, base: (size, writable)}
         can_refuse = (self.backend.protocol_features or 0) & REPLY_ACK  # else nobody would know
         self.backend.refuse = {5, 37} if refused and can_refuse else set()
@@ -108,7 +106,7 @@ class Clients(RuleBasedStateMachine):
 
     @precondition(lambda self: self.model)
     @rule(data=st.data(), base=bases, size=sizes, writable=st.booleans())
-    def exchange(self, data: st.DataObject, base: int, size: int, writable: bool) -> None:
+    def exchange(self, data: st.DataObject, base: int, size: int, writable: object) -> None:
         old = data.draw(st.sampled_from(sorted(self.model)))
         after = {key: value for key, value in self.model.items() if key != old} | {base: (size, writable)}
 
@@ -121,7 +119,7 @@ class Clients(RuleBasedStateMachine):
 
     @precondition(lambda self: self.model)
     @rule(data=st.data(), writable=st.booleans())
-    def protect(self, data: st.DataObject, writable: bool) -> None:
+    def protect(self, data: st.DataObject, writable: object) -> None:
         base = data.draw(st.sampled_from(sorted(self.model)))
         old = self.space[base]
         after = {**self.model, base: (old.size, writable)}
@@ -129,7 +127,7 @@ class Clients(RuleBasedStateMachine):
         self.attempt(after, lambda: self.space.replace_region(old, new))
 
     @rule(who=st.sampled_from(["first", "last"]), fails=st.booleans())
-    def fail(self, who: str, fails: bool) -> None:
+    def fail(self, who: str, fails: object) -> None:
         getattr(self, who).fails = fails
 
     @rule()
@@ -157,7 +155,9 @@ class Clients(RuleBasedStateMachine):
         assert {begin: protection for begin, _, protection in self.uc.mem_regions()} == protections
         assert {begin: end + 1 - begin for begin, end, _ in self.uc.mem_regions()} == sizes
         lines = maps_of(f"memfd:{self.name}")
-        assert sorted(int(line.split("-")[0], 16) for line in lines) == sorted(self.memory.host_address(base) for base in sizes)
+        assert sorted(int(line.split("-")[0], 16) for line in lines) == sorted(
+            self.memory.host_address(base) for base in sizes
+        )
         assert all(subscription.error is None for subscription in (self.slots, self.vhost))
         assert len(self.space.clients) == 5
 

@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from memory_helpers import GIB, LAYOUT, MIB, ram, require
-
 from dbs_address_space import AddressSpace, GuestMemory, Unsupported
 from dbs_address_space.adapters import qemu
+from memory_helpers import GIB, LAYOUT, MIB, ram, require
 
 KERNELS = Path(__file__).parents[2] / "target" / "kernel" / "boot"
 MESSAGE = b"init: the guest is alive in Python's memory"
@@ -171,7 +170,10 @@ def test_one_file_on_both_sides_of_the_hole_is_one_backend(tmp_path: Path) -> No
     """q35 has 2 GiB below the hole when there is more than that: its 4 GiB are at 2 GiB of the file."""
     with (tmp_path / "ram").open("w+b") as file:
         file.truncate(3 * GIB)
-        regions = [ram(0, 2 * GIB, file=file, name="low"), ram(4 * GIB, GIB, file=file, file_offset=2 * GIB, name="high")]
+        regions = [
+            ram(0, 2 * GIB, file=file, name="low"),
+            ram(4 * GIB, GIB, file=file, file_offset=2 * GIB, name="high"),
+        ]
         memory = AddressSpace.from_regions(regions, LAYOUT).map_memory()
     with running(tmp_path, "-M", "q35", "-S", *qemu.memory_arguments(memory)) as execute:
         memory.write(4 * GIB, b"high")

@@ -12,8 +12,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from memory_helpers import LAYOUT, PAGE, WINDOW, in_child, mapped, maps_of, ram
-
 from dbs_address_space import (
     AddressSpace,
     AddressSpaceChange,
@@ -25,6 +23,7 @@ from dbs_address_space import (
     RegionBusy,
     UnmappedAddress,
 )
+from memory_helpers import LAYOUT, PAGE, WINDOW, in_child, mapped, maps_of, ram
 
 Log = list[tuple[str, str, AddressSpaceChange]]
 
@@ -100,7 +99,13 @@ def test_a_refusal_rolls_back_in_reverse_and_changes_nothing(space: AddressSpace
     third.fail["prepare"] = KeyError("no room")
     with pytest.raises(ClientError, match=r'"third" refused the change in prepare') as refused:
         space.insert_region(ram(PAGE, name="high"))
-    assert phases(log) == [("first", "prepare"), ("second", "prepare"), ("third", "prepare"), ("second", "rollback"), ("first", "rollback")]
+    assert phases(log) == [
+        ("first", "prepare"),
+        ("second", "prepare"),
+        ("third", "prepare"),
+        ("second", "rollback"),
+        ("first", "rollback"),
+    ]
     assert refused.value.client is third
     assert refused.value.change is log[-1][2] or refused.value.change == log[-1][2]
     assert isinstance(refused.value.__cause__, KeyError)
@@ -121,13 +126,14 @@ def test_a_client_that_refuses_to_be_attached_is_not_there(space: AddressSpace, 
         assert space.clients == ()
 
 
-@pytest.mark.parametrize("raised", [KeyboardInterrupt(), SystemExit(3)], ids=["Ctrl-C", "exit"])
-def test_what_is_no_exception_comes_out_as_it_is(space: AddressSpace, log: Log, raised: BaseException) -> None:
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
+def test_what_is_no_exception_comes_out_as_it_is(space: AddressSpace, log: Log, kind: type[BaseException]) -> None:
+    raised = kind()
     first, second = Recorder("first", log), Recorder("second", log)
     space.subscribe(first)
     space.subscribe(second)
     second.fail["prepare"] = raised
-    with pytest.raises(type(raised)) as caught:
+    with pytest.raises(kind) as caught:
         space.remove_region("low")
     assert caught.value is raised
     assert phases(log)[-1] == ("first", "rollback")
@@ -135,7 +141,9 @@ def test_what_is_no_exception_comes_out_as_it_is(space: AddressSpace, log: Log, 
 
 
 @pytest.mark.parametrize("phase", ["commit", "rollback"])
-def test_an_error_after_the_decision_is_on_the_subscription(space: AddressSpace, log: Log, unraisable: list[Any], phase: str) -> None:
+def test_an_error_after_the_decision_is_on_the_subscription(
+    space: AddressSpace, log: Log, unraisable: list[Any], phase: str
+) -> None:
     client, other = Recorder("one", log), Recorder("other", log)
     subscription = space.subscribe(client)
     space.subscribe(other)
@@ -179,7 +187,9 @@ def test_an_observer_hears_of_what_was_published(space: AddressSpace, unraisable
     assert unraisable == [subscription.error]
 
 
-@pytest.mark.parametrize("wrong", [3, "text", type("Half", (), {"prepare": print, "commit": print})()], ids=["int", "str", "no rollback"])
+@pytest.mark.parametrize(
+    "wrong", [3, "text", type("Half", (), {"prepare": print, "commit": print})()], ids=["int", "str", "no rollback"]
+)
 def test_what_is_no_client_is_refused(space: AddressSpace, wrong: object) -> None:
     with pytest.raises(TypeError, match=r"prepare|rollback"):
         space.subscribe(wrong)  # type: ignore[arg-type]
@@ -323,13 +333,12 @@ def test_a_client_that_refers_to_its_space_is_garbage(monkeypatch: pytest.Monkey
     space, memory = mapped(ram(0))
 
     class Client(Recorder):
-        def __init__(self) -> None:
+        def __init__(self, space: AddressSpace, memory: object) -> None:
             super().__init__("mine", [])
-            self.space = space
-            self.memory = memory
+            self.held = space, memory
             self.subscription = space.subscribe(self)
 
-    client = Client()
+    client = Client(space, memory)
     client.fail["commit"] = ValueError()
     gone = weakref.ref(client)
     assert space.insert_region(ram(PAGE, name="garbage"))
@@ -428,7 +437,12 @@ def test_a_removal_that_a_client_vetoes_makes_nobody_else_fail(space: AddressSpa
 
     space.subscribe(Veto())
     views: list[memoryview] = []
-    remover = threading.Thread(target=lambda: pytest.raises(ClientError, space.remove_region, "low"))
+
+    def remove() -> None:
+        with pytest.raises(ClientError):
+            space.remove_region("low")
+
+    remover = threading.Thread(target=remove)
     remover.start()
     assert in_prepare.wait(30)
     viewer = threading.Thread(target=lambda: views.append(space.memory.view(0, 16)))

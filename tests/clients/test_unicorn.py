@@ -7,17 +7,17 @@ from typing import Any
 
 import pytest
 import unicorn
-from machines import HLT, Vm
-from memory_helpers import MIB, PAGE, maps_of, ram
-from unicorn import x86_const
-
 from dbs_address_space import (
     AddressSpace,
+    AddressSpaceChange,
     AddressSpaceLayout,
     AddressSpaceRegion,
     ClientError,
     NotMapped,
 )
+from machines import HLT, Vm
+from memory_helpers import MIB, PAGE, maps_of, ram
+from unicorn import x86_const
 
 CODE, DIMM, UART = 0x1000, 16 * MIB, 0xD000_0000
 LAYOUT = AddressSpaceLayout(1 << 36, 0, 1 << 35, mmio_windows=((UART, MIB),))
@@ -35,6 +35,19 @@ class Registers:
 
     def write(self, offset: int, size: int, value: int) -> None:
         self.trace.append(("write", offset, size, value))
+
+
+class Veto:
+    """Refuses every change but its own attachment."""
+
+    name = "veto"
+
+    def prepare(self, change: AddressSpaceChange) -> None:
+        if change.before.regions:
+            raise ValueError
+
+    def commit(self, change: AddressSpaceChange) -> None: ...
+    def rollback(self, change: AddressSpaceChange) -> None: ...
 
 
 @pytest.fixture
@@ -109,12 +122,7 @@ def test_a_refusal_of_the_engine_changes_nothing(space: AddressSpace, uc: unicor
     uc.mem_write(DIMM, b"still there")
     assert space.memory.read(DIMM, 11) == b"still there"
 
-    def veto(change: object) -> None:
-        raise ValueError
-
-    late = type("Veto", (), {"name": "veto", "prepare": staticmethod(lambda c: veto(c) if c.before.regions else None), "commit": print, "rollback": print})
-    late.commit = late.rollback = staticmethod(lambda _change: None)  # type: ignore[attr-defined]
-    space.subscribe(late())
+    space.subscribe(Veto())
     for verb in (lambda: space.remove_region("dimm"), lambda: space.insert_region(ram(48 * MIB))):
         with pytest.raises(ClientError, match="veto"):
             verb()

@@ -15,8 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from memory_helpers import MIB, PAGE, WINDOW, in_child, mapped, maps_of, ram, require
-
 from dbs_address_space import (
     AddressSpace,
     AddressSpaceRegion,
@@ -28,6 +26,7 @@ from dbs_address_space import (
     VhostUserClient,
     VhostUserRegion,
 )
+from memory_helpers import MIB, PAGE, WINDOW, in_child, mapped, maps_of, ram, require
 
 GET_FEATURES, SET_FEATURES, SET_OWNER, SET_MEM_TABLE = 1, 2, 3, 5
 SET_VRING_NUM, SET_VRING_ADDR, SET_VRING_BASE, GET_VRING_BASE, SET_VRING_KICK, SET_VRING_CALL = 8, 9, 10, 11, 12, 13
@@ -44,18 +43,26 @@ NEXT, WRITE = 1, 2
 @pytest.fixture
 def space() -> AddressSpace:
     rom = AddressSpaceRegion.create_firmware_region(512 * MIB, PAGE, name="rom")
-    space, _ = mapped(ram(0, MIB, name="low"), ram(HIGH, MIB, name="high"), rom, AddressSpaceRegion("device", WINDOW, PAGE))
+    space, _ = mapped(
+        ram(0, MIB, name="low"), ram(HIGH, MIB, name="high"), rom, AddressSpaceRegion("device", WINDOW, PAGE)
+    )
     return space
 
 
 def test_the_table_of_a_space(space: AddressSpace, tmp_path: Path) -> None:
     with (tmp_path / "memory").open("w+b") as file:
         file.truncate(4 * MIB)
-        space.insert_region(AddressSpaceRegion.from_file(DIMM, MIB, file, 2 * MIB, name="dimm") if hasattr(AddressSpaceRegion, "from_file") else ram(DIMM, MIB, file=file, file_offset=2 * MIB, name="dimm"))
+        space.insert_region(
+            AddressSpaceRegion.from_file(DIMM, MIB, file, 2 * MIB, name="dimm")
+            if hasattr(AddressSpaceRegion, "from_file")
+            else ram(DIMM, MIB, file=file, file_offset=2 * MIB, name="dimm")
+        )
     table = space.memory.vhost_user_regions()
     assert [region[:2] for region in table] == [(0, MIB), (HIGH, MIB), (DIMM, MIB)]
     mappings = [space.memory.mapping(region.guest_phys_addr) for region in table]
-    assert [region[2:] for region in table] == [(mapping.host_address, mapping.file_offset, mapping.fd) for mapping in mappings]
+    assert [region[2:] for region in table] == [
+        (mapping.host_address, mapping.file_offset, mapping.fd) for mapping in mappings
+    ]
     assert table[2].mmap_offset == 2 * MIB
     assert isinstance(table[0], VhostUserRegion)
     space.insert_region(ram(256 * MIB, mem_type="mmap", name="private"))
@@ -299,7 +306,9 @@ def test_a_refused_region_is_not_plugged(space: AddressSpace, acknowledging: Bac
     client.detach()
 
 
-def test_a_refused_removal_is_on_the_client(space: AddressSpace, acknowledging: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refused_removal_is_on_the_client(
+    space: AddressSpace, acknowledging: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("sys.unraisablehook", lambda _: None)
     client = space.attach_vhost_user(acknowledging.front, timeout=20)
     acknowledging.refuse.add(REM_MEM_REG)
@@ -336,7 +345,11 @@ def test_what_can_not_be_attached(space: AddressSpace, acknowledging: Backend) -
     client = space.attach_vhost_user(acknowledging.front)
 
     def child() -> None:
-        for verb in (client.detach, lambda: client.send(SET_OWNER), lambda: space.attach_vhost_user(acknowledging.front)):
+        for verb in (
+            client.detach,
+            lambda: client.send(SET_OWNER),
+            lambda: space.attach_vhost_user(acknowledging.front),
+        ):
             with pytest.raises(ForkedProcess):
                 verb()
 

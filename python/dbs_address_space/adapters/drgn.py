@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from drgn import FaultError, Program
 
-from .._core import AddressSpace
-from ..attachment import Attachment
-from ..errors import AddressSpaceError
+from dbs_address_space.attachment import Attachment
+from dbs_address_space.errors import AddressSpaceError
+
+if TYPE_CHECKING:
+    from dbs_address_space._core import AddressSpace
 
 __all__ = ["attach"]
 

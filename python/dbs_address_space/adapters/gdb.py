@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .._core import GuestMemory
+    from dbs_address_space._core import GuestMemory
 
 __all__ = ["script"]
 

@@ -10,13 +10,13 @@ import re
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from .._core import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
-from ..errors import Unsupported
+from dbs_address_space._core import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+from dbs_address_space.errors import Unsupported
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
-    from .._core import GuestMemory
+    from dbs_address_space._core import GuestMemory
 
 __all__ = ["hotplug_commands", "memory_arguments", "read_space", "space_of_tree", "unplug_commands"]
 
@@ -29,9 +29,9 @@ _END = 1 << 52
 def memory_arguments(memory: GuestMemory, *, slots: int = 0, max_size: int = 0) -> list[str]:
     """Command-line arguments that make our RAM the RAM of a QEMU machine.
 
-    QEMU lays out one backend by itself, with a hole below 4 GiB: regions that are parts of one file, in order and without a gap in the
-    file, are one backend. With one backend it is the machine's memory; each of several is a NUMA node. `slots` and `max_size` leave room
-    for `hotplug_commands`. Raises `Unsupported` for RAM that is not shared, or that is not all of its file.
+    QEMU lays out one backend by itself, with a hole below 4 GiB: regions that are parts of one file, in order and without a
+    gap in the file, are one backend. With one backend it is the machine's memory; each of several is a NUMA node. `slots` and
+    `max_size` leave room for `hotplug_commands`. Raises `Unsupported` for RAM that is not shared, or that is not all of its file.
     """
     backends = _backends(memory)
     room = f",slots={slots},maxmem={max_size >> 10}K" if slots else ""
@@ -54,7 +54,7 @@ def _backends(memory: GuestMemory) -> list[tuple[int, int]]:
         for region in regions:
             if region.mmap_offset != reached:
                 raise Unsupported(
-                    f"QEMU takes all of a file: {region.memory_size:#x} bytes at {region.guest_phys_addr:#x} begin at {region.mmap_offset:#x}",
+                    f"QEMU takes all of a file: the RAM at {region.guest_phys_addr:#x} begins at {region.mmap_offset:#x}",
                     feature="part of a file",
                     how="give the RAM files of its own, or regions that follow each other in one file",
                 )
@@ -80,8 +80,8 @@ def _text(value: object) -> str:
 def hotplug_commands(memory: GuestMemory, region: AddressSpaceRegion) -> list[tuple[str, dict[str, Any]]]:
     """QMP commands, each with its arguments, that plug a named region of a mapped space into a running QEMU as a pc-dimm.
 
-    The machine must have been started with room for it. Raises `UnmappedAddress` for a region that is not mapped, `Unsupported` for one
-    that is not shared.
+    The machine must have been started with room for it. Raises `UnmappedAddress` for a region that is not mapped,
+    `Unsupported` for one that is not shared.
     """
     mapping = memory.mapping(region.base)
     (shown,) = (shown for shown in memory.vhost_user_regions() if shown.guest_phys_addr == region.base)
@@ -119,12 +119,12 @@ def space_of_tree(text: str, names: dict[int, str] | None = None) -> AddressSpac
     names = names or {}
     regions: list[AddressSpaceRegion] = []
     seen: dict[str, int] = {}
-    for base, end, kind, name in _flat_view(text):
+    for base, end, theirs, name in _flat_view(text):
         label = names.get(base, name)
         seen[label] = seen.get(label, 0) + 1
         unique = label if seen[label] == 1 else f"{label}#{seen[label]}"
-        plugged = {"is_hotplug": True} if base in names else {}
-        regions.append(AddressSpaceRegion(_TYPES.get(kind, "device"), base, end - base, name=unique, **plugged))
+        kind, plugged = _TYPES.get(theirs, "device"), base in names
+        regions.append(AddressSpaceRegion(kind, base, end - base, name=unique, is_hotplug=plugged))
     return AddressSpace.from_regions(regions, _layout(regions))
 
 

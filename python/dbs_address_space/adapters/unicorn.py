@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from unicorn import UC_PROT_EXEC, UC_PROT_NONE, UC_PROT_READ, UC_PROT_WRITE, Uc
 
-from .._core import AddressSpace, AddressSpaceBase, AddressSpaceChange, AddressSpaceRegion
-from ..attachment import Attachment
-from ..enums import AddressSpaceRegionType, Prot
-from ..ranges import AddressRange
+from dbs_address_space.attachment import Attachment
+from dbs_address_space.enums import AddressSpaceRegionType, Prot
+from dbs_address_space.ranges import AddressRange
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+
+    from dbs_address_space._core import AddressSpace, AddressSpaceBase, AddressSpaceChange, AddressSpaceRegion
 
 __all__ = ["attach"]
 
@@ -66,26 +68,23 @@ class UnicornClient:
         self._late = []
         for region in _memory(change.removed):
             if any(_range(region).intersect(_range(added)) for added in change.added):
-                self._unmap_memory(change, region)
+                self._step(partial(self._unmap, _range(region)), partial(self._map_memory, change, region))
             else:
                 self._late.append(_range(region))
         before, after = set(self._devices), device_pages(change.after)
         for pages in before - after:
-            self._step(lambda pages=pages: self._unmap(pages), lambda pages=pages: self._map_device(pages))
+            self._step(partial(self._unmap, pages), partial(self._map_device, pages))
         for region in _memory(change.added):
-            self._step(lambda region=region: self._map_memory(change, region), lambda region=region: self._unmap(_range(region)))
+            self._step(partial(self._map_memory, change, region), partial(self._unmap, _range(region)))
         for pages in after - before:
-            self._step(lambda pages=pages: self._map_device(pages), lambda pages=pages: self._unmap(pages))
+            self._step(partial(self._map_device, pages), partial(self._unmap, pages))
         for old, new in change.replaced:
             if old.prot_flags != new.prot_flags:
-                self._step(lambda new=new: self._protect(new), lambda old=old: self._protect(old))
+                self._step(partial(self._protect, new), partial(self._protect, old))
 
     def _step(self, do: Callable[[], object], undo: Callable[[], object]) -> None:
         do()
         self._undo.append(undo)
-
-    def _unmap_memory(self, change: AddressSpaceChange, region: AddressSpaceRegion) -> None:
-        self._step(lambda: self._unmap(_range(region)), lambda: self._map_memory(change, region))
 
     def commit(self, _change: AddressSpaceChange) -> None:
         """Unmaps the memory that was removed."""

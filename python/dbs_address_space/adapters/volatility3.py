@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 from volatility3.framework.exceptions import InvalidAddressException
 from volatility3.framework.interfaces.layers import DataLayerInterface
 
-from ..errors import AddressSpaceError
-from ..ranges import AddressRange
+from dbs_address_space.errors import AddressSpaceError
+from dbs_address_space.ranges import AddressRange
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from volatility3.framework.interfaces.context import ContextInterface
 
-    from .._core import AddressSpace
+    from dbs_address_space._core import AddressSpace
 
 __all__ = ["AddressSpaceLayer", "attach"]
 
@@ -85,7 +85,8 @@ class AddressSpaceLayer(DataLayerInterface):  # type: ignore[misc]  # volatility
 
     def _scan_iterator(self, scanner: Any, sections: Iterable[tuple[int, int]]) -> Iterable[Any]:
         """Scans what has memory: volatility3 would drop a whole block for a hole in it."""
-        return super()._scan_iterator(scanner, [part for section in sections for part in self._parts(*section)])
+        parts = [part for section in sections for part in self._parts(*section)]
+        yield from super()._scan_iterator(scanner, parts)
 
     @property
     def dependencies(self) -> list[str]:

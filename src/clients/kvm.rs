@@ -9,6 +9,7 @@ use std::io;
 use std::os::fd::{OwnedFd, RawFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::kvm_table::{Entry, Numbers, State};
 use crate::memory::region::MappedRegion;
 use crate::memory::slot::Slot;
 use crate::model::dirty::DirtyPages;
@@ -39,67 +40,6 @@ pub struct Options {
     pub max_slots: Option<u32>,
     /// Give each region of RAM a guest_memfd for its private pages.
     pub guest_memfd: bool,
-}
-
-/// One region's slot, and the pages that KVM has told of and nobody has taken yet.
-#[derive(Debug)]
-struct Entry {
-    slot: Slot,
-    pending: Vec<u64>,
-}
-
-impl Entry {
-    fn region(&self) -> &SharedRegion {
-        &self.slot.region().meta
-    }
-
-    const fn is_logging(&self) -> bool {
-        self.slot.flags() & kvm::KVM_MEM_LOG_DIRTY_PAGES != 0
-    }
-
-    /// Takes over what KVM has logged.
-    fn harvest(&mut self) -> io::Result<()> {
-        let logged = self.slot.dirty_log()?;
-        self.pending.resize(logged.len(), 0);
-        self.pending.iter_mut().zip(logged).for_each(|(pending, logged)| *pending |= logged);
-        Ok(())
-    }
-
-    /// Deletes the slot for a while, without losing what it logged.
-    fn suspend(&mut self) -> io::Result<()> {
-        if self.is_logging() {
-            self.harvest()?;
-        }
-        self.slot.delete()
-    }
-}
-
-/// Slot numbers, given out lowest first.
-#[derive(Debug)]
-struct Numbers {
-    next: u32,
-    end: u32,
-    returned: BTreeSet<u32>,
-}
-
-impl Numbers {
-    fn take(&mut self) -> Option<u32> {
-        self.returned.pop_first().or_else(|| {
-            let number = self.next;
-            self.next = number.checked_add(1).filter(|_| number < self.end)?;
-            Some(number)
-        })
-    }
-}
-
-#[derive(Debug)]
-struct State {
-    slots: BTreeMap<u64, Entry>,
-    /// Slots that made way for others in the change under way.
-    parked: Vec<Entry>,
-    /// Slots that could not be deleted, and keep their memory.
-    stuck: Vec<Slot>,
-    numbers: Numbers,
 }
 
 /// The memory slots of a virtual machine.
@@ -165,7 +105,7 @@ impl Kvm {
         let id = state.numbers.take().ok_or_else(|| self.no_slot_left(meta, state))?;
         match Slot::new(&self.vm, id, flags, region, guest_memfd) {
             Ok(slot) => {
-                state.slots.insert(meta.base(), Entry { slot, pending: Vec::new() });
+                state.slots.insert(meta.base(), Entry { slot, logged: Vec::new(), is_pending: false });
                 Ok(())
             }
             Err(error) => {
@@ -266,7 +206,7 @@ impl Kvm {
             return Ok(());
         }
         entry.slot.set(flags).map_err(|error| refused(region, "switching the dirty log of", &error))?;
-        entry.pending.clear();
+        entry.is_pending = false;
         Ok(())
     }
 
@@ -284,7 +224,7 @@ impl Kvm {
         let mut pages = no_pages()?;
         for entry in state.logging(region) {
             entry.harvest().map_err(|error| refused(entry.region(), "reading the dirty log of", &error))?;
-            pages.push_bitmap(entry.region().base(), &entry.pending);
+            pages.push_bitmap(entry.region().base(), &entry.logged);
             if clear {
                 self.clear(entry, None)?;
             }
@@ -301,19 +241,9 @@ impl Kvm {
         self.state().logging(None).try_for_each(|entry| self.clear(entry, Some(pages)))
     }
 
-    /// Clears what is pending, or those of it that are among `pages`.
     fn clear(&self, entry: &mut Entry, pages: Option<&DirtyPages>) -> Result<()> {
-        let range = entry.region().range;
-        let wanted = pages.map_or_else(|| entry.pending.clone(), |pages| pages.bitmap(range));
-        if self.options.manual_clear && wanted.iter().any(|word| *word != 0) {
-            let cleared = entry.slot.clear_dirty_log(&wanted);
-            cleared.map_err(|error| refused(entry.region(), "clearing the dirty log of", &error))?;
-        }
-        entry.pending.iter_mut().zip(wanted).for_each(|(pending, wanted)| *pending &= !wanted);
-        if entry.pending.iter().all(|word| *word == 0) {
-            entry.pending.clear();
-        }
-        Ok(())
+        let cleared = entry.clear(pages, self.options.manual_clear);
+        cleared.map_err(|error| refused(entry.region(), "clearing the dirty log of", &error))
     }
 
     /// Makes pages private to the guest, or shared with the host.
@@ -330,49 +260,6 @@ impl Kvm {
             errno: errno(&error),
             region: None,
         })
-    }
-}
-
-impl State {
-    fn entry(&mut self, region: &SharedRegion) -> Result<&mut Entry> {
-        let entry = self.slots.get_mut(&region.base()).filter(|entry| entry.region() == region);
-        entry.ok_or_else(|| Error::Unmapped {
-            message: format!("{region} has no memory slot"),
-            address: Some(region.base()),
-            size: Some(region.size()),
-            region: Some(Arc::clone(region)),
-        })
-    }
-
-    fn logging(&mut self, region: Option<&SharedRegion>) -> impl Iterator<Item = &mut Entry> {
-        let wanted =
-            move |entry: &&mut Entry| entry.is_logging() && region.is_none_or(|region| entry.region() == region);
-        self.slots.values_mut().filter(wanted)
-    }
-
-    /// Deletes the slots of regions, each whatever becomes of the others; the first error.
-    fn delete_all<'a>(&mut self, regions: impl Iterator<Item = &'a SharedRegion>) -> Result<()> {
-        let mut result = Ok(());
-        for region in regions {
-            result = result.and(self.delete(region));
-        }
-        result
-    }
-
-    /// Deletes a region's slot; when KVM refuses, it stays with its memory, out of the table.
-    fn delete(&mut self, region: &SharedRegion) -> Result<()> {
-        let Some(mut entry) = self.slots.remove(&region.base()) else { return Ok(()) };
-        match entry.slot.delete() {
-            Ok(()) => {
-                self.numbers.returned.insert(entry.slot.id());
-                Ok(())
-            }
-            Err(error) => {
-                let refused = refused(region, &format!("deleting slot {} of", entry.slot.id()), &error);
-                self.stuck.push(entry.slot);
-                Err(refused)
-            }
-        }
     }
 }
 
@@ -442,7 +329,7 @@ fn unsupported(feature: &'static str, how: &str) -> Error {
     Error::Unsupported { message, feature, how: how.into(), region: None }
 }
 
-fn refused(region: &SharedRegion, what: &str, error: &io::Error) -> Error {
+pub(super) fn refused(region: &SharedRegion, what: &str, error: &io::Error) -> Error {
     let hint = match errno(error) {
         EEXIST => "; a slot that is not ours overlaps it",
         EINVAL => {

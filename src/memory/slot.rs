@@ -88,12 +88,11 @@ impl Slot {
         self.region.meta.size().checked_div(page_size()).unwrap_or_default()
     }
 
-    /// A word of the dirty log for each 64 pages; KVM forgets them, unless they are cleared by hand.
-    pub fn dirty_log(&self) -> Result<Vec<u64>> {
-        let mut bitmap = vec![0; usize::try_from(self.pages().div_ceil(BITS)).map_err(Error::other)?];
+    /// Fills `bitmap` with a word of the dirty log for each 64 pages; KVM forgets them, unless they are cleared by hand.
+    pub fn dirty_log(&self, bitmap: &mut Vec<u64>) -> Result<()> {
+        bitmap.resize(usize::try_from(self.pages().div_ceil(BITS)).map_err(Error::other)?, 0);
         // SAFETY: a bit for each page of the slot, in whole words.
-        unsafe { self.vm.dirty_log(self.id, &mut bitmap)? };
-        Ok(bitmap)
+        unsafe { self.vm.dirty_log(self.id, bitmap) }
     }
 
     /// Clears the pages whose bits are set. KVM takes a multiple of 64 pages, or all to the end.

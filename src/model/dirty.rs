@@ -4,6 +4,8 @@ use super::error::{Error, Result};
 use super::range::{Range, joined};
 
 const BITS: u64 = 64;
+/// Words of a bitmap.
+const STRETCH: usize = 64;
 
 /// Pages that were written, as an immutable value.
 ///
@@ -46,15 +48,16 @@ impl DirtyPages {
     /// Adds a bitmap whose first bit is the page at `base`; bitmaps come by ascending base.
     pub fn push_bitmap(&mut self, base: u64, bitmap: &[u64]) {
         let first = base >> self.shift();
-        let (mut index, offset) = (first / BITS, first % BITS);
-        for word in bitmap {
-            if *word != 0 {
+        let (first, offset) = (first / BITS, first % BITS);
+        let stretches = (first..).step_by(STRETCH).zip(bitmap.chunks(STRETCH));
+        // Most of a log is clean: whole stretches are looked at together.
+        for (first, stretch) in stretches.filter(|(_, stretch)| stretch.iter().fold(0, |all, word| all | word) != 0) {
+            for (index, word) in (first..).zip(stretch).filter(|(_, word)| **word != 0) {
                 self.push_word(index, word << offset);
                 if offset > 0 {
                     self.push_word(index.saturating_add(1), word >> BITS.saturating_sub(offset));
                 }
             }
-            index = index.saturating_add(1);
         }
     }
 

@@ -123,10 +123,11 @@ def test_a_refusal_of_the_engine_changes_nothing(space: AddressSpace, uc: unicor
     assert space.memory.read(DIMM, 11) == b"still there"
 
     space.subscribe(Veto())
-    for verb in (lambda: space.remove_region("dimm"), lambda: space.insert_region(ram(48 * MIB))):
-        with pytest.raises(ClientError, match="veto"):
-            verb()
-        assert regions_of(uc) == regions
+    with pytest.raises(ClientError, match="veto"):
+        space.remove_region("dimm")
+    with pytest.raises(ClientError, match="veto"):
+        space.insert_region(ram(48 * MIB))
+    assert regions_of(uc) == regions
 
 
 def test_an_unmapped_space_has_nothing_for_unicorn(uc: unicorn.Uc) -> None:

@@ -69,6 +69,12 @@ impl Kvm {
         Ok(Self { vm: Arc::new(vm), options, state: Mutex::new(state) })
     }
 
+    /// Whether both are attached to one virtual machine, as far as the kernel tells.
+    #[must_use]
+    pub fn is_same_machine(&self, other: &Self) -> bool {
+        self.vm.is_same(&other.vm)
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -10,6 +10,8 @@ use crate::sys::file;
 use crate::sys::socket::{self, MAX_DESCRIPTORS};
 
 const EIO: i32 = 5;
+/// A longer timeout makes no difference, and can't be added to a clock.
+const FOR_EVER: Duration = Duration::from_secs(1 << 30);
 const VERSION: u32 = 1;
 const VERSION_MASK: u32 = 0x3;
 const IS_REPLY: u32 = 1 << 2;
@@ -58,6 +60,7 @@ impl Connection {
             region: None,
         })?;
         let (features, protocol_features, max_regions) = (0, 0, MAX_DESCRIPTORS);
+        let timeout = timeout.min(FOR_EVER);
         let mut connection =
             Self { socket: duplicate, timeout, broken: None, features, protocol_features, max_regions };
         connection.negotiate(wanted | F_REPLY_ACK | F_CONFIGURE_MEM_SLOTS)?;

@@ -3,12 +3,14 @@
 use std::os::fd::RawFd;
 use std::sync::{Arc, OnceLock};
 
+use pyo3::exceptions::PyOverflowError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use super::base::target;
 use super::convert::{self, Address, Size, Small};
 use super::dirty::PyDirtyPages;
+use super::error::invalid;
 use super::handle::Handle;
 use super::interrupt::detached;
 use super::space::PySpace;
@@ -156,6 +158,7 @@ impl PySpace {
         let (first_slot, max_slots) = (first_slot.0, max_slots.map(|most| most.0));
         let options = Options { dirty_log, manual_clear, first_slot, max_slots, guest_memfd };
         let kvm = Arc::new(Kvm::new(descriptor(vm_fd)?, options)?);
+        self.check_not_attached(py, &kvm)?;
         let space = self.inner().clone();
         let slots = Bound::new(py, PyKvmSlots { space, kvm: Arc::clone(&kvm), subscription: OnceLock::new() })?;
         let (_, subscription) = self.attach(slots.as_any(), |_| Ok(kvm))?;
@@ -164,10 +167,29 @@ impl PySpace {
     }
 }
 
+impl PySpace {
+    /// Two attachments of one machine would give out the same slot numbers.
+    fn check_not_attached(&self, py: Python<'_>, kvm: &Kvm) -> PyResult<()> {
+        let is_it = |client: &Bound<'_, PyAny>| {
+            client.cast::<PyKvmSlots>().is_ok_and(|slots| slots.get().kvm.is_same_machine(kvm))
+        };
+        match self.clients().get().following(py).iter().any(is_it) {
+            true => Err(invalid("the virtual machine is attached to this space already: detach it first".into())),
+            false => Ok(()),
+        }
+    }
+}
+
 /// An int descriptor, or that of anything with `fileno()`; borrowed.
 pub(super) fn descriptor(object: &Bound<'_, PyAny>) -> PyResult<RawFd> {
-    match object.getattr_opt("fileno")? {
-        Some(fileno) => fileno.call0()?.extract(),
-        None => object.extract(),
+    let number = match object.getattr_opt("fileno")? {
+        Some(fileno) => fileno.call0()?,
+        None => object.clone(),
+    };
+    match number.extract::<RawFd>() {
+        Err(error) if error.is_instance_of::<PyOverflowError>(object.py()) => {
+            Err(invalid(format!("{} is no file descriptor", number.repr()?)))
+        }
+        fd => fd,
     }
 }

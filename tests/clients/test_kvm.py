@@ -16,6 +16,7 @@ from dbs_address_space import (
     BackingError,
     DirtyPages,
     ForkedProcess,
+    InvalidAddressRange,
     KvmSlots,
     NotMapped,
     UnmappedAddress,
@@ -75,6 +76,8 @@ def test_each_region_with_memory_has_a_slot_and_numbers_are_used_again(space: Ad
     assert not space.clients
     slots.detach()
     with space.attach_kvm(vm.fd, first_slot=7) as slots:
+        with pytest.raises(InvalidAddressRange, match="attached to this space already"):
+            space.attach_kvm(vm.fd, first_slot=100)
         assert sorted(slots.base_to_slot.values()) == [7, 8, 9, 10]
 
 
@@ -248,6 +251,14 @@ def test_a_descriptor_that_is_no_machine_is_refused(space: AddressSpace, vm: Vm,
     with pytest.raises(BackingError, match="is no KVM virtual machine"):
         space.attach_kvm(bad_descriptors()[name]())
     assert not space.clients
+
+
+@pytest.mark.parametrize("wrong", [2**40, "3", 1.5, None], ids=repr)
+def test_what_is_no_descriptor_is_refused(space: AddressSpace, vm: Vm, wrong: Any) -> None:
+    with pytest.raises((InvalidAddressRange, TypeError)):
+        space.attach_kvm(wrong)
+    with pytest.raises((InvalidAddressRange, TypeError)):
+        space.attach_vhost_user(wrong)
 
 
 def test_an_unmapped_space_has_nothing_for_kvm(vm: Vm) -> None:

@@ -84,17 +84,13 @@ impl Kvm {
     }
 
     fn flags(&self, region: &SharedRegion) -> u32 {
-        let read_only = region.prot_flags & (PROT_READ | PROT_WRITE) == PROT_READ;
-        match (read_only, self.options.dirty_log && !self.options.guest_memfd) {
-            (true, _) => kvm::KVM_MEM_READONLY,
-            (false, true) => kvm::KVM_MEM_LOG_DIRTY_PAGES,
-            (false, false) => 0,
-        }
+        let log = if self.options.dirty_log { kvm::KVM_MEM_LOG_DIRTY_PAGES } else { 0 };
+        if is_read_only(region) { log | kvm::KVM_MEM_READONLY } else { log }
     }
 
     fn guest_memfd(&self, region: &SharedRegion) -> Result<Option<OwnedFd>> {
         let is_ram = region.region_type == crate::model::region::RegionType::DefaultMemory;
-        if !self.options.guest_memfd || !is_ram {
+        if !self.options.guest_memfd || !is_ram || is_read_only(region) {
             return Ok(None);
         }
         let created = self.vm.create_guest_memfd(region.size());
@@ -133,13 +129,11 @@ impl Kvm {
 
     fn redescribe(&self, state: &mut State, offer: &Offer, new: &SharedRegion) -> Result<()> {
         let (Some(entry), Some(region)) = (state.slots.get_mut(&new.base()), offer.mapping(new)) else { return Ok(()) };
-        let flags = entry.slot.flags();
-        let mask = kvm::KVM_MEM_READONLY;
-        let wanted = self.flags(new);
-        if flags & mask != wanted & mask {
+        let (flags, read_only) = (entry.slot.flags(), kvm::KVM_MEM_READONLY);
+        let wanted = if is_read_only(new) { flags | read_only } else { flags & !read_only };
+        if flags != wanted {
             entry.suspend().map_err(|error| refused(new, "deleting the slot of", &error))?;
-            let kept = flags & kvm::KVM_MEM_GUEST_MEMFD;
-            if let Err(error) = entry.slot.set(wanted | kept) {
+            if let Err(error) = entry.slot.set(wanted) {
                 let _ = entry.slot.set(flags);
                 return Err(refused(new, "a slot for", &error));
             }
@@ -302,6 +296,11 @@ impl Client for Kvm {
         let regions: Vec<_> = state.slots.values().map(|entry| Arc::clone(entry.region())).collect();
         state.delete_all(regions.iter())
     }
+}
+
+/// Writes to it are exits; a window without any protection shows what is mapped into it.
+fn is_read_only(region: &SharedRegion) -> bool {
+    region.prot_flags & (PROT_READ | PROT_WRITE) == PROT_READ
 }
 
 fn no_pages() -> Result<DirtyPages> {

@@ -307,4 +307,25 @@ mod tests {
         assert_eq!(signs, ['-', '+', '~']);
         assert!(text.contains("'high' DEFAULT_MEMORY [0x2000, 0x3000)") && text.contains("-> "), "{text}");
     }
+
+    fn ram(base: u64, size: u64) -> SharedRegion {
+        let range = Range::new(base, size).unwrap();
+        Arc::new(Region::new(RegionType::DefaultMemory, range, Source::default()).unwrap())
+    }
+
+    #[test]
+    fn only_a_removed_region_under_an_added_one_is_in_the_way() {
+        let layout = Layout::new(1 << 46, 0, 1 << 45, vec![]).unwrap();
+        let removed = [ram(0, 0x1000), ram(0x2000, 0x1000), ram(0x5000, 0x4000)];
+        let added = [ram(0x1000, 0x1000), ram(0x8000, 0x1000)];
+        let map = |regions: &[SharedRegion]| Arc::new(Map::from_regions(regions.to_vec(), layout.clone()).unwrap());
+        let change = Change::between(&map(&removed), &map(&added));
+        assert_eq!(
+            change.removed.iter().map(|old| change.is_in_the_way(old)).collect::<Vec<_>>(),
+            [false, false, true]
+        );
+        let renewal = Change::renewal(&map(&removed));
+        assert!(renewal.removed.iter().all(|old| renewal.is_in_the_way(old)));
+        assert!(Change::arrival(&map(&removed)).before.regions().is_empty());
+    }
 }

@@ -204,7 +204,8 @@ impl PySpace {
 
     /// Opens a `Transaction`: many changes, one publication, or none.
     ///
-    /// With `if_generation` it raises `GenerationChanged` when the space has moved on since that generation.
+    /// With `if_generation` it raises `GenerationChanged` when the space has moved on since that generation. A guest's processors must
+    /// be paused around one that removes a region and inserts another over the same addresses: see `KvmSlots`.
     #[pyo3(signature = (*, if_generation=None))]
     fn transaction(slf: Bound<'_, Self>, if_generation: Option<Address>) -> PyTransaction {
         PyTransaction::new(slf.unbind(), if_generation.map(|generation| generation.0))

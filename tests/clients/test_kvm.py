@@ -172,6 +172,7 @@ def test_a_region_in_the_place_of_another_and_read_only_and_back(space: AddressS
     assert exits() == []
     space.replace_region("dimm", space["dimm"].replace(prot_flags="r--"))
     assert exits() == [(DIMM, 1)]
+    assert slots.dirty_log(region="dimm", clear=False) == pages((DIMM, 0))
     space.replace_region("dimm", space["dimm"].replace(prot_flags="rw-"))
     assert exits() == []
     with space.transaction() as change:

@@ -24,6 +24,8 @@ import searches
 import spaces
 from harness import Pace, Result, table
 
+import clients
+
 GROUPS: dict[str, Callable[[Pace], Iterator[Result]]] = {
     "calls": calls.floor,
     "integers": integers.run,
@@ -38,6 +40,7 @@ GROUPS: dict[str, Callable[[Pace], Iterator[Result]]] = {
     "search": searches.run,
     "guarded": guards.guarded,
     "tracking": guards.tracked,
+    "clients": clients.run,
     "import": calls.import_time,
 }
 FULL, QUICK = Pace(rounds=41, seconds=0.02), Pace(rounds=7, seconds=0.002)

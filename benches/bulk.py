@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import spaces
 from harness import MICROSECONDS, Measure, Pace, Result, statement
-from unicorn import UC_ARCH_X86, UC_MODE_64, Uc  # type: ignore[attr-defined]
+from unicorn import UC_ARCH_X86, UC_MODE_64, Uc
 
 SIZES = {"64 KiB": 64 << 10, "1 MiB": 1 << 20, "64 MiB": 64 << 20}
 STATEMENTS = {
@@ -47,8 +47,8 @@ def copies(pace: Pace) -> Iterator[Result]:
 def unicorn(pace: Pace) -> Iterator[Result]:
     """Reads through Unicorn's binding and ours, from the same address; the cost of an empty call is in both."""
     guest = spaces.memory_of(spaces.ram(0, 1 << 20))
-    engine = Uc(UC_ARCH_X86, UC_MODE_64)  # type: ignore[no-untyped-call]
-    engine.mem_map(0, 1 << 20)  # type: ignore[no-untyped-call]
+    engine = Uc(UC_ARCH_X86, UC_MODE_64)
+    engine.mem_map(0, 1 << 20)
     for size, goal in ((8, 20), (4096, 10)):
         ours = statement("read(64, size)", read=guest.read, size=size)
         reference = statement("read(64, size)", read=engine.mem_read, size=size)

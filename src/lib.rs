@@ -2,13 +2,15 @@
 //!
 //! [`model`] is the map as pure data: regions, layouts, snapshots, changes. [`sys`] has every system call with a safe signature.
 //! [`memory`] turns descriptions into mapped bytes. [`space`] is the live address space: one immutable snapshot behind one
-//! `ArcSwap`, changed by writers that take turns. [`python`] binds it all. Each room imports only from the rooms named before it.
+//! `ArcSwap`, changed by writers that take turns. [`clients`] are those who must follow its
+//! changes. [`python`] binds it all. Each room imports only from the rooms named before it.
 //!
 //! A Rust program can use the rooms below [`python`] directly; see [`space::AddressSpace`] for an example.
 
 #[cfg(not(all(target_os = "linux", target_pointer_width = "64", target_endian = "little")))]
 compile_error!("dbs-address-space needs a 64-bit, little-endian Linux (x86_64 or aarch64)");
 
+pub mod clients;
 pub mod memory;
 pub mod model;
 pub mod python;
@@ -23,6 +25,10 @@ mod _core {
     use super::python::change::PyChange;
     #[pymodule_export]
     use super::python::convert::checked_range;
+    #[pymodule_export]
+    use super::python::dirty::PyDirtyPages;
+    #[pymodule_export]
+    use super::python::kvm::PyKvmSlots;
     #[pymodule_export]
     use super::python::layout::{PyLayout, usable_end};
     #[pymodule_export]
@@ -40,7 +46,11 @@ mod _core {
     #[pymodule_export]
     use super::python::space::PySpace;
     #[pymodule_export]
+    use super::python::subscription::PySubscription;
+    #[pymodule_export]
     use super::python::transaction::PyTransaction;
+    #[pymodule_export]
+    use super::python::vhost_user::PyVhostUserClient;
 
     #[pymodule_export]
     #[allow(non_upper_case_globals, reason = "Python's name")]

@@ -18,6 +18,7 @@ use _core::model::region::{Region, RegionType};
 use _core::model::source::Source;
 use _core::space::AddressSpace;
 use _core::space::client::Client;
+use _core::space::offer::Offer;
 
 const PAGE: u64 = 4096;
 const LOW: u64 = 0;
@@ -46,16 +47,18 @@ impl Client for Recorder {
         &self.name
     }
 
-    fn prepare(&self, change: &Change) -> Result<()> {
-        self.tell("prepare", change)
+    fn prepare(&self, offer: &Arc<Offer>) -> Result<()> {
+        self.tell("prepare", &offer.change)
     }
 
-    fn commit(&self, change: &Change) {
-        let _ = self.tell("commit", change);
+    fn commit(&self, offer: &Arc<Offer>) -> Result<()> {
+        let _ = self.tell("commit", &offer.change);
+        Ok(())
     }
 
-    fn rollback(&self, change: &Change) {
-        let _ = self.tell("rollback", change);
+    fn rollback(&self, offer: &Arc<Offer>) -> Result<()> {
+        let _ = self.tell("rollback", &offer.change);
+        Ok(())
     }
 }
 
@@ -106,7 +109,7 @@ fn subscribe(
     hook: impl Fn(&'static str, &Change) -> Result<()> + Send + Sync + 'static,
 ) -> Result<()> {
     let client = Recorder { name: name.into(), log: Arc::clone(log), hook: Box::new(hook) };
-    space.subscribe(Arc::new(client), &Uninterrupted)
+    space.subscribe(Arc::new(client), &Uninterrupted).map(drop)
 }
 
 /// What was written down since the last look.
@@ -115,12 +118,12 @@ fn taken(log: &Log) -> Vec<String> {
 }
 
 fn refuses() -> Error {
-    Error::Client { client: "no".into(), message: "never".into() }
+    Error::Client { message: "never".into(), raised: None }
 }
 
 fn lease(space: &AddressSpace, base: u64) -> Lease {
     let snapshot = space.load();
-    snapshot.memory.as_ref().unwrap().find(base).unwrap().lease("view", base, 8).unwrap()
+    snapshot.memory.as_ref().unwrap().find(base).unwrap().lease("view", base, 8, true).unwrap()
 }
 
 fn is_mapped(name: &str) -> bool {
@@ -181,7 +184,7 @@ fn a_refusal_undoes_in_reverse_and_leaves_everything_as_it_was() {
     let before = space.map();
     let operations = [remove(LOW), insert(&ram(HIGH, "refused"))];
     let refused = space.change(&operations, None, &Uninterrupted);
-    assert!(matches!(refused, Err(Error::Client { client, .. }) if client == "no"));
+    assert!(matches!(refused, Err(Error::Client { message, .. }) if message == "never"));
     let asked = ["a prepare +1 -1 ~0", "b prepare +1 -1 ~0", "c prepare +1 -1 ~0"];
     assert_eq!(taken(&log), [&asked[..], &["b rollback +1 -1 ~0", "a rollback +1 -1 ~0"]].concat());
     assert!(Arc::ptr_eq(&before, &space.map()));
@@ -215,7 +218,7 @@ fn a_region_that_is_leaving_gives_no_lease_and_gives_them_again_after_a_veto() {
         let snapshot = space.load();
         if phase == "prepare" && !change.removed.is_empty() {
             let region = snapshot.memory.as_ref().unwrap().find(LOW).unwrap();
-            assert!(region.lease("view", LOW, 8).is_err());
+            assert!(region.lease("view", LOW, 8, true).is_err());
             return Err(refuses());
         }
         Ok(())
@@ -271,8 +274,8 @@ fn a_new_client_is_offered_everything_that_is_there() {
     let (space, log) = (space(), Log::default());
     space.insert(&ram(HIGH, "high"), &Uninterrupted).unwrap();
     subscribe(&space, &log, "a", |_, change| {
-        let same = Arc::ptr_eq(&change.before, &change.after);
-        assert_eq!(same, change.added.len() == change.after.regions().len());
+        assert!(change.before.regions().is_empty());
+        assert_eq!(change.added, change.after.regions());
         Ok(())
     })
     .unwrap();

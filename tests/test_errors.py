@@ -14,6 +14,7 @@ from dbs_address_space import (
     AddressSpaceError,
     AddressSpaceRegion,
     BackingError,
+    ClientError,
     DuplicateName,
     ForkedProcess,
     GenerationChanged,
@@ -59,6 +60,7 @@ TREE: dict[type[AddressSpaceError], tuple[type[BaseException], ...]] = {
     PartialTransfer: (OSError,),
     ReentrantChange: (RuntimeError,),
     ForkedProcess: (RuntimeError,),
+    ClientError: (RuntimeError,),
     Unsupported: (OSError,),
 }
 ERRNOS = {
@@ -74,6 +76,7 @@ OWN: dict[type[AddressSpaceError], dict[str, Any]] = {
     PartialTransfer: {"done": 7},
     RegionBusy: {"leases": (Lease("view", 0, 8),)},
     Unsupported: {"feature": "views", "how": "unguarded=True"},
+    ClientError: {"client": "a name", "change": None},
 }
 LOW, HIGH = ram(0, 2 * PAGE, name="low"), ram(PAGE, 2 * PAGE, name="high")
 

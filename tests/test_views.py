@@ -289,7 +289,7 @@ def test_with_is_vetoed_too() -> None:
 def test_one_held_region_vetoes_a_whole_transaction(space: AddressSpace, memory: GuestMemory) -> None:
     before = space.snapshot()
     change = space.transaction()
-    with memory.view(PAGE, 1), pytest.raises(RegionBusy), change:  # noqa: PT012  the end of the body raises
+    with memory.view(PAGE, 1), pytest.raises(RegionBusy), change:
         change.remove_region(0)
         change.remove_region(PAGE)
     assert space.snapshot() == before

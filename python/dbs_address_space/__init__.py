@@ -25,19 +25,24 @@ from ._core import (
     AddressSpaceLayout,
     AddressSpaceRegion,
     BytePattern,
+    DirtyPages,
     GuestMemory,
+    KvmSlots,
     Mapping,
     NumaIdTable,
     NumaNode,
     NumaNodeInfo,
     Pin,
+    Subscription,
     Transaction,
+    VhostUserClient,
     __version__,
     usable_end,
 )
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from .attachment import Attachment
     from .enums import (
         MAP_ANONYMOUS,
         MAP_HUGETLB,
@@ -60,6 +65,7 @@ if TYPE_CHECKING:
         AccessDenied,
         AddressSpaceError,
         BackingError,
+        ClientError,
         DuplicateName,
         ForkedProcess,
         GenerationChanged,
@@ -82,7 +88,7 @@ if TYPE_CHECKING:
         Unsupported,
     )
     from .progress import Progress, tqdm_progress
-    from .ranges import AddressRange
+    from .ranges import AddressRange, VhostUserRegion
 del TYPE_CHECKING
 
 __all__ = [
@@ -107,8 +113,11 @@ __all__ = [
     "AddressSpaceLayout",
     "AddressSpaceRegion",
     "AddressSpaceRegionType",
+    "Attachment",
     "BackingError",
     "BytePattern",
+    "ClientError",
+    "DirtyPages",
     "DuplicateName",
     "ForkedProcess",
     "GenerationChanged",
@@ -117,6 +126,7 @@ __all__ = [
     "InvalidAddressRange",
     "InvalidMemorySourceType",
     "InvalidRegionType",
+    "KvmSlots",
     "LayoutViolation",
     "Lease",
     "MapFlags",
@@ -137,9 +147,12 @@ __all__ = [
     "ReentrantChange",
     "RegionBusy",
     "RegionOverlap",
+    "Subscription",
     "Transaction",
     "UnmappedAddress",
     "Unsupported",
+    "VhostUserClient",
+    "VhostUserRegion",
     "__version__",
     "tqdm_progress",
     "usable_end",
@@ -151,7 +164,7 @@ def __getattr__(name: str) -> object:
     if not name.startswith("__"):
         from importlib import import_module  # noqa: PLC0415  as above
 
-        for module in ("errors", "enums", "ranges", "progress"):
+        for module in ("errors", "enums", "ranges", "progress", "attachment"):
             lazy = import_module(f"{__name__}.{module}")
             if name == module:
                 return lazy

@@ -12,12 +12,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from ._core import AddressSpaceRegion
+    from ._core import AddressSpaceChange, AddressSpaceRegion
 
 __all__ = [
     "AccessDenied",
     "AddressSpaceError",
     "BackingError",
+    "ClientError",
     "DuplicateName",
     "ForkedProcess",
     "GenerationChanged",
@@ -76,18 +77,20 @@ class AddressSpaceError(Exception):
             setattr(self, name, value)
 
     def __reduce__(self) -> tuple[Callable[..., AddressSpaceError], tuple[Any, ...], dict[str, object]]:
-        state = {**self.__dict__, "region": _picklable(self.region), "conflict": _picklable(self.conflict)}
+        state = {name: _picklable(value) for name, value in self.__dict__.items()}
         errno, message = self.args if isinstance(self, OSError) else (None, *self.args)
         return _rebuild, (type(self), message, errno), state
 
 
-def _picklable(region: AddressSpaceRegion | None) -> AddressSpaceRegion | None:
-    """The region, or `None` when it holds a user's file, which means nothing elsewhere."""
+def _picklable(value: object) -> object:
+    """The value, or `None` for what means nothing elsewhere: a region that holds a user's file, a client."""
+    import pickle  # noqa: PLC0415  who prints an error does not need it
+
     try:
-        region.__reduce_ex__(4)
-    except TypeError:
+        pickle.dumps(value)
+    except Exception:  # noqa: BLE001 - a client is a user's object, whose pickling may raise anything
         return None
-    return region
+    return value
 
 
 def _rebuild(error: type[AddressSpaceError], message: str, errno: int | None) -> AddressSpaceError:
@@ -197,6 +200,15 @@ class ReentrantChange(AddressSpaceError, RuntimeError):
 
 class ForkedProcess(AddressSpaceError, RuntimeError):
     """A forked child can't change the space of its parent."""
+
+
+class ClientError(AddressSpaceError, RuntimeError):
+    """A client refused a change or failed at it; what it raised is the `__cause__`."""
+
+    client: Any = None
+    """The client, as it was given to `subscribe`."""
+    change: AddressSpaceChange | None = None
+    """The change that it was asked about."""
 
 
 class Unsupported(AddressSpaceError, OSError):

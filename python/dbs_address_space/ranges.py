@@ -10,7 +10,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Self, SupportsIndex
 
-__all__ = ["AddressRange"]
+__all__ = ["AddressRange", "VhostUserRegion"]
 
 
 class AddressRange(namedtuple("AddressRange", ["base", "size"])):
@@ -59,3 +59,20 @@ class AddressRange(namedtuple("AddressRange", ["base", "size"])):
 
     def __str__(self) -> str:
         return f"[{self.base:#_x}, {self.end:#_x})"
+
+
+class VhostUserRegion(
+    namedtuple("VhostUserRegion", ["guest_phys_addr", "memory_size", "userspace_addr", "mmap_offset", "fd"])
+):
+    """A region of RAM in the memory table of a vhost-user backend, under the protocol's names; sizes in bytes.
+
+    `userspace_addr` is the host address in this process, `fd` the mapping's own descriptor, borrowed, and `mmap_offset` where in
+    that file the region begins.
+    """
+
+    __slots__ = ()
+    guest_phys_addr: int
+    memory_size: int
+    userspace_addr: int
+    mmap_offset: int
+    fd: int

@@ -17,6 +17,7 @@ pub mod mapping;
 pub mod piece;
 pub mod region;
 pub mod search;
+pub mod slot;
 pub mod source;
 mod straggler;
 pub mod transfer;

@@ -142,6 +142,38 @@ impl Change {
         Self { before: Arc::clone(before), after: Arc::clone(after), added, removed, replaced }
     }
 
+    /// The arrival of every region of a map.
+    #[must_use]
+    pub fn arrival(map: &Arc<Map>) -> Self {
+        Self {
+            before: Arc::new(map.without_regions()),
+            after: Arc::clone(map),
+            added: map.regions().to_vec(),
+            removed: vec![],
+            replaced: vec![],
+        }
+    }
+
+    /// The departure of every region of a map that itself stays.
+    #[must_use]
+    pub fn departure(map: &Arc<Map>) -> Self {
+        let (before, after) = (Arc::clone(map), Arc::clone(map));
+        Self { before, after, added: vec![], removed: map.regions().to_vec(), replaced: vec![] }
+    }
+
+    /// The regions of a map get new memory: each is taken out and put back.
+    #[must_use]
+    pub fn renewal(map: &Arc<Map>) -> Self {
+        Self { before: Arc::clone(map), removed: map.regions().to_vec(), ..Self::arrival(map) }
+    }
+
+    /// Whether a removed region shares an address with an added one.
+    #[must_use]
+    pub fn is_in_the_way(&self, removed: &SharedRegion) -> bool {
+        let behind = self.added.partition_point(|added| added.end() <= removed.base());
+        self.added.get(behind).is_some_and(|added| added.range.overlaps(&removed.range))
+    }
+
     /// Whether nothing differs.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -274,5 +306,26 @@ mod tests {
         let signs: Vec<char> = text.lines().filter_map(|line| line.chars().next()).collect();
         assert_eq!(signs, ['-', '+', '~']);
         assert!(text.contains("'high' DEFAULT_MEMORY [0x2000, 0x3000)") && text.contains("-> "), "{text}");
+    }
+
+    fn ram(base: u64, size: u64) -> SharedRegion {
+        let range = Range::new(base, size).unwrap();
+        Arc::new(Region::new(RegionType::DefaultMemory, range, Source::default()).unwrap())
+    }
+
+    #[test]
+    fn only_a_removed_region_under_an_added_one_is_in_the_way() {
+        let layout = Layout::new(1 << 46, 0, 1 << 45, vec![]).unwrap();
+        let removed = [ram(0, 0x1000), ram(0x2000, 0x1000), ram(0x5000, 0x4000)];
+        let added = [ram(0x1000, 0x1000), ram(0x8000, 0x1000)];
+        let map = |regions: &[SharedRegion]| Arc::new(Map::from_regions(regions.to_vec(), layout.clone()).unwrap());
+        let change = Change::between(&map(&removed), &map(&added));
+        assert_eq!(
+            change.removed.iter().map(|old| change.is_in_the_way(old)).collect::<Vec<_>>(),
+            [false, false, true]
+        );
+        let renewal = Change::renewal(&map(&removed));
+        assert!(renewal.removed.iter().all(|old| renewal.is_in_the_way(old)));
+        assert!(Change::arrival(&map(&removed)).before.regions().is_empty());
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! One enum for all rooms: every variant is pure data, and the binding maps each to one Python class.
 
+use std::any::Any;
 use std::sync::Arc;
 
 use super::interrupt::Interrupted;
@@ -21,6 +22,29 @@ pub struct LeaseInfo {
     pub size: u64,
     /// Whether they may be written for as long as they are held, unseen.
     pub is_writable: bool,
+}
+
+/// What a client raised, in the form that its language has for it.
+#[derive(Clone)]
+pub struct Raised(Arc<dyn Any + Send + Sync>);
+
+impl Raised {
+    /// Carries anything.
+    pub fn new(raised: impl Any + Send + Sync) -> Self {
+        Self(Arc::new(raised))
+    }
+
+    /// What is carried, when it is a `T`.
+    #[must_use]
+    pub fn get<T: 'static>(&self) -> Option<&T> {
+        self.0.downcast_ref()
+    }
+}
+
+impl std::fmt::Debug for Raised {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("Raised(..)")
+    }
 }
 
 /// Why a request was refused or failed; messages say what was asked, what is in the way and what to do.
@@ -229,13 +253,13 @@ pub enum Error {
     /// A change in a forked child.
     #[error("this address space belongs to the parent process: a forked child can use the memory but change nothing")]
     Forked,
-    /// A client refused or failed.
-    #[error("client {client:?} refused the change: {message}")]
+    /// A client refused, failed or does not come back.
+    #[error("{message}")]
     Client {
-        /// The client's name.
-        client: String,
-        /// Its reason.
+        /// The client, the phase, and what happened there.
         message: String,
+        /// What it raised.
+        raised: Option<Raised>,
     },
     /// The caller's [`super::interrupt::Interrupt`] said stop.
     #[error("interrupted")]

@@ -21,6 +21,11 @@ pub trait Interrupt {
         let _ = (stage, done, total);
         self.check()
     }
+
+    /// Tells of an error of a client that nothing can return.
+    fn report(&self, client: &str, error: &super::error::Error) {
+        let _ = (client, error);
+    }
 }
 
 /// Never interrupts: for callers in Rust.

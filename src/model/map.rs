@@ -44,6 +44,12 @@ impl Map {
         Ok(Self::empty(layout).with_regions(regions.into(), starts))
     }
 
+    /// A map with this one's layout alone.
+    #[must_use]
+    pub fn without_regions(&self) -> Self {
+        Self { generation: 0, layout: Arc::clone(&self.layout), regions: Arc::new([]), starts: Arc::default() }
+    }
+
     fn with_regions(&self, regions: Arc<[SharedRegion]>, starts: Box<[u64]>) -> Self {
         Self { generation: 0, layout: Arc::clone(&self.layout), regions, starts: Arc::new(Starts::new(starts)) }
     }

@@ -4,6 +4,7 @@
 //! [`map::Map`] is the immutable, sorted set of regions that readers share.
 
 pub mod change;
+pub mod dirty;
 pub mod error;
 pub mod hexdump;
 pub mod interrupt;

@@ -242,6 +242,7 @@ pub(super) fn wait_settled(py: Python<'_>, space: &AddressSpace, leases: &Leases
         return Err(Error::Reentrant { message }.into());
     }
     py.detach(|| leases.wait_settled(SLICE));
+    space.turn().check_patience()?;
     py.check_signals()
 }
 

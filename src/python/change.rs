@@ -1,12 +1,18 @@
 //! `AddressSpaceChange`.
 
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
 use super::base::PyBase;
+use super::mapping::PyMapping;
 use super::region::PyRegion;
 use crate::model::change::Change;
+use crate::model::error::Error;
+use crate::model::map::Map;
 use crate::model::region::SharedRegion;
+use crate::space::offer::Offer;
 
 /// How one map differs from another: what was added, removed, and replaced with its backing kept.
 ///
@@ -25,12 +31,18 @@ pub struct PyChange {
     removed: Py<PyTuple>,
     replaced: Py<PyTuple>,
     text: String,
+    /// The host side, while a client is shown the change.
+    offer: Mutex<Option<Arc<Offer>>>,
 }
 
 impl PyChange {
     /// How two maps differ; the regions are the objects that the maps themselves give.
     pub(super) fn between(py: Python<'_>, before: Py<PyBase>, after: Py<PyBase>) -> PyResult<Self> {
         let change = Change::between(&before.get().map, &after.get().map);
+        Self::of(py, &change, before, after)
+    }
+
+    fn of(py: Python<'_>, change: &Change, before: Py<PyBase>, after: Py<PyBase>) -> PyResult<Self> {
         let objects = |base: &Py<PyBase>, regions: &[SharedRegion]| -> PyResult<Vec<Bound<'_, PyRegion>>> {
             regions.iter().filter_map(|region| base.get().object_at(py, region.base()).transpose()).collect()
         };
@@ -43,7 +55,26 @@ impl PyChange {
             text: change.to_string(),
             before,
             after,
+            offer: Mutex::new(None),
         })
+    }
+
+    /// A change as a client is shown it.
+    pub(super) fn offered(py: Python<'_>, offer: &Arc<Offer>) -> PyResult<Self> {
+        let base = |map: &Arc<Map>| Py::new(py, PyBase::from(Arc::clone(map)));
+        let change = Self::of(py, &offer.change, base(&offer.change.before)?, base(&offer.change.after)?)?;
+        *change.offer() = Some(Arc::clone(offer));
+        Ok(change)
+    }
+
+    /// Ends the time in which [`mapping`](Self::mapping) answers.
+    pub(super) fn end(&self) {
+        let offer = self.offer().take();
+        drop(offer);
+    }
+
+    fn offer(&self) -> MutexGuard<'_, Option<Arc<Offer>>> {
+        self.offer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn is_empty(&self, py: Python<'_>) -> bool {
@@ -81,6 +112,27 @@ impl PyChange {
     #[getter]
     fn replaced(&self, py: Python<'_>) -> Py<PyTuple> {
         self.replaced.clone_ref(py)
+    }
+
+    /// The `Mapping` of an added, kept or removed region: where its memory is in this process.
+    ///
+    /// Only in a change that a client is shown, from `prepare`, when an added region has its memory and nobody else sees it yet,
+    /// until its `commit` or `rollback` has returned; `NotMapped` later, and in an unmapped space. Raises `UnmappedAddress` for a
+    /// device and for a region that is neither in `before` nor in `after`.
+    fn mapping(&self, region: &Bound<'_, PyRegion>) -> PyResult<PyMapping> {
+        let region = &region.get().0;
+        let offer = self.offer().clone();
+        let offer = offer.filter(|offer| offer.has_memory()).ok_or_else(|| Error::NotMapped {
+            message: "the change shows no memory: ask in a client's prepare, commit or rollback, on a mapped space"
+                .into(),
+        })?;
+        let mapped = offer.mapping(region).ok_or_else(|| Error::Unmapped {
+            message: format!("{region} has no memory in this change"),
+            address: Some(region.base()),
+            size: Some(region.size()),
+            region: Some(Arc::clone(region)),
+        })?;
+        Ok(PyMapping::of(mapped))
     }
 
     fn __bool__(&self, py: Python<'_>) -> bool {

@@ -4,6 +4,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyTuple};
 
+use super::change::PyChange;
 use super::region::PyRegion;
 use crate::model::error::{Error, LeaseInfo};
 use crate::model::region::SharedRegion;
@@ -39,6 +40,11 @@ impl From<Error> for PyErr {
 
 /// The exception of an error: its class, the data that all carry, and its own.
 fn exception(py: Python<'_>, error: &Error) -> PyResult<PyErr> {
+    if let Error::Client { raised: Some(raised), .. } = error
+        && let Some(raised) = raised.get::<PyErr>()
+    {
+        return Ok(raised.clone_ref(py));
+    }
     let own = PyDict::new(py);
     let (class, common) = match error {
         Error::InvalidRange { address, size, .. } => ("InvalidAddressRange", Common::at(*address, *size, None)),
@@ -94,7 +100,8 @@ fn exception(py: Python<'_>, error: &Error) -> PyResult<PyErr> {
         Error::GenerationChanged { .. } => ("GenerationChanged", Common::default()),
         Error::Reentrant { .. } => ("ReentrantChange", Common::default()),
         Error::Forked => ("ForkedProcess", Common::default()),
-        Error::Client { .. } | Error::Interrupted => ("AddressSpaceError", Common::default()),
+        Error::Client { .. } => ("ClientError", Common::default()),
+        Error::Interrupted => ("AddressSpaceError", Common::default()),
     };
     build(py, class, &error.to_string(), &common, &own)
 }
@@ -112,6 +119,19 @@ fn build(
         arguments.set_item(name, region.map(|region| PyRegion::from(SharedRegion::clone(region))))?;
     }
     Ok(PyErr::from_value(errors(py)?.getattr(class)?.call((message,), Some(arguments))?))
+}
+
+/// A `ClientError` about a Python client and the change that it was asked about.
+pub(super) fn client_error(
+    py: Python<'_>,
+    message: &str,
+    client: &Bound<'_, PyAny>,
+    change: &Py<PyChange>,
+) -> PyResult<PyErr> {
+    let own = PyDict::new(py);
+    own.set_item("client", client)?;
+    own.set_item("change", change)?;
+    build(py, "ClientError", message, &Common::default(), &own)
 }
 
 fn lease_tuple<'py>(py: Python<'py>, leases: &[LeaseInfo]) -> PyResult<Bound<'py, PyTuple>> {

@@ -7,7 +7,8 @@ use pyo3::prelude::*;
 
 use crate::space::AddressSpace;
 
-/// A share in a space; the last one to go unmaps its memory, which takes long, without the interpreter's lock.
+/// A share in a space; the last one to go dismisses its clients and unmaps its memory, which takes long, without the interpreter's
+/// lock.
 #[derive(Clone, Debug)]
 pub(super) struct Handle(Arc<AddressSpace>);
 
@@ -28,11 +29,14 @@ impl Deref for Handle {
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        if Arc::strong_count(&self.0) == 1
-            && let Some(memory) = self.0.take_memory()
-        {
-            // At the interpreter's end there is no lock to let go, and the memory is dropped all the same.
-            let _ = Python::try_attach(|py| py.detach(|| drop(memory)));
+        if Arc::strong_count(&self.0) > 1 {
+            return;
         }
+        let end = || {
+            self.0.dismiss();
+            drop(self.0.take_memory());
+        };
+        // At the interpreter's end there is no lock to let go, and all of it is dropped all the same.
+        let _ = Python::try_attach(|py| py.detach(end));
     }
 }

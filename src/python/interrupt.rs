@@ -72,7 +72,7 @@ impl PyInterrupt {
         }
     }
 
-    fn report(&self, py: Python<'_>, elapsed: Duration, stage: &str, done: u64, total: u64) -> PyResult<()> {
+    fn call_progress(&self, py: Python<'_>, elapsed: Duration, stage: &str, done: u64, total: u64) -> PyResult<()> {
         static CLASS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
         let Some(progress) = &self.progress else { return Ok(()) };
         let class = CLASS.import(py, "dbs_address_space.progress", "Progress")?;
@@ -91,7 +91,16 @@ impl Interrupt for PyInterrupt {
     }
 
     fn progress(&self, stage: &'static str, done: u64, total: u64) -> std::result::Result<(), Interrupted> {
-        self.now_and_then(self.completes(done, total), |py, elapsed| self.report(py, elapsed, stage, done, total))
+        self.now_and_then(self.completes(done, total), |py, elapsed| {
+            self.call_progress(py, elapsed, stage, done, total)
+        })
+    }
+
+    fn report(&self, client: &str, error: &Error) {
+        Python::try_attach(|py| {
+            let client = pyo3::types::PyString::new(py, client);
+            PyErr::from(error.clone()).write_unraisable(py, Some(client.as_any()));
+        });
     }
 }
 

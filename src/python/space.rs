@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
 use pyo3::exceptions::PyTypeError;
+use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
 use super::base::{PyBase, regions_of, target};
 use super::change::PyChange;
+use super::clients::PyClients;
 use super::convert::{Address, Size, Timeout};
 use super::handle::Handle;
 use super::interrupt::detached;
@@ -40,6 +42,7 @@ use crate::space::AddressSpace;
 #[derive(Debug)]
 pub struct PySpace {
     inner: Handle,
+    clients: Py<PyClients>,
     /// The object of the newest map that was asked for. Nothing in it leads back here.
     current: ArcSwap<Py<PyBase>>,
     /// The handle of the memory, by incarnation.
@@ -50,11 +53,16 @@ impl PySpace {
     fn begin(py: Python<'_>, map: Map) -> PyResult<Self> {
         let inner = Handle::new(AddressSpace::with_map(map));
         let base = Py::new(py, PyBase::from(inner.map()))?;
-        Ok(Self { inner, current: ArcSwap::from_pointee(base), memory: Mutex::new(None) })
+        let clients = Py::new(py, PyClients::default())?;
+        Ok(Self { inner, clients, current: ArcSwap::from_pointee(base), memory: Mutex::new(None) })
     }
 
     pub(super) const fn inner(&self) -> &Handle {
         &self.inner
+    }
+
+    pub(super) const fn clients(&self) -> &Py<PyClients> {
+        &self.clients
     }
 
     /// The object of a map, the cached one when it is the newest.
@@ -99,7 +107,7 @@ impl PySpace {
         if let Some(memory) = cached(py) {
             return Ok(memory);
         }
-        let memory = Py::new(py, PyMemory::new(self.inner.clone(), incarnation))?;
+        let memory = Py::new(py, PyMemory::new(self.inner.clone(), self.clients.clone_ref(py), incarnation))?;
         let replaced =
             self.memory.lock().unwrap_or_else(PoisonError::into_inner).replace((incarnation, memory.clone_ref(py)));
         drop(replaced);
@@ -196,7 +204,8 @@ impl PySpace {
 
     /// Opens a `Transaction`: many changes, one publication, or none.
     ///
-    /// With `if_generation` it raises `GenerationChanged` when the space has moved on since that generation.
+    /// With `if_generation` it raises `GenerationChanged` when the space has moved on since that generation. A guest's processors must
+    /// be paused around one that removes a region and inserts another over the same addresses: see `KvmSlots`.
     #[pyo3(signature = (*, if_generation=None))]
     fn transaction(slf: Bound<'_, Self>, if_generation: Option<Address>) -> PyTransaction {
         PyTransaction::new(slf.unbind(), if_generation.map(|generation| generation.0))
@@ -359,6 +368,12 @@ impl PySpace {
 
     fn __str__(&self, py: Python<'_>) -> PyResult<String> {
         self.query(py, |base| Ok(base.__str__()))
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.clients)?;
+        let Ok(memory) = self.memory.try_lock() else { return Ok(()) };
+        memory.as_ref().map_or(Ok(()), |(_, memory)| visit.call(memory))
     }
 
     #[allow(clippy::unused_self, reason = "a method for pickle")]

@@ -3,6 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 
 use pyo3::exceptions::PyRuntimeError;
+use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 
 use super::base::{PyBase, target};
@@ -126,6 +127,10 @@ impl PyTransaction {
             State::Closed(base) => base.as_ref().map(|base| base.clone_ref(py)),
             State::New | State::Open(_) => None,
         })
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.space)
     }
 
     fn __repr__(&self) -> &'static str {

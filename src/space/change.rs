@@ -4,8 +4,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::client::Prepared;
+use super::client::{Invitation, Prepared};
 use super::departure::Departures;
+use super::offer::Offer;
 use super::snapshot::Snapshot;
 use super::space::AddressSpace;
 use super::turn::TurnGuard;
@@ -45,29 +46,38 @@ impl AddressSpace {
         })?;
         let departures =
             before.memory.as_ref().map(|memory| Departures::of(memory, &change)).transpose()?.unwrap_or_default();
-        let after = Snapshot { map: Arc::clone(&change.after), memory };
+        let offer = Arc::new(Offer::new(change, before.memory.clone(), memory.clone()));
+        let after = Snapshot { map: Arc::clone(&offer.change.after), memory };
         drop(before);
-        let old = self.publish(turn, &change, departures, after)?;
+        let old = self.publish(turn, self.invite(&offer), departures, after, interrupt)?;
         drop((old, ahead));
-        Ok(change.after)
+        Ok(Arc::clone(&offer.change.after))
     }
 
     /// Asks the clients, swaps, tells the clients, and waits until no reader is left in the old snapshot, which it returns.
     fn publish(
         &self,
         turn: TurnGuard<'_>,
-        change: &Change,
+        invitations: Vec<Invitation>,
         mut departures: Departures,
         after: Snapshot,
+        interrupt: &dyn Interrupt,
     ) -> Result<Snapshot> {
-        let clients = self.clients().clone();
-        let prepared = Prepared::all(&clients, change, &turn)?;
+        let prepared = Prepared::all(invitations, &turn, interrupt)?;
         let old = self.swap(after);
         departures.publish();
-        prepared.commit();
+        prepared.commit_all();
+        self.forget_ended();
         let old = wait_for_readers(old);
         departures.settle();
         Ok(old)
+    }
+
+    /// Everyone who knows the regions that are there.
+    fn invite(&self, offer: &Arc<Offer>) -> Vec<Invitation> {
+        let clients = self.clients();
+        let informed = clients.iter().filter(|subscription| subscription.is_informed() && !subscription.is_over());
+        informed.map(|subscription| (Arc::clone(subscription), Arc::clone(offer))).collect()
     }
 
     /// Validates on the current map, so that an overlap costs no mapping, and maps what is added.
@@ -94,15 +104,18 @@ impl AddressSpace {
     /// Maps all regions; a space that is mapped already is left as it is. Returns which `map_memory` made the memory.
     pub fn map_memory(&self, interrupt: &dyn Interrupt) -> Result<u64> {
         self.check_process()?;
-        let _turn = self.turn().take(interrupt)?;
-        let snapshot = self.load_full();
-        if let Some(memory) = &snapshot.memory {
+        let turn = self.turn().take(interrupt)?;
+        let (map, memory) = (self.map(), self.load().memory.clone());
+        if let Some(memory) = memory {
             return Ok(memory.incarnation());
         }
-        let regions: Vec<&SharedRegion> = snapshot.map.regions().iter().filter(|region| region.has_memory()).collect();
-        let memory = self.new_memory(map_all(&regions, interrupt)?);
+        let regions: Vec<&SharedRegion> = map.regions().iter().filter(|region| region.has_memory()).collect();
+        let memory = Arc::new(self.new_memory(map_all(&regions, interrupt)?));
+        let prepared = Prepared::all(self.invite_to_memory(&map, &memory), &turn, interrupt)?;
         let incarnation = memory.incarnation();
-        self.swap_quietly(Snapshot { map: Arc::clone(&snapshot.map), memory: Some(Arc::new(memory)) });
+        self.swap_quietly(Snapshot { map, memory: Some(memory) });
+        prepared.commit_all();
+        self.forget_ended();
         Ok(incarnation)
     }
 
@@ -119,6 +132,16 @@ impl AddressSpace {
         Ok(())
     }
 
+    /// Who has seen the regions sees them taken out and put back, now with memory; who saw them go sees them arrive.
+    fn invite_to_memory(&self, map: &Arc<Map>, memory: &Arc<MappedMap>) -> Vec<Invitation> {
+        let offer = |change| Arc::new(Offer::new(change, None, Some(Arc::clone(memory))));
+        let (renewal, arrival) = (offer(Change::renewal(map)), offer(Change::arrival(map)));
+        let offer_for = |informed: bool| if informed { &renewal } else { &arrival };
+        let clients = self.clients();
+        let present = clients.iter().filter(|subscription| !subscription.is_over());
+        present.map(|client| (Arc::clone(client), Arc::clone(offer_for(client.is_informed())))).collect()
+    }
+
     /// Unmaps all regions, unless one is leased. A memory that is closed already stays so.
     pub fn close_memory(&self, incarnation: u64, interrupt: &dyn Interrupt) -> Result<()> {
         self.check_process()?;
@@ -126,16 +149,10 @@ impl AddressSpace {
         let before = self.load_full();
         let Ok(memory) = before.memory_of(incarnation) else { return Ok(()) };
         let departures = Departures::of_all(memory)?;
-        let change = Change {
-            before: Arc::clone(&before.map),
-            after: Arc::clone(&before.map),
-            removed: before.map.regions().to_vec(),
-            added: vec![],
-            replaced: vec![],
-        };
+        let offer = Arc::new(Offer::new(Change::departure(&before.map), before.memory.clone(), None));
         let after = Snapshot { map: Arc::clone(&before.map), memory: None };
         drop(before);
-        self.publish(turn, &change, departures, after).map(drop)
+        self.publish(turn, self.invite(&offer), departures, after, interrupt).map(drop)
     }
 
     /// Removes a region; while it is leased, waits up to `timeout` (`None`: for ever) without the turn, and tries again, looking

@@ -1,61 +1,184 @@
 //! Who follows an address space, may veto its changes, and is told of them.
 
-use std::sync::Arc;
+use std::os::fd::RawFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use super::offer::Offer;
 use super::turn::TurnGuard;
-use crate::model::change::Change;
-use crate::model::error::Result;
+use crate::model::error::{Error, Result};
+use crate::model::interrupt::Interrupt;
+use crate::sys::event::Event;
 
 /// A follower of every change: asked before it is published, told after.
+///
+/// Called in the writer's turn, without the interpreter's lock. A removed region that is in the way of an added one
+/// ([`Offer::early`]) must go in `prepare` already, and `rollback` puts it back.
 pub trait Client: Send + Sync {
     /// The name in errors.
     fn name(&self) -> &str;
 
-    /// Makes additions real and checks removals; an error undoes the whole change.
-    fn prepare(&self, change: &Change) -> Result<()>;
+    /// Whether it can't follow a space without memory.
+    fn needs_memory(&self) -> bool {
+        false
+    }
 
-    /// Makes removals real; the change is published and can't fail any more.
-    fn commit(&self, change: &Change);
+    /// Makes additions real and checks removals; an error undoes the whole change, and the client's own part is undone already.
+    fn prepare(&self, offer: &Arc<Offer>) -> Result<()>;
 
-    /// Undoes [`prepare`](Self::prepare).
-    fn rollback(&self, change: &Change);
+    /// Makes removals real. The change is published: an error ends the subscription and changes nothing else.
+    fn commit(&self, offer: &Arc<Offer>) -> Result<()>;
+
+    /// Undoes [`prepare`](Self::prepare); an error ends the subscription.
+    fn rollback(&self, offer: &Arc<Offer>) -> Result<()>;
+
+    /// Lets go of everything, at the end of the subscription.
+    fn leave(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Takes the error that ended the subscription; what it gives back is kept there and reported.
+    fn failed(&self, error: Error) -> Option<Error> {
+        Some(error)
+    }
+
+    /// Whether it has nothing to follow any more.
+    fn is_over(&self) -> bool {
+        false
+    }
 }
+
+/// A client and how it fares.
+pub struct Subscription {
+    client: Arc<dyn Client>,
+    /// Whether the client was offered the regions that are there.
+    informed: AtomicBool,
+    over: AtomicBool,
+    error: Mutex<Option<Error>>,
+    event: OnceLock<Event>,
+}
+
+impl std::fmt::Debug for Subscription {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Subscription").field("client", &self.client.name()).finish_non_exhaustive()
+    }
+}
+
+impl Subscription {
+    pub(super) fn new(client: Arc<dyn Client>) -> Self {
+        Self {
+            client,
+            informed: AtomicBool::new(true),
+            over: AtomicBool::new(false),
+            error: Mutex::default(),
+            event: OnceLock::new(),
+        }
+    }
+
+    /// The client.
+    #[must_use]
+    pub fn client(&self) -> &dyn Client {
+        &*self.client
+    }
+
+    /// What ended the subscription.
+    #[must_use]
+    pub fn error(&self) -> Option<Error> {
+        self.error.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether the client follows no change any more.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.over.load(Ordering::Acquire) || self.client.is_over()
+    }
+
+    /// The client follows no later change.
+    pub fn end(&self) {
+        self.over.store(true, Ordering::Release);
+    }
+
+    /// A descriptor that becomes readable with each change that was committed.
+    pub fn event(&self) -> std::io::Result<RawFd> {
+        if self.event.get().is_none() {
+            // Of two that race, one is kept.
+            let _ = self.event.set(Event::new()?);
+        }
+        self.event.get().map(Event::descriptor).ok_or_else(|| std::io::Error::other("no event"))
+    }
+
+    pub(super) fn is_informed(&self) -> bool {
+        self.informed.load(Ordering::Acquire)
+    }
+
+    fn fail(&self, error: Error, interrupt: &dyn Interrupt) {
+        self.end();
+        if let Some(error) = self.client.failed(error) {
+            interrupt.report(self.client.name(), &error);
+            *self.error.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+        }
+    }
+}
+
+/// A client, and what it is offered.
+pub(super) type Invitation = (Arc<Subscription>, Arc<Offer>);
 
 /// Clients that prepared a change; those not committed are rolled back, in reverse.
 pub(super) struct Prepared<'a> {
-    change: &'a Change,
     turn: &'a TurnGuard<'a>,
-    clients: Vec<Arc<dyn Client>>,
+    interrupt: &'a dyn Interrupt,
+    done: Vec<Invitation>,
 }
 
 impl<'a> Prepared<'a> {
     /// Asks each client in order; the first refusal undoes the others.
-    pub(super) fn all(clients: &[Arc<dyn Client>], change: &'a Change, turn: &'a TurnGuard<'a>) -> Result<Self> {
-        let mut prepared = Self { change, turn, clients: Vec::new() };
-        for client in clients {
-            turn.enter(Some(client.name()), "prepare");
-            client.prepare(change)?;
-            prepared.clients.push(Arc::clone(client));
+    pub(super) fn all(
+        invitations: Vec<Invitation>,
+        turn: &'a TurnGuard<'a>,
+        interrupt: &'a dyn Interrupt,
+    ) -> Result<Self> {
+        let mut prepared = Self { turn, interrupt, done: Vec::with_capacity(invitations.len()) };
+        for (subscription, offer) in invitations {
+            turn.enter(Some(&subscription), "prepare");
+            subscription.client.prepare(&offer)?;
+            prepared.done.push((subscription, offer));
         }
         turn.enter(None, "change");
         Ok(prepared)
     }
 
-    /// Tells each client in order that the change is published.
-    pub(super) fn commit(mut self) {
-        for client in std::mem::take(&mut self.clients) {
-            self.turn.enter(Some(client.name()), "commit");
-            client.commit(self.change);
+    /// Tells each client in order that the change is published, and returns who failed at it.
+    pub(super) fn commit(mut self) -> Vec<(Arc<Subscription>, Error)> {
+        let mut failures = Vec::new();
+        for (subscription, offer) in std::mem::take(&mut self.done) {
+            self.turn.enter(Some(&subscription), "commit");
+            subscription.informed.store(!offer.ends_memory(), Ordering::Release);
+            match subscription.client.commit(&offer) {
+                Ok(()) => subscription.event.get().map(Event::signal).unwrap_or_default(),
+                Err(error) => failures.push((subscription, error)),
+            }
         }
         self.turn.enter(None, "change");
+        failures
+    }
+
+    /// [`commit`](Self::commit); a failure ends the subscription and is told there.
+    pub(super) fn commit_all(self) {
+        let interrupt = self.interrupt;
+        for (subscription, error) in self.commit() {
+            subscription.fail(error, interrupt);
+        }
     }
 }
 
 impl Drop for Prepared<'_> {
     fn drop(&mut self) {
-        for client in self.clients.iter().rev() {
-            self.turn.enter(Some(client.name()), "rollback");
-            client.rollback(self.change);
+        for (subscription, offer) in self.done.iter().rev() {
+            self.turn.enter(Some(subscription), "rollback");
+            if let Err(error) = subscription.client.rollback(offer) {
+                subscription.fail(error, self.interrupt);
+            }
         }
+        self.turn.enter(None, "change");
     }
 }

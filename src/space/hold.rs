@@ -50,6 +50,7 @@ impl AddressSpace {
             });
         }
         region.leases.wait_settled(SLICE);
+        self.turn().check_patience()?;
         Ok(interrupt.check()?)
     }
 }

@@ -7,6 +7,7 @@ pub mod change;
 pub mod client;
 pub mod departure;
 pub mod hold;
+pub mod offer;
 pub mod snapshot;
 #[allow(clippy::module_inception, reason = "the room's main thing")]
 pub mod space;

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
 
-use super::client::Client;
+use super::client::{Client, Prepared, Subscription};
+use super::offer::Offer;
 use super::snapshot::Snapshot;
 use super::turn::{Deadline, SLICE, Turn};
 use crate::memory::map::MappedMap;
@@ -37,7 +38,7 @@ pub struct AddressSpace {
     /// generation has the newest.
     generation: AtomicU64,
     turn: Turn,
-    clients: Mutex<Vec<Arc<dyn Client>>>,
+    clients: Mutex<Vec<Arc<Subscription>>>,
     publication: Mutex<()>,
     published: Condvar,
     incarnations: AtomicU64,
@@ -106,10 +107,6 @@ impl AddressSpace {
         &self.turn
     }
 
-    pub(super) fn clients(&self) -> MutexGuard<'_, Vec<Arc<dyn Client>>> {
-        self.clients.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// The one publication of a change.
     pub(super) fn swap(&self, after: Snapshot) -> Arc<Snapshot> {
         self.generation.store(after.map.generation(), Ordering::Release);
@@ -171,21 +168,60 @@ impl AddressSpace {
         }
     }
 
-    /// Adds a client: itself a change that offers it every present region, undone when it refuses.
-    pub fn subscribe(&self, client: Arc<dyn Client>, interrupt: &dyn Interrupt) -> Result<()> {
+    /// Adds a client: itself a change that offers it every present region, undone when it refuses or fails.
+    pub fn subscribe(&self, client: Arc<dyn Client>, interrupt: &dyn Interrupt) -> Result<Arc<Subscription>> {
         self.check_process()?;
         let turn = self.turn.take(interrupt)?;
-        let map = self.map();
-        let change = Change {
-            before: Arc::clone(&map),
-            after: Arc::clone(&map),
-            added: map.regions().to_vec(),
-            removed: vec![],
-            replaced: vec![],
-        };
-        let prepared = super::client::Prepared::all(&[Arc::clone(&client)], &change, &turn)?;
-        self.clients().push(client);
-        prepared.commit();
-        Ok(())
+        let (map, memory) = (self.map(), self.load().memory.clone());
+        if client.needs_memory() {
+            self.check_mapped(client.name())?;
+        }
+        let offer = Arc::new(Offer::new(Change::arrival(&map), None, memory));
+        let subscription = Arc::new(Subscription::new(client));
+        let prepared = Prepared::all(vec![(Arc::clone(&subscription), offer)], &turn, interrupt)?;
+        if let Some((_, error)) = prepared.commit().pop() {
+            return Err(error);
+        }
+        self.clients().push(Arc::clone(&subscription));
+        Ok(subscription)
+    }
+
+    /// Lets a client leave; an error of its leaving comes back when it has left.
+    pub fn unsubscribe(&self, subscription: &Arc<Subscription>, interrupt: &dyn Interrupt) -> Result<()> {
+        self.check_process()?;
+        let turn = self.turn.take(interrupt)?;
+        turn.enter(Some(subscription), "detach");
+        subscription.end();
+        self.forget_ended();
+        subscription.client().leave()
+    }
+
+    /// The clients in the order in which they are asked.
+    pub(super) fn clients(&self) -> MutexGuard<'_, Vec<Arc<Subscription>>> {
+        self.clients.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Refuses a client that follows memory while there is none.
+    pub fn check_mapped(&self, client: &str) -> Result<()> {
+        if self.load().memory.is_some() {
+            return Ok(());
+        }
+        Err(Error::NotMapped {
+            message: format!("{client} follows memory, and the space has none: call map_memory() first"),
+        })
+    }
+
+    /// Lets every client leave, for the last owner of a space.
+    pub fn dismiss(&self) {
+        let clients = std::mem::take(&mut *self.clients());
+        if self.check_process().is_ok() {
+            // There is nobody left to tell; what a client could not let go, it keeps.
+            clients.iter().for_each(|subscription| drop(subscription.client().leave()));
+        }
+    }
+
+    pub(super) fn forget_ended(&self) {
+        let ended: Vec<_> = self.clients().extract_if(.., |subscription| subscription.is_over()).collect();
+        drop(ended);
     }
 }

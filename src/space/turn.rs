@@ -1,19 +1,23 @@
 //! Writers take turns: a token rather than a mutex guard, so that waiting for it can be interrupted and re-entry is refused.
 
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
+use super::client::Subscription;
 use crate::model::error::{Error, Result};
 use crate::model::interrupt::Interrupt;
 
 /// How long anything waits between two looks at the caller's [`Interrupt`].
 pub const SLICE: Duration = Duration::from_millis(50);
 
+/// How long one call of a client is waited for: a client that waits for a thread which waits for the turn never comes back.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+
 #[derive(Debug)]
 struct Owner {
     thread: ThreadId,
-    client: Option<String>,
+    client: Option<Arc<Subscription>>,
     phase: &'static str,
     since: Instant,
 }
@@ -48,6 +52,7 @@ impl Turn {
                 .free
                 .wait_timeout_while(owner, SLICE, |owner| owner.is_some())
                 .unwrap_or_else(PoisonError::into_inner);
+            owner.as_ref().map_or(Ok(()), Owner::check_patience)?;
             if owner.is_none() {
                 *owner = Some(Owner { thread, client: None, phase: "change", since: Instant::now() });
                 return Ok(TurnGuard { turn: self });
@@ -55,6 +60,11 @@ impl Turn {
             drop(owner);
             interrupt.check()?;
         }
+    }
+
+    /// Refuses to wait longer for a client that does not come back.
+    pub fn check_patience(&self) -> Result<()> {
+        self.lock().as_ref().map_or(Ok(()), Owner::check_patience)
     }
 
     /// Whether the running thread has the turn.
@@ -66,21 +76,37 @@ impl Turn {
 
 impl Owner {
     fn refusal(&self) -> String {
-        let who = self.client.as_deref().map_or_else(String::new, |client| format!(" of client {client:?}"));
-        let seconds = self.since.elapsed().as_secs_f64();
         format!(
-            "a change from inside a change: this thread is in the {}{who} since {seconds:.1} s; make it after that has returned",
-            self.phase
+            "a change from inside a change: this thread is in the {}; make it after that has returned",
+            self.whereabouts()
         )
+    }
+
+    fn whereabouts(&self) -> String {
+        let client = self.client.as_ref().map(|subscription| format!(" of client {:?}", subscription.client().name()));
+        format!("{}{} since {:.1} s", self.phase, client.unwrap_or_default(), self.since.elapsed().as_secs_f64())
+    }
+
+    fn check_patience(&self) -> Result<()> {
+        if self.client.is_none() || self.since.elapsed() < PATIENCE {
+            return Ok(());
+        }
+        let message = format!(
+            "another change is in the {}, and this one will not wait for it any longer: nothing was changed; \
+             a client must not wait for a thread that changes the space or takes what is being removed",
+            self.whereabouts()
+        );
+        Err(Error::Client { message, raised: None })
     }
 }
 
 impl TurnGuard<'_> {
     /// Notes which client is being asked, for the errors of others.
-    pub fn enter(&self, client: Option<&str>, phase: &'static str) {
+    pub(super) fn enter(&self, client: Option<&Arc<Subscription>>, phase: &'static str) {
         if let Some(owner) = self.turn.lock().as_mut() {
-            owner.client = client.map(str::to_owned);
+            owner.client = client.cloned();
             owner.phase = phase;
+            owner.since = Instant::now();
         }
     }
 }

@@ -3,10 +3,14 @@
 #![allow(unsafe_code, reason = "this room is where system calls are made")]
 
 pub mod copy;
+pub mod event;
 pub mod file;
 pub mod fork;
 pub mod huge;
+mod ioctl;
+pub mod kvm;
 pub mod memory;
 pub mod patience;
+pub mod socket;
 pub mod stream;
 pub mod vma;

@@ -4,10 +4,12 @@ use std::sync::Arc;
 
 use arc_swap::Guard;
 use pyo3::exceptions::PyTypeError;
+use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
 use super::buffer;
+use super::clients::PyClients;
 use super::convert::{self, Address, Size};
 use super::handle::Handle;
 use super::interrupt::detached;
@@ -55,6 +57,8 @@ const LONG: u64 = 4 << 20;
 #[derive(Debug)]
 pub struct PyMemory {
     space: Handle,
+    /// Closing the memory is a change that they are asked about.
+    clients: Py<PyClients>,
     incarnation: u64,
 }
 
@@ -114,13 +118,13 @@ fn whole(access: &Access<'_>) -> Result<Vec<Piece>> {
 type Verb = (&'static str, Need);
 
 impl PyMemory {
-    pub(super) const fn new(space: Handle, incarnation: u64) -> Self {
-        Self { space, incarnation }
+    pub(super) const fn new(space: Handle, clients: Py<PyClients>, incarnation: u64) -> Self {
+        Self { space, clients, incarnation }
     }
 
     /// Runs `work` on one snapshot, which is let go before an error becomes an exception: that runs Python code.
     #[inline]
-    fn with_memory<T>(&self, work: impl FnOnce(&Map, &MappedMap) -> Result<T>) -> PyResult<T> {
+    pub(super) fn with_memory<T>(&self, work: impl FnOnce(&Map, &MappedMap) -> Result<T>) -> PyResult<T> {
         let result = {
             let snapshot = self.space.load();
             snapshot.memory_of(self.incarnation).and_then(|memory| work(&snapshot.map, memory))
@@ -274,6 +278,10 @@ impl PyMemory {
         _traceback: &Bound<'_, PyAny>,
     ) -> PyResult<bool> {
         self.close(py).map(|()| false)
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> std::result::Result<(), PyTraverseError> {
+        visit.call(&self.clients)
     }
 
     fn __repr__(&self) -> String {

@@ -1,0 +1,171 @@
+"""A Unicorn engine that follows an address space: `AddressSpace.attach_unicorn`."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from unicorn import UC_PROT_EXEC, UC_PROT_NONE, UC_PROT_READ, UC_PROT_WRITE, Uc
+
+from dbs_address_space.attachment import Attachment
+from dbs_address_space.enums import AddressSpaceRegionType, Prot
+from dbs_address_space.ranges import AddressRange
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from dbs_address_space._core import AddressSpace, AddressSpaceBase, AddressSpaceChange, AddressSpaceRegion
+
+__all__ = ["attach"]
+
+PAGE = 0x1000
+"""What Unicorn maps is in pages of this size, whatever the guest."""
+
+
+def attach(space: AddressSpace, uc: Uc) -> Attachment:
+    """Maps every region of a mapped space into an engine, which follows it from here on.
+
+    The engine keeps the space and its memory alive. `detach()` unmaps what was mapped.
+    """
+    _ = space.memory  # NotMapped, when there is none
+    client = UnicornClient(space, uc)
+    subscription = space.subscribe(client)
+
+    def detach() -> None:
+        subscription.close()
+        client.unmap_all()
+        kept.remove(client)
+
+    # The engine has pointers into the memory: whoever has the engine has the space, which has the client, which has the engine.
+    kept = uc.__dict__.setdefault("_address_spaces", [])
+    kept.append(client)
+    return Attachment(detach)
+
+
+class UnicornClient:
+    """Maps regions by pointer and devices by their pages; each step of a change can be undone."""
+
+    name = "Unicorn"
+
+    def __init__(self, space: AddressSpace, uc: Uc) -> None:
+        """Nothing is mapped yet."""
+        self._space = space
+        self._uc = uc
+        self._undo: list[Callable[[], object]] = []
+        self._late: list[AddressRange] = []
+        self._memory: set[AddressRange] = set()
+        self._devices: set[AddressRange] = set()
+
+    def prepare(self, change: AddressSpaceChange) -> None:
+        """Maps what is added; what is in its way, and pages that become a device or cease to be one, go first."""
+        try:
+            self._prepare(change)
+        except BaseException:
+            self.rollback(change)
+            raise
+
+    def _prepare(self, change: AddressSpaceChange) -> None:
+        self._late = []
+        for region in _memory(change.removed):
+            if any(_range(region).intersect(_range(added)) for added in change.added):
+                self._step(partial(self._unmap, _range(region)), partial(self._map_memory, change, region))
+            else:
+                self._late.append(_range(region))
+        before, after = set(self._devices), device_pages(change.after)
+        for pages in before - after:
+            self._step(partial(self._unmap, pages), partial(self._map_device, pages))
+        for region in _memory(change.added):
+            self._step(partial(self._map_memory, change, region), partial(self._unmap, _range(region)))
+        for pages in after - before:
+            self._step(partial(self._map_device, pages), partial(self._unmap, pages))
+        for old, new in change.replaced:
+            if old.prot_flags != new.prot_flags:
+                self._step(partial(self._protect, new), partial(self._protect, old))
+
+    def _step(self, do: Callable[[], object], undo: Callable[[], object]) -> None:
+        do()
+        self._undo.append(undo)
+
+    def commit(self, _change: AddressSpaceChange) -> None:
+        """Unmaps the memory that was removed."""
+        self._undo = []
+        while self._late:
+            self._unmap(self._late.pop())
+
+    def rollback(self, _change: AddressSpaceChange) -> None:
+        """Undoes what `prepare` did, in reverse."""
+        while self._undo:
+            self._undo.pop()()
+
+    def unmap_all(self) -> None:
+        """Leaves the engine without anything of the space."""
+        for mapped in self._memory | self._devices:
+            self._unmap(mapped)
+
+    def _map_memory(self, change: AddressSpaceChange, region: AddressSpaceRegion) -> None:
+        host = change.mapping(region).host_address
+        self._uc.mem_map_ptr(region.base, region.size, _protection(region), host)
+        self._memory.add(_range(region))
+
+    def _map_device(self, pages: AddressRange) -> None:
+        dispatch, base = self._space.dispatch, pages.base
+
+        def read(uc: Uc, offset: int, size: int, _data: object) -> int:
+            try:
+                return dispatch(base + offset, size)
+            except BaseException as error:  # noqa: BLE001  comes out of emu_start
+                return _stop(uc, error)
+
+        def write(uc: Uc, offset: int, size: int, value: int, _data: object) -> None:
+            try:
+                dispatch(base + offset, size, value & (1 << 8 * size) - 1)
+            except BaseException as error:  # noqa: BLE001  comes out of emu_start
+                _stop(uc, error)
+
+        self._uc.mmio_map(base, pages.size, read, None, write, None)
+        self._devices.add(pages)
+
+    def _unmap(self, mapped: AddressRange) -> None:
+        self._uc.mem_unmap(*mapped)
+        self._memory.discard(mapped)
+        self._devices.discard(mapped)
+
+    def _protect(self, region: AddressSpaceRegion) -> None:
+        self._uc.mem_protect(region.base, region.size, _protection(region))
+
+
+def _stop(uc: Uc, error: BaseException) -> int:
+    """Lets `emu_start` raise what a handler raised.
+
+    An exception that leaves a read's callback reaches it too, but not before ctypes has complained that it is no number.
+    """
+    if not hasattr(uc, "_hook_exception"):
+        raise error
+    uc._hook_exception = error  # noqa: SLF001  where Unicorn keeps what a callback raised
+    uc.emu_stop()
+    return 0
+
+
+def device_pages(base: AddressSpaceBase) -> set[AddressRange]:
+    """The pages of all devices; devices that share a page, or touch, are mapped together."""
+    joined: list[AddressRange] = []
+    for low, size in base.ranges(AddressSpaceRegionType.DEVICE_MEMORY):
+        first, end = low // PAGE * PAGE, -(-(low + size) // PAGE) * PAGE
+        if joined and first <= joined[-1].end:
+            first = joined.pop().base
+        joined.append(AddressRange(first, end - first))
+    return set(joined)
+
+
+def _memory(regions: Iterable[AddressSpaceRegion]) -> list[AddressSpaceRegion]:
+    return [region for region in regions if region.region_type is not AddressSpaceRegionType.DEVICE_MEMORY]
+
+
+def _range(region: AddressSpaceRegion) -> AddressRange:
+    return AddressRange(region.base, region.size)
+
+
+def _protection(region: AddressSpaceRegion) -> int:
+    """Guests execute what they can read: a region's protection is the host's, which need not execute it."""
+    protection = UC_PROT_READ | UC_PROT_EXEC if Prot.READ in region.prot_flags else UC_PROT_NONE
+    return int(protection | (UC_PROT_WRITE if Prot.WRITE in region.prot_flags else 0))

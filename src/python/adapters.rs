@@ -1,0 +1,29 @@
+//! The verbs of `AddressSpace` that attach engines and debuggers written for Python; their adapters are in Python, too.
+
+use pyo3::prelude::*;
+
+use super::space::PySpace;
+
+#[pymethods]
+impl PySpace {
+    /// Shows a Unicorn engine every region, by pointer, and lets it follow each change: `adapters.unicorn.attach`.
+    ///
+    /// `uc` is a `unicorn.Uc`. Regions with memory are mapped without a copy, readable and executable where they can be read, writable
+    /// where they can be written; what the guest does in a device goes to `dispatch`. Changes must be made while the engine does
+    /// not run, or in one of its hooks; code that it has translated and that is then written from here needs `uc.ctl_flush_tb()`.
+    /// Returns an `Attachment`. Raises `NotMapped`, `ClientError` when the engine refuses.
+    fn attach_unicorn<'py>(slf: Bound<'py, Self>, uc: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        attach(slf, "dbs_address_space.adapters.unicorn", uc)
+    }
+
+    /// Lets a drgn `Program` read guest physical memory, always on the current map: `adapters.drgn.attach`.
+    ///
+    /// What drgn reads at a hole is its own `FaultError`. Returns an `Attachment`. Raises `NotMapped`.
+    fn attach_drgn<'py>(slf: Bound<'py, Self>, program: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        attach(slf, "dbs_address_space.adapters.drgn", program)
+    }
+}
+
+fn attach<'py>(space: Bound<'py, PySpace>, module: &str, to: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    space.py().import(module)?.getattr("attach")?.call1((space, to))
+}

@@ -1,0 +1,285 @@
+//! MMIO that does something: handlers of device regions, and the way of an access to them.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use pyo3::exceptions::PyTypeError;
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+
+use super::base::target;
+use super::clients::Shared;
+use super::convert::Address;
+use super::error::invalid;
+use super::interrupt::detached;
+use super::space::PySpace;
+use super::subscription::PySubscription;
+use crate::model::error::{Error, Result};
+use crate::model::region::{RegionType, SharedRegion};
+use crate::model::text::hex;
+use crate::space::client::Client;
+use crate::space::offer::Offer;
+
+/// A handler, and the region that it answers for.
+pub(super) struct Device {
+    region: SharedRegion,
+    pub(super) handler: Py<PyAny>,
+    /// The widths that it takes, or-ed: each is a bit of its own.
+    widths: u64,
+}
+
+impl Device {
+    /// Whether an access lies in the device and has a width that it takes.
+    fn check(&self, addr: u64, size: u64) -> Result<u64> {
+        let offset = addr.saturating_sub(self.region.base());
+        let problem = if !size.is_power_of_two() || self.widths & size == 0 {
+            let widths: Vec<_> = (0..4).map(|bit| 1u64 << bit).filter(|width| self.widths & width != 0).collect();
+            format!("it takes widths {widths:?}")
+        } else if size > self.region.size().saturating_sub(offset) {
+            String::from("the access crosses its end")
+        } else {
+            return Ok(offset);
+        };
+        let message = format!("cannot dispatch {size} bytes at {} to {}: {problem}", hex(addr), self.region);
+        Err(Error::InvalidRange { message, address: Some(addr), size: Some(size) })
+    }
+}
+
+/// Takes the handler away with its region.
+struct DeviceClient {
+    shared: Weak<Shared>,
+    region: SharedRegion,
+    name: String,
+    /// The handler, until it is attached.
+    pending: Mutex<Option<Device>>,
+    over: AtomicBool,
+}
+
+impl DeviceClient {
+    fn new(shared: Weak<Shared>, device: Device) -> Self {
+        let region = Arc::clone(&device.region);
+        let (name, pending, over) = (format!("device {region}"), Mutex::new(Some(device)), AtomicBool::new(false));
+        Self { shared, region, name, pending, over }
+    }
+
+    fn pending(&self) -> Option<Device> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Whether the region is there and no other handler answers for it.
+    fn check_free(&self, offer: &Offer) -> Result<()> {
+        offer.change.after.equal_to(&self.region)?;
+        let taken = Python::try_attach(|py| {
+            self.shared.upgrade().is_some_and(|shared| shared.lock(py).devices.contains_key(&self.region.base()))
+        });
+        if taken != Some(true) {
+            return Ok(());
+        }
+        let message = format!("{} has a handler already: detach that one first", self.region);
+        Err(Error::InvalidRange { message, address: Some(self.region.base()), size: Some(self.region.size()) })
+    }
+
+    /// Changes the table, and drops what was there without its lock.
+    fn update(&self, update: impl FnOnce(&mut std::collections::BTreeMap<u64, Device>) -> Option<Device>) {
+        Python::try_attach(|py| {
+            let dropped = self.shared.upgrade().and_then(|shared| update(&mut shared.lock(py).devices));
+            drop(dropped);
+        });
+    }
+
+    fn forget(&self) {
+        self.over.store(true, Ordering::Release);
+        self.update(|devices| devices.remove(&self.region.base()));
+    }
+}
+
+impl Client for DeviceClient {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn prepare(&self, offer: &Arc<Offer>) -> Result<()> {
+        let is_new = self.pending.lock().unwrap_or_else(PoisonError::into_inner).is_some();
+        if is_new { self.check_free(offer) } else { Ok(()) }
+    }
+
+    fn commit(&self, offer: &Arc<Offer>) -> Result<()> {
+        let base = self.region.base();
+        if let Some(device) = self.pending() {
+            self.update(|devices| devices.insert(base, device));
+        } else if let Some((_, new)) = offer.change.replaced.iter().find(|(old, _)| old.base() == base) {
+            self.update(|devices| {
+                devices.entry(base).and_modify(|device| device.region = Arc::clone(new));
+                None
+            });
+        } else if offer.change.before.find(base).is_some() && offer.change.removed.iter().any(|old| old.base() == base)
+        {
+            // Memory that comes or goes is nothing to a device, which stays in the map.
+            let stays = offer.ends_memory() || offer.renews_memory();
+            if !stays {
+                self.forget();
+            }
+        }
+        Ok(())
+    }
+
+    fn rollback(&self, _offer: &Arc<Offer>) -> Result<()> {
+        Ok(())
+    }
+
+    fn leave(&self) -> Result<()> {
+        self.forget();
+        Ok(())
+    }
+
+    fn is_over(&self) -> bool {
+        self.over.load(Ordering::Acquire)
+    }
+}
+
+#[pymethods]
+impl PySpace {
+    /// Lets `handler` answer for the device region at `base` (exact base, name or region), until it is detached or the region is
+    /// removed.
+    ///
+    /// The handler has `read(offset, size)`, which returns an int, and `write(offset, size, value)`; they are called by
+    /// `dispatch`, without locks, in whatever thread that runs in, so they may change the space and raise what they like. `widths`
+    /// are the access sizes that it takes, of 1, 2, 4 and 8. Returns an `Attachment`. Raises `UnmappedAddress` when there is no
+    /// such region, `InvalidRegionType` when it is no device, `InvalidAddressRange` when it has a handler, `TypeError` when the
+    /// handler lacks a method.
+    ///
+    /// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+    /// >>> space = AddressSpace(AddressSpaceLayout(1 << 46, 0, 1 << 45))
+    /// >>> _ = space.insert_region(AddressSpaceRegion("device", 1 << 45, 0x1000, name="timer"))
+    /// >>> class Timer:
+    /// ...     def read(self, offset, size): return offset + size
+    /// ...     def write(self, offset, size, value): print(f"write {value:#x}")
+    /// >>> with space.attach_device("timer", Timer()):
+    /// ...     space.dispatch((1 << 45) + 8, 4)
+    /// ...     space.dispatch(1 << 45, 2, 0xbeef)
+    /// 12
+    /// write 0xbeef
+    #[pyo3(signature = (base, handler, *, widths=None), text_signature = "($self, base, handler, *, widths=(1, 2, 4, 8))")]
+    fn attach_device<'py>(
+        slf: Bound<'py, Self>,
+        base: &Bound<'_, PyAny>,
+        handler: &Bound<'_, PyAny>,
+        widths: Option<Vec<u64>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let (py, this) = (slf.py(), slf.get());
+        let region = Arc::clone(target(base)?.find(&this.inner().map())?);
+        check_is_device(&region)?;
+        check_handler(handler)?;
+        let device = Device { region, handler: handler.clone().unbind(), widths: width_bits(widths)? };
+        let client = Arc::new(DeviceClient::new(this.clients().get().weak(), device));
+        let inner = detached(py, None, |interrupt| this.inner().subscribe(client, interrupt))?;
+        let subscription = Bound::new(py, PySubscription::of(slf.unbind(), inner))?;
+        attachment(py, subscription.getattr(intern!(py, "close"))?)
+    }
+
+    /// Routes an access to the handler of the device that holds `addr`: a read without `value`, which returns what the handler
+    /// returns, else a write.
+    ///
+    /// For the MMIO exits of KVM and Unicorn, from any thread, without locks; what the handler raises comes through. Raises
+    /// `UnmappedAddress` where no handler answers, `InvalidAddressRange` for a width that the device does not take, an access
+    /// across its end, and a value or an answer that has more than `size` bytes, `TypeError` for an answer that is no int.
+    #[pyo3(signature = (addr, size, value=None))]
+    fn dispatch<'py>(
+        &self,
+        py: Python<'py>,
+        addr: Address,
+        size: Address,
+        value: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let found = {
+            let table = self.clients().get().shared().lock(py);
+            let device = table.devices.range(..=addr.0).next_back().map(|(_, device)| device);
+            let device = device.filter(|device| addr.0 < device.region.end());
+            device.map(|device| Ok::<_, Error>((device.handler.bind(py).clone(), device.check(addr.0, size.0)?)))
+        };
+        let (handler, offset) = found.unwrap_or_else(|| Err(self.no_handler(addr.0, size.0)))?;
+        match value {
+            None => {
+                let answer = handler.call_method1(intern!(py, "read"), (offset, size.0))?;
+                check_value(&answer, size.0, || self.label(addr.0, "the answer of"))?;
+                Ok(Some(answer))
+            }
+            Some(value) => {
+                check_value(value, size.0, || self.label(addr.0, "the value for"))?;
+                handler.call_method1(intern!(py, "write"), (offset, size.0, value)).map(|_| None)
+            }
+        }
+    }
+}
+
+impl PySpace {
+    fn no_handler(&self, addr: u64, size: u64) -> Error {
+        let map = self.inner().map();
+        match map.find(addr) {
+            None => map.unmapped(addr, &format!("no device answers at {}", hex(addr))),
+            Some(region) => Error::Unmapped {
+                message: match region.region_type {
+                    RegionType::DeviceMemory => format!("{region} has no handler: give it one with attach_device()"),
+                    _ => format!("no device answers at {}: {region} is memory", hex(addr)),
+                },
+                address: Some(addr),
+                size: Some(size),
+                region: Some(Arc::clone(region)),
+            },
+        }
+    }
+
+    fn label(&self, addr: u64, what: &str) -> String {
+        let region = self.inner().map().find(addr).map_or_else(|| hex(addr), |region| region.label());
+        format!("{what} {region} at {}", hex(addr))
+    }
+}
+
+/// An int from 0 that has no more than `size` bytes.
+#[inline]
+fn check_value(value: &Bound<'_, PyAny>, size: u64, what: impl FnOnce() -> String) -> PyResult<()> {
+    let highest = u64::MAX >> 64u64.saturating_sub(size.saturating_mul(8)).min(63);
+    match value.extract::<u64>() {
+        Ok(value) if value <= highest => Ok(()),
+        Err(error) if error.is_instance_of::<PyTypeError>(value.py()) => {
+            Err(PyTypeError::new_err(format!("{} is no int: {}", what(), value.repr()?)))
+        }
+        _ => Err(invalid(format!("{} is {}, which does not fit into {size} bytes", what(), value.repr()?))),
+    }
+}
+
+fn check_is_device(region: &SharedRegion) -> Result<()> {
+    match region.region_type {
+        RegionType::DeviceMemory => Ok(()),
+        _ => {
+            Err(Error::InvalidRegionType { message: format!("{region} is memory: only a device region has a handler") })
+        }
+    }
+}
+
+fn check_handler(handler: &Bound<'_, PyAny>) -> PyResult<()> {
+    for name in ["read", "write"] {
+        if !handler.getattr_opt(name)?.is_some_and(|method| method.is_callable()) {
+            let class = handler.get_type().name()?;
+            return Err(PyTypeError::new_err(format!(
+                "{class} has no method {name}: a handler has read(offset, size) and write(offset, size, value)"
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn width_bits(widths: Option<Vec<u64>>) -> PyResult<u64> {
+    let widths = widths.unwrap_or_else(|| vec![1, 2, 4, 8]);
+    if widths.is_empty() || widths.iter().any(|width| ![1, 2, 4, 8].contains(width)) {
+        return Err(invalid(format!("widths {widths:?} must be some of 1, 2, 4 and 8")));
+    }
+    Ok(widths.into_iter().fold(0, |bits, width| bits | width))
+}
+
+/// An `Attachment` that calls `detach`.
+pub(super) fn attachment<'py>(py: Python<'py>, detach: Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    static CLASS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    CLASS.import(py, "dbs_address_space.attachment", "Attachment")?.call1((detach,))
+}

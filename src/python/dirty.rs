@@ -1,0 +1,138 @@
+//! `DirtyPages`.
+
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict, PyIterator, PyTuple};
+
+use super::convert::{self, Address, Size};
+use crate::model::dirty::DirtyPages;
+use crate::model::range::Range;
+
+/// Pages that were written, as an immutable value that can be compared, hashed and pickled.
+///
+/// Iterates the `AddressRange`s of touching pages, ascending; `len` counts those. `|`, `&` and `-` combine two of one page size
+/// (`InvalidAddressRange` otherwise). Made by dirty logs, and from ranges of whole pages (`Misaligned` otherwise), in any order.
+///
+/// >>> from dbs_address_space import DirtyPages
+/// >>> pages = DirtyPages([(0x1000, 0x2000), (0x8000, 0x1000)])
+/// >>> [str(range) for range in pages], pages.count, pages.size
+/// (['[0x1000, 0x3000)', '[0x8000, 0x9000)'], 3, 12288)
+#[pyclass(frozen, eq, hash, name = "DirtyPages", module = "dbs_address_space")]
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub struct PyDirtyPages(DirtyPages);
+
+impl From<DirtyPages> for PyDirtyPages {
+    fn from(pages: DirtyPages) -> Self {
+        Self(pages)
+    }
+}
+
+impl PyDirtyPages {
+    pub(super) const fn inner(&self) -> &DirtyPages {
+        &self.0
+    }
+}
+
+#[pymethods]
+impl PyDirtyPages {
+    #[new]
+    #[pyo3(signature = (ranges=None, *, page_size=Size(4096), sources=Vec::new()), text_signature = "(ranges=(), *, page_size=4096, sources=())")]
+    fn new(ranges: Option<Vec<(Address, Size)>>, page_size: Size, sources: Vec<String>) -> PyResult<Self> {
+        let ranges = ranges.unwrap_or_default();
+        let ranges: Vec<Range> =
+            ranges.into_iter().map(|(base, size)| convert::range(base, size)).collect::<PyResult<_>>()?;
+        Ok(Self(DirtyPages::new(page_size.0, sources)?.with_ranges(&ranges)?))
+    }
+
+    /// The number of pages.
+    #[getter]
+    fn count(&self) -> u64 {
+        self.0.count()
+    }
+
+    /// The number of bytes.
+    #[getter]
+    fn size(&self) -> u64 {
+        self.0.count().saturating_mul(self.0.page_size())
+    }
+
+    /// Bytes a page.
+    #[getter]
+    fn page_size(&self) -> u64 {
+        self.0.page_size()
+    }
+
+    /// Who saw the writes, a sorted tuple: `"kvm"`.
+    #[getter]
+    fn sources<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        PyTuple::new(py, self.0.sources())
+    }
+
+    /// A NumPy array with a bool for each page that `[base, base + size)` touches; needs NumPy.
+    ///
+    /// >>> from dbs_address_space import DirtyPages
+    /// >>> DirtyPages([(0x1000, 0x2000)]).bitmap(0, 0x4000).tolist()
+    /// [False, True, True, False]
+    fn bitmap<'py>(&self, py: Python<'py>, base: Address, size: Size) -> PyResult<Bound<'py, PyAny>> {
+        let range = convert::range(base, size)?;
+        let words: Vec<u8> = self.0.bitmap(range).into_iter().flat_map(u64::to_le_bytes).collect();
+        let numpy = py.import("numpy")?;
+        let bits = numpy.call_method1("frombuffer", (PyBytes::new(py, &words), "u1"))?;
+        let options = PyDict::new(py);
+        options.set_item("count", self.0.pages_in(range))?;
+        options.set_item("bitorder", "little")?;
+        numpy.call_method("unpackbits", (bits,), Some(&options))?.call_method1("view", ("?",))
+    }
+
+    /// The same with the clean pages between two ranges that are at most `gap` bytes apart: fewer, longer ranges.
+    ///
+    /// >>> from dbs_address_space import DirtyPages
+    /// >>> len(DirtyPages([(0, 0x1000), (0x2000, 0x1000), (0x9000, 0x1000)]).coalesce("4KiB"))
+    /// 2
+    fn coalesce(&self, gap: Size) -> Self {
+        Self(self.0.coalesce(gap.0))
+    }
+
+    fn __contains__(&self, addr: Address) -> bool {
+        self.0.contains(addr.0)
+    }
+
+    fn __len__(&self) -> usize {
+        self.0.ranges().len()
+    }
+
+    fn __bool__(&self) -> bool {
+        !self.0.is_empty()
+    }
+
+    fn __iter__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyIterator>> {
+        convert::py_ranges(py, self.0.ranges())?.try_iter()
+    }
+
+    fn __or__(&self, other: PyRef<'_, Self>) -> PyResult<Self> {
+        Ok(Self(self.0.union(&other.0)?))
+    }
+
+    fn __and__(&self, other: PyRef<'_, Self>) -> PyResult<Self> {
+        Ok(Self(self.0.intersection(&other.0)?))
+    }
+
+    fn __sub__(&self, other: PyRef<'_, Self>) -> PyResult<Self> {
+        Ok(Self(self.0.difference(&other.0)?))
+    }
+
+    fn __repr__(&self) -> String {
+        let (count, ranges) = (self.0.count(), self.0.ranges().len());
+        let sources = self.0.sources().join("+");
+        let from = if sources.is_empty() { String::new() } else { format!(" from {sources}") };
+        format!("DirtyPages({count} pages of {} bytes in {ranges} ranges{from})", self.0.page_size())
+    }
+
+    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<(Bound<'py, PyAny>, (Bound<'py, PyTuple>,))> {
+        let (py, this) = (slf.py(), &slf.get().0);
+        let options = PyDict::new(py);
+        options.set_item("page_size", this.page_size())?;
+        options.set_item("sources", this.sources())?;
+        let rebuild = py.import("functools")?.call_method("partial", (slf.get_type(),), Some(&options))?;
+        Ok((rebuild, (convert::py_ranges(py, this.ranges())?,)))
+    }
+}

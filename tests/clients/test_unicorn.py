@@ -1,0 +1,226 @@
+"""Unicorn follows the space: by pointer, devices through their handlers, and as KVM does it."""
+
+import gc
+import struct
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import unicorn
+from dbs_address_space import (
+    AddressSpace,
+    AddressSpaceChange,
+    AddressSpaceLayout,
+    AddressSpaceRegion,
+    ClientError,
+    NotMapped,
+)
+from machines import HLT, Vm
+from memory_helpers import MIB, PAGE, maps_of, ram
+from unicorn import x86_const
+
+CODE, DIMM, UART = 0x1000, 16 * MIB, 0xD000_0000
+LAYOUT = AddressSpaceLayout(1 << 36, 0, 1 << 35, mmio_windows=((UART, MIB),))
+
+
+class Registers:
+    """A device that counts: each read gives the next number; all that happens is noted."""
+
+    def __init__(self) -> None:
+        self.trace: list[tuple[Any, ...]] = []
+
+    def read(self, offset: int, size: int) -> int:
+        self.trace.append(("read", offset, size))
+        return len(self.trace)
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        self.trace.append(("write", offset, size, value))
+
+
+class Veto:
+    """Refuses every change but its own attachment."""
+
+    name = "veto"
+
+    def prepare(self, change: AddressSpaceChange) -> None:
+        if change.before.regions:
+            raise ValueError
+
+    def commit(self, change: AddressSpaceChange) -> None: ...
+    def rollback(self, change: AddressSpaceChange) -> None: ...
+
+
+@pytest.fixture
+def space() -> AddressSpace:
+    device = AddressSpaceRegion("device", UART, 0x20, name="uart")
+    regions = [ram(0, MIB, name="low"), ram(DIMM, MIB, name="dimm"), device]
+    space = AddressSpace.from_regions(regions, LAYOUT)
+    space.map_memory()
+    return space
+
+
+@pytest.fixture
+def uc() -> unicorn.Uc:
+    return unicorn.Uc(unicorn.UC_ARCH_X86, unicorn.UC_MODE_32)
+
+
+def regions_of(uc: unicorn.Uc) -> list[tuple[int, int, int]]:
+    return sorted((begin, end + 1, protection) for begin, end, protection in uc.mem_regions())
+
+
+def run(uc: unicorn.Uc, entry: int = CODE) -> None:
+    uc.emu_start(entry, until=0)
+
+
+def mov_to_eax(addr: int) -> bytes:
+    return b"\xa1" + struct.pack("<I", addr)
+
+
+def mov_from_eax(addr: int) -> bytes:
+    return b"\xa3" + struct.pack("<I", addr)
+
+
+def test_regions_are_mapped_by_pointer_and_follow_every_change(space: AddressSpace, uc: unicorn.Uc) -> None:
+    memory = space.memory
+    memory.write(0x2000, b"there before")
+    attachment = space.attach_unicorn(uc)
+    assert bytes(uc.mem_read(0x2000, 12)) == b"there before"
+    uc.mem_write(DIMM, b"seen at once")
+    assert memory.read(DIMM, 12) == b"seen at once"
+    assert regions_of(uc) == [(0, MIB, 7), (DIMM, DIMM + MIB, 7), (UART, UART + PAGE, 3)]
+    space.insert_region(AddressSpaceRegion("firmware", 8 * MIB, PAGE, prot_flags="r--", name="rom"))
+    assert (8 * MIB, 8 * MIB + PAGE, 5) in regions_of(uc)
+    space.replace_region("rom", space["rom"].replace(prot_flags="rw-"))
+    assert (8 * MIB, 8 * MIB + PAGE, 7) in regions_of(uc)
+    space.remove_region("rom")
+    with space.transaction() as change:
+        change.remove_region("dimm")
+        change.insert_region(ram(DIMM - MIB, 4 * MIB, name="larger"))
+    assert regions_of(uc) == [(0, MIB, 7), (DIMM - MIB, DIMM + 3 * MIB, 7), (UART, UART + PAGE, 3)]
+    uc.mem_write(DIMM, b"larger")
+    assert memory.read(DIMM, 6) == b"larger"
+    memory.close()
+    assert [begin for begin, *_ in regions_of(uc)] == [UART]
+    space.map_memory()
+    assert len(regions_of(uc)) == 3
+    attachment.detach()
+    assert regions_of(uc) == []
+    assert space.clients == ()
+    attachment.detach()
+
+
+def test_a_refusal_of_the_engine_changes_nothing(space: AddressSpace, uc: unicorn.Uc) -> None:
+    space.attach_unicorn(uc)
+    uc.mem_map(32 * MIB, PAGE)
+    before, regions = space.snapshot(), regions_of(uc)
+    with pytest.raises(ClientError, match="Unicorn") as refused, space.transaction() as change:
+        change.remove_region("dimm")
+        change.insert_region(ram(DIMM, 17 * MIB, name="too large"))
+    assert isinstance(refused.value.__cause__, unicorn.UcError)
+    assert space.snapshot() is before
+    assert regions_of(uc) == regions
+    uc.mem_write(DIMM, b"still there")
+    assert space.memory.read(DIMM, 11) == b"still there"
+
+    space.subscribe(Veto())
+    with pytest.raises(ClientError, match="veto"):
+        space.remove_region("dimm")
+    with pytest.raises(ClientError, match="veto"):
+        space.insert_region(ram(48 * MIB))
+    assert regions_of(uc) == regions
+
+
+def test_an_unmapped_space_has_nothing_for_unicorn(uc: unicorn.Uc) -> None:
+    with pytest.raises(NotMapped):
+        AddressSpace(LAYOUT).attach_unicorn(uc)
+
+
+def test_devices_go_through_their_handlers(space: AddressSpace, uc: unicorn.Uc) -> None:
+    space.attach_unicorn(uc)
+    uart = Registers()
+    space.attach_device("uart", uart)
+    space.memory.write(CODE, mov_to_eax(UART + 4) + mov_from_eax(UART + 8) + HLT)
+    run(uc)
+    assert uart.trace == [("read", 4, 4), ("write", 8, 4, 1)]
+    # A second device on the same page, which comes and goes.
+    space.insert_region(AddressSpaceRegion("device", UART + 0x40, 0x20, name="timer"))
+    timer = Registers()
+    space.attach_device("timer", timer)
+    space.memory.write(2 * CODE, mov_to_eax(UART + 0x44) + HLT)
+    run(uc, 2 * CODE)
+    assert timer.trace == [("read", 4, 4)]
+    space.remove_region("timer")
+    with pytest.raises(Exception, match="no device answers"):
+        run(uc, 2 * CODE)
+
+
+def test_what_a_handler_raises_comes_out_of_the_engine(space: AddressSpace, uc: unicorn.Uc) -> None:
+    class Broken(Registers):
+        def read(self, offset: int, size: int) -> int:
+            raise ZeroDivisionError(offset)
+
+    space.attach_unicorn(uc)
+    space.attach_device("uart", Broken())
+    space.memory.write(CODE, mov_to_eax(UART + 4) + HLT)
+    with pytest.raises(ZeroDivisionError):
+        run(uc)
+
+
+def test_the_engine_keeps_the_memory_alive_and_is_garbage_with_it(uc: unicorn.Uc) -> None:
+    space = AddressSpace.from_regions([ram(0, MIB, name="kept-by-unicorn")], LAYOUT)
+    space.map_memory()
+    space.attach_unicorn(uc)
+    del space
+    gc.collect()
+    uc.mem_write(0x3000, b"alive")
+    assert bytes(uc.mem_read(0x3000, 5)) == b"alive"
+
+
+def test_all_of_it_is_collected() -> None:
+    uc = unicorn.Uc(unicorn.UC_ARCH_X86, unicorn.UC_MODE_32)
+    space = AddressSpace.from_regions([ram(0, MIB, name="collected"), AddressSpaceRegion("device", UART, PAGE)], LAYOUT)
+    space.map_memory()
+    space.attach_unicorn(uc)
+    assert maps_of("memfd:collected")
+    del uc, space
+    gc.collect()
+    assert not maps_of("memfd:collected")
+
+
+def on_unicorn(space: AddressSpace) -> None:
+    uc = unicorn.Uc(unicorn.UC_ARCH_X86, unicorn.UC_MODE_32)
+    with space.attach_unicorn(uc):
+        uc.reg_write(x86_const.UC_X86_REG_ESP, 0)
+        run(uc)
+
+
+def on_kvm(space: AddressSpace) -> None:
+    vm = Vm()
+    with space.attach_kvm(vm.fd):
+        vm.protected_mode(CODE)
+        vm.run_on(space)
+    vm.close()
+
+
+def test_unicorn_and_kvm_run_a_program_alike() -> None:
+    """It reads and writes the device, and works across both regions; final bytes and the device's trace are the same."""
+    loop = mov_to_eax(UART + 4) + mov_from_eax(UART + 0x10)  # answer the device with its number
+    loop += b"\x89\x04\x8d" + struct.pack("<I", DIMM)  # mov [DIMM + 4 * ecx], eax
+    loop += b"\xa2" + struct.pack("<I", UART + 0x1C)  # mov [UART + 0x1c], al
+    loop += b"\x66\xa3" + struct.pack("<I", 0x8000)  # mov [0x8000], ax
+    program = b"\xb9" + struct.pack("<I", 100) + loop  # mov ecx, 100
+    program += b"\xe2" + struct.pack("<b", -len(loop) - 2) + HLT  # loop
+    seen = []
+    engines: list[Callable[[AddressSpace], None]] = [on_unicorn, on_kvm]
+    for engine in engines:
+        device = AddressSpaceRegion("device", UART, 0x20, name="uart")
+        space = AddressSpace.from_regions([ram(0, MIB), ram(DIMM, MIB), device], LAYOUT)
+        memory = space.map_memory()
+        uart = Registers()
+        space.attach_device("uart", uart)
+        memory.write(CODE, program)
+        engine(space)
+        seen.append((uart.trace, memory.read(0, MIB), memory.read(DIMM, MIB)))
+    assert seen[0] == seen[1]
+    assert len(seen[0][0]) == 300
+    assert struct.unpack_from("<I", seen[0][2], 4) == (298,)

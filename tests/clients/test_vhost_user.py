@@ -1,0 +1,358 @@
+"""vhost-user: a real backend's table follows the space, and one that refuses, is silent or dies changes nothing else."""
+
+import array
+import os
+import select
+import shutil
+import socket
+import struct
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dbs_address_space import (
+    AddressSpace,
+    AddressSpaceRegion,
+    BackingError,
+    ForkedProcess,
+    GuestMemory,
+    NotMapped,
+    Unsupported,
+    VhostUserClient,
+    VhostUserRegion,
+)
+from memory_helpers import MIB, PAGE, WINDOW, in_child, mapped, maps_of, ram, require
+
+GET_FEATURES, SET_FEATURES, SET_OWNER, SET_MEM_TABLE = 1, 2, 3, 5
+SET_VRING_NUM, SET_VRING_ADDR, SET_VRING_BASE, GET_VRING_BASE, SET_VRING_KICK, SET_VRING_CALL = 8, 9, 10, 11, 12, 13
+GET_PROTOCOL_FEATURES, SET_PROTOCOL_FEATURES, SET_VRING_ENABLE = 15, 16, 18
+GET_MAX_MEM_SLOTS, ADD_MEM_REG, REM_MEM_REG = 36, 37, 38
+PROTOCOL_FEATURES, REPLY_ACK, CONFIGURE_MEM_SLOTS, VERSION_1 = 1 << 30, 1 << 3, 1 << 15, 1 << 32
+SECTOR = 512
+HIGH, DIMM = 64 * MIB, 128 * MIB
+QUEUE, NUMBER = 0x1000, 16
+DESC, AVAIL, USED, HEADER, STATUS = QUEUE, QUEUE + 0x400, QUEUE + 0x800, 0x3000, 0x3100
+NEXT, WRITE = 1, 2
+
+
+@pytest.fixture
+def space() -> AddressSpace:
+    rom = AddressSpaceRegion.create_firmware_region(512 * MIB, PAGE, name="rom")
+    space, _ = mapped(
+        ram(0, MIB, name="low"), ram(HIGH, MIB, name="high"), rom, AddressSpaceRegion("device", WINDOW, PAGE)
+    )
+    return space
+
+
+def test_the_table_of_a_space(space: AddressSpace, tmp_path: Path) -> None:
+    with (tmp_path / "memory").open("w+b") as file:
+        file.truncate(4 * MIB)
+        space.insert_region(
+            AddressSpaceRegion.from_file(DIMM, MIB, file, 2 * MIB, name="dimm")
+            if hasattr(AddressSpaceRegion, "from_file")
+            else ram(DIMM, MIB, file=file, file_offset=2 * MIB, name="dimm")
+        )
+    table = space.memory.vhost_user_regions()
+    assert [region[:2] for region in table] == [(0, MIB), (HIGH, MIB), (DIMM, MIB)]
+    mappings = [space.memory.mapping(region.guest_phys_addr) for region in table]
+    assert [region[2:] for region in table] == [
+        (mapping.host_address, mapping.file_offset, mapping.fd) for mapping in mappings
+    ]
+    assert table[2].mmap_offset == 2 * MIB
+    assert isinstance(table[0], VhostUserRegion)
+    space.insert_region(ram(256 * MIB, mem_type="mmap", name="private"))
+    with pytest.raises(Unsupported, match="'private'"):
+        space.memory.vhost_user_regions()
+
+
+class Disk:
+    """A virtio-blk queue in guest memory, over a backend in another process."""
+
+    def __init__(self, memory: GuestMemory, client: VhostUserClient) -> None:
+        self.memory = memory
+        self.client = client
+        self.kick, self.call = os.eventfd(0), os.eventfd(0, os.EFD_NONBLOCK)
+        self.requests = 0
+        client.send(SET_FEATURES, struct.pack("<Q", PROTOCOL_FEATURES | VERSION_1))
+        client.send(SET_VRING_NUM, struct.pack("<II", 0, NUMBER))
+        host = memory.host_address
+        client.send(SET_VRING_ADDR, struct.pack("<IIQQQQ", 0, 0, host(DESC), host(USED), host(AVAIL), 0))
+        client.send(SET_VRING_BASE, struct.pack("<II", 0, 0))
+        client.send(SET_VRING_CALL, struct.pack("<Q", 0), fds=[self.call])
+        client.send(SET_VRING_KICK, struct.pack("<Q", 0), fds=[self.kick])
+        client.send(SET_VRING_ENABLE, struct.pack("<II", 0, 1))
+
+    def request(self, kind: int, sector: int, pieces: list[tuple[int, int]]) -> None:
+        """Reads (0) or writes (1) sectors from one on, to or from pieces of guest memory."""
+        memory = self.memory
+        memory.write(HEADER, struct.pack("<IIQ", kind, 0, sector))
+        memory.write_u8(STATUS, 0xFF)
+        data = 0 if kind else WRITE
+        chain = [(HEADER, 16, 0), *((addr, size, data) for addr, size in pieces), (STATUS, 1, WRITE)]
+        for index, (addr, size, flags) in enumerate(chain):
+            more = NEXT if index + 1 < len(chain) else 0
+            memory.write(DESC + 16 * index, struct.pack("<QIHH", addr, size, flags | more, index + 1))
+        memory.write_u16(AVAIL + 4 + 2 * (self.requests % NUMBER), 0)
+        self.requests += 1
+        memory.store(AVAIL + 2, self.requests, 2)
+        os.eventfd_write(self.kick, 1)
+        deadline = time.monotonic() + 20
+        while memory.load(USED + 2, 2) != self.requests:
+            assert time.monotonic() < deadline, "the backend does not answer"
+            select.select([self.call], [], [], 0.05)
+            with suppress(BlockingIOError):
+                os.eventfd_read(self.call)
+        assert memory.read_u8(STATUS) == 0
+
+    def stop(self) -> None:
+        self.client.ask(GET_VRING_BASE, struct.pack("<II", 0, 0))
+        os.close(self.kick)
+        os.close(self.call)
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Iterator[tuple[Path, socket.socket]]:
+    """An image of 64 sectors and a connection to the daemon that exports it."""
+    program = shutil.which("qemu-storage-daemon")
+    require(program, "there is no qemu-storage-daemon (Debian: qemu-system-common)")
+    image, path = tmp_path / "disk.img", tmp_path / "disk.sock"
+    image.write_bytes(b"".join(bytes([number]) * SECTOR for number in range(64)))
+    export = f"type=vhost-user-blk,id=export,node-name=disk,addr.type=unix,addr.path={path},writable=on"
+    disk = f"driver=file,node-name=disk,filename={image}"
+    daemon = subprocess.Popen([str(program), "--blockdev", disk, "--export", export], stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 20
+    while not path.exists():
+        assert daemon.poll() is None, daemon.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(str(path))
+        yield image, connection
+    daemon.terminate()
+    daemon.communicate()
+
+
+def test_a_real_backend_follows_hotplug(space: AddressSpace, storage: tuple[Path, socket.socket]) -> None:
+    image, connection = storage
+    memory = space.memory
+    client = space.attach_vhost_user(connection)
+    assert client.protocol_features & (REPLY_ACK | CONFIGURE_MEM_SLOTS) == REPLY_ACK | CONFIGURE_MEM_SLOTS
+    assert client.max_regions >= 8
+    assert client.table == memory.vhost_user_regions()
+    disk = Disk(memory, client)
+    # Two sectors, one on each side of the hole.
+    disk.request(0, 7, [(MIB - SECTOR, SECTOR), (HIGH, SECTOR)])
+    assert memory.read(MIB - SECTOR, SECTOR) == b"\x07" * SECTOR
+    assert memory.read(HIGH, SECTOR) == b"\x08" * SECTOR
+    memory.fill(HIGH + MIB - SECTOR, SECTOR, 0xEE)
+    memory.fill(0x8000, SECTOR, 0xDD)
+    disk.request(1, 20, [(HIGH + MIB - SECTOR, SECTOR), (0x8000, SECTOR)])
+    assert image.read_bytes()[20 * SECTOR : 22 * SECTOR] == b"\xee" * SECTOR + b"\xdd" * SECTOR
+    for number in range(3):
+        space.insert_region(ram(DIMM, MIB, name="dimm"))
+        assert len(client.table) == 3
+        disk.request(0, 30 + number, [(DIMM + 5 * PAGE, SECTOR)])
+        assert memory.read(DIMM + 5 * PAGE, SECTOR) == bytes([30 + number]) * SECTOR
+        space.remove_region("dimm")
+        assert client.table == memory.vhost_user_regions()
+    with pytest.raises(Unsupported, match="'private'"):
+        space.insert_region(ram(DIMM, mem_type="mmap", name="private"))
+    disk.stop()
+    assert client.error is None
+    client.detach()
+    assert client.table == ()
+    assert space.clients == ()
+
+
+class Backend(threading.Thread):
+    """The other end of a socket: takes tables, refuses what it is told to, and notes all requests."""
+
+    def __init__(self, protocol_features: int | None, slots: int = 3) -> None:
+        super().__init__(daemon=True)
+        self.protocol_features = protocol_features
+        self.slots = slots
+        self.socket, self.front = socket.socketpair()
+        self.refuse: set[int] = set()
+        self.silent: set[int] = set()
+        self.requests: list[int] = []
+        self.table: dict[int, tuple[int, ...]] = {}
+        self.start()
+
+    def run(self) -> None:
+        with suppress(OSError):
+            while header := self.socket.recvmsg(12, socket.CMSG_SPACE(32)):
+                data, ancillary, *_ = header
+                if not data:
+                    return
+                request, flags, size = struct.unpack("<III", data)
+                payload = self.socket.recv(size, socket.MSG_WAITALL) if size else b""
+                fds = array.array("i")
+                for *_, raw in ancillary:
+                    fds.frombytes(raw)
+                self.answer(request, flags, payload, list(fds))
+                for fd in fds:
+                    os.close(fd)
+
+    def answer(self, request: int, flags: int, payload: bytes, fds: list[int]) -> None:
+        self.requests.append(request)
+        if request in self.silent:
+            return
+        numbers = {
+            GET_FEATURES: VERSION_1 | (PROTOCOL_FEATURES if self.protocol_features is not None else 0),
+            GET_PROTOCOL_FEATURES: self.protocol_features or 0,
+            GET_MAX_MEM_SLOTS: self.slots,
+        }
+        refused = request in self.refuse
+        if not refused:
+            self.take(request, payload, fds)
+        if request in numbers or flags & 8:
+            number = numbers.get(request, int(refused))
+            self.socket.sendall(struct.pack("<IIIQ", request, 5, 8, number))
+
+    def take(self, request: int, payload: bytes, fds: list[int]) -> None:
+        if request == SET_MEM_TABLE:
+            assert len(fds) == struct.unpack_from("<I", payload)[0]
+            self.table = {entry[0]: entry for entry in struct.iter_unpack("<QQQQ", payload[8:])}
+        elif request == ADD_MEM_REG:
+            entry = struct.unpack("<QQQQ", payload[8:])
+            assert os.fstat(fds[0]).st_size >= entry[1]
+            self.table[entry[0]] = entry
+        elif request == REM_MEM_REG:
+            assert self.table.pop(struct.unpack_from("<Q", payload, 8)[0]) == struct.unpack("<QQQQ", payload[8:])
+
+    def close(self) -> None:
+        self.socket.shutdown(socket.SHUT_RDWR)
+        self.join()
+        self.socket.close()
+        self.front.close()
+
+
+KINDS: dict[str, int | None] = {
+    "slots": REPLY_ACK | CONFIGURE_MEM_SLOTS,
+    "slots without acknowledgement": CONFIGURE_MEM_SLOTS,
+    "tables": REPLY_ACK,
+    "tables without acknowledgement": 0,
+    "no protocol features": None,
+}
+
+
+@pytest.fixture(params=KINDS)
+def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
+    backend = Backend(KINDS[request.param])
+    yield backend
+    backend.close()
+
+
+@pytest.fixture
+def acknowledging() -> Iterator[Backend]:
+    backend = Backend(KINDS["slots"])
+    yield backend
+    backend.close()
+
+
+def agree(space: AddressSpace, client: VhostUserClient, backend: Backend) -> None:
+    assert [region[:4] for region in client.table] == list(backend.table.values())
+    assert client.table == space.memory.vhost_user_regions()
+
+
+def test_every_kind_of_backend_is_kept_in_step(space: AddressSpace, backend: Backend) -> None:
+    client = space.attach_vhost_user(backend.front, timeout=20)
+    assert backend.requests[0] == SET_OWNER
+    agree(space, client, backend)
+    space.insert_region(ram(DIMM, MIB, name="dimm"))
+    agree(space, client, backend)
+    with space.transaction() as change:
+        change.remove_region("dimm")
+        change.insert_region(ram(DIMM - MIB, 4 * MIB, name="larger"))
+    agree(space, client, backend)
+    space.remove_region("low")
+    agree(space, client, backend)
+    assert (SET_MEM_TABLE in backend.requests) == (ADD_MEM_REG not in backend.requests)
+    space.memory.close()
+    assert backend.table == {}
+    client.detach()
+
+
+def test_a_refused_region_is_not_plugged(space: AddressSpace, acknowledging: Backend) -> None:
+    client = space.attach_vhost_user(acknowledging.front, timeout=20)
+    before = space.snapshot()
+    acknowledging.refuse.add(ADD_MEM_REG)
+    with pytest.raises(BackingError, match="refused request 37"), space.transaction() as change:
+        change.insert_region(ram(DIMM, MIB, name="refused"))
+    acknowledging.refuse.clear()
+    assert space.snapshot() is before
+    assert not maps_of("memfd:refused")
+    agree(space, client, acknowledging)
+    with pytest.raises(BackingError, match="takes 3 regions") as refused, space.transaction() as change:
+        change.insert_region(ram(DIMM, MIB))
+        change.insert_region(ram(2 * DIMM, MIB))
+    assert refused.value.errno == 28
+    agree(space, client, acknowledging)
+
+    class Veto:
+        def prepare(self, change: Any) -> None:
+            raise ValueError
+
+        def commit(self, change: Any) -> None: ...
+        def rollback(self, change: Any) -> None: ...
+
+    with pytest.raises(RuntimeError):
+        space.subscribe(Veto())
+    client.detach()
+
+
+def test_a_refused_removal_is_on_the_client(
+    space: AddressSpace, acknowledging: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.unraisablehook", lambda _: None)
+    client = space.attach_vhost_user(acknowledging.front, timeout=20)
+    acknowledging.refuse.add(REM_MEM_REG)
+    assert "high" not in space.remove_region("high")
+    assert isinstance(client.error, BackingError)
+    assert space.clients == ()
+
+
+def test_a_silent_and_a_dead_backend_are_named_in_time(space: AddressSpace, acknowledging: Backend) -> None:
+    client = space.attach_vhost_user(acknowledging.front, timeout=0.2)
+    before = space.snapshot()
+    acknowledging.silent.add(ADD_MEM_REG)
+    with pytest.raises(BackingError, match=r"did not take request 37 in 200ms") as refused:
+        space.insert_region(ram(DIMM, MIB))
+    assert refused.value.errno == 110
+    with pytest.raises(BackingError, match="lost, detach it"):
+        space.insert_region(ram(DIMM, MIB))
+    assert space.snapshot() is before
+    client.detach()
+    assert space.insert_region(ram(DIMM, MIB))
+    with pytest.raises(BackingError):
+        space.attach_vhost_user(os.open(os.devnull, os.O_RDWR))
+    here, there = socket.socketpair()
+    there.close()
+    with here, pytest.raises(BackingError):
+        space.attach_vhost_user(here)
+    assert space.clients == ()
+
+
+def test_what_can_not_be_attached(space: AddressSpace, acknowledging: Backend) -> None:
+    unmapped = AddressSpace.from_regions([ram(0)], space.layout)
+    with pytest.raises(NotMapped):
+        unmapped.attach_vhost_user(acknowledging.front)
+    client = space.attach_vhost_user(acknowledging.front)
+
+    def child() -> None:
+        for verb in (
+            client.detach,
+            lambda: client.send(SET_OWNER),
+            lambda: space.attach_vhost_user(acknowledging.front),
+        ):
+            with pytest.raises(ForkedProcess):
+                verb()
+
+    in_child(child)
+    agree(space, client, acknowledging)
+    client.detach()

@@ -18,11 +18,17 @@ pub mod sys;
 #[pyo3::pymodule]
 mod _core {
     #[pymodule_export]
+    use super::python::backing::{PyBackingOptions, PyNumaPolicy};
+    #[pymodule_export]
     use super::python::base::PyBase;
+    #[pymodule_export]
+    use super::python::builder::{PyBuilder, PyHotplug, PyNumaRegionInfo};
     #[pymodule_export]
     use super::python::change::PyChange;
     #[pymodule_export]
     use super::python::layout::{PyLayout, usable_end};
+    #[pymodule_export]
+    use super::python::machine::PyMachine;
     #[pymodule_export]
     use super::python::mapping::PyMapping;
     #[pymodule_export]
@@ -34,7 +40,11 @@ mod _core {
     #[pymodule_export]
     use super::python::pin::PyPin;
     #[pymodule_export]
+    use super::python::plan::PyPlan;
+    #[pymodule_export]
     use super::python::region::PyRegion;
+    #[pymodule_export]
+    use super::python::reservation::PyReservation;
     #[pymodule_export]
     use super::python::space::PySpace;
     #[pymodule_export]

@@ -11,6 +11,7 @@ pub mod atomic;
 pub mod buffer;
 pub mod copy;
 pub mod dirty;
+pub mod host;
 pub mod lease;
 pub mod map;
 pub mod mapping;

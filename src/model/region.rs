@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
+use super::backing::BackingOptions;
 use super::error::{Error, Result};
+use super::policy::{NumaPolicy, PolicyMode};
 use super::range::Range;
 use super::source::{Source, SourceType};
 use super::text;
@@ -114,6 +116,8 @@ pub struct Region {
     pub is_anonpage: bool,
     /// Offered to kernel samepage merging.
     pub is_mergeable: bool,
+    /// The rest of what is asked of the kernel; its `page_size`, `transparent_hugepage` and `ksm` agree with the fields above.
+    pub options: BackingOptions,
 }
 
 impl Region {
@@ -131,6 +135,7 @@ impl Region {
             is_hotplug: false,
             is_anonpage: source.source_type.is_some_and(SourceType::is_anonymous),
             is_mergeable: false,
+            options: BackingOptions { page_size: source.page_size, ..BackingOptions::default() },
             source,
         };
         region.check()?;
@@ -149,7 +154,67 @@ impl Region {
                 self.invalid(format!("{name:?} can't be a region's name: it is empty or has control characters"))
             );
         }
-        self.check_source()
+        self.check_source()?;
+        self.check_options()
+    }
+
+    /// Takes the options over, so that they and the fields that say the same agree.
+    #[must_use]
+    pub fn with_options(mut self, options: BackingOptions) -> Self {
+        self.source.page_size = options.page_size;
+        self.is_mergeable = options.ksm == Some(true);
+        self.is_hugepage = self.is_huge() || options.transparent_hugepage == Some(true);
+        self.options = options;
+        self
+    }
+
+    /// Takes the fields over into the options that say the same.
+    #[must_use]
+    pub fn with_agreeing_options(mut self) -> Self {
+        let agree = |flag: bool, option: Option<bool>| if flag { Some(true) } else { option.filter(|on| !on) };
+        self.options.page_size = self.source.page_size;
+        self.options.ksm = agree(self.is_mergeable, self.options.ksm);
+        self.options.transparent_hugepage = if self.is_huge() {
+            self.options.transparent_hugepage
+        } else {
+            agree(self.is_hugepage, self.options.transparent_hugepage)
+        };
+        self
+    }
+
+    fn is_huge(&self) -> bool {
+        self.source.source_type.is_some_and(SourceType::is_huge)
+    }
+
+    fn check_options(&self) -> Result<()> {
+        let options = &self.options;
+        let refusal = if self.is_huge() && options.transparent_hugepage.is_some() {
+            "transparent_hugepage= is for sources of small pages: this one takes huge pages from the pool"
+        } else if !self.has_memory() && *options != BackingOptions::default() {
+            "a device region has no memory that options could be for"
+        } else if options.seals.is_some() && !self.is_memfd() {
+            "seals= goes with a memfd: mem_type \"shmem\" or \"hugeshmem\""
+        } else if self.is_huge() && options.ksm == Some(true) {
+            "ksm=True: the kernel does not merge huge pages"
+        } else {
+            return Ok(());
+        };
+        Err(self.invalid(refusal.into()))
+    }
+
+    fn is_memfd(&self) -> bool {
+        matches!(self.effective_source(), Some(SourceType::MemFdShared | SourceType::MemFdOnHugeTlbFs))
+    }
+
+    /// The NUMA policy of its memory: the one asked for, on the region's node where it names none, or preferring that node.
+    #[must_use]
+    pub fn numa_policy(&self) -> Option<NumaPolicy> {
+        let node = self.host_numa_node_id;
+        let Some(mut policy) = self.options.policy.clone() else { return node.map(NumaPolicy::preferring) };
+        if policy.nodes.is_empty() && policy.mode != PolicyMode::Default {
+            policy.nodes.extend(node);
+        }
+        Some(policy)
     }
 
     fn check_source(&self) -> Result<()> {
@@ -228,6 +293,7 @@ impl Region {
             && self.region_type == other.region_type
             && self.source == other.source
             && self.perm_flags == other.perm_flags
+            && self.options.maps_like(&other.options)
     }
 
     /// `'name' [0x0, 0x1000)`, for messages.

@@ -248,6 +248,10 @@ imported!(
     /// An `AddressRange`.
     py_range, "dbs_address_space.ranges", "AddressRange"
 );
+imported!(
+    /// A `PlanCost`.
+    py_plan_cost, "dbs_address_space.plan", "PlanCost"
+);
 
 /// A tuple of `AddressRange`.
 pub(super) fn py_ranges(py: Python<'_>, ranges: Vec<Range>) -> PyResult<Bound<'_, PyTuple>> {

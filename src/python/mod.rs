@@ -3,18 +3,23 @@
 #![allow(missing_debug_implementations, reason = "Python has `repr`")]
 
 pub mod array;
+pub mod backing;
 pub mod base;
 pub mod buffer;
+pub mod builder;
 pub mod change;
 pub mod convert;
 pub mod error;
 mod handle;
 pub mod interrupt;
 pub mod layout;
+pub mod machine;
 pub mod mapping;
 pub mod memory;
 pub mod numa;
 pub mod pin;
+pub mod plan;
 pub mod region;
+pub mod reservation;
 pub mod space;
 pub mod transaction;

@@ -7,7 +7,10 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
 use super::buffer::adopt;
+use super::backing::PyBackingOptions;
 use super::convert::{self, Address, Flags, Protection, Size, Small};
+use super::error::invalid;
+use crate::model::backing::BackingOptions;
 use crate::model::region::{self, MAP_POPULATE, Region, RegionType, SharedRegion};
 use crate::model::source::{Source, SourceType};
 use crate::sys::file;
@@ -17,6 +20,8 @@ use crate::sys::file;
 /// `base` and `size` are bytes (`size` also as text such as `"2GiB"`), `end` is exclusive, `last_addr` inclusive. RAM with neither
 /// `file` nor `mem_type` is a memfd, or anonymous with `MAP_ANONYMOUS`. Flags and hints that are not given are those of the type
 /// and source. The memory itself is made by `AddressSpace.map_memory()` or on insertion into a mapped space.
+///
+/// `backing` are `BackingOptions`; those of them that are also arguments here, must agree with these.
 ///
 /// Raises `InvalidAddressRange` (size 0, an end past 2^64 - 1, a bad name or page size), `InvalidRegionType`,
 /// `InvalidMemorySourceType`, `BackingError` (a descriptor that isn't open).
@@ -60,8 +65,8 @@ impl PyRegion {
     #[new]
     #[pyo3(signature = (region_type, base, size, *, name=None, host_numa_node_id=None, mem_type=None, mem_file_path=None, file=None,
         file_offset=Size(0), perm_flags=None, prot_flags=None, page_size=None, is_hugepage=None, is_hotplug=false, is_anonpage=None,
-        is_mergeable=false),
-        text_signature = "(region_type, base, size, *, name=None, host_numa_node_id=None, mem_type=None, mem_file_path='', file=None, file_offset=0, perm_flags=None, prot_flags=None, page_size=None, is_hugepage=None, is_hotplug=False, is_anonpage=None, is_mergeable=False)")]
+        is_mergeable=false, backing=None),
+        text_signature = "(region_type, base, size, *, name=None, host_numa_node_id=None, mem_type=None, mem_file_path='', file=None, file_offset=0, perm_flags=None, prot_flags=None, page_size=None, is_hugepage=None, is_hotplug=False, is_anonpage=None, is_mergeable=False, backing=None)")]
     #[allow(clippy::too_many_arguments, reason = "the keywords that users were promised")]
     fn new(
         region_type: &Bound<'_, PyAny>,
@@ -80,6 +85,7 @@ impl PyRegion {
         is_hotplug: bool,
         is_anonpage: Option<bool>,
         is_mergeable: bool,
+        backing: Option<&Bound<'_, PyBackingOptions>>,
     ) -> PyResult<Self> {
         let source = Source {
             source_type: mem_type.map(convert::source_type).transpose()?,
@@ -97,7 +103,23 @@ impl PyRegion {
         region.is_anonpage = is_anonpage.unwrap_or(region.is_anonpage);
         region.is_hotplug = is_hotplug;
         region.is_mergeable = is_mergeable;
-        Self::named(region, name)
+        if let Some(options) = backing.map(|backing| backing.get().0.clone()) {
+            let (page_size, is_small) =
+                (page_size.map(|size| size.0), !region.source.source_type.is_some_and(SourceType::is_huge));
+            let asked_for = is_hugepage.filter(|_| is_small);
+            agree("page_size", page_size, options.page_size)?;
+            agree("is_mergeable and ksm", is_mergeable.then_some(true), options.ksm)?;
+            agree("is_hugepage and transparent_hugepage", asked_for, options.transparent_hugepage)?;
+            region.options = BackingOptions {
+                ksm: options.ksm.or(is_mergeable.then_some(true)),
+                transparent_hugepage: options.transparent_hugepage.or(asked_for.filter(|on| *on)),
+                page_size: options.page_size.or(page_size),
+                ..options
+            };
+            let options = region.options.clone();
+            region = region.with_options(options);
+        }
+        Self::named(region.with_agreeing_options(), name)
     }
 
     /// RAM, readable and writable, from one of the original's sources; the eight positional values of its README are accepted.
@@ -174,7 +196,7 @@ impl PyRegion {
         region.prot_flags = prot_flags.0;
         region.is_hotplug = is_hotplug;
         region.is_mergeable = is_mergeable;
-        Self::named(region, name)
+        Self::named(region.with_agreeing_options(), name)
     }
 
     /// Registers of a device: no memory is behind them, so a read or write is `UnmappedAddress`.
@@ -380,6 +402,12 @@ impl PyRegion {
         self.0.is_mergeable
     }
 
+    /// How the memory is to be had from the kernel, a `BackingOptions`.
+    #[getter]
+    fn backing(&self) -> PyBackingOptions {
+        PyBackingOptions(self.0.options.clone())
+    }
+
     /// Whether the memory is or will be backed by a file or memfd.
     #[getter]
     fn has_file(&self) -> bool {
@@ -463,6 +491,7 @@ impl PyRegion {
         ] {
             keywords.set_item(name, value)?;
         }
+        keywords.set_item("backing", self.backing())?;
         Ok(((self.region_type(py)?, region.base(), region.size()), keywords))
     }
 }
@@ -472,13 +501,20 @@ struct Changes {
     region: Region,
     base: Address,
     size: Size,
+    backing: Option<BackingOptions>,
     /// The keywords that were given, so that defaults don't overwrite them.
     given: Vec<String>,
 }
 
 impl Changes {
     fn of(region: &Region) -> Self {
-        Self { region: region.clone(), base: Address(region.base()), size: Size(region.size()), given: Vec::new() }
+        Self {
+            region: region.clone(),
+            base: Address(region.base()),
+            size: Size(region.size()),
+            backing: None,
+            given: Vec::new(),
+        }
     }
 
     fn apply(&mut self, name: &str, value: &Bound<'_, PyAny>) -> PyResult<()> {
@@ -501,6 +537,7 @@ impl Changes {
             "is_hotplug" => region.is_hotplug = value.extract()?,
             "is_anonpage" => region.is_anonpage = value.extract()?,
             "is_mergeable" => region.is_mergeable = value.extract()?,
+            "backing" => self.backing = Some(given.map_or_else(|| Ok(BackingOptions::default()), options)?),
             _ => return Err(PyTypeError::new_err(format!("replace() got an unexpected keyword argument '{name}'"))),
         }
         self.given.push(name.to_owned());
@@ -525,6 +562,23 @@ impl Changes {
         if is_kept("is_anonpage") && old.is_anonpage == old_source.is_some_and(SourceType::is_anonymous) {
             self.region.is_anonpage = source.is_some_and(SourceType::is_anonymous);
         }
-        PyRegion::checked(self.region)
+        match self.backing {
+            Some(options) => PyRegion::checked(self.region.with_options(options)),
+            None => PyRegion::checked(self.region.with_agreeing_options()),
+        }
+    }
+}
+
+fn options(object: &Bound<'_, PyAny>) -> PyResult<BackingOptions> {
+    Ok(object.cast::<PyBackingOptions>()?.get().0.clone())
+}
+
+/// Refuses an argument and an option that say the same and differ.
+fn agree<T: PartialEq>(what: &str, argument: Option<T>, option: Option<T>) -> PyResult<()> {
+    match (argument, option) {
+        (Some(argument), Some(option)) if argument != option => {
+            Err(invalid(format!("{what} differ between the region's arguments and backing=")))
+        }
+        _ => Ok(()),
     }
 }

@@ -33,12 +33,24 @@ impl AddressSpace {
         if_generation: Option<u64>,
         interrupt: &dyn Interrupt,
     ) -> Result<Arc<Map>> {
+        self.change_within(None, operations, if_generation, interrupt)
+    }
+
+    /// [`change`](Self::change) for the holder of a reservation, who alone may insert there.
+    pub(super) fn change_within(
+        &self,
+        reservation: Option<u64>,
+        operations: &[Operation],
+        if_generation: Option<u64>,
+        interrupt: &dyn Interrupt,
+    ) -> Result<Arc<Map>> {
         self.check_process()?;
-        let mut ahead = self.map_ahead(operations, interrupt)?;
+        let mut ahead = self.map_ahead(reservation, operations, interrupt)?;
         let turn = self.turn().take(interrupt)?;
         let before = self.load_full();
         check_generation(&before.map, if_generation)?;
         let change = next_change(&before.map, operations)?;
+        self.reservations().check(&change, reservation)?;
         let memory = before.memory_after(&change, |region| match ahead.remove(&Arc::as_ptr(region)) {
             Some(mapped) => Ok(mapped),
             None => map_one(region, interrupt),
@@ -71,7 +83,12 @@ impl AddressSpace {
     }
 
     /// Validates on the current map, so that an overlap costs no mapping, and maps what is added.
-    fn map_ahead(&self, operations: &[Operation], interrupt: &dyn Interrupt) -> Result<Ahead> {
+    fn map_ahead(
+        &self,
+        reservation: Option<u64>,
+        operations: &[Operation],
+        interrupt: &dyn Interrupt,
+    ) -> Result<Ahead> {
         let (map, is_mapped) = {
             let snapshot = self.load();
             (Arc::clone(&snapshot.map), snapshot.memory.is_some())
@@ -79,8 +96,9 @@ impl AddressSpace {
         if !is_mapped {
             return Ok(Ahead::new());
         }
-        let added = next_change(&map, operations)?.added;
-        let added: Vec<&SharedRegion> = added.iter().filter(|region| region.has_memory()).collect();
+        let change = next_change(&map, operations)?;
+        self.reservations().check(&change, reservation)?;
+        let added: Vec<&SharedRegion> = change.added.iter().filter(|region| region.has_memory()).collect();
         let mapped = map_all(&added, interrupt)?;
         Ok(mapped.into_iter().map(|region| (Arc::as_ptr(&region.meta), region)).collect())
     }

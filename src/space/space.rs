@@ -7,6 +7,7 @@ use std::time::Duration;
 use arc_swap::{ArcSwap, Guard};
 
 use super::client::Client;
+use super::reservation::Reservations;
 use super::snapshot::Snapshot;
 use super::turn::{Deadline, SLICE, Turn};
 use crate::memory::map::MappedMap;
@@ -41,6 +42,7 @@ pub struct AddressSpace {
     publication: Mutex<()>,
     published: Condvar,
     incarnations: AtomicU64,
+    reservations: Reservations,
     process: Process,
 }
 
@@ -66,6 +68,7 @@ impl AddressSpace {
             publication: Mutex::default(),
             published: Condvar::new(),
             incarnations: AtomicU64::new(0),
+            reservations: Reservations::default(),
             process: Process::current(),
         }
     }
@@ -104,6 +107,10 @@ impl AddressSpace {
     #[must_use]
     pub const fn turn(&self) -> &Turn {
         &self.turn
+    }
+
+    pub(super) const fn reservations(&self) -> &Reservations {
+        &self.reservations
     }
 
     pub(super) fn clients(&self) -> MutexGuard<'_, Vec<Arc<dyn Client>>> {

@@ -1,0 +1,1 @@
+"""What address spaces and plans are written as, and read from."""

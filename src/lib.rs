@@ -26,6 +26,8 @@ mod _core {
     #[pymodule_export]
     use super::python::change::PyChange;
     #[pymodule_export]
+    use super::python::dax::PyDaxWindow;
+    #[pymodule_export]
     use super::python::layout::{PyLayout, usable_end};
     #[pymodule_export]
     use super::python::machine::PyMachine;
@@ -41,6 +43,8 @@ mod _core {
     use super::python::pin::PyPin;
     #[pymodule_export]
     use super::python::plan::PyPlan;
+    #[pymodule_export]
+    use super::python::prealloc::PyPreallocHandle;
     #[pymodule_export]
     use super::python::region::PyRegion;
     #[pymodule_export]

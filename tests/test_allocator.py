@@ -227,7 +227,7 @@ def test_only_the_holder_can_insert() -> None:
 def test_a_reservation_ends_with_its_block() -> None:
     space = AddressSpace(LAYOUT)
     with space.reserve("1GiB", owner="pci", region_type="device") as room:
-        assert space.reservations == (room,)
+        assert list(space.reservations) == [room]
         assert repr(room) == "Reservation([0xc000_0000, 0x1_0000_0000) 1 GiB, owner='pci')"
     assert space.reservations == ()
     space.insert_region(AddressSpaceRegion.create_device_region(3 * GIB, 4096))

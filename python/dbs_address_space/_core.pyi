@@ -9,9 +9,9 @@ from typing_extensions import Buffer
 
 from .enums import AddressSpaceRegionType, MapFlags, MemorySourceType, Prot
 from .guest_file import GuestFile
-from .plan import PlanCost
 from .progress import Progress
 from .ranges import AddressRange
+from .reports import DaxMapping, EffectiveBacking, Placement, PlanCost, PreallocReport
 
 __all__ = [
     "AddressSpace",
@@ -21,8 +21,9 @@ __all__ = [
     "AddressSpaceLayout",
     "AddressSpacePlan",
     "AddressSpaceRegion",
-    "BytePattern",
     "BackingOptions",
+    "BytePattern",
+    "DaxWindow",
     "GuestMemory",
     "Hotplug",
     "Machine",
@@ -30,9 +31,10 @@ __all__ = [
     "NumaIdTable",
     "NumaNode",
     "NumaNodeInfo",
-    "Pin",
     "NumaPolicy",
     "NumaRegionInfo",
+    "Pin",
+    "PreallocHandle",
     "Reservation",
     "Transaction",
     "__version__",
@@ -461,6 +463,28 @@ class GuestMemory:
     def mappings(self) -> tuple[Mapping, ...]: ...
     def _track_writes(self, is_tracked: bool) -> None: ...
     def _drain_writes(self) -> tuple[AddressRange, ...]: ...
+    @overload
+    def prealloc(
+        self,
+        region: _Target | None = None,
+        *,
+        threads: int | None = None,
+        progress: _ProgressFunction | None = None,
+        background: Literal[False] = False,
+    ) -> PreallocReport: ...
+    @overload
+    def prealloc(
+        self,
+        region: _Target | None = None,
+        *,
+        threads: int | None = None,
+        progress: None = None,
+        background: Literal[True],
+    ) -> PreallocHandle: ...
+    def effective(self, region: _Target | None = None) -> tuple[EffectiveBacking, ...]: ...
+    def verify_placement(self, region: _Target | None = None) -> tuple[Placement, ...]: ...
+    def discard(self, addr: _Address, size: _Size) -> None: ...
+    def dax_window(self, region: _Target) -> DaxWindow: ...
     def close(self) -> None: ...
     def __enter__(self) -> Self: ...
     def __exit__(
@@ -762,3 +786,24 @@ class Reservation:
     def __eq__(self, other: object, /) -> bool: ...
     def __hash__(self) -> int: ...
     def __reduce__(self) -> NoReturn: ...
+
+@final
+class PreallocHandle:
+    def done(self) -> bool: ...
+    def wait(self, timeout: float | None = None) -> bool: ...
+    def cancel(self) -> None: ...
+    @property
+    def progress(self) -> tuple[int, int]: ...
+    @property
+    def report(self) -> PreallocReport | None: ...
+
+@final
+class DaxWindow:
+    @property
+    def region(self) -> AddressSpaceRegion: ...
+    def map_file(
+        self, offset: _Size, file: _File, file_offset: _Size, size: _Size, prot: _Protection = "rw-"
+    ) -> None: ...
+    def unmap(self, offset: _Size, size: _Size) -> None: ...
+    @property
+    def mappings(self) -> tuple[DaxMapping, ...]: ...

@@ -58,7 +58,7 @@ fn numa_problems(plan: &Plan, files: &Files) -> Vec<String> {
 fn pool_problems(plan: &Plan, files: &Files) -> Vec<String> {
     let mut needed = BTreeMap::<u64, u64>::new();
     for region in &plan.regions {
-        let (Some(page_size), 0) = (region.source.page_size, region.perm_flags & MAP_NORESERVE) else { continue };
+        let (Some(page_size), 0) = (region.source.page_size, region.map_flags() & MAP_NORESERVE) else { continue };
         let pages = needed.entry(page_size).or_default();
         *pages = pages.saturating_add(region.size().div_ceil(page_size));
     }

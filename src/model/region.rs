@@ -206,6 +206,17 @@ impl Region {
         matches!(self.effective_source(), Some(SourceType::MemFdShared | SourceType::MemFdOnHugeTlbFs))
     }
 
+    /// The flags that `mmap` is given: `MAP_POPULATE` is done later, and `reserve` decides about `MAP_NORESERVE`.
+    #[must_use]
+    pub const fn map_flags(&self) -> i32 {
+        let flags = self.perm_flags & !MAP_POPULATE;
+        match self.options.reserve {
+            Some(true) => flags & !MAP_NORESERVE,
+            Some(false) => flags | MAP_NORESERVE,
+            None => flags,
+        }
+    }
+
     /// The NUMA policy of its memory: the one asked for, on the region's node where it names none, or preferring that node.
     #[must_use]
     pub fn numa_policy(&self) -> Option<NumaPolicy> {

@@ -250,7 +250,23 @@ imported!(
 );
 imported!(
     /// A `PlanCost`.
-    py_plan_cost, "dbs_address_space.plan", "PlanCost"
+    py_plan_cost, "dbs_address_space.reports", "PlanCost"
+);
+imported!(
+    /// A `PreallocReport`.
+    py_prealloc_report, "dbs_address_space.reports", "PreallocReport"
+);
+imported!(
+    /// An `EffectiveBacking`.
+    py_effective, "dbs_address_space.reports", "EffectiveBacking"
+);
+imported!(
+    /// A `Placement`.
+    py_placement, "dbs_address_space.reports", "Placement"
+);
+imported!(
+    /// A `DaxMapping`.
+    py_dax_mapping, "dbs_address_space.reports", "DaxMapping"
 );
 
 /// A tuple of `AddressRange`.

@@ -6,8 +6,8 @@ use pyo3::exceptions::{PyOverflowError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
-use super::buffer::adopt;
 use super::backing::PyBackingOptions;
+use super::buffer::adopt;
 use super::convert::{self, Address, Flags, Protection, Size, Small};
 use super::error::invalid;
 use crate::model::backing::BackingOptions;

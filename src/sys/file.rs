@@ -7,6 +7,8 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
+use crate::model::backing::Seal;
+
 const HUGETLBFS_MAGIC: i64 = 0x9584_58f6;
 /// The kernel's limit for a memfd's name.
 const NAME_MAX: usize = 249;
@@ -31,12 +33,24 @@ pub fn page_size_flag(size: u64) -> u32 {
     size.checked_ilog2().map_or(0, |log| log << libc::MAP_HUGE_SHIFT)
 }
 
-/// Gives a memfd its length and forbids every later change of it.
-pub fn size_and_seal(file: &File, size: u64) -> Result<()> {
+/// Gives a memfd its length and its seals.
+pub fn size_and_seal(file: &File, size: u64, seals: &[Seal]) -> Result<()> {
     file.set_len(size)?;
-    let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
+    seal(file, seals)
+}
+
+/// Adds seals to a memfd.
+pub fn seal(file: &File, seals: &[Seal]) -> Result<()> {
+    let bits = seals.iter().fold(0, |bits, seal| {
+        bits | match seal {
+            Seal::Shrink => libc::F_SEAL_SHRINK,
+            Seal::Grow => libc::F_SEAL_GROW,
+            Seal::Seal => libc::F_SEAL_SEAL,
+            Seal::FutureWrite => libc::F_SEAL_FUTURE_WRITE,
+        }
+    });
     // SAFETY: takes two integers.
-    check(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, seals) })
+    check(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, bits) })
 }
 
 /// Our own close-on-exec duplicate of a descriptor that the caller keeps.

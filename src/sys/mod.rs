@@ -3,12 +3,15 @@
 #![allow(unsafe_code, reason = "this room is where system calls are made")]
 
 pub mod copy;
+pub mod discard;
 pub mod file;
 pub mod fork;
 pub mod huge;
 pub mod limits;
 pub mod memory;
+pub mod numa;
 pub mod patience;
+pub mod smaps;
+pub mod span;
 pub mod stream;
 pub mod vma;
-pub mod numa;

@@ -52,7 +52,11 @@ mod _core {
     #[pymodule_export]
     use super::python::space::PySpace;
     #[pymodule_export]
+    use super::python::tables::{device_tree, e820, slit, srat};
+    #[pymodule_export]
     use super::python::transaction::PyTransaction;
+    #[pymodule_export]
+    use super::python::unplug::PyUnplugRequest;
 
     #[pymodule_export]
     #[allow(non_upper_case_globals, reason = "Python's name")]

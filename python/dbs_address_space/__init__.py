@@ -42,6 +42,7 @@ from ._core import (
     PreallocHandle,
     Reservation,
     Transaction,
+    UnplugRequest,
     __version__,
     usable_end,
 )
@@ -92,6 +93,7 @@ from .errors import (
     UnmappedAddress,
     Unsupported,
 )
+from .hotplug import DimmSlots, MemoryBlocks
 from .progress import Progress, tqdm_progress
 from .ranges import AddressRange
 from .reports import DaxMapping, EffectiveBacking, Placement, PlanCost, PreallocReport
@@ -126,6 +128,7 @@ __all__ = [
     "BytePattern",
     "DaxMapping",
     "DaxWindow",
+    "DimmSlots",
     "DuplicateName",
     "EffectiveBacking",
     "ForkedProcess",
@@ -143,6 +146,7 @@ __all__ = [
     "Machine",
     "MapFlags",
     "Mapping",
+    "MemoryBlocks",
     "MemoryFault",
     "MemorySourceType",
     "Misaligned",
@@ -169,6 +173,7 @@ __all__ = [
     "Reservation",
     "Transaction",
     "UnmappedAddress",
+    "UnplugRequest",
     "Unsupported",
     "__version__",
     "tqdm_progress",

@@ -20,4 +20,5 @@ pub mod range;
 pub mod region;
 pub mod source;
 pub mod table;
+pub mod tables;
 pub mod text;

@@ -24,4 +24,6 @@ pub mod prealloc;
 pub mod region;
 pub mod reservation;
 pub mod space;
+pub mod tables;
 pub mod transaction;
+pub mod unplug;

@@ -61,6 +61,12 @@ impl PyNumaNodeInfo {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PyNumaNode(NumaNode);
 
+impl PyNumaNode {
+    pub(super) const fn node(&self) -> &NumaNode {
+        &self.0
+    }
+}
+
 impl From<NumaNode> for PyNumaNode {
     fn from(node: NumaNode) -> Self {
         Self(node)

@@ -17,6 +17,7 @@ use super::memory::PyMemory;
 use super::region::PyRegion;
 use super::reservation::{PyReservation, Room};
 use super::transaction::PyTransaction;
+use super::unplug::PyUnplugRequest;
 use crate::model::error::Error;
 use crate::model::map::Map;
 use crate::space::AddressSpace;
@@ -314,6 +315,22 @@ impl PySpace {
     fn reservations<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
         let of = |reservation| PyReservation { space: self.inner.clone(), reservation };
         PyTuple::new(py, self.inner.reservation_list().into_iter().map(of))
+    }
+
+    /// Asks for a region (exact base, name or region) to be given up and returns the `UnplugRequest`; nothing is removed.
+    ///
+    /// Whoever drives the guest finds it in `unplug_requests`, and calls `remove_region` when the guest has let go, or cancels it.
+    /// Asking again gives the same request. Raises `UnmappedAddress`.
+    fn request_unplug(&self, region: &Bound<'_, PyAny>) -> PyResult<PyUnplugRequest> {
+        let request = self.inner.request_unplug(&target(region)?)?;
+        Ok(PyUnplugRequest { space: self.inner.clone(), request })
+    }
+
+    /// The `UnplugRequest`s that are pending, oldest first.
+    #[getter]
+    fn unplug_requests<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        let of = |request| PyUnplugRequest { space: self.inner.clone(), request };
+        PyTuple::new(py, self.inner.unplug_requests().into_iter().map(of))
     }
 
     /// The regions of the current map by ascending base.

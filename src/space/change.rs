@@ -75,6 +75,9 @@ impl AddressSpace {
         let clients = self.clients().clone();
         let prepared = Prepared::all(&clients, change, &turn)?;
         let old = self.swap(after);
+        if !Arc::ptr_eq(&change.before, &change.after) {
+            self.unplugs().removed(&change.removed);
+        }
         departures.publish();
         prepared.commit();
         let old = wait_for_readers(old);

@@ -14,5 +14,6 @@ pub mod snapshot;
 pub mod space;
 pub mod transaction;
 pub mod turn;
+pub mod unplug;
 
 pub use space::AddressSpace;

@@ -10,6 +10,7 @@ use super::client::Client;
 use super::reservation::Reservations;
 use super::snapshot::Snapshot;
 use super::turn::{Deadline, SLICE, Turn};
+use super::unplug::UnplugRequests;
 use crate::memory::map::MappedMap;
 use crate::memory::region::MappedRegion;
 use crate::model::change::{Change, Operation, Target};
@@ -43,6 +44,7 @@ pub struct AddressSpace {
     published: Condvar,
     incarnations: AtomicU64,
     reservations: Reservations,
+    unplugs: UnplugRequests,
     process: Process,
 }
 
@@ -69,6 +71,7 @@ impl AddressSpace {
             published: Condvar::new(),
             incarnations: AtomicU64::new(0),
             reservations: Reservations::default(),
+            unplugs: UnplugRequests::default(),
             process: Process::current(),
         }
     }
@@ -111,6 +114,10 @@ impl AddressSpace {
 
     pub(super) const fn reservations(&self) -> &Reservations {
         &self.reservations
+    }
+
+    pub(super) const fn unplugs(&self) -> &UnplugRequests {
+        &self.unplugs
     }
 
     pub(super) fn clients(&self) -> MutexGuard<'_, Vec<Arc<dyn Client>>> {

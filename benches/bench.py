@@ -13,10 +13,14 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import bulk
 import calls
 import copies
+import guards
 import integers
 import lookups
+import many
+import searches
 import spaces
 from harness import Pace, Result, table
 
@@ -27,6 +31,13 @@ GROUPS: dict[str, Callable[[Pace], Iterator[Result]]] = {
     "changes": lookups.change,
     "copies": copies.run,
     "threads": copies.two_threads,
+    "bulk": bulk.copies,
+    "unicorn": bulk.unicorn,
+    "vectors": many.vectors,
+    "translate": many.translate,
+    "search": searches.run,
+    "guarded": guards.guarded,
+    "tracking": guards.tracked,
     "import": calls.import_time,
 }
 FULL, QUICK = Pace(rounds=41, seconds=0.02), Pace(rounds=7, seconds=0.002)

@@ -6,7 +6,7 @@ import mmap
 import random
 import resource
 
-from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion, GuestMemory
 
 COUNTS = (1, 4, 64, 4096)
 PAGE = 0x1000
@@ -31,6 +31,11 @@ def base(index: int) -> int:
 def ram(at: int, size: int = PAGE) -> AddressSpaceRegion:
     """A region of RAM behind a memfd."""
     return AddressSpaceRegion("ram", at, size, mem_type="shmem")
+
+
+def memory_of(region: AddressSpaceRegion) -> GuestMemory:
+    """The memory of a space of one region."""
+    return AddressSpace.from_regions([region], LAYOUT).map_memory()
 
 
 def space_of(count: int) -> AddressSpace:

@@ -46,57 +46,60 @@ from ._core import (
     __version__,
     usable_end,
 )
-from .enums import (
-    MAP_ANONYMOUS,
-    MAP_HUGETLB,
-    MAP_NORESERVE,
-    MAP_POPULATE,
-    MAP_PRIVATE,
-    MAP_SHARED,
-    MPOL_MF_MOVE,
-    MPOL_PREFERRED,
-    PROT_EXEC,
-    PROT_NONE,
-    PROT_READ,
-    PROT_WRITE,
-    AddressSpaceRegionType,
-    MapFlags,
-    MemorySourceType,
-    Prot,
-)
-from .errors import (
-    AccessDenied,
-    AddressSpaceError,
-    AlignmentImpossible,
-    BackingError,
-    DuplicateName,
-    ForkedProcess,
-    Fragmented,
-    GenerationChanged,
-    HugePagesShort,
-    InvalidAddressRange,
-    InvalidMemorySourceType,
-    InvalidPlan,
-    InvalidRegionType,
-    LayoutViolation,
-    Lease,
-    MemoryFault,
-    Misaligned,
-    NoSpace,
-    NotContiguous,
-    NotMapped,
-    NumaError,
-    PartialTransfer,
-    ReentrantChange,
-    RegionBusy,
-    RegionOverlap,
-    UnmappedAddress,
-    Unsupported,
-)
-from .hotplug import DimmSlots, MemoryBlocks
-from .progress import Progress, tqdm_progress
-from .ranges import AddressRange
-from .reports import DaxMapping, EffectiveBacking, Placement, PlanCost, PreallocReport
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .enums import (
+        MAP_ANONYMOUS,
+        MAP_HUGETLB,
+        MAP_NORESERVE,
+        MAP_POPULATE,
+        MAP_PRIVATE,
+        MAP_SHARED,
+        MPOL_MF_MOVE,
+        MPOL_PREFERRED,
+        PROT_EXEC,
+        PROT_NONE,
+        PROT_READ,
+        PROT_WRITE,
+        AddressSpaceRegionType,
+        MapFlags,
+        MemorySourceType,
+        Prot,
+    )
+    from .errors import (
+        AccessDenied,
+        AddressSpaceError,
+        AlignmentImpossible,
+        BackingError,
+        DuplicateName,
+        ForkedProcess,
+        Fragmented,
+        GenerationChanged,
+        HugePagesShort,
+        InvalidAddressRange,
+        InvalidMemorySourceType,
+        InvalidPlan,
+        InvalidRegionType,
+        LayoutViolation,
+        Lease,
+        MemoryFault,
+        Misaligned,
+        NoSpace,
+        NotContiguous,
+        NotMapped,
+        NumaError,
+        PartialTransfer,
+        ReentrantChange,
+        RegionBusy,
+        RegionOverlap,
+        UnmappedAddress,
+        Unsupported,
+    )
+    from .hotplug import DimmSlots, MemoryBlocks
+    from .progress import Progress, tqdm_progress
+    from .ranges import AddressRange
+    from .reports import DaxMapping, EffectiveBacking, Placement, PlanCost, PreallocReport
 
 __all__ = [
     "MAP_ANONYMOUS",
@@ -179,3 +182,21 @@ __all__ = [
     "tqdm_progress",
     "usable_end",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """What is not native comes when it is first asked for: `enum` alone takes longer to import than all the rest."""
+    if not name.startswith("__"):
+        from importlib import import_module  # noqa: PLC0415  as above
+
+        for module in ("errors", "enums", "ranges", "progress", "reports", "hotplug"):
+            lazy = import_module(f"{__name__}.{module}")
+            if name == module:
+                return lazy
+            if name in lazy.__all__:
+                return globals().setdefault(name, getattr(lazy, name))
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -38,7 +38,7 @@ impl DirtyBitmap {
         let mut page = offset / PAGE;
         while page <= last {
             let word_end = (page | (BITS - 1)).min(last);
-            let mask = (u64::MAX << (page % BITS)) & (u64::MAX >> (BITS - 1 - word_end % BITS));
+            let mask = (u64::MAX << (page % BITS)) & (u64::MAX >> (!word_end % BITS));
             if let Some(word) = usize::try_from(page / BITS).ok().and_then(|index| self.words.get(index)) {
                 word.fetch_or(mask, Ordering::Release);
             }

@@ -24,6 +24,8 @@ struct Table {
     held: Vec<Option<LeaseInfo>>,
     /// The slots of `held` that no one has.
     free: Vec<usize>,
+    /// Threads that wait for a change of it.
+    waiting: usize,
 }
 
 impl Table {
@@ -55,7 +57,7 @@ pub enum Refused {
 
 impl Default for Leases {
     fn default() -> Self {
-        let table = Table { state: State::Open, held: Vec::new(), free: Vec::new() };
+        let table = Table { state: State::Open, held: Vec::new(), free: Vec::new(), waiting: 0 };
         Self { table: Mutex::new(table), changed: Condvar::new(), process: Process::current() }
     }
 }
@@ -104,6 +106,13 @@ impl Leases {
         if table.is_free() {
             table.held.clear();
             table.free.clear();
+            self.notify(&table);
+        }
+    }
+
+    /// Waking nobody would be a system call for each short lease.
+    fn notify(&self, table: &Table) {
+        if table.waiting > 0 {
             self.changed.notify_all();
         }
     }
@@ -135,8 +144,9 @@ impl Leases {
     }
 
     fn settle(&self, state: State) {
-        self.lock().state = state;
-        self.changed.notify_all();
+        let mut table = self.lock();
+        table.state = state;
+        self.notify(&table);
     }
 
     /// Waits at most `limit` until no change is deciding about the region.
@@ -150,7 +160,11 @@ impl Leases {
     }
 
     fn wait(&self, limit: Duration, blocked: impl Fn(&Table) -> bool) {
-        drop(self.changed.wait_timeout_while(self.lock(), limit, |table| blocked(table)));
+        let mut table = self.lock();
+        table.waiting = table.waiting.saturating_add(1);
+        let waited = self.changed.wait_timeout_while(table, limit, |table| blocked(table));
+        let (mut table, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        table.waiting = table.waiting.saturating_sub(1);
     }
 }
 

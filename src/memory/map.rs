@@ -9,9 +9,9 @@ use super::dirty::DirtyBitmap;
 use super::mapping::usize_of;
 use super::piece;
 use super::region::MappedRegion;
-use crate::model::map::upper_bound;
 use crate::model::range::Range;
 use crate::model::region::{PROT_READ, PROT_WRITE};
+use crate::model::starts::Starts;
 
 /// What an access needs of the memory that it touches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,7 +52,7 @@ struct Hot {
 pub struct MappedMap {
     incarnation: u64,
     is_tracked: bool,
-    starts: Box<[u64]>,
+    starts: Starts,
     hot: Box<[Hot]>,
     regions: Box<[Arc<MappedRegion>]>,
     collection: OnceLock<GuestRegionCollection<MappedRegion>>,
@@ -79,7 +79,7 @@ impl MappedMap {
         Self {
             incarnation,
             is_tracked,
-            starts: regions.iter().map(|region| region.meta.base()).collect(),
+            starts: Starts::new(regions.iter().map(|region| region.meta.base()).collect()),
             hot: regions.iter().map(hot).collect(),
             regions: regions.into(),
             collection: OnceLock::new(),
@@ -114,13 +114,13 @@ impl MappedMap {
     /// The mapped region that holds `addr`.
     #[must_use]
     pub fn find(&self, addr: u64) -> Option<&Arc<MappedRegion>> {
-        let region = self.regions.get(upper_bound(&self.starts, addr).checked_sub(1)?)?;
+        let region = self.regions.get(self.starts.upper_bound(addr).checked_sub(1)?)?;
         (addr < region.meta.end()).then_some(region)
     }
 
     /// The mapped regions that share an address with `range`, by ascending base.
     pub fn overlapping(&self, range: Range) -> impl Iterator<Item = &Arc<MappedRegion>> {
-        let first = upper_bound(&self.starts, range.base()).saturating_sub(1);
+        let first = self.starts.upper_bound(range.base()).saturating_sub(1);
         let regions = self.regions.get(first..).unwrap_or_default().iter();
         regions
             .skip_while(move |region| region.meta.end() <= range.base())
@@ -130,30 +130,24 @@ impl MappedMap {
     /// Bytes that lie in one region and can be touched directly; `None` sends the access the long way.
     #[inline]
     fn direct(&self, addr: u64, size: usize, need: Need) -> Option<Direct<'_>> {
-        let index = upper_bound(&self.starts, addr).checked_sub(1)?;
+        let index = self.starts.upper_bound(addr).checked_sub(1)?;
         let (hot, start) = (self.hot.get(index)?, self.starts.get(index)?);
-        let offset = addr.checked_sub(*start)?;
+        let offset = addr.checked_sub(start)?;
         let fits = u64_of(size) <= hot.size.checked_sub(offset)?;
         (fits && hot.direct & need.bits() != 0).then_some(Direct { hot, offset })
     }
 
-    /// Whether [`read_direct`](Self::read_direct) will do.
+    /// Bytes of one region that can be copied out directly, found before there is a place to copy them to.
     #[inline]
     #[must_use]
-    pub fn is_direct(&self, addr: u64, size: usize, need: Need) -> bool {
-        self.direct(addr, size, need).is_some()
+    pub fn source(&self, addr: u64, size: usize) -> Option<Source<'_>> {
+        Some(Source { direct: self.direct(addr, size, Need::Read)?, size })
     }
 
     /// Fills the output from one region, or does nothing and gives `false`.
     #[inline]
     pub fn read_direct(&self, addr: u64, output: &Output<'_>) -> bool {
-        let size = output.size();
-        let (Some(direct), Ok(to)) = (self.direct(addr, size, Need::Read), output.part(0, size)) else {
-            return false;
-        };
-        // SAFETY: the bytes lie in one mapping, which can't fault, and the output has as many.
-        unsafe { std::ptr::copy(direct.host(), to, size) };
-        true
+        self.source(addr, output.size()).is_some_and(|source| source.copy_to(output))
     }
 
     /// Writes all bytes into one region, or does nothing and gives `false`.
@@ -189,7 +183,32 @@ impl MappedMap {
     }
 }
 
+/// Directly copied bytes of one region.
+#[derive(Debug)]
+pub struct Source<'a> {
+    direct: Direct<'a>,
+    size: usize,
+}
+
+impl Source<'_> {
+    /// The number of bytes.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        u64_of(self.size)
+    }
+
+    /// Copies them to an output of the same size; `false`, and nothing is done, when it is shorter.
+    #[inline]
+    pub fn copy_to(&self, output: &Output<'_>) -> bool {
+        let Ok(to) = output.part(0, self.size) else { return false };
+        // SAFETY: the bytes lie in one mapping, which can't fault, and the output has as many.
+        unsafe { std::ptr::copy(self.direct.host(), to, self.size) };
+        true
+    }
+}
+
 /// Where directly copied bytes lie.
+#[derive(Debug)]
 struct Direct<'a> {
     hot: &'a Hot,
     offset: u64,

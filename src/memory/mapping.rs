@@ -57,6 +57,15 @@ unsafe impl Send for Mapping {}
 // SAFETY: as above; the pointer is never changed.
 unsafe impl Sync for Mapping {}
 
+/// Bytes that are alike in one respect: whether a shared file has pages for them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// It has, or it isn't known.
+    Data(u64),
+    /// It has not: they read as zeroes, and a touch would allocate them.
+    Hole(u64),
+}
+
 /// Maps regions one after the other and tells how far it is.
 #[allow(missing_debug_implementations, reason = "borrows a caller's trait object")]
 pub struct Mapper<'a> {
@@ -124,7 +133,7 @@ impl Mapping {
     /// Memory that someone else made may be of a kind that the kernel copies for nobody.
     fn probe(&self, region: &SharedRegion) -> Result<()> {
         let is_probed = region.source.is_adopted() && region.prot_flags & PROT_READ != 0 && !self.has_fault_handler;
-        match if is_probed { copy::probe(self.start) } else { Reach::Guarded } {
+        match if is_probed { copy::probe(self.start.expose_provenance()) } else { Reach::Guarded } {
             Reach::Guarded => Ok(()),
             Reach::Special => Err(source::special(region)),
             Reach::None(error) => {
@@ -236,13 +245,20 @@ impl Mapping {
         self.has_fault_handler
     }
 
-    /// The first offset from `offset` on that is no hole of a shared file; the size of the region when only holes follow.
+    /// What lies at `offset`, as far as it goes: a hole of a shared file, or data.
     #[must_use]
-    pub fn next_data(&self, offset: u64) -> u64 {
-        let Some((file, start)) = self.readable_file() else { return offset };
-        let Some(seeker) = self.seeker.get_or_init(|| file::reopen(file).ok()) else { return offset };
-        let found = file::next_data(seeker, start.saturating_add(offset));
-        found.map_or(self.size, |position| position.saturating_sub(start)).min(self.size)
+    pub fn extent_at(&self, offset: u64) -> Extent {
+        let all = Extent::Data(self.size.saturating_sub(offset));
+        let Some((file, start)) = self.readable_file() else { return all };
+        let Some(seeker) = self.seeker.get_or_init(|| file::reopen(file).ok()) else { return all };
+        let position = start.saturating_add(offset);
+        let size_to = |end: Option<u64>| {
+            end.map_or(self.size, |end| end.saturating_sub(start)).min(self.size).saturating_sub(offset)
+        };
+        match file::next_data(seeker, position) {
+            Some(data) if data <= position => Extent::Data(size_to(file::next_hole(seeker, position))),
+            data => Extent::Hole(size_to(data)),
+        }
     }
 
     /// Begins or ends the tracking of our own writes.

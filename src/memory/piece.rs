@@ -7,6 +7,7 @@ use vm_memory::ByteValued;
 
 use super::buffer::{Input, Output};
 use super::map::u64_of;
+use super::mapping::Extent;
 use super::region::MappedRegion;
 use super::straggler::Straggler;
 use crate::model::error::{Error, Result};
@@ -68,12 +69,14 @@ impl Piece {
         self.region.mapping.host(self.offset)
     }
 
-    /// How many bytes of a hole in a shared file lie at `skip`: they read as zeroes, and reading them may allocate them.
+    /// What lies at `skip`, as far as it goes inside the piece.
     #[must_use]
-    pub fn hole_at(&self, skip: u64) -> u64 {
-        let offset = self.offset.saturating_add(skip);
+    pub fn extent_at(&self, skip: u64) -> Extent {
         let rest = u64_of(self.size).saturating_sub(skip);
-        self.region.mapping.next_data(offset).saturating_sub(offset).min(rest)
+        match self.region.mapping.extent_at(self.offset.saturating_add(skip)) {
+            Extent::Data(size) => Extent::Data(size.min(rest)),
+            Extent::Hole(size) => Extent::Hole(size.min(rest)),
+        }
     }
 
     /// Copies the part out.

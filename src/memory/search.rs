@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::buffer::Output;
 use super::map::u64_of;
-use super::mapping::usize_of;
+use super::mapping::{Extent, usize_of};
 use super::piece::Piece;
 use super::walk::CHUNK;
 use crate::model::error::Result;
@@ -22,6 +22,8 @@ pub struct Search {
     align: u64,
     position: u64,
     end: u64,
+    /// Up to here the memory is known to have pages, as long as the map does not change.
+    data_end: u64,
     found: VecDeque<u64>,
     buffer: Vec<u8>,
 }
@@ -30,7 +32,7 @@ impl Search {
     /// A search for matches that lie in `[start, end)` and begin at multiples of `align`.
     #[must_use]
     pub fn new(pattern: Arc<Pattern>, start: u64, end: u64, align: u64) -> Self {
-        Self { pattern, align, position: start, end, found: VecDeque::new(), buffer: Vec::new() }
+        Self { pattern, align, position: start, end, data_end: 0, found: VecDeque::new(), buffer: Vec::new() }
     }
 
     /// The next match of the window that was looked at.
@@ -40,6 +42,7 @@ impl Search {
 
     /// The map has changed: matches that were not taken yet are looked for again.
     pub fn rewind(&mut self) {
+        self.data_end = 0;
         if let Some(first) = self.found.front() {
             self.position = *first;
             self.found.clear();
@@ -71,21 +74,44 @@ impl Search {
     }
 
     fn pass(&mut self, first: &Piece, pieces: &[Piece]) -> Result<()> {
-        let hole = first.hole_at(0);
-        if hole >= HOLE.max(u64_of(self.pattern.size())) && !self.pattern.matches_zeroes() {
-            self.position = first.address().saturating_add(hole.saturating_sub(u64_of(self.overlap())));
-            return Ok(());
+        let start = first.address();
+        if start >= self.data_end {
+            // Far beyond the window: it holds for the windows to come too.
+            match first.region.mapping.extent_at(first.offset) {
+                Extent::Hole(size) if self.may_skip(size) => {
+                    self.position = start.saturating_add(size.saturating_sub(u64_of(self.overlap())));
+                    return Ok(());
+                }
+                Extent::Hole(_) => {}
+                Extent::Data(size) => self.data_end = start.saturating_add(size),
+            }
         }
+        let size = self.fill(first, pieces)?;
+        self.collect(start);
+        let is_full = size >= CHUNK.saturating_add(self.overlap());
+        self.position = start.saturating_add(u64_of(if is_full { CHUNK } else { size }));
+        Ok(())
+    }
+
+    /// Whether a hole can be passed without a look; small ones are read like data.
+    fn may_skip(&self, hole: u64) -> bool {
+        hole >= HOLE.max(u64_of(self.pattern.size())) && !self.pattern.matches_zeroes()
+    }
+
+    /// Copies the pieces into the buffer, directly when all of them are known to have pages; returns how many bytes they are.
+    fn fill(&mut self, first: &Piece, pieces: &[Piece]) -> Result<usize> {
         let size = pieces.iter().fold(0usize, |sum, piece| sum.saturating_add(piece.size));
         self.buffer.resize(size, 0);
         let output = Output::from(self.buffer.as_mut_slice());
+        if pieces.len() == 1 && first.address().saturating_add(u64_of(size)) <= self.data_end {
+            first.at(0).read(&output)?;
+            return Ok(size);
+        }
         // `at` counts from the position, which may lie in a hole of the map before the first piece.
-        let lead = first.at;
-        pieces.iter().try_for_each(|piece| piece.at(piece.at.saturating_sub(lead)).scan(&output))?;
-        self.collect(first.address());
-        let is_full = size >= CHUNK.saturating_add(self.overlap());
-        self.position = first.address().saturating_add(u64_of(if is_full { CHUNK } else { size }));
-        Ok(())
+        for piece in pieces {
+            piece.at(piece.at.saturating_sub(first.at)).scan(&output)?;
+        }
+        Ok(size)
     }
 
     /// The matches in the buffer, which begins at `address`.

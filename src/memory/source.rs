@@ -373,6 +373,6 @@ impl Backing {
     #[must_use]
     pub fn lead(&self) -> u64 {
         let start = self.buffer.as_ref().map_or(self.offset, |buffer| buffer.host.try_into().unwrap_or_default());
-        start % huge::page_size()
+        start & huge::page_size().saturating_sub(1)
     }
 }

@@ -64,18 +64,11 @@ impl<'a> Transfer<'a> {
 
     /// Writes the pieces into the file; reads no page of guest memory that no one has written.
     pub fn write(mut self, pieces: &[Piece]) -> Result<()> {
-        const ZEROES: [u8; 64 << 10] = [0; 64 << 10];
         let interrupt = self.interrupt;
         walk::walk(pieces, self.verb, interrupt, |_, stretch| {
             match stretch {
                 Stretch::Data(bytes) => self.send(bytes)?,
-                Stretch::Hole(mut size) => {
-                    while size > 0 {
-                        let part = ZEROES.get(..super::mapping::usize_of(size)).unwrap_or(&ZEROES);
-                        self.send(part)?;
-                        size = size.saturating_sub(u64_of(part.len()));
-                    }
-                }
+                Stretch::Hole(size) => walk::zeroes(size, |part| self.send(part))?,
             }
             Ok(ControlFlow::<()>::Continue(()))
         })

@@ -3,12 +3,12 @@
 use super::buffer::{Bytes, Output};
 use super::map::MappedMap;
 use crate::model::error::Result;
-use crate::model::map::upper_bound;
+use crate::model::starts::Starts;
 
 /// What look-ups need, apart from the map, so that they can go on without holding it.
 #[derive(Debug)]
 pub struct Translator {
-    starts: Box<[u64]>,
+    starts: Starts,
     /// Sizes and host addresses of the regions.
     regions: Box<[(u64, u64)]>,
 }
@@ -22,7 +22,7 @@ impl Translator {
     pub fn new(memory: &MappedMap) -> Self {
         let regions = memory.regions();
         Self {
-            starts: regions.iter().map(|region| region.meta.base()).collect(),
+            starts: Starts::new(regions.iter().map(|region| region.meta.base()).collect()),
             regions: regions
                 .iter()
                 .map(|region| (region.meta.size(), region.mapping.host(0).addr().try_into().unwrap_or_default()))
@@ -36,13 +36,13 @@ impl Translator {
         if let Some(place) = self.place_in(address, *hint) {
             return Some(place);
         }
-        *hint = upper_bound(&self.starts, address).checked_sub(1)?;
+        *hint = self.starts.upper_bound(address).checked_sub(1)?;
         self.place_in(address, *hint)
     }
 
     #[inline]
     fn place_in(&self, address: u64, index: usize) -> Option<Place> {
-        let offset = address.checked_sub(*self.starts.get(index)?)?;
+        let offset = address.checked_sub(self.starts.get(index)?)?;
         let (size, host) = self.regions.get(index)?;
         if offset >= *size {
             return None;

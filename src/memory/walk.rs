@@ -4,14 +4,14 @@ use std::ops::ControlFlow;
 
 use super::buffer::{Bytes, Output};
 use super::map::u64_of;
-use super::mapping::usize_of;
+use super::mapping::{Extent, usize_of};
 use super::piece::Piece;
 use crate::model::error::Result;
 use crate::model::interrupt::Interrupt;
 use crate::model::range::{Range, joined};
 
 /// Bytes that are copied out at a time: few enough to stay in a cache.
-pub const CHUNK: usize = 512 << 10;
+pub const CHUNK: usize = 128 << 10;
 /// Bytes of a hole that are passed at a time, between two looks at the caller's [`Interrupt`].
 const HOLE_STEP: u64 = 64 << 20;
 /// Bytes of a guest page.
@@ -38,14 +38,24 @@ pub fn walk<T>(
     let mut done = 0u64;
     for piece in pieces {
         let mut skip = 0u64;
+        let mut extent = Extent::Data(0);
         while skip < u64_of(piece.size) {
+            if matches!(extent, Extent::Data(0) | Extent::Hole(0)) {
+                extent = piece.extent_at(skip);
+            }
             let address = piece.address().saturating_add(skip);
-            let (size, flow) = match piece.hole_at(skip).min(HOLE_STEP) {
-                0 => {
-                    let data = chunk(piece, skip, &mut buffer)?;
-                    (u64_of(data.len()), look(address, Stretch::Data(data))?)
+            let (size, flow) = match &mut extent {
+                Extent::Data(left) => {
+                    let data = chunk(piece, skip, *left, &mut buffer)?;
+                    let size = u64_of(data.len());
+                    *left = left.saturating_sub(size);
+                    (size, look(address, Stretch::Data(data))?)
                 }
-                hole => (hole, look(address, Stretch::Hole(hole))?),
+                Extent::Hole(left) => {
+                    let size = HOLE_STEP.min(*left);
+                    *left = left.saturating_sub(size);
+                    (size, look(address, Stretch::Hole(size))?)
+                }
             };
             if let ControlFlow::Break(result) = flow {
                 return Ok(Some(result));
@@ -58,11 +68,10 @@ pub fn walk<T>(
     Ok(None)
 }
 
-/// The bytes of a piece from `skip` on, as many as the buffer holds.
-fn chunk<'a>(piece: &Piece, skip: u64, buffer: &'a mut [u8]) -> Result<&'a [u8]> {
-    let size = piece.size.saturating_sub(usize_of(skip)).min(buffer.len());
-    let (data, _) = buffer.split_at_mut(size);
-    piece.part(skip, size).scan(&Output::from(&mut *data))?;
+/// Some of the `left` bytes of data from `skip` on, as many as the buffer holds.
+fn chunk<'a>(piece: &Piece, skip: u64, left: u64, buffer: &'a mut [u8]) -> Result<&'a [u8]> {
+    let (data, _) = buffer.split_at_mut(usize_of(left).min(buffer.len()));
+    piece.part(skip, data.len()).read(&Output::from(&mut *data))?;
     Ok(data)
 }
 
@@ -108,6 +117,17 @@ fn first_nonzero(data: Bytes<'_>, at: usize, size: usize, buffer: &mut Vec<u8>) 
     Ok(None)
 }
 
+/// Passes on `size` zeroes, in parts.
+pub fn zeroes(mut size: u64, mut take: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+    static ZEROES: [u8; 64 << 10] = [0; 64 << 10];
+    while size > 0 {
+        let part = ZEROES.get(..usize_of(size)).unwrap_or(&ZEROES);
+        take(part)?;
+        size = size.saturating_sub(u64_of(part.len()));
+    }
+    Ok(())
+}
+
 /// Takes bytes one after the other, to make a digest of them.
 pub trait Digest {
     /// Takes some more.
@@ -123,17 +143,10 @@ impl Digest for blake3::Hasher {
 
 /// Feeds all bytes to a digest.
 pub fn hash(pieces: &[Piece], digest: &mut dyn Digest, interrupt: &dyn Interrupt) -> Result<()> {
-    const ZEROES: [u8; 64 << 10] = [0; 64 << 10];
     let feed = |_, stretch: Stretch<'_>| {
         match stretch {
             Stretch::Data(bytes) => digest.update(bytes)?,
-            Stretch::Hole(mut size) => {
-                while size > 0 {
-                    let zeroes = ZEROES.get(..usize_of(size)).unwrap_or(&ZEROES);
-                    digest.update(zeroes)?;
-                    size = size.saturating_sub(u64_of(zeroes.len()));
-                }
-            }
+            Stretch::Hole(size) => zeroes(size, |part| digest.update(part))?,
         }
         Ok(ControlFlow::<()>::Continue(()))
     };
@@ -164,7 +177,7 @@ fn pages(address: u64, size: u64) -> Option<Range> {
 /// The part of a piece that consists of whole guest pages.
 fn whole_pages(piece: &Piece) -> Option<Piece> {
     let skip = piece.address().checked_next_multiple_of(PAGE)?.checked_sub(piece.address())?;
-    let size = u64_of(piece.size).checked_sub(skip)? / PAGE * PAGE;
+    let size = u64_of(piece.size).checked_sub(skip)? & !(PAGE - 1);
     (size > 0).then(|| piece.part(skip, usize_of(size)))
 }
 

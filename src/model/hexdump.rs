@@ -34,7 +34,7 @@ impl Hexdump {
             at = self.bytes(at, [0; WIDTH].get(..line).unwrap_or_default());
             if self.is_repeating {
                 // The lines in between are equal too.
-                let whole = end.saturating_sub(at) / 16 * 16;
+                let whole = end.saturating_sub(at) & !0xf;
                 at = at.saturating_add(whole);
                 self.end = at;
             }

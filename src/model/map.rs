@@ -6,6 +6,7 @@ use super::error::{Error, Result};
 use super::layout::Layout;
 use super::range::{Range, joined};
 use super::region::{RegionType, SharedRegion};
+use super::starts::Starts;
 use super::text::hex;
 
 /// What Python calls `AddressSpaceBase`: it never keeps memory alive.
@@ -15,7 +16,7 @@ pub struct Map {
     layout: Arc<Layout>,
     regions: Arc<[SharedRegion]>,
     /// The regions' bases, apart from them so that a search touches few cache lines.
-    starts: Box<[u64]>,
+    starts: Starts,
 }
 
 impl PartialEq for Map {
@@ -30,7 +31,7 @@ impl Map {
     /// A map without regions, at generation 0.
     #[must_use]
     pub fn empty(layout: Layout) -> Self {
-        Self { generation: 0, layout: Arc::new(layout), regions: Arc::new([]), starts: Box::new([]) }
+        Self { generation: 0, layout: Arc::new(layout), regions: Arc::new([]), starts: Starts::new(Box::new([])) }
     }
 
     /// A map of regions in any order, at generation 0.
@@ -43,7 +44,7 @@ impl Map {
     }
 
     fn with_regions(&self, regions: Vec<SharedRegion>) -> Self {
-        let starts = regions.iter().map(|region| region.base()).collect();
+        let starts = Starts::new(regions.iter().map(|region| region.base()).collect());
         Self { generation: 0, layout: Arc::clone(&self.layout), regions: regions.into(), starts }
     }
 
@@ -76,7 +77,7 @@ impl Map {
     #[inline]
     #[must_use]
     pub fn find_index(&self, addr: u64) -> Option<usize> {
-        let index = upper_bound(&self.starts, addr).checked_sub(1)?;
+        let index = self.starts.upper_bound(addr).checked_sub(1)?;
         self.regions.get(index).is_some_and(|region| addr < region.end()).then_some(index)
     }
 
@@ -143,7 +144,7 @@ impl Map {
     /// `message`, completed with the regions before and behind a hole.
     #[must_use]
     pub fn unmapped(&self, addr: u64, message: &str) -> Error {
-        let behind = upper_bound(&self.starts, addr);
+        let behind = self.starts.upper_bound(addr);
         let before = behind.checked_sub(1).and_then(|index| self.regions.get(index));
         let next = self.regions.get(behind);
         let mut message = message.to_owned();
@@ -158,7 +159,7 @@ impl Map {
     /// A new map with one region more.
     pub fn insert(&self, region: &SharedRegion) -> Result<Self> {
         self.layout.check_region(region)?;
-        let index = upper_bound(&self.starts, region.base());
+        let index = self.starts.upper_bound(region.base());
         let before = index.checked_sub(1).and_then(|before| self.regions.get(before));
         for neighbour in before.into_iter().chain(self.regions.get(index)) {
             check_overlap(region, neighbour)?;
@@ -206,12 +207,12 @@ impl Map {
     /// The regions that share an address with `range`.
     #[must_use]
     pub fn overlapping(&self, range: Range) -> &[SharedRegion] {
-        let first = upper_bound(&self.starts, range.base());
+        let first = self.starts.upper_bound(range.base());
         let first = first
             .checked_sub(1)
             .filter(|index| self.regions.get(*index).is_some_and(|r| r.end() > range.base()))
             .unwrap_or(first);
-        let end = self.starts.partition_point(|start| *start < range.end());
+        let end = self.starts.lower_bound(range.end());
         if range.is_empty() { &[] } else { self.regions.get(first..end).unwrap_or_default() }
     }
 
@@ -249,13 +250,6 @@ impl Map {
         let ram = self.regions.iter().filter(|region| region.region_type == RegionType::DefaultMemory);
         ram.fold(0, |sum: u64, region| sum.saturating_add(region.size()))
     }
-}
-
-/// The number of starts that are not above `addr`, without a branch that depends on the data.
-#[inline]
-#[must_use]
-pub fn upper_bound(starts: &[u64], addr: u64) -> usize {
-    starts.partition_point(|start| *start <= addr)
 }
 
 fn spliced(head: &[SharedRegion], middle: Option<&SharedRegion>, tail: &[SharedRegion]) -> Vec<SharedRegion> {

@@ -19,6 +19,7 @@ pub mod policy;
 pub mod range;
 pub mod region;
 pub mod source;
+pub mod starts;
 pub mod table;
 pub mod tables;
 pub mod text;

@@ -154,13 +154,8 @@ mod tests {
     use super::*;
 
     fn all(pattern: &Pattern, haystack: &[u8]) -> Vec<usize> {
-        let mut found = Vec::new();
-        let mut from = 0;
-        while let Some(start) = pattern.find(haystack, from) {
-            found.push(start);
-            from = start + 1;
-        }
-        found
+        let next = |from: usize| pattern.find(haystack, from);
+        std::iter::successors(next(0), |found| next(found.saturating_add(1))).collect()
     }
 
     #[test]

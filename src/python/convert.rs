@@ -11,6 +11,7 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBool, PyInt, PyString, PyTuple};
 use pyo3::{Borrowed, intern};
 
+use super::buffer;
 use super::error::invalid;
 use crate::model::error::Error;
 use crate::model::range::Range;
@@ -49,10 +50,18 @@ impl<'py> FromPyObject<'_, 'py> for Size {
 
     #[inline]
     fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
-        match object.cast::<PyString>() {
-            Ok(text) => Ok(Self(text::parse_size(&text.to_cow()?)?)),
-            Err(_) => unsigned(object, u64::MAX).map(Self),
+        match exact_unsigned(object, u64::MAX) {
+            Some(size) => Ok(Self(size)),
+            None => size_slowly(object).map(Self),
         }
+    }
+}
+
+#[cold]
+fn size_slowly(object: Borrowed<'_, '_, PyAny>) -> PyResult<u64> {
+    match object.cast::<PyString>() {
+        Ok(text) => Ok(text::parse_size(&text.to_cow()?)?),
+        Err(_) => unsigned_slowly(object, u64::MAX),
     }
 }
 
@@ -116,10 +125,17 @@ impl<'py> FromPyObject<'_, 'py> for Protection {
 /// An int that fits, or why not: `bool` is no address, and nothing wraps.
 #[inline]
 pub(super) fn unsigned(object: Borrowed<'_, '_, PyAny>, highest: u64) -> PyResult<u64> {
-    match object.cast_exact::<PyInt>().map(|int| int.extract::<u64>()) {
-        Ok(Ok(value)) if value <= highest => Ok(value),
-        _ => unsigned_slowly(object, highest),
+    match exact_unsigned(object, highest) {
+        Some(value) => Ok(value),
+        None => unsigned_slowly(object, highest),
     }
+}
+
+/// A plain int that fits.
+#[inline]
+fn exact_unsigned(object: Borrowed<'_, '_, PyAny>, highest: u64) -> Option<u64> {
+    let int = object.cast_exact::<PyInt>().ok()?;
+    buffer::plain_int(int).filter(|value| *value <= highest)
 }
 
 #[cold]

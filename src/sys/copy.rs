@@ -22,7 +22,7 @@ pub unsafe fn read_guarded(from: *const u8, to: *mut u8, size: usize) -> std::re
         let local = libc::iovec { iov_base: to.wrapping_add(done).cast(), iov_len: rest };
         let remote = libc::iovec { iov_base: from.wrapping_add(done).cast_mut().cast(), iov_len: rest };
         // SAFETY: the local side is the caller's promise; the kernel checks the remote side.
-        unsafe { libc::process_vm_readv(libc::getpid(), &raw const local, 1, &raw const remote, 1, 0) }
+        unsafe { libc::process_vm_readv(super::fork::pid(), &raw const local, 1, &raw const remote, 1, 0) }
     })
 }
 
@@ -35,7 +35,7 @@ pub unsafe fn write_guarded(to: *mut u8, from: *const u8, size: usize) -> std::r
         let local = libc::iovec { iov_base: from.wrapping_add(done).cast_mut().cast(), iov_len: rest };
         let remote = libc::iovec { iov_base: to.wrapping_add(done).cast(), iov_len: rest };
         // SAFETY: the local side is the caller's promise; the kernel checks the remote side.
-        unsafe { libc::process_vm_writev(libc::getpid(), &raw const local, 1, &raw const remote, 1, 0) }
+        unsafe { libc::process_vm_writev(super::fork::pid(), &raw const local, 1, &raw const remote, 1, 0) }
     })
 }
 
@@ -87,9 +87,10 @@ pub enum Reach {
     None(Error),
 }
 
-/// Tries to read one byte.
+/// Tries to read the byte at a host address.
 #[must_use]
-pub fn probe(from: *const u8) -> Reach {
+pub fn probe(address: usize) -> Reach {
+    let from = std::ptr::with_exposed_provenance(address);
     let mut byte = 0u8;
     // SAFETY: the target is one byte; the kernel checks the source.
     match unsafe { read_guarded(from, &raw mut byte, 1) } {

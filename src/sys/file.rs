@@ -120,6 +120,13 @@ pub fn next_data(file: &File, position: u64) -> Option<u64> {
     }
 }
 
+/// The first position from `position` on that has no data, or the end of the file.
+#[must_use]
+pub fn next_hole(file: &File, position: u64) -> Option<u64> {
+    // SAFETY: takes integers.
+    u64::try_from(unsafe { libc::lseek(file.as_raw_fd(), i64::try_from(position).ok()?, libc::SEEK_HOLE) }).ok()
+}
+
 /// The file through a description of our own, whose position nobody else uses.
 pub fn reopen(file: &File) -> Result<File> {
     File::open(format!("/proc/self/fd/{}", file.as_raw_fd()))

@@ -1,12 +1,15 @@
 //! Whether this process is a forked child of the one that made an object.
 
 use std::sync::Once;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 
 static EPOCH: AtomicU32 = AtomicU32::new(0);
+/// The process id, asked once a process; 0 when not asked yet.
+static PID: AtomicI32 = AtomicI32::new(0);
 static HOOK: Once = Once::new();
 
 extern "C" fn in_child() {
+    PID.store(0, Ordering::Relaxed);
     EPOCH.fetch_add(1, Ordering::Relaxed);
 }
 
@@ -19,7 +22,7 @@ impl Process {
     #[must_use]
     pub fn current() -> Self {
         HOOK.call_once(|| {
-            // SAFETY: the hook only bumps an atomic, which is allowed between fork and exec.
+            // SAFETY: the hook only writes atomics, which is allowed between fork and exec.
             let _ = unsafe { libc::pthread_atfork(None, None, Some(in_child)) };
         });
         Self(EPOCH.load(Ordering::Relaxed))
@@ -31,4 +34,19 @@ impl Process {
     pub fn is_current(self) -> bool {
         EPOCH.load(Ordering::Relaxed) == self.0
     }
+}
+
+/// The id of this process, without a system call for each question.
+#[must_use]
+pub fn pid() -> i32 {
+    let known = PID.load(Ordering::Relaxed);
+    if known != 0 {
+        return known;
+    }
+    // A child forgets the id only once the hook is there.
+    let _ = Process::current();
+    // SAFETY: takes nothing, gives an integer.
+    let pid = unsafe { libc::getpid() };
+    PID.store(pid, Ordering::Relaxed);
+    pid
 }

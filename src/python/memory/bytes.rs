@@ -32,14 +32,12 @@ impl PyMemory {
         }
         let snapshot = self.space.load();
         let Ok(memory) = snapshot.memory_of(self.incarnation) else { return Ok(None) };
-        if !memory.is_direct(addr.0, usize_of(size.0), Need::Read) {
-            return Ok(None);
-        }
-        let bytes = buffer::new_bytes(py, size.0, |output| {
-            memory.read_direct(addr.0, output);
+        let Some(source) = memory.source(addr.0, usize_of(size.0)) else { return Ok(None) };
+        buffer::new_bytes(py, size.0, |output| {
+            source.copy_to(output);
             Ok(())
-        });
-        bytes.map(Some)
+        })
+        .map(Some)
     }
 
     pub(super) fn write_from(&self, py: Python<'_>, addr: Address, input: Bytes<'_>, force: bool) -> PyResult<()> {

@@ -134,27 +134,31 @@ impl PyMemory {
         range: Range,
         find: impl Fn(&Access<'_>) -> Result<Vec<Piece>>,
     ) -> PyResult<Plan> {
-        match self.plan_short(verb, range, &find)? {
-            Some(plan) => Ok(plan),
-            None => self.hold(py, verb, range, find).map(Plan::Long),
+        loop {
+            match self.try_plan(verb, range, &find)? {
+                Ok(plan) => return Ok(plan),
+                Err(unsettled) => self.wait_settled(py, &unsettled)?,
+            }
         }
     }
 
-    /// A plan that takes no lease; `None` for a long access, and for one that may block.
-    fn plan_short(
+    /// A plan on the current snapshot: under leases for a long access, and for one that may block; `Err` is a region to wait for.
+    fn try_plan(
         &self,
         (verb, need): Verb,
         range: Range,
         find: impl FnOnce(&Access<'_>) -> Result<Vec<Piece>>,
-    ) -> Result<Option<Plan>> {
+    ) -> Result<std::result::Result<Plan, Arc<MappedRegion>>> {
         let snapshot = self.space.load();
         let access = Access { map: &snapshot.map, memory: snapshot.memory_of(self.incarnation)?, verb, need, range };
         if range.is_empty() {
-            return Ok(Some(Plan::Empty));
+            return Ok(Ok(Plan::Empty));
         }
         let pieces = find(&access)?;
-        let is_short = range.size() < LONG && !pieces.iter().any(Piece::may_block);
-        Ok(is_short.then(|| Plan::Short(pieces, snapshot)))
+        if range.size() < LONG && !pieces.iter().any(Piece::may_block) {
+            return Ok(Ok(Plan::Short(pieces, snapshot)));
+        }
+        Ok(access.hold(pieces).map(Plan::Long))
     }
 
     /// Pieces under leases; while a change is deciding about one of the regions, waits for what it decides.

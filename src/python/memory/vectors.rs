@@ -1,12 +1,12 @@
 //! Many ranges or addresses in one call.
 
 use pyo3::prelude::*;
-use pyo3::types::{PyByteArray, PyBytes, PyList, PyMemoryView};
+use pyo3::types::{PyByteArray, PyBytes, PyList, PyMemoryView, PyTuple};
 
 use super::{LONG, Plan, PyMemory};
 use crate::memory::access;
 use crate::memory::buffer::{Bytes, Output};
-use crate::memory::map::{MappedMap, Need};
+use crate::memory::map::{MappedMap, Need, Source};
 use crate::memory::mapping::usize_of;
 use crate::memory::translate::Translator;
 use crate::model::error::Result;
@@ -18,9 +18,11 @@ const INTEGER: usize = size_of::<u64>();
 
 /// Pairs `(addr, size)` from any sequence, or from a buffer of u64 pairs such as an array of shape `(n, 2)`.
 fn ranges(object: &Bound<'_, PyAny>) -> PyResult<Vec<(Address, Size)>> {
-    if object.is_instance_of::<PyList>() || !buffer::is_buffer(object) {
-        let sequence = object.try_iter()?;
-        return sequence.map(|pair| pair?.extract()).collect();
+    if let Ok(list) = object.cast_exact::<PyList>() {
+        return list.iter().map(|pair| range(&pair)).collect();
+    }
+    if !buffer::is_buffer(object) {
+        return object.try_iter()?.map(|pair| range(&pair?)).collect();
     }
     buffer::with_integers(object, |integers| {
         if !integers.size().is_multiple_of(2 * INTEGER) {
@@ -32,6 +34,15 @@ fn ranges(object: &Bound<'_, PyAny>) -> PyResult<Vec<(Address, Size)>> {
             .map(|at| Ok((Address(integer(at)?), Size(integer(at.saturating_add(INTEGER))?))))
             .collect::<Result<_>>()?)
     })
+}
+
+fn range(pair: &Bound<'_, PyAny>) -> PyResult<(Address, Size)> {
+    match pair.cast_exact::<PyTuple>() {
+        Ok(tuple) if tuple.len() == 2 => {
+            Ok((tuple.get_borrowed_item(0)?.extract()?, tuple.get_borrowed_item(1)?.extract()?))
+        }
+        _ => pair.extract(),
+    }
 }
 
 /// The sum of sizes that all lie in memory.
@@ -47,6 +58,31 @@ impl PyMemory {
         }
         let plan = self.plan(py, ("readv", Need::Read), convert::range(addr, size)?)?;
         buffer::new_bytes(py, size.0, |output| plan.run(py, None, |pieces, _| access::read(pieces, output)))
+    }
+
+    /// Reads all ranges on one snapshot, when each of them is one direct copy.
+    fn read_all_direct<'py>(
+        &self,
+        py: Python<'py>,
+        ranges: &[(Address, Size)],
+    ) -> PyResult<Option<Bound<'py, PyList>>> {
+        if total(ranges)? >= usize_of(LONG) {
+            return Ok(None);
+        }
+        let snapshot = self.space.load();
+        let Ok(memory) = snapshot.memory_of(self.incarnation) else { return Ok(None) };
+        // No list is made under the snapshot: that may collect garbage, which runs Python code.
+        let sources = ranges.iter().map(|(addr, size)| memory.source(addr.0, usize_of(size.0)));
+        let Some(sources) = sources.collect::<Option<Vec<_>>>() else { return Ok(None) };
+        let bytes = |source: Source<'_>| {
+            buffer::new_bytes(py, source.size(), |output| {
+                source.copy_to(output);
+                Ok(())
+            })
+        };
+        let bytes = sources.into_iter().map(bytes).collect::<PyResult<Vec<_>>>();
+        drop(snapshot);
+        PyList::new(py, bytes?).map(Some)
     }
 
     /// Plans for ranges that lie one after the other in a buffer; nothing is done before all of them are possible.
@@ -106,10 +142,12 @@ impl PyMemory {
     /// >>> space.map_memory().readv([(0, 2), (0x100, 1)])
     /// [b'\x00\x00', b'\x00']
     fn readv<'py>(&self, py: Python<'py>, ranges: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyList>> {
-        let parts = self::ranges(ranges)?;
-        let bytes: Vec<_> =
-            parts.into_iter().map(|(addr, size)| self.read_range(py, addr, size)).collect::<PyResult<_>>()?;
-        PyList::new(py, bytes)
+        let ranges = self::ranges(ranges)?;
+        if let Some(bytes) = self.read_all_direct(py, &ranges)? {
+            return Ok(bytes);
+        }
+        let bytes = ranges.into_iter().map(|(addr, size)| self.read_range(py, addr, size));
+        PyList::new(py, bytes.collect::<PyResult<Vec<_>>>()?)
     }
 
     /// Reads many ranges into one writable, contiguous buffer, one after the other; returns how many bytes that are.

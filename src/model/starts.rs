@@ -1,0 +1,92 @@
+//! Sorted start addresses, and a fast way to find the last one that is not above an address.
+
+/// The starts of regions, with an index that narrows a search to the few that lie near.
+///
+/// The index cuts the range of the starts into equal parts, about as many as there are starts, and knows how many lie before each.
+#[derive(Clone, Debug)]
+pub struct Starts {
+    sorted: Box<[u64]>,
+    first: u64,
+    shift: u32,
+    before: Box<[u32]>,
+}
+
+impl Starts {
+    /// Starts in ascending order.
+    #[must_use]
+    pub fn new(sorted: Box<[u64]>) -> Self {
+        let first = sorted.first().copied().unwrap_or_default();
+        let span = sorted.last().map_or(0, |last| last.saturating_sub(first));
+        let parts_wanted = u64::try_from(sorted.len()).unwrap_or(u64::MAX).next_power_of_two();
+        let shift =
+            span.checked_div(parts_wanted).unwrap_or_default().checked_ilog2().map_or(0, |log| log.saturating_add(1));
+        let before = counts(&sorted, first, shift, span >> shift);
+        Self { sorted, first, shift, before }
+    }
+
+    /// The start at an index.
+    #[inline]
+    #[must_use]
+    pub fn get(&self, index: usize) -> Option<u64> {
+        self.sorted.get(index).copied()
+    }
+
+    /// The number of starts that are not above `addr`.
+    #[inline]
+    #[must_use]
+    pub fn upper_bound(&self, addr: u64) -> usize {
+        let Some(offset) = addr.checked_sub(self.first) else { return 0 };
+        let part = usize::try_from(offset >> self.shift).unwrap_or(usize::MAX);
+        let bounds = self.before.get(part).zip(part.checked_add(1).and_then(|next| self.before.get(next)));
+        let Some((from, to)) = bounds else { return self.sorted.len() };
+        let (from, to) = (index(*from), index(*to));
+        let near = self.sorted.get(from..to).unwrap_or_default();
+        from.saturating_add(near.partition_point(|start| *start <= addr))
+    }
+
+    /// The number of starts that are below `addr`.
+    #[must_use]
+    pub fn lower_bound(&self, addr: u64) -> usize {
+        self.sorted.partition_point(|start| *start < addr)
+    }
+}
+
+/// How many starts lie before each part, and before the end of the last one.
+fn counts(sorted: &[u64], first: u64, shift: u32, last_part: u64) -> Box<[u32]> {
+    let mut counts = Vec::with_capacity(index(u32::try_from(last_part).unwrap_or(u32::MAX)).saturating_add(2));
+    let mut below = 0u32;
+    let mut starts = sorted.iter().peekable();
+    for part in 0..=last_part {
+        counts.push(below);
+        while starts.next_if(|start| start.saturating_sub(first) >> shift <= part).is_some() {
+            below = below.saturating_add(1);
+        }
+    }
+    counts.push(below);
+    counts.into()
+}
+
+#[inline]
+fn index(count: u32) -> usize {
+    usize::try_from(count).unwrap_or(usize::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_index_finds_what_a_plain_search_finds() {
+        let far = [0u64, 1, 2, 3, 1 << 40, (1 << 40) + 1, u64::MAX - 1];
+        let even: Vec<u64> = (1..1000).map(|index| index * 0x1_0000).collect();
+        let clustered: Vec<u64> = (0..100).chain((0..100).map(|index| (1 << 45) + index * 0x1000)).collect();
+        for sorted in [&[] as &[u64], &[0], &[5], &far, &even, &clustered] {
+            let starts = Starts::new(sorted.into());
+            let near = sorted.iter().flat_map(|start| [start.saturating_sub(1), *start, start.saturating_add(1)]);
+            for addr in near.chain([0, 7, 1 << 63, u64::MAX]) {
+                assert_eq!(starts.upper_bound(addr), sorted.partition_point(|start| *start <= addr), "{addr:#x}");
+                assert_eq!(starts.lower_bound(addr), sorted.partition_point(|start| *start < addr), "{addr:#x}");
+            }
+        }
+    }
+}

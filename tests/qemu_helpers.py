@@ -40,7 +40,7 @@ class Qemu:
         print(text, file=self.qtest, flush=True)
         answer = self.qtest.readline().split()
         assert answer[0] == "OK"
-        return int(answer[1], 16) if len(answer) > 1 else 0
+        return int(answer[1], 0) if len(answer) > 1 else 0
 
     def flat_view(self) -> list[tuple[int, int, str, str]]:
         """The lines of `info mtree -f` for memory: base, exclusive end, kind, name."""

@@ -161,3 +161,43 @@ def test_bad_arguments() -> None:
         srat({0: NumaNode()}, hotplug_window=((1 << 64) - 1, 1))
     with pytest.raises(TypeError):
         e820(LAYOUT)  # type: ignore[arg-type]
+
+
+def affinities(table: bytes) -> tuple[dict[int, int], list[tuple[int, int, int, bool]]]:
+    """The processors by their id, and the memory: node, base, end, whether it is hot-pluggable. Empty entries are left out."""
+    processors, memory = {}, []
+    at = 48
+    while at < len(table):
+        kind, length = table[at], table[at + 1]
+        if kind == 0:
+            low, apic = table[at + 2], table[at + 3]
+            processors[apic] = low
+        elif kind == 1:
+            node, base, size, flags = struct.unpack_from("<I2xQQ4xI", table, at + 2)
+            if flags & 1 and size:
+                memory.append((node, base, base + size, bool(flags & 2)))
+        at += length
+    return processors, memory
+
+
+def without_bios_hole(memory: list[tuple[int, int, int, bool]]) -> list[tuple[int, int, int, bool]]:
+    """QEMU leaves 640 KiB to 1 MiB out."""
+    (node, low, end, _), (_, again, top, _), *rest = memory
+    assert (low, end, again) == (0, 0xA0000, MIB)
+    return [(node, 0, top, False), *rest]
+
+
+def test_srat_says_what_qemus_says() -> None:
+    infos = [NumaRegionInfo("3GiB", None, 0, [0, 2]), NumaRegionInfo("2GiB", None, 1, [1, 3])]
+    made = AddressSpaceBuilder("q35", numa_regions=infos, hotplug=Hotplug("16GiB", 4)).plan()
+    arguments = ["-cpu", "Haswell,vendor=GenuineIntel,enforce=off,check=off", "-m", "5G,slots=4,maxmem=16G", "-smp", "4,sockets=4"]
+    for node, (size, cpus) in enumerate([("3G", (0, 2)), ("2G", (1, 3))]):
+        arguments += ["-object", f"memory-backend-ram,id=m{node},size={size},reserve=off", "-numa", f"node,nodeid={node},memdev=m{node}"]
+        arguments += [part for cpu in cpus for part in ("-numa", f"cpu,node-id={node},socket-id={cpu}")]
+    with qemu("q35", *arguments) as oracle:
+        tables = oracle.fw_cfg_file("etc/acpi/tables")
+    at = tables.index(b"SRAT")
+    theirs = affinities(tables[at : at + int.from_bytes(tables[at + 4 : at + 8], "little")])
+    ours = affinities(srat(made.numa_nodes, hotplug_window=made.hotplug_window))
+    assert ours[0] == theirs[0] == {0: 0, 1: 1, 2: 0, 3: 1}
+    assert ours[1] == without_bios_hole(theirs[1])

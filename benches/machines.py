@@ -8,9 +8,8 @@ import subprocess
 import time
 from collections.abc import Iterator
 
-from harness import MICROSECONDS, MILLISECONDS, Measure, Pace, Result, Side, statement
-
 from dbs_address_space import AddressSpace, AddressSpaceBuilder, AddressSpaceLayout, AddressSpaceRegion, BackingOptions
+from harness import MICROSECONDS, MILLISECONDS, Measure, Pace, Result, Side, statement
 
 GIB = 1 << 30
 COUNT = 1000

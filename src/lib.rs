@@ -26,6 +26,8 @@ mod _core {
     #[pymodule_export]
     use super::python::change::PyChange;
     #[pymodule_export]
+    use super::python::convert::checked_range;
+    #[pymodule_export]
     use super::python::dax::PyDaxWindow;
     #[pymodule_export]
     use super::python::layout::{PyLayout, usable_end};

@@ -1,12 +1,14 @@
 """What the tests of guest memory share: small spaces, the kernel's view of them, child processes, what the host must have."""
 
 import ctypes
-import ctypes.util
+import fcntl
 import mmap
 import os
 import resource
 import signal
 import subprocess
+import sys
+import threading
 import time
 import traceback
 import warnings
@@ -119,18 +121,21 @@ def free_huge_pages(page_size: int) -> int:
 
 
 @contextmanager
-def huge_pages(count: int) -> Iterator[int]:
-    """Sees to it that exactly `count` huge pages of the default size can be had, and gives their size."""
-    size = huge_page_size()
+def huge_pages(count: int, size: int = 0) -> Iterator[int]:
+    """Sees to it that exactly `count` huge pages can be had, of the default size unless told, and gives their size."""
+    size = size or huge_page_size()
     require(size and os.geteuid() == 0, "reserving huge pages needs root and a kernel that has them")
     number = pool(size) / "nr_hugepages"
-    before = int(number.read_text())
-    try:
-        number.write_text(str(before + count - free_huge_pages(size)))
-        require(free_huge_pages(size) == count, f"the kernel gave no {count} huge pages")
-        yield size
-    finally:
-        number.write_text(str(before))
+    with number.open() as lock:
+        # Another run of these tests on the same host waits.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        before = int(number.read_text())
+        try:
+            number.write_text(str(before + count - free_huge_pages(size)))
+            require(free_huge_pages(size) == count, f"the kernel gave no {count} huge pages")
+            yield size
+        finally:
+            number.write_text(str(before))
 
 
 @contextmanager
@@ -158,6 +163,25 @@ def descriptor_limit(more: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         for fd in blockers:
             os.close(fd)
+
+
+def run_threads(*bodies: Callable[[], object]) -> None:
+    """Runs all bodies at once; what any of them raises comes out."""
+    raised: list[BaseException] = []
+
+    def run(body: Callable[[], object]) -> None:
+        try:
+            body()
+        except BaseException as error:  # noqa: BLE001  raised again below
+            raised.append(error)
+
+    threads = [threading.Thread(target=run, args=(body,)) for body in bodies]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if raised:
+        raise raised[0]
 
 
 def fork() -> int:
@@ -208,3 +232,20 @@ def in_child(body: Callable[[], object], timeout: float = 60) -> None:
     """Runs `body` in a forked child: what it raises, a signal and a hang fail the test."""
     if problem := finish_child(*start_child(body), timeout):
         pytest.fail(problem)
+
+
+def run_python(program: str, timeout: float = 60) -> str:
+    """Runs a program in an interpreter of its own and gives what it prints; an error, a signal and a hang fail the test."""
+    try:
+        done = subprocess.run(
+            [sys.executable, "-X", "faulthandler", "-c", program],
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as hang:
+        pytest.fail(f"the child hangs {hang.stderr!r}")
+    if done.returncode or done.stderr:
+        pytest.fail(f"the child ended with {done.returncode}: {done.stderr}")
+    return done.stdout

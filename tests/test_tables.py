@@ -190,9 +190,21 @@ def without_bios_hole(memory: list[tuple[int, int, int, bool]]) -> list[tuple[in
 def test_srat_says_what_qemus_says() -> None:
     infos = [NumaRegionInfo("3GiB", None, 0, [0, 2]), NumaRegionInfo("2GiB", None, 1, [1, 3])]
     made = AddressSpaceBuilder("q35", numa_regions=infos, hotplug=Hotplug("16GiB", 4)).plan()
-    arguments = ["-cpu", "Haswell,vendor=GenuineIntel,enforce=off,check=off", "-m", "5G,slots=4,maxmem=16G", "-smp", "4,sockets=4"]
+    arguments = [
+        "-cpu",
+        "Haswell,vendor=GenuineIntel,enforce=off,check=off",
+        "-m",
+        "5G,slots=4,maxmem=16G",
+        "-smp",
+        "4,sockets=4",
+    ]
     for node, (size, cpus) in enumerate([("3G", (0, 2)), ("2G", (1, 3))]):
-        arguments += ["-object", f"memory-backend-ram,id=m{node},size={size},reserve=off", "-numa", f"node,nodeid={node},memdev=m{node}"]
+        arguments += [
+            "-object",
+            f"memory-backend-ram,id=m{node},size={size},reserve=off",
+            "-numa",
+            f"node,nodeid={node},memdev=m{node}",
+        ]
         arguments += [part for cpu in cpus for part in ("-numa", f"cpu,node-id={node},socket-id={cpu}")]
     with qemu("q35", *arguments) as oracle:
         tables = oracle.fw_cfg_file("etc/acpi/tables")

@@ -39,6 +39,7 @@ __all__ = [
     "Transaction",
     "UnplugRequest",
     "__version__",
+    "checked_range",
     "device_tree",
     "e820",
     "slit",
@@ -68,6 +69,7 @@ def e820(space: AddressSpace | AddressSpaceBase, *, bios_hole: bool = False) -> 
 def srat(numa_nodes: dict[int, NumaNode], *, hotplug_window: _Window | None = None, arch: str = "x86_64") -> bytes: ...
 def slit(distances: Iterable[Iterable[SupportsIndex]]) -> bytes: ...
 def device_tree(space: AddressSpace | AddressSpaceBase, *, numa_nodes: dict[int, NumaNode] | None = None) -> bytes: ...
+def checked_range(base: _Address, size: _Size) -> tuple[int, int]: ...
 
 @final
 class AddressSpaceRegion:
@@ -117,7 +119,6 @@ class AddressSpaceRegion:
         mem_prealloc: bool,
         prot_flags: _Protection,
         is_hotplug: bool = False,
-        is_mergeable: bool = False,
         *,
         name: str | None = None,
         page_size: _Size | None = None,
@@ -161,6 +162,8 @@ class AddressSpaceRegion:
     def mem_type(self) -> MemorySourceType | None: ...
     @property
     def mem_file_path(self) -> str: ...
+    @property
+    def file(self) -> int | None: ...
     @property
     def file_offset(self) -> int: ...
     @property

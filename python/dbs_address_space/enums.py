@@ -84,10 +84,12 @@ class MemorySourceType(Enum):
         """
         if not isinstance(text, str):
             raise TypeError(f"text must be a str, not {type(text).__name__}")
-        return cls(_SECOND_NAMES.get(text, text))
+        return cls(text)
 
     @classmethod
     def _missing_(cls, value: object) -> MemorySourceType:
+        if isinstance(value, str) and value in _SECOND_NAMES:
+            return cls(_SECOND_NAMES[value])
         known = ", ".join(repr(member.value) for member in cls) + ", " + ", ".join(map(repr, _SECOND_NAMES))
         raise InvalidMemorySourceType(f"unknown memory source type {value!r}: use one of {known}")
 

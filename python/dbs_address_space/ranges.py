@@ -4,23 +4,35 @@ from __future__ import annotations
 
 from collections import namedtuple
 
+from ._core import checked_range
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Self, SupportsIndex
+
 __all__ = ["AddressRange"]
 
 
 class AddressRange(namedtuple("AddressRange", ["base", "size"])):
-    """A half-open range of guest physical addresses, in bytes.
+    """A half-open range of guest physical addresses, in bytes; it may be empty. The size may be text such as `"2GiB"`.
+
+    Raises `InvalidAddressRange` for numbers that no range can have and an end past 2^64 - 1, `TypeError` for what is no number.
 
     >>> AddressRange(0x1000, 0x2000).end == 0x3000
     True
     >>> 0x3000 in AddressRange(0x1000, 0x2000)
     False
-    >>> print(AddressRange(0xc000_0000, 1 << 30))
+    >>> print(AddressRange(0xc000_0000, "1GiB"))
     [0xc000_0000, 0x1_0000_0000)
     """
 
     __slots__ = ()
     base: int
     size: int
+
+    def __new__(cls, base: SupportsIndex, size: SupportsIndex | str) -> Self:
+        """Checks the numbers as every range of this package is checked."""
+        return cls._make(checked_range(base, size))
 
     @property
     def end(self) -> int:
@@ -32,8 +44,8 @@ class AddressRange(namedtuple("AddressRange", ["base", "size"])):
         """The last address of the range; below `base` when the range is empty."""
         return self.end - 1
 
-    def __contains__(self, addr: object) -> bool:
-        return isinstance(addr, int) and self.base <= addr < self.end
+    def __contains__(self, addr: SupportsIndex) -> bool:  # type: ignore[override]  # a range holds addresses, not its fields
+        return self.base <= checked_range(addr, 0)[0] < self.end
 
     def intersect(self, other: AddressRange) -> AddressRange | None:
         """The addresses that both ranges have, or `None`.
@@ -41,6 +53,7 @@ class AddressRange(namedtuple("AddressRange", ["base", "size"])):
         >>> AddressRange(0, 0x2000).intersect(AddressRange(0x1000, 0x2000))
         AddressRange(base=4096, size=4096)
         """
+        other = AddressRange(*other)
         base, end = max(self.base, other.base), min(self.end, other.end)
         return AddressRange(base, end - base) if base < end else None
 

@@ -7,7 +7,10 @@ use std::sync::Arc;
 
 use crate::model::backing::Seal;
 use crate::model::error::{Error, Result};
-use crate::model::region::{MAP_ANONYMOUS, MAP_HUGETLB, MAP_NORESERVE, MAP_PRIVATE, RegionType, SharedRegion};
+use crate::model::region::{
+    MAP_ANONYMOUS, MAP_FIXED, MAP_FIXED_NOREPLACE, MAP_GROWSDOWN, MAP_HUGETLB, MAP_NORESERVE, MAP_PRIVATE, RegionType,
+    SharedRegion,
+};
 use crate::model::source::{SourceType, UserBuffer};
 use crate::model::text;
 use crate::sys::file::FileKind;
@@ -69,17 +72,18 @@ pub fn open(region: &SharedRegion) -> Result<Backing> {
     }
 }
 
-/// Flags that `mmap` would take and that contradict the source: memory taken for what it isn't could fault under a touch.
+/// A flag that moves or grows the mapping could lay it over memory that isn't ours; one that contradicts the source would have
+/// memory taken for what it isn't, which could fault under a touch.
 fn check_flags(region: &SharedRegion) -> Result<()> {
-    let source = region.effective_source();
-    let contradiction = if region.perm_flags & MAP_HUGETLB != 0 && !source.is_some_and(SourceType::is_huge) {
-        "MAP_HUGETLB needs a huge mem_type: \"hugeshmem\", \"hugemmap\" or \"hugetlbfs\""
-    } else if region.perm_flags & MAP_ANONYMOUS != 0 && region.has_file() {
-        "MAP_ANONYMOUS contradicts its file or memfd"
-    } else {
-        return Ok(());
-    };
-    Err(failed(region, contradiction, &io::Error::from_raw_os_error(EINVAL)))
+    let is_huge = region.effective_source().is_some_and(SourceType::is_huge);
+    let refusals = [
+        (MAP_FIXED | MAP_FIXED_NOREPLACE, true, "MAP_FIXED can't be asked for: the kernel chooses the host address"),
+        (MAP_GROWSDOWN, true, "MAP_GROWSDOWN can't be asked for: a region has a fixed size"),
+        (MAP_HUGETLB, !is_huge, "MAP_HUGETLB needs a huge mem_type: \"hugeshmem\", \"hugemmap\" or \"hugetlbfs\""),
+        (MAP_ANONYMOUS, region.has_file(), "MAP_ANONYMOUS contradicts its file or memfd"),
+    ];
+    let refusal = refusals.iter().find(|(flags, refused, _)| *refused && region.perm_flags & flags != 0);
+    refusal.map_or(Ok(()), |(.., why)| Err(failed(region, why, &io::Error::from_raw_os_error(EINVAL))))
 }
 
 fn open_memfd(region: &SharedRegion, huge_page_size: Option<u64>, backing: Backing) -> Result<Backing> {

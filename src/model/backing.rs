@@ -83,6 +83,18 @@ impl BackingOptions {
         Ok(self)
     }
 
+    /// What a region's other arguments do not say.
+    #[must_use]
+    pub fn without_arguments(&self) -> Self {
+        let forbidden = |option: Option<bool>| option.filter(|on| !on);
+        Self {
+            page_size: None,
+            ksm: forbidden(self.ksm),
+            transparent_hugepage: forbidden(self.transparent_hugepage),
+            ..self.clone()
+        }
+    }
+
     /// Whether a mapping made with `other` can be kept: the rest is advice that can be given anew.
     #[must_use]
     pub fn maps_like(&self, other: &Self) -> bool {

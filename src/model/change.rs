@@ -123,8 +123,9 @@ impl Change {
         replaces: impl Fn(&SharedRegion, &SharedRegion) -> bool,
     ) -> Self {
         let (mut added, mut removed, mut replaced) = (Vec::new(), Vec::new(), Vec::new());
-        let mut old = before.regions().iter().peekable();
-        for new in after.regions() {
+        let (before_middle, after_middle) = trimmed(before.regions(), after.regions());
+        let mut old = before_middle.iter().peekable();
+        for new in after_middle {
             while let Some(gone) = old.next_if(|old| old.base() < new.base()) {
                 removed.push(Arc::clone(gone));
             }
@@ -146,6 +147,16 @@ impl Change {
     pub fn is_empty(&self) -> bool {
         self.added.is_empty() && self.removed.is_empty() && self.replaced.is_empty()
     }
+}
+
+/// Both without the regions at their start and at their end that they share.
+fn trimmed<'a>(before: &'a [SharedRegion], after: &'a [SharedRegion]) -> (&'a [SharedRegion], &'a [SharedRegion]) {
+    let is_shared = |(old, new): &(&SharedRegion, &SharedRegion)| Arc::ptr_eq(old, new);
+    let head = before.iter().zip(after).take_while(is_shared).count();
+    let (before, after) = (before.get(head..).unwrap_or_default(), after.get(head..).unwrap_or_default());
+    let tail = before.iter().rev().zip(after.iter().rev()).take_while(is_shared).count();
+    let without = |regions: &'a [SharedRegion]| regions.get(..regions.len().saturating_sub(tail)).unwrap_or_default();
+    (without(before), without(after))
 }
 
 impl std::fmt::Display for Change {

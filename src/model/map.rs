@@ -16,7 +16,7 @@ pub struct Map {
     layout: Arc<Layout>,
     regions: Arc<[SharedRegion]>,
     /// The regions' bases, apart from them so that a search touches few cache lines.
-    starts: Starts,
+    starts: Arc<Starts>,
 }
 
 impl PartialEq for Map {
@@ -31,7 +31,7 @@ impl Map {
     /// A map without regions, at generation 0.
     #[must_use]
     pub fn empty(layout: Layout) -> Self {
-        Self { generation: 0, layout: Arc::new(layout), regions: Arc::new([]), starts: Starts::new(Box::new([])) }
+        Self { generation: 0, layout: Arc::new(layout), regions: Arc::new([]), starts: Arc::default() }
     }
 
     /// A map of regions in any order, at generation 0.
@@ -40,12 +40,19 @@ impl Map {
         regions.sort_by_key(|region| region.base());
         check_neighbours(&regions)?;
         check_names(&regions)?;
-        Ok(Self::empty(layout).with_regions(regions))
+        let starts = regions.iter().map(|region| region.base()).collect();
+        Ok(Self::empty(layout).with_regions(regions.into(), starts))
     }
 
-    fn with_regions(&self, regions: Vec<SharedRegion>) -> Self {
-        let starts = Starts::new(regions.iter().map(|region| region.base()).collect());
-        Self { generation: 0, layout: Arc::clone(&self.layout), regions: regions.into(), starts }
+    fn with_regions(&self, regions: Arc<[SharedRegion]>, starts: Box<[u64]>) -> Self {
+        Self { generation: 0, layout: Arc::clone(&self.layout), regions, starts: Arc::new(Starts::new(starts)) }
+    }
+
+    /// The map with `count` regions from `index` on taken out and `new` in their place.
+    fn spliced(&self, index: usize, count: usize, new: Option<&SharedRegion>) -> Self {
+        let start = new.map(|region| region.base());
+        let regions = spliced(&self.regions, index, count, new).collect();
+        self.with_regions(regions, spliced(self.starts.sorted(), index, count, start.as_ref()).collect())
     }
 
     /// The same map as the `generation`th that a space published.
@@ -165,16 +172,14 @@ impl Map {
             check_overlap(region, neighbour)?;
         }
         self.check_name(region, None)?;
-        let (head, tail) = self.regions.split_at(index);
-        Ok(self.with_regions(spliced(head, Some(region), tail)))
+        Ok(self.spliced(index, 0, Some(region)))
     }
 
     /// A new map without the region that equals `region`.
     pub fn remove(&self, region: &SharedRegion) -> Result<Self> {
         self.equal_to(region)?;
         let index = self.find_index(region.base()).unwrap_or_default();
-        let (head, tail) = self.regions.split_at(index);
-        Ok(self.with_regions(spliced(head, None, tail.get(1..).unwrap_or_default())))
+        Ok(self.spliced(index, 1, None))
     }
 
     /// A new map with `new` in the place of `old`: the same range and backing, other name, protection, node or hints.
@@ -192,8 +197,7 @@ impl Map {
         }
         let index = self.find_index(old.base()).unwrap_or_default();
         self.check_name(new, Some(index))?;
-        let (head, tail) = self.regions.split_at(index);
-        Ok(self.with_regions(spliced(head, Some(new), tail.get(1..).unwrap_or_default())))
+        Ok(self.spliced(index, 1, Some(new)))
     }
 
     fn check_name(&self, region: &SharedRegion, except: Option<usize>) -> Result<()> {
@@ -252,12 +256,16 @@ impl Map {
     }
 }
 
-fn spliced(head: &[SharedRegion], middle: Option<&SharedRegion>, tail: &[SharedRegion]) -> Vec<SharedRegion> {
-    let mut regions = Vec::with_capacity(head.len().saturating_add(tail.len()).saturating_add(1));
-    regions.extend_from_slice(head);
-    regions.extend(middle.cloned());
-    regions.extend_from_slice(tail);
-    regions
+/// The items with `count` from `index` on taken out and `new` in their place.
+fn spliced<'a, T: Clone>(
+    items: &'a [T],
+    index: usize,
+    count: usize,
+    new: Option<&'a T>,
+) -> impl Iterator<Item = T> + use<'a, T> {
+    let (head, tail) = (items.get(..index), items.get(index.saturating_add(count)..));
+    let (head, tail) = (head.unwrap_or_default(), tail.unwrap_or_default());
+    head.iter().chain(new).chain(tail).cloned()
 }
 
 fn check_neighbours(regions: &[SharedRegion]) -> Result<()> {

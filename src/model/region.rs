@@ -13,14 +13,20 @@ use super::text;
 pub const MAP_SHARED: i32 = 0x1;
 /// `mmap`'s `MAP_PRIVATE`.
 pub const MAP_PRIVATE: i32 = 0x2;
+/// `mmap`'s `MAP_FIXED`.
+pub const MAP_FIXED: i32 = 0x10;
 /// `mmap`'s `MAP_ANONYMOUS`.
 pub const MAP_ANONYMOUS: i32 = 0x20;
+/// `mmap`'s `MAP_GROWSDOWN`.
+pub const MAP_GROWSDOWN: i32 = 0x100;
 /// `mmap`'s `MAP_NORESERVE`.
 pub const MAP_NORESERVE: i32 = 0x4000;
 /// `mmap`'s `MAP_POPULATE`.
 pub const MAP_POPULATE: i32 = 0x8000;
 /// `mmap`'s `MAP_HUGETLB`.
 pub const MAP_HUGETLB: i32 = 0x4_0000;
+/// `mmap`'s `MAP_FIXED_NOREPLACE`.
+pub const MAP_FIXED_NOREPLACE: i32 = 0x10_0000;
 /// `mmap`'s `PROT_NONE`.
 pub const PROT_NONE: i32 = 0;
 /// `mmap`'s `PROT_READ`.
@@ -76,15 +82,17 @@ impl RegionType {
         })
     }
 
-    /// The `mmap` flags and protection of a region of this type that asks for nothing else.
+    /// The `mmap` flags and protection of a region of this type and source that asks for nothing else.
     #[must_use]
-    pub const fn default_flags(self, source: Option<SourceType>) -> (i32, i32) {
+    pub fn default_flags(self, source: &Source) -> (i32, i32) {
+        let anonymous = MAP_PRIVATE | MAP_ANONYMOUS;
         match self {
             Self::DeviceMemory => (0, PROT_NONE),
-            Self::DaxMemory => (MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, PROT_NONE),
-            Self::FirmwareMemory => (MAP_PRIVATE | MAP_ANONYMOUS, PROT_READ | PROT_WRITE),
-            Self::DefaultMemory => match source {
-                Some(source) if source.is_anonymous() => (MAP_PRIVATE | MAP_ANONYMOUS, PROT_READ | PROT_WRITE),
+            Self::DaxMemory => (anonymous | MAP_NORESERVE, PROT_NONE),
+            Self::FirmwareMemory if source.file.is_some() => (MAP_PRIVATE, PROT_READ | PROT_WRITE),
+            Self::FirmwareMemory if source.source_type.is_none() => (anonymous, PROT_READ | PROT_WRITE),
+            Self::FirmwareMemory | Self::DefaultMemory => match source.source_type {
+                Some(source) if source.is_anonymous() => (anonymous, PROT_READ | PROT_WRITE),
                 _ => (MAP_SHARED, PROT_READ | PROT_WRITE),
             },
         }
@@ -123,7 +131,7 @@ pub struct Region {
 impl Region {
     /// A region with the defaults of its type and source.
     pub fn new(region_type: RegionType, range: Range, source: Source) -> Result<Self> {
-        let (perm_flags, prot_flags) = region_type.default_flags(source.source_type);
+        let (perm_flags, prot_flags) = region_type.default_flags(&source);
         let region = Self {
             name: None,
             region_type,
@@ -166,6 +174,29 @@ impl Region {
         self.is_hugepage = self.is_huge() || options.transparent_hugepage == Some(true);
         self.options = options;
         self
+    }
+
+    /// Takes options over that say the same as the arguments given, where both say something.
+    pub fn with_agreeing(self, options: &BackingOptions, is_hugepage: Option<bool>) -> Result<Self> {
+        let is_hugepage = is_hugepage.filter(|_| !self.is_huge());
+        let differs = |argument: Option<bool>, option: Option<bool>| argument.zip(option).is_some_and(|(a, b)| a != b);
+        let page_sizes = self.source.page_size.zip(options.page_size);
+        let what = if page_sizes.is_some_and(|(argument, option)| argument != option) {
+            "page_size"
+        } else if differs(self.is_mergeable.then_some(true), options.ksm) {
+            "is_mergeable and ksm"
+        } else if differs(is_hugepage, options.transparent_hugepage) {
+            "is_hugepage and transparent_hugepage"
+        } else {
+            let options = BackingOptions {
+                page_size: options.page_size.or(self.source.page_size),
+                ksm: options.ksm.or(self.is_mergeable.then_some(true)),
+                transparent_hugepage: options.transparent_hugepage.or(is_hugepage.filter(|on| *on)),
+                ..options.clone()
+            };
+            return Ok(self.with_options(options));
+        };
+        Err(self.invalid(format!("{what} differ between the region's arguments and backing=")))
     }
 
     /// Takes the fields over into the options that say the same.

@@ -3,12 +3,18 @@
 /// The starts of regions, with an index that narrows a search to the few that lie near.
 ///
 /// The index cuts the range of the starts into equal parts, about as many as there are starts, and knows how many lie before each.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Starts {
     sorted: Box<[u64]>,
     first: u64,
     shift: u32,
     before: Box<[u32]>,
+}
+
+impl Default for Starts {
+    fn default() -> Self {
+        Self::new(Box::new([]))
+    }
 }
 
 impl Starts {
@@ -22,6 +28,12 @@ impl Starts {
             span.checked_div(parts_wanted).unwrap_or_default().checked_ilog2().map_or(0, |log| log.saturating_add(1));
         let before = counts(&sorted, first, shift, span >> shift);
         Self { sorted, first, shift, before }
+    }
+
+    /// All starts in ascending order.
+    #[must_use]
+    pub fn sorted(&self) -> &[u64] {
+        &self.sorted
     }
 
     /// The start at an index.
@@ -53,15 +65,17 @@ impl Starts {
 
 /// How many starts lie before each part, and before the end of the last one.
 fn counts(sorted: &[u64], first: u64, shift: u32, last_part: u64) -> Box<[u32]> {
-    let mut counts = Vec::with_capacity(index(u32::try_from(last_part).unwrap_or(u32::MAX)).saturating_add(2));
+    let parts = usize::try_from(last_part).unwrap_or(usize::MAX).saturating_add(1);
+    let mut counts = Vec::with_capacity(parts.saturating_add(1));
     let mut below = 0u32;
-    let mut starts = sorted.iter().peekable();
-    for part in 0..=last_part {
-        counts.push(below);
-        while starts.next_if(|start| start.saturating_sub(first) >> shift <= part).is_some() {
-            below = below.saturating_add(1);
+    for start in sorted {
+        let part = usize::try_from(start.saturating_sub(first) >> shift).unwrap_or(usize::MAX);
+        if part >= counts.len() {
+            counts.resize(part.saturating_add(1), below);
         }
+        below = below.saturating_add(1);
     }
+    counts.resize(parts, below);
     counts.push(below);
     counts.into()
 }

@@ -24,7 +24,7 @@ pub fn grouped(digits: &str) -> String {
 
 const UNITS: [(&str, u32); 6] = [("EiB", 60), ("PiB", 50), ("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)];
 
-/// `3 GiB`: the largest binary unit that divides the size, with one decimal where none does.
+/// `3 GiB`: the largest binary unit that divides the size; from 16 units on, one decimal, cut off, will do: `31.9 TiB`.
 #[must_use]
 pub fn size(bytes: u64) -> String {
     for (unit, shift) in UNITS {

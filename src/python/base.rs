@@ -11,7 +11,7 @@ use super::change::PyChange;
 use super::convert::{self, Address, Size};
 use super::layout::PyLayout;
 use super::region::PyRegion;
-use crate::model::change::{Change, Target};
+use crate::model::change::Target;
 use crate::model::map::Map;
 use crate::model::region::SharedRegion;
 use crate::model::table;
@@ -240,8 +240,8 @@ impl PyBase {
     }
 
     /// How `after` differs from this map, an `AddressSpaceChange`.
-    pub(super) fn diff(&self, py: Python<'_>, after: &Bound<'_, Self>) -> PyResult<PyChange> {
-        PyChange::new(py, &Change::between(&self.map, &after.get().map))
+    fn diff(slf: Bound<'_, Self>, after: Bound<'_, Self>) -> PyResult<PyChange> {
+        PyChange::between(slf.py(), slf.clone().unbind(), after.unbind())
     }
 
     pub(super) fn __getitem__<'py>(

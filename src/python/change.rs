@@ -1,7 +1,5 @@
 //! `AddressSpaceChange`.
 
-use std::sync::Arc;
-
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
@@ -30,11 +28,9 @@ pub struct PyChange {
 }
 
 impl PyChange {
-    pub(super) fn new(py: Python<'_>, change: &Change) -> PyResult<Self> {
-        let (before, after) = (
-            Py::new(py, PyBase::from(Arc::clone(&change.before)))?,
-            Py::new(py, PyBase::from(Arc::clone(&change.after)))?,
-        );
+    /// How two maps differ; the regions are the objects that the maps themselves give.
+    pub(super) fn between(py: Python<'_>, before: Py<PyBase>, after: Py<PyBase>) -> PyResult<Self> {
+        let change = Change::between(&before.get().map, &after.get().map);
         let objects = |base: &Py<PyBase>, regions: &[SharedRegion]| -> PyResult<Vec<Bound<'_, PyRegion>>> {
             regions.iter().filter_map(|region| base.get().object_at(py, region.base()).transpose()).collect()
         };

@@ -5,7 +5,7 @@ use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::exceptions::{PyOverflowError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBool, PyInt, PyString, PyTuple};
@@ -22,7 +22,7 @@ use crate::sys::file;
 
 /// A guest physical address: an int from 0 to 2^64 - 1.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Address(pub(super) u64);
+pub struct Address(pub(super) u64);
 
 impl<'py> FromPyObject<'_, 'py> for Address {
     type Error = PyErr;
@@ -35,7 +35,7 @@ impl<'py> FromPyObject<'_, 'py> for Address {
 
 /// A number of bytes, also as text.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Size(pub(super) u64);
+pub struct Size(pub(super) u64);
 
 impl Size {
     /// The length of something in memory.
@@ -60,8 +60,24 @@ impl<'py> FromPyObject<'_, 'py> for Size {
 #[cold]
 fn size_slowly(object: Borrowed<'_, '_, PyAny>) -> PyResult<u64> {
     match object.cast::<PyString>() {
-        Ok(text) => Ok(text::parse_size(&text.to_cow()?)?),
+        Ok(text) => Ok(text::parse_size(&text.to_string_lossy())?),
         Err(_) => unsigned_slowly(object, u64::MAX),
+    }
+}
+
+/// The name of a region: text that can be written as UTF-8.
+#[derive(Clone, Debug)]
+pub(super) struct Name(pub(super) Box<str>);
+
+impl<'py> FromPyObject<'_, 'py> for Name {
+    type Error = PyErr;
+
+    fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        let text = object.cast::<PyString>()?;
+        let name = text.to_cow().map_err(|_| {
+            invalid(format!("{:?} can't be a region's name: it has lone surrogates", text.to_string_lossy()))
+        })?;
+        Ok(Self(name.into()))
     }
 }
 
@@ -89,7 +105,7 @@ impl<'py> FromPyObject<'_, 'py> for Byte {
     }
 }
 
-/// `mmap` flags or a protection: bits of a C int.
+/// `mmap` flags, a protection or a descriptor: a C int that isn't negative.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Flags(pub(super) i32);
 
@@ -164,9 +180,10 @@ fn text_of(object: &Bound<'_, PyAny>, what: &str) -> PyResult<String> {
     } else {
         object.getattr("value").unwrap_or_else(|_| object.clone())
     };
-    value.extract::<String>().map_err(|_| {
+    let text = value.cast::<PyString>().map_err(|_| {
         PyTypeError::new_err(format!("{what} must be a member of its enum or a str, not {}", type_name(object)))
-    })
+    })?;
+    Ok(text.to_string_lossy().into())
 }
 
 fn type_name(object: &Bound<'_, PyAny>) -> String {
@@ -201,12 +218,9 @@ pub(super) fn user_file(object: &Bound<'_, PyAny>) -> PyResult<UserFile> {
 
 /// Our own duplicate of an int descriptor, or of anything with `fileno()`.
 pub(super) fn duplicate(object: &Bound<'_, PyAny>) -> PyResult<File> {
-    if object.is_instance_of::<PyBool>() {
-        return Err(invalid("file is a bool where a descriptor is needed".into()));
-    }
     let fd: RawFd = match object.is_instance_of::<PyInt>() {
-        true => object.extract()?,
-        false => object.call_method0("fileno").map_err(|error| not_a_file(object, error))?.extract()?,
+        true => object.extract::<Flags>()?.0,
+        false => object.call_method0("fileno").map_err(|error| not_a_file(object, error))?.extract::<Flags>()?.0,
     };
     let duplicate = file::duplicate(fd).map_err(|error| Error::Backing {
         message: format!("file descriptor {fd} can't be duplicated: {error}"),
@@ -223,15 +237,29 @@ fn not_a_file(object: &Bound<'_, PyAny>, error: PyErr) -> PyErr {
     }
 }
 
-/// Seconds to wait; `None` for ever.
-pub(super) fn timeout(seconds: Option<f64>) -> PyResult<Option<Duration>> {
-    let Some(seconds) = seconds else { return Ok(None) };
-    if seconds.is_nan() || seconds < 0.0 {
-        return Err(PyValueError::new_err(format!(
-            "timeout is {seconds}: give seconds of at least 0, or None to wait for ever"
-        )));
+/// Seconds to wait.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Timeout(pub(super) Duration);
+
+impl<'py> FromPyObject<'_, 'py> for Timeout {
+    type Error = PyErr;
+
+    fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        let seconds = match object.extract::<f64>() {
+            Err(error) if error.is_instance_of::<PyOverflowError>(object.py()) => {
+                if object.lt(0)? {
+                    f64::NEG_INFINITY
+                } else {
+                    f64::INFINITY
+                }
+            }
+            seconds => seconds?,
+        };
+        if seconds.is_nan() || seconds < 0.0 {
+            return Err(invalid(format!("timeout is {seconds}: give seconds of at least 0, or None to wait for ever")));
+        }
+        Ok(Self(Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)))
     }
-    Ok(Some(Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)))
 }
 
 macro_rules! imported {
@@ -287,7 +315,17 @@ imported!(
 
 /// A tuple of `AddressRange`.
 pub(super) fn py_ranges(py: Python<'_>, ranges: Vec<Range>) -> PyResult<Bound<'_, PyTuple>> {
+    static MAKE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let make = MAKE.get_or_try_init(py, || {
+        py.import("dbs_address_space.ranges")?.getattr("AddressRange")?.getattr("_make").map(Bound::unbind)
+    })?;
     let ranges: Vec<_> =
-        ranges.into_iter().map(|range| py_range(py, (range.base(), range.size()))).collect::<PyResult<_>>()?;
+        ranges.iter().map(|range| make.bind(py).call1(((range.base(), range.size()),))).collect::<PyResult<_>>()?;
     PyTuple::new(py, ranges)
+}
+
+/// `(base, size)` as ints, checked like every range of this package.
+#[pyfunction]
+pub fn checked_range(base: Address, size: Size) -> PyResult<(u64, u64)> {
+    range(base, size).map(|range| (range.base(), range.size()))
 }

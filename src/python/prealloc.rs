@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use pyo3::prelude::*;
 
-use super::convert;
+use super::convert::{self, Timeout};
 use super::interrupt::detached;
 use crate::memory::prealloc::{Background, Report};
 use crate::model::error::Error;
@@ -37,8 +37,8 @@ impl PyPreallocHandle {
 
     /// Waits until it has ended, at most `timeout` seconds (`None`: for ever), and tells whether it has. Ctrl-C ends the wait only.
     #[pyo3(signature = (timeout=None))]
-    fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
-        let timeout = convert::timeout(timeout)?;
+    fn wait(&self, py: Python<'_>, timeout: Option<Timeout>) -> PyResult<bool> {
+        let timeout = timeout.map(|timeout| timeout.0);
         detached(py, None, |interrupt| self.0.wait(timeout, interrupt))
     }
 

@@ -1,5 +1,6 @@
 //! `AddressSpaceRegion`.
 
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 
 use pyo3::exceptions::{PyOverflowError, PyTypeError};
@@ -8,11 +9,11 @@ use pyo3::types::{PyDict, PyString};
 
 use super::backing::PyBackingOptions;
 use super::buffer::adopt;
-use super::convert::{self, Address, Flags, Protection, Size, Small};
-use super::error::invalid;
+use super::convert::{self, Address, Flags, Name, Protection, Size, Small};
 use crate::model::backing::BackingOptions;
+use crate::model::range::Range;
 use crate::model::region::{self, MAP_POPULATE, Region, RegionType, SharedRegion};
-use crate::model::source::{Source, SourceType};
+use crate::model::source::Source;
 use crate::sys::file;
 
 /// The description of a range of guest physical addresses: an immutable value that owns no memory.
@@ -21,7 +22,7 @@ use crate::sys::file;
 /// `file` nor `mem_type` is a memfd, or anonymous with `MAP_ANONYMOUS`. Flags and hints that are not given are those of the type
 /// and source. The memory itself is made by `AddressSpace.map_memory()` or on insertion into a mapped space.
 ///
-/// `backing` are `BackingOptions`; those of them that are also arguments here, must agree with these.
+/// `backing` are `BackingOptions`; those of them that are also arguments here must agree with these.
 ///
 /// Raises `InvalidAddressRange` (size 0, an end past 2^64 - 1, a bad name or page size), `InvalidRegionType`,
 /// `InvalidMemorySourceType`, `BackingError` (a descriptor that isn't open).
@@ -45,14 +46,61 @@ impl PyRegion {
         Ok(Self(Arc::new(region)))
     }
 
-    fn named(mut region: Region, name: Option<String>) -> PyResult<Self> {
-        region.name = name.map(Into::into);
+    fn named(region: Region, name: Option<Name>) -> PyResult<Self> {
+        let mut region = region.with_agreeing_options();
+        region.name = name.map(|name| name.0);
         Self::checked(region)
+    }
+
+    /// RAM from one of the original's sources.
+    fn ram(
+        range: Range,
+        numa_node_id: Option<Small>,
+        mem_type: &Bound<'_, PyAny>,
+        mem_file_path: &Bound<'_, PyAny>,
+        mem_prealloc: bool,
+        page_size: Option<Size>,
+    ) -> PyResult<Region> {
+        let source = Source {
+            source_type: Some(convert::source_type(mem_type)?),
+            path: convert::path(mem_file_path)?,
+            page_size: page_size.map(|size| size.0),
+            ..Source::default()
+        };
+        let mut region = Region::new(RegionType::DefaultMemory, range, source)?;
+        region.host_numa_node_id = numa_node_id.map(|node| node.0);
+        region.perm_flags |= if mem_prealloc { MAP_POPULATE } else { 0 };
+        Ok(region)
+    }
+
+    /// The constructor's keywords for an equal region, apart from what it adopted; `None` stands for flags and hints that are the default.
+    fn options<'py>(&self, py: Python<'py>, perm_flags: i32) -> PyResult<Bound<'py, PyDict>> {
+        let region = &self.0;
+        let default = Region::new(region.region_type, region.range, region.source.clone())?;
+        let options = PyDict::new(py);
+        options.set_item("name", self.name())?;
+        options.set_item("host_numa_node_id", region.host_numa_node_id)?;
+        options.set_item("mem_type", self.mem_type(py)?)?;
+        options.set_item("mem_file_path", self.mem_file_path(py)?)?;
+        options.set_item("file_offset", region.source.file_offset)?;
+        options.set_item("perm_flags", other_than(default.perm_flags, perm_flags))?;
+        options.set_item("prot_flags", other_than(default.prot_flags, region.prot_flags))?;
+        options.set_item("page_size", region.source.page_size)?;
+        options.set_item("is_hugepage", other_than(default.is_hugepage, region.is_hugepage))?;
+        options.set_item("is_hotplug", region.is_hotplug)?;
+        options.set_item("is_anonpage", other_than(default.is_anonpage, region.is_anonpage))?;
+        options.set_item("is_mergeable", region.is_mergeable)?;
+        options.set_item("backing", PyBackingOptions(region.options.without_arguments()))?;
+        Ok(options)
     }
 
     fn of_type(region_type: RegionType, base: Address, size: Size) -> PyResult<Region> {
         Ok(Region::new(region_type, convert::range(base, size)?, Source::default())?)
     }
+}
+
+fn other_than<T: PartialEq>(default: T, value: T) -> Option<T> {
+    (value != default).then_some(value)
 }
 
 #[pymethods]
@@ -72,7 +120,7 @@ impl PyRegion {
         region_type: &Bound<'_, PyAny>,
         base: Address,
         size: Size,
-        name: Option<String>,
+        name: Option<Name>,
         host_numa_node_id: Option<Small>,
         mem_type: Option<&Bound<'_, PyAny>>,
         mem_file_path: Option<&Bound<'_, PyAny>>,
@@ -103,23 +151,8 @@ impl PyRegion {
         region.is_anonpage = is_anonpage.unwrap_or(region.is_anonpage);
         region.is_hotplug = is_hotplug;
         region.is_mergeable = is_mergeable;
-        if let Some(options) = backing.map(|backing| backing.get().0.clone()) {
-            let (page_size, is_small) =
-                (page_size.map(|size| size.0), !region.source.source_type.is_some_and(SourceType::is_huge));
-            let asked_for = is_hugepage.filter(|_| is_small);
-            agree("page_size", page_size, options.page_size)?;
-            agree("is_mergeable and ksm", is_mergeable.then_some(true), options.ksm)?;
-            agree("is_hugepage and transparent_hugepage", asked_for, options.transparent_hugepage)?;
-            region.options = BackingOptions {
-                ksm: options.ksm.or(is_mergeable.then_some(true)),
-                transparent_hugepage: options.transparent_hugepage.or(asked_for.filter(|on| *on)),
-                page_size: options.page_size.or(page_size),
-                ..options
-            };
-            let options = region.options.clone();
-            region = region.with_options(options);
-        }
-        Self::named(region.with_agreeing_options(), name)
+        let Some(backing) = backing else { return Self::named(region, name) };
+        Self::named(region.with_agreeing(&backing.get().0, is_hugepage)?, name)
     }
 
     /// RAM, readable and writable, from one of the original's sources; the eight positional values of its README are accepted.
@@ -142,23 +175,14 @@ impl PyRegion {
         mem_prealloc: bool,
         is_hotplug: bool,
         is_mergeable: bool,
-        name: Option<String>,
+        name: Option<Name>,
         page_size: Option<Size>,
     ) -> PyResult<Self> {
-        let readable_and_writable = Protection(region::PROT_READ | region::PROT_WRITE);
-        Self::create_memory_region(
-            base,
-            size,
-            numa_node_id,
-            mem_type,
-            mem_file_path,
-            mem_prealloc,
-            readable_and_writable,
-            is_hotplug,
-            is_mergeable,
-            name,
-            page_size,
-        )
+        let range = convert::range(base, size)?;
+        let mut region = Self::ram(range, numa_node_id, mem_type, mem_file_path, mem_prealloc, page_size)?;
+        region.is_hotplug = is_hotplug;
+        region.is_mergeable = is_mergeable;
+        Self::named(region, name)
     }
 
     /// RAM from one of the original's sources, with a protection (`Prot`, an int or text such as `"r--"`; a `bool` is refused).
@@ -169,7 +193,7 @@ impl PyRegion {
     /// >>> AddressSpaceRegion.create_memory_region(0, "1MiB", 0, "mmap", "", False, "r--").prot_flags
     /// <Prot.READ: 1>
     #[staticmethod]
-    #[pyo3(signature = (base, size, numa_node_id, mem_type, mem_file_path, mem_prealloc, prot_flags, is_hotplug=false, is_mergeable=false, *, name=None, page_size=None))]
+    #[pyo3(signature = (base, size, numa_node_id, mem_type, mem_file_path, mem_prealloc, prot_flags, is_hotplug=false, *, name=None, page_size=None))]
     #[allow(clippy::too_many_arguments, reason = "the original's arguments")]
     fn create_memory_region(
         base: Address,
@@ -180,23 +204,14 @@ impl PyRegion {
         mem_prealloc: bool,
         prot_flags: Protection,
         is_hotplug: bool,
-        is_mergeable: bool,
-        name: Option<String>,
+        name: Option<Name>,
         page_size: Option<Size>,
     ) -> PyResult<Self> {
-        let source = Source {
-            source_type: Some(convert::source_type(mem_type)?),
-            path: convert::path(mem_file_path)?,
-            page_size: page_size.map(|size| size.0),
-            ..Source::default()
-        };
-        let mut region = Region::new(RegionType::DefaultMemory, convert::range(base, size)?, source)?;
-        region.host_numa_node_id = numa_node_id.map(|node| node.0);
-        region.perm_flags |= if mem_prealloc { MAP_POPULATE } else { 0 };
+        let range = convert::range(base, size)?;
+        let mut region = Self::ram(range, numa_node_id, mem_type, mem_file_path, mem_prealloc, page_size)?;
         region.prot_flags = prot_flags.0;
         region.is_hotplug = is_hotplug;
-        region.is_mergeable = is_mergeable;
-        Self::named(region.with_agreeing_options(), name)
+        Self::named(region, name)
     }
 
     /// Registers of a device: no memory is behind them, so a read or write is `UnmappedAddress`.
@@ -208,7 +223,7 @@ impl PyRegion {
     /// AddressSpaceRegion('uart' DEVICE_MEMORY [0xd000_0000, 0xd000_1000) 4 KiB)
     #[staticmethod]
     #[pyo3(signature = (base, size, *, name=None))]
-    fn create_device_region(base: Address, size: Size, name: Option<String>) -> PyResult<Self> {
+    fn create_device_region(base: Address, size: Size, name: Option<Name>) -> PyResult<Self> {
         Self::named(Self::of_type(RegionType::DeviceMemory, base, size)?, name)
     }
 
@@ -221,12 +236,7 @@ impl PyRegion {
     /// AddressSpaceRegion('bios' FIRMWARE_MEMORY [0xfff0_0000, 0x1_0000_0000) 1 MiB r-x mmap)
     #[staticmethod]
     #[pyo3(signature = (base, size, prot_flags=Protection(3), *, name=None), text_signature = "(base, size, prot_flags=3, *, name=None)")]
-    fn create_firmware_region(
-        base: Address,
-        size: Size,
-        prot_flags: Protection,
-        name: Option<String>,
-    ) -> PyResult<Self> {
+    fn create_firmware_region(base: Address, size: Size, prot_flags: Protection, name: Option<Name>) -> PyResult<Self> {
         let mut region = Self::of_type(RegionType::FirmwareMemory, base, size)?;
         region.prot_flags = prot_flags.0;
         Self::named(region, name)
@@ -241,7 +251,7 @@ impl PyRegion {
     /// AddressSpaceRegion('fs0' DAX_MEMORY [0x2000_0000_0000, 0x2000_8000_0000) 2 GiB --- reserved)
     #[staticmethod]
     #[pyo3(signature = (base, size, *, name=None))]
-    fn create_dax_region(base: Address, size: Size, name: Option<String>) -> PyResult<Self> {
+    fn create_dax_region(base: Address, size: Size, name: Option<Name>) -> PyResult<Self> {
         Self::named(Self::of_type(RegionType::DaxMemory, base, size)?, name)
     }
 
@@ -266,7 +276,7 @@ impl PyRegion {
         size: Size,
         file: &Bound<'_, PyAny>,
         offset: Size,
-        name: Option<String>,
+        name: Option<Name>,
         shared: bool,
         prot_flags: Option<Protection>,
     ) -> PyResult<Self> {
@@ -293,7 +303,7 @@ impl PyRegion {
     /// b'hi'
     #[staticmethod]
     #[pyo3(signature = (base, buffer, *, name=None))]
-    fn from_buffer(base: Address, buffer: &Bound<'_, PyAny>, name: Option<String>) -> PyResult<Self> {
+    fn from_buffer(base: Address, buffer: &Bound<'_, PyAny>, name: Option<Name>) -> PyResult<Self> {
         let buffer = adopt(buffer)?;
         let range = convert::range(base, Size(buffer.size))?;
         let source = Source { buffer: Some(buffer), ..Source::default() };
@@ -352,6 +362,12 @@ impl PyRegion {
     #[getter]
     fn mem_file_path<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyString>> {
         Ok(self.0.source.path.as_os_str().into_pyobject(py)?)
+    }
+
+    /// The region's own duplicate of the descriptor that `file` gave, borrowed: open as long as the region lives. `None` without.
+    #[getter]
+    fn file(&self) -> Option<RawFd> {
+        self.0.source.file.as_ref().map(|user_file| user_file.file.as_raw_fd())
     }
 
     /// Where in its file the region begins, in bytes.
@@ -433,12 +449,32 @@ impl PyRegion {
     /// >>> AddressSpaceRegion("ram", 0, "1GiB").replace(name="ram0", size="2GiB")
     /// AddressSpaceRegion('ram0' DEFAULT_MEMORY [0x0, 0x8000_0000) 2 GiB rw- shmem)
     #[pyo3(signature = (**changes))]
-    fn replace(&self, changes: Option<&Bound<'_, PyDict>>) -> PyResult<Self> {
-        let mut changed = Changes::of(&self.0);
-        for (name, value) in changes.into_iter().flatten() {
-            changed.apply(&name.extract::<String>()?, &value)?;
+    fn replace(&self, py: Python<'_>, changes: Option<&Bound<'_, PyDict>>) -> PyResult<Self> {
+        let old = &self.0;
+        let arguments = self.options(py, old.perm_flags & !MAP_POPULATE)?;
+        arguments.set_item("region_type", self.region_type(py)?)?;
+        arguments.set_item("base", old.base())?;
+        arguments.set_item("size", old.size())?;
+        let changes = changes.cloned().unwrap_or_else(|| PyDict::new(py));
+        if changes.contains("backing")? {
+            arguments.set_item("page_size", py.None())?;
+            arguments.set_item("is_hugepage", py.None())?;
+            arguments.set_item("is_mergeable", false)?;
+        } else if changes.contains("is_mergeable")? || changes.contains("is_hugepage")? {
+            let options = BackingOptions { ksm: None, transparent_hugepage: None, ..old.options.without_arguments() };
+            arguments.set_item("backing", PyBackingOptions(options))?;
         }
-        changed.finish(&self.0)
+        arguments.update(changes.as_mapping())?;
+        let new = py.get_type::<Self>().call((), Some(&arguments))?.cast_into::<Self>()?;
+        let mut region = (*new.get().0).clone();
+        if !changes.contains("perm_flags")? {
+            region.perm_flags |= old.perm_flags & MAP_POPULATE;
+        }
+        if !changes.contains("file")? {
+            region.source.file.clone_from(&old.source.file);
+        }
+        region.source.buffer.clone_from(&old.source.buffer);
+        Self::checked(region)
     }
 
     fn __len__(&self) -> PyResult<usize> {
@@ -474,111 +510,6 @@ impl PyRegion {
                 "cannot pickle {region}: its file or buffer means nothing elsewhere; give another there"
             )));
         }
-        let keywords = PyDict::new(py);
-        keywords.set_item("name", self.name())?;
-        keywords.set_item("host_numa_node_id", region.host_numa_node_id)?;
-        keywords.set_item("mem_type", self.mem_type(py)?)?;
-        keywords.set_item("mem_file_path", self.mem_file_path(py)?)?;
-        keywords.set_item("file_offset", region.source.file_offset)?;
-        keywords.set_item("perm_flags", region.perm_flags)?;
-        keywords.set_item("prot_flags", region.prot_flags)?;
-        keywords.set_item("page_size", region.source.page_size)?;
-        for (name, value) in [
-            ("is_hugepage", region.is_hugepage),
-            ("is_hotplug", region.is_hotplug),
-            ("is_anonpage", region.is_anonpage),
-            ("is_mergeable", region.is_mergeable),
-        ] {
-            keywords.set_item(name, value)?;
-        }
-        keywords.set_item("backing", self.backing())?;
-        Ok(((self.region_type(py)?, region.base(), region.size()), keywords))
-    }
-}
-
-/// The keywords of `replace`, applied one by one.
-struct Changes {
-    region: Region,
-    base: Address,
-    size: Size,
-    backing: Option<BackingOptions>,
-    /// The keywords that were given, so that defaults don't overwrite them.
-    given: Vec<String>,
-}
-
-impl Changes {
-    fn of(region: &Region) -> Self {
-        Self {
-            region: region.clone(),
-            base: Address(region.base()),
-            size: Size(region.size()),
-            backing: None,
-            given: Vec::new(),
-        }
-    }
-
-    fn apply(&mut self, name: &str, value: &Bound<'_, PyAny>) -> PyResult<()> {
-        let given = (!value.is_none()).then_some(value);
-        let region = &mut self.region;
-        match name {
-            "region_type" => region.region_type = convert::region_type(value)?,
-            "base" => self.base = value.extract()?,
-            "size" => self.size = value.extract()?,
-            "name" => region.name = value.extract::<Option<String>>()?.map(Into::into),
-            "host_numa_node_id" => region.host_numa_node_id = value.extract::<Option<Small>>()?.map(|node| node.0),
-            "mem_type" => region.source.source_type = given.map(convert::source_type).transpose()?,
-            "mem_file_path" => region.source.path = convert::path(value)?,
-            "file" => region.source.file = given.map(convert::user_file).transpose()?,
-            "file_offset" => region.source.file_offset = value.extract::<Size>()?.0,
-            "perm_flags" => region.perm_flags = value.extract::<Flags>()?.0,
-            "prot_flags" => region.prot_flags = value.extract::<Protection>()?.0,
-            "page_size" => region.source.page_size = value.extract::<Option<Size>>()?.map(|size| size.0),
-            "is_hugepage" => region.is_hugepage = value.extract()?,
-            "is_hotplug" => region.is_hotplug = value.extract()?,
-            "is_anonpage" => region.is_anonpage = value.extract()?,
-            "is_mergeable" => region.is_mergeable = value.extract()?,
-            "backing" => self.backing = Some(given.map_or_else(|| Ok(BackingOptions::default()), options)?),
-            _ => return Err(PyTypeError::new_err(format!("replace() got an unexpected keyword argument '{name}'"))),
-        }
-        self.given.push(name.to_owned());
-        Ok(())
-    }
-
-    fn finish(mut self, old: &Region) -> PyResult<PyRegion> {
-        self.region.range = convert::range(self.base, self.size)?;
-        let is_kept = |name: &str| !self.given.iter().any(|given| given == name);
-        let defaults = |region: &Region| region.region_type.default_flags(region.source.source_type);
-        let (before, after) = (defaults(old), defaults(&self.region));
-        let (old_source, source) = (old.source.source_type, self.region.source.source_type);
-        if is_kept("perm_flags") && old.perm_flags & !MAP_POPULATE == before.0 {
-            self.region.perm_flags = after.0 | (old.perm_flags & MAP_POPULATE);
-        }
-        if is_kept("prot_flags") && old.prot_flags == before.1 {
-            self.region.prot_flags = after.1;
-        }
-        if is_kept("is_hugepage") && old.is_hugepage == old_source.is_some_and(SourceType::is_huge) {
-            self.region.is_hugepage = source.is_some_and(SourceType::is_huge);
-        }
-        if is_kept("is_anonpage") && old.is_anonpage == old_source.is_some_and(SourceType::is_anonymous) {
-            self.region.is_anonpage = source.is_some_and(SourceType::is_anonymous);
-        }
-        match self.backing {
-            Some(options) => PyRegion::checked(self.region.with_options(options)),
-            None => PyRegion::checked(self.region.with_agreeing_options()),
-        }
-    }
-}
-
-fn options(object: &Bound<'_, PyAny>) -> PyResult<BackingOptions> {
-    Ok(object.cast::<PyBackingOptions>()?.get().0.clone())
-}
-
-/// Refuses an argument and an option that say the same and differ.
-fn agree<T: PartialEq>(what: &str, argument: Option<T>, option: Option<T>) -> PyResult<()> {
-    match (argument, option) {
-        (Some(argument), Some(option)) if argument != option => {
-            Err(invalid(format!("{what} differ between the region's arguments and backing=")))
-        }
-        _ => Ok(()),
+        Ok(((self.region_type(py)?, region.base(), region.size()), self.options(py, region.perm_flags)?))
     }
 }

@@ -1,6 +1,7 @@
 //! `AddressSpace`: the live space.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
 use pyo3::exceptions::PyTypeError;
@@ -9,7 +10,7 @@ use pyo3::types::PyTuple;
 
 use super::base::{PyBase, regions_of, target};
 use super::change::PyChange;
-use super::convert::{self, Address, Size};
+use super::convert::{Address, Size, Timeout};
 use super::handle::Handle;
 use super::interrupt::detached;
 use super::layout::PyLayout;
@@ -20,6 +21,7 @@ use super::transaction::PyTransaction;
 use super::unplug::PyUnplugRequest;
 use crate::model::error::Error;
 use crate::model::map::Map;
+use crate::model::text;
 use crate::space::AddressSpace;
 
 /// A live guest physical address space: which ranges exist, what each is, and where its bytes live.
@@ -170,9 +172,9 @@ impl PySpace {
     /// >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "1MiB")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
     /// >>> len(space.remove_region(0))
     /// 0
-    #[pyo3(signature = (x, *, timeout=Some(0.0)), text_signature = "($self, x, *, timeout=0.0)")]
-    fn remove_region(&self, py: Python<'_>, x: &Bound<'_, PyAny>, timeout: Option<f64>) -> PyResult<Py<PyBase>> {
-        let timeout = convert::timeout(timeout)?;
+    #[pyo3(signature = (x, *, timeout=Some(Timeout(Duration::ZERO))), text_signature = "($self, x, *, timeout=0.0)")]
+    fn remove_region(&self, py: Python<'_>, x: &Bound<'_, PyAny>, timeout: Option<Timeout>) -> PyResult<Py<PyBase>> {
+        let timeout = timeout.map(|timeout| timeout.0);
         let target = target(x)?;
         let map = detached(py, None, |interrupt| self.inner.remove(&target, timeout, interrupt, &collect_garbage))?;
         self.base_of(py, &map)
@@ -247,9 +249,9 @@ impl PySpace {
         &self,
         py: Python<'_>,
         generation: Address,
-        timeout: Option<f64>,
+        timeout: Option<Timeout>,
     ) -> PyResult<Option<Py<PyBase>>> {
-        let timeout = convert::timeout(timeout)?;
+        let timeout = timeout.map(|timeout| timeout.0);
         let map = detached(py, None, |interrupt| self.inner.wait_for_change(generation.0, timeout, interrupt))?;
         map.map(|map| self.base_of(py, &map)).transpose()
     }
@@ -409,8 +411,8 @@ impl PySpace {
     }
 
     /// How `after` differs from the current map, an `AddressSpaceChange`.
-    fn diff(&self, py: Python<'_>, after: &Bound<'_, PyBase>) -> PyResult<PyChange> {
-        self.query(py, |base| base.diff(py, after))
+    fn diff(&self, py: Python<'_>, after: Py<PyBase>) -> PyResult<PyChange> {
+        PyChange::between(py, self.current(py)?, after)
     }
 
     fn __getitem__<'py>(&self, py: Python<'py>, key: &Bound<'_, PyAny>) -> PyResult<Option<Bound<'py, PyRegion>>> {
@@ -433,15 +435,11 @@ impl PySpace {
         self.query(py, |base| base.__iter__(py))
     }
 
-    fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
-        let mapped = if self.is_mapped() { "mapped" } else { "not mapped" };
-        let (map, ram) = (self.inner.map(), crate::model::text::size(self.ram_size()));
-        let _ = py;
-        Ok(format!(
-            "AddressSpace({} regions, {ram} RAM, {mapped}, generation {})",
-            map.regions().len(),
-            map.generation()
-        ))
+    fn __repr__(&self) -> String {
+        let snapshot = self.inner.load();
+        let (map, mapped) = (&snapshot.map, if snapshot.memory.is_some() { "mapped" } else { "not mapped" });
+        let (regions, ram) = (map.regions().len(), text::size(map.ram_size()));
+        format!("AddressSpace({regions} regions, {ram} RAM, {mapped}, generation {})", map.generation())
     }
 
     fn __str__(&self, py: Python<'_>) -> PyResult<String> {

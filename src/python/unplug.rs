@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use pyo3::prelude::*;
 
-use super::convert;
+use super::convert::Timeout;
 use super::handle::Handle;
 use super::interrupt::detached;
 use super::region::PyRegion;
@@ -52,8 +52,8 @@ impl PyUnplugRequest {
     ///
     /// Ctrl-C ends the wait.
     #[pyo3(signature = (timeout=None))]
-    fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
-        let timeout = convert::timeout(timeout)?;
+    fn wait(&self, py: Python<'_>, timeout: Option<Timeout>) -> PyResult<bool> {
+        let timeout = timeout.map(|timeout| timeout.0);
         let state = detached(py, None, |interrupt| self.request.wait(timeout, interrupt))?;
         Ok(state == State::Done)
     }

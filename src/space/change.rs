@@ -45,7 +45,7 @@ impl AddressSpace {
         interrupt: &dyn Interrupt,
     ) -> Result<Arc<Map>> {
         self.check_process()?;
-        let mut ahead = self.map_ahead(reservation, operations, interrupt)?;
+        let mut ahead = self.map_ahead(reservation, operations, if_generation, interrupt)?;
         let turn = self.turn().take(interrupt)?;
         let before = self.load_full();
         check_generation(&before.map, if_generation)?;
@@ -90,6 +90,7 @@ impl AddressSpace {
         &self,
         reservation: Option<u64>,
         operations: &[Operation],
+        if_generation: Option<u64>,
         interrupt: &dyn Interrupt,
     ) -> Result<Ahead> {
         let (map, is_mapped) = {
@@ -99,6 +100,7 @@ impl AddressSpace {
         if !is_mapped {
             return Ok(Ahead::new());
         }
+        check_generation(&map, if_generation)?;
         let change = next_change(&map, operations)?;
         self.reservations().check(&change, reservation)?;
         let added: Vec<&SharedRegion> = change.added.iter().filter(|region| region.has_memory()).collect();

@@ -1,0 +1,245 @@
+"""The errors: their tree, the data that each carries, pickles, and messages that a person can read."""
+
+import copy
+import errno
+import pickle
+import tempfile
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from dbs_address_space import (
+    AccessDenied,
+    AddressSpace,
+    AddressSpaceError,
+    AddressSpaceRegion,
+    BackingError,
+    DuplicateName,
+    ForkedProcess,
+    GenerationChanged,
+    HugePagesShort,
+    InvalidAddressRange,
+    InvalidMemorySourceType,
+    InvalidRegionType,
+    LayoutViolation,
+    Lease,
+    MemoryFault,
+    Misaligned,
+    NotContiguous,
+    NotMapped,
+    NumaError,
+    ReentrantChange,
+    RegionBusy,
+    RegionOverlap,
+    UnmappedAddress,
+    Unsupported,
+    errors,
+)
+from memory_helpers import GIB, LAYOUT, PAGE, WINDOW, mapped, ram
+
+TREE: dict[type[AddressSpaceError], tuple[type[BaseException], ...]] = {
+    InvalidAddressRange: (ValueError,),
+    LayoutViolation: (InvalidAddressRange,),
+    RegionOverlap: (InvalidAddressRange,),
+    DuplicateName: (InvalidAddressRange,),
+    Misaligned: (InvalidAddressRange,),
+    InvalidRegionType: (ValueError,),
+    InvalidMemorySourceType: (ValueError,),
+    UnmappedAddress: (LookupError,),
+    AccessDenied: (PermissionError,),
+    MemoryFault: (OSError,),
+    BackingError: (OSError,),
+    HugePagesShort: (BackingError,),
+    NumaError: (BackingError,),
+    RegionBusy: (BufferError,),
+    NotContiguous: (BufferError,),
+    NotMapped: (RuntimeError,),
+    GenerationChanged: (RuntimeError,),
+    ReentrantChange: (RuntimeError,),
+    ForkedProcess: (RuntimeError,),
+    Unsupported: (OSError,),
+}
+ERRNOS = {
+    AccessDenied: errno.EACCES,
+    MemoryFault: errno.EFAULT,
+    HugePagesShort: errno.ENOMEM,
+    Unsupported: errno.ENOTSUP,
+}
+COMMON = ("address", "size", "region", "conflict")
+OWN: dict[type[AddressSpaceError], dict[str, Any]] = {
+    MemoryFault: {"completed": 12, "cause": "the file was cut", "file_offset": 0x1000},
+    HugePagesShort: {"missing": 3, "page_size": 1 << 21},
+    RegionBusy: {"leases": (Lease("view", 0, 8),)},
+    Unsupported: {"feature": "views", "how": "unguarded=True"},
+}
+LOW, HIGH = ram(0, 2 * PAGE, name="low"), ram(PAGE, 2 * PAGE, name="high")
+
+
+def raised(do: Callable[[], object]) -> AddressSpaceError:
+    with pytest.raises(AddressSpaceError) as refused:
+        do()
+    return refused.value
+
+
+def data(error: AddressSpaceError) -> dict[str, Any]:
+    return {name: getattr(error, name) for name in (*COMMON, *OWN.get(type(error), {}))}
+
+
+def test_every_error_is_in_the_tree() -> None:
+    classes = {getattr(errors, name) for name in errors.__all__} - {AddressSpaceError, Lease}
+    assert classes == set(TREE)
+
+
+@pytest.mark.parametrize("error", TREE, ids=lambda error: error.__name__)
+def test_an_error_is_what_python_has_for_the_case(error: type[AddressSpaceError]) -> None:
+    assert issubclass(error, AddressSpaceError)
+    assert issubclass(error, TREE[error])
+    assert error.__doc__
+    assert error.__module__ == "dbs_address_space.errors"
+    if issubclass(error, OSError):
+        assert (error("it failed").errno, error("it failed").strerror) == (ERRNOS.get(error, errno.EIO), "it failed")
+
+
+@pytest.mark.parametrize("error", [AddressSpaceError, *TREE], ids=lambda error: error.__name__)
+def test_every_error_carries_its_data_through_pickles(error: type[AddressSpaceError]) -> None:
+    own = {"address": 1, "size": 2, "region": LOW, "conflict": HIGH, **OWN.get(error, {})}
+    made = error("it failed", **own)
+    made.add_note("at night")
+    again = [
+        pickle.loads(pickle.dumps(made, protocol)) for protocol in range(pickle.HIGHEST_PROTOCOL + 1) if protocol > 1
+    ]
+    for same in (*again, copy.copy(made), copy.deepcopy(made)):
+        assert type(same) is error
+        assert data(same) == own
+        assert (str(same), same.args, same.__notes__) == (str(made), made.args, ["at night"])
+    empty = error("it failed")
+    assert [data(empty)[name] for name in COMMON] == [None] * 4
+    assert "it failed" in str(empty)
+    with pytest.raises(TypeError, match="flavour"):
+        error("it failed", flavour="sweet")
+
+
+def test_a_true_errno_survives() -> None:
+    error = BackingError("no more descriptors", errno=errno.EMFILE, region=LOW)
+    again = pickle.loads(pickle.dumps(error))
+    assert (again.errno, again.strerror, again.region) == (errno.EMFILE, "no more descriptors", LOW)
+    assert str(again) == f"[Errno {errno.EMFILE}] no more descriptors"
+
+
+def test_a_file_does_not_keep_an_error_from_pickling() -> None:
+    with tempfile.TemporaryFile() as file:
+        error = raised(lambda: mapped(ram(0, file=file, name="short")))
+    assert error.region is not None
+    again = pickle.loads(pickle.dumps(error))
+    assert (again.region, str(again), again.errno) == (None, str(error), errno.EINVAL)
+
+
+def test_a_lease_says_what_holds_a_region() -> None:
+    lease = Lease("view", 0x1000, 8)
+    assert (lease.what, lease.address, lease.size) == ("view", 0x1000, 8)
+    assert pickle.loads(pickle.dumps(lease)) == lease
+
+
+def space_of(*regions: AddressSpaceRegion) -> AddressSpace:
+    return AddressSpace.from_regions(regions, LAYOUT)
+
+
+def view_of_two_regions() -> object:
+    _, memory = mapped(ram(0), ram(PAGE))
+    return memory.view(0, 2 * PAGE)
+
+
+def write_to_rom() -> None:
+    _, memory = mapped(AddressSpaceRegion.create_firmware_region(0, PAGE, "r--", name="rom"))
+    memory.write(8, b"x")
+
+
+def stale_transaction() -> None:
+    with space_of().transaction(if_generation=3):
+        pass
+
+
+def change_in_a_change() -> object:
+    space = space_of(ram(0))
+    return space.map_memory(progress=lambda _: space.insert_region(ram(PAGE)))
+
+
+CASES: dict[str, tuple[type[AddressSpaceError], Callable[[], object], str, dict[str, Any]]] = {
+    "overlap": (
+        RegionOverlap,
+        lambda: space_of(LOW).insert_region(HIGH),
+        r"cannot insert 'high' \[0x1000, 0x3000\): overlaps 'low' \[0x0, 0x2000\)",
+        {"address": PAGE, "size": 2 * PAGE, "region": HIGH, "conflict": LOW},
+    ),
+    "name": (
+        DuplicateName,
+        lambda: space_of(LOW).insert_region(ram(GIB, name="low")),
+        r"'low' \[0x4000_0000, .*the name is taken by 'low' \[0x0, 0x2000\)",
+        {"address": GIB, "size": PAGE, "region": ram(GIB, name="low"), "conflict": LOW},
+    ),
+    "layout": (
+        LayoutViolation,
+        lambda: space_of(ram(WINDOW)),
+        "ends 0x1000 bytes past mem_end 0x2000_0000_0000",
+        {"address": WINDOW, "size": PAGE, "region": ram(WINDOW)},
+    ),
+    "range": (
+        InvalidAddressRange,
+        lambda: ram(2**64 - 1, 16),
+        r"0x10 bytes at 0xffff_ffff_ffff_ffff ends past 2\^64 - 1",
+        {"address": 2**64 - 1, "size": 16},
+    ),
+    "alignment": (
+        Misaligned,
+        lambda: mapped(ram(8)),
+        "0x8",
+        {"address": 8, "size": PAGE, "region": ram(8)},
+    ),
+    "type": (InvalidRegionType, lambda: AddressSpaceRegion("rom", 0, 1), 'unknown region type "rom": use "ram"', {}),
+    "source": (InvalidMemorySourceType, lambda: ram(0, mem_type="file"), 'unknown memory source type "file": use', {}),
+    "hole": (
+        UnmappedAddress,
+        lambda: space_of(LOW, ram(GIB))[0x5000],
+        r"no region holds 0x5000; the region before is 'low' \[0x0, 0x2000\); the next is ram \[0x4000_0000,",
+        {"address": 0x5000},
+    ),
+    "inside": (
+        UnmappedAddress,
+        lambda: space_of(LOW).remove_region(PAGE),
+        r"no region starts at 0x1000: it lies inside 'low' \[0x0, 0x2000\), which starts at 0x0",
+        {"address": PAGE, "region": LOW},
+    ),
+    "protection": (
+        AccessDenied,
+        write_to_rom,
+        r"'rom' \[0x0, 0x1000\)",
+        {"address": 8, "size": 1, "region": AddressSpaceRegion.create_firmware_region(0, PAGE, "r--", name="rom")},
+    ),
+    "backing": (
+        BackingError,
+        lambda: mapped(ram(0, mem_type="mmap", perm_flags=0x10)),
+        "cannot map ram",
+        {"address": 0, "size": PAGE, "region": ram(0, mem_type="mmap", perm_flags=0x10)},
+    ),
+    "joint": (
+        NotContiguous,
+        view_of_two_regions,
+        "joint at 0x1000",
+        {"address": PAGE, "size": 2 * PAGE, "region": ram(0), "conflict": ram(PAGE)},
+    ),
+    "not mapped": (NotMapped, lambda: space_of().memory, r"call map_memory\(\)", {}),
+    "generation": (GenerationChanged, stale_transaction, "at generation 0, not at 3: look again", {}),
+    "reentry": (ReentrantChange, change_in_a_change, "a change from inside a change", {}),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_an_error_says_what_was_asked_and_what_is_in_the_way(case: str) -> None:
+    error, do, message, expected = CASES[case]
+    refused = raised(do)
+    assert type(refused) is error
+    assert {name: getattr(refused, name) for name in COMMON} == dict.fromkeys(COMMON) | expected
+    with pytest.raises(error, match=message):
+        raise refused
+    again = pickle.loads(pickle.dumps(refused))
+    assert (str(again), data(again)) == (str(refused), data(refused))

@@ -1,0 +1,161 @@
+"""Views against removals, vetoed removals, renewals and protections, from many threads at once."""
+
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+
+import pytest
+from dbs_address_space import RegionBusy, UnmappedAddress
+from memory_helpers import PAGE, in_child, mapped, ram, run_threads
+
+ROUNDS = 300
+
+
+@pytest.fixture(params=[0.005, 1e-5], ids=["usual switches", "constant switches"], autouse=True)
+def _switch_interval(request: pytest.FixtureRequest) -> Iterator[None]:
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(request.param)
+    yield
+    sys.setswitchinterval(before)
+
+
+def spin(rounds: int = 20) -> None:
+    for _ in range(rounds):
+        pass
+
+
+def test_a_vetoed_removal_fails_nobody_else() -> None:
+    def probe() -> None:
+        space, memory = mapped(ram(0), ram(PAGE))
+        held = memory.view(PAGE, 4)
+        done = threading.Event()
+
+        def remove_both() -> None:
+            with space.transaction() as change:
+                change.remove_region(0)
+                change.remove_region(PAGE)
+
+        def veto() -> None:
+            for _ in range(ROUNDS):
+                with pytest.raises(RegionBusy):
+                    remove_both()
+            done.set()
+
+        def view() -> None:
+            while not done.is_set():
+                with memory.view(0, 8) as taken:
+                    taken[0] = 1
+                memory.read(0, 8)
+                spin()
+
+        run_threads(veto, view, view)
+        held.release()
+        space.remove_region(PAGE)
+
+    in_child(probe)
+
+
+def test_a_view_is_of_a_region_that_is_there() -> None:
+    def probe() -> None:
+        space, memory = mapped(ram(0))
+        done = threading.Event()
+        removed, viewed = [0], [0]
+
+        def remove() -> None:
+            while removed[0] < ROUNDS:
+                memory.fill(0, PAGE, removed[0] & 0xFF)
+                space.remove_region(0, timeout=None)
+                removed[0] += 1
+                space.insert_region(ram(0))
+            done.set()
+
+        def view() -> None:
+            while not done.is_set():
+                with suppress(UnmappedAddress), memory.view(0, PAGE) as taken:
+                    viewed[0] += 1
+                    assert len(set(taken.tobytes())) == 1
+                spin()
+
+        run_threads(remove, view)
+        assert viewed[0]
+
+    in_child(probe)
+
+
+def test_a_view_never_misses_a_region_that_is_always_there() -> None:
+    """A renewal closes the leases of all old regions, publishes, and ends them: whoever comes meanwhile gets the new one."""
+
+    def probe() -> None:
+        regions = [ram(number * PAGE, mem_type="mmap") for number in range(100)]
+        space, memory = mapped(*regions)
+        done = threading.Event()
+        renewed = [0]
+
+        def renew() -> None:
+            while renewed[0] < ROUNDS // 3:
+                with suppress(RegionBusy), space.transaction() as change:
+                    for region in regions:
+                        change.remove_region(region)
+                        change.insert_region(region)
+                    renewed[0] += 1
+            done.set()
+
+        def view() -> None:
+            while not done.is_set():
+                memory.view(0, 8).release()
+                memory.read(0, 8)
+                memory.read_u64(0)
+                spin()
+
+        run_threads(renew, view)
+
+    in_child(probe)
+
+
+def test_a_view_is_never_wider_than_the_protection() -> None:
+    """A write through one that is would kill the child."""
+
+    def probe() -> None:
+        space, memory = mapped(ram(0))
+        writable, done = space[0], threading.Event()
+        readonly, protected = writable.replace(prot_flags="r--"), [0]
+
+        def write_if_allowed(view: memoryview) -> None:
+            with view:
+                if not view.readonly:
+                    view[0] = 1
+
+        def protect() -> None:
+            while protected[0] < ROUNDS:
+                with suppress(RegionBusy):
+                    space.replace_region(0, readonly)
+                    protected[0] += 1
+                    space.replace_region(0, writable)
+            done.set()
+
+        def write() -> None:
+            exporter = memory.view(0, 8).obj
+            while not done.is_set():
+                write_if_allowed(memory.view(0, 8))
+                with suppress(BufferError):
+                    write_if_allowed(memoryview(exporter))
+                spin()
+
+        run_threads(protect, write)
+
+    in_child(probe)
+
+
+def test_an_exporter_follows_its_region() -> None:
+    space, memory = mapped(ram(0, name="old"))
+    exporter = memory.view(0, 4).obj
+    space.replace_region("old", space["old"].replace(name="new"))
+    with memoryview(exporter) as view:
+        view[:] = b"view"
+    assert memory.read(0, 4) == b"view"
+    space.replace_region("new", space["new"].replace(prot_flags="r--"))
+    with pytest.raises(BufferError, match="protected"):
+        memoryview(exporter)
+    with memory.view(0, 4) as view:
+        assert view.readonly

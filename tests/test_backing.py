@@ -82,7 +82,6 @@ def test_regions_with_options_travel() -> None:
         ({"is_mergeable": True}, {"ksm": False}),
         ({"is_hugepage": True}, {"transparent_hugepage": False}),
         ({"mem_type": "hugeshmem"}, {"transparent_hugepage": True}),
-        ({"mem_type": "hugemmap"}, {"ksm": True}),
         ({"mem_type": "mmap"}, {"seals": []}),
         ({"mem_type": "shmem"}, {"page_size": "2MiB"}),
     ],

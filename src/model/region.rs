@@ -225,8 +225,6 @@ impl Region {
             "a device region has no memory that options could be for"
         } else if options.seals.is_some() && !self.is_memfd() {
             "seals= goes with a memfd: mem_type \"shmem\" or \"hugeshmem\""
-        } else if self.is_huge() && options.ksm == Some(true) {
-            "ksm=True: the kernel does not merge huge pages"
         } else {
             return Ok(());
         };

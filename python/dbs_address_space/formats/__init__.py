@@ -1,1 +1,3 @@
-"""What address spaces and plans are written as, and read from."""
+"""What plans are written as, and read from."""
+
+__all__: list[str] = []

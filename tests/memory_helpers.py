@@ -2,6 +2,7 @@
 
 import ctypes
 import fcntl
+import gc
 import mmap
 import os
 import resource
@@ -92,6 +93,19 @@ def descriptors() -> dict[str, str]:
         except FileNotFoundError:
             continue
     return links
+
+
+@contextmanager
+def nothing_left(*regions: AddressSpaceRegion) -> Iterator[AddressSpace]:
+    """A space whose mapping fails in the block, and must leave nothing behind."""
+    gc.collect()
+    space = AddressSpace.from_regions(list(regions), LAYOUT)
+    before, mappings, map_before = descriptors(), len(maps()), space.snapshot()
+    yield space
+    assert descriptors() == before
+    assert len(maps()) <= mappings + 1
+    assert not maps_of("/memfd:left")
+    assert (space.snapshot(), space.is_mapped) == (map_before, False)
 
 
 def resident() -> int:

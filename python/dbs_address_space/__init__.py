@@ -100,6 +100,7 @@ if TYPE_CHECKING:
     from .progress import Progress, tqdm_progress
     from .ranges import AddressRange
     from .reports import DaxMapping, EffectiveBacking, Placement, PlanCost, PreallocReport
+del TYPE_CHECKING
 
 __all__ = [
     "MAP_ANONYMOUS",

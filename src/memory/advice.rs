@@ -7,6 +7,7 @@ use crate::sys::memory::{self, Advice};
 use crate::sys::numa;
 
 use super::source::failed;
+use super::topology;
 
 /// Gives a mapping its NUMA policy and advice, where `new` asks for something else than `old` did.
 pub fn apply(host: *mut u8, size: usize, is_huge: bool, old: Option<&SharedRegion>, new: &SharedRegion) -> Result<()> {
@@ -68,7 +69,7 @@ fn place(host: *mut u8, size: usize, old: Option<&SharedRegion>, new: &SharedReg
     let default = NumaPolicy { mode: PolicyMode::Default, nodes: Default::default(), strict: false };
     let policy = after.unwrap_or(default);
     check_nodes(new, &policy)?;
-    numa::bind(host, size, &policy).map_err(|error| {
+    numa::bind(host, size, policy.mode.number(), &policy.nodes, policy.strict).map_err(|error| {
         let hint = match error.raw_os_error() {
             Some(EIO) => "pages that are there already are elsewhere and can't be moved",
             Some(EINVAL) if policy.mode == PolicyMode::WeightedInterleave => "it needs Linux 6.9",
@@ -91,7 +92,7 @@ pub fn check_nodes(region: &SharedRegion, policy: &NumaPolicy) -> Result<()> {
             }
         };
     }
-    let host = numa::topology(std::path::Path::new("/sys"));
+    let host = topology::of_sysfs(std::path::Path::new("/sys"));
     host.refusal(&policy.nodes).map_or(Ok(()), |refusal| {
         let message = format!("{refusal} (/sys/devices/system/node/has_memory)");
         Err(numa_error(region, &message, Some(EINVAL)))

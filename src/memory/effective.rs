@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::mapping::usize_of;
 use super::region::MappedRegion;
 use super::source::failed;
+use super::topology;
 use crate::model::error::Result;
 use crate::model::policy::{NumaPolicy, PolicyMode};
 use crate::model::region::SharedRegion;
@@ -60,7 +61,7 @@ fn effective_region(region: &Arc<MappedRegion>, mut sums: Smaps) -> Result<Effec
         sums.huge = sums.huge.min(sums.resident);
         sums.locked = sums.locked.min(region.meta.size());
     }
-    let policy = numa::policy_at(host).unwrap_or_default();
+    let policy = topology::policy_at(host);
     Ok(Effective { region: Arc::clone(&region.meta), sums, policy, nodes: sample(region)?.1 })
 }
 

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 
+use super::topology;
 use crate::model::plan::Plan;
 use crate::model::region::{MAP_NORESERVE, MAP_POPULATE, SharedRegion};
 use crate::model::source::SourceType;
 use crate::model::text::size as size_text;
-use crate::sys::{limits, numa};
+use crate::sys::limits;
 
 /// Addresses of a process: 47 bits on x86_64, and as many are used on aarch64 unless more are asked for.
 const HOST_ADDRESSES: u64 = 1 << 47;
@@ -50,7 +51,7 @@ pub fn problems(plan: &Plan, files: &Files) -> Vec<String> {
 }
 
 fn numa_problems(plan: &Plan, files: &Files) -> Vec<String> {
-    let host = numa::topology(&files.sysfs);
+    let host = topology::of_sysfs(&files.sysfs);
     let refusal = |region: &SharedRegion| Some(format!("{region}: {}", host.refusal(&region.numa_policy()?.nodes)?));
     plan.regions.iter().filter_map(refusal).collect()
 }

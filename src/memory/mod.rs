@@ -26,6 +26,7 @@ pub mod region;
 pub mod search;
 pub mod source;
 mod straggler;
+pub mod topology;
 pub mod transfer;
 pub mod translate;
 pub mod walk;

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::mapping::{Mapping, usize_of};
 use super::source;
+use super::topology;
 use crate::model::error::{Error, Result};
 use crate::model::interrupt::{Interrupt, Interrupted};
 use crate::model::policy::PolicyMode;
@@ -131,7 +132,7 @@ impl Target {
 /// The CPUs of the nodes that a region's memory should come from.
 fn cpus_near(region: &SharedRegion) -> BTreeSet<u32> {
     let policy = region.numa_policy().filter(|policy| policy.mode != PolicyMode::Default);
-    policy.into_iter().flat_map(|policy| policy.nodes).flat_map(numa::cpus_of).collect()
+    policy.into_iter().flat_map(|policy| policy.nodes).flat_map(topology::cpus_of).collect()
 }
 
 /// How many threads are worth their while for so many bytes.

@@ -91,7 +91,7 @@ fn open_memfd(region: &SharedRegion, huge_page_size: Option<u64>, backing: Backi
     let memfd = file::memfd(&name, huge_page_size).map_err(|error| failed(region, "memfd_create failed", &error))?;
     let seals = region.options.seals.as_deref().unwrap_or(&DEFAULT_SEALS);
     let at_once = seals_before_mapping(seals);
-    file::size_and_seal(&memfd, region.size(), &at_once)
+    file::size_and_seal(&memfd, region.size(), bits(&at_once))
         .map_err(|error| failed(region, "sizing and sealing its memfd failed", &error))?;
     // Whoever is given the descriptor of a file that is not sealed can cut it.
     let guarded = backing.guarded || !seals.contains(&Seal::Shrink);
@@ -104,11 +104,15 @@ fn seals_before_mapping(seals: &[Seal]) -> Vec<Seal> {
     seals.iter().copied().filter(|seal| !waits || !matches!(seal, Seal::FutureWrite | Seal::Seal)).collect()
 }
 
+fn bits(seals: &[Seal]) -> i32 {
+    seals.iter().fold(0, |bits, seal| bits | seal.number())
+}
+
 /// Adds the seals that had to wait for the mapping.
 pub fn seal_mapped(region: &SharedRegion, backing: &Backing) -> Result<()> {
     match (&region.options.seals, &backing.file) {
         (Some(seals), Some(file)) if seals.contains(&Seal::FutureWrite) => {
-            file::seal(file, seals).map_err(|error| failed(region, "sealing its memfd failed", &error))
+            file::seal(file, bits(seals)).map_err(|error| failed(region, "sealing its memfd failed", &error))
         }
         _ => Ok(()),
     }
@@ -133,6 +137,9 @@ fn open_user_file(region: &SharedRegion, backing: Backing) -> Result<Backing> {
     let huge_page_size = file::hugetlbfs_page_size(&user_file.file).map_err(fail)?;
     let page_size = huge_page_size.unwrap_or(backing.page_size);
     check_alignment(region, page_size)?;
+    if huge_page_size.is_some() {
+        check_offset(region, page_size)?;
+    }
     Ok(Backing {
         page_size,
         is_huge: huge_page_size.is_some(),
@@ -238,24 +245,31 @@ fn mount_page_size(region: &SharedRegion) -> Option<u64> {
     file::hugetlbfs_page_size(&directory).ok().flatten()
 }
 
-/// A user's file may begin anywhere: it is mapped with what comes before it in the page.
 fn check_alignment(region: &SharedRegion, page_size: u64) -> Result<()> {
-    let offset = if region.source.is_adopted() { 0 } else { region.source.file_offset };
-    for (what, value) in [("base", region.base()), ("size", region.size()), ("file offset", offset)] {
-        if !value.is_multiple_of(page_size) {
-            return Err(Error::Misaligned {
-                message: format!(
-                    "cannot map {region}: its {what} {} is not a multiple of its page size {}",
-                    text::hex(value),
-                    text::hex(page_size)
-                ),
-                address: Some(region.base()),
-                size: Some(region.size()),
-                region: Some(Arc::clone(region)),
-            });
-        }
+    check_multiple(region, "base", region.base(), page_size)?;
+    check_multiple(region, "size", region.size(), page_size)?;
+    // A user's file may begin anywhere: it is mapped with what comes before it in the page.
+    if region.source.is_adopted() { Ok(()) } else { check_offset(region, page_size) }
+}
+
+fn check_offset(region: &SharedRegion, page_size: u64) -> Result<()> {
+    check_multiple(region, "file offset", region.source.file_offset, page_size)
+}
+
+fn check_multiple(region: &SharedRegion, what: &str, value: u64, page_size: u64) -> Result<()> {
+    if value.is_multiple_of(page_size) {
+        return Ok(());
     }
-    Ok(())
+    Err(Error::Misaligned {
+        message: format!(
+            "cannot map {region}: its {what} {} is not a multiple of its page size {}",
+            text::hex(value),
+            text::hex(page_size)
+        ),
+        address: Some(region.base()),
+        size: Some(region.size()),
+        region: Some(Arc::clone(region)),
+    })
 }
 
 /// Refuses, before anything is mapped, regions that together need more huge pages than there are.
@@ -263,6 +277,7 @@ pub fn check_pools<'a>(regions: impl Iterator<Item = &'a SharedRegion>) -> Resul
     let mut pools = std::collections::BTreeMap::<u64, Demand<'_>>::new();
     for region in regions.filter(|region| takes_from_pool(region)) {
         let page_size = page_size(region)?;
+        check_alignment(region, page_size)?;
         let demand = pools.entry(page_size).or_insert_with(|| Demand::on(page_size));
         demand.pages = demand.pages.saturating_add(region.size().div_ceil(page_size));
         if demand.pages > demand.available {

@@ -32,6 +32,17 @@ impl Seal {
         }
     }
 
+    /// The kernel's number, of `linux/fcntl.h`.
+    #[must_use]
+    pub const fn number(self) -> i32 {
+        match self {
+            Self::Seal => 0x1,
+            Self::Shrink => 0x2,
+            Self::Grow => 0x4,
+            Self::FutureWrite => 0x10,
+        }
+    }
+
     /// Parses a name.
     pub fn parse(text: &str) -> Result<Self> {
         Self::ALL.into_iter().find(|seal| seal.name() == text).ok_or_else(|| {

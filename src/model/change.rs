@@ -172,3 +172,107 @@ impl std::fmt::Display for Change {
         formatter.write_str(&text.join("\n"))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::layout::Layout;
+    use crate::model::range::Range;
+    use crate::model::region::{Region, RegionType};
+    use crate::model::source::Source;
+
+    fn region(base: u64, name: &str) -> SharedRegion {
+        let range = Range::new(base, 0x1000).unwrap();
+        let region = Region::new(RegionType::DefaultMemory, range, Source::default()).unwrap();
+        Arc::new(Region { name: Some(name.into()), ..region })
+    }
+
+    fn map(regions: &[&SharedRegion]) -> Arc<Map> {
+        let regions = regions.iter().copied().cloned().collect();
+        Arc::new(Map::from_regions(regions, Layout::new(1 << 46, 0, 1 << 45, vec![]).unwrap()).unwrap())
+    }
+
+    fn names<'a>(regions: impl IntoIterator<Item = &'a SharedRegion>) -> Vec<&'a str> {
+        regions.into_iter().filter_map(|region| region.name.as_deref()).collect()
+    }
+
+    fn replayed(before: &Arc<Map>, operations: &[Operation]) -> Change {
+        Change::of_replay(before, Replay::all(before, operations).unwrap())
+    }
+
+    #[test]
+    fn a_target_is_looked_up_in_the_map_at_hand() {
+        let (low, high) = (region(0, "low"), region(0x1000, "high"));
+        let map = map(&[&low, &high]);
+        for target in [Target::Base(0x1000), Target::Name("high".into()), Target::Region(region(0x1000, "high"))] {
+            assert!(Arc::ptr_eq(target.find(&map).unwrap(), &high));
+        }
+        for target in [Target::Base(0x1800), Target::Name("none".into()), Target::Region(region(0x1000, "other"))] {
+            assert!(matches!(target.find(&map), Err(crate::model::error::Error::Unmapped { .. })));
+        }
+    }
+
+    #[test]
+    fn a_region_put_back_is_new_and_one_replaced_is_kept() {
+        let (gone, kept, renamed) = (region(0, "gone"), region(0x1000, "kept"), region(0x1000, "renamed"));
+        let before = map(&[&gone, &kept]);
+        let change = replayed(
+            &before,
+            &[
+                Operation::Remove(Target::Base(0)),
+                Operation::Insert(region(0, "gone")),
+                Operation::Replace(Target::Name("kept".into()), region(0x1000, "between")),
+                Operation::Replace(Target::Name("between".into()), Arc::clone(&renamed)),
+            ],
+        );
+        assert_eq!((names(&change.removed), names(&change.added)), (vec!["gone"], vec!["gone"]));
+        let [(old, new)] = change.replaced.as_slice() else { panic!("{change}") };
+        assert!(Arc::ptr_eq(old, &kept) && Arc::ptr_eq(new, &renamed));
+        assert!(Change::between(&before, &map(&[&gone, &kept])).is_empty());
+    }
+
+    #[test]
+    fn a_region_that_came_and_went_is_no_difference() {
+        let before = map(&[&region(0, "low")]);
+        let change = replayed(
+            &before,
+            &[
+                Operation::Insert(region(0x1000, "new")),
+                Operation::Replace(Target::Base(0x1000), region(0x1000, "newer")),
+                Operation::Remove(Target::Name("newer".into())),
+            ],
+        );
+        assert!(change.is_empty(), "{change}");
+    }
+
+    #[test]
+    fn a_replaced_region_that_is_removed_is_the_one_of_before() {
+        let low = region(0, "low");
+        let before = map(&[&low]);
+        let renamed = region(0, "renamed");
+        let operations = [Operation::Replace(Target::Base(0), renamed), Operation::Remove(Target::Base(0))];
+        let change = replayed(&before, &operations);
+        assert!(Arc::ptr_eq(&change.removed[0], &low));
+        assert!(change.replaced.is_empty());
+    }
+
+    #[test]
+    fn a_refused_operation_changes_nothing() {
+        let before = map(&[&region(0, "low")]);
+        let mut replay = Replay::on((*before).clone());
+        for refused in [Operation::Insert(region(0x800, "over")), Operation::Remove(Target::Base(0x800))] {
+            assert!(replay.apply(&refused).is_err());
+            assert_eq!(replay.map, *before);
+        }
+    }
+
+    #[test]
+    fn a_difference_prints_in_address_order() {
+        let (low, high) = (region(0, "low"), region(0x2000, "high"));
+        let after = map(&[&region(0x1000, "middle"), &region(0x2000, "renamed")]);
+        let text = Change::between(&map(&[&low, &high]), &after).to_string();
+        let signs: Vec<char> = text.lines().filter_map(|line| line.chars().next()).collect();
+        assert_eq!(signs, ['-', '+', '~']);
+        assert!(text.contains("'high' DEFAULT_MEMORY [0x2000, 0x3000)") && text.contains("-> "), "{text}");
+    }
+}

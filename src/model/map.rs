@@ -294,3 +294,64 @@ fn check_names(regions: &[SharedRegion]) -> Result<()> {
 fn duplicate(region: &SharedRegion, conflict: &SharedRegion) -> Error {
     Error::DuplicateName { region: Arc::clone(region), conflict: Arc::clone(conflict) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::region::Region;
+    use crate::model::source::Source;
+
+    fn region(base: u64, size: u64) -> SharedRegion {
+        let range = Range::new(base, size).unwrap();
+        Arc::new(Region::new(RegionType::DefaultMemory, range, Source::default()).unwrap())
+    }
+
+    fn map(ranges: &[(u64, u64)]) -> Map {
+        let regions = ranges.iter().map(|(base, size)| region(*base, *size)).collect();
+        Map::from_regions(regions, Layout::new(1 << 46, 0, 1 << 45, vec![]).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn every_address_is_found_or_is_in_a_gap() {
+        let map = map(&[(40, 2), (0, 10), (10, 5), (20, 1)]);
+        for addr in 0..50 {
+            let here = map.regions().iter().find(|region| region.range.contains(addr));
+            assert_eq!(map.find(addr), here, "{addr}");
+            assert_eq!(map.gaps(0, 50).iter().any(|gap| gap.contains(addr)), here.is_none(), "{addr}");
+            assert_eq!(map.ranges(None).iter().any(|range| range.contains(addr)), here.is_some(), "{addr}");
+        }
+    }
+
+    #[test]
+    fn overlapping_is_every_region_with_an_address_in_the_range() {
+        let map = map(&[(0, 10), (10, 5), (20, 1), (40, 2)]);
+        for (base, end) in (0..50).flat_map(|base| (base..50).map(move |end| (base, end))) {
+            let range = Range::between(base, end);
+            let expected: Vec<_> = map.regions().iter().filter(|region| region.range.overlaps(&range)).collect();
+            assert_eq!(map.overlapping(range).iter().collect::<Vec<_>>(), expected, "{range}");
+        }
+    }
+
+    #[test]
+    fn gaps_are_cut_at_both_bounds() {
+        let map = map(&[(10, 10)]);
+        let gaps = |low, high| map.gaps(low, high).iter().map(|gap| (gap.base(), gap.end())).collect::<Vec<_>>();
+        assert_eq!(gaps(0, 30), [(0, 10), (20, 30)]);
+        assert_eq!(gaps(5, 25), [(5, 10), (20, 25)]);
+        assert!(gaps(12, 18).is_empty() && gaps(30, 5).is_empty());
+    }
+
+    #[test]
+    fn insert_refuses_an_overlap_with_either_neighbour() {
+        let map = map(&[(0x1000, 0x1000), (0x3000, 0x1000)]);
+        for (base, size, conflict) in
+            [(0x1fff, 1, 0x1000), (0x2000, 0x1001, 0x3000), (0x1000, 1, 0x1000), (0, 0x9000, 0x1000)]
+        {
+            match map.insert(&region(base, size)) {
+                Err(Error::Overlap { conflict: other, .. }) => assert_eq!(other.base(), conflict),
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(map.insert(&region(0x2000, 0x1000)).unwrap().regions().len(), 3);
+    }
+}

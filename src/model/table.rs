@@ -57,3 +57,41 @@ fn aligned(rows: &[[String; 7]]) -> String {
     });
     lines.collect::<Vec<_>>().join("\n")
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::model::layout::Layout;
+    use crate::model::region::{Region, RegionType};
+    use crate::model::source::Source;
+
+    fn map(bases: &[u64]) -> Map {
+        let region = |base: &u64| {
+            let range = Range::new(*base, 0x1000).unwrap();
+            Arc::new(Region::new(RegionType::DeviceMemory, range, Source::default()).unwrap())
+        };
+        Map::from_regions(bases.iter().map(region).collect(), Layout::new(0x10000, 0, 0, vec![]).unwrap()).unwrap()
+    }
+
+    fn kinds(bases: &[u64]) -> Vec<String> {
+        let words = |line: &str| line.split_whitespace().take(2).collect::<Vec<_>>().join(" ");
+        table(&map(bases)).lines().skip(1).map(words).collect()
+    }
+
+    #[test]
+    fn gaps_stand_between_before_and_behind_the_regions() {
+        assert_eq!(kinds(&[]), ["0x0 0x1_0000"]);
+        assert_eq!(kinds(&[0x0, 0x1000]), ["0x0 0x1000", "0x1000 0x2000", "0x2000 0x1_0000"]);
+        assert_eq!(kinds(&[0x8000, 0xf000]), ["0x0 0x8000", "0x8000 0x9000", "0x9000 0xf000", "0xf000 0x1_0000"]);
+    }
+
+    #[test]
+    fn columns_line_up_and_no_line_ends_in_spaces() {
+        let text = table(&map(&[0x1000]));
+        let ends: Vec<Option<usize>> = text.lines().map(|line| line.find("  device").or(line.find("  .  "))).collect();
+        assert_eq!(ends[1], ends[2]);
+        assert!(text.lines().all(|line| line == line.trim_end()));
+    }
+}

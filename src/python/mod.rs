@@ -10,6 +10,7 @@ pub mod builder;
 pub mod change;
 pub mod convert;
 pub mod dax;
+pub mod description;
 pub mod error;
 mod handle;
 pub mod interrupt;

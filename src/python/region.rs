@@ -10,8 +10,7 @@ use pyo3::types::{PyDict, PyString};
 use super::backing::PyBackingOptions;
 use super::buffer::adopt;
 use super::convert::{self, Address, Flags, Name, Protection, Size, Small};
-use crate::model::backing::BackingOptions;
-use crate::model::range::Range;
+use super::description;
 use crate::model::region::{self, MAP_POPULATE, Region, RegionType, SharedRegion};
 use crate::model::source::Source;
 use crate::sys::file;
@@ -52,55 +51,9 @@ impl PyRegion {
         Self::checked(region)
     }
 
-    /// RAM from one of the original's sources.
-    fn ram(
-        range: Range,
-        numa_node_id: Option<Small>,
-        mem_type: &Bound<'_, PyAny>,
-        mem_file_path: &Bound<'_, PyAny>,
-        mem_prealloc: bool,
-        page_size: Option<Size>,
-    ) -> PyResult<Region> {
-        let source = Source {
-            source_type: Some(convert::source_type(mem_type)?),
-            path: convert::path(mem_file_path)?,
-            page_size: page_size.map(|size| size.0),
-            ..Source::default()
-        };
-        let mut region = Region::new(RegionType::DefaultMemory, range, source)?;
-        region.host_numa_node_id = numa_node_id.map(|node| node.0);
-        region.perm_flags |= if mem_prealloc { MAP_POPULATE } else { 0 };
-        Ok(region)
-    }
-
-    /// The constructor's keywords for an equal region, apart from what it adopted; `None` stands for flags and hints that are the default.
-    fn options<'py>(&self, py: Python<'py>, perm_flags: i32) -> PyResult<Bound<'py, PyDict>> {
-        let region = &self.0;
-        let default = Region::new(region.region_type, region.range, region.source.clone())?;
-        let options = PyDict::new(py);
-        options.set_item("name", self.name())?;
-        options.set_item("host_numa_node_id", region.host_numa_node_id)?;
-        options.set_item("mem_type", self.mem_type(py)?)?;
-        options.set_item("mem_file_path", self.mem_file_path(py)?)?;
-        options.set_item("file_offset", region.source.file_offset)?;
-        options.set_item("perm_flags", other_than(default.perm_flags, perm_flags))?;
-        options.set_item("prot_flags", other_than(default.prot_flags, region.prot_flags))?;
-        options.set_item("page_size", region.source.page_size)?;
-        options.set_item("is_hugepage", other_than(default.is_hugepage, region.is_hugepage))?;
-        options.set_item("is_hotplug", region.is_hotplug)?;
-        options.set_item("is_anonpage", other_than(default.is_anonpage, region.is_anonpage))?;
-        options.set_item("is_mergeable", region.is_mergeable)?;
-        options.set_item("backing", PyBackingOptions(region.options.without_arguments()))?;
-        Ok(options)
-    }
-
     fn of_type(region_type: RegionType, base: Address, size: Size) -> PyResult<Region> {
         Ok(Region::new(region_type, convert::range(base, size)?, Source::default())?)
     }
-}
-
-fn other_than<T: PartialEq>(default: T, value: T) -> Option<T> {
-    (value != default).then_some(value)
 }
 
 #[pymethods]
@@ -179,7 +132,7 @@ impl PyRegion {
         page_size: Option<Size>,
     ) -> PyResult<Self> {
         let range = convert::range(base, size)?;
-        let mut region = Self::ram(range, numa_node_id, mem_type, mem_file_path, mem_prealloc, page_size)?;
+        let mut region = description::ram(range, numa_node_id, mem_type, mem_file_path, mem_prealloc, page_size)?;
         region.is_hotplug = is_hotplug;
         region.is_mergeable = is_mergeable;
         Self::named(region, name)
@@ -208,7 +161,7 @@ impl PyRegion {
         page_size: Option<Size>,
     ) -> PyResult<Self> {
         let range = convert::range(base, size)?;
-        let mut region = Self::ram(range, numa_node_id, mem_type, mem_file_path, mem_prealloc, page_size)?;
+        let mut region = description::ram(range, numa_node_id, mem_type, mem_file_path, mem_prealloc, page_size)?;
         region.prot_flags = prot_flags.0;
         region.is_hotplug = is_hotplug;
         Self::named(region, name)
@@ -449,22 +402,9 @@ impl PyRegion {
     /// >>> AddressSpaceRegion("ram", 0, "1GiB").replace(name="ram0", size="2GiB")
     /// AddressSpaceRegion('ram0' DEFAULT_MEMORY [0x0, 0x8000_0000) 2 GiB rw- shmem)
     #[pyo3(signature = (**changes))]
-    fn replace(&self, py: Python<'_>, changes: Option<&Bound<'_, PyDict>>) -> PyResult<Self> {
-        let old = &self.0;
-        let arguments = self.options(py, old.perm_flags & !MAP_POPULATE)?;
-        arguments.set_item("region_type", self.region_type(py)?)?;
-        arguments.set_item("base", old.base())?;
-        arguments.set_item("size", old.size())?;
-        let changes = changes.cloned().unwrap_or_else(|| PyDict::new(py));
-        if changes.contains("backing")? {
-            arguments.set_item("page_size", py.None())?;
-            arguments.set_item("is_hugepage", py.None())?;
-            arguments.set_item("is_mergeable", false)?;
-        } else if changes.contains("is_mergeable")? || changes.contains("is_hugepage")? {
-            let options = BackingOptions { ksm: None, transparent_hugepage: None, ..old.options.without_arguments() };
-            arguments.set_item("backing", PyBackingOptions(options))?;
-        }
-        arguments.update(changes.as_mapping())?;
+    fn replace<'py>(&self, py: Python<'py>, changes: Option<&Bound<'py, PyDict>>) -> PyResult<Self> {
+        let (old, changes) = (&self.0, changes.cloned().unwrap_or_else(|| PyDict::new(py)));
+        let arguments = description::changed(py, old, &changes)?;
         let new = py.get_type::<Self>().call((), Some(&arguments))?.cast_into::<Self>()?;
         let mut region = (*new.get().0).clone();
         if !changes.contains("perm_flags")? {
@@ -510,6 +450,6 @@ impl PyRegion {
                 "cannot pickle {region}: its file or buffer means nothing elsewhere; give another there"
             )));
         }
-        Ok(((self.region_type(py)?, region.base(), region.size()), self.options(py, region.perm_flags)?))
+        Ok(((self.region_type(py)?, region.base(), region.size()), description::keywords(py, region)?))
     }
 }

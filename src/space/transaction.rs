@@ -70,3 +70,66 @@ impl Transaction {
         space.change(&self.operations, self.if_generation, interrupt).map(Some)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::interrupt::Uninterrupted;
+    use crate::model::layout::Layout;
+    use crate::model::range::Range;
+    use crate::model::region::RegionType;
+    use crate::model::source::Source;
+
+    fn space() -> AddressSpace {
+        AddressSpace::new(Layout::new(1 << 46, 0, 1 << 45, vec![]).unwrap())
+    }
+
+    fn ram(base: u64) -> Region {
+        Region::new(RegionType::DefaultMemory, Range::new(base, 0x1000).unwrap(), Source::default()).unwrap()
+    }
+
+    #[test]
+    fn nothing_staged_is_nothing_published() {
+        let space = space();
+        let transaction = Transaction::begin(&space, Some(0)).unwrap();
+        assert!(transaction.publish(&space, &Uninterrupted).unwrap().is_none());
+        assert_eq!(space.map().generation(), 0);
+    }
+
+    #[test]
+    fn what_is_staged_is_seen_by_nobody_until_it_is_published() {
+        let space = space();
+        let mut transaction = Transaction::begin(&space, None).unwrap();
+        transaction.insert(&ram(0)).unwrap();
+        assert!(transaction.insert(&ram(0x800)).is_err());
+        assert_eq!((transaction.staged().regions().len(), space.map().regions().len()), (1, 0));
+        space.insert(&ram(0x1000), &Uninterrupted).unwrap();
+        let published = transaction.publish(&space, &Uninterrupted).unwrap().unwrap();
+        assert_eq!((published.generation(), published.regions().len()), (2, 2));
+    }
+
+    #[test]
+    fn a_removal_means_the_region_that_was_staged() {
+        let space = space();
+        space.insert(&ram(0), &Uninterrupted).unwrap();
+        let mut transaction = Transaction::begin(&space, None).unwrap();
+        transaction.remove(&Target::Base(0)).unwrap();
+        let newer = Region { name: Some("newer".into()), ..ram(0) };
+        space.replace(&Target::Base(0), &newer, &Uninterrupted).unwrap();
+        assert!(matches!(transaction.publish(&space, &Uninterrupted), Err(Error::Unmapped { .. })));
+        assert_eq!(space.map().at_name("newer").unwrap().base(), 0);
+    }
+
+    #[test]
+    fn a_passed_generation_is_refused_at_the_begin_and_at_the_end() {
+        let space = space();
+        let mut transaction = Transaction::begin(&space, Some(0)).unwrap();
+        transaction.insert(&ram(0)).unwrap();
+        space.insert(&ram(0), &Uninterrupted).unwrap();
+        for refused in
+            [transaction.publish(&space, &Uninterrupted).map(drop), Transaction::begin(&space, Some(0)).map(drop)]
+        {
+            assert!(matches!(refused, Err(Error::GenerationChanged { expected: 0, actual: 1 })));
+        }
+    }
+}

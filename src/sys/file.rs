@@ -7,8 +7,6 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
-use crate::model::backing::Seal;
-
 const HUGETLBFS_MAGIC: i64 = 0x9584_58f6;
 /// The kernel's limit for a memfd's name.
 const NAME_MAX: usize = 249;
@@ -34,23 +32,15 @@ pub fn page_size_flag(size: u64) -> u32 {
 }
 
 /// Gives a memfd its length and its seals.
-pub fn size_and_seal(file: &File, size: u64, seals: &[Seal]) -> Result<()> {
+pub fn size_and_seal(file: &File, size: u64, seals: i32) -> Result<()> {
     file.set_len(size)?;
     seal(file, seals)
 }
 
 /// Adds seals to a memfd.
-pub fn seal(file: &File, seals: &[Seal]) -> Result<()> {
-    let bits = seals.iter().fold(0, |bits, seal| {
-        bits | match seal {
-            Seal::Shrink => libc::F_SEAL_SHRINK,
-            Seal::Grow => libc::F_SEAL_GROW,
-            Seal::Seal => libc::F_SEAL_SEAL,
-            Seal::FutureWrite => libc::F_SEAL_FUTURE_WRITE,
-        }
-    });
+pub fn seal(file: &File, seals: i32) -> Result<()> {
     // SAFETY: takes two integers.
-    check(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, bits) })
+    check(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, seals) })
 }
 
 /// Our own close-on-exec duplicate of a descriptor that the caller keeps.

@@ -5,8 +5,6 @@ use std::fs;
 use std::io::{Error, Result};
 use std::path::Path;
 
-use crate::model::policy::{NumaPolicy, PolicyMode, Topology, parse_node_list};
-
 const MPOL_MF_STRICT: i64 = 1;
 const MPOL_MF_MOVE: i64 = 2;
 const MPOL_F_ADDR: i64 = 2;
@@ -14,23 +12,16 @@ const BITS: usize = 64;
 /// As many nodes as any kernel is built for.
 const MOST_NODES: usize = 1024;
 
-/// The nodes that a sysfs tells of; a kernel without NUMA has node 0.
+/// A list of nodes, such as `online` or `has_memory`, as a sysfs writes it.
 #[must_use]
-pub fn topology(sysfs: &Path) -> Topology {
-    let read = |name: &str| {
-        let text = fs::read_to_string(sysfs.join("devices/system/node").join(name)).ok()?;
-        parse_node_list(&text)
-    };
-    let online = read("online").unwrap_or_else(|| BTreeSet::from([0]));
-    let with_memory = read("has_memory").unwrap_or_else(|| online.clone());
-    Topology { online, with_memory }
+pub fn node_list(sysfs: &Path, name: &str) -> Option<String> {
+    fs::read_to_string(sysfs.join("devices/system/node").join(name)).ok()
 }
 
-/// The CPUs of a node.
+/// The CPUs of a node, as the host's sysfs writes them.
 #[must_use]
-pub fn cpus_of(node: u32) -> BTreeSet<u32> {
-    let path = format!("/sys/devices/system/node/node{node}/cpulist");
-    fs::read_to_string(path).ok().and_then(|text| parse_node_list(&text)).unwrap_or_default()
+pub fn cpu_list(node: u32) -> Option<String> {
+    fs::read_to_string(format!("/sys/devices/system/node/node{node}/cpulist")).ok()
 }
 
 /// The nodes as the kernel's bit mask.
@@ -47,20 +38,20 @@ fn mask_of(nodes: &BTreeSet<u32>) -> Vec<u64> {
 }
 
 /// Gives a mapping its policy (`mbind(2)`), and moves what is there already.
-pub fn bind(host: *mut u8, size: usize, policy: &NumaPolicy) -> Result<()> {
-    let mask = mask_of(&policy.nodes);
+pub fn bind(host: *mut u8, size: usize, mode: i32, nodes: &BTreeSet<u32>, strict: bool) -> Result<()> {
+    let mask = mask_of(nodes);
     // The kernel reads one bit less than it is told.
     let bits = mask.len().saturating_mul(BITS).saturating_add(1);
-    let (mask_at, bits) = if policy.nodes.is_empty() { (std::ptr::null(), 0) } else { (mask.as_ptr(), bits) };
-    let flags = if policy.strict { MPOL_MF_MOVE | MPOL_MF_STRICT } else { MPOL_MF_MOVE };
-    let mode = i64::from(policy.mode.number());
+    let (mask_at, bits) = if nodes.is_empty() { (std::ptr::null(), 0) } else { (mask.as_ptr(), bits) };
+    let flags = if strict { MPOL_MF_MOVE | MPOL_MF_STRICT } else { MPOL_MF_MOVE };
+    let mode = i64::from(mode);
     // SAFETY: the mask has as many bits as it is said to have; a bad range or node is an error.
     let result = unsafe { libc::syscall(libc::SYS_mbind, host.addr(), size, mode, mask_at, bits, flags) };
     if result < 0 { Err(Error::last_os_error()) } else { Ok(()) }
 }
 
-/// The policy that the kernel has for an address.
-pub fn policy_at(host: *mut u8) -> Result<Option<NumaPolicy>> {
+/// The mode, with its flags, and the nodes of the policy that the kernel has for an address.
+pub fn policy_at(host: *mut u8) -> Result<(i32, BTreeSet<u32>)> {
     let mut mode = 0i32;
     let mut mask = [0u64; MOST_NODES / BITS];
     // SAFETY: the kernel fills an int and as many bits as the mask has.
@@ -81,8 +72,7 @@ pub fn policy_at(host: *mut u8) -> Result<Option<NumaPolicy>> {
         let index = usize::try_from(*node).unwrap_or_default();
         mask.get(index / BITS).is_some_and(|word| word & (1 << (index % BITS)) != 0)
     });
-    let mode = PolicyMode::of_number(mode & 0xff);
-    Ok(mode.map(|mode| NumaPolicy { mode, nodes: nodes.collect(), strict: false }))
+    Ok((mode, nodes.collect()))
 }
 
 /// For each page, the node that it is on, or `None` for one that is not there (`move_pages(2)` without moving).

@@ -1,0 +1,80 @@
+//! What several constructors of a region share, and the way back from a region to the arguments that make it.
+
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+
+use super::backing::PyBackingOptions;
+use super::convert::{self, Size, Small};
+use crate::model::backing::BackingOptions;
+use crate::model::range::Range;
+use crate::model::region::{MAP_POPULATE, Region, RegionType};
+use crate::model::source::{Source, SourceType};
+
+/// RAM from one of the original's sources.
+pub(super) fn ram(
+    range: Range,
+    numa_node_id: Option<Small>,
+    mem_type: &Bound<'_, PyAny>,
+    mem_file_path: &Bound<'_, PyAny>,
+    mem_prealloc: bool,
+    page_size: Option<Size>,
+) -> PyResult<Region> {
+    let source = Source {
+        source_type: Some(convert::source_type(mem_type)?),
+        path: convert::path(mem_file_path)?,
+        page_size: page_size.map(|size| size.0),
+        ..Source::default()
+    };
+    let mut region = Region::new(RegionType::DefaultMemory, range, source)?;
+    region.host_numa_node_id = numa_node_id.map(|node| node.0);
+    region.perm_flags |= if mem_prealloc { MAP_POPULATE } else { 0 };
+    Ok(region)
+}
+
+/// The constructor's keywords for an equal region, apart from its range, its type and what it adopted; `None` stands for flags and
+/// hints that are the default.
+pub(super) fn keywords<'py>(py: Python<'py>, region: &Region) -> PyResult<Bound<'py, PyDict>> {
+    let default = Region::new(region.region_type, region.range, region.source.clone())?;
+    let keywords = PyDict::new(py);
+    keywords.set_item("name", region.name.as_deref())?;
+    keywords.set_item("host_numa_node_id", region.host_numa_node_id)?;
+    keywords.set_item("mem_type", region.source.source_type.map(SourceType::as_str))?;
+    keywords.set_item("mem_file_path", region.source.path.as_os_str())?;
+    keywords.set_item("file_offset", region.source.file_offset)?;
+    keywords.set_item("perm_flags", other_than(default.perm_flags, region.perm_flags))?;
+    keywords.set_item("prot_flags", other_than(default.prot_flags, region.prot_flags))?;
+    keywords.set_item("page_size", region.source.page_size)?;
+    keywords.set_item("is_hugepage", other_than(default.is_hugepage, region.is_hugepage))?;
+    keywords.set_item("is_hotplug", region.is_hotplug)?;
+    keywords.set_item("is_anonpage", other_than(default.is_anonpage, region.is_anonpage))?;
+    keywords.set_item("is_mergeable", region.is_mergeable)?;
+    keywords.set_item("backing", PyBackingOptions(region.options.without_arguments()))?;
+    Ok(keywords)
+}
+
+/// The arguments of `replace`: those that made the region, with `changes` over them.
+pub(super) fn changed<'py>(
+    py: Python<'py>,
+    region: &Region,
+    changes: &Bound<'py, PyDict>,
+) -> PyResult<Bound<'py, PyDict>> {
+    // Population is no part of the flags that follow a new type or source.
+    let arguments = keywords(py, &Region { perm_flags: region.perm_flags & !MAP_POPULATE, ..region.clone() })?;
+    arguments.set_item("region_type", region.region_type.value())?;
+    arguments.set_item("base", region.base())?;
+    arguments.set_item("size", region.size())?;
+    if changes.contains("backing")? {
+        arguments.set_item("page_size", py.None())?;
+        arguments.set_item("is_hugepage", py.None())?;
+        arguments.set_item("is_mergeable", false)?;
+    } else if changes.contains("is_mergeable")? || changes.contains("is_hugepage")? {
+        let options = BackingOptions { ksm: None, transparent_hugepage: None, ..region.options.without_arguments() };
+        arguments.set_item("backing", PyBackingOptions(options))?;
+    }
+    arguments.update(changes.as_mapping())?;
+    Ok(arguments)
+}
+
+fn other_than<T: PartialEq>(default: T, value: T) -> Option<T> {
+    (value != default).then_some(value)
+}

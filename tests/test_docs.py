@@ -1,0 +1,115 @@
+"""Every example in a docstring, the README and the other pages runs, and every public name has a docstring."""
+
+import doctest
+import importlib
+import inspect
+import pkgutil
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import dbs_address_space
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
+BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def modules() -> list[ModuleType]:
+    """The modules of the package, the extension among them, and the package itself."""
+    found = pkgutil.walk_packages(dbs_address_space.__path__, "dbs_address_space.")
+    names = sorted(info.name for info in found if not info.name.endswith("__main__"))
+    return [*map(importlib.import_module, names), dbs_address_space]
+
+
+def is_documented(value: object) -> bool:
+    """Whether it is something that can have a docstring of its own."""
+    return inspect.isclass(value) or inspect.isroutine(value) or inspect.isdatadescriptor(value)
+
+
+def public(holder: object) -> dict[str, Any]:
+    """What is public in a module or class and was made there; compiled classes say that they belong to the package."""
+    name = getattr(holder, "__name__", "")
+    homes = {name, "dbs_address_space"} if name.endswith("._core") else {name}
+    found = {key: getattr(value, "__func__", value) for key, value in vars(holder).items() if not key.startswith("_")}
+    return {
+        key: value
+        for key, value in found.items()
+        if is_documented(value) and (inspect.isclass(holder) or value.__module__ in homes)
+    }
+
+
+def members() -> dict[str, Any]:
+    """Every module, class, function, method and property of the package."""
+    found: dict[str, Any] = {}
+    for module in modules():
+        found[module.__name__] = module
+        for name, value in public(module).items():
+            found[f"{module.__name__}.{name}"] = value
+            if inspect.isclass(value):
+                found.update({f"{module.__name__}.{name}.{key}": inner for key, inner in public(value).items()})
+    return found
+
+
+def examples() -> Iterator[doctest.DocTest]:
+    parser, seen = doctest.DocTestParser(), set[int]()
+    for name, value in members().items():
+        if ">>>" in (value.__doc__ or "") and id(value) not in seen:
+            seen.add(id(value))
+            home = inspect.getmodule(value)
+            globals_ = {} if "._core" in name or home is None else vars(home).copy()
+            yield parser.get_doctest(inspect.cleandoc(value.__doc__), globals_, name, None, 0)
+
+
+EXAMPLES = {example.name: example for example in examples()}
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_examples_of_docstrings(name: str) -> None:
+    runner, said = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS), list[str]()
+    result = runner.run(EXAMPLES[name], out=said.append)
+    assert not result.failed, "".join(said)
+    assert result.attempted
+
+
+def test_there_are_enough_examples() -> None:
+    compiled = [name for name in EXAMPLES if "._core." in name]
+    assert len(compiled) >= 60
+    assert len(EXAMPLES) - len(compiled) >= 8
+    assert {name.rsplit(".", 1)[1] for name in compiled} >= {
+        "AddressSpace",
+        "insert_region",
+        "read",
+        "view",
+        "create_dax_region",
+    }
+
+
+def test_everything_public_has_a_docstring() -> None:
+    found = members()
+    assert [name for name, value in found.items() if not value.__doc__ and not name.endswith("._core")] == []
+    assert len(found) >= 250
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_examples_of_pages(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The blocks of a page run one after the other; sessions with a prompt show what they print."""
+    globals_: dict[str, Any] = {"__name__": page.name}
+    for number, block in enumerate(BLOCK.findall(page.read_text())):
+        name = f"{page.name}, block {number}"
+        if ">>>" in block:
+            test = doctest.DocTestParser().get_doctest(block, globals_, name, str(page), 0)
+            assert not doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(test, clear_globs=False).failed
+            globals_.update(test.globs)
+        else:
+            exec(compile(block, name, "exec"), globals_)
+    capsys.readouterr()
+
+
+def test_the_readme_has_an_example_that_runs() -> None:
+    blocks = BLOCK.findall((ROOT / "README.md").read_text())
+    assert blocks
+    assert "map_memory()" in blocks[0]

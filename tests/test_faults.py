@@ -1,0 +1,362 @@
+"""Memory that fails under a touch is a `MemoryFault`, never a signal: cut files, full file systems, stolen huge pages."""
+
+import ctypes
+import os
+import pickle
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+
+import pytest
+from dbs_address_space import (
+    MAP_PRIVATE,
+    MAP_SHARED,
+    PROT_NONE,
+    AccessDenied,
+    AddressSpaceRegion,
+    GuestMemory,
+    MemoryFault,
+    Unsupported,
+)
+from memory_helpers import (
+    GIB,
+    MIB,
+    PAGE,
+    WINDOW,
+    huge_pages,
+    in_child,
+    libc,
+    make_file,
+    mapped,
+    mounted,
+    ram,
+    require,
+    run_threads,
+)
+
+SIZE = 8 * PAGE
+CUT = 5 * PAGE
+PUNCH_HOLE = 3
+"""FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE"""
+
+Verb = Callable[[GuestMemory, int, int], object]
+READS: dict[str, Verb] = {
+    "read": lambda memory, addr, size: memory.read(addr, size),
+    "padded read": lambda memory, addr, size: memory.read(addr, size, pad=0),
+    "read_into": lambda memory, addr, size: memory.read_into(addr, bytearray(size)),
+}
+WRITES: dict[str, Verb] = {
+    "write": lambda memory, addr, size: memory.write(addr, b"\xaa" * size),
+    "forced write": lambda memory, addr, size: memory.write(addr, b"\xaa" * size, force=True),
+    "fill": lambda memory, addr, size: memory.fill(addr, size, 0xAA),
+}
+VERBS = READS | WRITES
+
+
+@contextmanager
+def mapped_file(path: Path, flags: int = MAP_SHARED, size: int = SIZE) -> Iterator[GuestMemory]:
+    with make_file(path, size).open("r+b") as file:
+        space, memory = mapped(ram(0, size, file=file, perm_flags=flags))
+    with memory:
+        yield memory
+    assert not space.is_mapped
+
+
+def fault_of(verb: Verb, memory: GuestMemory, addr: int, size: int) -> MemoryFault:
+    with pytest.raises(MemoryFault) as fault:
+        verb(memory, addr, size)
+    return fault.value
+
+
+# A file that was cut.
+
+
+@pytest.mark.parametrize("flags", [MAP_SHARED, MAP_PRIVATE])
+@pytest.mark.parametrize("verb", VERBS.values(), ids=VERBS)
+def test_a_cut_file(verb: Verb, flags: int, tmp_path: Path) -> None:
+    def probe() -> None:
+        with mapped_file(tmp_path / "file", flags) as memory:
+            os.truncate(tmp_path / "file", CUT)
+            error = fault_of(verb, memory, CUT - 100, 300)
+            assert (error.address, error.size, error.completed) == (CUT, 300, 100)
+            assert (error.errno, error.file_offset, error.region) == (14, CUT, memory.regions[0])
+            assert error.cause == "the backing file was truncated to 0x5000 bytes"
+            assert error.cause in str(error)
+            behind = fault_of(verb, memory, CUT + 8, 8)
+            assert (behind.address, behind.completed, behind.file_offset) == (CUT + 8, 0, CUT + 8)
+            verb(memory, CUT - 100, 100)
+            assert (tmp_path / "file").stat().st_size == CUT
+
+    in_child(probe)
+
+
+def test_what_was_done_before_the_fault_is_done(tmp_path: Path) -> None:
+    def probe() -> None:
+        with mapped_file(tmp_path / "file") as memory:
+            memory.fill(0, SIZE, 0x11)
+            os.truncate(tmp_path / "file", CUT)
+            into = bytearray(SIZE - PAGE)
+            with pytest.raises(MemoryFault) as fault:
+                memory.read_into(PAGE, into)
+            assert into == b"\x11" * fault.value.completed + bytes(SIZE - PAGE - fault.value.completed)
+            with pytest.raises(MemoryFault) as fault:
+                memory.write(PAGE, b"\x22" * (SIZE - PAGE))
+            assert fault.value.completed == CUT - PAGE
+            assert (tmp_path / "file").read_bytes() == b"\x11" * PAGE + b"\x22" * (CUT - PAGE)
+
+    in_child(probe)
+
+
+@pytest.mark.parametrize("width", [1, 2, 4, 8])
+def test_integers_of_a_cut_file(width: int, tmp_path: Path) -> None:
+    def probe() -> None:
+        with mapped_file(tmp_path / "file") as memory:
+            os.truncate(tmp_path / "file", CUT)
+            read, write = getattr(memory, f"read_u{8 * width}"), getattr(memory, f"write_u{8 * width}")
+            for access in (partial(read, CUT), partial(write, CUT, 1)):
+                with pytest.raises(MemoryFault) as fault:
+                    access()
+                assert (fault.value.address, fault.value.size, fault.value.completed) == (CUT, width, 0)
+            write(CUT - width, 1)
+            assert read(CUT - width) == 1
+
+    in_child(probe)
+
+
+@pytest.mark.parametrize("verb", VERBS.values(), ids=VERBS)
+def test_an_access_over_regions_counts_from_its_start(verb: Verb, tmp_path: Path) -> None:
+    def probe() -> None:
+        with make_file(tmp_path / "file", SIZE + PAGE).open("r+b") as file:
+            _, memory = mapped(ram(0), ram(PAGE, SIZE, file=file, file_offset=PAGE), ram(PAGE + SIZE))
+        os.truncate(tmp_path / "file", 3 * PAGE)
+        error = fault_of(verb, memory, 10, SIZE + PAGE)
+        assert (error.address, error.size, error.completed) == (3 * PAGE, SIZE + PAGE, 3 * PAGE - 10)
+        assert (error.file_offset, error.region) == (3 * PAGE, memory.regions[1])
+
+    in_child(probe)
+
+
+@pytest.mark.parametrize("verb", VERBS.values(), ids=VERBS)
+def test_long_accesses_to_a_cut_file(verb: Verb, tmp_path: Path) -> None:
+    def probe() -> None:
+        with mapped_file(tmp_path / "file", size=16 * MIB) as memory:
+            os.truncate(tmp_path / "file", 9 * MIB)
+            error = fault_of(verb, memory, MIB, 15 * MIB)
+            assert (error.address, error.size, error.completed) == (9 * MIB, 15 * MIB, 8 * MIB)
+
+    in_child(probe)
+
+
+def test_a_file_that_grows_again_is_memory_again(tmp_path: Path) -> None:
+    def probe() -> None:
+        with mapped_file(tmp_path / "file") as memory:
+            memory.fill(0, SIZE, 1)
+            os.truncate(tmp_path / "file", 0)
+            assert fault_of(READS["read"], memory, 0, SIZE).completed == 0
+            os.truncate(tmp_path / "file", SIZE)
+            assert memory.read(0, SIZE) == bytes(SIZE)
+            memory.write(SIZE - 4, b"back")
+        assert (tmp_path / "file").read_bytes()[-4:] == b"back"
+
+    in_child(probe)
+
+
+def test_a_fault_can_be_pickled(tmp_path: Path) -> None:
+    def probe() -> None:
+        with mapped_file(tmp_path / "file") as memory:
+            os.truncate(tmp_path / "file", CUT)
+            error = fault_of(READS["read"], memory, 0, SIZE)
+        copy = pickle.loads(pickle.dumps(error))
+        assert (type(copy), str(copy)) == (MemoryFault, str(error))
+        assert (copy.address, copy.size, copy.completed, copy.cause) == (CUT, SIZE, CUT, error.cause)
+        assert (copy.file_offset, copy.errno, copy.region) == (CUT, 14, None)
+
+    in_child(probe)
+
+
+def test_cuts_amid_reads_and_writes(tmp_path: Path) -> None:
+    """10,000 times the file is cut between a look at its length and the copy."""
+
+    def probe() -> None:
+        with mapped_file(tmp_path / "file") as memory:
+            done = threading.Event()
+            whole, faults = [0], list[int]()
+
+            def cut() -> None:
+                fd = os.open(tmp_path / "file", os.O_RDWR)
+                for _ in range(10_000):
+                    os.truncate(fd, CUT)
+                    os.truncate(fd, SIZE)
+                done.set()
+
+            def access(verb: Verb) -> None:
+                while not done.is_set():
+                    try:
+                        verb(memory, PAGE, SIZE - PAGE)
+                        whole[0] += 1
+                    except MemoryFault as fault:
+                        faults.append(fault.completed)
+
+            def integers() -> None:
+                while not done.is_set():
+                    with suppress(MemoryFault):
+                        memory.write_u64(CUT + 8, memory.read_u64(CUT))
+
+            run_threads(cut, integers, *(lambda verb=verb: access(verb) for verb in (READS["read"], WRITES["fill"])))
+            assert whole[0]
+            assert faults
+            assert all(CUT - PAGE <= completed < SIZE - PAGE for completed in faults)
+
+    in_child(probe)
+
+
+# A file system that is full, a file that is sparse.
+
+
+@pytest.mark.parametrize("verb", WRITES.values(), ids=WRITES)
+def test_a_full_file_system(verb: Verb, tmp_path: Path) -> None:
+    def probe(where: Path) -> None:
+        (where / "sparse").touch()
+        os.truncate(where / "sparse", MIB)
+        with (where / "sparse").open("r+b") as file:
+            _, memory = mapped(ram(0, MIB, file=file))
+        assert memory.read(0, MIB) == bytes(MIB)
+        error = fault_of(verb, memory, 0, MIB)
+        assert 0 < error.completed < MIB
+        assert (error.address, error.file_offset) == (error.completed, error.completed)
+        assert "file system full" in error.cause
+        written = memory.read(0, MIB)
+        assert written == b"\xaa" * error.completed + bytes(MIB - error.completed)
+
+    with mounted("tmpfs", tmp_path / "full", "size=64k") as where:
+        in_child(lambda: probe(where))
+
+
+def test_reading_a_hole_allocates_nothing(tmp_path: Path) -> None:
+    with (tmp_path / "sparse").open("w+b") as file:
+        os.truncate(file.fileno(), 64 * MIB)
+        _, memory = mapped(ram(0, 64 * MIB, file=file))
+        assert memory.read(0, 64 * MIB) == bytes(64 * MIB)
+        assert memory.read_u64(MIB) == 0
+        assert os.fstat(file.fileno()).st_blocks == 0
+
+
+# Huge pages that others take.
+
+
+def punch(fd: int | None, offset: int, size: int) -> None:
+    assert fd is not None
+    assert libc.fallocate(fd, PUNCH_HOLE, ctypes.c_long(offset), ctypes.c_long(size)) == 0
+
+
+def test_a_punched_huge_page_whose_pool_was_taken() -> None:
+    def probe(size: int) -> None:
+        _, memory = mapped(ram(0, 2 * size, mem_type="hugeshmem"))
+        memory.fill(0, 2 * size, 0x55)
+        assert not memory.mapping(0).guarded
+        fd = memory.mapping(0).fd
+        assert memory.mapping(0).guarded
+        punch(fd, size, size)
+        _, thief = mapped(ram(0, size, mem_type="hugemmap"))
+        thief.fill(0, size, 1)
+        for verb in WRITES.values():
+            error = fault_of(verb, memory, size - 16, 32)
+            assert (error.address, error.completed, error.file_offset) == (size, 16, size)
+            assert error.cause == "no huge page was free for it"
+        assert memory.read(size - 16, 32) == b"\xaa" * 16 + bytes(16)
+        with pytest.raises(Unsupported):
+            memory.view(0, 4)
+        thief.close()
+        memory.write_u64(size, 7)
+        assert memory.read_u64(size) == 7
+
+    with huge_pages(2) as size:
+        in_child(lambda: probe(size))
+
+
+def steal_amid_copies(size: int) -> None:
+    """Punches all pages and takes the pool, while another thread reads them in long copies."""
+    _, memory = mapped(ram(0, size, mem_type="hugeshmem"))
+    memory.fill(0, size, 0x55)
+    begun, done = threading.Event(), threading.Event()
+
+    def read() -> None:
+        target = bytearray(size)
+        begun.set()
+        while not done.is_set():
+            memory.read_into(0, target)
+
+    def steal() -> None:
+        begun.wait()
+        try:
+            punch(memory.mapping(0).fd, 0, size)
+            mapped(ram(0, size, mem_type="hugemmap"))[1].fill(0, size)
+        finally:
+            done.set()
+
+    run_threads(read, steal)
+    assert memory.read(0, size) == bytes(size)
+
+
+def test_a_descriptor_that_leaves_amid_long_copies() -> None:
+    """The copies in flight end before anyone can punch; those that come later go through the kernel."""
+
+    def probe(size: int) -> None:
+        for _ in range(20):
+            steal_amid_copies(size)
+
+    with huge_pages(16) as size:
+        in_child(lambda: probe(16 * size))
+
+
+@pytest.mark.parametrize("verb", [*READS, "write", "fill"])
+def test_a_window_without_access_is_denied(verb: str) -> None:
+    def probe() -> None:
+        _, memory = mapped(ram(0), ram(PAGE, prot_flags=PROT_NONE), AddressSpaceRegion.create_dax_region(WINDOW, MIB))
+        for addr, size, bad in ((0, 2 * PAGE, PAGE), (WINDOW + 8, 8, WINDOW + 8)):
+            with pytest.raises(AccessDenied) as denied:
+                VERBS[verb](memory, addr, size)
+            assert denied.value.address == bad
+        for access in (lambda: memory.read_u64(PAGE), lambda: memory.write_u8(PAGE, 1), lambda: memory.load(PAGE)):
+            with pytest.raises(AccessDenied):
+                access()
+        assert memory.read(0, PAGE) == bytes(PAGE)
+
+    in_child(probe)
+
+
+# A kernel that promises no memory that it may not have.
+
+
+@contextmanager
+def strict_overcommit() -> Iterator[None]:
+    """`vm.overcommit_memory=2`, with a limit so high that no one on the host notices."""
+    knobs = Path("/proc/sys/vm")
+    require(os.access(knobs / "overcommit_memory", os.W_OK), "vm.overcommit_memory can be set by root only")
+    before = {name: (knobs / name).read_text() for name in ("overcommit_memory", "overcommit_ratio")}
+    if (knobs / "overcommit_kbytes").read_text().strip() != "0":
+        pytest.skip("vm.overcommit_kbytes is set, and setting the ratio would lose it")
+    try:
+        (knobs / "overcommit_ratio").write_text("1000000")
+        (knobs / "overcommit_memory").write_text("2")
+        yield
+    finally:
+        for name, value in before.items():
+            (knobs / name).write_text(value)
+
+
+@pytest.mark.parametrize("mem_type", ["shmem", "mmap"])
+def test_memory_under_strict_overcommit_is_guarded(mem_type: str) -> None:
+    with strict_overcommit():
+        _, memory = mapped(ram(0, mem_type=mem_type), ram(GIB, MIB))
+        assert memory.mapping(0).guarded
+        memory.write(8, b"strict")
+        memory.fill(GIB, MIB, 3)
+        memory.write_u32(0, 7)
+        assert (memory.read(8, 6), memory.read_u32(0), memory.read(GIB, 2)) == (b"strict", 7, b"\3\3")
+        with pytest.raises(Unsupported):
+            memory.load(0)
+    _, memory = mapped(ram(0, mem_type=mem_type))
+    assert not memory.mapping(0).guarded

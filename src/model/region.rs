@@ -171,7 +171,9 @@ impl Region {
     pub fn with_options(mut self, options: BackingOptions) -> Self {
         self.source.page_size = options.page_size;
         self.is_mergeable = options.ksm == Some(true);
-        self.is_hugepage = self.is_huge() || options.transparent_hugepage == Some(true);
+        if !self.is_huge() {
+            self.is_hugepage = options.transparent_hugepage == Some(true);
+        }
         self.options = options;
         self
     }

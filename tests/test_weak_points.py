@@ -42,11 +42,18 @@ from memory_helpers import (
     smaps,
 )
 
+COUNT = 1000
+"""Inserts a thread: so many that threads meet."""
+
 
 def insert_and_count(
-    space: AddressSpace, regions: list[AddressSpaceRegion], accepted: list[AddressSpaceRegion]
+    space: AddressSpace,
+    regions: list[AddressSpaceRegion],
+    accepted: list[AddressSpaceRegion],
+    together: threading.Barrier,
 ) -> None:
     for region in regions:
+        together.wait()
         try:
             space.insert_region(region)
         except RegionOverlap:
@@ -56,8 +63,8 @@ def insert_and_count(
 
 def insert_from_threads(shares: list[list[AddressSpaceRegion]]) -> tuple[AddressSpace, list[AddressSpaceRegion]]:
     """The space, and what it said it accepted."""
-    space, accepted = AddressSpace(LAYOUT), list[AddressSpaceRegion]()
-    threads = [threading.Thread(target=insert_and_count, args=(space, share, accepted)) for share in shares]
+    space, accepted, together = AddressSpace(LAYOUT), list[AddressSpaceRegion](), threading.Barrier(len(shares))
+    threads = [threading.Thread(target=insert_and_count, args=(space, share, accepted, together)) for share in shares]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -67,17 +74,17 @@ def insert_from_threads(shares: list[list[AddressSpaceRegion]]) -> tuple[Address
 
 def test_w1_concurrent_inserts_are_neither_lost_nor_overlapping() -> None:
     space, accepted = insert_from_threads(
-        [[ram((4 * number + thread) * PAGE) for number in range(50)] for thread in range(4)]
+        [[ram((4 * number + thread) * PAGE) for number in range(COUNT)] for thread in range(4)]
     )
-    assert len(accepted) == len(space) == 200
+    assert len(accepted) == len(space) == 4 * COUNT
 
 
 def test_w1_of_two_that_overlap_one_is_accepted() -> None:
-    shares = [[ram(number * 2 * PAGE + thread * (PAGE // 4), PAGE) for number in range(50)] for thread in range(4)]
+    shares = [[ram(number * 2 * PAGE + thread * (PAGE // 4), PAGE) for number in range(COUNT)] for thread in range(4)]
     space, accepted = insert_from_threads(shares)
     assert sorted(accepted, key=lambda region: region.base) == list(space)
-    assert len(space) == 50
-    assert {region.base // (2 * PAGE) for region in space} == set(range(50))
+    assert len(space) == COUNT
+    assert {region.base // (2 * PAGE) for region in space} == set(range(COUNT))
 
 
 def test_w2_no_region_of_size_0_hides_an_overlap() -> None:

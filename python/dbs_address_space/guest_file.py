@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import io
+import operator
 import os
 from typing import TYPE_CHECKING
 
-from .errors import UnmappedAddress
+from .errors import AccessDenied, UnmappedAddress
 
 if TYPE_CHECKING:
+    from typing import SupportsIndex
+
     from typing_extensions import Buffer
 
-    from ._core import AddressSpaceRegion, GuestMemory
+    from ._core import GuestMemory
 
 __all__ = ["GuestFile"]
 
@@ -55,7 +58,7 @@ class GuestFile(io.RawIOBase):
         self._check_open()
         return self._position
 
-    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+    def seek(self, offset: SupportsIndex, whence: int = os.SEEK_SET, /) -> int:
         """Moves to an address, or relative to the position or to the end of the last region; returns the address."""
         self._check_open()
         match whence:
@@ -67,21 +70,19 @@ class GuestFile(io.RawIOBase):
                 origin = self._end()
             case _:
                 raise ValueError(f"whence is {whence}: use os.SEEK_SET, SEEK_CUR or SEEK_END")
-        if origin + offset < 0:
-            raise ValueError(f"negative address {origin + offset:#x}")
-        self._position = origin + offset
-        return self._position
+        position = origin + operator.index(offset)
+        if position < 0:
+            raise ValueError(f"negative address {position:#x}")
+        self._position = position
+        return position
 
     def readinto(self, buffer: Buffer, /) -> int:
         """Reads up to as many bytes as `buffer` has; 0 at the end of the last region."""
         self._check_open()
         with memoryview(buffer).cast("B") as view:
             size = min(len(view), max(self._end() - self._position, 0))
-            if not self._fills_holes:
-                size = self._contiguous(size)
-                self._memory.read_into(self._position, view[:size])
-            else:
-                self._read_parts(view[:size])
+            if size:
+                size = self._read(view[:size])
         self._position += size
         return size
 
@@ -99,28 +100,25 @@ class GuestFile(io.RawIOBase):
         if self.closed:
             raise ValueError("I/O operation on closed file")
 
-    def _regions(self) -> tuple[AddressSpaceRegion, ...]:
-        return self._memory.regions
-
     def _end(self) -> int:
-        regions = self._regions()
+        regions = self._memory.regions
         return regions[-1].end if regions else 0
 
-    def _contiguous(self, size: int) -> int:
-        """How many of `size` bytes have memory without a hole before them; raises when there are none."""
-        if self._memory.check_range(self._position, size):
-            return size
-        end = self._position
-        for region in self._regions():
-            if region.base <= end < region.end:
-                end = region.end
-        if end == self._position:
-            self._memory.read(self._position, 1)
-        return end - self._position
-
-    def _read_parts(self, view: memoryview) -> None:
-        """Fills `view`, with zeroes where there is no memory."""
+    def _read(self, view: memoryview) -> int:
+        """Fills `view` as far as it can be; raises when its first byte can't."""
         try:
-            self._memory.read_into(self._position, view)
+            return self._read_all(view)
+        except (UnmappedAddress, AccessDenied) as refused:
+            size = (refused.address or 0) - self._position
+            if size <= 0:
+                raise
+        return self._read(view[:size])
+
+    def _read_all(self, view: memoryview) -> int:
+        try:
+            return self._memory.read_into(self._position, view)
         except UnmappedAddress:
-            view[:] = self._memory.read(self._position, len(view), pad=0)
+            if not self._fills_holes:
+                raise
+        view[:] = self._memory.read(self._position, len(view), pad=0)
+        return len(view)

@@ -11,7 +11,7 @@ use super::region::MappedRegion;
 use crate::model::error::{Error, Result};
 use crate::model::map::Map;
 use crate::model::range::Range;
-use crate::model::region::PROT_READ;
+use crate::model::region::{PROT_READ, PROT_WRITE};
 use crate::model::text::hex;
 
 /// A guest physical range, what is done with it, and where.
@@ -74,11 +74,14 @@ impl Access<'_> {
     /// `Err` is a region that a change is deciding about, or that is gone: wait for what it decides, then ask again.
     pub fn hold(&self, pieces: Vec<Piece>) -> Result<Held, Arc<MappedRegion>> {
         let lease = |piece: &Piece| {
-            let lease = piece.region.lease(self.verb, piece.address(), u64_of(piece.size));
-            lease.map_err(|_| Arc::clone(&piece.region))
+            let region = &piece.region;
+            // Who asks for no protection asks for the address, and may write whenever he likes.
+            let is_writable = self.need == Need::Any && region.meta.prot_flags & PROT_WRITE != 0;
+            let lease = region.lease(self.verb, piece.address(), u64_of(piece.size), is_writable);
+            lease.map_err(|_| Arc::clone(region))
         };
         let leases = pieces.iter().map(lease).collect::<Result<_, _>>()?;
-        Ok(Held { pieces, _leases: leases })
+        Ok(Held { pieces, leases })
     }
 
     /// Pieces of regions that allow what is needed and touch each other: the first that begin in the range, up to `most` bytes.
@@ -98,6 +101,14 @@ impl Access<'_> {
             reached = Some(end);
         }
         run
+    }
+
+    /// How many bytes can be accessed before the first that can't.
+    #[must_use]
+    pub fn reach(&self) -> u64 {
+        let run = self.run(usize::MAX);
+        let begins = run.first().is_some_and(|first| first.at == 0);
+        if begins { end(&run) } else { 0 }
     }
 
     /// All pieces of regions that may be read; what has no memory and what may not be read is left out.
@@ -195,27 +206,38 @@ impl Access<'_> {
 }
 
 /// Pieces of regions that leases keep in place.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Held {
     /// The pieces.
     pub pieces: Vec<Piece>,
-    _leases: Vec<Lease>,
+    leases: Vec<Lease>,
+}
+
+impl Held {
+    /// Adds pieces whose places in the buffer count from `at`.
+    pub fn add(&mut self, other: Self, at: usize) {
+        self.pieces.extend(other.pieces.iter().map(|piece| piece.at(piece.at.saturating_add(at))));
+        self.leases.extend(other.leases);
+    }
+
+    /// Whether dropping it unmaps memory, which may take long.
+    #[must_use]
+    pub fn is_last_user(&self) -> bool {
+        self.pieces.iter().any(|piece| Arc::strong_count(&piece.region) == 1)
+    }
 }
 
 /// Copies pieces out.
 pub fn read(pieces: &[Piece], output: &Output<'_>) -> Result<()> {
-    pieces.iter().try_for_each(|piece| piece.read(output)).map_err(|error| of_whole(error, pieces))
+    pieces.iter().try_for_each(|piece| piece.read(output)).map_err(|error| error.of(end(pieces)))
 }
 
 /// Copies pieces in.
 pub fn write(pieces: &[Piece], input: Input<'_>, force: bool) -> Result<()> {
-    pieces.iter().try_for_each(|piece| piece.write(input, force)).map_err(|error| of_whole(error, pieces))
+    pieces.iter().try_for_each(|piece| piece.write(input, force)).map_err(|error| error.of(end(pieces)))
 }
 
-/// A fault of one piece, told with the size of the whole access.
-fn of_whole(mut error: Error, pieces: &[Piece]) -> Error {
-    if let (Error::Fault { size, .. }, Some(last)) = (&mut error, pieces.last()) {
-        *size = u64::try_from(last.at.saturating_add(last.size)).unwrap_or(u64::MAX);
-    }
-    error
+/// Where in the buffer the last piece ends.
+fn end(pieces: &[Piece]) -> u64 {
+    pieces.last().map_or(0, |last| u64_of(last.at.saturating_add(last.size)))
 }

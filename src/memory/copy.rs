@@ -15,14 +15,17 @@ const STEP: usize = 64 << 20;
 /// Copies as if through a buffer between the two ranges, which have the same size and may overlap.
 pub fn copy(from: &[Piece], to: &[Piece], interrupt: &dyn Interrupt) -> Result<()> {
     let total = from.iter().fold(0u64, |sum, piece| sum.saturating_add(u64_of(piece.size)));
-    let is_backward = from.first().zip(to.first()).is_some_and(|(from, to)| from.address() < to.address());
+    let is_backward = from.first().zip(to.first()).is_some_and(|(from, to)| {
+        let distance = to.address().saturating_sub(from.address());
+        0 < distance && distance < total
+    });
     let mut steps: Vec<(Piece, Piece)> = steps(from, to).collect();
     if is_backward {
         steps.reverse();
     }
     let mut done = 0usize;
     for (from, to) in steps {
-        step(&from, &to, is_backward).map_err(|error| error.after(u64_of(done)))?;
+        step(&from, &to, is_backward).map_err(|error| error.after(u64_of(done)).of(total))?;
         done = done.saturating_add(from.size);
         interrupt.progress("copy", u64_of(done), total)?;
     }

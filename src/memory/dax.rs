@@ -116,7 +116,7 @@ pub fn unmap(region: &MappedRegion, offset: u64, size: u64) -> Result<()> {
     let mut pieces = window.lock();
     let (base, end) = (region.meta.base(), offset.saturating_add(size));
     let range = Range::between(base.saturating_add(offset), base.saturating_add(end));
-    let held = region.leases.list().into_iter();
+    let held = region.leases.held().into_iter();
     let held: Vec<_> = held
         .filter(|lease| Range::between(lease.address, lease.address.saturating_add(lease.size)).overlaps(&range))
         .filter(|lease| lease.what != super::region::DAX_LEASE)

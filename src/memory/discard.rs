@@ -80,7 +80,7 @@ pub fn check(region: &Arc<MappedRegion>, range: Range) -> Result<()> {
     // A hole in huge-page memory may not be filled again when the pool is empty: direct copies must not meet it.
     if region.mapping.backing().is_huge {
         region.mapping.guard();
-        let held: Vec<_> = region.leases.list().into_iter().filter(|lease| lease.what != "prealloc").collect();
+        let held: Vec<_> = region.leases.held().into_iter().filter(|lease| lease.what != "prealloc").collect();
         let overlaps = |address: u64, size: u64| Range::between(address, address.saturating_add(size)).overlaps(&range);
         if held.iter().any(|lease| overlaps(lease.address, lease.size)) {
             return Err(Error::Busy {

@@ -132,12 +132,6 @@ impl Leases {
         self.settle(State::Open);
     }
 
-    /// Who holds the region.
-    #[must_use]
-    pub fn list(&self) -> Vec<LeaseInfo> {
-        self.lock().held.iter().flatten().copied().collect()
-    }
-
     /// The region is gone.
     pub fn finish(&self) {
         self.settle(State::Closed);

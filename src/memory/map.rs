@@ -150,6 +150,12 @@ impl MappedMap {
         self.source(addr, output.size()).is_some_and(|source| source.copy_to(output))
     }
 
+    /// Whether [`write_direct`](Self::write_direct) will do.
+    #[must_use]
+    pub fn takes(&self, addr: u64, size: usize) -> bool {
+        self.direct(addr, size, Need::Write).is_some()
+    }
+
     /// Writes all bytes into one region, or does nothing and gives `false`.
     #[inline]
     pub fn write_direct(&self, addr: u64, bytes: Bytes<'_>) -> bool {

@@ -10,7 +10,7 @@ use vm_memory::{FileOffset, VolatileMemory, VolatileSlice, volatile_memory};
 
 use super::advice;
 use super::dax::Window;
-use super::dirty::DirtyBitmap;
+use super::dirty::{DirtyBitmap, DirtySource};
 use super::place::{self, Placed};
 use super::prealloc::{self, Target};
 use super::source::{self, Backing};
@@ -108,7 +108,8 @@ impl Mapping {
         let start = placed.mmap.as_ptr().wrapping_add(usize_of(backing.lead()));
         let file_offset = backing.file.as_ref().map(|file| FileOffset::from_arc(Arc::clone(file), backing.offset));
         let mapping = Self {
-            has_fault_handler: region.source.is_adopted() && vma::has_fault_handler(start.addr()),
+            has_fault_handler: backing.buffer.is_some()
+                && vma::has_fault_handler(start.addr(), usize_of(region.size())),
             placed,
             start,
             size: region.size(),
@@ -252,19 +253,23 @@ impl Mapping {
         let Some((file, start)) = self.readable_file() else { return all };
         let Some(seeker) = self.seeker.get_or_init(|| file::reopen(file).ok()) else { return all };
         let position = start.saturating_add(offset);
-        let size_to = |end: Option<u64>| {
-            end.map_or(self.size, |end| end.saturating_sub(start)).min(self.size).saturating_sub(offset)
-        };
+        let size_to = |end: u64| end.saturating_sub(start).min(self.size).saturating_sub(offset);
         match file::next_data(seeker, position) {
-            Some(data) if data <= position => Extent::Data(size_to(file::next_hole(seeker, position))),
-            data => Extent::Hole(size_to(data)),
+            Some(data) if data > position => Extent::Hole(size_to(data)),
+            Some(_) => Extent::Data(file::next_hole(seeker, position).map_or(self.size, size_to)),
+            // Behind the end of a file that was truncated lies no hole, but a fault.
+            None => match copy::length(file) {
+                Ok(length) if length > position => Extent::Hole(size_to(length)),
+                _ => all,
+            },
         }
     }
 
     /// Begins or ends the tracking of our own writes.
     pub(super) fn track(&self, is_tracked: bool) {
-        if is_tracked {
-            self.dirty.get_or_init(|| DirtyBitmap::new(self.size));
+        if is_tracked && !self.is_tracked.load(Ordering::Acquire) {
+            // What was marked the last time is old news.
+            self.dirty.get_or_init(|| DirtyBitmap::new(self.size)).drain(&mut |_| ());
         }
         self.is_tracked.store(is_tracked, Ordering::Release);
     }

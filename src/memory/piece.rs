@@ -16,8 +16,8 @@ use crate::model::text::hex;
 use crate::sys::copy::{self as kernel, Stopped};
 use crate::sys::patience;
 
-/// Bytes of a pattern that a guarded fill writes at a time.
-const FILL_CHUNK: usize = 64 << 10;
+/// Bytes that a guarded fill writes at a time, and that a fault handler is given its time for.
+const GUARDED_CHUNK: usize = 64 << 10;
 
 /// A part of one region, and where the bytes lie in the caller's buffer.
 #[derive(Clone, Debug)]
@@ -109,11 +109,33 @@ impl Piece {
         result.map_err(|stopped| self.fault("read", &stopped))
     }
 
+    /// `to` is a part of an output that has `self.size` bytes.
     fn read_patiently(&self, to: *mut u8) -> Result<()> {
-        let bytes = self.patiently("read", |lease| patience::read(self.host(), self.size, lease))?;
-        // SAFETY: `to` has `self.size` bytes, which is how many were read.
-        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
-        Ok(())
+        self.in_chunks(|chunk, done| {
+            let bytes = chunk.patiently("read", |lease| patience::read(chunk.host(), chunk.size, lease))?;
+            // SAFETY: `to` has `self.size` bytes, of which this chunk is a part.
+            unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to.wrapping_add(done), bytes.len()) };
+            Ok(())
+        })
+    }
+
+    /// `from` is a part of an input that has `self.size` bytes.
+    fn write_patiently(&self, from: *const u8) -> Result<()> {
+        self.in_chunks(|chunk, done| {
+            let mut bytes = vec![0; chunk.size];
+            // SAFETY: `from` has `self.size` bytes, of which this chunk is a part.
+            unsafe { std::ptr::copy_nonoverlapping(from.wrapping_add(done), bytes.as_mut_ptr(), chunk.size) };
+            // SAFETY: the lease keeps the memory what it is for as long as the write goes on.
+            chunk.patiently("write", |lease| unsafe { patience::write(chunk.host(), bytes, lease) })
+        })
+    }
+
+    /// Calls `copy(part, where it begins)` for parts of at most [`GUARDED_CHUNK`].
+    fn in_chunks(&self, copy: impl Fn(&Self, usize) -> Result<()>) -> Result<()> {
+        (0..self.size).step_by(GUARDED_CHUNK).try_for_each(|done| {
+            let chunk = self.part(u64_of(done), self.size.saturating_sub(done).min(GUARDED_CHUNK));
+            copy(&chunk.at(self.at.saturating_add(done)), done).map_err(|error| error.of(u64_of(self.size)))
+        })
     }
 
     /// Runs a copy that may be given up; while one that was goes on, no other is begun.
@@ -124,7 +146,9 @@ impl Piece {
     ) -> Result<T> {
         let timed_out = || Stopped { completed: 0, error: Some(std::io::Error::from_raw_os_error(ETIMEDOUT)) };
         let size = u64_of(self.size);
-        let lease = self.region.lease(verb, self.address(), size).map_err(|_| self.fault(verb, &timed_out()))?;
+        // A write that was given up may still be done, however late.
+        let lease = self.region.lease(verb, self.address(), size, verb == "write");
+        let lease = lease.map_err(|_| self.fault(verb, &timed_out()))?;
         if self.region.mapping.stuck.load(Ordering::Acquire) != 0 {
             return Err(self.fault(verb, &timed_out()));
         }
@@ -172,7 +196,7 @@ impl Piece {
             // SAFETY: the piece lies inside the mapping, which can't fault.
             Input::Fill(byte) if direct.is_some() => unsafe { std::ptr::write_bytes(host, byte, self.size) },
             Input::Bytes(bytes) => self.write_guarded(bytes.part(self.at, self.size)?)?,
-            Input::Fill(byte) => self.fill_guarded(host, byte)?,
+            Input::Fill(byte) => self.fill_guarded(byte)?,
         }
         Ok(())
     }
@@ -180,34 +204,16 @@ impl Piece {
     /// `from` is a part of an input that has `self.size` bytes.
     fn write_guarded(&self, from: *const u8) -> Result<()> {
         if self.region.mapping.has_fault_handler() {
-            let mut bytes = vec![0; self.size];
-            // SAFETY: both have `self.size` bytes.
-            unsafe { std::ptr::copy_nonoverlapping(from, bytes.as_mut_ptr(), self.size) };
-            // SAFETY: the lease keeps the memory what it is for as long as the write goes on.
-            return self.patiently("write", |lease| unsafe { patience::write(self.host(), bytes, lease) });
+            return self.write_patiently(from);
         }
         // SAFETY: the part lies inside the input, and the kernel checks the target.
         let result = unsafe { kernel::write_guarded(self.host(), from, self.size) };
         result.map_err(|stopped| self.fault("write", &stopped))
     }
 
-    fn fill_guarded(&self, host: *mut u8, byte: u8) -> Result<()> {
-        if self.region.mapping.has_fault_handler() {
-            return self.write_guarded(vec![byte; self.size].as_ptr());
-        }
-        let pattern = vec![byte; self.size.min(FILL_CHUNK)];
-        let mut done = 0usize;
-        while done < self.size {
-            let size = pattern.len().min(self.size.saturating_sub(done));
-            // SAFETY: the pattern has `size` bytes, and the kernel checks the target.
-            let result = unsafe { kernel::write_guarded(host.wrapping_add(done), pattern.as_ptr(), size) };
-            result.map_err(|stopped| {
-                let completed = stopped.completed.saturating_add(done);
-                self.fault("fill", &Stopped { completed, ..stopped })
-            })?;
-            done = done.saturating_add(size);
-        }
-        Ok(())
+    fn fill_guarded(&self, byte: u8) -> Result<()> {
+        let pattern = vec![byte; self.size.min(GUARDED_CHUNK)];
+        self.in_chunks(|chunk, _| chunk.write_guarded(pattern.as_ptr()))
     }
 
     /// The error of a copy that the kernel stopped.

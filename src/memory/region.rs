@@ -55,9 +55,9 @@ impl MappedRegion {
         }
     }
 
-    /// Holds part of the region.
-    pub fn lease(&self, what: &'static str, address: u64, size: u64) -> Result<Lease, Refused> {
-        let info = LeaseInfo { what, address, size, is_writable: false };
+    /// Holds part of the region; what may be written unseen counts as written for as long as it is held.
+    pub fn lease(&self, what: &'static str, address: u64, size: u64, is_writable: bool) -> Result<Lease, Refused> {
+        let info = LeaseInfo { what, address, size, is_writable };
         self.leases.take(&self.mapping, address.saturating_sub(self.meta.base()), info)
     }
 }

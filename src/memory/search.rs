@@ -52,7 +52,12 @@ impl Search {
     /// What is left to search, and how many bytes of it a window has at the most.
     #[must_use]
     pub fn window(&self) -> (Range, usize) {
-        (Range::between(self.position, self.end), CHUNK.saturating_add(self.overlap()))
+        (Range::between(self.position, self.end), self.step().saturating_add(self.overlap()))
+    }
+
+    /// How far a window is behind the one before: far enough that a long needle doesn't make bytes be looked at many times.
+    fn step(&self) -> usize {
+        CHUNK.max(self.pattern.size())
     }
 
     /// A match may reach that far into the next window.
@@ -86,10 +91,13 @@ impl Search {
                 Extent::Data(size) => self.data_end = start.saturating_add(size),
             }
         }
-        let size = self.fill(first, pieces)?;
-        self.collect(start);
-        let is_full = size >= CHUNK.saturating_add(self.overlap());
-        self.position = start.saturating_add(u64_of(if is_full { CHUNK } else { size }));
+        let size = pieces.iter().fold(0usize, |sum, piece| sum.saturating_add(piece.size));
+        if size >= self.pattern.size() {
+            self.fill(first, pieces, size)?;
+            self.collect(start);
+        }
+        let is_full = size >= self.step().saturating_add(self.overlap());
+        self.position = start.saturating_add(u64_of(if is_full { self.step() } else { size }));
         Ok(())
     }
 
@@ -98,26 +106,21 @@ impl Search {
         hole >= HOLE.max(u64_of(self.pattern.size())) && !self.pattern.matches_zeroes()
     }
 
-    /// Copies the pieces into the buffer, directly when all of them are known to have pages; returns how many bytes they are.
-    fn fill(&mut self, first: &Piece, pieces: &[Piece]) -> Result<usize> {
-        let size = pieces.iter().fold(0usize, |sum, piece| sum.saturating_add(piece.size));
+    /// Copies the pieces, which are `size` bytes, into the buffer: directly when all of them are known to have pages.
+    fn fill(&mut self, first: &Piece, pieces: &[Piece], size: usize) -> Result<()> {
         self.buffer.resize(size, 0);
         let output = Output::from(self.buffer.as_mut_slice());
         if pieces.len() == 1 && first.address().saturating_add(u64_of(size)) <= self.data_end {
-            first.at(0).read(&output)?;
-            return Ok(size);
+            return first.at(0).read(&output);
         }
         // `at` counts from the position, which may lie in a hole of the map before the first piece.
-        for piece in pieces {
-            piece.at(piece.at.saturating_sub(first.at)).scan(&output)?;
-        }
-        Ok(size)
+        pieces.iter().try_for_each(|piece| piece.at(piece.at.saturating_sub(first.at)).scan(&output))
     }
 
     /// The matches in the buffer, which begins at `address`.
     fn collect(&mut self, address: u64) {
         let mut from = 0;
-        while let Some(start) = self.pattern.find(&self.buffer, from).filter(|start| *start < CHUNK) {
+        while let Some(start) = self.pattern.find(&self.buffer, from).filter(|start| *start < self.step()) {
             let at = address.saturating_add(u64_of(start));
             if at.is_multiple_of(self.align) {
                 self.found.push_back(at);

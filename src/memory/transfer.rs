@@ -5,6 +5,7 @@ use std::io;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
+use super::buffer::{Bytes, Input};
 use super::map::u64_of;
 use super::piece::Piece;
 use super::walk::{self, Stretch};
@@ -30,17 +31,24 @@ pub struct Transfer<'a> {
     at: Option<u64>,
     total: u64,
     done: u64,
+    is_blocking: bool,
     interrupt: &'a dyn Interrupt,
 }
 
 impl<'a> Transfer<'a> {
     /// A transfer of `total` bytes.
     pub fn new(verb: &'static str, file: &'a File, at: Option<u64>, total: u64, interrupt: &'a dyn Interrupt) -> Self {
-        Self { verb, file, at, total, done: 0, interrupt }
+        Self { verb, file, at, total, done: 0, is_blocking: stream::is_blocking(file), interrupt }
     }
 
-    /// Reads the file into the pieces, without a copy in between.
-    pub fn read(mut self, pieces: &[Piece]) -> Result<()> {
+    /// The bytes that were transferred.
+    #[must_use]
+    pub const fn done(&self) -> u64 {
+        self.done
+    }
+
+    /// Reads the file into the pieces, without a copy in between where nobody may have to answer a fault.
+    pub fn read(&mut self, pieces: &[Piece]) -> Result<()> {
         pieces.iter().try_for_each(|piece| self.fill(piece))
     }
 
@@ -48,12 +56,8 @@ impl<'a> Transfer<'a> {
         let mut skip = 0usize;
         while skip < piece.size {
             let part = piece.part(u64_of(skip), piece.size.saturating_sub(skip).min(STEP));
-            let count = self.moved(Direction::In, |file, at| {
-                // SAFETY: the part lies in a mapping that the caller holds; the kernel checks that it can be written.
-                unsafe { stream::read(file, at, part.host(), part.size) }
-            });
-            let count = count.map_err(|error| self.failed(&part, error))?;
-            part.mark_dirty(count);
+            let has_handler = piece.region.mapping.has_fault_handler();
+            let count = if has_handler { self.receive_patiently(&part) } else { self.receive(&part) }?;
             if count == 0 {
                 return Err(self.partial("the file ended", EIO));
             }
@@ -62,8 +66,32 @@ impl<'a> Transfer<'a> {
         Ok(())
     }
 
+    fn receive(&mut self, part: &Piece) -> Result<usize> {
+        let count = self.moved(Direction::In, part.size, |file, at| {
+            // SAFETY: the part lies in a mapping that the caller holds; the kernel checks that it can be written.
+            unsafe { stream::read(file, at, part.host(), part.size) }
+        });
+        part.mark_dirty(*count.as_ref().unwrap_or(&part.size));
+        count.map_err(|error| self.failed(part, error))
+    }
+
+    /// The kernel would wait for a fault handler without end.
+    fn receive_patiently(&mut self, part: &Piece) -> Result<usize> {
+        let mut bytes = vec![0; part.size.min(walk::CHUNK)];
+        let before = self.done;
+        let (start, size) = (bytes.as_mut_ptr(), bytes.len());
+        let count = self.moved(Direction::In, size, |file, at| {
+            // SAFETY: the vector has as many bytes.
+            unsafe { stream::read(file, at, start, size) }
+        });
+        let count = count.map_err(|error| self.failed(part, error))?;
+        bytes.truncate(count);
+        let written = part.part(0, count).write(Input::Bytes(Bytes::from(bytes.as_slice())), false);
+        written.map(|()| count).map_err(|error| error.after(before).of(self.total))
+    }
+
     /// Writes the pieces into the file; reads no page of guest memory that no one has written.
-    pub fn write(mut self, pieces: &[Piece]) -> Result<()> {
+    pub fn write(&mut self, pieces: &[Piece]) -> Result<()> {
         let interrupt = self.interrupt;
         walk::walk(pieces, self.verb, interrupt, |_, stretch| {
             match stretch {
@@ -78,7 +106,7 @@ impl<'a> Transfer<'a> {
     fn send(&mut self, bytes: &[u8]) -> Result<()> {
         let mut sent = 0usize;
         while let Some(rest) = bytes.get(sent..).filter(|rest| !rest.is_empty()) {
-            let count = self.moved(Direction::Out, |file, at| stream::write(file, at, rest));
+            let count = self.moved(Direction::Out, rest.len(), |file, at| stream::write(file, at, rest));
             let count = count.map_err(|failure| match failure {
                 Failure::Stopped(error) => error,
                 Failure::Kernel(error) => self.refused(&error),
@@ -88,28 +116,37 @@ impl<'a> Transfer<'a> {
         Ok(())
     }
 
-    /// One system call that moved something or met the end, made again when it was interrupted or would have blocked.
+    /// One system call that moved some of the bytes asked for or met the end, made again when it was interrupted or would have
+    /// blocked.
     fn moved(
         &mut self,
         direction: Direction,
+        asked: usize,
         call: impl Fn(&File, Option<u64>) -> io::Result<usize>,
     ) -> Result<usize, Failure> {
         loop {
             while !stream::wait_ready(self.file, direction, SLICE).map_err(Failure::Kernel)? {
-                self.interrupt.check().map_err(|interrupted| Failure::Stopped(interrupted.into()))?;
+                self.look(false)?;
             }
             match call(self.file, self.at.map(|at| at.saturating_add(self.done))) {
                 Ok(count) => {
                     self.done = self.done.saturating_add(u64_of(count));
-                    let progress = self.interrupt.progress(self.verb, self.done, self.total);
-                    return progress.map(|()| count).map_err(|interrupted| Failure::Stopped(interrupted.into()));
+                    // A signal may have cut a write short, and the next one would block.
+                    let is_cut = self.is_blocking && direction == Direction::Out && count < asked;
+                    self.look(is_cut)?;
+                    return Ok(count);
                 }
-                Err(error) if matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock) => {
-                    self.interrupt.check().map_err(|interrupted| Failure::Stopped(interrupted.into()))?;
-                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => self.look(true)?,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.look(false)?,
                 Err(error) => return Err(Failure::Kernel(error)),
             }
         }
+    }
+
+    /// Asks whether to go on, at once when there may be a signal.
+    fn look(&self, at_once: bool) -> Result<(), Failure> {
+        let looked = if at_once { self.interrupt.check_now() } else { self.interrupt.check() };
+        looked.map_err(|interrupted| Failure::Stopped(interrupted.into()))
     }
 
     /// A fault is the memory's, anything else the file's.
@@ -117,7 +154,7 @@ impl<'a> Transfer<'a> {
         match failure {
             Failure::Stopped(error) => error,
             Failure::Kernel(error) if error.raw_os_error() == Some(EFAULT) => {
-                part.fault(self.verb, &Stopped { completed: 0, error: Some(error) }).after(self.done)
+                part.fault(self.verb, &Stopped { completed: 0, error: Some(error) }).after(self.done).of(self.total)
             }
             Failure::Kernel(error) => self.refused(&error),
         }

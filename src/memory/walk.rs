@@ -41,12 +41,12 @@ pub fn walk<T>(
         let mut extent = Extent::Data(0);
         while skip < u64_of(piece.size) {
             if matches!(extent, Extent::Data(0) | Extent::Hole(0)) {
-                extent = piece.extent_at(skip);
+                extent = whole_page_extent(piece, skip);
             }
             let address = piece.address().saturating_add(skip);
             let (size, flow) = match &mut extent {
                 Extent::Data(left) => {
-                    let data = chunk(piece, skip, *left, &mut buffer)?;
+                    let data = chunk(piece, skip, *left, &mut buffer).map_err(|error| error.after(done).of(total))?;
                     let size = u64_of(data.len());
                     *left = left.saturating_sub(size);
                     (size, look(address, Stretch::Data(data))?)
@@ -66,6 +66,23 @@ pub fn walk<T>(
         }
     }
     Ok(None)
+}
+
+/// What lies at `skip`, up to the end of a guest page; a file's holes, when the region begins in the midst of one of its pages, end
+/// in the midst of guest pages, which are data then.
+fn whole_page_extent(piece: &Piece, skip: u64) -> Extent {
+    let address = piece.address().saturating_add(skip);
+    let data_to = |end: u64| {
+        let end = end.checked_next_multiple_of(PAGE).unwrap_or(u64::MAX);
+        Extent::Data(end.saturating_sub(address).min(u64_of(piece.size).saturating_sub(skip)))
+    };
+    match piece.extent_at(skip) {
+        Extent::Data(size) => data_to(address.saturating_add(size)),
+        Extent::Hole(size) => match address.saturating_add(size) & !(PAGE - 1) {
+            end if end > address => Extent::Hole(end.saturating_sub(address)),
+            _ => data_to(address.saturating_add(1)),
+        },
+    }
 }
 
 /// Some of the `left` bytes of data from `skip` on, as many as the buffer holds.

@@ -296,6 +296,15 @@ impl Error {
         }
         self
     }
+
+    /// A fault in a part of the work, told with the size of all of it.
+    #[must_use]
+    pub fn of(mut self, total: u64) -> Self {
+        if let Self::Fault { size, .. } = &mut self {
+            *size = total;
+        }
+        self
+    }
 }
 
 impl From<Interrupted> for Error {

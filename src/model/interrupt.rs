@@ -11,6 +11,11 @@ pub trait Interrupt {
     /// `Err` when the work should stop and undo itself.
     fn check(&self) -> Result<(), Interrupted>;
 
+    /// A [`check`](Self::check) when there may be a reason to stop, however short ago the last one was.
+    fn check_now(&self) -> Result<(), Interrupted> {
+        self.check()
+    }
+
     /// Reports `done` of `total` bytes of a stage; also a [`check`](Self::check).
     fn progress(&self, stage: &'static str, done: u64, total: u64) -> Result<(), Interrupted> {
         let _ = (stage, done, total);

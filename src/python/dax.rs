@@ -61,7 +61,7 @@ impl PyDaxWindow {
         if !std::ptr::eq(Weak::as_ptr(&self.mapping), Arc::as_ptr(&region.mapping)) {
             return Err(gone());
         }
-        let lease = region.lease(DAX_LEASE, region.meta.base(), region.meta.size()).map_err(|_| gone())?;
+        let lease = region.lease(DAX_LEASE, region.meta.base(), region.meta.size(), false).map_err(|_| gone())?;
         Ok((region, lease))
     }
 }

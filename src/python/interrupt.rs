@@ -1,6 +1,6 @@
 //! Ctrl-C and progress for work that runs without the interpreter's lock.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use pyo3::prelude::*;
@@ -12,22 +12,40 @@ use crate::model::interrupt::{Interrupt, Interrupted};
 /// At most 20 looks, and calls of the user's function, a second.
 const PERIOD: Duration = Duration::from_millis(50);
 
+#[derive(Debug)]
 struct State {
     begun: Instant,
     last: Instant,
+    /// The end was reported: it is not again.
+    is_complete: bool,
     raised: Option<PyErr>,
 }
 
 /// Attaches now and then to handle signals and to call the user's progress function; keeps what they raise.
-struct PyInterrupt {
+#[derive(Debug)]
+pub(super) struct PyInterrupt {
     progress: Option<Py<PyAny>>,
     state: Mutex<State>,
 }
 
 impl PyInterrupt {
-    fn new(progress: Option<Py<PyAny>>) -> Self {
+    pub(super) fn new(progress: Option<Py<PyAny>>) -> Self {
         let now = Instant::now();
-        Self { progress, state: Mutex::new(State { begun: now, last: now, raised: None }) }
+        Self { progress, state: Mutex::new(State { begun: now, last: now, is_complete: false, raised: None }) }
+    }
+
+    /// The user's function.
+    pub(super) const fn function(&self) -> Option<&Py<PyAny>> {
+        self.progress.as_ref()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether this is the first time that the work is complete.
+    fn completes(&self, done: u64, total: u64) -> bool {
+        done == total && self.progress.is_some() && !std::mem::replace(&mut self.state().is_complete, true)
     }
 
     /// Runs `work` attached, unless the last time was a moment ago.
@@ -37,7 +55,7 @@ impl PyInterrupt {
         work: impl FnOnce(Python<'_>, Duration) -> PyResult<()>,
     ) -> std::result::Result<(), Interrupted> {
         let elapsed = {
-            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut state = self.state();
             if !at_once && state.last.elapsed() < PERIOD {
                 return Ok(());
             }
@@ -48,7 +66,7 @@ impl PyInterrupt {
         match raised {
             Some(None) => Ok(()),
             raised => {
-                self.state.lock().unwrap_or_else(PoisonError::into_inner).raised = raised.flatten();
+                self.state().raised = raised.flatten();
                 Err(Interrupted)
             }
         }
@@ -68,9 +86,12 @@ impl Interrupt for PyInterrupt {
         self.now_and_then(false, |_, _| Ok(()))
     }
 
+    fn check_now(&self) -> std::result::Result<(), Interrupted> {
+        self.now_and_then(true, |_, _| Ok(()))
+    }
+
     fn progress(&self, stage: &'static str, done: u64, total: u64) -> std::result::Result<(), Interrupted> {
-        let is_last = self.progress.is_some() && done == total;
-        self.now_and_then(is_last, |py, elapsed| self.report(py, elapsed, stage, done, total))
+        self.now_and_then(self.completes(done, total), |py, elapsed| self.report(py, elapsed, stage, done, total))
     }
 }
 
@@ -80,9 +101,17 @@ pub(super) fn detached<T: Send>(
     progress: Option<Py<PyAny>>,
     work: impl FnOnce(&dyn Interrupt) -> Result<T> + Send,
 ) -> PyResult<T> {
-    let interrupt = PyInterrupt::new(progress);
-    let result = py.detach(|| work(&interrupt));
-    let raised = interrupt.state.into_inner().unwrap_or_else(PoisonError::into_inner).raised;
+    detached_under(py, &PyInterrupt::new(progress), work)
+}
+
+/// The same for work that is done in several parts.
+pub(super) fn detached_under<T: Send>(
+    py: Python<'_>,
+    interrupt: &PyInterrupt,
+    work: impl FnOnce(&dyn Interrupt) -> Result<T> + Send,
+) -> PyResult<T> {
+    let result = py.detach(|| work(interrupt));
+    let raised = interrupt.state().raised.take();
     match (result, raised) {
         (Err(Error::Interrupted), Some(raised)) => Err(raised),
         (result, _) => result.map_err(PyErr::from),

@@ -30,6 +30,16 @@ impl From<Held> for PyPin {
     }
 }
 
+impl Drop for PyPin {
+    /// The last user unmaps the memory, which takes long, without the interpreter's lock.
+    fn drop(&mut self) {
+        let held = self.held.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(held) = held.filter(Held::is_last_user) {
+            let _ = Python::try_attach(|py| py.detach(|| drop(held)));
+        }
+    }
+}
+
 impl PyPin {
     fn is_held(&self) -> bool {
         self.held.lock().unwrap_or_else(PoisonError::into_inner).is_some()

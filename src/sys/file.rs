@@ -134,6 +134,14 @@ pub fn protection(file: &File) -> Result<i32> {
     })
 }
 
+/// Whether every write goes to the end of the file (`O_APPEND`).
+#[must_use]
+pub fn appends(file: &File) -> bool {
+    // SAFETY: takes an integer.
+    let flags = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GETFL) };
+    flags >= 0 && flags & libc::O_APPEND != 0
+}
+
 /// Opens a file that exists, for reading and writing.
 pub fn open_existing(path: &Path) -> Result<File> {
     File::options().read(true).write(true).open(path)

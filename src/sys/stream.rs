@@ -14,6 +14,13 @@ pub enum Direction {
     Out,
 }
 
+/// Whether a call on the descriptor may wait, for want of `O_NONBLOCK`.
+#[must_use]
+pub fn is_blocking(file: &File) -> bool {
+    // SAFETY: takes an integer.
+    unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GETFL) & libc::O_NONBLOCK == 0 }
+}
+
 /// Waits at most `limit` until the descriptor can be read or written without blocking; an interrupted wait ends early.
 pub fn wait_ready(file: &File, direction: Direction, limit: Duration) -> Result<bool> {
     let events = match direction {

@@ -3,18 +3,19 @@
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 
-/// Whether a userfaultfd is registered on the mapping that holds an address: then a touch may wait for its handler.
+/// Whether a userfaultfd is registered on a mapping that has some of these bytes: then a touch may wait for its handler.
 #[must_use]
-pub fn has_fault_handler(address: usize) -> bool {
+pub fn has_fault_handler(address: usize, size: usize) -> bool {
     let Ok(smaps) = File::open("/proc/self/smaps") else { return false };
-    let mut holds = false;
+    let end = address.saturating_add(size);
+    let mut is_asked = false;
     for line in BufReader::new(smaps).lines().map_while(Result::ok) {
         if let Some(flags) = line.strip_prefix("VmFlags:") {
-            if holds {
-                return flags.split_whitespace().any(|flag| matches!(flag, "um" | "uw" | "ui"));
+            if is_asked && flags.split_whitespace().any(|flag| matches!(flag, "um" | "uw" | "ui")) {
+                return true;
             }
         } else if let Some(range) = range_of(&line) {
-            holds = range.contains(&address);
+            is_asked = range.start < end && address < range.end;
         }
     }
     false
@@ -39,6 +40,6 @@ mod tests {
     #[test]
     fn ordinary_memory_has_no_fault_handler() {
         let value = 0u8;
-        assert!(!has_fault_handler((&raw const value).addr()));
+        assert!(!has_fault_handler((&raw const value).addr(), 1));
     }
 }

@@ -3,7 +3,7 @@
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString};
 
-use super::{LONG, PyMemory, whole};
+use super::{LONG, PyMemory, Verb, whole};
 use crate::memory::access::{self, Access};
 use crate::memory::buffer::{Bytes, Input, Output};
 use crate::memory::copy;
@@ -51,8 +51,8 @@ impl PyMemory {
     }
 
     /// Some bytes, all or none.
-    pub(super) fn read_part(&self, py: Python<'_>, verb: &'static str, addr: Address, size: u64) -> PyResult<Vec<u8>> {
-        let plan = self.plan(py, (verb, Need::Read), convert::range(addr, Size(size))?)?;
+    fn read_part(&self, py: Python<'_>, verb: Verb, addr: Address, size: u64) -> PyResult<Vec<u8>> {
+        let plan = self.plan(py, verb, convert::range(addr, Size(size))?)?;
         let mut bytes = vec![0; usize_of(size)];
         let output = Output::from(bytes.as_mut_slice());
         plan.run(py, None, |pieces, _| access::read(pieces, &output))?;
@@ -198,13 +198,17 @@ impl PyMemory {
         max_size: Size,
         encoding: Option<&Bound<'py, PyString>>,
     ) -> PyResult<Bound<'py, PyAny>> {
+        let verb = ("read_c_string", Need::Read);
         let mut string = Vec::new();
         let mut at = addr.0;
         let end = addr.0.saturating_add(max_size.0);
         while at < end {
             // Up to a multiple of the step: no page behind the one with the zero is touched.
-            let size = STRING_STEP.saturating_sub(at % STRING_STEP).min(end.saturating_sub(at));
-            let part = self.read_part(py, "read_c_string", Address(at), size)?;
+            let step = STRING_STEP.saturating_sub(at % STRING_STEP).min(end.saturating_sub(at));
+            let reach =
+                self.with_access(verb, convert::range(Address(at), Size(step))?, |access| Ok(access.reach()))?;
+            let size = if reach == 0 { step } else { reach };
+            let part = self.read_part(py, verb, Address(at), size)?;
             if let Some(zero) = part.iter().position(|byte| *byte == 0) {
                 string.extend(part.into_iter().take(zero));
                 break;

@@ -9,8 +9,11 @@ use pyo3::prelude::*;
 use super::{PyMemory, whole};
 use crate::memory::map::Need;
 use crate::memory::transfer::Transfer;
+use crate::model::error::Result;
+use crate::model::region::{PROT_READ, PROT_WRITE};
 use crate::python::convert::{self, Address, Size};
 use crate::python::interrupt::detached;
+use crate::sys::file;
 
 /// A descriptor of the user's, and how to keep a Python file object in step with it.
 struct Endpoint<'py> {
@@ -20,7 +23,7 @@ struct Endpoint<'py> {
 }
 
 impl<'py> Endpoint<'py> {
-    fn new(object: &Bound<'py, PyAny>) -> PyResult<Self> {
+    fn new(object: &Bound<'py, PyAny>, needed: i32) -> PyResult<Self> {
         let py = object.py();
         let io = py.import(intern!(py, "io"))?;
         if object.is_instance(&io.getattr("TextIOBase")?)? {
@@ -38,19 +41,36 @@ impl<'py> Endpoint<'py> {
         } else {
             None
         };
-        Ok(Self { file: convert::duplicate(object)?, buffered })
-    }
-
-    fn position(&self) -> Option<u64> {
-        self.buffered.as_ref().map(|(_, position)| *position)
-    }
-
-    /// The file object stands behind the bytes that were transferred.
-    fn finish(&self, size: u64) -> PyResult<()> {
-        match &self.buffered {
-            Some((object, position)) => object.call_method1("seek", (position.saturating_add(size),)).map(drop),
-            None => Ok(()),
+        let file = convert::duplicate(object)?;
+        if file::protection(&file).is_ok_and(|there| there & needed == 0) {
+            let what = if needed == PROT_READ { "reading" } else { "writing" };
+            let error = io.getattr("UnsupportedOperation")?.call1((format!("the file is not open for {what}"),))?;
+            return Err(PyErr::from_value(error));
         }
+        Ok(Self { file, buffered })
+    }
+
+    /// Runs a transfer of `size` bytes; however far it comes, the file object stands behind the bytes that were transferred.
+    fn transfer(
+        &self,
+        py: Python<'_>,
+        (verb, size): (&'static str, u64),
+        work: impl FnOnce(&mut Transfer<'_>) -> Result<()> + Send,
+    ) -> PyResult<()> {
+        let (endpoint, at) = (&self.file, self.buffered.as_ref().map(|(_, position)| *position));
+        let mut done = 0;
+        let transferred = detached(py, None, |interrupt| {
+            let mut transfer = Transfer::new(verb, endpoint, at, size, interrupt);
+            let result = work(&mut transfer);
+            done = transfer.done();
+            result
+        });
+        let sought = match &self.buffered {
+            Some((object, _)) if verb == "write_to" && file::appends(endpoint) => object.call_method1("seek", (0, 2)),
+            Some((object, position)) => object.call_method1("seek", (position.saturating_add(done),)),
+            None => return transferred,
+        };
+        transferred.and(sought.map(drop))
     }
 }
 
@@ -73,15 +93,11 @@ impl PyMemory {
     /// b'kernel'
     fn read_from(&self, py: Python<'_>, file: &Bound<'_, PyAny>, addr: Address, size: Size) -> PyResult<u64> {
         let range = convert::range(addr, size)?;
-        let endpoint = Endpoint::new(file)?;
+        let endpoint = Endpoint::new(file, PROT_READ)?;
         if size.0 > 0 {
             let held = self.hold(py, ("read_from", Need::Write), range, whole)?;
-            let (file, at) = (&endpoint.file, endpoint.position());
-            detached(py, None, move |interrupt| {
-                Transfer::new("read_from", file, at, size.0, interrupt).read(&held.pieces)
-            })?;
+            endpoint.transfer(py, ("read_from", size.0), move |transfer| transfer.read(&held.pieces))?;
         }
-        endpoint.finish(size.0)?;
         Ok(size.0)
     }
 
@@ -99,15 +115,11 @@ impl PyMemory {
     /// 4096
     fn write_to(&self, py: Python<'_>, file: &Bound<'_, PyAny>, addr: Address, size: Size) -> PyResult<u64> {
         let range = convert::range(addr, size)?;
-        let endpoint = Endpoint::new(file)?;
+        let endpoint = Endpoint::new(file, PROT_WRITE)?;
         if size.0 > 0 {
             let held = self.hold(py, ("write_to", Need::Read), range, whole)?;
-            let (file, at) = (&endpoint.file, endpoint.position());
-            detached(py, None, move |interrupt| {
-                Transfer::new("write_to", file, at, size.0, interrupt).write(&held.pieces)
-            })?;
+            endpoint.transfer(py, ("write_to", size.0), move |transfer| transfer.write(&held.pieces))?;
         }
-        endpoint.finish(size.0)?;
         Ok(size.0)
     }
 

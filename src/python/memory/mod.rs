@@ -90,6 +90,22 @@ impl Plan {
     }
 }
 
+/// Does work under leases, a long one, or one that may block, without the interpreter's lock.
+fn under_leases<T: Send>(
+    py: Python<'_>,
+    held: Held,
+    size: Size,
+    progress: Option<Py<PyAny>>,
+    work: impl FnOnce(&[Piece], &dyn Interrupt) -> Result<T> + Send,
+) -> PyResult<T> {
+    if size.0 >= LONG || held.pieces.iter().any(Piece::may_block) {
+        return detached(py, progress, move |interrupt| work(&held.pieces, interrupt));
+    }
+    let result = work(&held.pieces, &Uninterrupted);
+    drop(held);
+    Ok(result?)
+}
+
 /// All pieces of a range; holes are refused.
 fn whole(access: &Access<'_>) -> Result<Vec<Piece>> {
     access.pieces()

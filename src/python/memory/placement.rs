@@ -49,7 +49,7 @@ impl PyMemory {
         for region in regions {
             let (base, size) = (region.meta.base(), region.meta.size());
             loop {
-                match region.lease(PREALLOC, base, size) {
+                match region.lease(PREALLOC, base, size, false) {
                     Ok(lease) => break leases.push(lease),
                     Err(crate::memory::lease::Refused::Closing) => wait_settled(py, &self.space, &region.leases, base)?,
                     Err(crate::memory::lease::Refused::Closed) => {

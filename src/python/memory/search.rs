@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, TryLockError};
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
+use pyo3::{PyTraverseError, PyVisit};
 
 use crate::memory::search::Search;
 use crate::model::error::Result;
@@ -12,7 +13,7 @@ use crate::model::pattern::Pattern;
 use crate::model::range::Range;
 use crate::python::buffer;
 use crate::python::handle::Handle;
-use crate::python::interrupt::detached;
+use crate::python::interrupt::{PyInterrupt, detached_under};
 
 /// Bytes to search for, of which some nibbles may be anything: hexadecimal digits and `?`, with or without spaces.
 ///
@@ -67,7 +68,7 @@ pub(super) fn pattern(needle: &Bound<'_, PyAny>) -> PyResult<Arc<Pattern>> {
 pub struct PySearch {
     space: Handle,
     incarnation: u64,
-    progress: Option<Py<PyAny>>,
+    interrupt: PyInterrupt,
     total: u64,
     state: Mutex<State>,
 }
@@ -93,7 +94,7 @@ impl PySearch {
     ) -> Self {
         let search = Search::new(pattern, range.base(), range.end(), align);
         let state = Mutex::new(State { search, left: limit, done: 0, generation: 0 });
-        Self { space: space.clone(), incarnation, progress, total, state }
+        Self { space: space.clone(), incarnation, interrupt: PyInterrupt::new(progress), total, state }
     }
 
     /// The next match; windows are held one at a time.
@@ -124,6 +125,10 @@ impl PySearch {
         slf
     }
 
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(self.interrupt.function())
+    }
+
     fn __next__(&self, py: Python<'_>) -> PyResult<Option<u64>> {
         let mut state = match self.state.try_lock() {
             Ok(state) => state,
@@ -135,9 +140,8 @@ impl PySearch {
         if state.left == 0 {
             return Ok(None);
         }
-        let progress = self.progress.as_ref().map(|progress| progress.clone_ref(py));
         let current: &mut State = &mut state;
-        let found = detached(py, progress, |interrupt| self.next(current, interrupt))?;
+        let found = detached_under(py, &self.interrupt, |interrupt| self.next(current, interrupt))?;
         state.left = if found.is_some() { state.left.saturating_sub(1) } else { 0 };
         Ok(found)
     }

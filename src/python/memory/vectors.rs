@@ -3,11 +3,12 @@
 use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes, PyList, PyMemoryView, PyTuple};
 
-use super::{LONG, Plan, PyMemory};
-use crate::memory::access;
-use crate::memory::buffer::{Bytes, Output};
+use super::{LONG, PyMemory, Verb, under_leases, whole};
+use crate::memory::access::{self, Held};
+use crate::memory::buffer::{Bytes, Input, Output};
 use crate::memory::map::{MappedMap, Need, Source};
 use crate::memory::mapping::usize_of;
+use crate::memory::piece::Piece;
 use crate::memory::translate::Translator;
 use crate::model::error::Result;
 use crate::python::buffer;
@@ -85,17 +86,18 @@ impl PyMemory {
         PyList::new(py, bytes?).map(Some)
     }
 
-    /// Plans for ranges that lie one after the other in a buffer; nothing is done before all of them are possible.
-    fn plans(&self, py: Python<'_>, verb: super::Verb, ranges: &[(Address, Size)]) -> PyResult<Vec<(usize, Plan)>> {
+    /// Ranges that lie one after the other in a buffer, held: nothing is done before all of them are possible.
+    fn hold_all(&self, py: Python<'_>, verb: Verb, ranges: &[(Address, Size)]) -> PyResult<Held> {
+        let mut all = Held::default();
         let mut at = 0usize;
-        let mut plans = Vec::with_capacity(ranges.len());
         for (addr, size) in ranges {
             let range = convert::range(*addr, *size)?;
-            self.with_access(verb, range, |access| access.pieces().map(drop))?;
-            plans.push((at, range));
+            if !range.is_empty() {
+                all.add(self.hold(py, verb, range, whole)?, at);
+            }
             at = at.saturating_add(usize_of(size.0));
         }
-        plans.into_iter().map(|(at, range)| Ok((at, self.plan(py, verb, range)?))).collect()
+        Ok(all)
     }
 }
 
@@ -166,16 +168,9 @@ impl PyMemory {
             if output.size() < size {
                 return Err(too_short(output.size(), size));
             }
-            if self
-                .all_direct(&ranges, |memory, addr, at, size| Ok(memory.read_direct(addr, &output.slice(at, size)?)))?
-            {
-                return Ok(size);
-            }
-            for (at, plan) in self.plans(py, ("readv_into", Need::Read), &ranges)? {
-                plan.run(py, None, |pieces, _| {
-                    let size = pieces.iter().map(|piece| piece.size).sum();
-                    access::read(pieces, &output.slice(at, size)?)
-                })?;
+            if !self.read_all_into(&ranges, size, output)? {
+                let held = self.hold_all(py, ("readv_into", Need::Read), &ranges)?;
+                under_leases(py, held, Size::of(size), None, |pieces, _| access::read(pieces, output))?;
             }
             Ok(size)
         })
@@ -194,14 +189,16 @@ impl PyMemory {
     fn writev(&self, py: Python<'_>, pairs: &Bound<'_, PyAny>) -> PyResult<()> {
         let pairs: Vec<(Address, Bound<'_, PyAny>)> =
             pairs.try_iter()?.map(|pair| pair?.extract()).collect::<PyResult<_>>()?;
-        let mut held = Vec::with_capacity(pairs.len());
-        for (addr, data) in &pairs {
-            let data = buffer::Held::of(data)?;
-            let range = convert::range(*addr, Size::of(data.bytes().size()))?;
-            self.with_access(("writev", Need::Write), range, |access| access.pieces().map(drop))?;
-            held.push((*addr, data));
+        let buffers = pairs.iter().map(|(_, data)| buffer::Held::of(data)).collect::<PyResult<Vec<_>>>()?;
+        let data: Vec<_> = buffers.iter().map(buffer::Held::bytes).collect();
+        let ranges: Vec<_> =
+            pairs.iter().zip(&data).map(|((addr, _), bytes)| (*addr, Size::of(bytes.size()))).collect();
+        let size = total(&ranges)?;
+        if self.write_all_direct(&ranges, size, &data)? {
+            return Ok(());
         }
-        held.iter().try_for_each(|(addr, data)| self.write_from(py, *addr, data.bytes(), false))
+        let held = self.hold_all(py, ("writev", Need::Write), &ranges)?;
+        under_leases(py, held, Size::of(size), None, |pieces, _| write_each(pieces, &data))
     }
 
     /// The host address and the index in `regions` of each guest physical address.
@@ -271,56 +268,84 @@ fn too_short(there: usize, needed: usize) -> PyErr {
 }
 
 impl PyMemory {
-    /// Does short direct work for each range on one snapshot; `false` when one of them can't be done so, before or while it is tried.
-    fn all_direct(
-        &self,
-        ranges: &[(Address, Size)],
-        work: impl Fn(&MappedMap, u64, usize, usize) -> Result<bool>,
-    ) -> PyResult<bool> {
-        if total(ranges)? >= usize_of(LONG) {
+    /// Reads all ranges into a buffer on one snapshot, when each of them is one direct copy; else does nothing and gives `false`.
+    fn read_all_into(&self, ranges: &[(Address, Size)], size: usize, output: &Output<'_>) -> PyResult<bool> {
+        if size >= usize_of(LONG) {
             return Ok(false);
         }
         self.with_memory(|_, memory| {
+            let sources = ranges.iter().map(|(addr, size)| memory.source(addr.0, usize_of(size.0)));
+            let Some(sources) = sources.collect::<Option<Vec<_>>>() else { return Ok(false) };
             let mut at = 0usize;
-            for (addr, size) in ranges {
-                let size = usize_of(size.0);
-                if size > 0 && !work(memory, addr.0, at, size)? {
-                    return Ok(false);
-                }
+            for source in sources {
+                let size = usize_of(source.size());
+                source.copy_to(&output.slice(at, size)?);
                 at = at.saturating_add(size);
             }
             Ok(true)
         })
     }
 
+    /// Writes all ranges on one snapshot, when each of them is one direct copy; else does nothing and gives `false`.
+    fn write_all_direct(&self, ranges: &[(Address, Size)], size: usize, data: &[Bytes<'_>]) -> PyResult<bool> {
+        if size >= usize_of(LONG) {
+            return Ok(false);
+        }
+        self.with_memory(|_, memory| {
+            let mut pairs = ranges.iter().zip(data);
+            if !ranges.iter().all(|(addr, size)| memory.takes(addr.0, usize_of(size.0))) {
+                return Ok(false);
+            }
+            Ok(pairs.all(|((addr, _), bytes)| memory.write_direct(addr.0, *bytes)))
+        })
+    }
+
     /// Reads the integer at each address, those that take the long way one by one.
     fn read_each(&self, py: Python<'_>, addresses: Bytes<'_>, output: &Output<'_>) -> PyResult<()> {
+        let is_long = addresses.size() >= LONG_LIST;
         let mut at = 0usize;
         while at < addresses.size() {
-            at = self.with_memory(|_, memory| {
-                let mut at = at;
-                while at < addresses.size() {
-                    let Some(value) = memory.load_direct::<u64>(addresses.integer(at)?) else { break };
-                    output.put(at, &value.to_ne_bytes())?;
-                    at = at.saturating_add(INTEGER);
-                }
-                Ok(at)
-            })?;
-            if at < addresses.size() {
+            let run = || self.with_memory(|_, memory| read_run(memory, addresses, output, at));
+            let end = if is_long { py.detach(run) } else { run() }?;
+            if end == at {
                 let value: u64 = self.load_value(py, Address(addresses.integer(at)?))?;
                 output.put(at, &value.to_ne_bytes())?;
-                at = at.saturating_add(INTEGER);
             }
+            at = end.max(at.saturating_add(INTEGER));
         }
         Ok(())
     }
 
     /// Why an address has no memory.
-    fn refusal(&self, verb: super::Verb, address: u64) -> PyErr {
+    fn refusal(&self, verb: Verb, address: u64) -> PyErr {
         let range = crate::model::range::Range::between(address, address.saturating_add(1));
         match self.with_access(verb, range, |access| Ok(access.unmapped(address))) {
             Ok(error) => error.into(),
             Err(error) => error,
         }
     }
+}
+
+/// Writes each piece of data to the pieces that it lies in; the pieces count their places through all data.
+fn write_each(pieces: &[Piece], data: &[Bytes<'_>]) -> Result<()> {
+    let mut pieces = pieces;
+    let mut at = 0usize;
+    for bytes in data {
+        let end = at.saturating_add(bytes.size());
+        let (mine, rest) = pieces.split_at(pieces.partition_point(|piece| piece.at < end));
+        let mine: Vec<Piece> = mine.iter().map(|piece| piece.at(piece.at.saturating_sub(at))).collect();
+        access::write(&mine, Input::Bytes(*bytes), false).map_err(|error| error.after(Size::of(at).0))?;
+        (pieces, at) = (rest, end);
+    }
+    Ok(())
+}
+
+/// Reads integers from the place `at` in the list on, as long as they can be read directly, but not for long; returns where it ends.
+fn read_run(memory: &MappedMap, addresses: Bytes<'_>, output: &Output<'_>, at: usize) -> Result<usize> {
+    let end = addresses.size().min(at.saturating_add(LONG_LIST));
+    for at in (at..end).step_by(INTEGER) {
+        let Some(value) = memory.load_direct::<u64>(addresses.integer(at)?) else { return Ok(at) };
+        output.put(at, &value.to_ne_bytes())?;
+    }
+    Ok(end)
 }

@@ -6,7 +6,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyMemoryView;
 
 use super::PyMemory;
-use crate::memory::access::Access;
+use crate::memory::access::{Access, Held};
 use crate::memory::map::Need;
 use crate::model::error::Error;
 use crate::model::region::{PROT_WRITE, SharedRegion};
@@ -89,8 +89,8 @@ impl PyMemory {
     /// Holds a range inside one region, and says where it is on the host: for engines and system calls that need an address.
     ///
     /// A context manager with `.address` and `.size`; the pin vetoes the region's removal until its end. Memory that may fault
-    /// (`mapping(addr).guarded`) is pinned too, for the kernel may be given it; touching it is the caller's risk. Raises
-    /// `UnmappedAddress`, `NotContiguous`, `NotMapped`.
+    /// (`mapping(addr).guarded`) is pinned too, for the kernel may be given it; touching it is the caller's risk. A pin of size 0 holds
+    /// nothing, and its address is 0. Raises `UnmappedAddress`, `NotContiguous`, `NotMapped`.
     ///
     /// >>> import ctypes
     /// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
@@ -101,6 +101,9 @@ impl PyMemory {
     /// b'ping'
     fn pin(&self, py: Python<'_>, addr: Address, size: Size) -> PyResult<PyPin> {
         let range = convert::range(addr, size)?;
+        if range.is_empty() {
+            return self.with_memory(|_, _| Ok(Held::default().into()));
+        }
         let find = |access: &Access<'_>| access.single_piece().map(|piece| vec![piece]);
         self.hold(py, ("pin", Need::Any), range, find).map(PyPin::from)
     }

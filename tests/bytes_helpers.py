@@ -1,0 +1,30 @@
+"""What the tests of the verbs share: tracked writes, the blocks of memfds, numbered bytes."""
+
+import os
+from typing import Any
+
+from dbs_address_space import GuestMemory
+
+
+def numbered(size: int, seed: int = 0) -> bytes:
+    """Bytes that differ from those around them, and from those of another seed."""
+    period = bytes((number * 167 + seed * 31 + number // 7) % 251 for number in range(251 * 7))
+    return (period * (size // len(period) + 1))[:size]
+
+
+def track(memory: GuestMemory, is_tracked: bool = True) -> None:  # noqa: FBT001, FBT002
+    private: Any = memory
+    private._track_writes(is_tracked)  # noqa: SLF001
+
+
+def drain(memory: GuestMemory) -> list[tuple[int, int]]:
+    """The pages that were written since the last time, as (base, size)."""
+    private: Any = memory
+    return [(pages.base, pages.size) for pages in private._drain_writes()]  # noqa: SLF001
+
+
+def blocks(memory: GuestMemory, addr: int) -> int:
+    """The blocks of 512 bytes that the memfd of a region takes."""
+    fd = memory.mapping(addr).fd
+    assert fd is not None
+    return os.fstat(fd).st_blocks

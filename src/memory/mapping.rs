@@ -88,7 +88,11 @@ impl<'a> Mapper<'a> {
         if let Some(target) = Target::of(region, &mapping).filter(|_| locked || region.perm_flags & MAP_POPULATE != 0) {
             let (before, total, interrupt) = (self.done, self.total, self.interrupt);
             prealloc::populate(&[target], None, &mut |done| {
-                interrupt.progress("populate", before.saturating_add(done), total)
+                // That all is done, is said once: when the last region is mapped and locked too.
+                match before.saturating_add(done) {
+                    reached if reached < total => interrupt.progress("populate", reached, total),
+                    _ => interrupt.check(),
+                }
             })?;
         }
         if locked {

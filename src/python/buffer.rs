@@ -146,8 +146,19 @@ pub(super) fn adopt(object: &Bound<'_, PyAny>) -> PyResult<UserBuffer> {
     Ok(UserBuffer { host, size, keep: Arc::new(Adopted(Some(buffer))) })
 }
 
+/// Objects of ctypes leave out their strides, which PyO3 insists on; a memoryview of them has some.
+fn with_strides(object: &Bound<'_, PyAny>) -> PyResult<PyUntypedBuffer> {
+    match PyUntypedBuffer::get(object) {
+        Err(error) if error.is_instance_of::<PyBufferError>(object.py()) => {
+            let view = PyMemoryView::from(object).map_err(|_| error)?;
+            PyUntypedBuffer::get(view.as_any())
+        }
+        result => result,
+    }
+}
+
 fn contiguous(object: &Bound<'_, PyAny>) -> PyResult<PyUntypedBuffer> {
-    let buffer = PyUntypedBuffer::get(object)?;
+    let buffer = with_strides(object)?;
     if !buffer.is_c_contiguous() {
         return Err(PyBufferError::new_err(
             "the buffer is not contiguous: copy it with bytes() or numpy.ascontiguousarray first",

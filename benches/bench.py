@@ -19,6 +19,7 @@ import copies
 import guards
 import integers
 import lookups
+import machines
 import many
 import searches
 import spaces
@@ -41,6 +42,9 @@ GROUPS: dict[str, Callable[[Pace], Iterator[Result]]] = {
     "guarded": guards.guarded,
     "tracking": guards.tracked,
     "clients": clients.run,
+    "plans": machines.plans,
+    "room": machines.room,
+    "prealloc": machines.prealloc,
     "import": calls.import_time,
 }
 FULL, QUICK = Pace(rounds=41, seconds=0.02), Pace(rounds=7, seconds=0.002)

@@ -20,17 +20,25 @@ pub mod sys;
 #[pyo3::pymodule]
 mod _core {
     #[pymodule_export]
+    use super::python::backing::{PyBackingOptions, PyNumaPolicy};
+    #[pymodule_export]
     use super::python::base::PyBase;
+    #[pymodule_export]
+    use super::python::builder::{PyBuilder, PyHotplug, PyNumaRegionInfo};
     #[pymodule_export]
     use super::python::change::PyChange;
     #[pymodule_export]
     use super::python::convert::checked_range;
+    #[pymodule_export]
+    use super::python::dax::PyDaxWindow;
     #[pymodule_export]
     use super::python::dirty::PyDirtyPages;
     #[pymodule_export]
     use super::python::kvm::PyKvmSlots;
     #[pymodule_export]
     use super::python::layout::{PyLayout, usable_end};
+    #[pymodule_export]
+    use super::python::machine::PyMachine;
     #[pymodule_export]
     use super::python::mapping::PyMapping;
     #[pymodule_export]
@@ -42,13 +50,23 @@ mod _core {
     #[pymodule_export]
     use super::python::pin::PyPin;
     #[pymodule_export]
+    use super::python::plan::PyPlan;
+    #[pymodule_export]
+    use super::python::prealloc::PyPreallocHandle;
+    #[pymodule_export]
     use super::python::region::PyRegion;
+    #[pymodule_export]
+    use super::python::reservation::PyReservation;
     #[pymodule_export]
     use super::python::space::PySpace;
     #[pymodule_export]
     use super::python::subscription::PySubscription;
     #[pymodule_export]
+    use super::python::tables::{device_tree, e820, slit, srat};
+    #[pymodule_export]
     use super::python::transaction::PyTransaction;
+    #[pymodule_export]
+    use super::python::unplug::PyUnplugRequest;
     #[pymodule_export]
     use super::python::vhost_user::PyVhostUserClient;
 

@@ -84,7 +84,7 @@ def test_the_package_is_typed() -> None:
             (
                 "(region_type, base, size, *, name=None, host_numa_node_id=None, mem_type=None, mem_file_path='', file=None, "
                 "file_offset=0, perm_flags=None, prot_flags=None, page_size=None, is_hugepage=None, is_hotplug=False, "
-                "is_anonpage=None, is_mergeable=False)"
+                "is_anonpage=None, is_mergeable=False, backing=None)"
             ),
         ),
         (

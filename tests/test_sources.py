@@ -260,7 +260,7 @@ def test_memory_comes_from_its_node() -> None:
 def test_an_absent_node_is_refused(node: int) -> None:
     with (
         nothing_left(ram(0, name="left"), ram(GIB, host_numa_node_id=node)) as space,
-        pytest.raises(NumaError, match=f"no memory on NUMA node {node}") as refused,
+        pytest.raises(NumaError, match=f"no NUMA node {node}") as refused,
     ):
         space.map_memory()
     assert (refused.value.errno, refused.value.region) == (22, space[GIB])

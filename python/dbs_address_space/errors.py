@@ -17,19 +17,23 @@ if TYPE_CHECKING:
 __all__ = [
     "AccessDenied",
     "AddressSpaceError",
+    "AlignmentImpossible",
     "BackingError",
     "ClientError",
     "DuplicateName",
     "ForkedProcess",
+    "Fragmented",
     "GenerationChanged",
     "HugePagesShort",
     "InvalidAddressRange",
     "InvalidMemorySourceType",
+    "InvalidPlan",
     "InvalidRegionType",
     "LayoutViolation",
     "Lease",
     "MemoryFault",
     "Misaligned",
+    "NoSpace",
     "NotContiguous",
     "NotMapped",
     "NumaError",
@@ -165,6 +169,32 @@ class HugePagesShort(BackingError):
 
 class NumaError(BackingError):
     """A NUMA node that the host does not have, or that cannot be used."""
+
+
+class NoSpace(AddressSpaceError, ValueError):
+    """Less room than the `.size` asked for: `.free` bytes in all, `.largest` in one hole."""
+
+    free: int = 0
+    """The free bytes within the bounds."""
+    largest: int = 0
+    """The bytes of the largest hole."""
+    align: int = 1
+    """The alignment asked for."""
+
+
+class Fragmented(NoSpace):
+    """Room enough, but no hole is large enough."""
+
+
+class AlignmentImpossible(NoSpace):
+    """Room enough in one hole, but not at a multiple of `.align`."""
+
+
+class InvalidPlan(AddressSpaceError, ValueError):
+    """A plan that can't be built; `.problems` are all of its problems."""
+
+    problems: tuple[str, ...] = ()
+    """What is wrong, one text for each."""
 
 
 class RegionBusy(AddressSpaceError, BufferError):

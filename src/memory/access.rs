@@ -52,10 +52,11 @@ impl Access<'_> {
 
     fn piece_at(&self, address: u64) -> Result<Piece> {
         let region = self.memory.find(address).ok_or_else(|| self.unmapped(address))?;
-        if region.meta.prot_flags & self.need.bits() != self.need.bits() {
-            return Err(self.denied(address, region));
+        let end = region.meta.end().min(self.range.end());
+        match region.first_denied(address, end, self.need.bits()) {
+            Some(denied) => Err(self.denied(denied, region)),
+            None => Ok(self.piece(region, address, end)),
         }
-        Ok(self.piece(region, address, region.meta.end().min(self.range.end())))
     }
 
     /// The one piece of a range that must not cross from one mapping into another.

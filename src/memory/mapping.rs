@@ -6,26 +6,26 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 
-use vm_memory::mmap::{MmapRegionBuilder, MmapRegionError};
-use vm_memory::{FileOffset, MmapRegion, VolatileMemory, VolatileSlice, volatile_memory};
+use vm_memory::{FileOffset, VolatileMemory, VolatileSlice, volatile_memory};
 
+use super::advice;
+use super::dax::Window;
 use super::dirty::{DirtyBitmap, DirtySource};
+use super::place::{self, Placed};
+use super::prealloc::{self, Target};
 use super::source::{self, Backing};
-use crate::model::error::{Error, Result};
+use crate::model::error::Result;
 use crate::model::interrupt::Interrupt;
-use crate::model::region::{MAP_POPULATE, PROT_READ, PROT_WRITE, SharedRegion};
+use crate::model::region::{MAP_POPULATE, PROT_READ, PROT_WRITE, RegionType, SharedRegion};
 use crate::sys::copy::Reach;
 use crate::sys::fork::Process;
-use crate::sys::memory::{self, Advice};
+use crate::sys::memory;
 use crate::sys::{copy, file, vma};
-
-/// Between two looks at the caller's [`Interrupt`], this much is populated.
-const POPULATE_STEP: u64 = 64 << 20;
 
 /// The memory of a region, and how it may be touched.
 #[derive(Debug)]
 pub struct Mapping {
-    mmap: MmapRegion<()>,
+    placed: Placed,
     /// The first byte of the region, which may lie behind the start of the mapping.
     start: *mut u8,
     size: u64,
@@ -42,6 +42,7 @@ pub struct Mapping {
     pub(super) stuck: AtomicUsize,
     /// The file through a description whose position is ours alone, to look for holes.
     seeker: OnceLock<Option<File>>,
+    window: Option<Window>,
     /// Made when writes are first tracked, kept until the mapping goes.
     dirty: OnceLock<DirtyBitmap>,
     is_tracked: AtomicBool,
@@ -79,46 +80,41 @@ impl<'a> Mapper<'a> {
         Self { interrupt, done: 0, total }
     }
 
-    /// Maps, places and populates one region.
+    /// Maps one region, places it, and sees to it that the pages that should be there from the beginning are.
     pub fn map(&mut self, region: &SharedRegion) -> Result<Mapping> {
         let mapping = Mapping::new(region)?;
         mapping.advise(None, region)?;
-        let before = self.done;
-        if region.perm_flags & MAP_POPULATE != 0 && region.prot_flags & (PROT_READ | PROT_WRITE) != 0 {
-            self.populate(region, &mapping)?;
+        let locked = region.options.mlock == Some(true);
+        if let Some(target) = Target::of(region, &mapping).filter(|_| locked || region.perm_flags & MAP_POPULATE != 0) {
+            let (before, total, interrupt) = (self.done, self.total, self.interrupt);
+            prealloc::populate(&[target], None, &mut |done| {
+                // That all is done, is said once: when the last region is mapped and locked too.
+                match before.saturating_add(done) {
+                    reached if reached < total => interrupt.progress("populate", reached, total),
+                    _ => interrupt.check(),
+                }
+            })?;
         }
-        self.done = before.saturating_add(region.size());
+        if locked {
+            let (host, size) = mapping.pages();
+            advice::lock(host, size, region)?;
+        }
+        self.done = self.done.saturating_add(region.size());
         self.interrupt.progress("map", self.done, self.total)?;
         Ok(mapping)
-    }
-
-    fn populate(&mut self, region: &SharedRegion, mapping: &Mapping) -> Result<()> {
-        let advice = if region.prot_flags & PROT_WRITE != 0 { Advice::PopulateWrite } else { Advice::PopulateRead };
-        let step = POPULATE_STEP.max(mapping.backing.page_size);
-        let mut offset = 0;
-        while offset < region.size() {
-            let size = step.min(region.size().saturating_sub(offset));
-            memory::advise(mapping.host(offset), usize_of(size), advice).map_err(|error| {
-                source::failed(region, "populating its pages (MADV_POPULATE_WRITE, Linux 5.14) failed", &error)
-            })?;
-            offset = offset.saturating_add(size);
-            self.done = self.done.saturating_add(size);
-            self.interrupt.progress("populate", self.done, self.total)?;
-        }
-        Ok(())
     }
 }
 
 impl Mapping {
     fn new(region: &SharedRegion) -> Result<Self> {
         let backing = source::open(region)?;
-        let mmap = build(region, &backing).map_err(|error| source::mmap_failed(region, &backing, &io_error(error)))?;
-        let start = mmap.as_ptr().wrapping_add(usize_of(backing.lead()));
+        let placed = place::map(region, &backing).map_err(|error| source::mmap_failed(region, &backing, &error))?;
+        let start = placed.mmap.as_ptr().wrapping_add(usize_of(backing.lead()));
         let file_offset = backing.file.as_ref().map(|file| FileOffset::from_arc(Arc::clone(file), backing.offset));
         let mapping = Self {
             has_fault_handler: backing.buffer.is_some()
                 && vma::has_fault_handler(start.addr(), usize_of(region.size())),
-            mmap,
+            placed,
             start,
             size: region.size(),
             file_offset,
@@ -128,11 +124,13 @@ impl Mapping {
             process: Process::current(),
             stuck: AtomicUsize::new(0),
             seeker: OnceLock::new(),
+            window: (region.region_type == RegionType::DaxMemory).then(Window::default),
             dirty: OnceLock::new(),
             is_tracked: AtomicBool::new(false),
             prot_flags: AtomicI32::new(region.prot_flags),
             protecting: Mutex::default(),
         };
+        source::seal_mapped(region, &mapping.backing)?;
         mapping.probe(region)?;
         Ok(mapping)
     }
@@ -154,24 +152,20 @@ impl Mapping {
         if self.backing.buffer.is_some() {
             return Ok(());
         }
-        let (host, size) = (self.mmap.as_ptr(), self.mmap.size());
-        let node = new.host_numa_node_id;
-        if node != old.and_then(|old| old.host_numa_node_id) {
-            memory::prefer_node(host, size, node).map_err(|error| no_node(new, &error))?;
-        }
-        let advise = |wanted: bool, before: bool, advice: Advice, what: &str| match wanted == before {
-            true => Ok(()),
-            false => memory::advise(host, size, advice).map_err(|error| source::failed(new, what, &error)),
-        };
-        let transparent = |region: &SharedRegion| region.is_hugepage && !self.backing.is_huge;
-        let (huge, merge) = (transparent(new), new.is_mergeable);
-        advise(huge, old.is_some_and(transparent), Advice::HugePages(huge), "advising transparent huge pages failed")?;
-        advise(
-            merge,
-            old.is_some_and(|old| old.is_mergeable),
-            Advice::Mergeable(merge),
-            "advising samepage merging failed",
-        )
+        let (host, size) = self.pages();
+        advice::apply(host, size, self.backing.is_huge, old, new)
+    }
+
+    /// The whole pages that the region lies in: where they begin, and how many bytes they have.
+    #[must_use]
+    pub fn pages(&self) -> (*mut u8, usize) {
+        (self.placed.mmap.as_ptr(), self.placed.mmap.size())
+    }
+
+    /// What is mapped into the region, when it is a DAX window.
+    #[must_use]
+    pub const fn window(&self) -> Option<&Window> {
+        self.window.as_ref()
     }
 
     /// The host address of a byte of the region.
@@ -183,7 +177,7 @@ impl Mapping {
 
     /// Part of it, for vm-memory's own verbs.
     pub fn slice(&self, offset: u64, count: usize) -> volatile_memory::Result<VolatileSlice<'_, ()>> {
-        self.mmap.get_slice(usize_of(offset.saturating_add(self.backing.lead())), count)
+        self.placed.mmap.get_slice(usize_of(offset.saturating_add(self.backing.lead())), count)
     }
 
     /// The file and where in it the region begins.
@@ -204,10 +198,17 @@ impl Mapping {
     #[must_use]
     pub fn export_descriptor(&self) -> Option<RawFd> {
         let fd = self.backing.file.as_ref()?.as_raw_fd();
-        if self.backing.is_huge && !self.guarded.swap(true, Ordering::AcqRel) && self.process.is_current() {
-            drop(self.copying.write());
+        if self.backing.is_huge {
+            self.guard();
         }
         Some(fd)
+    }
+
+    /// From here on accesses go through the kernel; waits for direct copies in flight, so never with the interpreter's lock.
+    pub fn guard(&self) {
+        if !self.guarded.swap(true, Ordering::AcqRel) && self.process.is_current() {
+            drop(self.copying.write());
+        }
     }
 
     /// Leave for a direct copy, for as long as it is held; `None` when the copy must go through the kernel.
@@ -233,7 +234,7 @@ impl Mapping {
     /// Whether it is and stays safe to touch, so that a look at [`is_guarded`](Self::is_guarded) is not needed again.
     #[must_use]
     pub fn is_always_direct(&self) -> bool {
-        !self.backing.guarded && !self.backing.is_huge
+        !self.backing.guarded && !self.backing.is_huge && !self.backing.dontfork
     }
 
     /// The file that guarded reads read; `None` where the mapping shows something else than the file.
@@ -283,6 +284,15 @@ impl Mapping {
         self.dirty.get().filter(|_| self.is_tracked.load(Ordering::Acquire))
     }
 
+    /// Whether all of a range has the protection bits; in a DAX window that is up to the files.
+    #[must_use]
+    pub fn allows(&self, offset: u64, size: u64, bits: i32) -> bool {
+        match &self.window {
+            Some(window) => window.first_denied(offset, offset.saturating_add(size), bits).is_none(),
+            None => self.prot_flags() & bits == bits,
+        }
+    }
+
     /// The protection of all pages; a lease keeps others from taking any away.
     #[must_use]
     pub fn prot_flags(&self) -> i32 {
@@ -296,7 +306,7 @@ impl Mapping {
         let _protecting = self.protecting.lock().unwrap_or_else(PoisonError::into_inner);
         if self.backing.buffer.is_none() {
             // SAFETY: this mapping, and no access that relies on a protection taken away is under way, as said above.
-            unsafe { memory::protect(self.mmap.as_ptr(), self.mmap.size(), prot_flags)? };
+            unsafe { memory::protect(self.placed.mmap.as_ptr(), self.placed.mmap.size(), prot_flags)? };
         }
         self.prot_flags.store(prot_flags, Ordering::Release);
         Ok(())
@@ -312,12 +322,19 @@ impl Mapping {
         if self.backing.buffer.is_some() {
             return Ok(work());
         }
+        if self.window.is_some() {
+            return Err(io::Error::new(
+                io::ErrorKind::PermissionDenied,
+                "what a DAX window shows has its own protection",
+            ));
+        }
         let _protecting = self.lock_protection()?;
         let before = self.prot_flags();
         let (page_size, offset) = (self.backing.page_size, offset.saturating_add(self.backing.lead()));
         let first = offset & !page_size.saturating_sub(1);
         let end = offset.saturating_add(u64::try_from(size).unwrap_or(u64::MAX)).next_multiple_of(page_size);
-        let (host, length) = (self.mmap.as_ptr().wrapping_add(usize_of(first)), usize_of(end.saturating_sub(first)));
+        let (host, length) =
+            (self.placed.mmap.as_ptr().wrapping_add(usize_of(first)), usize_of(end.saturating_sub(first)));
         let lifted = before | PROT_READ | PROT_WRITE;
         // SAFETY: whole pages of this mapping; protections are only added while others read.
         unsafe { memory::protect(host, length, lifted)? };
@@ -339,40 +356,9 @@ impl Mapping {
 }
 
 /// The mapping through vm-memory; a buffer of the user's is only pointed at.
-fn build(region: &SharedRegion, backing: &Backing) -> std::result::Result<MmapRegion<()>, MmapRegionError> {
-    let lead = backing.lead();
-    let mut builder = MmapRegionBuilder::new_with_bitmap(usize_of(region.size().saturating_add(lead)), ())
-        .with_mmap_prot(region.prot_flags)
-        .with_mmap_flags(backing.flags)
-        .with_hugetlbfs(backing.is_huge);
-    if let Some(file) = &backing.file {
-        builder = builder.with_file_offset(FileOffset::from_arc(Arc::clone(file), backing.offset.saturating_sub(lead)));
-    }
-    if let Some(buffer) = &backing.buffer {
-        let page = std::ptr::with_exposed_provenance_mut::<u8>(buffer.host.saturating_sub(usize_of(lead)));
-        // SAFETY: the buffer is there for as long as `backing` keeps it, and only its own bytes are touched.
-        builder = unsafe { builder.with_raw_mmap_pointer(page) };
-    }
-    builder.build()
-}
-
 /// Leave to touch memory, which stays free of faults meanwhile.
 #[derive(Debug)]
 pub struct Direct<'a>(#[allow(dead_code, reason = "held, not read")] Option<RwLockReadGuard<'a, ()>>);
-
-fn no_node(region: &SharedRegion, error: &io::Error) -> Error {
-    let node = region.host_numa_node_id.map_or_else(|| "any NUMA node".into(), |node| format!("NUMA node {node}"));
-    let message =
-        format!("cannot map {region}: the host has no memory on {node} (/sys/devices/system/node/has_memory): {error}");
-    Error::Numa { message, errno: error.raw_os_error().unwrap_or_default(), region: Arc::clone(region) }
-}
-
-fn io_error(error: MmapRegionError) -> io::Error {
-    match error {
-        MmapRegionError::Mmap(error) => error,
-        other => io::Error::new(io::ErrorKind::InvalidInput, other.to_string()),
-    }
-}
 
 /// The crate builds for 64-bit hosts only, where every size fits.
 #[inline]

@@ -7,19 +7,27 @@
 #![allow(unsafe_code, reason = "this room is where raw guest pointers are copied")]
 
 pub mod access;
+pub mod advice;
 pub mod atomic;
 pub mod buffer;
 pub mod copy;
+pub mod dax;
 pub mod dirty;
+pub mod discard;
+pub mod effective;
+pub mod host;
 pub mod lease;
 pub mod map;
 pub mod mapping;
 pub mod piece;
+pub mod place;
+pub mod prealloc;
 pub mod region;
 pub mod search;
 pub mod slot;
 pub mod source;
 mod straggler;
+pub mod topology;
 pub mod transfer;
 pub mod translate;
 pub mod walk;

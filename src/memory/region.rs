@@ -15,6 +15,9 @@ use crate::model::error::LeaseInfo;
 use crate::model::range::Range;
 use crate::model::region::{PROT_READ, PROT_WRITE, SharedRegion};
 
+/// What a lease is called while a DAX window is being changed.
+pub const DAX_LEASE: &str = "change of a DAX window";
+
 /// A region of a mapped space.
 #[derive(Clone, Debug)]
 pub struct MappedRegion {
@@ -37,6 +40,19 @@ impl MappedRegion {
     #[must_use]
     pub fn described(&self, meta: SharedRegion) -> Self {
         Self { meta, ..self.clone() }
+    }
+
+    /// The first address from `address` to `end` whose protection lacks some of the bits; in a DAX window it is that of the files.
+    #[must_use]
+    pub fn first_denied(&self, address: u64, end: u64, bits: i32) -> Option<u64> {
+        let base = self.meta.base();
+        match self.mapping.window() {
+            Some(window) if bits != 0 => {
+                let offset = window.first_denied(address.saturating_sub(base), end.saturating_sub(base), bits)?;
+                Some(base.saturating_add(offset))
+            }
+            _ => (self.meta.prot_flags & bits != bits).then_some(address),
+        }
     }
 
     /// Holds part of the region; what may be written unseen counts as written for as long as it is held.

@@ -5,10 +5,11 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::model::backing::Seal;
 use crate::model::error::{Error, Result};
 use crate::model::region::{
-    MAP_ANONYMOUS, MAP_FIXED, MAP_FIXED_NOREPLACE, MAP_GROWSDOWN, MAP_HUGETLB, MAP_NORESERVE, MAP_POPULATE,
-    MAP_PRIVATE, SharedRegion,
+    MAP_ANONYMOUS, MAP_FIXED, MAP_FIXED_NOREPLACE, MAP_GROWSDOWN, MAP_HUGETLB, MAP_NORESERVE, MAP_PRIVATE, RegionType,
+    SharedRegion,
 };
 use crate::model::source::{SourceType, UserBuffer};
 use crate::model::text;
@@ -34,6 +35,8 @@ pub struct Backing {
     pub guarded: bool,
     /// Whether the file can be read by `pread`.
     pub is_regular: bool,
+    /// Whether a forked child does not get it.
+    pub dontfork: bool,
 }
 
 /// Opens the backing of a region that has memory.
@@ -43,7 +46,7 @@ pub fn open(region: &SharedRegion) -> Result<Backing> {
         check_alignment(region, page_size)?;
     }
     check_flags(region)?;
-    let flags = region.perm_flags & !MAP_POPULATE;
+    let flags = region.map_flags();
     let small = Backing {
         file: None,
         offset: 0,
@@ -51,8 +54,9 @@ pub fn open(region: &SharedRegion) -> Result<Backing> {
         flags,
         page_size,
         is_huge: false,
-        guarded: huge::strict_overcommit(),
+        guarded: region.region_type == RegionType::DaxMemory || huge::strict_overcommit(),
         is_regular: true,
+        dontfork: region.options.dontfork == Some(true),
     };
     let pool = Backing { is_huge: true, guarded: flags & MAP_NORESERVE != 0, ..small.clone() };
     match region.effective_source() {
@@ -85,9 +89,36 @@ fn check_flags(region: &SharedRegion) -> Result<()> {
 fn open_memfd(region: &SharedRegion, huge_page_size: Option<u64>, backing: Backing) -> Result<Backing> {
     let name = region.name.as_deref().map_or_else(|| text::hex(region.base()), str::to_owned);
     let memfd = file::memfd(&name, huge_page_size).map_err(|error| failed(region, "memfd_create failed", &error))?;
-    file::size_and_seal(&memfd, region.size()).map_err(|error| failed(region, "sizing its memfd failed", &error))?;
-    Ok(Backing { file: Some(Arc::new(memfd)), ..backing })
+    let seals = region.options.seals.as_deref().unwrap_or(&DEFAULT_SEALS);
+    let at_once = seals_before_mapping(seals);
+    file::size_and_seal(&memfd, region.size(), bits(&at_once))
+        .map_err(|error| failed(region, "sizing and sealing its memfd failed", &error))?;
+    // Whoever is given the descriptor of a file that is not sealed can cut it.
+    let guarded = backing.guarded || !seals.contains(&Seal::Shrink);
+    Ok(Backing { file: Some(Arc::new(memfd)), guarded, ..backing })
 }
+
+/// A seal against future writing mappings, and the one against more seals, come after ours.
+fn seals_before_mapping(seals: &[Seal]) -> Vec<Seal> {
+    let waits = seals.contains(&Seal::FutureWrite);
+    seals.iter().copied().filter(|seal| !waits || !matches!(seal, Seal::FutureWrite | Seal::Seal)).collect()
+}
+
+fn bits(seals: &[Seal]) -> i32 {
+    seals.iter().fold(0, |bits, seal| bits | seal.number())
+}
+
+/// Adds the seals that had to wait for the mapping.
+pub fn seal_mapped(region: &SharedRegion, backing: &Backing) -> Result<()> {
+    match (&region.options.seals, &backing.file) {
+        (Some(seals), Some(file)) if seals.contains(&Seal::FutureWrite) => {
+            file::seal(file, bits(seals)).map_err(|error| failed(region, "sealing its memfd failed", &error))
+        }
+        _ => Ok(()),
+    }
+}
+
+const DEFAULT_SEALS: [Seal; 3] = [Seal::Shrink, Seal::Grow, Seal::Seal];
 
 /// What the user gave may be truncated, unmapped or protected by anyone: always guarded.
 fn open_adopted(region: &SharedRegion, backing: Backing) -> Result<Backing> {
@@ -277,7 +308,7 @@ fn takes_from_pool(region: &SharedRegion) -> bool {
     let uses_existing_file =
         region.effective_source() == Some(SourceType::FileOnHugeTlbFs) && region.source.path.exists();
     region.effective_source().is_some_and(SourceType::is_huge)
-        && region.perm_flags & MAP_NORESERVE == 0
+        && region.map_flags() & MAP_NORESERVE == 0
         && !uses_existing_file
 }
 
@@ -351,10 +382,10 @@ impl Backing {
     }
 
     /// Whether a forked child may find its pages gone: private huge pages can't be copied for it, shared ones can be punched
-    /// by whoever the parent gives its descriptor to.
+    /// by whoever the parent gives its descriptor to, and `dontfork` memory is not there.
     #[must_use]
     pub const fn guarded_after_fork(&self) -> bool {
-        self.is_huge
+        self.is_huge || self.dontfork
     }
 
     /// The bytes between the start of the page that the region begins in and the region.

@@ -5,6 +5,7 @@
 use std::any::Any;
 use std::sync::Arc;
 
+use super::allocator::Shortage;
 use super::interrupt::Interrupted;
 use super::region::Region;
 
@@ -181,6 +182,50 @@ pub enum Error {
         errno: i32,
         /// The region to be mapped.
         region: Arc<Region>,
+    },
+    /// Less room than asked for.
+    #[error("{message}")]
+    NoSpace {
+        /// What was asked, and what is free.
+        message: String,
+        /// The numbers.
+        shortage: Shortage,
+    },
+    /// Room enough, but in holes that are too small.
+    #[error("{message}")]
+    Fragmented {
+        /// What was asked, and the largest hole.
+        message: String,
+        /// The numbers.
+        shortage: Shortage,
+    },
+    /// Room enough, but not at the alignment.
+    #[error("{message}")]
+    AlignmentImpossible {
+        /// What was asked, and the largest hole.
+        message: String,
+        /// The numbers.
+        shortage: Shortage,
+    },
+    /// Addresses that someone has reserved.
+    #[error("{message}")]
+    Reserved {
+        /// What was asked, and who has it.
+        message: String,
+        /// The first address asked for.
+        address: u64,
+        /// The size asked for.
+        size: u64,
+        /// The region refused.
+        region: Option<Arc<Region>>,
+        /// The region in the way of a reservation.
+        conflict: Option<Arc<Region>>,
+    },
+    /// A plan that can't be built.
+    #[error("the plan can't be built: {}", .problems.join("; "))]
+    InvalidPlan {
+        /// Everything that is wrong with it.
+        problems: Vec<String>,
     },
     /// Leases veto the change.
     #[error("{message}")]

@@ -1,5 +1,6 @@
 //! What may lie where in an address space.
 
+use super::allocator::without;
 use super::error::{Error, Result};
 use super::range::{Range, joined};
 use super::region::{Region, RegionType, SharedRegion};
@@ -58,6 +59,23 @@ impl Layout {
         self.refusal(region).map_or(Ok(()), |reason| Err(Error::Layout { region: SharedRegion::clone(region), reason }))
     }
 
+    /// The sorted ranges in which a region of a type may lie.
+    #[must_use]
+    pub fn rooms(&self, region_type: RegionType) -> Vec<Range> {
+        match region_type {
+            RegionType::DefaultMemory => without(&[Range::between(self.mem_start, self.mem_end)], &self.mmio_windows),
+            RegionType::DeviceMemory | RegionType::DaxMemory => self.device_rooms(),
+            RegionType::FirmwareMemory => vec![Range::between(0, self.phys_end)],
+        }
+    }
+
+    fn device_rooms(&self) -> Vec<Range> {
+        let above = Range::between(self.mem_end, self.phys_end);
+        let mut rooms: Vec<Range> = self.mmio_windows.iter().copied().chain([above]).collect();
+        rooms.sort_unstable();
+        joined_rooms(&rooms)
+    }
+
     fn refusal(&self, region: &Region) -> Option<String> {
         match region.region_type {
             RegionType::DefaultMemory => self.ram_refusal(region),
@@ -77,10 +95,7 @@ impl Layout {
 
     /// A device lies wholly in what windows and the part above `mem_end` make together.
     fn device_refusal(&self, region: &Region) -> Option<String> {
-        let above = Range::between(self.mem_end, self.phys_end);
-        let mut rooms: Vec<Range> = self.mmio_windows.iter().copied().chain([above]).collect();
-        rooms.sort_unstable();
-        if joined_rooms(&rooms).iter().any(|room| room.covers(&region.range)) {
+        if self.device_rooms().iter().any(|room| room.covers(&region.range)) {
             return None;
         }
         exceeds(region, "phys_end", self.phys_end).or_else(|| {

@@ -1,6 +1,10 @@
 //! What a guest's NUMA nodes consist of.
 
+use super::error::{Error, Result};
 use super::range::Range;
+
+/// The original counts in these.
+const MIB: u64 = 1 << 20;
 
 /// One guest NUMA node: its memory ranges and its vCPUs, in the order given.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -18,4 +22,29 @@ pub struct NumaIdTable {
     pub memory: Vec<u32>,
     /// Node ids of the vCPUs.
     pub cpu: Vec<u32>,
+}
+
+/// Memory that a plan is asked for: so much of it, for a guest node, from a host node.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct NumaRegionInfo {
+    /// The number of bytes.
+    pub size: u64,
+    /// The host's node that it should come from.
+    pub host_numa_node_id: Option<u32>,
+    /// The guest's node that it belongs to; 0 when not given.
+    pub guest_numa_node_id: Option<u32>,
+    /// The vCPUs of that node.
+    pub vcpu_ids: Vec<u32>,
+}
+
+impl NumaRegionInfo {
+    /// Refuses 0, and sizes that look like the original's MiB.
+    pub fn check(&self) -> Result<()> {
+        let message = match self.size {
+            0 => "a NUMA region needs a size above 0".into(),
+            size if size < MIB => format!("a NUMA region of {size} bytes: sizes are bytes, did you mean '{size}MiB'?"),
+            _ => return Ok(()),
+        };
+        Err(Error::InvalidRange { message, address: None, size: Some(self.size) })
+    }
 }

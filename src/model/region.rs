@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
+use super::backing::BackingOptions;
 use super::error::{Error, Result};
+use super::policy::{NumaPolicy, PolicyMode};
 use super::range::Range;
 use super::source::{Source, SourceType};
 use super::text;
@@ -122,6 +124,8 @@ pub struct Region {
     pub is_anonpage: bool,
     /// Offered to kernel samepage merging.
     pub is_mergeable: bool,
+    /// The rest of what is asked of the kernel; its `page_size`, `transparent_hugepage` and `ksm` agree with the fields above.
+    pub options: BackingOptions,
 }
 
 impl Region {
@@ -139,6 +143,7 @@ impl Region {
             is_hotplug: false,
             is_anonpage: source.source_type.is_some_and(SourceType::is_anonymous),
             is_mergeable: false,
+            options: BackingOptions { page_size: source.page_size, ..BackingOptions::default() },
             source,
         };
         region.check()?;
@@ -157,7 +162,101 @@ impl Region {
                 self.invalid(format!("{name:?} can't be a region's name: it is empty or has control characters"))
             );
         }
-        self.check_source()
+        self.check_source()?;
+        self.check_options()
+    }
+
+    /// Takes the options over, so that they and the fields that say the same agree.
+    #[must_use]
+    pub fn with_options(mut self, options: BackingOptions) -> Self {
+        self.source.page_size = options.page_size;
+        self.is_mergeable = options.ksm == Some(true);
+        if !self.is_huge() {
+            self.is_hugepage = options.transparent_hugepage == Some(true);
+        }
+        self.options = options;
+        self
+    }
+
+    /// Takes options over that say the same as the arguments given, where both say something.
+    pub fn with_agreeing(self, options: &BackingOptions, is_hugepage: Option<bool>) -> Result<Self> {
+        let is_hugepage = is_hugepage.filter(|_| !self.is_huge());
+        let differs = |argument: Option<bool>, option: Option<bool>| argument.zip(option).is_some_and(|(a, b)| a != b);
+        let page_sizes = self.source.page_size.zip(options.page_size);
+        let what = if page_sizes.is_some_and(|(argument, option)| argument != option) {
+            "page_size"
+        } else if differs(self.is_mergeable.then_some(true), options.ksm) {
+            "is_mergeable and ksm"
+        } else if differs(is_hugepage, options.transparent_hugepage) {
+            "is_hugepage and transparent_hugepage"
+        } else {
+            let options = BackingOptions {
+                page_size: options.page_size.or(self.source.page_size),
+                ksm: options.ksm.or(self.is_mergeable.then_some(true)),
+                transparent_hugepage: options.transparent_hugepage.or(is_hugepage.filter(|on| *on)),
+                ..options.clone()
+            };
+            return Ok(self.with_options(options));
+        };
+        Err(self.invalid(format!("{what} differ between the region's arguments and backing=")))
+    }
+
+    /// Takes the fields over into the options that say the same.
+    #[must_use]
+    pub fn with_agreeing_options(mut self) -> Self {
+        let agree = |flag: bool, option: Option<bool>| if flag { Some(true) } else { option.filter(|on| !on) };
+        self.options.page_size = self.source.page_size;
+        self.options.ksm = agree(self.is_mergeable, self.options.ksm);
+        self.options.transparent_hugepage = if self.is_huge() {
+            self.options.transparent_hugepage
+        } else {
+            agree(self.is_hugepage, self.options.transparent_hugepage)
+        };
+        self
+    }
+
+    fn is_huge(&self) -> bool {
+        self.source.source_type.is_some_and(SourceType::is_huge)
+    }
+
+    fn check_options(&self) -> Result<()> {
+        let options = &self.options;
+        let refusal = if self.is_huge() && options.transparent_hugepage.is_some() {
+            "transparent_hugepage= is for sources of small pages: this one takes huge pages from the pool"
+        } else if !self.has_memory() && *options != BackingOptions::default() {
+            "a device region has no memory that options could be for"
+        } else if options.seals.is_some() && !self.is_memfd() {
+            "seals= goes with a memfd: mem_type \"shmem\" or \"hugeshmem\""
+        } else {
+            return Ok(());
+        };
+        Err(self.invalid(refusal.into()))
+    }
+
+    fn is_memfd(&self) -> bool {
+        matches!(self.effective_source(), Some(SourceType::MemFdShared | SourceType::MemFdOnHugeTlbFs))
+    }
+
+    /// The flags that `mmap` is given: `MAP_POPULATE` is done later, and `reserve` decides about `MAP_NORESERVE`.
+    #[must_use]
+    pub const fn map_flags(&self) -> i32 {
+        let flags = self.perm_flags & !MAP_POPULATE;
+        match self.options.reserve {
+            Some(true) => flags & !MAP_NORESERVE,
+            Some(false) => flags | MAP_NORESERVE,
+            None => flags,
+        }
+    }
+
+    /// The NUMA policy of its memory: the one asked for, on the region's node where it names none, or preferring that node.
+    #[must_use]
+    pub fn numa_policy(&self) -> Option<NumaPolicy> {
+        let node = self.host_numa_node_id;
+        let Some(mut policy) = self.options.policy.clone() else { return node.map(NumaPolicy::preferring) };
+        if policy.nodes.is_empty() && policy.mode != PolicyMode::Default {
+            policy.nodes.extend(node);
+        }
+        Some(policy)
     }
 
     fn check_source(&self) -> Result<()> {
@@ -236,6 +335,7 @@ impl Region {
             && self.region_type == other.region_type
             && self.source == other.source
             && self.perm_flags == other.perm_flags
+            && self.options.maps_like(&other.options)
     }
 
     /// `'name' [0x0, 0x1000)`, for messages.

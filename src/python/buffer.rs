@@ -227,7 +227,7 @@ impl PyGuestView {
     /// The region may have lost a protection since this was made; from here on the lease keeps what there is.
     fn allowed(&self, lease: Lease) -> PyResult<Lease> {
         let needed = if self.readonly { PROT_READ } else { PROT_READ | PROT_WRITE };
-        if lease.mapping().prot_flags() & needed == needed {
+        if lease.mapping().allows(self.offset, self.size, needed) {
             return Ok(lease);
         }
         Err(PyBufferError::new_err(format!("the memory at {} was protected: take a new view", hex(self.address))))

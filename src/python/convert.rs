@@ -288,6 +288,31 @@ imported!(
     /// A `MapFlags`.
     py_map_flags, "dbs_address_space.enums", "MapFlags"
 );
+imported!(
+    /// An `AddressRange`.
+    py_range, "dbs_address_space.ranges", "AddressRange"
+);
+imported!(
+    /// A `PlanCost`.
+    py_plan_cost, "dbs_address_space.reports", "PlanCost"
+);
+imported!(
+    /// A `PreallocReport`.
+    py_prealloc_report, "dbs_address_space.reports", "PreallocReport"
+);
+imported!(
+    /// An `EffectiveBacking`.
+    py_effective, "dbs_address_space.reports", "EffectiveBacking"
+);
+imported!(
+    /// A `Placement`.
+    py_placement, "dbs_address_space.reports", "Placement"
+);
+imported!(
+    /// A `DaxMapping`.
+    py_dax_mapping, "dbs_address_space.reports", "DaxMapping"
+);
+
 /// A tuple of `AddressRange`.
 pub(super) fn py_ranges(py: Python<'_>, ranges: Vec<Range>) -> PyResult<Bound<'_, PyTuple>> {
     static MAKE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();

@@ -3,7 +3,9 @@
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
+use super::backing::PyBackingOptions;
 use super::convert::{self, Size, Small};
+use crate::model::backing::BackingOptions;
 use crate::model::range::Range;
 use crate::model::region::{MAP_POPULATE, Region, RegionType};
 use crate::model::source::{Source, SourceType};
@@ -46,6 +48,7 @@ pub(super) fn keywords<'py>(py: Python<'py>, region: &Region) -> PyResult<Bound<
     keywords.set_item("is_hotplug", region.is_hotplug)?;
     keywords.set_item("is_anonpage", other_than(default.is_anonpage, region.is_anonpage))?;
     keywords.set_item("is_mergeable", region.is_mergeable)?;
+    keywords.set_item("backing", PyBackingOptions(region.options.without_arguments()))?;
     Ok(keywords)
 }
 
@@ -60,6 +63,14 @@ pub(super) fn changed<'py>(
     arguments.set_item("region_type", region.region_type.value())?;
     arguments.set_item("base", region.base())?;
     arguments.set_item("size", region.size())?;
+    if changes.contains("backing")? {
+        arguments.set_item("page_size", py.None())?;
+        arguments.set_item("is_hugepage", py.None())?;
+        arguments.set_item("is_mergeable", false)?;
+    } else if changes.contains("is_mergeable")? || changes.contains("is_hugepage")? {
+        let options = BackingOptions { ksm: None, transparent_hugepage: None, ..region.options.without_arguments() };
+        arguments.set_item("backing", PyBackingOptions(options))?;
+    }
     arguments.update(changes.as_mapping())?;
     Ok(arguments)
 }

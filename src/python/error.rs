@@ -6,6 +6,7 @@ use pyo3::types::{PyDict, PyTuple};
 
 use super::change::PyChange;
 use super::region::PyRegion;
+use crate::model::allocator::Shortage;
 use crate::model::error::{Error, LeaseInfo};
 use crate::model::region::SharedRegion;
 
@@ -79,6 +80,16 @@ fn exception(py: Python<'_>, error: &Error) -> PyResult<PyErr> {
             own.set_item("errno", errno)?;
             ("NumaError", Common::of(region))
         }
+        Error::NoSpace { shortage, .. } => shortage_error("NoSpace", shortage, &own)?,
+        Error::Fragmented { shortage, .. } => shortage_error("Fragmented", shortage, &own)?,
+        Error::AlignmentImpossible { shortage, .. } => shortage_error("AlignmentImpossible", shortage, &own)?,
+        Error::Reserved { address, size, region, conflict, .. } => {
+            ("RegionOverlap", Common::at(Some(*address), Some(*size), region.as_ref()).against(conflict.as_ref()))
+        }
+        Error::InvalidPlan { problems } => {
+            own.set_item("problems", PyTuple::new(py, problems)?)?;
+            ("InvalidPlan", Common::default())
+        }
         Error::Busy { region, leases, .. } => {
             own.set_item("leases", lease_tuple(py, leases)?)?;
             ("RegionBusy", Common::of(region))
@@ -104,6 +115,17 @@ fn exception(py: Python<'_>, error: &Error) -> PyResult<PyErr> {
         Error::Interrupted => ("AddressSpaceError", Common::default()),
     };
     build(py, class, &error.to_string(), &common, &own)
+}
+
+fn shortage_error<'a>(
+    class: &'static str,
+    shortage: &Shortage,
+    own: &Bound<'_, PyDict>,
+) -> PyResult<(&'static str, Common<'a>)> {
+    own.set_item("free", shortage.free)?;
+    own.set_item("largest", shortage.largest)?;
+    own.set_item("align", shortage.align)?;
+    Ok((class, Common::at(None, Some(shortage.size), None)))
 }
 
 fn build(

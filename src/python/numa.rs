@@ -61,7 +61,19 @@ impl PyNumaNodeInfo {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PyNumaNode(NumaNode);
 
-fn ids(values: Option<&Bound<'_, PyAny>>) -> PyResult<Vec<u32>> {
+impl PyNumaNode {
+    pub(super) const fn node(&self) -> &NumaNode {
+        &self.0
+    }
+}
+
+impl From<NumaNode> for PyNumaNode {
+    fn from(node: NumaNode) -> Self {
+        Self(node)
+    }
+}
+
+pub(super) fn ids(values: Option<&Bound<'_, PyAny>>) -> PyResult<Vec<u32>> {
     let Some(values) = values else { return Ok(Vec::new()) };
     values.try_iter()?.map(|value| Ok(value?.extract::<Small>()?.0)).collect()
 }

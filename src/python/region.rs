@@ -7,6 +7,7 @@ use pyo3::exceptions::{PyOverflowError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
+use super::backing::PyBackingOptions;
 use super::buffer::adopt;
 use super::convert::{self, Address, Flags, Name, Protection, Size, Small};
 use super::description;
@@ -19,6 +20,8 @@ use crate::sys::file;
 /// `base` and `size` are bytes (`size` also as text such as `"2GiB"`), `end` is exclusive, `last_addr` inclusive. RAM with neither
 /// `file` nor `mem_type` is a memfd, or anonymous with `MAP_ANONYMOUS`. Flags and hints that are not given are those of the type
 /// and source. The memory itself is made by `AddressSpace.map_memory()` or on insertion into a mapped space.
+///
+/// `backing` are `BackingOptions`; those of them that are also arguments here must agree with these.
 ///
 /// Raises `InvalidAddressRange` (size 0, an end past 2^64 - 1, a bad name or page size), `InvalidRegionType`,
 /// `InvalidMemorySourceType`, `BackingError` (a descriptor that isn't open).
@@ -42,7 +45,8 @@ impl PyRegion {
         Ok(Self(Arc::new(region)))
     }
 
-    fn named(mut region: Region, name: Option<Name>) -> PyResult<Self> {
+    fn named(region: Region, name: Option<Name>) -> PyResult<Self> {
+        let mut region = region.with_agreeing_options();
         region.name = name.map(|name| name.0);
         Self::checked(region)
     }
@@ -62,8 +66,8 @@ impl PyRegion {
     #[new]
     #[pyo3(signature = (region_type, base, size, *, name=None, host_numa_node_id=None, mem_type=None, mem_file_path=None, file=None,
         file_offset=Size(0), perm_flags=None, prot_flags=None, page_size=None, is_hugepage=None, is_hotplug=false, is_anonpage=None,
-        is_mergeable=false),
-        text_signature = "(region_type, base, size, *, name=None, host_numa_node_id=None, mem_type=None, mem_file_path='', file=None, file_offset=0, perm_flags=None, prot_flags=None, page_size=None, is_hugepage=None, is_hotplug=False, is_anonpage=None, is_mergeable=False)")]
+        is_mergeable=false, backing=None),
+        text_signature = "(region_type, base, size, *, name=None, host_numa_node_id=None, mem_type=None, mem_file_path='', file=None, file_offset=0, perm_flags=None, prot_flags=None, page_size=None, is_hugepage=None, is_hotplug=False, is_anonpage=None, is_mergeable=False, backing=None)")]
     #[allow(clippy::too_many_arguments, reason = "the keywords that users were promised")]
     fn new(
         region_type: &Bound<'_, PyAny>,
@@ -82,6 +86,7 @@ impl PyRegion {
         is_hotplug: bool,
         is_anonpage: Option<bool>,
         is_mergeable: bool,
+        backing: Option<&Bound<'_, PyBackingOptions>>,
     ) -> PyResult<Self> {
         let source = Source {
             source_type: mem_type.map(convert::source_type).transpose()?,
@@ -99,7 +104,8 @@ impl PyRegion {
         region.is_anonpage = is_anonpage.unwrap_or(region.is_anonpage);
         region.is_hotplug = is_hotplug;
         region.is_mergeable = is_mergeable;
-        Self::named(region, name)
+        let Some(backing) = backing else { return Self::named(region, name) };
+        Self::named(region.with_agreeing(&backing.get().0, is_hugepage)?, name)
     }
 
     /// RAM, readable and writable, from one of the original's sources; the eight positional values of its README are accepted.
@@ -363,6 +369,12 @@ impl PyRegion {
     #[getter]
     fn is_mergeable(&self) -> bool {
         self.0.is_mergeable
+    }
+
+    /// How the memory is to be had from the kernel, a `BackingOptions`.
+    #[getter]
+    fn backing(&self) -> PyBackingOptions {
+        PyBackingOptions(self.0.options.clone())
     }
 
     /// Whether the memory is or will be backed by a file or memfd.

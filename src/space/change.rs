@@ -34,12 +34,24 @@ impl AddressSpace {
         if_generation: Option<u64>,
         interrupt: &dyn Interrupt,
     ) -> Result<Arc<Map>> {
+        self.change_within(None, operations, if_generation, interrupt)
+    }
+
+    /// [`change`](Self::change) for the holder of a reservation, who alone may insert there.
+    pub(super) fn change_within(
+        &self,
+        reservation: Option<u64>,
+        operations: &[Operation],
+        if_generation: Option<u64>,
+        interrupt: &dyn Interrupt,
+    ) -> Result<Arc<Map>> {
         self.check_process()?;
-        let mut ahead = self.map_ahead(operations, if_generation, interrupt)?;
+        let mut ahead = self.map_ahead(reservation, operations, if_generation, interrupt)?;
         let turn = self.turn().take(interrupt)?;
         let before = self.load_full();
         check_generation(&before.map, if_generation)?;
         let change = next_change(&before.map, operations)?;
+        self.reservations().check(&change, reservation)?;
         let memory = before.memory_after(&change, |region| match ahead.remove(&Arc::as_ptr(region)) {
             Some(mapped) => Ok(mapped),
             None => map_one(region, interrupt),
@@ -50,6 +62,7 @@ impl AddressSpace {
         let after = Snapshot { map: Arc::clone(&offer.change.after), memory };
         drop(before);
         let old = self.publish(turn, self.invite(&offer), departures, after, interrupt)?;
+        self.unplugs().removed(&offer.change.removed);
         drop((old, ahead));
         Ok(Arc::clone(&offer.change.after))
     }
@@ -83,6 +96,7 @@ impl AddressSpace {
     /// Validates on the current map, so that an overlap costs no mapping, and maps what is added.
     fn map_ahead(
         &self,
+        reservation: Option<u64>,
         operations: &[Operation],
         if_generation: Option<u64>,
         interrupt: &dyn Interrupt,
@@ -95,8 +109,9 @@ impl AddressSpace {
             return Ok(Ahead::new());
         }
         check_generation(&map, if_generation)?;
-        let added = next_change(&map, operations)?.added;
-        let added: Vec<&SharedRegion> = added.iter().filter(|region| region.has_memory()).collect();
+        let change = next_change(&map, operations)?;
+        self.reservations().check(&change, reservation)?;
+        let added: Vec<&SharedRegion> = change.added.iter().filter(|region| region.has_memory()).collect();
         let mapped = map_all(&added, interrupt)?;
         Ok(mapped.into_iter().map(|region| (Arc::as_ptr(&region.meta), region)).collect())
     }

@@ -3,15 +3,18 @@
 //! Readers take the [`snapshot::Snapshot`] without a lock. Writers take [`turn::Turn`]s, and [`change`] is the only way from one
 //! snapshot to the next: checked, prepared by every [`client`], published with one store, or undone.
 
+pub mod build;
 pub mod change;
 pub mod client;
 pub mod departure;
 pub mod hold;
 pub mod offer;
+pub mod reservation;
 pub mod snapshot;
 #[allow(clippy::module_inception, reason = "the room's main thing")]
 pub mod space;
 pub mod transaction;
 pub mod turn;
+pub mod unplug;
 
 pub use space::AddressSpace;

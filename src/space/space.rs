@@ -8,8 +8,10 @@ use arc_swap::{ArcSwap, Guard};
 
 use super::client::{Client, Prepared, Subscription};
 use super::offer::Offer;
+use super::reservation::Reservations;
 use super::snapshot::Snapshot;
 use super::turn::{Deadline, SLICE, Turn};
+use super::unplug::UnplugRequests;
 use crate::memory::map::MappedMap;
 use crate::memory::region::MappedRegion;
 use crate::model::change::{Change, Operation, Target};
@@ -42,6 +44,8 @@ pub struct AddressSpace {
     publication: Mutex<()>,
     published: Condvar,
     incarnations: AtomicU64,
+    reservations: Reservations,
+    unplugs: UnplugRequests,
     process: Process,
 }
 
@@ -67,6 +71,8 @@ impl AddressSpace {
             publication: Mutex::default(),
             published: Condvar::new(),
             incarnations: AtomicU64::new(0),
+            reservations: Reservations::default(),
+            unplugs: UnplugRequests::default(),
             process: Process::current(),
         }
     }
@@ -105,6 +111,14 @@ impl AddressSpace {
     #[must_use]
     pub const fn turn(&self) -> &Turn {
         &self.turn
+    }
+
+    pub(super) const fn reservations(&self) -> &Reservations {
+        &self.reservations
+    }
+
+    pub(super) const fn unplugs(&self) -> &UnplugRequests {
+        &self.unplugs
     }
 
     /// The one publication of a change.

@@ -31,10 +31,14 @@ pub fn page_size_flag(size: u64) -> u32 {
     size.checked_ilog2().map_or(0, |log| log << libc::MAP_HUGE_SHIFT)
 }
 
-/// Gives a memfd its length and forbids every later change of it.
-pub fn size_and_seal(file: &File, size: u64) -> Result<()> {
+/// Gives a memfd its length and its seals.
+pub fn size_and_seal(file: &File, size: u64, seals: i32) -> Result<()> {
     file.set_len(size)?;
-    let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
+    seal(file, seals)
+}
+
+/// Adds seals to a memfd.
+pub fn seal(file: &File, seals: i32) -> Result<()> {
     // SAFETY: takes two integers.
     check(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, seals) })
 }

@@ -3,14 +3,19 @@
 #![allow(unsafe_code, reason = "this room is where system calls are made")]
 
 pub mod copy;
+pub mod discard;
 pub mod event;
 pub mod file;
 pub mod fork;
 pub mod huge;
 mod ioctl;
 pub mod kvm;
+pub mod limits;
 pub mod memory;
+pub mod numa;
 pub mod patience;
+pub mod smaps;
 pub mod socket;
+pub mod span;
 pub mod stream;
 pub mod vma;

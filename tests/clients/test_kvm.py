@@ -23,8 +23,8 @@ from dbs_address_space import (
     Unsupported,
 )
 from guest_program import write_page_tables
-from machines import HLT, Vm, running, store
 from memory_helpers import GIB, LAYOUT, MIB, PAGE, WINDOW, in_child, mapped, maps_of, ram
+from virtual_machines import HLT, Vm, running, store
 
 CODE = 0x1000
 DIMM = 64 * MIB

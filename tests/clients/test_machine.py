@@ -17,9 +17,9 @@ from dbs_address_space import (
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from machines import Vm
 from memory_helpers import LAYOUT, PAGE, maps_of, ram
 from test_vhost_user import KINDS, REPLY_ACK, Backend
+from virtual_machines import Vm
 
 SLOTS = 6
 bases = st.integers(0, SLOTS - 1).map(lambda index: index * 4 * PAGE)

@@ -15,9 +15,9 @@ from dbs_address_space import (
     ClientError,
     NotMapped,
 )
-from machines import HLT, Vm
 from memory_helpers import MIB, PAGE, maps_of, ram
 from unicorn import x86_const
+from virtual_machines import HLT, Vm
 
 CODE, DIMM, UART = 0x1000, 16 * MIB, 0xD000_0000
 LAYOUT = AddressSpaceLayout(1 << 36, 0, 1 << 35, mmio_windows=((UART, MIB),))

@@ -3,6 +3,7 @@
 //! Both sides are measured in turns and compared by their medians; nothing is asserted.
 //! `--quick` shows that all works, `--only NAME` measures one group.
 
+mod allocator;
 mod harness;
 mod hotplug;
 mod maps;
@@ -12,11 +13,12 @@ use harness::Pace;
 /// A group of measurements, by name.
 type Group = (&'static str, fn(&Pace) -> Vec<harness::Comparison>);
 
-const GROUPS: [Group; 4] = [
+const GROUPS: [Group; 5] = [
     ("from_regions", maps::from_regions),
     ("look-up", maps::look_up),
     ("insert", maps::insert),
     ("hotplug", hotplug::readers),
+    ("allocator", allocator::allocate),
 ];
 
 fn main() {

@@ -31,6 +31,7 @@ mod atomics;
 mod bytes;
 mod file;
 mod integers;
+mod placement;
 mod scans;
 pub mod search;
 mod structs;

@@ -1,0 +1,244 @@
+"""Memory that comes and goes while the guest runs: DIMMs in slots, and blocks inside a region as virtio-mem has them."""
+
+from __future__ import annotations
+
+from _thread import allocate_lock
+
+from ._core import AddressSpaceRegion
+from .errors import InvalidAddressRange, Misaligned, NoSpace, RegionOverlap, UnmappedAddress
+from .ranges import AddressRange
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+    from ._core import AddressSpace, GuestMemory, Reservation
+
+__all__ = ["DimmSlots", "MemoryBlocks"]
+
+_OWNER = "hotplug"
+_DIMM_ALIGN = 128 << 20
+
+
+class DimmSlots:
+    """The slots of a machine into which DIMMs are plugged: regions in the window that a plan's `hotplug` has reserved.
+
+    `slots` and `size`, the bytes that all DIMMs may have together, are those of the plan's `Hotplug`. A DIMM's base and size are
+    multiples of `align` (128 MiB, what Linux adds at a time). Another part of the program may not insert into the window.
+    Safe to use from any thread.
+
+    >>> from dbs_address_space import AddressSpaceBuilder, Hotplug
+    >>> space = AddressSpaceBuilder("q35", numa_regions=["1GiB"], hotplug=Hotplug("4GiB", slots=2)).build()
+    >>> slots = DimmSlots(space, slots=2, size=3 << 30)
+    >>> slots.plug("1GiB", name="dimm0").base == 4 << 30
+    True
+    >>> slots.unplug("dimm0")
+    >>> slots.dimms
+    {}
+    """
+
+    def __init__(self, space: AddressSpace, *, slots: int, size: int, align: int = _DIMM_ALIGN) -> None:
+        """Takes the window of the space; raises `UnmappedAddress` when it has none."""
+        windows: list[Reservation] = [window for window in space.reservations if window.owner == _OWNER]
+        if not windows:
+            raise UnmappedAddress(f"{space!r} has no window reserved for {_OWNER!r}: plan it with hotplug=Hotplug(...)")
+        self.window = windows[0]
+        self.slots, self.size, self.align = slots, size, align
+        self._space = space
+        self._names: dict[int, str] = {}
+        self._lock = allocate_lock()
+
+    @property
+    def dimms(self) -> dict[int, AddressSpaceRegion]:
+        """The regions by slot."""
+        with self._lock:
+            return self._here()
+
+    def plug(
+        self, size: int | str, *, name: str, slot: int | None = None, base: int | None = None, **options: Any
+    ) -> AddressSpaceRegion:
+        """Plugs a DIMM in and returns its region; `options` are further arguments of `AddressSpaceRegion`.
+
+        It goes into the first free slot and place, or the ones given. Raises `NoSpace` when slots or memory are used up or no
+        place is large enough, `RegionOverlap` that names the DIMM in the way, `Misaligned`, and what `insert_region` raises.
+        """
+        with self._lock:
+            here = self._here()
+            place = base if base is not None else self.window.base
+            region = AddressSpaceRegion("ram", place, size, name=name, is_hotplug=True, **options)
+            self._check(region, here)
+            slot = self._slot(slot, here)
+            region = region.replace(base=self._place(region, here, given=base is not None))
+            self.window.insert_region(region)
+            self._names[slot] = name
+            return region
+
+    def unplug(self, name: str, *, timeout: float | None = 0.0) -> None:
+        """Removes a DIMM that the guest has let go; raises `UnmappedAddress`, or `RegionBusy` after `timeout` seconds."""
+        with self._lock:
+            slot = next((slot for slot, region in self._here().items() if region.name == name), None)
+            if slot is None:
+                raise UnmappedAddress(f"no DIMM is named {name!r}; there are {sorted(self._names.values())}")
+            self._space.remove_region(name, timeout=timeout)
+            del self._names[slot]
+
+    def _here(self) -> dict[int, AddressSpaceRegion]:
+        """What is plugged in, without what others have removed meanwhile."""
+        base = self._space.snapshot()
+        here = {slot: base[name] for slot, name in self._names.items() if name in base}
+        self._names = {slot: name for slot, name in self._names.items() if slot in here}
+        return dict(sorted(here.items()))
+
+    def _check(self, region: AddressSpaceRegion, here: dict[int, AddressSpaceRegion]) -> None:
+        for what, value in (("base", region.base), ("size", region.size)):
+            if value % self.align and (what == "size" or value != self.window.base):
+                raise Misaligned(
+                    f"the {what} {value:#x} of DIMM {region.name!r} is not a multiple of {self.align:#x}",
+                    address=region.base,
+                    size=region.size,
+                )
+        plugged = sum(dimm.size for dimm in here.values())
+        if plugged + region.size > self.size:
+            free = self.size - plugged
+            message = f"DIMM {region.name!r} of {region.size:#x} bytes is more than the {free:#x} that the machine can still have"
+            raise NoSpace(message, size=region.size, free=free, largest=free, align=self.align)
+
+    def _slot(self, wanted: int | None, here: dict[int, AddressSpaceRegion]) -> int:
+        if wanted is None:
+            wanted = next((slot for slot in range(self.slots) if slot not in here), None)
+        if wanted is None:
+            raise NoSpace(f"all {self.slots} slots are taken: {[dimm.name for dimm in here.values()]}")
+        if wanted not in range(self.slots):
+            raise InvalidAddressRange(f"slot {wanted} does not exist: the machine has slots 0 to {self.slots - 1}")
+        if wanted in here:
+            raise RegionOverlap(f"slot {wanted} is taken by {here[wanted].name!r}", conflict=here[wanted])
+        return wanted
+
+    def _place(self, region: AddressSpaceRegion, here: dict[int, AddressSpaceRegion], *, given: bool) -> int:
+        dimms = sorted(here.values(), key=lambda dimm: dimm.base)
+        if given:
+            if region.base < self.window.base or region.end > self.window.end:
+                window = AddressRange(self.window.base, self.window.size)
+                raise InvalidAddressRange(
+                    f"{region!r} is not in the window {window}", address=region.base, size=region.size
+                )
+            for dimm in filter(region.intersect_with, dimms):
+                raise RegionOverlap(f"cannot plug {region!r}: overlaps {dimm!r}", region=region, conflict=dimm)
+            return region.base
+        place = _aligned(self.window.base, self.align)
+        for dimm in dimms:
+            if dimm.base - place >= region.size:
+                break
+            place = max(place, _aligned(dimm.end, self.align))
+        if place + region.size > self.window.end:
+            free = self.window.size - sum(dimm.size for dimm in dimms)
+            raise NoSpace(f"no place for {region!r} between {dimms}", size=region.size, free=free, align=self.align)
+        return place
+
+
+def _aligned(address: int, align: int) -> int:
+    return -(-address // align) * align
+
+
+class MemoryBlocks:
+    """A region whose memory comes and goes in blocks while its addresses stay, as a virtio-mem device has it.
+
+    At first no block is plugged in. Plugging makes memory the guest's (and populates it with `prealloc`); unplugging gives it
+    back to the host, the right way for its backing, after which it reads as zero. Offsets are bytes in the region, multiples of
+    `block_size`. Which accesses an unplugged block allows is up to the device; here it reads as zero. Any thread may use it.
+
+    >>> from dbs_address_space import AddressSpaceBuilder
+    >>> memory = AddressSpaceBuilder(numa_regions=["64MiB"]).build().memory
+    >>> blocks = MemoryBlocks(memory, "ram0", block_size=4 << 20)
+    >>> blocks.plug(0, 16 << 20)
+    >>> blocks.unplug(4 << 20, 4 << 20)
+    >>> blocks.plugged_size >> 20, [str(part) for part in blocks]
+    (12, ['[0x0, 0x40_0000)', '[0x80_0000, 0x100_0000)'])
+    """
+
+    def __init__(
+        self, memory: GuestMemory, region: int | str | AddressSpaceRegion, *, block_size: int = 2 << 20
+    ) -> None:
+        """Takes a mapped region; raises `Misaligned` when blocks are not whole pages of it or do not divide it."""
+        state = memory.effective(region)[0]
+        self.region, self.block_size = state.region, block_size
+        page_size = max(memory.mapping(self.region.base).page_size, 1)
+        if block_size <= 0 or block_size % page_size or self.region.size % block_size:
+            message = (
+                f"blocks of {block_size:#x} bytes do not divide {self.region!r} into whole pages of {page_size:#x}"
+            )
+            raise Misaligned(message, address=self.region.base, size=self.region.size, region=self.region)
+        self._memory = memory
+        self._plugged = bytearray(self.region.size // block_size)
+        self._lock = allocate_lock()
+
+    def plug(self, offset: int, size: int, *, prealloc: bool = False) -> None:
+        """Plugs blocks in that are not; raises `RegionOverlap` when one is, and then none is."""
+        with self._lock:
+            blocks = self._blocks(offset, size)
+            self._require(blocks, plugged=False)
+            if prealloc:
+                # They are zero already: this brings their pages in.
+                self._memory.fill(self.region.base + offset, size)
+            self._plugged[blocks.start : blocks.stop] = b"\1" * len(blocks)
+
+    def unplug(self, offset: int, size: int) -> None:
+        """Gives plugged blocks back to the host; raises `UnmappedAddress` when one is not, and then nothing is done."""
+        with self._lock:
+            blocks = self._blocks(offset, size)
+            self._require(blocks, plugged=True)
+            self._memory.discard(self.region.base + offset, size)
+            self._plugged[blocks.start : blocks.stop] = bytes(len(blocks))
+
+    def unplug_all(self) -> None:
+        """Gives everything back, as a reset of the machine does."""
+        with self._lock:
+            self._memory.discard(self.region.base, self.region.size)
+            self._plugged[:] = bytes(len(self._plugged))
+
+    def is_plugged(self, offset: int, size: int) -> bool:
+        """Whether all blocks of a range are plugged in."""
+        with self._lock:
+            blocks = self._blocks(offset, size)
+            return all(self._plugged[blocks.start : blocks.stop])
+
+    @property
+    def plugged_size(self) -> int:
+        """The bytes that are plugged in."""
+        with self._lock:
+            return sum(self._plugged) * self.block_size
+
+    def _blocks(self, offset: int, size: int) -> range:
+        """The indexes of the blocks of a range."""
+        base = self.region.base + offset
+        if offset < 0 or size <= 0 or offset + size > self.region.size:
+            raise InvalidAddressRange(
+                f"{size:#x} bytes at offset {offset:#x} are not in {self.region!r}", address=base, size=size
+            )
+        if offset % self.block_size or size % self.block_size:
+            message = f"offset {offset:#x} and size {size:#x} must be multiples of the block size {self.block_size:#x}"
+            raise Misaligned(message, address=base, size=size, region=self.region)
+        return range(offset // self.block_size, (offset + size) // self.block_size)
+
+    def _require(self, blocks: range, *, plugged: bool) -> None:
+        wrong = next((block for block in blocks if bool(self._plugged[block]) is not plugged), None)
+        if wrong is None:
+            return
+        address = self.region.base + wrong * self.block_size
+        if plugged:
+            raise UnmappedAddress(f"the block at {address:#x} is not plugged in", address=address, region=self.region)
+        raise RegionOverlap(f"the block at {address:#x} is plugged in already", address=address, region=self.region)
+
+    def __iter__(self) -> Iterator[AddressRange]:
+        """The guest physical ranges that are plugged in, joined, as they are now."""
+        with self._lock:
+            plugged = bytes(self._plugged) + b"\0"
+        start = plugged.find(1)
+        while start >= 0:
+            stop = plugged.index(0, start)
+            yield AddressRange(self.region.base + start * self.block_size, (stop - start) * self.block_size)
+            start = plugged.find(1, stop)
+
+    def __repr__(self) -> str:
+        return f"MemoryBlocks({self.region!r}, {self.plugged_size:#x} of {self.region.size:#x} bytes plugged in)"

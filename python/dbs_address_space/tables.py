@@ -1,0 +1,5 @@
+"""How a guest is told of its memory: the E820 map, ACPI SRAT and SLIT, device-tree memory nodes, each as bytes."""
+
+from ._core import device_tree, e820, slit, srat
+
+__all__ = ["device_tree", "e820", "slit", "srat"]

@@ -1,0 +1,184 @@
+//! Files, or parts of them, mapped into a DAX window while the guest runs.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::fd::AsRawFd;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::mapping::usize_of;
+use super::region::MappedRegion;
+use super::source::failed;
+use crate::model::error::{Error, Result};
+use crate::model::range::Range;
+use crate::model::region::{MAP_ANONYMOUS, MAP_NORESERVE, MAP_PRIVATE, MAP_SHARED, PROT_NONE};
+use crate::model::text::{hex, protection, size as size_text};
+use crate::sys::span;
+
+/// A part of a file in a window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DaxPiece {
+    /// Where in the window it begins.
+    pub offset: u64,
+    /// The number of bytes.
+    pub size: u64,
+    /// Where in the file it begins.
+    pub file_offset: u64,
+    /// Its protection.
+    pub prot_flags: i32,
+    /// Device and inode of the file.
+    pub file: (u64, u64),
+}
+
+impl DaxPiece {
+    const fn end(&self) -> u64 {
+        self.offset.saturating_add(self.size)
+    }
+
+    /// The part from `offset` to `end`.
+    fn part(&self, offset: u64, end: u64) -> Self {
+        let file_offset = self.file_offset.saturating_add(offset.saturating_sub(self.offset));
+        Self { offset, size: end.saturating_sub(offset), file_offset, ..*self }
+    }
+}
+
+/// What is mapped into a window.
+#[derive(Debug, Default)]
+pub struct Window {
+    pieces: Mutex<BTreeMap<u64, DaxPiece>>,
+}
+
+impl Window {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, DaxPiece>> {
+        self.pieces.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The pieces by ascending offset.
+    #[must_use]
+    pub fn pieces(&self) -> Vec<DaxPiece> {
+        self.lock().values().copied().collect()
+    }
+
+    /// The first offset from `offset` to `end` at which no piece has all of the protection bits.
+    #[must_use]
+    pub fn first_denied(&self, offset: u64, end: u64, bits: i32) -> Option<u64> {
+        let pieces = self.lock();
+        let mut at = offset;
+        while at < end {
+            match pieces.range(..=at).next_back() {
+                Some((_, piece)) if at < piece.end() && piece.prot_flags & bits == bits => at = piece.end(),
+                _ => return Some(at),
+            }
+        }
+        None
+    }
+}
+
+/// Maps part of a file into a window. What is not there in the file is `MemoryFault` when it is accessed.
+#[allow(unsafe_code, reason = "a part of our own window, in which nothing is, is mapped over")]
+pub fn map_file(
+    region: &MappedRegion,
+    offset: u64,
+    file: &File,
+    identity: (u64, u64),
+    file_offset: u64,
+    size: u64,
+    prot_flags: i32,
+) -> Result<()> {
+    check(region, offset, size, Some(file_offset))?;
+    let window = window(region)?;
+    let mut pieces = window.lock();
+    let end = offset.saturating_add(size);
+    if let Some((_, other)) = pieces.range(..end).next_back().filter(|(_, other)| other.end() > offset) {
+        return Err(invalid(
+            region,
+            offset,
+            size,
+            &format!("something is mapped at offset {} (size {}): unmap it first", hex(other.offset), hex(other.size)),
+        ));
+    }
+    let (host, length) = (region.mapping.host(offset), usize_of(size));
+    // SAFETY: whole pages of our own window, where nothing is mapped.
+    let mapped = unsafe { span::replace(host, length, prot_flags, MAP_SHARED, Some((file.as_raw_fd(), file_offset))) };
+    if let Err(error) = mapped {
+        // Some refusals come after the kernel has unmapped what was there.
+        let _ = clear(host, length);
+        let what = format!("mapping a file ({}) at offset {} failed", protection(prot_flags), hex(offset));
+        return Err(failed(&region.meta, &what, &error));
+    }
+    pieces.insert(offset, DaxPiece { offset, size, file_offset, prot_flags, file: identity });
+    Ok(())
+}
+
+/// Takes what is mapped in a range out of the window; the range may cut pieces and cover holes.
+pub fn unmap(region: &MappedRegion, offset: u64, size: u64) -> Result<()> {
+    check(region, offset, size, None)?;
+    let window = window(region)?;
+    let mut pieces = window.lock();
+    let (base, end) = (region.meta.base(), offset.saturating_add(size));
+    let range = Range::between(base.saturating_add(offset), base.saturating_add(end));
+    let held = region.leases.held().into_iter();
+    let held: Vec<_> = held
+        .filter(|lease| Range::between(lease.address, lease.address.saturating_add(lease.size)).overlaps(&range))
+        .filter(|lease| lease.what != super::region::DAX_LEASE)
+        .collect();
+    if !held.is_empty() {
+        let message = format!("cannot unmap {range} of {}: views of it are held", region.meta);
+        return Err(Error::Busy { message, region: region.meta.clone(), leases: held });
+    }
+    clear(region.mapping.host(offset), usize_of(size))
+        .map_err(|error| failed(&region.meta, &format!("unmapping {range} failed"), &error))?;
+    let cut: Vec<DaxPiece> =
+        pieces.range(..end).map(|(_, piece)| *piece).filter(|piece| piece.end() > offset).collect();
+    for piece in cut {
+        pieces.remove(&piece.offset);
+        if piece.offset < offset {
+            pieces.insert(piece.offset, piece.part(piece.offset, offset));
+        }
+        if piece.end() > end {
+            pieces.insert(end, piece.part(end, piece.end()));
+        }
+    }
+    Ok(())
+}
+
+/// Back to what a window is made of.
+#[allow(unsafe_code, reason = "a part of our own window is mapped over")]
+fn clear(host: *mut u8, size: usize) -> std::io::Result<()> {
+    // SAFETY: part of our own window; whoever accesses it does so through the kernel.
+    unsafe { span::replace(host, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, None) }
+}
+
+fn window(region: &MappedRegion) -> Result<&Window> {
+    region.mapping.window().ok_or_else(|| Error::InvalidRange {
+        message: format!("{} is not a DAX window: create it with create_dax_region", region.meta),
+        address: Some(region.meta.base()),
+        size: Some(region.meta.size()),
+    })
+}
+
+fn check(region: &MappedRegion, offset: u64, size: u64, file_offset: Option<u64>) -> Result<()> {
+    let end = offset.checked_add(size).filter(|end| *end <= region.meta.size());
+    if size == 0 || end.is_none() {
+        return Err(invalid(region, offset, size, &format!("the window has {}", size_text(region.meta.size()))));
+    }
+    let page_size = region.mapping.backing().page_size;
+    for (what, value) in [("offset", offset), ("size", size), ("file offset", file_offset.unwrap_or_default())] {
+        if !value.is_multiple_of(page_size) {
+            return Err(Error::Misaligned {
+                message: format!("{}: the {what} {} is not a multiple of {}", region.meta, hex(value), hex(page_size)),
+                address: Some(region.meta.base().saturating_add(offset)),
+                size: Some(size),
+                region: Some(region.meta.clone()),
+            });
+        }
+    }
+    Ok(())
+}
+
+fn invalid(region: &MappedRegion, offset: u64, size: u64, why: &str) -> Error {
+    Error::InvalidRange {
+        message: format!("cannot map or unmap {} bytes at offset {} of {}: {why}", hex(size), hex(offset), region.meta),
+        address: Some(region.meta.base().saturating_add(offset)),
+        size: Some(size),
+    }
+}

@@ -1,0 +1,100 @@
+//! What the kernel really gave, read back from it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::mapping::usize_of;
+use super::region::MappedRegion;
+use super::source::failed;
+use super::topology;
+use crate::model::error::Result;
+use crate::model::policy::{NumaPolicy, PolicyMode};
+use crate::model::region::SharedRegion;
+use crate::sys::smaps::{self, Smaps};
+use crate::sys::{huge, numa};
+
+/// How many pages of a region are looked at for their node.
+const SAMPLES: u64 = 1024;
+
+/// The state of one region's memory.
+#[derive(Clone, Debug)]
+pub struct Effective {
+    /// The region.
+    pub region: SharedRegion,
+    /// The kernel's sums.
+    pub sums: Smaps,
+    /// The policy that the kernel has for it.
+    pub policy: Option<NumaPolicy>,
+    /// Sampled pages that are there, by their node.
+    pub nodes: BTreeMap<u32, u64>,
+}
+
+/// Where the sampled pages of a region are, against where its policy wants them.
+#[derive(Clone, Debug)]
+pub struct Placement {
+    /// The region.
+    pub region: SharedRegion,
+    /// The policy that was asked for.
+    pub policy: Option<NumaPolicy>,
+    /// Pages that were looked at.
+    pub sampled: u64,
+    /// Of these, pages that are there, by their node.
+    pub nodes: BTreeMap<u32, u64>,
+    /// Of these, pages on a node that the policy does not name.
+    pub misplaced: u64,
+}
+
+/// The state of each region, from one look at `/proc/self/smaps`.
+pub fn effective(regions: &[Arc<MappedRegion>]) -> Result<Vec<Effective>> {
+    let ranges: Vec<(usize, usize)> =
+        regions.iter().map(|region| region.mapping.pages()).map(|(host, size)| (host.addr(), size)).collect();
+    let Some(first) = regions.first() else { return Ok(Vec::new()) };
+    let sums = smaps::read(&ranges).map_err(|error| failed(&first.meta, "reading /proc/self/smaps failed", &error))?;
+    regions.iter().zip(sums).map(|(region, sums)| effective_region(region, sums)).collect()
+}
+
+fn effective_region(region: &Arc<MappedRegion>, mut sums: Smaps) -> Result<Effective> {
+    let (host, size) = region.mapping.pages();
+    if sums.reaches_out {
+        let resident = smaps::resident(host, size, usize_of(huge::page_size()));
+        sums.resident = resident.map_err(|error| failed(&region.meta, "mincore failed", &error))?;
+        sums.huge = sums.huge.min(sums.resident);
+        sums.locked = sums.locked.min(region.meta.size());
+    }
+    let policy = topology::policy_at(host);
+    Ok(Effective { region: Arc::clone(&region.meta), sums, policy, nodes: sample(region)?.1 })
+}
+
+/// Where the pages of each region are.
+pub fn placements(regions: &[Arc<MappedRegion>]) -> Result<Vec<Placement>> {
+    regions.iter().map(placement).collect()
+}
+
+fn placement(region: &Arc<MappedRegion>) -> Result<Placement> {
+    let policy = region.meta.numa_policy().filter(|policy| policy.mode != PolicyMode::Default);
+    let (sampled, nodes) = sample(region)?;
+    let is_misplaced =
+        |node: u32| policy.as_ref().is_some_and(|policy| !policy.nodes.is_empty() && !policy.allows(node));
+    let misplaced = nodes.iter().filter(|(node, _)| is_misplaced(**node)).map(|(_, pages)| *pages).sum();
+    Ok(Placement { region: Arc::clone(&region.meta), policy, sampled, nodes, misplaced })
+}
+
+/// How many pages, evenly over the region, were looked at, and on which nodes those are that are there.
+fn sample(region: &Arc<MappedRegion>) -> Result<(u64, BTreeMap<u32, u64>)> {
+    let page_size = region.mapping.backing().page_size.max(1);
+    let pages = region.meta.size().div_ceil(page_size);
+    let count = pages.min(SAMPLES);
+    let offset = |index: u64| {
+        let page =
+            u128::from(index).saturating_mul(u128::from(pages)).checked_div(u128::from(count)).unwrap_or_default();
+        u64::try_from(page).unwrap_or_default().saturating_mul(page_size)
+    };
+    let hosts: Vec<*mut u8> = (0..count).map(|index| region.mapping.host(offset(index))).collect();
+    let found = numa::nodes_of(&hosts).map_err(|error| failed(&region.meta, "move_pages failed", &error))?;
+    let mut nodes = BTreeMap::<u32, u64>::new();
+    for node in found.into_iter().flatten() {
+        let pages = nodes.entry(node).or_default();
+        *pages = pages.saturating_add(1);
+    }
+    Ok((count, nodes))
+}

@@ -1,0 +1,218 @@
+//! Machines: where each puts its RAM, and what is in the way.
+
+use super::error::{Error, Result};
+use super::layout::Layout;
+use super::range::Range;
+use super::text::hex;
+
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+const END_OF_32_BITS: u64 = 1 << 32;
+/// The widest guest physical addresses that x86_64 and aarch64 have.
+const MAX_PHYS_BITS: u32 = 52;
+
+/// A processor architecture.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Arch {
+    /// 64-bit x86.
+    X86_64,
+    /// 64-bit Arm.
+    Aarch64,
+}
+
+impl Arch {
+    /// Parses `"x86_64"` or `"aarch64"`.
+    pub fn parse(text: &str) -> Result<Self> {
+        match text {
+            "x86_64" => Ok(Self::X86_64),
+            "aarch64" => Ok(Self::Aarch64),
+            _ => Err(invalid(format!("unknown architecture {text:?}: use \"x86_64\" or \"aarch64\""))),
+        }
+    }
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::X86_64 => "x86_64",
+            Self::Aarch64 => "aarch64",
+        }
+    }
+}
+
+/// The address map of a kind of machine.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Machine {
+    /// What it is called.
+    pub name: Box<str>,
+    /// Bits of a guest physical address.
+    pub phys_bits: u32,
+    /// Bounds and MMIO windows.
+    pub layout: Layout,
+    /// Where neither RAM nor anything else that is placed may lie.
+    pub reserved: Vec<Range>,
+    /// Below a hole, less than this much is left unused rather than made a region.
+    pub min_split: u64,
+    /// Where the RAM below the first window ends when it does not all fit there; the window then begins here.
+    pub split_end: Option<u64>,
+    /// Where firmware lies.
+    pub firmware: Option<Range>,
+    /// The number of vCPUs that it can have.
+    pub max_vcpus: u32,
+}
+
+impl Machine {
+    /// A machine with a layout, nothing reserved, no minimal split and no firmware.
+    pub fn new(name: &str, phys_bits: u32, mem: Range, mmio_windows: Vec<Range>) -> Result<Self> {
+        if name.is_empty() || name.chars().any(char::is_control) {
+            return Err(invalid(format!("{name:?} can't be a machine's name: it is empty or has control characters")));
+        }
+        let layout = Layout::new(phys_end(phys_bits)?, mem.base(), mem.end(), mmio_windows)?;
+        let name = name.into();
+        Ok(Self {
+            name,
+            phys_bits,
+            layout,
+            reserved: vec![],
+            min_split: 0,
+            split_end: None,
+            firmware: None,
+            max_vcpus: 255,
+        })
+    }
+
+    /// Refuses windows that a machine can't have; every public way to make one ends here.
+    pub fn checked(mut self) -> Result<Self> {
+        let phys_end = self.layout.phys_end();
+        self.reserved.sort_unstable();
+        for window in self.reserved.iter().chain(&self.firmware) {
+            if window.is_empty() || window.end() > phys_end {
+                return Err(invalid(format!("the window {window} is empty or ends past phys_end {}", hex(phys_end))));
+            }
+        }
+        if let Some(end) = self.split_end {
+            let first = self.layout.mmio_windows().first();
+            if first.is_none_or(|window| end > window.base() || end < self.layout.mem_start()) {
+                let message = format!("split_end {} must lie between mem_start and the first MMIO window", hex(end));
+                return Err(invalid(message));
+            }
+        }
+        Ok(self)
+    }
+
+    /// A machine by its name; `arch` and `phys_bits` are its own where they are not given.
+    pub fn named(name: &str, arch: Option<Arch>, phys_bits: Option<u32>) -> Result<Self> {
+        let only = match name {
+            "pc" | "q35" | "microvm" => Some(Arch::X86_64),
+            "virt" => Some(Arch::Aarch64),
+            "dragonball" => None,
+            _ => {
+                let known = "\"dragonball\", \"pc\", \"q35\", \"microvm\", \"virt\", or a Machine of your own";
+                return Err(invalid(format!("unknown machine {name:?}: use {known}")));
+            }
+        };
+        if let (Some(arch), Some(only)) = (arch, only)
+            && arch != only
+        {
+            return Err(invalid(format!("the machine {name:?} is {}, not {}", only.name(), arch.name())));
+        }
+        let arch = arch.or(only).unwrap_or(Arch::X86_64);
+        let bits = phys_bits.unwrap_or(if arch == Arch::Aarch64 { 40 } else { 46 });
+        check_phys_bits(bits)?;
+        match (name, arch) {
+            ("pc", _) => qemu_pc(name, bits, 0xe000_0000, 0xc000_0000),
+            ("q35", _) => qemu_pc(name, bits, 0xb000_0000, 0x8000_0000),
+            ("microvm", _) => qemu_pc(name, bits, 0xc000_0000, 0xc000_0000),
+            ("virt", _) => qemu_virt(bits),
+            (_, Arch::X86_64) => dragonball_x86_64(bits),
+            (_, Arch::Aarch64) => dragonball_aarch64(bits),
+        }?
+        .checked()
+    }
+
+    /// The layout for so much RAM: the first window widens when the RAM does not fit below it.
+    pub fn layout_for(&self, ram: u64) -> Result<Layout> {
+        let windows = self.layout.mmio_windows();
+        let Some((first, end)) = windows
+            .first()
+            .zip(self.split_end)
+            .filter(|(first, _)| ram >= first.base().saturating_sub(self.layout.mem_start()))
+        else {
+            return Ok(self.layout.clone());
+        };
+        let mut windows = windows.to_vec();
+        if let Some(window) = windows.first_mut() {
+            *window = Range::between(end, first.end());
+        }
+        Layout::new(self.layout.phys_end(), self.layout.mem_start(), self.layout.mem_end(), windows)
+    }
+}
+
+fn phys_end(phys_bits: u32) -> Result<u64> {
+    check_phys_bits(phys_bits)?;
+    Ok(1 << phys_bits)
+}
+
+fn check_phys_bits(phys_bits: u32) -> Result<()> {
+    match phys_bits {
+        1..=MAX_PHYS_BITS => Ok(()),
+        _ => Err(invalid(format!("phys_bits is {phys_bits}: it must lie between 1 and {MAX_PHYS_BITS}"))),
+    }
+}
+
+/// RAM up to half of the address space, as the original; PCI devices lie above.
+const fn half(phys_bits: u32) -> u64 {
+    1 << phys_bits.saturating_sub(1)
+}
+
+fn dragonball_x86_64(bits: u32) -> Result<Machine> {
+    let machine =
+        Machine::new("dragonball", bits, Range::between(0, half(bits)), vec![Range::between(3 * GIB, END_OF_32_BITS)])?;
+    let firmware = Some(Range::between(0xff00_0000, END_OF_32_BITS));
+    Ok(Machine { min_split: 128 * MIB, firmware, max_vcpus: 254, ..machine })
+}
+
+/// The original has 2^40 addresses and keeps the last 32 GiB of them for devices.
+fn dragonball_aarch64(bits: u32) -> Result<Machine> {
+    let mem = Range::between(2 * GIB, phys_end(bits)?.saturating_sub(32 * GIB));
+    let machine = Machine::new("dragonball", bits, mem, vec![Range::between(GIB, 2 * GIB)])?;
+    Ok(Machine { min_split: 128 * MIB, max_vcpus: 254, ..machine })
+}
+
+/// RAM that reaches `highest` is cut at `split_end`, and the rest continues at 4 GiB.
+fn qemu_pc(name: &str, bits: u32, highest: u64, split_end: u64) -> Result<Machine> {
+    let window = Range::between(highest, END_OF_32_BITS);
+    let machine = Machine::new(name, bits, Range::between(0, half(bits)), vec![window])?;
+    let firmware_size = if name == "microvm" { 64 << 10 } else { 256 << 10 };
+    let firmware = Some(Range::between(END_OF_32_BITS.saturating_sub(firmware_size), END_OF_32_BITS));
+    let max_vcpus = if name == "pc" { 255 } else { 288 };
+    Ok(Machine { split_end: Some(split_end), firmware, max_vcpus, ..machine })
+}
+
+/// Devices and flash lie below 1 GiB, RAM begins there.
+fn qemu_virt(bits: u32) -> Result<Machine> {
+    let machine = Machine::new("virt", bits, Range::between(GIB, half(bits)), vec![Range::between(0, GIB)])?;
+    Ok(Machine { firmware: Some(Range::between(0, 64 * MIB)), max_vcpus: 512, ..machine })
+}
+
+fn invalid(message: String) -> Error {
+    Error::InvalidRange { message, address: None, size: None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_originals_constants_hold() {
+        let layout = Machine::named("dragonball", None, None).unwrap().layout;
+        assert_eq!((layout.mem_start(), layout.mem_end(), layout.phys_end()), (0, 1 << 45, 1 << 46));
+        let layout = Machine::named("dragonball", Some(Arch::Aarch64), None).unwrap().layout;
+        assert_eq!((layout.mem_start(), layout.mem_end(), layout.phys_end()), (2 << 30, 0xf8_0000_0000, 1 << 40));
+    }
+
+    #[test]
+    fn a_window_widens_only_when_ram_does_not_fit_below_it() {
+        let q35 = Machine::named("q35", None, None).unwrap();
+        assert_eq!(q35.layout_for(0xafff_f000).unwrap().mmio_windows().first().unwrap().base(), 0xb000_0000);
+        assert_eq!(q35.layout_for(0xb000_0000).unwrap().mmio_windows().first().unwrap().base(), 0x8000_0000);
+    }
+}

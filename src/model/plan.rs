@@ -1,0 +1,476 @@
+//! From "so much memory on these nodes" to regions with addresses, without a look at the host.
+//!
+//! A [`Plan`] is a pure function of its [`Request`]: the same everywhere and at any time. It finds every problem at once.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::allocator::{Policy, Wanted, within};
+use super::backing::BackingOptions;
+use super::error::{Error, Result};
+use super::layout::Layout;
+use super::machine::Machine;
+use super::numa::{NumaNode, NumaRegionInfo};
+use super::policy::PolicyMode;
+use super::range::Range;
+use super::region::{MAP_POPULATE, Region, RegionType, SharedRegion};
+use super::source::{Source, SourceType};
+use super::text::{hex, size as size_text};
+
+const SMALL_PAGE: u64 = 4096;
+/// Where a request names no huge page size: a plan looks at no host, and this is the default of nearly all.
+const HUGE_PAGE: u64 = 2 << 20;
+/// DAX windows are mapped by the guest with huge pages.
+const DAX_ALIGN: u64 = 2 << 20;
+/// What QEMU aligns its device memory to, and each slot of it.
+const HOTPLUG_ALIGN: u64 = 1 << 30;
+/// As many as ACPI can describe, and QEMU allows.
+const MAX_SLOTS: u32 = 256;
+
+/// A window for memory that is plugged in later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Hotplug {
+    /// All memory that the machine can have, what it begins with included.
+    pub max_memory: u64,
+    /// How many DIMMs can be plugged in.
+    pub slots: u32,
+}
+
+/// What a machine should have.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Request {
+    /// Where things may lie.
+    pub machine: Machine,
+    /// The memory, in the order of its addresses.
+    pub numa_regions: Vec<NumaRegionInfo>,
+    /// Where its bytes come from.
+    pub source_type: SourceType,
+    /// For `hugetlbfs`: the path, to which each region's number is added.
+    pub path: PathBuf,
+    /// Whether all pages are there from the beginning.
+    pub prealloc: bool,
+    /// Whether there is a firmware region.
+    pub firmware: bool,
+    /// The size of a DAX window.
+    pub dax_window: Option<u64>,
+    /// A window for more memory.
+    pub hotplug: Option<Hotplug>,
+    /// How the memory is to be had.
+    pub options: BackingOptions,
+}
+
+/// What a plan takes from a host.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Cost {
+    /// Bytes of RAM and firmware.
+    pub size: u64,
+    /// Bytes of which every page is there from the beginning.
+    pub preallocated: u64,
+    /// Pages by their size.
+    pub pages: BTreeMap<u64, u64>,
+    /// Bytes by host node; `None` for memory that may come from any.
+    pub nodes: BTreeMap<Option<u32>, u64>,
+}
+
+/// Regions with addresses, and everything that is known about them.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// What was asked for.
+    pub request: Request,
+    /// The bounds for this much memory.
+    pub layout: Layout,
+    /// RAM, then firmware and DAX window.
+    pub regions: Vec<SharedRegion>,
+    /// Why each region is where it is and as large as it is.
+    pub reasons: Vec<String>,
+    /// The guest's nodes.
+    pub numa_nodes: BTreeMap<u32, NumaNode>,
+    /// The addresses for memory that is plugged in later.
+    pub hotplug_window: Option<Range>,
+    /// What it takes from a host.
+    pub cost: Cost,
+    /// Everything that is wrong; such a plan can be looked at, not built.
+    pub problems: Vec<String>,
+}
+
+impl Plan {
+    /// The plan for a request.
+    #[must_use]
+    pub fn of(request: Request) -> Self {
+        let ram = total(&request);
+        let layout =
+            request.machine.layout_for(ram.unwrap_or(u64::MAX)).unwrap_or_else(|_| request.machine.layout.clone());
+        let mut plan = Self {
+            layout,
+            regions: vec![],
+            reasons: vec![],
+            numa_nodes: BTreeMap::new(),
+            hotplug_window: None,
+            cost: Cost::default(),
+            problems: vec![],
+            request,
+        };
+        plan.check_request();
+        plan.place_ram();
+        plan.place_firmware();
+        plan.place_dax_window();
+        plan.place_hotplug_window(ram);
+        plan.count_cost();
+        plan
+    }
+
+    /// `Err` with all problems when there are any.
+    pub fn check(&self) -> Result<()> {
+        if self.problems.is_empty() { Ok(()) } else { Err(Error::InvalidPlan { problems: self.problems.clone() }) }
+    }
+
+    fn problem(&mut self, problem: String) {
+        self.problems.push(problem);
+    }
+
+    fn page_size(&self) -> u64 {
+        let huge = self.request.source_type.is_huge().then(|| self.request.options.page_size.unwrap_or(HUGE_PAGE));
+        huge.unwrap_or(SMALL_PAGE)
+    }
+
+    fn check_request(&mut self) {
+        if self.request.numa_regions.is_empty() {
+            self.problem("numa_regions is empty: a machine needs memory".into());
+        }
+        if total(&self.request).is_none() {
+            self.problem("the sizes of numa_regions add up to more than 2^64 - 1 bytes".into());
+        }
+        if self.request.source_type == SourceType::FileOnHugeTlbFs && self.request.path == Path::new("") {
+            self.problem("mem_type \"hugetlbfs\" needs mem_file_path, a path on a hugetlbfs mount".into());
+        }
+        self.check_sizes();
+        self.check_vcpus();
+    }
+
+    fn check_sizes(&mut self) {
+        let page_size = self.page_size();
+        let odd = |(index, info): (usize, &NumaRegionInfo)| {
+            let page = size_text(page_size);
+            (!info.size.is_multiple_of(page_size)).then(|| {
+                format!("numa_regions[{index}] has {} bytes, not a multiple of its page size {page}", hex(info.size))
+            })
+        };
+        let problems: Vec<String> = self.request.numa_regions.iter().enumerate().filter_map(odd).collect();
+        self.problems.extend(problems);
+    }
+
+    fn check_vcpus(&mut self) {
+        let mut nodes = BTreeMap::<u32, u32>::new();
+        let mut problems = BTreeSet::new();
+        let max = self.request.machine.max_vcpus;
+        for info in &self.request.numa_regions {
+            let node = info.guest_numa_node_id.unwrap_or_default();
+            for vcpu in &info.vcpu_ids {
+                match nodes.insert(*vcpu, node) {
+                    Some(other) if other != node => {
+                        problems.insert(format!("vCPU {vcpu} is in the guest nodes {other} and {node}"))
+                    }
+                    _ if *vcpu >= max => problems.insert(format!(
+                        "vCPU {vcpu} of guest node {node}: the machine '{}' has vCPUs 0 to {}",
+                        self.request.machine.name,
+                        max.saturating_sub(1)
+                    )),
+                    _ => false,
+                };
+            }
+        }
+        self.problems.extend(problems);
+    }
+
+    fn place_ram(&mut self) {
+        let mut cursor = Cursor::new(self);
+        let infos = self.request.numa_regions.clone();
+        for (index, info) in infos.iter().enumerate() {
+            let node = info.guest_numa_node_id.unwrap_or_default();
+            let mut pieces = Vec::new();
+            if let Err(left) = cursor.take(info.size, &mut pieces) {
+                let ends = hex(self.layout.mem_end());
+                self.problem(format!(
+                    "numa_regions[{index}]: {} of its {} do not fit below mem_end {ends} of the machine '{}'; give more phys_bits",
+                    size_text(left),
+                    size_text(info.size),
+                    self.request.machine.name
+                ));
+            }
+            for (range, reason) in pieces {
+                self.add_ram(range, info, format!("guest node {node}: {reason}"));
+            }
+            let vcpus = &mut self.numa_nodes.entry(node).or_default().vcpu_ids;
+            for vcpu in &info.vcpu_ids {
+                if !vcpus.contains(vcpu) {
+                    vcpus.push(*vcpu);
+                }
+            }
+        }
+    }
+
+    fn add_ram(&mut self, range: Range, info: &NumaRegionInfo, reason: String) {
+        let request = &self.request;
+        let index = self.regions.len();
+        let mut path = request.path.clone().into_os_string();
+        if request.source_type == SourceType::FileOnHugeTlbFs {
+            path.push(index.to_string());
+        }
+        let page_size = request.source_type.is_huge().then(|| self.page_size());
+        let source =
+            Source { source_type: Some(request.source_type), path: path.into(), page_size, ..Source::default() };
+        let region = Region::new(RegionType::DefaultMemory, range, source).and_then(|region| {
+            let options =
+                BackingOptions { page_size: page_size.or(request.options.page_size), ..request.options.clone() };
+            let mut region = region.with_options(options);
+            region.name = Some(format!("ram{index}").into());
+            region.host_numa_node_id = info.host_numa_node_id;
+            region.perm_flags |= if request.prealloc { MAP_POPULATE } else { 0 };
+            region.check().map(|()| region)
+        });
+        self.numa_nodes.entry(info.guest_numa_node_id.unwrap_or_default()).or_default().region_infos.push(range);
+        self.add(region, reason);
+    }
+
+    fn add(&mut self, region: Result<Region>, reason: String) {
+        match region {
+            Ok(region) => {
+                let region = Arc::new(region);
+                if let Err(error) = self.layout.check_region(&region) {
+                    self.problem(error.to_string());
+                }
+                self.regions.push(region);
+                self.reasons.push(reason);
+            }
+            Err(error) => {
+                let message = error.to_string();
+                if !self.problems.contains(&message) {
+                    self.problem(message);
+                }
+            }
+        }
+    }
+
+    fn place_firmware(&mut self) {
+        if !self.request.firmware {
+            return;
+        }
+        let Some(range) = self.request.machine.firmware else {
+            return self.problem(format!("the machine '{}' has no place for firmware", self.request.machine.name));
+        };
+        if let Some(ram) = self.regions.iter().find(|region| region.range.overlaps(&range)) {
+            let message = format!("the firmware at {range} overlaps {ram}");
+            self.problem(message);
+        }
+        self.add_named(RegionType::FirmwareMemory, range, "firmware", "where the machine starts to execute".into());
+    }
+
+    fn add_named(&mut self, region_type: RegionType, range: Range, name: &str, reason: String) {
+        let region = Region::new(region_type, range, Source::default())
+            .map(|region| Region { name: Some(name.into()), ..region });
+        self.add(region, reason);
+    }
+
+    /// The lowest place above RAM that is aligned to huge pages.
+    fn place_dax_window(&mut self) {
+        let Some(size) = self.request.dax_window else { return };
+        if size == 0 || !size.is_multiple_of(DAX_ALIGN) {
+            return self.problem(format!("dax_window has {} bytes: it needs a multiple of 2 MiB above 0", hex(size)));
+        }
+        let rooms = within(&self.layout.rooms(RegionType::DaxMemory), self.layout.mem_end(), u64::MAX);
+        let wanted = Wanted { size, align: DAX_ALIGN, guard_gap: 0, policy: Policy::First };
+        match wanted.place(&rooms, &self.request.machine.reserved) {
+            Ok(base) => {
+                let reason = format!("the first {} above mem_end {}", size_text(size), hex(self.layout.mem_end()));
+                self.add_named(RegionType::DaxMemory, Range::between(base, base.saturating_add(size)), "dax0", reason);
+            }
+            Err(error) => self.problem(format!("dax_window: {error}")),
+        }
+    }
+
+    /// Behind all RAM and holes, with room to align each slot, as QEMU does it.
+    fn place_hotplug_window(&mut self, ram: Option<u64>) {
+        let Some(Hotplug { max_memory, slots }) = self.request.hotplug else { return };
+        if slots == 0 || slots > MAX_SLOTS {
+            self.problem(format!("hotplug has {slots} slots: it needs 1 to {MAX_SLOTS}"));
+        }
+        let Some(more) = max_memory.checked_sub(ram.unwrap_or(u64::MAX)).filter(|more| *more > 0) else {
+            return self.problem(format!(
+                "hotplug's max_memory {} is not above the {} that the machine begins with",
+                size_text(max_memory),
+                size_text(ram.unwrap_or(u64::MAX))
+            ));
+        };
+        let holes = self.layout.mmio_windows().iter().chain(&self.request.machine.reserved);
+        let reached = holes.map(Range::end).filter(|end| *end < self.layout.mem_end()).chain(
+            self.regions
+                .iter()
+                .filter(|region| region.region_type == RegionType::DefaultMemory)
+                .map(|region| region.end()),
+        );
+        let base = reached.max().unwrap_or_default().checked_next_multiple_of(HOTPLUG_ALIGN);
+        let size = u64::from(slots).checked_mul(HOTPLUG_ALIGN).and_then(|extra| more.checked_add(extra));
+        let end = base.zip(size).and_then(|(base, size)| base.checked_add(size));
+        match base.zip(end).filter(|(_, end)| *end <= self.layout.mem_end()) {
+            Some((base, end)) => self.hotplug_window = Some(Range::between(base, end)),
+            None => self.problem(format!(
+                "hotplug: {} and {slots} slots do not fit below mem_end {} of the machine '{}'; give more phys_bits",
+                size_text(more),
+                hex(self.layout.mem_end()),
+                self.request.machine.name
+            )),
+        }
+    }
+
+    fn count_cost(&mut self) {
+        let cost = &mut self.cost;
+        for region in self.regions.iter().filter(|region| region.region_type != RegionType::DaxMemory) {
+            let size = region.size();
+            let page_size = region.source.page_size.unwrap_or(SMALL_PAGE);
+            add(&mut cost.size, size);
+            add(cost.pages.entry(page_size).or_default(), size.div_ceil(page_size));
+            add(cost.nodes.entry(node_of(region)).or_default(), size);
+            if region.perm_flags & MAP_POPULATE != 0 || region.options.mlock == Some(true) {
+                add(&mut cost.preallocated, size);
+            }
+        }
+    }
+}
+
+/// The one node that a region's memory should come from.
+fn node_of(region: &Region) -> Option<u32> {
+    let policy = region.numa_policy().filter(|policy| policy.mode != PolicyMode::Default && policy.nodes.len() == 1)?;
+    policy.nodes.first().copied()
+}
+
+fn add(sum: &mut u64, value: u64) {
+    *sum = sum.saturating_add(value);
+}
+
+fn total(request: &Request) -> Option<u64> {
+    request.numa_regions.iter().try_fold(0u64, |sum, info| sum.checked_add(info.size))
+}
+
+/// Where the next RAM goes.
+struct Cursor {
+    at: u64,
+    page_size: u64,
+    min_split: u64,
+    mem_end: u64,
+    /// MMIO windows and reserved ranges, sorted and joined.
+    obstacles: Vec<Range>,
+}
+
+impl Cursor {
+    fn new(plan: &Plan) -> Self {
+        let mut windows: Vec<Range> = plan.layout.mmio_windows().to_vec();
+        windows.extend(&plan.request.machine.reserved);
+        windows.sort_unstable();
+        let mut obstacles: Vec<Range> = Vec::new();
+        for window in windows {
+            match obstacles.last_mut() {
+                Some(last) if window.base() <= last.end() => {
+                    *last = Range::between(last.base(), last.end().max(window.end()))
+                }
+                _ => obstacles.push(window),
+            }
+        }
+        let page_size = plan.page_size();
+        let at = plan.layout.mem_start().checked_next_multiple_of(page_size).unwrap_or(u64::MAX);
+        Self { at, page_size, min_split: plan.request.machine.min_split, mem_end: plan.layout.mem_end(), obstacles }
+    }
+
+    /// Pieces for `size` bytes with the reason for each; `Err` with the bytes that do not fit.
+    fn take(&mut self, size: u64, pieces: &mut Vec<(Range, String)>) -> std::result::Result<(), u64> {
+        let mut left = size;
+        let mut split = None;
+        while left > 0 {
+            let obstacle = self.obstacles.iter().find(|obstacle| obstacle.end() > self.at).copied();
+            let room_end = obstacle.map_or(self.mem_end, |obstacle| obstacle.base().min(self.mem_end));
+            let room = room_end.saturating_sub(self.at);
+            if left <= room {
+                let reason = split.map_or_else(
+                    || format!("all of its {}", size_text(size)),
+                    |hole| format!("the rest of its {}, behind the hole {hole}", size_text(size)),
+                );
+                pieces.push((self.advance(left), reason));
+                return Ok(());
+            }
+            let Some(hole) = obstacle.filter(|obstacle| obstacle.end() < self.mem_end) else { return Err(left) };
+            let usable = room & !self.page_size.wrapping_sub(1);
+            if usable > 0 && usable >= self.min_split {
+                pieces.push((
+                    self.advance(usable),
+                    format!("as much of its {} as fits below the hole {hole}", size_text(size)),
+                ));
+                left = left.saturating_sub(usable);
+            }
+            self.at = hole.end().checked_next_multiple_of(self.page_size).unwrap_or(u64::MAX);
+            split = Some(hole);
+        }
+        Ok(())
+    }
+
+    fn advance(&mut self, size: u64) -> Range {
+        let range = Range::between(self.at, self.at.saturating_add(size));
+        self.at = range.end();
+        range
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    fn plan(machine: &str, sizes: &[u64]) -> Plan {
+        let info = |size: &u64| NumaRegionInfo {
+            size: *size,
+            host_numa_node_id: None,
+            guest_numa_node_id: None,
+            vcpu_ids: vec![],
+        };
+        Plan::of(Request {
+            machine: Machine::named(machine, None, None).unwrap(),
+            numa_regions: sizes.iter().map(info).collect(),
+            source_type: SourceType::MemFdShared,
+            path: PathBuf::new(),
+            prealloc: false,
+            firmware: false,
+            dax_window: None,
+            hotplug: None,
+            options: BackingOptions::default(),
+        })
+    }
+
+    fn ranges(plan: &Plan) -> Vec<(u64, u64)> {
+        plan.regions.iter().map(|region| (region.base(), region.size())).collect()
+    }
+
+    #[test]
+    fn ram_is_split_as_the_original_splits_it() {
+        let low = (0, 0xc000_0000);
+        for (sizes, expected) in [
+            (vec![128], vec![(0, 0x800_0000)]),
+            (vec![3072], vec![low]),
+            (vec![4096], vec![low, (0x1_0000_0000, 0x4000_0000)]),
+            (vec![2944, 1024], vec![(0, 0xb800_0000), (0xb800_0000, 0x800_0000), (0x1_0000_0000, 0x3800_0000)]),
+            (vec![2945, 1024], vec![(0, 0xb810_0000), (0x1_0000_0000, 0x4000_0000)]),
+        ] {
+            let sizes: Vec<u64> = sizes.iter().map(|size| size * MIB).collect();
+            let plan = plan("dragonball", &sizes);
+            assert_eq!(ranges(&plan), expected);
+            assert_eq!(plan.problems, Vec::<String>::new());
+            assert_eq!(plan.reasons.len(), plan.regions.len());
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_a_problem_and_not_a_panic() {
+        for sizes in [vec![], vec![1 << 46], vec![u64::MAX, u64::MAX], vec![u64::MAX - 4095]] {
+            assert!(!plan("q35", &sizes).problems.is_empty());
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! How a guest is told of its memory: E820, ACPI SRAT and SLIT, device-tree memory nodes.
+
+use std::collections::BTreeMap;
+
+use acpi_tables::Aml;
+use acpi_tables::sdt::Sdt;
+use acpi_tables::srat::MemoryAffinity;
+use vm_fdt::FdtWriter;
+
+use super::allocator::without;
+use super::error::{Error, Result};
+use super::machine::Arch;
+use super::map::Map;
+use super::numa::NumaNode;
+use super::range::{Range, joined};
+use super::region::RegionType;
+
+const OEM: [u8; 6] = *b"DBSASP";
+const OEM_TABLE: [u8; 8] = *b"DBSASMEM";
+/// The header that all ACPI tables have.
+const HEADER: u32 = 36;
+/// From the EBDA to 1 MiB, where a PC has video memory and ROMs.
+const BIOS_HOLE: Range = Range::between(0x9_fc00, 0x10_0000);
+const E820_RAM: u32 = 1;
+const E820_RESERVED: u32 = 2;
+/// The distance of a node to itself.
+const LOCAL: u8 = 10;
+
+/// The E820 map: 20 bytes an entry, by ascending base. Memory that was plugged in is left out: the guest finds it by ACPI.
+#[must_use]
+pub fn e820(map: &Map, has_bios_hole: bool) -> Vec<u8> {
+    let ranges = |wanted: RegionType| {
+        let regions = map.regions().iter().filter(move |region| region.region_type == wanted && !region.is_hotplug);
+        joined(regions.map(|region| region.range))
+    };
+    let (mut ram, mut reserved) = (ranges(RegionType::DefaultMemory), ranges(RegionType::FirmwareMemory));
+    if has_bios_hole {
+        ram = without(&ram, &[BIOS_HOLE]);
+        reserved.push(BIOS_HOLE);
+    }
+    let mut entries: Vec<(Range, u32)> = ram.into_iter().map(|range| (range, E820_RAM)).collect();
+    entries.extend(reserved.into_iter().map(|range| (range, E820_RESERVED)));
+    entries.sort_unstable();
+    let bytes = |(range, kind): (Range, u32)| {
+        [&range.base().to_le_bytes()[..], &range.size().to_le_bytes(), &kind.to_le_bytes()].concat()
+    };
+    entries.into_iter().flat_map(bytes).collect()
+}
+
+/// The SRAT: which vCPUs and which memory belong to which node. A window for more memory belongs to the last node.
+#[must_use]
+pub fn srat(nodes: &BTreeMap<u32, NumaNode>, hotplug_window: Option<Range>, arch: Arch) -> Vec<u8> {
+    let mut entries = Vec::new();
+    for (id, node) in nodes {
+        node.vcpu_ids.iter().for_each(|vcpu| processor(&mut entries, *id, *vcpu, arch));
+    }
+    for (id, node) in nodes {
+        for range in &node.region_infos {
+            MemoryAffinity::new(*id, range.base(), range.size()).enabled().to_aml_bytes(&mut entries);
+        }
+    }
+    if let Some(window) = hotplug_window {
+        let last = nodes.keys().next_back().copied().unwrap_or_default();
+        let memory = MemoryAffinity::new(last, window.base(), window.size()).enabled().hotpluggable();
+        memory.to_aml_bytes(&mut entries);
+    }
+    let mut table = Sdt::new(*b"SRAT", HEADER, 3, OEM, OEM_TABLE, 1);
+    // A 1 that older systems look for, and 8 reserved bytes.
+    table.append_slice(&1u32.to_le_bytes());
+    table.append_slice(&[0; 8]);
+    table.append_slice(&entries);
+    table.update_checksum();
+    table.as_slice().to_vec()
+}
+
+/// A processor's affinity: by local APIC id, by x2APIC id where that has no room, or by the ACPI id of its GIC interface.
+fn processor(entries: &mut Vec<u8>, node: u32, vcpu: u32, arch: Arch) {
+    const ENABLED: [u8; 4] = 1u32.to_le_bytes();
+    let domain = node.to_le_bytes();
+    let [low, second, third, high] = domain;
+    match (arch, u8::try_from(vcpu)) {
+        (Arch::X86_64, Ok(apic)) if apic < u8::MAX => {
+            entries.extend([0, 16, low, apic]);
+            entries.extend(ENABLED);
+            entries.extend([0, second, third, high, 0, 0, 0, 0]);
+        }
+        (Arch::X86_64, _) => {
+            entries.extend([2, 24, 0, 0]);
+            entries.extend(domain);
+            entries.extend(vcpu.to_le_bytes());
+            entries.extend(ENABLED);
+            entries.extend([0; 8]);
+        }
+        (Arch::Aarch64, _) => {
+            entries.extend([3, 18]);
+            entries.extend(domain);
+            entries.extend(vcpu.to_le_bytes());
+            entries.extend(ENABLED);
+            entries.extend([0; 4]);
+        }
+    }
+}
+
+/// The SLIT: how far each node is from each other, 10 for itself, 255 for out of reach.
+pub fn slit(distances: &[Vec<u8>]) -> Result<Vec<u8>> {
+    for (node, row) in distances.iter().enumerate() {
+        if row.len() != distances.len() {
+            return Err(invalid(format!(
+                "row {node} has {} distances, not {}: one for each node",
+                row.len(),
+                distances.len()
+            )));
+        }
+        for (other, distance) in row.iter().enumerate() {
+            if (*distance == LOCAL) != (node == other) || *distance < LOCAL {
+                let message = format!(
+                    "the distance from node {node} to {other} is {distance}: 10 to itself, 11 to 255 to others"
+                );
+                return Err(invalid(message));
+            }
+        }
+    }
+    let count = u64::try_from(distances.len()).unwrap_or_default();
+    let mut table = Sdt::new(*b"SLIT", HEADER, 1, OEM, OEM_TABLE, 1);
+    table.append_slice(&count.to_le_bytes());
+    table.append_slice(&distances.concat());
+    table.update_checksum();
+    Ok(table.as_slice().to_vec())
+}
+
+/// A flattened device tree of the memory alone, each range with its node where `nodes` says one.
+pub fn device_tree(map: &Map, nodes: &BTreeMap<u32, NumaNode>) -> Result<Vec<u8>> {
+    write_tree(map, nodes).map_err(|error| invalid(format!("the device tree can't be written: {error}")))
+}
+
+fn write_tree(map: &Map, nodes: &BTreeMap<u32, NumaNode>) -> std::result::Result<Vec<u8>, vm_fdt::Error> {
+    let mut tree = FdtWriter::new()?;
+    let root = tree.begin_node("")?;
+    tree.property_u32("#address-cells", 2)?;
+    tree.property_u32("#size-cells", 2)?;
+    for (range, node) in memory_of(map, nodes) {
+        let memory = tree.begin_node(&format!("memory@{:x}", range.base()))?;
+        tree.property_string("device_type", "memory")?;
+        tree.property_array_u64("reg", &[range.base(), range.size()])?;
+        if let Some(node) = node {
+            tree.property_u32("numa-node-id", node)?;
+        }
+        tree.end_node(memory)?;
+    }
+    tree.end_node(root)?;
+    tree.finish()
+}
+
+/// RAM by ascending base with its guest node; what touches and belongs together is joined.
+fn memory_of(map: &Map, nodes: &BTreeMap<u32, NumaNode>) -> Vec<(Range, Option<u32>)> {
+    let mut memory: Vec<(Range, Option<u32>)> = Vec::new();
+    for region in map.regions().iter().filter(|region| region.region_type == RegionType::DefaultMemory) {
+        let owner = |(_, node): &(&u32, &NumaNode)| node.region_infos.iter().any(|info| info.covers(&region.range));
+        let node = nodes.iter().find(owner).map(|(id, _)| *id);
+        match memory.last_mut() {
+            Some((last, of)) if last.end() == region.base() && *of == node => {
+                *last = Range::between(last.base(), region.end());
+            }
+            _ => memory.push((region.range, node)),
+        }
+    }
+    memory
+}
+
+fn invalid(message: String) -> Error {
+    Error::InvalidRange { message, address: None, size: None }
+}

@@ -1,0 +1,273 @@
+//! `BackingOptions` and `NumaPolicy`.
+
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyString, PyTuple};
+
+use super::convert::{Size, Small};
+use crate::model::backing::{BackingOptions, Seal};
+use crate::model::policy::{NumaPolicy, PolicyMode, node_list, parse_node_list};
+
+/// From which NUMA nodes of the host memory should come.
+///
+/// `mode` is `"default"`, `"bind"`, `"preferred"` (one node), `"preferred-many"`, `"interleave"` or `"weighted-interleave"`. `nodes`
+/// are ints of any size, or text such as `"0-2,64"`; none stand for the `host_numa_node_id` of the region. With `strict` a page that
+/// is there already and can't be moved is an error. Set before the first touch, by `mbind(2)`. Raises `InvalidAddressRange`.
+///
+/// >>> from dbs_address_space import NumaPolicy
+/// >>> NumaPolicy("interleave", "0-1,64").nodes
+/// (0, 1, 64)
+#[pyclass(frozen, eq, hash, name = "NumaPolicy", module = "dbs_address_space")]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct PyNumaPolicy(pub(super) NumaPolicy);
+
+#[pymethods]
+impl PyNumaPolicy {
+    #[classattr]
+    fn __match_args__() -> (&'static str, &'static str) {
+        ("mode", "nodes")
+    }
+
+    #[new]
+    #[pyo3(signature = (mode, nodes=None, *, strict=false), text_signature = "(mode, nodes=(), *, strict=False)")]
+    fn new(mode: &str, nodes: Option<&Bound<'_, PyAny>>, strict: bool) -> PyResult<Self> {
+        let mode = PolicyMode::parse(mode)?;
+        let nodes = match nodes {
+            None => Default::default(),
+            Some(text) if text.is_instance_of::<PyString>() => {
+                let text = text.extract::<String>()?;
+                parse_node_list(&text).ok_or_else(|| {
+                    super::error::invalid(format!(
+                        "{text:?} is no list of NUMA nodes: write \"0\", \"0-3\" or \"0,2-3\""
+                    ))
+                })?
+            }
+            Some(given) => given.try_iter()?.map(|node| Ok(node?.extract::<Small>()?.0)).collect::<PyResult<_>>()?,
+        };
+        let policy = NumaPolicy { mode, nodes, strict };
+        policy.check()?;
+        Ok(Self(policy))
+    }
+
+    /// The policy's name.
+    #[getter]
+    fn mode(&self) -> &'static str {
+        self.0.mode.name()
+    }
+
+    /// The nodes by ascending number; none stand for the region's own.
+    #[getter]
+    fn nodes<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        PyTuple::new(py, &self.0.nodes)
+    }
+
+    /// Whether pages that can't be moved are an error.
+    #[getter]
+    fn strict(&self) -> bool {
+        self.0.strict
+    }
+
+    fn __repr__(&self) -> String {
+        let (mode, nodes) = (self.0.mode.name(), node_list(&self.0.nodes));
+        let nodes = if nodes.is_empty() { String::new() } else { format!(", '{nodes}'") };
+        let strict = if self.0.strict { ", strict=True" } else { "" };
+        format!("NumaPolicy('{mode}'{nodes}{strict})")
+    }
+
+    #[allow(clippy::type_complexity, reason = "what pickle asks for")]
+    fn __getnewargs_ex__<'py>(
+        &self,
+        py: Python<'py>,
+    ) -> PyResult<((&'static str, Bound<'py, PyTuple>), Bound<'py, PyDict>)> {
+        let keywords = PyDict::new(py);
+        keywords.set_item("strict", self.0.strict)?;
+        Ok(((self.mode(), self.nodes(py)?), keywords))
+    }
+}
+
+/// How the memory of a region is to be had from the kernel. An immutable value; `None` leaves the choice to the source.
+///
+/// - `page_size`: of a huge source, any that the host lists; the region's `page_size`.
+/// - `alignment`: of the host address, a power of two. Anonymous memory with `transparent_hugepage` is aligned to 2 MiB anyway.
+/// - `reserve`: whether memory is set aside when mapping; `False` is `MAP_NORESERVE`, with which a full pool is found out later.
+/// - `transparent_hugepage`, `ksm`: advised or forbidden; the region's `is_hugepage` and `is_mergeable` for `True`.
+/// - `dontdump`, `dontfork`: left out of core dumps; not there in forked children, where an access is `MemoryFault`.
+/// - `mlock`: all pages are there and stay there.
+/// - `guard_pages`: an inaccessible page before and behind the mapping.
+/// - `seals`: of a memfd, some of `"shrink"`, `"grow"`, `"seal"` (the three that are the default) and `"future-write"`.
+/// - `policy`: a `NumaPolicy` or its mode alone.
+///
+/// Raises `InvalidAddressRange`.
+///
+/// >>> from dbs_address_space import AddressSpaceRegion, BackingOptions
+/// >>> options = BackingOptions(mlock=True, policy="bind")
+/// >>> AddressSpaceRegion("ram", 0, "1MiB", host_numa_node_id=0, backing=options).backing == options
+/// True
+#[pyclass(frozen, eq, hash, name = "BackingOptions", module = "dbs_address_space")]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct PyBackingOptions(pub(super) BackingOptions);
+
+fn policy(object: &Bound<'_, PyAny>) -> PyResult<NumaPolicy> {
+    if object.is_instance_of::<PyString>() {
+        return Ok(PyNumaPolicy::new(&object.extract::<String>()?, None, false)?.0);
+    }
+    Ok(object.cast::<PyNumaPolicy>()?.get().0.clone())
+}
+
+fn seals(object: &Bound<'_, PyAny>) -> PyResult<Vec<Seal>> {
+    if object.is_instance_of::<PyString>() {
+        return Ok(vec![Seal::parse(&object.extract::<String>()?)?]);
+    }
+    object.try_iter()?.map(|seal| Ok(Seal::parse(&seal?.extract::<String>()?)?)).collect()
+}
+
+#[pymethods]
+impl PyBackingOptions {
+    #[new]
+    #[pyo3(signature = (*, page_size=None, alignment=None, reserve=None, transparent_hugepage=None, ksm=None, dontdump=None, dontfork=None, mlock=None,
+        guard_pages=None, seals=None, policy=None))]
+    #[allow(clippy::too_many_arguments, reason = "the keywords that users were promised")]
+    fn new(
+        page_size: Option<Size>,
+        alignment: Option<Size>,
+        reserve: Option<bool>,
+        transparent_hugepage: Option<bool>,
+        ksm: Option<bool>,
+        dontdump: Option<bool>,
+        dontfork: Option<bool>,
+        mlock: Option<bool>,
+        guard_pages: Option<bool>,
+        seals: Option<&Bound<'_, PyAny>>,
+        policy: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Self> {
+        let options = BackingOptions {
+            page_size: page_size.map(|size| size.0),
+            alignment: alignment.map(|size| size.0),
+            reserve,
+            transparent_hugepage,
+            ksm,
+            dontdump,
+            dontfork,
+            mlock,
+            guard_pages,
+            seals: seals.map(self::seals).transpose()?,
+            policy: policy.map(self::policy).transpose()?,
+        };
+        Ok(Self(options.checked()?))
+    }
+
+    /// The page size of a huge source in bytes.
+    #[getter]
+    fn page_size(&self) -> Option<u64> {
+        self.0.page_size
+    }
+
+    /// What the host address is a multiple of.
+    #[getter]
+    fn alignment(&self) -> Option<u64> {
+        self.0.alignment
+    }
+
+    /// Whether memory is set aside when mapping.
+    #[getter]
+    fn reserve(&self) -> Option<bool> {
+        self.0.reserve
+    }
+
+    /// Whether transparent huge pages are advised or forbidden.
+    #[getter]
+    fn transparent_hugepage(&self) -> Option<bool> {
+        self.0.transparent_hugepage
+    }
+
+    /// Whether kernel samepage merging is advised or forbidden.
+    #[getter]
+    fn ksm(&self) -> Option<bool> {
+        self.0.ksm
+    }
+
+    /// Whether it is left out of core dumps.
+    #[getter]
+    fn dontdump(&self) -> Option<bool> {
+        self.0.dontdump
+    }
+
+    /// Whether forked children do not get it.
+    #[getter]
+    fn dontfork(&self) -> Option<bool> {
+        self.0.dontfork
+    }
+
+    /// Whether it is locked in memory.
+    #[getter]
+    fn mlock(&self) -> Option<bool> {
+        self.0.mlock
+    }
+
+    /// Whether inaccessible pages lie before and behind it.
+    #[getter]
+    fn guard_pages(&self) -> Option<bool> {
+        self.0.guard_pages
+    }
+
+    /// The seals of a memfd, a tuple of their names.
+    #[getter]
+    fn seals<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyTuple>>> {
+        self.0.seals.as_ref().map(|seals| PyTuple::new(py, seals.iter().map(|seal| seal.name()))).transpose()
+    }
+
+    /// The NUMA policy.
+    #[getter]
+    fn policy(&self) -> Option<PyNumaPolicy> {
+        self.0.policy.clone().map(PyNumaPolicy)
+    }
+
+    /// The options with some of them changed; raises as the class does.
+    ///
+    /// >>> from dbs_address_space import BackingOptions
+    /// >>> BackingOptions(mlock=True).replace(mlock=None, ksm=True)
+    /// BackingOptions(ksm=True)
+    #[pyo3(signature = (**changes))]
+    fn replace<'py>(&self, py: Python<'py>, changes: Option<&Bound<'py, PyDict>>) -> PyResult<Bound<'py, PyAny>> {
+        let keywords = self.keywords(py)?;
+        if let Some(changes) = changes {
+            keywords.update(changes.as_mapping())?;
+        }
+        py.get_type::<Self>().call((), Some(&keywords))
+    }
+
+    fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
+        let items: Vec<String> = self
+            .keywords(py)?
+            .iter()
+            .filter(|(_, value)| !value.is_none())
+            .map(|(name, value)| Ok(format!("{name}={}", value.repr()?)))
+            .collect::<PyResult<_>>()?;
+        Ok(format!("BackingOptions({})", items.join(", ")))
+    }
+
+    fn __getnewargs_ex__<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyTuple>, Bound<'py, PyDict>)> {
+        Ok((PyTuple::empty(py), self.keywords(py)?))
+    }
+}
+
+impl PyBackingOptions {
+    fn keywords<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let keywords = PyDict::new(py);
+        keywords.set_item("page_size", self.0.page_size)?;
+        keywords.set_item("alignment", self.0.alignment)?;
+        for (name, value) in [
+            ("reserve", self.0.reserve),
+            ("transparent_hugepage", self.0.transparent_hugepage),
+            ("ksm", self.0.ksm),
+            ("dontdump", self.0.dontdump),
+            ("dontfork", self.0.dontfork),
+            ("mlock", self.0.mlock),
+            ("guard_pages", self.0.guard_pages),
+        ] {
+            keywords.set_item(name, value)?;
+        }
+        keywords.set_item("seals", self.seals(py)?)?;
+        keywords.set_item("policy", self.policy())?;
+        Ok(keywords)
+    }
+}

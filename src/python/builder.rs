@@ -1,0 +1,251 @@
+//! `AddressSpaceBuilder` and what it is asked with: `NumaRegionInfo`, `Hotplug`.
+
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyString, PyTuple};
+
+use super::backing::PyBackingOptions;
+use super::convert::{self, Size, Small};
+use super::error::invalid;
+use super::machine::PyMachine;
+use super::plan::PyPlan;
+use super::space::PySpace;
+use crate::model::machine::{Arch, Machine};
+use crate::model::numa::NumaRegionInfo;
+use crate::model::plan::{Hotplug, Plan, Request};
+use crate::model::source::SourceType;
+use crate::model::text;
+
+/// Memory that a machine should have: how much, for which guest node, from which host node.
+///
+/// `size` is in bytes, or text such as `"2GiB"`; ints below 1 MiB are refused, for the original counts MiB. Without a guest node it
+/// belongs to node 0. Raises `InvalidAddressRange`.
+///
+/// >>> from dbs_address_space import NumaRegionInfo
+/// >>> NumaRegionInfo("2GiB", host_numa_node_id=0, guest_numa_node_id=1, vcpu_ids=[2, 3])
+/// NumaRegionInfo('2 GiB', host_numa_node_id=0, guest_numa_node_id=1, vcpu_ids=(2, 3))
+#[pyclass(frozen, eq, hash, name = "NumaRegionInfo", module = "dbs_address_space")]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct PyNumaRegionInfo(pub(super) NumaRegionInfo);
+
+#[pymethods]
+impl PyNumaRegionInfo {
+    #[classattr]
+    fn __match_args__() -> (&'static str, &'static str, &'static str, &'static str) {
+        ("size", "host_numa_node_id", "guest_numa_node_id", "vcpu_ids")
+    }
+
+    #[new]
+    #[pyo3(signature = (size, host_numa_node_id=None, guest_numa_node_id=None, vcpu_ids=None), text_signature = "(size, host_numa_node_id=None, guest_numa_node_id=None, vcpu_ids=())")]
+    fn new(
+        size: Size,
+        host_numa_node_id: Option<Small>,
+        guest_numa_node_id: Option<Small>,
+        vcpu_ids: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Self> {
+        let info = NumaRegionInfo {
+            size: size.0,
+            host_numa_node_id: host_numa_node_id.map(|node| node.0),
+            guest_numa_node_id: guest_numa_node_id.map(|node| node.0),
+            vcpu_ids: super::numa::ids(vcpu_ids)?,
+        };
+        info.check()?;
+        Ok(Self(info))
+    }
+
+    /// The number of bytes.
+    #[getter]
+    fn size(&self) -> u64 {
+        self.0.size
+    }
+
+    /// The host's NUMA node, or `None` for any.
+    #[getter]
+    fn host_numa_node_id(&self) -> Option<u32> {
+        self.0.host_numa_node_id
+    }
+
+    /// The guest's NUMA node, or `None` for 0.
+    #[getter]
+    fn guest_numa_node_id(&self) -> Option<u32> {
+        self.0.guest_numa_node_id
+    }
+
+    /// The vCPUs of the guest's node.
+    #[getter]
+    fn vcpu_ids<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        PyTuple::new(py, &self.0.vcpu_ids)
+    }
+
+    fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
+        let node = |node: Option<u32>| node.map_or_else(|| "None".into(), |node| node.to_string());
+        Ok(format!(
+            "NumaRegionInfo('{}', host_numa_node_id={}, guest_numa_node_id={}, vcpu_ids={})",
+            text::size(self.0.size),
+            node(self.0.host_numa_node_id),
+            node(self.0.guest_numa_node_id),
+            self.vcpu_ids(py)?.repr()?
+        ))
+    }
+
+    #[allow(clippy::type_complexity, reason = "what pickle asks for")]
+    fn __getnewargs__<'py>(&self, py: Python<'py>) -> PyResult<(u64, Option<u32>, Option<u32>, Bound<'py, PyTuple>)> {
+        Ok((self.0.size, self.0.host_numa_node_id, self.0.guest_numa_node_id, self.vcpu_ids(py)?))
+    }
+}
+
+/// A window for memory that is plugged in later: `max_memory` in all, with what the machine begins with, in up to `slots` DIMMs.
+///
+/// As QEMU's `-m ...,maxmem=,slots=`: the window lies behind all RAM and has 1 GiB more for each slot, to align it.
+///
+/// >>> from dbs_address_space import Hotplug
+/// >>> Hotplug("16GiB", slots=4).slots
+/// 4
+#[pyclass(frozen, eq, hash, name = "Hotplug", module = "dbs_address_space")]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct PyHotplug(pub(super) Hotplug);
+
+#[pymethods]
+impl PyHotplug {
+    #[new]
+    #[pyo3(signature = (max_memory, slots=Small(8)), text_signature = "(max_memory, slots=8)")]
+    fn new(max_memory: Size, slots: Small) -> Self {
+        Self(Hotplug { max_memory: max_memory.0, slots: slots.0 })
+    }
+
+    /// All bytes that the machine can have.
+    #[getter]
+    fn max_memory(&self) -> u64 {
+        self.0.max_memory
+    }
+
+    /// How many DIMMs can be plugged in.
+    #[getter]
+    fn slots(&self) -> u32 {
+        self.0.slots
+    }
+
+    fn __repr__(&self) -> String {
+        format!("Hotplug('{}', slots={})", text::size(self.0.max_memory), self.0.slots)
+    }
+
+    fn __getnewargs__(&self) -> (u64, u32) {
+        (self.0.max_memory, self.0.slots)
+    }
+}
+
+/// Makes an address space for a machine: first a plan that can be looked at, then the memory.
+///
+/// `machine` is a name of `Machine.named` or a `Machine`; `arch` and `phys_bits` are for a name only, and its own where not given.
+/// `numa_regions` are `NumaRegionInfo`s (or sizes) in the order of their addresses. `mem_type` is one of the memory sources; for
+/// `"hugetlbfs"` each region gets a file, `mem_file_path` with its number. With `mem_prealloc` every page is there from the
+/// beginning. `firmware` adds the machine's firmware region, `dax_window` a window of that size, `hotplug` room for more memory
+/// (`Hotplug`). `backing` are the `BackingOptions` of all RAM.
+///
+/// Nothing is looked up on the host before `build()` or `plan().check_host()`. Raises `InvalidAddressRange` and
+/// `InvalidMemorySourceType` for what is no value; everything else that is wrong is in the plan's `problems`.
+///
+/// >>> from dbs_address_space import AddressSpaceBuilder
+/// >>> for region in AddressSpaceBuilder("dragonball", numa_regions=["4GiB"]).plan().regions:
+/// ...     print(region)
+/// AddressSpaceRegion('ram0' DEFAULT_MEMORY [0x0, 0xc000_0000) 3 GiB rw- shmem)
+/// AddressSpaceRegion('ram1' DEFAULT_MEMORY [0x1_0000_0000, 0x1_4000_0000) 1 GiB rw- shmem)
+#[pyclass(frozen, eq, hash, name = "AddressSpaceBuilder", module = "dbs_address_space")]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct PyBuilder(pub(super) Request);
+
+fn machine(given: Option<&Bound<'_, PyAny>>, arch: Option<&str>, phys_bits: Option<Small>) -> PyResult<Machine> {
+    if let Some(machine) = given.and_then(|given| given.cast::<PyMachine>().ok()) {
+        if arch.is_some() || phys_bits.is_some() {
+            return Err(invalid("arch= and phys_bits= are for a machine's name: a Machine has its own".into()));
+        }
+        return Ok(machine.get().0.clone());
+    }
+    let name = given.map(|given| given.extract::<String>()).transpose()?;
+    let arch = arch.map(Arch::parse).transpose()?;
+    Ok(Machine::named(name.as_deref().unwrap_or("dragonball"), arch, phys_bits.map(|bits| bits.0))?)
+}
+
+fn numa_regions(given: &Bound<'_, PyAny>) -> PyResult<Vec<NumaRegionInfo>> {
+    if given.is_instance_of::<PyString>() {
+        return Err(pyo3::exceptions::PyTypeError::new_err("numa_regions must be a sequence, such as [\"4GiB\"]"));
+    }
+    let info = |item: Bound<'_, PyAny>| match item.cast::<PyNumaRegionInfo>() {
+        Ok(info) => Ok(info.get().0.clone()),
+        Err(_) => Ok(PyNumaRegionInfo::new(item.extract()?, None, None, None)?.0),
+    };
+    given.try_iter()?.map(|item| info(item?)).collect()
+}
+
+#[pymethods]
+impl PyBuilder {
+    #[new]
+    #[pyo3(signature = (machine=None, *, arch=None, numa_regions, mem_type=None, mem_file_path=None, mem_prealloc=false, phys_bits=None, firmware=false,
+        dax_window=None, hotplug=None, backing=None),
+        text_signature = "(machine='dragonball', *, arch=None, numa_regions, mem_type='shmem', mem_file_path='', mem_prealloc=False, phys_bits=None, firmware=False, dax_window=None, hotplug=None, backing=None)")]
+    #[allow(clippy::too_many_arguments, reason = "the keywords that users were promised")]
+    fn new(
+        machine: Option<&Bound<'_, PyAny>>,
+        arch: Option<&str>,
+        numa_regions: &Bound<'_, PyAny>,
+        mem_type: Option<&Bound<'_, PyAny>>,
+        mem_file_path: Option<&Bound<'_, PyAny>>,
+        mem_prealloc: bool,
+        phys_bits: Option<Small>,
+        firmware: bool,
+        dax_window: Option<Size>,
+        hotplug: Option<&Bound<'_, PyHotplug>>,
+        backing: Option<&Bound<'_, PyBackingOptions>>,
+    ) -> PyResult<Self> {
+        Ok(Self(Request {
+            machine: self::machine(machine, arch, phys_bits)?,
+            numa_regions: self::numa_regions(numa_regions)?,
+            source_type: mem_type.map(convert::source_type).transpose()?.unwrap_or(SourceType::MemFdShared),
+            path: mem_file_path.map(convert::path).transpose()?.unwrap_or_default(),
+            prealloc: mem_prealloc,
+            firmware,
+            dax_window: dax_window.map(|size| size.0),
+            hotplug: hotplug.map(|hotplug| hotplug.get().0),
+            options: backing.map(|options| options.get().0.clone()).unwrap_or_default(),
+        }))
+    }
+
+    /// The plan: where everything goes, why, what it costs, and what is wrong. Pure, and the same everywhere.
+    ///
+    /// >>> from dbs_address_space import AddressSpaceBuilder
+    /// >>> AddressSpaceBuilder("q35", numa_regions=["5GiB"]).plan().problems
+    /// ()
+    fn plan(&self) -> PyPlan {
+        PyPlan::from(Plan::of(self.0.clone()))
+    }
+
+    /// The mapped `AddressSpace` of the plan: `plan().build()`.
+    ///
+    /// >>> from dbs_address_space import AddressSpaceBuilder
+    /// >>> AddressSpaceBuilder(numa_regions=["64MiB"]).build().memory.read(0, 4)
+    /// b'\x00\x00\x00\x00'
+    #[pyo3(signature = (*, progress=None))]
+    fn build(&self, py: Python<'_>, progress: Option<Py<PyAny>>) -> PyResult<Py<PySpace>> {
+        self.plan().build(py, progress)
+    }
+
+    fn __repr__(&self) -> String {
+        let sizes: Vec<String> =
+            self.0.numa_regions.iter().map(|info| format!("'{}'", text::size(info.size))).collect();
+        format!("AddressSpaceBuilder('{}', numa_regions=[{}])", self.0.machine.name, sizes.join(", "))
+    }
+
+    fn __getnewargs_ex__<'py>(&self, py: Python<'py>) -> PyResult<((PyMachine,), Bound<'py, PyDict>)> {
+        let request = &self.0;
+        let keywords = PyDict::new(py);
+        let infos: Vec<PyNumaRegionInfo> = request.numa_regions.iter().cloned().map(PyNumaRegionInfo).collect();
+        keywords.set_item("numa_regions", PyTuple::new(py, infos)?)?;
+        keywords.set_item("mem_type", convert::py_source_type(py, (request.source_type.as_str(),))?)?;
+        keywords.set_item("mem_file_path", request.path.as_os_str())?;
+        keywords.set_item("mem_prealloc", request.prealloc)?;
+        keywords.set_item("firmware", request.firmware)?;
+        keywords.set_item("dax_window", request.dax_window)?;
+        keywords.set_item("hotplug", request.hotplug.map(PyHotplug))?;
+        keywords.set_item("backing", PyBackingOptions(request.options.clone()))?;
+        Ok(((PyMachine(request.machine.clone()),), keywords))
+    }
+}

@@ -1,0 +1,124 @@
+//! `DaxWindow`.
+
+use std::sync::{Arc, Weak};
+
+use pyo3::prelude::*;
+use pyo3::types::PyTuple;
+
+use super::convert::{self, Protection, Size};
+use super::handle::Handle;
+use super::interrupt::detached;
+use super::region::PyRegion;
+use crate::memory::dax;
+use crate::memory::lease::Lease;
+use crate::memory::mapping::Mapping;
+use crate::memory::region::{DAX_LEASE, MappedRegion};
+use crate::model::error::{Error, Result};
+use crate::model::region::SharedRegion;
+
+/// A DAX region into which files, or parts of them, are mapped while the guest runs, as virtio-fs does it.
+///
+/// Made by `GuestMemory.dax_window(region)`. Where a file is mapped, `GuestMemory` reads and writes it as its protection allows;
+/// elsewhere the window is `AccessDenied`. Offsets and sizes are of whole pages. It keeps its space alive, not its region.
+///
+/// >>> import tempfile
+/// >>> from dbs_address_space import AddressSpaceBuilder
+/// >>> memory = AddressSpaceBuilder(numa_regions=["4MiB"], dax_window="2MiB").build().memory
+/// >>> window = memory.dax_window("dax0")
+/// >>> with tempfile.TemporaryFile() as file:
+/// ...     _ = file.write(b"hello".ljust(4096)), file.flush()
+/// ...     window.map_file(0, file, 0, 4096, "r--")
+/// >>> memory.read(window.region.base, 5)
+/// b'hello'
+#[pyclass(frozen, name = "DaxWindow", module = "dbs_address_space")]
+#[derive(Debug)]
+pub struct PyDaxWindow {
+    space: Handle,
+    meta: SharedRegion,
+    mapping: Weak<Mapping>,
+}
+
+impl PyDaxWindow {
+    pub(super) fn of(space: Handle, region: Arc<MappedRegion>) -> Result<Self> {
+        match region.mapping.window() {
+            Some(_) => Ok(Self { space, meta: Arc::clone(&region.meta), mapping: Arc::downgrade(&region.mapping) }),
+            None => Err(Error::InvalidRange {
+                message: format!("{} is not a DAX window: create it with create_dax_region", region.meta),
+                address: Some(region.meta.base()),
+                size: Some(region.meta.size()),
+            }),
+        }
+    }
+
+    /// The region as it is now, held so that it is not removed meanwhile.
+    fn hold(&self) -> Result<(Arc<MappedRegion>, Lease)> {
+        let gone = || Error::NotMapped { message: format!("the DAX window {} was removed", self.meta) };
+        let region = {
+            let snapshot = self.space.load();
+            let memory = snapshot.memory.as_ref().ok_or_else(gone)?;
+            Arc::clone(memory.find(self.meta.base()).ok_or_else(gone)?)
+        };
+        if !std::ptr::eq(Weak::as_ptr(&self.mapping), Arc::as_ptr(&region.mapping)) {
+            return Err(gone());
+        }
+        let lease = region.lease(DAX_LEASE, region.meta.base(), region.meta.size(), false).map_err(|_| gone())?;
+        Ok((region, lease))
+    }
+}
+
+#[pymethods]
+impl PyDaxWindow {
+    /// The region.
+    #[getter]
+    fn region(&self) -> PyRegion {
+        PyRegion::from(Arc::clone(&self.meta))
+    }
+
+    /// Maps `size` bytes of a file, from `file_offset` on, at an offset of the window; the file may be closed then.
+    ///
+    /// Bytes that the file does not have are `MemoryFault` when accessed. Raises `InvalidAddressRange` when it does not lie in the
+    /// window or something is mapped there, `Misaligned`, `BackingError`, `NotMapped` when the region was removed.
+    #[pyo3(signature = (offset, file, file_offset, size, prot=Protection(3)), text_signature = "($self, offset, file, file_offset, size, prot='rw-')")]
+    fn map_file(
+        &self,
+        py: Python<'_>,
+        offset: Size,
+        file: &Bound<'_, PyAny>,
+        file_offset: Size,
+        size: Size,
+        prot: Protection,
+    ) -> PyResult<()> {
+        let file = convert::user_file(file)?;
+        detached(py, None, |_| {
+            let (region, _lease) = self.hold()?;
+            dax::map_file(&region, offset.0, &file.file, file.identity, file_offset.0, size.0, prot.0)
+        })
+    }
+
+    /// Takes what is mapped in a range out of the window; it may cut mappings and cover holes.
+    ///
+    /// Raises `InvalidAddressRange`, `Misaligned`, `RegionBusy` when a view holds part of it, `NotMapped`.
+    fn unmap(&self, py: Python<'_>, offset: Size, size: Size) -> PyResult<()> {
+        detached(py, None, |_| {
+            let (region, _lease) = self.hold()?;
+            dax::unmap(&region, offset.0, size.0)
+        })
+    }
+
+    /// What is mapped, a tuple of `DaxMapping` by ascending offset.
+    #[getter]
+    fn mappings<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        let pieces = self.mapping.upgrade().and_then(|mapping| Some(mapping.window()?.pieces())).unwrap_or_default();
+        let mapping = |piece: dax::DaxPiece| {
+            let prot_flags = convert::py_protection(py, (piece.prot_flags,))?;
+            convert::py_dax_mapping(py, (piece.offset, piece.size, piece.file_offset, prot_flags))
+        };
+        PyTuple::new(py, pieces.into_iter().map(mapping).collect::<PyResult<Vec<_>>>()?)
+    }
+
+    fn __repr__(&self) -> String {
+        let count =
+            self.mapping.upgrade().and_then(|mapping| Some(mapping.window()?.pieces().len())).unwrap_or_default();
+        format!("DaxWindow({}, {count} mappings)", self.meta)
+    }
+}

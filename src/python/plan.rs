@@ -1,0 +1,193 @@
+//! `AddressSpacePlan`.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::PathBuf;
+
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyTuple};
+
+use super::builder::PyBuilder;
+use super::convert;
+use super::interrupt::detached;
+use super::layout::PyLayout;
+use super::machine::PyMachine;
+use super::numa::PyNumaNode;
+use super::region::PyRegion;
+use super::space::PySpace;
+use crate::memory::host;
+use crate::model::plan::Plan;
+use crate::model::text;
+
+/// Where everything of a machine's memory goes, before any of it is there. A value: it compares, hashes, pickles and travels as JSON.
+///
+/// Made by `AddressSpaceBuilder.plan()`; a pure function of what the builder was asked for, so it is the same on every host.
+///
+/// >>> from dbs_address_space import AddressSpaceBuilder
+/// >>> plan = AddressSpaceBuilder("dragonball", numa_regions=["4GiB"]).plan()
+/// >>> print(plan.reasons[0])
+/// guest node 0: as much of its 4 GiB as fits below the hole [0xc000_0000, 0x1_0000_0000)
+#[pyclass(frozen, name = "AddressSpacePlan", module = "dbs_address_space")]
+#[derive(Debug)]
+pub struct PyPlan {
+    plan: Plan,
+    regions: Vec<PyRegion>,
+}
+
+impl From<Plan> for PyPlan {
+    fn from(plan: Plan) -> Self {
+        let regions = plan.regions.iter().cloned().map(PyRegion::from).collect();
+        Self { plan, regions }
+    }
+}
+
+#[pymethods]
+impl PyPlan {
+    /// RAM by ascending base, then firmware and DAX window: a tuple of named `AddressSpaceRegion`s.
+    #[getter]
+    fn regions<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        PyTuple::new(py, self.regions.iter().cloned())
+    }
+
+    /// For each region, why it is where it is and as large as it is.
+    #[getter]
+    fn reasons<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        PyTuple::new(py, &self.plan.reasons)
+    }
+
+    /// The machine's layout for this much memory.
+    #[getter]
+    fn layout(&self) -> PyLayout {
+        PyLayout(self.plan.layout.clone())
+    }
+
+    /// The guest's NUMA nodes: a dict of `NumaNode` by guest node id.
+    #[getter]
+    fn numa_nodes<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let nodes = PyDict::new(py);
+        for (id, node) in &self.plan.numa_nodes {
+            nodes.set_item(id, PyNumaNode::from(node.clone()))?;
+        }
+        Ok(nodes)
+    }
+
+    /// The addresses for memory that is plugged in later, an `AddressRange`, or `None`.
+    #[getter]
+    fn hotplug_window<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        self.plan.hotplug_window.map(|range| convert::py_range(py, (range.base(), range.size()))).transpose()
+    }
+
+    /// Everything that is wrong, one text for each; a plan with problems can be looked at, not built.
+    #[getter]
+    fn problems<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        PyTuple::new(py, &self.plan.problems)
+    }
+
+    /// What it takes from a host, a `PlanCost`.
+    #[getter]
+    fn cost<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let cost = &self.plan.cost;
+        let (pages, nodes) = (PyDict::new(py), PyDict::new(py));
+        cost.pages.iter().try_for_each(|(size, count)| pages.set_item(size, count))?;
+        cost.nodes.iter().try_for_each(|(node, size)| nodes.set_item(node, size))?;
+        convert::py_plan_cost(py, (cost.size, cost.preallocated, pages, nodes))
+    }
+
+    /// The machine.
+    #[getter]
+    fn machine(&self) -> PyMachine {
+        PyMachine(self.plan.request.machine.clone())
+    }
+
+    /// The builder that the plan is of.
+    #[getter]
+    fn builder(&self) -> PyBuilder {
+        PyBuilder(self.plan.request.clone())
+    }
+
+    /// What this host, whose state changes, has against the plan: a tuple of texts, empty when nothing.
+    ///
+    /// Looks at NUMA nodes, huge page pools, free memory and limits; takes nothing. `sysfs` and `procfs` may name a copy of another
+    /// host's.
+    ///
+    /// >>> from dbs_address_space import AddressSpaceBuilder
+    /// >>> AddressSpaceBuilder(numa_regions=["64MiB"]).plan().check_host()
+    /// ()
+    #[pyo3(signature = (*, sysfs=None, procfs=None), text_signature = "($self, *, sysfs='/sys', procfs='/proc')")]
+    fn check_host<'py>(
+        &self,
+        py: Python<'py>,
+        sysfs: Option<PathBuf>,
+        procfs: Option<PathBuf>,
+    ) -> PyResult<Bound<'py, PyTuple>> {
+        let files = host::Files {
+            sysfs: sysfs.unwrap_or_else(|| "/sys".into()),
+            procfs: procfs.unwrap_or_else(|| "/proc".into()),
+        };
+        PyTuple::new(py, py.detach(|| host::problems(&self.plan, &files)))
+    }
+
+    /// The mapped `AddressSpace`, or nothing: whatever fails, all that was taken is given back.
+    ///
+    /// Addresses of the hotplug window are reserved for the owner `"hotplug"`. `progress(p)` as in `map_memory()`. Raises
+    /// `InvalidPlan` when there are problems, and what `map_memory()` raises.
+    ///
+    /// >>> from dbs_address_space import AddressSpaceBuilder
+    /// >>> AddressSpaceBuilder(numa_regions=["64MiB"]).plan().build()
+    /// AddressSpace(1 regions, 64 MiB RAM, mapped, generation 0)
+    #[pyo3(signature = (*, progress=None))]
+    pub(super) fn build(&self, py: Python<'_>, progress: Option<Py<PyAny>>) -> PyResult<Py<PySpace>> {
+        let space = detached(py, progress, |interrupt| crate::space::build::build(&self.plan, interrupt))?;
+        Py::new(py, PySpace::of(py, space)?)
+    }
+
+    /// The plan as JSON text: the builder's arguments, and for readers the regions.
+    ///
+    /// >>> from dbs_address_space import AddressSpaceBuilder, AddressSpacePlan
+    /// >>> plan = AddressSpaceBuilder(numa_regions=["4GiB"]).plan()
+    /// >>> AddressSpacePlan.from_json(plan.to_json()) == plan
+    /// True
+    fn to_json<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        slf.py().import("dbs_address_space.formats.plan")?.call_method1("to_json", (slf,))
+    }
+
+    /// The plan of a JSON text that `to_json()` made.
+    ///
+    /// Raises `InvalidPlan` for any other text, and when this version would place the regions elsewhere.
+    #[staticmethod]
+    fn from_json<'py>(py: Python<'py>, text: &str) -> PyResult<Bound<'py, PyAny>> {
+        py.import("dbs_address_space.formats.plan")?.call_method1("from_json", (text,))
+    }
+
+    fn __eq__<'py>(&self, py: Python<'py>, other: &Bound<'_, PyAny>) -> Bound<'py, PyAny> {
+        let Ok(other) = other.cast::<Self>() else { return py.NotImplemented().into_bound(py) };
+        let same = self.plan.request == other.get().plan.request;
+        pyo3::types::PyBool::new(py, same).to_owned().into_any()
+    }
+
+    fn __hash__(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        self.plan.request.hash(&mut hasher);
+        hasher.finish()
+    }
+
+    fn __repr__(&self) -> String {
+        let (plan, problems) = (&self.plan, self.plan.problems.len());
+        let (name, regions, ram) = (&plan.request.machine.name, plan.regions.len(), text::size(plan.cost.size));
+        format!("AddressSpacePlan('{name}', {regions} regions, {ram}, {problems} problems)")
+    }
+
+    fn __str__(&self) -> String {
+        let lines = self.plan.regions.iter().zip(&self.plan.reasons);
+        let mut lines: Vec<String> =
+            lines.map(|(region, reason)| format!("{region} {}: {reason}", text::size(region.size()))).collect();
+        lines.extend(self.plan.hotplug_window.map(|window| format!("hotplug {window} {}", text::size(window.size()))));
+        lines
+            .extend(self.plan.cost.pages.iter().map(|(size, count)| format!("{count} pages of {}", text::size(*size))));
+        lines.extend(self.plan.problems.iter().map(|problem| format!("problem: {problem}")));
+        lines.join("\n")
+    }
+
+    fn __reduce__<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyAny>, (PyBuilder,))> {
+        Ok((py.get_type::<PyBuilder>().getattr("plan")?, (self.builder(),)))
+    }
+}

@@ -1,0 +1,140 @@
+//! `Reservation`, and what of `AddressSpace` looks for room.
+
+use std::sync::Arc;
+
+use pyo3::prelude::*;
+use pyo3::types::PyString;
+
+use super::convert::{self, Address, Size};
+use super::handle::Handle;
+use super::interrupt::detached;
+use super::region::PyRegion;
+use crate::model::allocator::{Policy, Wanted};
+use crate::model::region::RegionType;
+use crate::model::text;
+use crate::space::reservation::{Bounds, Reservation};
+
+/// The arguments that `find_free` and `reserve` share.
+pub(super) struct Room {
+    pub(super) wanted: Wanted,
+    pub(super) bounds: Bounds,
+}
+
+impl Room {
+    pub(super) fn parse(
+        size: Size,
+        region_type: Option<&Bound<'_, PyAny>>,
+        align: Option<Size>,
+        (low, high): (Option<Address>, Option<Address>),
+        policy: &str,
+        guard_gap: Size,
+    ) -> PyResult<Self> {
+        let region_type = region_type.map(convert::region_type).transpose()?.unwrap_or(RegionType::DefaultMemory);
+        let default_align = if region_type == RegionType::DaxMemory { 2 << 20 } else { 4096 };
+        let align = align.map_or(default_align, |align| align.0);
+        Ok(Self {
+            wanted: Wanted { size: size.0, align, guard_gap: guard_gap.0, policy: Policy::parse(policy)? },
+            bounds: Bounds { region_type, low: low.map_or(0, |low| low.0), high: high.map_or(u64::MAX, |high| high.0) },
+        })
+    }
+}
+
+/// Addresses that are kept for an owner: others are neither given them nor can they insert regions there.
+///
+/// Made by `AddressSpace.reserve()`. It ends with `release()`, or with the `with` block that it is used in; dropping the object does
+/// not end it. Regions that were inserted stay.
+///
+/// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+/// >>> space = AddressSpace(AddressSpaceLayout(1 << 46, 0, 1 << 45))
+/// >>> with space.reserve("1GiB", owner="dimm0", align="1GiB") as room:
+/// ...     base = room.insert_region(AddressSpaceRegion("ram", room.base, room.size))
+/// >>> space.reservations
+/// ()
+#[pyclass(frozen, name = "Reservation", module = "dbs_address_space")]
+#[derive(Debug)]
+pub struct PyReservation {
+    pub(super) space: Handle,
+    pub(super) reservation: Arc<Reservation>,
+}
+
+#[pymethods]
+impl PyReservation {
+    /// The first address.
+    #[getter]
+    fn base(&self) -> u64 {
+        self.reservation.range.base()
+    }
+
+    /// The number of bytes.
+    #[getter]
+    fn size(&self) -> u64 {
+        self.reservation.range.size()
+    }
+
+    /// The first address behind it.
+    #[getter]
+    fn end(&self) -> u64 {
+        self.reservation.range.end()
+    }
+
+    /// Who it is kept for.
+    #[getter]
+    fn owner(&self) -> &str {
+        &self.reservation.owner
+    }
+
+    /// Whether it has not been released.
+    #[getter]
+    fn is_active(&self) -> bool {
+        self.space.is_reserved(&self.reservation)
+    }
+
+    /// Inserts a region that lies in the reservation, which others can't, and returns the map just published.
+    ///
+    /// Raises `InvalidAddressRange` for a region that reaches out of it, and what `AddressSpace.insert_region` raises.
+    fn insert_region(&self, py: Python<'_>, region: &Bound<'_, PyRegion>) -> PyResult<super::base::PyBase> {
+        let region = &region.get().0;
+        let map = detached(py, None, |interrupt| self.space.insert_reserved(&self.reservation, region, interrupt))?;
+        Ok(super::base::PyBase::from(map))
+    }
+
+    /// Gives the addresses back; a second time it does nothing.
+    fn release(&self) {
+        self.space.release(&self.reservation);
+    }
+
+    fn __enter__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    fn __exit__(
+        &self,
+        _exc_type: Option<&Bound<'_, PyAny>>,
+        _exc_value: Option<&Bound<'_, PyAny>>,
+        _traceback: Option<&Bound<'_, PyAny>>,
+    ) {
+        self.release();
+    }
+
+    fn __eq__<'py>(&self, py: Python<'py>, other: &Bound<'_, PyAny>) -> Bound<'py, PyAny> {
+        let Ok(other) = other.cast::<Self>() else { return py.NotImplemented().into_bound(py) };
+        let same = Arc::ptr_eq(&self.reservation, &other.get().reservation);
+        pyo3::types::PyBool::new(py, same).to_owned().into_any()
+    }
+
+    fn __hash__(&self) -> usize {
+        Arc::as_ptr(&self.reservation).addr()
+    }
+
+    fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
+        let range = self.reservation.range;
+        let (owner, size) = (PyString::new(py, self.owner()), text::size(range.size()));
+        let released = if self.is_active() { "" } else { ", released" };
+        Ok(format!("Reservation({range} {size}, owner={}{released})", owner.repr()?))
+    }
+
+    #[allow(clippy::unused_self, reason = "a method for pickle")]
+    fn __reduce__(&self) -> PyResult<()> {
+        Err(pyo3::exceptions::PyTypeError::new_err("cannot pickle a Reservation: it is part of a live AddressSpace"))
+    }
+}

@@ -1,0 +1,105 @@
+//! The functions of `dbs_address_space.tables`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict};
+
+use super::base::PyBase;
+use super::convert::{self, Address, Byte, Size, Small};
+use super::numa::PyNumaNode;
+use super::space::PySpace;
+use crate::model::machine::Arch;
+use crate::model::map::Map;
+use crate::model::numa::NumaNode;
+use crate::model::range::Range;
+use crate::model::tables;
+
+fn map_of(space: &Bound<'_, PyAny>) -> PyResult<Arc<Map>> {
+    match space.cast::<PySpace>() {
+        Ok(space) => Ok(space.get().inner().map()),
+        Err(_) => Ok(Arc::clone(&space.cast::<PyBase>()?.get().map)),
+    }
+}
+
+fn nodes_of(given: Option<&Bound<'_, PyDict>>) -> PyResult<BTreeMap<u32, NumaNode>> {
+    let node = |(id, node): (Bound<'_, PyAny>, Bound<'_, PyAny>)| {
+        Ok((id.extract::<Small>()?.0, node.cast::<PyNumaNode>()?.get().node().clone()))
+    };
+    given.into_iter().flatten().map(node).collect()
+}
+
+fn window(given: &Bound<'_, PyAny>) -> PyResult<Range> {
+    let (base, size): (Address, Size) = given.extract()?;
+    convert::range(base, size)
+}
+
+/// The E820 map of an `AddressSpace` or `AddressSpaceBase`: entries of 20 bytes (base, size, type: 1 RAM, 2 reserved), ascending.
+///
+/// Firmware is reserved; devices, windows and memory that was plugged in are left out. `bios_hole` cuts 0x9fc00 to 1 MiB out of RAM
+/// and reserves it, for a kernel that is booted without firmware.
+///
+/// >>> from dbs_address_space import AddressSpaceBuilder
+/// >>> from dbs_address_space.tables import e820
+/// >>> e820(AddressSpaceBuilder(numa_regions=["64MiB"]).build()).hex(" ", 4)
+/// '00000000 00000000 00000004 00000000 01000000'
+#[pyfunction]
+#[pyo3(signature = (space, *, bios_hole=false))]
+pub fn e820<'py>(space: &Bound<'py, PyAny>, bios_hole: bool) -> PyResult<Bound<'py, PyBytes>> {
+    Ok(PyBytes::new(space.py(), &tables::e820(&*map_of(space)?, bios_hole)))
+}
+
+/// The ACPI SRAT of guest NUMA nodes, a dict of `NumaNode` by id such as `AddressSpacePlan.numa_nodes`.
+///
+/// `hotplug_window`, as `(base, size)`, is hot-pluggable memory of the last node. vCPU ids are APIC ids, or ACPI processor ids on
+/// aarch64. Raises `InvalidAddressRange`.
+///
+/// >>> from dbs_address_space import AddressSpaceBuilder
+/// >>> from dbs_address_space.tables import srat
+/// >>> srat(AddressSpaceBuilder(numa_regions=["64MiB"]).plan().numa_nodes)[:4]
+/// b'SRAT'
+#[pyfunction]
+#[pyo3(signature = (numa_nodes, *, hotplug_window=None, arch="x86_64"))]
+pub fn srat<'py>(
+    numa_nodes: &Bound<'py, PyDict>,
+    hotplug_window: Option<&Bound<'_, PyAny>>,
+    arch: &str,
+) -> PyResult<Bound<'py, PyBytes>> {
+    let window = hotplug_window.map(window).transpose()?;
+    let table = tables::srat(&nodes_of(Some(numa_nodes))?, window, Arch::parse(arch)?);
+    Ok(PyBytes::new(numa_nodes.py(), &table))
+}
+
+/// The ACPI SLIT of a square of distances: 10 of a node to itself, 11 to 254 to others, 255 for out of reach.
+///
+/// Raises `InvalidAddressRange` for anything else.
+///
+/// >>> from dbs_address_space.tables import slit
+/// >>> slit([[10, 20], [20, 10]])[-4:]
+/// b'\n\x14\x14\n'
+#[pyfunction]
+pub fn slit<'py>(distances: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
+    let row = |row: PyResult<Bound<'py, PyAny>>| -> PyResult<Vec<u8>> {
+        row?.try_iter()?.map(|distance| Ok(distance?.extract::<Byte>()?.0)).collect()
+    };
+    let rows: Vec<Vec<u8>> = distances.try_iter()?.map(row).collect::<PyResult<_>>()?;
+    Ok(PyBytes::new(distances.py(), &tables::slit(&rows)?))
+}
+
+/// A flattened device tree with the memory nodes of an `AddressSpace` or `AddressSpaceBase`, to be merged into a machine's.
+///
+/// With `numa_nodes` each has its `numa-node-id`. Raises `InvalidAddressRange`.
+///
+/// >>> from dbs_address_space import AddressSpaceBuilder
+/// >>> from dbs_address_space.tables import device_tree
+/// >>> b"memory@40000000" in device_tree(AddressSpaceBuilder("virt", numa_regions=["64MiB"]).build())
+/// True
+#[pyfunction]
+#[pyo3(signature = (space, *, numa_nodes=None))]
+pub fn device_tree<'py>(
+    space: &Bound<'py, PyAny>,
+    numa_nodes: Option<&Bound<'py, PyDict>>,
+) -> PyResult<Bound<'py, PyBytes>> {
+    Ok(PyBytes::new(space.py(), &tables::device_tree(&*map_of(space)?, &nodes_of(numa_nodes)?)?))
+}

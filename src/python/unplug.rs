@@ -1,0 +1,84 @@
+//! `UnplugRequest`.
+
+use std::sync::Arc;
+
+use pyo3::prelude::*;
+
+use super::convert::Timeout;
+use super::handle::Handle;
+use super::interrupt::detached;
+use super::region::PyRegion;
+use crate::space::unplug::{State, UnplugRequest};
+
+/// A request that the guest give a region up. `remove_region` is what gives it up, once the guest has let go.
+///
+/// Made by `AddressSpace.request_unplug(region)`; whoever drives the guest finds it in `AddressSpace.unplug_requests`.
+///
+/// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+/// >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "1MiB", name="dimm0")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+/// >>> request = space.request_unplug("dimm0")
+/// >>> request.wait(0.0)
+/// False
+/// >>> base = space.remove_region("dimm0")
+/// >>> request.done()
+/// True
+#[pyclass(frozen, name = "UnplugRequest", module = "dbs_address_space")]
+#[derive(Debug)]
+pub struct PyUnplugRequest {
+    pub(super) space: Handle,
+    pub(super) request: Arc<UnplugRequest>,
+}
+
+#[pymethods]
+impl PyUnplugRequest {
+    /// The region that is asked for.
+    #[getter]
+    fn region(&self) -> PyRegion {
+        PyRegion::from(Arc::clone(&self.request.region))
+    }
+
+    /// Whether the region was removed.
+    fn done(&self) -> bool {
+        self.request.state() == State::Done
+    }
+
+    /// Whether the request was withdrawn.
+    #[getter]
+    fn cancelled(&self) -> bool {
+        self.request.state() == State::Cancelled
+    }
+
+    /// Waits until the region is removed or the request withdrawn, at most `timeout` seconds (`None`: for ever); whether it is removed.
+    ///
+    /// Ctrl-C ends the wait.
+    #[pyo3(signature = (timeout=None))]
+    fn wait(&self, py: Python<'_>, timeout: Option<Timeout>) -> PyResult<bool> {
+        let timeout = timeout.map(|timeout| timeout.0);
+        let state = detached(py, None, |interrupt| self.request.wait(timeout, interrupt))?;
+        Ok(state == State::Done)
+    }
+
+    /// Withdraws the request: by who asked, or by the guest's side when the guest refuses. Once it is done, nothing happens.
+    fn cancel(&self) {
+        self.space.cancel_unplug(&self.request);
+    }
+
+    fn __eq__<'py>(&self, py: Python<'py>, other: &Bound<'_, PyAny>) -> Bound<'py, PyAny> {
+        let Ok(other) = other.cast::<Self>() else { return py.NotImplemented().into_bound(py) };
+        let same = Arc::ptr_eq(&self.request, &other.get().request);
+        pyo3::types::PyBool::new(py, same).to_owned().into_any()
+    }
+
+    fn __hash__(&self) -> usize {
+        Arc::as_ptr(&self.request).addr()
+    }
+
+    fn __repr__(&self) -> String {
+        let state = match self.request.state() {
+            State::Pending => "pending",
+            State::Done => "done",
+            State::Cancelled => "cancelled",
+        };
+        format!("UnplugRequest({}, {state})", self.request.region)
+    }
+}

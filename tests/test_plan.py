@@ -1,0 +1,306 @@
+"""Plans: the original's splits and their borders, problems all at once, values that travel, properties of any plan."""
+
+import copy
+import pickle
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from dbs_address_space import (
+    AddressSpaceBuilder,
+    AddressSpaceLayout,
+    AddressSpacePlan,
+    AddressSpaceRegionType,
+    BackingOptions,
+    Hotplug,
+    InvalidAddressRange,
+    InvalidMemorySourceType,
+    InvalidPlan,
+    Machine,
+    NumaNode,
+    NumaNodeInfo,
+    NumaPolicy,
+    NumaRegionInfo,
+)
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+MIB, GIB, TIB = 1 << 20, 1 << 30, 1 << 40
+LOW, HIGH = (0, 3 * GIB), 4 * GIB
+
+
+def plan(*sizes: int | str | NumaRegionInfo, machine: str | Machine = "dragonball", **options: Any) -> AddressSpacePlan:
+    return AddressSpaceBuilder(machine, numa_regions=sizes, **options).plan()
+
+
+def ranges(plan: AddressSpacePlan) -> list[tuple[int, int]]:
+    return [(region.base, region.size) for region in plan.regions]
+
+
+def with_vcpus(*infos: tuple[int, list[int]]) -> list[NumaRegionInfo]:
+    return [NumaRegionInfo(size * MIB, None, node, vcpus) for node, (size, vcpus) in enumerate(infos)]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [
+        ([128], [(0, 0x800_0000)]),
+        ([3072], [LOW]),
+        ([4096], [LOW, (HIGH, GIB)]),
+        ([3072, 1024], [LOW, (HIGH, GIB)]),
+        ([2944, 1024], [(0, 0xB800_0000), (0xB800_0000, 0x800_0000), (HIGH, 0x3800_0000)]),
+        ([2945, 1024], [(0, 0xB810_0000), (HIGH, GIB)]),
+        ([2945, 127], [(0, 0xB810_0000), (0xB810_0000, 127 * MIB)]),
+        ([2945, 128], [(0, 0xB810_0000), (HIGH, 128 * MIB)]),
+        ([3071, 1], [(0, 0xBFF0_0000), (0xBFF0_0000, MIB)]),
+        ([3071, 2], [(0, 0xBFF0_0000), (HIGH, 2 * MIB)]),
+        ([1, 1], [(0, MIB), (MIB, MIB)]),
+    ],
+)
+def test_the_originals_splits(sizes: list[int], expected: list[tuple[int, int]]) -> None:
+    made = plan(*(size * MIB for size in sizes))
+    assert ranges(made) == expected
+    assert made.problems == ()
+    assert made.layout == AddressSpaceLayout(1 << 46, 0, 1 << 45, mmio_windows=[(3 * GIB, GIB)])
+
+
+def test_aarch64_is_never_split() -> None:
+    made = plan("4GiB", "986GiB", arch="aarch64")
+    assert ranges(made) == [(2 * GIB, 4 * GIB), (6 * GIB, 986 * GIB)]
+    assert made.problems == ()
+    assert (made.layout.mem_start, made.layout.mem_end, made.layout.phys_end) == (2 * GIB, 0xF8_0000_0000, 1 << 40)
+    assert "mem_end" in plan("4GiB", "987GiB", arch="aarch64").problems[0]
+
+
+def test_firmware_is_the_originals() -> None:
+    made = plan("16MiB", firmware=True)
+    firmware = made.regions[-1]
+    assert (firmware.base, firmware.size, int(firmware.perm_flags), int(firmware.prot_flags)) == (
+        0xFF00_0000,
+        16 * MIB,
+        0x22,
+        3,
+    )
+    assert made.build().last_addr == 0xFFFF_FFFF
+
+
+@pytest.mark.parametrize(
+    ("infos", "vcpus"),
+    [
+        (with_vcpus((4096, [0, 1])), {0: (0, 1)}),
+        (with_vcpus((3072, [0, 1]), (1024, [2, 3])), {0: (0, 1), 1: (2, 3)}),
+        (with_vcpus((2944, [0, 1]), (1024, [2, 3])), {0: (0, 1), 1: (2, 3)}),
+        ([NumaRegionInfo("1MiB", None, 5, [7, 7]), NumaRegionInfo("1MiB", None, 5, [7, 8])], {5: (7, 8)}),
+    ],
+)
+def test_vcpus_are_in_their_node_once(infos: list[NumaRegionInfo], vcpus: dict[int, tuple[int, ...]]) -> None:
+    made = plan(*infos)
+    assert {node: entry.vcpu_ids for node, entry in made.numa_nodes.items()} == vcpus
+    assert made.problems == ()
+
+
+def test_nodes_have_the_memory_of_their_regions() -> None:
+    made = plan(NumaRegionInfo("2944MiB"), NumaRegionInfo("1GiB", host_numa_node_id=0, guest_numa_node_id=1))
+    second = [NumaNodeInfo(0xB800_0000, 128 * MIB), NumaNodeInfo(HIGH, 0x3800_0000)]
+    assert made.numa_nodes == {0: NumaNode([NumaNodeInfo(0, 2944 * MIB)]), 1: NumaNode(second)}
+    assert [region.host_numa_node_id for region in made.regions] == [None, 0, 0]
+    assert [region.name for region in made.regions] == ["ram0", "ram1", "ram2"]
+    assert "below the hole" in made.reasons[1]
+    assert "the rest" in made.reasons[2]
+
+
+def test_costs() -> None:
+    options = BackingOptions(page_size="1GiB")
+    cost = plan(
+        NumaRegionInfo("4GiB", 3), "2GiB", mem_type="hugeshmem", backing=options, firmware=True, mem_prealloc=True
+    ).cost
+    assert cost.pages == {GIB: 6, 4096: 4096}
+    assert cost.nodes == {3: 4 * GIB, None: 2 * GIB + 16 * MIB}
+    assert (cost.size, cost.preallocated) == (6 * GIB + 16 * MIB, 6 * GIB)
+
+
+def test_a_huge_source_is_planned_with_pages_of_2_mib() -> None:
+    made = plan("64MiB", mem_type="hugemmap")
+    assert made.regions[0].page_size == 2 * MIB
+    assert made.cost.pages == {2 * MIB: 32}
+
+
+def test_every_problem_is_found_at_once() -> None:
+    infos = [NumaRegionInfo(MIB, vcpu_ids=[0, 300]), NumaRegionInfo(MIB + 1, guest_numa_node_id=1, vcpu_ids=[0])]
+    made = plan(*infos, machine="pc", mem_type="hugetlbfs", hotplug=Hotplug("1MiB", 1000), dax_window=5)
+    for expected in [
+        "mem_file_path",
+        "numa_regions[0]",
+        "numa_regions[1]",
+        "vCPU 0",
+        "vCPU 300",
+        "dax_window",
+        "slots",
+        "max_memory",
+    ]:
+        assert [problem for problem in made.problems if expected in problem], expected
+    with pytest.raises(InvalidPlan, match="vCPU 300") as raised:
+        made.build()
+    assert raised.value.problems == made.problems
+    assert pickle.loads(pickle.dumps(raised.value)).problems == made.problems
+
+
+@pytest.mark.parametrize(
+    ("sizes", "options", "expected"),
+    [
+        ([], {}, "empty"),
+        ([32 * TIB], {}, "mem_end"),
+        ([(1 << 64) - 4096, (1 << 64) - 4096], {}, r"2\^64"),
+        ([(1 << 64) - 4096], {}, "mem_end"),
+        (["1GiB"], {"dax_window": 64 * TIB}, "dax_window"),
+        (["1GiB"], {"hotplug": Hotplug("1GiB")}, "max_memory"),
+        (["1GiB"], {"hotplug": Hotplug("64TiB")}, "do not fit"),
+        (["1GiB"], {"arch": "aarch64", "firmware": True}, "firmware"),
+        ([MIB + 1], {}, "page size"),
+        (["1GiB"], {"backing": BackingOptions(page_size="2MiB")}, "page_size"),
+        (["1GiB"], {"mem_type": "mmap", "backing": BackingOptions(seals=())}, "seals"),
+    ],
+)
+def test_what_is_wrong_is_a_problem(sizes: list[int | str], options: dict[str, Any], expected: str) -> None:
+    made = plan(*sizes, **options)
+    with pytest.raises(InvalidPlan, match=expected):
+        made.build()
+
+
+@pytest.mark.parametrize(
+    ("call", "expected"),
+    [
+        (lambda: NumaRegionInfo(0), "above 0"),
+        (lambda: NumaRegionInfo(6144), "did you mean '6144MiB'"),
+        (lambda: NumaRegionInfo(1 << 64), "0x10000000000000000 is out of range"),
+        (lambda: NumaRegionInfo(-1), "-0x1 is out of range"),
+        (lambda: Machine.named("bochs"), "unknown machine"),
+        (lambda: Machine.named("virt", arch="x86_64"), "is aarch64"),
+        (lambda: Machine.named("pc", arch="mips"), "architecture"),
+        (lambda: Machine.named("pc", phys_bits=64), "phys_bits"),
+        (lambda: Machine.named("dragonball", arch="aarch64", phys_bits=10), "layout needs"),
+        (lambda: Machine("", mem_start=0, mem_end=1, phys_bits=40), "name"),
+        (lambda: Machine("x", mem_start=2, mem_end=1, phys_bits=40), "mem_start"),
+        (lambda: Machine("x", mem_start=0, mem_end=1 << 41, phys_bits=40), "mem_end"),
+        (lambda: Machine("x", mem_start=0, mem_end=1, phys_bits=40, reserved=[(1 << 40, 1)]), "phys_end"),
+        (lambda: Machine("x", mem_start=0, mem_end=GIB, phys_bits=40, split_end=1), "split_end"),
+        (lambda: plan("1GiB", machine=Machine.named("pc"), phys_bits=40), "has its own"),
+        (lambda: BackingOptions(page_size=3), "power of two"),
+        (lambda: BackingOptions(seals=["write"]), "unknown seal"),
+        (lambda: BackingOptions(policy="local"), "unknown NUMA policy"),
+        (lambda: NumaPolicy("preferred", [0, 1]), "preferred-many"),
+        (lambda: NumaPolicy("default", "0"), "no nodes"),
+        (lambda: NumaPolicy("bind", "0-"), "list of NUMA nodes"),
+    ],
+)
+def test_what_is_no_value_is_refused_at_once(call: Any, expected: str) -> None:
+    with pytest.raises(InvalidAddressRange, match=expected):
+        call()
+
+
+def test_an_unknown_source_is_refused_at_once() -> None:
+    with pytest.raises(InvalidMemorySourceType):
+        plan("1GiB", mem_type="SHMEM")
+
+
+def test_a_machine_of_your_own() -> None:
+    hyper_transport = (0xFD_0000_0000, 0x3_0000_0000)
+    machine = Machine(
+        "amd",
+        mem_start=MIB,
+        mem_end=1 << 46,
+        phys_bits=47,
+        mmio_windows=[(2 * GIB, 2 * GIB)],
+        reserved=[hyper_transport],
+        min_split=0,
+    )
+    made = plan("2TiB", machine=machine)
+    assert ranges(made) == [
+        (MIB, 2 * GIB - MIB),
+        (4 * GIB, 0xFD_0000_0000 - 4 * GIB),
+        (1 << 40, 2 * TIB - (0xFD_0000_0000 - 2 * GIB) + MIB),
+    ]
+    assert made.cost.size == 2 * TIB
+
+
+def values() -> list[object]:
+    machine = Machine(
+        "mine", mem_start=0, mem_end=1 << 40, phys_bits=41, mmio_windows=[(GIB, GIB)], firmware=(GIB, "1MiB")
+    )
+    info = NumaRegionInfo("1GiB", 0, 1, [2, 3])
+    options = BackingOptions(
+        alignment="2MiB", seals=["seal", "grow"], policy=NumaPolicy("interleave", "0-1", strict=True), mlock=False
+    )
+    builder = AddressSpaceBuilder(
+        machine, numa_regions=[info], mem_type="hugetlbfs", mem_file_path="/mnt/x", firmware=True, backing=options
+    )
+    return [machine, info, options, options.policy, Hotplug("2GiB", 3), builder, builder.plan()]
+
+
+@pytest.mark.parametrize("index", range(7))
+def test_values_compare_hash_copy_and_pickle(index: int) -> None:
+    value, other = values()[index], values()[index]
+    assert value == other
+    assert hash(value) == hash(other)
+    assert value != values()[index - 1]
+    assert repr(value).startswith(type(value).__name__)
+    for again in [pickle.loads(pickle.dumps(value)), copy.deepcopy(value)]:
+        assert again == value
+        assert repr(again) == repr(value)
+
+
+def test_a_plan_travels_as_json() -> None:
+    made = values()[-1]
+    assert isinstance(made, AddressSpacePlan)
+    again = AddressSpacePlan.from_json(made.to_json())
+    assert again == made
+    assert again.regions == made.regions
+    assert str(again) == str(made)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", "null", '{"format": "x", "version": 1}', '{"format": 1'])
+def test_other_json_is_refused(text: str) -> None:
+    with pytest.raises(InvalidPlan):
+        AddressSpacePlan.from_json(text)
+
+
+def test_json_of_other_addresses_is_refused() -> None:
+    text = plan("4GiB").to_json()
+    with pytest.raises(InvalidPlan, match="regions"):
+        AddressSpacePlan.from_json(text.replace(str(HIGH), str(HIGH + 4096)))
+    with pytest.raises(InvalidPlan, match="missing"):
+        AddressSpacePlan.from_json(text.replace('"backing"', '"packing"'))
+
+
+machines = st.sampled_from(["dragonball", "pc", "q35", "microvm", "virt"])
+sizes = st.lists(
+    st.integers(256, 3 << 20).map(lambda pages: pages << 12) | st.sampled_from([2 * GIB, 3 * GIB, TIB]),
+    min_size=1,
+    max_size=8,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(machine=machines, sizes=sizes, firmware=st.booleans())
+def test_any_plan_holds_what_was_asked_where_it_may(machine: str, sizes: list[int], *, firmware: bool) -> None:
+    made = plan(*sizes, machine=machine, phys_bits=46, firmware=firmware, dax_window="2GiB", hotplug=Hotplug("20TiB"))
+    assert made.problems == ()
+    ram = [region for region in made.regions if region.region_type is AddressSpaceRegionType.DEFAULT_MEMORY]
+    assert sum(region.size for region in ram) == sum(sizes)
+    assert [region.base for region in ram] == sorted(region.base for region in ram)
+    assert len(made.reasons) == len(made.regions)
+    for region in made.regions:
+        made.layout.check_region(region)
+    for low, high in pairwise(ram):
+        assert low.end <= high.base
+    window = made.hotplug_window
+    assert window is not None
+    assert window.base >= ram[-1].end
+    assert window.end <= made.layout.mem_end
+
+
+def test_a_plan_of_4_tib_can_be_built() -> None:
+    made = plan(*["64GiB"] * 64, machine="dragonball", phys_bits=48)
+    with made.build().map_memory() as memory:
+        memory.write_u64(made.regions[-1].end - 8, 1)
+        assert memory.read_u64(made.regions[-1].end - 8) == 1

@@ -1,4 +1,4 @@
-"""The public names: which there are, what documents them, and the signatures that users were promised."""
+"""The public names: which there are, and the signatures that users were promised."""
 
 import importlib
 import importlib.metadata
@@ -14,24 +14,23 @@ import pytest
 from dbs_address_space import AddressSpace, AddressSpaceBase, AddressSpaceLayout, AddressSpaceRegion, NumaNodeInfo
 
 NAMES = [name for name in dbs_address_space.__all__ if name != "__version__"]
-CLASSES = [name for name in NAMES if inspect.isclass(getattr(dbs_address_space, name))]
-
-
-def members(name: str) -> dict[str, Any]:
-    """The public methods and properties that a class defines itself."""
-    found = vars(getattr(dbs_address_space, name))
-    return {name: member for name, member in found.items() if not name.startswith("_")}
 
 
 def test_all_is_what_there_is() -> None:
-    found = {
-        name
-        for name, value in vars(dbs_address_space).items()
-        if not (name.startswith("_") or isinstance(value, ModuleType))
-    }
-    assert set(NAMES) == found
+    found = {name: getattr(dbs_address_space, name) for name in dir(dbs_address_space) if not name.startswith("_")}
+    assert set(NAMES) == {name for name, value in found.items() if not isinstance(value, ModuleType)}
     assert len(NAMES) > 50
     assert len(set(dbs_address_space.__all__)) == len(dbs_address_space.__all__)
+
+
+def test_every_name_can_be_imported() -> None:
+    namespace: dict[str, object] = {}
+    exec("from dbs_address_space import *", namespace)
+    assert set(NAMES) <= set(namespace)
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        _ = dbs_address_space.nothing  # type: ignore[attr-defined]
+    with pytest.raises(ImportError, match="nothing"):
+        from dbs_address_space import nothing  # type: ignore[attr-defined]  # noqa: F401, PLC0415
 
 
 @pytest.mark.parametrize("module", sorted(module.name for module in pkgutil.iter_modules(dbs_address_space.__path__)))
@@ -39,29 +38,6 @@ def test_every_module_has_its_names(module: str) -> None:
     loaded = importlib.import_module(f"dbs_address_space.{module}")
     for name in loaded.__all__:
         assert getattr(loaded, name) is not None
-
-
-@pytest.mark.parametrize("name", [name for name in NAMES if callable(getattr(dbs_address_space, name))])
-def test_every_name_is_documented(name: str) -> None:
-    value = getattr(dbs_address_space, name)
-    assert inspect.getdoc(value)
-    assert value.__module__.startswith("dbs_address_space")
-
-
-@pytest.mark.parametrize("name", CLASSES)
-def test_every_method_and_property_is_documented(name: str) -> None:
-    undocumented = [
-        member
-        for member, value in members(name).items()
-        if (callable(value) or inspect.isdatadescriptor(value) or isinstance(value, (staticmethod, classmethod)))
-        and not inspect.getdoc(getattr(getattr(dbs_address_space, name), member))
-    ]
-    assert undocumented == []
-
-
-def test_the_classes_have_members() -> None:
-    """So that the test above looks at something."""
-    assert sum(len(members(name)) for name in CLASSES) > 150
 
 
 def test_the_version_is_the_packages() -> None:

@@ -106,7 +106,6 @@ if TYPE_CHECKING:
     from .progress import Progress, tqdm_progress
     from .ranges import AddressRange, VhostUserRegion
     from .reports import DaxMapping, EffectiveBacking, Placement, PlanCost, PreallocReport
-del TYPE_CHECKING
 
 __all__ = [
     "MAP_ANONYMOUS",
@@ -198,19 +197,24 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> object:
-    """What is not native comes when it is first asked for: `enum` alone takes longer to import than all the rest."""
-    if not name.startswith("__"):
-        from importlib import import_module  # noqa: PLC0415  as above
+if not TYPE_CHECKING:  # or every misspelt name would have a type
 
-        for module in ("errors", "enums", "ranges", "progress", "attachment", "reports", "hotplug"):
-            lazy = import_module(f"{__name__}.{module}")
-            if name == module:
-                return lazy
-            if name in lazy.__all__:
-                return globals().setdefault(name, getattr(lazy, name))
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    def __getattr__(name: str) -> object:
+        """What is not native comes when it is first asked for: `enum` alone takes longer to import than all the rest."""
+        if not name.startswith("__"):
+            from importlib import import_module  # noqa: PLC0415  as above
+
+            for module in ("errors", "enums", "ranges", "progress", "attachment", "reports", "hotplug"):
+                lazy = import_module(f"{__name__}.{module}")
+                if name == module:
+                    return lazy
+                if name in lazy.__all__:
+                    return globals().setdefault(name, getattr(lazy, name))
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+del TYPE_CHECKING

@@ -183,16 +183,31 @@ impl PyBase {
     }
 
     /// Whether `addr` lies in a DAX window; `False` in a hole.
+    ///
+    /// >>> from dbs_address_space import AddressSpaceBase, AddressSpaceLayout, AddressSpaceRegion
+    /// >>> base = AddressSpaceBase.from_regions([AddressSpaceRegion("ram", 0, "1MiB")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+    /// >>> base.is_dax_region(0)
+    /// False
     pub(super) fn is_dax_region(&self, addr: Address) -> bool {
         self.map.find(addr.0).is_some_and(|region| region.region_type == crate::model::region::RegionType::DaxMemory)
     }
 
     /// The protection of the region that holds `addr`, a `Prot`; raises `UnmappedAddress` in a hole.
+    ///
+    /// >>> from dbs_address_space import AddressSpaceBase, AddressSpaceLayout, AddressSpaceRegion
+    /// >>> base = AddressSpaceBase.from_regions([AddressSpaceRegion("ram", 0, "1MiB")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+    /// >>> print(base.prot_flags(0x1000))
+    /// rw-
     pub(super) fn prot_flags<'py>(&self, py: Python<'py>, addr: Address) -> PyResult<Bound<'py, PyAny>> {
         convert::py_protection(py, (self.map.get(addr.0)?.prot_flags,))
     }
 
     /// The host's NUMA node of the region that holds `addr`, or `None`; raises `UnmappedAddress` in a hole.
+    ///
+    /// >>> from dbs_address_space import AddressSpaceBase, AddressSpaceLayout, AddressSpaceRegion
+    /// >>> base = AddressSpaceBase.from_regions([AddressSpaceRegion("ram", 0, "1MiB")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+    /// >>> base.numa_node_id(0) is None
+    /// True
     pub(super) fn numa_node_id(&self, addr: Address) -> PyResult<Option<u32>> {
         Ok(self.map.get(addr.0)?.host_numa_node_id)
     }
@@ -208,11 +223,21 @@ impl PyBase {
     }
 
     /// The regions that share an address with `[base, base + size)`, by ascending base.
+    ///
+    /// >>> from dbs_address_space import AddressSpaceBase, AddressSpaceLayout, AddressSpaceRegion
+    /// >>> base = AddressSpaceBase.from_regions([AddressSpaceRegion("ram", 0, "1MiB")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+    /// >>> base.overlapping(0xf_f000, "8KiB")
+    /// (AddressSpaceRegion(DEFAULT_MEMORY [0x0, 0x10_0000) 1 MiB rw- shmem),)
     pub(super) fn overlapping<'py>(&self, py: Python<'py>, base: Address, size: Size) -> PyResult<Bound<'py, PyTuple>> {
         self.objects_of(py, self.map.overlapping(convert::range(base, size)?))
     }
 
     /// The ranges that regions of a type (of all types for `None`) cover, touching ones joined: a tuple of `AddressRange`.
+    ///
+    /// >>> from dbs_address_space import AddressSpaceBase, AddressSpaceLayout, AddressSpaceRegion
+    /// >>> base = AddressSpaceBase.from_regions([AddressSpaceRegion("ram", 0, "1MiB")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+    /// >>> base.ranges("ram")
+    /// (AddressRange(base=0, size=1048576),)
     #[pyo3(signature = (region_type=None))]
     pub(super) fn ranges<'py>(
         &self,
@@ -240,6 +265,11 @@ impl PyBase {
     }
 
     /// How `after` differs from this map, an `AddressSpaceChange`.
+    ///
+    /// >>> from dbs_address_space import AddressSpaceBase, AddressSpaceLayout, AddressSpaceRegion
+    /// >>> base = AddressSpaceBase.from_regions([AddressSpaceRegion("ram", 0, "1MiB")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+    /// >>> base.diff(base.remove_region(0))
+    /// AddressSpaceChange(0 added, 1 removed, 0 replaced)
     fn diff(slf: Bound<'_, Self>, after: Bound<'_, Self>) -> PyResult<PyChange> {
         PyChange::between(slf.py(), slf.clone().unbind(), after.unbind())
     }

@@ -305,11 +305,12 @@ def test_private_huge_pages_without_a_pool_fault_in_a_child() -> None:
         memory.fill(0, 2 * size, 0x5A)
 
         def child() -> None:
-            for verb in (
-                lambda: memory.write(0, b"child"),
-                lambda: memory.fill(0, size),
-                lambda: memory.write_u64(8, 1),
-            ):
+            verbs: list[Callable[[], object]] = [
+                partial(memory.write, 0, b"child"),
+                partial(memory.fill, 0, size),
+                partial(memory.write_u64, 8, 1),
+            ]
+            for verb in verbs:
                 with pytest.raises(MemoryFault, match="no huge page was free"):
                     verb()
 

@@ -207,7 +207,7 @@ def test_no_late_write(kind: str, write: Callable[[GuestMemory, int], object], t
     for thread in threads:
         thread.start()
     try:
-        for _ in range(10):
+        for _ in range(5):
             with path.open("r+b", buffering=0) as file:
                 region = ram(DIMM, 8 * MIB, file=file) if kind == "file" else ram(DIMM, 8 * MIB)
                 space.insert_region(region)

@@ -1,287 +1,380 @@
-"""DIMMs in slots, blocks inside a region, and requests that the guest give memory up."""
+"""Regions that come and go while the memory is mapped: there before anyone sees them, gone when the removal returns."""
 
+import gc
+import os
 import threading
-from typing import Any
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from dbs_address_space import (
+    AccessDenied,
     AddressSpace,
-    AddressSpaceBuilder,
     AddressSpaceRegion,
-    DimmSlots,
-    Hotplug,
-    InvalidAddressRange,
-    MemoryBlocks,
+    BackingError,
+    GuestMemory,
+    Lease,
     Misaligned,
-    NoSpace,
+    NotMapped,
     RegionBusy,
-    RegionOverlap,
     UnmappedAddress,
 )
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
-from memory_helpers import LAYOUT, MIB, PAGE, WINDOW, huge_pages, mapped, ram
-from qemu_helpers import qemu
+from memory_helpers import (
+    GIB,
+    MIB,
+    PAGE,
+    WINDOW,
+    descriptors,
+    make_file,
+    mapped,
+    maps_of,
+    protection,
+    ram,
+    run_threads,
+)
 
-GIB = 1 << 30
-
-
-def machine(slots: int = 4, most: int = 16, **options: Any) -> tuple[AddressSpace, DimmSlots]:
-    builder = AddressSpaceBuilder("q35", numa_regions=["1GiB"], hotplug=Hotplug(most * GIB, slots), **options)
-    space = builder.build()
-    return space, DimmSlots(space, slots=slots, size=(most - 1) * GIB)
-
-
-# DIMMs.
-
-
-def test_dimms_come_and_go() -> None:
-    space, slots = machine()
-    first = slots.plug("1GiB", name="dimm0")
-    second = slots.plug("2GiB", name="dimm1", mem_type="mmap")
-    assert (first.base, second.base) == (4 * GIB, 5 * GIB)
-    assert first.is_hotplug
-    assert slots.dimms == {0: first, 1: second}
-    space.memory.write(5 * GIB - 2, b"both")
-    slots.unplug("dimm0")
-    assert slots.plug("512MiB", name="dimm2").base == 4 * GIB
-    assert sorted(slots.dimms) == [0, 1]
-    space.remove_region("dimm1")
-    assert sorted(slots.dimms) == [0]
-    assert slots.plug("512MiB", name="dimm3", slot=3, base=8 * GIB).base == 8 * GIB
+DIMM = GIB
 
 
-def test_dimms_go_where_qemu_puts_them() -> None:
-    sizes = [GIB, 256 * MIB, 2 * GIB, 128 * MIB]
-    _, slots = machine(slots=4)
-    ours = [slots.plug(size, name=f"dimm{index}").base for index, size in enumerate(sizes)]
-    with qemu("q35", "-m", "1G,slots=4,maxmem=16G") as oracle:
-        for index, size in enumerate(sizes):
-            oracle.ask(
-                "object-add", **{"qom-type": "memory-backend-ram", "id": f"mem{index}", "size": size, "reserve": False}
-            )
-            oracle.ask("device_add", driver="pc-dimm", id=f"dimm{index}", memdev=f"mem{index}")
-        theirs = {device["data"]["id"]: device["data"]["addr"] for device in oracle.ask("query-memory-devices")}
-    assert ours == [theirs[f"dimm{index}"] for index in range(len(sizes))]
+@pytest.fixture
+def space() -> AddressSpace:
+    return mapped(ram(0, name="low"))[0]
 
 
-def test_limits_are_refused_before_anything_is_done() -> None:
-    space, slots = machine(slots=2, most=4)
-    slots.plug("1GiB", name="dimm0")
-    before = space.snapshot()
-    refusals: list[tuple[type[Exception], str, dict[str, Any]]] = [
-        (NoSpace, "more than", {"size": "2560MiB"}),
-        (Misaligned, "multiple", {"size": "1MiB"}),
-        (Misaligned, "multiple", {"size": "1GiB", "base": 4 * GIB + PAGE}),
-        (RegionOverlap, "dimm0", {"size": "1GiB", "base": 4 * GIB}),
-        (RegionOverlap, "dimm0", {"size": "1GiB", "slot": 0}),
-        (InvalidAddressRange, "slots 0 to 1", {"size": "1GiB", "slot": 2}),
-        (InvalidAddressRange, "not in the window", {"size": "1GiB", "base": 3 * GIB}),
-        (InvalidAddressRange, "not in the window", {"size": "1GiB", "base": 64 * GIB}),
-    ]
-    for error, text, arguments in refusals:
-        with pytest.raises(error, match=text):
-            slots.plug(name="dimm1", **arguments)
-    with pytest.raises(RegionOverlap) as raised:
-        slots.plug("1GiB", name="dimm1", base=4 * GIB)
-    assert raised.value.conflict == space["dimm0"]
-    with pytest.raises(InvalidAddressRange, match="the name is taken"):
-        slots.plug("1GiB", name="dimm0")
-    slots.plug("1GiB", name="dimm1")
-    with pytest.raises(NoSpace, match="slots are taken"):
-        slots.plug("128MiB", name="dimm2")
-    with pytest.raises(UnmappedAddress, match="no DIMM"):
-        slots.unplug("ram0")
-    slots.unplug("dimm1")
-    assert space.snapshot() == before
+@pytest.fixture
+def memory(space: AddressSpace) -> GuestMemory:
+    return space.memory
 
 
-def test_the_window_is_for_dimms_only() -> None:
-    space, slots = machine()
-    with pytest.raises(RegionOverlap, match="'hotplug'"):
-        space.insert_region(ram(slots.window.base, GIB))
-    assert space.find_free("1GiB", low=4 * GIB) == slots.window.end
-    with pytest.raises(UnmappedAddress, match="hotplug"):
-        DimmSlots(AddressSpace(LAYOUT), slots=1, size=GIB)
+# Coming.
 
 
-def test_a_dimm_in_use_is_busy() -> None:
-    space, slots = machine()
-    region = slots.plug("128MiB", name="dimm0")
-    view = space.memory.view(region.base, 8)
-    with pytest.raises(RegionBusy):
-        slots.unplug("dimm0")
-    assert slots.dimms
-    view.release()
-    slots.unplug("dimm0")
+def test_a_new_region_has_its_memory(space: AddressSpace, memory: GuestMemory) -> None:
+    base = space.insert_region(ram(DIMM, MIB, name="dimm0", is_hotplug=True))
+    assert maps_of("/memfd:dimm0 ")
+    assert memory.regions == tuple(base)
+    memory.write(DIMM, b"dimm")
+    assert memory.read(DIMM, 5) == b"dimm\0"
+    assert memory.mapping(DIMM).region is not None
 
 
-def test_threads_share_the_slots() -> None:
-    _, slots = machine(slots=64, most=64)
-    failed: list[BaseException] = []
+def test_nobody_sees_a_region_without_memory(space: AddressSpace, memory: GuestMemory) -> None:
+    done, seen = threading.Event(), [0]
 
-    def plug(number: int) -> None:
-        try:
-            for index in range(8):
-                slots.plug("128MiB", name=f"dimm{number}-{index}")
-        except BaseException as error:  # noqa: BLE001  whatever it is, the test must say so
-            failed.append(error)
+    def plug() -> None:
+        for _ in range(300):
+            space.insert_region(ram(DIMM))
+            space.remove_region(DIMM, timeout=None)
+        done.set()
 
-    threads = [threading.Thread(target=plug, args=[number]) for number in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not failed
-    assert len(slots.dimms) == 32
+    def watch() -> None:
+        while not done.is_set():
+            before = space.generation
+            there = DIMM in space
+            is_mapped = memory.check_range(DIMM, PAGE)
+            if space.generation == before:
+                assert there == is_mapped
+                seen[0] += there
 
-
-# Requests.
-
-
-def test_a_request_is_done_when_the_region_is_removed() -> None:
-    space, memory = mapped(ram(0, name="a"), ram(PAGE, name="b"))
-    request = space.request_unplug("a")
-    assert space.request_unplug(0) == request
-    assert list(space.unplug_requests) == [request]
-    assert not request.done()
-    assert not request.wait(0.01)
-    assert len(memory.regions) == 2
-    guest = threading.Timer(0.05, lambda: space.remove_region(space.unplug_requests[0].region))
-    guest.start()
-    assert request.wait(30)
-    guest.join()
-    assert request.done()
-    assert space.unplug_requests == ()
-    request.cancel()
-    assert not request.cancelled
-    space.insert_region(ram(0, name="a"))
-    assert request.done()
-    assert "done" in repr(request)
+    run_threads(plug, watch)
+    assert seen[0]
 
 
-def test_a_request_can_be_withdrawn_by_either_side() -> None:
-    space, _ = mapped(ram(0, name="a"))
-    request = space.request_unplug("a")
-    guest = threading.Timer(0.05, request.cancel)
-    guest.start()
-    assert not request.wait(30)
-    guest.join()
-    assert request.cancelled
-    assert not request.done()
-    space.remove_region("a")
-    assert not request.done()
-    with pytest.raises(UnmappedAddress):
-        space.request_unplug("a")
+def test_a_watcher_can_use_what_it_is_told_of(space: AddressSpace, memory: GuestMemory) -> None:
+    def plug() -> None:
+        for number in range(50):
+            space.insert_region(ram(DIMM + number * PAGE))
+
+    def watch() -> None:
+        base = space.snapshot()
+        while len(base) < 51:
+            newer = space.wait_for_change(base.generation)
+            assert newer is not None
+            base = newer
+            last = base.regions[-1]
+            memory.write_u64(last.base, base.generation)
+            assert memory.read_u64(last.base) == base.generation
+
+    run_threads(plug, watch)
 
 
-def test_a_rename_and_a_closed_memory_do_not_settle_a_request() -> None:
-    space, memory = mapped(ram(0, name="a"))
-    request = space.request_unplug("a")
-    space.replace_region("a", space["a"].replace(name="b"))
-    memory.close()
-    assert not request.done()
-    space.remove_region("b")
-    assert request.done()
+def test_a_device_comes_without_memory(space: AddressSpace, memory: GuestMemory) -> None:
+    before = descriptors()
+    space.insert_region(AddressSpaceRegion.create_device_region(WINDOW, MIB))
+    assert (descriptors(), memory.check_range(WINDOW, 1)) == (before, False)
 
 
-# Blocks.
-
-SIZE, BLOCK = 32 * MIB, 4 * MIB
-COUNT = SIZE // BLOCK
-
-
-class AgainstSet(RuleBasedStateMachine):
-    """Blocks plugged and unplugged in any order: the model is a set, the memory of what was unplugged is zero."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        _, self.memory = mapped(ram(0, SIZE, mem_type="mmap"))
-        self.blocks = MemoryBlocks(self.memory, 0, block_size=BLOCK)
-        self.model: set[int] = set()
-
-    @rule(first=st.integers(0, COUNT - 1), count=st.integers(1, 3), prealloc=st.booleans())
-    def plug(self, first: int, count: int, *, prealloc: bool) -> None:
-        wanted = set(range(first, min(first + count, COUNT)))
-        if wanted & self.model:
-            with pytest.raises(RegionOverlap):
-                self.blocks.plug(first * BLOCK, len(wanted) * BLOCK)
-            return
-        self.blocks.plug(first * BLOCK, len(wanted) * BLOCK, prealloc=prealloc)
-        for block in wanted:
-            assert self.memory.read_u64(block * BLOCK) == 0
-            self.memory.write_u64(block * BLOCK, block + 1)
-        self.model |= wanted
-
-    @rule(first=st.integers(0, COUNT - 1), count=st.integers(1, 3))
-    def unplug(self, first: int, count: int) -> None:
-        wanted = set(range(first, min(first + count, COUNT)))
-        if not wanted <= self.model:
-            with pytest.raises(UnmappedAddress):
-                self.blocks.unplug(first * BLOCK, len(wanted) * BLOCK)
-            return
-        self.blocks.unplug(first * BLOCK, len(wanted) * BLOCK)
-        self.model -= wanted
-
-    @rule()
-    def reset(self) -> None:
-        self.blocks.unplug_all()
-        self.model.clear()
-
-    @invariant()
-    def memory_is_what_the_model_says(self) -> None:
-        assert self.blocks.plugged_size == len(self.model) * BLOCK
-        plugged = {block for part in self.blocks for block in range(part.base // BLOCK, part.end // BLOCK)}
-        assert plugged == self.model
-        for block in range(COUNT):
-            assert self.blocks.is_plugged(block * BLOCK, BLOCK) is (block in self.model)
-            assert self.memory.read_u64(block * BLOCK) == (block + 1 if block in self.model else 0)
+FAILURES: dict[str, tuple[AddressSpaceRegion, type[Exception]]] = {
+    "misaligned": (ram(DIMM, 100), Misaligned),
+    "bad flags": (ram(DIMM, perm_flags=0), BackingError),
+}
 
 
-TestAgainstSet = AgainstSet.TestCase
-TestAgainstSet.settings = settings(max_examples=30, stateful_step_count=20, deadline=None)
+@pytest.mark.parametrize(("region", "error"), FAILURES.values(), ids=FAILURES)
+def test_a_region_that_cannot_be_mapped_does_not_come(
+    space: AddressSpace, memory: GuestMemory, region: AddressSpaceRegion, error: type[Exception]
+) -> None:
+    before, open_before = space.snapshot(), descriptors()
+    with pytest.raises(error):
+        space.insert_region(region)
+    assert (space.snapshot(), space.generation, descriptors()) == (before, 0, open_before)
+    assert memory.regions == tuple(before)
+
+
+def test_a_transaction_maps_all_or_nothing(space: AddressSpace, memory: GuestMemory) -> None:
+    memory.write(0, b"kept")
+
+    def plug() -> None:
+        with space.transaction() as change:
+            change.insert_region(ram(DIMM, name="first"))
+            change.remove_region("low")
+            change.insert_region(ram(2 * DIMM, 100, name="second"))
+
+    before = descriptors()
+    with pytest.raises(Misaligned):
+        plug()
+    assert descriptors() == before
+    assert not maps_of("/memfd:first ")
+    assert memory.read(0, 4) == b"kept"
+
+
+# Going.
 
 
 @pytest.mark.parametrize("mem_type", ["shmem", "mmap"])
-def test_unplugged_blocks_take_no_memory(mem_type: str) -> None:
-    _, memory = mapped(ram(0, SIZE, mem_type=mem_type))
-    blocks = MemoryBlocks(memory, 0, block_size=BLOCK)
-    blocks.plug(0, SIZE, prealloc=True)
-    assert memory.effective()[0].resident == SIZE
-    blocks.unplug(BLOCK, 2 * BLOCK)
-    assert memory.effective()[0].resident == SIZE - 2 * BLOCK
+def test_a_removed_region_is_unmapped(space: AddressSpace, memory: GuestMemory, mem_type: str) -> None:
+    before = descriptors()
+    space.insert_region(ram(DIMM, 5 * PAGE, name="dimm0", mem_type=mem_type))
+    mapping = memory.mapping(DIMM)
+    assert protection(mapping.host_address)
+    space.remove_region("dimm0")
+    assert not maps_of("/memfd:dimm0 ")
+    assert protection(mapping.host_address) == ""
+    assert descriptors() == before
+    with pytest.raises(UnmappedAddress):
+        memory.read(DIMM, 1)
+    if mem_type == "shmem":
+        with pytest.raises(NotMapped, match="not mapped any more"):
+            _ = mapping.fd
 
 
-def test_blocks_of_huge_pages() -> None:
-    with huge_pages(4) as size:
-        _, memory = mapped(ram(0, 4 * size, mem_type="hugeshmem"))
-        with pytest.raises(Misaligned):
-            MemoryBlocks(memory, 0, block_size=size // 2)
-        blocks = MemoryBlocks(memory, 0, block_size=size)
-        blocks.plug(0, 2 * size, prealloc=True)
-        assert memory.effective()[0].resident == 2 * size
-        blocks.unplug(0, size)
-        assert memory.effective()[0].resident == size
+def test_what_stays_is_untouched(space: AddressSpace, memory: GuestMemory) -> None:
+    host = memory.host_address(0)
+    memory.write(0, b"stays")
+    with memory.view(0, 5) as view:
+        space.insert_region(ram(DIMM))
+        space.remove_region(DIMM)
+        assert bytes(view) == b"stays"
+    assert memory.host_address(0) == host
+
+
+def test_the_users_file_outlives_the_region(space: AddressSpace, memory: GuestMemory, tmp_path: Path) -> None:
+    path = make_file(tmp_path / "dimm", PAGE)
+    with path.open("r+b") as file:
+        space.insert_region(ram(DIMM, file=file))
+        memory.write(DIMM, b"written")
+        space.remove_region(DIMM)
+        assert not maps_of(str(path))
+        assert file.read(7) == b"written"
+
+
+def hammer(memory: GuestMemory, write: Callable[[GuestMemory, int], object], stop: threading.Event) -> None:
+    value = 0
+    while not stop.is_set():
+        value = value % 250 + 1
+        with suppress(UnmappedAddress, RegionBusy):
+            write(memory, value)
+
+
+WRITES: dict[str, Callable[[GuestMemory, int], object]] = {
+    "short": lambda memory, value: memory.write(DIMM + 8, bytes([value]) * 64),
+    "integer": lambda memory, value: memory.write_u64(DIMM + 8, value * 0x0101_0101_0101_0101),
+    "long": lambda memory, value: memory.write(DIMM, bytes([value]) * (4 * MIB)),
+    "fill": lambda memory, value: memory.fill(DIMM, 5 * MIB, value),
+}
+
+
+@pytest.mark.parametrize("kind", ["file", "memfd"])
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
+def test_no_late_write(kind: str, write: Callable[[GuestMemory, int], object], tmp_path: Path) -> None:
+    """Once a removal has returned, what two threads go on writing reaches neither the user's file nor the old memfd."""
+    path = make_file(tmp_path / "dimm", 8 * MIB)
+    space, memory = mapped(ram(0))
+    stop = threading.Event()
+    threads = [threading.Thread(target=hammer, args=(memory, write, stop)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(5):
+            with path.open("r+b", buffering=0) as file:
+                region = ram(DIMM, 8 * MIB, file=file) if kind == "file" else ram(DIMM, 8 * MIB)
+                space.insert_region(region)
+                fd = memory.mapping(DIMM).fd
+                assert fd is not None
+                behind = os.dup(fd)
+            time.sleep(0.001)
+            space.remove_region(DIMM, timeout=None)
+            os.pwrite(behind, bytes(8 * MIB), 0)
+            time.sleep(0.002)
+            assert os.pread(behind, 8 * MIB, 0) == bytes(8 * MIB)
+            os.close(behind)
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
+def test_readers_never_see_the_memory_of_another_region(space: AddressSpace, memory: GuestMemory) -> None:
+    """An unmapped range is used again at once for the next region: a reader that came late would read that."""
+    done = threading.Event()
+
+    def plug() -> None:
+        for number in range(300):
+            base = DIMM * (1 + number % 2)
+            space.insert_region(ram(base, 64 * PAGE, mem_type="mmap"))
+            memory.fill(base, 64 * PAGE, 1 + number % 2)
+            space.remove_region(base, timeout=None)
+        done.set()
+
+    def read() -> None:
+        while not done.is_set():
+            for number in (1, 2):
+                with suppress(UnmappedAddress):
+                    assert set(memory.read(DIMM * number, 64 * PAGE)) <= {0, number}
+
+    run_threads(plug, read)
+
+
+# Waiting for a lease.
+
+
+def test_a_removal_waits_for_a_view(space: AddressSpace, memory: GuestMemory) -> None:
+    view = memory.view(0, 8)
+    timer = threading.Timer(0.1, view.release)
+    timer.start()
+    assert len(space.remove_region(0, timeout=60)) == 0
+    timer.join()
+
+
+def test_a_wait_that_is_too_short_changes_nothing(space: AddressSpace, memory: GuestMemory) -> None:
+    space.insert_region(ram(DIMM))
+    before = space.snapshot()
+    held = [memory.view(DIMM, 8), memory.array(DIMM + 8, 4, "<u2")]
+    with pytest.raises(RegionBusy) as busy:
+        space.remove_region(DIMM, timeout=0.12)
+    assert sorted(busy.value.leases) == [Lease("view", DIMM, 8), Lease("view", DIMM + 8, 8)]
+    held.clear()
+    assert space.snapshot() == before
+    space.remove_region(DIMM)
+
+
+def test_a_long_read_in_flight_is_waited_for(space: AddressSpace, memory: GuestMemory) -> None:
+    """A removal without patience may find it busy, and says with what; one with patience gets its turn."""
+    space.insert_region(ram(DIMM, 64 * MIB))
+    stop, busy = threading.Event(), list[Lease]()
+
+    def read() -> None:
+        while not stop.is_set():
+            with suppress(UnmappedAddress):
+                memory.read(DIMM, 64 * MIB)
+
+    def remove() -> None:
+        for _ in range(20):
+            try:
+                space.remove_region(DIMM)
+            except RegionBusy as refused:
+                busy.extend(refused.leases)
+                space.remove_region(DIMM, timeout=None)
+            space.insert_region(ram(DIMM, 64 * MIB))
+        stop.set()
+
+    run_threads(read, remove)
+    assert {(lease.what, lease.address, lease.size) for lease in busy} <= {("read", DIMM, 64 * MIB)}
+
+
+def test_closing_during_long_writes() -> None:
+    space, memory = mapped(ram(0, 16 * MIB))
+    stop = threading.Event()
+
+    def write() -> None:
+        data = bytes(16 * MIB)
+        while not stop.is_set():
+            with suppress(NotMapped):
+                space.map_memory().write(0, data)
+
+    def close() -> None:
+        for _ in range(20):
+            with suppress(RegionBusy):
+                space.map_memory().close()
+        stop.set()
+
+    run_threads(write, close)
+    with suppress(RegionBusy):
         memory.close()
 
 
-@pytest.mark.parametrize("block_size", [0, -1, 1, PAGE + 1, 3 * MIB, 2 * SIZE])
-def test_blocks_divide_their_region(block_size: int) -> None:
-    with pytest.raises(Misaligned):
-        MemoryBlocks(mapped(ram(0, SIZE))[1], 0, block_size=block_size)
+# Changing.
 
 
-@pytest.mark.parametrize("where", [(-BLOCK, BLOCK), (0, 0), (0, SIZE + BLOCK), (SIZE, BLOCK), (1, BLOCK), (0, 1)])
-def test_ranges_are_of_blocks_in_the_region(where: tuple[int, int]) -> None:
-    blocks = MemoryBlocks(mapped(ram(0, SIZE))[1], 0, block_size=BLOCK)
-    with pytest.raises(InvalidAddressRange):
-        blocks.plug(*where)
-    assert list(blocks) == []
-    assert "0x0 of 0x2000000" in repr(blocks)
+def test_a_replacement_keeps_the_bytes(space: AddressSpace, memory: GuestMemory) -> None:
+    memory.write(0, b"bytes")
+    host, fd = memory.host_address(0), memory.mapping(0).fd
+    low = space["low"]
+    with memory.view(0, 5) as view:
+        base = space.replace_region("low", low.replace(name="renamed", is_hotplug=True, prot_flags="rwx"))
+        view[:] = b"BYTES"
+    assert base["renamed"].is_hotplug
+    assert memory.regions == (base["renamed"],)
+    assert (memory.read(0, 5), memory.host_address(0), memory.mapping(0).fd) == (b"BYTES", host, fd)
+    assert protection(host) == "rwxs"
 
 
-def test_devices_have_no_blocks() -> None:
-    _, memory = mapped(AddressSpaceRegion.create_device_region(WINDOW, PAGE, name="uart"))
-    with pytest.raises(UnmappedAddress, match="device"):
-        MemoryBlocks(memory, "uart")
+@pytest.mark.parametrize(
+    ("before", "after"), [("rw-", "r--"), ("rw-", "---"), ("rwx", "rw-"), ("r--", "rw-"), ("---", "rwx")]
+)
+def test_protections_follow(before: str, after: str) -> None:
+    space, memory = mapped(ram(0, prot_flags=before))
+    memory.write(0, b"rom", force=True)
+    host = memory.host_address(0)
+    space.replace_region(0, space[0].replace(prot_flags=after))
+    assert protection(host) == f"{after}s"
+    if "w" in after:
+        memory.write(8, b"now")
+    else:
+        with pytest.raises(AccessDenied):
+            memory.write(8, b"now")
+    if "r" in after:
+        assert memory.read(0, 3) == b"rom"
+
+
+def test_a_renewal_over_the_same_range_is_new_memory(space: AddressSpace, memory: GuestMemory) -> None:
+    memory.write(0, b"old")
+    mapping, same = memory.mapping(0), space["low"]
+    with space.transaction() as change:
+        change.remove_region("low")
+        change.insert_region(same)
+    assert memory.read(0, 3) == bytes(3)
+    assert memory.mapping(0) != mapping
+    assert len(maps_of("/memfd:low ")) == 1
+    assert space["low"] == same
+
+
+def test_a_region_may_be_split_in_a_transaction(space: AddressSpace, memory: GuestMemory) -> None:
+    space.insert_region(ram(DIMM, 4 * PAGE, name="whole"))
+    with space.transaction() as change:
+        change.remove_region("whole")
+        change.insert_region(ram(DIMM, 2 * PAGE, name="left"))
+        change.insert_region(ram(DIMM + 2 * PAGE, 2 * PAGE, name="right"))
+    memory.write(DIMM + 2 * PAGE - 2, b"over")
+    assert memory.read(DIMM, 4 * PAGE) == bytes(2 * PAGE - 2) + b"over" + bytes(2 * PAGE - 2)
+
+
+def test_a_base_keeps_no_memory_and_refuses_nothing(space: AddressSpace) -> None:
+    before = space.snapshot()
+    region = before["low"]
+    space.remove_region("low")
+    gc.collect()
+    assert not maps_of("/memfd:low ")
+    assert before["low"] is region

@@ -1,12 +1,15 @@
 //! Who holds a region's memory, and so vetoes its removal.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::mapping::Mapping;
 use crate::model::error::LeaseInfo;
 use crate::model::range::Range;
 use crate::sys::fork::Process;
+
+/// How long accesses are kept waiting for the sake of a removal.
+const DRAIN: Duration = Duration::from_millis(50);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
@@ -26,11 +29,22 @@ struct Table {
     free: Vec<usize>,
     /// Threads that wait for a change of it.
     waiting: usize,
+    /// Until when new accesses wait, so that those in flight come to an end and a removal gets its turn.
+    drains_until: Option<Instant>,
 }
 
 impl Table {
     fn is_free(&self) -> bool {
         self.free.len() == self.held.len()
+    }
+
+    /// How long a new access has to wait.
+    fn drains_for(&self) -> Option<Duration> {
+        self.drains_until?.checked_duration_since(Instant::now()).filter(|rest| !rest.is_zero())
+    }
+
+    fn has_only_accesses(&self) -> bool {
+        self.held.iter().flatten().all(|lease| !matches!(lease.what, "view" | "pin"))
     }
 
     fn infos(&self) -> Vec<LeaseInfo> {
@@ -49,7 +63,7 @@ pub struct Leases {
 /// Why no lease was given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refused {
-    /// A change is deciding about the region: [`Leases::wait_settled`], then ask again.
+    /// A change is deciding about the region, or waits to: [`Leases::wait_settled`], then ask again.
     Closing,
     /// The region was removed.
     Closed,
@@ -57,7 +71,7 @@ pub enum Refused {
 
 impl Default for Leases {
     fn default() -> Self {
-        let table = Table { state: State::Open, held: Vec::new(), free: Vec::new(), waiting: 0 };
+        let table = Table { state: State::Open, held: Vec::new(), free: Vec::new(), waiting: 0, drains_until: None };
         Self { table: Mutex::new(table), changed: Condvar::new(), process: Process::current() }
     }
 }
@@ -71,6 +85,26 @@ impl Leases {
     ///
     /// `offset` is where in the region the bytes begin; those of a writable lease count as written when it ends.
     pub fn take(self: &Arc<Self>, mapping: &Arc<Mapping>, offset: u64, info: LeaseInfo) -> Result<Lease, Refused> {
+        self.enter(false, mapping, offset, info)
+    }
+
+    /// Takes one more lease than the caller has already.
+    pub fn take_another(
+        self: &Arc<Self>,
+        mapping: &Arc<Mapping>,
+        offset: u64,
+        info: LeaseInfo,
+    ) -> Result<Lease, Refused> {
+        self.enter(true, mapping, offset, info)
+    }
+
+    fn enter(
+        self: &Arc<Self>,
+        is_nested: bool,
+        mapping: &Arc<Mapping>,
+        offset: u64,
+        info: LeaseInfo,
+    ) -> Result<Lease, Refused> {
         let written = info.is_writable.then(|| Range::between(offset, offset.saturating_add(info.size)));
         let mut lease = Lease { mapping: Arc::clone(mapping), leases: Arc::clone(self), slot: None, written };
         if !self.process.is_current() {
@@ -80,6 +114,7 @@ impl Leases {
         match table.state {
             State::Closing => return Err(Refused::Closing),
             State::Closed => return Err(Refused::Closed),
+            State::Open if !is_nested && table.drains_for().is_some() => return Err(Refused::Closing),
             State::Open => {}
         }
         let slot = table.free.pop().unwrap_or(table.held.len());
@@ -140,21 +175,41 @@ impl Leases {
     fn settle(&self, state: State) {
         let mut table = self.lock();
         table.state = state;
+        table.drains_until = None;
         self.notify(&table);
     }
 
-    /// Waits at most `limit` until no change is deciding about the region.
+    /// Whether a change is deciding about the region at this moment.
+    #[must_use]
+    pub fn is_closing(&self) -> bool {
+        self.lock().state == State::Closing
+    }
+
+    /// Waits at most `limit` until no change is deciding about the region, or waits to.
     pub fn wait_settled(&self, limit: Duration) {
-        self.wait(limit, |table| table.state == State::Closing);
+        let table = self.lock();
+        let limit = table.drains_for().map_or(limit, |rest| rest.min(limit));
+        self.wait(table, limit, |table| table.state == State::Closing || table.drains_for().is_some());
     }
 
     /// Waits at most `limit` until no one holds a lease.
     pub fn wait_free(&self, limit: Duration) {
-        self.wait(limit, |table| !table.is_free());
+        self.wait(self.lock(), limit, |table| !table.is_free());
     }
 
-    fn wait(&self, limit: Duration, blocked: impl Fn(&Table) -> bool) {
+    /// Like [`wait_free`](Self::wait_free); for [`DRAIN`] new accesses wait, where it is accesses that hold the region.
+    ///
+    /// Otherwise a few threads whose accesses take turns would keep it for ever. What a user holds ends when the user lets go,
+    /// and who has to wait may be that user.
+    pub fn drain(&self, limit: Duration) {
         let mut table = self.lock();
+        if table.has_only_accesses() {
+            table.drains_until = Instant::now().checked_add(DRAIN);
+        }
+        self.wait(table, limit, |table| !table.is_free());
+    }
+
+    fn wait(&self, mut table: MutexGuard<'_, Table>, limit: Duration, blocked: impl Fn(&Table) -> bool) {
         table.waiting = table.waiting.saturating_add(1);
         let waited = self.changed.wait_timeout_while(table, limit, |table| blocked(table));
         let (mut table, _) = waited.unwrap_or_else(PoisonError::into_inner);

@@ -10,7 +10,7 @@ use super::map::u64_of;
 use super::mapping::Extent;
 use super::region::MappedRegion;
 use super::straggler::Straggler;
-use crate::model::error::{Error, Result};
+use crate::model::error::{Error, LeaseInfo, Result};
 use crate::model::region::PROT_WRITE;
 use crate::model::text::hex;
 use crate::sys::copy::{self as kernel, Stopped};
@@ -147,7 +147,8 @@ impl Piece {
         let timed_out = || Stopped { completed: 0, error: Some(std::io::Error::from_raw_os_error(ETIMEDOUT)) };
         let size = u64_of(self.size);
         // A write that was given up may still be done, however late.
-        let lease = self.region.lease(verb, self.address(), size, verb == "write");
+        let info = LeaseInfo { what: verb, address: self.address(), size, is_writable: verb == "write" };
+        let lease = self.region.leases.take_another(&self.region.mapping, self.offset, info);
         let lease = lease.map_err(|_| self.fault(verb, &timed_out()))?;
         if self.region.mapping.stuck.load(Ordering::Acquire) != 0 {
             return Err(self.fault(verb, &timed_out()));

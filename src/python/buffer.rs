@@ -236,7 +236,7 @@ impl PyGuestView {
 
 /// Waits, without the interpreter's lock, for the change that is deciding about the region at `address`.
 pub(super) fn wait_settled(py: Python<'_>, space: &AddressSpace, leases: &Leases, address: u64) -> PyResult<()> {
-    if space.turn().is_mine() {
+    if leases.is_closing() && space.turn().is_mine() {
         let message =
             format!("the region at {} is being removed by the change that this call is part of", hex(address));
         return Err(Error::Reentrant { message }.into());

@@ -188,11 +188,16 @@ impl AddressSpace {
             when_busy();
             result = self.change(&removal, None, interrupt);
         }
+        let mut drains = true;
         while matches!(result, Err(Error::Busy { .. })) {
             let Some(slice) = deadline.slice() else { break };
-            if let Some(leases) = self.leases_of(target) {
-                leases.wait_free(slice);
+            match self.leases_of(target) {
+                Some(leases) if drains => leases.drain(slice),
+                Some(leases) => leases.wait_free(slice),
+                None => {}
             }
+            // An access that takes long must not be the end of all others.
+            drains = !drains;
             interrupt.check()?;
             result = self.change(&removal, None, interrupt);
         }

@@ -44,7 +44,7 @@ impl AddressSpace {
 
     /// Waits for a moment, or until the change that is deciding about a region has decided.
     pub fn wait_settled(&self, region: &MappedRegion, interrupt: &dyn Interrupt) -> Result<()> {
-        if self.turn().is_mine() {
+        if region.leases.is_closing() && self.turn().is_mine() {
             return Err(Error::Reentrant {
                 message: format!("{} is being removed by the change that this call is part of", region.meta),
             });

@@ -120,7 +120,7 @@ fn refuses() -> Error {
 
 fn lease(space: &AddressSpace, base: u64) -> Lease {
     let snapshot = space.load();
-    snapshot.memory.as_ref().unwrap().find(base).unwrap().lease("view", base, 8).unwrap()
+    snapshot.memory.as_ref().unwrap().find(base).unwrap().lease("view", base, 8, false).unwrap()
 }
 
 fn is_mapped(name: &str) -> bool {
@@ -215,7 +215,7 @@ fn a_region_that_is_leaving_gives_no_lease_and_gives_them_again_after_a_veto() {
         let snapshot = space.load();
         if phase == "prepare" && !change.removed.is_empty() {
             let region = snapshot.memory.as_ref().unwrap().find(LOW).unwrap();
-            assert!(region.lease("view", LOW, 8).is_err());
+            assert!(region.lease("view", LOW, 8, false).is_err());
             return Err(refuses());
         }
         Ok(())

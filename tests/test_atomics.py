@@ -16,7 +16,7 @@ from dbs_address_space import (
     UnmappedAddress,
     Unsupported,
 )
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from memory_helpers import PAGE, make_file, mapped, ram
 
@@ -49,6 +49,7 @@ def memory() -> GuestMemory:
     return memory
 
 
+@settings(deadline=None)
 @given(
     name=st.sampled_from(list(OPERATIONS)),
     width=st.sampled_from(WIDTHS),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from bytes_helpers import numbered
 from dbs_address_space import AccessDenied, AddressSpaceRegion, GuestMemory, InvalidAddressRange, UnmappedAddress
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from memory_helpers import PAGE, make_file, mapped, ram
 
@@ -36,6 +36,7 @@ FIELDS = {
 }
 
 
+@settings(deadline=None)
 @given(st.sampled_from("@=<>!"), st.lists(st.sampled_from(list(FIELDS)), max_size=6), st.data(), st.integers(1, 30))
 def test_what_is_packed_is_unpacked(order: str, letters: list[str], data: st.DataObject, before: int) -> None:
     _, memory = mapped(ram(0), ram(PAGE))

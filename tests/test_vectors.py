@@ -23,7 +23,7 @@ from dbs_address_space import (
     RegionBusy,
     UnmappedAddress,
 )
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from memory_helpers import MIB, PAGE, in_child, make_file, mapped, ram
 
@@ -318,6 +318,7 @@ def test_what_cannot_be_read_is_translated_all_the_same() -> None:
         memory.read_many_u64(array("Q", [PAGE]))
 
 
+@settings(deadline=None)
 @given(
     parts=st.lists(st.tuples(st.integers(1, 3), st.integers(0, 2)), min_size=1, max_size=40),
     pages=st.lists(st.integers(0, 250), max_size=100),

@@ -1,6 +1,9 @@
 """What the tests of the verbs share: tracked writes, the blocks of memfds, numbered bytes."""
 
 import os
+import sys
+import threading
+from collections.abc import Callable
 from typing import Any
 
 from dbs_address_space import GuestMemory
@@ -28,3 +31,27 @@ def blocks(memory: GuestMemory, addr: int) -> int:
     fd = memory.mapping(addr).fd
     assert fd is not None
     return os.fstat(fd).st_blocks
+
+
+def in_threads(count: int, body: Callable[[], object]) -> None:
+    """Runs `body` in some threads that take the interpreter from each other as often as they can."""
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            body()
+        except BaseException as error:  # noqa: BLE001  raised below, in the test's own thread
+            failed.append(error)
+
+    threads = [threading.Thread(target=run) for _ in range(count)]
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(before)
+    for error in failed:
+        raise error

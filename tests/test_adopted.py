@@ -36,6 +36,7 @@ BUFFERS: dict[str, Callable[[], Any]] = {
     "numpy": lambda: np.arange(5000, dtype="<u2").reshape(50, 100),
     "mmap": lambda: mmap.mmap(-1, 3 * PAGE),
     "ctypes": lambda: (ctypes.c_uint64 * 100)(*range(100)),
+    "ctypes value": lambda: ctypes.c_uint64(0x1234),
 }
 
 

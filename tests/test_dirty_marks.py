@@ -143,6 +143,17 @@ def test_off_is_off(space: AddressSpace) -> None:
     assert drain(memory) == []
 
 
+def test_a_new_start_forgets_what_was_marked_before(space: AddressSpace) -> None:
+    memory = space.memory
+    memory.write(0, b"x")
+    track(memory, is_tracked=False)
+    track(memory)
+    assert drain(memory) == []
+    memory.write(PAGE, b"x")
+    track(memory)
+    assert drain(memory) == [(PAGE, PAGE)]
+
+
 def test_a_hotplugged_region_is_tracked_from_its_first_write(space: AddressSpace) -> None:
     space.insert_region(ram(GIB, 4 * PAGE, name="dimm"))
     space.memory.write_u8(GIB + PAGE, 1)

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::buffer::{Bytes, Input, Output};
 use super::map::u64_of;
+use super::mapping::usize_of;
 use super::piece::Piece;
 use super::walk::CHUNK;
 use crate::model::error::Result;
@@ -53,15 +54,23 @@ fn part_at(pieces: &[Piece], at: usize) -> Option<Piece> {
 }
 
 fn step(from: &Piece, to: &Piece, is_backward: bool) -> Result<()> {
-    let Some(_direct) = from.region.mapping.direct() else { return through_buffer(from, to, is_backward) };
-    if Arc::ptr_eq(&from.region.mapping, &to.region.mapping) {
+    let (source, target) = (&from.region.mapping, &to.region.mapping);
+    if Arc::ptr_eq(source, target) {
+        let Some(_direct) = source.direct() else { return through_buffer(from, to, is_backward) };
         // SAFETY: both parts lie in a mapping that can't fault meanwhile.
         unsafe { std::ptr::copy(from.host(), to.host(), from.size) };
         to.mark_dirty(to.size);
         return Ok(());
     }
-    // SAFETY: the part lies in a mapping that can't fault meanwhile.
-    to.write(Input::Bytes(unsafe { Bytes::new(from.host(), from.size) }), false)
+    if let Some(_direct) = source.direct() {
+        // SAFETY: the part lies in a mapping that can't fault meanwhile.
+        return to.write(Input::Bytes(unsafe { Bytes::new(from.host(), from.size) }), false);
+    }
+    let Some(_direct) = target.direct() else { return through_buffer(from, to, is_backward) };
+    // SAFETY: the part lies in a mapping that can't fault meanwhile, and may be written.
+    let read = from.read(&unsafe { Output::new(to.host(), to.size) });
+    to.mark_dirty(to.size);
+    read
 }
 
 fn through_buffer(from: &Piece, to: &Piece, is_backward: bool) -> Result<()> {
@@ -71,10 +80,13 @@ fn through_buffer(from: &Piece, to: &Piece, is_backward: bool) -> Result<()> {
         let size = CHUNK.min(from.size.saturating_sub(done));
         let skip = if is_backward { from.size.saturating_sub(done).saturating_sub(size) } else { done };
         let (chunk, _) = buffer.split_at_mut(size);
-        let copied = from
-            .part(u64_of(skip), size)
-            .read(&Output::from(&mut *chunk))
-            .and_then(|()| to.part(u64_of(skip), size).write(Input::Bytes(Bytes::from(&*chunk)), false));
+        let copied = from.part(u64_of(skip), size).read(&Output::from(&mut *chunk));
+        // What was read before a fault is written, unless what lies behind it was written first.
+        let there =
+            copied.as_ref().map_or_else(|error| if is_backward { 0 } else { usize_of(error.completed()) }, |()| size);
+        let (chunk, _) = chunk.split_at(there);
+        let written = to.part(u64_of(skip), there).write(Input::Bytes(Bytes::from(chunk)), false);
+        let copied = written.and(copied.map_err(|error| error.completing(u64_of(there))));
         copied.map_err(|error| error.after(u64_of(done)))?;
         done = done.saturating_add(size);
     }

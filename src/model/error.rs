@@ -321,6 +321,21 @@ impl Error {
         self
     }
 
+    /// How many bytes were done before a fault.
+    #[must_use]
+    pub const fn completed(&self) -> u64 {
+        if let Self::Fault { completed, .. } = self { *completed } else { 0 }
+    }
+
+    /// A fault before which that many bytes were done.
+    #[must_use]
+    pub fn completing(mut self, bytes: u64) -> Self {
+        if let Self::Fault { completed, .. } = &mut self {
+            *completed = bytes;
+        }
+        self
+    }
+
     /// A fault in a part of the work, told with the size of all of it.
     #[must_use]
     pub fn of(mut self, total: u64) -> Self {

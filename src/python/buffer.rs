@@ -2,10 +2,9 @@
 
 #![allow(unsafe_code, reason = "the buffer protocol is pointers")]
 
-use std::ffi::c_int;
+use std::ffi::{CStr, c_int};
 use std::sync::{Arc, Weak};
 
-use pyo3::buffer::PyUntypedBuffer;
 use pyo3::exceptions::{PyBufferError, PyMemoryError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes, PyInt, PyMemoryView};
@@ -61,17 +60,69 @@ pub(super) fn new_bytearray(py: Python<'_>, size: usize) -> PyResult<Bound<'_, P
     PyByteArray::new_with(py, size, |_| Ok(()))
 }
 
-/// A contiguous bytes-like object that is held.
-pub(super) struct Held(PyUntypedBuffer);
+/// A contiguous buffer that is held: its exporter keeps the bytes where they are meanwhile.
+///
+/// PyO3's own refuses exporters that leave out strides, as every object of `ctypes` does.
+pub(super) struct Held(Box<ffi::Py_buffer>);
+
+impl std::fmt::Debug for Held {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Held").field("start", &self.0.buf).field("size", &self.0.len).finish()
+    }
+}
+
+// SAFETY: the buffer may be used from any thread; it is released with the interpreter's lock.
+unsafe impl Send for Held {}
+// SAFETY: as above; nothing in it is changed.
+unsafe impl Sync for Held {}
 
 impl Held {
-    pub(super) fn of(data: &Bound<'_, PyAny>) -> PyResult<Self> {
-        contiguous(data).map(Self)
+    pub(super) fn of(object: &Bound<'_, PyAny>) -> PyResult<Self> {
+        let py = object.py();
+        let mut buffer = Box::<ffi::Py_buffer>::new_uninit();
+        // SAFETY: asks a live object to fill the buffer.
+        if unsafe { ffi::PyObject_GetBuffer(object.as_ptr(), buffer.as_mut_ptr(), ffi::PyBUF_FULL_RO) } != 0 {
+            return Err(PyErr::fetch(py));
+        }
+        // SAFETY: filled by the call that succeeded; it stays where it is, as its pointers may lead into it.
+        let held = Self(unsafe { buffer.assume_init() });
+        // SAFETY: a filled buffer.
+        if unsafe { ffi::PyBuffer_IsContiguous(&raw const *held.0, b'C'.cast_signed()) } == 0 {
+            return Err(PyBufferError::new_err(
+                "the buffer is not contiguous: copy it with bytes() or numpy.ascontiguousarray first",
+            ));
+        }
+        Ok(held)
+    }
+
+    fn size(&self) -> usize {
+        self.0.len.unsigned_abs()
     }
 
     pub(super) fn bytes(&self) -> Bytes<'_> {
         // SAFETY: the exporter keeps the bytes where they are while we hold the buffer.
-        unsafe { Bytes::new(self.0.buf_ptr().cast(), self.0.len_bytes()) }
+        unsafe { Bytes::new(self.0.buf.cast(), self.size()) }
+    }
+
+    fn require_writable(&self, advice: &str) -> PyResult<()> {
+        if self.0.readonly == 0 {
+            return Ok(());
+        }
+        Err(PyTypeError::new_err(format!("the buffer is read-only: {advice}")))
+    }
+
+    /// The `struct` format of the items; bytes when there is none.
+    fn format(&self) -> &CStr {
+        // SAFETY: null, or a string that lives as long as the buffer.
+        if self.0.format.is_null() { c"B" } else { unsafe { CStr::from_ptr(self.0.format) } }
+    }
+}
+
+impl Drop for Held {
+    /// At the interpreter's end nothing can be released any more.
+    fn drop(&mut self) {
+        // SAFETY: filled by `PyObject_GetBuffer`, and released once.
+        let _ = Python::try_attach(|_| unsafe { ffi::PyBuffer_Release(&raw mut *self.0) });
     }
 }
 
@@ -81,35 +132,30 @@ pub(super) fn with_input<T>(data: &Bound<'_, PyAny>, work: impl FnOnce(Bytes<'_>
     if let Ok(bytes) = data.cast_exact::<PyBytes>() {
         return work(Bytes::from(bytes.as_bytes()));
     }
-    let buffer = contiguous(data)?;
-    // SAFETY: the exporter keeps the bytes where they are while we hold the buffer.
-    work(unsafe { Bytes::new(buffer.buf_ptr().cast(), buffer.len_bytes()) })
+    work(Held::of(data)?.bytes())
 }
 
 /// Calls `work` with a contiguous writable buffer, which is held meanwhile.
 #[inline]
 pub(super) fn with_output<T>(target: &Bound<'_, PyAny>, work: impl FnOnce(&Output<'_>) -> PyResult<T>) -> PyResult<T> {
-    let buffer = contiguous(target)?;
-    if buffer.readonly() {
-        return Err(PyTypeError::new_err("the buffer is read-only: give a bytearray, a writable memoryview or array"));
-    }
+    let held = Held::of(target)?;
+    held.require_writable("give a bytearray, a writable memoryview or array")?;
     // SAFETY: the exporter keeps the bytes where they are, and lets us write them, while we hold the buffer.
-    work(&unsafe { Output::new(buffer.buf_ptr().cast(), buffer.len_bytes()) })
+    work(&unsafe { Output::new(held.0.buf.cast(), held.size()) })
 }
 
 /// Calls `work` with a contiguous buffer of u64 integers, an array of NumPy for example.
 pub(super) fn with_integers<T>(object: &Bound<'_, PyAny>, work: impl FnOnce(Bytes<'_>) -> PyResult<T>) -> PyResult<T> {
-    let buffer = contiguous(object)?;
-    let is_u64 = buffer.item_size() == size_of::<u64>()
-        && matches!(buffer.format().to_str(), Ok("Q" | "L" | "<Q" | "<L" | "=Q" | "=L" | "@Q" | "@L" | "N"));
+    let held = Held::of(object)?;
+    let is_u64 = held.0.itemsize.unsigned_abs() == size_of::<u64>()
+        && matches!(held.format().to_str(), Ok("Q" | "L" | "<Q" | "<L" | "=Q" | "=L" | "@Q" | "@L" | "N"));
     if !is_u64 {
         return Err(PyTypeError::new_err(format!(
             "the buffer must hold unsigned integers of 8 bytes (array('Q'), dtype '<u8'), not items of format {:?}",
-            buffer.format()
+            held.format()
         )));
     }
-    // SAFETY: the exporter keeps the bytes where they are while we hold the buffer.
-    work(unsafe { Bytes::new(buffer.buf_ptr().cast(), buffer.len_bytes()) })
+    work(held.bytes())
 }
 
 /// Whether an object has the buffer protocol.
@@ -118,53 +164,15 @@ pub(super) fn is_buffer(object: &Bound<'_, PyAny>) -> bool {
     unsafe { ffi::PyObject_CheckBuffer(object.as_ptr()) == 1 }
 }
 
-/// A writable buffer of the user's that a region shows; held until the region is gone everywhere.
-#[derive(Debug)]
-struct Adopted(Option<PyUntypedBuffer>);
-
-impl KeepAlive for Adopted {}
-
-impl Drop for Adopted {
-    fn drop(&mut self) {
-        let buffer = self.0.take();
-        // At the interpreter's end nothing can be released any more.
-        if Python::try_attach(|_| ()).is_none() {
-            std::mem::forget(buffer);
-        } else {
-            Python::attach(|_| drop(buffer));
-        }
-    }
-}
+/// A region that shows a user's buffer holds it until the region is gone everywhere.
+impl KeepAlive for Held {}
 
 /// The memory of a writable, contiguous buffer, and what keeps it.
 pub(super) fn adopt(object: &Bound<'_, PyAny>) -> PyResult<UserBuffer> {
-    let buffer = contiguous(object)?;
-    if buffer.readonly() {
-        return Err(PyTypeError::new_err("the buffer is read-only: a region needs one that can be written"));
-    }
-    let (host, size) = (buffer.buf_ptr().expose_provenance(), u64::try_from(buffer.len_bytes()).unwrap_or(u64::MAX));
-    Ok(UserBuffer { host, size, keep: Arc::new(Adopted(Some(buffer))) })
-}
-
-/// Objects of ctypes leave out their strides, which PyO3 insists on; a memoryview of them has some.
-fn with_strides(object: &Bound<'_, PyAny>) -> PyResult<PyUntypedBuffer> {
-    match PyUntypedBuffer::get(object) {
-        Err(error) if error.is_instance_of::<PyBufferError>(object.py()) => {
-            let view = PyMemoryView::from(object).map_err(|_| error)?;
-            PyUntypedBuffer::get(view.as_any())
-        }
-        result => result,
-    }
-}
-
-fn contiguous(object: &Bound<'_, PyAny>) -> PyResult<PyUntypedBuffer> {
-    let buffer = with_strides(object)?;
-    if !buffer.is_c_contiguous() {
-        return Err(PyBufferError::new_err(
-            "the buffer is not contiguous: copy it with bytes() or numpy.ascontiguousarray first",
-        ));
-    }
-    Ok(buffer)
+    let held = Held::of(object)?;
+    held.require_writable("a region needs one that can be written")?;
+    let host = held.0.buf.expose_provenance();
+    Ok(UserBuffer { host, size: u64::try_from(held.size()).unwrap_or(u64::MAX), keep: Arc::new(held) })
 }
 
 /// What a view is an export of; every export holds a lease on the region, slices of a memoryview share it.

@@ -16,7 +16,7 @@ const PERIOD: Duration = Duration::from_millis(50);
 struct State {
     begun: Instant,
     last: Instant,
-    /// The end was reported: it is not again.
+    /// The end of a stage was reported: it is not again.
     is_complete: bool,
     raised: Option<PyErr>,
 }
@@ -41,11 +41,6 @@ impl PyInterrupt {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Whether this is the first time that the work is complete.
-    fn completes(&self, done: u64, total: u64) -> bool {
-        done == total && self.progress.is_some() && !std::mem::replace(&mut self.state().is_complete, true)
     }
 
     /// Runs `work` attached, unless the last time was a moment ago.
@@ -91,9 +86,11 @@ impl Interrupt for PyInterrupt {
     }
 
     fn progress(&self, stage: &'static str, done: u64, total: u64) -> std::result::Result<(), Interrupted> {
-        self.now_and_then(self.completes(done, total), |py, elapsed| {
-            self.call_progress(py, elapsed, stage, done, total)
-        })
+        let is_complete = self.progress.is_some() && done == total;
+        if std::mem::replace(&mut self.state().is_complete, is_complete) && is_complete {
+            return self.check();
+        }
+        self.now_and_then(is_complete, |py, elapsed| self.call_progress(py, elapsed, stage, done, total))
     }
 
     fn report(&self, client: &str, error: &Error) {

@@ -15,7 +15,10 @@ pub fn has_fault_handler(address: usize, size: usize) -> bool {
                 return true;
             }
         } else if let Some(range) = range_of(&line) {
-            is_asked = range.start < end && address < range.end;
+            if range.start >= end {
+                return false;
+            }
+            is_asked = address < range.end;
         }
     }
     false

@@ -97,10 +97,16 @@ impl PySearch {
         Self { space: space.clone(), incarnation, interrupt: PyInterrupt::new(progress), total, state }
     }
 
+    /// The generation of the map, unless the memory was closed.
+    fn generation(&self) -> Result<u64> {
+        let snapshot = self.space.load();
+        snapshot.memory_of(self.incarnation).map(|_| snapshot.map.generation())
+    }
+
     /// The next match; windows are held one at a time.
     fn next(&self, state: &mut State, interrupt: &dyn Interrupt) -> Result<Option<u64>> {
         loop {
-            let generation = self.space.map().generation();
+            let generation = self.generation()?;
             if state.generation != generation {
                 state.search.rewind();
                 state.generation = generation;

@@ -17,6 +17,7 @@ from dbs_address_space import (
     AccessDenied,
     AddressSpaceRegion,
     GuestMemory,
+    HugePagesShort,
     MemoryFault,
     Unsupported,
 )
@@ -276,6 +277,16 @@ def test_a_punched_huge_page_whose_pool_was_taken() -> None:
         in_child(lambda: probe(size))
 
 
+def take_pool(size: int) -> None:
+    """Takes all huge pages; a read in flight keeps one that was punched for a moment longer."""
+    while True:
+        try:
+            mapped(ram(0, size, mem_type="hugemmap"))[1].fill(0, size)
+        except HugePagesShort:
+            continue
+        return
+
+
 def steal_amid_copies(size: int) -> None:
     """Punches all pages and takes the pool, while another thread reads them in long copies."""
     _, memory = mapped(ram(0, size, mem_type="hugeshmem"))
@@ -292,7 +303,7 @@ def steal_amid_copies(size: int) -> None:
         begun.wait()
         try:
             punch(memory.mapping(0).fd, 0, size)
-            mapped(ram(0, size, mem_type="hugemmap"))[1].fill(0, size)
+            take_pool(size)
         finally:
             done.set()
 

@@ -6,7 +6,6 @@ use pyo3::types::{PyDict, PyTuple};
 
 use super::change::PyChange;
 use super::region::PyRegion;
-use crate::model::allocator::Shortage;
 use crate::model::error::{Error, LeaseInfo};
 use crate::model::region::SharedRegion;
 
@@ -28,6 +27,10 @@ impl<'a> Common<'a> {
         Self::at(Some(region.base()), Some(region.size()), Some(region))
     }
 
+    fn of_some(region: Option<&'a SharedRegion>) -> Self {
+        region.map_or_else(Self::default, Self::of)
+    }
+
     fn against(self, conflict: Option<&'a SharedRegion>) -> Self {
         Self { conflict, ..self }
     }
@@ -47,7 +50,14 @@ fn exception(py: Python<'_>, error: &Error) -> PyResult<PyErr> {
         return Ok(raised.clone_ref(py));
     }
     let own = PyDict::new(py);
-    let (class, common) = match error {
+    add_own(error, &own)?;
+    let (class, common) = class_of(error);
+    build(py, class, &error.to_string(), &common, &own)
+}
+
+/// The class of an error, and the data that all carry.
+fn class_of(error: &Error) -> (&'static str, Common<'_>) {
+    match error {
         Error::InvalidRange { address, size, .. } => ("InvalidAddressRange", Common::at(*address, *size, None)),
         Error::InvalidRegionType { .. } => ("InvalidRegionType", Common::default()),
         Error::InvalidMemorySourceType { .. } => ("InvalidMemorySourceType", Common::default()),
@@ -61,71 +71,68 @@ fn exception(py: Python<'_>, error: &Error) -> PyResult<PyErr> {
         Error::AccessDenied { address, size, region, .. } => {
             ("AccessDenied", Common::at(Some(*address), Some(*size), Some(region)))
         }
-        Error::Fault { address, size, region, completed, cause, file_offset, .. } => {
-            own.set_item("completed", completed)?;
-            own.set_item("cause", cause)?;
-            own.set_item("file_offset", file_offset)?;
+        Error::Fault { address, size, region, .. } => {
             ("MemoryFault", Common::at(Some(*address), Some(*size), Some(region)))
         }
-        Error::Backing { errno, region, .. } => {
-            own.set_item("errno", errno)?;
-            ("BackingError", region.as_ref().map_or_else(Common::default, Common::of))
+        Error::Backing { region, .. } => ("BackingError", Common::of_some(region.as_ref())),
+        Error::HugePagesShort { region, .. } => ("HugePagesShort", Common::of(region)),
+        Error::Numa { region, .. } => ("NumaError", Common::of(region)),
+        Error::NoSpace { shortage, .. } => ("NoSpace", Common::at(None, Some(shortage.size), None)),
+        Error::Fragmented { shortage, .. } => ("Fragmented", Common::at(None, Some(shortage.size), None)),
+        Error::AlignmentImpossible { shortage, .. } => {
+            ("AlignmentImpossible", Common::at(None, Some(shortage.size), None))
         }
-        Error::HugePagesShort { missing, page_size, region, .. } => {
-            own.set_item("missing", missing)?;
-            own.set_item("page_size", page_size)?;
-            ("HugePagesShort", Common::of(region))
-        }
-        Error::Numa { errno, region, .. } => {
-            own.set_item("errno", errno)?;
-            ("NumaError", Common::of(region))
-        }
-        Error::NoSpace { shortage, .. } => shortage_error("NoSpace", shortage, &own)?,
-        Error::Fragmented { shortage, .. } => shortage_error("Fragmented", shortage, &own)?,
-        Error::AlignmentImpossible { shortage, .. } => shortage_error("AlignmentImpossible", shortage, &own)?,
         Error::Reserved { address, size, region, conflict, .. } => {
             ("RegionOverlap", Common::at(Some(*address), Some(*size), region.as_ref()).against(conflict.as_ref()))
         }
-        Error::InvalidPlan { problems } => {
-            own.set_item("problems", PyTuple::new(py, problems)?)?;
-            ("InvalidPlan", Common::default())
-        }
-        Error::Busy { region, leases, .. } => {
-            own.set_item("leases", lease_tuple(py, leases)?)?;
-            ("RegionBusy", Common::of(region))
-        }
+        Error::InvalidPlan { .. } => ("InvalidPlan", Common::default()),
+        Error::Busy { region, .. } => ("RegionBusy", Common::of(region)),
         Error::NotContiguous { address, size, region, conflict, .. } => {
             ("NotContiguous", Common::at(Some(*address), Some(*size), Some(region)).against(conflict.as_ref()))
         }
-        Error::Partial { errno, done, size, .. } => {
-            own.set_item("errno", errno)?;
-            own.set_item("done", done)?;
-            ("PartialTransfer", Common::at(None, Some(*size), None))
-        }
+        Error::Partial { size, .. } => ("PartialTransfer", Common::at(None, Some(*size), None)),
         Error::NotMapped { .. } => ("NotMapped", Common::default()),
-        Error::Unsupported { feature, how, region, .. } => {
-            own.set_item("feature", feature)?;
-            own.set_item("how", how)?;
-            ("Unsupported", region.as_ref().map_or_else(Common::default, Common::of))
-        }
+        Error::Unsupported { region, .. } => ("Unsupported", Common::of_some(region.as_ref())),
         Error::GenerationChanged { .. } => ("GenerationChanged", Common::default()),
         Error::Reentrant { .. } => ("ReentrantChange", Common::default()),
         Error::Forked => ("ForkedProcess", Common::default()),
         Error::Client { .. } => ("ClientError", Common::default()),
         Error::Interrupted => ("AddressSpaceError", Common::default()),
-    };
-    build(py, class, &error.to_string(), &common, &own)
+    }
 }
 
-fn shortage_error<'a>(
-    class: &'static str,
-    shortage: &Shortage,
-    own: &Bound<'_, PyDict>,
-) -> PyResult<(&'static str, Common<'a>)> {
-    own.set_item("free", shortage.free)?;
-    own.set_item("largest", shortage.largest)?;
-    own.set_item("align", shortage.align)?;
-    Ok((class, Common::at(None, Some(shortage.size), None)))
+/// The data that only its class carries.
+fn add_own(error: &Error, own: &Bound<'_, PyDict>) -> PyResult<()> {
+    match error {
+        Error::Fault { completed, cause, file_offset, .. } => {
+            own.set_item("completed", completed)?;
+            own.set_item("cause", cause)?;
+            own.set_item("file_offset", file_offset)
+        }
+        Error::Backing { errno, .. } | Error::Numa { errno, .. } => own.set_item("errno", errno),
+        Error::HugePagesShort { missing, page_size, .. } => {
+            own.set_item("missing", missing)?;
+            own.set_item("page_size", page_size)
+        }
+        Error::NoSpace { shortage, .. }
+        | Error::Fragmented { shortage, .. }
+        | Error::AlignmentImpossible { shortage, .. } => {
+            own.set_item("free", shortage.free)?;
+            own.set_item("largest", shortage.largest)?;
+            own.set_item("align", shortage.align)
+        }
+        Error::InvalidPlan { problems } => own.set_item("problems", PyTuple::new(own.py(), problems)?),
+        Error::Busy { leases, .. } => own.set_item("leases", lease_tuple(own.py(), leases)?),
+        Error::Partial { errno, done, .. } => {
+            own.set_item("errno", errno)?;
+            own.set_item("done", done)
+        }
+        Error::Unsupported { feature, how, .. } => {
+            own.set_item("feature", feature)?;
+            own.set_item("how", how)
+        }
+        _ => Ok(()),
+    }
 }
 
 fn build(

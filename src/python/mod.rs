@@ -3,6 +3,7 @@
 #![allow(missing_debug_implementations, reason = "Python has `repr`")]
 
 pub mod adapters;
+pub mod adopted;
 pub mod array;
 pub mod backing;
 pub mod base;

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use pyo3::prelude::*;
-use pyo3::types::PyString;
+use pyo3::types::{PyString, PyTuple};
 
 use super::convert::{self, Address, Size};
 use super::handle::Handle;
 use super::interrupt::detached;
 use super::region::PyRegion;
+use super::space::PySpace;
 use crate::model::allocator::{Policy, Wanted};
 use crate::model::region::RegionType;
 use crate::model::text;
@@ -136,5 +137,72 @@ impl PyReservation {
     #[allow(clippy::unused_self, reason = "a method for pickle")]
     fn __reduce__(&self) -> PyResult<()> {
         Err(pyo3::exceptions::PyTypeError::new_err("cannot pickle a Reservation: it is part of a live AddressSpace"))
+    }
+}
+
+#[pymethods]
+impl PySpace {
+    /// The base of free addresses, where neither a region nor a reservation is, and where the layout allows such a region.
+    ///
+    /// `align` is a power of two: 2 MiB for `"dax"`, else 4 KiB, when not given. `low` and `high` bound the place, which lies below
+    /// the layout's ends in any case. `policy` is `"first"`, `"last"` or `"best"`; `guard_gap` bytes stay free on both sides. Raises
+    /// `NoSpace`, or of its kinds `Fragmented` and `AlignmentImpossible`, with the numbers.
+    ///
+    /// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout
+    /// >>> AddressSpace(AddressSpaceLayout(1 << 46, 0, 1 << 45)).find_free("1GiB", policy="last") == (1 << 45) - (1 << 30)
+    /// True
+    #[pyo3(signature = (size, *, region_type=None, align=None, low=None, high=None, policy="first", guard_gap=Size(0)),
+        text_signature = "($self, size, *, region_type='ram', align=None, low=None, high=None, policy='first', guard_gap=0)")]
+    #[allow(clippy::too_many_arguments, reason = "the keywords that users were promised")]
+    fn find_free(
+        &self,
+        size: Size,
+        region_type: Option<&Bound<'_, PyAny>>,
+        align: Option<Size>,
+        low: Option<Address>,
+        high: Option<Address>,
+        policy: &str,
+        guard_gap: Size,
+    ) -> PyResult<u64> {
+        let room = Room::parse(size, region_type, align, (low, high), policy, guard_gap)?;
+        Ok(self.inner().find_free(&room.wanted, room.bounds)?)
+    }
+
+    /// Keeps addresses for an owner, at `base` or where `find_free` finds them: nobody else is given them or can insert there.
+    ///
+    /// The arguments are those of `find_free`. The owner inserts through the `Reservation`. Raises what `find_free` raises; with
+    /// `base`, `Misaligned`, or `RegionOverlap` that names the region or owner in the way.
+    ///
+    /// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout
+    /// >>> AddressSpace(AddressSpaceLayout(1 << 46, 0, 1 << 45)).reserve("1MiB", owner="pci", region_type="device")
+    /// Reservation([0x2000_0000_0000, 0x2000_0010_0000) 1 MiB, owner='pci')
+    #[pyo3(signature = (size, *, owner, base=None, region_type=None, align=None, low=None, high=None, policy="first", guard_gap=Size(0)),
+        text_signature = "($self, size, *, owner, base=None, region_type='ram', align=None, low=None, high=None, policy='first', guard_gap=0)")]
+    #[allow(clippy::too_many_arguments, reason = "the keywords that users were promised")]
+    fn reserve(
+        &self,
+        py: Python<'_>,
+        size: Size,
+        owner: &str,
+        base: Option<Address>,
+        region_type: Option<&Bound<'_, PyAny>>,
+        align: Option<Size>,
+        low: Option<Address>,
+        high: Option<Address>,
+        policy: &str,
+        guard_gap: Size,
+    ) -> PyResult<PyReservation> {
+        let Room { wanted, bounds } = Room::parse(size, region_type, align, (low, high), policy, guard_gap)?;
+        let base = base.map(|base| base.0);
+        let reservation =
+            detached(py, None, |interrupt| self.inner().reserve(&wanted, bounds, base, owner, interrupt))?;
+        Ok(PyReservation { space: self.inner().clone(), reservation })
+    }
+
+    /// The reservations that have not been released, by ascending base.
+    #[getter]
+    fn reservations<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        let of = |reservation| PyReservation { space: self.inner().clone(), reservation };
+        PyTuple::new(py, self.inner().reservation_list().into_iter().map(of))
     }
 }

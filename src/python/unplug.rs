@@ -3,11 +3,14 @@
 use std::sync::Arc;
 
 use pyo3::prelude::*;
+use pyo3::types::PyTuple;
 
+use super::base::target;
 use super::convert::Timeout;
 use super::handle::Handle;
 use super::interrupt::detached;
 use super::region::PyRegion;
+use super::space::PySpace;
 use crate::space::unplug::{State, UnplugRequest};
 
 /// A request that the guest give a region up. `remove_region` is what gives it up, once the guest has let go.
@@ -80,5 +83,24 @@ impl PyUnplugRequest {
             State::Cancelled => "cancelled",
         };
         format!("UnplugRequest({}, {state})", self.request.region)
+    }
+}
+
+#[pymethods]
+impl PySpace {
+    /// Asks for a region (exact base, name or region) to be given up and returns the `UnplugRequest`; nothing is removed.
+    ///
+    /// Whoever drives the guest finds it in `unplug_requests`, and calls `remove_region` when the guest has let go, or cancels it.
+    /// Asking again gives the same request. Raises `UnmappedAddress`.
+    fn request_unplug(&self, region: &Bound<'_, PyAny>) -> PyResult<PyUnplugRequest> {
+        let request = self.inner().request_unplug(&target(region)?)?;
+        Ok(PyUnplugRequest { space: self.inner().clone(), request })
+    }
+
+    /// The `UnplugRequest`s that are pending, oldest first.
+    #[getter]
+    fn unplug_requests<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        let of = |request| PyUnplugRequest { space: self.inner().clone(), request };
+        PyTuple::new(py, self.inner().unplug_requests().into_iter().map(of))
     }
 }

@@ -1,0 +1,68 @@
+//! Regions over memory that someone else made.
+
+use pyo3::prelude::*;
+
+use super::buffer::adopt;
+use super::convert::{self, Address, Name, Protection, Size};
+use super::region::PyRegion;
+use crate::model::region::{self, Region, RegionType};
+use crate::model::source::Source;
+use crate::sys::file;
+
+#[pymethods]
+impl PyRegion {
+    /// RAM over part of a file: a memfd of another process, an image, a device file. Any offset will do, also one inside a page.
+    ///
+    /// The descriptor (an int, or anything with `fileno()`) is duplicated. `shared=False` keeps writes out of the file. `prot_flags`
+    /// are what the descriptor allows when not given. A file may be cut by anyone, so accesses go through the kernel and a fault is a
+    /// `MemoryFault`. Raises as the class does; the length is checked when the region is mapped.
+    ///
+    /// >>> import tempfile
+    /// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+    /// >>> with tempfile.TemporaryFile() as file:
+    /// ...     _ = file.write(bytes(100) + b"image" + bytes(4096)), file.flush()
+    /// ...     region = AddressSpaceRegion.from_file(0, "4KiB", file, 100)
+    /// >>> AddressSpace.from_regions([region], AddressSpaceLayout(1 << 46, 0, 1 << 45)).map_memory().read(0, 5)
+    /// b'image'
+    #[staticmethod]
+    #[pyo3(signature = (base, size, file, offset=Size(0), *, name=None, shared=true, prot_flags=None),
+        text_signature = "(base, size, file, offset=0, *, name=None, shared=True, prot_flags=None)")]
+    fn from_file(
+        base: Address,
+        size: Size,
+        file: &Bound<'_, PyAny>,
+        offset: Size,
+        name: Option<Name>,
+        shared: bool,
+        prot_flags: Option<Protection>,
+    ) -> PyResult<Self> {
+        let file = convert::user_file(file)?;
+        let allowed = if shared { file::protection(&file.file) } else { Ok(region::PROT_READ | region::PROT_WRITE) };
+        let source = Source { file: Some(file), file_offset: offset.0, ..Source::default() };
+        let mut region = Region::new(RegionType::DefaultMemory, convert::range(base, size)?, source)?;
+        region.perm_flags = if shared { region::MAP_SHARED } else { region::MAP_PRIVATE };
+        region.prot_flags = prot_flags.map_or_else(|| allowed.unwrap_or(region.prot_flags), |flags| flags.0);
+        Self::named(region, name)
+    }
+
+    /// RAM over a writable, contiguous buffer: an `mmap.mmap`, a `shared_memory` block's `buf`, an array of NumPy, a bytearray.
+    ///
+    /// The buffer is held for as long as the region is, so its owner can't close or resize it. It may lie and end anywhere. Accesses
+    /// go through the kernel, for its owner may protect or cut it. Raises `TypeError` for a read-only buffer, `BufferError` for one that
+    /// is not contiguous, `InvalidAddressRange` for an empty one.
+    ///
+    /// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+    /// >>> buffer = bytearray(8192)
+    /// >>> region = AddressSpaceRegion.from_buffer(0x10_0000, buffer, name="shared")
+    /// >>> AddressSpace.from_regions([region], AddressSpaceLayout(1 << 46, 0, 1 << 45)).map_memory().write(0x10_0010, b"hi")
+    /// >>> bytes(buffer[0x10:0x12])
+    /// b'hi'
+    #[staticmethod]
+    #[pyo3(signature = (base, buffer, *, name=None))]
+    fn from_buffer(base: Address, buffer: &Bound<'_, PyAny>, name: Option<Name>) -> PyResult<Self> {
+        let buffer = adopt(buffer)?;
+        let range = convert::range(base, Size(buffer.size))?;
+        let source = Source { buffer: Some(buffer), ..Source::default() };
+        Self::named(Region::new(RegionType::DefaultMemory, range, source)?, name)
+    }
+}

@@ -2,6 +2,7 @@
 
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 
@@ -120,6 +121,7 @@ def test_a_view_is_never_wider_than_the_protection() -> None:
         space, memory = mapped(ram(0))
         writable, done = space[0], threading.Event()
         readonly, protected = writable.replace(prot_flags="r--"), [0]
+        exporter = memory.view(0, 8).obj
 
         def write_if_allowed(view: memoryview) -> None:
             with view:
@@ -131,11 +133,11 @@ def test_a_view_is_never_wider_than_the_protection() -> None:
                 with suppress(RegionBusy):
                     space.replace_region(0, readonly)
                     protected[0] += 1
+                    time.sleep(1e-4)
                     space.replace_region(0, writable)
             done.set()
 
         def write() -> None:
-            exporter = memory.view(0, 8).obj
             while not done.is_set():
                 write_if_allowed(memory.view(0, 8))
                 with suppress(BufferError):
@@ -148,14 +150,17 @@ def test_a_view_is_never_wider_than_the_protection() -> None:
 
 
 def test_an_exporter_follows_its_region() -> None:
-    space, memory = mapped(ram(0, name="old"))
-    exporter = memory.view(0, 4).obj
-    space.replace_region("old", space["old"].replace(name="new"))
-    with memoryview(exporter) as view:
-        view[:] = b"view"
-    assert memory.read(0, 4) == b"view"
-    space.replace_region("new", space["new"].replace(prot_flags="r--"))
-    with pytest.raises(BufferError, match="protected"):
-        memoryview(exporter)
-    with memory.view(0, 4) as view:
-        assert view.readonly
+    def probe() -> None:
+        space, memory = mapped(ram(0, name="old"))
+        exporter = memory.view(0, 4).obj
+        space.replace_region("old", space["old"].replace(name="new"))
+        with memoryview(exporter) as view:
+            view[:] = b"view"
+        assert memory.read(0, 4) == b"view"
+        space.replace_region("new", space["new"].replace(prot_flags="r--"))
+        with pytest.raises(BufferError, match="protected"):
+            memoryview(exporter)
+        with memory.view(0, 4) as view:
+            assert view.readonly
+
+    in_child(probe)

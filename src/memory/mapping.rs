@@ -269,6 +269,12 @@ impl Mapping {
         }
     }
 
+    /// Whether [`extent_at`](Self::extent_at) tells holes from data: files of huge pages don't say.
+    #[must_use]
+    pub fn knows_holes(&self) -> bool {
+        !self.backing.is_huge && self.seeker.get().is_some_and(Option::is_some)
+    }
+
     /// Begins or ends the tracking of our own writes.
     pub(super) fn track(&self, is_tracked: bool) {
         if is_tracked && !self.is_tracked.load(Ordering::Acquire) {

@@ -96,6 +96,11 @@ impl Piece {
         }
     }
 
+    /// Copies out what [`extent_at`](Self::extent_at) calls data, where it knows, without allocating pages.
+    pub fn read_data(&self, output: &Output<'_>) -> Result<()> {
+        if self.region.mapping.knows_holes() { self.read(output) } else { self.scan(output) }
+    }
+
     /// `to` is a part of an output that has `self.size` bytes.
     fn read_guarded(&self, to: *mut u8) -> Result<()> {
         let mapping = &self.region.mapping;

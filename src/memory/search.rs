@@ -111,7 +111,7 @@ impl Search {
         self.buffer.resize(size, 0);
         let output = Output::from(self.buffer.as_mut_slice());
         if pieces.len() == 1 && first.address().saturating_add(u64_of(size)) <= self.data_end {
-            return first.at(0).read(&output);
+            return first.at(0).read_data(&output);
         }
         // `at` counts from the position, which may lie in a hole of the map before the first piece.
         pieces.iter().try_for_each(|piece| piece.at(piece.at.saturating_sub(first.at)).scan(&output))

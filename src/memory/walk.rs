@@ -88,7 +88,7 @@ fn whole_page_extent(piece: &Piece, skip: u64) -> Extent {
 /// Some of the `left` bytes of data from `skip` on, as many as the buffer holds.
 fn chunk<'a>(piece: &Piece, skip: u64, left: u64, buffer: &'a mut [u8]) -> Result<&'a [u8]> {
     let (data, _) = buffer.split_at_mut(usize_of(left).min(buffer.len()));
-    piece.part(skip, data.len()).read(&Output::from(&mut *data))?;
+    piece.part(skip, data.len()).read_data(&Output::from(&mut *data))?;
     Ok(data)
 }
 

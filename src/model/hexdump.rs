@@ -8,21 +8,41 @@ const WIDTH: usize = 16;
 #[derive(Debug, Default)]
 pub struct Hexdump {
     text: String,
+    /// Bytes before `end` that do not fill a line yet.
+    pending: Vec<u8>,
     last: Option<[u8; WIDTH]>,
     is_repeating: bool,
     end: u64,
 }
 
 impl Hexdump {
-    /// Adds the bytes from an address on, and returns the address behind them.
+    /// Adds the bytes from an address on, and returns the address behind them; a line goes on where they follow those before.
     pub fn bytes(&mut self, address: u64, bytes: &[u8]) -> u64 {
-        let mut at = address;
-        for line in bytes.chunks(WIDTH) {
-            self.line(at, line);
-            at = at.saturating_add(u64::try_from(line.len()).unwrap_or_default());
+        if address != self.end {
+            self.flush();
+            self.end = address;
         }
-        self.end = at;
-        at
+        let missing = WIDTH.saturating_sub(self.pending.len()) % WIDTH;
+        let (head, rest) = bytes.split_at(missing.min(bytes.len()));
+        self.add(head);
+        rest.chunks(WIDTH).for_each(|line| self.add(line));
+        self.end
+    }
+
+    /// Adds bytes that end with a line or before.
+    fn add(&mut self, bytes: &[u8]) {
+        self.pending.extend_from_slice(bytes);
+        self.end = self.end.saturating_add(size_of(bytes));
+        if self.pending.len() == WIDTH {
+            self.flush();
+        }
+    }
+
+    fn flush(&mut self) {
+        let pending = std::mem::take(&mut self.pending);
+        if !pending.is_empty() {
+            self.line(self.end.saturating_sub(size_of(&pending)), &pending);
+        }
     }
 
     /// Adds `size` zeroes from an address on, and returns the address behind them.
@@ -32,10 +52,9 @@ impl Hexdump {
         while at < end {
             let line = usize::try_from(end.saturating_sub(at)).unwrap_or(WIDTH).min(WIDTH);
             at = self.bytes(at, [0; WIDTH].get(..line).unwrap_or_default());
-            if self.is_repeating {
+            if self.is_repeating && self.last == Some([0; WIDTH]) {
                 // The lines in between are equal too.
-                let whole = end.saturating_sub(at) & !0xf;
-                at = at.saturating_add(whole);
+                at = at.saturating_add(end.saturating_sub(at) & !0xf);
                 self.end = at;
             }
         }
@@ -69,6 +88,7 @@ impl Hexdump {
 
     /// Adds a line of words about what has no bytes.
     pub fn note(&mut self, text: &str) {
+        self.flush();
         self.last = None;
         self.is_repeating = false;
         let _ = writeln!(self.text, "{text}");
@@ -77,12 +97,17 @@ impl Hexdump {
     /// All lines, without the last line feed; behind a star at the end stands the address at which it ends.
     #[must_use]
     pub fn finish(mut self) -> String {
+        self.flush();
         if self.is_repeating {
             self.note(&format!("{:016x}", self.end));
         }
         self.text.pop();
         self.text
     }
+}
+
+fn size_of(bytes: &[u8]) -> u64 {
+    u64::try_from(bytes.len()).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -107,5 +132,18 @@ mod tests {
         let text = dump.finish();
         assert_eq!(text.lines().count(), 3);
         assert!(text.ends_with("\n*\n0000000000000040"));
+    }
+
+    #[test]
+    fn lines_go_on_over_joints_and_end_at_gaps() {
+        let mut dump = Hexdump::default();
+        dump.bytes(0xd, b"par");
+        dump.zeroes(0x10, 40);
+        dump.bytes(0x38, b"ent");
+        dump.bytes(0x100, b"gap");
+        let text = dump.finish();
+        let addresses: Vec<&str> = text.lines().map(|line| line.get(12..16).unwrap_or(line)).collect();
+        assert_eq!(addresses, ["000d", "001d", "002d", "0100"]);
+        assert!(text.contains("|...........ent|"), "{text}");
     }
 }

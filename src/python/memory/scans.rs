@@ -1,5 +1,6 @@
 //! Looking at many bytes: comparing, hashing, dumping, finding.
 
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyTuple};
 
@@ -94,6 +95,9 @@ impl PyMemory {
             return Ok(PyBytes::new(py, hasher.finalize().as_bytes()));
         }
         let object = py.import("hashlib")?.call_method1("new", (algorithm,))?;
+        if object.getattr("digest_size")?.eq(0)? {
+            return Err(PyValueError::new_err(format!("digests of {algorithm} have no length of their own")));
+        }
         let mut digest = PyDigest { update: object.getattr("update")?.unbind(), raised: None };
         let fed =
             self.scan(py, "hash", range, progress, |pieces, interrupt| walk::hash(pieces, &mut digest, interrupt));

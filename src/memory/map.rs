@@ -69,21 +69,21 @@ impl MappedMap {
     /// `incarnation` tells one `map_memory` from the next.
     #[must_use]
     pub fn new(incarnation: u64, is_tracked: bool, regions: Vec<Arc<MappedRegion>>) -> Self {
-        regions.iter().for_each(|region| region.mapping.track(is_tracked));
-        let hot = |region: &Arc<MappedRegion>| Hot {
-            size: region.meta.size(),
-            host: region.mapping.host(0),
-            direct: if region.mapping.is_always_direct() { region.meta.prot_flags } else { 0 },
-            dirty: region.mapping.dirty().map_or(std::ptr::null(), std::ptr::from_ref),
-        };
-        Self {
-            incarnation,
-            is_tracked,
-            starts: Starts::new(regions.iter().map(|region| region.meta.base()).collect()),
-            hot: regions.iter().map(hot).collect(),
-            regions: regions.into(),
-            collection: OnceLock::new(),
-        }
+        let mut next = Successor::new(incarnation, is_tracked, regions.len());
+        regions.into_iter().for_each(|region| next.push(region));
+        next.finish()
+    }
+
+    /// Begins the map behind this one: as long, or a little longer.
+    #[must_use]
+    pub fn successor(&self) -> Successor {
+        Successor::new(self.incarnation, self.is_tracked, self.regions.len().saturating_add(1))
+    }
+
+    /// The index of the first region at or behind `base`.
+    #[must_use]
+    pub fn index_of(&self, base: u64) -> usize {
+        self.starts.lower_bound(base)
     }
 
     /// Which `map_memory` made it.
@@ -186,6 +186,57 @@ impl MappedMap {
         unsafe { piece::store_value(direct.host().cast(), value) };
         direct.mark_dirty(size_of::<T>());
         true
+    }
+}
+
+/// The next map, laid out from what is kept of the last and what is new, by ascending base.
+#[derive(Debug)]
+pub struct Successor {
+    incarnation: u64,
+    is_tracked: bool,
+    starts: Vec<u64>,
+    hot: Vec<Hot>,
+    regions: Vec<Arc<MappedRegion>>,
+}
+
+impl Successor {
+    fn new(incarnation: u64, is_tracked: bool, size: usize) -> Self {
+        let (starts, hot, regions) = (Vec::with_capacity(size), Vec::with_capacity(size), Vec::with_capacity(size));
+        Self { incarnation, is_tracked, starts, hot, regions }
+    }
+
+    /// Takes over regions of the last map as they are.
+    pub fn keep(&mut self, last: &MappedMap, range: std::ops::Range<usize>) {
+        self.starts.extend_from_slice(last.starts.sorted().get(range.clone()).unwrap_or_default());
+        self.hot.extend_from_slice(last.hot.get(range.clone()).unwrap_or_default());
+        self.regions.extend_from_slice(last.regions.get(range).unwrap_or_default());
+    }
+
+    /// Adds a region.
+    pub fn push(&mut self, region: Arc<MappedRegion>) {
+        let mapping = &region.mapping;
+        mapping.track(self.is_tracked);
+        self.starts.push(region.meta.base());
+        self.hot.push(Hot {
+            size: region.meta.size(),
+            host: mapping.host(0),
+            direct: if mapping.is_always_direct() { region.meta.prot_flags } else { 0 },
+            dirty: mapping.dirty().map_or(std::ptr::null(), std::ptr::from_ref),
+        });
+        self.regions.push(region);
+    }
+
+    /// The map.
+    #[must_use]
+    pub fn finish(self) -> MappedMap {
+        MappedMap {
+            incarnation: self.incarnation,
+            is_tracked: self.is_tracked,
+            starts: Starts::new(self.starts.into()),
+            hot: self.hot.into(),
+            regions: self.regions.into(),
+            collection: OnceLock::new(),
+        }
     }
 }
 

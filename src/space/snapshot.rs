@@ -40,22 +40,47 @@ impl Snapshot {
         if !touches_memory(change) {
             return Ok(Some(Arc::clone(memory)));
         }
-        let mut old = memory.regions().iter().peekable();
-        let mut replaced = change.replaced.iter().peekable();
-        let mut regions = Vec::with_capacity(change.after.regions().len());
-        for meta in change.after.regions().iter().filter(|region| region.has_memory()) {
-            while old.next_if(|old| old.meta.base() < meta.base()).is_some() {}
-            while replaced.next_if(|(_, new)| new.base() < meta.base()).is_some() {}
-            regions.push(match old.peek() {
-                Some(old) if Arc::ptr_eq(&old.meta, meta) => Arc::clone(old),
-                Some(old) if replaced.peek().is_some_and(|(_, new)| Arc::ptr_eq(new, meta)) => {
-                    Arc::new(old.described(Arc::clone(meta)))
+        let mut next = memory.successor();
+        let mut reached = 0;
+        for edit in edits(change) {
+            let at = memory.index_of(edit.base()).max(reached);
+            next.keep(memory, reached..at);
+            reached = at;
+            if let Some(old) = edit.old.and_then(|_| memory.regions().get(at)) {
+                reached = at.saturating_add(1);
+                if let Some(new) = edit.new {
+                    next.push(Arc::new(old.described(Arc::clone(new))));
                 }
-                _ => map(meta)?,
-            });
+            } else if let Some(new) = edit.new {
+                next.push(map(new)?);
+            }
         }
-        Ok(Some(Arc::new(MappedMap::new(memory.incarnation(), memory.is_tracked(), regions))))
+        next.keep(memory, reached..memory.regions().len());
+        Ok(Some(Arc::new(next.finish())))
     }
+}
+
+/// A region that goes, one that comes, or one that takes the place and the memory of another.
+struct Edit<'a> {
+    old: Option<&'a SharedRegion>,
+    new: Option<&'a SharedRegion>,
+}
+
+impl Edit<'_> {
+    fn base(&self) -> u64 {
+        self.old.or(self.new).map_or(0, |region| region.base())
+    }
+}
+
+/// What a change does to regions that have memory, by ascending base; what goes before what comes.
+fn edits(change: &Change) -> Vec<Edit<'_>> {
+    let removed = change.removed.iter().map(|old| Edit { old: Some(old), new: None });
+    let added = change.added.iter().map(|new| Edit { old: None, new: Some(new) });
+    let replaced = change.replaced.iter().map(|(old, new)| Edit { old: Some(old), new: Some(new) });
+    let has_memory = |edit: &Edit<'_>| edit.old.or(edit.new).is_some_and(|region| region.has_memory());
+    let mut edits: Vec<_> = removed.chain(added).chain(replaced).filter(has_memory).collect();
+    edits.sort_by_key(Edit::base);
+    edits
 }
 
 fn touches_memory(change: &Change) -> bool {

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dbs_address_space import AddressSpace, GuestMemory, Unsupported
+from dbs_address_space import AddressSpace, AddressSpaceBuilder, GuestMemory, NumaRegionInfo, Unsupported
 from dbs_address_space.adapters import qemu
 from memory_helpers import GIB, LAYOUT, MIB, ram, require
 
@@ -116,9 +116,11 @@ def initramfs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def find(memory: GuestMemory, pattern: bytes) -> bytes | None:
     """What matches, copied at once: the guest may run."""
-    with memory.view(0, memory.regions[0].size) as view:
-        found = re.search(pattern, view)
-        return found and view[found.start() : found.end()].tobytes()
+    for region in memory.regions:
+        with memory.view(region.base, region.size) as view:
+            if found := re.search(pattern, view):
+                return view[found.start() : found.end()].tobytes()
+    return None
 
 
 def wait_for(memory: GuestMemory, pattern: bytes, log: Path) -> bytes:
@@ -144,6 +146,24 @@ def test_a_linux_kernel_boots_in_memory_that_is_ours(tmp_path: Path, initramfs: 
     assert find(memory, re.escape(banner))
     assert find(memory, re.escape(MESSAGE))
     assert MESSAGE.decode() in log.read_text()
+
+
+@pytest.mark.skipif("aarch64" in os.uname().machine, reason="the kernel is for x86_64")
+def test_a_guest_finds_the_nodes_of_a_plan(tmp_path: Path, initramfs: Path) -> None:
+    kernels = sorted(KERNELS.glob("vmlinuz-*"))
+    require(kernels, f"there is no kernel in {KERNELS} (.ci/run unpacks Debian's linux-image-cloud-amd64 there)")
+    nodes = [NumaRegionInfo("96MiB", guest_numa_node_id=node, vcpu_ids=[node]) for node in (0, 1)]
+    plan = AddressSpaceBuilder("pc", numa_regions=nodes).plan()
+    memory = plan.build().map_memory()
+    log = tmp_path / "console"
+    kernel = ["-kernel", str(kernels[-1]), "-initrd", str(initramfs), "-append", "console=ttyS0 nokaslr"]
+    cpus = ["-smp", "2,sockets=2", "-numa", "cpu,node-id=0,socket-id=0", "-numa", "cpu,node-id=1,socket-id=1"]
+    with running(tmp_path, "-M", "pc", *qemu.memory_arguments(memory), *cpus, *kernel, "-serial", f"file:{log}"):
+        wait_for(memory, re.escape(MESSAGE), log)
+    said = log.read_text()
+    (second,) = plan.numa_nodes[1].region_infos
+    assert f"SRAT: Node 1 PXM 1 [mem {second.base:#010x}-{second.base + second.size - 1:#010x}]" in said
+    assert "smp: Brought up 2 nodes, 2 CPUs" in said
 
 
 def test_a_module_of_ours_is_plugged_into_a_running_machine_and_its_map_is_read(tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -17,7 +16,6 @@ from typing import Any
 
 import pytest
 from dbs_address_space import (
-    MAP_POPULATE,
     AddressSpace,
     ForkedProcess,
     GuestMemory,
@@ -27,7 +25,6 @@ from dbs_address_space import (
     UnmappedAddress,
 )
 from memory_helpers import (
-    GIB,
     LAYOUT,
     PAGE,
     finish_child,
@@ -439,36 +436,3 @@ def test_forks_amid_changes() -> None:
 
 
 # The heartbeat of another thread.
-
-
-@pytest.mark.parametrize("how", ["close", "removal", "last reference", "last view"])
-def test_other_threads_run_while_gigabytes_are_unmapped(how: str) -> None:
-    def probe() -> None:
-        space, memory = mapped(ram(0, 2 * GIB, mem_type="mmap", perm_flags=0x22 | MAP_POPULATE))
-        owners: list[Any] = [space, memory]
-        del space, memory
-        if how == "last view":
-            owners = [owners[1].view(0, 4)]
-        beats, stop = [0], threading.Event()
-
-        def beat() -> None:
-            while not stop.is_set():
-                beats[0] += 1
-
-        thread = threading.Thread(target=beat)
-        thread.start()
-        time.sleep(0.02)
-        before = beats[0]
-        if how == "close":
-            owners[1].close()
-        elif how == "removal":
-            owners[0].remove_region(0)
-        else:
-            owners.clear()
-        # With the lock held all the time, none but those of one switch interval.
-        during = beats[0] - before
-        stop.set()
-        thread.join()
-        assert during > 10_000
-
-    in_child(probe)

@@ -126,7 +126,7 @@ impl<'a> Transfer<'a> {
     ) -> Result<usize, Failure> {
         loop {
             while !stream::wait_ready(self.file, direction, SLICE).map_err(Failure::Kernel)? {
-                self.look(false)?;
+                self.look(true)?;
             }
             match call(self.file, self.at.map(|at| at.saturating_add(self.done))) {
                 Ok(count) => {

@@ -1,0 +1,250 @@
+"""Transfers between guest memory and files: who goes on where, what is refused, what stops them midway."""
+
+import errno
+import io
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bytes_helpers import drain, numbered, track
+from dbs_address_space import (
+    AccessDenied,
+    AddressSpaceRegion,
+    BackingError,
+    GuestMemory,
+    InvalidAddressRange,
+    MemoryFault,
+    PartialTransfer,
+    UnmappedAddress,
+)
+from memory_helpers import MIB, PAGE, descriptors, make_file, mapped, ram
+
+END = 3 * MIB
+DATA = numbered(END)
+
+
+@pytest.fixture
+def memory(tmp_path: Path) -> GuestMemory:
+    """Direct and guarded regions that touch, then a hole, then what can only be read."""
+    with make_file(tmp_path / "ram", MIB + 9).open("r+b") as file:
+        regions = [
+            ram(0, MIB),
+            AddressSpaceRegion.from_file(MIB, MIB, file, 9),
+            ram(2 * MIB, MIB, mem_type="mmap"),
+            ram(4 * MIB, MIB, prot_flags="r--"),
+        ]
+    return mapped(*regions)[1]
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "data"
+    path.write_bytes(DATA)
+    return path
+
+
+SPANS = [(0, 1), (5, PAGE), (MIB - 100, 200), (MIB - 1, MIB + 2), (0, END)]
+
+
+@pytest.mark.parametrize("span", SPANS, ids=str)
+@pytest.mark.parametrize("buffering", [0, -1], ids=["raw", "buffered"])
+def test_a_file_goes_on_behind_what_was_transferred(
+    memory: GuestMemory, file: Path, span: tuple[int, int], buffering: int
+) -> None:
+    addr, size = span
+    with file.open("r+b", buffering=buffering) as opened:
+        opened.read(3)
+        assert memory.read_from(opened, addr, size - min(size, 3)) == size - min(size, 3)
+        assert opened.tell() == 3 + size - min(size, 3)
+        assert memory.read(addr, size - min(size, 3)) == DATA[3:size] if size > 3 else True
+        opened.seek(0)
+        opened.write(b"head")
+        assert memory.write_to(opened, addr, size) == size
+        opened.write(b"tail")
+    assert file.read_bytes()[: size + 8] == b"head" + memory.read(addr, size) + b"tail"
+
+
+@pytest.mark.parametrize("kind", ["descriptor", "object", "raw", "buffered"])
+def test_a_file_is_anything_with_a_descriptor(memory: GuestMemory, file: Path, kind: str) -> None:
+    class Wrapped:
+        def fileno(self) -> int:
+            return opened.fileno()
+
+    with file.open("rb") as opened:
+        source = {"descriptor": opened.fileno(), "object": Wrapped(), "raw": opened.raw, "buffered": opened}[kind]
+        before = descriptors()
+        assert memory.read_from(source, MIB - 1, PAGE) == PAGE  # type: ignore[arg-type]
+        assert descriptors() == before
+    assert memory.read(MIB - 1, PAGE) == DATA[:PAGE]
+
+
+def test_what_was_read_ahead_is_not_lost(memory: GuestMemory, file: Path) -> None:
+    with file.open("rb") as opened:
+        assert opened.readline()
+        opened.seek(100)
+        assert opened.peek(10)
+        memory.read_from(opened, 0, 50)
+        assert opened.read(5) == DATA[150:155]
+    assert memory.read(0, 50) == DATA[100:150]
+
+
+def test_what_was_written_before_comes_before(memory: GuestMemory, tmp_path: Path) -> None:
+    memory.write(0, b"guest")
+    with (tmp_path / "out").open("wb") as opened:
+        opened.write(b"before ")
+        memory.write_to(opened, 0, 5)
+        opened.write(b" behind")
+    assert (tmp_path / "out").read_bytes() == b"before guest behind"
+
+
+@pytest.mark.parametrize("mode", ["ab", "a+b"])
+@pytest.mark.parametrize("buffering", [0, -1], ids=["raw", "buffered"])
+def test_what_is_appended_comes_last(memory: GuestMemory, tmp_path: Path, mode: str, buffering: int) -> None:
+    (tmp_path / "log").write_bytes(b"old ")
+    memory.write(0, b"guest")
+    with (tmp_path / "log").open(mode, buffering=buffering) as opened:
+        opened.seek(0)
+        memory.write_to(opened, 0, 5)
+        assert opened.tell() == 9
+    assert (tmp_path / "log").read_bytes() == b"old guest"
+
+
+@pytest.mark.parametrize("buffering", [0, -1], ids=["raw", "buffered"])
+def test_a_file_that_ends_says_how_far_it_came(memory: GuestMemory, file: Path, buffering: int) -> None:
+    os.truncate(file, MIB + 5)
+    track(memory)
+    with file.open("rb", buffering=buffering) as opened:
+        with pytest.raises(PartialTransfer, match="ended after 0x10_0005 of 0x20_0000 bytes") as partial:
+            memory.read_from(opened, 0, 2 * MIB)
+        assert (partial.value.done, partial.value.size) == (MIB + 5, 2 * MIB)
+        assert opened.tell() == MIB + 5
+    assert memory.read(0, 2 * MIB) == DATA[: MIB + 5] + bytes(MIB - 5)
+    assert drain(memory) == [(0, MIB), (MIB, PAGE)]
+
+
+def test_a_full_device_says_how_far_it_came(memory: GuestMemory) -> None:
+    with Path("/dev/full").open("wb", buffering=0) as full, pytest.raises(PartialTransfer) as partial:
+        memory.write_to(full, 0, PAGE)
+    assert (partial.value.errno, partial.value.done) == (errno.ENOSPC, 0)
+
+
+def test_nothing_needs_no_memory(memory: GuestMemory, file: Path) -> None:
+    with file.open("r+b") as opened:
+        assert memory.read_from(opened, 1 << 40, 0) == 0
+        assert memory.write_to(opened, 1 << 40, 0) == 0
+        assert opened.tell() == 0
+
+
+@pytest.mark.parametrize(
+    ("addr", "size", "bad", "error"),
+    [
+        (END - 1, 2, END, UnmappedAddress),
+        (1 << 45, 1, 1 << 45, UnmappedAddress),
+        (5 * MIB - 1, 2, 5 * MIB, UnmappedAddress),
+        ((1 << 64) - 1, 1, (1 << 64) - 1, InvalidAddressRange),
+        (0, (1 << 64) - 1, END, UnmappedAddress),
+    ],
+    ids=["hole", "nowhere", "end", "top", "huge"],
+)
+def test_a_refused_transfer_moves_nothing(
+    memory: GuestMemory, file: Path, addr: int, size: int, bad: int, error: type[Exception]
+) -> None:
+    for verb in (memory.read_from, memory.write_to):
+        if (verb, addr) == (memory.read_from, 5 * MIB - 1):
+            continue
+        with file.open("r+b") as opened:
+            with pytest.raises(error) as refused:
+                verb(opened, addr, size)
+            assert getattr(refused.value, "address", None) == bad
+            assert opened.tell() == 0
+    assert file.read_bytes() == DATA
+    assert memory.read(0, END) == bytes(END)
+
+
+def test_a_protection_refuses_reads_from_a_file(memory: GuestMemory, file: Path) -> None:
+    with file.open("rb") as opened:
+        with pytest.raises(AccessDenied):
+            memory.read_from(opened, 4 * MIB, 1)
+        assert opened.tell() == 0
+    assert memory.read(4 * MIB, 1) == b"\0"
+
+
+@pytest.mark.parametrize("size", [-1, 1 << 64, True, "1 kitten"])
+def test_bad_sizes_are_refused(memory: GuestMemory, file: Path, size: Any) -> None:
+    with file.open("r+b") as opened:
+        for verb in (memory.read_from, memory.write_to):
+            with pytest.raises(InvalidAddressRange):
+                verb(opened, 0, size)
+
+
+def test_text_files_are_refused(memory: GuestMemory, file: Path) -> None:
+    with file.open("r+", encoding="latin-1") as opened:
+        for verb in (memory.read_from, memory.write_to):
+            with pytest.raises(TypeError, match="binary mode"):
+                verb(opened, 0, 1)
+    with pytest.raises(TypeError, match="binary mode"):
+        memory.write_to(io.StringIO(), 0, 1)
+
+
+@pytest.mark.parametrize("buffering", [0, -1], ids=["raw", "buffered"])
+def test_files_open_the_wrong_way_are_refused(memory: GuestMemory, file: Path, buffering: int) -> None:
+    with (
+        file.open("ab", buffering=buffering) as only_written,
+        pytest.raises(io.UnsupportedOperation, match="not open for reading"),
+    ):
+        memory.read_from(only_written, 0, 1)
+    with (
+        file.open("rb", buffering=buffering) as only_read,
+        pytest.raises(io.UnsupportedOperation, match="not open for writing"),
+    ):
+        memory.write_to(only_read, 0, 1)
+
+
+@pytest.mark.parametrize("thing", ["name", b"name", 1.5, None, [], object()], ids=repr)
+def test_what_is_no_file(memory: GuestMemory, thing: Any) -> None:
+    for verb in (memory.read_from, memory.write_to):
+        with pytest.raises(TypeError):
+            verb(thing, 0, 1)
+
+
+def test_descriptors_that_are_not_open(memory: GuestMemory) -> None:
+    with pytest.raises(BackingError) as refused:
+        memory.read_from(1 << 20, 0, 1)
+    assert refused.value.errno == errno.EBADF
+    for descriptor in (-1, 1 << 31, -(1 << 40), 1 << 70, True):
+        with pytest.raises(InvalidAddressRange):
+            memory.read_from(descriptor, 0, 1)
+
+
+def test_files_without_a_descriptor(memory: GuestMemory, file: Path) -> None:
+    with pytest.raises(io.UnsupportedOperation):
+        memory.read_from(io.BytesIO(b"bytes"), 0, 1)
+    closed = file.open("rb")
+    closed.close()
+    with pytest.raises(ValueError, match="closed"):
+        memory.read_from(closed, 0, 1)
+
+
+@pytest.mark.parametrize("cut", [0, PAGE, 5 * PAGE])
+def test_a_fault_midway_says_how_far_it_came(memory: GuestMemory, file: Path, cut: int, tmp_path: Path) -> None:
+    memory.write(0, DATA)
+    os.truncate(tmp_path / "ram", cut)
+    there = max(0, cut - 9)
+    with tempfile.TemporaryFile() as out:
+        with pytest.raises(MemoryFault, match="truncated") as fault:
+            memory.write_to(out, MIB - 100, 2 * MIB)
+        assert (fault.value.address, fault.value.size) == (MIB + there, 2 * MIB)
+        assert out.tell() <= fault.value.completed == 100 + there
+        out.seek(0)
+        sent = out.read()
+        assert sent == DATA[MIB - 100 :][: len(sent)]
+    with file.open("rb") as opened:
+        with pytest.raises(MemoryFault, match="truncated") as fault:
+            memory.read_from(opened, MIB - 100, 2 * MIB)
+        # The kernel fills the last page of a file to its end.
+        page_end = max(0, -(-cut // PAGE) * PAGE - 9)
+        assert (fault.value.address, fault.value.completed) == (MIB + page_end, 100 + page_end)
+        assert opened.tell() == fault.value.completed
+    assert memory.read(MIB - 100, 100) == DATA[:100]

@@ -17,7 +17,7 @@ use _core::model::range::Range;
 use _core::model::region::{Region, RegionType};
 use _core::model::source::Source;
 use _core::space::AddressSpace;
-use _core::space::client::Client;
+use _core::space::client::{Client, Subscription};
 use _core::space::offer::Offer;
 
 const PAGE: u64 = 4096;
@@ -52,13 +52,11 @@ impl Client for Recorder {
     }
 
     fn commit(&self, offer: &Arc<Offer>) -> Result<()> {
-        let _ = self.tell("commit", &offer.change);
-        Ok(())
+        self.tell("commit", &offer.change)
     }
 
     fn rollback(&self, offer: &Arc<Offer>) -> Result<()> {
-        let _ = self.tell("rollback", &offer.change);
-        Ok(())
+        self.tell("rollback", &offer.change)
     }
 }
 
@@ -107,9 +105,9 @@ fn subscribe(
     log: &Log,
     name: &str,
     hook: impl Fn(&'static str, &Change) -> Result<()> + Send + Sync + 'static,
-) -> Result<()> {
+) -> Result<Arc<Subscription>> {
     let client = Recorder { name: name.into(), log: Arc::clone(log), hook: Box::new(hook) };
-    space.subscribe(Arc::new(client), &Uninterrupted).map(drop)
+    space.subscribe(Arc::new(client), &Uninterrupted)
 }
 
 /// What was written down since the last look.
@@ -194,6 +192,52 @@ fn a_refusal_undoes_in_reverse_and_leaves_everything_as_it_was() {
     space.change(&operations, None, &Uninterrupted).unwrap();
     assert_eq!(taken(&log).len(), 8);
     assert!(!is_mapped("kept") && is_mapped("refused"));
+}
+
+/// A client "b" between two others, which fails in one phase of changes that remove something; its subscription.
+fn failing_in(phase: &'static str, space: &AddressSpace, log: &Log) -> Arc<Subscription> {
+    subscribe(space, log, "a", |_, _| Ok(())).unwrap();
+    let fails =
+        move |now, change: &Change| if now == phase && change.added.is_empty() { Err(refuses()) } else { Ok(()) };
+    let failing = subscribe(space, log, "b", fails).unwrap();
+    subscribe(space, log, "c", |_, _| Ok(())).unwrap();
+    taken(log);
+    failing
+}
+
+#[test]
+fn an_error_of_a_commit_is_kept_and_ends_only_that_subscription() {
+    let (space, log) = (space(), Log::default());
+    let failing = failing_in("commit", &space, &log);
+    space.change(&[remove(LOW)], None, &Uninterrupted).unwrap();
+    assert_eq!(taken(&log)[3..], ["a commit +0 -1 ~0", "b commit +0 -1 ~0", "c commit +0 -1 ~0"]);
+    assert!(failing.is_over());
+    assert!(failing.error().is_some_and(|error| error.to_string().contains("never")));
+    space.insert(&ram(HIGH, "high"), &Uninterrupted).unwrap();
+    let told = ["a prepare +1 -0 ~0", "c prepare +1 -0 ~0", "a commit +1 -0 ~0", "c commit +1 -0 ~0"];
+    assert_eq!(taken(&log), told);
+}
+
+#[test]
+fn an_error_of_a_rollback_is_kept_and_the_others_are_undone() {
+    let (space, log) = (space(), Log::default());
+    let failing = failing_in("rollback", &space, &log);
+    subscribe(&space, &log, "d", |_, change| if change.removed.is_empty() { Ok(()) } else { Err(refuses()) }).unwrap();
+    taken(&log);
+    assert!(space.change(&[remove(LOW)], None, &Uninterrupted).is_err());
+    assert_eq!(taken(&log)[4..], ["c rollback +0 -1 ~0", "b rollback +0 -1 ~0", "a rollback +0 -1 ~0"]);
+    assert!(failing.is_over() && failing.error().is_some());
+    assert_eq!(space.map().regions().len(), 1);
+}
+
+#[test]
+fn a_new_client_whose_commit_fails_is_undone() {
+    let (space, log) = (space(), Log::default());
+    let fails = |phase, _: &Change| if phase == "commit" { Err(refuses()) } else { Ok(()) };
+    assert!(subscribe(&space, &log, "a", fails).is_err());
+    assert_eq!(taken(&log), ["a prepare +1 -0 ~0", "a commit +1 -0 ~0", "a rollback +1 -0 ~0"]);
+    space.insert(&ram(HIGH, "high"), &Uninterrupted).unwrap();
+    assert!(taken(&log).is_empty());
 }
 
 #[test]

@@ -192,8 +192,11 @@ impl AddressSpace {
         }
         let offer = Arc::new(Offer::new(Change::arrival(&map), None, memory));
         let subscription = Arc::new(Subscription::new(client));
-        let prepared = Prepared::all(vec![(Arc::clone(&subscription), offer)], &turn, interrupt)?;
+        let prepared = Prepared::all(vec![(Arc::clone(&subscription), Arc::clone(&offer))], &turn, interrupt)?;
         if let Some((_, error)) = prepared.commit().pop() {
+            turn.enter(Some(&subscription), "rollback");
+            // Whatever comes of it, the first error is the one to tell.
+            let _ = subscription.client().rollback(&offer);
             return Err(error);
         }
         self.clients().push(Arc::clone(&subscription));

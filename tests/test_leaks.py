@@ -73,7 +73,7 @@ class Usage(NamedTuple):
         return cls(len(descriptors()), len(maps()), resident(), malloc_used(), sys.getallocatedblocks())
 
 
-SLACK = Usage(descriptors=0, mappings=3, resident=3 * MIB, malloc_used=ROUNDS * 8, python_blocks=ROUNDS // 10)
+SLACK = Usage(descriptors=0, mappings=3, resident=3 * MIB, malloc_used=ROUNDS * 8, python_blocks=ROUNDS // 2)
 """What the allocators may keep: less than the smallest leak in each round."""
 
 

@@ -171,6 +171,11 @@ impl Map {
 
     /// A new map with one region more.
     pub fn insert(&self, region: &SharedRegion) -> Result<Self> {
+        Ok(self.spliced(self.place_of(region)?, 0, Some(region)))
+    }
+
+    /// The index at which a region can be inserted, or why it can't be.
+    pub fn place_of(&self, region: &SharedRegion) -> Result<usize> {
         self.layout.check_region(region)?;
         let index = self.starts.upper_bound(region.base());
         let before = index.checked_sub(1).and_then(|before| self.regions.get(before));
@@ -178,7 +183,7 @@ impl Map {
             check_overlap(region, neighbour)?;
         }
         self.check_name(region, None)?;
-        Ok(self.spliced(index, 0, Some(region)))
+        Ok(index)
     }
 
     /// A new map without the region that equals `region`.

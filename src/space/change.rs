@@ -51,7 +51,7 @@ impl AddressSpace {
         let before = self.load_full();
         check_generation(&before.map, if_generation)?;
         let change = next_change(&before.map, operations)?;
-        self.reservations().check(&change, reservation)?;
+        self.reservations().check(&change.added, reservation)?;
         let memory = before.memory_after(&change, |region| match ahead.remove(&Arc::as_ptr(region)) {
             Some(mapped) => Ok(mapped),
             None => map_one(region, interrupt),
@@ -109,9 +109,9 @@ impl AddressSpace {
             return Ok(Ahead::new());
         }
         check_generation(&map, if_generation)?;
-        let change = next_change(&map, operations)?;
-        self.reservations().check(&change, reservation)?;
-        let added: Vec<&SharedRegion> = change.added.iter().filter(|region| region.has_memory()).collect();
+        let added = added_by(&map, operations)?;
+        self.reservations().check(&added, reservation)?;
+        let added: Vec<&SharedRegion> = added.iter().filter(|region| region.has_memory()).collect();
         let mapped = map_all(&added, interrupt)?;
         Ok(mapped.into_iter().map(|region| (Arc::as_ptr(&region.meta), region)).collect())
     }
@@ -208,6 +208,15 @@ impl AddressSpace {
         let snapshot = self.load();
         let region = target.find(&snapshot.map).ok()?;
         snapshot.memory.as_ref()?.find(region.base()).map(|region| Arc::clone(&region.leases))
+    }
+}
+
+/// The regions that operations add to a map, if it takes them; for one operation without making the next map.
+fn added_by(map: &Arc<Map>, operations: &[Operation]) -> Result<Vec<SharedRegion>> {
+    match operations {
+        [Operation::Insert(region)] => map.place_of(region).map(|_| vec![Arc::clone(region)]),
+        [Operation::Remove(_) | Operation::Replace(..)] => Ok(vec![]),
+        _ => next_change(map, operations).map(|change| change.added),
     }
 }
 

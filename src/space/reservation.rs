@@ -5,12 +5,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::space::AddressSpace;
 use crate::model::allocator::{Wanted, within};
-use crate::model::change::{Change, Operation};
+use crate::model::change::Operation;
 use crate::model::error::{Error, Result};
 use crate::model::interrupt::Interrupt;
 use crate::model::map::Map;
 use crate::model::range::Range;
-use crate::model::region::{Region, RegionType};
+use crate::model::region::{Region, RegionType, SharedRegion};
 use crate::model::text::hex;
 
 /// A range that is kept for its owner.
@@ -108,10 +108,10 @@ impl Reservations {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Refuses a change that adds a region where someone else has a reservation.
-    pub(super) fn check(&self, change: &Change, except: Option<u64>) -> Result<()> {
+    /// Refuses regions that are added where someone else has a reservation.
+    pub(super) fn check(&self, added: &[SharedRegion], except: Option<u64>) -> Result<()> {
         let table = self.lock();
-        for region in &change.added {
+        for region in added {
             if let Some(reservation) = table.in_the_way(region.range, except) {
                 return Err(Error::Reserved {
                     message: format!(

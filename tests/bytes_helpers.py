@@ -2,11 +2,11 @@
 
 import os
 import sys
-import threading
 from collections.abc import Callable
 from typing import Any
 
 from dbs_address_space import GuestMemory
+from memory_helpers import run_threads
 
 
 def numbered(size: int, seed: int = 0) -> bytes:
@@ -35,23 +35,9 @@ def blocks(memory: GuestMemory, addr: int) -> int:
 
 def in_threads(count: int, body: Callable[[], object]) -> None:
     """Runs `body` in some threads that take the interpreter from each other as often as they can."""
-    failed: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            body()
-        except BaseException as error:  # noqa: BLE001  raised below, in the test's own thread
-            failed.append(error)
-
-    threads = [threading.Thread(target=run) for _ in range(count)]
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     try:
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        run_threads(*[body] * count)
     finally:
         sys.setswitchinterval(before)
-    for error in failed:
-        raise error

@@ -4,24 +4,28 @@ import ctypes
 import mmap
 import os
 import signal
+import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from array import array
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import IO
 
 import pytest
+from bytes_helpers import drain, numbered, track
 from dbs_address_space import AddressSpace, AddressSpaceRegion, GuestMemory, MemoryFault, RegionBusy
-from memory_helpers import PAGE, fork, mapped
+from memory_helpers import PAGE, fork, in_child, mapped
 from userfaultfd import Handler, register
 
 SIZE = 16 * PAGE
 
 
 @contextmanager
-def handled() -> Iterator[tuple[AddressSpace, GuestMemory, Handler]]:
-    """Adopted memory without pages, and the handler of its faults."""
-    buffer = mmap.mmap(-1, SIZE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    handler = register(ctypes.addressof(ctypes.c_char.from_buffer(buffer)), SIZE)
+def handled(size: int = SIZE, first: int = 0) -> Iterator[tuple[AddressSpace, GuestMemory, Handler]]:
+    """Adopted memory without pages, and the handler of its faults from `first` on."""
+    buffer = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    handler = register(ctypes.addressof(ctypes.c_char.from_buffer(buffer)) + first, size - first)
     space, memory = mapped(AddressSpaceRegion.from_buffer(0, buffer))
     try:
         yield space, memory, handler
@@ -100,3 +104,92 @@ def test_a_dead_handler_in_another_process_hangs_nobody() -> None:
         os.waitpid(child, 0)
         os.close(started)
         os.close(ready)
+
+
+def test_a_slow_handler_has_its_time_for_each_page() -> None:
+    """All pages together take longer than a handler may take for one."""
+    pages = 128
+    with handled(pages * PAGE) as (_, memory, handler):
+
+        def answer() -> None:
+            for _ in range(pages):
+                time.sleep(0.01)
+                handler.answer(3)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        try:
+            assert memory.read(0, pages * PAGE) == b"\3" * (pages * PAGE)
+        finally:
+            thread.join()
+
+
+def test_long_writes_and_fills_are_answered_too() -> None:
+    pages = 40
+    with handled(2 * pages * PAGE) as (_, memory, handler):
+        thread = threading.Thread(target=lambda: [handler.answer(9) for _ in range(2 * pages)])
+        thread.start()
+        memory.write(3, numbered(pages * PAGE - 3))
+        memory.fill(pages * PAGE, pages * PAGE - 5, 0x77)
+        thread.join()
+        assert memory.read(0, pages * PAGE) == b"\x09" * 3 + numbered(pages * PAGE - 3)
+        assert memory.read(pages * PAGE, pages * PAGE) == b"\x77" * (pages * PAGE - 5) + b"\x09" * 5
+
+
+VERBS: dict[str, Callable[[GuestMemory], object]] = {
+    "read_into": lambda memory: memory.read_into(9 * PAGE, bytearray(8)),
+    "read_u64": lambda memory: memory.read_u64(9 * PAGE),
+    "write_u8": lambda memory: memory.write_u8(9 * PAGE, 1),
+    "copy out": lambda memory: memory.copy(0, 9 * PAGE, 8),
+    "copy in": lambda memory: memory.copy(9 * PAGE, 0, 8),
+    "hash": lambda memory: memory.hash(9 * PAGE, 8),
+    "compare": lambda memory: memory.compare(9 * PAGE, bytes(8)),
+    "search": lambda memory: list(memory.search(b"x", 9 * PAGE)),
+    "find_zero_pages": lambda memory: memory.find_zero_pages(9 * PAGE),
+    "hexdump": lambda memory: memory.hexdump(9 * PAGE, 8),
+    "readv_into": lambda memory: memory.readv_into([(9 * PAGE, 8)], bytearray(8)),
+    "read_many_u64": lambda memory: memory.read_many_u64(array("Q", [9 * PAGE])),
+    "read_c_string": lambda memory: memory.read_c_string(9 * PAGE),
+    "read_from": lambda memory: transfer(lambda file: memory.read_from(file, 9 * PAGE, 8)),
+    "write_to": lambda memory: transfer(lambda file: memory.write_to(file, 9 * PAGE, 8)),
+}
+
+
+def transfer(verb: Callable[[IO[bytes]], object]) -> object:
+    with tempfile.TemporaryFile() as file:
+        file.write(b"from the file")
+        file.seek(0)
+        return verb(file)
+
+
+def test_no_verb_hangs_where_only_a_part_is_handled() -> None:
+    """The handler is registered behind the beginning of the buffer; the first verb to be given up is waited for longest."""
+
+    def give_up() -> None:
+        with handled(first=8 * PAGE) as (_, memory, _):
+            memory.write(0, b"no handler")
+            assert memory.read(0, 10) == b"no handler"
+            for name, verb in VERBS.items():
+                with pytest.raises(MemoryFault, match="userfaultfd") as fault:
+                    verb(memory)
+                assert fault.value.address == 9 * PAGE or name == "copy in"
+
+    in_child(give_up, timeout=60)
+
+
+def test_a_write_that_was_given_up_is_marked_until_it_is_over() -> None:
+    with handled() as (space, memory, handler):
+        track(memory)
+        with pytest.raises(MemoryFault):
+            memory.write(PAGE, b"late")
+        assert drain(memory) == drain(memory) == [(PAGE, PAGE)]
+        handler.answer(0)
+        while True:
+            try:
+                space.replace_region(0, space[0].replace(prot_flags="r--"))
+                break
+            except RegionBusy:
+                continue
+        assert memory.read(PAGE, 4) == b"late"
+        assert drain(memory) == [(PAGE, PAGE)]
+        assert drain(memory) == []

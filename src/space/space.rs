@@ -1,11 +1,12 @@
 //! The handle that everything goes through.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
 
+use super::bell::Bell;
 use super::client::{Client, Prepared, Subscription};
 use super::offer::Offer;
 use super::reservation::Reservations;
@@ -42,7 +43,7 @@ pub struct AddressSpace {
     turn: Turn,
     clients: Mutex<Vec<Arc<Subscription>>>,
     publication: Mutex<()>,
-    published: Condvar,
+    published: Bell,
     incarnations: AtomicU64,
     reservations: Reservations,
     unplugs: UnplugRequests,
@@ -69,7 +70,7 @@ impl AddressSpace {
             turn: Turn::default(),
             clients: Mutex::default(),
             publication: Mutex::default(),
-            published: Condvar::new(),
+            published: Bell::default(),
             incarnations: AtomicU64::new(0),
             reservations: Reservations::default(),
             unplugs: UnplugRequests::default(),
@@ -126,7 +127,7 @@ impl AddressSpace {
         self.generation.store(after.map.generation(), Ordering::Release);
         let old = self.swap_quietly(after);
         drop(self.publication.lock());
-        self.published.notify_all();
+        self.published.ring_all();
         old
     }
 
@@ -177,7 +178,7 @@ impl AddressSpace {
             self.check_process()?;
             let Some(slice) = deadline.slice() else { return Ok(None) };
             let waiting = self.publication.lock().unwrap_or_else(PoisonError::into_inner);
-            drop(self.published.wait_timeout_while(waiting, slice.min(SLICE), |()| is_old()));
+            drop(self.published.wait_while(waiting, slice.min(SLICE), |()| is_old()));
             interrupt.check()?;
         }
     }

@@ -1,9 +1,10 @@
 //! Writers take turns: a token rather than a mutex guard, so that waiting for it can be interrupted and re-entry is refused.
 
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
+use super::bell::Bell;
 use super::client::Subscription;
 use crate::model::error::{Error, Result};
 use crate::model::interrupt::Interrupt;
@@ -26,7 +27,7 @@ struct Owner {
 #[derive(Debug, Default)]
 pub struct Turn {
     owner: Mutex<Option<Owner>>,
-    free: Condvar,
+    free: Bell,
 }
 
 /// A turn taken; dropping it lets the next writer in.
@@ -48,10 +49,7 @@ impl Turn {
             if let Some(owner) = owner.as_ref().filter(|owner| owner.thread == thread) {
                 return Err(Error::Reentrant { message: owner.refusal() });
             }
-            let (mut owner, _) = self
-                .free
-                .wait_timeout_while(owner, SLICE, |owner| owner.is_some())
-                .unwrap_or_else(PoisonError::into_inner);
+            let mut owner = self.free.wait_while(owner, SLICE, |owner| owner.is_some());
             owner.as_ref().map_or(Ok(()), Owner::check_patience)?;
             if owner.is_none() {
                 *owner = Some(Owner { thread, client: None, phase: "change", since: Instant::now() });
@@ -114,7 +112,7 @@ impl TurnGuard<'_> {
 impl Drop for TurnGuard<'_> {
     fn drop(&mut self) {
         *self.turn.lock() = None;
-        self.turn.free.notify_one();
+        self.turn.free.ring();
     }
 }
 

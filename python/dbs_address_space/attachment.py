@@ -26,7 +26,14 @@ class Attachment:
         return self._detach is not None
 
     def detach(self) -> None:
-        """Ends it and leaves no trace of it; doing it twice does nothing."""
+        """Ends it and leaves no trace of it; doing it twice does nothing.
+
+        >>> attachment = Attachment(lambda: print("detached"))
+        >>> attachment.detach()
+        detached
+        >>> attachment.is_attached
+        False
+        """
         if self._detach is not None:
             self._detach()
             self._detach = None

@@ -62,6 +62,12 @@ class DimmSlots:
 
         It goes into the first free slot and place, or the ones given. Raises `NoSpace` when slots or memory are used up or no
         place is large enough, `RegionOverlap` that names the DIMM in the way, `Misaligned`, and what `insert_region` raises.
+
+        >>> from dbs_address_space import AddressSpaceBuilder, Hotplug
+        >>> space = AddressSpaceBuilder("q35", numa_regions=["1GiB"], hotplug=Hotplug("4GiB", slots=2)).build()
+        >>> slots = DimmSlots(space, slots=2, size=3 << 30)
+        >>> slots.plug("1GiB", name="dimm0", slot=1).size
+        1073741824
         """
         with self._lock:
             here = self._here()
@@ -75,7 +81,16 @@ class DimmSlots:
             return region
 
     def unplug(self, name: str, *, timeout: float | None = 0.0) -> None:
-        """Removes a DIMM that the guest has let go; raises `UnmappedAddress`, or `RegionBusy` after `timeout` seconds."""
+        """Removes a DIMM that the guest has let go; raises `UnmappedAddress`, or `RegionBusy` after `timeout` seconds.
+
+        >>> from dbs_address_space import AddressSpaceBuilder, Hotplug
+        >>> space = AddressSpaceBuilder("q35", numa_regions=["1GiB"], hotplug=Hotplug("4GiB", slots=2)).build()
+        >>> slots = DimmSlots(space, slots=2, size=3 << 30)
+        >>> dimm = slots.plug("1GiB", name="dimm0")
+        >>> slots.unplug("dimm0")
+        >>> slots.dimms
+        {}
+        """
         with self._lock:
             slot = next((slot for slot, region in self._here().items() if region.name == name), None)
             if slot is None:
@@ -174,7 +189,15 @@ class MemoryBlocks:
         self._lock = allocate_lock()
 
     def plug(self, offset: int, size: int, *, prealloc: bool = False) -> None:
-        """Plugs blocks in that are not; raises `RegionOverlap` when one is, and then none is."""
+        """Plugs blocks in that are not; raises `RegionOverlap` when one is, and then none is.
+
+        >>> from dbs_address_space import AddressSpaceBuilder
+        >>> memory = AddressSpaceBuilder(numa_regions=["4MiB"]).build().memory
+        >>> blocks = MemoryBlocks(memory, "ram0")
+        >>> blocks.plug(0, 2 << 20)
+        >>> blocks.plugged_size
+        2097152
+        """
         with self._lock:
             blocks = self._blocks(offset, size)
             self._require(blocks, plugged=False)
@@ -184,7 +207,16 @@ class MemoryBlocks:
             self._plugged[blocks.start : blocks.stop] = b"\1" * len(blocks)
 
     def unplug(self, offset: int, size: int) -> None:
-        """Gives plugged blocks back to the host; raises `UnmappedAddress` when one is not, and then nothing is done."""
+        """Gives plugged blocks back to the host; raises `UnmappedAddress` when one is not, and then nothing is done.
+
+        >>> from dbs_address_space import AddressSpaceBuilder
+        >>> memory = AddressSpaceBuilder(numa_regions=["4MiB"]).build().memory
+        >>> blocks = MemoryBlocks(memory, "ram0")
+        >>> blocks.plug(0, 4 << 20)
+        >>> blocks.unplug(0, 2 << 20)
+        >>> blocks.plugged_size
+        2097152
+        """
         with self._lock:
             blocks = self._blocks(offset, size)
             self._require(blocks, plugged=True)
@@ -192,13 +224,29 @@ class MemoryBlocks:
             self._plugged[blocks.start : blocks.stop] = bytes(len(blocks))
 
     def unplug_all(self) -> None:
-        """Gives everything back, as a reset of the machine does."""
+        """Gives everything back, as a reset of the machine does.
+
+        >>> from dbs_address_space import AddressSpaceBuilder
+        >>> memory = AddressSpaceBuilder(numa_regions=["4MiB"]).build().memory
+        >>> blocks = MemoryBlocks(memory, "ram0")
+        >>> blocks.plug(0, 4 << 20)
+        >>> blocks.unplug_all()
+        >>> blocks.plugged_size
+        0
+        """
         with self._lock:
             self._memory.discard(self.region.base, self.region.size)
             self._plugged[:] = bytes(len(self._plugged))
 
     def is_plugged(self, offset: int, size: int) -> bool:
-        """Whether all blocks of a range are plugged in."""
+        """Whether all blocks of a range are plugged in.
+
+        >>> from dbs_address_space import AddressSpaceBuilder
+        >>> memory = AddressSpaceBuilder(numa_regions=["4MiB"]).build().memory
+        >>> blocks = MemoryBlocks(memory, "ram0")
+        >>> blocks.is_plugged(0, 4 << 20)
+        False
+        """
         with self._lock:
             blocks = self._blocks(offset, size)
             return all(self._plugged[blocks.start : blocks.stop])

@@ -12,6 +12,15 @@ impl PySpace {
     /// where they can be written; what the guest does in a device goes to `dispatch`. Changes must be made while the engine does
     /// not run, or in one of its hooks; code that it has translated and that is then written from here needs `uc.ctl_flush_tb()`.
     /// Returns an `Attachment`. Raises `NotMapped`, `ClientError` when the engine refuses.
+    ///
+    /// >>> from unicorn import UC_ARCH_X86, UC_MODE_64, Uc
+    /// >>> from dbs_address_space import AddressSpaceBuilder
+    /// >>> space = AddressSpaceBuilder(numa_regions=["4MiB"]).build()
+    /// >>> space.memory.write(0x1000, b"hello")
+    /// >>> engine = Uc(UC_ARCH_X86, UC_MODE_64)
+    /// >>> with space.attach_unicorn(engine):
+    /// ...     bytes(engine.mem_read(0x1000, 5))
+    /// b'hello'
     fn attach_unicorn<'py>(slf: Bound<'py, Self>, uc: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
         attach(slf, "dbs_address_space.adapters.unicorn", uc)
     }
@@ -19,6 +28,15 @@ impl PySpace {
     /// Lets a drgn `Program` read guest physical memory, always on the current map: `adapters.drgn.attach`.
     ///
     /// What drgn reads at a hole is its own `FaultError`. Returns an `Attachment`. Raises `NotMapped`.
+    ///
+    /// >>> from drgn import Architecture, Platform, Program
+    /// >>> from dbs_address_space import AddressSpaceBuilder
+    /// >>> space = AddressSpaceBuilder(numa_regions=["4MiB"]).build()
+    /// >>> space.memory.write(0x1000, b"hello")
+    /// >>> program = Program(Platform(Architecture.X86_64))
+    /// >>> with space.attach_drgn(program):
+    /// ...     program.read(0x1000, 5, physical=True)
+    /// b'hello'
     fn attach_drgn<'py>(slf: Bound<'py, Self>, program: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
         attach(slf, "dbs_address_space.adapters.drgn", program)
     }

@@ -119,6 +119,14 @@ impl PyChange {
     /// Only in a change that a client is shown, from `prepare`, when an added region has its memory and nobody else sees it yet,
     /// until its `commit` or `rollback` has returned; `NotMapped` later, and in an unmapped space. Raises `UnmappedAddress` for a
     /// device and for a region that is neither in `before` nor in `after`.
+    ///
+    /// >>> from dbs_address_space import AddressSpaceBuilder
+    /// >>> space = AddressSpaceBuilder(numa_regions=["4MiB"]).build()
+    /// >>> def show(change):
+    /// ...     for region in change.added:
+    /// ...         print(change.mapping(region).size)
+    /// >>> subscription = space.subscribe(show, replay=True)
+    /// 4194304
     fn mapping(&self, region: &Bound<'_, PyRegion>) -> PyResult<PyMapping> {
         let region = &region.get().0;
         let offer = self.offer().clone();

@@ -78,6 +78,16 @@ impl PyDaxWindow {
     ///
     /// Bytes that the file does not have are `MemoryFault` when accessed. Raises `InvalidAddressRange` when it does not lie in the
     /// window or something is mapped there, `Misaligned`, `BackingError`, `NotMapped` when the region was removed.
+    ///
+    /// >>> import tempfile
+    /// >>> from dbs_address_space import AddressSpaceBuilder
+    /// >>> memory = AddressSpaceBuilder(numa_regions=["4MiB"], dax_window="2MiB").build().memory
+    /// >>> window = memory.dax_window("dax0")
+    /// >>> with tempfile.TemporaryFile() as file:
+    /// ...     _ = file.truncate(4096)
+    /// ...     window.map_file(0x1000, file, 0, 4096)
+    /// >>> window.mappings[0].offset
+    /// 4096
     #[pyo3(signature = (offset, file, file_offset, size, prot=Protection(3)), text_signature = "($self, offset, file, file_offset, size, prot='rw-')")]
     fn map_file(
         &self,
@@ -98,6 +108,17 @@ impl PyDaxWindow {
     /// Takes what is mapped in a range out of the window; it may cut mappings and cover holes.
     ///
     /// Raises `InvalidAddressRange`, `Misaligned`, `RegionBusy` when a view holds part of it, `NotMapped`.
+    ///
+    /// >>> import tempfile
+    /// >>> from dbs_address_space import AddressSpaceBuilder
+    /// >>> memory = AddressSpaceBuilder(numa_regions=["4MiB"], dax_window="2MiB").build().memory
+    /// >>> window = memory.dax_window("dax0")
+    /// >>> with tempfile.TemporaryFile() as file:
+    /// ...     _ = file.truncate(8192)
+    /// ...     window.map_file(0, file, 0, 8192)
+    /// >>> window.unmap(0, 4096)
+    /// >>> window.mappings[0].offset
+    /// 4096
     fn unmap(&self, py: Python<'_>, offset: Size, size: Size) -> PyResult<()> {
         detached(py, None, |_| {
             let (region, _lease) = self.hold()?;

@@ -184,6 +184,16 @@ impl PySpace {
     /// For the MMIO exits of KVM and Unicorn, from any thread, without locks; what the handler raises comes through. Raises
     /// `UnmappedAddress` where no handler answers, `InvalidAddressRange` for a width that the device does not take, an access
     /// across its end, and a value or an answer that has more than `size` bytes, `TypeError` for an answer that is no int.
+    ///
+    /// >>> from types import SimpleNamespace
+    /// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+    /// >>> space = AddressSpace(AddressSpaceLayout(1 << 46, 0, 1 << 45))
+    /// >>> _ = space.insert_region(AddressSpaceRegion("device", 1 << 45, 0x1000, name="timer"))
+    /// >>> _ = space.attach_device("timer", SimpleNamespace(read=lambda offset, size: offset, write=print))
+    /// >>> space.dispatch((1 << 45) + 8, 4)
+    /// 8
+    /// >>> space.dispatch(1 << 45, 2, 7)
+    /// 0 2 7
     #[pyo3(signature = (addr, size, value=None))]
     fn dispatch<'py>(
         &self,

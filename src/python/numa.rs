@@ -110,6 +110,10 @@ impl PyNumaNode {
     }
 
     /// A node with one memory range more.
+    ///
+    /// >>> from dbs_address_space import NumaNode, NumaNodeInfo
+    /// >>> NumaNode().add_info(NumaNodeInfo(0, "1GiB")).region_infos
+    /// (NumaNodeInfo(base=0x0, size=0x4000_0000),)
     fn add_info(&self, info: &Bound<'_, PyNumaNodeInfo>) -> Self {
         let mut node = self.0.clone();
         node.region_infos.push(info.get().0);
@@ -117,6 +121,10 @@ impl PyNumaNode {
     }
 
     /// A node with more vCPUs.
+    ///
+    /// >>> from dbs_address_space import NumaNode
+    /// >>> NumaNode(vcpu_ids=[0]).add_vcpu_ids([1, 2]).vcpu_ids
+    /// (0, 1, 2)
     fn add_vcpu_ids(&self, vcpu_ids: &Bound<'_, PyAny>) -> PyResult<Self> {
         let mut node = self.0.clone();
         node.vcpu_ids.extend(ids(Some(vcpu_ids))?);

@@ -64,6 +64,13 @@ impl PyPin {
     }
 
     /// Ends the pin, as the end of a `with` does; ending it twice does nothing.
+    ///
+    /// >>> from dbs_address_space import AddressSpaceBuilder
+    /// >>> memory = AddressSpaceBuilder(numa_regions=["4MiB"]).build().memory
+    /// >>> pin = memory.pin(0, 8)
+    /// >>> pin.release()
+    /// >>> pin
+    /// Pin(ended)
     fn release(&self, py: Python<'_>) {
         let held = self.held.lock().unwrap_or_else(PoisonError::into_inner).take();
         py.detach(|| drop(held));

@@ -153,6 +153,11 @@ impl PyPlan {
     /// The plan of a JSON text that `to_json()` made.
     ///
     /// Raises `InvalidPlan` for any other text, and when this version would place the regions elsewhere.
+    ///
+    /// >>> from dbs_address_space import AddressSpaceBuilder, AddressSpacePlan
+    /// >>> text = AddressSpaceBuilder(numa_regions=["1GiB"]).plan().to_json()
+    /// >>> AddressSpacePlan.from_json(text).regions[0].size
+    /// 1073741824
     #[staticmethod]
     fn from_json<'py>(py: Python<'py>, text: &str) -> PyResult<Bound<'py, PyAny>> {
         py.import("dbs_address_space.formats.plan")?.call_method1("from_json", (text,))

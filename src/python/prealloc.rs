@@ -31,11 +31,22 @@ pub struct PyPreallocHandle(pub(super) Arc<Background>);
 #[pymethods]
 impl PyPreallocHandle {
     /// Whether it has ended: it is complete, has failed or was cancelled.
+    ///
+    /// >>> from dbs_address_space import AddressSpaceBuilder
+    /// >>> memory = AddressSpaceBuilder(numa_regions=["4MiB"]).build().memory
+    /// >>> handle = memory.prealloc(background=True)
+    /// >>> handle.wait(), handle.done()
+    /// (True, True)
     fn done(&self) -> bool {
         self.0.result().is_some()
     }
 
     /// Waits until it has ended, at most `timeout` seconds (`None`: for ever), and tells whether it has. Ctrl-C ends the wait only.
+    ///
+    /// >>> from dbs_address_space import AddressSpaceBuilder
+    /// >>> memory = AddressSpaceBuilder(numa_regions=["4MiB"]).build().memory
+    /// >>> memory.prealloc(background=True).wait(timeout=60)
+    /// True
     #[pyo3(signature = (timeout=None))]
     fn wait(&self, py: Python<'_>, timeout: Option<Timeout>) -> PyResult<bool> {
         let timeout = timeout.map(|timeout| timeout.0);
@@ -43,6 +54,13 @@ impl PyPreallocHandle {
     }
 
     /// Asks it to stop, which it does within a moment; what is there stays. Does nothing when it has ended.
+    ///
+    /// >>> from dbs_address_space import AddressSpaceBuilder
+    /// >>> memory = AddressSpaceBuilder(numa_regions=["4MiB"]).build().memory
+    /// >>> handle = memory.prealloc(background=True)
+    /// >>> handle.cancel()
+    /// >>> handle.wait()
+    /// True
     fn cancel(&self) {
         self.0.cancel();
     }

@@ -93,6 +93,12 @@ impl PyReservation {
     /// Inserts a region that lies in the reservation, which others can't, and returns the map just published.
     ///
     /// Raises `InvalidAddressRange` for a region that reaches out of it, and what `AddressSpace.insert_region` raises.
+    ///
+    /// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+    /// >>> space = AddressSpace(AddressSpaceLayout(1 << 46, 0, 1 << 45))
+    /// >>> room = space.reserve("1MiB", owner="dimm0")
+    /// >>> len(room.insert_region(AddressSpaceRegion("ram", room.base, room.size)))
+    /// 1
     fn insert_region(&self, py: Python<'_>, region: &Bound<'_, PyRegion>) -> PyResult<super::base::PyBase> {
         let region = &region.get().0;
         let map = detached(py, None, |interrupt| self.space.insert_reserved(&self.reservation, region, interrupt))?;
@@ -100,6 +106,13 @@ impl PyReservation {
     }
 
     /// Gives the addresses back; a second time it does nothing.
+    ///
+    /// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout
+    /// >>> space = AddressSpace(AddressSpaceLayout(1 << 46, 0, 1 << 45))
+    /// >>> room = space.reserve("1MiB", owner="dimm0")
+    /// >>> room.release()
+    /// >>> room.is_active
+    /// False
     fn release(&self) {
         self.space.release(&self.reservation);
     }

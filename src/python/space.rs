@@ -210,6 +210,11 @@ impl PySpace {
     ///
     /// With `if_generation` it raises `GenerationChanged` when the space has moved on since that generation. A guest's processors must
     /// be paused around one that removes a region and inserts another over the same addresses: see `KvmSlots`.
+    ///
+    /// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+    /// >>> space = AddressSpace(AddressSpaceLayout(1 << 46, 0, 1 << 45))
+    /// >>> with space.transaction(if_generation=0) as change:
+    /// ...     _ = change.insert_region(AddressSpaceRegion("ram", 0, "1MiB"))
     #[pyo3(signature = (*, if_generation=None))]
     fn transaction(slf: Bound<'_, Self>, if_generation: Option<Address>) -> PyTransaction {
         PyTransaction::new(slf.unbind(), if_generation.map(|generation| generation.0))
@@ -294,6 +299,11 @@ impl PySpace {
     }
 
     /// The region that holds `addr`, or `None`: `AddressSpaceBase.find_region` on the current map.
+    ///
+    /// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+    /// >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "1MiB", name="ram0")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+    /// >>> space.find_region(0x1000).name
+    /// 'ram0'
     fn find_region<'py>(&self, py: Python<'py>, addr: Address) -> PyResult<Option<Bound<'py, PyRegion>>> {
         match self.cached() {
             Some(base) => base.get().find_region(py, addr),
@@ -302,43 +312,83 @@ impl PySpace {
     }
 
     /// Whether `addr` lies in a DAX window; `False` in a hole.
+    ///
+    /// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+    /// >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "1MiB", name="ram0")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+    /// >>> space.is_dax_region(0x1000)
+    /// False
     fn is_dax_region(&self, py: Python<'_>, addr: Address) -> PyResult<bool> {
         self.query(py, |base| Ok(base.is_dax_region(addr)))
     }
 
     /// The protection of the region that holds `addr`, a `Prot`; raises `UnmappedAddress` in a hole.
+    ///
+    /// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+    /// >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "1MiB", name="ram0")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+    /// >>> print(space.prot_flags(0x1000))
+    /// rw-
     fn prot_flags<'py>(&self, py: Python<'py>, addr: Address) -> PyResult<Bound<'py, PyAny>> {
         self.query(py, |base| base.prot_flags(py, addr))
     }
 
     /// The host's NUMA node of the region that holds `addr`, or `None`; raises `UnmappedAddress` in a hole.
+    ///
+    /// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+    /// >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "1MiB", name="ram0")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+    /// >>> space.numa_node_id(0x1000) is None
+    /// True
     fn numa_node_id(&self, py: Python<'_>, addr: Address) -> PyResult<Option<u32>> {
         self.query(py, |base| base.numa_node_id(addr))
     }
 
     /// Calls `callback(region)` for each region of the map as it is now; the callback may change the space.
+    ///
+    /// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+    /// >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "1MiB", name="ram0")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+    /// >>> space.walk_regions(lambda region: print(region.name))
+    /// ram0
     fn walk_regions(&self, py: Python<'_>, callback: &Bound<'_, PyAny>) -> PyResult<()> {
         self.query(py, |base| base.walk_regions(py, callback))
     }
 
     /// The regions that share an address with `[base, base + size)`, by ascending base.
+    ///
+    /// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+    /// >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "1MiB", name="ram0")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+    /// >>> [region.name for region in space.overlapping(0xf_f000, "8KiB")]
+    /// ['ram0']
     fn overlapping<'py>(&self, py: Python<'py>, base: Address, size: Size) -> PyResult<Bound<'py, PyTuple>> {
         self.query(py, |current| current.overlapping(py, base, size))
     }
 
     /// The ranges that regions of a type cover: `AddressSpaceBase.ranges` on the current map.
+    ///
+    /// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+    /// >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "1MiB", name="ram0")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+    /// >>> space.ranges("ram")
+    /// (AddressRange(base=0, size=1048576),)
     #[pyo3(signature = (region_type=None))]
     fn ranges<'py>(&self, py: Python<'py>, region_type: Option<&Bound<'_, PyAny>>) -> PyResult<Bound<'py, PyTuple>> {
         self.query(py, |base| base.ranges(py, region_type))
     }
 
     /// The ranges that no region covers: `AddressSpaceBase.gaps` on the current map.
+    ///
+    /// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+    /// >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "1MiB", name="ram0")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+    /// >>> [str(gap) for gap in space.gaps(high=0x20_0000)]
+    /// ['[0x10_0000, 0x20_0000)']
     #[pyo3(signature = (low=Address(0), high=None), text_signature = "($self, low=0, high=None)")]
     fn gaps<'py>(&self, py: Python<'py>, low: Address, high: Option<Address>) -> PyResult<Bound<'py, PyTuple>> {
         self.query(py, |base| base.gaps(py, low, high))
     }
 
     /// How `after` differs from the current map, an `AddressSpaceChange`.
+    ///
+    /// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+    /// >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "1MiB", name="ram0")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+    /// >>> space.diff(space.snapshot().remove_region(0))
+    /// AddressSpaceChange(0 added, 1 removed, 0 replaced)
     fn diff(&self, py: Python<'_>, after: Py<PyBase>) -> PyResult<PyChange> {
         PyChange::between(py, self.current(py)?, after)
     }

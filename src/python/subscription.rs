@@ -50,6 +50,13 @@ impl PySubscription {
     /// The client follows no later change. It is not told that regions leave; closing twice does nothing.
     ///
     /// Waits for the writers' turn. Called by a client in one of its own phases, it ends with the change under way.
+    ///
+    /// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout
+    /// >>> space = AddressSpace(AddressSpaceLayout(1 << 46, 0, 1 << 45))
+    /// >>> subscription = space.subscribe(print)
+    /// >>> subscription.close()
+    /// >>> space.clients
+    /// ()
     fn close(&self, py: Python<'_>) -> PyResult<()> {
         let space = self.space.get();
         if space.inner().turn().is_mine() {
@@ -63,6 +70,15 @@ impl PySubscription {
     /// A descriptor that is readable once a change was committed since it was last read, for `select`, `poll` and asyncio.
     ///
     /// An eventfd: `os.eventfd_read` gives how many. It belongs to the subscription.
+    ///
+    /// >>> import os
+    /// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+    /// >>> space = AddressSpace(AddressSpaceLayout(1 << 46, 0, 1 << 45))
+    /// >>> subscription = space.subscribe(lambda change: None)
+    /// >>> descriptor = subscription.fileno()
+    /// >>> _ = space.insert_region(AddressSpaceRegion("ram", 0, "1MiB"))
+    /// >>> os.eventfd_read(descriptor)
+    /// 1
     fn fileno(&self) -> PyResult<i32> {
         Ok(self.inner.event()?)
     }

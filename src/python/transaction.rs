@@ -102,6 +102,12 @@ impl PyTransaction {
     }
 
     /// Stages an insertion; returns the staged map. Raises as `AddressSpace.insert_region` does.
+    ///
+    /// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+    /// >>> space = AddressSpace(AddressSpaceLayout(1 << 46, 0, 1 << 45))
+    /// >>> with space.transaction() as change:
+    /// ...     len(change.insert_region(AddressSpaceRegion("ram", 0, "1MiB"))), len(space)
+    /// (1, 0)
     fn insert_region(&self, region: &Bound<'_, PyRegion>) -> PyResult<PyBase> {
         self.stage(|transaction| transaction.insert(&region.get().0))
     }
@@ -109,12 +115,24 @@ impl PyTransaction {
     /// Stages the removal of a region, given by its exact base, its name or an equal region; returns the staged map.
     ///
     /// Raises `UnmappedAddress`; the exit raises `RegionBusy` when the region is leased.
+    ///
+    /// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+    /// >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "1MiB", name="ram0")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+    /// >>> with space.transaction() as change:
+    /// ...     len(change.remove_region("ram0")), len(space)
+    /// (0, 1)
     fn remove_region(&self, x: &Bound<'_, PyAny>) -> PyResult<PyBase> {
         let target = target(x)?;
         self.stage(|transaction| transaction.remove(&target))
     }
 
     /// Stages a replacement that keeps range and backing; returns the staged map. Raises as `AddressSpace.replace_region` does.
+    ///
+    /// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+    /// >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "1MiB", name="ram0")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+    /// >>> with space.transaction() as change:
+    /// ...     change.replace_region("ram0", space[0].replace(name="low"))["low"].base
+    /// 0
     fn replace_region(&self, old: &Bound<'_, PyAny>, new: &Bound<'_, PyRegion>) -> PyResult<PyBase> {
         let old = target(old)?;
         self.stage(|transaction| transaction.replace(&old, &new.get().0))

@@ -41,6 +41,11 @@ impl PyUnplugRequest {
     }
 
     /// Whether the region was removed.
+    ///
+    /// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+    /// >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "1MiB", name="ram0")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+    /// >>> space.request_unplug("ram0").done()
+    /// False
     fn done(&self) -> bool {
         self.request.state() == State::Done
     }
@@ -54,6 +59,13 @@ impl PyUnplugRequest {
     /// Waits until the region is removed or the request withdrawn, at most `timeout` seconds (`None`: for ever); whether it is removed.
     ///
     /// Ctrl-C ends the wait.
+    ///
+    /// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+    /// >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "1MiB", name="ram0")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+    /// >>> request = space.request_unplug("ram0")
+    /// >>> base = space.remove_region("ram0")
+    /// >>> request.wait()
+    /// True
     #[pyo3(signature = (timeout=None))]
     fn wait(&self, py: Python<'_>, timeout: Option<Timeout>) -> PyResult<bool> {
         let timeout = timeout.map(|timeout| timeout.0);
@@ -62,6 +74,13 @@ impl PyUnplugRequest {
     }
 
     /// Withdraws the request: by who asked, or by the guest's side when the guest refuses. Once it is done, nothing happens.
+    ///
+    /// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+    /// >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "1MiB", name="ram0")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+    /// >>> request = space.request_unplug("ram0")
+    /// >>> request.cancel()
+    /// >>> request.cancelled, space.unplug_requests
+    /// (True, ())
     fn cancel(&self) {
         self.space.cancel_unplug(&self.request);
     }
@@ -92,6 +111,12 @@ impl PySpace {
     ///
     /// Whoever drives the guest finds it in `unplug_requests`, and calls `remove_region` when the guest has let go, or cancels it.
     /// Asking again gives the same request. Raises `UnmappedAddress`.
+    ///
+    /// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+    /// >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "1MiB", name="ram0")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+    /// >>> request = space.request_unplug("ram0")
+    /// >>> space.unplug_requests == (request,)
+    /// True
     fn request_unplug(&self, region: &Bound<'_, PyAny>) -> PyResult<PyUnplugRequest> {
         let request = self.inner().request_unplug(&target(region)?)?;
         Ok(PyUnplugRequest { space: self.inner().clone(), request })

@@ -205,6 +205,11 @@ impl PyMemory {
 #[pymethods]
 impl PyMemory {
     /// Whether every byte of a range has memory; protections play no part. `True` for size 0.
+    ///
+    /// >>> from dbs_address_space import AddressSpaceBuilder
+    /// >>> memory = AddressSpaceBuilder(numa_regions=["4MiB"]).build().memory
+    /// >>> memory.check_range(0, "4MiB"), memory.check_range(0, "5MiB")
+    /// (True, False)
     fn check_range(&self, addr: Address, size: Size) -> PyResult<bool> {
         let range = convert::range(addr, size)?;
         self.with_access(("check", Need::Any), range, |access| Ok(access.pieces().is_ok()))
@@ -213,6 +218,11 @@ impl PyMemory {
     /// The host address of a guest physical address, valid until its region is removed: nothing holds it.
     ///
     /// Raises `UnmappedAddress`, `NotMapped`.
+    ///
+    /// >>> from dbs_address_space import AddressSpaceBuilder
+    /// >>> memory = AddressSpaceBuilder(numa_regions=["4MiB"]).build().memory
+    /// >>> memory.host_address(0x1000) - memory.host_address(0)
+    /// 4096
     fn host_address(&self, addr: Address) -> PyResult<usize> {
         let range = convert::range(addr, Size(1))?;
         self.with_access(("host_address", Need::Any), range, |access| {
@@ -230,12 +240,22 @@ impl PyMemory {
     }
 
     /// The `Mapping` of the region that holds `addr`. Raises `UnmappedAddress`, `NotMapped`.
+    ///
+    /// >>> from dbs_address_space import AddressSpaceBuilder
+    /// >>> memory = AddressSpaceBuilder(numa_regions=["4MiB"]).build().memory
+    /// >>> memory.mapping(0x1000).base
+    /// 0
     fn mapping(&self, addr: Address) -> PyResult<PyMapping> {
         let range = convert::range(addr, Size(1))?;
         self.with_access(("mapping", Need::Any), range, |access| Ok(PyMapping::of(&access.single_piece()?.region)))
     }
 
     /// The `Mapping` of every region that has memory, by ascending base. Raises `NotMapped`.
+    ///
+    /// >>> from dbs_address_space import AddressSpaceBuilder
+    /// >>> memory = AddressSpaceBuilder(numa_regions=["4MiB"]).build().memory
+    /// >>> [mapping.size for mapping in memory.mappings()]
+    /// [4194304]
     fn mappings<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
         let mappings: Vec<_> =
             self.with_memory(|_, memory| Ok(memory.regions().iter().map(PyMapping::of).collect()))?;
@@ -245,6 +265,12 @@ impl PyMemory {
     /// Unmaps everything; the space stays as a map, and `map_memory()` then makes new memory. Closing twice does nothing.
     ///
     /// Raises `RegionBusy` when a view or array holds a region, and then nothing is unmapped.
+    ///
+    /// >>> from dbs_address_space import AddressSpaceBuilder
+    /// >>> space = AddressSpaceBuilder(numa_regions=["4MiB"]).build()
+    /// >>> space.memory.close()
+    /// >>> space.is_mapped
+    /// False
     fn close(&self, py: Python<'_>) -> PyResult<()> {
         detached(py, None, |interrupt| self.space.close_memory(self.incarnation, interrupt))
     }

@@ -171,6 +171,11 @@ impl PyMemory {
     /// The `DaxWindow` of a DAX region, given by exact base, name or region.
     ///
     /// Raises `UnmappedAddress`, `InvalidAddressRange` for a region that is none.
+    ///
+    /// >>> from dbs_address_space import AddressSpaceBuilder
+    /// >>> memory = AddressSpaceBuilder(numa_regions=["4MiB"], dax_window="2MiB").build().memory
+    /// >>> memory.dax_window("dax0").mappings
+    /// ()
     fn dax_window(&self, region: &Bound<'_, PyAny>) -> PyResult<PyDaxWindow> {
         let region = self.mapped(Some(region))?.pop();
         let region = region.ok_or_else(|| Error::NotMapped { message: "the region is not mapped".into() })?;

@@ -5,6 +5,7 @@ import mmap
 import os
 import signal
 import threading
+from array import array
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,7 +32,24 @@ VERBS: tuple[Callable[[GuestMemory, int], object], ...] = (
     lambda memory, _: memory.find_zero_pages(),
     lambda memory, size: memory.hexdump(size - 32, 32),
     lambda memory, size: memory.read_c_string(size - 64, 64),
+    lambda memory, size: memory.read_into(0, bytearray(size)),
+    lambda memory, size: memory.readv_into([(0, 64), (size - 64, 64)], bytearray(128)),
+    lambda memory, size: memory.writev([(0, b"x"), (size - 8, bytes(8))]),
+    lambda memory, size: memory.pack(size - 16, "<QQ", 1, 2),
+    lambda memory, size: memory.read_many_u64(array("Q", [0, size - 8])),
+    lambda memory, size: transfer(lambda file: memory.write_to(file, 0, size)),
+    lambda memory, size: transfer(lambda file: memory.read_from(file, size // 2, size // 2)),
+    lambda memory, _: memory.open().readall(),
 )
+
+
+def transfer(verb: Callable[[int], object]) -> None:
+    file = os.memfd_create("transfer")
+    try:
+        os.truncate(file, SIZE)
+        verb(file)
+    finally:
+        os.close(file)
 
 
 @contextmanager

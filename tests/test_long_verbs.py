@@ -7,8 +7,10 @@ import sys
 import tempfile
 import threading
 import time
+from array import array
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from dbs_address_space import GuestMemory, Progress
@@ -29,8 +31,22 @@ def write_to(memory: GuestMemory) -> None:
         memory.write_to(file, 0, 64 * MIB)
 
 
+def read_from(memory: GuestMemory) -> None:
+    with tempfile.TemporaryFile() as file:
+        file.truncate(64 * MIB)
+        memory.read_from(file, 0, 64 * MIB)
+
+
+ADDRESSES = array("Q", range(0, SIZE, 64))
 WITHOUT: dict[str, Callable[[GuestMemory], object]] = {
     "read_into": lambda memory: memory.read_into(0, bytearray(64 * MIB)),
+    "readv_into": lambda memory: memory.readv_into([(0, 32 * MIB)] * 2, bytearray(64 * MIB)),
+    "writev": lambda memory: memory.writev([(0, bytes(32 * MIB))] * 2),
+    "translate": lambda memory: memory.translate(ADDRESSES),
+    "read_many_u64": lambda memory: memory.read_many_u64(ADDRESSES),
+    "hexdump": lambda memory: memory.hexdump(0, 64 * MIB),
+    "hash of hashlib": lambda memory: memory.hash(0, 64 * MIB, algorithm="sha256"),
+    "read_from": read_from,
     "write": lambda memory: memory.write(0, bytes(64 * MIB)),
     "fill": lambda memory: memory.fill(0, SIZE),
     "compare": lambda memory: memory.compare(0, bytes(64 * MIB)),
@@ -105,17 +121,20 @@ def test_an_exception_from_progress_ends_it(memory: GuestMemory, verb: str) -> N
     assert memory.read(0, 8) == bytes(8)
 
 
-@pytest.mark.parametrize("verb", ["hash", "search", "find_zero_pages"])
+@pytest.mark.parametrize("verb", ["hash", "hash of hashlib", "search", "find_zero_pages", "copy", "write_to"])
 def test_ctrl_c_ends_it(verb: str) -> None:
     _, memory = mapped(ram(0, 8 * GIB, mem_type="mmap"))
     calls: dict[str, Callable[[], object]] = {
         "hash": lambda: memory.hash(0, 8 * GIB),
+        "hash of hashlib": lambda: memory.hash(0, 8 * GIB, algorithm="sha512"),
+        "copy": lambda: memory.copy(4 * GIB, 0, 4 * GIB),
+        "write_to": lambda: memory.write_to(null, 0, 8 * GIB),
         "search": lambda: list(memory.search(b"nowhere")),
         "find_zero_pages": memory.find_zero_pages,
     }
     timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
-    timer.start()
-    with pytest.raises(KeyboardInterrupt):
+    with Path("/dev/null").open("wb") as null, pytest.raises(KeyboardInterrupt):
+        timer.start()
         calls[verb]()
     timer.join()
 

@@ -1,7 +1,7 @@
 """Programs that read memory find what we wrote, at the edges of regions too: NumPy, drgn, Unicorn, volatility3."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.request import Request
 
@@ -22,11 +22,13 @@ BANNER = b"Linux version 6.1.0-test (someone@somewhere) #1 SMP\n"
 
 
 @pytest.fixture
-def space() -> AddressSpace:
+def space() -> Iterator[AddressSpace]:
     space, memory = mapped(ram(LOW, MIB, name="low"), ram(LOW + MIB, MIB, name="next"), ram(HIGH, MIB, name="high"))
     for region in memory.regions:
         memory.write(region.base, random.Random(region.base).randbytes(region.size))
-    return space
+    yield space
+    # The readers keep the handle for ever, volatility3 in its table of handlers: none may hold the memory.
+    memory.close()
 
 
 def test_numpy_sees_every_byte(space: AddressSpace) -> None:

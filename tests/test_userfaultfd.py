@@ -193,3 +193,36 @@ def test_a_write_that_was_given_up_is_marked_until_it_is_over() -> None:
         assert memory.read(PAGE, 4) == b"late"
         assert drain(memory) == [(PAGE, PAGE)]
         assert drain(memory) == []
+
+
+def hand_over(handler: Handler) -> int:
+    """Gives the handler to a process of its own, and returns that; here is none left."""
+    child = fork()
+    if child == 0:
+        while True:
+            handler.answer(5)
+    spare = os.open("/dev/null", os.O_RDONLY)
+    os.dup2(spare, handler.fd)
+    os.close(spare)
+    return child
+
+
+def test_handlers_that_are_killed_while_they_answer() -> None:
+    """What nobody answers any more reads as zeroes: no exception even, but neither a hang nor a death."""
+
+    def read_on() -> None:
+        pages: set[bytes] = set()
+        number = 0
+        while number < 30 or len(pages) < 2:
+            number += 1
+            with handled(64 * PAGE) as (_, memory, handler):
+                child = hand_over(handler)
+                threading.Timer(number * 0.0002, os.kill, (child, signal.SIGKILL)).start()
+                for page in range(64):
+                    pages.add(memory.read(page * PAGE, PAGE))
+                    memory.write_u64(page * PAGE, page)
+                os.waitpid(child, 0)
+                assert [memory.read_u64(page * PAGE) for page in range(64)] == list(range(64))
+        assert pages == {bytes(PAGE), b"\5" * PAGE}
+
+    in_child(read_on, timeout=100)

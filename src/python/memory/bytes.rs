@@ -201,10 +201,10 @@ impl PyMemory {
         let verb = ("read_c_string", Need::Read);
         let mut string = Vec::new();
         let mut at = addr.0;
-        let end = addr.0.saturating_add(max_size.0);
-        while at < end {
+        let mut left = max_size.0;
+        while left > 0 {
             // Up to a multiple of the step: no page behind the one with the zero is touched.
-            let step = STRING_STEP.saturating_sub(at % STRING_STEP).min(end.saturating_sub(at));
+            let step = STRING_STEP.saturating_sub(at % STRING_STEP).min(left).min(u64::MAX.saturating_sub(at)).max(1);
             let reach =
                 self.with_access(verb, convert::range(Address(at), Size(step))?, |access| Ok(access.reach()))?;
             let size = if reach == 0 { step } else { reach };
@@ -215,6 +215,7 @@ impl PyMemory {
             }
             string.extend(part);
             at = at.saturating_add(size);
+            left = left.saturating_sub(size);
         }
         let bytes = PyBytes::new(py, &string).into_any();
         match encoding {

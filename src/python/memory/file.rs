@@ -125,8 +125,8 @@ impl PyMemory {
 
     /// Guest physical memory as an unbuffered binary file: positions are addresses.
     ///
-    /// `mode`: `"rb"`, or `"r+b"` to write too. With `holes="error"` a read that begins where there is no memory raises
-    /// `UnmappedAddress`, with `"zero"` holes and device regions read as zeroes. The file ends behind the last region that has
+    /// `mode`: `"rb"`, or `"r+b"` to write too. A read stops short before what can't be read, and raises as `read` does when it begins
+    /// there; with `holes="zero"` holes and device regions read as zeroes. The file ends behind the last region that has
     /// memory; it holds no region. `io.BufferedReader(memory.open())` makes small reads fast.
     ///
     /// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion

@@ -1,8 +1,10 @@
 """Every verb while the memory is taken away under it: ten thousand rounds of exceptions, and no death."""
 
 import ctypes
+import errno
 import mmap
 import os
+import resource
 import signal
 import threading
 from array import array
@@ -11,8 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from dbs_address_space import AddressSpaceRegion, GuestMemory, MemoryFault
-from memory_helpers import PAGE, fork, huge_pages, in_child, make_file, mapped, ram
+from dbs_address_space import AddressSpaceRegion, BackingError, GuestMemory, MemoryFault
+from memory_helpers import MIB, PAGE, fork, huge_pages, in_child, make_file, mapped, ram
 
 SIZE = 16 * PAGE
 ROUNDS = 10_000
@@ -156,3 +158,21 @@ def test_huge_pages_that_another_process_punches() -> None:
                         continue
 
         in_child(body, timeout=100)
+
+
+def test_starved_of_address_space_a_region_is_refused_by_name_and_the_space_goes_on() -> None:
+    def child() -> None:
+        space, memory = mapped(ram(0, name="low"))
+        memory.write(0, b"kept")
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * PAGE
+        resource.setrlimit(resource.RLIMIT_AS, (used + 64 * MIB, used + 64 * MIB))
+        generation = space.generation
+        with pytest.raises(BackingError, match="high") as raised:
+            space.insert_region(ram(1 << 32, 1 << 30, name="high"))
+        assert raised.value.errno == errno.ENOMEM
+        assert space.generation == generation
+        assert memory.read(0, 4) == b"kept"
+        space.insert_region(ram(1 << 32, MIB, name="small"))
+        memory.write(1 << 32, b"goes on")
+
+    in_child(child)

@@ -12,13 +12,13 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 from blake3 import blake3
-from bytes_machine import BytesMachine, Place, places
 from bytes_model import undump
 from dbs_address_space import Misaligned, Unsupported
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import rule
 from memory_helpers import PAGE
+from verbs_machine import Place, VerbsMachine, places
 
 sizes = st.one_of(st.integers(0, 20), st.sampled_from([PAGE - 1, PAGE, PAGE + 1, 2 * PAGE + 3, 5 * PAGE]))
 bytes_ = st.one_of(
@@ -29,7 +29,7 @@ Order = Literal["big", "little"]
 orders: st.SearchStrategy[Order] = st.sampled_from(["big", "little"])
 
 
-class GuestMemoryMachine(BytesMachine):
+class GuestMemoryMachine(VerbsMachine):
     # Bytes.
 
     @rule(place=places, size=sizes)

@@ -80,11 +80,16 @@ def copying(verb: Callable[..., object], *arguments: object) -> Work:
     return lambda: verb(memory, *arguments)
 
 
+def last_pin() -> Work:
+    return [mapped(LARGE)[1].pin(0, 4)].clear
+
+
 WORKS: dict[str, Callable[[], Work]] = {
     "closing": closing,
     "removal": removal,
     "last reference": last_reference,
     "last view": last_view,
+    "last pin": last_pin,
     "failed mapping": failed_mapping,
     "mapping": mapping,
     "hotplug": hotplug,

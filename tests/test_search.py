@@ -167,7 +167,7 @@ def test_it_may_begin_and_end_in_the_midst_of_a_hole_of_the_file() -> None:
     assert blocks(memory, 0) == 8
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(data=st.data())
 def test_it_finds_what_find_finds(data: st.DataObject) -> None:
     """Small regions with few letters, so that matches cross many joints; nibbles that may be anything, too."""

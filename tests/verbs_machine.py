@@ -35,7 +35,7 @@ segments = st.lists(
 places = st.tuples(st.integers(0, 30), st.one_of(st.integers(-9, 9), st.integers(-2 * PAGE, 2 * PAGE)))
 
 
-class BytesMachine(RuleBasedStateMachine):
+class VerbsMachine(RuleBasedStateMachine):
     """The memory and its model side by side; writes are tracked throughout."""
 
     space: AddressSpace

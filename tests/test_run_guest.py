@@ -2,7 +2,6 @@
 
 import ctypes
 import importlib.util
-import os
 import re
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 from dbs_address_space import AddressSpaceRegion, RegionBusy
+from memory_helpers import require
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 sys.path.insert(0, str(EXAMPLES))
@@ -37,19 +37,17 @@ def kvm_problem() -> str | None:
     return None
 
 
-def require(engine: str) -> None:
+def require_engine(engine: str) -> None:
     if engine == "kvm" and (problem := kvm_problem()):
         pytest.skip(problem)
-    if engine == "unicorn" and importlib.util.find_spec("unicorn") is None:
-        if os.environ.get("REQUIRE_ALL") == "1":
-            pytest.fail("the unicorn package is not installed, and REQUIRE_ALL=1 asks for it")
-        pytest.skip("the unicorn package is not installed")
+    if engine == "unicorn":
+        require(importlib.util.find_spec("unicorn"), "the unicorn package is not installed")
 
 
 @pytest.fixture(params=["kvm", "unicorn"])
 def engine_name(request: pytest.FixtureRequest) -> str:
     name: str = request.param
-    require(name)
+    require_engine(name)
     return name
 
 
@@ -105,12 +103,12 @@ def test_the_map_is_printed_before_and_after(engine_name: str) -> None:
 
 
 def test_auto_prefers_kvm() -> None:
-    require("kvm")
+    require_engine("kvm")
     assert "engine: KVM" in run_example().stdout
 
 
 def test_auto_takes_unicorn_without_kvm() -> None:
-    require("unicorn")
+    require_engine("unicorn")
     result = run_example("--kvm-device", NO_DEVICE)
     assert result.returncode == 0, result.stderr
     assert "engine: Unicorn" in result.stdout
@@ -288,7 +286,7 @@ def test_the_program_finds_its_texts() -> None:
 
 
 def test_engines_keep_the_protocol() -> None:
-    require("unicorn")
+    require_engine("unicorn")
     engines: list[Engine] = [UnicornEngine()]
     if kvm_problem() is None:
         engines.append(KvmEngine())

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bytes_helpers import numbered
-from dbs_address_space import AddressSpaceRegion, GuestMemory, PartialTransfer, RegionBusy
-from memory_helpers import MIB, PAGE, in_child, make_file, mapped, ram
+from bytes_helpers import numbered, transfer_memory
+from dbs_address_space import GuestMemory, PartialTransfer, RegionBusy
+from memory_helpers import MIB, PAGE, in_child, mapped, ram
 
 END = 3 * MIB
 DATA = numbered(END)
@@ -24,15 +24,7 @@ DATA = numbered(END)
 
 @pytest.fixture
 def memory(tmp_path: Path) -> GuestMemory:
-    """Direct and guarded regions that touch, then a hole, then what can only be read."""
-    with make_file(tmp_path / "ram", MIB + 9).open("r+b") as file:
-        regions = [
-            ram(0, MIB),
-            AddressSpaceRegion.from_file(MIB, MIB, file, 9),
-            ram(2 * MIB, MIB, mem_type="mmap"),
-            ram(4 * MIB, MIB, prot_flags="r--"),
-        ]
-    return mapped(*regions)[1]
+    return transfer_memory(tmp_path)
 
 
 @contextmanager

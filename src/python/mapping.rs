@@ -75,8 +75,8 @@ impl PyMapping {
 
     /// The mapping's own descriptor, borrowed: open as long as the region is mapped; `None` for anonymous memory.
     ///
-    /// Reading it makes huge-page memory guarded, for whoever has the descriptor can take pages away. Raises `NotMapped` when the
-    /// region is gone.
+    /// Reading it makes huge-page memory guarded, for whoever has the descriptor can take pages away: a view taken before
+    /// can then kill the process. Raises `NotMapped` when the region is gone.
     #[getter]
     fn fd(&self, py: Python<'_>) -> PyResult<Option<i32>> {
         let gone =

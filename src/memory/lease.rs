@@ -1,11 +1,12 @@
 //! Who holds a region's memory, and so vetoes its removal.
 
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, Instant};
 
 use super::mapping::Mapping;
 use crate::model::error::LeaseInfo;
 use crate::model::range::Range;
+use crate::model::wait::Monitor;
 use crate::sys::fork::Process;
 
 /// How long accesses are kept waiting for the sake of a removal.
@@ -27,8 +28,6 @@ struct Table {
     held: Vec<Option<LeaseInfo>>,
     /// The slots of `held` that no one has.
     free: Vec<usize>,
-    /// Threads that wait for a change of it.
-    waiting: usize,
     /// Until when new accesses wait, so that those in flight come to an end and a removal gets its turn.
     drains_until: Option<Instant>,
 }
@@ -55,8 +54,7 @@ impl Table {
 /// The leases of one region in one space.
 #[derive(Debug)]
 pub struct Leases {
-    table: Mutex<Table>,
-    changed: Condvar,
+    table: Monitor<Table>,
     process: Process,
 }
 
@@ -71,14 +69,14 @@ pub enum Refused {
 
 impl Default for Leases {
     fn default() -> Self {
-        let table = Table { state: State::Open, held: Vec::new(), free: Vec::new(), waiting: 0, drains_until: None };
-        Self { table: Mutex::new(table), changed: Condvar::new(), process: Process::current() }
+        let table = Table { state: State::Open, held: Vec::new(), free: Vec::new(), drains_until: None };
+        Self { table: Monitor::new(table), process: Process::current() }
     }
 }
 
 impl Leases {
     fn lock(&self) -> MutexGuard<'_, Table> {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+        self.table.lock()
     }
 
     /// Takes a lease. In a forked child, where nothing can be removed, it isn't counted and no lock is taken.
@@ -141,14 +139,8 @@ impl Leases {
         if table.is_free() {
             table.held.clear();
             table.free.clear();
-            self.notify(&table);
-        }
-    }
-
-    /// Waking nobody would be a system call for each short lease.
-    fn notify(&self, table: &Table) {
-        if table.waiting > 0 {
-            self.changed.notify_all();
+            drop(table);
+            self.table.notify();
         }
     }
 
@@ -176,7 +168,8 @@ impl Leases {
         let mut table = self.lock();
         table.state = state;
         table.drains_until = None;
-        self.notify(&table);
+        drop(table);
+        self.table.notify();
     }
 
     /// Whether a change is deciding about the region at this moment.
@@ -189,12 +182,12 @@ impl Leases {
     pub fn wait_settled(&self, limit: Duration) {
         let table = self.lock();
         let limit = table.drains_for().map_or(limit, |rest| rest.min(limit));
-        self.wait(table, limit, |table| table.state == State::Closing || table.drains_for().is_some());
+        drop(self.table.wait(table, limit, |table| table.state == State::Closing || table.drains_for().is_some()));
     }
 
     /// Waits at most `limit` until no one holds a lease.
     pub fn wait_free(&self, limit: Duration) {
-        self.wait(self.lock(), limit, |table| !table.is_free());
+        drop(self.table.wait(self.lock(), limit, |table| !table.is_free()));
     }
 
     /// Like [`wait_free`](Self::wait_free); for [`DRAIN`] new accesses wait, where it is accesses that hold the region.
@@ -206,14 +199,7 @@ impl Leases {
         if table.has_only_accesses() {
             table.drains_until = Instant::now().checked_add(DRAIN);
         }
-        self.wait(table, limit, |table| !table.is_free());
-    }
-
-    fn wait(&self, mut table: MutexGuard<'_, Table>, limit: Duration, blocked: impl Fn(&Table) -> bool) {
-        table.waiting = table.waiting.saturating_add(1);
-        let waited = self.changed.wait_timeout_while(table, limit, |table| blocked(table));
-        let (mut table, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        table.waiting = table.waiting.saturating_sub(1);
+        drop(self.table.wait(table, limit, |table| !table.is_free()));
     }
 }
 

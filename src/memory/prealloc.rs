@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::mapping::{Mapping, usize_of};
@@ -14,6 +13,7 @@ use crate::model::interrupt::{Interrupt, Interrupted};
 use crate::model::policy::PolicyMode;
 use crate::model::region::{PROT_READ, PROT_WRITE, SharedRegion};
 use crate::model::text::size as size_text;
+use crate::model::wait::{Deadline, Monitor};
 use crate::sys::memory::{self, Advice};
 use crate::sys::{huge, numa};
 
@@ -150,10 +150,9 @@ struct Work<'a> {
     done: AtomicU64,
     stop: AtomicBool,
     touched: AtomicBool,
-    failure: Mutex<Option<Error>>,
+    failure: Monitor<Option<Error>>,
     /// Threads that have ended.
-    ended: Mutex<usize>,
-    end: Condvar,
+    ended: Monitor<usize>,
 }
 
 #[derive(Clone, Copy)]
@@ -181,9 +180,8 @@ impl<'a> Work<'a> {
             done: AtomicU64::new(0),
             stop: AtomicBool::new(false),
             touched: AtomicBool::new(false),
-            failure: Mutex::default(),
-            ended: Mutex::default(),
-            end: Condvar::new(),
+            failure: Monitor::default(),
+            ended: Monitor::default(),
         }
     }
 
@@ -201,7 +199,7 @@ impl<'a> Work<'a> {
         }
         if let Err(error) = self.populate(target, *piece) {
             self.stop.store(true, Ordering::Relaxed);
-            self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+            self.failure.lock().get_or_insert(error);
             return false;
         }
         self.done.fetch_add(piece.size, Ordering::Relaxed);
@@ -223,19 +221,17 @@ impl<'a> Work<'a> {
     fn work(&self) {
         let mut pinned = None;
         while self.step(&mut pinned) {}
-        let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ended = self.ended.lock();
         *ended = ended.saturating_add(1);
-        self.end.notify_all();
+        drop(ended);
+        self.ended.notify();
     }
 
     /// Waits for the threads and tells how far they are; asks them to stop when `tell` says so.
     fn watch(&self, threads: usize, tell: &mut Tell<'_>) -> std::result::Result<(), Interrupted> {
         loop {
-            let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
-            let (ended, _) = self
-                .end
-                .wait_timeout_while(ended, LOOK, |ended| *ended < threads)
-                .unwrap_or_else(PoisonError::into_inner);
+            let ended = self.ended.lock();
+            let ended = self.ended.wait(ended, LOOK, |ended| *ended < threads);
             let all = *ended >= threads;
             drop(ended);
             let told = tell(self.done.load(Ordering::Relaxed));
@@ -272,7 +268,7 @@ pub fn populate(targets: &[Target], threads: Option<usize>, tell: &mut Tell<'_>)
     let threads = threads.unwrap_or_else(|| thread_count(total)).clamp(1, work.pieces.len().max(1));
     let is_anywhere = targets.iter().all(|target| target.cpus.is_empty());
     let told = if threads == 1 && is_anywhere { work.alone(tell) } else { in_threads(&work, threads, tell)? };
-    if let Some(failure) = work.failure.lock().unwrap_or_else(PoisonError::into_inner).take() {
+    if let Some(failure) = work.failure.lock().take() {
         return Err(failure);
     }
     told?;
@@ -305,8 +301,7 @@ pub struct Background {
     stop: AtomicBool,
     done: AtomicU64,
     total: AtomicU64,
-    result: Mutex<Option<Result<Report>>>,
-    ended: Condvar,
+    result: Monitor<Option<Result<Report>>>,
 }
 
 impl Background {
@@ -324,25 +319,12 @@ impl Background {
     /// How it ended; `None` while it runs.
     #[must_use]
     pub fn result(&self) -> Option<Result<Report>> {
-        self.result.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.result.lock().clone()
     }
 
     /// Waits for its end, up to a time (`None`: for ever); whether it has ended.
     pub fn wait(&self, timeout: Option<Duration>, interrupt: &dyn Interrupt) -> Result<bool> {
-        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        loop {
-            let left = deadline.map_or(LOOK, |deadline| deadline.saturating_duration_since(Instant::now()));
-            let result = self.result.lock().unwrap_or_else(PoisonError::into_inner);
-            let (result, _) = self
-                .ended
-                .wait_timeout_while(result, left.min(LOOK), |result| result.is_none())
-                .unwrap_or_else(PoisonError::into_inner);
-            if result.is_some() || left.is_zero() {
-                return Ok(result.is_some());
-            }
-            drop(result);
-            interrupt.check()?;
-        }
+        Ok(self.result.wait_until(Deadline::after(timeout), interrupt, |result| result.is_none())?.is_some())
     }
 
     /// Starts it; `keep` is dropped when it has ended, and keeps the memory until then.
@@ -361,8 +343,8 @@ impl Background {
                 if shared.stop.load(Ordering::Relaxed) { Err(Interrupted) } else { Ok(()) }
             });
             drop(keep);
-            *shared.result.lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
-            shared.ended.notify_all();
+            *shared.result.lock() = Some(result);
+            shared.result.notify();
         };
         let spawned = std::thread::Builder::new().name("prealloc".into()).spawn(run);
         spawned.map(|_| job).map_err(|error| Error::Backing {

@@ -3,7 +3,6 @@
 use std::fs::File;
 use std::io;
 use std::ops::ControlFlow;
-use std::time::Duration;
 
 use super::buffer::{Bytes, Input};
 use super::map::u64_of;
@@ -12,11 +11,10 @@ use super::walk::{self, Stretch};
 use crate::model::error::{Error, Result};
 use crate::model::interrupt::Interrupt;
 use crate::model::text::hex;
+use crate::model::wait::SLICE;
 use crate::sys::copy::Stopped;
 use crate::sys::stream::{self, Direction};
 
-/// How long a wait lasts before the caller's [`Interrupt`] is asked.
-const SLICE: Duration = Duration::from_millis(50);
 /// The most that one system call is asked for.
 const STEP: usize = 16 << 20;
 const EFAULT: i32 = 14;

@@ -24,3 +24,4 @@ pub mod starts;
 pub mod table;
 pub mod tables;
 pub mod text;
+pub mod wait;

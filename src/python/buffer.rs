@@ -18,8 +18,8 @@ use crate::model::error::{Error, LeaseInfo};
 use crate::model::region::{PROT_READ, PROT_WRITE};
 use crate::model::source::{KeepAlive, UserBuffer};
 use crate::model::text::hex;
+use crate::model::wait::SLICE;
 use crate::space::AddressSpace;
-use crate::space::turn::SLICE;
 
 /// The value of an int from 0 to 2^64 - 1.
 ///

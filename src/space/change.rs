@@ -182,7 +182,7 @@ impl AddressSpace {
         when_busy: &dyn Fn(),
     ) -> Result<Arc<Map>> {
         let removal = [Operation::Remove(target.clone())];
-        let deadline = super::turn::Deadline::after(timeout);
+        let deadline = crate::model::wait::Deadline::after(timeout);
         let mut result = self.change(&removal, None, interrupt);
         if matches!(result, Err(Error::Busy { .. })) {
             when_busy();

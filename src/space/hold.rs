@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use super::space::AddressSpace;
-use super::turn::SLICE;
 use crate::memory::access::{Access, Held};
 use crate::memory::map::Need;
 use crate::memory::region::MappedRegion;
 use crate::model::error::{Error, Result};
 use crate::model::interrupt::Interrupt;
 use crate::model::range::Range;
+use crate::model::wait::SLICE;
 
 impl AddressSpace {
     /// Holds what `pieces` finds in a range; `Err` in the result is a region to wait for.

@@ -3,7 +3,6 @@
 //! Readers take the [`snapshot::Snapshot`] without a lock. Writers take [`turn::Turn`]s, and [`change`] is the only way from one
 //! snapshot to the next: checked, prepared by every [`client`], published with one store, or undone.
 
-mod bell;
 pub mod build;
 pub mod change;
 pub mod client;

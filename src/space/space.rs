@@ -6,12 +6,11 @@ use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
 
-use super::bell::Bell;
 use super::client::{Client, Prepared, Subscription};
 use super::offer::Offer;
 use super::reservation::Reservations;
 use super::snapshot::Snapshot;
-use super::turn::{Deadline, SLICE, Turn};
+use super::turn::Turn;
 use super::unplug::UnplugRequests;
 use crate::memory::map::MappedMap;
 use crate::memory::region::MappedRegion;
@@ -20,6 +19,7 @@ use crate::model::error::{Error, Result};
 use crate::model::interrupt::Interrupt;
 use crate::model::map::Map;
 use crate::model::region::Region;
+use crate::model::wait::{Deadline, Monitor};
 use crate::sys::fork::Process;
 
 /// A live guest physical address space: readers never wait, writers take turns, nothing is lost.
@@ -42,8 +42,7 @@ pub struct AddressSpace {
     generation: AtomicU64,
     turn: Turn,
     clients: Mutex<Vec<Arc<Subscription>>>,
-    publication: Mutex<()>,
-    published: Bell,
+    published: Monitor<()>,
     incarnations: AtomicU64,
     reservations: Reservations,
     unplugs: UnplugRequests,
@@ -69,8 +68,7 @@ impl AddressSpace {
             generation: AtomicU64::new(0),
             turn: Turn::default(),
             clients: Mutex::default(),
-            publication: Mutex::default(),
-            published: Bell::default(),
+            published: Monitor::default(),
             incarnations: AtomicU64::new(0),
             reservations: Reservations::default(),
             unplugs: UnplugRequests::default(),
@@ -126,8 +124,8 @@ impl AddressSpace {
     pub(super) fn swap(&self, after: Snapshot) -> Arc<Snapshot> {
         self.generation.store(after.map.generation(), Ordering::Release);
         let old = self.swap_quietly(after);
-        drop(self.publication.lock());
-        self.published.ring_all();
+        drop(self.published.lock());
+        self.published.notify();
         old
     }
 
@@ -169,18 +167,11 @@ impl AddressSpace {
         timeout: Option<Duration>,
         interrupt: &dyn Interrupt,
     ) -> Result<Option<Arc<Map>>> {
-        let deadline = Deadline::after(timeout);
-        loop {
-            let is_old = || self.load().map.generation() <= generation;
-            if !is_old() {
-                return Ok(Some(self.map()));
-            }
+        let is_old = |_: &mut ()| self.load().map.generation() <= generation;
+        if is_old(&mut ()) {
             self.check_process()?;
-            let Some(slice) = deadline.slice() else { return Ok(None) };
-            let waiting = self.publication.lock().unwrap_or_else(PoisonError::into_inner);
-            drop(self.published.wait_while(waiting, slice.min(SLICE), |()| is_old()));
-            interrupt.check()?;
         }
+        Ok(self.published.wait_until(Deadline::after(timeout), interrupt, is_old)?.map(|_| self.map()))
     }
 
     /// Adds a client: itself a change that offers it every present region, undone when it refuses or fails.

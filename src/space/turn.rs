@@ -1,16 +1,13 @@
 //! Writers take turns: a token rather than a mutex guard, so that waiting for it can be interrupted and re-entry is refused.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
-use super::bell::Bell;
 use super::client::Subscription;
 use crate::model::error::{Error, Result};
 use crate::model::interrupt::Interrupt;
-
-/// How long anything waits between two looks at the caller's [`Interrupt`].
-pub const SLICE: Duration = Duration::from_millis(50);
+use crate::model::wait::{Monitor, SLICE};
 
 /// How long one call of a client is waited for: a client that waits for a thread which waits for the turn never comes back.
 pub const PATIENCE: Duration = Duration::from_secs(10);
@@ -25,10 +22,7 @@ struct Owner {
 
 /// The right to publish the next snapshot.
 #[derive(Debug, Default)]
-pub struct Turn {
-    owner: Mutex<Option<Owner>>,
-    free: Bell,
-}
+pub struct Turn(Monitor<Option<Owner>>);
 
 /// A turn taken; dropping it lets the next writer in.
 #[derive(Debug)]
@@ -37,19 +31,15 @@ pub struct TurnGuard<'a> {
 }
 
 impl Turn {
-    fn lock(&self) -> MutexGuard<'_, Option<Owner>> {
-        self.owner.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Waits for the turn; must be called without the interpreter's lock. A thread that has it already is refused at once.
     pub fn take(&self, interrupt: &dyn Interrupt) -> Result<TurnGuard<'_>> {
         let thread = thread::current().id();
         loop {
-            let owner = self.lock();
+            let owner = self.0.lock();
             if let Some(owner) = owner.as_ref().filter(|owner| owner.thread == thread) {
                 return Err(Error::Reentrant { message: owner.refusal() });
             }
-            let mut owner = self.free.wait_while(owner, SLICE, |owner| owner.is_some());
+            let mut owner = self.0.wait(owner, SLICE, |owner| owner.is_some());
             owner.as_ref().map_or(Ok(()), Owner::check_patience)?;
             if owner.is_none() {
                 *owner = Some(Owner { thread, client: None, phase: "change", since: Instant::now() });
@@ -62,13 +52,13 @@ impl Turn {
 
     /// Refuses to wait longer for a client that does not come back.
     pub fn check_patience(&self) -> Result<()> {
-        self.lock().as_ref().map_or(Ok(()), Owner::check_patience)
+        self.0.lock().as_ref().map_or(Ok(()), Owner::check_patience)
     }
 
     /// Whether the running thread has the turn.
     #[must_use]
     pub fn is_mine(&self) -> bool {
-        self.lock().as_ref().is_some_and(|owner| owner.thread == thread::current().id())
+        self.0.lock().as_ref().is_some_and(|owner| owner.thread == thread::current().id())
     }
 }
 
@@ -101,7 +91,7 @@ impl Owner {
 impl TurnGuard<'_> {
     /// Notes which client is being asked, for the errors of others.
     pub(super) fn enter(&self, client: Option<&Arc<Subscription>>, phase: &'static str) {
-        if let Some(owner) = self.turn.lock().as_mut() {
+        if let Some(owner) = self.turn.0.lock().as_mut() {
             owner.client = client.cloned();
             owner.phase = phase;
             owner.since = Instant::now();
@@ -111,27 +101,7 @@ impl TurnGuard<'_> {
 
 impl Drop for TurnGuard<'_> {
     fn drop(&mut self) {
-        *self.turn.lock() = None;
-        self.turn.free.ring();
-    }
-}
-
-/// When waiting ends; `None` stands for never.
-#[derive(Clone, Copy, Debug)]
-pub struct Deadline(Option<Instant>);
-
-impl Deadline {
-    /// `timeout` from now; one too long to be told from for ever is for ever.
-    #[must_use]
-    pub fn after(timeout: Option<Duration>) -> Self {
-        Self(timeout.and_then(|timeout| Instant::now().checked_add(timeout)))
-    }
-
-    /// How long to wait before looking again; `None` when the time is up.
-    #[must_use]
-    pub fn slice(&self) -> Option<Duration> {
-        let Some(end) = self.0 else { return Some(SLICE) };
-        let left = end.saturating_duration_since(Instant::now());
-        (!left.is_zero()).then(|| left.min(SLICE))
+        *self.turn.0.lock() = None;
+        self.turn.0.notify();
     }
 }

@@ -1,14 +1,14 @@
 //! Asking for a region back: the guest decides when it lets go, and only then is it removed.
 
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
 use super::space::AddressSpace;
-use super::turn::{Deadline, SLICE};
 use crate::model::change::Target;
 use crate::model::error::Result;
 use crate::model::interrupt::Interrupt;
 use crate::model::region::SharedRegion;
+use crate::model::wait::{Deadline, Monitor};
 
 /// What became of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,49 +26,39 @@ pub enum State {
 pub struct UnplugRequest {
     /// The region as it was when it was asked for.
     pub region: SharedRegion,
-    state: Mutex<State>,
-    settled: Condvar,
+    state: Monitor<State>,
 }
 
 impl UnplugRequest {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// What became of it.
     #[must_use]
     pub fn state(&self) -> State {
-        *self.lock()
+        *self.state.lock()
     }
 
     fn settle(&self, state: State) {
-        let mut current = self.lock();
+        let mut current = self.state.lock();
         if *current == State::Pending {
             *current = state;
         }
-        self.settled.notify_all();
+        drop(current);
+        self.state.notify();
     }
 
     /// Waits until it is settled, up to a time (`None`: for ever), and gives what became of it.
     pub fn wait(&self, timeout: Option<Duration>, interrupt: &dyn Interrupt) -> Result<State> {
-        let deadline = Deadline::after(timeout);
-        loop {
-            let state = self.lock();
-            let Some(slice) = deadline.slice().filter(|_| *state == State::Pending) else { return Ok(*state) };
-            let pending = |state: &mut State| *state == State::Pending;
-            drop(self.settled.wait_timeout_while(state, slice.min(SLICE), pending));
-            interrupt.check()?;
-        }
+        let pending = |state: &mut State| *state == State::Pending;
+        Ok(self.state.wait_until(Deadline::after(timeout), interrupt, pending)?.map_or(State::Pending, |state| *state))
     }
 }
 
 /// The requests of a space that are not settled.
 #[derive(Debug, Default)]
-pub(super) struct UnplugRequests(Mutex<Vec<Arc<UnplugRequest>>>);
+pub(super) struct UnplugRequests(Monitor<Vec<Arc<UnplugRequest>>>);
 
 impl UnplugRequests {
     fn lock(&self) -> MutexGuard<'_, Vec<Arc<UnplugRequest>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     /// Regions were removed: requests for them are done.
@@ -96,8 +86,7 @@ impl AddressSpace {
         }
         let request = Arc::new(UnplugRequest {
             region: Arc::clone(region),
-            state: Mutex::new(State::Pending),
-            settled: Condvar::new(),
+            state: Monitor::new(State::Pending),
         });
         requests.push(Arc::clone(&request));
         Ok(request)

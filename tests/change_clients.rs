@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use _core::memory::lease::Lease;
 use _core::model::change::{Change, Operation, Target};
-use _core::model::error::{Error, Result};
-use _core::model::interrupt::{Interrupt, Interrupted, Uninterrupted};
+use _core::model::error::{Error, Interrupted, Result};
+use _core::model::interrupt::{Interrupt, Uninterrupted};
 use _core::model::layout::Layout;
 use _core::model::range::Range;
 use _core::model::region::{Region, RegionType};

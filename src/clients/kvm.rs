@@ -9,6 +9,7 @@ use std::io;
 use std::os::fd::{OwnedFd, RawFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::kvm_error::{errno, refused};
 use super::kvm_table::{Entry, Numbers, State};
 use crate::memory::region::MappedRegion;
 use crate::memory::slot::Slot;
@@ -16,16 +17,12 @@ use crate::model::dirty::DirtyPages;
 use crate::model::error::{Error, Result};
 use crate::model::range::Range;
 use crate::model::region::{PROT_READ, PROT_WRITE, SharedRegion};
-use crate::model::text::hex;
 use crate::space::client::Client;
 use crate::space::offer::Offer;
 use crate::sys::huge::page_size;
 use crate::sys::kvm::{self, Vm};
 
-const EEXIST: i32 = 17;
-const EINVAL: i32 = 22;
 const ENOSPC: i32 = 28;
-const EIO: i32 = 5;
 
 /// How a virtual machine is attached.
 #[derive(Clone, Copy, Debug, Default)]
@@ -320,10 +317,6 @@ fn no_log(what: &str) -> Error {
     Error::Unsupported { message, feature: "dirty log", how, region: None }
 }
 
-fn errno(error: &io::Error) -> i32 {
-    error.raw_os_error().unwrap_or(EINVAL)
-}
-
 fn no_machine(vm_fd: RawFd, error: &io::Error) -> Error {
     let message = format!("file descriptor {vm_fd} is no KVM virtual machine (KVM_CREATE_VM makes one): {error}");
     Error::Backing { message, errno: errno(error), region: None }
@@ -332,17 +325,4 @@ fn no_machine(vm_fd: RawFd, error: &io::Error) -> Error {
 fn unsupported(feature: &'static str, how: &str) -> Error {
     let message = format!("the virtual machine has no {feature}: it needs {how}");
     Error::Unsupported { message, feature, how: how.into(), region: None }
-}
-
-pub(super) fn refused(region: &SharedRegion, what: &str, error: &io::Error) -> Error {
-    let hint = match errno(error) {
-        EEXIST => "; a slot that is not ours overlaps it",
-        EINVAL => {
-            "; the number may be one of the machine's owner (first_slot= leaves room), or the slot was deleted by others"
-        }
-        EIO => "; the machine belongs to another process",
-        _ => "",
-    };
-    let message = format!("KVM refused {what} {region} of {} bytes: {error}{hint}", hex(region.size()));
-    Error::Backing { message, errno: errno(error), region: Some(Arc::clone(region)) }
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
 
-use super::kvm::refused;
+use super::kvm_error::refused;
 use crate::memory::slot::Slot;
 use crate::model::dirty::DirtyPages;
 use crate::model::error::{Error, Result};

@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use super::buffer::{Input, Output};
 use super::lease::Lease;
-use super::map::{MappedMap, Need, u64_of};
-use super::mapping::usize_of;
+use super::map::{MappedMap, Need};
 use super::piece::Piece;
 use super::region::MappedRegion;
 use crate::model::error::{Error, Result};
+use crate::model::int::u64_of;
+use crate::model::int::usize_of;
 use crate::model::map::Map;
 use crate::model::range::Range;
 use crate::model::region::{PROT_READ, PROT_WRITE};

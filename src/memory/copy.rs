@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use super::buffer::{Bytes, Input, Output};
-use super::map::u64_of;
-use super::mapping::usize_of;
 use super::piece::Piece;
 use super::walk::CHUNK;
 use crate::model::error::Result;
+use crate::model::int::u64_of;
+use crate::model::int::usize_of;
 use crate::model::interrupt::Interrupt;
 
 /// Bytes that are copied between two looks at the caller's [`Interrupt`].

@@ -1,77 +1,17 @@
 //! Files, or parts of them, mapped into a DAX window while the guest runs.
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::fd::AsRawFd;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::mapping::usize_of;
+use super::dax_table::{DaxPiece, Window};
 use super::region::MappedRegion;
 use super::source::failed;
 use crate::model::error::{Error, Result};
+use crate::model::int::usize_of;
 use crate::model::range::Range;
 use crate::model::region::{MAP_ANONYMOUS, MAP_NORESERVE, MAP_PRIVATE, MAP_SHARED, PROT_NONE};
 use crate::model::text::{hex, protection, size as size_text};
 use crate::sys::span;
-
-/// A part of a file in a window.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct DaxPiece {
-    /// Where in the window it begins.
-    pub offset: u64,
-    /// The number of bytes.
-    pub size: u64,
-    /// Where in the file it begins.
-    pub file_offset: u64,
-    /// Its protection.
-    pub prot_flags: i32,
-    /// Device and inode of the file.
-    pub file: (u64, u64),
-}
-
-impl DaxPiece {
-    const fn end(&self) -> u64 {
-        self.offset.saturating_add(self.size)
-    }
-
-    /// The part from `offset` to `end`.
-    fn part(&self, offset: u64, end: u64) -> Self {
-        let file_offset = self.file_offset.saturating_add(offset.saturating_sub(self.offset));
-        Self { offset, size: end.saturating_sub(offset), file_offset, ..*self }
-    }
-}
-
-/// What is mapped into a window.
-#[derive(Debug, Default)]
-pub struct Window {
-    pieces: Mutex<BTreeMap<u64, DaxPiece>>,
-}
-
-impl Window {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, DaxPiece>> {
-        self.pieces.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The pieces by ascending offset.
-    #[must_use]
-    pub fn pieces(&self) -> Vec<DaxPiece> {
-        self.lock().values().copied().collect()
-    }
-
-    /// The first offset from `offset` to `end` at which no piece has all of the protection bits.
-    #[must_use]
-    pub fn first_denied(&self, offset: u64, end: u64, bits: i32) -> Option<u64> {
-        let pieces = self.lock();
-        let mut at = offset;
-        while at < end {
-            match pieces.range(..=at).next_back() {
-                Some((_, piece)) if at < piece.end() && piece.prot_flags & bits == bits => at = piece.end(),
-                _ => return Some(at),
-            }
-        }
-        None
-    }
-}
 
 /// Maps part of a file into a window. What is not there in the file is `MemoryFault` when it is accessed.
 #[allow(unsafe_code, reason = "a part of our own window, in which nothing is, is mapped over")]

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use super::mapping::usize_of;
 use super::region::MappedRegion;
 use super::source::failed;
 use crate::model::error::{Error, Result};
+use crate::model::int::usize_of;
 use crate::model::range::Range;
 use crate::model::region::{MAP_ANONYMOUS, MAP_NORESERVE, MAP_PRIVATE, RegionType};
 use crate::model::text::{hex, size as size_text};

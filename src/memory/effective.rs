@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::mapping::usize_of;
 use super::region::MappedRegion;
 use super::source::failed;
 use super::topology;
 use crate::model::error::Result;
+use crate::model::int::usize_of;
 use crate::model::policy::{NumaPolicy, PolicyMode};
 use crate::model::region::SharedRegion;
 use crate::sys::smaps::{self, Smaps};

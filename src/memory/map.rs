@@ -6,9 +6,10 @@ use vm_memory::{ByteValued, GuestRegionCollection};
 
 use super::buffer::{Bytes, Output};
 use super::dirty::DirtyBitmap;
-use super::mapping::usize_of;
 use super::piece;
 use super::region::MappedRegion;
+use crate::model::int::u64_of;
+use crate::model::int::usize_of;
 use crate::model::range::Range;
 use crate::model::region::{PROT_READ, PROT_WRITE};
 use crate::model::starts::Starts;
@@ -285,10 +286,4 @@ impl Direct<'_> {
             dirty.mark(self.offset, u64_of(size));
         }
     }
-}
-
-/// The crate builds for 64-bit hosts only.
-#[inline]
-pub(super) fn u64_of(size: usize) -> u64 {
-    u64::try_from(size).unwrap_or(u64::MAX)
 }

@@ -9,14 +9,13 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockRea
 use vm_memory::{FileOffset, VolatileMemory, VolatileSlice, volatile_memory};
 
 use super::advice;
-use super::dax::Window;
+use super::dax_table::Window;
 use super::dirty::{DirtyBitmap, DirtySource};
 use super::place::{self, Placed};
-use super::prealloc::{self, Target};
 use super::source::{self, Backing};
 use crate::model::error::Result;
-use crate::model::interrupt::Interrupt;
-use crate::model::region::{MAP_POPULATE, PROT_READ, PROT_WRITE, RegionType, SharedRegion};
+use crate::model::int::usize_of;
+use crate::model::region::{PROT_READ, PROT_WRITE, RegionType, SharedRegion};
 use crate::sys::copy::Reach;
 use crate::sys::fork::Process;
 use crate::sys::memory;
@@ -66,47 +65,9 @@ pub enum Extent {
     Hole(u64),
 }
 
-/// Maps regions one after the other and tells how far it is.
-#[allow(missing_debug_implementations, reason = "borrows a caller's trait object")]
-pub struct Mapper<'a> {
-    interrupt: &'a dyn Interrupt,
-    done: u64,
-    total: u64,
-}
-
-impl<'a> Mapper<'a> {
-    /// A mapper for regions of `total` bytes.
-    pub fn new(interrupt: &'a dyn Interrupt, total: u64) -> Self {
-        Self { interrupt, done: 0, total }
-    }
-
-    /// Maps one region, places it, and sees to it that the pages that should be there from the beginning are.
-    pub fn map(&mut self, region: &SharedRegion) -> Result<Mapping> {
-        let mapping = Mapping::new(region)?;
-        mapping.advise(None, region)?;
-        let locked = region.options.mlock == Some(true);
-        if let Some(target) = Target::of(region, &mapping).filter(|_| locked || region.perm_flags & MAP_POPULATE != 0) {
-            let (before, total, interrupt) = (self.done, self.total, self.interrupt);
-            prealloc::populate(&[target], None, &mut |done| {
-                // That all is done, is said once: when the last region is mapped and locked too.
-                match before.saturating_add(done) {
-                    reached if reached < total => interrupt.progress("populate", reached, total),
-                    _ => interrupt.check(),
-                }
-            })?;
-        }
-        if locked {
-            let (host, size) = mapping.pages();
-            advice::lock(host, size, region)?;
-        }
-        self.done = self.done.saturating_add(region.size());
-        self.interrupt.progress("map", self.done, self.total)?;
-        Ok(mapping)
-    }
-}
-
 impl Mapping {
-    fn new(region: &SharedRegion) -> Result<Self> {
+    /// Opens what the region asks for and maps it.
+    pub(super) fn new(region: &SharedRegion) -> Result<Self> {
         let backing = source::open(region)?;
         let placed = place::map(region, &backing).map_err(|error| source::mmap_failed(region, &backing, &error))?;
         let start = placed.mmap.as_ptr().wrapping_add(usize_of(backing.lead()));
@@ -365,10 +326,3 @@ impl Mapping {
 /// Leave to touch memory, which stays free of faults meanwhile.
 #[derive(Debug)]
 pub struct Direct<'a>(#[allow(dead_code, reason = "held, not read")] Option<RwLockReadGuard<'a, ()>>);
-
-/// The crate builds for 64-bit hosts only, where every size fits.
-#[inline]
-#[must_use]
-pub fn usize_of(size: u64) -> usize {
-    usize::try_from(size).unwrap_or(usize::MAX)
-}

@@ -6,11 +6,11 @@ use std::sync::atomic::Ordering;
 use vm_memory::ByteValued;
 
 use super::buffer::{Input, Output};
-use super::map::u64_of;
 use super::mapping::Extent;
 use super::region::MappedRegion;
 use super::straggler::Straggler;
 use crate::model::error::{Error, LeaseInfo, Result};
+use crate::model::int::u64_of;
 use crate::model::region::PROT_WRITE;
 use crate::model::text::hex;
 use crate::sys::copy::{self as kernel, Stopped};

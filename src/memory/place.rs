@@ -7,8 +7,8 @@ use std::sync::Arc;
 use vm_memory::mmap::{MmapRegionBuilder, MmapRegionError};
 use vm_memory::{FileOffset, MmapRegion};
 
-use super::mapping::usize_of;
 use super::source::Backing;
+use crate::model::int::usize_of;
 use crate::model::region::SharedRegion;
 use crate::sys::huge;
 use crate::sys::span::Span;

@@ -5,11 +5,13 @@ use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use super::mapping::{Mapping, usize_of};
+use super::mapping::Mapping;
 use super::source;
 use super::topology;
+use crate::model::error::Interrupted;
 use crate::model::error::{Error, Result};
-use crate::model::interrupt::{Interrupt, Interrupted};
+use crate::model::int::usize_of;
+use crate::model::interrupt::Interrupt;
 use crate::model::policy::PolicyMode;
 use crate::model::region::{PROT_READ, PROT_WRITE, SharedRegion};
 use crate::model::text::size as size_text;

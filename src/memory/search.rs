@@ -4,11 +4,12 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::buffer::Output;
-use super::map::u64_of;
-use super::mapping::{Extent, usize_of};
+use super::mapping::Extent;
 use super::piece::Piece;
 use super::walk::CHUNK;
 use crate::model::error::Result;
+use crate::model::int::u64_of;
+use crate::model::int::usize_of;
 use crate::model::pattern::Pattern;
 use crate::model::range::Range;
 

@@ -5,10 +5,10 @@ use std::io;
 use std::ops::ControlFlow;
 
 use super::buffer::{Bytes, Input};
-use super::map::u64_of;
 use super::piece::Piece;
 use super::walk::{self, Stretch};
 use crate::model::error::{Error, Result};
+use crate::model::int::u64_of;
 use crate::model::interrupt::Interrupt;
 use crate::model::text::hex;
 use crate::model::wait::SLICE;

@@ -3,10 +3,11 @@
 use std::ops::ControlFlow;
 
 use super::buffer::{Bytes, Output};
-use super::map::u64_of;
-use super::mapping::{Extent, usize_of};
+use super::mapping::Extent;
 use super::piece::Piece;
 use crate::model::error::Result;
+use crate::model::int::u64_of;
+use crate::model::int::usize_of;
 use crate::model::interrupt::Interrupt;
 use crate::model::range::{Range, joined};
 

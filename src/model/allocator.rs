@@ -1,6 +1,6 @@
 //! Finds room among ranges that are taken: first, last, best or exact fit, with alignment, bounds and guard gaps.
 
-use super::error::{Error, Result};
+use super::error::{Error, Result, Shortage};
 use super::range::Range;
 use super::text::{hex, size as size_text};
 
@@ -147,19 +147,6 @@ fn no_room(wanted: &Wanted, rooms: &[Range], free: u64, largest: u64) -> Error {
     let message =
         format!("{asked}: holes of up to {hole} are free, but none holds it at a multiple of {}", hex(wanted.align));
     Error::AlignmentImpossible { message, shortage: numbers }
-}
-
-/// The numbers behind a refusal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Shortage {
-    /// The bytes asked for.
-    pub size: u64,
-    /// The free bytes in the bounds.
-    pub free: u64,
-    /// The bytes of the largest hole.
-    pub largest: u64,
-    /// The alignment asked for.
-    pub align: u64,
 }
 
 /// `rooms` without `windows`; both sorted, the result too.

@@ -5,8 +5,6 @@
 use std::any::Any;
 use std::sync::Arc;
 
-use super::allocator::Shortage;
-use super::interrupt::Interrupted;
 use super::region::Region;
 
 /// The result of everything in this crate.
@@ -47,6 +45,23 @@ impl std::fmt::Debug for Raised {
         formatter.write_str("Raised(..)")
     }
 }
+
+/// The numbers behind a refusal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shortage {
+    /// The bytes asked for.
+    pub size: u64,
+    /// The free bytes in the bounds.
+    pub free: u64,
+    /// The bytes of the largest hole.
+    pub largest: u64,
+    /// The alignment asked for.
+    pub align: u64,
+}
+
+/// The work was asked to stop; whoever implements [`Interrupt`] knows why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Interrupted;
 
 /// Why a request was refused or failed; messages say what was asked, what is in the way and what to do.
 #[derive(Clone, Debug, thiserror::Error)]

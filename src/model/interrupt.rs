@@ -1,8 +1,6 @@
 //! How long work asks whether it should stop, and tells how far it is.
 
-/// The work was asked to stop; whoever implements [`Interrupt`] knows why.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Interrupted;
+use super::error::{Error, Interrupted};
 
 /// Asked now and then by everything that waits or takes long.
 ///
@@ -23,7 +21,7 @@ pub trait Interrupt {
     }
 
     /// Tells of an error of a client that nothing can return.
-    fn report(&self, client: &str, error: &super::error::Error) {
+    fn report(&self, client: &str, error: &Error) {
         let _ = (client, error);
     }
 }

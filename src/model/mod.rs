@@ -9,6 +9,7 @@ pub mod change;
 pub mod dirty;
 pub mod error;
 pub mod hexdump;
+pub mod int;
 pub mod interrupt;
 pub mod layout;
 pub mod machine;

@@ -4,7 +4,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::interrupt::{Interrupt, Interrupted};
+use super::error::Interrupted;
+use super::interrupt::Interrupt;
 
 /// How long anything waits between two calls of [`Interrupt::check`].
 pub const SLICE: Duration = Duration::from_millis(50);
@@ -63,8 +64,7 @@ impl<T> Monitor<T> {
         blocked: impl FnMut(&mut T) -> bool,
     ) -> MutexGuard<'a, T> {
         self.waiting.fetch_add(1, Ordering::Relaxed);
-        let (state, _) =
-            self.changed.wait_timeout_while(state, limit, blocked).unwrap_or_else(PoisonError::into_inner);
+        let (state, _) = self.changed.wait_timeout_while(state, limit, blocked).unwrap_or_else(PoisonError::into_inner);
         self.waiting.fetch_sub(1, Ordering::Relaxed);
         state
     }

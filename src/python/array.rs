@@ -4,7 +4,7 @@ use pyo3::exceptions::{PyImportError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyInt, PyMemoryView};
 
-use super::error::invalid;
+use super::convert::invalid;
 
 /// The bytes that an array takes, and how NumPy lays it over them.
 pub(super) struct Plan<'py> {

@@ -36,7 +36,7 @@ impl PyNumaPolicy {
             Some(text) if text.is_instance_of::<PyString>() => {
                 let text = text.extract::<String>()?;
                 parse_node_list(&text).ok_or_else(|| {
-                    super::error::invalid(format!(
+                    super::convert::invalid(format!(
                         "{text:?} is no list of NUMA nodes: write \"0\", \"0-3\" or \"0,2-3\""
                     ))
                 })?

@@ -7,7 +7,6 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyString, PyTuple};
 
-use super::change::PyChange;
 use super::convert::{self, Address, Size};
 use super::layout::PyLayout;
 use super::region::PyRegion;
@@ -262,16 +261,6 @@ impl PyBase {
     ) -> PyResult<Bound<'py, PyTuple>> {
         let high = high.map_or(self.map.layout().phys_end(), |high| high.0);
         convert::py_ranges(py, self.map.gaps(low.0, high))
-    }
-
-    /// How `after` differs from this map, an `AddressSpaceChange`.
-    ///
-    /// >>> from dbs_address_space import AddressSpaceBase, AddressSpaceLayout, AddressSpaceRegion
-    /// >>> base = AddressSpaceBase.from_regions([AddressSpaceRegion("ram", 0, "1MiB")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
-    /// >>> base.diff(base.remove_region(0))
-    /// AddressSpaceChange(0 added, 1 removed, 0 replaced)
-    fn diff(slf: Bound<'_, Self>, after: Bound<'_, Self>) -> PyResult<PyChange> {
-        PyChange::between(slf.py(), slf.clone().unbind(), after.unbind())
     }
 
     pub(super) fn __getitem__<'py>(

@@ -4,14 +4,12 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString, PyTuple};
 
 use super::backing::PyBackingOptions;
+use super::convert::invalid;
 use super::convert::{self, Size, Small};
-use super::error::invalid;
 use super::machine::PyMachine;
-use super::plan::PyPlan;
-use super::space::PySpace;
 use crate::model::machine::{Arch, Machine};
 use crate::model::numa::NumaRegionInfo;
-use crate::model::plan::{Hotplug, Plan, Request};
+use crate::model::plan::{Hotplug, Request};
 use crate::model::source::SourceType;
 use crate::model::text;
 
@@ -207,25 +205,6 @@ impl PyBuilder {
             hotplug: hotplug.map(|hotplug| hotplug.get().0),
             options: backing.map(|options| options.get().0.clone()).unwrap_or_default(),
         }))
-    }
-
-    /// The plan: where everything goes, why, what it costs, and what is wrong. Pure, and the same everywhere.
-    ///
-    /// >>> from dbs_address_space import AddressSpaceBuilder
-    /// >>> AddressSpaceBuilder("q35", numa_regions=["5GiB"]).plan().problems
-    /// ()
-    fn plan(&self) -> PyPlan {
-        PyPlan::from(Plan::of(self.0.clone()))
-    }
-
-    /// The mapped `AddressSpace` of the plan: `plan().build()`.
-    ///
-    /// >>> from dbs_address_space import AddressSpaceBuilder
-    /// >>> AddressSpaceBuilder(numa_regions=["64MiB"]).build().memory.read(0, 4)
-    /// b'\x00\x00\x00\x00'
-    #[pyo3(signature = (*, progress=None))]
-    fn build(&self, py: Python<'_>, progress: Option<Py<PyAny>>) -> PyResult<Py<PySpace>> {
-        self.plan().build(py, progress)
     }
 
     fn __repr__(&self) -> String {

@@ -176,3 +176,16 @@ impl PyChange {
         Ok((self.before.bind(py).getattr("diff")?, (self.after(py),)))
     }
 }
+
+#[pymethods]
+impl PyBase {
+    /// How `after` differs from this map, an `AddressSpaceChange`.
+    ///
+    /// >>> from dbs_address_space import AddressSpaceBase, AddressSpaceLayout, AddressSpaceRegion
+    /// >>> base = AddressSpaceBase.from_regions([AddressSpaceRegion("ram", 0, "1MiB")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+    /// >>> base.diff(base.remove_region(0))
+    /// AddressSpaceChange(0 added, 1 removed, 0 replaced)
+    fn diff(slf: Bound<'_, Self>, after: Bound<'_, Self>) -> PyResult<PyChange> {
+        PyChange::between(slf.py(), slf.clone().unbind(), after.unbind())
+    }
+}

@@ -5,11 +5,11 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use pyo3::exceptions::{PyException, PyTypeError};
 use pyo3::prelude::*;
-use pyo3::types::PyString;
+use pyo3::types::{PyDict, PyString};
 
 use super::change::PyChange;
 use super::clients::Shared;
-use super::error::client_error;
+use super::error::{Common, build};
 use crate::model::error::{Error, Raised, Result};
 use crate::space::client::Client;
 use crate::space::offer::Offer;
@@ -170,4 +170,12 @@ fn name_of(client: &Bound<'_, PyAny>) -> String {
     let text = |name: &str| client.getattr(name).ok()?.cast_into::<PyString>().ok().map(|text| text.to_string());
     let class = || client.get_type().name().map_or_else(|_| "client".into(), |name| name.to_string());
     text("name").or_else(|| text("__qualname__")).unwrap_or_else(class)
+}
+
+/// A `ClientError` about a Python client and the change that it was asked about.
+fn client_error(py: Python<'_>, message: &str, client: &Bound<'_, PyAny>, change: &Py<PyChange>) -> PyResult<PyErr> {
+    let own = PyDict::new(py);
+    own.set_item("client", client)?;
+    own.set_item("change", change)?;
+    build(py, "ClientError", message, &Common::default(), &own)
 }

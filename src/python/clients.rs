@@ -6,8 +6,35 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 
-use super::device::Device;
+use crate::model::error::{Error, Result};
+use crate::model::region::SharedRegion;
+use crate::model::text::hex;
 use crate::space::client::Subscription;
+
+/// A handler, and the region that it answers for.
+pub(super) struct Device {
+    pub(super) region: SharedRegion,
+    pub(super) handler: Py<PyAny>,
+    /// The widths that it takes, or-ed: each is a bit of its own.
+    pub(super) widths: u64,
+}
+
+impl Device {
+    /// Whether an access lies in the device and has a width that it takes.
+    pub(super) fn check(&self, addr: u64, size: u64) -> Result<u64> {
+        let offset = addr.saturating_sub(self.region.base());
+        let problem = if !size.is_power_of_two() || self.widths & size == 0 {
+            let widths: Vec<_> = (0..4).map(|bit| 1u64 << bit).filter(|width| self.widths & width != 0).collect();
+            format!("it takes widths {widths:?}")
+        } else if size > self.region.size().saturating_sub(offset) {
+            String::from("the access crosses its end")
+        } else {
+            return Ok(offset);
+        };
+        let message = format!("cannot dispatch {size} bytes at {} to {}: {problem}", hex(addr), self.region);
+        Err(Error::InvalidRange { message, address: Some(addr), size: Some(size) })
+    }
+}
 
 /// A client as Python knows it.
 pub(super) struct Entry {
@@ -91,7 +118,7 @@ impl PyClients {
 
 #[pymethods]
 impl PyClients {
-    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+    fn __traverse__(&self, visit: PyVisit<'_>) -> std::result::Result<(), PyTraverseError> {
         let Ok(table) = self.0.0.try_lock() else { return Ok(()) };
         for entry in table.entries.values() {
             visit.call(&entry.client)?;

@@ -12,7 +12,6 @@ use pyo3::types::{PyBool, PyInt, PyString, PyTuple};
 use pyo3::{Borrowed, intern};
 
 use super::buffer;
-use super::error::invalid;
 use crate::model::error::Error;
 use crate::model::range::Range;
 use crate::model::region::RegionType;
@@ -328,4 +327,9 @@ pub(super) fn py_ranges(py: Python<'_>, ranges: Vec<Range>) -> PyResult<Bound<'_
 #[pyfunction]
 pub fn checked_range(base: Address, size: Size) -> PyResult<(u64, u64)> {
     range(base, size).map(|range| (range.base(), range.size()))
+}
+
+/// An `InvalidAddressRange` about an argument that is no address range.
+pub(super) fn invalid(message: String) -> PyErr {
+    Error::InvalidRange { message, address: None, size: None }.into()
 }

@@ -130,7 +130,7 @@ impl PyDaxWindow {
     #[getter]
     fn mappings<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
         let pieces = self.mapping.upgrade().and_then(|mapping| Some(mapping.window()?.pieces())).unwrap_or_default();
-        let mapping = |piece: dax::DaxPiece| {
+        let mapping = |piece: crate::memory::dax_table::DaxPiece| {
             let prot_flags = convert::py_protection(py, (piece.prot_flags,))?;
             convert::py_dax_mapping(py, (piece.offset, piece.size, piece.file_offset, prot_flags))
         };

@@ -9,9 +9,9 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 
 use super::base::target;
-use super::clients::Shared;
+use super::clients::{Device, Shared};
 use super::convert::Address;
-use super::error::invalid;
+use super::convert::invalid;
 use super::interrupt::detached;
 use super::space::PySpace;
 use super::subscription::PySubscription;
@@ -20,31 +20,6 @@ use crate::model::region::{RegionType, SharedRegion};
 use crate::model::text::hex;
 use crate::space::client::Client;
 use crate::space::offer::Offer;
-
-/// A handler, and the region that it answers for.
-pub(super) struct Device {
-    region: SharedRegion,
-    pub(super) handler: Py<PyAny>,
-    /// The widths that it takes, or-ed: each is a bit of its own.
-    widths: u64,
-}
-
-impl Device {
-    /// Whether an access lies in the device and has a width that it takes.
-    fn check(&self, addr: u64, size: u64) -> Result<u64> {
-        let offset = addr.saturating_sub(self.region.base());
-        let problem = if !size.is_power_of_two() || self.widths & size == 0 {
-            let widths: Vec<_> = (0..4).map(|bit| 1u64 << bit).filter(|width| self.widths & width != 0).collect();
-            format!("it takes widths {widths:?}")
-        } else if size > self.region.size().saturating_sub(offset) {
-            String::from("the access crosses its end")
-        } else {
-            return Ok(offset);
-        };
-        let message = format!("cannot dispatch {size} bytes at {} to {}: {problem}", hex(addr), self.region);
-        Err(Error::InvalidRange { message, address: Some(addr), size: Some(size) })
-    }
-}
 
 /// Takes the handler away with its region.
 struct DeviceClient {

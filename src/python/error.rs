@@ -4,14 +4,13 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyTuple};
 
-use super::change::PyChange;
 use super::region::PyRegion;
 use crate::model::error::{Error, LeaseInfo};
 use crate::model::region::SharedRegion;
 
 /// What every exception carries.
 #[derive(Default)]
-struct Common<'a> {
+pub(super) struct Common<'a> {
     address: Option<u64>,
     size: Option<u64>,
     region: Option<&'a SharedRegion>,
@@ -135,7 +134,7 @@ fn add_own(error: &Error, own: &Bound<'_, PyDict>) -> PyResult<()> {
     }
 }
 
-fn build(
+pub(super) fn build(
     py: Python<'_>,
     class: &str,
     message: &str,
@@ -150,19 +149,6 @@ fn build(
     Ok(PyErr::from_value(errors(py)?.getattr(class)?.call((message,), Some(arguments))?))
 }
 
-/// A `ClientError` about a Python client and the change that it was asked about.
-pub(super) fn client_error(
-    py: Python<'_>,
-    message: &str,
-    client: &Bound<'_, PyAny>,
-    change: &Py<PyChange>,
-) -> PyResult<PyErr> {
-    let own = PyDict::new(py);
-    own.set_item("client", client)?;
-    own.set_item("change", change)?;
-    build(py, "ClientError", message, &Common::default(), &own)
-}
-
 fn lease_tuple<'py>(py: Python<'py>, leases: &[LeaseInfo]) -> PyResult<Bound<'py, PyTuple>> {
     let class = errors(py)?.getattr("Lease")?;
     let leases: Vec<Bound<'py, PyAny>> =
@@ -174,9 +160,4 @@ fn errors(py: Python<'_>) -> PyResult<&Bound<'_, PyModule>> {
     static ERRORS: PyOnceLock<Py<PyModule>> = PyOnceLock::new();
     let module = ERRORS.get_or_try_init(py, || py.import("dbs_address_space.errors").map(Bound::unbind))?;
     Ok(module.bind(py))
-}
-
-/// An `InvalidAddressRange` about an argument that is no address range.
-pub(super) fn invalid(message: String) -> PyErr {
-    Error::InvalidRange { message, address: None, size: None }.into()
 }

@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 
+use crate::model::error::Interrupted;
 use crate::model::error::{Error, Result};
-use crate::model::interrupt::{Interrupt, Interrupted};
+use crate::model::interrupt::Interrupt;
 
 /// At most 20 looks, and calls of the user's function, a second.
 const PERIOD: Duration = Duration::from_millis(50);

@@ -8,9 +8,9 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use super::base::target;
+use super::convert::invalid;
 use super::convert::{self, Address, Size, Small};
 use super::dirty::PyDirtyPages;
-use super::error::invalid;
 use super::handle::Handle;
 use super::interrupt::detached;
 use super::space::PySpace;

@@ -71,7 +71,7 @@ impl PyMachine {
         max_vcpus: Small,
     ) -> PyResult<Self> {
         if mem_start.0 > mem_end.0 {
-            return Err(super::error::invalid(format!(
+            return Err(super::convert::invalid(format!(
                 "a machine needs mem_start <= mem_end, not {} and {}",
                 hex(mem_start.0),
                 hex(mem_end.0)

@@ -196,3 +196,25 @@ impl PyPlan {
         Ok((py.get_type::<PyBuilder>().getattr("plan")?, (self.builder(),)))
     }
 }
+
+#[pymethods]
+impl PyBuilder {
+    /// The plan: where everything goes, why, what it costs, and what is wrong. Pure, and the same everywhere.
+    ///
+    /// >>> from dbs_address_space import AddressSpaceBuilder
+    /// >>> AddressSpaceBuilder("q35", numa_regions=["5GiB"]).plan().problems
+    /// ()
+    fn plan(&self) -> PyPlan {
+        PyPlan::from(Plan::of(self.0.clone()))
+    }
+
+    /// The mapped `AddressSpace` of the plan: `plan().build()`.
+    ///
+    /// >>> from dbs_address_space import AddressSpaceBuilder
+    /// >>> AddressSpaceBuilder(numa_regions=["64MiB"]).build().memory.read(0, 4)
+    /// b'\x00\x00\x00\x00'
+    #[pyo3(signature = (*, progress=None))]
+    fn build(&self, py: Python<'_>, progress: Option<Py<PyAny>>) -> PyResult<Py<PySpace>> {
+        self.plan().build(py, progress)
+    }
+}

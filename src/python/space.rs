@@ -18,7 +18,6 @@ use super::interrupt::detached;
 use super::layout::PyLayout;
 use super::memory::PyMemory;
 use super::region::PyRegion;
-use super::transaction::PyTransaction;
 use crate::model::error::Error;
 use crate::model::map::Map;
 use crate::model::text;
@@ -204,20 +203,6 @@ impl PySpace {
         let (old, new) = (target(old)?, &new.get().0);
         let map = detached(py, None, |interrupt| self.inner.replace(&old, new, interrupt))?;
         self.base_of(py, &map)
-    }
-
-    /// Opens a `Transaction`: many changes, one publication, or none.
-    ///
-    /// With `if_generation` it raises `GenerationChanged` when the space has moved on since that generation. A guest's processors must
-    /// be paused around one that removes a region and inserts another over the same addresses: see `KvmSlots`.
-    ///
-    /// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
-    /// >>> space = AddressSpace(AddressSpaceLayout(1 << 46, 0, 1 << 45))
-    /// >>> with space.transaction(if_generation=0) as change:
-    /// ...     _ = change.insert_region(AddressSpaceRegion("ram", 0, "1MiB"))
-    #[pyo3(signature = (*, if_generation=None))]
-    fn transaction(slf: Bound<'_, Self>, if_generation: Option<Address>) -> PyTransaction {
-        PyTransaction::new(slf.unbind(), if_generation.map(|generation| generation.0))
     }
 
     /// Maps every region and returns the `GuestMemory`; a space that is mapped already gives the same one.

@@ -7,6 +7,7 @@ use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 
 use super::base::{PyBase, target};
+use super::convert::Address;
 use super::interrupt::detached;
 use super::region::PyRegion;
 use super::space::PySpace;
@@ -158,5 +159,22 @@ impl PyTransaction {
             State::Closed(Some(_)) => "Transaction(published)",
             State::Closed(None) => "Transaction(closed, nothing published)",
         })
+    }
+}
+
+#[pymethods]
+impl PySpace {
+    /// Opens a `Transaction`: many changes, one publication, or none.
+    ///
+    /// With `if_generation` it raises `GenerationChanged` when the space has moved on since that generation. A guest's processors must
+    /// be paused around one that removes a region and inserts another over the same addresses: see `KvmSlots`.
+    ///
+    /// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+    /// >>> space = AddressSpace(AddressSpaceLayout(1 << 46, 0, 1 << 45))
+    /// >>> with space.transaction(if_generation=0) as change:
+    /// ...     _ = change.insert_region(AddressSpaceRegion("ram", 0, "1MiB"))
+    #[pyo3(signature = (*, if_generation=None))]
+    fn transaction(slf: Bound<'_, Self>, if_generation: Option<Address>) -> PyTransaction {
+        PyTransaction::new(slf.unbind(), if_generation.map(|generation| generation.0))
     }
 }

@@ -12,7 +12,7 @@ use super::space::AddressSpace;
 use super::turn::TurnGuard;
 use crate::memory::lease::Leases;
 use crate::memory::map::MappedMap;
-use crate::memory::mapping::Mapper;
+use crate::memory::mapper::Mapper;
 use crate::memory::region::MappedRegion;
 use crate::memory::source;
 use crate::model::change::{Change, Operation, Replay, Target};

@@ -51,6 +51,7 @@ pub trait Client: Send + Sync {
 /// A client and how it fares.
 pub struct Subscription {
     client: Arc<dyn Client>,
+    name: Arc<str>,
     /// Whether the client was offered the regions that are there.
     informed: AtomicBool,
     over: AtomicBool,
@@ -67,6 +68,7 @@ impl std::fmt::Debug for Subscription {
 impl Subscription {
     pub(super) fn new(client: Arc<dyn Client>) -> Self {
         Self {
+            name: client.name().into(),
             client,
             informed: AtomicBool::new(true),
             over: AtomicBool::new(false),
@@ -79,6 +81,12 @@ impl Subscription {
     #[must_use]
     pub fn client(&self) -> &dyn Client {
         &*self.client
+    }
+
+    /// Its name in errors.
+    #[must_use]
+    pub(super) const fn name(&self) -> &Arc<str> {
+        &self.name
     }
 
     /// What ended the subscription.
@@ -139,7 +147,7 @@ impl<'a> Prepared<'a> {
     ) -> Result<Self> {
         let mut prepared = Self { turn, interrupt, done: Vec::with_capacity(invitations.len()) };
         for (subscription, offer) in invitations {
-            turn.enter(Some(&subscription), "prepare");
+            turn.enter(Some(&subscription.name), "prepare");
             subscription.client.prepare(&offer)?;
             prepared.done.push((subscription, offer));
         }
@@ -151,7 +159,7 @@ impl<'a> Prepared<'a> {
     pub(super) fn commit(mut self) -> Vec<(Arc<Subscription>, Error)> {
         let mut failures = Vec::new();
         for (subscription, offer) in std::mem::take(&mut self.done) {
-            self.turn.enter(Some(&subscription), "commit");
+            self.turn.enter(Some(&subscription.name), "commit");
             subscription.informed.store(!offer.ends_memory(), Ordering::Release);
             match subscription.client.commit(&offer) {
                 Ok(()) => subscription.event.get().map(Event::signal).unwrap_or_default(),
@@ -174,7 +182,7 @@ impl<'a> Prepared<'a> {
 impl Drop for Prepared<'_> {
     fn drop(&mut self) {
         for (subscription, offer) in self.done.iter().rev() {
-            self.turn.enter(Some(subscription), "rollback");
+            self.turn.enter(Some(&subscription.name), "rollback");
             if let Err(error) = subscription.client.rollback(offer) {
                 subscription.fail(error, self.interrupt);
             }

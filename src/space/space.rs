@@ -186,7 +186,7 @@ impl AddressSpace {
         let subscription = Arc::new(Subscription::new(client));
         let prepared = Prepared::all(vec![(Arc::clone(&subscription), Arc::clone(&offer))], &turn, interrupt)?;
         if let Some((_, error)) = prepared.commit().pop() {
-            turn.enter(Some(&subscription), "rollback");
+            turn.enter(Some(subscription.name()), "rollback");
             // Whatever comes of it, the first error is the one to tell.
             let _ = subscription.client().rollback(&offer);
             return Err(error);
@@ -199,7 +199,7 @@ impl AddressSpace {
     pub fn unsubscribe(&self, subscription: &Arc<Subscription>, interrupt: &dyn Interrupt) -> Result<()> {
         self.check_process()?;
         let turn = self.turn.take(interrupt)?;
-        turn.enter(Some(subscription), "detach");
+        turn.enter(Some(subscription.name()), "detach");
         subscription.end();
         self.forget_ended();
         subscription.client().leave()

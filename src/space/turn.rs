@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
-use super::client::Subscription;
 use crate::model::error::{Error, Result};
 use crate::model::interrupt::Interrupt;
 use crate::model::wait::{Monitor, SLICE};
@@ -15,7 +14,7 @@ pub const PATIENCE: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 struct Owner {
     thread: ThreadId,
-    client: Option<Arc<Subscription>>,
+    client: Option<Arc<str>>,
     phase: &'static str,
     since: Instant,
 }
@@ -71,7 +70,7 @@ impl Owner {
     }
 
     fn whereabouts(&self) -> String {
-        let client = self.client.as_ref().map(|subscription| format!(" of client {:?}", subscription.client().name()));
+        let client = self.client.as_ref().map(|name| format!(" of client {name:?}"));
         format!("{}{} since {:.1} s", self.phase, client.unwrap_or_default(), self.since.elapsed().as_secs_f64())
     }
 
@@ -90,7 +89,7 @@ impl Owner {
 
 impl TurnGuard<'_> {
     /// Notes which client is being asked, for the errors of others.
-    pub(super) fn enter(&self, client: Option<&Arc<Subscription>>, phase: &'static str) {
+    pub(super) fn enter(&self, client: Option<&Arc<str>>, phase: &'static str) {
         if let Some(owner) = self.turn.0.lock().as_mut() {
             owner.client = client.cloned();
             owner.phase = phase;

@@ -84,10 +84,7 @@ impl AddressSpace {
         if let Some(request) = requests.iter().find(|request| request.region.range == region.range) {
             return Ok(Arc::clone(request));
         }
-        let request = Arc::new(UnplugRequest {
-            region: Arc::clone(region),
-            state: Monitor::new(State::Pending),
-        });
+        let request = Arc::new(UnplugRequest { region: Arc::clone(region), state: Monitor::new(State::Pending) });
         requests.push(Arc::clone(&request));
         Ok(request)
     }

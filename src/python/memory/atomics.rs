@@ -9,8 +9,8 @@ use super::PyMemory;
 use super::integers::narrow;
 use crate::memory::atomic::{Cell, Operation};
 use crate::memory::map::Need;
+use crate::python::convert::invalid;
 use crate::python::convert::{self, Address, Size};
-use crate::python::error::invalid;
 
 type Orders = [(&'static str, Ordering)];
 

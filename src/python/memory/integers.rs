@@ -8,8 +8,8 @@ use crate::memory::access;
 use crate::memory::buffer::Output;
 use crate::memory::map::Need;
 use crate::model::text;
+use crate::python::convert::invalid;
 use crate::python::convert::{self, Address, Size};
-use crate::python::error::invalid;
 
 /// An integer that fits its type.
 #[inline]

@@ -15,8 +15,8 @@ use crate::model::hexdump::Hexdump;
 use crate::model::interrupt::Interrupt;
 use crate::model::range::Range;
 use crate::python::buffer;
+use crate::python::convert::invalid;
 use crate::python::convert::{self, Address, Size};
-use crate::python::error::invalid;
 use crate::python::interrupt::detached;
 
 /// A `hashlib` object, fed without the interpreter's lock held in between.

@@ -7,13 +7,13 @@ use super::{LONG, PyMemory, Verb, under_leases, whole};
 use crate::memory::access::{self, Held};
 use crate::memory::buffer::{Bytes, Input, Output};
 use crate::memory::map::{MappedMap, Need, Source};
-use crate::memory::mapping::usize_of;
 use crate::memory::piece::Piece;
 use crate::memory::translate::Translator;
 use crate::model::error::Result;
+use crate::model::int::usize_of;
 use crate::python::buffer;
+use crate::python::convert::invalid;
 use crate::python::convert::{self, Address, Size};
-use crate::python::error::invalid;
 
 const INTEGER: usize = size_of::<u64>();
 

@@ -2,7 +2,8 @@
 
 use std::marker::PhantomData;
 
-use crate::model::error::{Error, Result};
+use crate::model::error::Result;
+use crate::model::invalid::Invalid;
 
 /// Bytes that may be written, and that others may write too.
 #[derive(Debug)]
@@ -139,10 +140,6 @@ impl<'a> From<&'a [u8]> for Bytes<'a> {
 fn check(available: usize, at: usize, size: usize) -> Result<()> {
     match at.checked_add(size) {
         Some(end) if end <= available => Ok(()),
-        _ => Err(Error::InvalidRange {
-            message: "the buffer is shorter than the access".into(),
-            address: None,
-            size: None,
-        }),
+        _ => Err(Invalid::argument("the buffer is shorter than the access").into()),
     }
 }

@@ -8,6 +8,7 @@ use super::region::MappedRegion;
 use super::source::failed;
 use crate::model::error::{Error, Result};
 use crate::model::int::usize_of;
+use crate::model::invalid::Invalid;
 use crate::model::range::Range;
 use crate::model::region::{MAP_ANONYMOUS, MAP_NORESERVE, MAP_PRIVATE, MAP_SHARED, PROT_NONE};
 use crate::model::text::{hex, protection, size as size_text};
@@ -89,10 +90,13 @@ fn clear(host: *mut u8, size: usize) -> std::io::Result<()> {
 }
 
 fn window(region: &MappedRegion) -> Result<&Window> {
-    region.mapping.window().ok_or_else(|| Error::InvalidRange {
-        message: format!("{} is not a DAX window: create it with create_dax_region", region.meta),
-        address: Some(region.meta.base()),
-        size: Some(region.meta.size()),
+    region.mapping.window().ok_or_else(|| {
+        Invalid::at(
+            format!("{} is not a DAX window: create it with create_dax_region", region.meta),
+            Some(region.meta.base()),
+            Some(region.meta.size()),
+        )
+        .into()
     })
 }
 
@@ -116,9 +120,10 @@ fn check(region: &MappedRegion, offset: u64, size: u64, file_offset: Option<u64>
 }
 
 fn invalid(region: &MappedRegion, offset: u64, size: u64, why: &str) -> Error {
-    Error::InvalidRange {
-        message: format!("cannot map or unmap {} bytes at offset {} of {}: {why}", hex(size), hex(offset), region.meta),
-        address: Some(region.meta.base().saturating_add(offset)),
-        size: Some(size),
-    }
+    Invalid::at(
+        format!("cannot map or unmap {} bytes at offset {} of {}: {why}", hex(size), hex(offset), region.meta),
+        Some(region.meta.base().saturating_add(offset)),
+        Some(size),
+    )
+    .into()
 }

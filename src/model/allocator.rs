@@ -1,6 +1,7 @@
 //! Finds room among ranges that are taken: first, last, best or exact fit, with alignment, bounds and guard gaps.
 
 use super::error::{Error, Result, Shortage};
+use super::invalid::Invalid;
 use super::range::Range;
 use super::text::{hex, size as size_text};
 
@@ -168,7 +169,7 @@ pub fn within(rooms: &[Range], low: u64, high: u64) -> Vec<Range> {
 }
 
 fn invalid(message: String) -> Error {
-    Error::InvalidRange { message, address: None, size: None }
+    Invalid::argument(message).into()
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! How the memory of a region is to be had from the kernel.
 
-use super::error::{Error, Result};
+use super::invalid::Invalid;
 use super::policy::NumaPolicy;
 use super::text;
 
@@ -44,7 +44,7 @@ impl Seal {
     }
 
     /// Parses a name.
-    pub fn parse(text: &str) -> Result<Self> {
+    pub fn parse(text: &str) -> Result<Self, Invalid> {
         Self::ALL.into_iter().find(|seal| seal.name() == text).ok_or_else(|| {
             invalid(format!("unknown seal {text:?}: use \"shrink\", \"grow\", \"seal\" or \"future-write\""))
         })
@@ -80,7 +80,7 @@ pub struct BackingOptions {
 
 impl BackingOptions {
     /// Refuses what no region can have, and puts the seals into one order.
-    pub fn checked(mut self) -> Result<Self> {
+    pub fn checked(mut self) -> Result<Self, Invalid> {
         for (what, size) in [("page_size", self.page_size), ("alignment", self.alignment)] {
             if let Some(size) = size.filter(|size| !size.is_power_of_two()) {
                 return Err(invalid(format!("{what} {} is not a power of two", text::hex(size))));
@@ -118,6 +118,6 @@ impl BackingOptions {
     }
 }
 
-fn invalid(message: String) -> Error {
-    Error::InvalidRange { message, address: None, size: None }
+fn invalid(message: String) -> Invalid {
+    Invalid::argument(message)
 }

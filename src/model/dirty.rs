@@ -1,6 +1,7 @@
 //! A set of dirty pages: sparse words of a bitmap over guest physical memory.
 
 use super::error::{Error, Result};
+use super::invalid::Invalid;
 use super::range::{Range, joined};
 
 const BITS: u64 = 64;
@@ -22,7 +23,7 @@ impl DirtyPages {
     pub fn new(page_size: u64, mut sources: Vec<String>) -> Result<Self> {
         if !page_size.is_power_of_two() {
             let message = format!("page_size {page_size} is not a power of two");
-            return Err(Error::InvalidRange { message, address: None, size: Some(page_size) });
+            return Err(Invalid::at(message, None, Some(page_size)).into());
         }
         sources.sort();
         sources.dedup();
@@ -176,7 +177,7 @@ impl DirtyPages {
     fn merged(&self, other: &Self, merge: impl Fn(u64, u64) -> u64) -> Result<Self> {
         if self.page_size != other.page_size {
             let message = format!("pages of {} and of {} bytes can't be combined", self.page_size, other.page_size);
-            return Err(Error::InvalidRange { message, address: None, size: Some(other.page_size) });
+            return Err(Invalid::at(message, None, Some(other.page_size)).into());
         }
         let mut merged = Self::new(self.page_size, [self.sources(), other.sources()].concat())?;
         let (mut mine, mut theirs) = (self.words.iter().peekable(), other.words.iter().peekable());

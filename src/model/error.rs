@@ -5,6 +5,7 @@
 use std::any::Any;
 use std::sync::Arc;
 
+use super::invalid::Invalid;
 use super::region::Region;
 
 /// The result of everything in this crate.
@@ -66,28 +67,9 @@ pub struct Interrupted;
 /// Why a request was refused or failed; messages say what was asked, what is in the way and what to do.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
-    /// An address, size, name or flag that no region or access can have.
-    #[error("{message}")]
-    InvalidRange {
-        /// What was asked and why it can't be.
-        message: String,
-        /// The address asked for.
-        address: Option<u64>,
-        /// The size asked for.
-        size: Option<u64>,
-    },
-    /// Not a region type.
-    #[error("{message}")]
-    InvalidRegionType {
-        /// The text given, and the texts that would do.
-        message: String,
-    },
-    /// Not a memory source, or one that contradicts the other arguments.
-    #[error("{message}")]
-    InvalidMemorySourceType {
-        /// The text given, and the texts that would do.
-        message: String,
-    },
+    /// An argument that can't be.
+    #[error(transparent)]
+    Invalid(#[from] Invalid),
     /// A region where the layout does not allow it.
     #[error("{region} {reason}")]
     Layout {

@@ -2,6 +2,7 @@
 
 use super::allocator::without;
 use super::error::{Error, Result};
+use super::invalid::Invalid;
 use super::range::{Range, joined};
 use super::region::{Region, RegionType, SharedRegion};
 use super::text::hex;
@@ -153,7 +154,7 @@ fn check_windows(windows: &[Range], phys_end: u64) -> Result<()> {
 }
 
 fn invalid(message: String, range: Range) -> Error {
-    Error::InvalidRange { message, address: Some(range.base()), size: Some(range.size()) }
+    Invalid::at(message, Some(range.base()), Some(range.size())).into()
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Machines: where each puts its RAM, and what is in the way.
 
 use super::error::{Error, Result};
+use super::invalid::Invalid;
 use super::layout::Layout;
 use super::range::Range;
 use super::text::hex;
@@ -194,7 +195,7 @@ fn qemu_virt(bits: u32) -> Result<Machine> {
 }
 
 fn invalid(message: String) -> Error {
-    Error::InvalidRange { message, address: None, size: None }
+    Invalid::argument(message).into()
 }
 
 #[cfg(test)]

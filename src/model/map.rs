@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::error::{Error, Result};
+use super::invalid::Invalid;
 use super::layout::Layout;
 use super::range::{Range, joined};
 use super::region::{RegionType, SharedRegion};
@@ -197,14 +198,15 @@ impl Map {
     pub fn replace(&self, old: &SharedRegion, new: &SharedRegion) -> Result<Self> {
         self.equal_to(old)?;
         if !new.has_backing_of(old) {
-            return Err(Error::InvalidRange {
-                message: format!(
+            return Err(Invalid::at(
+                format!(
                     "cannot replace {old} by {new}: range, type and backing must stay the same; \
                      remove one and insert the other in a transaction"
                 ),
-                address: Some(new.base()),
-                size: Some(new.size()),
-            });
+                Some(new.base()),
+                Some(new.size()),
+            )
+            .into());
         }
         let index = self.find_index(old.base()).unwrap_or_default();
         self.check_name(new, Some(index))?;

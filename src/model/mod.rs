@@ -11,6 +11,7 @@ pub mod error;
 pub mod hexdump;
 pub mod int;
 pub mod interrupt;
+pub mod invalid;
 pub mod layout;
 pub mod machine;
 pub mod map;

@@ -1,6 +1,7 @@
 //! What a guest's NUMA nodes consist of.
 
-use super::error::{Error, Result};
+use super::error::Result;
+use super::invalid::Invalid;
 use super::range::Range;
 
 /// The original counts in these.
@@ -45,6 +46,6 @@ impl NumaRegionInfo {
             size if size < MIB => format!("a NUMA region of {size} bytes: sizes are bytes, did you mean '{size}MiB'?"),
             _ => return Ok(()),
         };
-        Err(Error::InvalidRange { message, address: None, size: Some(self.size) })
+        Err(Invalid::at(message, None, Some(self.size)).into())
     }
 }

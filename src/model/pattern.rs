@@ -3,6 +3,7 @@
 use memchr::memmem::Finder;
 
 use super::error::{Error, Result};
+use super::invalid::Invalid;
 
 /// A sequence of bytes of which some bits may be anything.
 #[derive(Clone, Debug)]
@@ -146,7 +147,7 @@ fn longest_run(mask: &[u8]) -> Option<std::ops::Range<usize>> {
 }
 
 fn invalid(message: String) -> Error {
-    Error::InvalidRange { message, address: None, size: None }
+    Invalid::argument(message).into()
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::allocator::{Policy, Wanted, within};
 use super::backing::BackingOptions;
 use super::error::{Error, Result};
+use super::invalid::Invalid;
 use super::layout::Layout;
 use super::machine::Machine;
 use super::numa::{NumaNode, NumaRegionInfo};
@@ -233,7 +234,7 @@ impl Plan {
         self.add(region, reason);
     }
 
-    fn add(&mut self, region: Result<Region>, reason: String) {
+    fn add(&mut self, region: Result<Region, Invalid>, reason: String) {
         match region {
             Ok(region) => {
                 let region = Arc::new(region);

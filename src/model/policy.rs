@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::error::{Error, Result};
+use super::invalid::Invalid;
 
 /// The kernel's memory policies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -39,7 +39,7 @@ impl PolicyMode {
     }
 
     /// Parses a name.
-    pub fn parse(text: &str) -> Result<Self> {
+    pub fn parse(text: &str) -> Result<Self, Invalid> {
         Self::ALL.into_iter().find(|mode| mode.name() == text).ok_or_else(|| {
             let known: Vec<String> = Self::ALL.iter().map(|mode| format!("{:?}", mode.name())).collect();
             invalid(format!("unknown NUMA policy {text:?}: use one of {}", known.join(", ")))
@@ -79,7 +79,7 @@ pub struct NumaPolicy {
 
 impl NumaPolicy {
     /// Refuses nodes that the mode can't have.
-    pub fn check(&self) -> Result<()> {
+    pub fn check(&self) -> Result<(), Invalid> {
         let (name, count) = (self.mode.name(), self.nodes.len());
         match self.mode {
             PolicyMode::Default if count > 0 => Err(invalid("the NUMA policy \"default\" takes no nodes".into())),
@@ -171,8 +171,8 @@ impl Topology {
     }
 }
 
-fn invalid(message: String) -> Error {
-    Error::InvalidRange { message, address: None, size: None }
+fn invalid(message: String) -> Invalid {
+    Invalid::argument(message)
 }
 
 #[cfg(test)]

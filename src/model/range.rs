@@ -1,6 +1,6 @@
 //! A checked, half-open range of guest physical addresses.
 
-use super::error::{Error, Result};
+use super::invalid::Invalid;
 use super::text::hex;
 
 /// The addresses `[base, base + size)`; its end is at most `2^64 - 1`.
@@ -12,18 +12,18 @@ pub struct Range {
 
 impl Range {
     /// A range that may be empty.
-    pub fn new(base: u64, size: u64) -> Result<Self> {
+    pub fn new(base: u64, size: u64) -> Result<Self, Invalid> {
         match base.checked_add(size) {
             Some(_) => Ok(Self { base, size }),
-            None => Err(Error::InvalidRange {
-                message: format!(
+            None => Err(Invalid::at(
+                format!(
                     "the range of {} bytes at {} ends past 2^64 - 1, the highest end that is allowed",
                     hex(size),
                     hex(base)
                 ),
-                address: Some(base),
-                size: Some(size),
-            }),
+                Some(base),
+                Some(size),
+            )),
         }
     }
 

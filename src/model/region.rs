@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::backing::BackingOptions;
-use super::error::{Error, Result};
+use super::invalid::{Invalid, Kind};
 use super::policy::{NumaPolicy, PolicyMode};
 use super::range::Range;
 use super::source::{Source, SourceType};
@@ -74,11 +74,14 @@ impl RegionType {
     }
 
     /// Parses a value or a member name, in any case.
-    pub fn parse(text: &str) -> Result<Self> {
+    pub fn parse(text: &str) -> Result<Self, Invalid> {
         let known =
             Self::ALL.into_iter().find(|t| text.eq_ignore_ascii_case(t.value()) || text.eq_ignore_ascii_case(t.name()));
-        known.ok_or_else(|| Error::InvalidRegionType {
-            message: format!("unknown region type {text:?}: use \"ram\", \"device\", \"dax\" or \"firmware\""),
+        known.ok_or_else(|| {
+            Invalid::text(
+                Kind::RegionType,
+                format!("unknown region type {text:?}: use \"ram\", \"device\", \"dax\" or \"firmware\""),
+            )
         })
     }
 
@@ -130,7 +133,7 @@ pub struct Region {
 
 impl Region {
     /// A region with the defaults of its type and source.
-    pub fn new(region_type: RegionType, range: Range, source: Source) -> Result<Self> {
+    pub fn new(region_type: RegionType, range: Range, source: Source) -> Result<Self, Invalid> {
         let (perm_flags, prot_flags) = region_type.default_flags(&source);
         let region = Self {
             name: None,
@@ -151,7 +154,7 @@ impl Region {
     }
 
     /// Whether the description is one that a region can have; every public way to make a region ends here.
-    pub fn check(&self) -> Result<()> {
+    pub fn check(&self) -> Result<(), Invalid> {
         if self.range.is_empty() {
             return Err(self.invalid(format!("a region at {} needs a size above 0", text::hex(self.base()))));
         }
@@ -179,7 +182,7 @@ impl Region {
     }
 
     /// Takes options over that say the same as the arguments given, where both say something.
-    pub fn with_agreeing(self, options: &BackingOptions, is_hugepage: Option<bool>) -> Result<Self> {
+    pub fn with_agreeing(self, options: &BackingOptions, is_hugepage: Option<bool>) -> Result<Self, Invalid> {
         let is_hugepage = is_hugepage.filter(|_| !self.is_huge());
         let differs = |argument: Option<bool>, option: Option<bool>| argument.zip(option).is_some_and(|(a, b)| a != b);
         let page_sizes = self.source.page_size.zip(options.page_size);
@@ -219,7 +222,7 @@ impl Region {
         self.source.source_type.is_some_and(SourceType::is_huge)
     }
 
-    fn check_options(&self) -> Result<()> {
+    fn check_options(&self) -> Result<(), Invalid> {
         let options = &self.options;
         let refusal = if self.is_huge() && options.transparent_hugepage.is_some() {
             "transparent_hugepage= is for sources of small pages: this one takes huge pages from the pool"
@@ -259,12 +262,13 @@ impl Region {
         Some(policy)
     }
 
-    fn check_source(&self) -> Result<()> {
+    fn check_source(&self) -> Result<(), Invalid> {
         let Source { source_type, file, buffer, page_size, .. } = &self.source;
         if self.source.is_adopted() && source_type.is_some() || file.is_some() && buffer.is_some() {
-            return Err(Error::InvalidMemorySourceType {
-                message: "a file, a buffer and mem_type= exclude each other: each of them is the source".into(),
-            });
+            return Err(Invalid::text(
+                Kind::MemorySourceType,
+                "a file, a buffer and mem_type= exclude each other: each of them is the source",
+            ));
         }
         if let Some(buffer) = buffer.as_ref().filter(|buffer| buffer.size != self.size()) {
             return Err(self.invalid(format!(
@@ -283,8 +287,8 @@ impl Region {
         }
     }
 
-    fn invalid(&self, message: String) -> Error {
-        Error::InvalidRange { message, address: Some(self.base()), size: Some(self.size()) }
+    fn invalid(&self, message: String) -> Invalid {
+        Invalid::at(message, Some(self.base()), Some(self.size()))
     }
 
     /// The first address.

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::error::{Error, Result};
+use super::invalid::{Invalid, Kind};
 
 /// The original's memory sources.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -23,19 +23,20 @@ pub enum SourceType {
 
 impl SourceType {
     /// Parses one of the original's nine strings: case-sensitive, untrimmed.
-    pub fn parse(text: &str) -> Result<Self> {
+    pub fn parse(text: &str) -> Result<Self, Invalid> {
         match text {
             "hugetlbfs" => Ok(Self::FileOnHugeTlbFs),
             "shmem" | "memfd" => Ok(Self::MemFdShared),
             "hugeshmem" | "hugememfd" => Ok(Self::MemFdOnHugeTlbFs),
             "mmap" | "anon" => Ok(Self::MmapAnonymous),
             "hugemmap" | "hugeanon" => Ok(Self::MmapAnonymousHugeTlbFs),
-            _ => Err(Error::InvalidMemorySourceType {
-                message: format!(
+            _ => Err(Invalid::text(
+                Kind::MemorySourceType,
+                format!(
                     "unknown memory source type {text:?}: use \"shmem\" (\"memfd\"), \"hugeshmem\" (\"hugememfd\"), \
                      \"mmap\" (\"anon\"), \"hugemmap\" (\"hugeanon\") or \"hugetlbfs\""
                 ),
-            }),
+            )),
         }
     }
 

@@ -9,6 +9,7 @@ use vm_fdt::FdtWriter;
 
 use super::allocator::without;
 use super::error::{Error, Result};
+use super::invalid::Invalid;
 use super::machine::Arch;
 use super::map::Map;
 use super::numa::NumaNode;
@@ -168,5 +169,5 @@ fn memory_of(map: &Map, nodes: &BTreeMap<u32, NumaNode>) -> Vec<(Range, Option<u
 }
 
 fn invalid(message: String) -> Error {
-    Error::InvalidRange { message, address: None, size: None }
+    Invalid::argument(message).into()
 }

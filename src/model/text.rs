@@ -1,6 +1,6 @@
 //! Numbers as people read them: grouped hex, binary sizes, `rwx`.
 
-use super::error::{Error, Result};
+use super::invalid::Invalid;
 
 /// `0xc000_0000`: hexadecimal, grouped by four digits from the right.
 #[must_use]
@@ -44,7 +44,7 @@ pub fn size(bytes: u64) -> String {
 }
 
 /// Parses `"2GiB"`, `"2G"`, `"512 MiB"` or a plain number of bytes; the units are binary.
-pub fn parse_size(text: &str) -> Result<u64> {
+pub fn parse_size(text: &str) -> Result<u64, Invalid> {
     let trimmed = text.trim();
     let split = trimmed.find(|c: char| !c.is_ascii_digit()).unwrap_or(trimmed.len());
     let (digits, unit) = trimmed.split_at(split);
@@ -53,12 +53,10 @@ pub fn parse_size(text: &str) -> Result<u64> {
         unit => UNITS.iter().find(|(name, _)| unit == *name || unit == &name[..1]).map(|(_, shift)| *shift),
     };
     let value = digits.parse::<u64>().ok().zip(shift).and_then(|(value, shift)| value.checked_mul(1 << shift));
-    value.ok_or_else(|| Error::InvalidRange {
-        message: format!(
+    value.ok_or_else(|| {
+        Invalid::argument(format!(
             "{text:?} is not a size: write \"4096\", \"512 MiB\", \"2GiB\" or \"2G\" (binary units, below 16 EiB)"
-        ),
-        address: None,
-        size: None,
+        ))
     })
 }
 

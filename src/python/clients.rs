@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 
-use crate::model::error::{Error, Result};
+use crate::model::error::Result;
+use crate::model::invalid::Invalid;
 use crate::model::region::SharedRegion;
 use crate::model::text::hex;
 use crate::space::client::Subscription;
@@ -32,7 +33,7 @@ impl Device {
             return Ok(offset);
         };
         let message = format!("cannot dispatch {size} bytes at {} to {}: {problem}", hex(addr), self.region);
-        Err(Error::InvalidRange { message, address: Some(addr), size: Some(size) })
+        Err(Invalid::at(message, Some(addr), Some(size)).into())
     }
 }
 

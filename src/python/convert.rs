@@ -13,6 +13,7 @@ use pyo3::{Borrowed, intern};
 
 use super::buffer;
 use crate::model::error::Error;
+use crate::model::invalid::Invalid;
 use crate::model::range::Range;
 use crate::model::region::RegionType;
 use crate::model::source::{SourceType, UserFile};
@@ -331,5 +332,5 @@ pub fn checked_range(base: Address, size: Size) -> PyResult<(u64, u64)> {
 
 /// An `InvalidAddressRange` about an argument that is no address range.
 pub(super) fn invalid(message: String) -> PyErr {
-    Error::InvalidRange { message, address: None, size: None }.into()
+    Invalid::argument(message).into()
 }

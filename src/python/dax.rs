@@ -14,6 +14,7 @@ use crate::memory::lease::Lease;
 use crate::memory::mapping::Mapping;
 use crate::memory::region::{DAX_LEASE, MappedRegion};
 use crate::model::error::{Error, Result};
+use crate::model::invalid::Invalid;
 use crate::model::region::SharedRegion;
 
 /// A DAX region into which files, or parts of them, are mapped while the guest runs, as virtio-fs does it.
@@ -42,11 +43,12 @@ impl PyDaxWindow {
     pub(super) fn of(space: Handle, region: Arc<MappedRegion>) -> Result<Self> {
         match region.mapping.window() {
             Some(_) => Ok(Self { space, meta: Arc::clone(&region.meta), mapping: Arc::downgrade(&region.mapping) }),
-            None => Err(Error::InvalidRange {
-                message: format!("{} is not a DAX window: create it with create_dax_region", region.meta),
-                address: Some(region.meta.base()),
-                size: Some(region.meta.size()),
-            }),
+            None => Err(Invalid::at(
+                format!("{} is not a DAX window: create it with create_dax_region", region.meta),
+                Some(region.meta.base()),
+                Some(region.meta.size()),
+            )
+            .into()),
         }
     }
 

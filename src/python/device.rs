@@ -16,6 +16,7 @@ use super::interrupt::detached;
 use super::space::PySpace;
 use super::subscription::PySubscription;
 use crate::model::error::{Error, Result};
+use crate::model::invalid::{Invalid, Kind};
 use crate::model::region::{RegionType, SharedRegion};
 use crate::model::text::hex;
 use crate::space::client::Client;
@@ -52,7 +53,7 @@ impl DeviceClient {
             return Ok(());
         }
         let message = format!("{} has a handler already: detach that one first", self.region);
-        Err(Error::InvalidRange { message, address: Some(self.region.base()), size: Some(self.region.size()) })
+        Err(Invalid::at(message, Some(self.region.base()), Some(self.region.size())).into())
     }
 
     /// Changes the table, and drops what was there without its lock.
@@ -238,7 +239,8 @@ fn check_is_device(region: &SharedRegion) -> Result<()> {
     match region.region_type {
         RegionType::DeviceMemory => Ok(()),
         _ => {
-            Err(Error::InvalidRegionType { message: format!("{region} is memory: only a device region has a handler") })
+            Err(Invalid::text(Kind::RegionType, format!("{region} is memory: only a device region has a handler"))
+                .into())
         }
     }
 }

@@ -6,6 +6,7 @@ use pyo3::types::{PyDict, PyTuple};
 
 use super::region::PyRegion;
 use crate::model::error::{Error, LeaseInfo};
+use crate::model::invalid::{Invalid, Kind};
 use crate::model::region::SharedRegion;
 
 /// What every exception carries.
@@ -41,6 +42,12 @@ impl From<Error> for PyErr {
     }
 }
 
+impl From<Invalid> for PyErr {
+    fn from(invalid: Invalid) -> Self {
+        Error::from(invalid).into()
+    }
+}
+
 /// The exception of an error: its class, the data that all carry, and its own.
 fn exception(py: Python<'_>, error: &Error) -> PyResult<PyErr> {
     if let Error::Client { raised: Some(raised), .. } = error
@@ -57,9 +64,7 @@ fn exception(py: Python<'_>, error: &Error) -> PyResult<PyErr> {
 /// The class of an error, and the data that all carry.
 fn class_of(error: &Error) -> (&'static str, Common<'_>) {
     match error {
-        Error::InvalidRange { address, size, .. } => ("InvalidAddressRange", Common::at(*address, *size, None)),
-        Error::InvalidRegionType { .. } => ("InvalidRegionType", Common::default()),
-        Error::InvalidMemorySourceType { .. } => ("InvalidMemorySourceType", Common::default()),
+        Error::Invalid(invalid) => (class_of_invalid(invalid.kind), Common::at(invalid.address, invalid.size, None)),
         Error::Layout { region, .. } => ("LayoutViolation", Common::of(region)),
         Error::Overlap { region, conflict } => ("RegionOverlap", Common::of(region).against(Some(conflict))),
         Error::DuplicateName { region, conflict } => ("DuplicateName", Common::of(region).against(Some(conflict))),
@@ -97,6 +102,14 @@ fn class_of(error: &Error) -> (&'static str, Common<'_>) {
         Error::Forked => ("ForkedProcess", Common::default()),
         Error::Client { .. } => ("ClientError", Common::default()),
         Error::Interrupted => ("AddressSpaceError", Common::default()),
+    }
+}
+
+const fn class_of_invalid(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Argument => "InvalidAddressRange",
+        Kind::RegionType => "InvalidRegionType",
+        Kind::MemorySourceType => "InvalidMemorySourceType",
     }
 }
 

@@ -8,6 +8,7 @@ use crate::model::allocator::{Wanted, within};
 use crate::model::change::Operation;
 use crate::model::error::{Error, Result};
 use crate::model::interrupt::Interrupt;
+use crate::model::invalid::Invalid;
 use crate::model::map::Map;
 use crate::model::range::Range;
 use crate::model::region::{Region, RegionType, SharedRegion};
@@ -189,11 +190,12 @@ impl AddressSpace {
         interrupt: &dyn Interrupt,
     ) -> Result<Arc<Map>> {
         if !reservation.range.covers(&region.range) {
-            return Err(Error::InvalidRange {
-                message: format!("cannot insert {region}: it reaches out of {reservation}"),
-                address: Some(region.base()),
-                size: Some(region.size()),
-            });
+            return Err(Invalid::at(
+                format!("cannot insert {region}: it reaches out of {reservation}"),
+                Some(region.base()),
+                Some(region.size()),
+            )
+            .into());
         }
         self.change_within(Some(reservation.id), &[Operation::Insert(Arc::new(region.clone()))], None, interrupt)
     }

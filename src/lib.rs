@@ -34,6 +34,8 @@ mod _core {
     #[pymodule_export]
     use super::python::dirty::PyDirtyPages;
     #[pymodule_export]
+    use super::python::firmware_tables::{device_tree, e820, slit, srat};
+    #[pymodule_export]
     use super::python::kvm::PyKvmSlots;
     #[pymodule_export]
     use super::python::layout::{PyLayout, usable_end};
@@ -61,8 +63,6 @@ mod _core {
     use super::python::space::PySpace;
     #[pymodule_export]
     use super::python::subscription::PySubscription;
-    #[pymodule_export]
-    use super::python::tables::{device_tree, e820, slit, srat};
     #[pymodule_export]
     use super::python::transaction::PyTransaction;
     #[pymodule_export]

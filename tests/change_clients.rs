@@ -18,7 +18,7 @@ use _core::model::region::{Region, RegionType};
 use _core::model::source::Source;
 use _core::space::AddressSpace;
 use _core::space::client::{Client, Subscription};
-use _core::space::offer::Offer;
+use _core::space::proposal::Proposal;
 
 const PAGE: u64 = 4096;
 const LOW: u64 = 0;
@@ -35,7 +35,7 @@ struct Recorder {
 }
 
 impl Recorder {
-    fn tell(&self, phase: &'static str, change: &Change) -> Result<()> {
+    fn report(&self, phase: &'static str, change: &Change) -> Result<()> {
         let (added, removed, replaced) = (change.added.len(), change.removed.len(), change.replaced.len());
         self.log.lock().unwrap().push(format!("{} {phase} +{added} -{removed} ~{replaced}", self.name));
         (self.hook)(phase, change)
@@ -47,16 +47,16 @@ impl Client for Recorder {
         &self.name
     }
 
-    fn prepare(&self, offer: &Arc<Offer>) -> Result<()> {
-        self.tell("prepare", &offer.change)
+    fn prepare(&self, proposal: &Arc<Proposal>) -> Result<()> {
+        self.report("prepare", &proposal.change)
     }
 
-    fn commit(&self, offer: &Arc<Offer>) -> Result<()> {
-        self.tell("commit", &offer.change)
+    fn commit(&self, proposal: &Arc<Proposal>) -> Result<()> {
+        self.report("commit", &proposal.change)
     }
 
-    fn rollback(&self, offer: &Arc<Offer>) -> Result<()> {
-        self.tell("rollback", &offer.change)
+    fn rollback(&self, proposal: &Arc<Proposal>) -> Result<()> {
+        self.report("rollback", &proposal.change)
     }
 }
 

@@ -17,12 +17,12 @@ use _core::model::change::Target;
 use _core::model::error::Error;
 use _core::model::interrupt::Uninterrupted;
 use _core::model::layout::Layout;
-use _core::model::map::Map;
 use _core::model::range::Range;
 use _core::model::region::{Region, RegionType};
+use _core::model::region_map::RegionMap;
 use _core::model::source::Source;
 use _core::space::AddressSpace;
-use _core::space::snapshot::Snapshot;
+use _core::space::state::SpaceState;
 use _core::space::transaction::Transaction;
 
 const PAGE: u64 = 4096;
@@ -57,12 +57,12 @@ impl Chance {
     }
 }
 
-fn bases(map: &Map) -> Vec<u64> {
+fn bases(map: &RegionMap) -> Vec<u64> {
     map.regions().iter().map(|region| region.base()).collect()
 }
 
 /// Sorted, free of overlaps, and each region with its own memory, which holds its base or nothing yet.
-fn check(snapshot: &Snapshot) {
+fn check(snapshot: &SpaceState) {
     let regions = snapshot.map.regions();
     for (low, high) in regions.iter().zip(regions.iter().skip(1)) {
         assert!(low.end() <= high.base(), "{low} reaches into {high}");
@@ -74,7 +74,7 @@ fn check(snapshot: &Snapshot) {
     let Some(memory) = &snapshot.memory else { return };
     assert_eq!(memory.regions().len(), regions.len());
     for (mapped, region) in memory.regions().iter().zip(regions) {
-        assert!(Arc::ptr_eq(&mapped.meta, region));
+        assert!(Arc::ptr_eq(&mapped.desc, region));
         let word: u64 = memory.load_direct(region.base()).expect("a memfd of small pages is copied directly");
         assert!(word == 0 || word == region.base() + 1, "{region} shows the word {word:x}");
     }
@@ -88,7 +88,7 @@ fn mark(space: &AddressSpace, base: u64) {
 }
 
 /// Runs the writers, and readers that look at one snapshot after the other until the writers are done.
-fn race(space: &AddressSpace, look: impl Fn(&Snapshot) + Sync, write: impl Fn(u64) + Sync) {
+fn race(space: &AddressSpace, look: impl Fn(&SpaceState) + Sync, write: impl Fn(u64) + Sync) {
     let (done, seen) = (AtomicBool::new(false), AtomicU64::new(0));
     thread::scope(|scope| {
         for _ in 0..READERS {
@@ -170,7 +170,7 @@ fn of_overlapping_inserts_one_is_accepted() {
 
 fn no_reader_sees_half_a_transaction(is_mapped: bool) {
     let space = space(is_mapped);
-    let both_or_none = |snapshot: &Snapshot| {
+    let both_or_none = |snapshot: &SpaceState| {
         check(snapshot);
         let (near, far): (Vec<u64>, Vec<u64>) = bases(&snapshot.map).into_iter().partition(|base| *base < FAR);
         assert_eq!(far, near.iter().map(|base| base + FAR).collect::<Vec<_>>());

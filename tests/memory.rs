@@ -13,12 +13,12 @@ use std::thread;
 use _core::memory::access::Access;
 use _core::memory::atomic::{Cell, Operation};
 use _core::memory::buffer::Output;
-use _core::memory::map::{MappedMap, Need};
+use _core::memory::mapped_regions::{MappedRegions, Need};
 use _core::model::interrupt::Uninterrupted;
 use _core::model::layout::Layout;
-use _core::model::map::Map;
 use _core::model::range::Range;
 use _core::model::region::{PROT_NONE, PROT_READ, Region, RegionType};
+use _core::model::region_map::RegionMap;
 use _core::model::source::{Source, UserFile};
 use _core::space::AddressSpace;
 use vm_memory::guest_memory::Error;
@@ -41,8 +41,9 @@ fn ram(base: u64, pages: u64) -> Region {
 
 fn space(regions: &[Region]) -> AddressSpace {
     let layout = Layout::new(1 << 46, 0, 1 << 45, vec![]).unwrap();
-    let space =
-        AddressSpace::with_map(Map::from_regions(regions.iter().cloned().map(Arc::new).collect(), layout).unwrap());
+    let space = AddressSpace::with_map(
+        RegionMap::from_regions(regions.iter().cloned().map(Arc::new).collect(), layout).unwrap(),
+    );
     space.map_memory(&Uninterrupted).unwrap();
     space
 }
@@ -52,7 +53,7 @@ fn usual() -> AddressSpace {
     space(&[ram(0, 2), ram(2 * PAGE, 1), ram(FAR, 2)])
 }
 
-fn memory_of(space: &AddressSpace) -> Arc<MappedMap> {
+fn memory_of(space: &AddressSpace) -> Arc<MappedRegions> {
     Arc::clone(space.load().memory.as_ref().unwrap())
 }
 
@@ -142,7 +143,7 @@ fn memory_that_may_fault_gives_no_slice() {
     for base in [0, FAR, ROM] {
         let region = memory.find(base).unwrap();
         let slice = region.get_slice(MemoryRegionAddress(0), 8);
-        assert!(matches!(slice, Err(Error::HostAddressNotAvailable)), "{:?}", region.meta);
+        assert!(matches!(slice, Err(Error::HostAddressNotAvailable)), "{:?}", region.desc);
         assert!(memory.collection().read_obj::<u64>(GuestAddress(base)).is_err());
         assert!(memory.collection().write_obj(1u64, GuestAddress(base)).is_err());
     }
@@ -157,7 +158,7 @@ fn memory_that_may_fault_gives_no_slice() {
         need: Need::Read,
         range: Range::new(PAGE - 4, 8).unwrap(),
     };
-    _core::memory::access::read(&access.pieces().unwrap(), &Output::from(&mut bytes[..])).unwrap();
+    _core::memory::access::read(&access.sections().unwrap(), &Output::from(&mut bytes[..])).unwrap();
     assert_eq!(bytes, [7; 8]);
 }
 

@@ -18,7 +18,7 @@ use crate::model::error::{Error, Result};
 use crate::model::range::Range;
 use crate::model::region::{PROT_READ, PROT_WRITE, SharedRegion};
 use crate::space::client::Client;
-use crate::space::offer::Offer;
+use crate::space::proposal::Proposal;
 use crate::sys::huge::page_size;
 use crate::sys::kvm::{self, Vm};
 
@@ -95,21 +95,21 @@ impl Kvm {
     }
 
     fn add(&self, state: &mut State, region: &Arc<MappedRegion>) -> Result<()> {
-        let meta = &region.meta;
-        let flags = self.flags(meta);
+        let desc = &region.desc;
+        let flags = self.flags(desc);
         if flags & kvm::KVM_MEM_READONLY != 0 && self.vm.capability(kvm::KVM_CAP_READONLY_MEM).unwrap_or(0) == 0 {
             return Err(unsupported("read-only memory", "a kernel that has KVM_CAP_READONLY_MEM"));
         }
-        let guest_memfd = self.guest_memfd(meta)?;
-        let id = state.numbers.take().ok_or_else(|| self.no_slot_left(meta, state))?;
+        let guest_memfd = self.guest_memfd(desc)?;
+        let id = state.numbers.take().ok_or_else(|| self.no_slot_left(desc, state))?;
         match Slot::new(&self.vm, id, flags, region, guest_memfd) {
             Ok(slot) => {
-                state.slots.insert(meta.base(), Entry { slot, logged: Vec::new(), is_pending: false });
+                state.slots.insert(desc.base(), Entry { slot, logged: Vec::new(), is_pending: false });
                 Ok(())
             }
             Err(error) => {
                 state.numbers.returned.insert(id);
-                Err(refused(meta, &format!("slot {id} for"), &error))
+                Err(refused(desc, &format!("slot {id} for"), &error))
             }
         }
     }
@@ -124,8 +124,10 @@ impl Kvm {
         Error::Backing { message, errno: ENOSPC, region: Some(Arc::clone(region)) }
     }
 
-    fn redescribe(&self, state: &mut State, offer: &Offer, new: &SharedRegion) -> Result<()> {
-        let (Some(entry), Some(region)) = (state.slots.get_mut(&new.base()), offer.mapping(new)) else { return Ok(()) };
+    fn redescribe(&self, state: &mut State, proposal: &Proposal, new: &SharedRegion) -> Result<()> {
+        let (Some(entry), Some(region)) = (state.slots.get_mut(&new.base()), proposal.mapping(new)) else {
+            return Ok(());
+        };
         let (flags, read_only) = (entry.slot.flags(), kvm::KVM_MEM_READONLY);
         let wanted = if is_read_only(new) { flags | read_only } else { flags & !read_only };
         if flags != wanted {
@@ -139,9 +141,9 @@ impl Kvm {
         Ok(())
     }
 
-    fn prepare_all(&self, offer: &Offer) -> Result<()> {
+    fn prepare_all(&self, proposal: &Proposal) -> Result<()> {
         let mut state = self.state();
-        for region in offer.early() {
+        for region in proposal.removed_before() {
             if let Some(mut entry) = state.slots.remove(&region.base()) {
                 let suspended = entry.suspend();
                 match suspended {
@@ -153,24 +155,24 @@ impl Kvm {
                 }
             }
         }
-        for (_, new) in &offer.change.replaced {
-            self.redescribe(&mut state, offer, new)?;
+        for (_, new) in &proposal.change.replaced {
+            self.redescribe(&mut state, proposal, new)?;
         }
-        let added = offer.change.added.iter().filter(|region| region.has_memory());
-        added.filter_map(|region| offer.mapping(region)).try_for_each(|region| self.add(&mut state, region))
+        let added = proposal.change.added.iter().filter(|region| region.has_memory());
+        added.filter_map(|region| proposal.mapping(region)).try_for_each(|region| self.add(&mut state, region))
     }
 
     /// Undoes as much of a prepare as was done; the first error of it.
-    fn undo(&self, offer: &Offer) -> Result<()> {
+    fn undo(&self, proposal: &Proposal) -> Result<()> {
         let mut state = self.state();
         let mut result = Ok(());
-        for region in offer.change.added.iter().rev() {
+        for region in proposal.change.added.iter().rev() {
             if state.slots.get(&region.base()).is_some_and(|entry| Arc::ptr_eq(entry.region(), region)) {
                 result = result.and(state.delete(region));
             }
         }
-        for (old, _) in offer.change.replaced.iter().rev() {
-            result = result.and(self.redescribe(&mut state, offer, old));
+        for (old, _) in proposal.change.replaced.iter().rev() {
+            result = result.and(self.redescribe(&mut state, proposal, old));
         }
         while let Some(mut entry) = state.parked.pop() {
             let flags = entry.slot.flags();
@@ -269,23 +271,23 @@ impl Client for Kvm {
         true
     }
 
-    fn prepare(&self, offer: &Arc<Offer>) -> Result<()> {
-        self.prepare_all(offer).inspect_err(|_| {
+    fn prepare(&self, proposal: &Arc<Proposal>) -> Result<()> {
+        self.prepare_all(proposal).inspect_err(|_| {
             // The error that is returned is why; what was set is deleted, or stays with its memory.
-            let _ = self.undo(offer);
+            let _ = self.undo(proposal);
         })
     }
 
-    fn commit(&self, offer: &Arc<Offer>) -> Result<()> {
+    fn commit(&self, proposal: &Arc<Proposal>) -> Result<()> {
         let mut state = self.state();
         for entry in std::mem::take(&mut state.parked) {
             state.numbers.returned.insert(entry.slot.id());
         }
-        state.delete_all(offer.late())
+        state.delete_all(proposal.removed_after())
     }
 
-    fn rollback(&self, offer: &Arc<Offer>) -> Result<()> {
-        self.undo(offer)
+    fn rollback(&self, proposal: &Arc<Proposal>) -> Result<()> {
+        self.undo(proposal)
     }
 
     fn leave(&self) -> Result<()> {

@@ -4,8 +4,8 @@ use std::io;
 use std::sync::Arc;
 
 use crate::model::error::Error;
+use crate::model::format::hex;
 use crate::model::region::SharedRegion;
-use crate::model::text::hex;
 
 const EEXIST: i32 = 17;
 const EINVAL: i32 = 22;

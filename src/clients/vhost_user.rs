@@ -14,7 +14,7 @@ use crate::memory::region::MappedRegion;
 use crate::model::error::{Error, Result};
 use crate::model::region::{MAP_PRIVATE, RegionType, SharedRegion};
 use crate::space::client::Client;
-use crate::space::offer::Offer;
+use crate::space::proposal::Proposal;
 use crate::sys::fork::Process;
 
 const ENOSPC: i32 = 28;
@@ -37,17 +37,17 @@ pub struct Entry {
 impl Entry {
     /// The entry of a region; `None` for what is no RAM. RAM that another process can't map is refused.
     pub fn of(region: &Arc<MappedRegion>) -> Result<Option<Self>> {
-        let (meta, mapping) = (&region.meta, &region.mapping);
-        if meta.region_type != RegionType::DefaultMemory {
+        let (desc, mapping) = (&region.desc, &region.mapping);
+        if desc.region_type != RegionType::DefaultMemory {
             return Ok(None);
         }
-        let file = mapping.file_offset().filter(|_| meta.perm_flags & MAP_PRIVATE == 0);
+        let file = mapping.file_offset().filter(|_| desc.perm_flags & MAP_PRIVATE == 0);
         let Some((file, fd)) = file.and_then(|file| Some((file, mapping.export_descriptor()?))) else {
-            return Err(not_shared(meta));
+            return Err(not_shared(desc));
         };
         Ok(Some(Self {
-            guest_phys_addr: meta.base(),
-            memory_size: meta.size(),
+            guest_phys_addr: desc.base(),
+            memory_size: desc.size(),
             userspace_addr: u64::try_from(mapping.host(0).addr()).unwrap_or_default(),
             mmap_offset: file.start(),
             fd,
@@ -115,7 +115,7 @@ impl VhostUser {
         if has_reply {
             connection.ask(request, payload, fds)
         } else {
-            connection.tell(request, payload, fds).map(|()| vec![])
+            connection.report(request, payload, fds).map(|()| vec![])
         }
     }
 }
@@ -136,12 +136,12 @@ impl State {
     fn update_each(&mut self, removed: &[u64], added: &[(Entry, Arc<MappedRegion>)]) -> Result<()> {
         for base in removed {
             if let Some((entry, _)) = self.table.get(base) {
-                self.connection.tell(Request::REM_MEM_REG, &single(entry), &[])?;
+                self.connection.report(Request::REM_MEM_REG, &single(entry), &[])?;
                 self.table.remove(base);
             }
         }
         for (entry, region) in added {
-            self.connection.tell(Request::ADD_MEM_REG, &single(entry), &[entry.fd])?;
+            self.connection.report(Request::ADD_MEM_REG, &single(entry), &[entry.fd])?;
             self.table.insert(entry.guest_phys_addr, (*entry, Arc::clone(region)));
         }
         Ok(())
@@ -155,7 +155,7 @@ impl State {
         let mut payload = [count.to_le_bytes(), [0; 4]].concat();
         payload.extend(table.values().flat_map(|(entry, _)| entry.bytes()));
         let fds: Vec<RawFd> = table.values().map(|(entry, _)| entry.fd).collect();
-        self.connection.tell(Request::SET_MEM_TABLE, &payload, &fds)?;
+        self.connection.report(Request::SET_MEM_TABLE, &payload, &fds)?;
         self.table = table;
         Ok(())
     }
@@ -177,10 +177,10 @@ fn single(entry: &Entry) -> Vec<u8> {
 
 /// The regions of RAM among these, as the backend is shown them.
 fn entries<'a>(
-    offer: &'a Offer,
+    proposal: &'a Proposal,
     regions: impl Iterator<Item = &'a SharedRegion>,
 ) -> Result<Vec<(Entry, Arc<MappedRegion>)>> {
-    let mapped = regions.filter_map(|region| offer.mapping(region));
+    let mapped = regions.filter_map(|region| proposal.mapping(region));
     mapped.filter_map(|region| Some(Entry::of(region).transpose()?.map(|entry| (entry, Arc::clone(region))))).collect()
 }
 
@@ -197,13 +197,14 @@ impl Client for VhostUser {
         true
     }
 
-    fn prepare(&self, offer: &Arc<Offer>) -> Result<()> {
-        let added = entries(offer, offer.change.added.iter())?;
+    fn prepare(&self, proposal: &Arc<Proposal>) -> Result<()> {
+        let added = entries(proposal, proposal.change.added.iter())?;
         let mut state = self.state();
-        let early: Vec<u64> = bases(offer.early()).into_iter().filter(|base| state.table.contains_key(base)).collect();
+        let early: Vec<u64> =
+            bases(proposal.removed_before()).into_iter().filter(|base| state.table.contains_key(base)).collect();
         let needed = state.table.len().saturating_add(added.len()).saturating_sub(early.len());
         if !added.is_empty() {
-            state.check_room(offer.change.added.first(), needed)?;
+            state.check_room(proposal.change.added.first(), needed)?;
         }
         let before = state.table.clone();
         state.update(&early, &added).inspect_err(|_| {
@@ -212,17 +213,18 @@ impl Client for VhostUser {
         })
     }
 
-    fn commit(&self, offer: &Arc<Offer>) -> Result<()> {
+    fn commit(&self, proposal: &Arc<Proposal>) -> Result<()> {
         let mut state = self.state();
-        let late: Vec<u64> = bases(offer.late()).into_iter().filter(|base| state.table.contains_key(base)).collect();
+        let late: Vec<u64> =
+            bases(proposal.removed_after()).into_iter().filter(|base| state.table.contains_key(base)).collect();
         state.update(&late, &[])
     }
 
-    fn rollback(&self, offer: &Arc<Offer>) -> Result<()> {
+    fn rollback(&self, proposal: &Arc<Proposal>) -> Result<()> {
         let mut state = self.state();
-        let removed = entries(offer, offer.early())?;
+        let removed = entries(proposal, proposal.removed_before())?;
         let added: Vec<u64> =
-            bases(offer.change.added.iter()).into_iter().filter(|base| state.table.contains_key(base)).collect();
+            bases(proposal.change.added.iter()).into_iter().filter(|base| state.table.contains_key(base)).collect();
         state.update(&added, &removed)
     }
 

@@ -91,7 +91,7 @@ impl Connection {
     }
 
     /// Sends a message that has no reply of its own, and returns once the backend has taken it, or has refused.
-    pub(super) fn tell(&mut self, request: u32, payload: &[u8], fds: &[RawFd]) -> Result<()> {
+    pub(super) fn report(&mut self, request: u32, payload: &[u8], fds: &[RawFd]) -> Result<()> {
         if self.protocol_features & F_REPLY_ACK == 0 {
             self.transmit(request, 0, payload, fds)?;
             return self.ask_number(Request::GET_FEATURES).map(drop);

@@ -4,15 +4,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use super::access::Access;
-use super::piece::Piece;
+use super::section::Section;
 use crate::model::error::{Error, Result};
-use crate::model::text::hex;
+use crate::model::format::hex;
 
 /// A place of 1, 2, 4 or 8 bytes that an atomic operation may use for as long as the snapshot is held.
 #[derive(Debug)]
 pub struct Cell {
     verb: &'static str,
-    piece: Piece,
+    section: Section,
 }
 
 impl Cell {
@@ -31,18 +31,18 @@ impl Cell {
                 region: None,
             });
         }
-        Ok(Self { verb: access.verb, piece: access.single_piece()? })
+        Ok(Self { verb: access.verb, section: access.single_section()? })
     }
 
     /// Does one operation and returns the value before it.
     ///
     /// Values are the low bytes, little-endian. The order of a compare-exchange that fails is that of its load.
     pub fn apply(&self, operation: Operation, order: Ordering) -> Result<u64> {
-        let Some(_direct) = self.piece.region.mapping.direct() else { return Err(self.guarded()) };
-        let host = self.piece.host();
+        let Some(_direct) = self.section.region.mapping.direct() else { return Err(self.guarded()) };
+        let host = self.section.host();
         // SAFETY: inside a mapping that can't fault meanwhile, naturally aligned, and only touched by copies and atomics.
         let old = unsafe {
-            match self.piece.size {
+            match self.section.size {
                 1 => u64::from(AtomicU8::from_ptr(host).apply(operation, order)),
                 2 => u64::from(AtomicU16::from_ptr(host.cast()).apply(operation, order)),
                 4 => u64::from(AtomicU32::from_ptr(host.cast()).apply(operation, order)),
@@ -50,13 +50,13 @@ impl Cell {
             }
         };
         if operation != Operation::Load {
-            self.piece.mark_dirty(self.piece.size);
+            self.section.mark_dirty(self.section.size);
         }
         Ok(old)
     }
 
     fn guarded(&self) -> Error {
-        let (address, region) = (hex(self.piece.address()), &self.piece.region.meta);
+        let (address, region) = (hex(self.section.address()), &self.section.region.desc);
         Error::Unsupported {
             message: format!(
                 "{} at {address}: {region} may fault, and atomics have no guarded form; use read_u* and write_u*",

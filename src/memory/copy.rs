@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::buffer::{Bytes, Input, Output};
-use super::piece::Piece;
-use super::walk::CHUNK;
+use super::scan::CHUNK;
+use super::section::Section;
 use crate::model::error::Result;
 use crate::model::int::u64_of;
 use crate::model::int::usize_of;
@@ -14,13 +14,13 @@ use crate::model::interrupt::Interrupt;
 const STEP: usize = 64 << 20;
 
 /// Copies as if through a buffer between the two ranges, which have the same size and may overlap.
-pub fn copy(from: &[Piece], to: &[Piece], interrupt: &dyn Interrupt) -> Result<()> {
-    let total = from.iter().fold(0u64, |sum, piece| sum.saturating_add(u64_of(piece.size)));
+pub fn copy(from: &[Section], to: &[Section], interrupt: &dyn Interrupt) -> Result<()> {
+    let total = from.iter().fold(0u64, |sum, section| sum.saturating_add(u64_of(section.size)));
     let is_backward = from.first().zip(to.first()).is_some_and(|(from, to)| {
         let distance = to.address().saturating_sub(from.address());
         0 < distance && distance < total
     });
-    let mut steps: Vec<(Piece, Piece)> = steps(from, to).collect();
+    let mut steps: Vec<(Section, Section)> = steps(from, to).collect();
     if is_backward {
         steps.reverse();
     }
@@ -34,7 +34,7 @@ pub fn copy(from: &[Piece], to: &[Piece], interrupt: &dyn Interrupt) -> Result<(
 }
 
 /// Pairs of parts, each inside one region on both sides.
-fn steps(from: &[Piece], to: &[Piece]) -> impl Iterator<Item = (Piece, Piece)> {
+fn steps(from: &[Section], to: &[Section]) -> impl Iterator<Item = (Section, Section)> {
     let mut at = 0usize;
     std::iter::from_fn(move || {
         let (source, target) = (part_at(from, at)?, part_at(to, at)?);
@@ -44,16 +44,16 @@ fn steps(from: &[Piece], to: &[Piece]) -> impl Iterator<Item = (Piece, Piece)> {
     })
 }
 
-/// The rest of the piece that has the byte `at` of the whole range.
-fn part_at(pieces: &[Piece], at: usize) -> Option<Piece> {
-    let index = pieces.partition_point(|piece| piece.at <= at).checked_sub(1)?;
-    let piece = pieces.get(index)?;
-    let skip = at.checked_sub(piece.at)?;
-    let size = piece.size.checked_sub(skip).filter(|size| *size > 0)?;
-    Some(piece.part(u64_of(skip), size))
+/// The rest of the section that has the byte `at` of the whole range.
+fn part_at(sections: &[Section], at: usize) -> Option<Section> {
+    let index = sections.partition_point(|section| section.at <= at).checked_sub(1)?;
+    let section = sections.get(index)?;
+    let skip = at.checked_sub(section.at)?;
+    let size = section.size.checked_sub(skip).filter(|size| *size > 0)?;
+    Some(section.part(u64_of(skip), size))
 }
 
-fn step(from: &Piece, to: &Piece, is_backward: bool) -> Result<()> {
+fn step(from: &Section, to: &Section, is_backward: bool) -> Result<()> {
     let (source, target) = (&from.region.mapping, &to.region.mapping);
     if Arc::ptr_eq(source, target) {
         let Some(_direct) = source.direct() else { return through_buffer(from, to, is_backward) };
@@ -73,7 +73,7 @@ fn step(from: &Piece, to: &Piece, is_backward: bool) -> Result<()> {
     read
 }
 
-fn through_buffer(from: &Piece, to: &Piece, is_backward: bool) -> Result<()> {
+fn through_buffer(from: &Section, to: &Section, is_backward: bool) -> Result<()> {
     let mut buffer = vec![0; CHUNK.min(from.size)];
     let mut done = 0usize;
     while done < from.size {

@@ -3,15 +3,15 @@
 use std::fs::File;
 use std::os::fd::AsRawFd;
 
-use super::dax_table::{DaxPiece, Window};
+use super::dax_table::{DaxMapping, Window};
 use super::region::MappedRegion;
 use super::source::failed;
 use crate::model::error::{Error, Result};
+use crate::model::format::{hex, protection, size as size_text};
 use crate::model::int::usize_of;
 use crate::model::invalid::Invalid;
 use crate::model::range::Range;
 use crate::model::region::{MAP_ANONYMOUS, MAP_NORESERVE, MAP_PRIVATE, MAP_SHARED, PROT_NONE};
-use crate::model::text::{hex, protection, size as size_text};
 use crate::sys::span;
 
 /// Maps part of a file into a window. What is not there in the file is `MemoryFault` when it is accessed.
@@ -27,9 +27,9 @@ pub fn map_file(
 ) -> Result<()> {
     check(region, offset, size, Some(file_offset))?;
     let window = window(region)?;
-    let mut pieces = window.lock();
+    let mut sections = window.lock();
     let end = offset.saturating_add(size);
-    if let Some((_, other)) = pieces.range(..end).next_back().filter(|(_, other)| other.end() > offset) {
+    if let Some((_, other)) = sections.range(..end).next_back().filter(|(_, other)| other.end() > offset) {
         return Err(invalid(
             region,
             offset,
@@ -44,18 +44,18 @@ pub fn map_file(
         // Some refusals come after the kernel has unmapped what was there.
         let _ = clear(host, length);
         let what = format!("mapping a file ({}) at offset {} failed", protection(prot_flags), hex(offset));
-        return Err(failed(&region.meta, &what, &error));
+        return Err(failed(&region.desc, &what, &error));
     }
-    pieces.insert(offset, DaxPiece { offset, size, file_offset, prot_flags, file: identity });
+    sections.insert(offset, DaxMapping { offset, size, file_offset, prot_flags, file: identity });
     Ok(())
 }
 
-/// Takes what is mapped in a range out of the window; the range may cut pieces and cover holes.
+/// Takes what is mapped in a range out of the window; the range may cut sections and cover holes.
 pub fn unmap(region: &MappedRegion, offset: u64, size: u64) -> Result<()> {
     check(region, offset, size, None)?;
     let window = window(region)?;
-    let mut pieces = window.lock();
-    let (base, end) = (region.meta.base(), offset.saturating_add(size));
+    let mut sections = window.lock();
+    let (base, end) = (region.desc.base(), offset.saturating_add(size));
     let range = Range::between(base.saturating_add(offset), base.saturating_add(end));
     let held = region.leases.held().into_iter();
     let held: Vec<_> = held
@@ -63,20 +63,20 @@ pub fn unmap(region: &MappedRegion, offset: u64, size: u64) -> Result<()> {
         .filter(|lease| lease.what != super::region::DAX_LEASE)
         .collect();
     if !held.is_empty() {
-        let message = format!("cannot unmap {range} of {}: views of it are held", region.meta);
-        return Err(Error::Busy { message, region: region.meta.clone(), leases: held });
+        let message = format!("cannot unmap {range} of {}: views of it are held", region.desc);
+        return Err(Error::Busy { message, region: region.desc.clone(), leases: held });
     }
     clear(region.mapping.host(offset), usize_of(size))
-        .map_err(|error| failed(&region.meta, &format!("unmapping {range} failed"), &error))?;
-    let cut: Vec<DaxPiece> =
-        pieces.range(..end).map(|(_, piece)| *piece).filter(|piece| piece.end() > offset).collect();
-    for piece in cut {
-        pieces.remove(&piece.offset);
-        if piece.offset < offset {
-            pieces.insert(piece.offset, piece.part(piece.offset, offset));
+        .map_err(|error| failed(&region.desc, &format!("unmapping {range} failed"), &error))?;
+    let cut: Vec<DaxMapping> =
+        sections.range(..end).map(|(_, section)| *section).filter(|section| section.end() > offset).collect();
+    for section in cut {
+        sections.remove(&section.offset);
+        if section.offset < offset {
+            sections.insert(section.offset, section.part(section.offset, offset));
         }
-        if piece.end() > end {
-            pieces.insert(end, piece.part(end, piece.end()));
+        if section.end() > end {
+            sections.insert(end, section.part(end, section.end()));
         }
     }
     Ok(())
@@ -92,27 +92,27 @@ fn clear(host: *mut u8, size: usize) -> std::io::Result<()> {
 fn window(region: &MappedRegion) -> Result<&Window> {
     region.mapping.window().ok_or_else(|| {
         Invalid::at(
-            format!("{} is not a DAX window: create it with create_dax_region", region.meta),
-            Some(region.meta.base()),
-            Some(region.meta.size()),
+            format!("{} is not a DAX window: create it with create_dax_region", region.desc),
+            Some(region.desc.base()),
+            Some(region.desc.size()),
         )
         .into()
     })
 }
 
 fn check(region: &MappedRegion, offset: u64, size: u64, file_offset: Option<u64>) -> Result<()> {
-    let end = offset.checked_add(size).filter(|end| *end <= region.meta.size());
+    let end = offset.checked_add(size).filter(|end| *end <= region.desc.size());
     if size == 0 || end.is_none() {
-        return Err(invalid(region, offset, size, &format!("the window has {}", size_text(region.meta.size()))));
+        return Err(invalid(region, offset, size, &format!("the window has {}", size_text(region.desc.size()))));
     }
     let page_size = region.mapping.backing().page_size;
     for (what, value) in [("offset", offset), ("size", size), ("file offset", file_offset.unwrap_or_default())] {
         if !value.is_multiple_of(page_size) {
             return Err(Error::Misaligned {
-                message: format!("{}: the {what} {} is not a multiple of {}", region.meta, hex(value), hex(page_size)),
-                address: Some(region.meta.base().saturating_add(offset)),
+                message: format!("{}: the {what} {} is not a multiple of {}", region.desc, hex(value), hex(page_size)),
+                address: Some(region.desc.base().saturating_add(offset)),
                 size: Some(size),
-                region: Some(region.meta.clone()),
+                region: Some(region.desc.clone()),
             });
         }
     }
@@ -121,8 +121,8 @@ fn check(region: &MappedRegion, offset: u64, size: u64, file_offset: Option<u64>
 
 fn invalid(region: &MappedRegion, offset: u64, size: u64, why: &str) -> Error {
     Invalid::at(
-        format!("cannot map or unmap {} bytes at offset {} of {}: {why}", hex(size), hex(offset), region.meta),
-        Some(region.meta.base().saturating_add(offset)),
+        format!("cannot map or unmap {} bytes at offset {} of {}: {why}", hex(size), hex(offset), region.desc),
+        Some(region.desc.base().saturating_add(offset)),
         Some(size),
     )
     .into()

@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// A part of a file in a window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct DaxPiece {
+pub struct DaxMapping {
     /// Where in the window it begins.
     pub offset: u64,
     /// The number of bytes.
@@ -18,7 +18,7 @@ pub struct DaxPiece {
     pub file: (u64, u64),
 }
 
-impl DaxPiece {
+impl DaxMapping {
     pub(super) const fn end(&self) -> u64 {
         self.offset.saturating_add(self.size)
     }
@@ -33,28 +33,28 @@ impl DaxPiece {
 /// What is mapped into a window.
 #[derive(Debug, Default)]
 pub struct Window {
-    pieces: Mutex<BTreeMap<u64, DaxPiece>>,
+    sections: Mutex<BTreeMap<u64, DaxMapping>>,
 }
 
 impl Window {
-    pub(super) fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, DaxPiece>> {
-        self.pieces.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, DaxMapping>> {
+        self.sections.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The pieces by ascending offset.
+    /// The sections by ascending offset.
     #[must_use]
-    pub fn pieces(&self) -> Vec<DaxPiece> {
+    pub fn sections(&self) -> Vec<DaxMapping> {
         self.lock().values().copied().collect()
     }
 
-    /// The first offset from `offset` to `end` at which no piece has all of the protection bits.
+    /// The first offset from `offset` to `end` at which no section has all of the protection bits.
     #[must_use]
     pub fn first_denied(&self, offset: u64, end: u64, bits: i32) -> Option<u64> {
-        let pieces = self.lock();
+        let sections = self.lock();
         let mut at = offset;
         while at < end {
-            match pieces.range(..=at).next_back() {
-                Some((_, piece)) if at < piece.end() && piece.prot_flags & bits == bits => at = piece.end(),
+            match sections.range(..=at).next_back() {
+                Some((_, section)) if at < section.end() && section.prot_flags & bits == bits => at = section.end(),
                 _ => return Some(at),
             }
         }

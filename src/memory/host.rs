@@ -5,10 +5,10 @@ use std::fs;
 use std::path::PathBuf;
 
 use super::topology;
+use crate::model::format::size as size_text;
 use crate::model::plan::Plan;
 use crate::model::region::{MAP_NORESERVE, MAP_POPULATE, SharedRegion};
 use crate::model::source::SourceType;
-use crate::model::text::size as size_text;
 use crate::sys::limits;
 
 /// Addresses of a process: 47 bits on x86_64, and as many are used on aarch64 unless more are asked for.

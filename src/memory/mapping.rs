@@ -11,7 +11,7 @@ use vm_memory::{FileOffset, VolatileMemory, VolatileSlice, volatile_memory};
 use super::advice;
 use super::dax_table::Window;
 use super::dirty::{DirtyBitmap, DirtySource};
-use super::place::{self, Placed};
+use super::mmap::{self, MappedPages};
 use super::source::{self, Backing};
 use crate::model::error::Result;
 use crate::model::int::usize_of;
@@ -24,7 +24,7 @@ use crate::sys::{copy, file, vma};
 /// The memory of a region, and how it may be touched.
 #[derive(Debug)]
 pub struct Mapping {
-    placed: Placed,
+    placed: MappedPages,
     /// The first byte of the region, which may lie behind the start of the mapping.
     start: *mut u8,
     size: u64,
@@ -38,7 +38,7 @@ pub struct Mapping {
     /// A touch may wait for a userfaultfd handler.
     has_fault_handler: bool,
     /// Accesses that were given up because that handler did not answer, and that go on.
-    pub(super) stuck: AtomicUsize,
+    pub(super) pending_copies: AtomicUsize,
     /// The file through a description whose position is ours alone, to look for holes.
     seeker: OnceLock<Option<File>>,
     window: Option<Window>,
@@ -69,7 +69,7 @@ impl Mapping {
     /// Opens what the region asks for and maps it.
     pub(super) fn new(region: &SharedRegion) -> Result<Self> {
         let backing = source::open(region)?;
-        let placed = place::map(region, &backing).map_err(|error| source::mmap_failed(region, &backing, &error))?;
+        let placed = mmap::map(region, &backing).map_err(|error| source::mmap_failed(region, &backing, &error))?;
         let start = placed.mmap.as_ptr().wrapping_add(usize_of(backing.lead()));
         let file_offset = backing.file.as_ref().map(|file| FileOffset::from_arc(Arc::clone(file), backing.offset));
         let mapping = Self {
@@ -83,7 +83,7 @@ impl Mapping {
             copying: RwLock::default(),
             backing,
             process: Process::current(),
-            stuck: AtomicUsize::new(0),
+            pending_copies: AtomicUsize::new(0),
             seeker: OnceLock::new(),
             window: (region.region_type == RegionType::DaxMemory).then(Window::default),
             dirty: OnceLock::new(),

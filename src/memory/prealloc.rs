@@ -10,16 +10,16 @@ use super::source;
 use super::topology;
 use crate::model::error::Interrupted;
 use crate::model::error::{Error, Result};
+use crate::model::format::size as size_text;
 use crate::model::int::usize_of;
 use crate::model::interrupt::Interrupt;
 use crate::model::policy::PolicyMode;
 use crate::model::region::{PROT_READ, PROT_WRITE, SharedRegion};
-use crate::model::text::size as size_text;
 use crate::model::wait::{Deadline, Monitor};
 use crate::sys::memory::{self, Advice};
 use crate::sys::{huge, numa};
 
-/// What a thread takes at a time: between two pieces it sees that it should stop.
+/// What a thread takes at a time: between two steps it sees that it should stop.
 const PIECE: u64 = 16 << 20;
 /// Less than this is not worth a thread.
 const PER_THREAD: u64 = 64 << 20;
@@ -147,7 +147,7 @@ fn thread_count(total: u64) -> usize {
 /// Work that threads share.
 struct Work<'a> {
     targets: &'a [Target],
-    pieces: Vec<Piece>,
+    steps: Vec<PopulateStep>,
     next: AtomicUsize,
     done: AtomicU64,
     stop: AtomicBool,
@@ -158,7 +158,7 @@ struct Work<'a> {
 }
 
 #[derive(Clone, Copy)]
-struct Piece {
+struct PopulateStep {
     target: usize,
     offset: u64,
     size: u64,
@@ -166,18 +166,18 @@ struct Piece {
 
 impl<'a> Work<'a> {
     fn new(targets: &'a [Target]) -> Self {
-        let mut pieces = Vec::new();
+        let mut steps = Vec::new();
         for (target, Target { size, page_size, .. }) in targets.iter().enumerate() {
             let step = PIECE.max(*page_size);
             let mut offset = 0u64;
             while offset < *size {
-                pieces.push(Piece { target, offset, size: step.min(size.saturating_sub(offset)) });
+                steps.push(PopulateStep { target, offset, size: step.min(size.saturating_sub(offset)) });
                 offset = offset.saturating_add(step);
             }
         }
         Self {
             targets,
-            pieces,
+            steps,
             next: AtomicUsize::new(0),
             done: AtomicU64::new(0),
             stop: AtomicBool::new(false),
@@ -187,33 +187,33 @@ impl<'a> Work<'a> {
         }
     }
 
-    /// Does the next piece; `false` when there is none, or it should stop.
+    /// Does the next step; `false` when there is none, or it should stop.
     fn step(&self, pinned: &mut Option<usize>) -> bool {
         if self.stop.load(Ordering::Relaxed) {
             return false;
         }
-        let Some(piece) = self.pieces.get(self.next.fetch_add(1, Ordering::Relaxed)) else { return false };
-        let Some(target) = self.targets.get(piece.target) else { return false };
-        if *pinned != Some(piece.target) && !target.cpus.is_empty() {
+        let Some(step) = self.steps.get(self.next.fetch_add(1, Ordering::Relaxed)) else { return false };
+        let Some(target) = self.targets.get(step.target) else { return false };
+        if *pinned != Some(step.target) && !target.cpus.is_empty() {
             // A thread that can't be pinned works all the same: the policy places the pages.
             let _ = numa::pin_thread(&target.cpus);
-            *pinned = Some(piece.target);
+            *pinned = Some(step.target);
         }
-        if let Err(error) = self.populate(target, *piece) {
+        if let Err(error) = self.populate(target, *step) {
             self.stop.store(true, Ordering::Relaxed);
             self.failure.lock().get_or_insert(error);
             return false;
         }
-        self.done.fetch_add(piece.size, Ordering::Relaxed);
+        self.done.fetch_add(step.size, Ordering::Relaxed);
         true
     }
 
-    fn populate(&self, target: &Target, piece: Piece) -> Result<()> {
+    fn populate(&self, target: &Target, step: PopulateStep) -> Result<()> {
         const EINVAL: i32 = 22;
-        match target.populate(piece.offset, piece.size) {
+        match target.populate(step.offset, step.size) {
             Err(error) if error.raw_os_error() == Some(EINVAL) && target.can_be_touched() => {
                 self.touched.store(true, Ordering::Relaxed);
-                target.touch(piece.offset, piece.size);
+                target.touch(step.offset, step.size);
                 Ok(())
             }
             result => result.map_err(|error| target.failed(&error)),
@@ -230,13 +230,13 @@ impl<'a> Work<'a> {
     }
 
     /// Waits for the threads and tells how far they are; asks them to stop when `tell` says so.
-    fn watch(&self, threads: usize, tell: &mut Tell<'_>) -> std::result::Result<(), Interrupted> {
+    fn watch(&self, threads: usize, report: &mut ReportDone<'_>) -> std::result::Result<(), Interrupted> {
         loop {
             let ended = self.ended.lock();
             let ended = self.ended.wait(ended, LOOK, |ended| *ended < threads);
             let all = *ended >= threads;
             drop(ended);
-            let told = tell(self.done.load(Ordering::Relaxed));
+            let told = report(self.done.load(Ordering::Relaxed));
             if told.is_err() {
                 self.stop.store(true, Ordering::Relaxed);
                 return told;
@@ -248,28 +248,28 @@ impl<'a> Work<'a> {
     }
 
     /// Does all of it on this thread.
-    fn alone(&self, tell: &mut Tell<'_>) -> std::result::Result<(), Interrupted> {
+    fn alone(&self, report: &mut ReportDone<'_>) -> std::result::Result<(), Interrupted> {
         while self.step(&mut None) {
-            tell(self.done.load(Ordering::Relaxed))?;
+            report(self.done.load(Ordering::Relaxed))?;
         }
         Ok(())
     }
 }
 
 /// Is told how many bytes are done, and says whether to go on.
-type Tell<'a> = dyn FnMut(u64) -> std::result::Result<(), Interrupted> + 'a;
+type ReportDone<'a> = dyn FnMut(u64) -> std::result::Result<(), Interrupted> + 'a;
 
 /// Populates all targets, by `threads` or as many as are worth their while. What is there already is left as it is.
 ///
 /// When it fails or is stopped, what was populated stays: the caller decides whether to unmap it.
-pub fn populate(targets: &[Target], threads: Option<usize>, tell: &mut Tell<'_>) -> Result<Report> {
+pub fn populate(targets: &[Target], threads: Option<usize>, report: &mut ReportDone<'_>) -> Result<Report> {
     let begun = Instant::now();
     let total = targets.iter().fold(0u64, |sum, target| sum.saturating_add(target.size()));
-    let tell = &mut |done: u64| tell(done.min(total));
+    let report = &mut |done: u64| report(done.min(total));
     let work = Work::new(targets);
-    let threads = threads.unwrap_or_else(|| thread_count(total)).clamp(1, work.pieces.len().max(1));
+    let threads = threads.unwrap_or_else(|| thread_count(total)).clamp(1, work.steps.len().max(1));
     let is_anywhere = targets.iter().all(|target| target.cpus.is_empty());
-    let told = if threads == 1 && is_anywhere { work.alone(tell) } else { in_threads(&work, threads, tell)? };
+    let told = if threads == 1 && is_anywhere { work.alone(report) } else { in_threads(&work, threads, report)? };
     if let Some(failure) = work.failure.lock().take() {
         return Err(failure);
     }
@@ -277,7 +277,11 @@ pub fn populate(targets: &[Target], threads: Option<usize>, tell: &mut Tell<'_>)
     Ok(Report { size: total, threads, elapsed: begun.elapsed(), touched: work.touched.load(Ordering::Relaxed) })
 }
 
-fn in_threads(work: &Work<'_>, threads: usize, tell: &mut Tell<'_>) -> Result<std::result::Result<(), Interrupted>> {
+fn in_threads(
+    work: &Work<'_>,
+    threads: usize,
+    report: &mut ReportDone<'_>,
+) -> Result<std::result::Result<(), Interrupted>> {
     std::thread::scope(|scope| {
         for index in 0..threads {
             let spawned =
@@ -293,7 +297,7 @@ fn in_threads(work: &Work<'_>, threads: usize, tell: &mut Tell<'_>) -> Result<st
                 });
             }
         }
-        Ok(work.watch(threads, tell))
+        Ok(work.watch(threads, report))
     })
 }
 
@@ -329,7 +333,7 @@ impl Background {
         Ok(self.result.wait_until(Deadline::after(timeout), interrupt, |result| result.is_none())?.is_some())
     }
 
-    /// Starts it; `keep` is dropped when it has ended, and keeps the memory until then.
+    /// AddressIndex it; `keep` is dropped when it has ended, and keeps the memory until then.
     pub fn start<T: Send + 'static>(
         targets: Vec<Target>,
         threads: Option<usize>,

@@ -22,7 +22,7 @@ pub const DAX_LEASE: &str = "change of a DAX window";
 #[derive(Clone, Debug)]
 pub struct MappedRegion {
     /// The description.
-    pub meta: SharedRegion,
+    pub desc: SharedRegion,
     /// The memory; a replacement of the description keeps it.
     pub mapping: Arc<Mapping>,
     /// Who holds it.
@@ -32,33 +32,33 @@ pub struct MappedRegion {
 impl MappedRegion {
     /// A region that no one holds yet.
     #[must_use]
-    pub fn new(meta: SharedRegion, mapping: Mapping) -> Self {
-        Self { meta, mapping: Arc::new(mapping), leases: Arc::default() }
+    pub fn new(desc: SharedRegion, mapping: Mapping) -> Self {
+        Self { desc, mapping: Arc::new(mapping), leases: Arc::default() }
     }
 
     /// The same memory under a new description.
     #[must_use]
-    pub fn described(&self, meta: SharedRegion) -> Self {
-        Self { meta, ..self.clone() }
+    pub fn described(&self, desc: SharedRegion) -> Self {
+        Self { desc, ..self.clone() }
     }
 
     /// The first address from `address` to `end` whose protection lacks some of the bits; in a DAX window it is that of the files.
     #[must_use]
     pub fn first_denied(&self, address: u64, end: u64, bits: i32) -> Option<u64> {
-        let base = self.meta.base();
+        let base = self.desc.base();
         match self.mapping.window() {
             Some(window) if bits != 0 => {
                 let offset = window.first_denied(address.saturating_sub(base), end.saturating_sub(base), bits)?;
                 Some(base.saturating_add(offset))
             }
-            _ => (self.meta.prot_flags & bits != bits).then_some(address),
+            _ => (self.desc.prot_flags & bits != bits).then_some(address),
         }
     }
 
     /// Holds part of the region; what may be written unseen counts as written for as long as it is held.
     pub fn lease(&self, what: &'static str, address: u64, size: u64, is_writable: bool) -> Result<Lease, Refused> {
         let info = LeaseInfo { what, address, size, is_writable };
-        self.leases.take(&self.mapping, address.saturating_sub(self.meta.base()), info)
+        self.leases.take(&self.mapping, address.saturating_sub(self.desc.base()), info)
     }
 }
 
@@ -67,9 +67,9 @@ impl DirtySource for MappedRegion {
     fn drain(&self, found: &mut dyn FnMut(Range)) {
         let Some(dirty) = self.mapping.dirty() else { return };
         for info in self.leases.held().iter().filter(|info| info.is_writable) {
-            dirty.mark(info.address.saturating_sub(self.meta.base()), info.size);
+            dirty.mark(info.address.saturating_sub(self.desc.base()), info.size);
         }
-        dirty.drain(&mut |pages| found(Range::between(pages.base(), pages.end().min(self.meta.size()))));
+        dirty.drain(&mut |pages| found(Range::between(pages.base(), pages.end().min(self.desc.size()))));
     }
 }
 
@@ -77,17 +77,17 @@ impl GuestMemoryRegion for MappedRegion {
     type B = ();
 
     fn len(&self) -> GuestUsize {
-        self.meta.size()
+        self.desc.size()
     }
 
     fn start_addr(&self) -> GuestAddress {
-        GuestAddress(self.meta.base())
+        GuestAddress(self.desc.base())
     }
 
     fn bitmap(&self) -> BS<'_, Self::B> {}
 
     fn get_host_address(&self, addr: MemoryRegionAddress) -> GuestMemoryResult<*mut u8> {
-        if addr.0 < self.meta.size() {
+        if addr.0 < self.desc.size() {
             Ok(self.mapping.host(addr.0))
         } else {
             Err(GuestMemoryError::InvalidBackendAddress)
@@ -105,7 +105,7 @@ impl GuestMemoryRegion for MappedRegion {
         count: usize,
     ) -> GuestMemoryResult<VolatileSlice<'_, BS<'_, Self::B>>> {
         let touchable =
-            self.meta.prot_flags & (PROT_READ | PROT_WRITE) == PROT_READ | PROT_WRITE && !self.mapping.is_guarded();
+            self.desc.prot_flags & (PROT_READ | PROT_WRITE) == PROT_READ | PROT_WRITE && !self.mapping.is_guarded();
         if !touchable {
             return Err(GuestMemoryError::HostAddressNotAvailable);
         }

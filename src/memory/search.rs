@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use super::buffer::Output;
 use super::mapping::Extent;
-use super::piece::Piece;
-use super::walk::CHUNK;
+use super::scan::CHUNK;
+use super::section::Section;
 use crate::model::error::Result;
 use crate::model::int::u64_of;
 use crate::model::int::usize_of;
@@ -66,20 +66,20 @@ impl Search {
         self.pattern.size().saturating_sub(1)
     }
 
-    /// Looks at pieces that touch each other, and returns how many bytes are behind it; without a piece the search is over.
+    /// Looks at sections that touch each other, and returns how many bytes are behind it; without a section the search is over.
     ///
     /// Pieces that do not fill the window end at a hole, a device region or the end.
-    pub fn look(&mut self, pieces: &[Piece]) -> Result<u64> {
-        let Some(first) = pieces.first() else {
+    pub fn look(&mut self, sections: &[Section]) -> Result<u64> {
+        let Some(first) = sections.first() else {
             self.position = self.end;
             return Ok(0);
         };
         let before = first.address();
-        self.pass(first, pieces)?;
+        self.pass(first, sections)?;
         Ok(self.position.saturating_sub(before))
     }
 
-    fn pass(&mut self, first: &Piece, pieces: &[Piece]) -> Result<()> {
+    fn pass(&mut self, first: &Section, sections: &[Section]) -> Result<()> {
         let start = first.address();
         if start >= self.data_end {
             // Far beyond the window: it holds for the windows to come too.
@@ -92,9 +92,9 @@ impl Search {
                 Extent::Data(size) => self.data_end = start.saturating_add(size),
             }
         }
-        let size = pieces.iter().fold(0usize, |sum, piece| sum.saturating_add(piece.size));
+        let size = sections.iter().fold(0usize, |sum, section| sum.saturating_add(section.size));
         if size >= self.pattern.size() {
-            self.fill(first, pieces, size)?;
+            self.fill(first, sections, size)?;
             self.collect(start);
         }
         let is_full = size >= self.step().saturating_add(self.overlap());
@@ -107,15 +107,15 @@ impl Search {
         hole >= HOLE.max(u64_of(self.pattern.size())) && !self.pattern.matches_zeroes()
     }
 
-    /// Copies the pieces, which are `size` bytes, into the buffer: directly when all of them are known to have pages.
-    fn fill(&mut self, first: &Piece, pieces: &[Piece], size: usize) -> Result<()> {
+    /// Copies the sections, which are `size` bytes, into the buffer: directly when all of them are known to have pages.
+    fn fill(&mut self, first: &Section, sections: &[Section], size: usize) -> Result<()> {
         self.buffer.resize(size, 0);
         let output = Output::from(self.buffer.as_mut_slice());
-        if pieces.len() == 1 && first.address().saturating_add(u64_of(size)) <= self.data_end {
+        if sections.len() == 1 && first.address().saturating_add(u64_of(size)) <= self.data_end {
             return first.at(0).read_data(&output);
         }
-        // `at` counts from the position, which may lie in a hole of the map before the first piece.
-        pieces.iter().try_for_each(|piece| piece.at(piece.at.saturating_sub(first.at)).scan(&output))
+        // `at` counts from the position, which may lie in a hole of the map before the first section.
+        sections.iter().try_for_each(|section| section.at(section.at.saturating_sub(first.at)).scan(&output))
     }
 
     /// The matches in the buffer, which begins at `address`.

@@ -7,12 +7,12 @@ use std::sync::Arc;
 
 use crate::model::backing::Seal;
 use crate::model::error::{Error, Result};
+use crate::model::format;
 use crate::model::region::{
     MAP_ANONYMOUS, MAP_FIXED, MAP_FIXED_NOREPLACE, MAP_GROWSDOWN, MAP_HUGETLB, MAP_NORESERVE, MAP_PRIVATE, RegionType,
     SharedRegion,
 };
 use crate::model::source::{SourceType, UserBuffer};
-use crate::model::text;
 use crate::sys::file::FileKind;
 use crate::sys::{file, huge};
 
@@ -87,7 +87,7 @@ fn check_flags(region: &SharedRegion) -> Result<()> {
 }
 
 fn open_memfd(region: &SharedRegion, huge_page_size: Option<u64>, backing: Backing) -> Result<Backing> {
-    let name = region.name.as_deref().map_or_else(|| text::hex(region.base()), str::to_owned);
+    let name = region.name.as_deref().map_or_else(|| format::hex(region.base()), str::to_owned);
     let memfd = file::memfd(&name, huge_page_size).map_err(|error| failed(region, "memfd_create failed", &error))?;
     let seals = region.options.seals.as_deref().unwrap_or(&DEFAULT_SEALS);
     let at_once = seals_before_mapping(seals);
@@ -157,8 +157,8 @@ fn check_length(region: &SharedRegion, kind: FileKind) -> Result<()> {
         FileKind::Regular(length) if length < needed => (
             format!(
                 "its file has {} bytes, offset and size need {}; extend it first",
-                text::hex(length),
-                text::hex(needed)
+                format::hex(length),
+                format::hex(needed)
             ),
             EINVAL,
         ),
@@ -207,7 +207,7 @@ fn require_hugetlbfs(region: &SharedRegion, path: &Path, file: &File) -> Result<
         Ok(Some(size)) => match region.source.page_size {
             Some(asked) if asked != size => {
                 let message =
-                    format!("{} has pages of {}, not {}", path.display(), text::size(size), text::size(asked));
+                    format!("{} has pages of {}, not {}", path.display(), format::size(size), format::size(asked));
                 Err(failed(region, &message, &io::Error::from_raw_os_error(EINVAL)))
             }
             _ => check_alignment(region, size),
@@ -229,8 +229,8 @@ fn page_size(region: &SharedRegion) -> Result<u64> {
     let sizes = huge::huge_page_sizes();
     let wanted = region.source.page_size.or_else(|| mount_page_size(region)).or_else(huge::default_huge_page_size);
     wanted.filter(|size| sizes.contains(size)).ok_or_else(|| {
-        let asked = wanted.map_or_else(|| "any size".into(), text::size);
-        let there: Vec<String> = sizes.iter().map(|size| text::size(*size)).collect();
+        let asked = wanted.map_or_else(|| "any size".into(), format::size);
+        let there: Vec<String> = sizes.iter().map(|size| format::size(*size)).collect();
         let message = format!("the host has no huge pages of {asked}; it has [{}]", there.join(", "));
         failed(region, &message, &io::Error::from_raw_os_error(EINVAL))
     })
@@ -263,8 +263,8 @@ fn check_multiple(region: &SharedRegion, what: &str, value: u64, page_size: u64)
     Err(Error::Misaligned {
         message: format!(
             "cannot map {region}: its {what} {} is not a multiple of its page size {}",
-            text::hex(value),
-            text::hex(page_size)
+            format::hex(value),
+            format::hex(page_size)
         ),
         address: Some(region.base()),
         size: Some(region.size()),
@@ -315,7 +315,7 @@ fn takes_from_pool(region: &SharedRegion) -> bool {
 fn pool_short(region: &SharedRegion, page_size: u64, needed: u64) -> Error {
     let available = huge::available_huge_pages(page_size);
     let missing = needed.saturating_sub(available).max(1);
-    let (size, pool) = (text::size(page_size), page_size / 1024);
+    let (size, pool) = (format::size(page_size), page_size / 1024);
     Error::HugePagesShort {
         message: format!(
             "cannot map {region}: {needed} huge pages of {size} are needed, {available} are free, {missing} are missing; \

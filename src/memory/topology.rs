@@ -24,7 +24,7 @@ pub fn cpus_of(node: u32) -> BTreeSet<u32> {
 /// The policy that the kernel has for an address, where it is one of ours.
 #[must_use]
 pub fn policy_at(host: *mut u8) -> Option<NumaPolicy> {
-    /// Flags of the mode lie above.
+    /// CInt of the mode lie above.
     const MODE: i32 = 0xff;
     let (mode, nodes) = numa::policy_at(host).ok()?;
     Some(NumaPolicy { mode: PolicyMode::of_number(mode & MODE)?, nodes, strict: false })

@@ -5,12 +5,12 @@ use std::io;
 use std::ops::ControlFlow;
 
 use super::buffer::{Bytes, Input};
-use super::piece::Piece;
-use super::walk::{self, Stretch};
+use super::scan::{self, Chunk};
+use super::section::Section;
 use crate::model::error::{Error, Result};
+use crate::model::format::hex;
 use crate::model::int::u64_of;
 use crate::model::interrupt::Interrupt;
-use crate::model::text::hex;
 use crate::model::wait::SLICE;
 use crate::sys::copy::Stopped;
 use crate::sys::stream::{self, Direction};
@@ -45,16 +45,16 @@ impl<'a> Transfer<'a> {
         self.done
     }
 
-    /// Reads the file into the pieces, without a copy in between where nobody may have to answer a fault.
-    pub fn read(&mut self, pieces: &[Piece]) -> Result<()> {
-        pieces.iter().try_for_each(|piece| self.fill(piece))
+    /// Reads the file into the sections, without a copy in between where nobody may have to answer a fault.
+    pub fn read(&mut self, sections: &[Section]) -> Result<()> {
+        sections.iter().try_for_each(|section| self.fill(section))
     }
 
-    fn fill(&mut self, piece: &Piece) -> Result<()> {
+    fn fill(&mut self, section: &Section) -> Result<()> {
         let mut skip = 0usize;
-        while skip < piece.size {
-            let part = piece.part(u64_of(skip), piece.size.saturating_sub(skip).min(STEP));
-            let has_handler = piece.region.mapping.has_fault_handler();
+        while skip < section.size {
+            let part = section.part(u64_of(skip), section.size.saturating_sub(skip).min(STEP));
+            let has_handler = section.region.mapping.has_fault_handler();
             let count = if has_handler { self.receive_patiently(&part) } else { self.receive(&part) }?;
             if count == 0 {
                 return Err(self.partial("the file ended", EIO));
@@ -64,7 +64,7 @@ impl<'a> Transfer<'a> {
         Ok(())
     }
 
-    fn receive(&mut self, part: &Piece) -> Result<usize> {
+    fn receive(&mut self, part: &Section) -> Result<usize> {
         let count = self.moved(Direction::In, part.size, |file, at| {
             // SAFETY: the part lies in a mapping that the caller holds; the kernel checks that it can be written.
             unsafe { stream::read(file, at, part.host(), part.size) }
@@ -74,8 +74,8 @@ impl<'a> Transfer<'a> {
     }
 
     /// The kernel would wait for a fault handler without end.
-    fn receive_patiently(&mut self, part: &Piece) -> Result<usize> {
-        let mut bytes = vec![0; part.size.min(walk::CHUNK)];
+    fn receive_patiently(&mut self, part: &Section) -> Result<usize> {
+        let mut bytes = vec![0; part.size.min(scan::CHUNK)];
         let before = self.done;
         let (start, size) = (bytes.as_mut_ptr(), bytes.len());
         let count = self.moved(Direction::In, size, |file, at| {
@@ -88,13 +88,13 @@ impl<'a> Transfer<'a> {
         written.map(|()| count).map_err(|error| error.after(before).of(self.total))
     }
 
-    /// Writes the pieces into the file; reads no page of guest memory that no one has written.
-    pub fn write(&mut self, pieces: &[Piece]) -> Result<()> {
+    /// Writes the sections into the file; reads no page of guest memory that no one has written.
+    pub fn write(&mut self, sections: &[Section]) -> Result<()> {
         let interrupt = self.interrupt;
-        walk::walk(pieces, self.verb, interrupt, |_, stretch| {
+        scan::walk(sections, self.verb, interrupt, |_, stretch| {
             match stretch {
-                Stretch::Data(bytes) => self.send(bytes)?,
-                Stretch::Hole(size) => walk::zeroes(size, |part| self.send(part))?,
+                Chunk::Data(bytes) => self.send(bytes)?,
+                Chunk::Hole(size) => scan::zeroes(size, |part| self.send(part))?,
             }
             Ok(ControlFlow::<()>::Continue(()))
         })
@@ -148,7 +148,7 @@ impl<'a> Transfer<'a> {
     }
 
     /// A fault is the memory's, anything else the file's.
-    fn failed(&self, part: &Piece, failure: Failure) -> Error {
+    fn failed(&self, part: &Section, failure: Failure) -> Error {
         match failure {
             Failure::Stopped(error) => error,
             Failure::Kernel(error) if error.raw_os_error() == Some(EFAULT) => {

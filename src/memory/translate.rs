@@ -1,14 +1,14 @@
 //! Many addresses at once.
 
 use super::buffer::{Bytes, Output};
-use super::map::MappedMap;
+use super::mapped_regions::MappedRegions;
+use crate::model::address_index::AddressIndex;
 use crate::model::error::Result;
-use crate::model::starts::Starts;
 
 /// What look-ups need, apart from the map, so that they can go on without holding it.
 #[derive(Debug)]
 pub struct Translator {
-    starts: Starts,
+    starts: AddressIndex,
     /// Sizes and host addresses of the regions.
     regions: Box<[(u64, u64)]>,
 }
@@ -19,13 +19,13 @@ pub type Place = (u64, i64);
 impl Translator {
     /// The regions of a map by ascending base.
     #[must_use]
-    pub fn new(memory: &MappedMap) -> Self {
+    pub fn new(memory: &MappedRegions) -> Self {
         let regions = memory.regions();
         Self {
-            starts: Starts::new(regions.iter().map(|region| region.meta.base()).collect()),
+            starts: AddressIndex::new(regions.iter().map(|region| region.desc.base()).collect()),
             regions: regions
                 .iter()
-                .map(|region| (region.meta.size(), region.mapping.host(0).addr().try_into().unwrap_or_default()))
+                .map(|region| (region.desc.size(), region.mapping.host(0).addr().try_into().unwrap_or_default()))
                 .collect(),
         }
     }

@@ -1,9 +1,9 @@
 //! Finds room among ranges that are taken: first, last, best or exact fit, with alignment, bounds and guard gaps.
 
 use super::error::{Error, Result, Shortage};
+use super::format::{hex, size as size_text};
 use super::invalid::Invalid;
 use super::range::Range;
-use super::text::{hex, size as size_text};
 
 /// Which of the places that would do is taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,8 +1,8 @@
 //! How the memory of a region is to be had from the kernel.
 
+use super::format;
 use super::invalid::Invalid;
 use super::policy::NumaPolicy;
-use super::text;
 
 /// A seal of a memfd, by what it forbids.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -83,7 +83,7 @@ impl BackingOptions {
     pub fn checked(mut self) -> Result<Self, Invalid> {
         for (what, size) in [("page_size", self.page_size), ("alignment", self.alignment)] {
             if let Some(size) = size.filter(|size| !size.is_power_of_two()) {
-                return Err(invalid(format!("{what} {} is not a power of two", text::hex(size))));
+                return Err(invalid(format!("{what} {} is not a power of two", format::hex(size))));
             }
         }
         if let Some(seals) = &mut self.seals {

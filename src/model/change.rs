@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::error::Result;
-use super::map::Map;
 use super::region::SharedRegion;
+use super::region_map::RegionMap;
 
 /// Which region of a map is meant; looked up in the map that is being changed.
 #[derive(Clone, Debug)]
@@ -19,7 +19,7 @@ pub enum Target {
 
 impl Target {
     /// The region that is meant, in one map.
-    pub fn find<'a>(&self, map: &'a Map) -> Result<&'a SharedRegion> {
+    pub fn find<'a>(&self, map: &'a RegionMap) -> Result<&'a SharedRegion> {
         match self {
             Self::Base(base) => map.at_base(*base),
             Self::Name(name) => map.at_name(name),
@@ -43,7 +43,7 @@ pub enum Operation {
 #[derive(Clone, Debug)]
 pub struct Replay {
     /// The map behind them.
-    pub map: Map,
+    pub map: RegionMap,
     /// For each region that replaced another: itself, and the one that it stands for in the map before.
     origins: Vec<(SharedRegion, SharedRegion)>,
 }
@@ -51,12 +51,12 @@ pub struct Replay {
 impl Replay {
     /// Begins with a map.
     #[must_use]
-    pub fn on(map: Map) -> Self {
+    pub fn on(map: RegionMap) -> Self {
         Self { map, origins: Vec::new() }
     }
 
     /// Applies all operations, or fails at the first that the map refuses.
-    pub fn all<'a>(map: &Map, operations: impl IntoIterator<Item = &'a Operation>) -> Result<Self> {
+    pub fn all<'a>(map: &RegionMap, operations: impl IntoIterator<Item = &'a Operation>) -> Result<Self> {
         let mut replay = Self::on(map.clone());
         operations.into_iter().try_for_each(|operation| replay.apply(operation))?;
         Ok(replay)
@@ -87,9 +87,9 @@ fn origin<'a>(origins: &'a [(SharedRegion, SharedRegion)], region: &SharedRegion
 #[derive(Clone, Debug)]
 pub struct Change {
     /// The map before.
-    pub before: Arc<Map>,
+    pub before: Arc<RegionMap>,
     /// The map behind it.
-    pub after: Arc<Map>,
+    pub after: Arc<RegionMap>,
     /// Regions only in `after`.
     pub added: Vec<SharedRegion>,
     /// Regions only in `before`.
@@ -101,14 +101,14 @@ pub struct Change {
 impl Change {
     /// Compares two maps region by region, by value.
     #[must_use]
-    pub fn between(before: &Arc<Map>, after: &Arc<Map>) -> Self {
+    pub fn between(before: &Arc<RegionMap>, after: &Arc<RegionMap>) -> Self {
         Self::by(before, after, |old, new| Arc::ptr_eq(old, new) || old == new, |old, new| new.has_backing_of(old))
     }
 
     /// Compares by identity: a region taken out and put back counts as removed and added, for its memory is new; only what
     /// the operations replaced is a replacement.
     #[must_use]
-    pub fn of_replay(before: &Arc<Map>, replay: Replay) -> Self {
+    pub fn of_replay(before: &Arc<RegionMap>, replay: Replay) -> Self {
         let Replay { map, origins } = replay;
         let replaces = |old: &SharedRegion, new: &SharedRegion| {
             origin(&origins, new).is_some_and(|origin| Arc::ptr_eq(origin, old))
@@ -117,8 +117,8 @@ impl Change {
     }
 
     fn by(
-        before: &Arc<Map>,
-        after: &Arc<Map>,
+        before: &Arc<RegionMap>,
+        after: &Arc<RegionMap>,
         same: impl Fn(&SharedRegion, &SharedRegion) -> bool,
         replaces: impl Fn(&SharedRegion, &SharedRegion) -> bool,
     ) -> Self {
@@ -142,9 +142,9 @@ impl Change {
         Self { before: Arc::clone(before), after: Arc::clone(after), added, removed, replaced }
     }
 
-    /// The arrival of every region of a map.
+    /// The attach_all of every region of a map.
     #[must_use]
-    pub fn arrival(map: &Arc<Map>) -> Self {
+    pub fn attach_all(map: &Arc<RegionMap>) -> Self {
         Self {
             before: Arc::new(map.without_regions()),
             after: Arc::clone(map),
@@ -154,17 +154,17 @@ impl Change {
         }
     }
 
-    /// The departure of every region of a map that itself stays.
+    /// The detach_all of every region of a map that itself stays.
     #[must_use]
-    pub fn departure(map: &Arc<Map>) -> Self {
+    pub fn detach_all(map: &Arc<RegionMap>) -> Self {
         let (before, after) = (Arc::clone(map), Arc::clone(map));
         Self { before, after, added: vec![], removed: map.regions().to_vec(), replaced: vec![] }
     }
 
     /// The regions of a map get new memory: each is taken out and put back.
     #[must_use]
-    pub fn renewal(map: &Arc<Map>) -> Self {
-        Self { before: Arc::clone(map), removed: map.regions().to_vec(), ..Self::arrival(map) }
+    pub fn remap(map: &Arc<RegionMap>) -> Self {
+        Self { before: Arc::clone(map), removed: map.regions().to_vec(), ..Self::attach_all(map) }
     }
 
     /// Whether a removed region shares an address with an added one.
@@ -219,16 +219,16 @@ mod tests {
         Arc::new(Region { name: Some(name.into()), ..region })
     }
 
-    fn map(regions: &[&SharedRegion]) -> Arc<Map> {
+    fn map(regions: &[&SharedRegion]) -> Arc<RegionMap> {
         let regions = regions.iter().copied().cloned().collect();
-        Arc::new(Map::from_regions(regions, Layout::new(1 << 46, 0, 1 << 45, vec![]).unwrap()).unwrap())
+        Arc::new(RegionMap::from_regions(regions, Layout::new(1 << 46, 0, 1 << 45, vec![]).unwrap()).unwrap())
     }
 
     fn names<'a>(regions: impl IntoIterator<Item = &'a SharedRegion>) -> Vec<&'a str> {
         regions.into_iter().filter_map(|region| region.name.as_deref()).collect()
     }
 
-    fn replayed(before: &Arc<Map>, operations: &[Operation]) -> Change {
+    fn replayed(before: &Arc<RegionMap>, operations: &[Operation]) -> Change {
         Change::of_replay(before, Replay::all(before, operations).unwrap())
     }
 
@@ -318,14 +318,15 @@ mod tests {
         let layout = Layout::new(1 << 46, 0, 1 << 45, vec![]).unwrap();
         let removed = [ram(0, 0x1000), ram(0x2000, 0x1000), ram(0x5000, 0x4000)];
         let added = [ram(0x1000, 0x1000), ram(0x8000, 0x1000)];
-        let map = |regions: &[SharedRegion]| Arc::new(Map::from_regions(regions.to_vec(), layout.clone()).unwrap());
+        let map =
+            |regions: &[SharedRegion]| Arc::new(RegionMap::from_regions(regions.to_vec(), layout.clone()).unwrap());
         let change = Change::between(&map(&removed), &map(&added));
         assert_eq!(
             change.removed.iter().map(|old| change.is_in_the_way(old)).collect::<Vec<_>>(),
             [false, false, true]
         );
-        let renewal = Change::renewal(&map(&removed));
-        assert!(renewal.removed.iter().all(|old| renewal.is_in_the_way(old)));
-        assert!(Change::arrival(&map(&removed)).before.regions().is_empty());
+        let remap = Change::remap(&map(&removed));
+        assert!(remap.removed.iter().all(|old| remap.is_in_the_way(old)));
+        assert!(Change::attach_all(&map(&removed)).before.regions().is_empty());
     }
 }

@@ -26,9 +26,9 @@ pub struct LeaseInfo {
 
 /// What a client raised, in the form that its language has for it.
 #[derive(Clone)]
-pub struct Raised(Arc<dyn Any + Send + Sync>);
+pub struct ClientException(Arc<dyn Any + Send + Sync>);
 
-impl Raised {
+impl ClientException {
     /// Carries anything.
     pub fn new(raised: impl Any + Send + Sync) -> Self {
         Self(Arc::new(raised))
@@ -41,9 +41,9 @@ impl Raised {
     }
 }
 
-impl std::fmt::Debug for Raised {
+impl std::fmt::Debug for ClientException {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.write_str("Raised(..)")
+        formatter.write_str("ClientException(..)")
     }
 }
 
@@ -131,7 +131,7 @@ pub enum Error {
         region: Arc<Region>,
     },
     /// The kernel reported a fault of the memory itself.
-    #[error("{message} (done before it: {} bytes)", super::text::hex(*.completed))]
+    #[error("{message} (done before it: {} bytes)", super::format::hex(*.completed))]
     Fault {
         /// What was being done.
         message: String,
@@ -301,7 +301,7 @@ pub enum Error {
         /// The client, the phase, and what happened there.
         message: String,
         /// What it raised.
-        raised: Option<Raised>,
+        raised: Option<ClientException>,
     },
     /// The caller's [`super::interrupt::Interrupt`] said stop.
     #[error("interrupted")]

@@ -2,10 +2,10 @@
 
 use super::allocator::without;
 use super::error::{Error, Result};
+use super::format::hex;
 use super::invalid::Invalid;
 use super::range::{Range, joined};
 use super::region::{Region, RegionType, SharedRegion};
-use super::text::hex;
 
 /// The bounds that every region of a space must keep. All ends are exclusive.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -1,10 +1,10 @@
 //! Machines: where each puts its RAM, and what is in the way.
 
 use super::error::{Error, Result};
+use super::format::hex;
 use super::invalid::Invalid;
 use super::layout::Layout;
 use super::range::Range;
-use super::text::hex;
 
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::allocator::{Policy, Wanted, within};
 use super::backing::BackingOptions;
 use super::error::{Error, Result};
+use super::format::{hex, size as size_text};
 use super::invalid::Invalid;
 use super::layout::Layout;
 use super::machine::Machine;
@@ -17,7 +18,6 @@ use super::policy::PolicyMode;
 use super::range::Range;
 use super::region::{MAP_POPULATE, Region, RegionType, SharedRegion};
 use super::source::{Source, SourceType};
-use super::text::{hex, size as size_text};
 
 const SMALL_PAGE: u64 = 4096;
 /// Where a request names no huge page size: a plan looks at no host, and this is the default of nearly all.
@@ -189,8 +189,8 @@ impl Plan {
         let infos = self.request.numa_regions.clone();
         for (index, info) in infos.iter().enumerate() {
             let node = info.guest_numa_node_id.unwrap_or_default();
-            let mut pieces = Vec::new();
-            if let Err(left) = cursor.take(info.size, &mut pieces) {
+            let mut sections = Vec::new();
+            if let Err(left) = cursor.take(info.size, &mut sections) {
                 let ends = hex(self.layout.mem_end());
                 self.problem(format!(
                     "numa_regions[{index}]: {} of its {} do not fit below mem_end {ends} of the machine '{}'; give more phys_bits",
@@ -199,7 +199,7 @@ impl Plan {
                     self.request.machine.name
                 ));
             }
-            for (range, reason) in pieces {
+            for (range, reason) in sections {
                 self.add_ram(range, info, format!("guest node {node}: {reason}"));
             }
             let vcpus = &mut self.numa_nodes.entry(node).or_default().vcpu_ids;
@@ -383,7 +383,7 @@ impl Cursor {
     }
 
     /// Pieces for `size` bytes with the reason for each; `Err` with the bytes that do not fit.
-    fn take(&mut self, size: u64, pieces: &mut Vec<(Range, String)>) -> std::result::Result<(), u64> {
+    fn take(&mut self, size: u64, sections: &mut Vec<(Range, String)>) -> std::result::Result<(), u64> {
         let mut left = size;
         let mut split = None;
         while left > 0 {
@@ -395,13 +395,13 @@ impl Cursor {
                     || format!("all of its {}", size_text(size)),
                     |hole| format!("the rest of its {}, behind the hole {hole}", size_text(size)),
                 );
-                pieces.push((self.advance(left), reason));
+                sections.push((self.advance(left), reason));
                 return Ok(());
             }
             let Some(hole) = obstacle.filter(|obstacle| obstacle.end() < self.mem_end) else { return Err(left) };
             let usable = room & !self.page_size.wrapping_sub(1);
             if usable > 0 && usable >= self.min_split {
-                pieces.push((
+                sections.push((
                     self.advance(usable),
                     format!("as much of its {} as fits below the hole {hole}", size_text(size)),
                 ));

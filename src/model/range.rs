@@ -1,7 +1,7 @@
 //! A checked, half-open range of guest physical addresses.
 
+use super::format::hex;
 use super::invalid::Invalid;
-use super::text::hex;
 
 /// The addresses `[base, base + size)`; its end is at most `2^64 - 1`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use super::backing::BackingOptions;
+use super::format;
 use super::invalid::{Invalid, Kind};
 use super::policy::{NumaPolicy, PolicyMode};
 use super::range::Range;
 use super::source::{Source, SourceType};
-use super::text;
 
 /// `mmap`'s `MAP_SHARED`.
 pub const MAP_SHARED: i32 = 0x1;
@@ -156,7 +156,7 @@ impl Region {
     /// Whether the description is one that a region can have; every public way to make a region ends here.
     pub fn check(&self) -> Result<(), Invalid> {
         if self.range.is_empty() {
-            return Err(self.invalid(format!("a region at {} needs a size above 0", text::hex(self.base()))));
+            return Err(self.invalid(format!("a region at {} needs a size above 0", format::hex(self.base()))));
         }
         if let Some(name) = &self.name
             && (name.is_empty() || name.chars().any(char::is_control))
@@ -273,15 +273,15 @@ impl Region {
         if let Some(buffer) = buffer.as_ref().filter(|buffer| buffer.size != self.size()) {
             return Err(self.invalid(format!(
                 "a region over a buffer of {} bytes has as many, not {}",
-                text::hex(buffer.size),
-                text::hex(self.size())
+                format::hex(buffer.size),
+                format::hex(self.size())
             )));
         }
         match page_size {
             Some(_) if !source_type.is_some_and(SourceType::is_huge) => Err(self
                 .invalid("page_size= goes with a huge mem_type: \"hugeshmem\", \"hugemmap\" or \"hugetlbfs\"".into())),
             Some(size) if !size.is_power_of_two() => {
-                Err(self.invalid(format!("page_size {} is not a power of two", text::hex(*size))))
+                Err(self.invalid(format!("page_size {} is not a power of two", format::hex(*size))))
             }
             _ => Ok(()),
         }
@@ -375,11 +375,11 @@ impl std::fmt::Display for Region {
 pub fn repr(region: &Region) -> String {
     let name = region.name.as_ref().map(|name| format!("'{name}' ")).unwrap_or_default();
     let memory = if region.has_memory() {
-        format!(" {} {}", text::protection(region.prot_flags), region.backing_word())
+        format!(" {} {}", format::protection(region.prot_flags), region.backing_word())
     } else {
         String::new()
     };
-    let (type_name, range, size) = (region.region_type.name(), region.range, text::size(region.size()));
+    let (type_name, range, size) = (region.region_type.name(), region.range, format::size(region.size()));
     format!("AddressSpaceRegion({name}{type_name} {range} {size}{memory})")
 }
 

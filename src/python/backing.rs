@@ -3,7 +3,7 @@
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString, PyTuple};
 
-use super::convert::{Size, Small};
+use super::convert::{Size, U32};
 use crate::model::backing::{BackingOptions, Seal};
 use crate::model::policy::{NumaPolicy, PolicyMode, node_list, parse_node_list};
 
@@ -41,7 +41,7 @@ impl PyNumaPolicy {
                     ))
                 })?
             }
-            Some(given) => given.try_iter()?.map(|node| Ok(node?.extract::<Small>()?.0)).collect::<PyResult<_>>()?,
+            Some(given) => given.try_iter()?.map(|node| Ok(node?.extract::<U32>()?.0)).collect::<PyResult<_>>()?,
         };
         let policy = NumaPolicy { mode, nodes, strict };
         policy.check()?;

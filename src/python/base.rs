@@ -11,10 +11,10 @@ use super::convert::{self, Address, Size};
 use super::layout::PyLayout;
 use super::region::PyRegion;
 use crate::model::change::Target;
-use crate::model::map::Map;
+use crate::model::format::hex;
 use crate::model::region::SharedRegion;
-use crate::model::table;
-use crate::model::text::hex;
+use crate::model::region_map::RegionMap;
+use crate::model::render;
 
 /// The map of an address space as an immutable value: sorted regions and the layout that they keep.
 ///
@@ -27,20 +27,20 @@ use crate::model::text::hex;
 /// True
 #[pyclass(frozen, name = "AddressSpaceBase", module = "dbs_address_space")]
 pub struct PyBase {
-    pub(super) map: Arc<Map>,
+    pub(super) map: Arc<RegionMap>,
     /// One object a region, made when it is first asked for, so that it is the same each time.
     objects: PyOnceLock<Box<[PyOnceLock<Py<PyRegion>>]>>,
     regions: PyOnceLock<Py<PyTuple>>,
 }
 
-impl From<Arc<Map>> for PyBase {
-    fn from(map: Arc<Map>) -> Self {
+impl From<Arc<RegionMap>> for PyBase {
+    fn from(map: Arc<RegionMap>) -> Self {
         Self { map, objects: PyOnceLock::new(), regions: PyOnceLock::new() }
     }
 }
 
-impl From<Map> for PyBase {
-    fn from(map: Map) -> Self {
+impl From<RegionMap> for PyBase {
+    fn from(map: RegionMap) -> Self {
         Self::from(Arc::new(map))
     }
 }
@@ -104,7 +104,7 @@ impl PyBase {
     /// 0
     #[staticmethod]
     fn from_regions(regions: &Bound<'_, PyAny>, layout: &Bound<'_, PyLayout>) -> PyResult<Self> {
-        Ok(Map::from_regions(regions_of(regions)?, layout.get().0.clone())?.into())
+        Ok(RegionMap::from_regions(regions_of(regions)?, layout.get().0.clone())?.into())
     }
 
     /// A new map with one region more; raises as `from_regions` does.
@@ -312,7 +312,7 @@ impl PyBase {
     }
 
     fn __repr__(&self) -> String {
-        let (map, ram) = (&self.map, crate::model::text::size(self.map.ram_size()));
+        let (map, ram) = (&self.map, crate::model::format::size(self.map.ram_size()));
         format!(
             "AddressSpaceBase({} regions, {ram} RAM, last_addr {}, generation {})",
             map.regions().len(),
@@ -322,7 +322,7 @@ impl PyBase {
     }
 
     pub(super) fn __str__(&self) -> String {
-        table::table(&self.map)
+        render::table(&self.map)
     }
 
     fn __copy__(slf: Py<Self>) -> Py<Self> {

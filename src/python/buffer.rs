@@ -13,11 +13,11 @@ use pyo3::{Borrowed, ffi};
 use crate::memory::buffer::{Bytes, Output};
 use crate::memory::lease::{Lease, Leases, Refused};
 use crate::memory::mapping::Mapping;
-use crate::memory::piece::Piece;
+use crate::memory::section::Section;
 use crate::model::error::{Error, LeaseInfo};
+use crate::model::format::hex;
 use crate::model::region::{PROT_READ, PROT_WRITE};
 use crate::model::source::{KeepAlive, UserBuffer};
-use crate::model::text::hex;
 use crate::model::wait::SLICE;
 use crate::space::AddressSpace;
 
@@ -60,23 +60,23 @@ pub(super) fn new_bytearray(py: Python<'_>, size: usize) -> PyResult<Bound<'_, P
     PyByteArray::new_with(py, size, |_| Ok(()))
 }
 
-/// A contiguous buffer that is held: its exporter keeps the bytes where they are meanwhile.
+/// A contiguous buffer that is buffer: its exporter keeps the bytes where they are meanwhile.
 ///
 /// PyO3's own refuses exporters that leave out strides, as every object of `ctypes` does.
-pub(super) struct Held(Box<ffi::Py_buffer>);
+pub(super) struct PyBuffer(Box<ffi::Py_buffer>);
 
-impl std::fmt::Debug for Held {
+impl std::fmt::Debug for PyBuffer {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_struct("Held").field("start", &self.0.buf).field("size", &self.0.len).finish()
+        formatter.debug_struct("PyBuffer").field("start", &self.0.buf).field("size", &self.0.len).finish()
     }
 }
 
 // SAFETY: the buffer may be used from any thread; it is released with the interpreter's lock.
-unsafe impl Send for Held {}
+unsafe impl Send for PyBuffer {}
 // SAFETY: as above; nothing in it is changed.
-unsafe impl Sync for Held {}
+unsafe impl Sync for PyBuffer {}
 
-impl Held {
+impl PyBuffer {
     pub(super) fn of(object: &Bound<'_, PyAny>) -> PyResult<Self> {
         let py = object.py();
         let mut buffer = Box::<ffi::Py_buffer>::new_uninit();
@@ -85,14 +85,14 @@ impl Held {
             return Err(PyErr::fetch(py));
         }
         // SAFETY: filled by the call that succeeded; it stays where it is, as its pointers may lead into it.
-        let held = Self(unsafe { buffer.assume_init() });
+        let buffer = Self(unsafe { buffer.assume_init() });
         // SAFETY: a filled buffer.
-        if unsafe { ffi::PyBuffer_IsContiguous(&raw const *held.0, b'C'.cast_signed()) } == 0 {
+        if unsafe { ffi::PyBuffer_IsContiguous(&raw const *buffer.0, b'C'.cast_signed()) } == 0 {
             return Err(PyBufferError::new_err(
                 "the buffer is not contiguous: copy it with bytes() or numpy.ascontiguousarray first",
             ));
         }
-        Ok(held)
+        Ok(buffer)
     }
 
     fn size(&self) -> usize {
@@ -118,7 +118,7 @@ impl Held {
     }
 }
 
-impl Drop for Held {
+impl Drop for PyBuffer {
     /// At the interpreter's end nothing can be released any more.
     fn drop(&mut self) {
         // SAFETY: filled by `PyObject_GetBuffer`, and released once.
@@ -126,36 +126,36 @@ impl Drop for Held {
     }
 }
 
-/// Calls `work` with the bytes of a contiguous bytes-like object, which is held meanwhile.
+/// Calls `work` with the bytes of a contiguous bytes-like object, which is buffer meanwhile.
 #[inline]
 pub(super) fn with_input<T>(data: &Bound<'_, PyAny>, work: impl FnOnce(Bytes<'_>) -> PyResult<T>) -> PyResult<T> {
     if let Ok(bytes) = data.cast_exact::<PyBytes>() {
         return work(Bytes::from(bytes.as_bytes()));
     }
-    work(Held::of(data)?.bytes())
+    work(PyBuffer::of(data)?.bytes())
 }
 
-/// Calls `work` with a contiguous writable buffer, which is held meanwhile.
+/// Calls `work` with a contiguous writable buffer, which is buffer meanwhile.
 #[inline]
 pub(super) fn with_output<T>(target: &Bound<'_, PyAny>, work: impl FnOnce(&Output<'_>) -> PyResult<T>) -> PyResult<T> {
-    let held = Held::of(target)?;
-    held.require_writable("give a bytearray, a writable memoryview or array")?;
+    let buffer = PyBuffer::of(target)?;
+    buffer.require_writable("give a bytearray, a writable memoryview or array")?;
     // SAFETY: the exporter keeps the bytes where they are, and lets us write them, while we hold the buffer.
-    work(&unsafe { Output::new(held.0.buf.cast(), held.size()) })
+    work(&unsafe { Output::new(buffer.0.buf.cast(), buffer.size()) })
 }
 
 /// Calls `work` with a contiguous buffer of u64 integers, an array of NumPy for example.
 pub(super) fn with_integers<T>(object: &Bound<'_, PyAny>, work: impl FnOnce(Bytes<'_>) -> PyResult<T>) -> PyResult<T> {
-    let held = Held::of(object)?;
-    let is_u64 = held.0.itemsize.unsigned_abs() == size_of::<u64>()
-        && matches!(held.format().to_str(), Ok("Q" | "L" | "<Q" | "<L" | "=Q" | "=L" | "@Q" | "@L" | "N"));
+    let buffer = PyBuffer::of(object)?;
+    let is_u64 = buffer.0.itemsize.unsigned_abs() == size_of::<u64>()
+        && matches!(buffer.format().to_str(), Ok("Q" | "L" | "<Q" | "<L" | "=Q" | "=L" | "@Q" | "@L" | "N"));
     if !is_u64 {
         return Err(PyTypeError::new_err(format!(
             "the buffer must hold unsigned integers of 8 bytes (array('Q'), dtype '<u8'), not items of format {:?}",
-            held.format()
+            buffer.format()
         )));
     }
-    work(held.bytes())
+    work(buffer.bytes())
 }
 
 /// Whether an object has the buffer protocol.
@@ -165,14 +165,14 @@ pub(super) fn is_buffer(object: &Bound<'_, PyAny>) -> bool {
 }
 
 /// A region that shows a user's buffer holds it until the region is gone everywhere.
-impl KeepAlive for Held {}
+impl KeepAlive for PyBuffer {}
 
 /// The memory of a writable, contiguous buffer, and what keeps it.
 pub(super) fn adopt(object: &Bound<'_, PyAny>) -> PyResult<UserBuffer> {
-    let held = Held::of(object)?;
-    held.require_writable("a region needs one that can be written")?;
-    let host = held.0.buf.expose_provenance();
-    Ok(UserBuffer { host, size: u64::try_from(held.size()).unwrap_or(u64::MAX), keep: Arc::new(held) })
+    let buffer = PyBuffer::of(object)?;
+    buffer.require_writable("a region needs one that can be written")?;
+    let host = buffer.0.buf.expose_provenance();
+    Ok(UserBuffer { host, size: u64::try_from(buffer.size()).unwrap_or(u64::MAX), keep: Arc::new(buffer) })
 }
 
 /// What a view is an export of; every export holds a lease on the region, slices of a memoryview share it.
@@ -195,16 +195,16 @@ impl PyGuestView {
     pub(super) fn memoryview<'py>(
         py: Python<'py>,
         space: &Arc<AddressSpace>,
-        piece: &Piece,
+        section: &Section,
         readonly: bool,
     ) -> PyResult<Bound<'py, PyMemoryView>> {
         let exporter = Self {
             space: Arc::downgrade(space),
-            mapping: Arc::downgrade(&piece.region.mapping),
-            leases: Arc::clone(&piece.region.leases),
-            offset: piece.offset,
-            address: piece.address(),
-            size: u64::try_from(piece.size).unwrap_or(u64::MAX),
+            mapping: Arc::downgrade(&section.region.mapping),
+            leases: Arc::clone(&section.region.leases),
+            offset: section.offset,
+            address: section.address(),
+            size: u64::try_from(section.size).unwrap_or(u64::MAX),
             readonly,
         };
         PyMemoryView::from(Bound::new(py, exporter)?.as_any())
@@ -250,7 +250,7 @@ pub(super) fn wait_settled(py: Python<'_>, space: &AddressSpace, leases: &Leases
         return Err(Error::Reentrant { message }.into());
     }
     py.detach(|| leases.wait_settled(SLICE));
-    space.turn().check_patience()?;
+    space.turn().check_client_timeout()?;
     py.check_signals()
 }
 

@@ -5,13 +5,13 @@ use pyo3::types::{PyDict, PyString, PyTuple};
 
 use super::backing::PyBackingOptions;
 use super::convert::invalid;
-use super::convert::{self, Size, Small};
+use super::convert::{self, Size, U32};
 use super::machine::PyMachine;
+use crate::model::format;
 use crate::model::machine::{Arch, Machine};
 use crate::model::numa::NumaRegionInfo;
 use crate::model::plan::{Hotplug, Request};
 use crate::model::source::SourceType;
-use crate::model::text;
 
 /// Memory that a machine should have: how much, for which guest node, from which host node.
 ///
@@ -36,8 +36,8 @@ impl PyNumaRegionInfo {
     #[pyo3(signature = (size, host_numa_node_id=None, guest_numa_node_id=None, vcpu_ids=None), text_signature = "(size, host_numa_node_id=None, guest_numa_node_id=None, vcpu_ids=())")]
     fn new(
         size: Size,
-        host_numa_node_id: Option<Small>,
-        guest_numa_node_id: Option<Small>,
+        host_numa_node_id: Option<U32>,
+        guest_numa_node_id: Option<U32>,
         vcpu_ids: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
         let info = NumaRegionInfo {
@@ -78,7 +78,7 @@ impl PyNumaRegionInfo {
         let node = |node: Option<u32>| node.map_or_else(|| "None".into(), |node| node.to_string());
         Ok(format!(
             "NumaRegionInfo('{}', host_numa_node_id={}, guest_numa_node_id={}, vcpu_ids={})",
-            text::size(self.0.size),
+            format::size(self.0.size),
             node(self.0.host_numa_node_id),
             node(self.0.guest_numa_node_id),
             self.vcpu_ids(py)?.repr()?
@@ -105,8 +105,8 @@ pub struct PyHotplug(pub(super) Hotplug);
 #[pymethods]
 impl PyHotplug {
     #[new]
-    #[pyo3(signature = (max_memory, slots=Small(8)), text_signature = "(max_memory, slots=8)")]
-    fn new(max_memory: Size, slots: Small) -> Self {
+    #[pyo3(signature = (max_memory, slots=U32(8)), text_signature = "(max_memory, slots=8)")]
+    fn new(max_memory: Size, slots: U32) -> Self {
         Self(Hotplug { max_memory: max_memory.0, slots: slots.0 })
     }
 
@@ -123,7 +123,7 @@ impl PyHotplug {
     }
 
     fn __repr__(&self) -> String {
-        format!("Hotplug('{}', slots={})", text::size(self.0.max_memory), self.0.slots)
+        format!("Hotplug('{}', slots={})", format::size(self.0.max_memory), self.0.slots)
     }
 
     fn __getnewargs__(&self) -> (u64, u32) {
@@ -151,7 +151,7 @@ impl PyHotplug {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PyBuilder(pub(super) Request);
 
-fn machine(given: Option<&Bound<'_, PyAny>>, arch: Option<&str>, phys_bits: Option<Small>) -> PyResult<Machine> {
+fn machine(given: Option<&Bound<'_, PyAny>>, arch: Option<&str>, phys_bits: Option<U32>) -> PyResult<Machine> {
     if let Some(machine) = given.and_then(|given| given.cast::<PyMachine>().ok()) {
         if arch.is_some() || phys_bits.is_some() {
             return Err(invalid("arch= and phys_bits= are for a machine's name: a Machine has its own".into()));
@@ -188,7 +188,7 @@ impl PyBuilder {
         mem_type: Option<&Bound<'_, PyAny>>,
         mem_file_path: Option<&Bound<'_, PyAny>>,
         mem_prealloc: bool,
-        phys_bits: Option<Small>,
+        phys_bits: Option<U32>,
         firmware: bool,
         dax_window: Option<Size>,
         hotplug: Option<&Bound<'_, PyHotplug>>,
@@ -209,7 +209,7 @@ impl PyBuilder {
 
     fn __repr__(&self) -> String {
         let sizes: Vec<String> =
-            self.0.numa_regions.iter().map(|info| format!("'{}'", text::size(info.size))).collect();
+            self.0.numa_regions.iter().map(|info| format!("'{}'", format::size(info.size))).collect();
         format!("AddressSpaceBuilder('{}', numa_regions=[{}])", self.0.machine.name, sizes.join(", "))
     }
 

@@ -10,9 +10,9 @@ use super::mapping::PyMapping;
 use super::region::PyRegion;
 use crate::model::change::Change;
 use crate::model::error::Error;
-use crate::model::map::Map;
 use crate::model::region::SharedRegion;
-use crate::space::offer::Offer;
+use crate::model::region_map::RegionMap;
+use crate::space::proposal::Proposal;
 
 /// How one map differs from another: what was added, removed, and replaced with its backing kept.
 ///
@@ -32,7 +32,7 @@ pub struct PyChange {
     replaced: Py<PyTuple>,
     text: String,
     /// The host side, while a client is shown the change.
-    offer: Mutex<Option<Arc<Offer>>>,
+    proposal: Mutex<Option<Arc<Proposal>>>,
 }
 
 impl PyChange {
@@ -55,26 +55,26 @@ impl PyChange {
             text: change.to_string(),
             before,
             after,
-            offer: Mutex::new(None),
+            proposal: Mutex::new(None),
         })
     }
 
     /// A change as a client is shown it.
-    pub(super) fn offered(py: Python<'_>, offer: &Arc<Offer>) -> PyResult<Self> {
-        let base = |map: &Arc<Map>| Py::new(py, PyBase::from(Arc::clone(map)));
-        let change = Self::of(py, &offer.change, base(&offer.change.before)?, base(&offer.change.after)?)?;
-        *change.offer() = Some(Arc::clone(offer));
+    pub(super) fn offered(py: Python<'_>, proposal: &Arc<Proposal>) -> PyResult<Self> {
+        let base = |map: &Arc<RegionMap>| Py::new(py, PyBase::from(Arc::clone(map)));
+        let change = Self::of(py, &proposal.change, base(&proposal.change.before)?, base(&proposal.change.after)?)?;
+        *change.proposal() = Some(Arc::clone(proposal));
         Ok(change)
     }
 
     /// Ends the time in which [`mapping`](Self::mapping) answers.
     pub(super) fn end(&self) {
-        let offer = self.offer().take();
-        drop(offer);
+        let proposal = self.proposal().take();
+        drop(proposal);
     }
 
-    fn offer(&self) -> MutexGuard<'_, Option<Arc<Offer>>> {
-        self.offer.lock().unwrap_or_else(PoisonError::into_inner)
+    fn proposal(&self) -> MutexGuard<'_, Option<Arc<Proposal>>> {
+        self.proposal.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn is_empty(&self, py: Python<'_>) -> bool {
@@ -129,12 +129,12 @@ impl PyChange {
     /// 4194304
     fn mapping(&self, region: &Bound<'_, PyRegion>) -> PyResult<PyMapping> {
         let region = &region.get().0;
-        let offer = self.offer().clone();
-        let offer = offer.filter(|offer| offer.has_memory()).ok_or_else(|| Error::NotMapped {
+        let proposal = self.proposal().clone();
+        let proposal = proposal.filter(|proposal| proposal.has_memory()).ok_or_else(|| Error::NotMapped {
             message: "the change shows no memory: ask in a client's prepare, commit or rollback, on a mapped space"
                 .into(),
         })?;
-        let mapped = offer.mapping(region).ok_or_else(|| Error::Unmapped {
+        let mapped = proposal.mapping(region).ok_or_else(|| Error::Unmapped {
             message: format!("{region} has no memory in this change"),
             address: Some(region.base()),
             size: Some(region.size()),

@@ -13,11 +13,11 @@ use pyo3::{Borrowed, intern};
 
 use super::buffer;
 use crate::model::error::Error;
+use crate::model::format;
 use crate::model::invalid::Invalid;
 use crate::model::range::Range;
 use crate::model::region::RegionType;
 use crate::model::source::{SourceType, UserFile};
-use crate::model::text;
 use crate::sys::file;
 
 /// A guest physical address: an int from 0 to 2^64 - 1.
@@ -60,7 +60,7 @@ impl<'py> FromPyObject<'_, 'py> for Size {
 #[cold]
 fn size_slowly(object: Borrowed<'_, '_, PyAny>) -> PyResult<u64> {
     match object.cast::<PyString>() {
-        Ok(text) => Ok(text::parse_size(&text.to_string_lossy())?),
+        Ok(text) => Ok(format::parse_size(&text.to_string_lossy())?),
         Err(_) => unsigned_slowly(object, u64::MAX),
     }
 }
@@ -83,9 +83,9 @@ impl<'py> FromPyObject<'_, 'py> for Name {
 
 /// An int of 32 bits, such as a NUMA node.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Small(pub(super) u32);
+pub(super) struct U32(pub(super) u32);
 
-impl<'py> FromPyObject<'_, 'py> for Small {
+impl<'py> FromPyObject<'_, 'py> for U32 {
     type Error = PyErr;
 
     fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
@@ -107,9 +107,9 @@ impl<'py> FromPyObject<'_, 'py> for Byte {
 
 /// `mmap` flags, a protection or a descriptor: a C int that isn't negative.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Flags(pub(super) i32);
+pub(super) struct CInt(pub(super) i32);
 
-impl<'py> FromPyObject<'_, 'py> for Flags {
+impl<'py> FromPyObject<'_, 'py> for CInt {
     type Error = PyErr;
 
     fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
@@ -125,14 +125,14 @@ impl<'py> FromPyObject<'_, 'py> for Protection {
     type Error = PyErr;
 
     fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
-        let Ok(text) = object.cast::<PyString>() else { return object.extract::<Flags>().map(|flags| Self(flags.0)) };
+        let Ok(text) = object.cast::<PyString>() else { return object.extract::<CInt>().map(|flags| Self(flags.0)) };
         Ok(Self(
             object
                 .py()
                 .import(intern!(object.py(), "dbs_address_space.enums"))?
                 .getattr("Prot")?
                 .call_method1("parse", (text,))?
-                .extract::<Flags>()?
+                .extract::<CInt>()?
                 .0,
         ))
     }
@@ -163,7 +163,7 @@ fn unsigned_slowly(object: Borrowed<'_, '_, PyAny>, highest: u64) -> PyResult<u6
     index.extract::<u64>().ok().filter(|value| *value <= highest).ok_or_else(|| {
         let written =
             index.call_method1("__format__", ("#x",)).map_or_else(|_| String::from("it"), |text| text.to_string());
-        invalid(format!("{written} is out of range: it must lie between 0 and {}", text::hex(highest)))
+        invalid(format!("{written} is out of range: it must lie between 0 and {}", format::hex(highest)))
     })
 }
 
@@ -219,8 +219,8 @@ pub(super) fn user_file(object: &Bound<'_, PyAny>) -> PyResult<UserFile> {
 /// Our own duplicate of an int descriptor, or of anything with `fileno()`.
 pub(super) fn duplicate(object: &Bound<'_, PyAny>) -> PyResult<File> {
     let fd: RawFd = match object.is_instance_of::<PyInt>() {
-        true => object.extract::<Flags>()?.0,
-        false => object.call_method0("fileno").map_err(|error| not_a_file(object, error))?.extract::<Flags>()?.0,
+        true => object.extract::<CInt>()?.0,
+        false => object.call_method0("fileno").map_err(|error| not_a_file(object, error))?.extract::<CInt>()?.0,
     };
     let duplicate = file::duplicate(fd).map_err(|error| Error::Backing {
         message: format!("file descriptor {fd} can't be duplicated: {error}"),
@@ -305,8 +305,8 @@ imported!(
     py_effective, "dbs_address_space.reports", "EffectiveBacking"
 );
 imported!(
-    /// A `Placement`.
-    py_placement, "dbs_address_space.reports", "Placement"
+    /// A `NumaPlacement`.
+    py_placement, "dbs_address_space.reports", "NumaPlacement"
 );
 imported!(
     /// A `DaxMapping`.

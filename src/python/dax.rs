@@ -6,9 +6,9 @@ use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
 use super::convert::{self, Protection, Size};
-use super::handle::Handle;
 use super::interrupt::detached;
 use super::region::PyRegion;
+use super::space_ref::SpaceRef;
 use crate::memory::dax;
 use crate::memory::lease::Lease;
 use crate::memory::mapping::Mapping;
@@ -34,36 +34,36 @@ use crate::model::region::SharedRegion;
 #[pyclass(frozen, name = "DaxWindow", module = "dbs_address_space")]
 #[derive(Debug)]
 pub struct PyDaxWindow {
-    space: Handle,
-    meta: SharedRegion,
+    space: SpaceRef,
+    desc: SharedRegion,
     mapping: Weak<Mapping>,
 }
 
 impl PyDaxWindow {
-    pub(super) fn of(space: Handle, region: Arc<MappedRegion>) -> Result<Self> {
+    pub(super) fn of(space: SpaceRef, region: Arc<MappedRegion>) -> Result<Self> {
         match region.mapping.window() {
-            Some(_) => Ok(Self { space, meta: Arc::clone(&region.meta), mapping: Arc::downgrade(&region.mapping) }),
+            Some(_) => Ok(Self { space, desc: Arc::clone(&region.desc), mapping: Arc::downgrade(&region.mapping) }),
             None => Err(Invalid::at(
-                format!("{} is not a DAX window: create it with create_dax_region", region.meta),
-                Some(region.meta.base()),
-                Some(region.meta.size()),
+                format!("{} is not a DAX window: create it with create_dax_region", region.desc),
+                Some(region.desc.base()),
+                Some(region.desc.size()),
             )
             .into()),
         }
     }
 
     /// The region as it is now, held so that it is not removed meanwhile.
-    fn hold(&self) -> Result<(Arc<MappedRegion>, Lease)> {
-        let gone = || Error::NotMapped { message: format!("the DAX window {} was removed", self.meta) };
+    fn lease(&self) -> Result<(Arc<MappedRegion>, Lease)> {
+        let gone = || Error::NotMapped { message: format!("the DAX window {} was removed", self.desc) };
         let region = {
             let snapshot = self.space.load();
             let memory = snapshot.memory.as_ref().ok_or_else(gone)?;
-            Arc::clone(memory.find(self.meta.base()).ok_or_else(gone)?)
+            Arc::clone(memory.find(self.desc.base()).ok_or_else(gone)?)
         };
         if !std::ptr::eq(Weak::as_ptr(&self.mapping), Arc::as_ptr(&region.mapping)) {
             return Err(gone());
         }
-        let lease = region.lease(DAX_LEASE, region.meta.base(), region.meta.size(), false).map_err(|_| gone())?;
+        let lease = region.lease(DAX_LEASE, region.desc.base(), region.desc.size(), false).map_err(|_| gone())?;
         Ok((region, lease))
     }
 }
@@ -73,7 +73,7 @@ impl PyDaxWindow {
     /// The region.
     #[getter]
     fn region(&self) -> PyRegion {
-        PyRegion::from(Arc::clone(&self.meta))
+        PyRegion::from(Arc::clone(&self.desc))
     }
 
     /// Maps `size` bytes of a file, from `file_offset` on, at an offset of the window; the file may be closed then.
@@ -102,7 +102,7 @@ impl PyDaxWindow {
     ) -> PyResult<()> {
         let file = convert::user_file(file)?;
         detached(py, None, |_| {
-            let (region, _lease) = self.hold()?;
+            let (region, _lease) = self.lease()?;
             dax::map_file(&region, offset.0, &file.file, file.identity, file_offset.0, size.0, prot.0)
         })
     }
@@ -123,7 +123,7 @@ impl PyDaxWindow {
     /// 4096
     fn unmap(&self, py: Python<'_>, offset: Size, size: Size) -> PyResult<()> {
         detached(py, None, |_| {
-            let (region, _lease) = self.hold()?;
+            let (region, _lease) = self.lease()?;
             dax::unmap(&region, offset.0, size.0)
         })
     }
@@ -131,17 +131,18 @@ impl PyDaxWindow {
     /// What is mapped, a tuple of `DaxMapping` by ascending offset.
     #[getter]
     fn mappings<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
-        let pieces = self.mapping.upgrade().and_then(|mapping| Some(mapping.window()?.pieces())).unwrap_or_default();
-        let mapping = |piece: crate::memory::dax_table::DaxPiece| {
-            let prot_flags = convert::py_protection(py, (piece.prot_flags,))?;
-            convert::py_dax_mapping(py, (piece.offset, piece.size, piece.file_offset, prot_flags))
+        let sections =
+            self.mapping.upgrade().and_then(|mapping| Some(mapping.window()?.sections())).unwrap_or_default();
+        let mapping = |section: crate::memory::dax_table::DaxMapping| {
+            let prot_flags = convert::py_protection(py, (section.prot_flags,))?;
+            convert::py_dax_mapping(py, (section.offset, section.size, section.file_offset, prot_flags))
         };
-        PyTuple::new(py, pieces.into_iter().map(mapping).collect::<PyResult<Vec<_>>>()?)
+        PyTuple::new(py, sections.into_iter().map(mapping).collect::<PyResult<Vec<_>>>()?)
     }
 
     fn __repr__(&self) -> String {
         let count =
-            self.mapping.upgrade().and_then(|mapping| Some(mapping.window()?.pieces().len())).unwrap_or_default();
-        format!("DaxWindow({}, {count} mappings)", self.meta)
+            self.mapping.upgrade().and_then(|mapping| Some(mapping.window()?.sections().len())).unwrap_or_default();
+        format!("DaxWindow({}, {count} mappings)", self.desc)
     }
 }

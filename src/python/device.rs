@@ -9,18 +9,18 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 
 use super::base::target;
-use super::clients::{Device, Shared};
 use super::convert::Address;
 use super::convert::invalid;
 use super::interrupt::detached;
+use super::registry::{Device, Shared};
 use super::space::PySpace;
 use super::subscription::PySubscription;
 use crate::model::error::{Error, Result};
+use crate::model::format::hex;
 use crate::model::invalid::{Invalid, Kind};
 use crate::model::region::{RegionType, SharedRegion};
-use crate::model::text::hex;
 use crate::space::client::Client;
-use crate::space::offer::Offer;
+use crate::space::proposal::Proposal;
 
 /// Takes the handler away with its region.
 struct DeviceClient {
@@ -44,8 +44,8 @@ impl DeviceClient {
     }
 
     /// Whether the region is there and no other handler answers for it.
-    fn check_free(&self, offer: &Offer) -> Result<()> {
-        offer.change.after.equal_to(&self.region)?;
+    fn check_free(&self, proposal: &Proposal) -> Result<()> {
+        proposal.change.after.equal_to(&self.region)?;
         let taken = Python::try_attach(|py| {
             self.shared.upgrade().is_some_and(|shared| shared.lock(py).devices.contains_key(&self.region.base()))
         });
@@ -75,24 +75,25 @@ impl Client for DeviceClient {
         &self.name
     }
 
-    fn prepare(&self, offer: &Arc<Offer>) -> Result<()> {
+    fn prepare(&self, proposal: &Arc<Proposal>) -> Result<()> {
         let is_new = self.pending.lock().unwrap_or_else(PoisonError::into_inner).is_some();
-        if is_new { self.check_free(offer) } else { Ok(()) }
+        if is_new { self.check_free(proposal) } else { Ok(()) }
     }
 
-    fn commit(&self, offer: &Arc<Offer>) -> Result<()> {
+    fn commit(&self, proposal: &Arc<Proposal>) -> Result<()> {
         let base = self.region.base();
         if let Some(device) = self.pending() {
             self.update(|devices| devices.insert(base, device));
-        } else if let Some((_, new)) = offer.change.replaced.iter().find(|(old, _)| old.base() == base) {
+        } else if let Some((_, new)) = proposal.change.replaced.iter().find(|(old, _)| old.base() == base) {
             self.update(|devices| {
                 devices.entry(base).and_modify(|device| device.region = Arc::clone(new));
                 None
             });
-        } else if offer.change.before.find(base).is_some() && offer.change.removed.iter().any(|old| old.base() == base)
+        } else if proposal.change.before.find(base).is_some()
+            && proposal.change.removed.iter().any(|old| old.base() == base)
         {
             // Memory that comes or goes is nothing to a device, which stays in the map.
-            let stays = offer.ends_memory() || offer.renews_memory();
+            let stays = proposal.ends_memory() || proposal.renews_memory();
             if !stays {
                 self.forget();
             }
@@ -100,7 +101,7 @@ impl Client for DeviceClient {
         Ok(())
     }
 
-    fn rollback(&self, _offer: &Arc<Offer>) -> Result<()> {
+    fn rollback(&self, _offer: &Arc<Proposal>) -> Result<()> {
         Ok(())
     }
 

@@ -9,11 +9,11 @@ use pyo3::types::PyDict;
 
 use super::base::target;
 use super::convert::invalid;
-use super::convert::{self, Address, Size, Small};
+use super::convert::{self, Address, Size, U32};
 use super::dirty::PyDirtyPages;
-use super::handle::Handle;
 use super::interrupt::detached;
 use super::space::PySpace;
+use super::space_ref::SpaceRef;
 use crate::clients::kvm::{Kvm, Options};
 use crate::model::error::Error;
 use crate::model::region::SharedRegion;
@@ -29,7 +29,7 @@ use crate::space::client::Subscription;
 /// guest finds nothing there. Every other change is safe while they run.
 #[pyclass(frozen, name = "KvmSlots", module = "dbs_address_space")]
 pub struct PyKvmSlots {
-    space: Handle,
+    space: SpaceRef,
     kvm: Arc<Kvm>,
     subscription: OnceLock<Arc<Subscription>>,
 }
@@ -136,7 +136,7 @@ impl PySpace {
     ///
     /// Raises `NotMapped`, `BackingError` for a descriptor that is no KVM machine, for a slot that KVM refuses and when the slots run
     /// out (`ENOSPC`), `Unsupported` for what the kernel lacks. Then nothing is attached.
-    #[pyo3(signature = (vm_fd, *, dirty_log=false, manual_clear=false, first_slot=Small(0), max_slots=None, guest_memfd=false),
+    #[pyo3(signature = (vm_fd, *, dirty_log=false, manual_clear=false, first_slot=U32(0), max_slots=None, guest_memfd=false),
            text_signature = "($self, vm_fd, *, dirty_log=False, manual_clear=False, first_slot=0, max_slots=None, guest_memfd=False)")]
     #[allow(clippy::too_many_arguments, reason = "keywords in Python")]
     fn attach_kvm<'py>(
@@ -145,8 +145,8 @@ impl PySpace {
         vm_fd: &Bound<'_, PyAny>,
         dirty_log: bool,
         manual_clear: bool,
-        first_slot: Small,
-        max_slots: Option<Small>,
+        first_slot: U32,
+        max_slots: Option<U32>,
         guest_memfd: bool,
     ) -> PyResult<Bound<'py, PyKvmSlots>> {
         self.inner().check_process()?;

@@ -8,8 +8,8 @@ use pyo3::types::PyTuple;
 use super::convert::{self, Address, Size};
 use super::region::PyRegion;
 use crate::model::error::Error;
+use crate::model::format::hex;
 use crate::model::layout::Layout;
-use crate::model::text::hex;
 use crate::sys::huge;
 
 /// The last byte of the host's memory as a number: MemTotal of /proc/meminfo in bytes, less one, read at each call.

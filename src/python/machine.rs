@@ -3,11 +3,11 @@
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
-use super::convert::{self, Address, Size, Small};
+use super::convert::{self, Address, Size, U32};
 use super::layout::PyLayout;
+use crate::model::format::hex;
 use crate::model::machine::{Arch, Machine};
 use crate::model::range::Range;
-use crate::model::text::hex;
 
 /// The address map of a kind of machine: where its RAM may lie, and the holes round which RAM is split.
 ///
@@ -55,20 +55,20 @@ impl PyMachine {
 #[pymethods]
 impl PyMachine {
     #[new]
-    #[pyo3(signature = (name, *, mem_start, mem_end, phys_bits, mmio_windows=None, reserved=None, min_split=Size(128 << 20), split_end=None, firmware=None, max_vcpus=Small(255)),
+    #[pyo3(signature = (name, *, mem_start, mem_end, phys_bits, mmio_windows=None, reserved=None, min_split=Size(128 << 20), split_end=None, firmware=None, max_vcpus=U32(255)),
         text_signature = "(name, *, mem_start, mem_end, phys_bits, mmio_windows=(), reserved=(), min_split='128MiB', split_end=None, firmware=None, max_vcpus=255)")]
     #[allow(clippy::too_many_arguments, reason = "the keywords that users were promised")]
     fn new(
         name: &str,
         mem_start: Address,
         mem_end: Address,
-        phys_bits: Small,
+        phys_bits: U32,
         mmio_windows: Option<&Bound<'_, PyAny>>,
         reserved: Option<&Bound<'_, PyAny>>,
         min_split: Size,
         split_end: Option<Address>,
         firmware: Option<&Bound<'_, PyAny>>,
-        max_vcpus: Small,
+        max_vcpus: U32,
     ) -> PyResult<Self> {
         if mem_start.0 > mem_end.0 {
             return Err(super::convert::invalid(format!(
@@ -100,7 +100,7 @@ impl PyMachine {
     /// Machine('q35', mem_start=0x0, mem_end=0x80_0000_0000, phys_bits=40)
     #[staticmethod]
     #[pyo3(signature = (name, *, arch=None, phys_bits=None))]
-    fn named(name: &str, arch: Option<&str>, phys_bits: Option<Small>) -> PyResult<Self> {
+    fn named(name: &str, arch: Option<&str>, phys_bits: Option<U32>) -> PyResult<Self> {
         let arch = arch.map(Arch::parse).transpose()?;
         Ok(Self(Machine::named(name, arch, phys_bits.map(|bits| bits.0))?))
     }

@@ -10,8 +10,8 @@ use super::region::PyRegion;
 use crate::memory::mapping::Mapping;
 use crate::memory::region::MappedRegion;
 use crate::model::error::Error;
+use crate::model::format::hex;
 use crate::model::region::SharedRegion;
-use crate::model::text::hex;
 
 /// Where a region's memory is in this process: a value that keeps nothing alive.
 ///
@@ -25,7 +25,7 @@ use crate::model::text::hex;
 #[pyclass(frozen, name = "Mapping", module = "dbs_address_space")]
 #[derive(Debug)]
 pub struct PyMapping {
-    meta: SharedRegion,
+    desc: SharedRegion,
     host_address: usize,
     mapping: Weak<Mapping>,
     file_offset: Option<u64>,
@@ -37,7 +37,7 @@ impl PyMapping {
     pub(super) fn of(region: &Arc<MappedRegion>) -> Self {
         let mapping = &region.mapping;
         Self {
-            meta: Arc::clone(&region.meta),
+            desc: Arc::clone(&region.desc),
             host_address: mapping.host(0).addr(),
             mapping: Arc::downgrade(mapping),
             file_offset: mapping.file_offset().map(vm_memory::FileOffset::start),
@@ -52,19 +52,19 @@ impl PyMapping {
     /// The region.
     #[getter]
     fn region(&self) -> PyRegion {
-        PyRegion::from(Arc::clone(&self.meta))
+        PyRegion::from(Arc::clone(&self.desc))
     }
 
     /// The region's first guest physical address.
     #[getter]
     fn base(&self) -> u64 {
-        self.meta.base()
+        self.desc.base()
     }
 
     /// The number of bytes.
     #[getter]
     fn size(&self) -> u64 {
-        self.meta.size()
+        self.desc.size()
     }
 
     /// The host address of the first byte.
@@ -80,7 +80,7 @@ impl PyMapping {
     #[getter]
     fn fd(&self, py: Python<'_>) -> PyResult<Option<i32>> {
         let gone =
-            || Error::NotMapped { message: format!("{} is not mapped any more, its descriptor is closed", self.meta) };
+            || Error::NotMapped { message: format!("{} is not mapped any more, its descriptor is closed", self.desc) };
         let mapping = self.mapping.upgrade().ok_or_else(gone)?;
         Ok(py.detach(move || mapping.export_descriptor()))
     }
@@ -94,7 +94,7 @@ impl PyMapping {
     /// The protection, a `Prot`.
     #[getter]
     fn prot_flags<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        convert::py_protection(py, (self.meta.prot_flags,))
+        convert::py_protection(py, (self.desc.prot_flags,))
     }
 
     /// Whether accesses go through the kernel, because a touch may fault.
@@ -112,25 +112,25 @@ impl PyMapping {
     fn __eq__<'py>(&self, py: Python<'py>, other: &Bound<'_, PyAny>) -> Bound<'py, PyAny> {
         let Ok(other) = other.cast::<Self>() else { return py.NotImplemented().into_bound(py) };
         let other = other.get();
-        let same = self.meta == other.meta && self.mapping.ptr_eq(&other.mapping) && self.guarded == other.guarded;
+        let same = self.desc == other.desc && self.mapping.ptr_eq(&other.mapping) && self.guarded == other.guarded;
         pyo3::types::PyBool::new(py, same).to_owned().into_any()
     }
 
     fn __hash__(&self) -> u64 {
         use std::hash::{DefaultHasher, Hash, Hasher};
         let mut hasher = DefaultHasher::new();
-        (&self.meta, self.host_address).hash(&mut hasher);
+        (&self.desc, self.host_address).hash(&mut hasher);
         hasher.finish()
     }
 
     fn __repr__(&self) -> String {
         let (host, guarded) =
             (hex(u64::try_from(self.host_address).unwrap_or_default()), if self.guarded { " guarded" } else { "" });
-        let protection = crate::model::text::protection(self.meta.prot_flags);
+        let protection = crate::model::format::protection(self.desc.prot_flags);
         format!(
             "Mapping({} at host {host} {protection} {} pages{guarded})",
-            self.meta,
-            crate::model::text::size(self.page_size)
+            self.desc,
+            crate::model::format::size(self.page_size)
         )
     }
 

@@ -3,10 +3,10 @@
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
-use super::convert::{self, Address, Size, Small};
+use super::convert::{self, Address, Size, U32};
+use crate::model::format::hex;
 use crate::model::numa::{NumaIdTable, NumaNode};
 use crate::model::range::Range;
-use crate::model::text::hex;
 
 /// A range of guest physical memory that belongs to a NUMA node.
 ///
@@ -75,7 +75,7 @@ impl From<NumaNode> for PyNumaNode {
 
 pub(super) fn ids(values: Option<&Bound<'_, PyAny>>) -> PyResult<Vec<u32>> {
     let Some(values) = values else { return Ok(Vec::new()) };
-    values.try_iter()?.map(|value| Ok(value?.extract::<Small>()?.0)).collect()
+    values.try_iter()?.map(|value| Ok(value?.extract::<U32>()?.0)).collect()
 }
 
 #[pymethods]

@@ -5,8 +5,8 @@ use std::sync::{Mutex, PoisonError};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 
-use crate::memory::access::Held;
-use crate::model::text::hex;
+use crate::memory::access::LeasedSections;
+use crate::model::format::hex;
 
 /// A range of guest memory that stays at its host address until the pin ends. Made by `GuestMemory.pin`; used in `with`.
 ///
@@ -18,31 +18,31 @@ use crate::model::text::hex;
 #[pyclass(frozen, name = "Pin", module = "dbs_address_space")]
 #[derive(Debug)]
 pub struct PyPin {
-    held: Mutex<Option<Held>>,
+    leased: Mutex<Option<LeasedSections>>,
     address: usize,
     size: usize,
 }
 
-impl From<Held> for PyPin {
-    fn from(held: Held) -> Self {
-        let (address, size) = held.pieces.first().map_or((0, 0), |piece| (piece.host().addr(), piece.size));
-        Self { held: Mutex::new(Some(held)), address, size }
+impl From<LeasedSections> for PyPin {
+    fn from(leased: LeasedSections) -> Self {
+        let (address, size) = leased.sections.first().map_or((0, 0), |section| (section.host().addr(), section.size));
+        Self { leased: Mutex::new(Some(leased)), address, size }
     }
 }
 
 impl Drop for PyPin {
     /// The last user unmaps the memory, which takes long, without the interpreter's lock.
     fn drop(&mut self) {
-        let held = self.held.get_mut().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(held) = held.filter(Held::is_last_user) {
-            let _ = Python::try_attach(|py| py.detach(|| drop(held)));
+        let leased = self.leased.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(leased) = leased.filter(LeasedSections::is_last_user) {
+            let _ = Python::try_attach(|py| py.detach(|| drop(leased)));
         }
     }
 }
 
 impl PyPin {
     fn is_held(&self) -> bool {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+        self.leased.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 }
 
@@ -72,8 +72,8 @@ impl PyPin {
     /// >>> pin
     /// Pin(ended)
     fn release(&self, py: Python<'_>) {
-        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner).take();
-        py.detach(|| drop(held));
+        let leased = self.leased.lock().unwrap_or_else(PoisonError::into_inner).take();
+        py.detach(|| drop(leased));
     }
 
     fn __enter__(slf: Py<Self>) -> Py<Self> {

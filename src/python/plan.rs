@@ -15,8 +15,8 @@ use super::numa::PyNumaNode;
 use super::region::PyRegion;
 use super::space::PySpace;
 use crate::memory::host;
+use crate::model::format;
 use crate::model::plan::Plan;
-use crate::model::text;
 
 /// Where everything of a machine's memory goes, before any of it is there. A value: it compares, hashes, pickles and travels as JSON.
 ///
@@ -177,17 +177,19 @@ impl PyPlan {
 
     fn __repr__(&self) -> String {
         let (plan, problems) = (&self.plan, self.plan.problems.len());
-        let (name, regions, ram) = (&plan.request.machine.name, plan.regions.len(), text::size(plan.cost.size));
+        let (name, regions, ram) = (&plan.request.machine.name, plan.regions.len(), format::size(plan.cost.size));
         format!("AddressSpacePlan('{name}', {regions} regions, {ram}, {problems} problems)")
     }
 
     fn __str__(&self) -> String {
         let lines = self.plan.regions.iter().zip(&self.plan.reasons);
         let mut lines: Vec<String> =
-            lines.map(|(region, reason)| format!("{region} {}: {reason}", text::size(region.size()))).collect();
-        lines.extend(self.plan.hotplug_window.map(|window| format!("hotplug {window} {}", text::size(window.size()))));
+            lines.map(|(region, reason)| format!("{region} {}: {reason}", format::size(region.size()))).collect();
         lines
-            .extend(self.plan.cost.pages.iter().map(|(size, count)| format!("{count} pages of {}", text::size(*size))));
+            .extend(self.plan.hotplug_window.map(|window| format!("hotplug {window} {}", format::size(window.size()))));
+        lines.extend(
+            self.plan.cost.pages.iter().map(|(size, count)| format!("{count} pages of {}", format::size(*size))),
+        );
         lines.extend(self.plan.problems.iter().map(|problem| format!("problem: {problem}")));
         lines.join("\n")
     }

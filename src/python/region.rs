@@ -8,15 +8,15 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
 use super::backing::PyBackingOptions;
-use super::convert::{self, Address, Flags, Name, Protection, Size, Small};
-use super::description;
+use super::convert::{self, Address, CInt, Name, Protection, Size, U32};
+use super::region_args;
 use crate::model::region::{self, MAP_POPULATE, Region, RegionType, SharedRegion};
 use crate::model::source::Source;
 
 /// The description of a range of guest physical addresses: an immutable value that owns no memory.
 ///
 /// `base` and `size` are bytes (`size` also as text such as `"2GiB"`), `end` is exclusive, `last_addr` inclusive. RAM with neither
-/// `file` nor `mem_type` is a memfd, or anonymous with `MAP_ANONYMOUS`. Flags and hints that are not given are those of the type
+/// `file` nor `mem_type` is a memfd, or anonymous with `MAP_ANONYMOUS`. CInt and hints that are not given are those of the type
 /// and source. The memory itself is made by `AddressSpace.map_memory()` or on insertion into a mapped space.
 ///
 /// `backing` are `BackingOptions`; those of them that are also arguments here must agree with these.
@@ -72,12 +72,12 @@ impl PyRegion {
         base: Address,
         size: Size,
         name: Option<Name>,
-        host_numa_node_id: Option<Small>,
+        host_numa_node_id: Option<U32>,
         mem_type: Option<&Bound<'_, PyAny>>,
         mem_file_path: Option<&Bound<'_, PyAny>>,
         file: Option<&Bound<'_, PyAny>>,
         file_offset: Size,
-        perm_flags: Option<Flags>,
+        perm_flags: Option<CInt>,
         prot_flags: Option<Protection>,
         page_size: Option<Size>,
         is_hugepage: Option<bool>,
@@ -120,7 +120,7 @@ impl PyRegion {
     fn create_default_memory_region(
         base: Address,
         size: Size,
-        numa_node_id: Option<Small>,
+        numa_node_id: Option<U32>,
         mem_type: &Bound<'_, PyAny>,
         mem_file_path: &Bound<'_, PyAny>,
         mem_prealloc: bool,
@@ -130,7 +130,7 @@ impl PyRegion {
         page_size: Option<Size>,
     ) -> PyResult<Self> {
         let range = convert::range(base, size)?;
-        let mut region = description::ram(range, numa_node_id, mem_type, mem_file_path, mem_prealloc, page_size)?;
+        let mut region = region_args::ram(range, numa_node_id, mem_type, mem_file_path, mem_prealloc, page_size)?;
         region.is_hotplug = is_hotplug;
         region.is_mergeable = is_mergeable;
         Self::named(region, name)
@@ -149,7 +149,7 @@ impl PyRegion {
     fn create_memory_region(
         base: Address,
         size: Size,
-        numa_node_id: Option<Small>,
+        numa_node_id: Option<U32>,
         mem_type: &Bound<'_, PyAny>,
         mem_file_path: &Bound<'_, PyAny>,
         mem_prealloc: bool,
@@ -159,7 +159,7 @@ impl PyRegion {
         page_size: Option<Size>,
     ) -> PyResult<Self> {
         let range = convert::range(base, size)?;
-        let mut region = description::ram(range, numa_node_id, mem_type, mem_file_path, mem_prealloc, page_size)?;
+        let mut region = region_args::ram(range, numa_node_id, mem_type, mem_file_path, mem_prealloc, page_size)?;
         region.prot_flags = prot_flags.0;
         region.is_hotplug = is_hotplug;
         Self::named(region, name)
@@ -338,7 +338,7 @@ impl PyRegion {
 
     /// The region with some of the constructor's arguments changed.
     ///
-    /// Flags and hints that were the defaults of the old type and source become those of the new. Raises as the class does, and
+    /// CInt and hints that were the defaults of the old type and source become those of the new. Raises as the class does, and
     /// `TypeError` for a name that is no argument.
     ///
     /// >>> from dbs_address_space import AddressSpaceRegion
@@ -347,7 +347,7 @@ impl PyRegion {
     #[pyo3(signature = (**changes))]
     fn replace<'py>(&self, py: Python<'py>, changes: Option<&Bound<'py, PyDict>>) -> PyResult<Self> {
         let (old, changes) = (&self.0, changes.cloned().unwrap_or_else(|| PyDict::new(py)));
-        let arguments = description::changed(py, old, &changes)?;
+        let arguments = region_args::changed(py, old, &changes)?;
         let new = py.get_type::<Self>().call((), Some(&arguments))?.cast_into::<Self>()?;
         let mut region = (*new.get().0).clone();
         if !changes.contains("perm_flags")? {
@@ -393,6 +393,6 @@ impl PyRegion {
                 "cannot pickle {region}: its file or buffer means nothing elsewhere; give another there"
             )));
         }
-        Ok(((self.region_type(py)?, region.base(), region.size()), description::keywords(py, region)?))
+        Ok(((self.region_type(py)?, region.base(), region.size()), region_args::keywords(py, region)?))
     }
 }

@@ -6,13 +6,13 @@ use pyo3::prelude::*;
 use pyo3::types::{PyString, PyTuple};
 
 use super::convert::{self, Address, Size};
-use super::handle::Handle;
 use super::interrupt::detached;
 use super::region::PyRegion;
 use super::space::PySpace;
+use super::space_ref::SpaceRef;
 use crate::model::allocator::{Policy, Wanted};
+use crate::model::format;
 use crate::model::region::RegionType;
-use crate::model::text;
 use crate::space::reservation::{Bounds, Reservation};
 
 /// The arguments that `find_free` and `reserve` share.
@@ -54,7 +54,7 @@ impl Room {
 #[pyclass(frozen, name = "Reservation", module = "dbs_address_space")]
 #[derive(Debug)]
 pub struct PyReservation {
-    pub(super) space: Handle,
+    pub(super) space: SpaceRef,
     pub(super) reservation: Arc<Reservation>,
 }
 
@@ -142,7 +142,7 @@ impl PyReservation {
 
     fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
         let range = self.reservation.range;
-        let (owner, size) = (PyString::new(py, self.owner()), text::size(range.size()));
+        let (owner, size) = (PyString::new(py, self.owner()), format::size(range.size()));
         let released = if self.is_active() { "" } else { ", released" };
         Ok(format!("Reservation({range} {size}, owner={}{released})", owner.repr()?))
     }

@@ -11,16 +11,16 @@ use pyo3::types::PyTuple;
 
 use super::base::{PyBase, regions_of, target};
 use super::change::PyChange;
-use super::clients::PyClients;
 use super::convert::{Address, Size, Timeout};
-use super::handle::Handle;
 use super::interrupt::detached;
 use super::layout::PyLayout;
 use super::memory::PyMemory;
 use super::region::PyRegion;
+use super::registry::PyClients;
+use super::space_ref::SpaceRef;
 use crate::model::error::Error;
-use crate::model::map::Map;
-use crate::model::text;
+use crate::model::format;
+use crate::model::region_map::RegionMap;
 use crate::space::AddressSpace;
 
 /// A live guest physical address space: which ranges exist, what each is, and where its bytes live.
@@ -40,7 +40,7 @@ use crate::space::AddressSpace;
 #[pyclass(frozen, name = "AddressSpace", module = "dbs_address_space")]
 #[derive(Debug)]
 pub struct PySpace {
-    inner: Handle,
+    inner: SpaceRef,
     clients: Py<PyClients>,
     /// The object of the newest map that was asked for. Nothing in it leads back here.
     current: ArcSwap<Py<PyBase>>,
@@ -49,18 +49,18 @@ pub struct PySpace {
 }
 
 impl PySpace {
-    fn begin(py: Python<'_>, map: Map) -> PyResult<Self> {
+    fn begin(py: Python<'_>, map: RegionMap) -> PyResult<Self> {
         Self::of(py, AddressSpace::with_map(map))
     }
 
     pub(super) fn of(py: Python<'_>, space: AddressSpace) -> PyResult<Self> {
-        let inner = Handle::new(space);
+        let inner = SpaceRef::new(space);
         let base = Py::new(py, PyBase::from(inner.map()))?;
         let clients = Py::new(py, PyClients::default())?;
         Ok(Self { inner, clients, current: ArcSwap::from_pointee(base), memory: Mutex::new(None) })
     }
 
-    pub(super) const fn inner(&self) -> &Handle {
+    pub(super) const fn inner(&self) -> &SpaceRef {
         &self.inner
     }
 
@@ -69,7 +69,7 @@ impl PySpace {
     }
 
     /// The object of a map, the cached one when it is the newest.
-    pub(super) fn base_of(&self, py: Python<'_>, map: &Arc<Map>) -> PyResult<Py<PyBase>> {
+    pub(super) fn base_of(&self, py: Python<'_>, map: &Arc<RegionMap>) -> PyResult<Py<PyBase>> {
         let cached = self.current.load();
         let (here, wanted) = (cached.get().map.generation(), map.generation());
         if here == wanted {
@@ -127,7 +127,7 @@ fn collect_garbage() {
 impl PySpace {
     #[new]
     fn new(py: Python<'_>, layout: &Bound<'_, PyLayout>) -> PyResult<Self> {
-        Self::begin(py, Map::empty(layout.get().0.clone()))
+        Self::begin(py, RegionMap::empty(layout.get().0.clone()))
     }
 
     /// A space that begins with regions in any order.
@@ -140,7 +140,7 @@ impl PySpace {
     /// (1, 0)
     #[staticmethod]
     fn from_regions(py: Python<'_>, regions: &Bound<'_, PyAny>, layout: &Bound<'_, PyLayout>) -> PyResult<Self> {
-        Self::begin(py, Map::from_regions(regions_of(regions)?, layout.get().0.clone())?)
+        Self::begin(py, RegionMap::from_regions(regions_of(regions)?, layout.get().0.clone())?)
     }
 
     /// The current map as an immutable value: one atomic load.
@@ -401,7 +401,7 @@ impl PySpace {
     fn __repr__(&self) -> String {
         let snapshot = self.inner.load();
         let (map, mapped) = (&snapshot.map, if snapshot.memory.is_some() { "mapped" } else { "not mapped" });
-        let (regions, ram) = (map.regions().len(), text::size(map.ram_size()));
+        let (regions, ram) = (map.regions().len(), format::size(map.ram_size()));
         format!("AddressSpace({regions} regions, {ram} RAM, {mapped}, generation {})", map.generation())
     }
 

@@ -6,8 +6,8 @@ use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
-use super::client::PyClient;
 use super::interrupt::detached;
+use super::python_client::PyClient;
 use super::space::PySpace;
 use crate::space::client::{Client, Subscription};
 

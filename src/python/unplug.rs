@@ -7,10 +7,10 @@ use pyo3::types::PyTuple;
 
 use super::base::target;
 use super::convert::Timeout;
-use super::handle::Handle;
 use super::interrupt::detached;
 use super::region::PyRegion;
 use super::space::PySpace;
+use super::space_ref::SpaceRef;
 use crate::space::unplug::{State, UnplugRequest};
 
 /// A request that the guest give a region up. `remove_region` is what gives it up, once the guest has let go.
@@ -28,7 +28,7 @@ use crate::space::unplug::{State, UnplugRequest};
 #[pyclass(frozen, name = "UnplugRequest", module = "dbs_address_space")]
 #[derive(Debug)]
 pub struct PyUnplugRequest {
-    pub(super) space: Handle,
+    pub(super) space: SpaceRef,
     pub(super) request: Arc<UnplugRequest>,
 }
 

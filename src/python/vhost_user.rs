@@ -8,12 +8,12 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyTuple};
 
-use super::convert::{Address, Small, Timeout};
-use super::handle::Handle;
+use super::convert::{Address, Timeout, U32};
 use super::interrupt::detached;
 use super::kvm::descriptor;
 use super::memory::PyMemory;
 use super::space::PySpace;
+use super::space_ref::SpaceRef;
 use crate::clients::vhost_user::{Entry, VhostUser};
 use crate::model::error::Result;
 use crate::space::client::Subscription;
@@ -24,7 +24,7 @@ use crate::space::client::Subscription;
 /// features and the rings, goes through `send` and `ask`, so that messages never mix. Dropping it changes nothing.
 #[pyclass(frozen, name = "VhostUserClient", module = "dbs_address_space")]
 pub struct PyVhostUserClient {
-    space: Handle,
+    space: SpaceRef,
     client: Arc<VhostUser>,
     subscription: OnceLock<Arc<Subscription>>,
 }
@@ -60,7 +60,7 @@ impl PyVhostUserClient {
     /// `request` is its number in the protocol, `payload` what follows the header. Raises `BackingError` when the backend refuses,
     /// does not answer in time or is gone.
     #[pyo3(signature = (request, payload=None, *, fds=Vec::new()), text_signature = "($self, request, payload=b'', *, fds=())")]
-    fn send(&self, py: Python<'_>, request: Small, payload: Option<&[u8]>, fds: Vec<RawFd>) -> PyResult<()> {
+    fn send(&self, py: Python<'_>, request: U32, payload: Option<&[u8]>, fds: Vec<RawFd>) -> PyResult<()> {
         let payload = payload.unwrap_or_default();
         Ok(py.detach(|| self.client.message(request.0, payload, &fds, false)).map(drop)?)
     }
@@ -70,7 +70,7 @@ impl PyVhostUserClient {
     fn ask<'py>(
         &self,
         py: Python<'py>,
-        request: Small,
+        request: U32,
         payload: Option<&[u8]>,
         fds: Vec<RawFd>,
     ) -> PyResult<Bound<'py, PyBytes>> {

@@ -5,9 +5,9 @@ use super::space::AddressSpace;
 use crate::model::allocator::{Policy, Wanted};
 use crate::model::error::Result;
 use crate::model::interrupt::Interrupt;
-use crate::model::map::Map;
 use crate::model::plan::Plan;
 use crate::model::region::RegionType;
+use crate::model::region_map::RegionMap;
 
 /// Who has the window for memory that is plugged in later.
 pub const HOTPLUG: &str = "hotplug";
@@ -15,7 +15,7 @@ pub const HOTPLUG: &str = "hotplug";
 /// The mapped space of a plan. On any failure the space is dropped, and with it all that was taken.
 pub fn build(plan: &Plan, interrupt: &dyn Interrupt) -> Result<AddressSpace> {
     plan.check()?;
-    let map = Map::from_regions(plan.regions.clone(), plan.layout.clone())?;
+    let map = RegionMap::from_regions(plan.regions.clone(), plan.layout.clone())?;
     let space = AddressSpace::with_map(map);
     if let Some(window) = plan.hotplug_window {
         let wanted = Wanted { size: window.size(), align: 1, guard_gap: 0, policy: Policy::First };

@@ -4,22 +4,22 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::client::{Invitation, Prepared};
-use super::departure::Departures;
-use super::offer::Offer;
-use super::snapshot::Snapshot;
+use super::client::{Participant, Prepared};
+use super::memory_participant::MemoryParticipant;
+use super::proposal::Proposal;
 use super::space::AddressSpace;
+use super::state::SpaceState;
 use super::turn::TurnGuard;
 use crate::memory::lease::Leases;
-use crate::memory::map::MappedMap;
+use crate::memory::mapped_regions::MappedRegions;
 use crate::memory::mapper::Mapper;
 use crate::memory::region::MappedRegion;
 use crate::memory::source;
 use crate::model::change::{Change, Operation, Replay, Target};
 use crate::model::error::{Error, Result};
 use crate::model::interrupt::Interrupt;
-use crate::model::map::Map;
 use crate::model::region::{Region, SharedRegion};
+use crate::model::region_map::RegionMap;
 
 /// Memory mapped before the turn was taken, by the identity of its description.
 type Ahead = HashMap<*const Region, Arc<MappedRegion>>;
@@ -33,7 +33,7 @@ impl AddressSpace {
         operations: &[Operation],
         if_generation: Option<u64>,
         interrupt: &dyn Interrupt,
-    ) -> Result<Arc<Map>> {
+    ) -> Result<Arc<RegionMap>> {
         self.change_within(None, operations, if_generation, interrupt)
     }
 
@@ -44,7 +44,7 @@ impl AddressSpace {
         operations: &[Operation],
         if_generation: Option<u64>,
         interrupt: &dyn Interrupt,
-    ) -> Result<Arc<Map>> {
+    ) -> Result<Arc<RegionMap>> {
         self.check_process()?;
         let mut ahead = self.map_ahead(reservation, operations, if_generation, interrupt)?;
         let turn = self.turn().take(interrupt)?;
@@ -56,41 +56,46 @@ impl AddressSpace {
             Some(mapped) => Ok(mapped),
             None => map_one(region, interrupt),
         })?;
-        let departures =
-            before.memory.as_ref().map(|memory| Departures::of(memory, &change)).transpose()?.unwrap_or_default();
-        let offer = Arc::new(Offer::new(change, before.memory.clone(), memory.clone()));
-        let after = Snapshot { map: Arc::clone(&offer.change.after), memory };
+        let participant = before
+            .memory
+            .as_ref()
+            .map(|memory| MemoryParticipant::of(memory, &change))
+            .transpose()?
+            .unwrap_or_default();
+        let proposal = Arc::new(Proposal::new(change, before.memory.clone(), memory.clone()));
+        let after = SpaceState { map: Arc::clone(&proposal.change.after), memory };
         drop(before);
-        let old = self.publish(turn, self.invite(&offer), departures, after, interrupt)?;
-        self.unplugs().removed(&offer.change.removed);
+        let old = self.publish(turn, self.participants(&proposal), participant, after, interrupt)?;
+        self.unplugs().removed(&proposal.change.removed);
         drop((old, ahead));
-        Ok(Arc::clone(&offer.change.after))
+        Ok(Arc::clone(&proposal.change.after))
     }
 
     /// Asks the clients, swaps, tells the clients, and waits until no reader is left in the old snapshot, which it returns.
     fn publish(
         &self,
         turn: TurnGuard<'_>,
-        invitations: Vec<Invitation>,
-        mut departures: Departures,
-        after: Snapshot,
+        participants: Vec<Participant>,
+        mut participant: MemoryParticipant,
+        after: SpaceState,
         interrupt: &dyn Interrupt,
-    ) -> Result<Snapshot> {
-        let prepared = Prepared::all(invitations, &turn, interrupt)?;
+    ) -> Result<SpaceState> {
+        let prepared = Prepared::all(participants, &turn, interrupt)?;
         let old = self.swap(after);
-        departures.publish();
+        participant.publish();
         prepared.commit_all();
         self.forget_ended();
         let old = wait_for_readers(old);
-        departures.settle();
+        participant.settle();
         Ok(old)
     }
 
     /// Everyone who knows the regions that are there.
-    fn invite(&self, offer: &Arc<Offer>) -> Vec<Invitation> {
+    fn participants(&self, proposal: &Arc<Proposal>) -> Vec<Participant> {
         let clients = self.clients();
-        let informed = clients.iter().filter(|subscription| subscription.is_informed() && !subscription.is_over());
-        informed.map(|subscription| (Arc::clone(subscription), Arc::clone(offer))).collect()
+        let has_seen_regions =
+            clients.iter().filter(|subscription| subscription.is_informed() && !subscription.is_over());
+        has_seen_regions.map(|subscription| (Arc::clone(subscription), Arc::clone(proposal))).collect()
     }
 
     /// Validates on the current map, so that an overlap costs no mapping, and maps what is added.
@@ -113,7 +118,7 @@ impl AddressSpace {
         self.reservations().check(&added, reservation)?;
         let added: Vec<&SharedRegion> = added.iter().filter(|region| region.has_memory()).collect();
         let mapped = map_all(&added, interrupt)?;
-        Ok(mapped.into_iter().map(|region| (Arc::as_ptr(&region.meta), region)).collect())
+        Ok(mapped.into_iter().map(|region| (Arc::as_ptr(&region.desc), region)).collect())
     }
 
     /// Maps all regions; a space that is mapped already is left as it is. Returns which `map_memory` made the memory.
@@ -128,7 +133,7 @@ impl AddressSpace {
         let memory = Arc::new(self.new_memory(map_all(&regions, interrupt)?));
         let prepared = Prepared::all(self.invite_to_memory(&map, &memory), &turn, interrupt)?;
         let incarnation = memory.incarnation();
-        self.swap_quietly(Snapshot { map, memory: Some(memory) });
+        self.swap_quietly(SpaceState { map, memory: Some(memory) });
         prepared.commit_all();
         self.forget_ended();
         Ok(incarnation)
@@ -140,18 +145,18 @@ impl AddressSpace {
         let _turn = self.turn().take(interrupt)?;
         let before = self.load_full();
         let regions = before.memory_of(incarnation)?.regions().to_vec();
-        let memory = Some(Arc::new(MappedMap::new(incarnation, is_tracked, regions)));
-        let old = self.swap_quietly(Snapshot { map: Arc::clone(&before.map), memory });
+        let memory = Some(Arc::new(MappedRegions::new(incarnation, is_tracked, regions)));
+        let old = self.swap_quietly(SpaceState { map: Arc::clone(&before.map), memory });
         drop(before);
         wait_for_readers(old);
         Ok(())
     }
 
     /// Who has seen the regions sees them taken out and put back, now with memory; who saw them go sees them arrive.
-    fn invite_to_memory(&self, map: &Arc<Map>, memory: &Arc<MappedMap>) -> Vec<Invitation> {
-        let offer = |change| Arc::new(Offer::new(change, None, Some(Arc::clone(memory))));
-        let (renewal, arrival) = (offer(Change::renewal(map)), offer(Change::arrival(map)));
-        let offer_for = |informed: bool| if informed { &renewal } else { &arrival };
+    fn invite_to_memory(&self, map: &Arc<RegionMap>, memory: &Arc<MappedRegions>) -> Vec<Participant> {
+        let proposal = |change| Arc::new(Proposal::new(change, None, Some(Arc::clone(memory))));
+        let (remap, attach_all) = (proposal(Change::remap(map)), proposal(Change::attach_all(map)));
+        let offer_for = |has_seen_regions: bool| if has_seen_regions { &remap } else { &attach_all };
         let clients = self.clients();
         let present = clients.iter().filter(|subscription| !subscription.is_over());
         present.map(|client| (Arc::clone(client), Arc::clone(offer_for(client.is_informed())))).collect()
@@ -163,11 +168,11 @@ impl AddressSpace {
         let turn = self.turn().take(interrupt)?;
         let before = self.load_full();
         let Ok(memory) = before.memory_of(incarnation) else { return Ok(()) };
-        let departures = Departures::of_all(memory)?;
-        let offer = Arc::new(Offer::new(Change::departure(&before.map), before.memory.clone(), None));
-        let after = Snapshot { map: Arc::clone(&before.map), memory: None };
+        let participant = MemoryParticipant::of_all(memory)?;
+        let proposal = Arc::new(Proposal::new(Change::detach_all(&before.map), before.memory.clone(), None));
+        let after = SpaceState { map: Arc::clone(&before.map), memory: None };
         drop(before);
-        self.publish(turn, self.invite(&offer), departures, after, interrupt).map(drop)
+        self.publish(turn, self.participants(&proposal), participant, after, interrupt).map(drop)
     }
 
     /// Removes a region; while it is leased, waits up to `timeout` (`None`: for ever) without the turn, and tries again, looking
@@ -180,7 +185,7 @@ impl AddressSpace {
         timeout: Option<Duration>,
         interrupt: &dyn Interrupt,
         when_busy: &dyn Fn(),
-    ) -> Result<Arc<Map>> {
+    ) -> Result<Arc<RegionMap>> {
         let removal = [Operation::Remove(target.clone())];
         let deadline = crate::model::wait::Deadline::after(timeout);
         let mut result = self.change(&removal, None, interrupt);
@@ -212,7 +217,7 @@ impl AddressSpace {
 }
 
 /// The regions that operations add to a map, if it takes them; for one operation without making the next map.
-fn added_by(map: &Arc<Map>, operations: &[Operation]) -> Result<Vec<SharedRegion>> {
+fn added_by(map: &Arc<RegionMap>, operations: &[Operation]) -> Result<Vec<SharedRegion>> {
     match operations {
         [Operation::Insert(region)] => map.place_of(region).map(|_| vec![Arc::clone(region)]),
         [Operation::Remove(_) | Operation::Replace(..)] => Ok(vec![]),
@@ -220,13 +225,13 @@ fn added_by(map: &Arc<Map>, operations: &[Operation]) -> Result<Vec<SharedRegion
     }
 }
 
-fn next_change(map: &Arc<Map>, operations: &[Operation]) -> Result<Change> {
+fn next_change(map: &Arc<RegionMap>, operations: &[Operation]) -> Result<Change> {
     let mut replay = Replay::all(map, operations)?;
     replay.map = replay.map.at_generation(map.generation().saturating_add(1));
     Ok(Change::of_replay(map, replay))
 }
 
-fn check_generation(map: &Map, expected: Option<u64>) -> Result<()> {
+fn check_generation(map: &RegionMap, expected: Option<u64>) -> Result<()> {
     match expected {
         Some(expected) if expected != map.generation() => {
             Err(Error::GenerationChanged { expected, actual: map.generation() })
@@ -249,7 +254,7 @@ fn map_one(region: &SharedRegion, interrupt: &dyn Interrupt) -> Result<Arc<Mappe
 }
 
 /// The grace period: readers hold a snapshot for one short access, and what leaves must see the last of them out.
-fn wait_for_readers(mut old: Arc<Snapshot>) -> Snapshot {
+fn wait_for_readers(mut old: Arc<SpaceState>) -> SpaceState {
     let mut pause = Duration::from_micros(1);
     loop {
         match Arc::try_unwrap(old) {

@@ -4,7 +4,7 @@ use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use super::offer::Offer;
+use super::proposal::Proposal;
 use super::turn::TurnGuard;
 use crate::model::error::{Error, Result};
 use crate::model::interrupt::Interrupt;
@@ -13,7 +13,7 @@ use crate::sys::event::Event;
 /// A follower of every change: asked before it is published, told after.
 ///
 /// Called in the writer's turn, without the interpreter's lock. A removed region that is in the way of an added one
-/// ([`Offer::early`]) must go in `prepare` already, and `rollback` puts it back.
+/// ([`Proposal::early`]) must go in `prepare` already, and `rollback` puts it back.
 pub trait Client: Send + Sync {
     /// The name in errors.
     fn name(&self) -> &str;
@@ -24,13 +24,13 @@ pub trait Client: Send + Sync {
     }
 
     /// Makes additions real and checks removals; an error undoes the whole change, and the client's own part is undone already.
-    fn prepare(&self, offer: &Arc<Offer>) -> Result<()>;
+    fn prepare(&self, proposal: &Arc<Proposal>) -> Result<()>;
 
     /// Makes removals real. The change is published: an error ends the subscription and changes nothing else.
-    fn commit(&self, offer: &Arc<Offer>) -> Result<()>;
+    fn commit(&self, proposal: &Arc<Proposal>) -> Result<()>;
 
     /// Undoes [`prepare`](Self::prepare); an error ends the subscription.
-    fn rollback(&self, offer: &Arc<Offer>) -> Result<()>;
+    fn rollback(&self, proposal: &Arc<Proposal>) -> Result<()>;
 
     /// Lets go of everything, at the end of the subscription.
     fn leave(&self) -> Result<()> {
@@ -53,7 +53,7 @@ pub struct Subscription {
     client: Arc<dyn Client>,
     name: Arc<str>,
     /// Whether the client was offered the regions that are there.
-    informed: AtomicBool,
+    has_seen_regions: AtomicBool,
     over: AtomicBool,
     error: Mutex<Option<Error>>,
     event: OnceLock<Event>,
@@ -70,7 +70,7 @@ impl Subscription {
         Self {
             name: client.name().into(),
             client,
-            informed: AtomicBool::new(true),
+            has_seen_regions: AtomicBool::new(true),
             over: AtomicBool::new(false),
             error: Mutex::default(),
             event: OnceLock::new(),
@@ -116,7 +116,7 @@ impl Subscription {
     }
 
     pub(super) fn is_informed(&self) -> bool {
-        self.informed.load(Ordering::Acquire)
+        self.has_seen_regions.load(Ordering::Acquire)
     }
 
     fn fail(&self, error: Error, interrupt: &dyn Interrupt) {
@@ -129,27 +129,27 @@ impl Subscription {
 }
 
 /// A client, and what it is offered.
-pub(super) type Invitation = (Arc<Subscription>, Arc<Offer>);
+pub(super) type Participant = (Arc<Subscription>, Arc<Proposal>);
 
 /// Clients that prepared a change; those not committed are rolled back, in reverse.
 pub(super) struct Prepared<'a> {
     turn: &'a TurnGuard<'a>,
     interrupt: &'a dyn Interrupt,
-    done: Vec<Invitation>,
+    done: Vec<Participant>,
 }
 
 impl<'a> Prepared<'a> {
     /// Asks each client in order; the first refusal undoes the others.
     pub(super) fn all(
-        invitations: Vec<Invitation>,
+        participants: Vec<Participant>,
         turn: &'a TurnGuard<'a>,
         interrupt: &'a dyn Interrupt,
     ) -> Result<Self> {
-        let mut prepared = Self { turn, interrupt, done: Vec::with_capacity(invitations.len()) };
-        for (subscription, offer) in invitations {
+        let mut prepared = Self { turn, interrupt, done: Vec::with_capacity(participants.len()) };
+        for (subscription, proposal) in participants {
             turn.enter(Some(&subscription.name), "prepare");
-            subscription.client.prepare(&offer)?;
-            prepared.done.push((subscription, offer));
+            subscription.client.prepare(&proposal)?;
+            prepared.done.push((subscription, proposal));
         }
         turn.enter(None, "change");
         Ok(prepared)
@@ -158,10 +158,10 @@ impl<'a> Prepared<'a> {
     /// Tells each client in order that the change is published, and returns who failed at it.
     pub(super) fn commit(mut self) -> Vec<(Arc<Subscription>, Error)> {
         let mut failures = Vec::new();
-        for (subscription, offer) in std::mem::take(&mut self.done) {
+        for (subscription, proposal) in std::mem::take(&mut self.done) {
             self.turn.enter(Some(&subscription.name), "commit");
-            subscription.informed.store(!offer.ends_memory(), Ordering::Release);
-            match subscription.client.commit(&offer) {
+            subscription.has_seen_regions.store(!proposal.ends_memory(), Ordering::Release);
+            match subscription.client.commit(&proposal) {
                 Ok(()) => subscription.event.get().map(Event::signal).unwrap_or_default(),
                 Err(error) => failures.push((subscription, error)),
             }
@@ -181,9 +181,9 @@ impl<'a> Prepared<'a> {
 
 impl Drop for Prepared<'_> {
     fn drop(&mut self) {
-        for (subscription, offer) in self.done.iter().rev() {
+        for (subscription, proposal) in self.done.iter().rev() {
             self.turn.enter(Some(&subscription.name), "rollback");
-            if let Err(error) = subscription.client.rollback(offer) {
+            if let Err(error) = subscription.client.rollback(proposal) {
                 subscription.fail(error, self.interrupt);
             }
         }

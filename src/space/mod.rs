@@ -1,18 +1,18 @@
 //! The live address space: one immutable snapshot behind one `ArcSwap`.
 //!
-//! Readers take the [`snapshot::Snapshot`] without a lock. Writers take [`turn::Turn`]s, and [`change`] is the only way from one
+//! Readers take the [`state::SpaceState`] without a lock. Writers take [`turn::Turn`]s, and [`change`] is the only way from one
 //! snapshot to the next: checked, prepared by every [`client`], published with one store, or undone.
 
 pub mod build;
 pub mod change;
 pub mod client;
-pub mod departure;
-pub mod hold;
-pub mod offer;
+pub mod lease;
+pub mod memory_participant;
+pub mod proposal;
 pub mod reservation;
-pub mod snapshot;
 #[allow(clippy::module_inception, reason = "the room's main thing")]
 pub mod space;
+pub mod state;
 pub mod transaction;
 pub mod turn;
 pub mod unplug;

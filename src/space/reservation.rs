@@ -7,12 +7,12 @@ use super::space::AddressSpace;
 use crate::model::allocator::{Wanted, within};
 use crate::model::change::Operation;
 use crate::model::error::{Error, Result};
+use crate::model::format::hex;
 use crate::model::interrupt::Interrupt;
 use crate::model::invalid::Invalid;
-use crate::model::map::Map;
 use crate::model::range::Range;
 use crate::model::region::{Region, RegionType, SharedRegion};
-use crate::model::text::hex;
+use crate::model::region_map::RegionMap;
 
 /// A range that is kept for its owner.
 #[derive(Debug)]
@@ -57,7 +57,7 @@ struct Table {
 }
 
 impl Table {
-    fn taken(&mut self, map: &Map) -> &[Range] {
+    fn taken(&mut self, map: &RegionMap) -> &[Range] {
         if self.taken.as_ref().is_none_or(|(generation, _)| *generation != map.generation()) {
             let mut ranges: Vec<Range> = map.regions().iter().map(|region| region.range).collect();
             ranges.extend(self.held.iter().map(|reservation| reservation.range));
@@ -69,7 +69,7 @@ impl Table {
         self.taken.as_ref().map_or(&[], |(_, taken)| taken)
     }
 
-    fn hold(&mut self, reservation: &Arc<Reservation>) {
+    fn add(&mut self, reservation: &Arc<Reservation>) {
         let range = reservation.range;
         let index = self.held.partition_point(|held| held.range.base() < range.base());
         self.held.insert(index, Arc::clone(reservation));
@@ -159,7 +159,7 @@ impl AddressSpace {
         };
         let id = self.reservations().ids.fetch_add(1, Ordering::Relaxed);
         let reservation = Arc::new(Reservation { id, range: Range::new(base, wanted.size)?, owner: owner.into() });
-        table.hold(&reservation);
+        table.add(&reservation);
         Ok(reservation)
     }
 
@@ -188,7 +188,7 @@ impl AddressSpace {
         reservation: &Reservation,
         region: &Region,
         interrupt: &dyn Interrupt,
-    ) -> Result<Arc<Map>> {
+    ) -> Result<Arc<RegionMap>> {
         if !reservation.range.covers(&region.range) {
             return Err(Invalid::at(
                 format!("cannot insert {region}: it reaches out of {reservation}"),
@@ -202,7 +202,7 @@ impl AddressSpace {
 }
 
 /// The base asked for, when the place is free.
-fn exact(table: &Table, map: &Map, wanted: &Wanted, base: u64, rooms: &[Range]) -> Result<u64> {
+fn exact(table: &Table, map: &RegionMap, wanted: &Wanted, base: u64, rooms: &[Range]) -> Result<u64> {
     let range = Range::new(base, wanted.size)?;
     let refused = |why: String, conflict| {
         let message = format!("cannot reserve {range}: {why}");

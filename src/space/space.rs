@@ -7,18 +7,18 @@ use std::time::Duration;
 use arc_swap::{ArcSwap, Guard};
 
 use super::client::{Client, Prepared, Subscription};
-use super::offer::Offer;
+use super::proposal::Proposal;
 use super::reservation::Reservations;
-use super::snapshot::Snapshot;
+use super::state::SpaceState;
 use super::turn::Turn;
 use super::unplug::UnplugRequests;
-use crate::memory::map::MappedMap;
+use crate::memory::mapped_regions::MappedRegions;
 use crate::memory::region::MappedRegion;
 use crate::model::change::{Change, Operation, Target};
 use crate::model::error::{Error, Result};
 use crate::model::interrupt::Interrupt;
-use crate::model::map::Map;
 use crate::model::region::Region;
+use crate::model::region_map::RegionMap;
 use crate::model::wait::{Deadline, Monitor};
 use crate::sys::fork::Process;
 
@@ -36,7 +36,7 @@ use crate::sys::fork::Process;
 /// # Ok::<(), _core::model::error::Error>(())
 /// ```
 pub struct AddressSpace {
-    current: ArcSwap<Snapshot>,
+    current: ArcSwap<SpaceState>,
     /// The generation of `current` or, for the moment before its publication, of the next snapshot: who has the map of this
     /// generation has the newest.
     generation: AtomicU64,
@@ -62,9 +62,9 @@ impl std::fmt::Debug for AddressSpace {
 impl AddressSpace {
     /// A space that begins with a map, unmapped.
     #[must_use]
-    pub fn with_map(map: Map) -> Self {
+    pub fn with_map(map: RegionMap) -> Self {
         Self {
-            current: ArcSwap::from_pointee(Snapshot { map: Arc::new(map.at_generation(0)), memory: None }),
+            current: ArcSwap::from_pointee(SpaceState { map: Arc::new(map.at_generation(0)), memory: None }),
             generation: AtomicU64::new(0),
             turn: Turn::default(),
             clients: Mutex::default(),
@@ -79,30 +79,30 @@ impl AddressSpace {
     /// A space without regions.
     #[must_use]
     pub fn new(layout: crate::model::layout::Layout) -> Self {
-        Self::with_map(Map::empty(layout))
+        Self::with_map(RegionMap::empty(layout))
     }
 
     /// The current snapshot for one short access: never held while waiting, detaching or calling back.
     #[inline]
     #[must_use]
-    pub fn load(&self) -> Guard<Arc<Snapshot>> {
+    pub fn load(&self) -> Guard<Arc<SpaceState>> {
         self.current.load()
     }
 
-    pub(super) fn load_full(&self) -> Arc<Snapshot> {
+    pub(super) fn load_full(&self) -> Arc<SpaceState> {
         self.current.load_full()
     }
 
     /// The current map, for as long as one likes.
     #[must_use]
-    pub fn map(&self) -> Arc<Map> {
+    pub fn map(&self) -> Arc<RegionMap> {
         Arc::clone(&self.load().map)
     }
 
     /// Whether a map that this space published is the current one.
     #[inline]
     #[must_use]
-    pub fn is_current(&self, map: &Map) -> bool {
+    pub fn is_current(&self, map: &RegionMap) -> bool {
         self.generation.load(Ordering::Acquire) == map.generation()
     }
 
@@ -121,7 +121,7 @@ impl AddressSpace {
     }
 
     /// The one publication of a change.
-    pub(super) fn swap(&self, after: Snapshot) -> Arc<Snapshot> {
+    pub(super) fn swap(&self, after: SpaceState) -> Arc<SpaceState> {
         self.generation.store(after.map.generation(), Ordering::Release);
         let old = self.swap_quietly(after);
         drop(self.published.lock());
@@ -130,19 +130,19 @@ impl AddressSpace {
     }
 
     /// Publishes a snapshot whose map is the one before.
-    pub(super) fn swap_quietly(&self, after: Snapshot) -> Arc<Snapshot> {
+    pub(super) fn swap_quietly(&self, after: SpaceState) -> Arc<SpaceState> {
         self.current.swap(Arc::new(after))
     }
 
     /// Takes the memory out, for the last owner of a space, who chooses how it is unmapped: that takes long.
     #[must_use]
-    pub fn take_memory(&self) -> Option<Arc<MappedMap>> {
+    pub fn take_memory(&self) -> Option<Arc<MappedRegions>> {
         let map = self.map();
-        self.swap_quietly(Snapshot { map, memory: None }).memory.clone()
+        self.swap_quietly(SpaceState { map, memory: None }).memory.clone()
     }
 
-    pub(super) fn new_memory(&self, regions: Vec<Arc<MappedRegion>>) -> MappedMap {
-        MappedMap::new(self.incarnations.fetch_add(1, Ordering::Relaxed), false, regions)
+    pub(super) fn new_memory(&self, regions: Vec<Arc<MappedRegion>>) -> MappedRegions {
+        MappedRegions::new(self.incarnations.fetch_add(1, Ordering::Relaxed), false, regions)
     }
 
     /// Refuses in a forked child, whose copy of this space nobody else can see.
@@ -151,12 +151,12 @@ impl AddressSpace {
     }
 
     /// Adds a region and publishes the new map.
-    pub fn insert(&self, region: &Region, interrupt: &dyn Interrupt) -> Result<Arc<Map>> {
+    pub fn insert(&self, region: &Region, interrupt: &dyn Interrupt) -> Result<Arc<RegionMap>> {
         self.change(&[Operation::Insert(Arc::new(region.clone()))], None, interrupt)
     }
 
     /// Puts a region in the place of one with the same range and backing, and keeps its memory.
-    pub fn replace(&self, old: &Target, new: &Region, interrupt: &dyn Interrupt) -> Result<Arc<Map>> {
+    pub fn replace(&self, old: &Target, new: &Region, interrupt: &dyn Interrupt) -> Result<Arc<RegionMap>> {
         self.change(&[Operation::Replace(old.clone(), Arc::new(new.clone()))], None, interrupt)
     }
 
@@ -166,7 +166,7 @@ impl AddressSpace {
         generation: u64,
         timeout: Option<Duration>,
         interrupt: &dyn Interrupt,
-    ) -> Result<Option<Arc<Map>>> {
+    ) -> Result<Option<Arc<RegionMap>>> {
         let is_old = |_: &mut ()| self.load().map.generation() <= generation;
         if is_old(&mut ()) {
             self.check_process()?;
@@ -182,13 +182,13 @@ impl AddressSpace {
         if client.needs_memory() {
             self.check_mapped(client.name())?;
         }
-        let offer = Arc::new(Offer::new(Change::arrival(&map), None, memory));
+        let proposal = Arc::new(Proposal::new(Change::attach_all(&map), None, memory));
         let subscription = Arc::new(Subscription::new(client));
-        let prepared = Prepared::all(vec![(Arc::clone(&subscription), Arc::clone(&offer))], &turn, interrupt)?;
+        let prepared = Prepared::all(vec![(Arc::clone(&subscription), Arc::clone(&proposal))], &turn, interrupt)?;
         if let Some((_, error)) = prepared.commit().pop() {
             turn.enter(Some(subscription.name()), "rollback");
             // Whatever comes of it, the first error is the one to tell.
-            let _ = subscription.client().rollback(&offer);
+            let _ = subscription.client().rollback(&proposal);
             return Err(error);
         }
         self.clients().push(Arc::clone(&subscription));

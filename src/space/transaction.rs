@@ -6,8 +6,8 @@ use super::space::AddressSpace;
 use crate::model::change::{Operation, Replay, Target};
 use crate::model::error::{Error, Result};
 use crate::model::interrupt::Interrupt;
-use crate::model::map::Map;
 use crate::model::region::Region;
+use crate::model::region_map::RegionMap;
 
 /// Operations checked one by one on a private map; no lock is held while it is open.
 #[derive(Debug)]
@@ -30,7 +30,7 @@ impl Transaction {
 
     /// The private map.
     #[must_use]
-    pub const fn staged(&self) -> &Map {
+    pub const fn staged(&self) -> &RegionMap {
         &self.replay.map
     }
 
@@ -63,7 +63,7 @@ impl Transaction {
     }
 
     /// Replays everything on the newest map and publishes once; `None` when nothing was staged.
-    pub fn publish(self, space: &AddressSpace, interrupt: &dyn Interrupt) -> Result<Option<Arc<Map>>> {
+    pub fn publish(self, space: &AddressSpace, interrupt: &dyn Interrupt) -> Result<Option<Arc<RegionMap>>> {
         if self.operations.is_empty() {
             return Ok(None);
         }

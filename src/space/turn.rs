@@ -9,7 +9,7 @@ use crate::model::interrupt::Interrupt;
 use crate::model::wait::{Monitor, SLICE};
 
 /// How long one call of a client is waited for: a client that waits for a thread which waits for the turn never comes back.
-pub const PATIENCE: Duration = Duration::from_secs(10);
+pub const CLIENT_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
 struct Owner {
@@ -39,7 +39,7 @@ impl Turn {
                 return Err(Error::Reentrant { message: owner.refusal() });
             }
             let mut owner = self.0.wait(owner, SLICE, |owner| owner.is_some());
-            owner.as_ref().map_or(Ok(()), Owner::check_patience)?;
+            owner.as_ref().map_or(Ok(()), Owner::check_client_timeout)?;
             if owner.is_none() {
                 *owner = Some(Owner { thread, client: None, phase: "change", since: Instant::now() });
                 return Ok(TurnGuard { turn: self });
@@ -50,8 +50,8 @@ impl Turn {
     }
 
     /// Refuses to wait longer for a client that does not come back.
-    pub fn check_patience(&self) -> Result<()> {
-        self.0.lock().as_ref().map_or(Ok(()), Owner::check_patience)
+    pub fn check_client_timeout(&self) -> Result<()> {
+        self.0.lock().as_ref().map_or(Ok(()), Owner::check_client_timeout)
     }
 
     /// Whether the running thread has the turn.
@@ -74,8 +74,8 @@ impl Owner {
         format!("{}{} since {:.1} s", self.phase, client.unwrap_or_default(), self.since.elapsed().as_secs_f64())
     }
 
-    fn check_patience(&self) -> Result<()> {
-        if self.client.is_none() || self.since.elapsed() < PATIENCE {
+    fn check_client_timeout(&self) -> Result<()> {
+        if self.client.is_none() || self.since.elapsed() < CLIENT_TIMEOUT {
             return Ok(());
         }
         let message = format!(

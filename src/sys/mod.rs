@@ -3,6 +3,7 @@
 #![allow(unsafe_code, reason = "this room is where system calls are made")]
 
 pub mod copy;
+pub mod copy_thread;
 pub mod discard;
 pub mod event;
 pub mod file;
@@ -13,7 +14,6 @@ pub mod kvm;
 pub mod limits;
 pub mod memory;
 pub mod numa;
-pub mod patience;
 pub mod smaps;
 pub mod socket;
 pub mod span;

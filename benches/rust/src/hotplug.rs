@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use _core::model::change::Target;
 use _core::model::interrupt::Uninterrupted;
-use _core::model::map::Map;
+use _core::model::region_map::RegionMap;
 use _core::model::region::Region;
 use _core::space::AddressSpace;
 
@@ -36,13 +36,13 @@ impl Shared for AddressSpace {
     }
 }
 
-impl Shared for Mutex<Map> {
+impl Shared for Mutex<RegionMap> {
     fn look_up(&self, addr: u64) -> bool {
         self.lock().expect("no one panicked").find(addr).is_some()
     }
 
     fn plug_and_unplug(&self, region: &Arc<Region>) {
-        for change in [Map::insert, Map::remove] {
+        for change in [RegionMap::insert, RegionMap::remove] {
             let mut map = self.lock().expect("no one panicked");
             *map = change(&map, region).expect("the region comes and goes");
         }

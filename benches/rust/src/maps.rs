@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use _core::model::interrupt::Uninterrupted;
 use _core::model::layout::Layout;
-use _core::model::map::Map;
+use _core::model::region_map::RegionMap;
 use _core::model::range::Range;
 use _core::model::region::{Region, RegionType};
 use _core::model::source::Source;
@@ -41,8 +41,8 @@ fn published_region(base: u64) -> Arc<published::AddressSpaceRegion> {
     Arc::new(published::AddressSpaceRegion::new(region_type, GuestAddress(base), PAGE))
 }
 
-pub fn map(count: u64) -> Map {
-    Map::from_regions((0..count).map(|index| region(base(index))).collect(), layout())
+pub fn map(count: u64) -> RegionMap {
+    RegionMap::from_regions((0..count).map(|index| region(base(index))).collect(), layout())
         .expect("the regions are disjoint")
 }
 
@@ -87,7 +87,7 @@ pub fn from_regions(pace: &Pace) -> Vec<Comparison> {
             pace.in_turns(
                 format!("from_regions, {count} regions"),
                 Goal::None,
-                &mut |number| timed(number, |_| Map::from_regions(regions.clone(), layout())),
+                &mut |number| timed(number, |_| RegionMap::from_regions(regions.clone(), layout())),
                 &mut |number| {
                     timed(number, |_| {
                         published::AddressSpaceBase::from_regions(published_regions.clone(), published_layout())

@@ -8,7 +8,7 @@ use pyo3::prelude::*;
 use super::PyMemory;
 use super::integers::narrow;
 use crate::memory::atomic::{Cell, Operation};
-use crate::memory::map::Need;
+use crate::memory::mapped_regions::Need;
 use crate::python::convert::invalid;
 use crate::python::convert::{self, Address, Size};
 

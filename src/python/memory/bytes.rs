@@ -7,8 +7,8 @@ use super::{LONG, PyMemory, Verb, whole};
 use crate::memory::access::{self, Access};
 use crate::memory::buffer::{Bytes, Input, Output};
 use crate::memory::copy;
-use crate::memory::map::Need;
-use crate::memory::piece::Piece;
+use crate::memory::mapped_regions::Need;
+use crate::memory::section::Section;
 use crate::model::int::usize_of;
 use crate::model::interrupt::Uninterrupted;
 use crate::python::buffer;
@@ -47,7 +47,7 @@ impl PyMemory {
         }
         let need = if force { Need::Any } else { Need::Write };
         let plan = self.plan(py, ("write", need), convert::range(addr, size)?)?;
-        plan.run(py, None, |pieces, _| access::write(pieces, Input::Bytes(input), force))
+        plan.run(py, None, |sections, _| access::write(sections, Input::Bytes(input), force))
     }
 
     /// Some bytes, all or none.
@@ -55,7 +55,7 @@ impl PyMemory {
         let plan = self.plan(py, verb, convert::range(addr, Size(size))?)?;
         let mut bytes = vec![0; usize_of(size)];
         let output = Output::from(bytes.as_mut_slice());
-        plan.run(py, None, |pieces, _| access::read(pieces, &output))?;
+        plan.run(py, None, |sections, _| access::read(sections, &output))?;
         Ok(bytes)
     }
 }
@@ -84,14 +84,14 @@ impl PyMemory {
         {
             return Ok(bytes);
         }
-        let find = |access: &Access<'_>| if pad.is_some() { access.pieces_with_holes() } else { access.pieces() };
+        let find = |access: &Access<'_>| if pad.is_some() { access.sections_with_holes() } else { access.sections() };
         let plan = self.plan_for(py, ("read", Need::Read), convert::range(addr, size)?, find)?;
         buffer::new_bytes(py, size.0, move |output| {
-            plan.run(py, None, |pieces, _| {
+            plan.run(py, None, |sections, _| {
                 if let Some(byte) = pad {
                     output.fill(byte.0);
                 }
-                access::read(pieces, output)
+                access::read(sections, output)
             })
         })
     }
@@ -111,7 +111,7 @@ impl PyMemory {
                 return Ok(output.size());
             }
             let plan = self.plan(py, ("read", Need::Read), convert::range(addr, size)?)?;
-            plan.run(py, None, |pieces, _| access::read(pieces, output))?;
+            plan.run(py, None, |sections, _| access::read(sections, output))?;
             Ok(output.size())
         })
     }
@@ -143,7 +143,7 @@ impl PyMemory {
     fn fill(&self, py: Python<'_>, addr: Address, size: Size, byte: Byte, force: bool) -> PyResult<()> {
         let need = if force { Need::Any } else { Need::Write };
         let plan = self.plan(py, ("fill", need), convert::range(addr, size)?)?;
-        plan.run(py, None, |pieces, _| access::write(pieces, Input::Fill(byte.0), force))
+        plan.run(py, None, |sections, _| access::write(sections, Input::Fill(byte.0), force))
     }
 
     /// Copies `size` bytes inside the guest, as if through a buffer in between: the two ranges may overlap.
@@ -171,12 +171,12 @@ impl PyMemory {
         if size.0 == 0 {
             return Ok(());
         }
-        let from = self.hold(py, ("copy", Need::Read), from, whole)?;
-        let to = self.hold(py, ("copy", Need::Write), to, whole)?;
-        if size.0 < LONG && !from.pieces.iter().chain(&to.pieces).any(Piece::may_block) {
-            return Ok(copy::copy(&from.pieces, &to.pieces, &Uninterrupted)?);
+        let from = self.lease(py, ("copy", Need::Read), from, whole)?;
+        let to = self.lease(py, ("copy", Need::Write), to, whole)?;
+        if size.0 < LONG && !from.sections.iter().chain(&to.sections).any(Section::may_block) {
+            return Ok(copy::copy(&from.sections, &to.sections, &Uninterrupted)?);
         }
-        detached(py, progress, move |interrupt| copy::copy(&from.pieces, &to.pieces, interrupt))
+        detached(py, progress, move |interrupt| copy::copy(&from.sections, &to.sections, interrupt))
     }
 
     /// The bytes up to a zero, without it; `max_size` bytes when there is none before.

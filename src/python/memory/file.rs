@@ -7,7 +7,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 
 use super::{PyMemory, whole};
-use crate::memory::map::Need;
+use crate::memory::mapped_regions::Need;
 use crate::memory::transfer::Transfer;
 use crate::model::error::Result;
 use crate::model::region::{PROT_READ, PROT_WRITE};
@@ -95,8 +95,8 @@ impl PyMemory {
         let range = convert::range(addr, size)?;
         let endpoint = Endpoint::new(file, PROT_READ)?;
         if size.0 > 0 {
-            let held = self.hold(py, ("read_from", Need::Write), range, whole)?;
-            endpoint.transfer(py, ("read_from", size.0), move |transfer| transfer.read(&held.pieces))?;
+            let leased = self.lease(py, ("read_from", Need::Write), range, whole)?;
+            endpoint.transfer(py, ("read_from", size.0), move |transfer| transfer.read(&leased.sections))?;
         }
         Ok(size.0)
     }
@@ -117,8 +117,8 @@ impl PyMemory {
         let range = convert::range(addr, size)?;
         let endpoint = Endpoint::new(file, PROT_WRITE)?;
         if size.0 > 0 {
-            let held = self.hold(py, ("write_to", Need::Read), range, whole)?;
-            endpoint.transfer(py, ("write_to", size.0), move |transfer| transfer.write(&held.pieces))?;
+            let leased = self.lease(py, ("write_to", Need::Read), range, whole)?;
+            endpoint.transfer(py, ("write_to", size.0), move |transfer| transfer.write(&leased.sections))?;
         }
         Ok(size.0)
     }

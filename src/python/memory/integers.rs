@@ -6,8 +6,8 @@ use vm_memory::ByteValued;
 use super::PyMemory;
 use crate::memory::access;
 use crate::memory::buffer::Output;
-use crate::memory::map::Need;
-use crate::model::text;
+use crate::memory::mapped_regions::Need;
+use crate::model::format;
 use crate::python::convert::invalid;
 use crate::python::convert::{self, Address, Size};
 
@@ -20,7 +20,7 @@ pub(super) fn narrow<T: TryFrom<u64>>(value: &Bound<'_, PyAny>) -> PyResult<T> {
         .and_then(|shift| u64::MAX.checked_shr(shift))
         .unwrap_or_default();
     let value = convert::unsigned(value.as_borrowed(), highest)?;
-    T::try_from(value).map_err(|_| invalid(format!("{} does not fit", text::hex(value))))
+    T::try_from(value).map_err(|_| invalid(format!("{} does not fit", format::hex(value))))
 }
 
 impl PyMemory {
@@ -37,7 +37,7 @@ impl PyMemory {
         let mut value = T::default();
         let output = Output::from(value.as_mut_slice());
         let range = convert::range(addr, Size::of(output.size()))?;
-        self.plan(py, ("read", Need::Read), range)?.run(py, None, |pieces, _| access::read(pieces, &output))?;
+        self.plan(py, ("read", Need::Read), range)?.run(py, None, |sections, _| access::read(sections, &output))?;
         Ok(value)
     }
 

@@ -9,23 +9,23 @@ use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
 use super::buffer;
-use super::clients::PyClients;
 use super::convert::{self, Address, Size};
-use super::handle::Handle;
 use super::interrupt::detached;
 use super::mapping::PyMapping;
 use super::region::PyRegion;
-use crate::memory::access::{Access, Held};
+use super::registry::PyClients;
+use super::space_ref::SpaceRef;
+use crate::memory::access::{Access, LeasedSections};
 use crate::memory::dirty::DirtySource;
-use crate::memory::map::{MappedMap, Need};
-use crate::memory::piece::Piece;
+use crate::memory::mapped_regions::{MappedRegions, Need};
 use crate::memory::region::MappedRegion;
+use crate::memory::section::Section;
 use crate::model::error::Result;
+use crate::model::format;
 use crate::model::interrupt::{Interrupt, Uninterrupted};
-use crate::model::map::Map;
 use crate::model::range::Range;
-use crate::model::text;
-use crate::space::snapshot::Snapshot;
+use crate::model::region_map::RegionMap;
+use crate::space::state::SpaceState;
 
 mod atomics;
 mod bytes;
@@ -57,7 +57,7 @@ const LONG: u64 = 4 << 20;
 #[pyclass(frozen, name = "GuestMemory", module = "dbs_address_space")]
 #[derive(Debug)]
 pub struct PyMemory {
-    space: Handle,
+    space: SpaceRef,
     /// Closing the memory is a change that they are asked about.
     clients: Py<PyClients>,
     incarnation: u64,
@@ -68,9 +68,9 @@ enum Plan {
     /// Nothing.
     Empty,
     /// A short one: the snapshot, for as long as the copy takes.
-    Short(Vec<Piece>, Guard<Arc<Snapshot>>),
+    Short(Vec<Section>, Guard<Arc<SpaceState>>),
     /// A long one: leases, so that the interpreter and the snapshot can be let go.
-    Long(Held),
+    Long(LeasedSections),
 }
 
 impl Plan {
@@ -80,16 +80,16 @@ impl Plan {
         self,
         py: Python<'_>,
         progress: Option<Py<PyAny>>,
-        work: impl FnOnce(&[Piece], &dyn Interrupt) -> Result<T> + Send,
+        work: impl FnOnce(&[Section], &dyn Interrupt) -> Result<T> + Send,
     ) -> PyResult<T> {
         match self {
             Self::Empty => Ok(T::default()),
-            Self::Short(pieces, snapshot) => {
-                let result = work(&pieces, &Uninterrupted);
-                drop((pieces, snapshot));
+            Self::Short(sections, snapshot) => {
+                let result = work(&sections, &Uninterrupted);
+                drop((sections, snapshot));
                 Ok(result?)
             }
-            Self::Long(held) => detached(py, progress, move |interrupt| work(&held.pieces, interrupt)),
+            Self::Long(leased) => detached(py, progress, move |interrupt| work(&leased.sections, interrupt)),
         }
     }
 }
@@ -97,35 +97,35 @@ impl Plan {
 /// Does work under leases, a long one, or one that may block, without the interpreter's lock.
 fn under_leases<T: Send>(
     py: Python<'_>,
-    held: Held,
+    leased: LeasedSections,
     size: Size,
     progress: Option<Py<PyAny>>,
-    work: impl FnOnce(&[Piece], &dyn Interrupt) -> Result<T> + Send,
+    work: impl FnOnce(&[Section], &dyn Interrupt) -> Result<T> + Send,
 ) -> PyResult<T> {
-    if size.0 >= LONG || held.pieces.iter().any(Piece::may_block) {
-        return detached(py, progress, move |interrupt| work(&held.pieces, interrupt));
+    if size.0 >= LONG || leased.sections.iter().any(Section::may_block) {
+        return detached(py, progress, move |interrupt| work(&leased.sections, interrupt));
     }
-    let result = work(&held.pieces, &Uninterrupted);
-    drop(held);
+    let result = work(&leased.sections, &Uninterrupted);
+    drop(leased);
     Ok(result?)
 }
 
-/// All pieces of a range; holes are refused.
-fn whole(access: &Access<'_>) -> Result<Vec<Piece>> {
-    access.pieces()
+/// All sections of a range; holes are refused.
+fn whole(access: &Access<'_>) -> Result<Vec<Section>> {
+    access.sections()
 }
 
 /// What is done with the memory: a verb for messages and leases, and what it needs.
 type Verb = (&'static str, Need);
 
 impl PyMemory {
-    pub(super) const fn new(space: Handle, clients: Py<PyClients>, incarnation: u64) -> Self {
+    pub(super) const fn new(space: SpaceRef, clients: Py<PyClients>, incarnation: u64) -> Self {
         Self { space, clients, incarnation }
     }
 
     /// Runs `work` on one snapshot, which is let go before an error becomes an exception: that runs Python code.
     #[inline]
-    pub(super) fn with_memory<T>(&self, work: impl FnOnce(&Map, &MappedMap) -> Result<T>) -> PyResult<T> {
+    pub(super) fn with_memory<T>(&self, work: impl FnOnce(&RegionMap, &MappedRegions) -> Result<T>) -> PyResult<T> {
         let result = {
             let snapshot = self.space.load();
             snapshot.memory_of(self.incarnation).and_then(|memory| work(&snapshot.map, memory))
@@ -152,7 +152,7 @@ impl PyMemory {
         py: Python<'_>,
         verb: Verb,
         range: Range,
-        find: impl Fn(&Access<'_>) -> Result<Vec<Piece>>,
+        find: impl Fn(&Access<'_>) -> Result<Vec<Section>>,
     ) -> PyResult<Plan> {
         loop {
             match self.try_plan(verb, range, &find)? {
@@ -167,38 +167,38 @@ impl PyMemory {
         &self,
         (verb, need): Verb,
         range: Range,
-        find: impl FnOnce(&Access<'_>) -> Result<Vec<Piece>>,
+        find: impl FnOnce(&Access<'_>) -> Result<Vec<Section>>,
     ) -> Result<std::result::Result<Plan, Arc<MappedRegion>>> {
         let snapshot = self.space.load();
         let access = Access { map: &snapshot.map, memory: snapshot.memory_of(self.incarnation)?, verb, need, range };
         if range.is_empty() {
             return Ok(Ok(Plan::Empty));
         }
-        let pieces = find(&access)?;
-        if range.size() < LONG && !pieces.iter().any(Piece::may_block) {
-            return Ok(Ok(Plan::Short(pieces, snapshot)));
+        let sections = find(&access)?;
+        if range.size() < LONG && !sections.iter().any(Section::may_block) {
+            return Ok(Ok(Plan::Short(sections, snapshot)));
         }
-        Ok(access.hold(pieces).map(Plan::Long))
+        Ok(access.lease(sections).map(Plan::Long))
     }
 
     /// Pieces under leases; while a change is deciding about one of the regions, waits for what it decides.
-    fn hold(
+    fn lease(
         &self,
         py: Python<'_>,
         (verb, need): Verb,
         range: Range,
-        find: impl Fn(&Access<'_>) -> Result<Vec<Piece>>,
-    ) -> PyResult<Held> {
+        find: impl Fn(&Access<'_>) -> Result<Vec<Section>>,
+    ) -> PyResult<LeasedSections> {
         loop {
-            match self.space.try_hold(self.incarnation, (verb, need, range), &find)? {
-                Ok(held) => return Ok(held),
+            match self.space.try_lease(self.incarnation, (verb, need, range), &find)? {
+                Ok(leased) => return Ok(leased),
                 Err(unsettled) => self.wait_settled(py, &unsettled)?,
             }
         }
     }
 
     fn wait_settled(&self, py: Python<'_>, region: &MappedRegion) -> PyResult<()> {
-        buffer::wait_settled(py, &self.space, &region.leases, region.meta.base())
+        buffer::wait_settled(py, &self.space, &region.leases, region.desc.base())
     }
 }
 
@@ -212,7 +212,7 @@ impl PyMemory {
     /// (True, False)
     fn check_range(&self, addr: Address, size: Size) -> PyResult<bool> {
         let range = convert::range(addr, size)?;
-        self.with_access(("check", Need::Any), range, |access| Ok(access.pieces().is_ok()))
+        self.with_access(("check", Need::Any), range, |access| Ok(access.sections().is_ok()))
     }
 
     /// The host address of a guest physical address, valid until its region is removed: nothing holds it.
@@ -226,17 +226,17 @@ impl PyMemory {
     fn host_address(&self, addr: Address) -> PyResult<usize> {
         let range = convert::range(addr, Size(1))?;
         self.with_access(("host_address", Need::Any), range, |access| {
-            let piece = access.single_piece()?;
-            Ok(piece.region.mapping.host(piece.offset).addr())
+            let section = access.single_section()?;
+            Ok(section.region.mapping.host(section.offset).addr())
         })
     }
 
     /// The regions that have memory, by ascending base.
     #[getter]
     fn regions<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
-        let metas: Vec<_> =
-            self.with_memory(|_, memory| Ok(memory.regions().iter().map(|region| Arc::clone(&region.meta)).collect()))?;
-        PyTuple::new(py, metas.into_iter().map(PyRegion::from).collect::<Vec<_>>())
+        let descs: Vec<_> =
+            self.with_memory(|_, memory| Ok(memory.regions().iter().map(|region| Arc::clone(&region.desc)).collect()))?;
+        PyTuple::new(py, descs.into_iter().map(PyRegion::from).collect::<Vec<_>>())
     }
 
     /// The `Mapping` of the region that holds `addr`. Raises `UnmappedAddress`, `NotMapped`.
@@ -247,7 +247,7 @@ impl PyMemory {
     /// 0
     fn mapping(&self, addr: Address) -> PyResult<PyMapping> {
         let range = convert::range(addr, Size(1))?;
-        self.with_access(("mapping", Need::Any), range, |access| Ok(PyMapping::of(&access.single_piece()?.region)))
+        self.with_access(("mapping", Need::Any), range, |access| Ok(PyMapping::of(&access.single_section()?.region)))
     }
 
     /// The `Mapping` of every region that has memory, by ascending base. Raises `NotMapped`.
@@ -285,7 +285,7 @@ impl PyMemory {
         let mut found = Vec::new();
         self.with_memory(|_, memory| {
             for region in memory.regions() {
-                let at = |offset: u64| region.meta.base().saturating_add(offset);
+                let at = |offset: u64| region.desc.base().saturating_add(offset);
                 region.drain(&mut |pages| found.push(Range::between(at(pages.base()), at(pages.end()))));
             }
             Ok(())
@@ -314,8 +314,8 @@ impl PyMemory {
     fn __repr__(&self) -> String {
         let snapshot = self.space.load();
         let Ok(memory) = snapshot.memory_of(self.incarnation) else { return "GuestMemory(closed)".into() };
-        let size = memory.regions().iter().fold(0u64, |sum, region| sum.saturating_add(region.meta.size()));
-        format!("GuestMemory({} regions, {})", memory.regions().len(), text::size(size))
+        let size = memory.regions().iter().fold(0u64, |sum, region| sum.saturating_add(region.desc.size()));
+        format!("GuestMemory({} regions, {})", memory.regions().len(), format::size(size))
     }
 
     #[allow(clippy::unused_self, reason = "a method for pickle")]

@@ -7,11 +7,11 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyFrozenSet, PyTuple};
 
 use super::PyMemory;
-use crate::memory::effective::{self, Effective, Placement};
 use crate::memory::lease::Lease;
+use crate::memory::memory_stats::{self, MemoryStats, NumaPlacement};
 use crate::memory::prealloc::{self, Background, Target};
 use crate::memory::region::MappedRegion;
-use crate::memory::{discard, map::Need};
+use crate::memory::{discard, mapped_regions::Need};
 use crate::model::error::{Error, Result};
 use crate::model::range::Range;
 use crate::python::backing::PyNumaPolicy;
@@ -47,13 +47,13 @@ impl PyMemory {
     fn leases(&self, py: Python<'_>, regions: &[Arc<MappedRegion>]) -> PyResult<Vec<Lease>> {
         let mut leases = Vec::with_capacity(regions.len());
         for region in regions {
-            let (base, size) = (region.meta.base(), region.meta.size());
+            let (base, size) = (region.desc.base(), region.desc.size());
             loop {
                 match region.lease(PREALLOC, base, size, false) {
                     Ok(lease) => break leases.push(lease),
                     Err(crate::memory::lease::Refused::Closing) => wait_settled(py, &self.space, &region.leases, base)?,
                     Err(crate::memory::lease::Refused::Closed) => {
-                        return Err(Error::NotMapped { message: format!("{} was removed", region.meta) }.into());
+                        return Err(Error::NotMapped { message: format!("{} was removed", region.desc) }.into());
                     }
                 }
             }
@@ -95,7 +95,7 @@ impl PyMemory {
         let regions = self.mapped(region)?;
         let leases = self.leases(py, &regions)?;
         let targets: Vec<Target> =
-            regions.iter().filter_map(|region| Target::of(&region.meta, &region.mapping)).collect();
+            regions.iter().filter_map(|region| Target::of(&region.desc, &region.mapping)).collect();
         drop(regions);
         if background {
             let job = Background::start(targets, threads, leases)?;
@@ -119,12 +119,12 @@ impl PyMemory {
     #[pyo3(signature = (region=None))]
     fn effective<'py>(&self, py: Python<'py>, region: Option<&Bound<'_, PyAny>>) -> PyResult<Bound<'py, PyTuple>> {
         let regions = self.mapped(region)?;
-        let states = detached(py, None, move |_| effective::effective(&regions))?;
+        let states = detached(py, None, move |_| memory_stats::effective(&regions))?;
         let states: Vec<_> = states.into_iter().map(|state| py_effective(py, state)).collect::<PyResult<_>>()?;
         PyTuple::new(py, states)
     }
 
-    /// Where the pages of each region, or of one, are, against the NUMA policy that was asked for: a tuple of `Placement`.
+    /// Where the pages of each region, or of one, are, against the NUMA policy that was asked for: a tuple of `NumaPlacement`.
     ///
     /// Up to 1,024 pages of each region, evenly spread, are looked at (`move_pages(2)`); none is moved or touched.
     ///
@@ -139,7 +139,7 @@ impl PyMemory {
         region: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Bound<'py, PyTuple>> {
         let regions = self.mapped(region)?;
-        let places = detached(py, None, move |_| effective::placements(&regions))?;
+        let places = detached(py, None, move |_| memory_stats::placements(&regions))?;
         let places: Vec<_> = places.into_iter().map(|place| py_placement(py, place)).collect::<PyResult<_>>()?;
         PyTuple::new(py, places)
     }
@@ -158,14 +158,18 @@ impl PyMemory {
     /// b'\x01\x00'
     fn discard(&self, py: Python<'_>, addr: Address, size: Size) -> PyResult<()> {
         let range = convert::range(addr, size)?;
-        let pieces: Vec<(Arc<MappedRegion>, Range)> = self.with_access(("discard", Need::Write), range, |access| {
-            let part = |piece: crate::memory::piece::Piece| {
-                let base = piece.address();
-                (piece.region, Range::between(base, base.saturating_add(u64::try_from(piece.size).unwrap_or(u64::MAX))))
-            };
-            Ok(access.pieces()?.into_iter().map(part).collect())
-        })?;
-        detached(py, None, move |_| discard_all(&pieces))
+        let sections: Vec<(Arc<MappedRegion>, Range)> =
+            self.with_access(("discard", Need::Write), range, |access| {
+                let part = |section: crate::memory::section::Section| {
+                    let base = section.address();
+                    (
+                        section.region,
+                        Range::between(base, base.saturating_add(u64::try_from(section.size).unwrap_or(u64::MAX))),
+                    )
+                };
+                Ok(access.sections()?.into_iter().map(part).collect())
+            })?;
+        detached(py, None, move |_| discard_all(&sections))
     }
 
     /// The `DaxWindow` of a DAX region, given by exact base, name or region.
@@ -184,9 +188,9 @@ impl PyMemory {
 }
 
 /// All are checked before the first is discarded.
-fn discard_all(pieces: &[(Arc<MappedRegion>, Range)]) -> Result<()> {
-    pieces.iter().try_for_each(|(region, range)| discard::check(region, *range))?;
-    pieces.iter().try_for_each(|(region, range)| discard::discard(region, *range))
+fn discard_all(sections: &[(Arc<MappedRegion>, Range)]) -> Result<()> {
+    sections.iter().try_for_each(|(region, range)| discard::check(region, *range))?;
+    sections.iter().try_for_each(|(region, range)| discard::discard(region, *range))
 }
 
 fn counts<'py>(py: Python<'py>, nodes: &std::collections::BTreeMap<u32, u64>) -> PyResult<Bound<'py, PyDict>> {
@@ -195,14 +199,14 @@ fn counts<'py>(py: Python<'py>, nodes: &std::collections::BTreeMap<u32, u64>) ->
     Ok(counts)
 }
 
-fn py_effective(py: Python<'_>, state: Effective) -> PyResult<Bound<'_, PyAny>> {
+fn py_effective(py: Python<'_>, state: MemoryStats) -> PyResult<Bound<'_, PyAny>> {
     let (region, sums) = (PyRegion::from(state.region), state.sums);
     let (flags, policy) = (PyFrozenSet::new(py, &sums.flags)?, state.policy.map(PyNumaPolicy));
     let nodes = counts(py, &state.nodes)?;
     convert::py_effective(py, (region, sums.page_size, sums.resident, sums.huge, sums.locked, flags, policy, nodes))
 }
 
-fn py_placement(py: Python<'_>, place: Placement) -> PyResult<Bound<'_, PyAny>> {
+fn py_placement(py: Python<'_>, place: NumaPlacement) -> PyResult<Bound<'_, PyAny>> {
     let (region, policy) = (PyRegion::from(place.region), place.policy.map(PyNumaPolicy));
     convert::py_placement(py, (region, policy, place.sampled, counts(py, &place.nodes)?, place.misplaced))
 }

@@ -7,9 +7,9 @@ use pyo3::types::{PyBytes, PyTuple};
 use super::search::{self, PySearch};
 use super::{PyMemory, Verb, whole};
 use crate::memory::access::Access;
-use crate::memory::map::Need;
-use crate::memory::piece::Piece;
-use crate::memory::walk::{self, Digest, Stretch};
+use crate::memory::mapped_regions::Need;
+use crate::memory::scan::{self, Chunk, Digest};
+use crate::memory::section::Section;
 use crate::model::error::{Error, Result};
 use crate::model::hexdump::Hexdump;
 use crate::model::interrupt::Interrupt;
@@ -19,7 +19,7 @@ use crate::python::convert::invalid;
 use crate::python::convert::{self, Address, Size};
 use crate::python::interrupt::detached;
 
-/// A `hashlib` object, fed without the interpreter's lock held in between.
+/// A `hashlib` object, fed without the interpreter's lock leased in between.
 struct PyDigest {
     update: Py<PyAny>,
     raised: Option<PyErr>,
@@ -42,14 +42,14 @@ impl PyMemory {
         verb: &'static str,
         range: Range,
         progress: Option<Py<PyAny>>,
-        work: impl FnOnce(&[Piece], &dyn Interrupt) -> Result<T> + Send,
+        work: impl FnOnce(&[Section], &dyn Interrupt) -> Result<T> + Send,
     ) -> PyResult<T> {
         let verb: Verb = (verb, Need::Read);
         if range.is_empty() {
             return self.with_memory(|_, _| Ok(T::default()));
         }
-        let held = self.hold(py, verb, range, whole)?;
-        detached(py, progress, move |interrupt| work(&held.pieces, interrupt))
+        let leased = self.lease(py, verb, range, whole)?;
+        detached(py, progress, move |interrupt| work(&leased.sections, interrupt))
     }
 }
 
@@ -66,7 +66,9 @@ impl PyMemory {
     fn compare(&self, py: Python<'_>, addr: Address, data: &Bound<'_, PyAny>) -> PyResult<Option<u64>> {
         buffer::with_input(data, |data| {
             let range = convert::range(addr, Size::of(data.size()))?;
-            self.scan(py, "compare", range, None, |pieces, interrupt| walk::first_difference(pieces, data, interrupt))
+            self.scan(py, "compare", range, None, |sections, interrupt| {
+                scan::first_difference(sections, data, interrupt)
+            })
         })
     }
 
@@ -91,7 +93,7 @@ impl PyMemory {
         let range = convert::range(addr, size)?;
         if algorithm == "blake3" {
             let mut hasher = blake3::Hasher::new();
-            self.scan(py, "hash", range, progress, |pieces, interrupt| walk::hash(pieces, &mut hasher, interrupt))?;
+            self.scan(py, "hash", range, progress, |sections, interrupt| scan::hash(sections, &mut hasher, interrupt))?;
             return Ok(PyBytes::new(py, hasher.finalize().as_bytes()));
         }
         let object = py.import("hashlib")?.call_method1("new", (algorithm,))?;
@@ -100,7 +102,7 @@ impl PyMemory {
         }
         let mut digest = PyDigest { update: object.getattr("update")?.unbind(), raised: None };
         let fed =
-            self.scan(py, "hash", range, progress, |pieces, interrupt| walk::hash(pieces, &mut digest, interrupt));
+            self.scan(py, "hash", range, progress, |sections, interrupt| scan::hash(sections, &mut digest, interrupt));
         match digest.raised {
             Some(raised) => return Err(raised),
             None => fed?,
@@ -128,8 +130,8 @@ impl PyMemory {
     ) -> PyResult<Bound<'py, PyTuple>> {
         let range = span(start, end)?;
         let find = |access: &Access<'_>| Ok(access.readable());
-        let held = self.hold(py, ("find_zero_pages", Need::Read), range, find)?;
-        convert::py_ranges(py, detached(py, None, move |interrupt| walk::zero_pages(&held.pieces, interrupt))?)
+        let leased = self.lease(py, ("find_zero_pages", Need::Read), range, find)?;
+        convert::py_ranges(py, detached(py, None, move |interrupt| scan::zero_pages(&leased.sections, interrupt))?)
     }
 
     /// A range as people read bytes: sixteen a line, in hexadecimal and as text, equal lines as one `*`.
@@ -147,15 +149,15 @@ impl PyMemory {
     fn hexdump(&self, py: Python<'_>, addr: Address, size: Size) -> PyResult<String> {
         let range = convert::range(addr, size)?;
         let find = |access: &Access<'_>| Ok(access.readable());
-        let held = self.hold(py, ("hexdump", Need::Read), range, find)?;
-        detached(py, None, move |interrupt| dump(&held.pieces, range, interrupt))
+        let leased = self.lease(py, ("hexdump", Need::Read), range, find)?;
+        detached(py, None, move |interrupt| dump(&leased.sections, range, interrupt))
     }
 
     /// The addresses at which `needle` is found, by ascending address: an iterator.
     ///
     /// `needle` is bytes-like or a `BytePattern`. Matches lie whole in `[start, end)`, begin at multiples of `align`, may overlap each
     /// other and the joints of regions that touch; holes, device regions and what may not be read are skipped. At most `limit` are
-    /// given. Nothing is held between two matches: the search goes on in the map as it is then. Looking at memory that no one has
+    /// given. Nothing is leased between two matches: the search goes on in the map as it is then. Looking at memory that no one has
     /// written does not allocate it. `progress(p)` is called at most 20 times a second. Raises `InvalidAddressRange` for an empty
     /// needle or an `align` of 0; while it is iterated `MemoryFault`, `NotMapped`.
     ///
@@ -191,14 +193,14 @@ impl PyMemory {
 fn span(start: Address, end: Option<Address>) -> PyResult<Range> {
     match end {
         Some(end) if end.0 < start.0 => {
-            let hex = crate::model::text::hex;
+            let hex = crate::model::format::hex;
             Err(invalid(format!("end {} lies below start {}", hex(end.0), hex(start.0))))
         }
         end => Ok(Range::between(start.0, end.map_or(u64::MAX, |end| end.0))),
     }
 }
 
-fn dump(pieces: &[Piece], range: Range, interrupt: &dyn Interrupt) -> Result<String> {
+fn dump(sections: &[Section], range: Range, interrupt: &dyn Interrupt) -> Result<String> {
     let mut dump = Hexdump::default();
     let mut reached = range.base();
     let gap = |dump: &mut Hexdump, from: u64, to: u64| {
@@ -206,11 +208,11 @@ fn dump(pieces: &[Piece], range: Range, interrupt: &dyn Interrupt) -> Result<Str
             dump.note(&format!("{} has nothing to read", Range::between(from, to)));
         }
     };
-    walk::walk(pieces, "hexdump", interrupt, |address, stretch| {
+    scan::walk(sections, "hexdump", interrupt, |address, chunk| {
         gap(&mut dump, reached, address);
-        reached = match stretch {
-            Stretch::Data(bytes) => dump.bytes(address, bytes),
-            Stretch::Hole(size) => dump.zeroes(address, size),
+        reached = match chunk {
+            Chunk::Data(bytes) => dump.bytes(address, bytes),
+            Chunk::Hole(size) => dump.zeroes(address, size),
         };
         Ok(std::ops::ControlFlow::<()>::Continue(()))
     })?;

@@ -12,8 +12,8 @@ use crate::model::interrupt::Interrupt;
 use crate::model::pattern::Pattern;
 use crate::model::range::Range;
 use crate::python::buffer;
-use crate::python::handle::Handle;
 use crate::python::interrupt::{PyInterrupt, detached_under};
+use crate::python::space_ref::SpaceRef;
 
 /// Bytes to search for, of which some nibbles may be anything: hexadecimal digits and `?`, with or without spaces.
 ///
@@ -66,7 +66,7 @@ pub(super) fn pattern(needle: &Bound<'_, PyAny>) -> PyResult<Arc<Pattern>> {
 #[pyclass(frozen, name = "_Search", module = "dbs_address_space._core")]
 #[derive(Debug)]
 pub struct PySearch {
-    space: Handle,
+    space: SpaceRef,
     incarnation: u64,
     interrupt: PyInterrupt,
     total: u64,
@@ -86,7 +86,7 @@ struct State {
 
 impl PySearch {
     pub(super) fn new(
-        space: &Handle,
+        space: &SpaceRef,
         incarnation: u64,
         (pattern, range, align): (Arc<Pattern>, Range, u64),
         limit: u64,
@@ -103,7 +103,7 @@ impl PySearch {
         snapshot.memory_of(self.incarnation).map(|_| snapshot.map.generation())
     }
 
-    /// The next match; windows are held one at a time.
+    /// The next match; windows are leased one at a time.
     fn next(&self, state: &mut State, interrupt: &dyn Interrupt) -> Result<Option<u64>> {
         loop {
             let generation = self.generation()?;
@@ -118,8 +118,8 @@ impl PySearch {
             if range.is_empty() {
                 return Ok(None);
             }
-            let held = self.space.hold_run(self.incarnation, ("search", range), most, interrupt)?;
-            state.done = state.done.saturating_add(state.search.look(&held.pieces)?);
+            let leased = self.space.lease_run(self.incarnation, ("search", range), most, interrupt)?;
+            state.done = state.done.saturating_add(state.search.look(&leased.sections)?);
             interrupt.progress("search", state.done.min(self.total), self.total)?;
         }
     }

@@ -8,7 +8,7 @@ use pyo3::types::{PyBytes, PyTuple};
 
 use super::PyMemory;
 use crate::memory::access;
-use crate::memory::map::Need;
+use crate::memory::mapped_regions::Need;
 use crate::python::buffer;
 use crate::python::convert::{self, Address, Size};
 
@@ -35,7 +35,8 @@ impl PyMemory {
         let structs = structs(py)?;
         let size: u64 = structs.call_method1(intern!(py, "calcsize"), (fmt,))?.extract()?;
         let plan = self.plan(py, ("unpack", Need::Read), convert::range(addr, Size(size))?)?;
-        let bytes = buffer::new_bytes(py, size, |output| plan.run(py, None, |pieces, _| access::read(pieces, output)))?;
+        let bytes =
+            buffer::new_bytes(py, size, |output| plan.run(py, None, |sections, _| access::read(sections, output)))?;
         structs.call_method1(intern!(py, "unpack"), (fmt, bytes))
     }
 

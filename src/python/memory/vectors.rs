@@ -4,10 +4,10 @@ use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes, PyList, PyMemoryView, PyTuple};
 
 use super::{LONG, PyMemory, Verb, under_leases, whole};
-use crate::memory::access::{self, Held};
+use crate::memory::access::{self, LeasedSections};
 use crate::memory::buffer::{Bytes, Input, Output};
-use crate::memory::map::{MappedMap, Need, Source};
-use crate::memory::piece::Piece;
+use crate::memory::mapped_regions::{MappedRegions, Need, Source};
+use crate::memory::section::Section;
 use crate::memory::translate::Translator;
 use crate::model::error::Result;
 use crate::model::int::usize_of;
@@ -58,7 +58,7 @@ impl PyMemory {
             return Ok(bytes);
         }
         let plan = self.plan(py, ("readv", Need::Read), convert::range(addr, size)?)?;
-        buffer::new_bytes(py, size.0, |output| plan.run(py, None, |pieces, _| access::read(pieces, output)))
+        buffer::new_bytes(py, size.0, |output| plan.run(py, None, |sections, _| access::read(sections, output)))
     }
 
     /// Reads all ranges on one snapshot, when each of them is one direct copy.
@@ -86,14 +86,14 @@ impl PyMemory {
         PyList::new(py, bytes?).map(Some)
     }
 
-    /// Ranges that lie one after the other in a buffer, held: nothing is done before all of them are possible.
-    fn hold_all(&self, py: Python<'_>, verb: Verb, ranges: &[(Address, Size)]) -> PyResult<Held> {
-        let mut all = Held::default();
+    /// Ranges that lie one after the other in a buffer, leased: nothing is done before all of them are possible.
+    fn lease_all(&self, py: Python<'_>, verb: Verb, ranges: &[(Address, Size)]) -> PyResult<LeasedSections> {
+        let mut all = LeasedSections::default();
         let mut at = 0usize;
         for (addr, size) in ranges {
             let range = convert::range(*addr, *size)?;
             if !range.is_empty() {
-                all.add(self.hold(py, verb, range, whole)?, at);
+                all.add(self.lease(py, verb, range, whole)?, at);
             }
             at = at.saturating_add(usize_of(size.0));
         }
@@ -169,8 +169,8 @@ impl PyMemory {
                 return Err(too_short(output.size(), size));
             }
             if !self.read_all_into(&ranges, size, output)? {
-                let held = self.hold_all(py, ("readv_into", Need::Read), &ranges)?;
-                under_leases(py, held, Size::of(size), None, |pieces, _| access::read(pieces, output))?;
+                let leased = self.lease_all(py, ("readv_into", Need::Read), &ranges)?;
+                under_leases(py, leased, Size::of(size), None, |sections, _| access::read(sections, output))?;
             }
             Ok(size)
         })
@@ -189,16 +189,16 @@ impl PyMemory {
     fn writev(&self, py: Python<'_>, pairs: &Bound<'_, PyAny>) -> PyResult<()> {
         let pairs: Vec<(Address, Bound<'_, PyAny>)> =
             pairs.try_iter()?.map(|pair| pair?.extract()).collect::<PyResult<_>>()?;
-        let buffers = pairs.iter().map(|(_, data)| buffer::Held::of(data)).collect::<PyResult<Vec<_>>>()?;
-        let data: Vec<_> = buffers.iter().map(buffer::Held::bytes).collect();
+        let buffers = pairs.iter().map(|(_, data)| buffer::PyBuffer::of(data)).collect::<PyResult<Vec<_>>>()?;
+        let data: Vec<_> = buffers.iter().map(buffer::PyBuffer::bytes).collect();
         let ranges: Vec<_> =
             pairs.iter().zip(&data).map(|((addr, _), bytes)| (*addr, Size::of(bytes.size()))).collect();
         let size = total(&ranges)?;
         if self.write_all_direct(&ranges, size, &data)? {
             return Ok(());
         }
-        let held = self.hold_all(py, ("writev", Need::Write), &ranges)?;
-        under_leases(py, held, Size::of(size), None, |pieces, _| write_each(pieces, &data))
+        let leased = self.lease_all(py, ("writev", Need::Write), &ranges)?;
+        under_leases(py, leased, Size::of(size), None, |sections, _| write_each(sections, &data))
     }
 
     /// The host address and the index in `regions` of each guest physical address.
@@ -263,7 +263,7 @@ impl PyMemory {
 const LONG_LIST: usize = 64 << 10;
 
 fn too_short(there: usize, needed: usize) -> PyErr {
-    let hex = |size: usize| crate::model::text::hex(Size::of(size).0);
+    let hex = |size: usize| crate::model::format::hex(Size::of(size).0);
     invalid(format!("the buffer has {} bytes, the ranges have {}", hex(there), hex(needed)))
 }
 
@@ -326,22 +326,22 @@ impl PyMemory {
     }
 }
 
-/// Writes each piece of data to the pieces that it lies in; the pieces count their places through all data.
-fn write_each(pieces: &[Piece], data: &[Bytes<'_>]) -> Result<()> {
-    let mut pieces = pieces;
+/// Writes each piece of data to the sections that it lies in; the sections count their places through all data.
+fn write_each(sections: &[Section], data: &[Bytes<'_>]) -> Result<()> {
+    let mut sections = sections;
     let mut at = 0usize;
     for bytes in data {
         let end = at.saturating_add(bytes.size());
-        let (mine, rest) = pieces.split_at(pieces.partition_point(|piece| piece.at < end));
-        let mine: Vec<Piece> = mine.iter().map(|piece| piece.at(piece.at.saturating_sub(at))).collect();
+        let (mine, rest) = sections.split_at(sections.partition_point(|section| section.at < end));
+        let mine: Vec<Section> = mine.iter().map(|section| section.at(section.at.saturating_sub(at))).collect();
         access::write(&mine, Input::Bytes(*bytes), false).map_err(|error| error.after(Size::of(at).0))?;
-        (pieces, at) = (rest, end);
+        (sections, at) = (rest, end);
     }
     Ok(())
 }
 
 /// Reads integers from the place `at` in the list on, as long as they can be read directly, but not for long; returns where it ends.
-fn read_run(memory: &MappedMap, addresses: Bytes<'_>, output: &Output<'_>, at: usize) -> Result<usize> {
+fn read_run(memory: &MappedRegions, addresses: Bytes<'_>, output: &Output<'_>, at: usize) -> Result<usize> {
     let end = addresses.size().min(at.saturating_add(LONG_LIST));
     for at in (at..end).step_by(INTEGER) {
         let Some(value) = memory.load_direct::<u64>(addresses.integer(at)?) else { return Ok(at) };

@@ -6,8 +6,8 @@ use pyo3::prelude::*;
 use pyo3::types::PyMemoryView;
 
 use super::PyMemory;
-use crate::memory::access::{Access, Held};
-use crate::memory::map::Need;
+use crate::memory::access::{Access, LeasedSections};
+use crate::memory::mapped_regions::Need;
 use crate::model::error::Error;
 use crate::model::region::{PROT_WRITE, SharedRegion};
 use crate::python::array;
@@ -44,17 +44,17 @@ impl PyMemory {
             return PyGuestView::empty(py);
         }
         let need = if writable == Some(true) { Need::Write } else { Need::Read };
-        let held = self.hold(py, ("view", need), range, |access| {
-            let piece = access.single_piece()?;
-            if piece.is_guarded() && !unguarded {
-                return Err(guarded_view(&piece.region.meta));
+        let leased = self.lease(py, ("view", need), range, |access| {
+            let section = access.single_section()?;
+            if section.is_guarded() && !unguarded {
+                return Err(guarded_view(&section.region.desc));
             }
-            Ok(vec![piece])
+            Ok(vec![section])
         })?;
-        // Held until the view has a lease of its own, so that it shows the region as the snapshot described it.
-        let Some(piece) = held.pieces.first() else { return PyGuestView::empty(py) };
-        let readonly = piece.region.meta.prot_flags & PROT_WRITE == 0 || writable == Some(false);
-        PyGuestView::memoryview(py, &self.space, piece, readonly)
+        // LeasedSections until the view has a lease of its own, so that it shows the region as the snapshot described it.
+        let Some(section) = leased.sections.first() else { return PyGuestView::empty(py) };
+        let readonly = section.region.desc.prot_flags & PROT_WRITE == 0 || writable == Some(false);
+        PyGuestView::memoryview(py, &self.space, section, readonly)
     }
 
     /// A NumPy array over guest memory (the `numpy` extra), of any shape and dtype, structured ones included; strides are in bytes.
@@ -102,10 +102,10 @@ impl PyMemory {
     fn pin(&self, py: Python<'_>, addr: Address, size: Size) -> PyResult<PyPin> {
         let range = convert::range(addr, size)?;
         if range.is_empty() {
-            return self.with_memory(|_, _| Ok(Held::default().into()));
+            return self.with_memory(|_, _| Ok(LeasedSections::default().into()));
         }
-        let find = |access: &Access<'_>| access.single_piece().map(|piece| vec![piece]);
-        self.hold(py, ("pin", Need::Any), range, find).map(PyPin::from)
+        let find = |access: &Access<'_>| access.single_section().map(|section| vec![section]);
+        self.lease(py, ("pin", Need::Any), range, find).map(PyPin::from)
     }
 }
 

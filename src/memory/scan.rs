@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use super::buffer::{Bytes, Output};
 use super::mapping::Extent;
-use super::piece::Piece;
+use super::section::Section;
 use crate::model::error::Result;
 use crate::model::int::u64_of;
 use crate::model::int::usize_of;
@@ -20,42 +20,42 @@ const PAGE: u64 = 4096;
 
 /// Some bytes of the guest.
 #[derive(Clone, Copy, Debug)]
-pub enum Stretch<'a> {
+pub enum Chunk<'a> {
     /// A copy of them.
     Data(&'a [u8]),
     /// That many zeroes, which a shared file has no pages for.
     Hole(u64),
 }
 
-/// Calls `look(address, stretch)` for all bytes of the pieces in turn, until it breaks.
+/// Calls `look(address, chunk)` for all bytes of the sections in turn, until it breaks.
 pub fn walk<T>(
-    pieces: &[Piece],
+    sections: &[Section],
     stage: &'static str,
     interrupt: &dyn Interrupt,
-    mut look: impl FnMut(u64, Stretch<'_>) -> Result<ControlFlow<T>>,
+    mut look: impl FnMut(u64, Chunk<'_>) -> Result<ControlFlow<T>>,
 ) -> Result<Option<T>> {
-    let total = pieces.iter().fold(0u64, |sum, piece| sum.saturating_add(u64_of(piece.size)));
+    let total = sections.iter().fold(0u64, |sum, section| sum.saturating_add(u64_of(section.size)));
     let mut buffer = vec![0; CHUNK.min(usize_of(total))];
     let mut done = 0u64;
-    for piece in pieces {
+    for section in sections {
         let mut skip = 0u64;
         let mut extent = Extent::Data(0);
-        while skip < u64_of(piece.size) {
+        while skip < u64_of(section.size) {
             if matches!(extent, Extent::Data(0) | Extent::Hole(0)) {
-                extent = whole_page_extent(piece, skip);
+                extent = whole_page_extent(section, skip);
             }
-            let address = piece.address().saturating_add(skip);
+            let address = section.address().saturating_add(skip);
             let (size, flow) = match &mut extent {
                 Extent::Data(left) => {
-                    let data = chunk(piece, skip, *left, &mut buffer).map_err(|error| error.after(done).of(total))?;
+                    let data = chunk(section, skip, *left, &mut buffer).map_err(|error| error.after(done).of(total))?;
                     let size = u64_of(data.len());
                     *left = left.saturating_sub(size);
-                    (size, look(address, Stretch::Data(data))?)
+                    (size, look(address, Chunk::Data(data))?)
                 }
                 Extent::Hole(left) => {
                     let size = HOLE_STEP.min(*left);
                     *left = left.saturating_sub(size);
-                    (size, look(address, Stretch::Hole(size))?)
+                    (size, look(address, Chunk::Hole(size))?)
                 }
             };
             if let ControlFlow::Break(result) = flow {
@@ -71,13 +71,13 @@ pub fn walk<T>(
 
 /// What lies at `skip`, up to the end of a guest page; a file's holes, when the region begins in the midst of one of its pages, end
 /// in the midst of guest pages, which are data then.
-fn whole_page_extent(piece: &Piece, skip: u64) -> Extent {
-    let address = piece.address().saturating_add(skip);
+fn whole_page_extent(section: &Section, skip: u64) -> Extent {
+    let address = section.address().saturating_add(skip);
     let data_to = |end: u64| {
         let end = end.checked_next_multiple_of(PAGE).unwrap_or(u64::MAX);
-        Extent::Data(end.saturating_sub(address).min(u64_of(piece.size).saturating_sub(skip)))
+        Extent::Data(end.saturating_sub(address).min(u64_of(section.size).saturating_sub(skip)))
     };
-    match piece.extent_at(skip) {
+    match section.extent_at(skip) {
         Extent::Data(size) => data_to(address.saturating_add(size)),
         Extent::Hole(size) => match address.saturating_add(size) & !(PAGE - 1) {
             end if end > address => Extent::Hole(end.saturating_sub(address)),
@@ -87,28 +87,28 @@ fn whole_page_extent(piece: &Piece, skip: u64) -> Extent {
 }
 
 /// Some of the `left` bytes of data from `skip` on, as many as the buffer holds.
-fn chunk<'a>(piece: &Piece, skip: u64, left: u64, buffer: &'a mut [u8]) -> Result<&'a [u8]> {
+fn chunk<'a>(section: &Section, skip: u64, left: u64, buffer: &'a mut [u8]) -> Result<&'a [u8]> {
     let (data, _) = buffer.split_at_mut(usize_of(left).min(buffer.len()));
-    piece.part(skip, data.len()).read_data(&Output::from(&mut *data))?;
+    section.part(skip, data.len()).read_data(&Output::from(&mut *data))?;
     Ok(data)
 }
 
 /// The first address at which the guest's bytes differ from `data`, which has as many.
-pub fn first_difference(pieces: &[Piece], data: Bytes<'_>, interrupt: &dyn Interrupt) -> Result<Option<u64>> {
+pub fn first_difference(sections: &[Section], data: Bytes<'_>, interrupt: &dyn Interrupt) -> Result<Option<u64>> {
     let mut expected = Vec::new();
     let mut at = 0usize;
-    walk(pieces, "compare", interrupt, |address, stretch| {
-        let size = match stretch {
-            Stretch::Data(bytes) => bytes.len(),
-            Stretch::Hole(size) => usize_of(size),
+    walk(sections, "compare", interrupt, |address, chunk| {
+        let size = match chunk {
+            Chunk::Data(bytes) => bytes.len(),
+            Chunk::Hole(size) => usize_of(size),
         };
-        let difference = match stretch {
-            Stretch::Data(bytes) => {
+        let difference = match chunk {
+            Chunk::Data(bytes) => {
                 expected.resize(size, 0);
                 data.copy_to(at, &mut expected)?;
                 mismatch(bytes, &expected)
             }
-            Stretch::Hole(_) => first_nonzero(data, at, size, &mut expected)?,
+            Chunk::Hole(_) => first_nonzero(data, at, size, &mut expected)?,
         };
         at = at.saturating_add(size);
         Ok(match difference {
@@ -160,25 +160,25 @@ impl Digest for blake3::Hasher {
 }
 
 /// Feeds all bytes to a digest.
-pub fn hash(pieces: &[Piece], digest: &mut dyn Digest, interrupt: &dyn Interrupt) -> Result<()> {
-    let feed = |_, stretch: Stretch<'_>| {
-        match stretch {
-            Stretch::Data(bytes) => digest.update(bytes)?,
-            Stretch::Hole(size) => zeroes(size, |part| digest.update(part))?,
+pub fn hash(sections: &[Section], digest: &mut dyn Digest, interrupt: &dyn Interrupt) -> Result<()> {
+    let feed = |_, chunk: Chunk<'_>| {
+        match chunk {
+            Chunk::Data(bytes) => digest.update(bytes)?,
+            Chunk::Hole(size) => zeroes(size, |part| digest.update(part))?,
         }
         Ok(ControlFlow::<()>::Continue(()))
     };
-    walk(pieces, "hash", interrupt, feed).map(drop)
+    walk(sections, "hash", interrupt, feed).map(drop)
 }
 
 /// The guest pages of 4 KiB, whole in one region, that hold nothing but zeroes; touching ones are joined.
-pub fn zero_pages(pieces: &[Piece], interrupt: &dyn Interrupt) -> Result<Vec<Range>> {
-    let whole: Vec<Piece> = pieces.iter().filter_map(whole_pages).collect();
+pub fn zero_pages(sections: &[Section], interrupt: &dyn Interrupt) -> Result<Vec<Range>> {
+    let whole: Vec<Section> = sections.iter().filter_map(whole_pages).collect();
     let mut found = Vec::new();
-    walk(&whole, "find_zero_pages", interrupt, |address, stretch| {
-        match stretch {
-            Stretch::Hole(size) => found.extend(pages(address, size)),
-            Stretch::Data(bytes) => {
+    walk(&whole, "find_zero_pages", interrupt, |address, chunk| {
+        match chunk {
+            Chunk::Hole(size) => found.extend(pages(address, size)),
+            Chunk::Data(bytes) => {
                 let zero = bytes.chunks(usize_of(PAGE)).zip((address..).step_by(usize_of(PAGE)));
                 found.extend(zero.filter(|(page, _)| is_zero(page)).filter_map(|(_, at)| pages(at, PAGE)));
             }
@@ -192,11 +192,11 @@ fn pages(address: u64, size: u64) -> Option<Range> {
     Range::new(address, size).ok()
 }
 
-/// The part of a piece that consists of whole guest pages.
-fn whole_pages(piece: &Piece) -> Option<Piece> {
-    let skip = piece.address().checked_next_multiple_of(PAGE)?.checked_sub(piece.address())?;
-    let size = u64_of(piece.size).checked_sub(skip)? & !(PAGE - 1);
-    (size > 0).then(|| piece.part(skip, usize_of(size)))
+/// The part of a section that consists of whole guest pages.
+fn whole_pages(section: &Section) -> Option<Section> {
+    let skip = section.address().checked_next_multiple_of(PAGE)?.checked_sub(section.address())?;
+    let size = u64_of(section.size).checked_sub(skip)? & !(PAGE - 1);
+    (size > 0).then(|| section.part(skip, usize_of(size)))
 }
 
 fn is_zero(bytes: &[u8]) -> bool {

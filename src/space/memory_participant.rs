@@ -2,17 +2,17 @@
 
 use std::sync::Arc;
 
-use crate::memory::map::MappedMap;
+use crate::memory::mapped_regions::MappedRegions;
 use crate::memory::region::MappedRegion;
 use crate::memory::source;
 use crate::model::change::Change;
 use crate::model::error::{Error, LeaseInfo, Result};
+use crate::model::format::hex;
 use crate::model::region::SharedRegion;
-use crate::model::text::hex;
 
 /// Regions that no one can lease while a change decides about them; dropped undecided, they are open again.
 #[derive(Debug, Default)]
-pub(super) struct Departures {
+pub(super) struct MemoryParticipant {
     leaving: Vec<Arc<MappedRegion>>,
     /// Regions that stay and lose a protection.
     restricted: Vec<(Arc<MappedRegion>, i32)>,
@@ -22,34 +22,34 @@ pub(super) struct Departures {
     advised: Vec<(Arc<MappedRegion>, SharedRegion)>,
 }
 
-impl Departures {
+impl MemoryParticipant {
     /// Closes what the change removes or restricts; a lease on any of them is a veto.
-    pub(super) fn of(memory: &MappedMap, change: &Change) -> Result<Self> {
-        let mut departures = Self::default();
+    pub(super) fn of(memory: &MappedRegions, change: &Change) -> Result<Self> {
+        let mut participant = Self::default();
         for region in change.removed.iter().filter_map(|region| mapped(memory, region)) {
             close(region)?;
-            departures.leaving.push(Arc::clone(region));
+            participant.leaving.push(Arc::clone(region));
         }
         for (old, new) in &change.replaced {
             if let Some(region) = mapped(memory, old) {
-                departures.redescribe(region, new)?;
+                participant.redescribe(region, new)?;
             }
         }
-        Ok(departures)
+        Ok(participant)
     }
 
     /// Closes every region of a memory.
-    pub(super) fn of_all(memory: &MappedMap) -> Result<Self> {
-        let mut departures = Self::default();
+    pub(super) fn of_all(memory: &MappedRegions) -> Result<Self> {
+        let mut participant = Self::default();
         for region in memory.regions() {
             close(region)?;
-            departures.leaving.push(Arc::clone(region));
+            participant.leaving.push(Arc::clone(region));
         }
-        Ok(departures)
+        Ok(participant)
     }
 
     fn redescribe(&mut self, region: &Arc<MappedRegion>, new: &SharedRegion) -> Result<()> {
-        let (before, after) = (region.meta.prot_flags, new.prot_flags);
+        let (before, after) = (region.desc.prot_flags, new.prot_flags);
         if before & !after != 0 {
             close(region)?;
             self.restricted.push((Arc::clone(region), after));
@@ -59,7 +59,7 @@ impl Departures {
             protect(region, before | after)?;
         }
         self.advised.push((Arc::clone(region), Arc::clone(new)));
-        region.mapping.advise(Some(&region.meta), new)
+        region.mapping.advise(Some(&region.desc), new)
     }
 
     /// The change is published: leases on what left are refused for good.
@@ -81,13 +81,13 @@ impl Departures {
     }
 }
 
-impl Drop for Departures {
+impl Drop for MemoryParticipant {
     fn drop(&mut self) {
         for (region, prot_flags) in self.extended.drain(..) {
             let _ = protect(&region, prot_flags);
         }
         for (region, new) in self.advised.drain(..) {
-            let _ = region.mapping.advise(Some(&new), &region.meta);
+            let _ = region.mapping.advise(Some(&new), &region.desc);
         }
         for region in self.leaving.iter().chain(self.restricted.iter().map(|(region, _)| region)) {
             region.leases.reopen();
@@ -95,16 +95,16 @@ impl Drop for Departures {
     }
 }
 
-fn mapped<'a>(memory: &'a MappedMap, region: &SharedRegion) -> Option<&'a Arc<MappedRegion>> {
-    memory.find(region.base()).filter(|mapped| Arc::ptr_eq(&mapped.meta, region))
+fn mapped<'a>(memory: &'a MappedRegions, region: &SharedRegion) -> Option<&'a Arc<MappedRegion>> {
+    memory.find(region.base()).filter(|mapped| Arc::ptr_eq(&mapped.desc, region))
 }
 
 fn protect(region: &MappedRegion, prot_flags: i32) -> Result<()> {
-    region.mapping.protect(prot_flags).map_err(|error| source::failed(&region.meta, "mprotect failed", &error))
+    region.mapping.protect(prot_flags).map_err(|error| source::failed(&region.desc, "mprotect failed", &error))
 }
 
 fn close(region: &MappedRegion) -> Result<()> {
-    region.leases.close().map_err(|leases| busy(&region.meta, leases))
+    region.leases.close().map_err(|leases| busy(&region.desc, leases))
 }
 
 fn busy(region: &SharedRegion, leases: Vec<LeaseInfo>) -> Error {

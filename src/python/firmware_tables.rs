@@ -7,16 +7,16 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 
 use super::base::PyBase;
-use super::convert::{self, Address, Byte, Size, Small};
+use super::convert::{self, Address, Byte, Size, U32};
 use super::numa::PyNumaNode;
 use super::space::PySpace;
+use crate::model::firmware_tables;
 use crate::model::machine::Arch;
-use crate::model::map::Map;
 use crate::model::numa::NumaNode;
 use crate::model::range::Range;
-use crate::model::tables;
+use crate::model::region_map::RegionMap;
 
-fn map_of(space: &Bound<'_, PyAny>) -> PyResult<Arc<Map>> {
+fn map_of(space: &Bound<'_, PyAny>) -> PyResult<Arc<RegionMap>> {
     match space.cast::<PySpace>() {
         Ok(space) => Ok(space.get().inner().map()),
         Err(_) => Ok(Arc::clone(&space.cast::<PyBase>()?.get().map)),
@@ -25,7 +25,7 @@ fn map_of(space: &Bound<'_, PyAny>) -> PyResult<Arc<Map>> {
 
 fn nodes_of(given: Option<&Bound<'_, PyDict>>) -> PyResult<BTreeMap<u32, NumaNode>> {
     let node = |(id, node): (Bound<'_, PyAny>, Bound<'_, PyAny>)| {
-        Ok((id.extract::<Small>()?.0, node.cast::<PyNumaNode>()?.get().node().clone()))
+        Ok((id.extract::<U32>()?.0, node.cast::<PyNumaNode>()?.get().node().clone()))
     };
     given.into_iter().flatten().map(node).collect()
 }
@@ -47,7 +47,7 @@ fn window(given: &Bound<'_, PyAny>) -> PyResult<Range> {
 #[pyfunction]
 #[pyo3(signature = (space, *, bios_hole=false))]
 pub fn e820<'py>(space: &Bound<'py, PyAny>, bios_hole: bool) -> PyResult<Bound<'py, PyBytes>> {
-    Ok(PyBytes::new(space.py(), &tables::e820(&*map_of(space)?, bios_hole)))
+    Ok(PyBytes::new(space.py(), &firmware_tables::e820(&*map_of(space)?, bios_hole)))
 }
 
 /// The ACPI SRAT of guest NUMA nodes, a dict of `NumaNode` by id such as `AddressSpacePlan.numa_nodes`.
@@ -67,7 +67,7 @@ pub fn srat<'py>(
     arch: &str,
 ) -> PyResult<Bound<'py, PyBytes>> {
     let window = hotplug_window.map(window).transpose()?;
-    let table = tables::srat(&nodes_of(Some(numa_nodes))?, window, Arch::parse(arch)?);
+    let table = firmware_tables::srat(&nodes_of(Some(numa_nodes))?, window, Arch::parse(arch)?);
     Ok(PyBytes::new(numa_nodes.py(), &table))
 }
 
@@ -84,7 +84,7 @@ pub fn slit<'py>(distances: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>>
         row?.try_iter()?.map(|distance| Ok(distance?.extract::<Byte>()?.0)).collect()
     };
     let rows: Vec<Vec<u8>> = distances.try_iter()?.map(row).collect::<PyResult<_>>()?;
-    Ok(PyBytes::new(distances.py(), &tables::slit(&rows)?))
+    Ok(PyBytes::new(distances.py(), &firmware_tables::slit(&rows)?))
 }
 
 /// A flattened device tree with the memory nodes of an `AddressSpace` or `AddressSpaceBase`, to be merged into a machine's.
@@ -101,5 +101,5 @@ pub fn device_tree<'py>(
     space: &Bound<'py, PyAny>,
     numa_nodes: Option<&Bound<'py, PyDict>>,
 ) -> PyResult<Bound<'py, PyBytes>> {
-    Ok(PyBytes::new(space.py(), &tables::device_tree(&*map_of(space)?, &nodes_of(numa_nodes)?)?))
+    Ok(PyBytes::new(space.py(), &firmware_tables::device_tree(&*map_of(space)?, &nodes_of(numa_nodes)?)?))
 }

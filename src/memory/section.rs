@@ -5,23 +5,23 @@ use std::sync::atomic::Ordering;
 
 use vm_memory::ByteValued;
 
+use super::abandoned_copy::AbandonedCopy;
 use super::buffer::{Input, Output};
 use super::mapping::Extent;
 use super::region::MappedRegion;
-use super::straggler::Straggler;
 use crate::model::error::{Error, LeaseInfo, Result};
+use crate::model::format::hex;
 use crate::model::int::u64_of;
 use crate::model::region::PROT_WRITE;
-use crate::model::text::hex;
 use crate::sys::copy::{self as kernel, Stopped};
-use crate::sys::patience;
+use crate::sys::copy_thread;
 
 /// Bytes that a guarded fill writes at a time, and that a fault handler is given its time for.
 const GUARDED_CHUNK: usize = 64 << 10;
 
 /// A part of one region, and where the bytes lie in the caller's buffer.
 #[derive(Clone, Debug)]
-pub struct Piece {
+pub struct Section {
     /// The region.
     pub region: Arc<MappedRegion>,
     /// Where in the region the part begins.
@@ -32,11 +32,11 @@ pub struct Piece {
     pub at: usize,
 }
 
-impl Piece {
+impl Section {
     /// The guest physical address of the part.
     #[must_use]
     pub fn address(&self) -> u64 {
-        self.region.meta.base().saturating_add(self.offset)
+        self.region.desc.base().saturating_add(self.offset)
     }
 
     /// `size` bytes of it from `skip` on, to or from the start of another buffer.
@@ -54,7 +54,7 @@ impl Piece {
     /// Whether a copy may wait for a disk, or for whoever answers its faults.
     #[must_use]
     pub fn may_block(&self) -> bool {
-        self.region.meta.source.is_adopted()
+        self.region.desc.source.is_adopted()
     }
 
     /// Whether the kernel must do its copies.
@@ -69,7 +69,7 @@ impl Piece {
         self.region.mapping.host(self.offset)
     }
 
-    /// What lies at `skip`, as far as it goes inside the piece.
+    /// What lies at `skip`, as far as it goes inside the section.
     #[must_use]
     pub fn extent_at(&self, skip: u64) -> Extent {
         let rest = u64_of(self.size).saturating_sub(skip);
@@ -83,7 +83,7 @@ impl Piece {
     pub fn read(&self, output: &Output<'_>) -> Result<()> {
         let to = output.part(self.at, self.size)?;
         let Some(_direct) = self.region.mapping.direct() else { return self.read_guarded(to) };
-        // SAFETY: the piece lies inside the mapping, which can't fault, and the part inside the output.
+        // SAFETY: the section lies inside the mapping, which can't fault, and the part inside the output.
         unsafe { std::ptr::copy(self.host(), to, self.size) };
         Ok(())
     }
@@ -117,7 +117,7 @@ impl Piece {
     /// `to` is a part of an output that has `self.size` bytes.
     fn read_patiently(&self, to: *mut u8) -> Result<()> {
         self.in_chunks(|chunk, done| {
-            let bytes = chunk.patiently("read", |lease| patience::read(chunk.host(), chunk.size, lease))?;
+            let bytes = chunk.on_thread("read", |lease| copy_thread::read(chunk.host(), chunk.size, lease))?;
             // SAFETY: `to` has `self.size` bytes, of which this chunk is a part.
             unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to.wrapping_add(done), bytes.len()) };
             Ok(())
@@ -131,7 +131,7 @@ impl Piece {
             // SAFETY: `from` has `self.size` bytes, of which this chunk is a part.
             unsafe { std::ptr::copy_nonoverlapping(from.wrapping_add(done), bytes.as_mut_ptr(), chunk.size) };
             // SAFETY: the lease keeps the memory what it is for as long as the write goes on.
-            chunk.patiently("write", |lease| unsafe { patience::write(chunk.host(), bytes, lease) })
+            chunk.on_thread("write", |lease| unsafe { copy_thread::write(chunk.host(), bytes, lease) })
         })
     }
 
@@ -144,10 +144,10 @@ impl Piece {
     }
 
     /// Runs a copy that may be given up; while one that was goes on, no other is begun.
-    fn patiently<T>(
+    fn on_thread<T>(
         &self,
         verb: &'static str,
-        copy: impl FnOnce(Straggler) -> std::result::Result<T, Stopped>,
+        copy: impl FnOnce(AbandonedCopy) -> std::result::Result<T, Stopped>,
     ) -> Result<T> {
         let timed_out = || Stopped { completed: 0, error: Some(std::io::Error::from_raw_os_error(ETIMEDOUT)) };
         let size = u64_of(self.size);
@@ -155,12 +155,12 @@ impl Piece {
         let info = LeaseInfo { what: verb, address: self.address(), size, is_writable: verb == "write" };
         let lease = self.region.leases.take_another(&self.region.mapping, self.offset, info);
         let lease = lease.map_err(|_| self.fault(verb, &timed_out()))?;
-        if self.region.mapping.stuck.load(Ordering::Acquire) != 0 {
+        if self.region.mapping.pending_copies.load(Ordering::Acquire) != 0 {
             return Err(self.fault(verb, &timed_out()));
         }
-        let (straggler, watch) = Straggler::new(lease);
-        copy(straggler).map_err(|stopped| {
-            watch.give_up(&self.region.mapping);
+        let (abandoned, handle) = AbandonedCopy::new(lease);
+        copy(abandoned).map_err(|stopped| {
+            handle.give_up(&self.region.mapping);
             self.fault(verb, &stopped)
         })
     }
@@ -180,26 +180,26 @@ impl Piece {
     }
 
     fn write_untracked(&self, input: Input<'_>, force: bool) -> Result<()> {
-        if !force || self.region.meta.prot_flags & PROT_WRITE != 0 {
+        if !force || self.region.desc.prot_flags & PROT_WRITE != 0 {
             return self.write_unprotected(input);
         }
         let work = || self.write_unprotected(input);
         self.region.mapping.with_write_access(self.offset, self.size, work).map_err(|error| Error::AccessDenied {
-            message: format!("cannot lift the protection of {} for a forced write: {error}", self.region.meta),
+            message: format!("cannot lift the protection of {} for a forced write: {error}", self.region.desc),
             address: self.address(),
             size: u64_of(self.size),
-            region: Arc::clone(&self.region.meta),
+            region: Arc::clone(&self.region.desc),
         })?
     }
 
     fn write_unprotected(&self, input: Input<'_>) -> Result<()> {
         let (host, direct) = (self.host(), self.region.mapping.direct());
         match input {
-            // SAFETY: the piece lies inside the mapping, which can't fault, and the part inside the input.
+            // SAFETY: the section lies inside the mapping, which can't fault, and the part inside the input.
             Input::Bytes(bytes) if direct.is_some() => unsafe {
                 std::ptr::copy(bytes.part(self.at, self.size)?, host, self.size)
             },
-            // SAFETY: the piece lies inside the mapping, which can't fault.
+            // SAFETY: the section lies inside the mapping, which can't fault.
             Input::Fill(byte) if direct.is_some() => unsafe { std::ptr::write_bytes(host, byte, self.size) },
             Input::Bytes(bytes) => self.write_guarded(bytes.part(self.at, self.size)?)?,
             Input::Fill(byte) => self.fill_guarded(byte)?,
@@ -226,13 +226,13 @@ impl Piece {
     pub(super) fn fault(&self, verb: &str, stopped: &Stopped) -> Error {
         let completed = u64_of(stopped.completed);
         let offset = self.offset.saturating_add(completed);
-        let address = self.region.meta.base().saturating_add(offset);
+        let address = self.region.desc.base().saturating_add(offset);
         let cause = self.cause(offset, stopped);
         Error::Fault {
-            message: format!("{verb} of {} at {}: {cause}", self.region.meta, hex(address)),
+            message: format!("{verb} of {} at {}: {cause}", self.region.desc, hex(address)),
             address,
             size: u64_of(self.size),
-            region: Arc::clone(&self.region.meta),
+            region: Arc::clone(&self.region.desc),
             completed: u64_of(self.at).saturating_add(completed),
             cause,
             file_offset: self.region.mapping.file_offset().map(|file| file.start().saturating_add(offset)),

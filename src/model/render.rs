@@ -1,16 +1,16 @@
 //! A map as an aligned table, gaps included.
 
-use super::map::Map;
+use super::format;
 use super::range::Range;
 use super::region::SharedRegion;
-use super::text;
+use super::region_map::RegionMap;
 
 const HEADER: [&str; 7] = ["start", "end", "size", "type", "prot", "backing", "name"];
 const RIGHT_ALIGNED: usize = 3;
 
 /// One line a region and one a gap, under a header; columns are as wide as their widest cell.
 #[must_use]
-pub fn table(map: &Map) -> String {
+pub fn table(map: &RegionMap) -> String {
     let mut rows = vec![HEADER.map(String::from)];
     let mut gaps = map.gaps(0, map.layout().phys_end()).into_iter().peekable();
     for region in map.regions() {
@@ -24,7 +24,7 @@ pub fn table(map: &Map) -> String {
 }
 
 fn region_row(region: &SharedRegion) -> [String; 7] {
-    let protection = if region.has_memory() { text::protection(region.prot_flags) } else { "-".into() };
+    let protection = if region.has_memory() { format::protection(region.prot_flags) } else { "-".into() };
     let name = region.name.as_deref().unwrap_or_default().to_owned();
     row(region.range, region.region_type.value(), protection, region.backing_word(), name)
 }
@@ -35,9 +35,9 @@ fn gap_row(gap: Range) -> [String; 7] {
 
 fn row(range: Range, region_type: &str, protection: String, backing: &str, name: String) -> [String; 7] {
     [
-        text::hex(range.base()),
-        text::hex(range.end()),
-        text::size(range.size()),
+        format::hex(range.base()),
+        format::hex(range.end()),
+        format::size(range.size()),
         region_type.into(),
         protection,
         backing.into(),
@@ -67,12 +67,13 @@ mod tests {
     use crate::model::region::{Region, RegionType};
     use crate::model::source::Source;
 
-    fn map(bases: &[u64]) -> Map {
+    fn map(bases: &[u64]) -> RegionMap {
         let region = |base: &u64| {
             let range = Range::new(*base, 0x1000).unwrap();
             Arc::new(Region::new(RegionType::DeviceMemory, range, Source::default()).unwrap())
         };
-        Map::from_regions(bases.iter().map(region).collect(), Layout::new(0x10000, 0, 0, vec![]).unwrap()).unwrap()
+        RegionMap::from_regions(bases.iter().map(region).collect(), Layout::new(0x10000, 0, 0, vec![]).unwrap())
+            .unwrap()
     }
 
     fn kinds(bases: &[u64]) -> Vec<String> {

@@ -7,9 +7,9 @@ use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 
 use crate::model::error::Result;
+use crate::model::format::hex;
 use crate::model::invalid::Invalid;
 use crate::model::region::SharedRegion;
-use crate::model::text::hex;
 use crate::space::client::Subscription;
 
 /// A handler, and the region that it answers for.

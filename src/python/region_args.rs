@@ -4,7 +4,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use super::backing::PyBackingOptions;
-use super::convert::{self, Size, Small};
+use super::convert::{self, Size, U32};
 use crate::model::backing::BackingOptions;
 use crate::model::range::Range;
 use crate::model::region::{MAP_POPULATE, Region, RegionType};
@@ -13,7 +13,7 @@ use crate::model::source::{Source, SourceType};
 /// RAM from one of the original's sources.
 pub(super) fn ram(
     range: Range,
-    numa_node_id: Option<Small>,
+    numa_node_id: Option<U32>,
     mem_type: &Bound<'_, PyAny>,
     mem_file_path: &Bound<'_, PyAny>,
     mem_prealloc: bool,

@@ -2,33 +2,33 @@
 
 use std::sync::Arc;
 
+use super::address_index::AddressIndex;
 use super::error::{Error, Result};
+use super::format::hex;
 use super::invalid::Invalid;
 use super::layout::Layout;
 use super::range::{Range, joined};
 use super::region::{RegionType, SharedRegion};
-use super::starts::Starts;
-use super::text::hex;
 
 /// What Python calls `AddressSpaceBase`: it never keeps memory alive.
 #[derive(Clone, Debug)]
-pub struct Map {
+pub struct RegionMap {
     generation: u64,
     layout: Arc<Layout>,
     regions: Arc<[SharedRegion]>,
     /// The regions' bases, apart from them so that a search touches few cache lines.
-    starts: Arc<Starts>,
+    starts: Arc<AddressIndex>,
 }
 
-impl PartialEq for Map {
+impl PartialEq for RegionMap {
     fn eq(&self, other: &Self) -> bool {
         self.layout == other.layout && self.regions == other.regions
     }
 }
 
-impl Eq for Map {}
+impl Eq for RegionMap {}
 
-impl Map {
+impl RegionMap {
     /// A map without regions, at generation 0.
     #[must_use]
     pub fn empty(layout: Layout) -> Self {
@@ -52,7 +52,7 @@ impl Map {
     }
 
     fn with_regions(&self, regions: Arc<[SharedRegion]>, starts: Box<[u64]>) -> Self {
-        Self { generation: 0, layout: Arc::clone(&self.layout), regions, starts: Arc::new(Starts::new(starts)) }
+        Self { generation: 0, layout: Arc::clone(&self.layout), regions, starts: Arc::new(AddressIndex::new(starts)) }
     }
 
     /// The map with `count` regions from `index` on taken out and `new` in their place.
@@ -319,9 +319,9 @@ mod tests {
         Arc::new(Region::new(RegionType::DefaultMemory, range, Source::default()).unwrap())
     }
 
-    fn map(ranges: &[(u64, u64)]) -> Map {
+    fn map(ranges: &[(u64, u64)]) -> RegionMap {
         let regions = ranges.iter().map(|(base, size)| region(*base, *size)).collect();
-        Map::from_regions(regions, Layout::new(1 << 46, 0, 1 << 45, vec![]).unwrap()).unwrap()
+        RegionMap::from_regions(regions, Layout::new(1 << 46, 0, 1 << 45, vec![]).unwrap()).unwrap()
     }
 
     #[test]

@@ -6,13 +6,13 @@ use vm_memory::{ByteValued, GuestRegionCollection};
 
 use super::buffer::{Bytes, Output};
 use super::dirty::DirtyBitmap;
-use super::piece;
 use super::region::MappedRegion;
+use super::section;
+use crate::model::address_index::AddressIndex;
 use crate::model::int::u64_of;
 use crate::model::int::usize_of;
 use crate::model::range::Range;
 use crate::model::region::{PROT_READ, PROT_WRITE};
-use crate::model::starts::Starts;
 
 /// What an access needs of the memory that it touches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +39,7 @@ impl Need {
 
 /// What the fast path needs of a region, without a pointer to chase.
 #[derive(Clone, Copy, Debug)]
-struct Hot {
+struct FastPath {
     size: u64,
     host: *mut u8,
     /// The protections under which it can be touched directly for as long as it is mapped; 0 for guarded memory.
@@ -50,21 +50,21 @@ struct Hot {
 
 /// The mapped regions of a snapshot.
 #[derive(Debug)]
-pub struct MappedMap {
+pub struct MappedRegions {
     incarnation: u64,
     is_tracked: bool,
-    starts: Starts,
-    hot: Box<[Hot]>,
+    starts: AddressIndex,
+    hot: Box<[FastPath]>,
     regions: Box<[Arc<MappedRegion>]>,
     collection: OnceLock<GuestRegionCollection<MappedRegion>>,
 }
 
 // SAFETY: the pointers stay valid for as long as `regions` keeps the mappings, and may be used from any thread.
-unsafe impl Send for MappedMap {}
+unsafe impl Send for MappedRegions {}
 // SAFETY: as above; the pointers are never changed.
-unsafe impl Sync for MappedMap {}
+unsafe impl Sync for MappedRegions {}
 
-impl MappedMap {
+impl MappedRegions {
     /// Lays out regions that are sorted by base, and marks our own writes to them or not.
     ///
     /// `incarnation` tells one `map_memory` from the next.
@@ -116,7 +116,7 @@ impl MappedMap {
     #[must_use]
     pub fn find(&self, addr: u64) -> Option<&Arc<MappedRegion>> {
         let region = self.regions.get(self.starts.upper_bound(addr).checked_sub(1)?)?;
-        (addr < region.meta.end()).then_some(region)
+        (addr < region.desc.end()).then_some(region)
     }
 
     /// The mapped regions that share an address with `range`, by ascending base.
@@ -124,8 +124,8 @@ impl MappedMap {
         let first = self.starts.upper_bound(range.base()).saturating_sub(1);
         let regions = self.regions.get(first..).unwrap_or_default().iter();
         regions
-            .skip_while(move |region| region.meta.end() <= range.base())
-            .take_while(move |region| region.meta.range.overlaps(&range))
+            .skip_while(move |region| region.desc.end() <= range.base())
+            .take_while(move |region| region.desc.range.overlaps(&range))
     }
 
     /// Bytes that lie in one region and can be touched directly; `None` sends the access the long way.
@@ -176,7 +176,7 @@ impl MappedMap {
     pub fn load_direct<T: ByteValued>(&self, addr: u64) -> Option<T> {
         let direct = self.direct(addr, size_of::<T>(), Need::Read)?;
         // SAFETY: the bytes lie in one mapping, which can't fault.
-        Some(unsafe { piece::load_value(direct.host().cast()) })
+        Some(unsafe { section::load_value(direct.host().cast()) })
     }
 
     /// Writes an integer inside one region, untorn when naturally aligned; `false` when it can't be written directly.
@@ -184,7 +184,7 @@ impl MappedMap {
     pub fn store_direct<T: ByteValued>(&self, addr: u64, value: T) -> bool {
         let Some(direct) = self.direct(addr, size_of::<T>(), Need::Write) else { return false };
         // SAFETY: the bytes lie in one mapping, which can't fault.
-        unsafe { piece::store_value(direct.host().cast(), value) };
+        unsafe { section::store_value(direct.host().cast(), value) };
         direct.mark_dirty(size_of::<T>());
         true
     }
@@ -196,7 +196,7 @@ pub struct Successor {
     incarnation: u64,
     is_tracked: bool,
     starts: Vec<u64>,
-    hot: Vec<Hot>,
+    hot: Vec<FastPath>,
     regions: Vec<Arc<MappedRegion>>,
 }
 
@@ -207,7 +207,7 @@ impl Successor {
     }
 
     /// Takes over regions of the last map as they are.
-    pub fn keep(&mut self, last: &MappedMap, range: std::ops::Range<usize>) {
+    pub fn keep(&mut self, last: &MappedRegions, range: std::ops::Range<usize>) {
         self.starts.extend_from_slice(last.starts.sorted().get(range.clone()).unwrap_or_default());
         self.hot.extend_from_slice(last.hot.get(range.clone()).unwrap_or_default());
         self.regions.extend_from_slice(last.regions.get(range).unwrap_or_default());
@@ -217,11 +217,11 @@ impl Successor {
     pub fn push(&mut self, region: Arc<MappedRegion>) {
         let mapping = &region.mapping;
         mapping.track(self.is_tracked);
-        self.starts.push(region.meta.base());
-        self.hot.push(Hot {
-            size: region.meta.size(),
+        self.starts.push(region.desc.base());
+        self.hot.push(FastPath {
+            size: region.desc.size(),
             host: mapping.host(0),
-            direct: if mapping.is_always_direct() { region.meta.prot_flags } else { 0 },
+            direct: if mapping.is_always_direct() { region.desc.prot_flags } else { 0 },
             dirty: mapping.dirty().map_or(std::ptr::null(), std::ptr::from_ref),
         });
         self.regions.push(region);
@@ -229,11 +229,11 @@ impl Successor {
 
     /// The map.
     #[must_use]
-    pub fn finish(self) -> MappedMap {
-        MappedMap {
+    pub fn finish(self) -> MappedRegions {
+        MappedRegions {
             incarnation: self.incarnation,
             is_tracked: self.is_tracked,
-            starts: Starts::new(self.starts.into()),
+            starts: AddressIndex::new(self.starts.into()),
             hot: self.hot.into(),
             regions: self.regions.into(),
             collection: OnceLock::new(),
@@ -268,7 +268,7 @@ impl Source<'_> {
 /// Where directly copied bytes lie.
 #[derive(Debug)]
 struct Direct<'a> {
-    hot: &'a Hot,
+    hot: &'a FastPath,
     offset: u64,
 }
 

@@ -2,22 +2,26 @@
 
 use std::sync::Arc;
 
-use crate::memory::map::MappedMap;
+use crate::memory::mapped_regions::MappedRegions;
 use crate::memory::region::MappedRegion;
 use crate::model::change::Change;
 use crate::model::region::SharedRegion;
 
 /// A change with the memory before and behind it.
 #[derive(Debug)]
-pub struct Offer {
+pub struct Proposal {
     /// What differs.
     pub change: Change,
-    before: Option<Arc<MappedMap>>,
-    after: Option<Arc<MappedMap>>,
+    before: Option<Arc<MappedRegions>>,
+    after: Option<Arc<MappedRegions>>,
 }
 
-impl Offer {
-    pub(super) const fn new(change: Change, before: Option<Arc<MappedMap>>, after: Option<Arc<MappedMap>>) -> Self {
+impl Proposal {
+    pub(super) const fn new(
+        change: Change,
+        before: Option<Arc<MappedRegions>>,
+        after: Option<Arc<MappedRegions>>,
+    ) -> Self {
         Self { change, before, after }
     }
 
@@ -25,8 +29,8 @@ impl Offer {
     #[must_use]
     pub fn mapping(&self, region: &SharedRegion) -> Option<&Arc<MappedRegion>> {
         let sides = [&self.after, &self.before].map(|side| side.as_ref()?.find(region.base()));
-        let same = |mapped: &&Arc<MappedRegion>| Arc::ptr_eq(&mapped.meta, region);
-        let equal = |mapped: &&Arc<MappedRegion>| mapped.meta == *region;
+        let same = |mapped: &&Arc<MappedRegion>| Arc::ptr_eq(&mapped.desc, region);
+        let equal = |mapped: &&Arc<MappedRegion>| mapped.desc == *region;
         sides.into_iter().flatten().find(same).or_else(|| sides.into_iter().flatten().find(equal))
     }
 
@@ -49,12 +53,12 @@ impl Offer {
     }
 
     /// The removed regions that are in the way of an added one, so that they must go first.
-    pub fn early(&self) -> impl DoubleEndedIterator<Item = &SharedRegion> {
+    pub fn removed_before(&self) -> impl DoubleEndedIterator<Item = &SharedRegion> {
         self.change.removed.iter().filter(|region| self.change.is_in_the_way(region))
     }
 
     /// The other removed regions, which go once the change is published.
-    pub fn late(&self) -> impl Iterator<Item = &SharedRegion> {
+    pub fn removed_after(&self) -> impl Iterator<Item = &SharedRegion> {
         self.change.removed.iter().filter(|region| !self.change.is_in_the_way(region))
     }
 }

@@ -18,7 +18,7 @@ const SAMPLES: u64 = 1024;
 
 /// The state of one region's memory.
 #[derive(Clone, Debug)]
-pub struct Effective {
+pub struct MemoryStats {
     /// The region.
     pub region: SharedRegion,
     /// The kernel's sums.
@@ -31,7 +31,7 @@ pub struct Effective {
 
 /// Where the sampled pages of a region are, against where its policy wants them.
 #[derive(Clone, Debug)]
-pub struct Placement {
+pub struct NumaPlacement {
     /// The region.
     pub region: SharedRegion,
     /// The policy that was asked for.
@@ -45,44 +45,44 @@ pub struct Placement {
 }
 
 /// The state of each region, from one look at `/proc/self/smaps`.
-pub fn effective(regions: &[Arc<MappedRegion>]) -> Result<Vec<Effective>> {
+pub fn effective(regions: &[Arc<MappedRegion>]) -> Result<Vec<MemoryStats>> {
     let ranges: Vec<(usize, usize)> =
         regions.iter().map(|region| region.mapping.pages()).map(|(host, size)| (host.addr(), size)).collect();
     let Some(first) = regions.first() else { return Ok(Vec::new()) };
-    let sums = smaps::read(&ranges).map_err(|error| failed(&first.meta, "reading /proc/self/smaps failed", &error))?;
+    let sums = smaps::read(&ranges).map_err(|error| failed(&first.desc, "reading /proc/self/smaps failed", &error))?;
     regions.iter().zip(sums).map(|(region, sums)| effective_region(region, sums)).collect()
 }
 
-fn effective_region(region: &Arc<MappedRegion>, mut sums: Smaps) -> Result<Effective> {
+fn effective_region(region: &Arc<MappedRegion>, mut sums: Smaps) -> Result<MemoryStats> {
     let (host, size) = region.mapping.pages();
     if sums.reaches_out {
         let resident = smaps::resident(host, size, usize_of(huge::page_size()));
-        sums.resident = resident.map_err(|error| failed(&region.meta, "mincore failed", &error))?;
+        sums.resident = resident.map_err(|error| failed(&region.desc, "mincore failed", &error))?;
         sums.huge = sums.huge.min(sums.resident);
-        sums.locked = sums.locked.min(region.meta.size());
+        sums.locked = sums.locked.min(region.desc.size());
     }
     let policy = topology::policy_at(host);
-    Ok(Effective { region: Arc::clone(&region.meta), sums, policy, nodes: sample(region)?.1 })
+    Ok(MemoryStats { region: Arc::clone(&region.desc), sums, policy, nodes: sample(region)?.1 })
 }
 
 /// Where the pages of each region are.
-pub fn placements(regions: &[Arc<MappedRegion>]) -> Result<Vec<Placement>> {
+pub fn placements(regions: &[Arc<MappedRegion>]) -> Result<Vec<NumaPlacement>> {
     regions.iter().map(placement).collect()
 }
 
-fn placement(region: &Arc<MappedRegion>) -> Result<Placement> {
-    let policy = region.meta.numa_policy().filter(|policy| policy.mode != PolicyMode::Default);
+fn placement(region: &Arc<MappedRegion>) -> Result<NumaPlacement> {
+    let policy = region.desc.numa_policy().filter(|policy| policy.mode != PolicyMode::Default);
     let (sampled, nodes) = sample(region)?;
     let is_misplaced =
         |node: u32| policy.as_ref().is_some_and(|policy| !policy.nodes.is_empty() && !policy.allows(node));
     let misplaced = nodes.iter().filter(|(node, _)| is_misplaced(**node)).map(|(_, pages)| *pages).sum();
-    Ok(Placement { region: Arc::clone(&region.meta), policy, sampled, nodes, misplaced })
+    Ok(NumaPlacement { region: Arc::clone(&region.desc), policy, sampled, nodes, misplaced })
 }
 
 /// How many pages, evenly over the region, were looked at, and on which nodes those are that are there.
 fn sample(region: &Arc<MappedRegion>) -> Result<(u64, BTreeMap<u32, u64>)> {
     let page_size = region.mapping.backing().page_size.max(1);
-    let pages = region.meta.size().div_ceil(page_size);
+    let pages = region.desc.size().div_ceil(page_size);
     let count = pages.min(SAMPLES);
     let offset = |index: u64| {
         let page =
@@ -90,7 +90,7 @@ fn sample(region: &Arc<MappedRegion>) -> Result<(u64, BTreeMap<u32, u64>)> {
         u64::try_from(page).unwrap_or_default().saturating_mul(page_size)
     };
     let hosts: Vec<*mut u8> = (0..count).map(|index| region.mapping.host(offset(index))).collect();
-    let found = numa::nodes_of(&hosts).map_err(|error| failed(&region.meta, "move_pages failed", &error))?;
+    let found = numa::nodes_of(&hosts).map_err(|error| failed(&region.desc, "move_pages failed", &error))?;
     let mut nodes = BTreeMap::<u32, u64>::new();
     for node in found.into_iter().flatten() {
         let pages = nodes.entry(node).or_default();

@@ -2,26 +2,26 @@
 
 use std::sync::Arc;
 
-use crate::memory::map::MappedMap;
+use crate::memory::mapped_regions::MappedRegions;
 use crate::memory::region::MappedRegion;
 use crate::model::change::Change;
 use crate::model::error::{Error, Result};
-use crate::model::map::Map;
 use crate::model::region::SharedRegion;
+use crate::model::region_map::RegionMap;
 
 /// One state of an address space.
 #[derive(Clone, Debug)]
-pub struct Snapshot {
+pub struct SpaceState {
     /// The regions and their layout.
-    pub map: Arc<Map>,
+    pub map: Arc<RegionMap>,
     /// Their memory, when the space is mapped.
-    pub memory: Option<Arc<MappedMap>>,
+    pub memory: Option<Arc<MappedRegions>>,
 }
 
-impl Snapshot {
+impl SpaceState {
     /// The memory of one `map_memory`, which `close` ends.
     #[inline]
-    pub fn memory_of(&self, incarnation: u64) -> Result<&MappedMap> {
+    pub fn memory_of(&self, incarnation: u64) -> Result<&MappedRegions> {
         match &self.memory {
             Some(memory) if memory.incarnation() == incarnation => Ok(memory),
             _ => Err(Error::NotMapped {
@@ -35,7 +35,7 @@ impl Snapshot {
         &self,
         change: &Change,
         mut map: impl FnMut(&SharedRegion) -> Result<Arc<MappedRegion>>,
-    ) -> Result<Option<Arc<MappedMap>>> {
+    ) -> Result<Option<Arc<MappedRegions>>> {
         let Some(memory) = &self.memory else { return Ok(None) };
         if !touches_memory(change) {
             return Ok(Some(Arc::clone(memory)));

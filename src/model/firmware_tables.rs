@@ -11,10 +11,10 @@ use super::allocator::without;
 use super::error::{Error, Result};
 use super::invalid::Invalid;
 use super::machine::Arch;
-use super::map::Map;
 use super::numa::NumaNode;
 use super::range::{Range, joined};
 use super::region::RegionType;
+use super::region_map::RegionMap;
 
 const OEM: [u8; 6] = *b"DBSASP";
 const OEM_TABLE: [u8; 8] = *b"DBSASMEM";
@@ -29,7 +29,7 @@ const LOCAL: u8 = 10;
 
 /// The E820 map: 20 bytes an entry, by ascending base. Memory that was plugged in is left out: the guest finds it by ACPI.
 #[must_use]
-pub fn e820(map: &Map, has_bios_hole: bool) -> Vec<u8> {
+pub fn e820(map: &RegionMap, has_bios_hole: bool) -> Vec<u8> {
     let ranges = |wanted: RegionType| {
         let regions = map.regions().iter().filter(move |region| region.region_type == wanted && !region.is_hotplug);
         joined(regions.map(|region| region.range))
@@ -130,11 +130,11 @@ pub fn slit(distances: &[Vec<u8>]) -> Result<Vec<u8>> {
 }
 
 /// A flattened device tree of the memory alone, each range with its node where `nodes` says one.
-pub fn device_tree(map: &Map, nodes: &BTreeMap<u32, NumaNode>) -> Result<Vec<u8>> {
+pub fn device_tree(map: &RegionMap, nodes: &BTreeMap<u32, NumaNode>) -> Result<Vec<u8>> {
     write_tree(map, nodes).map_err(|error| invalid(format!("the device tree can't be written: {error}")))
 }
 
-fn write_tree(map: &Map, nodes: &BTreeMap<u32, NumaNode>) -> std::result::Result<Vec<u8>, vm_fdt::Error> {
+fn write_tree(map: &RegionMap, nodes: &BTreeMap<u32, NumaNode>) -> std::result::Result<Vec<u8>, vm_fdt::Error> {
     let mut tree = FdtWriter::new()?;
     let root = tree.begin_node("")?;
     tree.property_u32("#address-cells", 2)?;
@@ -153,7 +153,7 @@ fn write_tree(map: &Map, nodes: &BTreeMap<u32, NumaNode>) -> std::result::Result
 }
 
 /// RAM by ascending base with its guest node; what touches and belongs together is joined.
-fn memory_of(map: &Map, nodes: &BTreeMap<u32, NumaNode>) -> Vec<(Range, Option<u32>)> {
+fn memory_of(map: &RegionMap, nodes: &BTreeMap<u32, NumaNode>) -> Vec<(Range, Option<u32>)> {
     let mut memory: Vec<(Range, Option<u32>)> = Vec::new();
     for region in map.regions().iter().filter(|region| region.region_type == RegionType::DefaultMemory) {
         let owner = |(_, node): &(&u32, &NumaNode)| node.region_infos.iter().any(|info| info.covers(&region.range));

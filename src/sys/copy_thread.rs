@@ -8,14 +8,14 @@ use std::time::Duration;
 use super::copy::{self, Stopped};
 
 /// How long a fault handler may take.
-pub const PATIENCE: Duration = Duration::from_secs(1);
+pub const CLIENT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Reads `size` bytes at `from`, on a thread of its own that is left behind when the handler does not answer.
 ///
 /// `keep` is dropped when the read has ended, however late.
 pub fn read(from: *const u8, size: usize, keep: impl Send + 'static) -> Result<Vec<u8>, Stopped> {
     let from = from.expose_provenance();
-    patiently(keep, move || {
+    on_thread(keep, move || {
         let mut bytes = vec![0; size];
         // SAFETY: the vector has `size` bytes, and the kernel checks the source.
         unsafe { copy::read_guarded(std::ptr::with_exposed_provenance(from), bytes.as_mut_ptr(), size) }?;
@@ -31,13 +31,13 @@ pub fn read(from: *const u8, size: usize, keep: impl Send + 'static) -> Result<V
 /// Whatever lies at `to` is memory that the caller may overwrite for as long as `keep` lives.
 pub unsafe fn write(to: *mut u8, bytes: Vec<u8>, keep: impl Send + 'static) -> Result<(), Stopped> {
     let to = to.expose_provenance();
-    patiently(keep, move || {
+    on_thread(keep, move || {
         // SAFETY: the vector has as many bytes, and the target is the caller's promise.
         unsafe { copy::write_guarded(std::ptr::with_exposed_provenance_mut(to), bytes.as_ptr(), bytes.len()) }
     })
 }
 
-fn patiently<T: Send + 'static>(
+fn on_thread<T: Send + 'static>(
     keep: impl Send + 'static,
     work: impl FnOnce() -> Result<T, Stopped> + Send + 'static,
 ) -> Result<T, Stopped> {
@@ -50,5 +50,5 @@ fn patiently<T: Send + 'static>(
     });
     let failed = |error| Stopped { completed: 0, error: Some(error) };
     worker.map_err(failed)?;
-    receiver.recv_timeout(PATIENCE).unwrap_or_else(|_| Err(failed(Error::from_raw_os_error(libc::ETIMEDOUT))))
+    receiver.recv_timeout(CLIENT_TIMEOUT).unwrap_or_else(|_| Err(failed(Error::from_raw_os_error(libc::ETIMEDOUT))))
 }

@@ -18,14 +18,14 @@ const HUGE_PAGE: u64 = 2 << 20;
 
 /// A mapping, and the addresses around it where it has some of its own; they are unmapped together.
 #[derive(Debug)]
-pub struct Placed {
+pub struct MappedPages {
     /// The memory.
     pub mmap: MmapRegion<()>,
     _span: Option<Span>,
 }
 
 /// Maps a region's backing.
-pub fn map(region: &SharedRegion, backing: &Backing) -> io::Result<Placed> {
+pub fn map(region: &SharedRegion, backing: &Backing) -> io::Result<MappedPages> {
     let guard = if region.options.guard_pages == Some(true) { huge::page_size().max(backing.page_size) } else { 0 };
     let align = region.options.alignment.or_else(|| huge_page_alignment(region, backing)).unwrap_or(0);
     let lead = backing.lead();
@@ -40,15 +40,15 @@ pub fn map(region: &SharedRegion, backing: &Backing) -> io::Result<Placed> {
         let page = std::ptr::with_exposed_provenance_mut::<u8>(buffer.host.saturating_sub(usize_of(lead)));
         // SAFETY: the buffer is there for as long as `backing` keeps it, and only its own bytes are touched.
         builder = unsafe { builder.with_raw_mmap_pointer(page) };
-        return Ok(Placed { mmap: builder.build().map_err(io_error)?, _span: None });
+        return Ok(MappedPages { mmap: builder.build().map_err(io_error)?, _span: None });
     }
     if guard == 0 && align <= backing.page_size {
-        return Ok(Placed { mmap: builder.build().map_err(io_error)?, _span: None });
+        return Ok(MappedPages { mmap: builder.build().map_err(io_error)?, _span: None });
     }
     let (span, host) = in_span(region, backing, guard, align.max(backing.page_size))?;
     // SAFETY: the region's size was just mapped at this address, and the span that is kept beside it is dropped after it.
     let mmap = unsafe { builder.with_raw_mmap_pointer(host) }.build().map_err(io_error)?;
-    Ok(Placed { mmap, _span: Some(span) })
+    Ok(MappedPages { mmap, _span: Some(span) })
 }
 
 fn huge_page_alignment(region: &SharedRegion, backing: &Backing) -> Option<u64> {

@@ -10,15 +10,15 @@ use crate::space::AddressSpace;
 /// A share in a space; the last one to go dismisses its clients and unmaps its memory, which takes long, without the interpreter's
 /// lock.
 #[derive(Clone, Debug)]
-pub(super) struct Handle(Arc<AddressSpace>);
+pub(super) struct SpaceRef(Arc<AddressSpace>);
 
-impl Handle {
+impl SpaceRef {
     pub(super) fn new(space: AddressSpace) -> Self {
         Self(Arc::new(space))
     }
 }
 
-impl Deref for Handle {
+impl Deref for SpaceRef {
     type Target = Arc<AddressSpace>;
 
     #[inline]
@@ -27,7 +27,7 @@ impl Deref for Handle {
     }
 }
 
-impl Drop for Handle {
+impl Drop for SpaceRef {
     fn drop(&mut self) {
         if Arc::strong_count(&self.0) > 1 {
             return;

@@ -12,36 +12,36 @@ const ENDED: u8 = 2;
 
 /// What such a copy holds until it ends: the lease, so that nothing else can come to lie where it reads or writes.
 #[derive(Debug)]
-pub(super) struct Straggler {
+pub(super) struct AbandonedCopy {
     lease: Lease,
     state: Arc<AtomicU8>,
 }
 
 /// The caller's side.
 #[derive(Debug)]
-pub(super) struct Watch(Arc<AtomicU8>);
+pub(super) struct CopyHandle(Arc<AtomicU8>);
 
-impl Straggler {
-    pub(super) fn new(lease: Lease) -> (Self, Watch) {
+impl AbandonedCopy {
+    pub(super) fn new(lease: Lease) -> (Self, CopyHandle) {
         let state = Arc::new(AtomicU8::new(RUNNING));
-        (Self { lease, state: Arc::clone(&state) }, Watch(state))
+        (Self { lease, state: Arc::clone(&state) }, CopyHandle(state))
     }
 }
 
-impl Watch {
-    /// Nobody waits any more: until the copy ends, the mapping counts as stuck.
+impl CopyHandle {
+    /// Nobody waits any more: until the copy ends, the mapping counts as pending_copies.
     pub(super) fn give_up(&self, mapping: &Mapping) {
         if self.0.compare_exchange(RUNNING, GIVEN_UP, Ordering::AcqRel, Ordering::Acquire).is_ok() {
-            mapping.stuck.fetch_add(1, Ordering::AcqRel);
+            mapping.pending_copies.fetch_add(1, Ordering::AcqRel);
         }
     }
 }
 
-impl Drop for Straggler {
+impl Drop for AbandonedCopy {
     fn drop(&mut self) {
         // When this comes before the addition the count wraps for a moment, which is no 0 either.
         if self.state.swap(ENDED, Ordering::AcqRel) == GIVEN_UP {
-            self.lease.mapping().stuck.fetch_sub(1, Ordering::AcqRel);
+            self.lease.mapping().pending_copies.fetch_sub(1, Ordering::AcqRel);
         }
     }
 }

@@ -8,11 +8,11 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
 use super::change::PyChange;
-use super::clients::Shared;
 use super::error::{Common, build};
-use crate::model::error::{Error, Raised, Result};
+use super::registry::Shared;
+use crate::model::error::{ClientException, Error, Result};
 use crate::space::client::Client;
-use crate::space::offer::Offer;
+use crate::space::proposal::Proposal;
 
 /// Forwards to an object with `prepare`, `commit` and `rollback`, or to a callable that only hears of what was published.
 pub(super) struct PyClient {
@@ -41,12 +41,12 @@ impl PyClient {
     }
 
     /// Calls a phase; what it raises is an error that carries the exception.
-    fn call(&self, phase: &'static str, offer: &Arc<Offer>) -> Result<()> {
+    fn call(&self, phase: &'static str, proposal: &Arc<Proposal>) -> Result<()> {
         let outcome = Python::try_attach(|py| -> PyResult<()> {
             let Some(client) = self.shared.upgrade().and_then(|shared| shared.client(py, self.id)) else {
                 return Ok(());
             };
-            let change = self.change_of(py, offer)?;
+            let change = self.change_of(py, proposal)?;
             let result = match self.is_observer {
                 true => client.call1((&change,)),
                 false => client.call_method1(phase, (&change,)),
@@ -55,7 +55,9 @@ impl PyClient {
         });
         match outcome {
             Some(Ok(())) => Ok(()),
-            Some(Err(raised)) => Err(Error::Client { message: raised.to_string(), raised: Some(Raised::new(raised)) }),
+            Some(Err(raised)) => {
+                Err(Error::Client { message: raised.to_string(), raised: Some(ClientException::new(raised)) })
+            }
             None => Err(Error::Client {
                 message: format!("client {:?} can't be asked: the interpreter is shutting down", self.name),
                 raised: None,
@@ -82,12 +84,12 @@ impl PyClient {
         error
     }
 
-    fn change_of(&self, py: Python<'_>, offer: &Arc<Offer>) -> PyResult<Py<PyChange>> {
+    fn change_of(&self, py: Python<'_>, proposal: &Arc<Proposal>) -> PyResult<Py<PyChange>> {
         let under_way = || self.change.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(change) = under_way().as_ref() {
             return Ok(change.clone_ref(py));
         }
-        let change = Py::new(py, PyChange::offered(py, offer)?)?;
+        let change = Py::new(py, PyChange::offered(py, proposal)?)?;
         *under_way() = Some(change.clone_ref(py));
         Ok(change)
     }
@@ -106,23 +108,23 @@ impl Client for PyClient {
         &self.name
     }
 
-    fn prepare(&self, offer: &Arc<Offer>) -> Result<()> {
+    fn prepare(&self, proposal: &Arc<Proposal>) -> Result<()> {
         if self.is_observer {
             return Ok(());
         }
-        self.call("prepare", offer).inspect_err(|_| self.end_change())
+        self.call("prepare", proposal).inspect_err(|_| self.end_change())
     }
 
-    fn commit(&self, offer: &Arc<Offer>) -> Result<()> {
+    fn commit(&self, proposal: &Arc<Proposal>) -> Result<()> {
         let is_new = self.is_new.swap(false, Ordering::AcqRel);
-        let is_no_news = (is_new && !self.replay) || offer.renews_memory() || offer.change.is_empty();
-        let result = if self.is_observer && is_no_news { Ok(()) } else { self.call("commit", offer) };
+        let is_no_news = (is_new && !self.replay) || proposal.renews_memory() || proposal.change.is_empty();
+        let result = if self.is_observer && is_no_news { Ok(()) } else { self.call("commit", proposal) };
         self.end_change();
         result
     }
 
-    fn rollback(&self, offer: &Arc<Offer>) -> Result<()> {
-        let result = if self.is_observer { Ok(()) } else { self.call("rollback", offer) };
+    fn rollback(&self, proposal: &Arc<Proposal>) -> Result<()> {
+        let result = if self.is_observer { Ok(()) } else { self.call("rollback", proposal) };
         self.end_change();
         result
     }

@@ -4,21 +4,21 @@
 ///
 /// The index cuts the range of the starts into equal parts, about as many as there are starts, and knows how many lie before each.
 #[derive(Debug)]
-pub struct Starts {
+pub struct AddressIndex {
     sorted: Box<[u64]>,
     first: u64,
     shift: u32,
     before: Box<[u32]>,
 }
 
-impl Default for Starts {
+impl Default for AddressIndex {
     fn default() -> Self {
         Self::new(Box::new([]))
     }
 }
 
-impl Starts {
-    /// Starts in ascending order.
+impl AddressIndex {
+    /// AddressIndex in ascending order.
     #[must_use]
     pub fn new(sorted: Box<[u64]>) -> Self {
         let first = sorted.first().copied().unwrap_or_default();
@@ -95,7 +95,7 @@ mod tests {
         let even: Vec<u64> = (1..1000).map(|index| index * 0x1_0000).collect();
         let clustered: Vec<u64> = (0..100).chain((0..100).map(|index| (1 << 45) + index * 0x1000)).collect();
         for sorted in [&[] as &[u64], &[0], &[5], &far, &even, &clustered] {
-            let starts = Starts::new(sorted.into());
+            let starts = AddressIndex::new(sorted.into());
             let near = sorted.iter().flat_map(|start| [start.saturating_sub(1), *start, start.saturating_add(1)]);
             for addr in near.chain([0, 7, 1 << 63, u64::MAX]) {
                 assert_eq!(starts.upper_bound(addr), sorted.partition_point(|start| *start <= addr), "{addr:#x}");

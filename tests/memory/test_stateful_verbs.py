@@ -18,7 +18,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import rule
 from memory_helpers import PAGE
-from verbs_machine import Place, VerbsMachine, places
+from stateful_verbs import Place, VerbsMachine, places
 
 sizes = st.one_of(st.integers(0, 20), st.sampled_from([PAGE - 1, PAGE, PAGE + 1, 2 * PAGE + 3, 5 * PAGE]))
 bytes_ = st.one_of(

@@ -14,7 +14,7 @@ import pytest
 from dbs_address_space import AddressSpaceRegion, RegionBusy
 from memory_helpers import require
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 sys.path.insert(0, str(EXAMPLES))
 
 import engine_kvm  # noqa: E402

@@ -41,7 +41,7 @@ def test_every_module_has_its_names(module: str) -> None:
 
 
 def test_the_version_is_the_packages() -> None:
-    manifest = Path(__file__).parent.parent / "Cargo.toml"
+    manifest = Path(__file__).parents[2] / "Cargo.toml"
     version = tomllib.loads(manifest.read_text(encoding="utf-8"))["package"]["version"]
     assert dbs_address_space.__version__ == importlib.metadata.version("dbs-address-space") == version
 

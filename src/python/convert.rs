@@ -306,7 +306,7 @@ imported!(
 );
 imported!(
     /// A `NumaPlacement`.
-    py_placement, "dbs_address_space.reports", "NumaPlacement"
+    py_placement, "dbs_address_space.reports", "Placement"
 );
 imported!(
     /// A `DaxMapping`.

@@ -46,9 +46,10 @@ impl PyChange {
 
     fn of(py: Python<'_>, change: &Change, before: Py<PyBase>, after: Py<PyBase>) -> PyResult<Self> {
         let object = |region: &RegionEntry| RegionObject(Arc::clone(region));
+        let removed = change.removed.iter().map(|region| RegionObject(removed_description(change, region)));
         Ok(Self {
             added: PyTuple::new(py, change.added.iter().map(object))?.unbind(),
-            removed: PyTuple::new(py, change.removed.iter().map(object))?.unbind(),
+            removed: PyTuple::new(py, removed)?.unbind(),
             replaced: PyTuple::new(py, change.replaced.iter().map(|(old, new)| (object(old), object(new))))?.unbind(),
             text: change.to_string(),
             before,
@@ -71,6 +72,17 @@ impl PyChange {
         drop(proposal);
     }
 
+    /// The region that a user's object stands for: that very region or else an equal one, and of two the one behind the change, unless
+    /// the object is that of the removed one.
+    fn entry_of<'a>(&self, change: &'a Change, region: &Bound<'_, PyRegion>) -> Option<&'a RegionEntry> {
+        let desc = &region.get().0;
+        let index = change.removed.partition_point(|removed| removed.base() < desc.base());
+        let is_removed = self.removed.bind(region.py()).get_item(index).is_ok_and(|removed| removed.is(region));
+        let maps = if is_removed { [&change.before, &change.after] } else { [&change.after, &change.before] };
+        let there = || maps.into_iter().filter_map(|map| map.find(desc.base()));
+        there().find(|entry| Arc::ptr_eq(entry, desc)).or_else(|| there().find(|entry| entry.desc == *desc))
+    }
+
     fn proposal(&self) -> MutexGuard<'_, Option<Arc<Proposal>>> {
         lock(&self.proposal)
     }
@@ -80,10 +92,14 @@ impl PyChange {
     }
 }
 
-/// The region of a change that a user's object stands for: that very region, or else an equal one; of two, the one behind the change.
-fn entry_of<'a>(change: &'a Change, region: &SharedRegion) -> Option<&'a RegionEntry> {
-    let there = || [&change.after, &change.before].into_iter().filter_map(|map| map.find(region.base()));
-    there().find(|entry| Arc::ptr_eq(entry, region)).or_else(|| there().find(|entry| entry.desc == *region))
+/// The description that a removed region is shown under: a copy where the very same object was put back in its place.
+///
+/// A client that undoes a change asks for the memory of both, and could not tell them apart otherwise.
+fn removed_description(change: &Change, region: &RegionEntry) -> SharedRegion {
+    match change.after.find(region.base()) {
+        Some(other) if other.id != region.id && Arc::ptr_eq(other, region) => Arc::new((***region).clone()),
+        _ => Arc::clone(region),
+    }
 }
 
 #[pymethods]
@@ -120,7 +136,8 @@ impl PyChange {
 
     /// The `Mapping` of an added, kept or removed region: where its memory is in this process.
     ///
-    /// A region that was taken out and put back has the new one. Only in a change that a client is shown, from `prepare`, when an added region has its memory and nobody else sees it yet,
+    /// Of a region that was taken out and put back, the one in `removed` has the old memory and any other the new. Only in a change
+    /// that a client is shown, from `prepare`, when an added region has its memory and nobody else sees it yet,
     /// until its `commit` or `rollback` has returned; `NotMapped` later, and in an unmapped space. Raises `UnmappedAddress` for a
     /// device and for a region that is neither in `before` nor in `after`.
     ///
@@ -132,14 +149,14 @@ impl PyChange {
     /// >>> subscription = space.subscribe(show, replay=True)
     /// 4194304
     fn mapping(&self, region: &Bound<'_, PyRegion>) -> PyResult<PyMapping> {
-        let region = &region.get().0;
         let proposal = self.proposal().clone();
         let proposal = proposal.filter(|proposal| proposal.has_memory()).ok_or_else(|| Error::NotMapped {
             message: "the change shows no memory: ask in a client's prepare, commit or rollback, on a mapped space"
                 .into(),
         })?;
-        let shown = entry_of(&proposal.change, region);
-        let mapped = shown.and_then(|region| proposal.mapping(region)).ok_or_else(|| Error::Unmapped {
+        let shown = self.entry_of(&proposal.change, region);
+        let region = &region.get().0;
+        let mapped = shown.and_then(|shown| proposal.mapping(shown)).ok_or_else(|| Error::Unmapped {
             message: format!("{region} has no memory in this change"),
             address: Some(region.base()),
             size: Some(region.size()),

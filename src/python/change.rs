@@ -16,7 +16,7 @@ use crate::model::region_map::{RegionEntry, RegionMap};
 use crate::model::wait::lock;
 use crate::space::proposal::Proposal;
 
-/// How one map differs from another: what was added, removed, and replaced with its backing kept.
+/// The difference between two maps: the regions that were added, removed, and replaced with their backing kept.
 ///
 /// True when anything differs; `str()` gives a line a region, with `+`, `-` or `~` before it. Made by `AddressSpaceBase.diff`.
 ///
@@ -136,10 +136,10 @@ impl PyChange {
 
     /// The `Mapping` of an added, kept or removed region: where its memory is in this process.
     ///
-    /// Of a region that was taken out and put back, the one in `removed` has the old memory and any other the new. Only in a change
-    /// that a client is shown, from `prepare`, when an added region has its memory and nobody else sees it yet,
-    /// until its `commit` or `rollback` has returned; `NotMapped` later, and in an unmapped space. Raises `UnmappedAddress` for a
-    /// device and for a region that is neither in `before` nor in `after`.
+    /// Only in a change that a client is shown, from `prepare`, when an added region has its memory and nobody else sees it yet, until
+    /// its `commit` or `rollback` has returned; `NotMapped` later, and in an unmapped space. Where a region was taken out and put back,
+    /// the object in `removed` has the old memory and any other the new. Raises `UnmappedAddress` for a device and for a region that
+    /// is neither in `before` nor in `after`.
     ///
     /// >>> from dbs_address_space import AddressSpaceBuilder
     /// >>> space = AddressSpaceBuilder(numa_regions=["4MiB"]).build()

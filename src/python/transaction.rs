@@ -50,7 +50,7 @@ impl PyTransaction {
         Self { space, if_generation, state: Mutex::new(TransactionState::New) }
     }
 
-    /// Never held while Python code runs, and an error that becomes an exception runs some.
+    /// The lock is never held while Python code runs: that may come back here. An error that becomes an exception runs some.
     fn with_state<T>(&self, work: impl FnOnce(&mut TransactionState) -> T) -> T {
         work(&mut lock(&self.state))
     }
@@ -95,6 +95,7 @@ impl PyTransaction {
     ) -> PyResult<bool> {
         let state = self.with_state(|state| std::mem::replace(state, TransactionState::Closed(None)));
         if let (TransactionState::Open(transaction), true) = (state, exc_type.is_none()) {
+            // A share of its own: without the interpreter's lock, another thread may drop the last reference to the space.
             let space = self.space.get().inner().clone();
             let published = detached(py, None, |interrupt| transaction.publish(&space, interrupt))?;
             if let Some(map) = published {

@@ -41,7 +41,7 @@ use crate::sys::fork::Process;
 /// # Ok::<(), _core::model::error::Error>(())
 /// ```
 pub struct AddressSpace {
-    /// What readers see; only a writer that has the turn stores it.
+    /// The snapshot that readers see; only a writer that has the turn stores it.
     current: ArcSwap<SpaceState>,
     /// The generation of `current`, apart so that a cached map is found to be the newest without a load of the snapshot.
     ///
@@ -113,7 +113,7 @@ impl AddressSpace {
         Arc::clone(&self.load().map)
     }
 
-    /// Whether a map that this space published is the current one.
+    /// Whether a map that this space published is the current one: a look-up in a cached map costs no load of the snapshot.
     #[inline]
     #[must_use]
     pub fn is_current(&self, map: &RegionMap) -> bool {
@@ -149,7 +149,7 @@ impl AddressSpace {
         self.current.swap(Arc::new(after))
     }
 
-    /// Takes the memory out, for the last owner of a space, who chooses how it is unmapped: that takes long.
+    /// Takes the memory out, for the last owner of a space to drop where it delays nobody: unmapping takes long.
     #[must_use]
     pub fn take_memory(&self) -> Option<Arc<MappedRegions>> {
         let map = self.map();
@@ -217,6 +217,7 @@ impl AddressSpace {
         self.check_process()?;
         let turn = self.turn.take(interrupt)?;
         turn.enter(Some(subscription.name()), "detach");
+        // Out of the table before it lets go, so that a failure half way leaves no client that is asked about changes.
         subscription.end();
         self.forget_ended();
         subscription.client().leave()
@@ -241,7 +242,7 @@ impl AddressSpace {
     pub fn dismiss(&self) {
         let clients = std::mem::take(&mut *self.clients());
         if self.check_process().is_ok() {
-            // There is nobody left to tell; what a client could not let go, it keeps.
+            // There is nobody left to tell of an error; the client keeps whatever it could not let go.
             clients.iter().for_each(|subscription| drop(subscription.client().leave()));
         }
     }

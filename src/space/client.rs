@@ -13,7 +13,7 @@ use crate::sys::event::Event;
 /// A follower of every change: asked before it is published, told after.
 ///
 /// Called in the writer's turn, without the interpreter's lock. A removed region that is in the way of an added one
-/// ([`Proposal::early`]) must go in `prepare` already, and `rollback` puts it back.
+/// ([`Proposal::removed_before`]) must go in `prepare` already, and `rollback` puts it back.
 pub trait Client: Send + Sync {
     /// The name in errors.
     fn name(&self) -> &str;

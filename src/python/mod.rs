@@ -30,6 +30,7 @@ pub mod prealloc;
 mod python_client;
 pub mod region;
 pub mod region_args;
+mod region_objects;
 pub mod registry;
 pub mod reservation;
 pub mod space;

@@ -1,4 +1,4 @@
-//! What the kernel really gave, read back from it.
+//! Reads back from the kernel what it really gave.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,11 +7,12 @@ use super::region::MappedRegion;
 use super::source::failed;
 use super::topology;
 use crate::model::error::Result;
-use crate::model::int::usize_of;
+use crate::model::int::{u64_of, usize_of};
 use crate::model::policy::{NumaPolicy, PolicyMode};
 use crate::model::region::SharedRegion;
+use crate::sys::host::page_size;
+use crate::sys::numa;
 use crate::sys::smaps::{self, Smaps};
-use crate::sys::{huge, numa};
 
 /// How many pages of a region are looked at for their node.
 const SAMPLES: u64 = 1024;
@@ -56,8 +57,8 @@ pub fn effective(regions: &[Arc<MappedRegion>]) -> Result<Vec<MemoryStats>> {
 fn effective_region(region: &Arc<MappedRegion>, mut sums: Smaps) -> Result<MemoryStats> {
     let (host, size) = region.mapping.pages();
     if sums.reaches_out {
-        let resident = smaps::resident(host, size, usize_of(huge::page_size()));
-        sums.resident = resident.map_err(|error| failed(&region.desc, "mincore failed", &error))?;
+        let resident = smaps::resident(host, size, usize_of(page_size()));
+        sums.resident = u64_of(resident.map_err(|error| failed(&region.desc, "mincore failed", &error))?);
         sums.huge = sums.huge.min(sums.resident);
         sums.locked = sums.locked.min(region.desc.size());
     }
@@ -91,10 +92,8 @@ fn sample(region: &Arc<MappedRegion>) -> Result<(u64, BTreeMap<u32, u64>)> {
     };
     let hosts: Vec<*mut u8> = (0..count).map(|index| region.mapping.host(offset(index))).collect();
     let found = numa::nodes_of(&hosts).map_err(|error| failed(&region.desc, "move_pages failed", &error))?;
-    let mut nodes = BTreeMap::<u32, u64>::new();
-    for node in found.into_iter().flatten() {
-        let pages = nodes.entry(node).or_default();
-        *pages = pages.saturating_add(1);
-    }
-    Ok((count, nodes))
+    let mut found: Vec<u32> = found.into_iter().flatten().collect();
+    found.sort_unstable();
+    let alike = found.chunk_by(|one, next| one == next);
+    Ok((count, alike.filter_map(|pages| Some((*pages.first()?, u64_of(pages.len())))).collect()))
 }

@@ -4,6 +4,8 @@ use std::fs::File;
 use std::io::{Error, ErrorKind, Result};
 use std::os::fd::AsRawFd;
 
+use super::errno;
+
 /// How far a copy came, and what stopped it.
 #[derive(Debug)]
 pub struct Stopped {
@@ -96,8 +98,8 @@ pub fn probe(address: usize) -> Reach {
     match unsafe { read_guarded(from, &raw mut byte, 1) } {
         Ok(()) => Reach::Guarded,
         Err(Stopped { error, .. }) => {
-            let error = error.unwrap_or_else(|| Error::from_raw_os_error(libc::EFAULT));
-            if error.raw_os_error() == Some(libc::EFAULT) && is_readable(from) {
+            let error = error.unwrap_or_else(|| errno::error(errno::EFAULT));
+            if errno::of(&error) == errno::EFAULT && is_readable(from) {
                 return Reach::Special;
             }
             Reach::None(error)

@@ -1,11 +1,11 @@
 //! Copies that may never end, because a userfaultfd handler must answer them first.
 
-use std::io::Error;
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
 use super::copy::{self, Stopped};
+use super::errno;
 
 /// How long a fault handler may take.
 pub const CLIENT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -50,5 +50,5 @@ fn on_thread<T: Send + 'static>(
     });
     let failed = |error| Stopped { completed: 0, error: Some(error) };
     worker.map_err(failed)?;
-    receiver.recv_timeout(CLIENT_TIMEOUT).unwrap_or_else(|_| Err(failed(Error::from_raw_os_error(libc::ETIMEDOUT))))
+    receiver.recv_timeout(CLIENT_TIMEOUT).unwrap_or_else(|_| Err(failed(errno::error(errno::ETIMEDOUT))))
 }

@@ -84,7 +84,8 @@ fn limit_problems(plan: &Plan, host: &Host) -> Vec<String> {
     let mut problems = Vec::new();
     let files = plan.regions.iter().filter(|region| region.has_file()).count();
     let open = host.open_descriptors();
-    if let Some(most) = host.max_descriptors().filter(|most| u64_of(files) > most.saturating_sub(u64_of(open))) {
+    let descriptors: usize = [files, open].iter().sum();
+    if let Some(most) = host.max_descriptors().filter(|most| u64_of(descriptors) > *most) {
         problems.push(format!("{files} descriptors are needed beside {open}: raise RLIMIT_NOFILE ({most})"));
     }
     let guards = plan.regions.iter().filter(|region| region.options.guard_pages == Some(true)).count();

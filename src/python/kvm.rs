@@ -134,7 +134,7 @@ impl PySpace {
     /// whole machine to `KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2`. Slots are numbered from `first_slot` on, `max_slots` of them at most,
     /// and no more than KVM has. With `guest_memfd` each region of RAM has one for its private pages, and no dirty log.
     ///
-    /// Raises `NotMapped`, `BackingError` for a descriptor that is no KVM machine, for a slot that KVM refuses and when the slots run
+    /// Raises `NotMapped`, `BackingError` for a descriptor that is not a KVM machine, for a slot that KVM refuses and when the slots run
     /// out (`ENOSPC`), `Unsupported` for what the kernel lacks. Then nothing is attached.
     #[pyo3(signature = (vm_fd, *, dirty_log=false, manual_clear=false, first_slot=U32(0), max_slots=None, guest_memfd=false),
            text_signature = "($self, vm_fd, *, dirty_log=False, manual_clear=False, first_slot=0, max_slots=None, guest_memfd=False)")]

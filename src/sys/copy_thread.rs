@@ -8,7 +8,7 @@ use super::copy::{self, Stopped};
 use super::errno;
 
 /// How long a fault handler may take.
-pub const CLIENT_TIMEOUT: Duration = Duration::from_secs(1);
+pub const FAULT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Reads `size` bytes at `from`, on a thread of its own that is left behind when the handler does not answer.
 ///
@@ -50,5 +50,5 @@ fn on_thread<T: Send + 'static>(
     });
     let failed = |error| Stopped { completed: 0, error: Some(error) };
     worker.map_err(failed)?;
-    receiver.recv_timeout(CLIENT_TIMEOUT).unwrap_or_else(|_| Err(failed(errno::error(errno::ETIMEDOUT))))
+    receiver.recv_timeout(FAULT_TIMEOUT).unwrap_or_else(|_| Err(failed(errno::error(errno::ETIMEDOUT))))
 }

@@ -24,9 +24,15 @@ pub fn memfd(name: &str, huge_page_size: Option<u64>) -> Result<File> {
 }
 
 /// log2 of a page size, where `memfd_create` and `mmap` expect it; 0 stands for the default size.
-#[must_use]
-pub fn page_size_flag(size: u64) -> u32 {
+fn page_size_flag(size: u64) -> u32 {
     size.checked_ilog2().map_or(0, |log| log << libc::MAP_HUGE_SHIFT)
+}
+
+/// `mmap` flags for anonymous memory of huge pages of a size.
+#[must_use]
+pub fn anonymous_huge_flags(page_size: u64) -> i32 {
+    // From 4 GiB pages on the flag reaches the sign bit.
+    libc::MAP_HUGETLB | page_size_flag(page_size).cast_signed()
 }
 
 /// Gives a memfd its length and its seals.
@@ -147,8 +153,24 @@ pub fn open_directory(path: &Path) -> Result<File> {
     File::options().read(true).custom_flags(libc::O_DIRECTORY).open(path)
 }
 
-/// `mmap` flags for anonymous memory of huge pages of a size.
-#[must_use]
-pub fn anonymous_huge_flags(page_size: u64) -> i32 {
-    libc::MAP_HUGETLB | i32::try_from(page_size_flag(page_size)).unwrap_or_default()
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_size_is_told_by_its_logarithm() {
+        assert_eq!(anonymous_huge_flags(0), libc::MAP_HUGETLB);
+        for (size, flag) in
+            [(2 << 20, libc::MAP_HUGE_2MB), (1 << 30, libc::MAP_HUGE_1GB), (16 << 30, libc::MAP_HUGE_16GB)]
+        {
+            assert_eq!(anonymous_huge_flags(size), libc::MAP_HUGETLB | flag);
+        }
+    }
+
+    #[test]
+    fn a_long_name_is_cut_between_characters() {
+        let file = memfd(&"ä".repeat(200), None).unwrap();
+        let name = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).unwrap();
+        assert_eq!(name.to_str().unwrap(), format!("/memfd:{} (deleted)", "ä".repeat(124)));
+    }
 }

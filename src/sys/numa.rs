@@ -27,9 +27,9 @@ fn nodes_in(mask: &[u64]) -> BTreeSet<u32> {
     (0..).zip(bits).filter_map(|(node, is_set)| is_set.then_some(node)).collect()
 }
 
-/// The number of bits to tell the kernel: it reads one less.
+/// The number of bits to tell the kernel, which reads one less: all bits of the words, and one.
 const fn bits_of(mask: &[u64]) -> usize {
-    size_of_val(mask).saturating_mul(8).saturating_add(1)
+    size_of_val(mask) << 3 | 1
 }
 
 /// Gives a mapping its policy (`mbind(2)`), and moves what is there already.

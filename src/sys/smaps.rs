@@ -122,7 +122,7 @@ impl Smaps {
     }
 }
 
-/// A process has fewer than 2^64 bytes, so that nothing is cut off here.
+/// A process has fewer than 2^64 bytes, so that nothing is cut off.
 fn add(sum: &mut u64, bytes: u64) {
     *sum = sum.saturating_add(bytes);
 }

@@ -96,3 +96,19 @@ impl SlotTable {
         Error::Backing { message, errno: ENOSPC, region: Some(Arc::clone(region)) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_lowest_free_number_is_given_out_and_none_beyond_the_last() {
+        let mut numbers = SlotNumbers::new(5, 8);
+        assert_eq!([numbers.take(), numbers.take(), numbers.take(), numbers.take()], [Some(5), Some(6), Some(7), None]);
+        numbers.give_back(7);
+        numbers.give_back(5);
+        assert_eq!([numbers.take(), numbers.take(), numbers.take()], [Some(5), Some(7), None]);
+        assert_eq!(SlotNumbers::new(9, 8).take(), None);
+        assert_eq!(SlotNumbers::new(u32::MAX, u32::MAX).take(), None);
+    }
+}

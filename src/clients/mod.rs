@@ -1,4 +1,4 @@
-//! Who must follow every change of an address space: KVM's memory slots, and the memory table of a vhost-user backend.
+//! The clients that must follow every change of an address space: KVM's memory slots, and the memory table of a vhost-user backend.
 
 pub mod kvm;
 pub mod vhost_user;

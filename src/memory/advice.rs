@@ -29,13 +29,12 @@ pub fn apply(host: *mut u8, size: usize, is_huge: bool, old: Option<&SharedRegio
             advise(host, size, make(on), what, new)?;
         }
     }
-    let (locked, was_locked) =
-        (new.options.mlock == Some(true), old.is_some_and(|old| old.options.mlock == Some(true)));
-    match old {
-        Some(_) if locked && !was_locked => lock(host, size, new),
-        Some(_) if was_locked && !locked => {
-            memory::unlock(host, size).map_err(|error| failed(new, "munlock failed", &error))
-        }
+    // A new mapping is locked once its pages are populated, with progress.
+    let Some(old) = old else { return Ok(()) };
+    let is_locked = |region: &SharedRegion| region.options.mlock == Some(true);
+    match (is_locked(old), is_locked(new)) {
+        (false, true) => lock(host, size, new),
+        (true, false) => memory::unlock(host, size).map_err(|error| failed(new, "munlock failed", &error)),
         _ => Ok(()),
     }
 }

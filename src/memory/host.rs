@@ -1,4 +1,4 @@
-//! What stands in the way of building a plan on a host.
+//! The judgement whether a host can build a plan.
 
 use std::collections::BTreeMap;
 

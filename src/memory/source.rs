@@ -19,7 +19,7 @@ use crate::sys::errno::{self, EINVAL, EISDIR, EMFILE, ENFILE, ENODEV, ENOENT, EN
 use crate::sys::file::{self, FileKind};
 use crate::sys::host::{Host, page_size as small_page_size};
 
-/// What `mmap` needs, and how the memory behaves.
+/// The arguments of `mmap`, and how the memory behaves.
 #[derive(Clone, Debug)]
 pub struct Backing {
     /// The file to map; `None` for anonymous memory.
@@ -50,6 +50,8 @@ pub fn open(region: &SharedRegion) -> Result<Backing> {
     }
     check_flags(region)?;
     let flags = region.map_flags();
+    // A page of anonymous memory or of a sealed memfd can always be had, unless the kernel counts them strictly. A DAX window shows
+    // files, which anyone may cut.
     let small = Backing {
         file: None,
         offset: 0,
@@ -61,6 +63,7 @@ pub fn open(region: &SharedRegion) -> Result<Backing> {
         is_regular: true,
         dontfork: region.options.dontfork == Some(true),
     };
+    // A page of the pool can be had if it was set aside for the mapping.
     let pool = Backing { is_huge: true, guarded: flags & MAP_NORESERVE != 0, ..small.clone() };
     match region.effective_source() {
         None => open_adopted(region, small),
@@ -75,8 +78,8 @@ pub fn open(region: &SharedRegion) -> Result<Backing> {
     }
 }
 
-/// A flag that moves or grows the mapping could lay it over memory that isn't ours; one that contradicts the source would have
-/// memory taken for what it isn't, which could fault under a touch.
+/// Refuses flags that could lay the mapping over memory that isn't ours, and those that contradict the source: memory of another kind
+/// than the source says could fault under a touch.
 fn check_flags(region: &SharedRegion) -> Result<()> {
     let is_huge = region.effective_source().is_some_and(SourceType::is_huge);
     let refusals = [
@@ -96,12 +99,13 @@ fn open_memfd(region: &SharedRegion, huge_page_size: Option<u64>, backing: Backi
     let at_once = seals_before_mapping(seals);
     file::size_and_seal(&memfd, region.size(), bits(&at_once))
         .map_err(|error| failed(region, "sizing and sealing its memfd failed", &error))?;
-    // Whoever is given the descriptor of a file that is not sealed can cut it.
+    // Anyone who is given its descriptor can cut a file that is not sealed.
     let guarded = backing.guarded || !seals.contains(&Seal::Shrink);
     Ok(Backing { file: Some(Arc::new(memfd)), guarded, ..backing })
 }
 
-/// A seal against future writing mappings, and the one against more seals, come after ours.
+/// The seals that our own mapping can be made under: a seal against future writing mappings would forbid it, and one against more
+/// seals would forbid that seal.
 fn seals_before_mapping(seals: &[Seal]) -> Vec<Seal> {
     let waits = seals.contains(&Seal::FutureWrite);
     seals.iter().copied().filter(|seal| !waits || !matches!(seal, Seal::FutureWrite | Seal::Seal)).collect()
@@ -123,7 +127,7 @@ pub fn seal_mapped(region: &SharedRegion, backing: &Backing) -> Result<()> {
 
 const DEFAULT_SEALS: [Seal; 3] = [Seal::Shrink, Seal::Grow, Seal::Seal];
 
-/// What the user gave may be truncated, unmapped or protected by anyone: always guarded.
+/// A file or buffer of the user may be truncated, unmapped or protected by anyone: it is always guarded.
 fn open_adopted(region: &SharedRegion, backing: Backing) -> Result<Backing> {
     match &region.source.buffer {
         Some(buffer) => Ok(Backing { buffer: Some(buffer.clone()), page_size: 1, guarded: true, ..backing }),
@@ -179,6 +183,7 @@ fn open_hugetlbfs(region: &SharedRegion, backing: Backing) -> Result<Backing> {
     let path = region.source.path.as_path();
     let fail = |error: io::Error| failed(region, &format!("opening {} failed", path.display()), &error);
     let (file, guarded) = match file::open_existing(path) {
+        // Others may have it open, and cut or punch it.
         Ok(existing) => {
             require_hugetlbfs(region, path, &existing)?;
             check_length(region, file::kind(&existing).map_err(fail)?)?;
@@ -385,8 +390,8 @@ impl Backing {
         self.flags & MAP_PRIVATE != 0
     }
 
-    /// Whether a forked child may find its pages gone: private huge pages can't be copied for it, shared ones can be punched
-    /// by whoever the parent gives its descriptor to, and `dontfork` memory is not there.
+    /// Whether a forked child may find its pages gone: private huge pages can't be copied for it, shared ones may be punched
+    /// through a descriptor that the parent gives away, and `dontfork` memory is not there.
     #[must_use]
     pub const fn guarded_after_fork(&self) -> bool {
         self.is_huge || self.dontfork

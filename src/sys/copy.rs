@@ -31,7 +31,7 @@ pub unsafe fn read_guarded(from: *const u8, to: *mut u8, size: usize) -> std::re
 /// Copies `size` bytes from our own address `from` to our own address `to` by `process_vm_writev(2)`.
 ///
 /// # Safety
-/// `from` is valid for reading `size` bytes; whatever lies at `to` is memory that the caller may overwrite.
+/// `from` is valid for reading `size` bytes; the caller may overwrite what is at `to`, if anything.
 pub unsafe fn write_guarded(to: *mut u8, from: *const u8, size: usize) -> std::result::Result<(), Stopped> {
     repeat(size, |done, rest| {
         let local = libc::iovec { iov_base: from.wrapping_add(done).cast_mut().cast(), iov_len: rest };

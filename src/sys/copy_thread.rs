@@ -28,7 +28,7 @@ pub fn read(from: *const u8, size: usize, keep: impl Send + 'static) -> Result<V
 /// `keep` is dropped when the write has ended, however late: it must keep the memory from being used for anything else.
 ///
 /// # Safety
-/// Whatever lies at `to` is memory that the caller may overwrite for as long as `keep` lives.
+/// The caller may overwrite what is at `to`, if anything, for as long as `keep` lives.
 pub unsafe fn write(to: *mut u8, bytes: Vec<u8>, keep: impl Send + 'static) -> Result<(), Stopped> {
     let to = to.expose_provenance();
     on_thread(keep, move || {

@@ -61,7 +61,7 @@ pub fn identity(file: &File) -> Result<(u64, u64)> {
     file.metadata().map(|metadata| (metadata.dev(), metadata.ino()))
 }
 
-/// What a file is, as far as mapping it is concerned.
+/// The kinds of files, as far as mapping them is concerned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FileKind {
     /// A regular file or memfd with its length.

@@ -1,4 +1,4 @@
-//! What the host has and what this process may take, read from `/proc` and `/sys`.
+//! Facts of a host: page sizes, huge page pools, memory, limits and NUMA nodes, read from its `/proc` and `/sys`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -81,8 +81,8 @@ impl Host {
         self.meminfo("MemAvailable:")
     }
 
-    /// Whether the kernel promises no more memory than it has (`vm.overcommit_memory=2`), so that a touch may fail; so it is
-    /// taken to be where it does not tell.
+    /// Whether the kernel promises no more memory than it has (`vm.overcommit_memory=2`), so that a touch may fail; a host that
+    /// does not tell is taken to.
     #[must_use]
     pub fn has_strict_overcommit(&self) -> bool {
         number(&self.procfs.join("sys/vm/overcommit_memory")).is_none_or(|policy| policy == 2)
@@ -159,7 +159,7 @@ fn number(path: &Path) -> Option<u64> {
     fs::read_to_string(path).ok()?.split_whitespace().next()?.parse().ok()
 }
 
-/// What follows a label in the first line of a file that begins with it.
+/// The rest of the first line of a file that begins with a label.
 fn line(path: &Path, label: &str) -> Option<String> {
     let text = fs::read_to_string(path).ok()?;
     text.lines().find_map(|line| line.strip_prefix(label)).map(|rest| rest.trim().to_owned())

@@ -4,7 +4,7 @@ use std::io::Result;
 
 use super::errno::{self, check};
 
-/// What the kernel is asked to do with a mapping.
+/// An advice to the kernel (`madvise(2)`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Advice {
     /// Back it with transparent huge pages, or not.
@@ -22,7 +22,7 @@ pub enum Advice {
 }
 
 impl Advice {
-    /// Whether it tells the kernel not to do something.
+    /// Whether it forbids what the kernel might not be able to do anyway.
     #[must_use]
     pub const fn forbids(self) -> bool {
         matches!(self, Self::HugePages(false) | Self::Mergeable(false))

@@ -1,4 +1,4 @@
-//! What the kernel says about mappings of this process (`/proc/self/smaps`, `mincore(2)`).
+//! The mappings of this process as the kernel describes them (`/proc/self/smaps`, `mincore(2)`).
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Result};

@@ -18,7 +18,7 @@ pub fn is_blocking(file: &File) -> bool {
 /// Reads at most `size` bytes to an address, from the descriptor's position or from `at`; 0 at the end of the file.
 ///
 /// # Safety
-/// Whatever lies at `to` is memory that the caller may overwrite; the kernel checks that it is there.
+/// The caller may overwrite what is at `to`, if anything: the kernel checks that it is there.
 pub unsafe fn read(file: &File, at: Option<u64>, to: *mut u8, size: usize) -> Result<usize> {
     let at = at.map(i64::try_from).transpose().map_err(|_| errno::error(errno::EOVERFLOW))?;
     // SAFETY: the caller's promise.

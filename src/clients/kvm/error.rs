@@ -1,4 +1,4 @@
-//! What KVM refuses, told with what may be behind it.
+//! The errors of KVM, each with a hint at what may be behind it.
 
 use std::io;
 use std::os::fd::RawFd;

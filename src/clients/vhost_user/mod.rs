@@ -41,7 +41,7 @@ pub struct VhostUserRegion {
 }
 
 impl VhostUserRegion {
-    /// A mapped region; `None` for what is not RAM. RAM that another process can't map is refused.
+    /// A mapped region; `None` when it is not RAM, an error when another process can't map it.
     pub fn of(region: &MappedRegion) -> Result<Option<Self>> {
         let (desc, mapping) = (&region.desc, &region.mapping);
         if desc.region_type != RegionType::DefaultMemory {
@@ -76,7 +76,7 @@ fn not_shared(region: &SharedRegion) -> Error {
     Error::Unsupported { message, feature: "vhost-user", how, region: Some(Arc::clone(region)) }
 }
 
-/// What a backend has mapped, by base.
+/// The regions that a backend has mapped, by base.
 type MemoryTable = BTreeMap<u64, VhostUserRegion>;
 
 /// The front-end's side of a backend that follows a space.
@@ -101,7 +101,7 @@ impl VhostUser {
         (features, protocol_features, max_regions)
     }
 
-    /// What the backend has been shown, by ascending base.
+    /// The regions that the backend was shown, by ascending base.
     #[must_use]
     pub fn table(&self) -> Vec<VhostUserRegion> {
         self.backend.lock().table.values().cloned().collect()

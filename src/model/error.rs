@@ -61,7 +61,7 @@ pub struct Shortage {
     pub align: u64,
 }
 
-/// The work was asked to stop; whoever implements [`Interrupt`] knows why.
+/// The work was asked to stop; the caller's [`Interrupt`](super::interrupt::Interrupt) knows why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Interrupted;
 

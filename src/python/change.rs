@@ -1,6 +1,6 @@
 //! `AddressSpaceChange`.
 
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
@@ -11,9 +11,9 @@ use super::region::PyRegion;
 use super::region_objects::RegionObject;
 use crate::model::change::Change;
 use crate::model::error::Error;
+use crate::model::lock::{Lock, LockGuard};
 use crate::model::region::SharedRegion;
 use crate::model::region_map::{RegionEntry, RegionMap};
-use crate::model::wait::lock;
 use crate::space::proposal::Proposal;
 
 /// How one map differs from another: what was added, removed, and replaced with its backing kept.
@@ -34,7 +34,7 @@ pub struct PyChange {
     replaced: Py<PyTuple>,
     text: String,
     /// The host side, while a client is shown the change.
-    proposal: Mutex<Option<Arc<Proposal>>>,
+    proposal: Lock<Option<Arc<Proposal>>>,
 }
 
 impl PyChange {
@@ -53,7 +53,7 @@ impl PyChange {
             text: change.to_string(),
             before,
             after,
-            proposal: Mutex::new(None),
+            proposal: Lock::new(None),
         })
     }
 
@@ -71,8 +71,8 @@ impl PyChange {
         drop(proposal);
     }
 
-    fn proposal(&self) -> MutexGuard<'_, Option<Arc<Proposal>>> {
-        lock(&self.proposal)
+    fn proposal(&self) -> LockGuard<'_, Option<Arc<Proposal>>> {
+        self.proposal.lock()
     }
 
     fn is_empty(&self, py: Python<'_>) -> bool {

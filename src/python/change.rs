@@ -1,6 +1,6 @@
 //! `AddressSpaceChange`.
 
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
@@ -11,9 +11,9 @@ use super::region::PyRegion;
 use super::region_objects::RegionObject;
 use crate::model::change::Change;
 use crate::model::error::Error;
+use crate::model::lock::{Lock, LockGuard};
 use crate::model::region::SharedRegion;
 use crate::model::region_map::{RegionEntry, RegionMap};
-use crate::model::wait::lock;
 use crate::space::proposal::Proposal;
 
 /// The difference between two maps: the regions that were added, removed, and replaced with their backing kept.
@@ -34,7 +34,7 @@ pub struct PyChange {
     replaced: Py<PyTuple>,
     text: String,
     /// The host side, while a client is shown the change.
-    proposal: Mutex<Option<Arc<Proposal>>>,
+    proposal: Lock<Option<Arc<Proposal>>>,
 }
 
 impl PyChange {
@@ -54,7 +54,7 @@ impl PyChange {
             text: change.to_string(),
             before,
             after,
-            proposal: Mutex::new(None),
+            proposal: Lock::new(None),
         })
     }
 
@@ -83,8 +83,8 @@ impl PyChange {
         there().find(|entry| Arc::ptr_eq(entry, desc)).or_else(|| there().find(|entry| entry.desc == *desc))
     }
 
-    fn proposal(&self) -> MutexGuard<'_, Option<Arc<Proposal>>> {
-        lock(&self.proposal)
+    fn proposal(&self) -> LockGuard<'_, Option<Arc<Proposal>>> {
+        self.proposal.lock()
     }
 
     fn is_empty(&self, py: Python<'_>) -> bool {

@@ -1,6 +1,6 @@
 //! `AddressSpace`: the live space.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
@@ -22,8 +22,8 @@ use super::space_ref::SpaceRef;
 use crate::model::error::Error;
 use crate::model::format;
 use crate::model::ids::{Generation, Incarnation};
+use crate::model::lock::Lock;
 use crate::model::region_map::RegionMap;
-use crate::model::wait::lock;
 use crate::space::AddressSpace;
 
 /// A live guest physical address space: the regions that exist, their types, and the memory behind them.
@@ -52,7 +52,7 @@ pub struct PySpace {
     /// The object of the newest map that was asked for. Nothing in it leads back here, so that the garbage collector need not see it.
     current: ArcSwap<Py<PyBase>>,
     /// The handle of the memory, by incarnation.
-    memory: Mutex<Option<(Incarnation, Py<PyMemory>)>>,
+    memory: Lock<Option<(Incarnation, Py<PyMemory>)>>,
 }
 
 impl PySpace {
@@ -64,7 +64,7 @@ impl PySpace {
         let inner = SpaceRef::new(space);
         let base = Py::new(py, PyBase::from(inner.map()))?;
         let clients = Py::new(py, PyClients::default())?;
-        Ok(Self { inner, clients, current: ArcSwap::from_pointee(base), memory: Mutex::new(None) })
+        Ok(Self { inner, clients, current: ArcSwap::from_pointee(base), memory: Lock::new(None) })
     }
 
     pub(super) const fn inner(&self) -> &SpaceRef {
@@ -113,7 +113,7 @@ impl PySpace {
 
     fn memory_of(&self, py: Python<'_>, incarnation: Incarnation) -> PyResult<Py<PyMemory>> {
         let cached = |py| {
-            let memory = lock(&self.memory);
+            let memory = self.memory.lock();
             memory.as_ref().filter(|(cached, _)| *cached == incarnation).map(|(_, memory)| memory.clone_ref(py))
         };
         if let Some(memory) = cached(py) {
@@ -121,7 +121,7 @@ impl PySpace {
         }
         let memory = Py::new(py, PyMemory::new(self.inner.clone(), self.clients.clone_ref(py), incarnation))?;
         // The one before is dropped once the lock is free: its end may run Python code.
-        let replaced = lock(&self.memory).replace((incarnation, memory.clone_ref(py)));
+        let replaced = self.memory.lock().replace((incarnation, memory.clone_ref(py)));
         drop(replaced);
         Ok(memory)
     }
@@ -421,7 +421,7 @@ impl PySpace {
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         visit.call(&self.clients)?;
-        let Ok(memory) = self.memory.try_lock() else { return Ok(()) };
+        let Some(memory) = self.memory.try_lock() else { return Ok(()) };
         memory.as_ref().map_or(Ok(()), |(_, memory)| visit.call(memory))
     }
 

@@ -2,13 +2,13 @@
 
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, OnceLock};
 
 use super::proposal::Proposal;
 use super::turn::TurnGuard;
 use crate::model::error::{Error, Result};
 use crate::model::interrupt::Interrupt;
-use crate::model::wait::lock;
+use crate::model::lock::Lock;
 use crate::sys::event::Event;
 
 /// A follower of every change: asked before it is published, told after.
@@ -57,7 +57,7 @@ pub struct Subscription {
     /// Whether the client was offered the regions that are there.
     has_seen_regions: AtomicBool,
     over: AtomicBool,
-    error: Mutex<Option<Error>>,
+    error: Lock<Option<Error>>,
     /// Made when it is first asked for.
     event: OnceLock<Event>,
 }
@@ -75,7 +75,7 @@ impl Subscription {
             client,
             has_seen_regions: AtomicBool::new(true),
             over: AtomicBool::new(false),
-            error: Mutex::default(),
+            error: Lock::default(),
             event: OnceLock::new(),
         }
     }
@@ -95,7 +95,7 @@ impl Subscription {
     /// The error that ended the subscription.
     #[must_use]
     pub fn error(&self) -> Option<Error> {
-        lock(&self.error).clone()
+        self.error.lock().clone()
     }
 
     /// Whether the client follows no change any more.
@@ -127,7 +127,7 @@ impl Subscription {
         self.end();
         if let Some(error) = self.client.failed(error) {
             interrupt.report(self.client.name(), &error);
-            *lock(&self.error) = Some(error);
+            *self.error.lock() = Some(error);
         }
     }
 }

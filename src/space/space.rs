@@ -1,7 +1,7 @@
 //! The handle that everything goes through.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
@@ -16,11 +16,12 @@ use crate::model::error::{Error, Result};
 use crate::model::ids::Generation;
 use crate::model::interrupt::Interrupt;
 use crate::model::layout::Layout;
+use crate::model::lock::{Lock, LockGuard};
 use crate::model::region::SharedRegion;
 use crate::model::region_map::RegionMap;
 use crate::model::reservations::ReservationTable;
 use crate::model::unplug::UnplugTable;
-use crate::model::wait::{Deadline, Monitor, lock};
+use crate::model::wait::{Deadline, Monitor};
 use crate::sys::fork::Process;
 
 /// A live guest physical address space: readers never wait, writers take turns, no change is lost.
@@ -49,11 +50,11 @@ pub struct AddressSpace {
     generation: AtomicU64,
     turn: Turn,
     /// In the order in which they are asked.
-    clients: Mutex<Vec<Arc<Subscription>>>,
+    clients: Lock<Vec<Arc<Subscription>>>,
     /// Notified of each publication.
     published: Monitor<()>,
-    reservations: Mutex<ReservationTable>,
-    unplugs: Mutex<UnplugTable>,
+    reservations: Lock<ReservationTable>,
+    unplugs: Lock<UnplugTable>,
     /// The process that made the space: the copy in a forked child must change nothing.
     process: Process,
 }
@@ -79,10 +80,10 @@ impl AddressSpace {
             }),
             generation: AtomicU64::new(0),
             turn: Turn::default(),
-            clients: Mutex::default(),
+            clients: Lock::default(),
             published: Monitor::default(),
-            reservations: Mutex::default(),
-            unplugs: Mutex::default(),
+            reservations: Lock::default(),
+            unplugs: Lock::default(),
             process: Process::current(),
         }
     }
@@ -126,12 +127,12 @@ impl AddressSpace {
         &self.turn
     }
 
-    pub(super) fn reservations(&self) -> MutexGuard<'_, ReservationTable> {
-        lock(&self.reservations)
+    pub(super) fn reservations(&self) -> LockGuard<'_, ReservationTable> {
+        self.reservations.lock()
     }
 
-    pub(super) fn unplugs(&self) -> MutexGuard<'_, UnplugTable> {
-        lock(&self.unplugs)
+    pub(super) fn unplugs(&self) -> LockGuard<'_, UnplugTable> {
+        self.unplugs.lock()
     }
 
     /// The one publication of a change.
@@ -224,8 +225,8 @@ impl AddressSpace {
     }
 
     /// The clients in the order in which they are asked.
-    pub(super) fn clients(&self) -> MutexGuard<'_, Vec<Arc<Subscription>>> {
-        lock(&self.clients)
+    pub(super) fn clients(&self) -> LockGuard<'_, Vec<Arc<Subscription>>> {
+        self.clients.lock()
     }
 
     /// Refuses a client that follows memory while there is none.

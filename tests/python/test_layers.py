@@ -1,7 +1,8 @@
-"""The rooms of the crate: each imports only from rooms below it, and `unsafe`, `libc` and PyO3 stay where they belong."""
+"""The rooms of the crate: each imports only from rooms below it, its files in no circle, and unsafe code stays in its place."""
 
 import re
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,51 @@ def complaints(path: str, text: str) -> Iterator[str]:
             yield f"{path} has a class that is not frozen"
 
 
+def leaves(code: str, at: int) -> tuple[list[str], int]:
+    """Every path of the `use` tree, or of the expression, that begins at a place of the code, and where it ends."""
+    path = re.compile(r"(?:\w+::)*[\w*]*").match(code, at)
+    assert path
+    if not path[0].endswith("::"):
+        return [path[0]], path.end()
+    found, at = [], path.end() + 1
+    while code[at] != "}":
+        if re.match(r"[\w*]", code[at]):
+            inner, at = leaves(code, at)
+            found += [path[0] + leaf for leaf in inner]
+        else:
+            at += 1
+    return found, at + 1
+
+
+def module_of(path: str) -> list[str]:
+    return [part for part in path.removesuffix(".rs").split("/") if part != "mod"]
+
+
+def graph(texts: dict[str, str]) -> dict[str, set[str]]:
+    """The files that each file names by a path from `crate` or `super`."""
+    modules = {tuple(module_of(path)): path for path in texts}
+    found: dict[str, set[str]] = {path: set() for path in texts}
+    for path, text in texts.items():
+        code = code_of(text).split("#[cfg(test)]")[0]
+        for start in re.finditer(r"(?<![\w:])(?:crate|super)::", code):
+            for leaf in leaves(code, start.start())[0]:
+                parts = leaf.split("::")
+                home = [] if parts[0] == "crate" else module_of(path)[: -parts.count("super")]
+                name = (*home, *(part for part in parts if part not in ("crate", "super")))
+                named = next((modules[name[:size]] for size in range(len(name), 0, -1) if name[:size] in modules), path)
+                found[path] |= {named} - {path}
+    return found
+
+
+def circle(texts: dict[str, str]) -> list[str]:
+    """Files that import each other in a circle."""
+    try:
+        TopologicalSorter(graph(texts)).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
+
+
 def files() -> dict[str, str]:
     return {str(path.relative_to(SRC)): path.read_text() for path in sorted(SRC.rglob("*.rs"))}
 
@@ -61,6 +107,22 @@ def test_rooms_keep_their_order_and_what_is_unsafe_its_place() -> None:
     assert sum(len(imported(path, code_of(text))) for path, text in rooms.items()) >= 60
     assert sum(len(PYCLASS.findall(code_of(text))) for text in rooms.values()) >= 12
     assert sum("unsafe {" in code_of(text) for text in rooms.values()) >= 5
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    assert circle(files()) == []
+    assert sum(map(len, graph(files()).values())) >= 500
+
+
+def test_a_circle_is_found() -> None:
+    texts = {
+        "a/mod.rs": "pub mod b; pub mod c;",
+        "a/b.rs": "use super::{c::{self, C as D}, missing}; use std::fs;",
+        "a/c.rs": "fn f() -> crate::a::b::B {} #[cfg(test)] mod tests { use super::*; }",
+    }
+    assert graph(texts) == {"a/mod.rs": set(), "a/b.rs": {"a/c.rs", "a/mod.rs"}, "a/c.rs": {"a/b.rs"}}
+    assert set(circle(texts)) == {"a/b.rs", "a/c.rs"}
+    assert circle({**texts, "a/c.rs": "struct C;"}) == []
 
 
 def test_there_is_nothing_beside_the_rooms() -> None:

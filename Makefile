@@ -14,7 +14,7 @@ CARGO = PYO3_PYTHON=$(CURDIR)/$(RUN) \
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help develop demo test test-debug check format bench clean
+.PHONY: help develop demo test test-debug check format stubs bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,10 +31,11 @@ test: check ## check, then run the tests of the crate and of the package
 test-debug: $(DEBUG)/built ## run the tests of the package on a build with debug assertions
 	PYTHONPATH=$(CURDIR)/$(DEBUG) $(RUN) -m pytest
 
-check: $(BUILT) ## formats, lints, types, and the stub against the extension
+check: $(BUILT) ## formats, lints, types, the crate's documentation, and the stub against the extension
 	cargo fmt --check
 	cargo fmt --check --manifest-path $(RUST_BENCHES)
 	$(CARGO) clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --quiet --no-deps --document-private-items
 	$(RUN) -m ruff format --check
 	$(RUN) -m ruff check
 	$(RUN) -m mypy
@@ -44,6 +45,10 @@ format: $(INSTALLED) ## format all code
 	cargo fmt
 	cargo fmt --manifest-path $(RUST_BENCHES)
 	$(RUN) -m ruff format
+
+stubs: $(BUILT) ## merge the extension's docstrings into its stub
+	$(RUN) tools/stubs.py
+	$(RUN) -m ruff format --quiet python/dbs_address_space/_core.pyi
 
 bench: $(BUILT) ## measure against the standard library, and against the original crate
 	$(RUN) benches/bench.py

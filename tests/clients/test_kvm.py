@@ -239,7 +239,7 @@ def test_a_descriptor_that_is_not_a_machine_is_refused(space: AddressSpace, vm: 
         closed = os.dup(file.fileno())
         os.close(closed)
         for number in (*numbers, closed):
-            with pytest.raises(BackingError, match="KVM virtual machine"):
+            with pytest.raises(BackingError, match="is not a KVM virtual machine"):
                 space.attach_kvm(number)
     assert not space.clients
 

@@ -29,7 +29,7 @@ const fn size<T>() -> u32 {
 /// Calls with a number as the argument.
 pub(super) fn with_number(fd: BorrowedFd<'_>, request: u32, number: u64) -> Result<i32> {
     // SAFETY: the request takes a number, so the kernel touches no memory of ours.
-    check(unsafe { libc::ioctl(fd.as_raw_fd(), request.into(), number) })
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), request as libc::Ioctl, number) })
 }
 
 /// Calls with a structure that the kernel reads.
@@ -38,7 +38,7 @@ pub(super) fn with_number(fd: BorrowedFd<'_>, request: u32, number: u64) -> Resu
 /// The request takes a `T`, and what it points to is valid for what the kernel does there.
 pub(super) unsafe fn with_struct<T>(fd: BorrowedFd<'_>, request: u32, argument: &T) -> Result<i32> {
     // SAFETY: the structure lives through the call; the rest is the caller's promise.
-    check(unsafe { libc::ioctl(fd.as_raw_fd(), request.into(), std::ptr::from_ref(argument)) })
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), request as libc::Ioctl, std::ptr::from_ref(argument)) })
 }
 
 fn check(result: i32) -> Result<i32> {

@@ -3,7 +3,12 @@
 use std::fs;
 use std::path::Path;
 
-fn soft_limit(resource: libc::__rlimit_resource_t) -> u64 {
+#[cfg(target_env = "musl")]
+type Resource = libc::c_int;
+#[cfg(not(target_env = "musl"))]
+type Resource = libc::__rlimit_resource_t;
+
+fn soft_limit(resource: Resource) -> u64 {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: the kernel fills the struct.
     let result = unsafe { libc::getrlimit(resource, &raw mut limit) };

@@ -32,8 +32,9 @@ fn send_some(socket: BorrowedFd<'_>, bytes: &[u8], descriptors: &[RawFd]) -> Res
     if !descriptors.is_empty() {
         // SAFETY: only computes a length.
         let space = unsafe { libc::CMSG_SPACE(size) };
-        header.msg_controllen = usize::try_from(space).map_err(Error::other)?;
-        if descriptors.len() > MAX_DESCRIPTORS || header.msg_controllen > size_of_val(&control) {
+        header.msg_controllen = space.try_into().map_err(Error::other)?;
+        if descriptors.len() > MAX_DESCRIPTORS || usize::try_from(space).map_err(Error::other)? > size_of_val(&control)
+        {
             return Err(Error::new(ErrorKind::InvalidInput, "too many descriptors in one message"));
         }
         header.msg_control = control.as_mut_ptr().cast();
@@ -42,7 +43,7 @@ fn send_some(socket: BorrowedFd<'_>, bytes: &[u8], descriptors: &[RawFd]) -> Res
             let first = libc::CMSG_FIRSTHDR(&raw const header);
             (*first).cmsg_level = libc::SOL_SOCKET;
             (*first).cmsg_type = libc::SCM_RIGHTS;
-            (*first).cmsg_len = usize::try_from(libc::CMSG_LEN(size)).map_err(Error::other)?;
+            (*first).cmsg_len = libc::CMSG_LEN(size).try_into().map_err(Error::other)?;
             let data = libc::CMSG_DATA(first).cast::<RawFd>();
             std::ptr::copy_nonoverlapping(descriptors.as_ptr(), data, descriptors.len());
         }

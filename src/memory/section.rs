@@ -250,9 +250,6 @@ impl Section {
             (_, Some(error)) if error.raw_os_error() == Some(ETIMEDOUT) => {
                 "its userfaultfd handler does not answer, and the access was given up".into()
             }
-            (_, Some(error)) if error.raw_os_error() == Some(EPERM) => {
-                format!("the kernel refuses process_vm_readv/writev here (a seccomp filter?): {error}")
-            }
             _ if backing.is_huge => "no huge page was free for it".into(),
             (_, Some(error)) => {
                 format!("the memory can't be reached (file system full, page lost or not inherited by fork): {error}")
@@ -262,7 +259,6 @@ impl Section {
     }
 }
 
-const EPERM: i32 = 1;
 const ETIMEDOUT: i32 = 110;
 
 /// Reads an integer of directly copied memory, without tearing when it is naturally aligned.

@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from wheels import PLATFORMS, ROOT, RUST, TARGET, environment, unpack_rust
@@ -46,6 +46,21 @@ def checks() -> Iterator[tuple[str, list[str], dict[str, str]]]:
         yield name, [], free_threaded(name)
 
 
+def refuses_pypy(common: Mapping[str, str]) -> bool:
+    """Whether a build for PyPy ends with a sentence, not with what the compiler makes of it."""
+    path = TARGET / "check" / "pypy.txt"
+    path.write_text("implementation=PyPy\nversion=3.11\ntarget_abi=PyPy-3.11\nshared=true\n")
+    done = subprocess.run(
+        ["cargo", "check", "--locked", "--lib"],
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**common, "PYO3_CONFIG_FILE": str(path)},
+    )
+    return done.returncode != 0 and "needs CPython 3.11 or newer, not PyPy" in done.stderr
+
+
 def main() -> None:
     """Runs all checks, and exits with the names of those that failed."""
     unpack_rust()
@@ -59,6 +74,8 @@ def main() -> None:
         done = subprocess.run(command, check=False, cwd=ROOT, env=common | settings)
         sys.stdout.write(f"{name}: {'failed' if done.returncode else 'compiles'}\n")
         failed += [name] * (done.returncode != 0)
+    if not refuses_pypy(common):
+        failed.append("the refusal of PyPy")
     if failed:
         raise SystemExit(f"does not compile: {', '.join(failed)}")
 

@@ -16,7 +16,7 @@ CARGO = PYO3_PYTHON=$(CURDIR)/$(RUN) \
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup develop demo test check format bench docs clean third-party doctor-demo doctor-test
+.PHONY: help setup develop demo test check format stubs docs bench clean third-party doctor-demo doctor-test
 .PHONY: wheels test-wheels test-pythons test-bare check-targets check-oldest-rust check-dependencies
 
 help: ## list the targets
@@ -36,7 +36,7 @@ test: doctor-test $(INSTALLED) $(BUILT) ## run the tests of the crate and of the
 	$(RUN) -m pytest
 	$(MAKE) check
 
-check: doctor-test $(INSTALLED) $(BUILT) ## formats, lints, types, licences, and the stub against the extension
+check: doctor-test docs $(INSTALLED) $(BUILT) ## formats, lints, types, documentation, licences, and the stub against the extension
 	cargo fmt --check
 	cargo fmt --check --manifest-path $(RUST_BENCHES)
 	$(CARGO) clippy --locked --all-targets -- -D warnings
@@ -52,8 +52,12 @@ format: $(INSTALLED) ## format all code
 	cargo fmt --manifest-path $(RUST_BENCHES)
 	$(RUN) -m ruff format
 
-docs: ## build the crate's documentation
-	RUSTDOCFLAGS="-D warnings" PYO3_NO_PYTHON=1 PYO3_BUILD_EXTENSION_MODULE=1 cargo doc --locked --no-deps
+stubs: $(INSTALLED) $(BUILT) ## merge the extension's docstrings into its stub
+	$(RUN) tools/stubs.py
+	$(RUN) -m ruff format --quiet python/dbs_address_space/_core.pyi
+
+docs: $(RUNS) ## build the crate's documentation
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --quiet --no-deps --document-private-items
 
 bench: $(INSTALLED) ## measure against the standard library, and against the original crate
 	rm -f $(BUILT)

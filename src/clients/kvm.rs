@@ -17,6 +17,7 @@ use crate::model::dirty::DirtyPages;
 use crate::model::error::{Error, Result};
 use crate::model::range::Range;
 use crate::model::region::{PROT_READ, PROT_WRITE, SharedRegion};
+use crate::model::region_map::RegionEntry;
 use crate::space::client::Client;
 use crate::space::proposal::Proposal;
 use crate::sys::huge::page_size;
@@ -124,7 +125,7 @@ impl Kvm {
         Error::Backing { message, errno: ENOSPC, region: Some(Arc::clone(region)) }
     }
 
-    fn redescribe(&self, state: &mut State, proposal: &Proposal, new: &SharedRegion) -> Result<()> {
+    fn redescribe(&self, state: &mut State, proposal: &Proposal, new: &RegionEntry) -> Result<()> {
         let (Some(entry), Some(region)) = (state.slots.get_mut(&new.base()), proposal.mapping(new)) else {
             return Ok(());
         };
@@ -167,7 +168,7 @@ impl Kvm {
         let mut state = self.state();
         let mut result = Ok(());
         for region in proposal.change.added.iter().rev() {
-            if state.slots.get(&region.base()).is_some_and(|entry| Arc::ptr_eq(entry.region(), region)) {
+            if state.slots.get(&region.base()).is_some_and(|entry| entry.slot.region().id == region.id) {
                 result = result.and(state.delete(region));
             }
         }
@@ -283,7 +284,7 @@ impl Client for Kvm {
         for entry in std::mem::take(&mut state.parked) {
             state.numbers.returned.insert(entry.slot.id());
         }
-        state.delete_all(proposal.removed_after())
+        state.delete_all(proposal.removed_after().map(|region| &region.desc))
     }
 
     fn rollback(&self, proposal: &Arc<Proposal>) -> Result<()> {

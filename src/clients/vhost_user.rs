@@ -13,6 +13,7 @@ use super::vhost_user_connection::{Connection, Request};
 use crate::memory::region::MappedRegion;
 use crate::model::error::{Error, Result};
 use crate::model::region::{MAP_PRIVATE, RegionType, SharedRegion};
+use crate::model::region_map::RegionEntry;
 use crate::space::client::Client;
 use crate::space::proposal::Proposal;
 use crate::sys::fork::Process;
@@ -178,13 +179,13 @@ fn single(entry: &Entry) -> Vec<u8> {
 /// The regions of RAM among these, as the backend is shown them.
 fn entries<'a>(
     proposal: &'a Proposal,
-    regions: impl Iterator<Item = &'a SharedRegion>,
+    regions: impl Iterator<Item = &'a RegionEntry>,
 ) -> Result<Vec<(Entry, Arc<MappedRegion>)>> {
     let mapped = regions.filter_map(|region| proposal.mapping(region));
     mapped.filter_map(|region| Some(Entry::of(region).transpose()?.map(|entry| (entry, Arc::clone(region))))).collect()
 }
 
-fn bases<'a>(regions: impl Iterator<Item = &'a SharedRegion>) -> Vec<u64> {
+fn bases<'a>(regions: impl Iterator<Item = &'a RegionEntry>) -> Vec<u64> {
     regions.map(|region| region.base()).collect()
 }
 
@@ -204,7 +205,7 @@ impl Client for VhostUser {
             bases(proposal.removed_before()).into_iter().filter(|base| state.table.contains_key(base)).collect();
         let needed = state.table.len().saturating_add(added.len()).saturating_sub(early.len());
         if !added.is_empty() {
-            state.check_room(proposal.change.added.first(), needed)?;
+            state.check_room(proposal.change.added.first().map(|region| &region.desc), needed)?;
         }
         let before = state.table.clone();
         state.update(&early, &added).inspect_err(|_| {

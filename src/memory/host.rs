@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use super::topology;
 use crate::model::format::size as size_text;
-use crate::model::plan::Plan;
+use crate::model::plan::SpacePlan;
 use crate::model::region::{MAP_NORESERVE, MAP_POPULATE, SharedRegion};
 use crate::model::source::SourceType;
 use crate::sys::limits;
@@ -42,7 +42,7 @@ impl Files {
 
 /// Everything that stands in the way of building the plan on this host now.
 #[must_use]
-pub fn problems(plan: &Plan, files: &Files) -> Vec<String> {
+pub fn problems(plan: &SpacePlan, files: &Files) -> Vec<String> {
     let mut problems = numa_problems(plan, files);
     problems.extend(pool_problems(plan, files));
     problems.extend(size_problems(plan, files));
@@ -50,13 +50,13 @@ pub fn problems(plan: &Plan, files: &Files) -> Vec<String> {
     problems
 }
 
-fn numa_problems(plan: &Plan, files: &Files) -> Vec<String> {
+fn numa_problems(plan: &SpacePlan, files: &Files) -> Vec<String> {
     let host = topology::of_sysfs(&files.sysfs);
     let refusal = |region: &SharedRegion| Some(format!("{region}: {}", host.refusal(&region.numa_policy()?.nodes)?));
     plan.regions.iter().filter_map(refusal).collect()
 }
 
-fn pool_problems(plan: &Plan, files: &Files) -> Vec<String> {
+fn pool_problems(plan: &SpacePlan, files: &Files) -> Vec<String> {
     let mut needed = BTreeMap::<u64, u64>::new();
     for region in &plan.regions {
         let (Some(page_size), 0) = (region.source.page_size, region.map_flags() & MAP_NORESERVE) else { continue };
@@ -80,7 +80,7 @@ fn pool_problems(plan: &Plan, files: &Files) -> Vec<String> {
     needed.into_iter().filter_map(short).collect()
 }
 
-fn size_problems(plan: &Plan, files: &Files) -> Vec<String> {
+fn size_problems(plan: &SpacePlan, files: &Files) -> Vec<String> {
     let mut problems = Vec::new();
     let total = plan.regions.iter().fold(0u64, |sum, region| sum.saturating_add(region.size()));
     if total >= HOST_ADDRESSES {
@@ -104,7 +104,7 @@ fn is_there_at_once(region: &SharedRegion) -> bool {
     region.perm_flags & MAP_POPULATE != 0 || region.options.mlock == Some(true)
 }
 
-fn limit_problems(plan: &Plan, files: &Files) -> Vec<String> {
+fn limit_problems(plan: &SpacePlan, files: &Files) -> Vec<String> {
     let mut problems = Vec::new();
     let files_needed = plan.regions.iter().filter(|region| region.has_file()).count();
     let open = fs::read_dir(files.procfs.join("self/fd")).map_or(0, Iterator::count);

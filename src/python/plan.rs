@@ -12,11 +12,11 @@ use super::interrupt::detached;
 use super::layout::PyLayout;
 use super::machine::PyMachine;
 use super::numa::PyNumaNode;
-use super::region::PyRegion;
+use super::region_objects::RegionObject;
 use super::space::PySpace;
 use crate::memory::host;
 use crate::model::format;
-use crate::model::plan::Plan;
+use crate::model::plan::SpacePlan;
 
 /// Where everything of a machine's memory goes, before any of it is there. A value: it compares, hashes, pickles and travels as JSON.
 ///
@@ -29,14 +29,12 @@ use crate::model::plan::Plan;
 #[pyclass(frozen, name = "AddressSpacePlan", module = "dbs_address_space")]
 #[derive(Debug)]
 pub struct PyPlan {
-    plan: Plan,
-    regions: Vec<PyRegion>,
+    plan: SpacePlan,
 }
 
-impl From<Plan> for PyPlan {
-    fn from(plan: Plan) -> Self {
-        let regions = plan.regions.iter().cloned().map(PyRegion::from).collect();
-        Self { plan, regions }
+impl From<SpacePlan> for PyPlan {
+    fn from(plan: SpacePlan) -> Self {
+        Self { plan }
     }
 }
 
@@ -45,7 +43,7 @@ impl PyPlan {
     /// RAM by ascending base, then firmware and DAX window: a tuple of named `AddressSpaceRegion`s.
     #[getter]
     fn regions<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
-        PyTuple::new(py, self.regions.iter().cloned())
+        PyTuple::new(py, self.plan.regions.iter().cloned().map(RegionObject))
     }
 
     /// For each region, why it is where it is and as large as it is.
@@ -207,7 +205,7 @@ impl PyBuilder {
     /// >>> AddressSpaceBuilder("q35", numa_regions=["5GiB"]).plan().problems
     /// ()
     fn plan(&self) -> PyPlan {
-        PyPlan::from(Plan::of(self.0.clone()))
+        PyPlan::from(SpacePlan::of(self.0.clone()))
     }
 
     /// The mapped `AddressSpace` of the plan: `plan().build()`.

@@ -115,7 +115,7 @@ $(PACKAGER): $(INSTALLED)
 # A library that is left behind under another name would be imported instead of the new one.
 define build
 	rm -f python/dbs_address_space/*.so
-	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(RUN) -m maturin develop --quiet --locked $(1)
+	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(RUN) -m maturin develop --quiet --locked --group demo $(1)
 endef
 
 $(BUILT): $(RUNS) Cargo.toml Cargo.lock $(shell find src -name '*.rs')

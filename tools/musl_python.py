@@ -26,11 +26,11 @@ def build() -> Path:
     source.mkdir(parents=True)
     archive = Debian(DEBIAN / "trixie", ("trixie",)).source(f"python{VERSION}", DEBIAN / "sources")
     subprocess.run(["tar", "--extract", "--strip-components=1", "--directory", source, "--file", archive], check=True)
-    environment = os.environ | {"CC": str(_compiler()), "PKG_CONFIG": "false"}
+    environment = os.environ | {"CC": str(_compiler()), "PKG_CONFIG": "false"} | _libffi()
     configure = ["./configure", "--quiet", "--without-ensurepip", "--disable-test-modules"]
     subprocess.run(configure, check=True, cwd=source, env=environment)
     # Modules that want a library which is not there for musl fail; the interpreter and the others are built.
-    subprocess.run(["make", "--silent", "--keep-going", *_modules()], check=False, cwd=source, env=environment)
+    subprocess.run(["make", "--silent", "--keep-going"], check=False, cwd=source, env=environment)
     subprocess.run([python, "-c", "import ctypes, binascii, hashlib"], check=True)
     (FOLDER / "built").touch()
     return python
@@ -55,19 +55,14 @@ def _compiler() -> Path:
     return compiler
 
 
-def _modules() -> list[str]:
-    """What make needs to know to build ctypes, with glibc's static libffi, and binascii, without zlib."""
+def _libffi() -> dict[str, str]:
+    """What ctypes is built with: glibc's static library, which needs nothing of glibc."""
     headers = FOLDER / "include"
-    headers.mkdir()
+    headers.mkdir(exist_ok=True)
     for header in (TOOLS / "usr/include/x86_64-linux-gnu").glob("ffi*.h"):
         shutil.copy(header, headers)
-    features = [f"-DHAVE_FFI_{name}=1" for name in ("CLOSURE_ALLOC", "PREP_CIF_VAR", "PREP_CLOSURE_LOC")]
-    return [
-        f"MODULE__CTYPES_CFLAGS=-I{headers} {' '.join(features)}",
-        f"MODULE__CTYPES_LDFLAGS={TOOLS}/usr/lib/x86_64-linux-gnu/libffi_pic.a",
-        "MODULE_BINASCII_CFLAGS=",
-        "MODULE_BINASCII_LDFLAGS=",
-    ]
+    library = TOOLS / "usr/lib/x86_64-linux-gnu/libffi_pic.a"
+    return {"LIBFFI_CFLAGS": f"-I{headers}", "LIBFFI_LIBS": str(library)}
 
 
 if __name__ == "__main__":

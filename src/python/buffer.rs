@@ -86,10 +86,8 @@ impl PyBuffer {
         }
         // SAFETY: filled by the call that succeeded; it stays where it is, as its pointers may lead into it.
         let buffer = Self(unsafe { buffer.assume_init() });
-        #[allow(clippy::cast_possible_wrap, reason = "a C char is signed on x86_64 and unsigned on aarch64")]
-        let order = b'C' as std::ffi::c_char;
         // SAFETY: a filled buffer.
-        if unsafe { ffi::PyBuffer_IsContiguous(&raw const *buffer.0, order) } == 0 {
+        if unsafe { ffi::PyBuffer_IsContiguous(&raw const *buffer.0, std::ffi::c_char::from_ne_bytes([b'C'])) } == 0 {
             return Err(PyBufferError::new_err(
                 "the buffer is not contiguous: copy it with bytes() or numpy.ascontiguousarray first",
             ));

@@ -17,6 +17,7 @@ use super::space::PySpace;
 use crate::memory::host;
 use crate::model::format;
 use crate::model::plan::SpacePlan;
+use crate::sys::host::Host;
 
 /// Where everything of a machine's memory goes, before any of it is there. A value: it compares, hashes, pickles and travels as JSON.
 ///
@@ -117,11 +118,9 @@ impl PyPlan {
         sysfs: Option<PathBuf>,
         procfs: Option<PathBuf>,
     ) -> PyResult<Bound<'py, PyTuple>> {
-        let files = host::Files {
-            sysfs: sysfs.unwrap_or_else(|| "/sys".into()),
-            procfs: procfs.unwrap_or_else(|| "/proc".into()),
-        };
-        PyTuple::new(py, py.detach(|| host::problems(&self.plan, &files)))
+        let this = Host::default();
+        let host = Host { sysfs: sysfs.unwrap_or(this.sysfs), procfs: procfs.unwrap_or(this.procfs) };
+        PyTuple::new(py, py.detach(|| host::problems(&self.plan, &host)))
     }
 
     /// The mapped `AddressSpace`, or nothing: whatever fails, all that was taken is given back.

@@ -73,6 +73,7 @@ def main() -> None:
         command = ["cargo", "check", "--quiet", "--locked", "--lib", *arguments]
         done = subprocess.run(command, check=False, cwd=ROOT, env=common | settings)
         sys.stdout.write(f"{name}: {'failed' if done.returncode else 'compiles'}\n")
+        sys.stdout.flush()
         failed += [name] * (done.returncode != 0)
     if not refuses_pypy(common):
         failed.append("the refusal of PyPy")

@@ -110,7 +110,7 @@ def nothing_left(*regions: AddressSpaceRegion) -> Iterator[AddressSpace]:
 
 
 def resident_bytes(host: int, size: int) -> int:
-    """How many bytes of a host range are in memory; smaps tells it of whole mappings, and the kernel joins neighbours that are alike."""
+    """How many bytes of a host range are in memory; a line of smaps may tell of neighbours that the kernel has joined, too."""
     with Path("/proc/self/pagemap").open("rb") as file:
         file.seek(host // PAGE * 8)
         entries = array("Q", file.read(size // PAGE * 8))

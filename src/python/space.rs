@@ -408,6 +408,10 @@ impl PySpace {
         self.query(py, |base| base.__iter__(py))
     }
 
+    fn __reversed__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        self.query(py, |base| base.__reversed__(py))
+    }
+
     fn __repr__(&self) -> String {
         let snapshot = self.inner.load();
         let (map, mapped) = (&snapshot.map, if snapshot.memory.is_some() { "mapped" } else { "not mapped" });

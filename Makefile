@@ -13,7 +13,7 @@ CARGO = PYO3_PYTHON=$(CURDIR)/$(RUN) \
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help develop demo test check format bench clean
+.PHONY: help develop demo test check format stubs bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,10 +27,11 @@ test: check ## check, then run the tests of the crate and of the package
 	$(CARGO) test --locked
 	$(RUN) -m pytest
 
-check: $(BUILT) ## formats, lints, types, and the stub against the extension
+check: $(BUILT) ## formats, lints, types, the crate's documentation, and the stub against the extension
 	cargo fmt --check
 	cargo fmt --check --manifest-path $(RUST_BENCHES)
 	$(CARGO) clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --quiet --no-deps --document-private-items
 	$(RUN) -m ruff format --check
 	$(RUN) -m ruff check
 	$(RUN) -m mypy
@@ -40,6 +41,10 @@ format: $(INSTALLED) ## format all code
 	cargo fmt
 	cargo fmt --manifest-path $(RUST_BENCHES)
 	$(RUN) -m ruff format
+
+stubs: $(BUILT) ## merge the extension's docstrings into its stub
+	$(RUN) tools/stubs.py
+	$(RUN) -m ruff format --quiet python/dbs_address_space/_core.pyi
 
 bench: $(BUILT) ## measure against the standard library, and against the original crate
 	$(RUN) benches/bench.py

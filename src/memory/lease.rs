@@ -190,7 +190,7 @@ impl Leases {
         drop(self.table.wait(self.lock(), limit, |table| !table.is_free()));
     }
 
-    /// Like [`wait_free`](Self::wait_free); for [`DRAIN`] new accesses wait, where it is accesses that hold the region.
+    /// Like [`wait_free`](Self::wait_free); for `DRAIN` new accesses wait, where it is accesses that hold the region.
     ///
     /// Otherwise a few threads whose accesses take turns would keep it for ever. What a user holds ends when the user lets go,
     /// and who has to wait may be that user.

@@ -18,8 +18,9 @@ use crate::model::int::usize_of;
 use crate::model::region::{PROT_READ, PROT_WRITE, RegionType, SharedRegion};
 use crate::sys::copy::Reach;
 use crate::sys::fork::Process;
+use crate::sys::kvm_slot::StableBytes;
 use crate::sys::memory;
-use crate::sys::{copy, file, vma};
+use crate::sys::{copy, file, smaps};
 
 /// The memory of a region, and how it may be touched.
 #[derive(Debug)]
@@ -56,6 +57,14 @@ unsafe impl Send for Mapping {}
 // SAFETY: as above; the pointer is never changed.
 unsafe impl Sync for Mapping {}
 
+// SAFETY: what is mapped at `start` is unmapped when the mapping is dropped, and a buffer is kept by `backing`. What a DAX window maps
+// over a part of itself is the same bytes to whoever looks.
+unsafe impl StableBytes for Mapping {
+    fn bytes(&self) -> *mut [u8] {
+        std::ptr::slice_from_raw_parts_mut(self.start, usize_of(self.size))
+    }
+}
+
 /// Bytes that are alike in one respect: whether a shared file has pages for them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Extent {
@@ -74,7 +83,7 @@ impl Mapping {
         let file_offset = backing.file.as_ref().map(|file| FileOffset::from_arc(Arc::clone(file), backing.offset));
         let mapping = Self {
             has_fault_handler: backing.buffer.is_some()
-                && vma::has_fault_handler(start.addr(), usize_of(region.size())),
+                && smaps::has_fault_handler(start.addr(), usize_of(region.size())),
             placed,
             start,
             size: region.size(),

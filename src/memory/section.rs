@@ -15,6 +15,7 @@ use crate::model::int::u64_of;
 use crate::model::region::PROT_WRITE;
 use crate::sys::copy::{self as kernel, Stopped};
 use crate::sys::copy_thread;
+use crate::sys::errno::{EPERM, ETIMEDOUT};
 
 /// Bytes that a guarded fill writes at a time, and that a fault handler is given its time for.
 const GUARDED_CHUNK: usize = 64 << 10;
@@ -261,9 +262,6 @@ impl Section {
         }
     }
 }
-
-const EPERM: i32 = 1;
-const ETIMEDOUT: i32 = 110;
 
 /// Reads an integer of directly copied memory, without tearing when it is naturally aligned.
 ///

@@ -13,12 +13,12 @@ use crate::model::int::u64_of;
 use crate::model::interrupt::Interrupt;
 use crate::model::wait::SLICE;
 use crate::sys::copy::Stopped;
-use crate::sys::stream::{self, Direction};
+use crate::sys::errno::{EFAULT, EIO};
+use crate::sys::poll::{self, Direction};
+use crate::sys::stream;
 
 /// The most that one system call is asked for.
 const STEP: usize = 16 << 20;
-const EFAULT: i32 = 14;
-const EIO: i32 = 5;
 
 /// A descriptor, and how far the transfer is.
 #[allow(missing_debug_implementations, reason = "borrows a caller's trait object")]
@@ -123,7 +123,7 @@ impl<'a> Transfer<'a> {
         call: impl Fn(&File, Option<u64>) -> io::Result<usize>,
     ) -> Result<usize, Failure> {
         loop {
-            while !stream::wait_ready(self.file, direction, SLICE).map_err(Failure::Kernel)? {
+            while !poll::wait_ready(self.file, direction, SLICE).map_err(Failure::Kernel)? {
                 self.look(true)?;
             }
             match call(self.file, self.at.map(|at| at.saturating_add(self.done))) {

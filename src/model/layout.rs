@@ -70,11 +70,13 @@ impl Layout {
         }
     }
 
+    /// The windows and what lies above `mem_end`, over which windows may reach.
     fn device_rooms(&self) -> Vec<Range> {
         let above = Range::between(self.mem_end, self.phys_end);
-        let mut rooms: Vec<Range> = self.mmio_windows.iter().copied().chain([above]).collect();
+        let mut rooms = self.mmio_windows.to_vec();
+        rooms.extend((!above.is_empty()).then_some(above));
         rooms.sort_unstable();
-        joined_rooms(&rooms)
+        joined(rooms)
     }
 
     fn refusal(&self, region: &Region) -> Option<String> {
@@ -109,17 +111,6 @@ impl Layout {
             Some(format!("must lie between mem_end {} and phys_end {}{windows}", hex(self.mem_end), hex(self.phys_end)))
         })
     }
-}
-
-/// Windows may reach over `mem_end`: join what touches or overlaps.
-fn joined_rooms(rooms: &[Range]) -> Vec<Range> {
-    let mut reached = 0;
-    let disjoint = rooms.iter().map(|room| {
-        let rest = Range::between(room.base().max(reached), room.end());
-        reached = reached.max(room.end());
-        rest
-    });
-    joined(disjoint.filter(|room| !room.is_empty()).collect::<Vec<_>>())
 }
 
 fn exceeds(region: &Region, name: &str, limit: u64) -> Option<String> {

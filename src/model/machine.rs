@@ -135,7 +135,7 @@ impl Machine {
         let Some((first, end)) = windows
             .first()
             .zip(self.split_end)
-            .filter(|(first, _)| ram >= first.base().saturating_sub(self.layout.mem_start()))
+            .filter(|(first, _)| ram >= Range::between(self.layout.mem_start(), first.base()).size())
         else {
             return Ok(self.layout.clone());
         };
@@ -161,7 +161,7 @@ fn check_phys_bits(phys_bits: u32) -> Result<()> {
 
 /// RAM up to half of the address space, as the original; PCI devices lie above.
 const fn half(phys_bits: u32) -> u64 {
-    1 << phys_bits.saturating_sub(1)
+    (1u64 << phys_bits) / 2
 }
 
 fn dragonball_x86_64(bits: u32) -> Result<Machine> {
@@ -173,7 +173,11 @@ fn dragonball_x86_64(bits: u32) -> Result<Machine> {
 
 /// The original has 2^40 addresses and keeps the last 32 GiB of them for devices.
 fn dragonball_aarch64(bits: u32) -> Result<Machine> {
-    let mem = Range::between(2 * GIB, phys_end(bits)?.saturating_sub(32 * GIB));
+    let Some(mem_end) = phys_end(bits)?.checked_sub(32 * GIB).filter(|end| *end > 2 * GIB) else {
+        let why = "the machine 'dragonball' needs 36 on aarch64, where devices take the last 32 GiB";
+        return Err(invalid(format!("phys_bits is {bits}: {why}")));
+    };
+    let mem = Range::between(2 * GIB, mem_end);
     let machine = Machine::new("dragonball", bits, mem, vec![Range::between(GIB, 2 * GIB)])?;
     Ok(Machine { min_split: 128 * MIB, max_vcpus: 254, ..machine })
 }
@@ -182,8 +186,8 @@ fn dragonball_aarch64(bits: u32) -> Result<Machine> {
 fn qemu_pc(name: &str, bits: u32, highest: u64, split_end: u64) -> Result<Machine> {
     let window = Range::between(highest, END_OF_32_BITS);
     let machine = Machine::new(name, bits, Range::between(0, half(bits)), vec![window])?;
-    let firmware_size = if name == "microvm" { 64 << 10 } else { 256 << 10 };
-    let firmware = Some(Range::between(END_OF_32_BITS.saturating_sub(firmware_size), END_OF_32_BITS));
+    let firmware = if name == "microvm" { END_OF_32_BITS - (64 << 10) } else { END_OF_32_BITS - (256 << 10) };
+    let firmware = Some(Range::between(firmware, END_OF_32_BITS));
     let max_vcpus = if name == "pc" { 255 } else { 288 };
     Ok(Machine { split_end: Some(split_end), firmware, max_vcpus, ..machine })
 }

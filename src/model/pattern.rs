@@ -130,20 +130,12 @@ impl std::fmt::Display for Pattern {
     }
 }
 
-/// The longest run of bytes of which every bit counts.
+/// The longest run of bytes of which every bit counts; the first of several.
 fn longest_run(mask: &[u8]) -> Option<std::ops::Range<usize>> {
-    let mut longest: Option<std::ops::Range<usize>> = None;
-    let mut start = 0usize;
-    for (index, bits) in mask.iter().chain([&0]).enumerate() {
-        if *bits == 0xff {
-            continue;
-        }
-        if index > start && longest.as_ref().is_none_or(|run| run.len() < index.saturating_sub(start)) {
-            longest = Some(start..index);
-        }
-        start = index.saturating_add(1);
-    }
-    longest
+    let counts = |index: usize| mask.get(index) == Some(&0xff);
+    let begins = |index: &usize| counts(*index) && !index.checked_sub(1).is_some_and(counts);
+    let run = |start: usize| start..(start..mask.len()).find(|index| !counts(*index)).unwrap_or(mask.len());
+    (0..mask.len()).filter(begins).map(run).rev().max_by_key(ExactSizeIterator::len)
 }
 
 fn invalid(message: String) -> Error {
@@ -179,6 +171,8 @@ mod tests {
     fn the_anchor_is_the_longest_fixed_run() {
         assert_eq!(longest_run(&[0xff, 0, 0xff, 0xff, 0xf0]), Some(2..4));
         assert_eq!(longest_run(&[0xf0, 0x0f]), None);
+        assert_eq!(longest_run(&[0xff, 0xff, 0, 0xff, 0xff]), Some(0..2));
+        assert_eq!(longest_run(&[0xff; 3]), Some(0..3));
     }
 
     #[test]

@@ -30,6 +30,11 @@ impl Deadline {
     }
 }
 
+/// Locks a mutex, also after a panic of a thread that held it: what our mutexes protect is never left half changed.
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// State that threads wait on. Nothing is poisoned by a panic, and waking nobody costs no system call.
 #[derive(Debug, Default)]
 pub struct Monitor<T> {
@@ -46,7 +51,7 @@ impl<T> Monitor<T> {
 
     /// Locks the state.
     pub fn lock(&self) -> MutexGuard<'_, T> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     /// Wakes all who wait; call it after the state has changed under the lock, so that a waiter sees the change or is seen.

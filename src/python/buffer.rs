@@ -87,7 +87,7 @@ impl PyBuffer {
         // SAFETY: filled by the call that succeeded; it stays where it is, as its pointers may lead into it.
         let buffer = Self(unsafe { buffer.assume_init() });
         // SAFETY: a filled buffer.
-        if unsafe { ffi::PyBuffer_IsContiguous(&raw const *buffer.0, b'C'.cast_signed()) } == 0 {
+        if unsafe { ffi::PyBuffer_IsContiguous(&raw const *buffer.0, std::ffi::c_char::from_ne_bytes([b'C'])) } == 0 {
             return Err(PyBufferError::new_err(
                 "the buffer is not contiguous: copy it with bytes() or numpy.ascontiguousarray first",
             ));

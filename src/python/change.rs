@@ -1,6 +1,6 @@
 //! `AddressSpaceChange`.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
@@ -8,10 +8,12 @@ use pyo3::types::PyTuple;
 use super::base::PyBase;
 use super::mapping::PyMapping;
 use super::region::PyRegion;
+use super::region_objects::RegionObject;
 use crate::model::change::Change;
 use crate::model::error::Error;
 use crate::model::region::SharedRegion;
-use crate::model::region_map::RegionMap;
+use crate::model::region_map::{RegionEntry, RegionMap};
+use crate::model::wait::lock;
 use crate::space::proposal::Proposal;
 
 /// How one map differs from another: what was added, removed, and replaced with its backing kept.
@@ -36,22 +38,18 @@ pub struct PyChange {
 }
 
 impl PyChange {
-    /// How two maps differ; the regions are the objects that the maps themselves give.
+    /// How two maps differ.
     pub(super) fn between(py: Python<'_>, before: Py<PyBase>, after: Py<PyBase>) -> PyResult<Self> {
         let change = Change::between(&before.get().map, &after.get().map);
         Self::of(py, &change, before, after)
     }
 
     fn of(py: Python<'_>, change: &Change, before: Py<PyBase>, after: Py<PyBase>) -> PyResult<Self> {
-        let objects = |base: &Py<PyBase>, regions: &[SharedRegion]| -> PyResult<Vec<Bound<'_, PyRegion>>> {
-            regions.iter().filter_map(|region| base.get().object_at(py, region.base()).transpose()).collect()
-        };
-        let (old, new): (Vec<_>, Vec<_>) = change.replaced.iter().cloned().unzip();
-        let pairs: Vec<_> = objects(&before, &old)?.into_iter().zip(objects(&after, &new)?).collect();
+        let object = |region: &RegionEntry| RegionObject(Arc::clone(region));
         Ok(Self {
-            added: PyTuple::new(py, objects(&after, &change.added)?)?.unbind(),
-            removed: PyTuple::new(py, objects(&before, &change.removed)?)?.unbind(),
-            replaced: PyTuple::new(py, pairs)?.unbind(),
+            added: PyTuple::new(py, change.added.iter().map(object))?.unbind(),
+            removed: PyTuple::new(py, change.removed.iter().map(object))?.unbind(),
+            replaced: PyTuple::new(py, change.replaced.iter().map(|(old, new)| (object(old), object(new))))?.unbind(),
             text: change.to_string(),
             before,
             after,
@@ -74,12 +72,18 @@ impl PyChange {
     }
 
     fn proposal(&self) -> MutexGuard<'_, Option<Arc<Proposal>>> {
-        self.proposal.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.proposal)
     }
 
     fn is_empty(&self, py: Python<'_>) -> bool {
         [&self.added, &self.removed, &self.replaced].iter().all(|regions| regions.bind(py).is_empty())
     }
+}
+
+/// The region of a change that a user's object stands for: that very region, or else an equal one; of two, the one behind the change.
+fn entry_of<'a>(change: &'a Change, region: &SharedRegion) -> Option<&'a RegionEntry> {
+    let there = || [&change.after, &change.before].into_iter().filter_map(|map| map.find(region.base()));
+    there().find(|entry| Arc::ptr_eq(entry, region)).or_else(|| there().find(|entry| entry.desc == *region))
 }
 
 #[pymethods]
@@ -116,7 +120,7 @@ impl PyChange {
 
     /// The `Mapping` of an added, kept or removed region: where its memory is in this process.
     ///
-    /// Only in a change that a client is shown, from `prepare`, when an added region has its memory and nobody else sees it yet,
+    /// A region that was taken out and put back has the new one. Only in a change that a client is shown, from `prepare`, when an added region has its memory and nobody else sees it yet,
     /// until its `commit` or `rollback` has returned; `NotMapped` later, and in an unmapped space. Raises `UnmappedAddress` for a
     /// device and for a region that is neither in `before` nor in `after`.
     ///
@@ -134,7 +138,8 @@ impl PyChange {
             message: "the change shows no memory: ask in a client's prepare, commit or rollback, on a mapped space"
                 .into(),
         })?;
-        let mapped = proposal.mapping(region).ok_or_else(|| Error::Unmapped {
+        let shown = entry_of(&proposal.change, region);
+        let mapped = shown.and_then(|region| proposal.mapping(region)).ok_or_else(|| Error::Unmapped {
             message: format!("{region} has no memory in this change"),
             address: Some(region.base()),
             size: Some(region.size()),

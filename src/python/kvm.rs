@@ -14,7 +14,7 @@ use super::dirty::PyDirtyPages;
 use super::interrupt::detached;
 use super::space::PySpace;
 use super::space_ref::SpaceRef;
-use crate::clients::kvm::{Kvm, Options};
+use crate::clients::kvm::{Kvm, KvmOptions};
 use crate::model::error::Error;
 use crate::model::region::SharedRegion;
 use crate::space::client::Subscription;
@@ -134,7 +134,7 @@ impl PySpace {
     /// whole machine to `KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2`. Slots are numbered from `first_slot` on, `max_slots` of them at most,
     /// and no more than KVM has. With `guest_memfd` each region of RAM has one for its private pages, and no dirty log.
     ///
-    /// Raises `NotMapped`, `BackingError` for a descriptor that is no KVM machine, for a slot that KVM refuses and when the slots run
+    /// Raises `NotMapped`, `BackingError` for a descriptor that is not a KVM machine, for a slot that KVM refuses and when the slots run
     /// out (`ENOSPC`), `Unsupported` for what the kernel lacks. Then nothing is attached.
     #[pyo3(signature = (vm_fd, *, dirty_log=false, manual_clear=false, first_slot=U32(0), max_slots=None, guest_memfd=false),
            text_signature = "($self, vm_fd, *, dirty_log=False, manual_clear=False, first_slot=0, max_slots=None, guest_memfd=False)")]
@@ -156,7 +156,7 @@ impl PySpace {
             return Err(Error::Unsupported { message, feature: "dirty log", how, region: None }.into());
         }
         let (first_slot, max_slots) = (first_slot.0, max_slots.map(|most| most.0));
-        let options = Options { dirty_log, manual_clear, first_slot, max_slots, guest_memfd };
+        let options = KvmOptions { dirty_log, manual_clear, first_slot, max_slots, guest_memfd };
         let kvm = Arc::new(Kvm::new(descriptor(vm_fd)?, options)?);
         self.check_not_attached(py, &kvm)?;
         let space = self.inner().clone();

@@ -8,12 +8,13 @@ use pyo3::types::{PyString, PyTuple};
 use super::convert::{self, Address, Size};
 use super::interrupt::detached;
 use super::region::PyRegion;
+use super::region_objects::handed_over;
 use super::space::PySpace;
 use super::space_ref::SpaceRef;
-use crate::model::allocator::{Policy, Wanted};
+use crate::model::allocator::{FitPolicy, Wanted};
 use crate::model::format;
 use crate::model::region::RegionType;
-use crate::space::reservation::{Bounds, Reservation};
+use crate::model::reservations::{Bounds, Reservation};
 
 /// The arguments that `find_free` and `reserve` share.
 pub(super) struct Room {
@@ -34,7 +35,7 @@ impl Room {
         let default_align = if region_type == RegionType::DaxMemory { 2 << 20 } else { 4096 };
         let align = align.map_or(default_align, |align| align.0);
         Ok(Self {
-            wanted: Wanted { size: size.0, align, guard_gap: guard_gap.0, policy: Policy::parse(policy)? },
+            wanted: Wanted { size: size.0, align, guard_gap: guard_gap.0, policy: FitPolicy::parse(policy)? },
             bounds: Bounds { region_type, low: low.map_or(0, |low| low.0), high: high.map_or(u64::MAX, |high| high.0) },
         })
     }
@@ -100,8 +101,8 @@ impl PyReservation {
     /// >>> len(room.insert_region(AddressSpaceRegion("ram", room.base, room.size)))
     /// 1
     fn insert_region(&self, py: Python<'_>, region: &Bound<'_, PyRegion>) -> PyResult<super::base::PyBase> {
-        let region = &region.get().0;
-        let map = detached(py, None, |interrupt| self.space.insert_reserved(&self.reservation, region, interrupt))?;
+        let region = handed_over(region)?;
+        let map = detached(py, None, |interrupt| self.space.insert_reserved(&self.reservation, &region, interrupt))?;
         Ok(super::base::PyBase::from(map))
     }
 
@@ -132,12 +133,15 @@ impl PyReservation {
 
     fn __eq__<'py>(&self, py: Python<'py>, other: &Bound<'_, PyAny>) -> Bound<'py, PyAny> {
         let Ok(other) = other.cast::<Self>() else { return py.NotImplemented().into_bound(py) };
-        let same = Arc::ptr_eq(&self.reservation, &other.get().reservation);
+        let same = self.reservation.id == other.get().reservation.id;
         pyo3::types::PyBool::new(py, same).to_owned().into_any()
     }
 
-    fn __hash__(&self) -> usize {
-        Arc::as_ptr(&self.reservation).addr()
+    fn __hash__(&self) -> u64 {
+        use std::hash::{DefaultHasher, Hash, Hasher};
+        let mut hasher = DefaultHasher::new();
+        self.reservation.id.hash(&mut hasher);
+        hasher.finish()
     }
 
     fn __repr__(&self, py: Python<'_>) -> PyResult<String> {

@@ -1,6 +1,6 @@
 //! `AddressSpace`: the live space.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
@@ -16,11 +16,14 @@ use super::interrupt::detached;
 use super::layout::PyLayout;
 use super::memory::PyMemory;
 use super::region::PyRegion;
+use super::region_objects::handed_over;
 use super::registry::PyClients;
 use super::space_ref::SpaceRef;
 use crate::model::error::Error;
 use crate::model::format;
+use crate::model::ids::{Generation, Incarnation};
 use crate::model::region_map::RegionMap;
+use crate::model::wait::lock;
 use crate::space::AddressSpace;
 
 /// A live guest physical address space: which ranges exist, what each is, and where its bytes live.
@@ -45,7 +48,7 @@ pub struct PySpace {
     /// The object of the newest map that was asked for. Nothing in it leads back here.
     current: ArcSwap<Py<PyBase>>,
     /// The handle of the memory, by incarnation.
-    memory: Mutex<Option<(u64, Py<PyMemory>)>>,
+    memory: Mutex<Option<(Incarnation, Py<PyMemory>)>>,
 }
 
 impl PySpace {
@@ -102,17 +105,17 @@ impl PySpace {
         self.inner.is_current(&cached.get().map).then_some(cached)
     }
 
-    fn memory_of(&self, py: Python<'_>, incarnation: u64) -> PyResult<Py<PyMemory>> {
+    fn memory_of(&self, py: Python<'_>, incarnation: Incarnation) -> PyResult<Py<PyMemory>> {
         let cached = |py| {
-            let memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+            let memory = lock(&self.memory);
             memory.as_ref().filter(|(cached, _)| *cached == incarnation).map(|(_, memory)| memory.clone_ref(py))
         };
         if let Some(memory) = cached(py) {
             return Ok(memory);
         }
         let memory = Py::new(py, PyMemory::new(self.inner.clone(), self.clients.clone_ref(py), incarnation))?;
-        let replaced =
-            self.memory.lock().unwrap_or_else(PoisonError::into_inner).replace((incarnation, memory.clone_ref(py)));
+        // The one before is dropped once the lock is free: its end may run Python code.
+        let replaced = lock(&self.memory).replace((incarnation, memory.clone_ref(py)));
         drop(replaced);
         Ok(memory)
     }
@@ -162,7 +165,7 @@ impl PySpace {
     /// >>> 0x1000 in space.insert_region(AddressSpaceRegion("ram", 0, "1MiB"))
     /// True
     fn insert_region(&self, py: Python<'_>, region: &Bound<'_, PyRegion>) -> PyResult<Py<PyBase>> {
-        let region = &region.get().0;
+        let region = handed_over(region)?;
         let map = detached(py, None, |interrupt| self.inner.insert(region, interrupt))?;
         self.base_of(py, &map)
     }
@@ -200,8 +203,8 @@ impl PySpace {
         old: &Bound<'_, PyAny>,
         new: &Bound<'_, PyRegion>,
     ) -> PyResult<Py<PyBase>> {
-        let (old, new) = (target(old)?, &new.get().0);
-        let map = detached(py, None, |interrupt| self.inner.replace(&old, new, interrupt))?;
+        let (old, new) = (target(old)?, handed_over(new)?);
+        let map = detached(py, None, |interrupt| self.inner.replace(old, new, interrupt))?;
         self.base_of(py, &map)
     }
 
@@ -249,7 +252,8 @@ impl PySpace {
         timeout: Option<Timeout>,
     ) -> PyResult<Option<Py<PyBase>>> {
         let timeout = timeout.map(|timeout| timeout.0);
-        let map = detached(py, None, |interrupt| self.inner.wait_for_change(generation.0, timeout, interrupt))?;
+        let generation = Generation(generation.0);
+        let map = detached(py, None, |interrupt| self.inner.wait_for_change(generation, timeout, interrupt))?;
         map.map(|map| self.base_of(py, &map)).transpose()
     }
 
@@ -268,7 +272,7 @@ impl PySpace {
     /// How many maps were published; 0 for a new space.
     #[getter]
     fn generation(&self) -> u64 {
-        self.inner.load().map.generation()
+        self.inner.load().map.generation().0
     }
 
     /// The highest inclusive address of a region that is no DAX window; `layout.mem_start` when there is none.

@@ -1,6 +1,6 @@
 //! `Transaction`.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::gc::{PyTraverseError, PyVisit};
@@ -10,8 +10,11 @@ use super::base::{PyBase, target};
 use super::convert::Address;
 use super::interrupt::detached;
 use super::region::PyRegion;
+use super::region_objects::handed_over;
 use super::space::PySpace;
 use crate::model::error::Result;
+use crate::model::ids::Generation;
+use crate::model::wait::lock;
 use crate::space::transaction::Transaction;
 
 /// Many changes of an address space, published once, or none of them.
@@ -31,31 +34,31 @@ use crate::space::transaction::Transaction;
 #[derive(Debug)]
 pub struct PyTransaction {
     space: Py<PySpace>,
-    if_generation: Option<u64>,
-    state: Mutex<State>,
+    if_generation: Option<Generation>,
+    state: Mutex<TransactionState>,
 }
 
 #[derive(Debug)]
-enum State {
+enum TransactionState {
     New,
     Open(Box<Transaction>),
     Closed(Option<Py<PyBase>>),
 }
 
 impl PyTransaction {
-    pub(super) fn new(space: Py<PySpace>, if_generation: Option<u64>) -> Self {
-        Self { space, if_generation, state: Mutex::new(State::New) }
+    pub(super) fn new(space: Py<PySpace>, if_generation: Option<Generation>) -> Self {
+        Self { space, if_generation, state: Mutex::new(TransactionState::New) }
     }
 
     /// Never held while Python code runs, and an error that becomes an exception runs some.
-    fn with_state<T>(&self, work: impl FnOnce(&mut State) -> T) -> T {
-        work(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
+    fn with_state<T>(&self, work: impl FnOnce(&mut TransactionState) -> T) -> T {
+        work(&mut lock(&self.state))
     }
 
     fn with_open<T>(&self, work: impl FnOnce(&mut Transaction) -> Result<T>) -> PyResult<T> {
         let result = self.with_state(|state| match state {
-            State::Open(transaction) => Some(work(transaction)),
-            State::New | State::Closed(_) => None,
+            TransactionState::Open(transaction) => Some(work(transaction)),
+            TransactionState::New | TransactionState::Closed(_) => None,
         });
         Ok(result
             .ok_or_else(|| PyRuntimeError::new_err("the transaction is not open: use it in a with statement"))??)
@@ -72,11 +75,11 @@ impl PyTransaction {
         let this = slf.get();
         let transaction = Box::new(Transaction::begin(this.space.get().inner(), this.if_generation)?);
         this.with_state(|state| match state {
-            State::New => {
-                *state = State::Open(transaction);
+            TransactionState::New => {
+                *state = TransactionState::Open(transaction);
                 Ok(())
             }
-            State::Open(_) | State::Closed(_) => {
+            TransactionState::Open(_) | TransactionState::Closed(_) => {
                 Err(PyRuntimeError::new_err("a transaction can be entered once; make a new one"))
             }
         })?;
@@ -90,13 +93,13 @@ impl PyTransaction {
         _exc_value: &Bound<'_, PyAny>,
         _traceback: &Bound<'_, PyAny>,
     ) -> PyResult<bool> {
-        let state = self.with_state(|state| std::mem::replace(state, State::Closed(None)));
-        if let (State::Open(transaction), true) = (state, exc_type.is_none()) {
+        let state = self.with_state(|state| std::mem::replace(state, TransactionState::Closed(None)));
+        if let (TransactionState::Open(transaction), true) = (state, exc_type.is_none()) {
             let space = self.space.get().inner().clone();
             let published = detached(py, None, |interrupt| transaction.publish(&space, interrupt))?;
             if let Some(map) = published {
                 let base = self.space.get().base_of(py, &map)?;
-                self.with_state(|state| *state = State::Closed(Some(base)));
+                self.with_state(|state| *state = TransactionState::Closed(Some(base)));
             }
         }
         Ok(false)
@@ -110,7 +113,8 @@ impl PyTransaction {
     /// ...     len(change.insert_region(AddressSpaceRegion("ram", 0, "1MiB"))), len(space)
     /// (1, 0)
     fn insert_region(&self, region: &Bound<'_, PyRegion>) -> PyResult<PyBase> {
-        self.stage(|transaction| transaction.insert(&region.get().0))
+        let region = handed_over(region)?;
+        self.stage(|transaction| transaction.insert(region))
     }
 
     /// Stages the removal of a region, given by its exact base, its name or an equal region; returns the staged map.
@@ -135,16 +139,16 @@ impl PyTransaction {
     /// ...     change.replace_region("ram0", space[0].replace(name="low"))["low"].base
     /// 0
     fn replace_region(&self, old: &Bound<'_, PyAny>, new: &Bound<'_, PyRegion>) -> PyResult<PyBase> {
-        let old = target(old)?;
-        self.stage(|transaction| transaction.replace(&old, &new.get().0))
+        let (old, new) = (target(old)?, handed_over(new)?);
+        self.stage(|transaction| transaction.replace(&old, new))
     }
 
     /// The map that the exit published, or `None` before it and when nothing was published.
     #[getter]
     fn published(&self, py: Python<'_>) -> Option<Py<PyBase>> {
         self.with_state(|state| match state {
-            State::Closed(base) => base.as_ref().map(|base| base.clone_ref(py)),
-            State::New | State::Open(_) => None,
+            TransactionState::Closed(base) => base.as_ref().map(|base| base.clone_ref(py)),
+            TransactionState::New | TransactionState::Open(_) => None,
         })
     }
 
@@ -154,10 +158,10 @@ impl PyTransaction {
 
     fn __repr__(&self) -> &'static str {
         self.with_state(|state| match state {
-            State::New => "Transaction(not entered)",
-            State::Open(_) => "Transaction(open)",
-            State::Closed(Some(_)) => "Transaction(published)",
-            State::Closed(None) => "Transaction(closed, nothing published)",
+            TransactionState::New => "Transaction(not entered)",
+            TransactionState::Open(_) => "Transaction(open)",
+            TransactionState::Closed(Some(_)) => "Transaction(published)",
+            TransactionState::Closed(None) => "Transaction(closed, nothing published)",
         })
     }
 }
@@ -175,6 +179,6 @@ impl PySpace {
     /// ...     _ = change.insert_region(AddressSpaceRegion("ram", 0, "1MiB"))
     #[pyo3(signature = (*, if_generation=None))]
     fn transaction(slf: Bound<'_, Self>, if_generation: Option<Address>) -> PyTransaction {
-        PyTransaction::new(slf.unbind(), if_generation.map(|generation| generation.0))
+        PyTransaction::new(slf.unbind(), if_generation.map(|generation| Generation(generation.0)))
     }
 }

@@ -8,10 +8,10 @@ use pyo3::types::PyTuple;
 use super::base::target;
 use super::convert::Timeout;
 use super::interrupt::detached;
-use super::region::PyRegion;
+use super::region_objects::RegionObject;
 use super::space::PySpace;
 use super::space_ref::SpaceRef;
-use crate::space::unplug::{State, UnplugRequest};
+use crate::model::unplug::{UnplugRequest, UnplugState};
 
 /// A request that the guest give a region up. `remove_region` is what gives it up, once the guest has let go.
 ///
@@ -36,8 +36,8 @@ pub struct PyUnplugRequest {
 impl PyUnplugRequest {
     /// The region that is asked for.
     #[getter]
-    fn region(&self) -> PyRegion {
-        PyRegion::from(Arc::clone(&self.request.region))
+    fn region(&self) -> RegionObject {
+        RegionObject(Arc::clone(&self.request.region))
     }
 
     /// Whether the region was removed.
@@ -47,13 +47,13 @@ impl PyUnplugRequest {
     /// >>> space.request_unplug("ram0").done()
     /// False
     fn done(&self) -> bool {
-        self.request.state() == State::Done
+        self.request.state() == UnplugState::Done
     }
 
     /// Whether the request was withdrawn.
     #[getter]
     fn cancelled(&self) -> bool {
-        self.request.state() == State::Cancelled
+        self.request.state() == UnplugState::Cancelled
     }
 
     /// Waits until the region is removed or the request withdrawn, at most `timeout` seconds (`None`: for ever); whether it is removed.
@@ -70,7 +70,7 @@ impl PyUnplugRequest {
     fn wait(&self, py: Python<'_>, timeout: Option<Timeout>) -> PyResult<bool> {
         let timeout = timeout.map(|timeout| timeout.0);
         let state = detached(py, None, |interrupt| self.request.wait(timeout, interrupt))?;
-        Ok(state == State::Done)
+        Ok(state == UnplugState::Done)
     }
 
     /// Withdraws the request: by who asked, or by the guest's side when the guest refuses. Once it is done, nothing happens.
@@ -97,9 +97,9 @@ impl PyUnplugRequest {
 
     fn __repr__(&self) -> String {
         let state = match self.request.state() {
-            State::Pending => "pending",
-            State::Done => "done",
-            State::Cancelled => "cancelled",
+            UnplugState::Pending => "pending",
+            UnplugState::Done => "done",
+            UnplugState::Cancelled => "cancelled",
         };
         format!("UnplugRequest({}, {state})", self.request.region)
     }

@@ -14,7 +14,7 @@ use super::kvm::descriptor;
 use super::memory::PyMemory;
 use super::space::PySpace;
 use super::space_ref::SpaceRef;
-use crate::clients::vhost_user::{Entry, VhostUser};
+use crate::clients::vhost_user::{VhostUser, VhostUserRegion};
 use crate::model::error::Result;
 use crate::space::client::Subscription;
 
@@ -52,7 +52,7 @@ impl PyVhostUserClient {
     /// What the backend has been shown: a tuple of `VhostUserRegion` by ascending address.
     #[getter]
     fn table<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
-        table(py, &py.detach(|| self.client.table()))
+        to_python(py, &py.detach(|| self.client.table()))
     }
 
     /// Sends a message that has no reply, with descriptors beside it, and returns once the backend has taken it.
@@ -161,17 +161,18 @@ impl PyMemory {
     /// (0, 1048576, 0)
     fn vhost_user_regions<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
         let regions = self.with_memory(|_, memory| Ok(memory.regions().to_vec()))?;
-        let entries: Result<Vec<Entry>> =
-            py.detach(|| regions.iter().filter_map(|region| Entry::of(region).transpose()).collect());
-        table(py, &entries?)
+        let exported = |region| VhostUserRegion::of(region).transpose();
+        let table: Result<Vec<_>> = py.detach(|| regions.iter().filter_map(|region| exported(region)).collect());
+        to_python(py, &table?)
     }
 }
 
-fn table<'py>(py: Python<'py>, entries: &[Entry]) -> PyResult<Bound<'py, PyTuple>> {
+fn to_python<'py>(py: Python<'py>, table: &[VhostUserRegion]) -> PyResult<Bound<'py, PyTuple>> {
     static CLASS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     let class = CLASS.import(py, "dbs_address_space.ranges", "VhostUserRegion")?;
-    let region = |entry: &Entry| {
-        class.call1((entry.guest_phys_addr, entry.memory_size, entry.userspace_addr, entry.mmap_offset, entry.fd))
+    let region = |region: &VhostUserRegion| {
+        let VhostUserRegion { guest_phys_addr, memory_size, userspace_addr, mmap_offset, .. } = *region;
+        class.call1((guest_phys_addr, memory_size, userspace_addr, mmap_offset, region.fd()))
     };
-    PyTuple::new(py, entries.iter().map(region).collect::<PyResult<Vec<_>>>()?)
+    PyTuple::new(py, table.iter().map(region).collect::<PyResult<Vec<_>>>()?)
 }

@@ -1,19 +1,21 @@
-//! Who follows an address space, may veto its changes, and is told of them.
+//! Clients follow an address space: they may veto its changes, and are told of them.
 
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use super::proposal::Proposal;
 use super::turn::TurnGuard;
 use crate::model::error::{Error, Result};
 use crate::model::interrupt::Interrupt;
+use crate::model::wait::lock;
 use crate::sys::event::Event;
 
 /// A follower of every change: asked before it is published, told after.
 ///
-/// Called in the writer's turn, without the interpreter's lock. A removed region that is in the way of an added one
-/// ([`Proposal::early`]) must go in `prepare` already, and `rollback` puts it back.
+/// Called in the writer's turn, without the interpreter's lock. Additions are made in `prepare` and removals in `commit`, so that
+/// at any moment the guest has at least the memory that both maps have. The exception is a removed region that is in the way of an
+/// added one ([`Proposal::removed_before`]): it must go in `prepare` already, and `rollback` puts it back.
 pub trait Client: Send + Sync {
     /// The name in errors.
     fn name(&self) -> &str;
@@ -56,6 +58,7 @@ pub struct Subscription {
     has_seen_regions: AtomicBool,
     over: AtomicBool,
     error: Mutex<Option<Error>>,
+    /// Made when it is first asked for.
     event: OnceLock<Event>,
 }
 
@@ -92,7 +95,7 @@ impl Subscription {
     /// What ended the subscription.
     #[must_use]
     pub fn error(&self) -> Option<Error> {
-        self.error.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.error).clone()
     }
 
     /// Whether the client follows no change any more.
@@ -109,13 +112,13 @@ impl Subscription {
     /// A descriptor that becomes readable with each change that was committed.
     pub fn event(&self) -> std::io::Result<RawFd> {
         if self.event.get().is_none() {
-            // Of two that race, one is kept.
+            // Of two threads that make one at the same time, the first is kept.
             let _ = self.event.set(Event::new()?);
         }
         self.event.get().map(Event::descriptor).ok_or_else(|| std::io::Error::other("no event"))
     }
 
-    pub(super) fn is_informed(&self) -> bool {
+    pub(super) fn has_seen_regions(&self) -> bool {
         self.has_seen_regions.load(Ordering::Acquire)
     }
 
@@ -123,7 +126,7 @@ impl Subscription {
         self.end();
         if let Some(error) = self.client.failed(error) {
             interrupt.report(self.client.name(), &error);
-            *self.error.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+            *lock(&self.error) = Some(error);
         }
     }
 }
@@ -139,7 +142,9 @@ pub(super) struct Prepared<'a> {
 }
 
 impl<'a> Prepared<'a> {
-    /// Asks each client in order; the first refusal undoes the others.
+    /// Asks each client in order of subscription; the first refusal undoes the others.
+    ///
+    /// A client that refused has undone its own part: it is not among those that are rolled back.
     pub(super) fn all(
         participants: Vec<Participant>,
         turn: &'a TurnGuard<'a>,
@@ -158,6 +163,7 @@ impl<'a> Prepared<'a> {
     /// Tells each client in order that the change is published, and returns who failed at it.
     pub(super) fn commit(mut self) -> Vec<(Arc<Subscription>, Error)> {
         let mut failures = Vec::new();
+        // Taken out first: from here on nothing is rolled back, for the change is published.
         for (subscription, proposal) in std::mem::take(&mut self.done) {
             self.turn.enter(Some(&subscription.name), "commit");
             subscription.has_seen_regions.store(!proposal.ends_memory(), Ordering::Release);
@@ -170,7 +176,7 @@ impl<'a> Prepared<'a> {
         failures
     }
 
-    /// [`commit`](Self::commit); a failure ends the subscription and is told there.
+    /// [`commit`](Self::commit); a failure ends the subscription, which reports it.
     pub(super) fn commit_all(self) {
         let interrupt = self.interrupt;
         for (subscription, error) in self.commit() {

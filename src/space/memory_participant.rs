@@ -1,4 +1,6 @@
-//! Memory as the first participant of a change: what leaves must be held by no one.
+//! Memory as the first participant of a change: nobody may hold what leaves.
+//!
+//! It prepares, commits and finishes like a client, and is asked before all of them.
 
 use std::sync::Arc;
 
@@ -9,12 +11,13 @@ use crate::model::change::Change;
 use crate::model::error::{Error, LeaseInfo, Result};
 use crate::model::format::hex;
 use crate::model::region::SharedRegion;
+use crate::model::region_map::RegionEntry;
 
-/// Regions that no one can lease while a change decides about them; dropped undecided, they are open again.
+/// Regions that no one can lease while a change decides about them; dropped before [`commit`](Self::commit), all is as it was.
 #[derive(Debug, Default)]
 pub(super) struct MemoryParticipant {
     leaving: Vec<Arc<MappedRegion>>,
-    /// Regions that stay and lose a protection.
+    /// Regions that stay and lose a protection, with the one that they will have.
     restricted: Vec<(Arc<MappedRegion>, i32)>,
     /// Regions that stay and gained a protection ahead of the publication, with the one they had.
     extended: Vec<(Arc<MappedRegion>, i32)>,
@@ -24,7 +27,7 @@ pub(super) struct MemoryParticipant {
 
 impl MemoryParticipant {
     /// Closes what the change removes or restricts; a lease on any of them is a veto.
-    pub(super) fn of(memory: &MappedRegions, change: &Change) -> Result<Self> {
+    pub(super) fn prepare(memory: &MappedRegions, change: &Change) -> Result<Self> {
         let mut participant = Self::default();
         for region in change.removed.iter().filter_map(|region| mapped(memory, region)) {
             close(region)?;
@@ -39,7 +42,7 @@ impl MemoryParticipant {
     }
 
     /// Closes every region of a memory.
-    pub(super) fn of_all(memory: &MappedRegions) -> Result<Self> {
+    pub(super) fn prepare_all(memory: &MappedRegions) -> Result<Self> {
         let mut participant = Self::default();
         for region in memory.regions() {
             close(region)?;
@@ -48,12 +51,15 @@ impl MemoryParticipant {
         Ok(participant)
     }
 
+    /// A protection is widened before the publication and narrowed behind it: at any moment the pages allow at least what the
+    /// description that readers see allows, so that no access faults which was not refused.
     fn redescribe(&mut self, region: &Arc<MappedRegion>, new: &SharedRegion) -> Result<()> {
         let (before, after) = (region.desc.prot_flags, new.prot_flags);
         if before & !after != 0 {
             close(region)?;
             self.restricted.push((Arc::clone(region), after));
         }
+        // Each is noted before it is done: a failure half way is undone too.
         if after & !before != 0 {
             self.extended.push((Arc::clone(region), before));
             protect(region, before | after)?;
@@ -63,7 +69,7 @@ impl MemoryParticipant {
     }
 
     /// The change is published: leases on what left are refused for good.
-    pub(super) fn publish(&mut self) {
+    pub(super) fn commit(&mut self) {
         self.extended.clear();
         self.advised.clear();
         for region in self.leaving.drain(..) {
@@ -72,7 +78,7 @@ impl MemoryParticipant {
     }
 
     /// No reader is left in the old snapshot: protections can shrink.
-    pub(super) fn settle(mut self) {
+    pub(super) fn finish(mut self) {
         for (region, prot_flags) in self.restricted.drain(..) {
             // Whatever the kernel answers, accesses already refuse what the description forbids.
             let _ = protect(&region, prot_flags);
@@ -95,8 +101,8 @@ impl Drop for MemoryParticipant {
     }
 }
 
-fn mapped<'a>(memory: &'a MappedRegions, region: &SharedRegion) -> Option<&'a Arc<MappedRegion>> {
-    memory.find(region.base()).filter(|mapped| Arc::ptr_eq(&mapped.desc, region))
+fn mapped<'a>(memory: &'a MappedRegions, region: &RegionEntry) -> Option<&'a Arc<MappedRegion>> {
+    memory.find(region.base()).filter(|mapped| mapped.id == region.id)
 }
 
 fn protect(region: &MappedRegion, prot_flags: i32) -> Result<()> {
@@ -113,8 +119,10 @@ fn busy(region: &SharedRegion, leases: Vec<LeaseInfo>) -> Error {
         .take(3)
         .map(|lease| format!("a {} of {} bytes at {}", lease.what, hex(lease.size), hex(lease.address)))
         .collect();
-    let more = leases.len().saturating_sub(first.len());
-    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    let more = match leases.iter().skip(first.len()).count() {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
     Error::Busy {
         message: format!("{region} is in use by {}{more}: release it, or wait with timeout=", first.join(", ")),
         region: Arc::clone(region),

@@ -9,7 +9,7 @@ pub mod client;
 pub mod lease;
 pub mod memory_participant;
 pub mod proposal;
-pub mod reservation;
+pub mod reserve;
 #[allow(clippy::module_inception, reason = "the room's main thing")]
 pub mod space;
 pub mod state;

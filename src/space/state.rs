@@ -6,8 +6,9 @@ use crate::memory::mapped_regions::MappedRegions;
 use crate::memory::region::MappedRegion;
 use crate::model::change::Change;
 use crate::model::error::{Error, Result};
-use crate::model::region::SharedRegion;
-use crate::model::region_map::RegionMap;
+use crate::model::ids::Incarnation;
+use crate::model::int::index_sum;
+use crate::model::region_map::{RegionEntry, RegionMap};
 
 /// One state of an address space.
 #[derive(Clone, Debug)]
@@ -21,7 +22,7 @@ pub struct SpaceState {
 impl SpaceState {
     /// The memory of one `map_memory`, which `close` ends.
     #[inline]
-    pub fn memory_of(&self, incarnation: u64) -> Result<&MappedRegions> {
+    pub fn memory_of(&self, incarnation: Incarnation) -> Result<&MappedRegions> {
         match &self.memory {
             Some(memory) if memory.incarnation() == incarnation => Ok(memory),
             _ => Err(Error::NotMapped {
@@ -31,28 +32,31 @@ impl SpaceState {
     }
 
     /// The memory after a change; `map` gives the memory of regions that were added.
+    ///
+    /// Regions that stay are taken over with their mappings and leases, by whole runs between those that the change touches.
     pub fn memory_after(
         &self,
         change: &Change,
-        mut map: impl FnMut(&SharedRegion) -> Result<Arc<MappedRegion>>,
+        mut map: impl FnMut(&RegionEntry) -> Result<Arc<MappedRegion>>,
     ) -> Result<Option<Arc<MappedRegions>>> {
         let Some(memory) = &self.memory else { return Ok(None) };
-        if !touches_memory(change) {
+        let edits = MemoryEdit::of(change);
+        if edits.is_empty() {
             return Ok(Some(Arc::clone(memory)));
         }
         let mut next = memory.successor();
         let mut reached = 0;
-        for edit in edits(change) {
-            let at = memory.index_of(edit.base()).max(reached);
+        for edit in edits {
+            let at = memory.index_of(edit.region().base()).max(reached);
             next.keep(memory, reached..at);
             reached = at;
-            if let Some(old) = edit.old.and_then(|_| memory.regions().get(at)) {
-                reached = at.saturating_add(1);
-                if let Some(new) = edit.new {
+            if let MemoryEdit::Add(new) = edit {
+                next.push(map(new)?);
+            } else if let Some(old) = memory.regions().get(at) {
+                reached = index_sum(at, 1);
+                if let MemoryEdit::Replace(new) = edit {
                     next.push(Arc::new(old.described(Arc::clone(new))));
                 }
-            } else if let Some(new) = edit.new {
-                next.push(map(new)?);
             }
         }
         next.keep(memory, reached..memory.regions().len());
@@ -60,30 +64,29 @@ impl SpaceState {
     }
 }
 
-/// A region that goes, one that comes, or one that takes the place and the memory of another.
-struct Edit<'a> {
-    old: Option<&'a SharedRegion>,
-    new: Option<&'a SharedRegion>,
+/// What a change does to one region that has memory.
+enum MemoryEdit<'a> {
+    Remove(&'a RegionEntry),
+    /// The new description of memory that stays.
+    Replace(&'a RegionEntry),
+    Add(&'a RegionEntry),
 }
 
-impl Edit<'_> {
-    fn base(&self) -> u64 {
-        self.old.or(self.new).map_or(0, |region| region.base())
+impl<'a> MemoryEdit<'a> {
+    const fn region(&self) -> &'a RegionEntry {
+        let (Self::Remove(region) | Self::Replace(region) | Self::Add(region)) = self;
+        region
     }
-}
 
-/// What a change does to regions that have memory, by ascending base; what goes before what comes.
-fn edits(change: &Change) -> Vec<Edit<'_>> {
-    let removed = change.removed.iter().map(|old| Edit { old: Some(old), new: None });
-    let added = change.added.iter().map(|new| Edit { old: None, new: Some(new) });
-    let replaced = change.replaced.iter().map(|(old, new)| Edit { old: Some(old), new: Some(new) });
-    let has_memory = |edit: &Edit<'_>| edit.old.or(edit.new).is_some_and(|region| region.has_memory());
-    let mut edits: Vec<_> = removed.chain(added).chain(replaced).filter(has_memory).collect();
-    edits.sort_by_key(Edit::base);
-    edits
-}
-
-fn touches_memory(change: &Change) -> bool {
-    let touched = change.added.iter().chain(&change.removed).chain(change.replaced.iter().map(|(_, new)| new));
-    touched.into_iter().any(|region| region.has_memory())
+    /// Those of a change by ascending base; of two at one base, the region that goes comes first.
+    fn of(change: &'a Change) -> Vec<Self> {
+        let removed = change.removed.iter().map(Self::Remove);
+        let replaced = change.replaced.iter().map(|(_, new)| Self::Replace(new));
+        let added = change.added.iter().map(Self::Add);
+        let all = removed.chain(replaced).chain(added);
+        let mut edits: Vec<_> = all.filter(|edit| edit.region().has_memory()).collect();
+        // Stable, so that the order above holds where bases are equal.
+        edits.sort_by_key(|edit| edit.region().base());
+        edits
+    }
 }

@@ -249,7 +249,7 @@ def bad_descriptors() -> dict[str, Callable[[], int]]:
 
 @pytest.mark.parametrize("name", bad_descriptors())
 def test_a_descriptor_that_is_no_machine_is_refused(space: AddressSpace, vm: Vm, name: str) -> None:
-    with pytest.raises(BackingError, match="is no KVM virtual machine"):
+    with pytest.raises(BackingError, match="is not a KVM virtual machine"):
         space.attach_kvm(bad_descriptors()[name]())
     assert not space.clients
 

@@ -8,6 +8,7 @@ use pyo3::{PyTraverseError, PyVisit};
 
 use crate::memory::search::Search;
 use crate::model::error::Result;
+use crate::model::ids::{Generation, Incarnation};
 use crate::model::interrupt::Interrupt;
 use crate::model::pattern::Pattern;
 use crate::model::range::Range;
@@ -67,7 +68,7 @@ pub(super) fn pattern(needle: &Bound<'_, PyAny>) -> PyResult<Arc<Pattern>> {
 #[derive(Debug)]
 pub struct PySearch {
     space: SpaceRef,
-    incarnation: u64,
+    incarnation: Incarnation,
     interrupt: PyInterrupt,
     total: u64,
     state: Mutex<State>,
@@ -81,24 +82,24 @@ struct State {
     /// Bytes that were looked at.
     done: u64,
     /// The map in which the matches were found that were not given yet.
-    generation: u64,
+    generation: Option<Generation>,
 }
 
 impl PySearch {
     pub(super) fn new(
         space: &SpaceRef,
-        incarnation: u64,
+        incarnation: Incarnation,
         (pattern, range, align): (Arc<Pattern>, Range, u64),
         limit: u64,
         (progress, total): (Option<Py<PyAny>>, u64),
     ) -> Self {
         let search = Search::new(pattern, range.base(), range.end(), align);
-        let state = Mutex::new(State { search, left: limit, done: 0, generation: 0 });
+        let state = Mutex::new(State { search, left: limit, done: 0, generation: None });
         Self { space: space.clone(), incarnation, interrupt: PyInterrupt::new(progress), total, state }
     }
 
     /// The generation of the map, unless the memory was closed.
-    fn generation(&self) -> Result<u64> {
+    fn generation(&self) -> Result<Generation> {
         let snapshot = self.space.load();
         snapshot.memory_of(self.incarnation).map(|_| snapshot.map.generation())
     }
@@ -107,9 +108,9 @@ impl PySearch {
     fn next(&self, state: &mut State, interrupt: &dyn Interrupt) -> Result<Option<u64>> {
         loop {
             let generation = self.generation()?;
-            if state.generation != generation {
+            if state.generation != Some(generation) {
                 state.search.rewind();
-                state.generation = generation;
+                state.generation = Some(generation);
             }
             if let Some(found) = state.search.pop() {
                 return Ok(Some(found));

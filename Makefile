@@ -8,6 +8,7 @@ INSTALLED := $(VENV)/installed
 PACKAGER := $(VENV)/packager
 BUILT := $(VENV)/built
 RUST_BENCHES := benches/rust/Cargo.toml
+DEBUG := target/assertions/package
 ADVISORIES := $(wildcard $(or $(CARGO_HOME),$(HOME)/.cargo)/advisory-dbs)
 
 # Tests of the crate link libpython, which need not be where the system looks for libraries.
@@ -16,7 +17,7 @@ CARGO = PYO3_PYTHON=$(CURDIR)/$(RUN) \
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup develop demo test check format stubs docs bench clean third-party doctor-demo doctor-test
+.PHONY: help setup develop demo test test-debug check format stubs docs bench clean third-party doctor-demo doctor-test
 .PHONY: wheels test-wheels test-pythons test-bare check-targets check-oldest-rust check-dependencies
 
 help: ## list the targets
@@ -35,6 +36,9 @@ test: doctor-test $(INSTALLED) $(BUILT) ## run the tests of the crate and of the
 	$(CARGO) test --locked
 	$(RUN) -m pytest
 	$(MAKE) check
+
+test-debug: $(DEBUG)/built ## run the tests of the package on a build with debug assertions
+	PYTHONPATH=$(CURDIR)/$(DEBUG) $(RUN) -m pytest
 
 check: doctor-test docs $(INSTALLED) $(BUILT) ## formats, lints, types, documentation, licences, and the stub against the extension
 	cargo fmt --check
@@ -120,4 +124,12 @@ endef
 
 $(BUILT): $(RUNS) Cargo.toml Cargo.lock $(shell find src -name '*.rs')
 	$(call build,--profile develop)
+	touch $@
+
+# Beside the installed build, which stays as it is.
+$(DEBUG)/built: $(INSTALLED) Cargo.toml Cargo.lock $(shell find src -name '*.rs') $(wildcard python/dbs_address_space/*.py*)
+	rm -rf $(DEBUG)
+	$(RUN) -m maturin build --quiet --locked --profile assertions --out $(DEBUG)
+	$(RUN) -m pip install --quiet --no-deps --no-index --target $(DEBUG) $(DEBUG)/*.whl
+	rm $(DEBUG)/*.whl
 	touch $@

@@ -19,9 +19,21 @@ TRIALS = TARGET / "trials"
 DEBIAN = TARGET / "debian"
 TESTERS = ("pytest>=9", "pytest-timeout>=2.4", "hypothesis>=6.112")
 # The tests of memory that an emulator of programs, rather than of a machine, can run: no seccomp, userfaultfd or huge pages.
-EMULATED = (
-    "memory views structs vectors atomics copy transfer search scans streams user_files adopted guest_file".split()
-)
+EMULATED = [
+    "memory",
+    "views",
+    "structs",
+    "vectors",
+    "atomics",
+    "copy",
+    "transfer",
+    "search",
+    "scans",
+    "streams",
+    "user_files",
+    "adopted",
+    "guest_file",
+]
 IMPORT = re.compile(r"^\s*(?:import|from) (\w+)", re.MULTILINE)
 
 

@@ -17,7 +17,7 @@ from wheels import DIST, ROOT, TARGET
 
 TRIALS = TARGET / "trials"
 DEBIAN = TARGET / "debian"
-TESTERS = ("pytest>=9", "pytest-timeout>=2.4", "hypothesis>=6.112")
+TESTERS = ("pytest>=9", "pytest-timeout>=2.4")
 # The tests of memory that an emulator of programs, rather than of a machine, can run: no seccomp, userfaultfd or huge pages.
 EMULATED = [
     "memory",
@@ -91,7 +91,7 @@ def try_aarch64() -> None:
     root = machine.unpack(["python3.11", "libstdc++6"], DEBIAN / "arm64-root", with_dependencies=True)
     wheel = only("*-manylinux_*_aarch64.whl")
     platforms = ("manylinux_2_28_aarch64", "manylinux_2_17_aarch64")
-    folder = site("aarch64", wheel, "3.11", platforms, "numpy", "blake3")
+    folder = site("aarch64", wheel, "3.11", platforms, "numpy", "blake3", "hypothesis>=6.112")
     command: list[str | Path] = [emulator / "usr/bin/qemu-aarch64-static", "-L", root, root / "usr/bin/python3.11"]
     files = list(test_files("model", without={"drgn", "unicorn", "volatility3"}))
     files += [str(ROOT / "tests" / "memory" / f"test_{name}.py") for name in EMULATED]

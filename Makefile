@@ -14,7 +14,7 @@ CARGO = PYO3_PYTHON=$(CURDIR)/$(RUN) \
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help develop demo test test-debug check format stubs bench clean
+.PHONY: help develop demo test test-debug test-long check format stubs bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,6 +30,9 @@ test: check ## check, then run the tests of the crate and of the package
 
 test-debug: $(DEBUG)/built ## run the tests of the package on a build with debug assertions
 	PYTHONPATH=$(CURDIR)/$(DEBUG) $(RUN) -m pytest
+
+test-long: $(BUILT) ## run every cell of the kill matrix, of which make test has a sample
+	KILL_MATRIX=all $(RUN) -m pytest tests/kill_matrix
 
 check: $(BUILT) ## formats, lints, types, the crate's documentation, and the stub against the extension
 	cargo fmt --check

@@ -5,6 +5,7 @@ import fcntl
 import gc
 import mmap
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -13,7 +14,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ LAYOUT = AddressSpaceLayout(1 << 46, 0, 1 << 45)
 WINDOW = 1 << 45
 """The first address behind RAM: devices and DAX windows may lie there."""
 
+PR_SET_PDEATHSIG = 1
 libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -120,6 +122,18 @@ def require(condition: object, reason: str) -> None:
     pytest.skip(reason)
 
 
+def ask_host(condition: object, reason: str) -> None:
+    """Skips the test without `condition`, with REQUIRE_ALL=1 too: the state of the host decides, and no package mends that."""
+    if not condition:
+        pytest.skip(reason)
+
+
+def ask_for_memory(size: int) -> None:
+    """Asks for memory that a test may fill if it is not stopped in time."""
+    available = re.search(r"MemAvailable: *(\d+)", Path("/proc/meminfo").read_text())
+    ask_host(available and int(available[1]) << 10 > size, f"the host has no {size >> 30} GiB available")
+
+
 def huge_page_size() -> int:
     lines = Path("/proc/meminfo").read_text().splitlines()
     return next((kilobytes(line.split(":")[1]) for line in lines if line.startswith("Hugepagesize:")), 0)
@@ -139,16 +153,31 @@ def huge_pages(count: int, size: int = 0) -> Iterator[int]:
     size = size or huge_page_size()
     require(size and os.geteuid() == 0, "reserving huge pages needs root and a kernel that has them")
     number = pool(size) / "nr_hugepages"
+    ask_host(number.exists(), f"this host has no pages of {size >> 20} MiB")
     with number.open() as lock:
         # Another run of these tests on the same host waits.
         fcntl.flock(lock, fcntl.LOCK_EX)
         before = int(number.read_text())
         try:
             number.write_text(str(before + count - free_huge_pages(size)))
-            require(free_huge_pages(size) == count, f"the kernel gave no {count} huge pages")
+            if free_huge_pages(size) < count:
+                make_room()
+                number.write_text(str(int(number.read_text()) + count - free_huge_pages(size)))
+            ask_host(
+                free_huge_pages(size) == count,
+                f"{count} pages of {size >> 20} MiB are not free together, even without the page cache",
+            )
             yield size
         finally:
             number.write_text(str(before))
+
+
+def make_room() -> None:
+    """Has the kernel drop its caches and move pages together."""
+    os.sync()
+    Path("/proc/sys/vm/drop_caches").write_text("3")
+    with suppress(OSError):
+        Path("/proc/sys/vm/compact_memory").write_text("1")
 
 
 @contextmanager
@@ -182,7 +211,11 @@ def fork() -> int:
     with warnings.catch_warnings():
         # From 3.12 on Python warns when threads exist: what happens then is what these tests are about.
         warnings.simplefilter("ignore", DeprecationWarning)
-        return os.fork()
+        child = os.fork()
+    if child == 0:
+        # A child that waits for ever must not outlive a parent that is killed: it holds the lock of the huge pages, too.
+        libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    return child
 
 
 def run_and_exit(body: Callable[[], object], report: int) -> None:

@@ -27,6 +27,7 @@ from memory_helpers import (
     MIB,
     PAGE,
     WINDOW,
+    ask_host,
     covers,
     free_huge_pages,
     huge_page_size,
@@ -217,7 +218,7 @@ def test_a_lock_above_the_limit_names_it_and_leaves_nothing() -> None:
 
 
 def test_transparent_huge_pages_are_reported_as_they_are() -> None:
-    require("[never]" not in THP.read_text(), "transparent huge pages are switched off")
+    ask_host("[never]" not in THP.read_text(), "transparent huge pages are switched off")
     memory = memory_with(8 * MIB, transparent_hugepage=True)
     assert memory.host_address(0) % (2 * MIB) == 0
     memory.prealloc()

@@ -22,6 +22,7 @@ from memory_helpers import (
     GIB,
     MIB,
     PAGE,
+    ask_host,
     huge_pages,
     in_child,
     libc,
@@ -337,8 +338,8 @@ def strict_overcommit() -> Iterator[None]:
     knobs = Path("/proc/sys/vm")
     require(os.access(knobs / "overcommit_memory", os.W_OK), "vm.overcommit_memory can be set by root only")
     before = {name: (knobs / name).read_text() for name in ("overcommit_memory", "overcommit_ratio")}
-    if (knobs / "overcommit_kbytes").read_text().strip() != "0":
-        pytest.skip("vm.overcommit_kbytes is set, and setting the ratio would lose it")
+    is_by_ratio = (knobs / "overcommit_kbytes").read_text().strip() == "0"
+    ask_host(is_by_ratio, "vm.overcommit_kbytes is set, and setting the ratio would lose it")
     try:
         (knobs / "overcommit_ratio").write_text("1000000")
         (knobs / "overcommit_memory").write_text("2")

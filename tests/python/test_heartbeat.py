@@ -8,7 +8,7 @@ from memory_helpers import GIB, LAYOUT, MIB, in_child, mapped, ram
 from threads import beats_during
 
 POPULATED = MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE
-LARGE = ram(0, 2 * GIB, mem_type="mmap", perm_flags=POPULATED)
+LARGE = ram(0, GIB, mem_type="mmap", perm_flags=POPULATED)
 
 Work = Callable[[], object]
 

@@ -275,7 +275,9 @@ def nothing_held() -> Iterator[AddressSpace]:
 WAITS: dict[str, tuple[Any, Callable[[AddressSpace], object]]] = {
     "for the turn": (turn_taken, wait_for_turn),
     "for a view": (region_held, lambda space: space.remove_region(0, timeout=None)),
+    "for a view, a minute": (region_held, lambda space: space.remove_region(0, timeout=60)),
     "for a change": (nothing_held, wait_for_change),
+    "for a change, a minute": (nothing_held, lambda space: space.wait_for_change(space.generation, 60)),
 }
 
 

@@ -8,8 +8,11 @@ use super::int::{index_sum, u64_of, usize_of};
 #[derive(Debug)]
 pub struct AddressIndex {
     sorted: Box<[u64]>,
+    /// The first start: parts are counted from there, so that memory far up has as many as memory at 0.
     first: u64,
+    /// The size of a part as a power of two.
     shift: u32,
+    /// How many starts lie before each part; half as wide as an index, for a look-up reads it from the cache or waits.
     before: Box<[u32]>,
 }
 
@@ -52,6 +55,7 @@ impl AddressIndex {
         let Some(offset) = addr.checked_sub(self.first) else { return 0 };
         let part = usize_of(offset >> self.shift);
         let bounds = self.before.get(part).zip(part.checked_add(1).and_then(|next| self.before.get(next)));
+        // Behind the last part there are no starts.
         let Some((from, to)) = bounds else { return self.sorted.len() };
         let (from, to) = (index(*from), index(*to));
         let near = self.sorted.get(from..to).unwrap_or_default();
@@ -65,7 +69,7 @@ impl AddressIndex {
     }
 }
 
-/// How many starts lie before each part, and before the end of the last one.
+/// How many starts lie before each part, and before the end of the last one. One pass: it runs for every change of a map.
 fn counts(sorted: &[u64], first: u64, shift: u32, last_part: u64) -> Box<[u32]> {
     let parts = index_sum(usize_of(last_part), 1);
     let mut counts = Vec::with_capacity(index_sum(parts, 1));

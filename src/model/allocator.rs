@@ -28,14 +28,14 @@ impl FitPolicy {
     }
 }
 
-/// What room is looked for.
+/// A request for room.
 #[derive(Clone, Copy, Debug)]
 pub struct Wanted {
     /// The number of bytes, above 0.
     pub size: u64,
     /// A power of two that the base is a multiple of.
     pub align: u64,
-    /// Bytes that stay free between the result and what is taken.
+    /// Bytes that stay free between the result and the ranges in use.
     pub guard_gap: u64,
     /// Which place is preferred.
     pub policy: FitPolicy,
@@ -70,6 +70,7 @@ impl Wanted {
     /// The addresses in a hole that the policy prefers.
     fn in_hole(&self, hole: Range) -> Option<Range> {
         let mask = self.align.wrapping_sub(1);
+        // Rounding up may pass 2^64, and rounding down the begin of the hole: the place is checked against the hole at the end.
         let base = match self.policy {
             FitPolicy::Last => hole.end().checked_sub(self.size)? & !mask,
             FitPolicy::First | FitPolicy::Best => hole.base().checked_add(mask)? & !mask,
@@ -106,9 +107,10 @@ impl Wanted {
     }
 }
 
-/// The parts of the rooms that are not taken and keep the gap to what is, ascending.
+/// The parts of the rooms that are free and keep the gap to the ranges in use, ascending.
 fn holes<'a>(rooms: &'a [Range], taken: &'a [Range], gap: u64) -> impl Iterator<Item = Range> + 'a {
     rooms.iter().flat_map(move |room| {
+        // The ranges are disjoint, so that their ends ascend as their bases do: those before the room are skipped by bisection.
         let first = taken.partition_point(|range| range.widened(gap).end() <= room.base());
         let blocked = taken.get(first..).unwrap_or_default().iter().map(move |range| range.widened(gap));
         // The room's end closes the last hole.

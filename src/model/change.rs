@@ -1,4 +1,4 @@
-//! What a change does to a map, and how one map differs from another.
+//! Changes of a map: the steps that a writer asks for, and the difference between two maps.
 
 use std::sync::Arc;
 
@@ -61,7 +61,7 @@ impl Operation {
     }
 }
 
-/// What a writer asks for: operations, and the conditions under which they may be done.
+/// A writer's request: operations, and the conditions under which they may be done.
 #[derive(Clone, Copy, Debug)]
 pub struct ChangeRequest<'a> {
     /// The steps, applied in order, all or none.
@@ -129,8 +129,10 @@ impl Change {
         Self::by(before, after, same, |old, new| new.has_backing_of(old))
     }
 
-    /// Compares a map with one that operations made of it, by id: a region that was taken out and put back counts as removed and
-    /// added, for its memory is new, and only what was replaced is a replacement.
+    /// Compares a map with one that operations made of it, by id.
+    ///
+    /// A region that was taken out and put back counts as removed and added, however equal it is, for its memory is new. A region
+    /// whose description was replaced, once or many times, keeps its id and counts as replaced.
     #[must_use]
     pub fn of_operations(before: &Arc<RegionMap>, after: &Arc<RegionMap>) -> Self {
         Self::by(before, after, RegionEntry::is, |old, new| old.id == new.id)
@@ -146,6 +148,7 @@ impl Change {
         let (before_middle, after_middle) = trimmed(before.regions(), after.regions(), &same);
         let mut old = before_middle.iter().peekable();
         for new in after_middle {
+            // Both ascend by base: whatever begins before the next new region is in the old map alone.
             while let Some(gone) = old.next_if(|old| old.base() < new.base()) {
                 removed.push(gone.clone());
             }
@@ -166,6 +169,7 @@ impl Change {
     #[must_use]
     pub fn attach_all(map: &Arc<RegionMap>) -> Self {
         Self {
+            // Nothing was there as far as a client knows that is shown the map for the first time.
             before: Arc::new(map.without_regions()),
             after: Arc::clone(map),
             added: map.regions().to_vec(),
@@ -190,6 +194,8 @@ impl Change {
     /// Whether a removed region shares an address with an added one.
     #[must_use]
     pub fn is_in_the_way(&self, removed: &RegionEntry) -> bool {
+        // Added regions are sorted and disjoint: the first that ends behind the removed one's base is the only one that can reach it
+        // from below, and if it begins behind the removed one's end, so do all others.
         let behind = self.added.partition_point(|added| added.end() <= removed.base());
         self.added.get(behind).is_some_and(|added| added.range.overlaps(&removed.range))
     }
@@ -228,6 +234,7 @@ impl std::fmt::Display for Change {
         for (old, new) in &self.replaced {
             lines.push((old.base(), format!("~ {} -> {}", super::region::repr(old), super::region::repr(new))));
         }
+        // Stable: at one base the removed region stands before the added one.
         lines.sort_by_key(|(base, _)| *base);
         let text: Vec<String> = lines.into_iter().map(|(_, line)| line).collect();
         formatter.write_str(&text.join("\n"))

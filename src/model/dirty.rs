@@ -6,7 +6,7 @@ use super::invalid::Invalid;
 use super::range::{Range, joined};
 
 const BITS: u64 = 64;
-/// Words of a bitmap.
+/// Words of a bitmap that are looked at together.
 const STRETCH: usize = 64;
 
 /// Pages that were written, as an immutable value.
@@ -37,7 +37,7 @@ impl DirtyPages {
         self.page_size
     }
 
-    /// Who saw the writes, sorted.
+    /// The sources that saw the writes, sorted.
     #[must_use]
     pub fn sources(&self) -> &[String] {
         &self.sources
@@ -65,6 +65,7 @@ impl DirtyPages {
 
     fn push_word(&mut self, index: u64, word: u64) {
         match self.words.last_mut() {
+            // Words without a bit are left out, or equal sets would not be equal values.
             _ if word == 0 => {}
             Some((last, bits)) if *last == index => *bits |= word,
             _ => self.words.push((index, word)),
@@ -75,6 +76,7 @@ impl DirtyPages {
     pub fn with_ranges(mut self, ranges: &[Range]) -> Result<Self> {
         let mut ranges = ranges.to_vec();
         ranges.sort();
+        // Ranges may overlap: pages that are there already are not pushed again, for words are only ever added at the end.
         let mut reached = 0;
         for range in ranges {
             if !range.base().is_multiple_of(self.page_size) || !range.size().is_multiple_of(self.page_size) {
@@ -141,6 +143,7 @@ impl DirtyPages {
         let word = |(index, next)| (self.word(index) & upper | self.word(next) & !upper).rotate_right(bit);
         let count = usize_of(pages.size().div_ceil(BITS));
         let mut words: Vec<u64> = (first..).zip((first..).skip(1)).take(count).map(word).collect();
+        // Pages behind the range are not asked for.
         if let (Some(last), rest @ 1..) = (words.last_mut(), pages.size() % BITS) {
             *last &= !(u64::MAX << rest);
         }

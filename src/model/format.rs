@@ -93,4 +93,17 @@ mod tests {
             assert!(parse_size(text).is_err(), "{text}");
         }
     }
+
+    #[test]
+    fn large_sizes_have_a_decimal_that_is_cut_off() {
+        for (bytes, text) in [
+            ((32 << 40) - 1, "31.9 TiB"),
+            ((16 << 30) + 1, "16.0 GiB"),
+            ((15 << 30) + 1024, "15360.0 MiB"),
+            (u64::MAX, "16383.9 PiB"),
+            (1535, "1.4 KiB"),
+        ] {
+            assert_eq!(size(bytes), text);
+        }
+    }
 }

@@ -25,6 +25,7 @@ impl Hexdump {
             self.flush();
             self.end = address;
         }
+        // Lines count from where the dump, or the part behind a gap, began: regions may begin anywhere.
         let missing = WIDTH.abs_diff(self.pending.len()) % WIDTH;
         let (head, rest) = bytes.split_at(missing.min(bytes.len()));
         self.add(head);
@@ -56,7 +57,7 @@ impl Hexdump {
             self.bytes(line.base(), [0; WIDTH].get(..usize_of(line.size())).unwrap_or_default());
             left = left.skip(line.size());
             if self.is_repeating && self.last == Some([0; WIDTH]) {
-                // The lines in between are equal too.
+                // The whole lines that follow are equal too: a hole of terabytes takes no longer than one of a page.
                 left = left.skip(left.size() & !0xf);
                 self.end = left.base();
             }
@@ -89,7 +90,7 @@ impl Hexdump {
         let _ = writeln!(self.text, " |{}|", shown.collect::<String>());
     }
 
-    /// Adds a line of words about what has no bytes.
+    /// Adds a line of words about addresses that have no bytes.
     pub fn note(&mut self, text: &str) {
         self.flush();
         self.last = None;

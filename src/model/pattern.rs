@@ -1,4 +1,4 @@
-//! What a search looks for: bytes, or bytes with masked nibbles.
+//! Patterns to search for: bytes, or bytes with masked nibbles.
 
 use memchr::memmem::Finder;
 
@@ -11,7 +11,8 @@ pub struct Pattern {
     bytes: Box<[u8]>,
     /// The bits that count, byte for byte; `None` when all do.
     mask: Option<Box<[u8]>>,
-    /// The longest run of bytes that count whole, and where it begins; the search is for it.
+    /// The longest run of bytes that count whole, and where it begins: it is searched for fast, and the rest compared where it is
+    /// found. `None` when no byte counts whole.
     anchor: Option<(usize, Finder<'static>)>,
 }
 
@@ -42,7 +43,7 @@ impl Pattern {
     pub fn parse(text: &str) -> Result<Self> {
         let digits: Vec<char> = text.chars().filter(|c| !c.is_whitespace()).collect();
         let bad = |what: String| {
-            invalid(format!("{text:?} is no byte pattern: {what}; write hexadecimal bytes such as \"48 8b ?? c?\""))
+            invalid(format!("{text:?} is not a byte pattern: {what}; write hexadecimal bytes such as \"48 8b ?? c?\""))
         };
         if !digits.len().is_multiple_of(2) {
             return Err(bad(format!("it has {} digits, an odd number", digits.len())));
@@ -94,6 +95,7 @@ impl Pattern {
             if self.matches_at(haystack, start) {
                 return Some(start);
             }
+            // Not behind the hit: matches may overlap.
             from = hit.checked_add(1)?;
         }
     }

@@ -20,25 +20,25 @@ use super::region::{MAP_POPULATE, Region, RegionType, SharedRegion};
 use super::source::{Source, SourceType};
 
 const SMALL_PAGE: u64 = 4096;
-/// Where a request names no huge page size: a plan looks at no host, and this is the default of nearly all.
+/// The size of huge pages that a request leaves open: a plan looks at no host, and this is the default of nearly all.
 const HUGE_PAGE: u64 = 2 << 20;
 /// DAX windows are mapped by the guest with huge pages.
 const DAX_ALIGN: u64 = 2 << 20;
-/// What QEMU aligns its device memory to, and each slot of it.
+/// The alignment of QEMU's device memory, and of each slot of it.
 const HOTPLUG_ALIGN: u64 = 1 << 30;
-/// As many as ACPI can describe, and QEMU allows.
+/// The most slots that ACPI can describe and QEMU allows.
 const MAX_SLOTS: u32 = 256;
 
 /// A window for memory that is plugged in later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Hotplug {
-    /// All memory that the machine can have, what it begins with included.
+    /// All memory that the machine can have, including the memory that it begins with.
     pub max_memory: u64,
     /// How many DIMMs can be plugged in.
     pub slots: u32,
 }
 
-/// What a machine should have.
+/// The memory that a machine should have, as a user asks for it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PlanRequest {
     /// Where things may lie.
@@ -61,7 +61,7 @@ pub struct PlanRequest {
     pub options: BackingOptions,
 }
 
-/// What a plan takes from a host.
+/// The memory that a plan takes from a host.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PlanCost {
     /// Bytes of RAM and firmware.
@@ -77,7 +77,7 @@ pub struct PlanCost {
 /// Regions with addresses, and everything that is known about them.
 #[derive(Clone, Debug)]
 pub struct SpacePlan {
-    /// What was asked for.
+    /// The request.
     pub request: PlanRequest,
     /// The bounds for this much memory.
     pub layout: Layout,
@@ -89,7 +89,7 @@ pub struct SpacePlan {
     pub numa_nodes: BTreeMap<u32, NumaNode>,
     /// The addresses for memory that is plugged in later.
     pub hotplug_window: Option<Range>,
-    /// What it takes from a host.
+    /// The memory that it takes from a host.
     pub cost: PlanCost,
     /// Everything that is wrong; such a plan can be looked at, not built.
     pub problems: Vec<String>,
@@ -100,6 +100,8 @@ impl SpacePlan {
     #[must_use]
     pub fn of(request: PlanRequest) -> Self {
         let ram = total(&request);
+        // A problem is noted where it is found and the rest is planned all the same, with the best guess: a user wants to hear of all
+        // problems at once, not of one after each try.
         let layout =
             request.machine.layout_for(ram.unwrap_or(u64::MAX)).unwrap_or_else(|_| request.machine.layout.clone());
         let mut plan = Self {
@@ -214,6 +216,7 @@ impl SpacePlan {
         let request = &self.request;
         let index = self.regions.len();
         let mut path = request.path.clone().into_os_string();
+        // A file each: regions of one file would show the same bytes.
         if request.source_type == SourceType::FileOnHugeTlbFs {
             path.push(index.to_string());
         }
@@ -338,12 +341,13 @@ impl SpacePlan {
     }
 }
 
-/// The one node that a region's memory should come from.
+/// The one node that a region's memory should come from; `None` where it may come from any, or from several.
 fn node_of(region: &Region) -> Option<u32> {
     let policy = region.numa_policy().filter(|policy| policy.mode != PolicyMode::Default && policy.nodes.len() == 1)?;
     policy.nodes.first().copied()
 }
 
+/// Capped: the regions of a plan with problems may overlap, and have more bytes than there are addresses.
 fn add(sum: &mut u64, value: u64) {
     *sum = sum.saturating_add(value);
 }
@@ -352,7 +356,7 @@ fn total(request: &PlanRequest) -> Option<u64> {
     request.numa_regions.iter().try_fold(0u64, |sum, info| sum.checked_add(info.size))
 }
 
-/// Where the next RAM goes.
+/// The place of the next RAM, which only ever moves up.
 struct Cursor {
     at: u64,
     page_size: u64,
@@ -391,6 +395,7 @@ impl Cursor {
                 return Ok(());
             }
             let Some(hole) = obstacle.filter(|obstacle| obstacle.end() < self.mem_end) else { return Err(left) };
+            // Below a hole only whole pages can be used, and a rest too small to be worth a region is left out, as the original does.
             let usable = room.take(room.size() & !self.page_size.wrapping_sub(1));
             if !usable.is_empty() && usable.size() >= self.min_split {
                 found.push((usable, format!("as much of its {} as fits below the hole {hole}", size_text(size))));
@@ -455,6 +460,41 @@ mod tests {
     fn what_does_not_fit_is_a_problem_and_not_a_panic() {
         for sizes in [vec![], vec![1 << 46], vec![u64::MAX, u64::MAX], vec![u64::MAX - 4095]] {
             assert!(!plan("q35", &sizes).problems.is_empty());
+        }
+    }
+
+    #[test]
+    fn ram_adds_up_and_keeps_clear_of_holes_and_of_itself() {
+        for machine in ["dragonball", "pc", "q35", "microvm", "virt"] {
+            for sizes in [vec![64], vec![2047, 1025], vec![3071, 1, 4096], vec![1, 1 << 18], vec![130; 60]] {
+                let sizes: Vec<u64> = sizes.iter().map(|size| size * MIB).collect();
+                let plan = plan(machine, &sizes);
+                assert_eq!(plan.problems, Vec::<String>::new(), "{machine} {sizes:?}");
+                assert_eq!(plan.regions.iter().map(|region| region.size()).sum::<u64>(), sizes.iter().sum::<u64>());
+                assert_eq!(plan.cost.size, sizes.iter().sum::<u64>());
+                assert!(plan.regions.iter().all(|region| region.base() % SMALL_PAGE == 0));
+                assert!(plan.regions.iter().zip(&plan.regions[1..]).all(|(low, high)| low.end() <= high.base()));
+                let holes = plan.layout.mmio_windows();
+                assert!(!holes.iter().any(|hole| plan.regions.iter().any(|region| region.range.overlaps(hole))));
+                let of_node: u64 = plan.numa_nodes.values().flat_map(|node| &node.region_infos).map(Range::size).sum();
+                assert_eq!(of_node, plan.cost.size);
+            }
+        }
+    }
+
+    #[test]
+    fn the_hotplug_window_lies_behind_all_ram_and_has_room_to_align_each_slot() {
+        let hotplug = |max_memory, slots| {
+            let request = plan("q35", &[4096 * MIB]).request;
+            SpacePlan::of(PlanRequest { hotplug: Some(Hotplug { max_memory, slots }), ..request })
+        };
+        let plan = hotplug(6144 * MIB, 3);
+        let window = plan.hotplug_window.unwrap();
+        assert!(window.base().is_multiple_of(HOTPLUG_ALIGN));
+        assert!(plan.regions.iter().all(|region| region.end() <= window.base()));
+        assert_eq!(window.size(), 2048 * MIB + 3 * HOTPLUG_ALIGN);
+        for (max_memory, slots) in [(4096 * MIB, 1), (6144 * MIB, 0), (6144 * MIB, MAX_SLOTS + 1), (u64::MAX, 256)] {
+            assert!(!hotplug(max_memory, slots).problems.is_empty(), "{max_memory} {slots}");
         }
     }
 }

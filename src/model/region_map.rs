@@ -54,7 +54,7 @@ impl std::fmt::Display for RegionEntry {
     }
 }
 
-/// What Python calls `AddressSpaceBase`: it never keeps memory alive.
+/// The map that Python calls `AddressSpaceBase`: it never keeps memory alive.
 ///
 /// Maps are equal when layout and descriptions are; neither generation nor ids count.
 #[derive(Clone, Debug)]
@@ -152,6 +152,7 @@ impl RegionMap {
     #[inline]
     #[must_use]
     pub fn find_index(&self, addr: u64) -> Option<usize> {
+        // Regions are disjoint: only the last one that does not begin behind the address can hold it.
         let index = self.starts.upper_bound(addr).checked_sub(1)?;
         self.regions.get(index).is_some_and(|region| addr < region.end()).then_some(index)
     }
@@ -216,7 +217,7 @@ impl RegionMap {
         })
     }
 
-    /// `message`, completed with the regions before and behind a hole.
+    /// An error about an address in a hole: `message`, completed with the regions before and behind it.
     #[must_use]
     pub fn unmapped(&self, addr: u64, message: &str) -> Error {
         let behind = self.starts.upper_bound(addr);
@@ -240,6 +241,7 @@ impl RegionMap {
     pub fn insertion_index(&self, region: &SharedRegion) -> Result<usize> {
         self.layout.check_region(region)?;
         let index = self.starts.upper_bound(region.base());
+        // Regions are disjoint: one that overlaps neither neighbour overlaps none.
         let before = index.checked_sub(1).and_then(|before| self.regions.get(before));
         for neighbour in before.into_iter().chain(self.regions.get(index)) {
             check_overlap(region, neighbour)?;
@@ -270,6 +272,7 @@ impl RegionMap {
             .into());
         }
         let index = self.find_index(old.base()).unwrap_or_default();
+        // Its own name may stay.
         self.check_name(new, Some(index))?;
         Ok(self.spliced(index, 1, Some(&RegionEntry { id, desc: Arc::clone(new) })))
     }

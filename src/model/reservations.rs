@@ -19,7 +19,7 @@ pub struct Reservation {
     pub id: ReservationId,
     /// The addresses.
     pub range: Range,
-    /// Who has them, for the errors of others.
+    /// The owner's name, for the errors of others.
     pub owner: Box<str>,
 }
 
@@ -40,10 +40,10 @@ impl std::fmt::Display for Reservation {
     }
 }
 
-/// Where room is looked for.
+/// The addresses among which room is looked for.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
-    /// What the room is for: the layout says where such regions may lie.
+    /// The type of the regions that the room is for: the layout says where they may lie.
     pub region_type: RegionType,
     /// The lowest address.
     pub low: u64,
@@ -62,7 +62,8 @@ impl Bounds {
 pub struct ReservationTable {
     /// Disjoint, by ascending base.
     held: Vec<Arc<Reservation>>,
-    /// What the regions of a generation and the reservations take together, joined: most calls come with the map of the last.
+    /// The ranges that the regions of a generation and the reservations take together, joined. Most calls come with the map of the
+    /// last one, and thousands of reservations in a row must not each sort all of them anew.
     taken: Option<(Generation, Vec<Range>)>,
 }
 
@@ -99,6 +100,7 @@ impl ReservationTable {
     /// Ends a reservation; one that has ended is left alone.
     pub fn release(&mut self, id: ReservationId) {
         self.held.retain(|held| held.id != id);
+        // Its range may be joined to others: computed anew when it is needed.
         self.taken = None;
     }
 
@@ -122,6 +124,7 @@ impl ReservationTable {
 
     fn taken(&mut self, map: &RegionMap) -> &[Range] {
         if self.taken.as_ref().is_none_or(|(generation, _)| *generation != map.generation()) {
+            // A reservation and the regions that its owner inserted into it overlap.
             let mut ranges: Vec<Range> = map.regions().iter().map(|region| region.range).collect();
             ranges.extend(self.held.iter().map(|reservation| reservation.range));
             ranges.sort_unstable();

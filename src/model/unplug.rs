@@ -8,7 +8,7 @@ use super::interrupt::Interrupt;
 use super::region_map::RegionEntry;
 use super::wait::{Deadline, Monitor};
 
-/// What became of a request.
+/// The outcome of a request, or that there is none yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UnplugState {
     /// The region is still there.
@@ -32,7 +32,7 @@ impl UnplugRequest {
         Self { region, state: Monitor::new(UnplugState::Pending) }
     }
 
-    /// What became of it.
+    /// The outcome so far.
     #[must_use]
     pub fn state(&self) -> UnplugState {
         *self.state.lock()
@@ -48,7 +48,7 @@ impl UnplugRequest {
         self.state.notify();
     }
 
-    /// Waits until it is settled, up to a time (`None`: for ever), and gives what became of it.
+    /// Waits until it is settled, up to a time (`None`: for ever), and gives the outcome by then.
     pub fn wait(&self, timeout: Option<Duration>, interrupt: &dyn Interrupt) -> Result<UnplugState> {
         let is_pending = |state: &mut UnplugState| *state == UnplugState::Pending;
         let settled = self.state.wait_until(Deadline::after(timeout), interrupt, is_pending)?;

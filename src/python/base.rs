@@ -19,8 +19,13 @@ use crate::model::render;
 
 /// The map of an address space as an immutable value: sorted regions and the layout that they keep.
 ///
-/// It never keeps memory alive and can be kept for as long as one likes, by any thread. Two are equal when regions and layout are;
-/// the generation is no part of that. Made by `from_regions` or `AddressSpace.snapshot()`.
+/// Addresses and sizes are bytes, and ends are exclusive. A base is made by `from_regions`, by its own verbs, each of which returns
+/// a new one, or by `AddressSpace.snapshot()`. It holds no memory: it may be kept for any time, used by any thread, compared, hashed
+/// and pickled. Two bases are equal when their regions and their layouts are; the generation does not count.
+///
+/// A base is a collection of its regions by ascending base, and true even when empty. `base[addr]` is the region that holds an
+/// address, `base["name"]` the one of that name, and both raise `UnmappedAddress` where there is none; `in` takes an address, a name
+/// or a region, of which an equal one will do. Every query gives the very object that was inserted, as long as someone keeps it.
 ///
 /// >>> from dbs_address_space import AddressSpaceBase, AddressSpaceLayout, AddressSpaceRegion
 /// >>> base = AddressSpaceBase.from_regions([AddressSpaceRegion("ram", 0, "1MiB", name="ram0")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
@@ -162,7 +167,7 @@ impl PyBase {
         self.map.generation().0
     }
 
-    /// The highest inclusive address of a region that is no DAX window; `layout.mem_start` when there is none.
+    /// The highest inclusive address of a region that is not a DAX window; `layout.mem_start` when there is none.
     #[getter]
     pub(super) fn last_addr(&self) -> u64 {
         self.map.last_addr()
@@ -174,7 +179,7 @@ impl PyBase {
         self.map.ram_size()
     }
 
-    /// The region that holds `addr`, the same object each time, or `None`. O(log n).
+    /// The region that holds `addr`, or `None` in a hole: the object that was inserted, the same each time. O(log n).
     ///
     /// >>> from dbs_address_space import AddressSpaceBase, AddressSpaceLayout
     /// >>> AddressSpaceBase.from_regions([], AddressSpaceLayout(1 << 46, 0, 1 << 45)).find_region(0)
@@ -212,7 +217,7 @@ impl PyBase {
         Ok(self.map.get(addr.0)?.host_numa_node_id)
     }
 
-    /// Calls `callback(region)` for each region by ascending base; what it raises ends the walk and comes out.
+    /// Calls `callback(region)` for each region by ascending base; an exception of the callback ends the walk and is raised.
     ///
     /// >>> from dbs_address_space import AddressSpaceBase, AddressSpaceLayout, AddressSpaceRegion
     /// >>> base = AddressSpaceBase.from_regions([AddressSpaceRegion("ram", 0, "1MiB", name="ram0")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
@@ -296,6 +301,10 @@ impl PyBase {
 
     pub(super) fn __iter__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         Ok(self.regions(py)?.bind(py).try_iter()?.into_any())
+    }
+
+    pub(super) fn __reversed__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        py.import("builtins")?.call_method1("reversed", (self.regions(py)?,))
     }
 
     fn __eq__<'py>(&self, py: Python<'py>, other: &Bound<'_, PyAny>) -> Bound<'py, PyAny> {

@@ -5,17 +5,17 @@
 //! that an address whose object lives is that object's; an entry whose object has died means nothing.
 
 use std::collections::HashMap;
-use std::sync::{Arc, LazyLock, Mutex};
+use std::sync::{Arc, LazyLock};
 
 use pyo3::prelude::*;
 use pyo3::types::{PyWeakrefMethods, PyWeakrefReference};
 
 use super::region::PyRegion;
+use crate::model::lock::Lock;
 use crate::model::region::SharedRegion;
-use crate::model::wait::lock;
 
 /// Locked while attached and for a moment; nothing that may run Python code, such as making an object, happens meanwhile.
-static KNOWN: LazyLock<Mutex<KnownObjects>> = LazyLock::new(Mutex::default);
+static KNOWN: LazyLock<Lock<KnownObjects>> = LazyLock::new(Lock::default);
 
 #[derive(Default)]
 struct KnownObjects {
@@ -51,7 +51,7 @@ impl<'py> IntoPyObject<'py> for RegionObject {
     type Error = PyErr;
 
     fn into_pyobject(self, py: Python<'py>) -> PyResult<Bound<'py, PyRegion>> {
-        let known = lock(&KNOWN).find(py, &self.0);
+        let known = KNOWN.lock().find(py, &self.0);
         match known {
             Some(object) => Ok(object),
             None => {
@@ -66,7 +66,7 @@ impl<'py> IntoPyObject<'py> for RegionObject {
 /// The description of a region that a user hands over for insertion: where it is shown, it is shown as that object.
 pub(super) fn handed_over(region: &Bound<'_, PyRegion>) -> PyResult<SharedRegion> {
     let desc = &region.get().0;
-    let is_known = lock(&KNOWN).find(region.py(), desc).is_some();
+    let is_known = KNOWN.lock().find(region.py(), desc).is_some();
     if !is_known {
         remember(region)?;
     }
@@ -75,6 +75,6 @@ pub(super) fn handed_over(region: &Bound<'_, PyRegion>) -> PyResult<SharedRegion
 
 fn remember(region: &Bound<'_, PyRegion>) -> PyResult<()> {
     let weak = PyWeakrefReference::new(region)?.unbind();
-    lock(&KNOWN).remember(region.py(), &region.get().0, weak);
+    KNOWN.lock().remember(region.py(), &region.get().0, weak);
     Ok(())
 }

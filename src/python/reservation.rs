@@ -1,4 +1,4 @@
-//! `Reservation`, and what of `AddressSpace` looks for room.
+//! `Reservation`, and the verbs of `AddressSpace` that look for room.
 
 use std::sync::Arc;
 
@@ -79,7 +79,7 @@ impl PyReservation {
         self.reservation.range.end()
     }
 
-    /// Who it is kept for.
+    /// The owner's name.
     #[getter]
     fn owner(&self) -> &str {
         &self.reservation.owner
@@ -93,7 +93,7 @@ impl PyReservation {
 
     /// Inserts a region that lies in the reservation, which others can't, and returns the map just published.
     ///
-    /// Raises `InvalidAddressRange` for a region that reaches out of it, and what `AddressSpace.insert_region` raises.
+    /// Raises `InvalidAddressRange` for a region that reaches out of it, and else as `AddressSpace.insert_region` does.
     ///
     /// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
     /// >>> space = AddressSpace(AddressSpaceLayout(1 << 46, 0, 1 << 45))
@@ -187,7 +187,7 @@ impl PySpace {
 
     /// Keeps addresses for an owner, at `base` or where `find_free` finds them: nobody else is given them or can insert there.
     ///
-    /// The arguments are those of `find_free`. The owner inserts through the `Reservation`. Raises what `find_free` raises; with
+    /// The arguments are those of `find_free`. The owner inserts through the `Reservation`. Raises as `find_free` does; with
     /// `base`, `Misaligned`, or `RegionOverlap` that names the region or owner in the way.
     ///
     /// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout

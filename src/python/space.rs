@@ -1,6 +1,6 @@
 //! `AddressSpace`: the live space.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
@@ -22,15 +22,19 @@ use super::space_ref::SpaceRef;
 use crate::model::error::Error;
 use crate::model::format;
 use crate::model::ids::{Generation, Incarnation};
+use crate::model::lock::Lock;
 use crate::model::region_map::RegionMap;
-use crate::model::wait::lock;
 use crate::space::AddressSpace;
 
-/// A live guest physical address space: which ranges exist, what each is, and where its bytes live.
+/// A live guest physical address space: the regions that exist, their types, and the memory behind them.
 ///
-/// One immutable snapshot behind one atomic pointer: readers never wait and never see half a change, writers take turns, and every
-/// change is published once or not at all. Every query of `AddressSpaceBase` is here too, on the current snapshot. All of it may be
-/// called from any thread. In a forked child queries and memory work, changes raise `ForkedProcess`.
+/// `AddressSpace(layout)` begins without regions, `from_regions` with some; addresses and sizes are bytes, and ends are exclusive.
+/// There is one immutable snapshot behind one atomic pointer: readers never wait and never see half a change, writers take turns,
+/// and every change is published once or not at all. Every query of `AddressSpaceBase` is here too, on the current snapshot, and
+/// `snapshot()` gives that map to keep. `map_memory()` gives the regions their memory.
+///
+/// All of it may be called from any thread. A change from inside a client's phase raises `ReentrantChange`. In a forked child
+/// queries and memory work, and changes raise `ForkedProcess`. A space can't be pickled; its snapshot can.
 ///
 /// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
 /// >>> space = AddressSpace(AddressSpaceLayout(1 << 46, 0, 1 << 45))
@@ -45,10 +49,10 @@ use crate::space::AddressSpace;
 pub struct PySpace {
     inner: SpaceRef,
     clients: Py<PyClients>,
-    /// The object of the newest map that was asked for. Nothing in it leads back here.
+    /// The object of the newest map that was asked for. Nothing in it leads back here, so that the garbage collector need not see it.
     current: ArcSwap<Py<PyBase>>,
     /// The handle of the memory, by incarnation.
-    memory: Mutex<Option<(Incarnation, Py<PyMemory>)>>,
+    memory: Lock<Option<(Incarnation, Py<PyMemory>)>>,
 }
 
 impl PySpace {
@@ -60,7 +64,7 @@ impl PySpace {
         let inner = SpaceRef::new(space);
         let base = Py::new(py, PyBase::from(inner.map()))?;
         let clients = Py::new(py, PyClients::default())?;
-        Ok(Self { inner, clients, current: ArcSwap::from_pointee(base), memory: Mutex::new(None) })
+        Ok(Self { inner, clients, current: ArcSwap::from_pointee(base), memory: Lock::new(None) })
     }
 
     pub(super) const fn inner(&self) -> &SpaceRef {
@@ -71,15 +75,17 @@ impl PySpace {
         &self.clients
     }
 
-    /// The object of a map, the cached one when it is the newest.
+    /// The object of a map, the cached one when it is of that generation.
     pub(super) fn base_of(&self, py: Python<'_>, map: &Arc<RegionMap>) -> PyResult<Py<PyBase>> {
         let cached = self.current.load();
         let (here, wanted) = (cached.get().map.generation(), map.generation());
         if here == wanted {
             return Ok(cached.clone_ref(py));
         }
+        // Let go before an object is made, which may run Python code: that may want to replace the one cached.
         drop(cached);
         let base = Py::new(py, PyBase::from(Arc::clone(map)))?;
+        // Another thread may have stored a newer one by now. Look-ups then find this one outdated, and it is replaced in its turn.
         if wanted > here {
             self.current.store(Arc::new(base.clone_ref(py)));
         }
@@ -107,7 +113,7 @@ impl PySpace {
 
     fn memory_of(&self, py: Python<'_>, incarnation: Incarnation) -> PyResult<Py<PyMemory>> {
         let cached = |py| {
-            let memory = lock(&self.memory);
+            let memory = self.memory.lock();
             memory.as_ref().filter(|(cached, _)| *cached == incarnation).map(|(_, memory)| memory.clone_ref(py))
         };
         if let Some(memory) = cached(py) {
@@ -115,13 +121,13 @@ impl PySpace {
         }
         let memory = Py::new(py, PyMemory::new(self.inner.clone(), self.clients.clone_ref(py), incarnation))?;
         // The one before is dropped once the lock is free: its end may run Python code.
-        let replaced = lock(&self.memory).replace((incarnation, memory.clone_ref(py)));
+        let replaced = self.memory.lock().replace((incarnation, memory.clone_ref(py)));
         drop(replaced);
         Ok(memory)
     }
 }
 
-/// Frees what a cycle of garbage may hold: a view in it keeps its region busy.
+/// Frees views that a cycle of garbage holds, and that would keep their regions busy.
 fn collect_garbage() {
     Python::try_attach(|py| py.import("gc").and_then(|gc| gc.call_method0("collect")).map(drop).unwrap_or_default());
 }
@@ -210,8 +216,8 @@ impl PySpace {
 
     /// Maps every region and returns the `GuestMemory`; a space that is mapped already gives the same one.
     ///
-    /// `progress(p)` is called at most 20 times a second with `p.stage, p.done, p.total, p.rate` (bytes, bytes a second); what it
-    /// raises undoes everything and comes out. Raises `Misaligned`, `BackingError`, `HugePagesShort`, `NumaError`, and then nothing
+    /// `progress(p)` is called at most 20 times a second with `p.stage, p.done, p.total, p.rate` (bytes, bytes a second); an exception
+    /// of it undoes everything and is raised. Raises `Misaligned`, `BackingError`, `HugePagesShort`, `NumaError`, and then nothing
     /// is mapped.
     ///
     /// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout
@@ -275,7 +281,7 @@ impl PySpace {
         self.inner.load().map.generation().0
     }
 
-    /// The highest inclusive address of a region that is no DAX window; `layout.mem_start` when there is none.
+    /// The highest inclusive address of a region that is not a DAX window; `layout.mem_start` when there is none.
     #[getter]
     fn last_addr(&self) -> u64 {
         self.inner.load().map.last_addr()
@@ -402,6 +408,10 @@ impl PySpace {
         self.query(py, |base| base.__iter__(py))
     }
 
+    fn __reversed__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        self.query(py, |base| base.__reversed__(py))
+    }
+
     fn __repr__(&self) -> String {
         let snapshot = self.inner.load();
         let (map, mapped) = (&snapshot.map, if snapshot.memory.is_some() { "mapped" } else { "not mapped" });
@@ -415,7 +425,7 @@ impl PySpace {
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         visit.call(&self.clients)?;
-        let Ok(memory) = self.memory.try_lock() else { return Ok(()) };
+        let Some(memory) = self.memory.try_lock() else { return Ok(()) };
         memory.as_ref().map_or(Ok(()), |(_, memory)| visit.call(memory))
     }
 

@@ -1,7 +1,5 @@
 //! `Transaction`.
 
-use std::sync::Mutex;
-
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
@@ -14,7 +12,7 @@ use super::region_objects::handed_over;
 use super::space::PySpace;
 use crate::model::error::Result;
 use crate::model::ids::Generation;
-use crate::model::wait::lock;
+use crate::model::lock::Lock;
 use crate::space::transaction::Transaction;
 
 /// Many changes of an address space, published once, or none of them.
@@ -35,7 +33,7 @@ use crate::space::transaction::Transaction;
 pub struct PyTransaction {
     space: Py<PySpace>,
     if_generation: Option<Generation>,
-    state: Mutex<TransactionState>,
+    state: Lock<TransactionState>,
 }
 
 #[derive(Debug)]
@@ -47,12 +45,12 @@ enum TransactionState {
 
 impl PyTransaction {
     pub(super) fn new(space: Py<PySpace>, if_generation: Option<Generation>) -> Self {
-        Self { space, if_generation, state: Mutex::new(TransactionState::New) }
+        Self { space, if_generation, state: Lock::new(TransactionState::New) }
     }
 
-    /// Never held while Python code runs, and an error that becomes an exception runs some.
+    /// The lock is never held while Python code runs: that may come back here. An error that becomes an exception runs some.
     fn with_state<T>(&self, work: impl FnOnce(&mut TransactionState) -> T) -> T {
-        work(&mut lock(&self.state))
+        work(&mut self.state.lock())
     }
 
     fn with_open<T>(&self, work: impl FnOnce(&mut Transaction) -> Result<T>) -> PyResult<T> {
@@ -95,6 +93,7 @@ impl PyTransaction {
     ) -> PyResult<bool> {
         let state = self.with_state(|state| std::mem::replace(state, TransactionState::Closed(None)));
         if let (TransactionState::Open(transaction), true) = (state, exc_type.is_none()) {
+            // A share of its own: without the interpreter's lock, another thread may drop the last reference to the space.
             let space = self.space.get().inner().clone();
             let published = detached(py, None, |interrupt| transaction.publish(&space, interrupt))?;
             if let Some(map) = published {

@@ -13,9 +13,9 @@ use super::space::PySpace;
 use super::space_ref::SpaceRef;
 use crate::model::unplug::{UnplugRequest, UnplugState};
 
-/// A request that the guest give a region up. `remove_region` is what gives it up, once the guest has let go.
+/// A request that the guest give a region up; `remove_region` removes it, once the guest has let go.
 ///
-/// Made by `AddressSpace.request_unplug(region)`; whoever drives the guest finds it in `AddressSpace.unplug_requests`.
+/// Made by `AddressSpace.request_unplug(region)`; the code that drives the guest finds it in `AddressSpace.unplug_requests`.
 ///
 /// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
 /// >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "1MiB", name="dimm0")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
@@ -73,7 +73,8 @@ impl PyUnplugRequest {
         Ok(state == UnplugState::Done)
     }
 
-    /// Withdraws the request: by who asked, or by the guest's side when the guest refuses. Once it is done, nothing happens.
+    /// Withdraws the request: the user may think better of it, and the code that drives the guest calls this when the guest refuses.
+    /// A request that is settled stays as it is.
     ///
     /// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
     /// >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "1MiB", name="ram0")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
@@ -109,7 +110,7 @@ impl PyUnplugRequest {
 impl PySpace {
     /// Asks for a region (exact base, name or region) to be given up and returns the `UnplugRequest`; nothing is removed.
     ///
-    /// Whoever drives the guest finds it in `unplug_requests`, and calls `remove_region` when the guest has let go, or cancels it.
+    /// The code that drives the guest finds it in `unplug_requests`, and calls `remove_region` when the guest has let go, or cancels it.
     /// Asking again gives the same request. Raises `UnmappedAddress`.
     ///
     /// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion

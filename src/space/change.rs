@@ -1,7 +1,6 @@
 //! The way from one snapshot to the next: all of it, or nothing.
 //!
-//! [`AddressSpace::change`] is the protocol; its order is what keeps readers, leases and clients right, and each step says why it
-//! stands where it does.
+//! [`AddressSpace::change`] is the protocol. Readers, leases and clients rely on the order of its steps.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -31,15 +30,15 @@ type MappedAhead = HashMap<RegionId, Arc<MappedRegion>>;
 impl AddressSpace {
     /// Applies the operations to the current map and publishes the result once, or changes nothing. Returns the published map.
     ///
-    /// Must be called without the interpreter's lock: nobody who has it may wait for the turn, for the writer whose turn it is takes
-    /// it to call a client.
+    /// Must be called without the interpreter's lock: the writer whose turn it is takes that lock to call a client, and would wait for
+    /// ever for a thread that holds it and waits for the turn.
     pub fn change(&self, request: &ChangeRequest<'_>, interrupt: &dyn Interrupt) -> Result<Arc<RegionMap>> {
         self.check_process()?;
         // Mapping may take minutes: done before the turn is taken, it delays no other writer, and can be interrupted at no cost.
         let mut ahead = self.map_ahead(request, interrupt)?;
         let turn = self.turn().take(interrupt)?;
-        // Loaded inside the turn: nobody else publishes from here on. What was checked ahead was checked on a map that may be gone, so
-        // all of it is checked again.
+        // Loaded inside the turn: nobody else publishes from here on. The checks made ahead were made on a map that may be gone, so
+        // all of them are made again.
         let before = self.load_full();
         let change = request.change_of(&before.map)?;
         self.reservations().check(&change.added, request.reservation)?;
@@ -69,7 +68,7 @@ impl AddressSpace {
     /// Asks the clients, swaps, tells the clients, and waits until no reader is left in the old snapshot, which it returns.
     ///
     /// An error before the swap drops `prepared`, which rolls the clients back in reverse, and then `participant`, which opens the
-    /// leases again; behind the swap there are no errors.
+    /// leases again; behind the swap nothing can fail.
     fn publish(
         &self,
         turn: TurnGuard<'_>,
@@ -97,7 +96,7 @@ impl AddressSpace {
         asked.map(|client| (Arc::clone(client), Arc::clone(proposal))).collect()
     }
 
-    /// Checks a request on the current map, so that an overlap costs no mapping, and maps what it adds.
+    /// Checks a request on the current map, so that an overlap costs no mapping, and maps the regions that it adds.
     fn map_ahead(&self, request: &ChangeRequest<'_>, interrupt: &dyn Interrupt) -> Result<MappedAhead> {
         let (map, is_mapped) = {
             let snapshot = self.load();

@@ -2,13 +2,13 @@
 
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, OnceLock};
 
 use super::proposal::Proposal;
 use super::turn::TurnGuard;
 use crate::model::error::{Error, Result};
 use crate::model::interrupt::Interrupt;
-use crate::model::wait::lock;
+use crate::model::lock::Lock;
 use crate::sys::event::Event;
 
 /// A follower of every change: asked before it is published, told after.
@@ -39,7 +39,7 @@ pub trait Client: Send + Sync {
         Ok(())
     }
 
-    /// Takes the error that ended the subscription; what it gives back is kept there and reported.
+    /// Takes the error that ended the subscription; an error that it gives back is kept in the subscription and reported.
     fn failed(&self, error: Error) -> Option<Error> {
         Some(error)
     }
@@ -57,7 +57,7 @@ pub struct Subscription {
     /// Whether the client was offered the regions that are there.
     has_seen_regions: AtomicBool,
     over: AtomicBool,
-    error: Mutex<Option<Error>>,
+    error: Lock<Option<Error>>,
     /// Made when it is first asked for.
     event: OnceLock<Event>,
 }
@@ -75,7 +75,7 @@ impl Subscription {
             client,
             has_seen_regions: AtomicBool::new(true),
             over: AtomicBool::new(false),
-            error: Mutex::default(),
+            error: Lock::default(),
             event: OnceLock::new(),
         }
     }
@@ -92,10 +92,10 @@ impl Subscription {
         &self.name
     }
 
-    /// What ended the subscription.
+    /// The error that ended the subscription.
     #[must_use]
     pub fn error(&self) -> Option<Error> {
-        lock(&self.error).clone()
+        self.error.lock().clone()
     }
 
     /// Whether the client follows no change any more.
@@ -123,15 +123,16 @@ impl Subscription {
     }
 
     fn fail(&self, error: Error, interrupt: &dyn Interrupt) {
+        // A client that failed no longer agrees with the space: asked about later changes, it would do harm.
         self.end();
         if let Some(error) = self.client.failed(error) {
             interrupt.report(self.client.name(), &error);
-            *lock(&self.error) = Some(error);
+            *self.error.lock() = Some(error);
         }
     }
 }
 
-/// A client, and what it is offered.
+/// A client and the proposal that it is asked about.
 pub(super) type Participant = (Arc<Subscription>, Arc<Proposal>);
 
 /// Clients that prepared a change; those not committed are rolled back, in reverse.
@@ -160,12 +161,13 @@ impl<'a> Prepared<'a> {
         Ok(prepared)
     }
 
-    /// Tells each client in order that the change is published, and returns who failed at it.
+    /// Tells each client in order that the change is published, and returns those that failed at it.
     pub(super) fn commit(mut self) -> Vec<(Arc<Subscription>, Error)> {
         let mut failures = Vec::new();
         // Taken out first: from here on nothing is rolled back, for the change is published.
         for (subscription, proposal) in std::mem::take(&mut self.done) {
             self.turn.enter(Some(&subscription.name), "commit");
+            // Before the client is told: whatever it answers, the regions are there for it, or gone.
             subscription.has_seen_regions.store(!proposal.ends_memory(), Ordering::Release);
             match subscription.client.commit(&proposal) {
                 Ok(()) => subscription.event.get().map(Event::signal).unwrap_or_default(),
@@ -187,6 +189,7 @@ impl<'a> Prepared<'a> {
 
 impl Drop for Prepared<'_> {
     fn drop(&mut self) {
+        // In reverse, so that a client finds those before it as they were when it was asked. A panic of a client comes here too.
         for (subscription, proposal) in self.done.iter().rev() {
             self.turn.enter(Some(&subscription.name), "rollback");
             if let Err(error) = subscription.client.rollback(proposal) {

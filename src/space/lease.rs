@@ -14,7 +14,7 @@ use crate::model::range::Range;
 use crate::model::wait::SLICE;
 
 impl AddressSpace {
-    /// Leases what `sections` finds in a range; `Err` in the result is a region to wait for.
+    /// Leases the sections that `sections` finds in a range; `Err` in the result is a region to wait for.
     ///
     /// After a wait all of it is done again, on the snapshot of then: nothing that was found before holds.
     pub fn try_lease(

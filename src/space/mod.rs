@@ -1,7 +1,7 @@
 //! The live address space: one immutable snapshot behind one `ArcSwap`.
 //!
-//! Readers take the [`state::SpaceState`] without a lock. Writers take [`turn::Turn`]s, and [`change`] is the only way from one
-//! snapshot to the next: checked, prepared by every [`client`], published with one store, or undone.
+//! Readers take the [`state::SpaceState`] without a lock. Writers take [`turn::Turn`]s, and a [`change`] is the only way from one
+//! map to the next: checked, prepared by every [`client`], published with one store, or undone.
 
 pub mod build;
 pub mod change;

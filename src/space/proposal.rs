@@ -1,4 +1,4 @@
-//! What clients are shown of a change: the maps, and the host side of every region.
+//! A change as clients are shown it: the maps, and the host side of every region.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use crate::model::region_map::RegionEntry;
 /// A change with the memory before and behind it.
 #[derive(Debug)]
 pub struct Proposal {
-    /// What differs.
+    /// The difference between the maps.
     pub change: Change,
     before: Option<Arc<MappedRegions>>,
     after: Option<Arc<MappedRegions>>,
@@ -30,6 +30,7 @@ impl Proposal {
     /// A replaced region has one under each description: it is the same memory.
     #[must_use]
     pub fn mapping(&self, region: &RegionEntry) -> Option<&Arc<MappedRegion>> {
+        // Looked for on both sides, for a region that was taken out and put back has the same base, and another id.
         let sides = [&self.after, &self.before].map(|side| side.as_ref()?.find(region.base()));
         sides.into_iter().flatten().find(|mapped| mapped.is(region))
     }

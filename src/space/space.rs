@@ -1,7 +1,7 @@
 //! The handle that everything goes through.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
@@ -16,11 +16,12 @@ use crate::model::error::{Error, Result};
 use crate::model::ids::Generation;
 use crate::model::interrupt::Interrupt;
 use crate::model::layout::Layout;
+use crate::model::lock::{Lock, LockGuard};
 use crate::model::region::SharedRegion;
 use crate::model::region_map::RegionMap;
 use crate::model::reservations::ReservationTable;
 use crate::model::unplug::UnplugTable;
-use crate::model::wait::{Deadline, Monitor, lock};
+use crate::model::wait::{Deadline, Monitor};
 use crate::sys::fork::Process;
 
 /// A live guest physical address space: readers never wait, writers take turns, no change is lost.
@@ -41,7 +42,7 @@ use crate::sys::fork::Process;
 /// # Ok::<(), _core::model::error::Error>(())
 /// ```
 pub struct AddressSpace {
-    /// What readers see; only a writer that has the turn stores it.
+    /// The snapshot that readers see; only a writer that has the turn stores it.
     current: ArcSwap<SpaceState>,
     /// The generation of `current`, apart so that a cached map is found to be the newest without a load of the snapshot.
     ///
@@ -49,11 +50,11 @@ pub struct AddressSpace {
     generation: AtomicU64,
     turn: Turn,
     /// In the order in which they are asked.
-    clients: Mutex<Vec<Arc<Subscription>>>,
+    clients: Lock<Vec<Arc<Subscription>>>,
     /// Notified of each publication.
     published: Monitor<()>,
-    reservations: Mutex<ReservationTable>,
-    unplugs: Mutex<UnplugTable>,
+    reservations: Lock<ReservationTable>,
+    unplugs: Lock<UnplugTable>,
     /// The process that made the space: the copy in a forked child must change nothing.
     process: Process,
 }
@@ -79,10 +80,10 @@ impl AddressSpace {
             }),
             generation: AtomicU64::new(0),
             turn: Turn::default(),
-            clients: Mutex::default(),
+            clients: Lock::default(),
             published: Monitor::default(),
-            reservations: Mutex::default(),
-            unplugs: Mutex::default(),
+            reservations: Lock::default(),
+            unplugs: Lock::default(),
             process: Process::current(),
         }
     }
@@ -113,7 +114,7 @@ impl AddressSpace {
         Arc::clone(&self.load().map)
     }
 
-    /// Whether a map that this space published is the current one.
+    /// Whether a map that this space published is the current one: a look-up in a cached map costs no load of the snapshot.
     #[inline]
     #[must_use]
     pub fn is_current(&self, map: &RegionMap) -> bool {
@@ -126,12 +127,12 @@ impl AddressSpace {
         &self.turn
     }
 
-    pub(super) fn reservations(&self) -> MutexGuard<'_, ReservationTable> {
-        lock(&self.reservations)
+    pub(super) fn reservations(&self) -> LockGuard<'_, ReservationTable> {
+        self.reservations.lock()
     }
 
-    pub(super) fn unplugs(&self) -> MutexGuard<'_, UnplugTable> {
-        lock(&self.unplugs)
+    pub(super) fn unplugs(&self) -> LockGuard<'_, UnplugTable> {
+        self.unplugs.lock()
     }
 
     /// The one publication of a change.
@@ -149,7 +150,7 @@ impl AddressSpace {
         self.current.swap(Arc::new(after))
     }
 
-    /// Takes the memory out, for the last owner of a space, who chooses how it is unmapped: that takes long.
+    /// Takes the memory out, for the last owner of a space to drop where it delays nobody: unmapping takes long.
     #[must_use]
     pub fn take_memory(&self) -> Option<Arc<MappedRegions>> {
         let map = self.map();
@@ -217,14 +218,15 @@ impl AddressSpace {
         self.check_process()?;
         let turn = self.turn.take(interrupt)?;
         turn.enter(Some(subscription.name()), "detach");
+        // Out of the table before it lets go, so that a failure half way leaves no client that is asked about changes.
         subscription.end();
         self.forget_ended();
         subscription.client().leave()
     }
 
     /// The clients in the order in which they are asked.
-    pub(super) fn clients(&self) -> MutexGuard<'_, Vec<Arc<Subscription>>> {
-        lock(&self.clients)
+    pub(super) fn clients(&self) -> LockGuard<'_, Vec<Arc<Subscription>>> {
+        self.clients.lock()
     }
 
     /// Refuses a client that follows memory while there is none.
@@ -241,7 +243,7 @@ impl AddressSpace {
     pub fn dismiss(&self) {
         let clients = std::mem::take(&mut *self.clients());
         if self.check_process().is_ok() {
-            // There is nobody left to tell; what a client could not let go, it keeps.
+            // There is nobody left to tell of an error; the client keeps whatever it could not let go.
             clients.iter().for_each(|subscription| drop(subscription.client().leave()));
         }
     }

@@ -1,4 +1,4 @@
-//! What readers see: the map, and the memory behind it.
+//! The snapshot that readers see: the map, and the memory behind it.
 
 use std::sync::Arc;
 
@@ -47,6 +47,7 @@ impl SpaceState {
         let mut next = memory.successor();
         let mut reached = 0;
         for edit in edits {
+            // A new region may begin before the end of one that goes: what was passed already is not kept again.
             let at = memory.index_of(edit.region().base()).max(reached);
             next.keep(memory, reached..at);
             reached = at;
@@ -64,7 +65,7 @@ impl SpaceState {
     }
 }
 
-/// What a change does to one region that has memory.
+/// One step from the memory before a change to the memory behind it.
 enum MemoryEdit<'a> {
     Remove(&'a RegionEntry),
     /// The new description of memory that stays.
@@ -88,5 +89,100 @@ impl<'a> MemoryEdit<'a> {
         // Stable, so that the order above holds where bases are equal.
         edits.sort_by_key(|edit| edit.region().base());
         edits
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::mapper::Mapper;
+    use crate::model::change::{ChangeRequest, Operation, RegionTarget};
+    use crate::model::interrupt::Uninterrupted;
+    use crate::model::layout::Layout;
+    use crate::model::range::Range;
+    use crate::model::region::{Region, RegionType, SharedRegion};
+    use crate::model::source::Source;
+
+    fn region(page: u64, name: &str) -> Region {
+        let region_type = if name == "uart" { RegionType::DeviceMemory } else { RegionType::DefaultMemory };
+        let region = Region::new(region_type, Range::at(page << 12, 1 << 12), Source::default()).unwrap();
+        Region { name: Some(name.into()), ..region }
+    }
+
+    fn map(region: &RegionEntry) -> Result<Arc<MappedRegion>> {
+        let mapping = Mapper::new(&Uninterrupted, region.size()).map(region)?;
+        Ok(Arc::new(MappedRegion::new(region, mapping)))
+    }
+
+    /// A mapped state of four regions of RAM at even pages, and a device behind them.
+    fn state() -> SpaceState {
+        let names = ["a", "b", "c", "d"];
+        let ram = names.into_iter().zip([0, 2, 4, 6]).map(|(name, page)| region(page, name));
+        let regions: Vec<SharedRegion> = ram.chain([region(16, "uart")]).map(Arc::new).collect();
+        let layout = Layout::new(32 << 12, 0, 16 << 12, vec![]).unwrap();
+        let before = Arc::new(RegionMap::from_regions(regions, layout).unwrap());
+        let ram = before.regions().iter().filter(|region| region.has_memory());
+        let memory = MappedRegions::new(Incarnation::unique(), false, ram.map(|region| map(region).unwrap()).collect());
+        SpaceState { map: before, memory: Some(Arc::new(memory)) }
+    }
+
+    fn after(state: &SpaceState, operations: &[Operation]) -> (Change, Arc<MappedRegions>) {
+        let change = ChangeRequest::of(operations).change_of(&state.map).unwrap();
+        let memory = state.memory_after(&change, map).unwrap().unwrap();
+        let ids = |map: &RegionMap| map.regions().iter().filter(|r| r.has_memory()).map(|r| r.id).collect::<Vec<_>>();
+        assert_eq!(memory.regions().iter().map(|region| region.id).collect::<Vec<_>>(), ids(&change.after));
+        assert!(
+            memory.regions().iter().all(|mapped| change.after.find(mapped.desc.base()).is_some_and(|r| mapped.is(r)))
+        );
+        (change, memory)
+    }
+
+    #[test]
+    fn regions_that_stay_keep_their_memory_and_new_ones_have_their_own() {
+        let state = state();
+        let old = state.memory.clone().unwrap();
+        let (_, new) = after(
+            &state,
+            &[
+                Operation::Remove(RegionTarget::Base(0)),
+                Operation::insert(region(1, "between")),
+                Operation::Replace(RegionTarget::Name("b".into()), Arc::new(region(2, "renamed"))),
+                Operation::Remove(RegionTarget::Name("c".into())),
+                Operation::insert(region(4, "c")),
+                Operation::insert(region(8, "last")),
+            ],
+        );
+        let [_, b, c, d] = old.regions() else { panic!() };
+        let [_, renamed, put_back, kept, _] = new.regions() else { panic!() };
+        assert!(Arc::ptr_eq(d, kept));
+        assert!(Arc::ptr_eq(&b.mapping, &renamed.mapping) && Arc::ptr_eq(&b.leases, &renamed.leases));
+        assert!(!Arc::ptr_eq(&c.mapping, &put_back.mapping) && !Arc::ptr_eq(&c.leases, &put_back.leases));
+        assert_eq!(new.incarnation(), old.incarnation());
+    }
+
+    #[test]
+    fn a_larger_region_may_take_the_place_of_many() {
+        let operations = [0, 2, 4].map(|page| Operation::Remove(RegionTarget::Base(page << 12)));
+        let mut large = region(0, "large");
+        large.range = Range::at(0, 5 << 12);
+        let (_, memory) = after(&state(), &[&operations[..], &[Operation::insert(large)]].concat());
+        assert_eq!(memory.regions().iter().map(|region| region.desc.size() >> 12).collect::<Vec<_>>(), [5, 1]);
+    }
+
+    #[test]
+    fn a_change_of_devices_alone_keeps_the_memory_as_it_is() {
+        let state = state();
+        let (change, memory) = after(&state, &[Operation::Remove(RegionTarget::Name("uart".into()))]);
+        assert!(Arc::ptr_eq(&memory, state.memory.as_ref().unwrap()));
+        assert_eq!(change.removed.len(), 1);
+    }
+
+    #[test]
+    fn memory_is_found_by_its_incarnation() {
+        let state = state();
+        let incarnation = state.memory.as_ref().unwrap().incarnation();
+        assert!(state.memory_of(incarnation).is_ok());
+        assert!(matches!(state.memory_of(Incarnation::unique()), Err(Error::NotMapped { .. })));
+        assert!(SpaceState { memory: None, ..state }.memory_of(incarnation).is_err());
     }
 }

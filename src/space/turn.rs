@@ -15,7 +15,7 @@ use crate::model::wait::{Monitor, SLICE};
 /// How long writers wait for one call of a client before they give up.
 pub const CLIENT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The writer whose turn it is, and what it is doing.
+/// The writer that has the turn, and its phase.
 #[derive(Debug)]
 struct TurnOwner {
     thread: ThreadId,
@@ -76,6 +76,7 @@ impl Turn {
                 return Err(Error::Reentrant { message: owner.refusal() });
             }
             let mut owner = self.0.wait(owner, SLICE, |owner| owner.is_some());
+            // Given up only while a client is being called: mapping and unmapping may take minutes, and end by themselves.
             owner.as_ref().map_or(Ok(()), TurnOwner::check_client_timeout)?;
             if owner.is_none() {
                 *owner = Some(TurnOwner::begin(thread));

@@ -8,7 +8,7 @@ use crate::model::error::Result;
 use crate::model::unplug::UnplugRequest;
 
 impl AddressSpace {
-    /// Asks for a region: whoever drives the guest sees the request, and removes the region when the guest has let go.
+    /// Asks for a region: the code that drives the guest sees the request, and removes the region when the guest has let go.
     pub fn request_unplug(&self, target: &RegionTarget) -> Result<Arc<UnplugRequest>> {
         self.check_process()?;
         // Locked before the map is looked at. A removal settles its requests once it is published: this one either finds the region

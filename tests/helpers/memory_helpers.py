@@ -13,6 +13,7 @@ import sys
 import time
 import traceback
 import warnings
+from array import array
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -107,6 +108,14 @@ def nothing_left(*regions: AddressSpaceRegion) -> Iterator[AddressSpace]:
     assert len(maps()) <= mappings + 1
     assert not maps_of("/memfd:left")
     assert (space.snapshot(), space.is_mapped) == (map_before, False)
+
+
+def resident_bytes(host: int, size: int) -> int:
+    """How many bytes of a host range are in memory; a line of smaps may tell of neighbours that the kernel has joined, too."""
+    with Path("/proc/self/pagemap").open("rb") as file:
+        file.seek(host // PAGE * 8)
+        entries = array("Q", file.read(size // PAGE * 8))
+    return PAGE * sum(entry >> 63 for entry in entries)
 
 
 def resident() -> int:

@@ -33,11 +33,10 @@ from memory_helpers import (
     free_huge_pages,
     huge_pages,
     in_child,
-    kilobytes,
     mapped,
     maps,
     ram,
-    smaps,
+    resident_bytes,
 )
 from seccomp import fail
 from threads import beats_during
@@ -45,10 +44,6 @@ from threads import beats_during
 SIZE = 96 * MIB
 SOURCES = ["shmem", "mmap"]
 EINVAL, ENOMEM, EFAULT = 22, 12, 14
-
-
-def resident_of(host: int) -> int:
-    return kilobytes(smaps(host)["Rss"])
 
 
 @pytest.mark.parametrize("mem_type", SOURCES)
@@ -224,7 +219,7 @@ def test_without_the_advice_pages_are_touched_and_that_is_said(mem_type: str) ->
         memory.write(0, b"stays")
         report = memory.prealloc(threads=2)
         assert report.touched
-        assert resident_of(memory.host_address(0)) == SIZE
+        assert resident_bytes(memory.host_address(0), SIZE) == SIZE
         assert memory.read(0, 5) == b"stays"
 
     in_child(child)

@@ -166,6 +166,10 @@ def test_iteration_is_over_the_map_at_its_begin(space: AddressSpace) -> None:
     assert list(space) == [LOW, FS]
 
 
+def test_a_map_can_be_read_from_its_end(either: AddressSpace) -> None:
+    assert list(reversed(either)) == list(reversed(either.snapshot())) == [HIGH, LOW]
+
+
 def test_a_walk_may_change_the_space_and_sees_its_own_map(either: AddressSpace) -> None:
     seen = []
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from children import fork
 from dbs_address_space import (
     AddressSpace,
     AddressSpaceChange,
@@ -20,7 +21,8 @@ from dbs_address_space import (
     BackingOptions,
     GuestMemory,
 )
-from memory_helpers import GIB, PAGE, WINDOW, fork, huge_page_size, libc, mapped, ram
+from host import huge_page_size
+from memory_helpers import GIB, PAGE, WINDOW, libc, mapped, ram
 from userfaultfd import register
 from verbs import data
 

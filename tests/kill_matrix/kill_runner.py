@@ -15,9 +15,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np  # noqa: F401  its libraries would be left behind by the first array
+from children import finish_child, fork, start_child
 from dbs_address_space import AddressSpace, AddressSpaceError, AddressSpaceRegion
+from host import huge_pages
+from kernel_view import descriptors, maps
 from kill_cells import DAX_ONLY, EVENTS, HUGE, HUGE_ONLY, OPTIONS, SOURCES, TYPES, World, is_huge
-from memory_helpers import LAYOUT, PAGE, descriptors, finish_child, fork, huge_pages, maps, ram, start_child
+from memory_helpers import LAYOUT, PAGE, ram
 from verbs import OTHER, VERBS, Verb, data
 
 BATCH = 200

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from host import mounted, require
 from kill_cells import HUGE, is_huge
 from kill_runner import Count, all_cells, run
-from memory_helpers import mounted, require
 
 SAMPLE = 600
 RED = ("limited", "starved")

@@ -24,7 +24,9 @@ from dbs_address_space import (
     RegionBusy,
     Unsupported,
 )
-from memory_helpers import GIB, PAGE, ask_host, covers, make_file, mapped, maps, ram
+from host import ask_host
+from kernel_view import covers, maps
+from memory_helpers import GIB, PAGE, make_file, mapped, ram
 
 BASE = 0x10_0123
 """Guest addresses of a buffer need no alignment."""

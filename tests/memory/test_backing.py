@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from children import in_child
 from dbs_address_space import (
     AddressSpaceBuilder,
     AddressSpaceRegion,
@@ -22,25 +23,9 @@ from dbs_address_space import (
     NumaPolicy,
     Unsupported,
 )
-from memory_helpers import (
-    LAYOUT,
-    MIB,
-    PAGE,
-    WINDOW,
-    ask_host,
-    covers,
-    free_huge_pages,
-    huge_page_size,
-    huge_pages,
-    in_child,
-    make_file,
-    mapped,
-    maps,
-    pool,
-    ram,
-    require,
-    smaps,
-)
+from host import ask_host, free_huge_pages, huge_page_size, huge_pages, pool, require
+from kernel_view import covers, maps, smaps
+from memory_helpers import LAYOUT, MIB, PAGE, WINDOW, make_file, mapped, ram
 
 SOURCES = ["shmem", "mmap"]
 THP = Path("/sys/kernel/mm/transparent_hugepage/enabled")

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from children import in_child
 from dbs_address_space import (
     MAP_PRIVATE,
     MAP_SHARED,
@@ -18,19 +19,8 @@ from dbs_address_space import (
     MemoryFault,
     Unsupported,
 )
-from memory_helpers import (
-    GIB,
-    MIB,
-    PAGE,
-    ask_host,
-    huge_pages,
-    in_child,
-    libc,
-    mapped,
-    mounted,
-    ram,
-    require,
-)
+from host import ask_host, huge_pages, mounted, require
+from memory_helpers import GIB, MIB, PAGE, libc, mapped, ram
 from threads import run_threads
 from verbs import OTHER, VERBS, Verb, data
 

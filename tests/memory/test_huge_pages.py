@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from children import in_child
 from dbs_address_space import (
     MAP_ANONYMOUS,
     MAP_NORESERVE,
@@ -18,24 +19,9 @@ from dbs_address_space import (
     MemoryFault,
     Misaligned,
 )
-from memory_helpers import (
-    GIB,
-    MIB,
-    PAGE,
-    descriptors,
-    free_huge_pages,
-    huge_page_size,
-    huge_pages,
-    in_child,
-    kilobytes,
-    mapped,
-    maps_of,
-    mounted,
-    nothing_left,
-    protection,
-    ram,
-    smaps,
-)
+from host import free_huge_pages, huge_page_size, huge_pages, mounted
+from kernel_view import descriptors, kilobytes, maps_of, nothing_left, protection, smaps
+from memory_helpers import GIB, MIB, PAGE, mapped, ram
 from verbs import OTHER, VERBS
 
 HUGE = huge_page_size() or 2 * MIB

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from children import in_child
 from dbs_address_space import (
     MAP_POPULATE,
     AddressSpaceBuilder,
@@ -23,23 +24,11 @@ from dbs_address_space import (
     RegionBusy,
     UnmappedAddress,
 )
-from memory_helpers import (
-    GIB,
-    MIB,
-    PAGE,
-    WINDOW,
-    ask_for_memory,
-    descriptors,
-    free_huge_pages,
-    huge_pages,
-    in_child,
-    mapped,
-    maps,
-    ram,
-    resident_bytes,
-)
+from host import ask_for_memory, free_huge_pages, huge_pages
+from kernel_view import descriptors, maps, resident_bytes
+from memory_helpers import GIB, MIB, PAGE, WINDOW, mapped, ram
 from seccomp import fail
-from threads import beats_during
+from threads import beats_during, beats_in_time
 
 SIZE = 96 * MIB
 SOURCES = ["shmem", "mmap"]
@@ -205,7 +194,7 @@ def test_the_background_takes_no_progress_function() -> None:
 
 
 def test_other_threads_run_meanwhile() -> None:
-    assert any(beats_during(mapped(ram(0, 256 * MIB, mem_type="mmap"))[1].prealloc) > 5 for _ in range(5))
+    assert beats_in_time(lambda: beats_during(mapped(ram(0, 256 * MIB, mem_type="mmap"))[1].prealloc) > 5)
 
 
 # Failures.

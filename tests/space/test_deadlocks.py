@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any
 
 import pytest
+from children import finish_child, in_child, run_python, start_child
 from dbs_address_space import (
     AddressSpace,
     ForkedProcess,
@@ -23,17 +24,8 @@ from dbs_address_space import (
     RegionOverlap,
     UnmappedAddress,
 )
-from memory_helpers import (
-    LAYOUT,
-    PAGE,
-    finish_child,
-    in_child,
-    mapped,
-    maps_of,
-    ram,
-    run_python,
-    start_child,
-)
+from kernel_view import maps_of
+from memory_helpers import LAYOUT, PAGE, mapped, ram
 from threads import run_threads
 from verbs import VERBS, Verb
 

@@ -17,7 +17,7 @@ CARGO = PYO3_PYTHON=$(CURDIR)/$(RUN) \
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup develop demo test test-debug check format stubs docs bench clean third-party doctor-demo doctor-test
+.PHONY: help setup develop demo test test-debug test-long check format stubs docs bench clean third-party doctor-demo doctor-test
 .PHONY: wheels test-wheels test-pythons test-bare check-targets check-oldest-rust check-dependencies
 
 help: ## list the targets
@@ -39,6 +39,9 @@ test: doctor-test $(INSTALLED) $(BUILT) ## run the tests of the crate and of the
 
 test-debug: $(DEBUG)/built ## run the tests of the package on a build with debug assertions
 	PYTHONPATH=$(CURDIR)/$(DEBUG) $(RUN) -m pytest
+
+test-long: $(INSTALLED) $(BUILT) ## run every cell of the kill matrix, of which make test has a sample
+	KILL_MATRIX=all $(RUN) -m pytest tests/kill_matrix
 
 check: doctor-test docs $(INSTALLED) $(BUILT) ## formats, lints, types, documentation, licences, and the stub against the extension
 	cargo fmt --check

@@ -5,7 +5,8 @@ import os
 import platform
 import struct
 
-from memory_helpers import libc, require
+from host import require
+from memory_helpers import libc
 
 NUMBERS = {
     "x86_64": {

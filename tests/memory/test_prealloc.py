@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from children import in_child
 from dbs_address_space import (
     MAP_POPULATE,
     AddressSpaceBuilder,
@@ -23,22 +24,11 @@ from dbs_address_space import (
     RegionBusy,
     UnmappedAddress,
 )
-from memory_helpers import (
-    GIB,
-    MIB,
-    PAGE,
-    WINDOW,
-    descriptors,
-    free_huge_pages,
-    huge_pages,
-    in_child,
-    mapped,
-    maps,
-    ram,
-    resident_bytes,
-)
+from host import ask_for_memory, free_huge_pages, huge_pages
+from kernel_view import descriptors, maps, resident_bytes
+from memory_helpers import GIB, MIB, PAGE, WINDOW, mapped, ram
 from seccomp import fail
-from threads import beats_during
+from threads import beats_during, beats_in_time
 
 SIZE = 96 * MIB
 SOURCES = ["shmem", "mmap"]
@@ -114,6 +104,7 @@ def stop(_: Progress) -> None:
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_what_progress_raises_stops_it(threads: int) -> None:
+    ask_for_memory(4 * GIB)
     _, memory = mapped(ram(0, 4 * GIB, mem_type="mmap"))
     with pytest.raises(StopError):
         memory.prealloc(threads=threads, progress=stop)
@@ -134,7 +125,7 @@ def test_a_build_that_is_stopped_leaves_nothing() -> None:
 INTERRUPTED = """
 import os, signal, threading, time
 from dbs_address_space import AddressSpaceBuilder
-memory = AddressSpaceBuilder(numa_regions=["8GiB"], mem_type="mmap").build().memory
+memory = AddressSpaceBuilder(numa_regions=["4GiB"], mem_type="mmap").build().memory
 def press():
     time.sleep(0.2)
     os.kill(os.getpid(), signal.SIGINT)
@@ -142,11 +133,12 @@ threading.Thread(target=press).start()
 try:
     memory.prealloc(threads=1)
 except KeyboardInterrupt:
-    print("interrupted", memory.effective()[0].resident < 8 << 30)
+    print("interrupted", memory.effective()[0].resident < 4 << 30)
 """
 
 
 def test_ctrl_c_stops_it() -> None:
+    ask_for_memory(4 * GIB)
     run = subprocess.run([sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, timeout=60, check=True)
     assert run.stdout == "interrupted True\n"
 
@@ -177,7 +169,8 @@ def test_a_handle_may_be_dropped() -> None:
 
 
 def test_the_background_can_be_cancelled() -> None:
-    handle = background(8 * 1024 * MIB)
+    ask_for_memory(4 * GIB)
+    handle = background(4 * GIB)
     assert not handle.wait(0.01)
     handle.cancel()
     assert handle.wait(30)
@@ -186,7 +179,8 @@ def test_the_background_can_be_cancelled() -> None:
 
 
 def test_a_region_in_work_is_busy() -> None:
-    space, memory = mapped(ram(0, 8 * 1024 * MIB, mem_type="mmap"))
+    ask_for_memory(4 * GIB)
+    space, memory = mapped(ram(0, 4 * GIB, mem_type="mmap"))
     handle = memory.prealloc(background=True)
     with pytest.raises(RegionBusy, match="prealloc"):
         space.remove_region(0)
@@ -202,7 +196,7 @@ def test_the_background_takes_no_progress_function() -> None:
 
 
 def test_other_threads_run_meanwhile() -> None:
-    assert any(beats_during(mapped(ram(0, 256 * MIB, mem_type="mmap"))[1].prealloc) > 5 for _ in range(5))
+    assert beats_in_time(lambda: beats_during(mapped(ram(0, 256 * MIB, mem_type="mmap"))[1].prealloc) > 5)
 
 
 # Failures.

@@ -7,8 +7,9 @@ from errno import ENOSYS, EPERM
 from pathlib import Path
 
 import pytest
+from children import in_child
 from dbs_address_space import MAP_PRIVATE, MAP_SHARED, AddressSpaceRegion, GuestMemory, MemoryFault
-from memory_helpers import PAGE, in_child, make_file, mapped, ram
+from memory_helpers import PAGE, make_file, mapped, ram
 from seccomp import fail
 
 SIZE = 8 * PAGE

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 from blake3 import blake3
-from bytes_helpers import numbered
 from bytes_model import undump
+from children import in_child
 from dbs_address_space import (
     AccessDenied,
     AddressSpaceRegion,
@@ -21,7 +21,7 @@ from dbs_address_space import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from memory_helpers import GIB, MIB, PAGE, in_child, make_file, mapped, ram
+from memory_helpers import GIB, MIB, PAGE, make_file, mapped, numbered, ram
 
 TOP = (1 << 64) - 1
 OFFSET = 100

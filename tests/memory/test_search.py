@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bytes_helpers import blocks
 from dbs_address_space import AddressSpaceRegion, BytePattern, GuestMemory, InvalidAddressRange
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from memory_helpers import GIB, MIB, PAGE, make_file, mapped, ram
+from memory_helpers import GIB, MIB, PAGE, blocks, make_file, mapped, ram
 
 CHUNK = 128 << 10
 """Bytes that are looked at in one go, besides the length of the needle."""

@@ -19,23 +19,9 @@ from dbs_address_space import (
     Misaligned,
     NumaError,
 )
-from memory_helpers import (
-    GIB,
-    LAYOUT,
-    MIB,
-    PAGE,
-    WINDOW,
-    descriptor_limit,
-    descriptors,
-    kilobytes,
-    mapped,
-    maps_of,
-    nothing_left,
-    protection,
-    ram,
-    resident_bytes,
-    smaps,
-)
+from host import descriptor_limit
+from kernel_view import descriptors, kilobytes, maps_of, nothing_left, protection, resident_bytes, smaps
+from memory_helpers import GIB, LAYOUT, MIB, PAGE, WINDOW, mapped, ram
 
 MAP_FIXED = 0x10
 SMALL = {"shmem": "memfd", "memfd": "memfd", "mmap": "anonymous", "anon": "anonymous", None: "memfd"}

@@ -25,7 +25,8 @@ from dbs_address_space import (
     MemorySourceType,
     Prot,
 )
-from memory_helpers import GIB, MIB, PAGE, descriptors, mapped, ram
+from kernel_view import descriptors
+from memory_helpers import GIB, MIB, PAGE, mapped, ram
 
 TOP = 2**64 - 1
 PRIVATE = MAP_PRIVATE | MAP_ANONYMOUS

@@ -2,7 +2,7 @@
 
 import sys
 
-from memory_helpers import run_python
+from children import run_python
 
 MODULE = "_interpreters" if sys.version_info >= (3, 13) else "_xxsubinterpreters"
 PROGRAM = f"""

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import dbs_address_space
 import pytest
+from children import in_child
 from dbs_address_space import (
     AddressSpace,
     AddressSpaceBase,
@@ -25,22 +26,9 @@ from dbs_address_space import (
     UnmappedAddress,
     usable_end,
 )
-from memory_helpers import (
-    GIB,
-    LAYOUT,
-    MIB,
-    PAGE,
-    WINDOW,
-    huge_pages,
-    in_child,
-    libc,
-    make_file,
-    mapped,
-    maps_of,
-    ram,
-    require,
-    smaps,
-)
+from host import huge_pages, require
+from kernel_view import maps_of, smaps
+from memory_helpers import GIB, LAYOUT, MIB, PAGE, WINDOW, libc, make_file, mapped, ram
 
 COUNT = 1000
 """Inserts a thread: so many that threads meet."""

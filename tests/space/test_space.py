@@ -1,10 +1,7 @@
 """`AddressSpace`: changes and what they return, snapshots, walks, and waiting for a change."""
 
 import copy
-import gc
-import os
 import pickle
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -344,30 +341,3 @@ def test_many_wait_for_one_change(space: AddressSpace) -> None:
     for thread in threads:
         thread.join()
     assert [each is newest for each in maps] == [True] * 8
-
-
-def interrupted(wait: Callable[[], object]) -> None:
-    with pytest.raises(KeyboardInterrupt):
-        timer = later(lambda: os.kill(os.getpid(), signal.SIGINT))
-        wait()
-    timer.join()
-
-
-@pytest.fixture
-def _no_callbacks() -> Iterator[None]:
-    """A removal collects garbage, and Python loses a Ctrl-C that comes in a callback of that; Hypothesis has one."""
-    callbacks = gc.callbacks[:]
-    gc.callbacks.clear()
-    yield
-    gc.callbacks[:] = callbacks
-
-
-@pytest.mark.usefixtures("_no_callbacks")
-def test_ctrl_c_ends_every_wait(space: AddressSpace) -> None:
-    interrupted(lambda: space.wait_for_change(0))
-    interrupted(lambda: space.wait_for_change(0, timeout=60))
-    with space.map_memory() as memory, memory.view(0, 1):
-        interrupted(lambda: space.remove_region(0, timeout=None))
-        interrupted(lambda: space.remove_region(0, timeout=60))
-    assert (space.generation, space.regions) == (0, (LOW, HIGH))
-    assert space.remove_region(0).regions == (HIGH,)

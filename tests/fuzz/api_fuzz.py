@@ -75,10 +75,28 @@ SENSIBLE: dict[str, list[Any]] = {
 CALLBACKS = {"progress", "callback", "client", "client_or_callable", "handler"}
 # Whatever these are, they may be waited for: never without an end.
 WAITS = {"timeout"}
-DUNDERS = (
-    "__contains__ __getitem__ __eq__ __lt__ __hash__ __repr__ __str__ __len__ __iter__ __bool__ __reduce__ __enter__ __sub__ __or__ "
-    "__and__ __next__ __copy__ __sizeof__ __dir__ __format__"
-).split()
+DUNDERS = [
+    "__contains__",
+    "__getitem__",
+    "__eq__",
+    "__lt__",
+    "__hash__",
+    "__repr__",
+    "__str__",
+    "__len__",
+    "__iter__",
+    "__bool__",
+    "__reduce__",
+    "__enter__",
+    "__sub__",
+    "__or__",
+    "__and__",
+    "__next__",
+    "__copy__",
+    "__sizeof__",
+    "__dir__",
+    "__format__",
+]
 
 
 class EvilError(Exception):

@@ -5,10 +5,11 @@ import textwrap
 from itertools import pairwise
 
 import pytest
+from children import run_python
 from dbs_address_space import AddressRange, DirtyPages, InvalidAddressRange, Misaligned
 from hypothesis import given
 from hypothesis import strategies as st
-from memory_helpers import PAGE, run_python
+from memory_helpers import PAGE
 
 page_numbers = st.sets(st.one_of(st.integers(0, 200), st.integers(2**52 - 70, 2**52 - 2)), max_size=60)
 

@@ -16,7 +16,7 @@ use crate::model::interrupt::Interrupt;
 use crate::model::policy::PolicyMode;
 use crate::model::region::{PROT_READ, PROT_WRITE, SharedRegion};
 use crate::model::wait::{Deadline, Monitor};
-use crate::sys::errno::{EFAULT, EINVAL, ENOMEM};
+use crate::sys::errno::{self, EFAULT, EINVAL, ENOMEM};
 use crate::sys::host::Host;
 use crate::sys::memory::{self, Advice};
 use crate::sys::numa;
@@ -113,7 +113,7 @@ impl Target {
     /// How many pages of the pool are missing, or what else the kernel had against it.
     fn failed(&self, error: &io::Error) -> Error {
         let pages = self.size.div_ceil(self.page_size);
-        if self.is_huge && matches!(error.raw_os_error(), Some(EFAULT | ENOMEM)) {
+        if self.is_huge && matches!(errno::of(error), EFAULT | ENOMEM) {
             let there = crate::sys::smaps::read(&[(self.host.addr(), usize_of(self.size))]).unwrap_or_default();
             let there = there.first().and_then(|sums| sums.resident.checked_div(self.page_size)).unwrap_or_default();
             let available = Host::default().available_huge_pages(self.page_size).unwrap_or_default();
@@ -212,7 +212,7 @@ impl<'a> Work<'a> {
 
     fn populate(&self, target: &Target, step: PopulateStep) -> Result<()> {
         match target.populate(step.offset, step.size) {
-            Err(error) if error.raw_os_error() == Some(EINVAL) && target.can_be_touched() => {
+            Err(error) if errno::of(&error) == EINVAL && target.can_be_touched() => {
                 self.touched.store(true, Ordering::Relaxed);
                 target.touch(step.offset, step.size);
                 Ok(())
@@ -293,7 +293,7 @@ fn in_threads(
                     message: format!(
                         "cannot start thread {index} of {threads} to populate memory: {error}; give threads="
                     ),
-                    errno: error.raw_os_error().unwrap_or_default(),
+                    errno: errno::of(&error),
                     region: None,
                 });
             }
@@ -356,7 +356,7 @@ impl Background {
         let spawned = std::thread::Builder::new().name("prealloc".into()).spawn(run);
         spawned.map(|_| job).map_err(|error| Error::Backing {
             message: format!("cannot start a thread to populate memory: {error}"),
-            errno: error.raw_os_error().unwrap_or_default(),
+            errno: errno::of(&error),
             region: None,
         })
     }

@@ -13,7 +13,7 @@ use crate::model::int::u64_of;
 use crate::model::interrupt::Interrupt;
 use crate::model::wait::SLICE;
 use crate::sys::copy::Stopped;
-use crate::sys::errno::{EFAULT, EIO};
+use crate::sys::errno::{self, EFAULT, EIO};
 use crate::sys::poll::{self, Direction};
 use crate::sys::stream;
 
@@ -151,7 +151,7 @@ impl<'a> Transfer<'a> {
     fn failed(&self, part: &Section, failure: Failure) -> Error {
         match failure {
             Failure::Stopped(error) => error,
-            Failure::Kernel(error) if error.raw_os_error() == Some(EFAULT) => {
+            Failure::Kernel(error) if errno::of(&error) == EFAULT => {
                 part.fault(self.verb, &Stopped { completed: 0, error: Some(error) }).after(self.done).of(self.total)
             }
             Failure::Kernel(error) => self.refused(&error),
@@ -159,7 +159,7 @@ impl<'a> Transfer<'a> {
     }
 
     fn refused(&self, error: &io::Error) -> Error {
-        self.partial(&error.to_string(), error.raw_os_error().unwrap_or(EIO))
+        self.partial(&error.to_string(), errno::of(error))
     }
 
     fn partial(&self, why: &str, errno: i32) -> Error {

@@ -17,6 +17,7 @@ pub mod int;
 pub mod interrupt;
 pub mod invalid;
 pub mod layout;
+pub mod lock;
 pub mod machine;
 pub mod numa;
 pub mod pattern;

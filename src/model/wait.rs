@@ -1,11 +1,12 @@
 //! Waiting: state behind a lock that threads wait on, in slices between which the caller's [`Interrupt`] is asked.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::error::Interrupted;
 use super::interrupt::Interrupt;
+use super::lock::{Lock, LockGuard};
 
 /// The longest wait between two calls of [`Interrupt::check`]: Ctrl-C may take as long.
 pub const SLICE: Duration = Duration::from_millis(50);
@@ -30,10 +31,10 @@ impl Deadline {
     }
 }
 
-/// State that threads wait on. Nothing is poisoned by a panic, and waking nobody costs no system call.
+/// State that threads wait on. Waking nobody costs no system call.
 #[derive(Debug, Default)]
 pub struct Monitor<T> {
-    state: Mutex<T>,
+    state: Lock<T>,
     changed: Condvar,
     waiting: AtomicUsize,
 }
@@ -41,12 +42,12 @@ pub struct Monitor<T> {
 impl<T> Monitor<T> {
     /// Begins with a state.
     pub const fn new(state: T) -> Self {
-        Self { state: Mutex::new(state), changed: Condvar::new(), waiting: AtomicUsize::new(0) }
+        Self { state: Lock::new(state), changed: Condvar::new(), waiting: AtomicUsize::new(0) }
     }
 
     /// Locks the state.
-    pub fn lock(&self) -> MutexGuard<'_, T> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    pub fn lock(&self) -> LockGuard<'_, T> {
+        self.state.lock()
     }
 
     /// Wakes all waiters; call it after the state has changed under the lock, so that a waiter sees the change or is seen.
@@ -61,10 +62,10 @@ impl<T> Monitor<T> {
     /// Waits at most `limit` while the state is `blocked`.
     pub fn wait<'a>(
         &'a self,
-        state: MutexGuard<'a, T>,
+        state: LockGuard<'a, T>,
         limit: Duration,
         blocked: impl FnMut(&mut T) -> bool,
-    ) -> MutexGuard<'a, T> {
+    ) -> LockGuard<'a, T> {
         self.waiting.fetch_add(1, Ordering::Relaxed);
         let (state, _) = self.changed.wait_timeout_while(state, limit, blocked).unwrap_or_else(PoisonError::into_inner);
         self.waiting.fetch_sub(1, Ordering::Relaxed);
@@ -77,7 +78,7 @@ impl<T> Monitor<T> {
         deadline: Deadline,
         interrupt: &dyn Interrupt,
         mut blocked: impl FnMut(&mut T) -> bool,
-    ) -> Result<Option<MutexGuard<'_, T>>, Interrupted> {
+    ) -> Result<Option<LockGuard<'_, T>>, Interrupted> {
         loop {
             let mut state = self.lock();
             if !blocked(&mut state) {

@@ -303,6 +303,10 @@ impl PyBase {
         Ok(self.regions(py)?.bind(py).try_iter()?.into_any())
     }
 
+    pub(super) fn __reversed__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        py.import("builtins")?.call_method1("reversed", (self.regions(py)?,))
+    }
+
     fn __eq__<'py>(&self, py: Python<'py>, other: &Bound<'_, PyAny>) -> Bound<'py, PyAny> {
         match other.cast::<Self>() {
             Ok(other) => pyo3::types::PyBool::new(py, self.map == other.get().map).to_owned().into_any(),

@@ -11,10 +11,10 @@ use super::region::PyRegion;
 use super::region_objects::RegionObject;
 use crate::model::change::Change;
 use crate::model::error::Error;
+use crate::model::lock::{Lock, LockGuard};
 use crate::model::region::SharedRegion;
 use crate::model::region_map::{RegionEntry, RegionMap};
 use crate::space::proposal::Proposal;
-use crate::sys::lock::{Guard, Lock};
 
 /// The difference between two maps: the regions that were added, removed, and replaced with their backing kept.
 ///
@@ -83,7 +83,7 @@ impl PyChange {
         there().find(|entry| Arc::ptr_eq(entry, desc)).or_else(|| there().find(|entry| entry.desc == *desc))
     }
 
-    fn proposal(&self) -> Guard<'_, Option<Arc<Proposal>>> {
+    fn proposal(&self) -> LockGuard<'_, Option<Arc<Proposal>>> {
         self.proposal.lock()
     }
 

@@ -1,6 +1,5 @@
 //! Ctrl-C and progress for work that runs without the interpreter's lock.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use pyo3::prelude::*;
@@ -9,6 +8,7 @@ use pyo3::sync::PyOnceLock;
 use crate::model::error::Interrupted;
 use crate::model::error::{Error, Result};
 use crate::model::interrupt::Interrupt;
+use crate::model::lock::{Lock, LockGuard};
 
 /// At most 20 looks, and calls of the user's function, a second.
 const PERIOD: Duration = Duration::from_millis(50);
@@ -26,13 +26,13 @@ struct State {
 #[derive(Debug)]
 pub(super) struct PyInterrupt {
     progress: Option<Py<PyAny>>,
-    state: Mutex<State>,
+    state: Lock<State>,
 }
 
 impl PyInterrupt {
     pub(super) fn new(progress: Option<Py<PyAny>>) -> Self {
         let now = Instant::now();
-        Self { progress, state: Mutex::new(State { begun: now, last: now, is_complete: false, raised: None }) }
+        Self { progress, state: Lock::new(State { begun: now, last: now, is_complete: false, raised: None }) }
     }
 
     /// The user's function.
@@ -40,8 +40,8 @@ impl PyInterrupt {
         self.progress.as_ref()
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> LockGuard<'_, State> {
+        self.state.lock()
     }
 
     /// Runs `work` attached, unless the last time was a moment ago.

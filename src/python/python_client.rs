@@ -1,7 +1,7 @@
 //! A client written in Python, as the space sees it.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 
 use pyo3::exceptions::{PyException, PyTypeError};
 use pyo3::prelude::*;
@@ -11,6 +11,7 @@ use super::change::PyChange;
 use super::error::{Common, build};
 use super::registry::Shared;
 use crate::model::error::{ClientException, Error, Result};
+use crate::model::lock::Lock;
 use crate::space::client::Client;
 use crate::space::proposal::Proposal;
 
@@ -23,7 +24,7 @@ pub(super) struct PyClient {
     replay: bool,
     is_new: AtomicBool,
     /// The change under way: the same object in all its phases.
-    change: Mutex<Option<Py<PyChange>>>,
+    change: Lock<Option<Py<PyChange>>>,
 }
 
 impl PyClient {
@@ -36,7 +37,7 @@ impl PyClient {
             is_observer,
             replay,
             is_new: AtomicBool::new(true),
-            change: Mutex::new(None),
+            change: Lock::new(None),
         })
     }
 
@@ -85,7 +86,7 @@ impl PyClient {
     }
 
     fn change_of(&self, py: Python<'_>, proposal: &Arc<Proposal>) -> PyResult<Py<PyChange>> {
-        let under_way = || self.change.lock().unwrap_or_else(PoisonError::into_inner);
+        let under_way = || self.change.lock();
         if let Some(change) = under_way().as_ref() {
             return Ok(change.clone_ref(py));
         }
@@ -96,7 +97,7 @@ impl PyClient {
 
     /// The change is over for this client: its host side is not shown any more.
     fn end_change(&self) {
-        let change = self.change.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let change = self.change.lock().take();
         if let Some(change) = change {
             change.get().end();
         }

@@ -11,8 +11,8 @@ use pyo3::prelude::*;
 use pyo3::types::{PyWeakrefMethods, PyWeakrefReference};
 
 use super::region::PyRegion;
+use crate::model::lock::Lock;
 use crate::model::region::SharedRegion;
-use crate::sys::lock::Lock;
 
 /// Locked while attached and for a moment; nothing that may run Python code, such as making an object, happens meanwhile.
 static KNOWN: LazyLock<Lock<KnownObjects>> = LazyLock::new(Lock::default);

@@ -1,7 +1,7 @@
 //! What a space keeps of Python's side: the clients that were subscribed and the handlers of devices.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
@@ -9,6 +9,7 @@ use pyo3::prelude::*;
 use crate::model::error::Result;
 use crate::model::format::hex;
 use crate::model::invalid::Invalid;
+use crate::model::lock::{Lock, LockGuard};
 use crate::model::region::SharedRegion;
 use crate::space::client::Subscription;
 
@@ -56,12 +57,12 @@ pub(super) struct Table {
 
 /// Locked only while attached and for a moment: the garbage collector, which runs attached, must see all of it or nothing.
 #[derive(Default)]
-pub(super) struct Shared(Mutex<Table>);
+pub(super) struct Shared(Lock<Table>);
 
 impl Shared {
     /// Nothing of Python may run while it is held, so what is taken out is dropped behind it.
-    pub(super) fn lock(&self, _attached: Python<'_>) -> MutexGuard<'_, Table> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn lock(&self, _attached: Python<'_>) -> LockGuard<'_, Table> {
+        self.0.lock()
     }
 
     /// The client with a number.
@@ -120,7 +121,7 @@ impl PyClients {
 #[pymethods]
 impl PyClients {
     fn __traverse__(&self, visit: PyVisit<'_>) -> std::result::Result<(), PyTraverseError> {
-        let Ok(table) = self.0.0.try_lock() else { return Ok(()) };
+        let Some(table) = self.0.0.try_lock() else { return Ok(()) };
         for entry in table.entries.values() {
             visit.call(&entry.client)?;
             visit.call(&entry.error)?;

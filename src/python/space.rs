@@ -22,9 +22,9 @@ use super::space_ref::SpaceRef;
 use crate::model::error::Error;
 use crate::model::format;
 use crate::model::ids::{Generation, Incarnation};
+use crate::model::lock::Lock;
 use crate::model::region_map::RegionMap;
 use crate::space::AddressSpace;
-use crate::sys::lock::Lock;
 
 /// A live guest physical address space: the regions that exist, their types, and the memory behind them.
 ///
@@ -406,6 +406,10 @@ impl PySpace {
 
     fn __iter__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         self.query(py, |base| base.__iter__(py))
+    }
+
+    fn __reversed__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        self.query(py, |base| base.__reversed__(py))
     }
 
     fn __repr__(&self) -> String {

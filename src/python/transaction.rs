@@ -12,8 +12,8 @@ use super::region_objects::handed_over;
 use super::space::PySpace;
 use crate::model::error::Result;
 use crate::model::ids::Generation;
+use crate::model::lock::Lock;
 use crate::space::transaction::Transaction;
-use crate::sys::lock::Lock;
 
 /// Many changes of an address space, published once, or none of them.
 ///

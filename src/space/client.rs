@@ -8,8 +8,8 @@ use super::proposal::Proposal;
 use super::turn::TurnGuard;
 use crate::model::error::{Error, Result};
 use crate::model::interrupt::Interrupt;
+use crate::model::lock::Lock;
 use crate::sys::event::Event;
-use crate::sys::lock::Lock;
 
 /// A follower of every change: asked before it is published, told after.
 ///

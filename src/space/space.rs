@@ -16,13 +16,13 @@ use crate::model::error::{Error, Result};
 use crate::model::ids::Generation;
 use crate::model::interrupt::Interrupt;
 use crate::model::layout::Layout;
+use crate::model::lock::{Lock, LockGuard};
 use crate::model::region::SharedRegion;
 use crate::model::region_map::RegionMap;
 use crate::model::reservations::ReservationTable;
 use crate::model::unplug::UnplugTable;
 use crate::model::wait::{Deadline, Monitor};
 use crate::sys::fork::Process;
-use crate::sys::lock::{Guard as LockGuard, Lock};
 
 /// A live guest physical address space: readers never wait, writers take turns, no change is lost.
 ///

@@ -11,7 +11,6 @@ pub mod fork;
 pub mod host;
 pub mod kvm;
 pub mod kvm_slot;
-pub mod lock;
 pub mod memory;
 pub mod numa;
 pub mod poll;

@@ -3,23 +3,23 @@
 use std::io::{Error, ErrorKind, IoSlice, Result};
 use std::mem::MaybeUninit;
 use std::os::fd::BorrowedFd;
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use rustix::net::{self, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 
 use super::errno;
-use super::lock::Deadline;
 use super::poll::{Direction, wait_ready};
 
 /// The most descriptors in one message.
 pub const MAX_DESCRIPTORS: usize = 8;
 
-/// Sends all bytes, with descriptors beside the first of them, or fails with `ETIMEDOUT` at the deadline.
+/// Sends all bytes, with descriptors beside the first of them, or fails with `ETIMEDOUT` at the deadline, if there is one.
 pub fn send(
     socket: BorrowedFd<'_>,
     mut bytes: &[u8],
     descriptors: &[BorrowedFd<'_>],
-    deadline: Deadline,
+    deadline: Option<Instant>,
 ) -> Result<()> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
     let mut beside = SendAncillaryBuffer::new(&mut space);
@@ -39,7 +39,7 @@ pub fn send(
 }
 
 /// Fills the buffer, or fails with `ETIMEDOUT` at the deadline and with `UnexpectedEof` when the other side has closed.
-pub fn receive(socket: BorrowedFd<'_>, mut buffer: &mut [u8], deadline: Deadline) -> Result<()> {
+pub fn receive(socket: BorrowedFd<'_>, mut buffer: &mut [u8], deadline: Option<Instant>) -> Result<()> {
     while !buffer.is_empty() {
         wait(socket, Direction::In, deadline)?;
         match unless_transient(net::recv(socket, &mut *buffer, RecvFlags::DONTWAIT))? {
@@ -61,12 +61,15 @@ fn unless_transient<T>(result: rustix::io::Result<T>) -> Result<Option<T>> {
     }
 }
 
-/// Waits until the socket is ready, or the deadline.
-fn wait(socket: BorrowedFd<'_>, direction: Direction, deadline: Deadline) -> Result<()> {
-    while let Some(left) = deadline.left() {
+/// Waits until the socket is ready, at most until the deadline.
+fn wait(socket: BorrowedFd<'_>, direction: Direction, deadline: Option<Instant>) -> Result<()> {
+    loop {
+        let left = deadline.map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(Instant::now()));
+        if left.is_zero() {
+            return Err(errno::error(errno::ETIMEDOUT));
+        }
         if wait_ready(socket, direction, left)? {
             return Ok(());
         }
     }
-    Err(errno::error(errno::ETIMEDOUT))
 }

@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 from dbs_address_space import AddressSpace, AddressSpaceBuilder, GuestMemory, NumaRegionInfo, Unsupported
 from dbs_address_space.adapters import qemu
-from memory_helpers import GIB, LAYOUT, MIB, ram, require
+from host import require
+from memory_helpers import GIB, LAYOUT, MIB, ram
 
 KERNELS = Path(__file__).parents[2] / "target" / "kernel" / "boot"
 MESSAGE = b"init: the guest is alive in Python's memory"
@@ -137,7 +138,7 @@ def test_a_linux_kernel_boots_in_memory_that_is_ours(tmp_path: Path, initramfs: 
     require(kernels, f"there is no kernel in {KERNELS} (.ci/run unpacks Debian's linux-image-cloud-amd64 there)")
     memory = AddressSpace.from_regions([ram(0, 160 * MIB)], LAYOUT).map_memory()
     log = tmp_path / "console"
-    kernel = ["-kernel", str(kernels[-1]), "-initrd", str(initramfs), "-append", "console=ttyS0 nokaslr"]
+    kernel = ["-kernel", str(kernels[-1]), "-initrd", str(initramfs), "-append", "console=ttyS0 nokaslr no_timer_check"]
     with running(tmp_path, *qemu.memory_arguments(memory), *kernel, "-serial", f"file:{log}"):
         banner = wait_for(memory, rb"Linux version \d[^\n]+ SMP [^\n]+\n", log)
         version = kernels[-1].name.removeprefix("vmlinuz-").encode()
@@ -156,7 +157,7 @@ def test_a_guest_finds_the_nodes_of_a_plan(tmp_path: Path, initramfs: Path) -> N
     plan = AddressSpaceBuilder("pc", numa_regions=nodes).plan()
     memory = plan.build().map_memory()
     log = tmp_path / "console"
-    kernel = ["-kernel", str(kernels[-1]), "-initrd", str(initramfs), "-append", "console=ttyS0 nokaslr"]
+    kernel = ["-kernel", str(kernels[-1]), "-initrd", str(initramfs), "-append", "console=ttyS0 nokaslr no_timer_check"]
     cpus = ["-smp", "2,sockets=2", "-numa", "cpu,node-id=0,socket-id=0", "-numa", "cpu,node-id=1,socket-id=1"]
     with running(tmp_path, "-M", "pc", *qemu.memory_arguments(memory), *cpus, *kernel, "-serial", f"file:{log}"):
         wait_for(memory, re.escape(MESSAGE), log)

@@ -17,7 +17,8 @@ from dbs_address_space import (
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from memory_helpers import LAYOUT, PAGE, maps_of, ram
+from kernel_view import maps_of
+from memory_helpers import LAYOUT, PAGE, ram
 from test_vhost_user import KINDS, REPLY_ACK, Backend
 from virtual_machines import Vm
 
@@ -60,7 +61,7 @@ class Mirror:
 class Clients(RuleBasedStateMachine):
     @initialize(kind=st.sampled_from(sorted(KINDS)))
     def begin(self, kind: str) -> None:
-        self.name = f"machine-{os.getpid()}-{id(self)}"
+        self.name = f"stateful-{os.getpid()}-{id(self)}"
         self.model: dict[int, tuple[int, object]] = {}
         self.space = AddressSpace(LAYOUT)
         self.memory = self.space.map_memory()
@@ -173,7 +174,7 @@ class Clients(RuleBasedStateMachine):
         self.backend.close()
         del self.memory, self.space, self.slots, self.vhost, self.engine
         gc.collect()
-        assert not re.search(f"memfd:{self.name}", "".join(maps_of("memfd:machine")))
+        assert not re.search(f"memfd:{self.name}", "".join(maps_of("memfd:stateful")))
 
 
 TestClients = Clients.TestCase

@@ -15,7 +15,8 @@ from dbs_address_space import (
     ClientError,
     NotMapped,
 )
-from memory_helpers import MIB, PAGE, maps_of, ram
+from kernel_view import maps_of
+from memory_helpers import MIB, PAGE, ram
 from unicorn import x86_const
 from virtual_machines import HLT, Vm
 
@@ -51,12 +52,14 @@ class Veto:
 
 
 @pytest.fixture
-def space() -> AddressSpace:
+def layout() -> AddressSpaceLayout:
+    return LAYOUT
+
+
+@pytest.fixture
+def regions() -> list[AddressSpaceRegion]:
     device = AddressSpaceRegion("device", UART, 0x20, name="uart")
-    regions = [ram(0, MIB, name="low"), ram(DIMM, MIB, name="dimm"), device]
-    space = AddressSpace.from_regions(regions, LAYOUT)
-    space.map_memory()
-    return space
+    return [ram(0, MIB, name="low"), ram(DIMM, MIB, name="dimm"), device]
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from children import in_child
 from dbs_address_space import (
     AddressSpace,
     AddressSpaceRegion,
@@ -27,7 +28,9 @@ from dbs_address_space import (
     VhostUserClient,
     VhostUserRegion,
 )
-from memory_helpers import MIB, PAGE, WINDOW, in_child, mapped, maps_of, ram, require
+from host import require
+from kernel_view import maps_of
+from memory_helpers import MIB, PAGE, WINDOW, ram
 
 GET_FEATURES, SET_FEATURES, SET_OWNER, SET_MEM_TABLE = 1, 2, 3, 5
 SET_VRING_NUM, SET_VRING_ADDR, SET_VRING_BASE, GET_VRING_BASE, SET_VRING_KICK, SET_VRING_CALL = 8, 9, 10, 11, 12, 13
@@ -42,12 +45,9 @@ NEXT, WRITE = 1, 2
 
 
 @pytest.fixture
-def space() -> AddressSpace:
+def regions() -> list[AddressSpaceRegion]:
     rom = AddressSpaceRegion.create_firmware_region(512 * MIB, PAGE, name="rom")
-    space, _ = mapped(
-        ram(0, MIB, name="low"), ram(HIGH, MIB, name="high"), rom, AddressSpaceRegion("device", WINDOW, PAGE)
-    )
-    return space
+    return [ram(0, MIB, name="low"), ram(HIGH, MIB, name="high"), rom, AddressSpaceRegion("device", WINDOW, PAGE)]
 
 
 def test_the_table_of_a_space(space: AddressSpace, tmp_path: Path) -> None:

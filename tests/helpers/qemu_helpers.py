@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from memory_helpers import require
+from host import require
 
 Range = tuple[int, int]
 """Base and exclusive end."""

@@ -5,12 +5,11 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import pytest
-from bytes_helpers import drain, track
 from bytes_model import Model, ModelRegion, Need
 from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion, GuestMemory, MapFlags
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-from memory_helpers import PAGE, ram
+from memory_helpers import PAGE, drain, ram, track
 
 KINDS = ["shmem", "mmap", "rom", "none", "file", "private", "buffer", "device", "hole"]
 OFFSET = 100
@@ -35,7 +34,7 @@ segments = st.lists(
 places = st.tuples(st.integers(0, 30), st.one_of(st.integers(-9, 9), st.integers(-2 * PAGE, 2 * PAGE)))
 
 
-class VerbsMachine(RuleBasedStateMachine):
+class VerbsBesideModel(RuleBasedStateMachine):
     """The memory and its model side by side; writes are tracked throughout."""
 
     space: AddressSpace
@@ -83,7 +82,7 @@ class VerbsMachine(RuleBasedStateMachine):
                 buffer = memoryview(bytearray(size + segment.odd))[segment.odd :]
                 return AddressSpaceRegion.from_buffer(base, buffer)
             case "file" | "private":
-                file = os.memfd_create("machine")
+                file = os.memfd_create("stateful")
                 self.files.append(file)
                 os.truncate(file, OFFSET + size)
                 return AddressSpaceRegion.from_file(base, size, file, OFFSET, shared=segment.kind == "file")

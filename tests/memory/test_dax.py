@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import pytest
+from children import in_child
 from dbs_address_space import (
     AccessDenied,
     AddressSpace,
@@ -23,7 +24,8 @@ from dbs_address_space import (
 )
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from memory_helpers import MIB, PAGE, WINDOW, in_child, mapped, maps_of, ram
+from kernel_view import maps_of
+from memory_helpers import MIB, PAGE, WINDOW, mapped, ram
 
 SIZE = 2 * MIB
 
@@ -41,15 +43,8 @@ def file(tmp_path: Path) -> Iterator[BinaryIO]:
 
 
 @pytest.fixture
-def space() -> AddressSpace:
-    return AddressSpace.from_regions(
-        [ram(0), AddressSpaceRegion.create_dax_region(WINDOW, SIZE, name="fs0")], mapped()[0].layout
-    )
-
-
-@pytest.fixture
-def memory(space: AddressSpace) -> GuestMemory:
-    return space.map_memory()
+def regions() -> list[AddressSpaceRegion]:
+    return [ram(0), AddressSpaceRegion.create_dax_region(WINDOW, SIZE, name="fs0")]
 
 
 def test_files_are_seen_through_the_window_and_written_through(memory: GuestMemory, file: BinaryIO) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import unicorn
-from bytes_helpers import numbered
+from children import in_child
 from dbs_address_space import (
     AddressSpace,
     AddressSpaceRegion,
@@ -21,23 +21,23 @@ from dbs_address_space import (
     RegionBusy,
     UnmappedAddress,
 )
-from memory_helpers import MIB, PAGE, in_child, make_file, mapped, maps_of, ram
+from kernel_view import maps_of
+from memory_helpers import MIB, PAGE, make_file, mapped, numbered, ram
 from unicorn import x86_const
 
 TOP = (1 << 64) - 1
 
 
 @pytest.fixture
-def space(tmp_path: Path) -> AddressSpace:
+def regions(tmp_path: Path) -> list[AddressSpaceRegion]:
     """Two that touch, a hole, a file, what can't be touched."""
     with make_file(tmp_path / "ram", 2 * PAGE).open("r+b") as file:
-        regions = [
+        return [
             ram(0, 2 * PAGE, name="low"),
             ram(2 * PAGE, 2 * PAGE, name="high", mem_type="mmap"),
             AddressSpaceRegion.from_file(8 * PAGE, PAGE, file, 5, name="file"),
             ram(16 * PAGE, name="window", prot_flags=0),
         ]
-    return mapped(*regions)[0]
 
 
 @pytest.fixture

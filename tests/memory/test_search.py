@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bytes_helpers import blocks
 from dbs_address_space import AddressSpaceRegion, BytePattern, GuestMemory, InvalidAddressRange
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from memory_helpers import GIB, MIB, PAGE, make_file, mapped, ram
+from memory_helpers import GIB, MIB, PAGE, blocks, make_file, mapped, ram
 
 CHUNK = 128 << 10
 """Bytes that are looked at in one go, besides the length of the needle."""
@@ -20,10 +19,10 @@ NEEDLE = b"\x7fneedle in a haystack"
 
 
 @pytest.fixture
-def memory(tmp_path: Path) -> GuestMemory:
+def regions(tmp_path: Path) -> list[AddressSpaceRegion]:
     """Three touching regions of all paths, a hole, a region alone, a device, what can't be read between two that can."""
     with make_file(tmp_path / "ram", MIB + 5).open("r+b") as file:
-        regions = [
+        return [
             ram(0, MIB),
             AddressSpaceRegion.from_file(MIB, MIB, file, 5),
             ram(2 * MIB, MIB, mem_type="mmap"),
@@ -32,7 +31,6 @@ def memory(tmp_path: Path) -> GuestMemory:
             ram(6 * MIB, MIB, prot_flags="r--"),
             AddressSpaceRegion.create_device_region(1 << 45, PAGE),
         ]
-        return mapped(*regions)[1]
 
 
 def all_of(memory: GuestMemory, needle: Any = NEEDLE, *span: int, **options: Any) -> list[int]:
@@ -222,7 +220,7 @@ def test_a_pattern_shows_what_it_is(text: str, shown: str) -> None:
 
 @pytest.mark.parametrize("text", ["", " ", "4", "??", "?? ??", "xx", "0x48", "48,8b", "48 8", "\0\0", "\uff14\uff18"])
 def test_what_is_no_pattern(text: str) -> None:
-    with pytest.raises(InvalidAddressRange, match="no byte pattern"):
+    with pytest.raises(InvalidAddressRange, match="is not a byte pattern"):
         BytePattern(text)
 
 

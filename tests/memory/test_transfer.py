@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bytes_helpers import drain, numbered, track, transfer_memory
 from dbs_address_space import (
     AccessDenied,
+    AddressSpaceRegion,
     BackingError,
     GuestMemory,
     InvalidAddressRange,
@@ -18,15 +18,16 @@ from dbs_address_space import (
     PartialTransfer,
     UnmappedAddress,
 )
-from memory_helpers import MIB, PAGE, descriptors
+from kernel_view import descriptors
+from memory_helpers import MIB, PAGE, drain, numbered, track, transfer_regions
 
 END = 3 * MIB
 DATA = numbered(END)
 
 
 @pytest.fixture
-def memory(tmp_path: Path) -> GuestMemory:
-    return transfer_memory(tmp_path)
+def regions(tmp_path: Path) -> list[AddressSpaceRegion]:
+    return transfer_regions(tmp_path)
 
 
 @pytest.fixture

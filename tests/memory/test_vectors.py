@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bytes_helpers import drain, numbered, track
+from children import in_child
 from dbs_address_space import (
     AccessDenied,
     AddressRange,
@@ -25,7 +25,7 @@ from dbs_address_space import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from memory_helpers import MIB, PAGE, in_child, make_file, mapped, ram
+from memory_helpers import MIB, PAGE, drain, make_file, mapped, numbered, ram, track
 
 FILE = 4 * PAGE
 ROM = 6 * PAGE
@@ -33,17 +33,16 @@ TOP = (1 << 64) - 1
 
 
 @pytest.fixture
-def space(tmp_path: Path) -> AddressSpace:
+def regions(tmp_path: Path) -> list[AddressSpaceRegion]:
     """Two touching regions, a hole, a file, a page that can only be read, a device."""
     with make_file(tmp_path / "ram", 2 * PAGE).open("r+b") as file:
-        regions = [
+        return [
             ram(0, PAGE, name="low"),
             ram(PAGE, 2 * PAGE, name="high", mem_type="mmap"),
             AddressSpaceRegion.from_file(FILE, PAGE, file, 1, name="file"),
             ram(ROM, PAGE, name="rom", prot_flags="r--"),
             AddressSpaceRegion.create_device_region(1 << 45, PAGE),
         ]
-    return mapped(*regions)[0]
 
 
 @pytest.fixture

@@ -1,5 +1,5 @@
 """The rooms of the crate: each imports only from rooms below it, no files of one import each other in a circle, and `unsafe`,
-`libc` and PyO3 stay where they belong."""
+`libc`, locks and PyO3 stay where they belong."""
 
 import re
 from collections.abc import Iterator
@@ -11,6 +11,7 @@ SRC = Path(__file__).parents[2] / "src"
 LEVELS = {"sys": 0, "model": 0, "memory": 1, "space": 2, "clients": 3, "image": 4, "python": 5}
 """How high a room lies; those of one level know nothing of each other."""
 UNSAFE = ("sys/", "memory/", "python/buffer.rs")
+LOCKS = ("model/lock.rs", "model/wait.rs")
 NO_CODE = re.compile(r'//[^\n]*|/\*.*?\*/|\bb?r(#*)".*?"\1|"(?:\\.|[^"\\])*"|\'(?:\\.|[^\\\'])\'', re.DOTALL)
 GROUP = re.compile(r"([\w:]+)::\{([^{}]*)\}")
 PATH = re.compile(r"\b(crate|(?:self|super)(?:::super)*)::(\w[\w:]*)")
@@ -45,6 +46,8 @@ def complaints(path: str, text: str) -> Iterator[str]:
         yield f"{path} has unsafe code"
     if room != "sys" and re.search(r"\blibc\s*::", code):
         yield f"{path} uses libc"
+    if path not in LOCKS and re.search(r"\b(Mutex|RwLock|Condvar)\b", code):
+        yield f"{path} has a lock that is not of model::lock"
     if room != "python" and re.search(r"\bpyo3\b|\bPy\s*<", code):
         yield f"{path} knows of Python"
     for arguments in PYCLASS.findall(code):
@@ -173,6 +176,8 @@ def test_there_is_nothing_beside_the_rooms() -> None:
         ("python/region.rs", 'const A: &str = "//"; unsafe fn f() {}'),
         ("python/region.rs", "fn f<'a>(x: &'a u8) { let quote = '\"'; unsafe {} }"),
         ("memory/map.rs", "const SIZE: libc::c_int = 1;"),
+        ("space/turn.rs", "use std::sync::{Arc, Mutex};"),
+        ("python/pin.rs", "struct Pin(std::sync::RwLock<()>);"),
         ("space/client.rs", "struct Client(Py<PyAny>);"),
         ("clients/kvm.rs", "use pyo3::prelude::*;"),
         ("python/region.rs", '#[pyclass(eq, name = "frozen")] struct R;'),
@@ -197,6 +202,8 @@ def test_the_guard_complains(path: str, text: str) -> None:
         ("python/buffer.rs", "unsafe { f() }"),
         ("python/region.rs", '#[pyclass(frozen, name = "R")] struct R(Py<PyAny>);'),
         ("sys/file.rs", "const A: libc::c_int = 1;"),
+        ("model/lock.rs", "pub struct Lock<T>(std::sync::Mutex<T>);"),
+        ("space/turn.rs", "use std::sync::{Arc, OnceLock}; use crate::model::lock::{Lock, SharedLock};"),
     ],
 )
 def test_the_guard_is_silent(path: str, text: str) -> None:

@@ -1,13 +1,10 @@
 """`AddressSpace`: changes and what they return, snapshots, walks, and waiting for a change."""
 
 import copy
-import gc
-import os
 import pickle
-import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -34,13 +31,6 @@ FS = AddressSpaceRegion.create_dax_region(WINDOW, GIB, name="fs")
 @pytest.fixture
 def space() -> AddressSpace:
     return AddressSpace.from_regions([HIGH, LOW], LAYOUT)
-
-
-@pytest.fixture(params=[False, True], ids=["unmapped", "mapped"])
-def either(request: pytest.FixtureRequest, space: AddressSpace) -> AddressSpace:
-    if request.param:
-        space.map_memory()
-    return space
 
 
 def test_a_new_space_is_empty_and_true() -> None:
@@ -174,6 +164,10 @@ def test_iteration_is_over_the_map_at_its_begin(space: AddressSpace) -> None:
             space.remove_region("high")
     assert seen == [LOW, HIGH]
     assert list(space) == [LOW, FS]
+
+
+def test_a_map_can_be_read_from_its_end(either: AddressSpace) -> None:
+    assert list(reversed(either)) == list(reversed(either.snapshot())) == [HIGH, LOW]
 
 
 def test_a_walk_may_change_the_space_and_sees_its_own_map(either: AddressSpace) -> None:
@@ -347,34 +341,3 @@ def test_many_wait_for_one_change(space: AddressSpace) -> None:
     for thread in threads:
         thread.join()
     assert [each is newest for each in maps] == [True] * 8
-
-
-@pytest.fixture
-def _quick_collections() -> Iterator[None]:
-    """A busy region has the garbage collected; a Ctrl-C that comes in a finalizer is lost, as everywhere in Python."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
-
-
-def interrupted(wait: Callable[[], object]) -> None:
-    # A removal collects garbage: Python loses a Ctrl-C that comes in a callback of that, so let it be short.
-    gc.collect()
-    gc.freeze()
-    timer = later(lambda: os.kill(os.getpid(), signal.SIGINT))
-    with pytest.raises(KeyboardInterrupt):
-        wait()
-    timer.join()
-    gc.unfreeze()
-
-
-@pytest.mark.usefixtures("_quick_collections")
-def test_ctrl_c_ends_every_wait(space: AddressSpace) -> None:
-    interrupted(lambda: space.wait_for_change(0))
-    interrupted(lambda: space.wait_for_change(0, timeout=60))
-    with space.map_memory() as memory, memory.view(0, 1):
-        interrupted(lambda: space.remove_region(0, timeout=None))
-        interrupted(lambda: space.remove_region(0, timeout=60))
-    assert (space.generation, space.regions) == (0, (LOW, HIGH))
-    assert space.remove_region(0).regions == (HIGH,)

@@ -20,7 +20,8 @@ from dbs_address_space import (
     Transaction,
     UnmappedAddress,
 )
-from memory_helpers import GIB, LAYOUT, MIB, PAGE, WINDOW, descriptors, maps_of, ram
+from kernel_view import descriptors, maps_of
+from memory_helpers import GIB, LAYOUT, MIB, PAGE, WINDOW, ram
 
 LOW, HIGH = ram(0, MIB, name="low"), ram(4 * GIB, MIB, name="high")
 DIMM = ram(8 * GIB, MIB, name="dimm")
@@ -29,13 +30,6 @@ DIMM = ram(8 * GIB, MIB, name="dimm")
 @pytest.fixture
 def space() -> AddressSpace:
     return AddressSpace.from_regions([LOW, HIGH], LAYOUT)
-
-
-@pytest.fixture(params=[False, True], ids=["unmapped", "mapped"])
-def either(request: pytest.FixtureRequest, space: AddressSpace) -> AddressSpace:
-    if request.param:
-        space.map_memory()
-    return space
 
 
 def in_another_thread(change: Any, *arguments: Any) -> None:

@@ -18,6 +18,7 @@ use self::table::{SlotNumbers, SlotTable};
 use crate::memory::region::MappedRegion;
 use crate::model::dirty::DirtyPages;
 use crate::model::error::{Error, Result};
+use crate::model::lock::Lock;
 use crate::model::range::Range;
 use crate::model::region::{PROT_READ, PROT_WRITE, RegionType, SharedRegion};
 use crate::model::region_map::RegionEntry;
@@ -26,7 +27,6 @@ use crate::space::proposal::Proposal;
 use crate::sys::errno;
 use crate::sys::host::page_size;
 use crate::sys::kvm::{self, Vm};
-use crate::sys::lock::Lock;
 
 /// How a virtual machine is attached.
 #[derive(Clone, Copy, Debug, Default)]

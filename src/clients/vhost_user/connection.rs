@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, RawFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::message::{self, CONFIGURE_MEM_SLOTS, Header, NEED_REPLY, PROTOCOL_FEATURES, REPLY_ACK};
 use crate::model::error::{Error, Result};
@@ -11,7 +11,6 @@ use crate::model::int::usize_of;
 use crate::model::invalid::Invalid;
 use crate::sys::errno::{self, EIO, ETIMEDOUT};
 use crate::sys::file;
-use crate::sys::lock::Deadline;
 use crate::sys::socket::{self, MAX_DESCRIPTORS};
 
 /// A connection to a backend, and what was negotiated with it.
@@ -139,8 +138,9 @@ impl Connection {
         Error::Backing { message, errno: errno::of(error), region: None }
     }
 
-    fn deadline(&self) -> Deadline {
-        Deadline::after(Some(self.timeout))
+    /// The end of the time that the backend has; `None` when the clock has no room for it.
+    fn deadline(&self) -> Option<Instant> {
+        Instant::now().checked_add(self.timeout)
     }
 }
 

@@ -18,13 +18,13 @@ use self::message::RegionFields;
 use crate::memory::region::MappedRegion;
 use crate::model::error::{Error, Result};
 use crate::model::int::u64_of;
+use crate::model::lock::Lock;
 use crate::model::region::{MAP_PRIVATE, RegionType, SharedRegion};
 use crate::model::region_map::RegionEntry;
 use crate::space::client::Client;
 use crate::space::proposal::Proposal;
 use crate::sys::errno::ENOSPC;
 use crate::sys::fork::Process;
-use crate::sys::lock::Lock;
 
 /// A region of RAM as a backend is shown it.
 #[derive(Clone, Debug)]

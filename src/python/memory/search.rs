@@ -1,6 +1,6 @@
 //! `BytePattern`, and the iterator that `GuestMemory.search` gives.
 
-use std::sync::{Arc, Mutex, TryLockError};
+use std::sync::Arc;
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -10,6 +10,7 @@ use crate::memory::search::Search;
 use crate::model::error::Result;
 use crate::model::ids::{Generation, Incarnation};
 use crate::model::interrupt::Interrupt;
+use crate::model::lock::Lock;
 use crate::model::pattern::Pattern;
 use crate::model::range::Range;
 use crate::python::buffer;
@@ -71,7 +72,7 @@ pub struct PySearch {
     incarnation: Incarnation,
     interrupt: PyInterrupt,
     total: u64,
-    state: Mutex<State>,
+    state: Lock<State>,
 }
 
 #[derive(Debug)]
@@ -94,7 +95,7 @@ impl PySearch {
         (progress, total): (Option<Py<PyAny>>, u64),
     ) -> Self {
         let search = Search::new(pattern, range.base(), range.end(), align);
-        let state = Mutex::new(State { search, left: limit, done: 0, generation: None });
+        let state = Lock::new(State { search, left: limit, done: 0, generation: None });
         Self { space: space.clone(), incarnation, interrupt: PyInterrupt::new(progress), total, state }
     }
 
@@ -137,12 +138,8 @@ impl PySearch {
     }
 
     fn __next__(&self, py: Python<'_>) -> PyResult<Option<u64>> {
-        let mut state = match self.state.try_lock() {
-            Ok(state) => state,
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) => {
-                return Err(PyValueError::new_err("the search is going on in another thread"));
-            }
+        let Some(mut state) = self.state.try_lock() else {
+            return Err(PyValueError::new_err("the search is going on in another thread"));
         };
         if state.left == 0 {
             return Ok(None);

@@ -1,29 +1,10 @@
-//! The locks of this crate, and how long anything waits. A panic poisons none of them.
+//! The locks of this crate: `tests/python/test_layers.py` keeps any other from it. A panic of a thread that holds one leaves it usable, since
+//! no change of what they protect can stop halfway.
 
-use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
-use std::time::{Duration, Instant};
-
-/// When waiting ends; `None` stands for never.
-#[derive(Clone, Copy, Debug)]
-pub struct Deadline(Option<Instant>);
-
-impl Deadline {
-    /// `timeout` from now; one that overflows the clock never comes.
-    #[must_use]
-    pub fn after(timeout: Option<Duration>) -> Self {
-        Self(timeout.and_then(|timeout| Instant::now().checked_add(timeout)))
-    }
-
-    /// The time that is left, [`Duration::MAX`] for ever; `None` when it is up.
-    #[must_use]
-    pub fn left(&self) -> Option<Duration> {
-        let left = self.0.map_or(Duration::MAX, |end| end.saturating_duration_since(Instant::now()));
-        (!left.is_zero()).then_some(left)
-    }
-}
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError};
 
 /// A locked state.
-pub type Guard<'a, T> = MutexGuard<'a, T>;
+pub type LockGuard<'a, T> = MutexGuard<'a, T>;
 
 /// State that one thread at a time looks at.
 #[derive(Debug, Default)]
@@ -36,15 +17,15 @@ impl<T> Lock<T> {
     }
 
     /// Waits until nobody else has the state.
-    pub fn lock(&self) -> Guard<'_, T> {
+    pub fn lock(&self) -> LockGuard<'_, T> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The state, unless somebody else has it.
-    pub fn try_lock(&self) -> Option<Guard<'_, T>> {
+    pub fn try_lock(&self) -> Option<LockGuard<'_, T>> {
         match self.0.try_lock() {
-            Err(std::sync::TryLockError::WouldBlock) => None,
-            Err(std::sync::TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
             Ok(guard) => Some(guard),
         }
     }

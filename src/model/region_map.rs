@@ -85,7 +85,7 @@ impl RegionMap {
     /// A map without regions, at generation 0.
     #[must_use]
     pub fn empty(layout: Layout) -> Self {
-        Self::with_layout(Arc::new(layout))
+        Self::of(Arc::new(layout), Arc::new([]), Box::new([]))
     }
 
     /// A map of regions in any order, at generation 0.
@@ -95,28 +95,25 @@ impl RegionMap {
         check_neighbours(&regions)?;
         check_names(&regions)?;
         let starts = regions.iter().map(|region| region.base()).collect();
-        Ok(Self::empty(layout).with_regions(regions.into_iter().map(RegionEntry::new).collect(), starts))
+        Ok(Self::of(Arc::new(layout), regions.into_iter().map(RegionEntry::new).collect(), starts))
     }
 
     /// A map with this one's layout alone.
     #[must_use]
     pub fn without_regions(&self) -> Self {
-        Self::with_layout(Arc::clone(&self.layout))
+        Self::of(Arc::clone(&self.layout), Arc::new([]), Box::new([]))
     }
 
-    fn with_layout(layout: Arc<Layout>) -> Self {
-        Self { generation: Generation::default(), layout, regions: Arc::new([]), starts: Arc::default() }
-    }
-
-    fn with_regions(&self, regions: Arc<[RegionEntry]>, starts: Box<[u64]>) -> Self {
-        Self { regions, starts: Arc::new(AddressIndex::new(starts)), ..self.without_regions() }
+    fn of(layout: Arc<Layout>, regions: Arc<[RegionEntry]>, starts: Box<[u64]>) -> Self {
+        Self { generation: Generation::default(), layout, regions, starts: Arc::new(AddressIndex::new(starts)) }
     }
 
     /// The map with `count` regions from `index` on taken out and `new` in their place.
     fn spliced(&self, index: usize, count: usize, new: Option<&RegionEntry>) -> Self {
         let start = new.map(|region| region.base());
         let regions = spliced(&self.regions, index, count, new).collect();
-        self.with_regions(regions, spliced(self.starts.sorted(), index, count, start.as_ref()).collect())
+        let starts = spliced(self.starts.sorted(), index, count, start.as_ref()).collect();
+        Self::of(Arc::clone(&self.layout), regions, starts)
     }
 
     /// The same map as the `generation`th that a space published.

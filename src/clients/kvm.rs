@@ -95,7 +95,7 @@ impl Kvm {
     }
 
     fn add(&self, state: &mut State, region: &Arc<MappedRegion>) -> Result<()> {
-        let desc = &region.desc;
+        let desc = region.desc();
         let flags = self.flags(desc);
         if flags & kvm::KVM_MEM_READONLY != 0 && self.vm.capability(kvm::KVM_CAP_READONLY_MEM).unwrap_or(0) == 0 {
             return Err(unsupported("read-only memory", "a kernel that has KVM_CAP_READONLY_MEM"));

@@ -23,7 +23,7 @@ pub(super) struct Entry {
 
 impl Entry {
     pub(super) fn region(&self) -> &SharedRegion {
-        &self.slot.region().desc
+        self.slot.region().desc()
     }
 
     pub(super) const fn is_logging(&self) -> bool {

@@ -36,20 +36,20 @@ pub struct Entry {
 
 impl Entry {
     /// The entry of a region; `None` for what is no RAM. RAM that another process can't map is refused.
-    pub fn of(region: &Arc<MappedRegion>) -> Result<Option<Self>> {
-        let (desc, mapping) = (&region.desc, &region.mapping);
+    pub fn of(region: &MappedRegion) -> Result<Option<Self>> {
+        let (desc, mapping) = (region.desc(), region.mapping());
         if desc.region_type != RegionType::DefaultMemory {
             return Ok(None);
         }
-        let file = mapping.file_offset().filter(|_| desc.perm_flags & MAP_PRIVATE == 0);
-        let Some((file, fd)) = file.and_then(|file| Some((file, mapping.export_descriptor()?))) else {
+        let start = mapping.start_in_file().filter(|_| desc.perm_flags & MAP_PRIVATE == 0);
+        let Some((mmap_offset, fd)) = start.and_then(|start| Some((start, mapping.export_descriptor()?))) else {
             return Err(not_shared(desc));
         };
         Ok(Some(Self {
             guest_phys_addr: desc.base(),
             memory_size: desc.size(),
             userspace_addr: u64::try_from(mapping.host(0).addr()).unwrap_or_default(),
-            mmap_offset: file.start(),
+            mmap_offset,
             fd,
         }))
     }

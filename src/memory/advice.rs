@@ -1,4 +1,4 @@
-//! What a region's options ask of the kernel once it is mapped: placement first, then advice, before any page is touched.
+//! What a region's options ask of the kernel once it is mapped: binding first, then advice, before any page is touched.
 
 use crate::model::error::{Error, Result};
 use crate::model::policy::{NumaPolicy, PolicyMode};
@@ -6,12 +6,13 @@ use crate::model::region::SharedRegion;
 use crate::sys::memory::{self, Advice};
 use crate::sys::numa;
 
+use super::protection::Pages;
 use super::source::failed;
 use super::topology;
 
 /// Gives a mapping its NUMA policy and advice, where `new` asks for something else than `old` did.
-pub fn apply(host: *mut u8, size: usize, is_huge: bool, old: Option<&SharedRegion>, new: &SharedRegion) -> Result<()> {
-    place(host, size, old, new)?;
+pub(super) fn apply(pages: Pages, is_huge: bool, old: Option<&SharedRegion>, new: &SharedRegion) -> Result<()> {
+    bind(pages, old, new)?;
     let options = |region: &SharedRegion| {
         let options = &region.options;
         let transparent = options.transparent_hugepage.filter(|_| !is_huge);
@@ -21,23 +22,23 @@ pub fn apply(host: *mut u8, size: usize, is_huge: bool, old: Option<&SharedRegio
     let make = [Advice::HugePages, Advice::Mergeable, Advice::DontDump, Advice::DontFork];
     let what = ["transparent huge pages", "samepage merging", "leaving it out of dumps", "leaving it out of children"];
     for (((after, before), make), what) in options(new).into_iter().zip(before).zip(make).zip(what) {
-        // What was advised and is asked for no longer is taken back; what the kernel was never told needs no word.
+        // Undo advice that is no longer requested; skip options that were never given.
         if let Some(on) = after.or_else(|| before.filter(|on| *on).map(|_| false)).filter(|on| Some(*on) != before) {
-            advise(host, size, make(on), what, new)?;
+            advise(pages, make(on), what, new)?;
         }
     }
     let (locked, was_locked) =
         (new.options.mlock == Some(true), old.is_some_and(|old| old.options.mlock == Some(true)));
     match old {
-        Some(_) if locked && !was_locked => lock(host, size, new),
+        Some(_) if locked && !was_locked => lock(pages, new),
         Some(_) if was_locked && !locked => {
-            memory::unlock(host, size).map_err(|error| failed(new, "munlock failed", &error))
+            memory::unlock(pages.0, pages.1).map_err(|error| failed(new, "munlock failed", &error))
         }
         _ => Ok(()),
     }
 }
 
-fn advise(host: *mut u8, size: usize, advice: Advice, what: &str, region: &SharedRegion) -> Result<()> {
+fn advise((host, size): Pages, advice: Advice, what: &str, region: &SharedRegion) -> Result<()> {
     match memory::advise(host, size, advice) {
         // A kernel that can't merge or make huge pages has nothing to forbid.
         Err(error) if advice.forbids() && error.raw_os_error() == Some(EINVAL) => Ok(()),
@@ -51,7 +52,7 @@ const ENOMEM: i32 = 12;
 const EINVAL: i32 = 22;
 
 /// Locks a mapping in memory (`mlock(2)`), which also brings in what is not there.
-pub fn lock(host: *mut u8, size: usize, region: &SharedRegion) -> Result<()> {
+pub(super) fn lock((host, size): Pages, region: &SharedRegion) -> Result<()> {
     memory::lock(host, size).map_err(|error| match error.raw_os_error() {
         Some(EPERM | ENOMEM) => {
             let what = "mlock failed; raise RLIMIT_MEMLOCK (ulimit -l, resource.setrlimit), or give CAP_IPC_LOCK";
@@ -61,7 +62,7 @@ pub fn lock(host: *mut u8, size: usize, region: &SharedRegion) -> Result<()> {
     })
 }
 
-fn place(host: *mut u8, size: usize, old: Option<&SharedRegion>, new: &SharedRegion) -> Result<()> {
+fn bind((host, size): Pages, old: Option<&SharedRegion>, new: &SharedRegion) -> Result<()> {
     let (before, after) = (old.and_then(|old| old.numa_policy()), new.numa_policy());
     if before == after {
         return Ok(());
@@ -81,7 +82,7 @@ fn place(host: *mut u8, size: usize, old: Option<&SharedRegion>, new: &SharedReg
 }
 
 /// Refuses nodes that the host does not have, or that have no memory, by their names.
-pub fn check_nodes(region: &SharedRegion, policy: &NumaPolicy) -> Result<()> {
+fn check_nodes(region: &SharedRegion, policy: &NumaPolicy) -> Result<()> {
     if policy.nodes.is_empty() {
         return match policy.mode {
             PolicyMode::Default | PolicyMode::Preferred => Ok(()),

@@ -1,19 +1,20 @@
-//! What the kernel really gave, read back from it.
+//! Reads back from the kernel what it really gave.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::region::MappedRegion;
+use super::section::Section;
 use super::source::failed;
 use super::topology;
 use crate::model::error::Result;
-use crate::model::int::usize_of;
+use crate::model::int::{u64_of, usize_of};
 use crate::model::policy::{NumaPolicy, PolicyMode};
 use crate::model::region::SharedRegion;
 use crate::sys::smaps::{self, Smaps};
 use crate::sys::{huge, numa};
 
-/// How many pages of a region are looked at for their node.
+/// The number of pages of a region that are looked at for their node, at the most.
 const SAMPLES: u64 = 1024;
 
 /// The state of one region's memory.
@@ -29,7 +30,7 @@ pub struct MemoryStats {
     pub nodes: BTreeMap<u32, u64>,
 }
 
-/// Where the sampled pages of a region are, against where its policy wants them.
+/// The nodes of a region's sampled pages, beside the policy that was asked for.
 #[derive(Clone, Debug)]
 pub struct NumaPlacement {
     /// The region.
@@ -44,57 +45,56 @@ pub struct NumaPlacement {
     pub misplaced: u64,
 }
 
-/// The state of each region, from one look at `/proc/self/smaps`.
-pub fn effective(regions: &[Arc<MappedRegion>]) -> Result<Vec<MemoryStats>> {
-    let ranges: Vec<(usize, usize)> =
-        regions.iter().map(|region| region.mapping.pages()).map(|(host, size)| (host.addr(), size)).collect();
-    let Some(first) = regions.first() else { return Ok(Vec::new()) };
-    let sums = smaps::read(&ranges).map_err(|error| failed(&first.desc, "reading /proc/self/smaps failed", &error))?;
-    regions.iter().zip(sums).map(|(region, sums)| effective_region(region, sums)).collect()
+/// The state of each section's region, from one look at `/proc/self/smaps`.
+pub fn effective(sections: &[Section<'_>]) -> Result<Vec<MemoryStats>> {
+    let ranges: Vec<(usize, usize)> = sections.iter().map(|section| addresses(section.region())).collect();
+    let Some(first) = sections.first() else { return Ok(Vec::new()) };
+    let sums = smaps::read(&ranges);
+    let sums = sums.map_err(|error| failed(first.region().desc(), "reading /proc/self/smaps failed", &error))?;
+    sections.iter().zip(sums).map(|(section, sums)| effective_region(section.region(), sums)).collect()
 }
 
-fn effective_region(region: &Arc<MappedRegion>, mut sums: Smaps) -> Result<MemoryStats> {
-    let (host, size) = region.mapping.pages();
+fn addresses(region: &MappedRegion) -> (usize, usize) {
+    let (host, size) = region.mapping().pages();
+    (host.addr(), size)
+}
+
+fn effective_region(region: &MappedRegion, mut sums: Smaps) -> Result<MemoryStats> {
+    let (host, size) = region.mapping().pages();
     if sums.reaches_out {
         let resident = smaps::resident(host, size, usize_of(huge::page_size()));
-        sums.resident = resident.map_err(|error| failed(&region.desc, "mincore failed", &error))?;
+        sums.resident = resident.map_err(|error| failed(region.desc(), "mincore failed", &error))?;
         sums.huge = sums.huge.min(sums.resident);
-        sums.locked = sums.locked.min(region.desc.size());
+        sums.locked = sums.locked.min(region.desc().size());
     }
     let policy = topology::policy_at(host);
-    Ok(MemoryStats { region: Arc::clone(&region.desc), sums, policy, nodes: sample(region)?.1 })
+    Ok(MemoryStats { region: Arc::clone(region.desc()), sums, policy, nodes: sample(region)?.1 })
 }
 
-/// Where the pages of each region are.
-pub fn placements(regions: &[Arc<MappedRegion>]) -> Result<Vec<NumaPlacement>> {
-    regions.iter().map(placement).collect()
+/// The nodes of the pages of each section's region.
+pub fn placements(sections: &[Section<'_>]) -> Result<Vec<NumaPlacement>> {
+    sections.iter().map(|section| placement(section.region())).collect()
 }
 
-fn placement(region: &Arc<MappedRegion>) -> Result<NumaPlacement> {
-    let policy = region.desc.numa_policy().filter(|policy| policy.mode != PolicyMode::Default);
+fn placement(region: &MappedRegion) -> Result<NumaPlacement> {
+    let policy = region.desc().numa_policy().filter(|policy| policy.mode != PolicyMode::Default);
     let (sampled, nodes) = sample(region)?;
     let is_misplaced =
         |node: u32| policy.as_ref().is_some_and(|policy| !policy.nodes.is_empty() && !policy.allows(node));
     let misplaced = nodes.iter().filter(|(node, _)| is_misplaced(**node)).map(|(_, pages)| *pages).sum();
-    Ok(NumaPlacement { region: Arc::clone(&region.desc), policy, sampled, nodes, misplaced })
+    Ok(NumaPlacement { region: Arc::clone(region.desc()), policy, sampled, nodes, misplaced })
 }
 
-/// How many pages, evenly over the region, were looked at, and on which nodes those are that are there.
-fn sample(region: &Arc<MappedRegion>) -> Result<(u64, BTreeMap<u32, u64>)> {
-    let page_size = region.mapping.backing().page_size.max(1);
-    let pages = region.desc.size().div_ceil(page_size);
+/// The number of pages that were looked at, evenly spread over the region, and of those that are there the number on each node.
+fn sample(region: &MappedRegion) -> Result<(u64, BTreeMap<u32, u64>)> {
+    let page_size = region.mapping().page_size();
+    let pages = region.desc().size().div_ceil(page_size);
     let count = pages.min(SAMPLES);
-    let offset = |index: u64| {
-        let page =
-            u128::from(index).saturating_mul(u128::from(pages)).checked_div(u128::from(count)).unwrap_or_default();
-        u64::try_from(page).unwrap_or_default().saturating_mul(page_size)
-    };
-    let hosts: Vec<*mut u8> = (0..count).map(|index| region.mapping.host(offset(index))).collect();
-    let found = numa::nodes_of(&hosts).map_err(|error| failed(&region.desc, "move_pages failed", &error))?;
-    let mut nodes = BTreeMap::<u32, u64>::new();
-    for node in found.into_iter().flatten() {
-        let pages = nodes.entry(node).or_default();
-        *pages = pages.saturating_add(1);
-    }
-    Ok((count, nodes))
+    let offset = |index: u64| index.checked_mul(pages)?.checked_div(count)?.checked_mul(page_size);
+    let hosts: Vec<*mut u8> = (0..count).filter_map(offset).map(|offset| region.mapping().host(offset)).collect();
+    let found = numa::nodes_of(&hosts).map_err(|error| failed(region.desc(), "move_pages failed", &error))?;
+    let mut found: Vec<u32> = found.into_iter().flatten().collect();
+    found.sort_unstable();
+    let nodes = found.chunk_by(|one, other| one == other);
+    Ok((count, nodes.filter_map(|pages| Some((*pages.first()?, u64_of(pages.len())))).collect()))
 }

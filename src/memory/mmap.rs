@@ -1,4 +1,4 @@
-//! Where in the process a region's memory is mapped: anywhere, or aligned and between guard pages.
+//! Maps a region's memory: anywhere in the process, or aligned and between guard pages.
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -18,26 +18,26 @@ const HUGE_PAGE: u64 = 2 << 20;
 
 /// A mapping, and the addresses around it where it has some of its own; they are unmapped together.
 #[derive(Debug)]
-pub struct MappedPages {
+pub(super) struct MappedPages {
     /// The memory.
-    pub mmap: MmapRegion<()>,
+    pub(super) mmap: MmapRegion<()>,
     _span: Option<Span>,
 }
 
 /// Maps a region's backing.
-pub fn map(region: &SharedRegion, backing: &Backing) -> io::Result<MappedPages> {
+pub(super) fn map(region: &SharedRegion, backing: &Backing) -> io::Result<MappedPages> {
     let guard = if region.options.guard_pages == Some(true) { huge::page_size().max(backing.page_size) } else { 0 };
     let align = region.options.alignment.or_else(|| huge_page_alignment(region, backing)).unwrap_or(0);
-    let lead = backing.lead();
-    let mut builder = MmapRegionBuilder::new_with_bitmap(usize_of(region.size().saturating_add(lead)), ())
+    let (lead, length) = (backing.lead(), length(region, backing)?);
+    let mut builder = MmapRegionBuilder::new_with_bitmap(length, ())
         .with_mmap_prot(region.prot_flags)
         .with_mmap_flags(backing.flags)
         .with_hugetlbfs(backing.is_huge);
     if let Some(file) = &backing.file {
-        builder = builder.with_file_offset(FileOffset::from_arc(Arc::clone(file), backing.offset.saturating_sub(lead)));
+        builder = builder.with_file_offset(FileOffset::from_arc(Arc::clone(file), backing.first_page()));
     }
     if let Some(buffer) = &backing.buffer {
-        let page = std::ptr::with_exposed_provenance_mut::<u8>(buffer.host.saturating_sub(usize_of(lead)));
+        let page = std::ptr::with_exposed_provenance_mut::<u8>(buffer.host).wrapping_sub(usize_of(lead));
         // SAFETY: the buffer is there for as long as `backing` keeps it, and only its own bytes are touched.
         builder = unsafe { builder.with_raw_mmap_pointer(page) };
         return Ok(MappedPages { mmap: builder.build().map_err(io_error)?, _span: None });
@@ -51,6 +51,15 @@ pub fn map(region: &SharedRegion, backing: &Backing) -> io::Result<MappedPages> 
     Ok(MappedPages { mmap, _span: Some(span) })
 }
 
+/// The bytes of the pages that a region lies in, as far as they are its own.
+fn length(region: &SharedRegion, backing: &Backing) -> io::Result<usize> {
+    region.size().checked_add(backing.lead()).map(usize_of).ok_or_else(too_large)
+}
+
+fn too_large() -> io::Error {
+    io::Error::from_raw_os_error(ENOMEM)
+}
+
 fn huge_page_alignment(region: &SharedRegion, backing: &Backing) -> Option<u64> {
     let wants = region.is_hugepage && !backing.is_huge && backing.file.is_none() && region.size() >= HUGE_PAGE;
     wants.then_some(HUGE_PAGE)
@@ -58,23 +67,15 @@ fn huge_page_alignment(region: &SharedRegion, backing: &Backing) -> Option<u64> 
 
 /// Sets enough addresses aside for any alignment, and maps the backing into their middle.
 fn in_span(region: &SharedRegion, backing: &Backing, guard: u64, align: u64) -> io::Result<(Span, *mut u8)> {
-    let too_large = || io::Error::from_raw_os_error(ENOMEM);
+    let length = length(region, backing)?;
     let around = guard.checked_mul(2).and_then(|guards| guards.checked_add(align)).ok_or_else(too_large)?;
-    let length = region.size().checked_add(backing.lead()).ok_or_else(too_large)?;
-    let size = length.checked_add(around).ok_or_else(too_large)?;
-    let span = Span::reserve(usize_of(size))?;
-    let start = u64::try_from(span.start().addr()).unwrap_or_default();
-    let first = start.saturating_add(guard).checked_next_multiple_of(align).ok_or_else(too_large)?;
+    let span = Span::reserve(length.checked_add(usize_of(around)).ok_or_else(too_large)?)?;
+    let start = span.start().addr();
+    let first = start.checked_add(usize_of(guard)).and_then(|first| first.checked_next_multiple_of(usize_of(align)));
+    let offset = first.ok_or_else(too_large)?.abs_diff(start);
     let fd = backing.file.as_ref().map_or(-1, |file| file.as_raw_fd());
-    let offset = usize_of(first.saturating_sub(start));
-    let host = span.map(
-        offset,
-        usize_of(length),
-        region.prot_flags,
-        backing.flags,
-        fd,
-        backing.offset.saturating_sub(backing.lead()),
-    )?;
+    // SAFETY: nothing was mapped into the span before.
+    let host = unsafe { span.map(offset, length, region.prot_flags, backing.flags, fd, backing.first_page())? };
     Ok((span, host))
 }
 

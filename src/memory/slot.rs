@@ -43,9 +43,9 @@ impl Slot {
         let request = MemorySlot {
             id: self.id,
             flags,
-            base: self.region.desc.base(),
-            size: self.region.desc.size(),
-            host: self.region.mapping.host(0).addr(),
+            base: self.region.desc().base(),
+            size: self.region.desc().size(),
+            host: self.region.mapping().host(0).addr(),
             guest_memfd: self.guest_memfd.as_ref().map(AsFd::as_fd),
         };
         // SAFETY: the slot keeps the mapping, which is the guest's memory, until KVM has deleted it.
@@ -85,7 +85,7 @@ impl Slot {
     }
 
     fn pages(&self) -> u64 {
-        self.region.desc.size().checked_div(page_size()).unwrap_or_default()
+        self.region.desc().size().checked_div(page_size()).unwrap_or_default()
     }
 
     /// Fills `bitmap` with a word of the dirty log for each 64 pages; KVM forgets them, unless they are cleared by hand.

@@ -8,20 +8,21 @@ use std::sync::Arc;
 use crate::model::backing::Seal;
 use crate::model::error::{Error, Result};
 use crate::model::format;
+use crate::model::int::usize_of;
 use crate::model::region::{
     MAP_ANONYMOUS, MAP_FIXED, MAP_FIXED_NOREPLACE, MAP_GROWSDOWN, MAP_HUGETLB, MAP_NORESERVE, MAP_PRIVATE, RegionType,
     SharedRegion,
 };
 use crate::model::source::{SourceType, UserBuffer};
 use crate::sys::file::FileKind;
-use crate::sys::{file, huge};
+use crate::sys::{file, huge, vma};
 
-/// What `mmap` needs, and how the memory behaves.
-#[derive(Clone, Debug)]
-pub struct Backing {
+/// Everything that `mmap` needs, and that decides how the memory may be touched.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Backing {
     /// The file to map; `None` for anonymous memory.
     pub file: Option<Arc<File>>,
-    /// Where in the file the region begins.
+    /// The offset in the file at which the region begins.
     pub offset: u64,
     /// Memory that someone else made, instead of a mapping of ours.
     pub buffer: Option<UserBuffer>,
@@ -31,16 +32,26 @@ pub struct Backing {
     pub page_size: u64,
     /// Whether pages come from the huge page pool.
     pub is_huge: bool,
-    /// Whether a touch may fault, so that every access goes through the kernel.
-    pub guarded: bool,
-    /// Whether the file can be read by `pread`.
+    /// Whether the file can be read by `pread(2)`.
     pub is_regular: bool,
+    /// Whether files are mapped into it while it is in use.
+    pub is_window: bool,
+    /// Whether the file or the buffer was there before the region.
+    pub is_foreign: bool,
+    /// Whether whoever is given the descriptor can cut the file.
+    pub can_shrink: bool,
+    /// Whether the host has `vm.overcommit_memory=2`.
+    pub is_overcommit_strict: bool,
     /// Whether a forked child does not get it.
-    pub dontfork: bool,
+    pub is_dontfork: bool,
+    /// Whether an access may wait for a userfaultfd handler, which must not be waited for without end.
+    pub has_fault_handler: bool,
+    /// Whether an access may wait for a disk, or for whoever answers its faults: then it is made without the interpreter's lock.
+    pub may_block: bool,
 }
 
 /// Opens the backing of a region that has memory.
-pub fn open(region: &SharedRegion) -> Result<Backing> {
+pub(super) fn open(region: &SharedRegion) -> Result<Backing> {
     let page_size = page_size(region)?;
     if region.source.buffer.is_none() {
         check_alignment(region, page_size)?;
@@ -48,17 +59,14 @@ pub fn open(region: &SharedRegion) -> Result<Backing> {
     check_flags(region)?;
     let flags = region.map_flags();
     let small = Backing {
-        file: None,
-        offset: 0,
-        buffer: None,
         flags,
         page_size,
-        is_huge: false,
-        guarded: region.region_type == RegionType::DaxMemory || huge::strict_overcommit(),
-        is_regular: true,
-        dontfork: region.options.dontfork == Some(true),
+        is_window: region.region_type == RegionType::DaxMemory,
+        is_overcommit_strict: huge::strict_overcommit(),
+        is_dontfork: region.options.dontfork == Some(true),
+        ..Backing::default()
     };
-    let pool = Backing { is_huge: true, guarded: flags & MAP_NORESERVE != 0, ..small.clone() };
+    let pool = Backing { is_huge: true, ..small.clone() };
     match region.effective_source() {
         None => open_adopted(region, small),
         Some(SourceType::MmapAnonymous) => Ok(Backing { flags: flags | MAP_ANONYMOUS, ..small }),
@@ -93,9 +101,8 @@ fn open_memfd(region: &SharedRegion, huge_page_size: Option<u64>, backing: Backi
     let at_once = seals_before_mapping(seals);
     file::size_and_seal(&memfd, region.size(), bits(&at_once))
         .map_err(|error| failed(region, "sizing and sealing its memfd failed", &error))?;
-    // Whoever is given the descriptor of a file that is not sealed can cut it.
-    let guarded = backing.guarded || !seals.contains(&Seal::Shrink);
-    Ok(Backing { file: Some(Arc::new(memfd)), guarded, ..backing })
+    let can_shrink = !seals.contains(&Seal::Shrink);
+    Ok(Backing { file: Some(Arc::new(memfd)), is_regular: true, can_shrink, ..backing })
 }
 
 /// A seal against future writing mappings, and the one against more seals, come after ours.
@@ -109,7 +116,7 @@ fn bits(seals: &[Seal]) -> i32 {
 }
 
 /// Adds the seals that had to wait for the mapping.
-pub fn seal_mapped(region: &SharedRegion, backing: &Backing) -> Result<()> {
+pub(super) fn seal_mapped(region: &SharedRegion, backing: &Backing) -> Result<()> {
     match (&region.options.seals, &backing.file) {
         (Some(seals), Some(file)) if seals.contains(&Seal::FutureWrite) => {
             file::seal(file, bits(seals)).map_err(|error| failed(region, "sealing its memfd failed", &error))
@@ -120,10 +127,15 @@ pub fn seal_mapped(region: &SharedRegion, backing: &Backing) -> Result<()> {
 
 const DEFAULT_SEALS: [Seal; 3] = [Seal::Shrink, Seal::Grow, Seal::Seal];
 
-/// What the user gave may be truncated, unmapped or protected by anyone: always guarded.
 fn open_adopted(region: &SharedRegion, backing: Backing) -> Result<Backing> {
+    let backing = Backing { is_foreign: true, may_block: true, ..backing };
     match &region.source.buffer {
-        Some(buffer) => Ok(Backing { buffer: Some(buffer.clone()), page_size: 1, guarded: true, ..backing }),
+        Some(buffer) => Ok(Backing {
+            has_fault_handler: vma::has_fault_handler(buffer.host, usize_of(region.size())),
+            buffer: Some(buffer.clone()),
+            page_size: 1,
+            ..backing
+        }),
         None => open_user_file(region, backing),
     }
 }
@@ -145,14 +157,19 @@ fn open_user_file(region: &SharedRegion, backing: Backing) -> Result<Backing> {
         is_huge: huge_page_size.is_some(),
         file: Some(Arc::clone(&user_file.file)),
         offset: region.source.file_offset,
-        guarded: true,
         is_regular,
         ..backing
     })
 }
 
+/// The end of the region in its file.
+fn end_in_file(region: &SharedRegion) -> Result<u64> {
+    let refused = || failed(region, "no file is that long", &io::Error::from_raw_os_error(EINVAL));
+    region.source.file_offset.checked_add(region.size()).ok_or_else(refused)
+}
+
 fn check_length(region: &SharedRegion, kind: FileKind) -> Result<()> {
-    let needed = region.source.file_offset.saturating_add(region.size());
+    let needed = end_in_file(region)?;
     let (message, errno) = match kind {
         FileKind::Regular(length) if length < needed => (
             format!(
@@ -173,17 +190,18 @@ fn check_length(region: &SharedRegion, kind: FileKind) -> Result<()> {
 fn open_hugetlbfs(region: &SharedRegion, backing: Backing) -> Result<Backing> {
     let path = region.source.path.as_path();
     let fail = |error: io::Error| failed(region, &format!("opening {} failed", path.display()), &error);
-    let (file, guarded) = match file::open_existing(path) {
+    let (file, is_foreign) = match file::open_existing(path) {
         Ok(existing) => {
             require_hugetlbfs(region, path, &existing)?;
             check_length(region, file::kind(&existing).map_err(fail)?)?;
             (existing, true)
         }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => (create_hugetlbfs(region, path)?, backing.guarded),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => (create_hugetlbfs(region, path)?, false),
         Err(error) => return Err(fail(error)),
     };
     let page_size = file::hugetlbfs_page_size(&file).map_err(fail)?.unwrap_or(backing.page_size);
-    Ok(Backing { file: Some(Arc::new(file)), offset: region.source.file_offset, page_size, guarded, ..backing })
+    let (file, offset) = (Some(Arc::new(file)), region.source.file_offset);
+    Ok(Backing { file, offset, page_size, is_regular: true, is_foreign, ..backing })
 }
 
 fn create_hugetlbfs(region: &SharedRegion, path: &Path) -> Result<File> {
@@ -192,8 +210,9 @@ fn create_hugetlbfs(region: &SharedRegion, path: &Path) -> Result<File> {
         return Err(failed(region, "\"hugetlbfs\" needs mem_file_path", &io::Error::from_raw_os_error(ENOENT)));
     }
     require_hugetlbfs(region, path, &file::open_directory(directory_of(path)).map_err(fail)?)?;
+    let length = end_in_file(region)?;
     let made = file::create_new(path).map_err(fail)?;
-    let sized = made.set_len(region.source.file_offset.saturating_add(region.size()));
+    let sized = made.set_len(length);
     std::fs::remove_file(path).and(sized).map_err(fail)?;
     Ok(made)
 }
@@ -290,7 +309,7 @@ pub fn check_pools<'a>(regions: impl Iterator<Item = &'a SharedRegion>) -> Resul
     pools.into_iter().find_map(short).map_or(Ok(()), Err)
 }
 
-/// What regions want of one pool of huge pages.
+/// The demand of regions on one pool of huge pages.
 struct Demand<'a> {
     available: u64,
     pages: u64,
@@ -352,7 +371,7 @@ pub fn failed(region: &SharedRegion, what: &str, error: &io::Error) -> Error {
 }
 
 /// The refusal of memory that can't be copied safely.
-pub fn special(region: &SharedRegion) -> Error {
+pub(super) fn special(region: &SharedRegion) -> Error {
     Error::Unsupported {
         message: format!(
             "cannot map {region}: its memory can't be read through process_vm_readv (pages of a device, or a memfd_secret), \
@@ -365,7 +384,7 @@ pub fn special(region: &SharedRegion) -> Error {
 }
 
 /// The error of a failed `mmap`: a pool that ran short between the check and the call is told apart.
-pub fn mmap_failed(region: &SharedRegion, backing: &Backing, error: &io::Error) -> Error {
+pub(super) fn mmap_failed(region: &SharedRegion, backing: &Backing, error: &io::Error) -> Error {
     let pages = region.size().div_ceil(backing.page_size);
     if backing.is_huge && error.raw_os_error() == Some(ENOMEM) && huge::available_huge_pages(backing.page_size) < pages
     {
@@ -376,22 +395,29 @@ pub fn mmap_failed(region: &SharedRegion, backing: &Backing, error: &io::Error) 
 
 impl Backing {
     /// Whether writes stay in this process.
-    #[must_use]
-    pub const fn is_private(&self) -> bool {
+    pub(super) const fn is_private(&self) -> bool {
         self.flags & MAP_PRIVATE != 0
     }
 
-    /// Whether a forked child may find its pages gone: private huge pages can't be copied for it, shared ones can be punched
-    /// by whoever the parent gives its descriptor to, and `dontfork` memory is not there.
-    #[must_use]
-    pub const fn guarded_after_fork(&self) -> bool {
-        self.is_huge || self.dontfork
+    /// Whether the pool keeps pages for it from the moment on when it is mapped.
+    pub(super) const fn is_reserved(&self) -> bool {
+        self.flags & MAP_NORESERVE == 0
+    }
+
+    /// The file and where in it the region begins, if the file shows what the memory shows and can be read.
+    pub(super) fn shown_file(&self) -> Option<(&File, u64)> {
+        let file = self.file.as_ref().filter(|_| self.is_regular && !self.is_private())?;
+        Some((file, self.offset))
     }
 
     /// The bytes between the start of the page that the region begins in and the region.
-    #[must_use]
-    pub fn lead(&self) -> u64 {
+    pub(super) fn lead(&self) -> u64 {
         let start = self.buffer.as_ref().map_or(self.offset, |buffer| buffer.host.try_into().unwrap_or_default());
-        start & huge::page_size().saturating_sub(1)
+        start.checked_rem(huge::page_size()).unwrap_or_default()
+    }
+
+    /// The start, in its file, of the page that the region begins in.
+    pub(super) fn first_page(&self) -> u64 {
+        self.offset.abs_diff(self.lead())
     }
 }

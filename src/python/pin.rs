@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 
-use crate::memory::access::LeasedSections;
+use crate::memory::leased_sections::LeasedSections;
 use crate::model::format::hex;
 
 /// A range of guest memory that stays at its host address until the pin ends. Made by `GuestMemory.pin`; used in `with`.
@@ -25,7 +25,8 @@ pub struct PyPin {
 
 impl From<LeasedSections> for PyPin {
     fn from(leased: LeasedSections) -> Self {
-        let (address, size) = leased.sections.first().map_or((0, 0), |section| (section.host().addr(), section.size));
+        let first = leased.sections().next().map(|section| (section.host().addr(), section.len()));
+        let (address, size) = first.unwrap_or_default();
         Self { leased: Mutex::new(Some(leased)), address, size }
     }
 }

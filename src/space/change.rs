@@ -10,7 +10,7 @@ use super::proposal::Proposal;
 use super::space::AddressSpace;
 use super::state::SpaceState;
 use super::turn::TurnGuard;
-use crate::memory::lease::Leases;
+use crate::memory::lease_table::LeaseTable;
 use crate::memory::mapped_regions::MappedRegions;
 use crate::memory::mapper::Mapper;
 use crate::memory::region::MappedRegion;
@@ -118,7 +118,7 @@ impl AddressSpace {
         self.reservations().check(&added, reservation)?;
         let added: Vec<&SharedRegion> = added.iter().filter(|region| region.has_memory()).collect();
         let mapped = map_all(&added, interrupt)?;
-        Ok(mapped.into_iter().map(|region| (Arc::as_ptr(&region.desc), region)).collect())
+        Ok(mapped.into_iter().map(|region| (Arc::as_ptr(region.desc()), region)).collect())
     }
 
     /// Maps all regions; a space that is mapped already is left as it is. Returns which `map_memory` made the memory.
@@ -144,8 +144,7 @@ impl AddressSpace {
         self.check_process()?;
         let _turn = self.turn().take(interrupt)?;
         let before = self.load_full();
-        let regions = before.memory_of(incarnation)?.regions().to_vec();
-        let memory = Some(Arc::new(MappedRegions::new(incarnation, is_tracked, regions)));
+        let memory = Some(Arc::new(before.memory_of(incarnation)?.tracked(is_tracked)));
         let old = self.swap_quietly(SpaceState { map: Arc::clone(&before.map), memory });
         drop(before);
         wait_for_readers(old);
@@ -209,10 +208,10 @@ impl AddressSpace {
         result
     }
 
-    fn leases_of(&self, target: &Target) -> Option<Arc<Leases>> {
+    fn leases_of(&self, target: &Target) -> Option<Arc<LeaseTable>> {
         let snapshot = self.load();
         let region = target.find(&snapshot.map).ok()?;
-        snapshot.memory.as_ref()?.find(region.base()).map(|region| Arc::clone(&region.leases))
+        snapshot.memory.as_ref()?.find(region.base()).map(|region| Arc::clone(region.leases()))
     }
 }
 
@@ -244,13 +243,12 @@ fn map_all(regions: &[&SharedRegion], interrupt: &dyn Interrupt) -> Result<Vec<A
     source::check_pools(regions.iter().copied())?;
     let total = regions.iter().fold(0u64, |sum, region| sum.saturating_add(region.size()));
     let mut mapper = Mapper::new(interrupt, total);
-    regions.iter().map(|region| Ok(Arc::new(MappedRegion::new(Arc::clone(region), mapper.map(region)?)))).collect()
+    regions.iter().map(|region| mapper.map(region).map(Arc::new)).collect()
 }
 
 fn map_one(region: &SharedRegion, interrupt: &dyn Interrupt) -> Result<Arc<MappedRegion>> {
     source::check_pools(std::iter::once(region))?;
-    let mapping = Mapper::new(interrupt, region.size()).map(region)?;
-    Ok(Arc::new(MappedRegion::new(Arc::clone(region), mapping)))
+    Mapper::new(interrupt, region.size()).map(region).map(Arc::new)
 }
 
 /// The grace period: readers hold a snapshot for one short access, and what leaves must see the last of them out.

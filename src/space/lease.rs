@@ -1,56 +1,55 @@
-//! Memory for long work: leased by leases, found on the map of the moment.
-
-use std::sync::Arc;
+//! Memory for work that lets the snapshot go: planned on the map of the moment, and leased.
 
 use super::space::AddressSpace;
-use crate::memory::access::{Access, LeasedSections};
-use crate::memory::mapped_regions::Need;
-use crate::memory::region::MappedRegion;
+use crate::memory::access::{self, Side};
+use crate::memory::lease::WeakRegion;
+use crate::memory::leased_sections::LeasedSections;
 use crate::model::error::{Error, Result};
 use crate::model::interrupt::Interrupt;
-use crate::model::range::Range;
 use crate::model::wait::SLICE;
 
 impl AddressSpace {
-    /// Holds what `sections` finds in a range; `Err` in the result is a region to wait for.
-    pub fn try_lease(
+    /// Plans what the verbs take and leases it, without a wait; `Err` in the result is a region to wait for.
+    pub fn try_lease<const N: usize>(
         &self,
         incarnation: u64,
-        (verb, need, range): (&'static str, Need, Range),
-        sections: impl FnOnce(&Access<'_>) -> Result<Vec<crate::memory::section::Section>>,
-    ) -> Result<Result<LeasedSections, Arc<MappedRegion>>> {
+        sides: [Side<'_>; N],
+    ) -> Result<Result<[LeasedSections; N], WeakRegion>> {
         let snapshot = self.load();
-        let access = Access { map: &snapshot.map, memory: snapshot.memory_of(incarnation)?, verb, need, range };
-        Ok(access.lease(sections(&access)?))
+        let plans = access::plan(&snapshot.map, snapshot.memory_of(incarnation)?, sides)?;
+        Ok(LeasedSections::lease_all(sides, &plans))
     }
 
-    /// Holds the first readable bytes of a range: regions that touch each other, up to `most` bytes; empty when there are none.
+    /// Goes on from what [`try_lease`](Self::try_lease) gave: waits for the change that is deciding about a region, and tries again.
     ///
-    /// Must be called without the interpreter's lock, for it may wait for a change that is deciding about a region.
-    pub fn lease_run(
+    /// Must be called without the interpreter's lock.
+    pub fn lease<const N: usize>(
         &self,
         incarnation: u64,
-        (verb, range): (&'static str, Range),
-        most: usize,
+        sides: [Side<'_>; N],
+        mut leased: Result<[LeasedSections; N], WeakRegion>,
         interrupt: &dyn Interrupt,
-    ) -> Result<LeasedSections> {
+    ) -> Result<[LeasedSections; N]> {
         loop {
-            match self.try_lease(incarnation, (verb, Need::Read, range), |access| Ok(access.run(most)))? {
+            match leased {
                 Ok(leased) => return Ok(leased),
                 Err(unsettled) => self.wait_settled(&unsettled, interrupt)?,
             }
+            leased = self.try_lease(incarnation, sides)?;
         }
     }
 
-    /// Waits for a moment, or until the change that is deciding about a region has decided.
-    pub fn wait_settled(&self, region: &MappedRegion, interrupt: &dyn Interrupt) -> Result<()> {
-        if region.leases.is_closing() && self.turn().is_mine() {
+    /// Waits for a moment, or until the change that is deciding about the region has decided.
+    ///
+    /// Must be called without the interpreter's lock.
+    pub fn wait_settled(&self, region: &WeakRegion, interrupt: &dyn Interrupt) -> Result<()> {
+        if region.leases().is_closing() && self.turn().is_mine() {
             return Err(Error::Reentrant {
-                message: format!("{} is being removed by the change that this call is part of", region.desc),
+                message: format!("{} is being removed by the change that this call is part of", region.desc()),
             });
         }
-        region.leases.wait_settled(SLICE);
+        region.leases().wait_settled(SLICE);
         self.turn().check_client_timeout()?;
-        Ok(interrupt.check()?)
+        Ok(interrupt.check_now()?)
     }
 }

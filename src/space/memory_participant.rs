@@ -4,22 +4,20 @@ use std::sync::Arc;
 
 use crate::memory::mapped_regions::MappedRegions;
 use crate::memory::region::MappedRegion;
-use crate::memory::source;
+use crate::memory::region_change::{ClosedRegion, NextDescription};
 use crate::model::change::Change;
 use crate::model::error::{Error, LeaseInfo, Result};
 use crate::model::format::hex;
 use crate::model::region::SharedRegion;
 
-/// Regions that no one can lease while a change decides about them; dropped undecided, they are open again.
+/// Regions that no one can lease while a change decides about them, and those that get another description; dropped undecided, all
+/// are again what they were.
 #[derive(Debug, Default)]
 pub(super) struct MemoryParticipant {
-    leaving: Vec<Arc<MappedRegion>>,
+    leaving: Vec<ClosedRegion>,
     /// Regions that stay and lose a protection.
-    restricted: Vec<(Arc<MappedRegion>, i32)>,
-    /// Regions that stay and gained a protection ahead of the publication, with the one they had.
-    extended: Vec<(Arc<MappedRegion>, i32)>,
-    /// Regions that stay and were advised ahead of the publication, with what they are to become.
-    advised: Vec<(Arc<MappedRegion>, SharedRegion)>,
+    restricted: Vec<(ClosedRegion, i32)>,
+    described: Vec<NextDescription>,
 }
 
 impl MemoryParticipant {
@@ -27,8 +25,7 @@ impl MemoryParticipant {
     pub(super) fn of(memory: &MappedRegions, change: &Change) -> Result<Self> {
         let mut participant = Self::default();
         for region in change.removed.iter().filter_map(|region| mapped(memory, region)) {
-            close(region)?;
-            participant.leaving.push(Arc::clone(region));
+            participant.leaving.push(close(region)?);
         }
         for (old, new) in &change.replaced {
             if let Some(region) = mapped(memory, old) {
@@ -40,71 +37,36 @@ impl MemoryParticipant {
 
     /// Closes every region of a memory.
     pub(super) fn of_all(memory: &MappedRegions) -> Result<Self> {
-        let mut participant = Self::default();
-        for region in memory.regions() {
-            close(region)?;
-            participant.leaving.push(Arc::clone(region));
-        }
-        Ok(participant)
+        let leaving = memory.regions().map(close).collect::<Result<_>>()?;
+        Ok(Self { leaving, ..Self::default() })
     }
 
-    fn redescribe(&mut self, region: &Arc<MappedRegion>, new: &SharedRegion) -> Result<()> {
-        let (before, after) = (region.desc.prot_flags, new.prot_flags);
-        if before & !after != 0 {
-            close(region)?;
-            self.restricted.push((Arc::clone(region), after));
+    fn redescribe(&mut self, region: &MappedRegion, new: &SharedRegion) -> Result<()> {
+        if region.desc().prot_flags & !new.prot_flags != 0 {
+            self.restricted.push((close(region)?, new.prot_flags));
         }
-        if after & !before != 0 {
-            self.extended.push((Arc::clone(region), before));
-            protect(region, before | after)?;
-        }
-        self.advised.push((Arc::clone(region), Arc::clone(new)));
-        region.mapping.advise(Some(&region.desc), new)
+        self.described.push(NextDescription::prepare(region, new)?);
+        Ok(())
     }
 
     /// The change is published: leases on what left are refused for good.
     pub(super) fn publish(&mut self) {
-        self.extended.clear();
-        self.advised.clear();
-        for region in self.leaving.drain(..) {
-            region.leases.finish();
-        }
+        self.described.drain(..).for_each(NextDescription::publish);
+        self.leaving.drain(..).for_each(ClosedRegion::finish);
     }
 
     /// No reader is left in the old snapshot: protections can shrink.
-    pub(super) fn settle(mut self) {
-        for (region, prot_flags) in self.restricted.drain(..) {
-            // Whatever the kernel answers, accesses already refuse what the description forbids.
-            let _ = protect(&region, prot_flags);
-            region.leases.reopen();
-        }
+    pub(super) fn settle(self) {
+        self.restricted.into_iter().for_each(|(region, prot_flags)| region.restrict(prot_flags));
     }
 }
 
-impl Drop for MemoryParticipant {
-    fn drop(&mut self) {
-        for (region, prot_flags) in self.extended.drain(..) {
-            let _ = protect(&region, prot_flags);
-        }
-        for (region, new) in self.advised.drain(..) {
-            let _ = region.mapping.advise(Some(&new), &region.desc);
-        }
-        for region in self.leaving.iter().chain(self.restricted.iter().map(|(region, _)| region)) {
-            region.leases.reopen();
-        }
-    }
+fn mapped<'a>(memory: &'a MappedRegions, region: &SharedRegion) -> Option<&'a MappedRegion> {
+    memory.find(region.base()).filter(|mapped| Arc::ptr_eq(mapped.desc(), region))
 }
 
-fn mapped<'a>(memory: &'a MappedRegions, region: &SharedRegion) -> Option<&'a Arc<MappedRegion>> {
-    memory.find(region.base()).filter(|mapped| Arc::ptr_eq(&mapped.desc, region))
-}
-
-fn protect(region: &MappedRegion, prot_flags: i32) -> Result<()> {
-    region.mapping.protect(prot_flags).map_err(|error| source::failed(&region.desc, "mprotect failed", &error))
-}
-
-fn close(region: &MappedRegion) -> Result<()> {
-    region.leases.close().map_err(|leases| busy(&region.desc, leases))
+fn close(region: &MappedRegion) -> Result<ClosedRegion> {
+    ClosedRegion::close(region).map_err(|leases| busy(region.desc(), leases))
 }
 
 fn busy(region: &SharedRegion, leases: Vec<LeaseInfo>) -> Error {

@@ -28,9 +28,9 @@ impl Proposal {
     /// The host side of an added, kept or removed region; an added one has it before anything is published.
     #[must_use]
     pub fn mapping(&self, region: &SharedRegion) -> Option<&Arc<MappedRegion>> {
-        let sides = [&self.after, &self.before].map(|side| side.as_ref()?.find(region.base()));
-        let same = |mapped: &&Arc<MappedRegion>| Arc::ptr_eq(&mapped.desc, region);
-        let equal = |mapped: &&Arc<MappedRegion>| mapped.desc == *region;
+        let sides = [&self.after, &self.before].map(|side| side.as_ref()?.for_participant(region.base()));
+        let same = |mapped: &&Arc<MappedRegion>| Arc::ptr_eq(mapped.desc(), region);
+        let equal = |mapped: &&Arc<MappedRegion>| mapped.desc() == region;
         sides.into_iter().flatten().find(same).or_else(|| sides.into_iter().flatten().find(equal))
     }
 

@@ -14,11 +14,17 @@ use crate::model::region_map::RegionMap;
 pub struct SpaceState {
     /// The regions and their layout.
     pub map: Arc<RegionMap>,
-    /// Their memory, when the space is mapped.
-    pub memory: Option<Arc<MappedRegions>>,
+    /// Their memory, when the space is mapped. What is shared here outlives the snapshot without a lease: only a change may keep it.
+    pub(super) memory: Option<Arc<MappedRegions>>,
 }
 
 impl SpaceState {
+    /// The memory, when the space is mapped.
+    #[must_use]
+    pub fn memory(&self) -> Option<&MappedRegions> {
+        self.memory.as_deref()
+    }
+
     /// The memory of one `map_memory`, which `close` ends.
     #[inline]
     pub fn memory_of(&self, incarnation: u64) -> Result<&MappedRegions> {
@@ -46,10 +52,10 @@ impl SpaceState {
             let at = memory.index_of(edit.base()).max(reached);
             next.keep(memory, reached..at);
             reached = at;
-            if let Some(old) = edit.old.and_then(|_| memory.regions().get(at)) {
+            if let Some(old) = edit.old.and_then(|_| memory.regions().nth(at)) {
                 reached = at.saturating_add(1);
                 if let Some(new) = edit.new {
-                    next.push(Arc::new(old.described(Arc::clone(new))));
+                    next.describe(old, new)?;
                 }
             } else if let Some(new) = edit.new {
                 next.push(map(new)?);

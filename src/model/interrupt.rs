@@ -1,6 +1,6 @@
 //! How long work asks whether it should stop, and tells how far it is.
 
-use super::error::{Error, Interrupted};
+use super::error::Interrupted;
 
 /// Asked now and then by everything that waits or takes long.
 ///
@@ -18,11 +18,6 @@ pub trait Interrupt {
     fn progress(&self, stage: &'static str, done: u64, total: u64) -> Result<(), Interrupted> {
         let _ = (stage, done, total);
         self.check()
-    }
-
-    /// Tells of an error of a client that nothing can return.
-    fn report(&self, client: &str, error: &Error) {
-        let _ = (client, error);
     }
 }
 

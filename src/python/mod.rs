@@ -5,6 +5,7 @@
 pub mod adapters;
 pub mod adopted;
 pub mod array;
+pub mod attachment;
 pub mod backing;
 pub mod base;
 pub mod buffer;

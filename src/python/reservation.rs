@@ -1,13 +1,16 @@
-//! `Reservation`, and what of `AddressSpace` looks for room.
+//! `Reservation`, and the verbs of `AddressSpace` that look for free addresses.
 
 use std::sync::Arc;
 
+use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::{PyString, PyTuple};
 
+use super::base::PyBase;
 use super::convert::{self, Address, Size};
 use super::interrupt::detached;
 use super::region::PyRegion;
+use super::registry::PyRegistry;
 use super::space::PySpace;
 use super::space_ref::SpaceRef;
 use crate::model::allocator::{Policy, Wanted};
@@ -40,7 +43,7 @@ impl Room {
     }
 }
 
-/// Addresses that are kept for an owner: others are neither given them nor can they insert regions there.
+/// Addresses that are kept for an owner: `find_free` passes over them, and nobody else can insert regions there.
 ///
 /// Made by `AddressSpace.reserve()`. It ends with `release()`, or with the `with` block that it is used in; dropping the object does
 /// not end it. Regions that were inserted stay.
@@ -54,8 +57,10 @@ impl Room {
 #[pyclass(frozen, name = "Reservation", module = "dbs_address_space")]
 #[derive(Debug)]
 pub struct PyReservation {
-    pub(super) space: SpaceRef,
-    pub(super) reservation: Arc<Reservation>,
+    space: SpaceRef,
+    /// The clients that are asked about an insertion: it may be made when the `AddressSpace` object is gone.
+    registry: Py<PyRegistry>,
+    reservation: Arc<Reservation>,
 }
 
 #[pymethods]
@@ -72,19 +77,19 @@ impl PyReservation {
         self.reservation.range.size()
     }
 
-    /// The first address behind it.
+    /// The first address after it.
     #[getter]
     fn end(&self) -> u64 {
         self.reservation.range.end()
     }
 
-    /// Who it is kept for.
+    /// The name that it was reserved under.
     #[getter]
     fn owner(&self) -> &str {
         &self.reservation.owner
     }
 
-    /// Whether it has not been released.
+    /// Whether it is still kept: not released yet.
     #[getter]
     fn is_active(&self) -> bool {
         self.space.is_reserved(&self.reservation)
@@ -99,10 +104,10 @@ impl PyReservation {
     /// >>> room = space.reserve("1MiB", owner="dimm0")
     /// >>> len(room.insert_region(AddressSpaceRegion("ram", room.base, room.size)))
     /// 1
-    fn insert_region(&self, py: Python<'_>, region: &Bound<'_, PyRegion>) -> PyResult<super::base::PyBase> {
+    fn insert_region(&self, py: Python<'_>, region: &Bound<'_, PyRegion>) -> PyResult<PyBase> {
         let region = &region.get().0;
         let map = detached(py, None, |interrupt| self.space.insert_reserved(&self.reservation, region, interrupt))?;
-        Ok(super::base::PyBase::from(map))
+        Ok(map.into())
     }
 
     /// Gives the addresses back; a second time it does nothing.
@@ -147,6 +152,10 @@ impl PyReservation {
         Ok(format!("Reservation({range} {size}, owner={}{released})", owner.repr()?))
     }
 
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.registry)
+    }
+
     #[allow(clippy::unused_self, reason = "a method for pickle")]
     fn __reduce__(&self) -> PyResult<()> {
         Err(pyo3::exceptions::PyTypeError::new_err("cannot pickle a Reservation: it is part of a live AddressSpace"))
@@ -181,7 +190,7 @@ impl PySpace {
         Ok(self.inner().find_free(&room.wanted, room.bounds)?)
     }
 
-    /// Keeps addresses for an owner, at `base` or where `find_free` finds them: nobody else is given them or can insert there.
+    /// Keeps addresses for an owner, at `base` or where `find_free` finds room: nobody else is given them or can insert there.
     ///
     /// The arguments are those of `find_free`. The owner inserts through the `Reservation`. Raises what `find_free` raises; with
     /// `base`, `Misaligned`, or `RegionOverlap` that names the region or owner in the way.
@@ -209,13 +218,19 @@ impl PySpace {
         let base = base.map(|base| base.0);
         let reservation =
             detached(py, None, |interrupt| self.inner().reserve(&wanted, bounds, base, owner, interrupt))?;
-        Ok(PyReservation { space: self.inner().clone(), reservation })
+        Ok(self.reservation(py, reservation))
     }
 
     /// The reservations that have not been released, by ascending base.
     #[getter]
     fn reservations<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
-        let of = |reservation| PyReservation { space: self.inner().clone(), reservation };
-        PyTuple::new(py, self.inner().reservation_list().into_iter().map(of))
+        let reservations = self.inner().reservation_list().into_iter();
+        PyTuple::new(py, reservations.map(|reservation| self.reservation(py, reservation)))
+    }
+}
+
+impl PySpace {
+    fn reservation(&self, py: Python<'_>, reservation: Arc<Reservation>) -> PyReservation {
+        PyReservation { space: self.inner().clone(), registry: self.registry().clone_ref(py), reservation }
     }
 }

@@ -16,7 +16,7 @@ use super::interrupt::detached;
 use super::layout::PyLayout;
 use super::memory::PyMemory;
 use super::region::PyRegion;
-use super::registry::PyClients;
+use super::registry::PyRegistry;
 use super::space_ref::SpaceRef;
 use crate::model::error::Error;
 use crate::model::format;
@@ -41,7 +41,7 @@ use crate::space::AddressSpace;
 #[derive(Debug)]
 pub struct PySpace {
     inner: SpaceRef,
-    clients: Py<PyClients>,
+    registry: Py<PyRegistry>,
     /// The object of the newest map that was asked for. Nothing in it leads back here.
     current: ArcSwap<Py<PyBase>>,
     /// The handle of the memory, by incarnation.
@@ -56,16 +56,16 @@ impl PySpace {
     pub(super) fn of(py: Python<'_>, space: AddressSpace) -> PyResult<Self> {
         let inner = SpaceRef::new(space);
         let base = Py::new(py, PyBase::from(inner.map()))?;
-        let clients = Py::new(py, PyClients::default())?;
-        Ok(Self { inner, clients, current: ArcSwap::from_pointee(base), memory: Mutex::new(None) })
+        let registry = Py::new(py, PyRegistry::default())?;
+        Ok(Self { inner, registry, current: ArcSwap::from_pointee(base), memory: Mutex::new(None) })
     }
 
     pub(super) const fn inner(&self) -> &SpaceRef {
         &self.inner
     }
 
-    pub(super) const fn clients(&self) -> &Py<PyClients> {
-        &self.clients
+    pub(super) const fn registry(&self) -> &Py<PyRegistry> {
+        &self.registry
     }
 
     /// The object of a map, the cached one when it is the newest.
@@ -110,7 +110,7 @@ impl PySpace {
         if let Some(memory) = cached(py) {
             return Ok(memory);
         }
-        let memory = Py::new(py, PyMemory::new(self.inner.clone(), self.clients.clone_ref(py), incarnation))?;
+        let memory = Py::new(py, PyMemory::new(self.inner.clone(), self.registry.clone_ref(py), incarnation))?;
         let replaced =
             self.memory.lock().unwrap_or_else(PoisonError::into_inner).replace((incarnation, memory.clone_ref(py)));
         drop(replaced);
@@ -410,7 +410,7 @@ impl PySpace {
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        visit.call(&self.clients)?;
+        visit.call(&self.registry)?;
         let Ok(memory) = self.memory.try_lock() else { return Ok(()) };
         memory.as_ref().map_or(Ok(()), |(_, memory)| visit.call(memory))
     }

@@ -1,4 +1,4 @@
-//! What the classes hold of a live space.
+//! The share that each class has in a live space.
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -36,7 +36,7 @@ impl Drop for SpaceRef {
             self.0.dismiss();
             drop(self.0.take_memory());
         };
-        // At the interpreter's end there is no lock to let go, and all of it is dropped all the same.
+        // At the interpreter's end there is no lock to let go; dropping the space then ends it all the same.
         let _ = Python::try_attach(|py| py.detach(end));
     }
 }

@@ -1,4 +1,4 @@
-//! `Transaction`.
+//! `Transaction`: many changes, one publication.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -32,11 +32,11 @@ use crate::space::transaction::Transaction;
 pub struct PyTransaction {
     space: Py<PySpace>,
     if_generation: Option<u64>,
-    state: Mutex<State>,
+    state: Mutex<TransactionState>,
 }
 
 #[derive(Debug)]
-enum State {
+enum TransactionState {
     New,
     Open(Box<Transaction>),
     Closed(Option<Py<PyBase>>),
@@ -44,18 +44,18 @@ enum State {
 
 impl PyTransaction {
     pub(super) fn new(space: Py<PySpace>, if_generation: Option<u64>) -> Self {
-        Self { space, if_generation, state: Mutex::new(State::New) }
+        Self { space, if_generation, state: Mutex::new(TransactionState::New) }
     }
 
-    /// Never held while Python code runs, and an error that becomes an exception runs some.
-    fn with_state<T>(&self, work: impl FnOnce(&mut State) -> T) -> T {
+    /// The lock is never held while Python code runs, which may use this transaction; making an exception of an error runs some.
+    fn with_state<T>(&self, work: impl FnOnce(&mut TransactionState) -> T) -> T {
         work(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn with_open<T>(&self, work: impl FnOnce(&mut Transaction) -> Result<T>) -> PyResult<T> {
         let result = self.with_state(|state| match state {
-            State::Open(transaction) => Some(work(transaction)),
-            State::New | State::Closed(_) => None,
+            TransactionState::Open(transaction) => Some(work(transaction)),
+            TransactionState::New | TransactionState::Closed(_) => None,
         });
         Ok(result
             .ok_or_else(|| PyRuntimeError::new_err("the transaction is not open: use it in a with statement"))??)
@@ -72,11 +72,11 @@ impl PyTransaction {
         let this = slf.get();
         let transaction = Box::new(Transaction::begin(this.space.get().inner(), this.if_generation)?);
         this.with_state(|state| match state {
-            State::New => {
-                *state = State::Open(transaction);
+            TransactionState::New => {
+                *state = TransactionState::Open(transaction);
                 Ok(())
             }
-            State::Open(_) | State::Closed(_) => {
+            TransactionState::Open(_) | TransactionState::Closed(_) => {
                 Err(PyRuntimeError::new_err("a transaction can be entered once; make a new one"))
             }
         })?;
@@ -90,13 +90,13 @@ impl PyTransaction {
         _exc_value: &Bound<'_, PyAny>,
         _traceback: &Bound<'_, PyAny>,
     ) -> PyResult<bool> {
-        let state = self.with_state(|state| std::mem::replace(state, State::Closed(None)));
-        if let (State::Open(transaction), true) = (state, exc_type.is_none()) {
+        let state = self.with_state(|state| std::mem::replace(state, TransactionState::Closed(None)));
+        if let (TransactionState::Open(transaction), true) = (state, exc_type.is_none()) {
             let space = self.space.get().inner().clone();
             let published = detached(py, None, |interrupt| transaction.publish(&space, interrupt))?;
             if let Some(map) = published {
                 let base = self.space.get().base_of(py, &map)?;
-                self.with_state(|state| *state = State::Closed(Some(base)));
+                self.with_state(|state| *state = TransactionState::Closed(Some(base)));
             }
         }
         Ok(false)
@@ -139,12 +139,12 @@ impl PyTransaction {
         self.stage(|transaction| transaction.replace(&old, &new.get().0))
     }
 
-    /// The map that the exit published, or `None` before it and when nothing was published.
+    /// The map that the exit published; `None` before the exit, and when nothing was published.
     #[getter]
     fn published(&self, py: Python<'_>) -> Option<Py<PyBase>> {
         self.with_state(|state| match state {
-            State::Closed(base) => base.as_ref().map(|base| base.clone_ref(py)),
-            State::New | State::Open(_) => None,
+            TransactionState::Closed(base) => base.as_ref().map(|base| base.clone_ref(py)),
+            TransactionState::New | TransactionState::Open(_) => None,
         })
     }
 
@@ -154,10 +154,10 @@ impl PyTransaction {
 
     fn __repr__(&self) -> &'static str {
         self.with_state(|state| match state {
-            State::New => "Transaction(not entered)",
-            State::Open(_) => "Transaction(open)",
-            State::Closed(Some(_)) => "Transaction(published)",
-            State::Closed(None) => "Transaction(closed, nothing published)",
+            TransactionState::New => "Transaction(not entered)",
+            TransactionState::Open(_) => "Transaction(open)",
+            TransactionState::Closed(Some(_)) => "Transaction(published)",
+            TransactionState::Closed(None) => "Transaction(closed, nothing published)",
         })
     }
 }
@@ -167,7 +167,7 @@ impl PySpace {
     /// Opens a `Transaction`: many changes, one publication, or none.
     ///
     /// With `if_generation` it raises `GenerationChanged` when the space has moved on since that generation. A guest's processors must
-    /// be paused around one that removes a region and inserts another over the same addresses: see `KvmSlots`.
+    /// be paused around a transaction that removes a region and inserts another over the same addresses: see `KvmSlots`.
     ///
     /// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
     /// >>> space = AddressSpace(AddressSpaceLayout(1 << 46, 0, 1 << 45))

@@ -13,9 +13,9 @@ use super::space::PySpace;
 use super::space_ref::SpaceRef;
 use crate::space::unplug::{State, UnplugRequest};
 
-/// A request that the guest give a region up. `remove_region` is what gives it up, once the guest has let go.
+/// A request that the guest give a region up; `remove_region` removes it, once the guest has let go.
 ///
-/// Made by `AddressSpace.request_unplug(region)`; whoever drives the guest finds it in `AddressSpace.unplug_requests`.
+/// Made by `AddressSpace.request_unplug(region)`; the program that drives the guest finds it in `AddressSpace.unplug_requests`.
 ///
 /// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
 /// >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "1MiB", name="dimm0")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
@@ -34,7 +34,7 @@ pub struct PyUnplugRequest {
 
 #[pymethods]
 impl PyUnplugRequest {
-    /// The region that is asked for.
+    /// The region that the guest is to give up.
     #[getter]
     fn region(&self) -> PyRegion {
         PyRegion::from(Arc::clone(&self.request.region))
@@ -56,9 +56,9 @@ impl PyUnplugRequest {
         self.request.state() == State::Cancelled
     }
 
-    /// Waits until the region is removed or the request withdrawn, at most `timeout` seconds (`None`: for ever); whether it is removed.
+    /// Waits until the region is removed or the request withdrawn, at most `timeout` seconds (`None`: for ever).
     ///
-    /// Ctrl-C ends the wait.
+    /// Returns whether the region is removed. Ctrl-C ends the wait.
     ///
     /// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
     /// >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "1MiB", name="ram0")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
@@ -73,7 +73,7 @@ impl PyUnplugRequest {
         Ok(state == State::Done)
     }
 
-    /// Withdraws the request: by who asked, or by the guest's side when the guest refuses. Once it is done, nothing happens.
+    /// Withdraws the request, also for a guest that refuses it. Once the region is removed, this does nothing.
     ///
     /// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
     /// >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "1MiB", name="ram0")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
@@ -109,7 +109,7 @@ impl PyUnplugRequest {
 impl PySpace {
     /// Asks for a region (exact base, name or region) to be given up and returns the `UnplugRequest`; nothing is removed.
     ///
-    /// Whoever drives the guest finds it in `unplug_requests`, and calls `remove_region` when the guest has let go, or cancels it.
+    /// The program that drives the guest finds it in `unplug_requests`, and calls `remove_region` when the guest has let go, or cancels it.
     /// Asking again gives the same request. Raises `UnmappedAddress`.
     ///
     /// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion

@@ -4,12 +4,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::client::{Participant, Prepared};
 use super::memory_participant::MemoryParticipant;
+use super::prepared::{Participant, Prepared};
 use super::proposal::Proposal;
 use super::space::AddressSpace;
 use super::state::SpaceState;
-use super::turn::TurnGuard;
+use super::subscribe::WriterTurn;
 use crate::memory::lease::Leases;
 use crate::memory::mapped_regions::MappedRegions;
 use crate::memory::mapper::Mapper;
@@ -47,7 +47,7 @@ impl AddressSpace {
     ) -> Result<Arc<RegionMap>> {
         self.check_process()?;
         let mut ahead = self.map_ahead(reservation, operations, if_generation, interrupt)?;
-        let turn = self.turn().take(interrupt)?;
+        let turn = self.take_turn(interrupt)?;
         let before = self.load_full();
         check_generation(&before.map, if_generation)?;
         let change = next_change(&before.map, operations)?;
@@ -65,7 +65,7 @@ impl AddressSpace {
         let proposal = Arc::new(Proposal::new(change, before.memory.clone(), memory.clone()));
         let after = SpaceState { map: Arc::clone(&proposal.change.after), memory };
         drop(before);
-        let old = self.publish(turn, self.participants(&proposal), participant, after, interrupt)?;
+        let old = self.publish(turn, self.participants(&proposal), participant, after)?;
         self.unplugs().removed(&proposal.change.removed);
         drop((old, ahead));
         Ok(Arc::clone(&proposal.change.after))
@@ -74,28 +74,26 @@ impl AddressSpace {
     /// Asks the clients, swaps, tells the clients, and waits until no reader is left in the old snapshot, which it returns.
     fn publish(
         &self,
-        turn: TurnGuard<'_>,
+        turn: WriterTurn<'_>,
         participants: Vec<Participant>,
         mut participant: MemoryParticipant,
         after: SpaceState,
-        interrupt: &dyn Interrupt,
     ) -> Result<SpaceState> {
-        let prepared = Prepared::all(participants, &turn, interrupt)?;
+        let prepared = Prepared::all(participants, &turn)?;
         let old = self.swap(after);
         participant.publish();
         prepared.commit_all();
-        self.forget_ended();
         let old = wait_for_readers(old);
         participant.settle();
         Ok(old)
     }
 
-    /// Everyone who knows the regions that are there.
+    /// The clients that know the regions, each with the proposal.
     fn participants(&self, proposal: &Arc<Proposal>) -> Vec<Participant> {
         let clients = self.clients();
-        let has_seen_regions =
-            clients.iter().filter(|subscription| subscription.is_informed() && !subscription.is_over());
-        has_seen_regions.map(|subscription| (Arc::clone(subscription), Arc::clone(proposal))).collect()
+        let know_regions =
+            clients.iter().filter(|subscription| subscription.has_seen_regions() && subscription.is_following());
+        know_regions.map(|subscription| (Arc::clone(subscription), Arc::clone(proposal))).collect()
     }
 
     /// Validates on the current map, so that an overlap costs no mapping, and maps what is added.
@@ -123,26 +121,23 @@ impl AddressSpace {
 
     /// Maps all regions; a space that is mapped already is left as it is. Returns which `map_memory` made the memory.
     pub fn map_memory(&self, interrupt: &dyn Interrupt) -> Result<u64> {
-        self.check_process()?;
-        let turn = self.turn().take(interrupt)?;
+        let turn = self.take_turn(interrupt)?;
         let (map, memory) = (self.map(), self.load().memory.clone());
         if let Some(memory) = memory {
             return Ok(memory.incarnation());
         }
         let regions: Vec<&SharedRegion> = map.regions().iter().filter(|region| region.has_memory()).collect();
         let memory = Arc::new(self.new_memory(map_all(&regions, interrupt)?));
-        let prepared = Prepared::all(self.invite_to_memory(&map, &memory), &turn, interrupt)?;
+        let prepared = Prepared::all(self.invite_to_memory(&map, &memory), &turn)?;
         let incarnation = memory.incarnation();
         self.swap_quietly(SpaceState { map, memory: Some(memory) });
         prepared.commit_all();
-        self.forget_ended();
         Ok(incarnation)
     }
 
     /// Begins or ends the marking of our own writes; every write that begins after it has returned is marked, or is not.
     pub fn track_writes(&self, incarnation: u64, is_tracked: bool, interrupt: &dyn Interrupt) -> Result<()> {
-        self.check_process()?;
-        let _turn = self.turn().take(interrupt)?;
+        let _turn = self.take_turn(interrupt)?;
         let before = self.load_full();
         let regions = before.memory_of(incarnation)?.regions().to_vec();
         let memory = Some(Arc::new(MappedRegions::new(incarnation, is_tracked, regions)));
@@ -158,21 +153,20 @@ impl AddressSpace {
         let (remap, attach_all) = (proposal(Change::remap(map)), proposal(Change::attach_all(map)));
         let offer_for = |has_seen_regions: bool| if has_seen_regions { &remap } else { &attach_all };
         let clients = self.clients();
-        let present = clients.iter().filter(|subscription| !subscription.is_over());
-        present.map(|client| (Arc::clone(client), Arc::clone(offer_for(client.is_informed())))).collect()
+        let present = clients.iter().filter(|subscription| subscription.is_following());
+        present.map(|client| (Arc::clone(client), Arc::clone(offer_for(client.has_seen_regions())))).collect()
     }
 
     /// Unmaps all regions, unless one is leased. A memory that is closed already stays so.
     pub fn close_memory(&self, incarnation: u64, interrupt: &dyn Interrupt) -> Result<()> {
-        self.check_process()?;
-        let turn = self.turn().take(interrupt)?;
+        let turn = self.take_turn(interrupt)?;
         let before = self.load_full();
         let Ok(memory) = before.memory_of(incarnation) else { return Ok(()) };
         let participant = MemoryParticipant::of_all(memory)?;
         let proposal = Arc::new(Proposal::new(Change::detach_all(&before.map), before.memory.clone(), None));
         let after = SpaceState { map: Arc::clone(&before.map), memory: None };
         drop(before);
-        self.publish(turn, self.participants(&proposal), participant, after, interrupt).map(drop)
+        self.publish(turn, self.participants(&proposal), participant, after).map(drop)
     }
 
     /// Removes a region; while it is leased, waits up to `timeout` (`None`: for ever) without the turn, and tries again, looking

@@ -1,19 +1,14 @@
-//! Who follows an address space, may veto its changes, and is told of them.
+//! The clients of an address space, which may veto its changes and are told of them.
 
-use std::os::fd::RawFd;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::Arc;
 
 use super::proposal::Proposal;
-use super::turn::TurnGuard;
-use crate::model::error::{Error, Result};
-use crate::model::interrupt::Interrupt;
-use crate::sys::event::Event;
+use crate::model::error::Result;
 
 /// A follower of every change: asked before it is published, told after.
 ///
 /// Called in the writer's turn, without the interpreter's lock. A removed region that is in the way of an added one
-/// ([`Proposal::early`]) must go in `prepare` already, and `rollback` puts it back.
+/// ([`Proposal::removed_before`]) must go in `prepare` already, and `rollback` puts it back.
 pub trait Client: Send + Sync {
     /// The name in errors.
     fn name(&self) -> &str;
@@ -32,161 +27,13 @@ pub trait Client: Send + Sync {
     /// Undoes [`prepare`](Self::prepare); an error ends the subscription.
     fn rollback(&self, proposal: &Arc<Proposal>) -> Result<()>;
 
-    /// Lets go of everything, at the end of the subscription.
+    /// Lets go of everything, at the end of the subscription; after an error there is nothing left either, as far as the client can.
     fn leave(&self) -> Result<()> {
         Ok(())
-    }
-
-    /// Takes the error that ended the subscription; what it gives back is kept there and reported.
-    fn failed(&self, error: Error) -> Option<Error> {
-        Some(error)
     }
 
     /// Whether it has nothing to follow any more.
     fn is_over(&self) -> bool {
         false
-    }
-}
-
-/// A client and how it fares.
-pub struct Subscription {
-    client: Arc<dyn Client>,
-    name: Arc<str>,
-    /// Whether the client was offered the regions that are there.
-    has_seen_regions: AtomicBool,
-    over: AtomicBool,
-    error: Mutex<Option<Error>>,
-    event: OnceLock<Event>,
-}
-
-impl std::fmt::Debug for Subscription {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_struct("Subscription").field("client", &self.client.name()).finish_non_exhaustive()
-    }
-}
-
-impl Subscription {
-    pub(super) fn new(client: Arc<dyn Client>) -> Self {
-        Self {
-            name: client.name().into(),
-            client,
-            has_seen_regions: AtomicBool::new(true),
-            over: AtomicBool::new(false),
-            error: Mutex::default(),
-            event: OnceLock::new(),
-        }
-    }
-
-    /// The client.
-    #[must_use]
-    pub fn client(&self) -> &dyn Client {
-        &*self.client
-    }
-
-    /// Its name in errors.
-    #[must_use]
-    pub(super) const fn name(&self) -> &Arc<str> {
-        &self.name
-    }
-
-    /// What ended the subscription.
-    #[must_use]
-    pub fn error(&self) -> Option<Error> {
-        self.error.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Whether the client follows no change any more.
-    #[must_use]
-    pub fn is_over(&self) -> bool {
-        self.over.load(Ordering::Acquire) || self.client.is_over()
-    }
-
-    /// The client follows no later change.
-    pub fn end(&self) {
-        self.over.store(true, Ordering::Release);
-    }
-
-    /// A descriptor that becomes readable with each change that was committed.
-    pub fn event(&self) -> std::io::Result<RawFd> {
-        if self.event.get().is_none() {
-            // Of two that race, one is kept.
-            let _ = self.event.set(Event::new()?);
-        }
-        self.event.get().map(Event::descriptor).ok_or_else(|| std::io::Error::other("no event"))
-    }
-
-    pub(super) fn is_informed(&self) -> bool {
-        self.has_seen_regions.load(Ordering::Acquire)
-    }
-
-    fn fail(&self, error: Error, interrupt: &dyn Interrupt) {
-        self.end();
-        if let Some(error) = self.client.failed(error) {
-            interrupt.report(self.client.name(), &error);
-            *self.error.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
-        }
-    }
-}
-
-/// A client, and what it is offered.
-pub(super) type Participant = (Arc<Subscription>, Arc<Proposal>);
-
-/// Clients that prepared a change; those not committed are rolled back, in reverse.
-pub(super) struct Prepared<'a> {
-    turn: &'a TurnGuard<'a>,
-    interrupt: &'a dyn Interrupt,
-    done: Vec<Participant>,
-}
-
-impl<'a> Prepared<'a> {
-    /// Asks each client in order; the first refusal undoes the others.
-    pub(super) fn all(
-        participants: Vec<Participant>,
-        turn: &'a TurnGuard<'a>,
-        interrupt: &'a dyn Interrupt,
-    ) -> Result<Self> {
-        let mut prepared = Self { turn, interrupt, done: Vec::with_capacity(participants.len()) };
-        for (subscription, proposal) in participants {
-            turn.enter(Some(&subscription.name), "prepare");
-            subscription.client.prepare(&proposal)?;
-            prepared.done.push((subscription, proposal));
-        }
-        turn.enter(None, "change");
-        Ok(prepared)
-    }
-
-    /// Tells each client in order that the change is published, and returns who failed at it.
-    pub(super) fn commit(mut self) -> Vec<(Arc<Subscription>, Error)> {
-        let mut failures = Vec::new();
-        for (subscription, proposal) in std::mem::take(&mut self.done) {
-            self.turn.enter(Some(&subscription.name), "commit");
-            subscription.has_seen_regions.store(!proposal.ends_memory(), Ordering::Release);
-            match subscription.client.commit(&proposal) {
-                Ok(()) => subscription.event.get().map(Event::signal).unwrap_or_default(),
-                Err(error) => failures.push((subscription, error)),
-            }
-        }
-        self.turn.enter(None, "change");
-        failures
-    }
-
-    /// [`commit`](Self::commit); a failure ends the subscription and is told there.
-    pub(super) fn commit_all(self) {
-        let interrupt = self.interrupt;
-        for (subscription, error) in self.commit() {
-            subscription.fail(error, interrupt);
-        }
-    }
-}
-
-impl Drop for Prepared<'_> {
-    fn drop(&mut self) {
-        for (subscription, proposal) in self.done.iter().rev() {
-            self.turn.enter(Some(&subscription.name), "rollback");
-            if let Err(error) = subscription.client.rollback(proposal) {
-                subscription.fail(error, self.interrupt);
-            }
-        }
-        self.turn.enter(None, "change");
     }
 }

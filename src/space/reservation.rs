@@ -147,9 +147,8 @@ impl AddressSpace {
         owner: &str,
         interrupt: &dyn Interrupt,
     ) -> Result<Arc<Reservation>> {
-        self.check_process()?;
         wanted.check()?;
-        let _turn = self.turn().take(interrupt)?;
+        let _turn = self.take_turn(interrupt)?;
         let map = self.map();
         let rooms = within(&map.layout().rooms(bounds.region_type), bounds.low, bounds.high);
         let mut table = self.reservations().lock();

@@ -6,15 +6,14 @@ use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
 
-use super::client::{Client, Prepared, Subscription};
-use super::proposal::Proposal;
 use super::reservation::Reservations;
 use super::state::SpaceState;
+use super::subscription::Subscription;
 use super::turn::Turn;
 use super::unplug::UnplugRequests;
 use crate::memory::mapped_regions::MappedRegions;
 use crate::memory::region::MappedRegion;
-use crate::model::change::{Change, Operation, Target};
+use crate::model::change::{Operation, Target};
 use crate::model::error::{Error, Result};
 use crate::model::interrupt::Interrupt;
 use crate::model::region::Region;
@@ -174,63 +173,8 @@ impl AddressSpace {
         Ok(self.published.wait_until(Deadline::after(timeout), interrupt, is_old)?.map(|_| self.map()))
     }
 
-    /// Adds a client: itself a change that offers it every present region, undone when it refuses or fails.
-    pub fn subscribe(&self, client: Arc<dyn Client>, interrupt: &dyn Interrupt) -> Result<Arc<Subscription>> {
-        self.check_process()?;
-        let turn = self.turn.take(interrupt)?;
-        let (map, memory) = (self.map(), self.load().memory.clone());
-        if client.needs_memory() {
-            self.check_mapped(client.name())?;
-        }
-        let proposal = Arc::new(Proposal::new(Change::attach_all(&map), None, memory));
-        let subscription = Arc::new(Subscription::new(client));
-        let prepared = Prepared::all(vec![(Arc::clone(&subscription), Arc::clone(&proposal))], &turn, interrupt)?;
-        if let Some((_, error)) = prepared.commit().pop() {
-            turn.enter(Some(subscription.name()), "rollback");
-            // Whatever comes of it, the first error is the one to tell.
-            let _ = subscription.client().rollback(&proposal);
-            return Err(error);
-        }
-        self.clients().push(Arc::clone(&subscription));
-        Ok(subscription)
-    }
-
-    /// Lets a client leave; an error of its leaving comes back when it has left.
-    pub fn unsubscribe(&self, subscription: &Arc<Subscription>, interrupt: &dyn Interrupt) -> Result<()> {
-        self.check_process()?;
-        let turn = self.turn.take(interrupt)?;
-        turn.enter(Some(subscription.name()), "detach");
-        subscription.end();
-        self.forget_ended();
-        subscription.client().leave()
-    }
-
     /// The clients in the order in which they are asked.
     pub(super) fn clients(&self) -> MutexGuard<'_, Vec<Arc<Subscription>>> {
         self.clients.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Refuses a client that follows memory while there is none.
-    pub fn check_mapped(&self, client: &str) -> Result<()> {
-        if self.load().memory.is_some() {
-            return Ok(());
-        }
-        Err(Error::NotMapped {
-            message: format!("{client} follows memory, and the space has none: call map_memory() first"),
-        })
-    }
-
-    /// Lets every client leave, for the last owner of a space.
-    pub fn dismiss(&self) {
-        let clients = std::mem::take(&mut *self.clients());
-        if self.check_process().is_ok() {
-            // There is nobody left to tell; what a client could not let go, it keeps.
-            clients.iter().for_each(|subscription| drop(subscription.client().leave()));
-        }
-    }
-
-    pub(super) fn forget_ended(&self) {
-        let ended: Vec<_> = self.clients().extract_if(.., |subscription| subscription.is_over()).collect();
-        drop(ended);
     }
 }

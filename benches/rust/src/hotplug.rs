@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use _core::model::change::Target;
 use _core::model::interrupt::Uninterrupted;
-use _core::model::region_map::RegionMap;
 use _core::model::region::Region;
+use _core::model::region_map::RegionMap;
 use _core::space::AddressSpace;
 
 use crate::harness::{Comparison, Goal, Pace};

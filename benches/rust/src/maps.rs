@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use _core::model::interrupt::Uninterrupted;
 use _core::model::layout::Layout;
-use _core::model::region_map::RegionMap;
 use _core::model::range::Range;
 use _core::model::region::{Region, RegionType};
+use _core::model::region_map::RegionMap;
 use _core::model::source::Source;
 use _core::space::AddressSpace;
 use dbs_address_space as published;

@@ -22,7 +22,7 @@ __all__ = ["hotplug_commands", "memory_arguments", "read_space", "space_of_tree"
 
 _LINE = re.compile(r"\s*([0-9a-f]{16})-([0-9a-f]{16}) \(prio -?\d+, ([^)]*)\): (.*?)(?: @([0-9a-f]+))?(?: KVM)?\s*$")
 _TYPES = {"ram": "ram", "nv-ram": "ram", "rom": "firmware", "romd": "firmware"}
-"""What QEMU calls a range of its flat view, and what that is here; all else answers accesses: a device."""
+"""The region type for each kind of range in QEMU's flat view; all other kinds answer accesses, as devices do."""
 _END = 1 << 52
 
 

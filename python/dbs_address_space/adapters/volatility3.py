@@ -84,7 +84,7 @@ class AddressSpaceLayer(DataLayerInterface):  # type: ignore[misc]  # volatility
         return parts
 
     def _scan_iterator(self, scanner: Any, sections: Iterable[tuple[int, int]]) -> Iterable[Any]:
-        """Scans what has memory: volatility3 would drop a whole block for a hole in it."""
+        """Scans only the parts that have memory: volatility3 would drop a whole block for a hole in it."""
         parts = [part for section in sections for part in self._parts(*section)]
         yield from super()._scan_iterator(scanner, parts)
 

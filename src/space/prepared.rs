@@ -1,0 +1,63 @@
+//! The two phases of a change, as clients go through them.
+
+use std::sync::Arc;
+
+use super::proposal::Proposal;
+use super::subscription::Subscription;
+use super::turn::TurnGuard;
+use crate::model::error::{Error, Result};
+
+/// A client, and what it is offered.
+pub(super) type Participant = (Arc<Subscription>, Arc<Proposal>);
+
+/// Clients that prepared a change; dropped before the commit, they are rolled back, in reverse.
+pub(super) struct Prepared<'a> {
+    turn: &'a TurnGuard<'a>,
+    done: Vec<Participant>,
+}
+
+impl<'a> Prepared<'a> {
+    /// Asks each client in order; the first refusal undoes the others.
+    pub(super) fn all(participants: Vec<Participant>, turn: &'a TurnGuard<'a>) -> Result<Self> {
+        let mut prepared = Self { turn, done: Vec::with_capacity(participants.len()) };
+        for (subscription, proposal) in participants {
+            turn.enter(Some(subscription.name()), "prepare");
+            subscription.client().prepare(&proposal)?;
+            prepared.done.push((subscription, proposal));
+        }
+        turn.enter(None, "change");
+        Ok(prepared)
+    }
+
+    /// Tells each client in order that the change is published, and returns the clients that failed.
+    pub(super) fn commit(mut self) -> Vec<(Arc<Subscription>, Error)> {
+        let mut failures = Vec::new();
+        for (subscription, proposal) in std::mem::take(&mut self.done) {
+            self.turn.enter(Some(subscription.name()), "commit");
+            if let Err(error) = subscription.commit(&proposal) {
+                failures.push((subscription, error));
+            }
+        }
+        self.turn.enter(None, "change");
+        failures
+    }
+
+    /// [`commit`](Self::commit), where a failure ends that client's subscription: the change is published already.
+    pub(super) fn commit_all(self) {
+        for (subscription, error) in self.commit() {
+            subscription.fail(error);
+        }
+    }
+}
+
+impl Drop for Prepared<'_> {
+    fn drop(&mut self) {
+        for (subscription, proposal) in self.done.iter().rev() {
+            self.turn.enter(Some(subscription.name()), "rollback");
+            if let Err(error) = subscription.client().rollback(proposal) {
+                subscription.fail(error);
+            }
+        }
+        self.turn.enter(None, "change");
+    }
+}

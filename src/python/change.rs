@@ -1,4 +1,4 @@
-//! `AddressSpaceChange`.
+//! `AddressSpaceChange`: how two maps differ, and what a client is shown.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -14,7 +14,7 @@ use crate::model::region::SharedRegion;
 use crate::model::region_map::RegionMap;
 use crate::space::proposal::Proposal;
 
-/// How one map differs from another: what was added, removed, and replaced with its backing kept.
+/// How one map differs from another: regions that were added, removed, or replaced with their backing kept.
 ///
 /// True when anything differs; `str()` gives a line a region, with `+`, `-` or `~` before it. Made by `AddressSpaceBase.diff`.
 ///
@@ -31,12 +31,12 @@ pub struct PyChange {
     removed: Py<PyTuple>,
     replaced: Py<PyTuple>,
     text: String,
-    /// The host side, while a client is shown the change.
+    /// The host side, while a client is shown the change: taken away afterwards, so that a kept change does not keep memory.
     proposal: Mutex<Option<Arc<Proposal>>>,
 }
 
 impl PyChange {
-    /// How two maps differ; the regions are the objects that the maps themselves give.
+    /// How two maps differ; its region objects are those of the maps.
     pub(super) fn between(py: Python<'_>, before: Py<PyBase>, after: Py<PyBase>) -> PyResult<Self> {
         let change = Change::between(&before.get().map, &after.get().map);
         Self::of(py, &change, before, after)
@@ -90,7 +90,7 @@ impl PyChange {
         self.before.clone_ref(py)
     }
 
-    /// The map behind the change.
+    /// The map after.
     #[getter]
     fn after(&self, py: Python<'_>) -> Py<PyBase> {
         self.after.clone_ref(py)
@@ -174,18 +174,5 @@ impl PyChange {
 
     fn __reduce__<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyAny>, (Py<PyBase>,))> {
         Ok((self.before.bind(py).getattr("diff")?, (self.after(py),)))
-    }
-}
-
-#[pymethods]
-impl PyBase {
-    /// How `after` differs from this map, an `AddressSpaceChange`.
-    ///
-    /// >>> from dbs_address_space import AddressSpaceBase, AddressSpaceLayout, AddressSpaceRegion
-    /// >>> base = AddressSpaceBase.from_regions([AddressSpaceRegion("ram", 0, "1MiB")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
-    /// >>> base.diff(base.remove_region(0))
-    /// AddressSpaceChange(0 added, 1 removed, 0 replaced)
-    fn diff(slf: Bound<'_, Self>, after: Bound<'_, Self>) -> PyResult<PyChange> {
-        PyChange::between(slf.py(), slf.clone().unbind(), after.unbind())
     }
 }

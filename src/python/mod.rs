@@ -28,6 +28,7 @@ pub mod pin;
 pub mod plan;
 pub mod prealloc;
 mod python_client;
+mod queries;
 pub mod region;
 pub mod region_args;
 pub mod registry;

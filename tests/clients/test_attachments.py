@@ -1,7 +1,6 @@
-"""One contract for all that follows a space: whatever attaches it, the same handle, the same ends, and no trace behind."""
+"""One contract for all that follows a space: whatever attaches it, the same handle and the same ends."""
 
 import gc
-import socket
 import sys
 import threading
 import weakref
@@ -9,9 +8,19 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
-import drgn
 import pytest
-import unicorn
+from attachment_kinds import (
+    ATTACHED,
+    CAN_FAIL,
+    FREE,
+    UART,
+    DrgnKind,
+    Handler,
+    Kind,
+    Mirror,
+    UnicornKind,
+    space_to_follow,
+)
 from dbs_address_space import (
     AddressSpace,
     AddressSpaceChange,
@@ -22,213 +31,9 @@ from dbs_address_space import (
     ForkedProcess,
     KvmSlots,
     Subscription,
-    UnmappedAddress,
     VhostUserClient,
 )
-from memory_helpers import MIB, PAGE, WINDOW, descriptors, in_child, mapped, maps_of, ram, run_threads
-from test_vhost_user import KINDS, REM_MEM_REG, Backend
-from virtual_machines import Vm
-
-FREE, UART = 64 * MIB, WINDOW
-
-
-class Kind:
-    """One way to attach something, and what stands at the other side."""
-
-    verb = "subscribe"
-    is_region_bound = False
-    """Whether it ends with its region."""
-
-    def attach(self, space: AddressSpace) -> Attachment:
-        raise NotImplementedError
-
-    def sees(self, space: AddressSpace) -> bool:
-        """Whether the other side has what the space has."""
-        raise NotImplementedError
-
-    def break_commit(self) -> None:
-        """Makes the next removal fail after its publication; kinds without it can't fail there."""
-        raise NotImplementedError
-
-    def close(self) -> None:
-        """Ends the other side."""
-
-
-class Mirror:
-    """A client with all four methods."""
-
-    name = "mirror"
-
-    def __init__(self) -> None:
-        self.regions: set[AddressSpaceRegion] = set()
-        self.broken = False
-        self.left = 0
-
-    def prepare(self, change: AddressSpaceChange) -> None: ...
-
-    def commit(self, change: AddressSpaceChange) -> None:
-        if self.broken:
-            raise ValueError("broken")
-        self.regions = (self.regions - set(change.removed)) | set(change.added)
-
-    def rollback(self, change: AddressSpaceChange) -> None: ...
-
-    def leave(self) -> None:
-        self.left += 1
-        self.regions.clear()
-
-
-class ClientKind(Kind):
-    def __init__(self) -> None:
-        self.client = Mirror()
-
-    def attach(self, space: AddressSpace) -> Attachment:
-        return space.subscribe(self.client)
-
-    def sees(self, space: AddressSpace) -> bool:
-        return self.client.regions == set(space) != set()
-
-    def break_commit(self) -> None:
-        self.client.broken = True
-
-
-class Listener:
-    """Hears of changes, and raises when it is told to."""
-
-    def __init__(self) -> None:
-        self.heard = 0
-        self.broken = False
-
-    def __call__(self, _change: AddressSpaceChange) -> None:
-        self.heard += 1
-        if self.broken:
-            raise ValueError("broken")
-
-
-class ObserverKind(Kind):
-    def __init__(self) -> None:
-        self.client = Listener()
-
-    def attach(self, space: AddressSpace) -> Attachment:
-        return space.subscribe(self.client)
-
-    def sees(self, space: AddressSpace) -> bool:
-        heard = self.client.heard
-        space.insert_region(ram(FREE))
-        space.remove_region(FREE)
-        return self.client.heard == heard + 2
-
-    def break_commit(self) -> None:
-        self.client.broken = True
-
-
-class KvmKind(Kind):
-    verb = "attach_kvm"
-
-    def __init__(self) -> None:
-        self.vm = Vm()
-        self.slots: weakref.ref[KvmSlots] | None = None
-
-    def attach(self, space: AddressSpace) -> Attachment:
-        slots = space.attach_kvm(self.vm.fd)
-        self.slots = weakref.ref(slots)
-        return slots
-
-    def sees(self, space: AddressSpace) -> bool:
-        """Whether KVM has a slot there, so that it takes no other."""
-        host = space.memory.host_address(0)
-        try:
-            self.vm.set_slot(100, 0, PAGE, host)
-        except OSError:
-            return True
-        self.vm.set_slot(100, 0, 0)
-        return False
-
-    def break_commit(self) -> None:
-        self.vm.set_slot(0, 0, 0)
-
-    def close(self) -> None:
-        self.vm.close()
-
-
-class VhostUserKind(Kind):
-    verb = "attach_vhost_user"
-
-    def __init__(self) -> None:
-        self.backend = Backend(KINDS["slots"], slots=8)
-
-    def attach(self, space: AddressSpace) -> Attachment:
-        return space.attach_vhost_user(self.backend.front, timeout=20)
-
-    def sees(self, space: AddressSpace) -> bool:
-        return set(self.backend.table) == {region.guest_phys_addr for region in space.memory.vhost_user_regions()}
-
-    def break_commit(self) -> None:
-        self.backend.refuse.add(REM_MEM_REG)
-
-    def close(self) -> None:
-        self.backend.close()
-
-
-class UnicornKind(Kind):
-    verb = "attach_unicorn"
-
-    def __init__(self) -> None:
-        self.uc = unicorn.Uc(unicorn.UC_ARCH_X86, unicorn.UC_MODE_64)
-
-    def attach(self, space: AddressSpace) -> Attachment:
-        return space.attach_unicorn(self.uc)
-
-    def sees(self, space: AddressSpace) -> bool:
-        return {region.base for region in space} <= {begin for begin, *_ in self.uc.mem_regions()}
-
-    def break_commit(self) -> None:
-        self.uc.mem_unmap(0, MIB)
-
-
-class DrgnKind(Kind):
-    verb = "attach_drgn"
-
-    def __init__(self) -> None:
-        self.program = drgn.Program(drgn.Platform(drgn.Architecture.X86_64))
-
-    def attach(self, space: AddressSpace) -> Attachment:
-        return space.attach_drgn(self.program)
-
-    def sees(self, space: AddressSpace) -> bool:
-        space.memory.write_u64(8, 77)
-        with suppress(drgn.FaultError):
-            return bool(self.program.read_u64(8, physical=True) == 77)
-        return False
-
-
-class Handler:
-    """A device that answers one number."""
-
-    def read(self, _offset: int, _size: int) -> int:
-        return 7
-
-    def write(self, offset: int, size: int, value: int) -> None: ...
-
-
-class DeviceKind(Kind):
-    verb = "attach_device"
-    is_region_bound = True
-
-    def __init__(self) -> None:
-        self.handler = Handler()
-
-    def attach(self, space: AddressSpace) -> Attachment:
-        return space.attach_device("uart", self.handler)
-
-    def sees(self, space: AddressSpace) -> bool:
-        with suppress(UnmappedAddress):
-            return space.dispatch(UART, 1) == 7
-        return False
-
-
-ATTACHED: dict[str, type[Kind]] = {kind.__name__.removesuffix("Kind"): kind for kind in Kind.__subclasses__()}
-CAN_FAIL = [name for name, kind in ATTACHED.items() if "break_commit" in vars(kind)]
+from memory_helpers import MIB, PAGE, descriptors, in_child, mapped, maps_of, ram, run_threads
 
 
 @pytest.fixture(params=ATTACHED)
@@ -240,8 +45,7 @@ def kind(request: pytest.FixtureRequest) -> Iterator[Kind]:
 
 @pytest.fixture
 def space() -> AddressSpace:
-    space, _ = mapped(ram(0, MIB, name="attached"), AddressSpaceRegion("device", UART, PAGE, name="uart"))
-    return space
+    return space_to_follow()
 
 
 @pytest.fixture
@@ -579,148 +383,3 @@ def test_a_forked_child_can_not_detach_it(kind: Kind, space: AddressSpace) -> No
     assert kind.sees(space)
     attachment.detach()
     assert_over(space, attachment, kind)
-
-
-def end_by_detaching(_space: AddressSpace, attachment: Attachment) -> None:
-    attachment.detach()
-
-
-def end_inside_a_change(space: AddressSpace, attachment: Attachment) -> None:
-    with space.subscribe(lambda _: attachment.detach()):
-        space.insert_region(ram(FREE))
-        space.remove_region(FREE)
-
-
-@pytest.mark.parametrize("rounds", [50])
-@pytest.mark.parametrize("end", [end_by_detaching, end_inside_a_change])
-def test_no_trace_is_left(
-    kind: Kind, space: AddressSpace, rounds: int, end: Callable[[AddressSpace, Attachment], None]
-) -> None:
-    """Handles that are kept hold no descriptor; handles that are dropped are gone at once."""
-    kept = []
-    before = None
-    for number in range(rounds):
-        attachment = kind.attach(space)
-        if isinstance(attachment, Subscription):
-            assert attachment.fileno() > 0
-        end(space, attachment)
-        kept.append(attachment)
-        gone = weakref.ref(attachment)
-        if number == 0:
-            before = descriptors()
-    assert descriptors() == before
-    del kept[:], attachment
-    assert gone() is None
-    assert descriptors() == before
-
-
-@pytest.mark.parametrize("end", [end_by_detaching, end_inside_a_change])
-def test_a_thousand_subscriptions_leave_neither_client_nor_descriptor(
-    space: AddressSpace, end: Callable[[AddressSpace, Attachment], None]
-) -> None:
-    before, clients = len(descriptors()), list[weakref.ref[Listener]]()
-    kept = []
-    for _ in range(1000):
-        client = Listener()
-        subscription = space.subscribe(client)
-        assert subscription.fileno() > 0
-        clients.append(weakref.ref(client))
-        kept.append(subscription)
-        del client
-        end(space, subscription)
-        assert clients[-1]() is None
-    assert len(descriptors()) == before
-    with pytest.raises(ValueError, match="attach again"):
-        subscription.fileno()
-
-
-def test_failed_clients_leave_nothing_either(space: AddressSpace, unraisable: list[Any]) -> None:
-    before, clients = len(descriptors()), list[weakref.ref[Listener]]()
-    for _ in range(100):
-        client = Listener()
-        clients.append(weakref.ref(client))
-        subscription = space.subscribe(client)
-        subscription.fileno()
-        client.broken = True
-        space.insert_region(ram(FREE))
-        space.remove_region(FREE)
-        assert subscription.error is not None
-        del client, subscription
-        unraisable.clear()
-    gc.collect()  # an exception refers to its frames, and they to it
-    assert [gone for gone in clients if gone() is not None] == []
-    assert len(descriptors()) == before
-
-
-def test_an_engine_and_a_handler_are_let_go(space: AddressSpace) -> None:
-    for _ in range(50):
-        engine, handler = unicorn.Uc(unicorn.UC_ARCH_X86, unicorn.UC_MODE_64), Handler()
-        with space.attach_unicorn(engine), space.attach_device("uart", handler):
-            pass
-        assert not [name for name in vars(engine) if name == "_address_spaces"]
-        gone = weakref.ref(engine), weakref.ref(handler)
-        del engine, handler
-        gc.collect()
-        assert [one() for one in gone] == [None, None]
-
-
-def test_a_back_end_sees_the_end() -> None:
-    """When the front-end's own socket is closed, nothing of ours keeps the connection open."""
-    space, _ = mapped(ram(0, MIB))
-    backend = Backend(KINDS["slots"])
-    client = space.attach_vhost_user(backend.front, timeout=20)
-    client.detach()
-    backend.front.close()
-    backend.join(20)
-    assert not backend.is_alive()
-    backend.socket.close()
-
-
-def test_a_machine_is_let_go(space: AddressSpace) -> None:
-    vm = Vm()
-    machines = [link for link in descriptors().values() if "kvm-vm" in link]
-    slots = space.attach_kvm(vm.fd)
-    assert len([link for link in descriptors().values() if "kvm-vm" in link]) == len(machines) + 1
-    slots.detach()
-    assert [link for link in descriptors().values() if "kvm-vm" in link] == machines
-    assert slots.base_to_slot == {}
-    for verb in (slots.dirty_log, lambda: slots.slot_of("attached"), lambda: slots.set_private(0, PAGE)):
-        with pytest.raises(ValueError, match="attach again"):
-            verb()
-    vm.close()
-
-
-def test_the_handle_of_a_back_end_says_what_it_was(space: AddressSpace) -> None:
-    backend = Backend(KINDS["slots"])
-    client = space.attach_vhost_user(backend.front, timeout=20)
-    before = client.features, client.protocol_features, client.max_regions
-    client.detach()
-    assert (client.features, client.protocol_features, client.max_regions) == before
-    assert client.table == ()
-    with pytest.raises(ValueError, match="attach again"):
-        client.send(3)
-    backend.close()
-
-
-def test_an_error_that_refers_to_its_attachment_is_garbage(space: AddressSpace, unraisable: list[Any]) -> None:
-    class Client(Mirror):
-        subscription: Subscription
-
-    client = Client()
-    client.subscription = space.subscribe(client)
-    client.broken = True
-    space.remove_region("attached")
-    assert client.subscription.error is not None
-    gone = weakref.ref(client), weakref.ref(client.subscription)
-    unraisable.clear()
-    del client
-    gc.collect()
-    assert [one() for one in gone] == [None, None]
-
-
-def test_sockets_of_a_silent_back_end_are_let_go(space: AddressSpace) -> None:
-    before = descriptors()
-    here, there = socket.socketpair()
-    with here, there, pytest.raises(BackingError):
-        space.attach_vhost_user(here, timeout=0.05)
-    assert descriptors() == before

@@ -1,9 +1,15 @@
-//! A virtual machine's guest-physical address space and the memory behind it.
+//! A virtual machine's guest physical address space and the memory behind it.
 //!
-//! [`model`] is the map as pure data: regions, layouts, snapshots, changes. [`sys`] has every system call with a safe signature.
-//! [`memory`] turns descriptions into mapped bytes. [`space`] is the live address space: one immutable snapshot behind one
-//! `ArcSwap`, changed by writers that take turns. [`clients`] are those who must follow its
-//! changes. [`python`] binds it all. Each room imports only from the rooms named before it.
+//! One immutable snapshot stands behind one atomic pointer. Readers take it without a lock; writers take turns, ask every client, and
+//! publish the next snapshot with one store, or change nothing. `docs/design.md` explains the whole. The rooms, each of which
+//! imports only from those before it:
+//!
+//! - [`sys`] has every system call, with a safe signature.
+//! - [`model`] is the map as pure data: regions, layouts, changes, plans, errors.
+//! - [`memory`] turns descriptions into mapped bytes, and accesses them where a touch may fault.
+//! - [`space`] is the live address space: snapshot, turn, change. [`space::AddressSpace::change`] is its heart.
+//! - [`clients`] follow its changes: KVM's slots, vhost-user's memory table.
+//! - [`python`] binds it all, one file for each public class.
 //!
 //! A Rust program can use the rooms below [`python`] directly; see [`space::AddressSpace`] for an example.
 

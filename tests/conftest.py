@@ -1,12 +1,74 @@
-"""Clients refer to their spaces: what a test leaves behind goes before the next one looks at the process."""
+"""The space that most tests are about: a file that needs other regions gives its own `regions`, and has the rest from here."""
 
 import gc
+import signal
 from collections.abc import Iterator
 
 import pytest
+from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion, GuestMemory, _core
+from memory_helpers import LAYOUT, ram
+from threads import switch_interval
+
+
+def pytest_report_header() -> str:
+    return f"extension: {_core.__file__}"
+
+
+def pytest_sessionstart() -> None:
+    # A shell starts what runs in the background with Ctrl-C ignored, and the children would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_finish() -> None:
+    # What pytest has collected stays: looking through it after each test would take longer than the tests.
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
 def _collected() -> Iterator[None]:
+    """Clients refer to their spaces: what a test leaves behind goes before the next one looks at the process."""
     yield
     gc.collect()
+
+
+@pytest.fixture(params=[0.005, 1e-5], ids=["usual switches", "constant switches"])
+def any_switches(request: pytest.FixtureRequest) -> Iterator[None]:
+    with switch_interval(request.param):
+        yield
+
+
+@pytest.fixture
+def constant_switches() -> Iterator[None]:
+    with switch_interval(1e-5):
+        yield
+
+
+@pytest.fixture
+def regions() -> list[AddressSpaceRegion]:
+    return [ram(0, name="low")]
+
+
+@pytest.fixture
+def layout() -> AddressSpaceLayout:
+    return LAYOUT
+
+
+@pytest.fixture
+def space(regions: list[AddressSpaceRegion], layout: AddressSpaceLayout) -> AddressSpace:
+    space = AddressSpace.from_regions(regions, layout)
+    space.map_memory()
+    return space
+
+
+@pytest.fixture
+def memory(space: AddressSpace) -> GuestMemory:
+    return space.memory
+
+
+@pytest.fixture(params=[False, True], ids=["unmapped", "mapped"])
+def either(request: pytest.FixtureRequest, space: AddressSpace) -> AddressSpace:
+    """Of a file whose `space` is not mapped: that, and again with memory."""
+    if request.param:
+        space.map_memory()
+    return space

@@ -22,7 +22,7 @@ _DIMM_ALIGN = 128 << 20
 
 
 class DimmSlots:
-    """The slots of a machine into which DIMMs are plugged: regions in the window that a plan's `hotplug` has reserved.
+    """The DIMM slots of a machine: a DIMM is a region in the window that a plan's `hotplug` has reserved.
 
     `slots` and `size`, the bytes that all DIMMs may have together, are those of the plan's `Hotplug`. A DIMM's base and size are
     multiples of `align` (128 MiB, what Linux adds at a time). Another part of the program may not insert into the window.
@@ -81,7 +81,7 @@ class DimmSlots:
             return region
 
     def unplug(self, name: str, *, timeout: float | None = 0.0) -> None:
-        """Removes a DIMM that the guest has let go; raises `UnmappedAddress`, or `RegionBusy` after `timeout` seconds.
+        """Removes a DIMM, which the guest must have let go; raises `UnmappedAddress`, or `RegionBusy` after `timeout` seconds.
 
         >>> from dbs_address_space import AddressSpaceBuilder, Hotplug
         >>> space = AddressSpaceBuilder("q35", numa_regions=["1GiB"], hotplug=Hotplug("4GiB", slots=2)).build()
@@ -99,7 +99,7 @@ class DimmSlots:
             del self._names[slot]
 
     def _here(self) -> dict[int, AddressSpaceRegion]:
-        """What is plugged in, without what others have removed meanwhile."""
+        """The DIMMs that are plugged in, without those that others have removed meanwhile."""
         base = self._space.snapshot()
         here = {slot: base[name] for slot, name in self._names.items() if name in base}
         self._names = {slot: name for slot, name in self._names.items() if slot in here}
@@ -116,7 +116,7 @@ class DimmSlots:
         plugged = sum(dimm.size for dimm in here.values())
         if plugged + region.size > self.size:
             free = self.size - plugged
-            message = f"DIMM {region.name!r} of {region.size:#x} bytes is more than the {free:#x} that the machine can still have"
+            message = f"DIMM {region.name!r} of {region.size:#x} bytes exceeds the {free:#x} left of {self.size:#x} for all DIMMs"
             raise NoSpace(message, size=region.size, free=free, largest=free, align=self.align)
 
     def _slot(self, wanted: int | None, here: dict[int, AddressSpaceRegion]) -> int:
@@ -161,7 +161,7 @@ class MemoryBlocks:
 
     At first no block is plugged in. Plugging makes memory the guest's (and populates it with `prealloc`); unplugging gives it
     back to the host, the right way for its backing, after which it reads as zero. Offsets are bytes in the region, multiples of
-    `block_size`. Which accesses an unplugged block allows is up to the device; here it reads as zero. Any thread may use it.
+    `block_size`. A device may refuse accesses to an unplugged block; this class does not. Safe to use from any thread.
 
     >>> from dbs_address_space import AddressSpaceBuilder
     >>> memory = AddressSpaceBuilder(numa_regions=["64MiB"]).build().memory
@@ -189,7 +189,7 @@ class MemoryBlocks:
         self._lock = allocate_lock()
 
     def plug(self, offset: int, size: int, *, prealloc: bool = False) -> None:
-        """Plugs blocks in that are not; raises `RegionOverlap` when one is, and then none is.
+        """Plugs blocks in; raises `RegionOverlap` when one is plugged in already, and then plugs none.
 
         >>> from dbs_address_space import AddressSpaceBuilder
         >>> memory = AddressSpaceBuilder(numa_regions=["4MiB"]).build().memory
@@ -207,7 +207,7 @@ class MemoryBlocks:
             self._plugged[blocks.start : blocks.stop] = b"\1" * len(blocks)
 
     def unplug(self, offset: int, size: int) -> None:
-        """Gives plugged blocks back to the host; raises `UnmappedAddress` when one is not, and then nothing is done.
+        """Gives plugged blocks back to the host; raises `UnmappedAddress` when one is not plugged in, and then does nothing.
 
         >>> from dbs_address_space import AddressSpaceBuilder
         >>> memory = AddressSpaceBuilder(numa_regions=["4MiB"]).build().memory
@@ -224,7 +224,7 @@ class MemoryBlocks:
             self._plugged[blocks.start : blocks.stop] = bytes(len(blocks))
 
     def unplug_all(self) -> None:
-        """Gives everything back, as a reset of the machine does.
+        """Gives all blocks back to the host, as a reset of the machine does.
 
         >>> from dbs_address_space import AddressSpaceBuilder
         >>> memory = AddressSpaceBuilder(numa_regions=["4MiB"]).build().memory

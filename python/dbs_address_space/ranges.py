@@ -16,7 +16,7 @@ __all__ = ["AddressRange", "VhostUserRegion"]
 class AddressRange(namedtuple("AddressRange", ["base", "size"])):
     """A half-open range of guest physical addresses, in bytes; it may be empty. The size may be text such as `"2GiB"`.
 
-    Raises `InvalidAddressRange` for numbers that no range can have and an end past 2^64 - 1, `TypeError` for what is no number.
+    Raises `InvalidAddressRange` for numbers that no range can have and an end past 2^64 - 1, `TypeError` for other types.
 
     >>> AddressRange(0x1000, 0x2000).end == 0x3000
     True
@@ -31,7 +31,7 @@ class AddressRange(namedtuple("AddressRange", ["base", "size"])):
     size: int
 
     def __new__(cls, base: SupportsIndex, size: SupportsIndex | str) -> Self:
-        """Checks the numbers as every range of this package is checked."""
+        """Checks the numbers, as for every range of this package."""
         return cls._make(checked_range(base, size))
 
     @property
@@ -66,8 +66,8 @@ class VhostUserRegion(
 ):
     """A region of RAM in the memory table of a vhost-user backend, under the protocol's names; sizes in bytes.
 
-    `userspace_addr` is the host address in this process, `fd` the mapping's own descriptor, borrowed, and `mmap_offset` where in
-    that file the region begins.
+    `userspace_addr` is the host address in this process, `fd` the mapping's own descriptor, borrowed, and `mmap_offset` the
+    region's offset in that file.
     """
 
     __slots__ = ()

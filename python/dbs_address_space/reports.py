@@ -1,4 +1,4 @@
-"""What plans cost, and what the kernel really gave."""
+"""Reports: the cost of a plan, and the memory that the kernel gave."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["DaxMapping", "EffectiveBacking", "Placement", "PlanCost", "PreallocR
 
 
 class PlanCost(namedtuple("PlanCost", ["size", "preallocated", "pages", "nodes"])):
-    """What a plan takes from a host: bytes of RAM and firmware, bytes that are there from the beginning, pages, nodes.
+    """The cost of a plan for a host: bytes of RAM and firmware, bytes that are populated from the beginning, pages, nodes.
 
     `pages` counts pages by their size in bytes, `nodes` bytes by host NUMA node, where `None` stands for any. Small pages count
     4 KiB, and huge ones 2 MiB where no size is given: a plan looks at no host.
@@ -27,9 +27,9 @@ class PlanCost(namedtuple("PlanCost", ["size", "preallocated", "pages", "nodes"]
 
 
 class PreallocReport(namedtuple("PreallocReport", ["size", "threads", "seconds", "touched"])):
-    """What `GuestMemory.prealloc()` did: bytes that are there now, how many threads worked, for how long.
+    """The result of `GuestMemory.prealloc()`: bytes that are populated now, threads that worked, and for how many seconds.
 
-    `touched` tells that the kernel has no `MADV_POPULATE_WRITE` (Linux 5.14), so that pages were touched one by one.
+    `touched` is true when the kernel has no `MADV_POPULATE_WRITE` (Linux 5.14), so that pages were touched one by one.
 
     >>> PreallocReport(1 << 30, 2, 0.5, False).rate
     2147483648.0
@@ -53,7 +53,7 @@ class EffectiveBacking(
         ["region", "page_size", "resident", "huge", "locked", "flags", "policy", "nodes"],
     ),
 ):
-    """The state of a region's memory, as the kernel tells it: /proc/self/smaps, get_mempolicy, move_pages.
+    """The state of a region's memory, as the kernel reports it: /proc/self/smaps, get_mempolicy, move_pages.
 
     Bytes a page, bytes in memory, of these in huge pages of any kind, locked bytes, the two-letter `VmFlags` (`"hg"` advised huge
     pages, `"mg"` mergeable, `"dd"` not dumped, `"dc"` not in children, `"nr"` not reserved), the `NumaPolicy` or `None`, and
@@ -80,7 +80,7 @@ class EffectiveBacking(
 
 
 class Placement(namedtuple("Placement", ["region", "policy", "sampled", "nodes", "misplaced"])):
-    """Where a region's pages are, against its policy: pages looked at, those that are there by node, those on other nodes."""
+    """The NUMA nodes of a region's pages, against its policy: pages sampled, those populated by node, those on other nodes."""
 
     __slots__ = ()
     region: AddressSpaceRegion
@@ -91,7 +91,7 @@ class Placement(namedtuple("Placement", ["region", "policy", "sampled", "nodes",
 
 
 class DaxMapping(namedtuple("DaxMapping", ["offset", "size", "file_offset", "prot_flags"])):
-    """A part of a file in a DAX window: where in the window, bytes, where in the file, protection."""
+    """A part of a file in a DAX window: its offset in the window, bytes, its offset in the file, protection."""
 
     __slots__ = ()
     offset: int

@@ -1,8 +1,10 @@
-//! What a region's options ask of the kernel once it is mapped: placement first, then advice, before any page is touched.
+//! Asks the kernel for a mapped region's options: placement first, then advice, before any page is touched.
 
 use crate::model::error::{Error, Result};
 use crate::model::policy::{NumaPolicy, PolicyMode};
 use crate::model::region::SharedRegion;
+use crate::sys::errno::{self, EINVAL, EIO, ENOMEM, EPERM};
+use crate::sys::host::Host;
 use crate::sys::memory::{self, Advice};
 use crate::sys::numa;
 
@@ -11,7 +13,7 @@ use super::topology;
 
 /// Gives a mapping its NUMA policy and advice, where `new` asks for something else than `old` did.
 pub fn apply(host: *mut u8, size: usize, is_huge: bool, old: Option<&SharedRegion>, new: &SharedRegion) -> Result<()> {
-    place(host, size, old, new)?;
+    bind(host, size, old, new)?;
     let options = |region: &SharedRegion| {
         let options = &region.options;
         let transparent = options.transparent_hugepage.filter(|_| !is_huge);
@@ -19,20 +21,20 @@ pub fn apply(host: *mut u8, size: usize, is_huge: bool, old: Option<&SharedRegio
     };
     let before = old.map(options).unwrap_or_default();
     let make = [Advice::HugePages, Advice::Mergeable, Advice::DontDump, Advice::DontFork];
-    let what = ["transparent huge pages", "samepage merging", "leaving it out of dumps", "leaving it out of children"];
+    let what =
+        ["transparent huge pages", "samepage merging", "keeping it out of core dumps", "keeping it out of children"];
     for (((after, before), make), what) in options(new).into_iter().zip(before).zip(make).zip(what) {
-        // What was advised and is asked for no longer is taken back; what the kernel was never told needs no word.
+        // Advice that is no longer asked for is taken back; the kernel need not be told to stop what it was never told to do.
         if let Some(on) = after.or_else(|| before.filter(|on| *on).map(|_| false)).filter(|on| Some(*on) != before) {
             advise(host, size, make(on), what, new)?;
         }
     }
-    let (locked, was_locked) =
-        (new.options.mlock == Some(true), old.is_some_and(|old| old.options.mlock == Some(true)));
-    match old {
-        Some(_) if locked && !was_locked => lock(host, size, new),
-        Some(_) if was_locked && !locked => {
-            memory::unlock(host, size).map_err(|error| failed(new, "munlock failed", &error))
-        }
+    // A new mapping is locked once its pages are populated, with progress.
+    let Some(old) = old else { return Ok(()) };
+    let is_locked = |region: &SharedRegion| region.options.mlock == Some(true);
+    match (is_locked(old), is_locked(new)) {
+        (false, true) => lock(host, size, new),
+        (true, false) => memory::unlock(host, size).map_err(|error| failed(new, "munlock failed", &error)),
         _ => Ok(()),
     }
 }
@@ -40,20 +42,15 @@ pub fn apply(host: *mut u8, size: usize, is_huge: bool, old: Option<&SharedRegio
 fn advise(host: *mut u8, size: usize, advice: Advice, what: &str, region: &SharedRegion) -> Result<()> {
     match memory::advise(host, size, advice) {
         // A kernel that can't merge or make huge pages has nothing to forbid.
-        Err(error) if advice.forbids() && error.raw_os_error() == Some(EINVAL) => Ok(()),
+        Err(error) if advice.forbids() && errno::of(&error) == EINVAL => Ok(()),
         result => result.map_err(|error| failed(region, &format!("advising {what} failed"), &error)),
     }
 }
 
-const EPERM: i32 = 1;
-const EIO: i32 = 5;
-const ENOMEM: i32 = 12;
-const EINVAL: i32 = 22;
-
 /// Locks a mapping in memory (`mlock(2)`), which also brings in what is not there.
 pub fn lock(host: *mut u8, size: usize, region: &SharedRegion) -> Result<()> {
-    memory::lock(host, size).map_err(|error| match error.raw_os_error() {
-        Some(EPERM | ENOMEM) => {
+    memory::lock(host, size).map_err(|error| match errno::of(&error) {
+        EPERM | ENOMEM => {
             let what = "mlock failed; raise RLIMIT_MEMLOCK (ulimit -l, resource.setrlimit), or give CAP_IPC_LOCK";
             failed(region, what, &error)
         }
@@ -61,7 +58,7 @@ pub fn lock(host: *mut u8, size: usize, region: &SharedRegion) -> Result<()> {
     })
 }
 
-fn place(host: *mut u8, size: usize, old: Option<&SharedRegion>, new: &SharedRegion) -> Result<()> {
+fn bind(host: *mut u8, size: usize, old: Option<&SharedRegion>, new: &SharedRegion) -> Result<()> {
     let (before, after) = (old.and_then(|old| old.numa_policy()), new.numa_policy());
     if before == after {
         return Ok(());
@@ -70,13 +67,13 @@ fn place(host: *mut u8, size: usize, old: Option<&SharedRegion>, new: &SharedReg
     let policy = after.unwrap_or(default);
     check_nodes(new, &policy)?;
     numa::bind(host, size, policy.mode.number(), &policy.nodes, policy.strict).map_err(|error| {
-        let hint = match error.raw_os_error() {
-            Some(EIO) => "pages that are there already are elsewhere and can't be moved",
-            Some(EINVAL) if policy.mode == PolicyMode::WeightedInterleave => "it needs Linux 6.9",
-            Some(EINVAL) if policy.mode == PolicyMode::PreferredMany => "it needs Linux 5.15",
+        let hint = match errno::of(&error) {
+            EIO => "pages that are there already are elsewhere and can't be moved",
+            EINVAL if policy.mode == PolicyMode::WeightedInterleave => "it needs Linux 6.9",
+            EINVAL if policy.mode == PolicyMode::PreferredMany => "it needs Linux 5.15",
             _ => "mbind(2) refused it",
         };
-        numa_error(new, &format!("the NUMA policy {policy}: {hint}: {error}"), error.raw_os_error())
+        numa_error(new, &format!("the NUMA policy {policy}: {hint}: {error}"), errno::of(&error))
     })
 }
 
@@ -88,21 +85,16 @@ pub fn check_nodes(region: &SharedRegion, policy: &NumaPolicy) -> Result<()> {
             mode => {
                 let message =
                     format!("the NUMA policy {:?} needs nodes: name them, or give host_numa_node_id", mode.name());
-                Err(numa_error(region, &message, Some(EINVAL)))
+                Err(numa_error(region, &message, EINVAL))
             }
         };
     }
-    let host = topology::of_sysfs(std::path::Path::new("/sys"));
-    host.refusal(&policy.nodes).map_or(Ok(()), |refusal| {
+    topology::of(&Host::default()).refusal(&policy.nodes).map_or(Ok(()), |refusal| {
         let message = format!("{refusal} (/sys/devices/system/node/has_memory)");
-        Err(numa_error(region, &message, Some(EINVAL)))
+        Err(numa_error(region, &message, EINVAL))
     })
 }
 
-fn numa_error(region: &SharedRegion, what: &str, errno: Option<i32>) -> Error {
-    Error::Numa {
-        message: format!("cannot map {region}: {what}"),
-        errno: errno.unwrap_or(EINVAL),
-        region: SharedRegion::clone(region),
-    }
+fn numa_error(region: &SharedRegion, what: &str, errno: i32) -> Error {
+    Error::Numa { message: format!("cannot map {region}: {what}"), errno, region: SharedRegion::clone(region) }
 }

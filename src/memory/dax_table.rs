@@ -1,7 +1,7 @@
 //! What is mapped into a DAX window.
 
+use crate::model::lock::{Lock, LockGuard};
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// A part of a file in a window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,12 +33,12 @@ impl DaxMapping {
 /// What is mapped into a window.
 #[derive(Debug, Default)]
 pub struct Window {
-    sections: Mutex<BTreeMap<u64, DaxMapping>>,
+    sections: Lock<BTreeMap<u64, DaxMapping>>,
 }
 
 impl Window {
-    pub(super) fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, DaxMapping>> {
-        self.sections.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn lock(&self) -> LockGuard<'_, BTreeMap<u64, DaxMapping>> {
+        self.sections.lock()
     }
 
     /// The sections by ascending offset.

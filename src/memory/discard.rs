@@ -9,7 +9,7 @@ use crate::model::format::{hex, size as size_text};
 use crate::model::int::usize_of;
 use crate::model::range::Range;
 use crate::model::region::{MAP_ANONYMOUS, MAP_NORESERVE, MAP_PRIVATE, RegionType};
-use crate::sys::{discard, span};
+use crate::sys::{file, memory, span};
 
 /// Discards part of one region, which [`check`] found possible.
 #[allow(unsafe_code, reason = "pages of our own mappings are dropped, which is what was asked for")]
@@ -20,7 +20,7 @@ pub fn discard(region: &Arc<MappedRegion>, range: Range) -> Result<()> {
     let backing = mapping.backing();
     let result = match &backing.file {
         Some(file) if !backing.is_private() => {
-            discard::punch_hole(file, backing.offset.saturating_add(offset), range.size())
+            file::punch_hole(file, backing.offset.saturating_add(offset), range.size())
         }
         // The pages of a private file mapping would show the file again: anonymous ones take their place.
         Some(_) => {
@@ -29,9 +29,9 @@ pub fn discard(region: &Arc<MappedRegion>, range: Range) -> Result<()> {
             unsafe { span::replace(host, size, desc.prot_flags, flags, None) }
         }
         // SAFETY: as above.
-        None if backing.is_private() => unsafe { discard::drop_pages(host, size) },
+        None if backing.is_private() => unsafe { memory::drop_pages(host, size) },
         // SAFETY: as above.
-        None => unsafe { discard::remove_pages(host, size) },
+        None => unsafe { memory::remove_pages(host, size) },
     };
     result.map_err(|error| failed(desc, &format!("discarding {range} of it failed"), &error))?;
     if let Some(dirty) = mapping.dirty() {

@@ -1,10 +1,11 @@
 //! Who holds a region's memory, and so vetoes its removal.
 
-use std::sync::{Arc, MutexGuard};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::mapping::Mapping;
 use crate::model::error::LeaseInfo;
+use crate::model::lock::LockGuard;
 use crate::model::range::Range;
 use crate::model::wait::Monitor;
 use crate::sys::fork::Process;
@@ -75,7 +76,7 @@ impl Default for Leases {
 }
 
 impl Leases {
-    fn lock(&self) -> MutexGuard<'_, Table> {
+    fn lock(&self) -> LockGuard<'_, Table> {
         self.table.lock()
     }
 
@@ -190,7 +191,7 @@ impl Leases {
         drop(self.table.wait(self.lock(), limit, |table| !table.is_free()));
     }
 
-    /// Like [`wait_free`](Self::wait_free); for [`DRAIN`] new accesses wait, where it is accesses that hold the region.
+    /// Like [`wait_free`](Self::wait_free); for `DRAIN` new accesses wait, where it is accesses that hold the region.
     ///
     /// Otherwise a few threads whose accesses take turns would keep it for ever. What a user holds ends when the user lets go,
     /// and who has to wait may be that user.

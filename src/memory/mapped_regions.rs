@@ -9,6 +9,7 @@ use super::dirty::DirtyBitmap;
 use super::region::MappedRegion;
 use super::section;
 use crate::model::address_index::AddressIndex;
+use crate::model::ids::Incarnation;
 use crate::model::int::u64_of;
 use crate::model::int::usize_of;
 use crate::model::range::Range;
@@ -51,7 +52,7 @@ struct FastPath {
 /// The mapped regions of a snapshot.
 #[derive(Debug)]
 pub struct MappedRegions {
-    incarnation: u64,
+    incarnation: Incarnation,
     is_tracked: bool,
     starts: AddressIndex,
     hot: Box<[FastPath]>,
@@ -69,7 +70,7 @@ impl MappedRegions {
     ///
     /// `incarnation` tells one `map_memory` from the next.
     #[must_use]
-    pub fn new(incarnation: u64, is_tracked: bool, regions: Vec<Arc<MappedRegion>>) -> Self {
+    pub fn new(incarnation: Incarnation, is_tracked: bool, regions: Vec<Arc<MappedRegion>>) -> Self {
         let mut next = Successor::new(incarnation, is_tracked, regions.len());
         regions.into_iter().for_each(|region| next.push(region));
         next.finish()
@@ -89,7 +90,7 @@ impl MappedRegions {
 
     /// Which `map_memory` made it.
     #[must_use]
-    pub const fn incarnation(&self) -> u64 {
+    pub const fn incarnation(&self) -> Incarnation {
         self.incarnation
     }
 
@@ -193,7 +194,7 @@ impl MappedRegions {
 /// The next map, laid out from what is kept of the last and what is new, by ascending base.
 #[derive(Debug)]
 pub struct Successor {
-    incarnation: u64,
+    incarnation: Incarnation,
     is_tracked: bool,
     starts: Vec<u64>,
     hot: Vec<FastPath>,
@@ -201,7 +202,7 @@ pub struct Successor {
 }
 
 impl Successor {
-    fn new(incarnation: u64, is_tracked: bool, size: usize) -> Self {
+    fn new(incarnation: Incarnation, is_tracked: bool, size: usize) -> Self {
         let (starts, hot, regions) = (Vec::with_capacity(size), Vec::with_capacity(size), Vec::with_capacity(size));
         Self { incarnation, is_tracked, starts, hot, regions }
     }

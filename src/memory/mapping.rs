@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, OnceLock};
 
 use vm_memory::{FileOffset, VolatileMemory, VolatileSlice, volatile_memory};
 
@@ -15,11 +15,13 @@ use super::mmap::{self, MappedPages};
 use super::source::{self, Backing};
 use crate::model::error::Result;
 use crate::model::int::usize_of;
+use crate::model::lock::{Lock, LockGuard, SharedGuard, SharedLock};
 use crate::model::region::{PROT_READ, PROT_WRITE, RegionType, SharedRegion};
 use crate::sys::copy::Reach;
 use crate::sys::fork::Process;
+use crate::sys::kvm_slot::StableBytes;
 use crate::sys::memory;
-use crate::sys::{copy, file, vma};
+use crate::sys::{copy, file, smaps};
 
 /// The memory of a region, and how it may be touched.
 #[derive(Debug)]
@@ -33,7 +35,7 @@ pub struct Mapping {
     /// Set for good once a touch may fault.
     guarded: AtomicBool,
     /// Held, shared, by direct copies of memory that may become guarded.
-    copying: RwLock<()>,
+    copying: SharedLock<()>,
     process: Process,
     /// A touch may wait for a userfaultfd handler.
     has_fault_handler: bool,
@@ -48,13 +50,21 @@ pub struct Mapping {
     /// The protection of all pages.
     prot_flags: AtomicI32,
     /// Held while the protection is changed, or lifted for a forced write.
-    protecting: Mutex<()>,
+    protecting: Lock<()>,
 }
 
 // SAFETY: the pointer leads into the mapping, which is shared between threads by copies, atomics and the kernel only.
 unsafe impl Send for Mapping {}
 // SAFETY: as above; the pointer is never changed.
 unsafe impl Sync for Mapping {}
+
+// SAFETY: what is mapped at `start` is unmapped when the mapping is dropped, and a buffer is kept by `backing`. What a DAX window maps
+// over a part of itself is the same bytes to whoever looks.
+unsafe impl StableBytes for Mapping {
+    fn bytes(&self) -> *mut [u8] {
+        std::ptr::slice_from_raw_parts_mut(self.start, usize_of(self.size))
+    }
+}
 
 /// Bytes that are alike in one respect: whether a shared file has pages for them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,13 +84,13 @@ impl Mapping {
         let file_offset = backing.file.as_ref().map(|file| FileOffset::from_arc(Arc::clone(file), backing.offset));
         let mapping = Self {
             has_fault_handler: backing.buffer.is_some()
-                && vma::has_fault_handler(start.addr(), usize_of(region.size())),
+                && smaps::has_fault_handler(start.addr(), usize_of(region.size())),
             placed,
             start,
             size: region.size(),
             file_offset,
             guarded: AtomicBool::new(backing.guarded),
-            copying: RwLock::default(),
+            copying: SharedLock::default(),
             backing,
             process: Process::current(),
             pending_copies: AtomicUsize::new(0),
@@ -89,7 +99,7 @@ impl Mapping {
             dirty: OnceLock::new(),
             is_tracked: AtomicBool::new(false),
             prot_flags: AtomicI32::new(region.prot_flags),
-            protecting: Mutex::default(),
+            protecting: Lock::default(),
         };
         source::seal_mapped(region, &mapping.backing)?;
         mapping.probe(region)?;
@@ -181,7 +191,7 @@ impl Mapping {
         if self.is_guarded() {
             return None;
         }
-        let copying = self.copying.read().unwrap_or_else(PoisonError::into_inner);
+        let copying = self.copying.read();
         (!self.is_guarded()).then_some(Direct(Some(copying)))
     }
 
@@ -270,7 +280,7 @@ impl Mapping {
     ///
     /// A change adds protections before anyone may use them, and takes one away once the leases are closed and no reader is left.
     pub fn protect(&self, prot_flags: i32) -> io::Result<()> {
-        let _protecting = self.protecting.lock().unwrap_or_else(PoisonError::into_inner);
+        let _protecting = self.protecting.lock();
         if self.backing.buffer.is_none() {
             // SAFETY: this mapping, and no access that relies on a protection taken away is under way, as said above.
             unsafe { memory::protect(self.placed.mmap.as_ptr(), self.placed.mmap.size(), prot_flags)? };
@@ -312,17 +322,17 @@ impl Mapping {
     }
 
     /// In a forked child the lock may have been left taken by a thread that is not there: then the write is refused.
-    fn lock_protection(&self) -> io::Result<MutexGuard<'_, ()>> {
+    fn lock_protection(&self) -> io::Result<LockGuard<'_, ()>> {
         if self.process.is_current() {
-            return Ok(self.protecting.lock().unwrap_or_else(PoisonError::into_inner));
+            return Ok(self.protecting.lock());
         }
         self.protecting
             .try_lock()
-            .map_err(|_| io::Error::new(io::ErrorKind::WouldBlock, "locked by a thread of the parent process"))
+            .ok_or_else(|| io::Error::new(io::ErrorKind::WouldBlock, "locked by a thread of the parent process"))
     }
 }
 
 /// The mapping through vm-memory; a buffer of the user's is only pointed at.
 /// Leave to touch memory, which stays free of faults meanwhile.
 #[derive(Debug)]
-pub struct Direct<'a>(#[allow(dead_code, reason = "held, not read")] Option<RwLockReadGuard<'a, ()>>);
+pub struct Direct<'a>(#[allow(dead_code, reason = "held, not read")] Option<SharedGuard<'a, ()>>);

@@ -1,4 +1,4 @@
-//! What the kernel really gave, read back from it.
+//! Reads back from the kernel what it really gave.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,14 +7,15 @@ use super::region::MappedRegion;
 use super::source::failed;
 use super::topology;
 use crate::model::error::Result;
-use crate::model::int::usize_of;
+use crate::model::int::{u64_of, usize_of};
 use crate::model::policy::{NumaPolicy, PolicyMode};
 use crate::model::region::SharedRegion;
+use crate::sys::host::page_size;
+use crate::sys::numa;
 use crate::sys::smaps::{self, Smaps};
-use crate::sys::{huge, numa};
 
-/// How many pages of a region are looked at for their node.
-const SAMPLES: u64 = 1024;
+/// How many pages of a region are looked at for their node, at most.
+const SAMPLES: usize = 1024;
 
 /// The state of one region's memory.
 #[derive(Clone, Debug)]
@@ -56,8 +57,8 @@ pub fn effective(regions: &[Arc<MappedRegion>]) -> Result<Vec<MemoryStats>> {
 fn effective_region(region: &Arc<MappedRegion>, mut sums: Smaps) -> Result<MemoryStats> {
     let (host, size) = region.mapping.pages();
     if sums.reaches_out {
-        let resident = smaps::resident(host, size, usize_of(huge::page_size()));
-        sums.resident = resident.map_err(|error| failed(&region.desc, "mincore failed", &error))?;
+        let resident = smaps::resident(host, size, usize_of(page_size()));
+        sums.resident = u64_of(resident.map_err(|error| failed(&region.desc, "mincore failed", &error))?);
         sums.huge = sums.huge.min(sums.resident);
         sums.locked = sums.locked.min(region.desc.size());
     }
@@ -82,19 +83,12 @@ fn placement(region: &Arc<MappedRegion>) -> Result<NumaPlacement> {
 /// How many pages, evenly over the region, were looked at, and on which nodes those are that are there.
 fn sample(region: &Arc<MappedRegion>) -> Result<(u64, BTreeMap<u32, u64>)> {
     let page_size = region.mapping.backing().page_size.max(1);
-    let pages = region.desc.size().div_ceil(page_size);
-    let count = pages.min(SAMPLES);
-    let offset = |index: u64| {
-        let page =
-            u128::from(index).saturating_mul(u128::from(pages)).checked_div(u128::from(count)).unwrap_or_default();
-        u64::try_from(page).unwrap_or_default().saturating_mul(page_size)
-    };
-    let hosts: Vec<*mut u8> = (0..count).map(|index| region.mapping.host(offset(index))).collect();
+    let pages = (0..usize_of(region.desc.size())).step_by(usize_of(page_size));
+    let every = pages.len().div_ceil(SAMPLES).max(1);
+    let hosts: Vec<*mut u8> = pages.step_by(every).map(|offset| region.mapping.host(u64_of(offset))).collect();
     let found = numa::nodes_of(&hosts).map_err(|error| failed(&region.desc, "move_pages failed", &error))?;
-    let mut nodes = BTreeMap::<u32, u64>::new();
-    for node in found.into_iter().flatten() {
-        let pages = nodes.entry(node).or_default();
-        *pages = pages.saturating_add(1);
-    }
-    Ok((count, nodes))
+    let mut found: Vec<u32> = found.into_iter().flatten().collect();
+    found.sort_unstable();
+    let alike = found.chunk_by(|one, next| one == next);
+    Ok((u64_of(hosts.len()), alike.filter_map(|pages| Some((*pages.first()?, u64_of(pages.len())))).collect()))
 }

@@ -8,9 +8,10 @@ use vm_memory::mmap::{MmapRegionBuilder, MmapRegionError};
 use vm_memory::{FileOffset, MmapRegion};
 
 use super::source::Backing;
-use crate::model::int::usize_of;
+use crate::model::int::{u64_of, usize_of};
 use crate::model::region::SharedRegion;
-use crate::sys::huge;
+use crate::sys::errno::{self, ENOMEM};
+use crate::sys::host;
 use crate::sys::span::Span;
 
 /// Transparent huge pages of nearly all machines: anonymous memory that is to have them begins at a multiple.
@@ -26,18 +27,18 @@ pub struct MappedPages {
 
 /// Maps a region's backing.
 pub fn map(region: &SharedRegion, backing: &Backing) -> io::Result<MappedPages> {
-    let guard = if region.options.guard_pages == Some(true) { huge::page_size().max(backing.page_size) } else { 0 };
+    let guard = if region.options.guard_pages == Some(true) { host::page_size().max(backing.page_size) } else { 0 };
     let align = region.options.alignment.or_else(|| huge_page_alignment(region, backing)).unwrap_or(0);
-    let lead = backing.lead();
-    let mut builder = MmapRegionBuilder::new_with_bitmap(usize_of(region.size().saturating_add(lead)), ())
+    let length = region.size().checked_add(backing.lead()).ok_or_else(too_large)?;
+    let mut builder = MmapRegionBuilder::new_with_bitmap(usize_of(length), ())
         .with_mmap_prot(region.prot_flags)
         .with_mmap_flags(backing.flags)
         .with_hugetlbfs(backing.is_huge);
     if let Some(file) = &backing.file {
-        builder = builder.with_file_offset(FileOffset::from_arc(Arc::clone(file), backing.offset.saturating_sub(lead)));
+        builder = builder.with_file_offset(FileOffset::from_arc(Arc::clone(file), backing.page_offset()));
     }
     if let Some(buffer) = &backing.buffer {
-        let page = std::ptr::with_exposed_provenance_mut::<u8>(buffer.host.saturating_sub(usize_of(lead)));
+        let page = std::ptr::with_exposed_provenance_mut::<u8>(buffer.host).wrapping_sub(usize_of(backing.lead()));
         // SAFETY: the buffer is there for as long as `backing` keeps it, and only its own bytes are touched.
         builder = unsafe { builder.with_raw_mmap_pointer(page) };
         return Ok(MappedPages { mmap: builder.build().map_err(io_error)?, _span: None });
@@ -45,7 +46,7 @@ pub fn map(region: &SharedRegion, backing: &Backing) -> io::Result<MappedPages> 
     if guard == 0 && align <= backing.page_size {
         return Ok(MappedPages { mmap: builder.build().map_err(io_error)?, _span: None });
     }
-    let (span, host) = in_span(region, backing, guard, align.max(backing.page_size))?;
+    let (span, host) = in_span(region, backing, length, (guard, align.max(backing.page_size)))?;
     // SAFETY: the region's size was just mapped at this address, and the span that is kept beside it is dropped after it.
     let mmap = unsafe { builder.with_raw_mmap_pointer(host) }.build().map_err(io_error)?;
     Ok(MappedPages { mmap, _span: Some(span) })
@@ -57,28 +58,27 @@ fn huge_page_alignment(region: &SharedRegion, backing: &Backing) -> Option<u64> 
 }
 
 /// Sets enough addresses aside for any alignment, and maps the backing into their middle.
-fn in_span(region: &SharedRegion, backing: &Backing, guard: u64, align: u64) -> io::Result<(Span, *mut u8)> {
-    let too_large = || io::Error::from_raw_os_error(ENOMEM);
+fn in_span(
+    region: &SharedRegion,
+    backing: &Backing,
+    length: u64,
+    (guard, align): (u64, u64),
+) -> io::Result<(Span, *mut u8)> {
     let around = guard.checked_mul(2).and_then(|guards| guards.checked_add(align)).ok_or_else(too_large)?;
-    let length = region.size().checked_add(backing.lead()).ok_or_else(too_large)?;
     let size = length.checked_add(around).ok_or_else(too_large)?;
     let span = Span::reserve(usize_of(size))?;
-    let start = u64::try_from(span.start().addr()).unwrap_or_default();
-    let first = start.saturating_add(guard).checked_next_multiple_of(align).ok_or_else(too_large)?;
+    let start = u64_of(span.start().addr());
+    let first = start.checked_add(guard).and_then(|first| first.checked_next_multiple_of(align));
+    let offset = first.and_then(|first| first.checked_sub(start)).ok_or_else(too_large)?;
     let fd = backing.file.as_ref().map_or(-1, |file| file.as_raw_fd());
-    let offset = usize_of(first.saturating_sub(start));
-    let host = span.map(
-        offset,
-        usize_of(length),
-        region.prot_flags,
-        backing.flags,
-        fd,
-        backing.offset.saturating_sub(backing.lead()),
-    )?;
+    let host =
+        span.map(usize_of(offset), usize_of(length), region.prot_flags, backing.flags, fd, backing.page_offset())?;
     Ok((span, host))
 }
 
-const ENOMEM: i32 = 12;
+fn too_large() -> io::Error {
+    errno::error(ENOMEM)
+}
 
 fn io_error(error: MmapRegionError) -> io::Error {
     match error {

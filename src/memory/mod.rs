@@ -28,7 +28,6 @@ pub mod region;
 pub mod scan;
 pub mod search;
 pub mod section;
-pub mod slot;
 pub mod source;
 pub mod topology;
 pub mod transfer;

@@ -16,8 +16,10 @@ use crate::model::interrupt::Interrupt;
 use crate::model::policy::PolicyMode;
 use crate::model::region::{PROT_READ, PROT_WRITE, SharedRegion};
 use crate::model::wait::{Deadline, Monitor};
+use crate::sys::errno::{self, EFAULT, EINVAL, ENOMEM};
+use crate::sys::host::Host;
 use crate::sys::memory::{self, Advice};
-use crate::sys::{huge, numa};
+use crate::sys::numa;
 
 /// What a thread takes at a time: between two steps it sees that it should stop.
 const PIECE: u64 = 16 << 20;
@@ -110,12 +112,12 @@ impl Target {
 
     /// How many pages of the pool are missing, or what else the kernel had against it.
     fn failed(&self, error: &io::Error) -> Error {
-        const EFAULT: i32 = 14;
         let pages = self.size.div_ceil(self.page_size);
-        if self.is_huge && matches!(error.raw_os_error(), Some(EFAULT | 12)) {
+        if self.is_huge && matches!(errno::of(error), EFAULT | ENOMEM) {
             let there = crate::sys::smaps::read(&[(self.host.addr(), usize_of(self.size))]).unwrap_or_default();
             let there = there.first().and_then(|sums| sums.resident.checked_div(self.page_size)).unwrap_or_default();
-            let missing = pages.saturating_sub(there).saturating_sub(huge::available_huge_pages(self.page_size)).max(1);
+            let available = Host::default().available_huge_pages(self.page_size).unwrap_or_default();
+            let missing = pages.saturating_sub(there).saturating_sub(available).max(1);
             let size = size_text(self.page_size);
             return Error::HugePagesShort {
                 message: format!(
@@ -209,9 +211,8 @@ impl<'a> Work<'a> {
     }
 
     fn populate(&self, target: &Target, step: PopulateStep) -> Result<()> {
-        const EINVAL: i32 = 22;
         match target.populate(step.offset, step.size) {
-            Err(error) if error.raw_os_error() == Some(EINVAL) && target.can_be_touched() => {
+            Err(error) if errno::of(&error) == EINVAL && target.can_be_touched() => {
                 self.touched.store(true, Ordering::Relaxed);
                 target.touch(step.offset, step.size);
                 Ok(())
@@ -292,7 +293,7 @@ fn in_threads(
                     message: format!(
                         "cannot start thread {index} of {threads} to populate memory: {error}; give threads="
                     ),
-                    errno: error.raw_os_error().unwrap_or_default(),
+                    errno: errno::of(&error),
                     region: None,
                 });
             }
@@ -355,7 +356,7 @@ impl Background {
         let spawned = std::thread::Builder::new().name("prealloc".into()).spawn(run);
         spawned.map(|_| job).map_err(|error| Error::Backing {
             message: format!("cannot start a thread to populate memory: {error}"),
-            errno: error.raw_os_error().unwrap_or_default(),
+            errno: errno::of(&error),
             region: None,
         })
     }

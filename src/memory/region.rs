@@ -12,8 +12,10 @@ use super::dirty::DirtySource;
 use super::lease::{Lease, Leases, Refused};
 use super::mapping::Mapping;
 use crate::model::error::LeaseInfo;
+use crate::model::ids::RegionId;
 use crate::model::range::Range;
 use crate::model::region::{PROT_READ, PROT_WRITE, SharedRegion};
+use crate::model::region_map::RegionEntry;
 
 /// What a lease is called while a DAX window is being changed.
 pub const DAX_LEASE: &str = "change of a DAX window";
@@ -21,6 +23,8 @@ pub const DAX_LEASE: &str = "change of a DAX window";
 /// A region of a mapped space.
 #[derive(Clone, Debug)]
 pub struct MappedRegion {
+    /// Which region of the space it is; a replacement of the description keeps it.
+    pub id: RegionId,
     /// The description.
     pub desc: SharedRegion,
     /// The memory; a replacement of the description keeps it.
@@ -32,8 +36,15 @@ pub struct MappedRegion {
 impl MappedRegion {
     /// A region that no one holds yet.
     #[must_use]
-    pub fn new(desc: SharedRegion, mapping: Mapping) -> Self {
-        Self { desc, mapping: Arc::new(mapping), leases: Arc::default() }
+    pub fn new(region: &RegionEntry, mapping: Mapping) -> Self {
+        let desc = SharedRegion::clone(&region.desc);
+        Self { id: region.id, desc, mapping: Arc::new(mapping), leases: Arc::default() }
+    }
+
+    /// Whether it is the memory of a region under that description.
+    #[must_use]
+    pub fn is(&self, region: &RegionEntry) -> bool {
+        self.id == region.id && Arc::ptr_eq(&self.desc, &region.desc)
     }
 
     /// The same memory under a new description.

@@ -15,6 +15,7 @@ use crate::model::int::u64_of;
 use crate::model::region::PROT_WRITE;
 use crate::sys::copy::{self as kernel, Stopped};
 use crate::sys::copy_thread;
+use crate::sys::errno::{self, EPERM, ETIMEDOUT};
 
 /// Bytes that a guarded fill writes at a time, and that a fault handler is given its time for.
 const GUARDED_CHUNK: usize = 64 << 10;
@@ -149,7 +150,7 @@ impl Section {
         verb: &'static str,
         copy: impl FnOnce(AbandonedCopy) -> std::result::Result<T, Stopped>,
     ) -> Result<T> {
-        let timed_out = || Stopped { completed: 0, error: Some(std::io::Error::from_raw_os_error(ETIMEDOUT)) };
+        let timed_out = || Stopped { completed: 0, error: Some(errno::error(ETIMEDOUT)) };
         let size = u64_of(self.size);
         // A write that was given up may still be done, however late.
         let info = LeaseInfo { what: verb, address: self.address(), size, is_writable: verb == "write" };
@@ -247,10 +248,10 @@ impl Section {
             (Some(length), _) if length <= position => {
                 format!("the backing file was truncated to {} bytes", hex(length))
             }
-            (_, Some(error)) if error.raw_os_error() == Some(ETIMEDOUT) => {
+            (_, Some(error)) if errno::of(error) == ETIMEDOUT => {
                 "its userfaultfd handler does not answer, and the access was given up".into()
             }
-            (_, Some(error)) if error.raw_os_error() == Some(EPERM) => {
+            (_, Some(error)) if errno::of(error) == EPERM => {
                 format!("the kernel refuses process_vm_readv/writev here (a seccomp filter?): {error}")
             }
             _ if backing.is_huge => "no huge page was free for it".into(),
@@ -261,9 +262,6 @@ impl Section {
         }
     }
 }
-
-const EPERM: i32 = 1;
-const ETIMEDOUT: i32 = 110;
 
 /// Reads an integer of directly copied memory, without tearing when it is naturally aligned.
 ///

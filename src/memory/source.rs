@@ -1,5 +1,6 @@
 //! Opens what a region's source names, and knows how safe it is to touch.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::path::Path;
@@ -8,15 +9,17 @@ use std::sync::Arc;
 use crate::model::backing::Seal;
 use crate::model::error::{Error, Result};
 use crate::model::format;
+use crate::model::int::u64_of;
 use crate::model::region::{
     MAP_ANONYMOUS, MAP_FIXED, MAP_FIXED_NOREPLACE, MAP_GROWSDOWN, MAP_HUGETLB, MAP_NORESERVE, MAP_PRIVATE, RegionType,
     SharedRegion,
 };
 use crate::model::source::{SourceType, UserBuffer};
-use crate::sys::file::FileKind;
-use crate::sys::{file, huge};
+use crate::sys::errno::{self, EINVAL, EISDIR, EMFILE, ENFILE, ENODEV, ENOENT, ENOMEM, EOVERFLOW};
+use crate::sys::file::{self, FileKind};
+use crate::sys::host::{Host, page_size as small_page_size};
 
-/// What `mmap` needs, and how the memory behaves.
+/// The arguments of `mmap`, and how the memory behaves.
 #[derive(Clone, Debug)]
 pub struct Backing {
     /// The file to map; `None` for anonymous memory.
@@ -47,6 +50,8 @@ pub fn open(region: &SharedRegion) -> Result<Backing> {
     }
     check_flags(region)?;
     let flags = region.map_flags();
+    // A page of anonymous memory or of a sealed memfd can always be had, unless the kernel counts them strictly. A DAX window shows
+    // files, which anyone may cut.
     let small = Backing {
         file: None,
         offset: 0,
@@ -54,10 +59,11 @@ pub fn open(region: &SharedRegion) -> Result<Backing> {
         flags,
         page_size,
         is_huge: false,
-        guarded: region.region_type == RegionType::DaxMemory || huge::strict_overcommit(),
+        guarded: region.region_type == RegionType::DaxMemory || Host::default().has_strict_overcommit(),
         is_regular: true,
         dontfork: region.options.dontfork == Some(true),
     };
+    // A page of the pool can be had if it was set aside for the mapping.
     let pool = Backing { is_huge: true, guarded: flags & MAP_NORESERVE != 0, ..small.clone() };
     match region.effective_source() {
         None => open_adopted(region, small),
@@ -72,8 +78,8 @@ pub fn open(region: &SharedRegion) -> Result<Backing> {
     }
 }
 
-/// A flag that moves or grows the mapping could lay it over memory that isn't ours; one that contradicts the source would have
-/// memory taken for what it isn't, which could fault under a touch.
+/// Refuses flags that could lay the mapping over memory that isn't ours, and those that contradict the source: memory of another kind
+/// than the source says could fault under a touch.
 fn check_flags(region: &SharedRegion) -> Result<()> {
     let is_huge = region.effective_source().is_some_and(SourceType::is_huge);
     let refusals = [
@@ -83,7 +89,7 @@ fn check_flags(region: &SharedRegion) -> Result<()> {
         (MAP_ANONYMOUS, region.has_file(), "MAP_ANONYMOUS contradicts its file or memfd"),
     ];
     let refusal = refusals.iter().find(|(flags, refused, _)| *refused && region.perm_flags & flags != 0);
-    refusal.map_or(Ok(()), |(.., why)| Err(failed(region, why, &io::Error::from_raw_os_error(EINVAL))))
+    refusal.map_or(Ok(()), |(.., why)| Err(refused(region, why, EINVAL)))
 }
 
 fn open_memfd(region: &SharedRegion, huge_page_size: Option<u64>, backing: Backing) -> Result<Backing> {
@@ -93,18 +99,19 @@ fn open_memfd(region: &SharedRegion, huge_page_size: Option<u64>, backing: Backi
     let at_once = seals_before_mapping(seals);
     file::size_and_seal(&memfd, region.size(), bits(&at_once))
         .map_err(|error| failed(region, "sizing and sealing its memfd failed", &error))?;
-    // Whoever is given the descriptor of a file that is not sealed can cut it.
+    // Anyone who is given its descriptor can cut a file that is not sealed.
     let guarded = backing.guarded || !seals.contains(&Seal::Shrink);
     Ok(Backing { file: Some(Arc::new(memfd)), guarded, ..backing })
 }
 
-/// A seal against future writing mappings, and the one against more seals, come after ours.
+/// The seals that our own mapping can be made under: a seal against future writing mappings would forbid it, and one against more
+/// seals would forbid that seal.
 fn seals_before_mapping(seals: &[Seal]) -> Vec<Seal> {
     let waits = seals.contains(&Seal::FutureWrite);
     seals.iter().copied().filter(|seal| !waits || !matches!(seal, Seal::FutureWrite | Seal::Seal)).collect()
 }
 
-fn bits(seals: &[Seal]) -> i32 {
+fn bits(seals: &[Seal]) -> u32 {
     seals.iter().fold(0, |bits, seal| bits | seal.number())
 }
 
@@ -120,7 +127,7 @@ pub fn seal_mapped(region: &SharedRegion, backing: &Backing) -> Result<()> {
 
 const DEFAULT_SEALS: [Seal; 3] = [Seal::Shrink, Seal::Grow, Seal::Seal];
 
-/// What the user gave may be truncated, unmapped or protected by anyone: always guarded.
+/// A file or buffer of the user may be truncated, unmapped or protected by anyone: it is always guarded.
 fn open_adopted(region: &SharedRegion, backing: Backing) -> Result<Backing> {
     match &region.source.buffer {
         Some(buffer) => Ok(Backing { buffer: Some(buffer.clone()), page_size: 1, guarded: true, ..backing }),
@@ -152,21 +159,23 @@ fn open_user_file(region: &SharedRegion, backing: Backing) -> Result<Backing> {
 }
 
 fn check_length(region: &SharedRegion, kind: FileKind) -> Result<()> {
-    let needed = region.source.file_offset.saturating_add(region.size());
+    let needed = file_end(region)?;
     let (message, errno) = match kind {
-        FileKind::Regular(length) if length < needed => (
-            format!(
-                "its file has {} bytes, offset and size need {}; extend it first",
-                format::hex(length),
-                format::hex(needed)
-            ),
-            EINVAL,
-        ),
+        FileKind::Regular(length) if length < needed => {
+            let (length, needed) = (format::hex(length), format::hex(needed));
+            (format!("its file has {length} bytes, offset and size need {needed}; extend it first"), EINVAL)
+        }
         FileKind::Directory => ("its file is a directory".into(), EISDIR),
         FileKind::Other => ("its file is a pipe or socket, which can't be mapped".into(), ENODEV),
         FileKind::Regular(_) | FileKind::Device => return Ok(()),
     };
-    Err(failed(region, &message, &io::Error::from_raw_os_error(errno)))
+    Err(refused(region, &message, errno))
+}
+
+/// Where in its file a region ends.
+fn file_end(region: &SharedRegion) -> Result<u64> {
+    let end = region.source.file_offset.checked_add(region.size());
+    end.ok_or_else(|| refused(region, "its file offset and size together exceed 2^64", EOVERFLOW))
 }
 
 /// A file that exists is used as it is; a new one is made, sized and unlinked, as the original does.
@@ -174,6 +183,7 @@ fn open_hugetlbfs(region: &SharedRegion, backing: Backing) -> Result<Backing> {
     let path = region.source.path.as_path();
     let fail = |error: io::Error| failed(region, &format!("opening {} failed", path.display()), &error);
     let (file, guarded) = match file::open_existing(path) {
+        // Others may have it open, and cut or punch it.
         Ok(existing) => {
             require_hugetlbfs(region, path, &existing)?;
             check_length(region, file::kind(&existing).map_err(fail)?)?;
@@ -189,11 +199,12 @@ fn open_hugetlbfs(region: &SharedRegion, backing: Backing) -> Result<Backing> {
 fn create_hugetlbfs(region: &SharedRegion, path: &Path) -> Result<File> {
     let fail = |error: io::Error| failed(region, &format!("making {} failed", path.display()), &error);
     if path.as_os_str().is_empty() {
-        return Err(failed(region, "\"hugetlbfs\" needs mem_file_path", &io::Error::from_raw_os_error(ENOENT)));
+        return Err(refused(region, "\"hugetlbfs\" needs mem_file_path", ENOENT));
     }
     require_hugetlbfs(region, path, &file::open_directory(directory_of(path)).map_err(fail)?)?;
+    let length = file_end(region)?;
     let made = file::create_new(path).map_err(fail)?;
-    let sized = made.set_len(region.source.file_offset.saturating_add(region.size()));
+    let sized = made.set_len(length);
     std::fs::remove_file(path).and(sized).map_err(fail)?;
     Ok(made)
 }
@@ -208,14 +219,14 @@ fn require_hugetlbfs(region: &SharedRegion, path: &Path, file: &File) -> Result<
             Some(asked) if asked != size => {
                 let message =
                     format!("{} has pages of {}, not {}", path.display(), format::size(size), format::size(asked));
-                Err(failed(region, &message, &io::Error::from_raw_os_error(EINVAL)))
+                Err(refused(region, &message, EINVAL))
             }
             _ => check_alignment(region, size),
         },
         Ok(None) => {
             let message =
                 format!("{} is not on a hugetlbfs mount (mount -t hugetlbfs none DIRECTORY makes one)", path.display());
-            Err(failed(region, &message, &io::Error::from_raw_os_error(EINVAL)))
+            Err(refused(region, &message, EINVAL))
         }
         Err(error) => Err(failed(region, &format!("asking for the file system of {} failed", path.display()), &error)),
     }
@@ -224,15 +235,17 @@ fn require_hugetlbfs(region: &SharedRegion, path: &Path, file: &File) -> Result<
 /// Bytes a page of a region's source.
 fn page_size(region: &SharedRegion) -> Result<u64> {
     if !region.effective_source().is_some_and(SourceType::is_huge) {
-        return Ok(huge::page_size());
+        return Ok(small_page_size());
     }
-    let sizes = huge::huge_page_sizes();
-    let wanted = region.source.page_size.or_else(|| mount_page_size(region)).or_else(huge::default_huge_page_size);
+    let host = Host::default();
+    let sizes = host.huge_page_sizes();
+    let default = || host.default_huge_page_size();
+    let wanted = region.source.page_size.or_else(|| mount_page_size(region)).or_else(default);
     wanted.filter(|size| sizes.contains(size)).ok_or_else(|| {
         let asked = wanted.map_or_else(|| "any size".into(), format::size);
         let there: Vec<String> = sizes.iter().map(|size| format::size(*size)).collect();
         let message = format!("the host has no huge pages of {asked}; it has [{}]", there.join(", "));
-        failed(region, &message, &io::Error::from_raw_os_error(EINVAL))
+        refused(region, &message, EINVAL)
     })
 }
 
@@ -274,33 +287,26 @@ fn check_multiple(region: &SharedRegion, what: &str, value: u64, page_size: u64)
 
 /// Refuses, before anything is mapped, regions that together need more huge pages than there are.
 pub fn check_pools<'a>(regions: impl Iterator<Item = &'a SharedRegion>) -> Result<()> {
-    let mut pools = std::collections::BTreeMap::<u64, Demand<'_>>::new();
+    let mut pools = BTreeMap::<u64, Vec<&SharedRegion>>::new();
     for region in regions.filter(|region| takes_from_pool(region)) {
         let page_size = page_size(region)?;
         check_alignment(region, page_size)?;
-        let demand = pools.entry(page_size).or_insert_with(|| Demand::on(page_size));
-        demand.pages = demand.pages.saturating_add(region.size().div_ceil(page_size));
-        if demand.pages > demand.available {
-            demand.first_short.get_or_insert(region);
-        }
+        pools.entry(page_size).or_default().push(region);
     }
-    let short = |(page_size, demand): (u64, Demand<'_>)| {
-        demand.first_short.map(|region| pool_short(region, page_size, demand.pages))
+    pools.into_iter().try_for_each(|(page_size, regions)| check_pool(page_size, &regions))
+}
+
+/// Refuses regions that together need more pages of one size than there are, naming the first that finds the pool empty.
+fn check_pool(page_size: u64, regions: &[&SharedRegion]) -> Result<()> {
+    let pages = |region: &SharedRegion| region.size().div_ceil(page_size);
+    let mut left = Host::default().available_huge_pages(page_size);
+    let is_short = |region: &&&SharedRegion| {
+        left = left.and_then(|left| left.checked_sub(pages(region)));
+        left.is_none()
     };
-    pools.into_iter().find_map(short).map_or(Ok(()), Err)
-}
-
-/// What regions want of one pool of huge pages.
-struct Demand<'a> {
-    available: u64,
-    pages: u64,
-    /// The first region that finds the pool empty.
-    first_short: Option<&'a SharedRegion>,
-}
-
-impl Demand<'_> {
-    fn on(page_size: u64) -> Self {
-        Self { available: huge::available_huge_pages(page_size), pages: 0, first_short: None }
+    match regions.iter().find(is_short) {
+        Some(first) => Err(pool_short(first, page_size, regions.iter().map(|region| pages(region)).sum())),
+        None => Ok(()),
     }
 }
 
@@ -313,13 +319,16 @@ fn takes_from_pool(region: &SharedRegion) -> bool {
 }
 
 fn pool_short(region: &SharedRegion, page_size: u64, needed: u64) -> Error {
-    let available = huge::available_huge_pages(page_size);
+    let host = Host::default();
+    let available = host.available_huge_pages(page_size).unwrap_or_default();
+    // The pool may have grown since it was too small, but at least one page was missing then.
     let missing = needed.saturating_sub(available).max(1);
-    let (size, pool) = (format::size(page_size), page_size / 1024);
+    let (size, pool) = (format::size(page_size), host.huge_page_pool(page_size));
     Error::HugePagesShort {
         message: format!(
             "cannot map {region}: {needed} huge pages of {size} are needed, {available} are free, {missing} are missing; \
-             add {missing} to /sys/kernel/mm/hugepages/hugepages-{pool}kB/nr_hugepages (as root)"
+             add {missing} to {} (as root)",
+            pool.display()
         ),
         missing,
         page_size,
@@ -327,28 +336,20 @@ fn pool_short(region: &SharedRegion, page_size: u64, needed: u64) -> Error {
     }
 }
 
-const ENOENT: i32 = 2;
-const ENOMEM: i32 = 12;
-const ENODEV: i32 = 19;
-const EISDIR: i32 = 21;
-const EINVAL: i32 = 22;
-const ENFILE: i32 = 23;
-const EMFILE: i32 = 24;
-
 /// An error of the kernel's with what was asked and what to do.
 pub fn failed(region: &SharedRegion, what: &str, error: &io::Error) -> Error {
-    let errno = error.raw_os_error().unwrap_or(EINVAL);
-    let advice = match errno {
+    let advice = match errno::of(error) {
         EMFILE => "; raise RLIMIT_NOFILE (ulimit -n, resource.setrlimit): each memfd takes a descriptor",
         ENFILE => "; raise fs.file-max",
         ENOMEM => "; too little memory, or too many mappings (vm.max_map_count)",
         _ => "",
     };
-    Error::Backing {
-        message: format!("cannot map {region}: {what}: {error}{advice}"),
-        errno,
-        region: Some(Arc::clone(region)),
-    }
+    refused(region, &format!("{what}: {error}{advice}"), errno::of(error))
+}
+
+/// A refusal of our own, with the number that the kernel would have for it.
+fn refused(region: &SharedRegion, why: &str, errno: i32) -> Error {
+    Error::Backing { message: format!("cannot map {region}: {why}"), errno, region: Some(Arc::clone(region)) }
 }
 
 /// The refusal of memory that can't be copied safely.
@@ -367,11 +368,19 @@ pub fn special(region: &SharedRegion) -> Error {
 /// The error of a failed `mmap`: a pool that ran short between the check and the call is told apart.
 pub fn mmap_failed(region: &SharedRegion, backing: &Backing, error: &io::Error) -> Error {
     let pages = region.size().div_ceil(backing.page_size);
-    if backing.is_huge && error.raw_os_error() == Some(ENOMEM) && huge::available_huge_pages(backing.page_size) < pages
+    let is_short = |available: Option<u64>| available.is_none_or(|available| available < pages);
+    if backing.is_huge
+        && errno::of(error) == ENOMEM
+        && is_short(Host::default().available_huge_pages(backing.page_size))
     {
         return pool_short(region, backing.page_size, pages);
     }
     failed(region, "mmap failed", error)
+}
+
+/// The bits of an address that say which page of the host it is in.
+fn page_mask() -> u64 {
+    small_page_size().wrapping_neg()
 }
 
 impl Backing {
@@ -381,8 +390,8 @@ impl Backing {
         self.flags & MAP_PRIVATE != 0
     }
 
-    /// Whether a forked child may find its pages gone: private huge pages can't be copied for it, shared ones can be punched
-    /// by whoever the parent gives its descriptor to, and `dontfork` memory is not there.
+    /// Whether a forked child may find its pages gone: private huge pages can't be copied for it, shared ones may be punched
+    /// through a descriptor that the parent gives away, and `dontfork` memory is not there.
     #[must_use]
     pub const fn guarded_after_fork(&self) -> bool {
         self.is_huge || self.dontfork
@@ -391,7 +400,13 @@ impl Backing {
     /// The bytes between the start of the page that the region begins in and the region.
     #[must_use]
     pub fn lead(&self) -> u64 {
-        let start = self.buffer.as_ref().map_or(self.offset, |buffer| buffer.host.try_into().unwrap_or_default());
-        start & huge::page_size().saturating_sub(1)
+        let start = self.buffer.as_ref().map_or(self.offset, |buffer| u64_of(buffer.host));
+        start & !page_mask()
+    }
+
+    /// Where in the file the page begins that the region begins in.
+    #[must_use]
+    pub fn page_offset(&self) -> u64 {
+        self.offset & page_mask()
     }
 }

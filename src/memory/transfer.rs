@@ -13,12 +13,12 @@ use crate::model::int::u64_of;
 use crate::model::interrupt::Interrupt;
 use crate::model::wait::SLICE;
 use crate::sys::copy::Stopped;
-use crate::sys::stream::{self, Direction};
+use crate::sys::errno::{self, EFAULT, EIO};
+use crate::sys::poll::{self, Direction};
+use crate::sys::stream;
 
 /// The most that one system call is asked for.
 const STEP: usize = 16 << 20;
-const EFAULT: i32 = 14;
-const EIO: i32 = 5;
 
 /// A descriptor, and how far the transfer is.
 #[allow(missing_debug_implementations, reason = "borrows a caller's trait object")]
@@ -123,7 +123,7 @@ impl<'a> Transfer<'a> {
         call: impl Fn(&File, Option<u64>) -> io::Result<usize>,
     ) -> Result<usize, Failure> {
         loop {
-            while !stream::wait_ready(self.file, direction, SLICE).map_err(Failure::Kernel)? {
+            while !poll::wait_ready(self.file, direction, SLICE).map_err(Failure::Kernel)? {
                 self.look(true)?;
             }
             match call(self.file, self.at.map(|at| at.saturating_add(self.done))) {
@@ -151,7 +151,7 @@ impl<'a> Transfer<'a> {
     fn failed(&self, part: &Section, failure: Failure) -> Error {
         match failure {
             Failure::Stopped(error) => error,
-            Failure::Kernel(error) if error.raw_os_error() == Some(EFAULT) => {
+            Failure::Kernel(error) if errno::of(&error) == EFAULT => {
                 part.fault(self.verb, &Stopped { completed: 0, error: Some(error) }).after(self.done).of(self.total)
             }
             Failure::Kernel(error) => self.refused(&error),
@@ -159,7 +159,7 @@ impl<'a> Transfer<'a> {
     }
 
     fn refused(&self, error: &io::Error) -> Error {
-        self.partial(&error.to_string(), error.raw_os_error().unwrap_or(EIO))
+        self.partial(&error.to_string(), errno::of(error))
     }
 
     fn partial(&self, why: &str, errno: i32) -> Error {

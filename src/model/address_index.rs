@@ -1,13 +1,18 @@
 //! Sorted start addresses, and a fast way to find the last one that is not above an address.
 
+use super::int::{index_sum, u64_of, usize_of};
+
 /// The starts of regions, with an index that narrows a search to the few that lie near.
 ///
 /// The index cuts the range of the starts into equal parts, about as many as there are starts, and knows how many lie before each.
 #[derive(Debug)]
 pub struct AddressIndex {
     sorted: Box<[u64]>,
+    /// The first start: parts are counted from there, so that memory far up has as many as memory at 0.
     first: u64,
+    /// The size of a part as a power of two.
     shift: u32,
+    /// How many starts lie before each part; half as wide as an index, for a look-up reads it from the cache or waits.
     before: Box<[u32]>,
 }
 
@@ -18,14 +23,14 @@ impl Default for AddressIndex {
 }
 
 impl AddressIndex {
-    /// AddressIndex in ascending order.
+    /// An index of starts in ascending order.
     #[must_use]
     pub fn new(sorted: Box<[u64]>) -> Self {
         let first = sorted.first().copied().unwrap_or_default();
-        let span = sorted.last().map_or(0, |last| last.saturating_sub(first));
-        let parts_wanted = u64::try_from(sorted.len()).unwrap_or(u64::MAX).next_power_of_two();
-        let shift =
-            span.checked_div(parts_wanted).unwrap_or_default().checked_ilog2().map_or(0, |log| log.saturating_add(1));
+        let span = sorted.last().map_or(0, |last| last.abs_diff(first));
+        // The smallest shift that leaves no more parts than starts, rounded up to a power of two.
+        let parts_wanted = u64_of(sorted.len()).next_power_of_two();
+        let shift = (0..u64::BITS).find(|shift| span >> shift < parts_wanted).unwrap_or_default();
         let before = counts(&sorted, first, shift, span >> shift);
         Self { sorted, first, shift, before }
     }
@@ -48,12 +53,13 @@ impl AddressIndex {
     #[must_use]
     pub fn upper_bound(&self, addr: u64) -> usize {
         let Some(offset) = addr.checked_sub(self.first) else { return 0 };
-        let part = usize::try_from(offset >> self.shift).unwrap_or(usize::MAX);
+        let part = usize_of(offset >> self.shift);
         let bounds = self.before.get(part).zip(part.checked_add(1).and_then(|next| self.before.get(next)));
+        // Behind the last part there are no starts.
         let Some((from, to)) = bounds else { return self.sorted.len() };
         let (from, to) = (index(*from), index(*to));
         let near = self.sorted.get(from..to).unwrap_or_default();
-        from.saturating_add(near.partition_point(|start| *start <= addr))
+        index_sum(from, near.partition_point(|start| *start <= addr))
     }
 
     /// The number of starts that are below `addr`.
@@ -63,26 +69,24 @@ impl AddressIndex {
     }
 }
 
-/// How many starts lie before each part, and before the end of the last one.
+/// How many starts lie before each part, and before the end of the last one. One pass: it runs for every change of a map.
 fn counts(sorted: &[u64], first: u64, shift: u32, last_part: u64) -> Box<[u32]> {
-    let parts = usize::try_from(last_part).unwrap_or(usize::MAX).saturating_add(1);
-    let mut counts = Vec::with_capacity(parts.saturating_add(1));
-    let mut below = 0u32;
-    for start in sorted {
-        let part = usize::try_from(start.saturating_sub(first) >> shift).unwrap_or(usize::MAX);
+    let parts = index_sum(usize_of(last_part), 1);
+    let mut counts = Vec::with_capacity(index_sum(parts, 1));
+    let all = u32::try_from(sorted.len()).unwrap_or(u32::MAX);
+    for (before, start) in (0..all).zip(sorted) {
+        let part = usize_of(start.abs_diff(first) >> shift);
         if part >= counts.len() {
-            counts.resize(part.saturating_add(1), below);
+            counts.resize(index_sum(part, 1), before);
         }
-        below = below.saturating_add(1);
     }
-    counts.resize(parts, below);
-    counts.push(below);
+    counts.resize(index_sum(parts, 1), all);
     counts.into()
 }
 
 #[inline]
 fn index(count: u32) -> usize {
-    usize::try_from(count).unwrap_or(usize::MAX)
+    usize_of(count.into())
 }
 
 #[cfg(test)]

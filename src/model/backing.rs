@@ -34,7 +34,7 @@ impl Seal {
 
     /// The kernel's number, of `linux/fcntl.h`.
     #[must_use]
-    pub const fn number(self) -> i32 {
+    pub const fn number(self) -> u32 {
         match self {
             Self::Seal => 0x1,
             Self::Shrink => 0x2,

@@ -1,14 +1,15 @@
-//! What a change does to a map, and how one map differs from another.
+//! Changes of a map: the steps that a writer asks for, and the difference between two maps.
 
 use std::sync::Arc;
 
-use super::error::Result;
+use super::error::{Error, Result};
+use super::ids::{Generation, ReservationId};
 use super::region::SharedRegion;
-use super::region_map::RegionMap;
+use super::region_map::{RegionEntry, RegionMap};
 
 /// Which region of a map is meant; looked up in the map that is being changed.
 #[derive(Clone, Debug)]
-pub enum Target {
+pub enum RegionTarget {
     /// The region that starts at an address.
     Base(u64),
     /// The region of that name.
@@ -17,9 +18,9 @@ pub enum Target {
     Region(SharedRegion),
 }
 
-impl Target {
+impl RegionTarget {
     /// The region that is meant, in one map.
-    pub fn find<'a>(&self, map: &'a RegionMap) -> Result<&'a SharedRegion> {
+    pub fn find<'a>(&self, map: &'a RegionMap) -> Result<&'a RegionEntry> {
         match self {
             Self::Base(base) => map.at_base(*base),
             Self::Name(name) => map.at_name(name),
@@ -31,56 +32,78 @@ impl Target {
 /// One step of a change, which can be replayed on a newer map.
 #[derive(Clone, Debug)]
 pub enum Operation {
-    /// Add a region.
-    Insert(SharedRegion),
+    /// Add a region. It has its id before it is in any map, so that memory mapped for it beforehand is found again.
+    Insert(RegionEntry),
     /// Take out a region.
-    Remove(Target),
-    /// Put the second in the place of the first.
-    Replace(Target, SharedRegion),
+    Remove(RegionTarget),
+    /// Put the second in the place of the first, which keeps id and memory.
+    Replace(RegionTarget, SharedRegion),
 }
 
-/// Operations applied to a map.
-#[derive(Clone, Debug)]
-pub struct Replay {
-    /// The map behind them.
-    pub map: RegionMap,
-    /// For each region that replaced another: itself, and the one that it stands for in the map before.
-    origins: Vec<(SharedRegion, SharedRegion)>,
+impl Operation {
+    /// An insertion under an id of its own.
+    pub fn insert(region: impl Into<SharedRegion>) -> Self {
+        Self::Insert(RegionEntry::new(region.into()))
+    }
+
+    /// The map behind the operation.
+    pub fn apply(&self, map: &RegionMap) -> Result<RegionMap> {
+        match self {
+            Self::Insert(region) => map.insert(region),
+            Self::Remove(target) => map.remove(target.find(map)?),
+            Self::Replace(target, new) => map.replace(target.find(map)?, new),
+        }
+    }
+
+    /// The map behind all operations, or the error of the first that is refused.
+    pub fn apply_all(operations: &[Self], map: &RegionMap) -> Result<RegionMap> {
+        operations.iter().try_fold(map.clone(), |map, operation| operation.apply(&map))
+    }
 }
 
-impl Replay {
-    /// Begins with a map.
+/// A writer's request: operations, and the conditions under which they may be done.
+#[derive(Clone, Copy, Debug)]
+pub struct ChangeRequest<'a> {
+    /// The steps, applied in order, all or none.
+    pub operations: &'a [Operation],
+    /// The generation that the space must be at; any for `None`.
+    pub if_generation: Option<Generation>,
+    /// The reservation into which regions may be inserted, beside addresses that nobody has reserved.
+    pub reservation: Option<ReservationId>,
+}
+
+impl<'a> ChangeRequest<'a> {
+    /// Operations without a condition.
     #[must_use]
-    pub fn on(map: RegionMap) -> Self {
-        Self { map, origins: Vec::new() }
+    pub const fn of(operations: &'a [Operation]) -> Self {
+        Self { operations, if_generation: None, reservation: None }
     }
 
-    /// Applies all operations, or fails at the first that the map refuses.
-    pub fn all<'a>(map: &RegionMap, operations: impl IntoIterator<Item = &'a Operation>) -> Result<Self> {
-        let mut replay = Self::on(map.clone());
-        operations.into_iter().try_for_each(|operation| replay.apply(operation))?;
-        Ok(replay)
+    /// Refuses a map that is not of the generation asked for.
+    pub fn check_generation(&self, map: &RegionMap) -> Result<()> {
+        let actual = map.generation();
+        match self.if_generation {
+            Some(expected) if expected != actual => Err(Error::GenerationChanged { expected, actual }),
+            _ => Ok(()),
+        }
     }
 
-    /// Applies one operation, or changes nothing.
-    pub fn apply(&mut self, operation: &Operation) -> Result<()> {
-        self.map = match operation {
-            Operation::Insert(region) => self.map.insert(region)?,
-            Operation::Remove(target) => self.map.remove(target.find(&self.map)?)?,
-            Operation::Replace(target, new) => {
-                let old = Arc::clone(target.find(&self.map)?);
-                let map = self.map.replace(&old, new)?;
-                let first = origin(&self.origins, &old).map_or(old, Arc::clone);
-                self.origins.push((Arc::clone(new), first));
-                map
-            }
-        };
-        Ok(())
+    /// The change of a map that the operations make, with the map behind it at the next generation.
+    pub fn change_of(&self, map: &Arc<RegionMap>) -> Result<Change> {
+        self.check_generation(map)?;
+        let after = Operation::apply_all(self.operations, map)?.at_generation(map.generation().next());
+        Ok(Change::of_operations(map, &Arc::new(after)))
     }
-}
 
-fn origin<'a>(origins: &'a [(SharedRegion, SharedRegion)], region: &SharedRegion) -> Option<&'a SharedRegion> {
-    origins.iter().rev().find(|(new, _)| Arc::ptr_eq(new, region)).map(|(_, first)| first)
+    /// The regions that the operations add to a map; for a single operation, found without making the next map.
+    pub fn added_to(&self, map: &Arc<RegionMap>) -> Result<Vec<RegionEntry>> {
+        self.check_generation(map)?;
+        match self.operations {
+            [Operation::Insert(region)] => map.insertion_index(region).map(|_| vec![region.clone()]),
+            [Operation::Remove(_) | Operation::Replace(..)] => Ok(vec![]),
+            _ => self.change_of(map).map(|change| change.added),
+        }
+    }
 }
 
 /// How `after` differs from `before`.
@@ -91,50 +114,50 @@ pub struct Change {
     /// The map behind it.
     pub after: Arc<RegionMap>,
     /// Regions only in `after`.
-    pub added: Vec<SharedRegion>,
+    pub added: Vec<RegionEntry>,
     /// Regions only in `before`.
-    pub removed: Vec<SharedRegion>,
+    pub removed: Vec<RegionEntry>,
     /// Regions that kept range and backing and changed otherwise.
-    pub replaced: Vec<(SharedRegion, SharedRegion)>,
+    pub replaced: Vec<(RegionEntry, RegionEntry)>,
 }
 
 impl Change {
-    /// Compares two maps region by region, by value.
+    /// Compares any two maps region by region, by value.
     #[must_use]
     pub fn between(before: &Arc<RegionMap>, after: &Arc<RegionMap>) -> Self {
-        Self::by(before, after, |old, new| Arc::ptr_eq(old, new) || old == new, |old, new| new.has_backing_of(old))
+        let same = |old: &RegionEntry, new: &RegionEntry| Arc::ptr_eq(old, new) || old.desc == new.desc;
+        Self::by(before, after, same, |old, new| new.has_backing_of(old))
     }
 
-    /// Compares by identity: a region taken out and put back counts as removed and added, for its memory is new; only what
-    /// the operations replaced is a replacement.
+    /// Compares a map with one that operations made of it, by id.
+    ///
+    /// A region that was taken out and put back counts as removed and added, however equal it is, for its memory is new. A region
+    /// whose description was replaced, once or many times, keeps its id and counts as replaced.
     #[must_use]
-    pub fn of_replay(before: &Arc<RegionMap>, replay: Replay) -> Self {
-        let Replay { map, origins } = replay;
-        let replaces = |old: &SharedRegion, new: &SharedRegion| {
-            origin(&origins, new).is_some_and(|origin| Arc::ptr_eq(origin, old))
-        };
-        Self::by(before, &Arc::new(map), Arc::ptr_eq, replaces)
+    pub fn of_operations(before: &Arc<RegionMap>, after: &Arc<RegionMap>) -> Self {
+        Self::by(before, after, RegionEntry::is, |old, new| old.id == new.id)
     }
 
     fn by(
         before: &Arc<RegionMap>,
         after: &Arc<RegionMap>,
-        same: impl Fn(&SharedRegion, &SharedRegion) -> bool,
-        replaces: impl Fn(&SharedRegion, &SharedRegion) -> bool,
+        same: impl Fn(&RegionEntry, &RegionEntry) -> bool,
+        replaces: impl Fn(&RegionEntry, &RegionEntry) -> bool,
     ) -> Self {
         let (mut added, mut removed, mut replaced) = (Vec::new(), Vec::new(), Vec::new());
-        let (before_middle, after_middle) = trimmed(before.regions(), after.regions());
+        let (before_middle, after_middle) = trimmed(before.regions(), after.regions(), &same);
         let mut old = before_middle.iter().peekable();
         for new in after_middle {
+            // Both ascend by base: whatever begins before the next new region is in the old map alone.
             while let Some(gone) = old.next_if(|old| old.base() < new.base()) {
-                removed.push(Arc::clone(gone));
+                removed.push(gone.clone());
             }
             match old.next_if(|old| old.base() == new.base()) {
                 Some(old) if same(old, new) => {}
-                Some(old) if replaces(old, new) => replaced.push((Arc::clone(old), Arc::clone(new))),
+                Some(old) if replaces(old, new) => replaced.push((old.clone(), new.clone())),
                 there => {
                     removed.extend(there.cloned());
-                    added.push(Arc::clone(new));
+                    added.push(new.clone());
                 }
             }
         }
@@ -142,10 +165,11 @@ impl Change {
         Self { before: Arc::clone(before), after: Arc::clone(after), added, removed, replaced }
     }
 
-    /// The attach_all of every region of a map.
+    /// Every region of a map arrives.
     #[must_use]
     pub fn attach_all(map: &Arc<RegionMap>) -> Self {
         Self {
+            // Nothing was there as far as a client knows that is shown the map for the first time.
             before: Arc::new(map.without_regions()),
             after: Arc::clone(map),
             added: map.regions().to_vec(),
@@ -154,7 +178,7 @@ impl Change {
         }
     }
 
-    /// The detach_all of every region of a map that itself stays.
+    /// Every region of a map leaves, and the map itself stays.
     #[must_use]
     pub fn detach_all(map: &Arc<RegionMap>) -> Self {
         let (before, after) = (Arc::clone(map), Arc::clone(map));
@@ -169,7 +193,9 @@ impl Change {
 
     /// Whether a removed region shares an address with an added one.
     #[must_use]
-    pub fn is_in_the_way(&self, removed: &SharedRegion) -> bool {
+    pub fn is_in_the_way(&self, removed: &RegionEntry) -> bool {
+        // Added regions are sorted and disjoint: the first that ends behind the removed one's base is the only one that can reach it
+        // from below, and if it begins behind the removed one's end, so do all others.
         let behind = self.added.partition_point(|added| added.end() <= removed.base());
         self.added.get(behind).is_some_and(|added| added.range.overlaps(&removed.range))
     }
@@ -181,14 +207,23 @@ impl Change {
     }
 }
 
-/// Both without the regions at their start and at their end that they share.
-fn trimmed<'a>(before: &'a [SharedRegion], after: &'a [SharedRegion]) -> (&'a [SharedRegion], &'a [SharedRegion]) {
-    let is_shared = |(old, new): &(&SharedRegion, &SharedRegion)| Arc::ptr_eq(old, new);
-    let head = before.iter().zip(after).take_while(is_shared).count();
-    let (before, after) = (before.get(head..).unwrap_or_default(), after.get(head..).unwrap_or_default());
-    let tail = before.iter().rev().zip(after.iter().rev()).take_while(is_shared).count();
-    let without = |regions: &'a [SharedRegion]| regions.get(..regions.len().saturating_sub(tail)).unwrap_or_default();
-    (without(before), without(after))
+/// Both without the regions at their start and at their end that are the same: a change in a large map touches few regions.
+fn trimmed<'a>(
+    mut before: &'a [RegionEntry],
+    mut after: &'a [RegionEntry],
+    same: impl Fn(&RegionEntry, &RegionEntry) -> bool,
+) -> (&'a [RegionEntry], &'a [RegionEntry]) {
+    while let (Some((old, before_rest)), Some((new, after_rest))) = (before.split_first(), after.split_first())
+        && same(old, new)
+    {
+        (before, after) = (before_rest, after_rest);
+    }
+    while let (Some((old, before_rest)), Some((new, after_rest))) = (before.split_last(), after.split_last())
+        && same(old, new)
+    {
+        (before, after) = (before_rest, after_rest);
+    }
+    (before, after)
 }
 
 impl std::fmt::Display for Change {
@@ -199,6 +234,7 @@ impl std::fmt::Display for Change {
         for (old, new) in &self.replaced {
             lines.push((old.base(), format!("~ {} -> {}", super::region::repr(old), super::region::repr(new))));
         }
+        // Stable: at one base the removed region stands before the added one.
         lines.sort_by_key(|(base, _)| *base);
         let text: Vec<String> = lines.into_iter().map(|(_, line)| line).collect();
         formatter.write_str(&text.join("\n"))
@@ -224,22 +260,30 @@ mod tests {
         Arc::new(RegionMap::from_regions(regions, Layout::new(1 << 46, 0, 1 << 45, vec![]).unwrap()).unwrap())
     }
 
-    fn names<'a>(regions: impl IntoIterator<Item = &'a SharedRegion>) -> Vec<&'a str> {
-        regions.into_iter().filter_map(|region| region.name.as_deref()).collect()
+    fn names(regions: &[RegionEntry]) -> Vec<&str> {
+        regions.iter().filter_map(|region| region.name.as_deref()).collect()
     }
 
-    fn replayed(before: &Arc<RegionMap>, operations: &[Operation]) -> Change {
-        Change::of_replay(before, Replay::all(before, operations).unwrap())
+    fn changed(before: &Arc<RegionMap>, operations: &[Operation]) -> Change {
+        Change::of_operations(before, &Arc::new(Operation::apply_all(operations, before).unwrap()))
     }
 
     #[test]
     fn a_target_is_looked_up_in_the_map_at_hand() {
         let (low, high) = (region(0, "low"), region(0x1000, "high"));
         let map = map(&[&low, &high]);
-        for target in [Target::Base(0x1000), Target::Name("high".into()), Target::Region(region(0x1000, "high"))] {
+        for target in [
+            RegionTarget::Base(0x1000),
+            RegionTarget::Name("high".into()),
+            RegionTarget::Region(region(0x1000, "high")),
+        ] {
             assert!(Arc::ptr_eq(target.find(&map).unwrap(), &high));
         }
-        for target in [Target::Base(0x1800), Target::Name("none".into()), Target::Region(region(0x1000, "other"))] {
+        for target in [
+            RegionTarget::Base(0x1800),
+            RegionTarget::Name("none".into()),
+            RegionTarget::Region(region(0x1000, "other")),
+        ] {
             assert!(matches!(target.find(&map), Err(crate::model::error::Error::Unmapped { .. })));
         }
     }
@@ -248,13 +292,13 @@ mod tests {
     fn a_region_put_back_is_new_and_one_replaced_is_kept() {
         let (gone, kept, renamed) = (region(0, "gone"), region(0x1000, "kept"), region(0x1000, "renamed"));
         let before = map(&[&gone, &kept]);
-        let change = replayed(
+        let change = changed(
             &before,
             &[
-                Operation::Remove(Target::Base(0)),
-                Operation::Insert(region(0, "gone")),
-                Operation::Replace(Target::Name("kept".into()), region(0x1000, "between")),
-                Operation::Replace(Target::Name("between".into()), Arc::clone(&renamed)),
+                Operation::Remove(RegionTarget::Base(0)),
+                Operation::insert(region(0, "gone")),
+                Operation::Replace(RegionTarget::Name("kept".into()), region(0x1000, "between")),
+                Operation::Replace(RegionTarget::Name("between".into()), Arc::clone(&renamed)),
             ],
         );
         assert_eq!((names(&change.removed), names(&change.added)), (vec!["gone"], vec!["gone"]));
@@ -266,12 +310,12 @@ mod tests {
     #[test]
     fn a_region_that_came_and_went_is_no_difference() {
         let before = map(&[&region(0, "low")]);
-        let change = replayed(
+        let change = changed(
             &before,
             &[
-                Operation::Insert(region(0x1000, "new")),
-                Operation::Replace(Target::Base(0x1000), region(0x1000, "newer")),
-                Operation::Remove(Target::Name("newer".into())),
+                Operation::insert(region(0x1000, "new")),
+                Operation::Replace(RegionTarget::Base(0x1000), region(0x1000, "newer")),
+                Operation::Remove(RegionTarget::Name("newer".into())),
             ],
         );
         assert!(change.is_empty(), "{change}");
@@ -282,20 +326,43 @@ mod tests {
         let low = region(0, "low");
         let before = map(&[&low]);
         let renamed = region(0, "renamed");
-        let operations = [Operation::Replace(Target::Base(0), renamed), Operation::Remove(Target::Base(0))];
-        let change = replayed(&before, &operations);
+        let operations = [Operation::Replace(RegionTarget::Base(0), renamed), Operation::Remove(RegionTarget::Base(0))];
+        let change = changed(&before, &operations);
         assert!(Arc::ptr_eq(&change.removed[0], &low));
         assert!(change.replaced.is_empty());
     }
 
     #[test]
-    fn a_refused_operation_changes_nothing() {
+    fn the_same_region_put_back_is_another_under_another_id() {
+        let low = region(0, "low");
+        let before = map(&[&low]);
+        let change = changed(&before, &[Operation::Remove(RegionTarget::Base(0)), Operation::insert(Arc::clone(&low))]);
+        assert_eq!((names(&change.removed), names(&change.added)), (vec!["low"], vec!["low"]));
+        assert!(Arc::ptr_eq(&change.removed[0], &change.added[0]));
+        assert_ne!(change.removed[0].id, change.added[0].id);
+        assert_eq!(change.before, change.after);
+    }
+
+    #[test]
+    fn a_replacement_keeps_the_id_and_one_undone_is_no_difference() {
+        let low = region(0, "low");
+        let before = map(&[&low]);
+        let there = Operation::Replace(RegionTarget::Base(0), region(0, "renamed"));
+        let back = Operation::Replace(RegionTarget::Base(0), Arc::clone(&low));
+        let change = changed(&before, std::slice::from_ref(&there));
+        let [(old, new)] = change.replaced.as_slice() else { panic!("{change}") };
+        assert_eq!(old.id, new.id);
+        assert!(changed(&before, &[there, back]).is_empty());
+    }
+
+    #[test]
+    fn the_first_refused_operation_is_the_error() {
         let before = map(&[&region(0, "low")]);
-        let mut replay = Replay::on((*before).clone());
-        for refused in [Operation::Insert(region(0x800, "over")), Operation::Remove(Target::Base(0x800))] {
-            assert!(replay.apply(&refused).is_err());
-            assert_eq!(replay.map, *before);
+        for refused in [Operation::insert(region(0x800, "over")), Operation::Remove(RegionTarget::Base(0x800))] {
+            let operations = [Operation::insert(region(0x2000, "fits")), refused];
+            assert!(Operation::apply_all(&operations, &before).is_err());
         }
+        assert_eq!(before.regions().len(), 1);
     }
 
     #[test]

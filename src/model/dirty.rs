@@ -1,11 +1,12 @@
 //! A set of dirty pages: sparse words of a bitmap over guest physical memory.
 
 use super::error::{Error, Result};
+use super::int::usize_of;
 use super::invalid::Invalid;
 use super::range::{Range, joined};
 
 const BITS: u64 = 64;
-/// Words of a bitmap.
+/// Words of a bitmap that are looked at together.
 const STRETCH: usize = 64;
 
 /// Pages that were written, as an immutable value.
@@ -36,7 +37,7 @@ impl DirtyPages {
         self.page_size
     }
 
-    /// Who saw the writes, sorted.
+    /// The sources that saw the writes, sorted.
     #[must_use]
     pub fn sources(&self) -> &[String] {
         &self.sources
@@ -48,22 +49,23 @@ impl DirtyPages {
 
     /// Adds a bitmap whose first bit is the page at `base`; bitmaps come by ascending base.
     pub fn push_bitmap(&mut self, base: u64, bitmap: &[u64]) {
-        let first = base >> self.shift();
-        let (first, offset) = (first / BITS, first % BITS);
+        let Position { word: first, bit, upper } = Position::of(base >> self.shift());
         let stretches = (first..).step_by(STRETCH).zip(bitmap.chunks(STRETCH));
         // Most of a log is clean: whole stretches are looked at together.
         for (first, stretch) in stretches.filter(|(_, stretch)| stretch.iter().fold(0, |all, word| all | word) != 0) {
-            for (index, word) in (first..).zip(stretch).filter(|(_, word)| **word != 0) {
-                self.push_word(index, word << offset);
-                if offset > 0 {
-                    self.push_word(index.saturating_add(1), word >> BITS.saturating_sub(offset));
-                }
+            let places = (first..).zip((first..).skip(1));
+            for (word, (index, next)) in stretch.iter().zip(places).filter(|(word, _)| **word != 0) {
+                // The bits pushed out of this word are the low ones of the next.
+                let rotated = word.rotate_left(bit);
+                self.push_word(index, rotated & upper);
+                self.push_word(next, rotated & !upper);
             }
         }
     }
 
     fn push_word(&mut self, index: u64, word: u64) {
         match self.words.last_mut() {
+            // Words without a bit are left out, or equal sets would not be equal values.
             _ if word == 0 => {}
             Some((last, bits)) if *last == index => *bits |= word,
             _ => self.words.push((index, word)),
@@ -74,33 +76,45 @@ impl DirtyPages {
     pub fn with_ranges(mut self, ranges: &[Range]) -> Result<Self> {
         let mut ranges = ranges.to_vec();
         ranges.sort();
+        // Ranges may overlap: pages that are there already are not pushed again, for words are only ever added at the end.
         let mut reached = 0;
         for range in ranges {
-            if (range.base() | range.size()) & self.page_size.saturating_sub(1) != 0 {
+            if !range.base().is_multiple_of(self.page_size) || !range.size().is_multiple_of(self.page_size) {
                 let message = format!("{range} is not of whole pages of {} bytes", self.page_size);
                 let (address, size) = (Some(range.base()), Some(range.size()));
                 return Err(Error::Misaligned { message, address, size, region: None });
             }
-            self.push_pages(reached.max(range.base() >> self.shift()), range.end() >> self.shift());
-            reached = reached.max(range.end() >> self.shift());
+            let pages = self.pages_of(range);
+            self.push_pages(Range::between(reached.max(pages.base()), pages.end()));
+            reached = reached.max(pages.end());
         }
         Ok(self)
     }
 
-    fn push_pages(&mut self, mut first: u64, end: u64) {
-        while first < end {
-            let (index, bit) = (first / BITS, first % BITS);
-            let count = BITS.saturating_sub(bit).min(end.saturating_sub(first));
-            let ones = u64::MAX >> BITS.saturating_sub(count);
-            self.push_word(index, ones << bit);
-            first = first.saturating_add(count);
+    /// The pages that a range of addresses touches.
+    const fn pages_of(&self, range: Range) -> Range {
+        if range.is_empty() {
+            return Range::between(0, 0);
+        }
+        Range::between(range.base() >> self.shift(), range.end().div_ceil(self.page_size))
+    }
+
+    fn push_pages(&mut self, pages: Range) {
+        if pages.is_empty() {
+            return;
+        }
+        let (first, last) = (pages.base() / BITS, pages.last_addr() / BITS);
+        for index in first..=last {
+            let low = if index == first { u64::MAX << (pages.base() % BITS) } else { u64::MAX };
+            let high = if index == last { u64::MAX >> (!pages.last_addr() % BITS) } else { u64::MAX };
+            self.push_word(index, low & high);
         }
     }
 
     /// The number of pages.
     #[must_use]
     pub fn count(&self) -> u64 {
-        self.words.iter().fold(0, |sum: u64, (_, word)| sum.saturating_add(word.count_ones().into()))
+        self.words.iter().map(|(_, word)| u64::from(word.count_ones())).sum()
     }
 
     /// Whether there are none.
@@ -124,39 +138,33 @@ impl DirtyPages {
     /// The bitmap of a range: a bit for each page that it touches.
     #[must_use]
     pub fn bitmap(&self, range: Range) -> Vec<u64> {
-        let first = range.base() >> self.shift();
-        let pages = self.pages_in(range);
-        let (index, offset) = (first / BITS, first % BITS);
-        let word = |at: u64| {
-            let (low, high) =
-                (self.word(index.saturating_add(at)), self.word(index.saturating_add(at).saturating_add(1)));
-            let word = if offset == 0 { low } else { low >> offset | high << BITS.saturating_sub(offset) };
-            let left = pages.saturating_sub(at.saturating_mul(BITS));
-            if left < BITS { word & !(u64::MAX << left) } else { word }
-        };
-        (0..pages.div_ceil(BITS)).map(word).collect()
+        let pages = self.pages_of(range);
+        let Position { word: first, bit, upper } = Position::of(pages.base());
+        let word = |(index, next)| (self.word(index) & upper | self.word(next) & !upper).rotate_right(bit);
+        let count = usize_of(pages.size().div_ceil(BITS));
+        let mut words: Vec<u64> = (first..).zip((first..).skip(1)).take(count).map(word).collect();
+        // Pages behind the range are not asked for.
+        if let (Some(last), rest @ 1..) = (words.last_mut(), pages.size() % BITS) {
+            *last &= !(u64::MAX << rest);
+        }
+        words
     }
 
     /// How many pages a range touches.
     #[must_use]
     pub const fn pages_in(&self, range: Range) -> u64 {
-        if range.is_empty() {
-            0
-        } else {
-            range.end().div_ceil(self.page_size).saturating_sub(range.base() >> self.shift())
-        }
+        self.pages_of(range).size()
     }
 
     /// The pages as ranges that do not touch, ascending.
     #[must_use]
     pub fn ranges(&self) -> Vec<Range> {
-        let runs = self.words.iter().flat_map(|(index, word)| Runs { word: *word, page: index.saturating_mul(BITS) });
-        joined(runs.map(|(first, end)| Range::between(first << self.shift(), self.address(end))))
-    }
-
-    /// The address of a page; the end of the last one is beyond what a range can have, and is cut.
-    fn address(&self, page: u64) -> u64 {
-        page.saturating_mul(self.page_size)
+        let runs = self.words.iter().flat_map(|(index, word)| Runs { word: *word, page: index << BITS.ilog2() });
+        // The end of the very last page is beyond what a range can have, and is cut.
+        let addresses = |(first, last): (u64, u64)| {
+            Range::between(first << self.shift(), Range::at(last << self.shift(), self.page_size).end())
+        };
+        joined(runs.map(addresses))
     }
 
     /// The pages of both.
@@ -198,18 +206,34 @@ impl DirtyPages {
         let mut ranges = self.ranges().into_iter().peekable();
         while let Some(range) = ranges.next() {
             let mut end = range.end();
-            while let Some(next) = ranges.next_if(|next| next.base().saturating_sub(end) <= gap) {
+            while let Some(next) = ranges.next_if(|next| Range::between(end, next.base()).size() <= gap) {
                 end = next.end();
             }
-            result.push_pages(range.base() >> self.shift(), end.div_ceil(self.page_size));
+            result.push_pages(self.pages_of(Range::between(range.base(), end)));
         }
         result
     }
 }
 
-/// The runs of ones in a word, as pages.
+/// Where the bit of a page lies.
+struct Position {
+    word: u64,
+    bit: u32,
+    /// The bits of the word from that one on.
+    upper: u64,
+}
+
+impl Position {
+    const fn of(page: u64) -> Self {
+        let upper = u64::MAX << (page % BITS);
+        Self { word: page / BITS, bit: upper.trailing_zeros(), upper }
+    }
+}
+
+/// The runs of ones in a word, as its first and its last page.
 struct Runs {
     word: u64,
+    /// The page of the lowest bit, a multiple of 64.
     page: u64,
 }
 
@@ -217,15 +241,12 @@ impl Iterator for Runs {
     type Item = (u64, u64);
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.word == 0 {
-            return None;
-        }
-        let first = self.word.trailing_zeros();
-        let length = (self.word >> first).trailing_ones();
-        let end = first.saturating_add(length);
-        self.word = self.word.checked_shr(end).and_then(|word| word.checked_shl(end)).unwrap_or_default();
-        let page = |bit: u32| self.page.saturating_add(bit.into());
-        Some((page(first), page(end)))
+        let lowest = self.word & self.word.wrapping_neg();
+        // A carry from the lowest one clears its run; there is nothing left when that reaches the highest bit.
+        let rest = self.word & self.word.checked_add(lowest).unwrap_or_default();
+        let run = self.word & !rest;
+        self.word = rest;
+        Some((self.page | u64::from(run.trailing_zeros()), self.page | u64::from(run.checked_ilog2()?)))
     }
 }
 
@@ -243,5 +264,50 @@ mod tests {
             assert_eq!(pages.count(), 68);
             assert_eq!(pages.clone(), DirtyPages::new(4096, vec![]).unwrap().with_ranges(&pages.ranges()).unwrap());
         }
+    }
+
+    fn of(numbers: &[u64]) -> DirtyPages {
+        let ranges: Vec<Range> = numbers.iter().map(|page| Range::at(page << 12, 1 << 12)).collect();
+        DirtyPages::new(4096, vec![]).unwrap().with_ranges(&ranges).unwrap()
+    }
+
+    fn numbers(pages: &DirtyPages) -> Vec<u64> {
+        pages.ranges().iter().flat_map(|range| range.base() >> 12..range.end() >> 12).collect()
+    }
+
+    #[test]
+    fn runs_are_joined_over_words_and_told_apart_within_one() {
+        let all = [0, 1, 3, 62, 63, 64, 65, 127, 129, 191, 192];
+        let pages = of(&all);
+        assert_eq!(numbers(&pages), all);
+        let lengths: Vec<u64> = pages.ranges().iter().map(|range| range.size() >> 12).collect();
+        assert_eq!(lengths, [2, 1, 4, 1, 1, 2]);
+        assert!((0..200).all(|page| pages.contains(page << 12 | 0xfff) == all.contains(&page)));
+    }
+
+    #[test]
+    fn the_last_page_of_all_is_cut_at_the_last_end() {
+        let mut pages = DirtyPages::new(4096, vec![]).unwrap();
+        pages.push_bitmap(!0xfff, &[1]);
+        assert_eq!(pages.ranges(), [Range::between(!0xfff, u64::MAX)]);
+    }
+
+    #[test]
+    fn sets_are_those_of_their_pages() {
+        let (one, two) = (of(&[1, 2, 63, 64, 200]), of(&[2, 64, 65, 300]));
+        assert_eq!(numbers(&one.union(&two).unwrap()), [1, 2, 63, 64, 65, 200, 300]);
+        assert_eq!(numbers(&one.intersection(&two).unwrap()), [2, 64]);
+        assert_eq!(numbers(&one.difference(&two).unwrap()), [1, 63, 200]);
+        assert!(one.difference(&one).unwrap().is_empty());
+        assert!(one.union(&DirtyPages::new(8192, vec![]).unwrap()).is_err());
+    }
+
+    #[test]
+    fn clean_pages_between_are_taken_up_to_the_gap() {
+        let pages = of(&[0, 2, 5, 70]);
+        assert_eq!(numbers(&pages.coalesce(0)), numbers(&pages));
+        assert_eq!(numbers(&pages.coalesce(1 << 12)), [0, 1, 2, 5, 70]);
+        assert_eq!(numbers(&pages.coalesce(2 << 12)), [0, 1, 2, 3, 4, 5, 70]);
+        assert_eq!(pages.coalesce(u64::MAX).count(), 71);
     }
 }

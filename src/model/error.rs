@@ -5,6 +5,7 @@
 use std::any::Any;
 use std::sync::Arc;
 
+use super::ids::Generation;
 use super::invalid::Invalid;
 use super::region::Region;
 
@@ -60,7 +61,7 @@ pub struct Shortage {
     pub align: u64,
 }
 
-/// The work was asked to stop; whoever implements [`Interrupt`] knows why.
+/// The work was asked to stop; the caller's [`Interrupt`](super::interrupt::Interrupt) knows why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Interrupted;
 
@@ -282,9 +283,9 @@ pub enum Error {
     #[error("the address space is at generation {actual}, not at {expected}: look again and retry the transaction")]
     GenerationChanged {
         /// The generation that the caller expected.
-        expected: u64,
+        expected: Generation,
         /// The generation that the space has.
-        actual: u64,
+        actual: Generation,
     },
     /// A change from inside a change.
     #[error("{message}")]

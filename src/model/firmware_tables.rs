@@ -1,4 +1,4 @@
-//! How a guest is told of its memory: E820, ACPI SRAT and SLIT, device-tree memory nodes.
+//! The tables that tell a guest of its memory: E820, ACPI SRAT and SLIT, device-tree memory nodes.
 
 use std::collections::BTreeMap;
 
@@ -24,7 +24,7 @@ const HEADER: u32 = 36;
 const BIOS_HOLE: Range = Range::between(0x9_fc00, 0x10_0000);
 const E820_RAM: u32 = 1;
 const E820_RESERVED: u32 = 2;
-/// The distance of a node to itself.
+/// The distance of a node to itself, which the ACPI specification fixes.
 const LOCAL: u8 = 10;
 
 /// The E820 map: 20 bytes an entry, by ascending base. Memory that was plugged in is left out: the guest finds it by ACPI.
@@ -66,7 +66,7 @@ pub fn srat(nodes: &BTreeMap<u32, NumaNode>, hotplug_window: Option<Range>, arch
         memory.to_aml_bytes(&mut entries);
     }
     let mut table = Sdt::new(*b"SRAT", HEADER, 3, OEM, OEM_TABLE, 1);
-    // A 1 that older systems look for, and 8 reserved bytes.
+    // The specification keeps a 1 here for older systems, and 8 reserved bytes.
     table.append_slice(&1u32.to_le_bytes());
     table.append_slice(&[0; 8]);
     table.append_slice(&entries);
@@ -152,7 +152,7 @@ fn write_tree(map: &RegionMap, nodes: &BTreeMap<u32, NumaNode>) -> std::result::
     tree.finish()
 }
 
-/// RAM by ascending base with its guest node; what touches and belongs together is joined.
+/// RAM by ascending base with its guest node; touching ranges of one node are joined.
 fn memory_of(map: &RegionMap, nodes: &BTreeMap<u32, NumaNode>) -> Vec<(Range, Option<u32>)> {
     let mut memory: Vec<(Range, Option<u32>)> = Vec::new();
     for region in map.regions().iter().filter(|region| region.region_type == RegionType::DefaultMemory) {

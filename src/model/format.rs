@@ -11,15 +11,8 @@ pub fn hex(value: u64) -> String {
 /// Hexadecimal digits behind `0x`, grouped by four from the right.
 #[must_use]
 pub fn grouped(digits: &str) -> String {
-    let mut text = String::from("0x");
-    for (index, digit) in digits.chars().enumerate() {
-        let rest = digits.len().saturating_sub(index);
-        if index > 0 && rest.is_multiple_of(4) {
-            text.push('_');
-        }
-        text.push(digit);
-    }
-    text
+    let groups: Vec<_> = digits.as_bytes().rchunks(4).rev().map(String::from_utf8_lossy).collect();
+    format!("0x{}", groups.join("_"))
 }
 
 const UNITS: [(&str, u32); 6] = [("EiB", 60), ("PiB", 50), ("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)];
@@ -36,7 +29,9 @@ pub fn size(bytes: u64) -> String {
             return format!("{whole} {unit}");
         }
         if whole >= 16 || shift == 10 {
-            let tenths = (u128::from(bytes).saturating_mul(10) >> shift) % 10;
+            // The rest has at most 60 bits, ten times as much has at most 64.
+            let rest = bytes & !(u64::MAX << shift);
+            let tenths = rest.checked_mul(10).map_or(9, |tenfold| tenfold >> shift);
             return format!("{whole}.{tenths} {unit}");
         }
     }
@@ -96,6 +91,19 @@ mod tests {
     fn decimal_units_and_nonsense_are_refused() {
         for text in ["2GB", "", "GiB", "-1", "1.5GiB", "2gib", "16EiB", "99999999999999999999"] {
             assert!(parse_size(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn large_sizes_have_a_decimal_that_is_cut_off() {
+        for (bytes, text) in [
+            ((32 << 40) - 1, "31.9 TiB"),
+            ((16 << 30) + 1, "16.0 GiB"),
+            ((15 << 30) + 1024, "15360.0 MiB"),
+            (u64::MAX, "16383.9 PiB"),
+            (1535, "1.4 KiB"),
+        ] {
+            assert_eq!(size(bytes), text);
         }
     }
 }

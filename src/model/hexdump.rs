@@ -2,6 +2,9 @@
 
 use std::fmt::Write;
 
+use super::int::{u64_of, usize_of};
+use super::range::Range;
+
 const WIDTH: usize = 16;
 
 /// Lines of a dump; equal lines that follow each other become one `*`.
@@ -22,7 +25,8 @@ impl Hexdump {
             self.flush();
             self.end = address;
         }
-        let missing = WIDTH.saturating_sub(self.pending.len()) % WIDTH;
+        // Lines count from where the dump, or the part behind a gap, began: regions may begin anywhere.
+        let missing = WIDTH.abs_diff(self.pending.len()) % WIDTH;
         let (head, rest) = bytes.split_at(missing.min(bytes.len()));
         self.add(head);
         rest.chunks(WIDTH).for_each(|line| self.add(line));
@@ -32,7 +36,7 @@ impl Hexdump {
     /// Adds bytes that end with a line or before.
     fn add(&mut self, bytes: &[u8]) {
         self.pending.extend_from_slice(bytes);
-        self.end = self.end.saturating_add(size_of(bytes));
+        self.end = Range::at(self.end, u64_of(bytes.len())).end();
         if self.pending.len() == WIDTH {
             self.flush();
         }
@@ -41,24 +45,24 @@ impl Hexdump {
     fn flush(&mut self) {
         let pending = std::mem::take(&mut self.pending);
         if !pending.is_empty() {
-            self.line(self.end.saturating_sub(size_of(&pending)), &pending);
+            self.line(Range::between(0, self.end).last(u64_of(pending.len())).base(), &pending);
         }
     }
 
     /// Adds `size` zeroes from an address on, and returns the address behind them.
     pub fn zeroes(&mut self, address: u64, size: u64) -> u64 {
-        let end = address.saturating_add(size);
-        let mut at = address;
-        while at < end {
-            let line = usize::try_from(end.saturating_sub(at)).unwrap_or(WIDTH).min(WIDTH);
-            at = self.bytes(at, [0; WIDTH].get(..line).unwrap_or_default());
+        let mut left = Range::at(address, size);
+        while !left.is_empty() {
+            let line = left.take(u64_of(WIDTH));
+            self.bytes(line.base(), [0; WIDTH].get(..usize_of(line.size())).unwrap_or_default());
+            left = left.skip(line.size());
             if self.is_repeating && self.last == Some([0; WIDTH]) {
-                // The lines in between are equal too.
-                at = at.saturating_add(end.saturating_sub(at) & !0xf);
-                self.end = at;
+                // The whole lines that follow are equal too: a hole of terabytes takes no longer than one of a page.
+                left = left.skip(left.size() & !0xf);
+                self.end = left.base();
             }
         }
-        end
+        left.end()
     }
 
     fn line(&mut self, address: u64, bytes: &[u8]) {
@@ -86,7 +90,7 @@ impl Hexdump {
         let _ = writeln!(self.text, " |{}|", shown.collect::<String>());
     }
 
-    /// Adds a line of words about what has no bytes.
+    /// Adds a line of words about addresses that have no bytes.
     pub fn note(&mut self, text: &str) {
         self.flush();
         self.last = None;
@@ -104,10 +108,6 @@ impl Hexdump {
         self.text.pop();
         self.text
     }
-}
-
-fn size_of(bytes: &[u8]) -> u64 {
-    u64::try_from(bytes.len()).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -145,5 +145,18 @@ mod tests {
         let addresses: Vec<&str> = text.lines().map(|line| line.get(12..16).unwrap_or(line)).collect();
         assert_eq!(addresses, ["000d", "001d", "002d", "0100"]);
         assert!(text.contains("|...........ent|"), "{text}");
+    }
+
+    #[test]
+    fn many_zeroes_are_one_star_wherever_they_begin() {
+        for (before, expected) in [(0u64, vec!["0000", "*", "0000"]), (3, vec!["0000", "0010", "*", "0000"])] {
+            let mut dump = Hexdump::default();
+            dump.bytes(0, &vec![1; usize_of(before)]);
+            assert_eq!(dump.zeroes(before, 1 << 40), (1 << 40) + before);
+            dump.bytes((1 << 40) + before, b"end");
+            let text = dump.finish();
+            let addresses: Vec<&str> = text.lines().map(|line| line.get(12..16).unwrap_or(line)).collect();
+            assert_eq!(addresses, expected, "{text}");
+        }
     }
 }

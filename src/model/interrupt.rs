@@ -1,15 +1,16 @@
-//! How long work asks whether it should stop, and tells how far it is.
+//! Long work asks its caller whether to stop, and reports its progress.
 
 use super::error::Interrupted;
 
-/// Asked now and then by everything that waits or takes long.
+/// A caller's answer to work that waits or takes long, and that asks it now and then.
 ///
-/// The binding's implementation attaches to the interpreter, handles signals and calls the user's progress function.
+/// The binding's implementation attaches to the interpreter, handles signals and calls the user's progress function: so it must not
+/// be asked under a lock that a user's code could want, nor with a snapshot in hand.
 pub trait Interrupt {
     /// `Err` when the work should stop and undo itself.
     fn check(&self) -> Result<(), Interrupted>;
 
-    /// A [`check`](Self::check) when there may be a reason to stop, however short ago the last one was.
+    /// A [`check`](Self::check) that is made however short ago the last one was, for there may be a reason to stop.
     fn check_now(&self) -> Result<(), Interrupted> {
         self.check()
     }

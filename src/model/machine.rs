@@ -1,4 +1,4 @@
-//! Machines: where each puts its RAM, and what is in the way.
+//! Machines: where each puts its RAM, and the windows and reserved ranges in the way.
 
 use super::error::{Error, Result};
 use super::format::hex;
@@ -42,7 +42,7 @@ impl Arch {
 /// The address map of a kind of machine.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Machine {
-    /// What it is called.
+    /// The name.
     pub name: Box<str>,
     /// Bits of a guest physical address.
     pub phys_bits: u32,
@@ -135,7 +135,7 @@ impl Machine {
         let Some((first, end)) = windows
             .first()
             .zip(self.split_end)
-            .filter(|(first, _)| ram >= first.base().saturating_sub(self.layout.mem_start()))
+            .filter(|(first, _)| ram >= Range::between(self.layout.mem_start(), first.base()).size())
         else {
             return Ok(self.layout.clone());
         };
@@ -159,9 +159,21 @@ fn check_phys_bits(phys_bits: u32) -> Result<()> {
     }
 }
 
+/// The addresses of a machine's RAM, unless there are none with so few bits.
+fn ram(name: &str, bits: u32, start: u64, end: u64) -> Result<Range> {
+    let ram = Range::between(start, end);
+    if ram.is_empty() {
+        let begin = hex(start);
+        return Err(invalid(format!(
+            "phys_bits is {bits}: too few for the machine '{name}', whose RAM begins at {begin}"
+        )));
+    }
+    Ok(ram)
+}
+
 /// RAM up to half of the address space, as the original; PCI devices lie above.
 const fn half(phys_bits: u32) -> u64 {
-    1 << phys_bits.saturating_sub(1)
+    (1u64 << phys_bits) / 2
 }
 
 fn dragonball_x86_64(bits: u32) -> Result<Machine> {
@@ -173,7 +185,8 @@ fn dragonball_x86_64(bits: u32) -> Result<Machine> {
 
 /// The original has 2^40 addresses and keeps the last 32 GiB of them for devices.
 fn dragonball_aarch64(bits: u32) -> Result<Machine> {
-    let mem = Range::between(2 * GIB, phys_end(bits)?.saturating_sub(32 * GIB));
+    let devices = Range::between(0, phys_end(bits)?).last(32 * GIB);
+    let mem = ram("dragonball", bits, 2 * GIB, devices.base())?;
     let machine = Machine::new("dragonball", bits, mem, vec![Range::between(GIB, 2 * GIB)])?;
     Ok(Machine { min_split: 128 * MIB, max_vcpus: 254, ..machine })
 }
@@ -182,15 +195,16 @@ fn dragonball_aarch64(bits: u32) -> Result<Machine> {
 fn qemu_pc(name: &str, bits: u32, highest: u64, split_end: u64) -> Result<Machine> {
     let window = Range::between(highest, END_OF_32_BITS);
     let machine = Machine::new(name, bits, Range::between(0, half(bits)), vec![window])?;
-    let firmware_size = if name == "microvm" { 64 << 10 } else { 256 << 10 };
-    let firmware = Some(Range::between(END_OF_32_BITS.saturating_sub(firmware_size), END_OF_32_BITS));
+    let firmware = if name == "microvm" { END_OF_32_BITS - (64 << 10) } else { END_OF_32_BITS - (256 << 10) };
+    let firmware = Some(Range::between(firmware, END_OF_32_BITS));
     let max_vcpus = if name == "pc" { 255 } else { 288 };
     Ok(Machine { split_end: Some(split_end), firmware, max_vcpus, ..machine })
 }
 
 /// Devices and flash lie below 1 GiB, RAM begins there.
 fn qemu_virt(bits: u32) -> Result<Machine> {
-    let machine = Machine::new("virt", bits, Range::between(GIB, half(bits)), vec![Range::between(0, GIB)])?;
+    let mem = ram("virt", bits, GIB, half(bits))?;
+    let machine = Machine::new("virt", bits, mem, vec![Range::between(0, GIB)])?;
     Ok(Machine { firmware: Some(Range::between(0, 64 * MIB)), max_vcpus: 512, ..machine })
 }
 
@@ -215,5 +229,38 @@ mod tests {
         let q35 = Machine::named("q35", None, None).unwrap();
         assert_eq!(q35.layout_for(0xafff_f000).unwrap().mmio_windows().first().unwrap().base(), 0xb000_0000);
         assert_eq!(q35.layout_for(0xb000_0000).unwrap().mmio_windows().first().unwrap().base(), 0x8000_0000);
+    }
+
+    #[test]
+    fn every_machine_has_room_for_ram_at_any_width_or_says_what_it_needs() {
+        for (name, bits) in ["dragonball", "pc", "q35", "microvm", "virt"]
+            .into_iter()
+            .flat_map(|name| (0..60).map(move |bits| (name, bits)))
+        {
+            for arch in [Arch::X86_64, Arch::Aarch64] {
+                match Machine::named(name, Some(arch), Some(bits)) {
+                    Ok(Machine { layout, .. }) => {
+                        assert_eq!(layout.phys_end(), 1 << bits);
+                        assert!(layout.mem_start() < layout.mem_end(), "{name} {bits}");
+                    }
+                    Err(error) => {
+                        let text = error.to_string();
+                        assert!(!(36..=MAX_PHYS_BITS).contains(&bits) || text.contains(name), "{text}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn reserved_ranges_and_splits_must_fit_the_layout() {
+        let machine =
+            || Machine::new("mine", 40, Range::between(0, 1 << 39), vec![Range::between(GIB, 2 * GIB)]).unwrap();
+        let reserving = |range| Machine { reserved: vec![range], ..machine() }.checked().is_ok();
+        assert!(reserving(Range::between(0, 1 << 40)));
+        assert!(!reserving(Range::between(5, 5)) && !reserving(Range::between(0, (1 << 40) + 1)));
+        let splitting = |end| Machine { split_end: Some(end), ..machine() }.checked().is_ok();
+        assert!(splitting(GIB) && splitting(0) && !splitting(GIB + 1));
+        assert!(Machine::new("", 40, Range::between(0, 1), vec![]).is_err());
     }
 }

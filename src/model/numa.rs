@@ -1,10 +1,10 @@
-//! What a guest's NUMA nodes consist of.
+//! The memory and processors of a guest's NUMA nodes.
 
 use super::error::Result;
 use super::invalid::Invalid;
 use super::range::Range;
 
-/// The original counts in these.
+/// The unit of the original's sizes.
 const MIB: u64 = 1 << 20;
 
 /// One guest NUMA node: its memory ranges and its vCPUs, in the order given.

@@ -1,4 +1,4 @@
-//! What a search looks for: bytes, or bytes with masked nibbles.
+//! Patterns to search for: bytes, or bytes with masked nibbles.
 
 use memchr::memmem::Finder;
 
@@ -11,7 +11,8 @@ pub struct Pattern {
     bytes: Box<[u8]>,
     /// The bits that count, byte for byte; `None` when all do.
     mask: Option<Box<[u8]>>,
-    /// The longest run of bytes that count whole, and where it begins; the search is for it.
+    /// The longest run of bytes that count whole, and where it begins: it is searched for fast, and the rest compared where it is
+    /// found. `None` when no byte counts whole.
     anchor: Option<(usize, Finder<'static>)>,
 }
 
@@ -42,7 +43,7 @@ impl Pattern {
     pub fn parse(text: &str) -> Result<Self> {
         let digits: Vec<char> = text.chars().filter(|c| !c.is_whitespace()).collect();
         let bad = |what: String| {
-            invalid(format!("{text:?} is no byte pattern: {what}; write hexadecimal bytes such as \"48 8b ?? c?\""))
+            invalid(format!("{text:?} is not a byte pattern: {what}; write hexadecimal bytes such as \"48 8b ?? c?\""))
         };
         if !digits.len().is_multiple_of(2) {
             return Err(bad(format!("it has {} digits, an odd number", digits.len())));
@@ -94,6 +95,7 @@ impl Pattern {
             if self.matches_at(haystack, start) {
                 return Some(start);
             }
+            // Not behind the hit: matches may overlap.
             from = hit.checked_add(1)?;
         }
     }
@@ -130,20 +132,12 @@ impl std::fmt::Display for Pattern {
     }
 }
 
-/// The longest run of bytes of which every bit counts.
+/// The longest run of bytes of which every bit counts; the first of several.
 fn longest_run(mask: &[u8]) -> Option<std::ops::Range<usize>> {
-    let mut longest: Option<std::ops::Range<usize>> = None;
-    let mut start = 0usize;
-    for (index, bits) in mask.iter().chain([&0]).enumerate() {
-        if *bits == 0xff {
-            continue;
-        }
-        if index > start && longest.as_ref().is_none_or(|run| run.len() < index.saturating_sub(start)) {
-            longest = Some(start..index);
-        }
-        start = index.saturating_add(1);
-    }
-    longest
+    let counts = |index: usize| mask.get(index) == Some(&0xff);
+    let begins = |index: &usize| counts(*index) && !index.checked_sub(1).is_some_and(counts);
+    let run = |start: usize| start..(start..mask.len()).find(|index| !counts(*index)).unwrap_or(mask.len());
+    (0..mask.len()).filter(begins).map(run).rev().max_by_key(ExactSizeIterator::len)
 }
 
 fn invalid(message: String) -> Error {
@@ -179,6 +173,8 @@ mod tests {
     fn the_anchor_is_the_longest_fixed_run() {
         assert_eq!(longest_run(&[0xff, 0, 0xff, 0xff, 0xf0]), Some(2..4));
         assert_eq!(longest_run(&[0xf0, 0x0f]), None);
+        assert_eq!(longest_run(&[0xff, 0xff, 0, 0xff, 0xff]), Some(0..2));
+        assert_eq!(longest_run(&[0xff; 3]), Some(0..3));
     }
 
     #[test]

@@ -1,12 +1,12 @@
 //! From "so much memory on these nodes" to regions with addresses, without a look at the host.
 //!
-//! A [`Plan`] is a pure function of its [`Request`]: the same everywhere and at any time. It finds every problem at once.
+//! A [`SpacePlan`] is a pure function of its [`PlanRequest`]: the same everywhere and at any time. It finds every problem at once.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::allocator::{Policy, Wanted, within};
+use super::allocator::{FitPolicy, Wanted, within};
 use super::backing::BackingOptions;
 use super::error::{Error, Result};
 use super::format::{hex, size as size_text};
@@ -15,32 +15,32 @@ use super::layout::Layout;
 use super::machine::Machine;
 use super::numa::{NumaNode, NumaRegionInfo};
 use super::policy::PolicyMode;
-use super::range::Range;
+use super::range::{Range, joined};
 use super::region::{MAP_POPULATE, Region, RegionType, SharedRegion};
 use super::source::{Source, SourceType};
 
 const SMALL_PAGE: u64 = 4096;
-/// Where a request names no huge page size: a plan looks at no host, and this is the default of nearly all.
+/// The size of huge pages that a request leaves open: a plan looks at no host, and this is the default of nearly all.
 const HUGE_PAGE: u64 = 2 << 20;
 /// DAX windows are mapped by the guest with huge pages.
 const DAX_ALIGN: u64 = 2 << 20;
-/// What QEMU aligns its device memory to, and each slot of it.
+/// The alignment of QEMU's device memory, and of each slot of it.
 const HOTPLUG_ALIGN: u64 = 1 << 30;
-/// As many as ACPI can describe, and QEMU allows.
+/// The most slots that ACPI can describe and QEMU allows.
 const MAX_SLOTS: u32 = 256;
 
 /// A window for memory that is plugged in later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Hotplug {
-    /// All memory that the machine can have, what it begins with included.
+    /// All memory that the machine can have, including the memory that it begins with.
     pub max_memory: u64,
     /// How many DIMMs can be plugged in.
     pub slots: u32,
 }
 
-/// What a machine should have.
+/// The memory that a machine should have, as a user asks for it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Request {
+pub struct PlanRequest {
     /// Where things may lie.
     pub machine: Machine,
     /// The memory, in the order of its addresses.
@@ -61,9 +61,9 @@ pub struct Request {
     pub options: BackingOptions,
 }
 
-/// What a plan takes from a host.
+/// The memory that a plan takes from a host.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Cost {
+pub struct PlanCost {
     /// Bytes of RAM and firmware.
     pub size: u64,
     /// Bytes of which every page is there from the beginning.
@@ -76,9 +76,9 @@ pub struct Cost {
 
 /// Regions with addresses, and everything that is known about them.
 #[derive(Clone, Debug)]
-pub struct Plan {
-    /// What was asked for.
-    pub request: Request,
+pub struct SpacePlan {
+    /// The request.
+    pub request: PlanRequest,
     /// The bounds for this much memory.
     pub layout: Layout,
     /// RAM, then firmware and DAX window.
@@ -89,17 +89,19 @@ pub struct Plan {
     pub numa_nodes: BTreeMap<u32, NumaNode>,
     /// The addresses for memory that is plugged in later.
     pub hotplug_window: Option<Range>,
-    /// What it takes from a host.
-    pub cost: Cost,
+    /// The memory that it takes from a host.
+    pub cost: PlanCost,
     /// Everything that is wrong; such a plan can be looked at, not built.
     pub problems: Vec<String>,
 }
 
-impl Plan {
+impl SpacePlan {
     /// The plan for a request.
     #[must_use]
-    pub fn of(request: Request) -> Self {
+    pub fn of(request: PlanRequest) -> Self {
         let ram = total(&request);
+        // A problem is noted where it is found and the rest is planned all the same, with the best guess: a user wants to hear of all
+        // problems at once, not of one after each try.
         let layout =
             request.machine.layout_for(ram.unwrap_or(u64::MAX)).unwrap_or_else(|_| request.machine.layout.clone());
         let mut plan = Self {
@@ -108,7 +110,7 @@ impl Plan {
             reasons: vec![],
             numa_nodes: BTreeMap::new(),
             hotplug_window: None,
-            cost: Cost::default(),
+            cost: PlanCost::default(),
             problems: vec![],
             request,
         };
@@ -173,9 +175,8 @@ impl Plan {
                         problems.insert(format!("vCPU {vcpu} is in the guest nodes {other} and {node}"))
                     }
                     _ if *vcpu >= max => problems.insert(format!(
-                        "vCPU {vcpu} of guest node {node}: the machine '{}' has vCPUs 0 to {}",
-                        self.request.machine.name,
-                        max.saturating_sub(1)
+                        "vCPU {vcpu} of guest node {node}: the machine '{}' has {max}, counted from 0",
+                        self.request.machine.name
                     )),
                     _ => false,
                 };
@@ -189,8 +190,8 @@ impl Plan {
         let infos = self.request.numa_regions.clone();
         for (index, info) in infos.iter().enumerate() {
             let node = info.guest_numa_node_id.unwrap_or_default();
-            let mut sections = Vec::new();
-            if let Err(left) = cursor.take(info.size, &mut sections) {
+            let mut found = Vec::new();
+            if let Err(left) = cursor.take(info.size, &mut found) {
                 let ends = hex(self.layout.mem_end());
                 self.problem(format!(
                     "numa_regions[{index}]: {} of its {} do not fit below mem_end {ends} of the machine '{}'; give more phys_bits",
@@ -199,7 +200,7 @@ impl Plan {
                     self.request.machine.name
                 ));
             }
-            for (range, reason) in sections {
+            for (range, reason) in found {
                 self.add_ram(range, info, format!("guest node {node}: {reason}"));
             }
             let vcpus = &mut self.numa_nodes.entry(node).or_default().vcpu_ids;
@@ -215,6 +216,7 @@ impl Plan {
         let request = &self.request;
         let index = self.regions.len();
         let mut path = request.path.clone().into_os_string();
+        // A file each: regions of one file would show the same bytes.
         if request.source_type == SourceType::FileOnHugeTlbFs {
             path.push(index.to_string());
         }
@@ -280,11 +282,11 @@ impl Plan {
             return self.problem(format!("dax_window has {} bytes: it needs a multiple of 2 MiB above 0", hex(size)));
         }
         let rooms = within(&self.layout.rooms(RegionType::DaxMemory), self.layout.mem_end(), u64::MAX);
-        let wanted = Wanted { size, align: DAX_ALIGN, guard_gap: 0, policy: Policy::First };
+        let wanted = Wanted { size, align: DAX_ALIGN, guard_gap: 0, policy: FitPolicy::First };
         match wanted.place(&rooms, &self.request.machine.reserved) {
-            Ok(base) => {
+            Ok(range) => {
                 let reason = format!("the first {} above mem_end {}", size_text(size), hex(self.layout.mem_end()));
-                self.add_named(RegionType::DaxMemory, Range::between(base, base.saturating_add(size)), "dax0", reason);
+                self.add_named(RegionType::DaxMemory, range, "dax0", reason);
             }
             Err(error) => self.problem(format!("dax_window: {error}")),
         }
@@ -339,21 +341,22 @@ impl Plan {
     }
 }
 
-/// The one node that a region's memory should come from.
+/// The one node that a region's memory should come from; `None` where it may come from any, or from several.
 fn node_of(region: &Region) -> Option<u32> {
     let policy = region.numa_policy().filter(|policy| policy.mode != PolicyMode::Default && policy.nodes.len() == 1)?;
     policy.nodes.first().copied()
 }
 
+/// Capped: the regions of a plan with problems may overlap, and have more bytes than there are addresses.
 fn add(sum: &mut u64, value: u64) {
     *sum = sum.saturating_add(value);
 }
 
-fn total(request: &Request) -> Option<u64> {
+fn total(request: &PlanRequest) -> Option<u64> {
     request.numa_regions.iter().try_fold(0u64, |sum, info| sum.checked_add(info.size))
 }
 
-/// Where the next RAM goes.
+/// The place of the next RAM, which only ever moves up.
 struct Cursor {
     at: u64,
     page_size: u64,
@@ -364,59 +367,44 @@ struct Cursor {
 }
 
 impl Cursor {
-    fn new(plan: &Plan) -> Self {
+    fn new(plan: &SpacePlan) -> Self {
         let mut windows: Vec<Range> = plan.layout.mmio_windows().to_vec();
         windows.extend(&plan.request.machine.reserved);
         windows.sort_unstable();
-        let mut obstacles: Vec<Range> = Vec::new();
-        for window in windows {
-            match obstacles.last_mut() {
-                Some(last) if window.base() <= last.end() => {
-                    *last = Range::between(last.base(), last.end().max(window.end()))
-                }
-                _ => obstacles.push(window),
-            }
-        }
         let page_size = plan.page_size();
         let at = plan.layout.mem_start().checked_next_multiple_of(page_size).unwrap_or(u64::MAX);
-        Self { at, page_size, min_split: plan.request.machine.min_split, mem_end: plan.layout.mem_end(), obstacles }
+        let (min_split, mem_end) = (plan.request.machine.min_split, plan.layout.mem_end());
+        Self { at, page_size, min_split, mem_end, obstacles: joined(windows) }
     }
 
-    /// Pieces for `size` bytes with the reason for each; `Err` with the bytes that do not fit.
-    fn take(&mut self, size: u64, sections: &mut Vec<(Range, String)>) -> std::result::Result<(), u64> {
+    /// Ranges for `size` bytes with the reason for each; `Err` with the bytes that do not fit.
+    fn take(&mut self, size: u64, found: &mut Vec<(Range, String)>) -> std::result::Result<(), u64> {
         let mut left = size;
         let mut split = None;
         while left > 0 {
             let obstacle = self.obstacles.iter().find(|obstacle| obstacle.end() > self.at).copied();
             let room_end = obstacle.map_or(self.mem_end, |obstacle| obstacle.base().min(self.mem_end));
-            let room = room_end.saturating_sub(self.at);
-            if left <= room {
+            let room = Range::between(self.at, room_end);
+            if let Some(rest) = room.size().checked_sub(left) {
                 let reason = split.map_or_else(
                     || format!("all of its {}", size_text(size)),
                     |hole| format!("the rest of its {}, behind the hole {hole}", size_text(size)),
                 );
-                sections.push((self.advance(left), reason));
+                found.push((room.take(left), reason));
+                self.at = room.last(rest).base();
                 return Ok(());
             }
             let Some(hole) = obstacle.filter(|obstacle| obstacle.end() < self.mem_end) else { return Err(left) };
-            let usable = room & !self.page_size.wrapping_sub(1);
-            if usable > 0 && usable >= self.min_split {
-                sections.push((
-                    self.advance(usable),
-                    format!("as much of its {} as fits below the hole {hole}", size_text(size)),
-                ));
-                left = left.saturating_sub(usable);
+            // Below a hole only whole pages can be used, and a rest too small to be worth a region is left out, as the original does.
+            let usable = room.take(room.size() & !self.page_size.wrapping_sub(1));
+            if !usable.is_empty() && usable.size() >= self.min_split {
+                found.push((usable, format!("as much of its {} as fits below the hole {hole}", size_text(size))));
+                left = left.abs_diff(usable.size());
             }
             self.at = hole.end().checked_next_multiple_of(self.page_size).unwrap_or(u64::MAX);
             split = Some(hole);
         }
         Ok(())
-    }
-
-    fn advance(&mut self, size: u64) -> Range {
-        let range = Range::between(self.at, self.at.saturating_add(size));
-        self.at = range.end();
-        range
     }
 }
 
@@ -426,14 +414,14 @@ mod tests {
 
     const MIB: u64 = 1 << 20;
 
-    fn plan(machine: &str, sizes: &[u64]) -> Plan {
+    fn plan(machine: &str, sizes: &[u64]) -> SpacePlan {
         let info = |size: &u64| NumaRegionInfo {
             size: *size,
             host_numa_node_id: None,
             guest_numa_node_id: None,
             vcpu_ids: vec![],
         };
-        Plan::of(Request {
+        SpacePlan::of(PlanRequest {
             machine: Machine::named(machine, None, None).unwrap(),
             numa_regions: sizes.iter().map(info).collect(),
             source_type: SourceType::MemFdShared,
@@ -446,7 +434,7 @@ mod tests {
         })
     }
 
-    fn ranges(plan: &Plan) -> Vec<(u64, u64)> {
+    fn ranges(plan: &SpacePlan) -> Vec<(u64, u64)> {
         plan.regions.iter().map(|region| (region.base(), region.size())).collect()
     }
 
@@ -472,6 +460,41 @@ mod tests {
     fn what_does_not_fit_is_a_problem_and_not_a_panic() {
         for sizes in [vec![], vec![1 << 46], vec![u64::MAX, u64::MAX], vec![u64::MAX - 4095]] {
             assert!(!plan("q35", &sizes).problems.is_empty());
+        }
+    }
+
+    #[test]
+    fn ram_adds_up_and_keeps_clear_of_holes_and_of_itself() {
+        for machine in ["dragonball", "pc", "q35", "microvm", "virt"] {
+            for sizes in [vec![64], vec![2047, 1025], vec![3071, 1, 4096], vec![1, 1 << 18], vec![130; 60]] {
+                let sizes: Vec<u64> = sizes.iter().map(|size| size * MIB).collect();
+                let plan = plan(machine, &sizes);
+                assert_eq!(plan.problems, Vec::<String>::new(), "{machine} {sizes:?}");
+                assert_eq!(plan.regions.iter().map(|region| region.size()).sum::<u64>(), sizes.iter().sum::<u64>());
+                assert_eq!(plan.cost.size, sizes.iter().sum::<u64>());
+                assert!(plan.regions.iter().all(|region| region.base() % SMALL_PAGE == 0));
+                assert!(plan.regions.iter().zip(&plan.regions[1..]).all(|(low, high)| low.end() <= high.base()));
+                let holes = plan.layout.mmio_windows();
+                assert!(!holes.iter().any(|hole| plan.regions.iter().any(|region| region.range.overlaps(hole))));
+                let of_node: u64 = plan.numa_nodes.values().flat_map(|node| &node.region_infos).map(Range::size).sum();
+                assert_eq!(of_node, plan.cost.size);
+            }
+        }
+    }
+
+    #[test]
+    fn the_hotplug_window_lies_behind_all_ram_and_has_room_to_align_each_slot() {
+        let hotplug = |max_memory, slots| {
+            let request = plan("q35", &[4096 * MIB]).request;
+            SpacePlan::of(PlanRequest { hotplug: Some(Hotplug { max_memory, slots }), ..request })
+        };
+        let plan = hotplug(6144 * MIB, 3);
+        let window = plan.hotplug_window.unwrap();
+        assert!(window.base().is_multiple_of(HOTPLUG_ALIGN));
+        assert!(plan.regions.iter().all(|region| region.end() <= window.base()));
+        assert_eq!(window.size(), 2048 * MIB + 3 * HOTPLUG_ALIGN);
+        for (max_memory, slots) in [(4096 * MIB, 1), (6144 * MIB, 0), (6144 * MIB, MAX_SLOTS + 1), (u64::MAX, 256)] {
+            assert!(!hotplug(max_memory, slots).problems.is_empty(), "{max_memory} {slots}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! From which NUMA nodes of the host memory should come.
+//! NUMA policies: the nodes of the host that memory should come from.
 
 use std::collections::BTreeSet;
 
@@ -7,7 +7,7 @@ use super::invalid::Invalid;
 /// The kernel's memory policies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum PolicyMode {
-    /// That of the thread that touches a page first.
+    /// The policy of the thread that touches a page first.
     Default,
     /// These nodes and no others.
     Bind,
@@ -73,7 +73,7 @@ pub struct NumaPolicy {
     pub mode: PolicyMode,
     /// The nodes; none stands for the region's own node.
     pub nodes: BTreeSet<u32>,
-    /// Fail when a page that is there already can't be moved to where it belongs.
+    /// Fail when a page that is there already can't be moved to the nodes (`MPOL_MF_STRICT`).
     pub strict: bool,
 }
 
@@ -154,7 +154,7 @@ pub struct Topology {
 }
 
 impl Topology {
-    /// What is wrong with asking for these nodes; `None` when all of them have memory.
+    /// The reason why memory can't be had from these nodes; `None` when all of them have some.
     #[must_use]
     pub fn refusal(&self, nodes: &BTreeSet<u32>) -> Option<String> {
         let absent: BTreeSet<u32> = nodes.difference(&self.online).copied().collect();
@@ -196,5 +196,32 @@ mod tests {
         assert_eq!(host.refusal(&nodes("0,64")), None);
         assert_eq!(host.refusal(&nodes("0,3,63")).unwrap(), "the host has no NUMA node 3,63; it has 0-2,64");
         assert_eq!(host.refusal(&nodes("1-2")).unwrap(), "the host's NUMA node 1 has no memory; 0,2,64 has");
+    }
+
+    #[test]
+    fn modes_read_back_by_name_and_number() {
+        for mode in PolicyMode::ALL {
+            assert_eq!(PolicyMode::parse(mode.name()).unwrap(), mode);
+            assert_eq!(PolicyMode::of_number(mode.number()), Some(mode));
+        }
+        assert!(PolicyMode::parse("binds").unwrap_err().to_string().contains("\"bind\""));
+        assert_eq!(PolicyMode::of_number(4), None);
+    }
+
+    #[test]
+    fn a_mode_takes_the_nodes_that_the_kernel_takes() {
+        let policy = |mode, nodes| NumaPolicy { mode, nodes: parse_node_list(nodes).unwrap(), strict: false };
+        for (mode, nodes, is_fine) in [
+            (PolicyMode::Default, "", true),
+            (PolicyMode::Default, "0", false),
+            (PolicyMode::Preferred, "0", true),
+            (PolicyMode::Preferred, "0-1", false),
+            (PolicyMode::Bind, "0-1", true),
+            (PolicyMode::PreferredMany, "0-1", true),
+        ] {
+            assert_eq!(policy(mode, nodes).check().is_ok(), is_fine, "{mode:?} {nodes}");
+        }
+        assert!(policy(PolicyMode::Default, "").allows(5) && !policy(PolicyMode::Bind, "0-1").allows(5));
+        assert_eq!(policy(PolicyMode::Interleave, "0-2,5").to_string(), "interleave:0-2,5");
     }
 }

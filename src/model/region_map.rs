@@ -1,38 +1,91 @@
-//! The immutable snapshot: sorted regions and the layout they were checked against.
+//! The immutable map: sorted regions and the layout that they were checked against.
 
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use super::address_index::AddressIndex;
+use super::allocator::without;
 use super::error::{Error, Result};
 use super::format::hex;
+use super::ids::{Generation, RegionId};
 use super::invalid::Invalid;
 use super::layout::Layout;
 use super::range::{Range, joined};
 use super::region::{RegionType, SharedRegion};
 
-/// What Python calls `AddressSpaceBase`: it never keeps memory alive.
+/// A region in a map: its description, which may be in other maps too, and the id that it was given when it was inserted.
+///
+/// Regions that are equal, or even the same object, are different ones when they were inserted at different times: only the id tells
+/// whether memory can be kept.
+#[derive(Clone, Debug)]
+pub struct RegionEntry {
+    /// Which region of the map this is; a replacement of the description keeps it.
+    pub id: RegionId,
+    /// The description.
+    pub desc: SharedRegion,
+}
+
+impl RegionEntry {
+    /// A region about to be inserted, under an id of its own.
+    #[must_use]
+    pub fn new(desc: SharedRegion) -> Self {
+        Self { id: RegionId::unique(), desc }
+    }
+
+    /// Whether both are the same region under the same description.
+    #[must_use]
+    pub fn is(&self, other: &Self) -> bool {
+        self.id == other.id && Arc::ptr_eq(&self.desc, &other.desc)
+    }
+}
+
+impl std::ops::Deref for RegionEntry {
+    type Target = SharedRegion;
+
+    #[inline]
+    fn deref(&self) -> &SharedRegion {
+        &self.desc
+    }
+}
+
+impl std::fmt::Display for RegionEntry {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.desc.fmt(formatter)
+    }
+}
+
+/// The map that Python calls `AddressSpaceBase`: it never keeps memory alive.
+///
+/// Maps are equal when layout and descriptions are; neither generation nor ids count.
 #[derive(Clone, Debug)]
 pub struct RegionMap {
-    generation: u64,
+    generation: Generation,
     layout: Arc<Layout>,
-    regions: Arc<[SharedRegion]>,
+    regions: Arc<[RegionEntry]>,
     /// The regions' bases, apart from them so that a search touches few cache lines.
     starts: Arc<AddressIndex>,
 }
 
 impl PartialEq for RegionMap {
     fn eq(&self, other: &Self) -> bool {
-        self.layout == other.layout && self.regions == other.regions
+        self.layout == other.layout && self.descriptions().eq(other.descriptions())
     }
 }
 
 impl Eq for RegionMap {}
 
+impl Hash for RegionMap {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.layout.hash(state);
+        self.descriptions().for_each(|region| region.hash(state));
+    }
+}
+
 impl RegionMap {
     /// A map without regions, at generation 0.
     #[must_use]
     pub fn empty(layout: Layout) -> Self {
-        Self { generation: 0, layout: Arc::new(layout), regions: Arc::new([]), starts: Arc::default() }
+        Self::with_layout(Arc::new(layout))
     }
 
     /// A map of regions in any order, at generation 0.
@@ -42,21 +95,25 @@ impl RegionMap {
         check_neighbours(&regions)?;
         check_names(&regions)?;
         let starts = regions.iter().map(|region| region.base()).collect();
-        Ok(Self::empty(layout).with_regions(regions.into(), starts))
+        Ok(Self::empty(layout).with_regions(regions.into_iter().map(RegionEntry::new).collect(), starts))
     }
 
     /// A map with this one's layout alone.
     #[must_use]
     pub fn without_regions(&self) -> Self {
-        Self { generation: 0, layout: Arc::clone(&self.layout), regions: Arc::new([]), starts: Arc::default() }
+        Self::with_layout(Arc::clone(&self.layout))
     }
 
-    fn with_regions(&self, regions: Arc<[SharedRegion]>, starts: Box<[u64]>) -> Self {
-        Self { generation: 0, layout: Arc::clone(&self.layout), regions, starts: Arc::new(AddressIndex::new(starts)) }
+    fn with_layout(layout: Arc<Layout>) -> Self {
+        Self { generation: Generation::default(), layout, regions: Arc::new([]), starts: Arc::default() }
+    }
+
+    fn with_regions(&self, regions: Arc<[RegionEntry]>, starts: Box<[u64]>) -> Self {
+        Self { regions, starts: Arc::new(AddressIndex::new(starts)), ..self.without_regions() }
     }
 
     /// The map with `count` regions from `index` on taken out and `new` in their place.
-    fn spliced(&self, index: usize, count: usize, new: Option<&SharedRegion>) -> Self {
+    fn spliced(&self, index: usize, count: usize, new: Option<&RegionEntry>) -> Self {
         let start = new.map(|region| region.base());
         let regions = spliced(&self.regions, index, count, new).collect();
         self.with_regions(regions, spliced(self.starts.sorted(), index, count, start.as_ref()).collect())
@@ -64,14 +121,14 @@ impl RegionMap {
 
     /// The same map as the `generation`th that a space published.
     #[must_use]
-    pub fn at_generation(mut self, generation: u64) -> Self {
+    pub fn at_generation(mut self, generation: Generation) -> Self {
         self.generation = generation;
         self
     }
 
     /// 0 for a new or detached map, one more for each that a space published.
     #[must_use]
-    pub const fn generation(&self) -> u64 {
+    pub const fn generation(&self) -> Generation {
         self.generation
     }
 
@@ -83,14 +140,19 @@ impl RegionMap {
 
     /// The regions by ascending base.
     #[must_use]
-    pub fn regions(&self) -> &[SharedRegion] {
+    pub fn regions(&self) -> &[RegionEntry] {
         &self.regions
+    }
+
+    fn descriptions(&self) -> impl Iterator<Item = &SharedRegion> {
+        self.regions.iter().map(|region| &region.desc)
     }
 
     /// The index of the region that holds `addr`.
     #[inline]
     #[must_use]
     pub fn find_index(&self, addr: u64) -> Option<usize> {
+        // Regions are disjoint: only the last one that does not begin behind the address can hold it.
         let index = self.starts.upper_bound(addr).checked_sub(1)?;
         self.regions.get(index).is_some_and(|region| addr < region.end()).then_some(index)
     }
@@ -98,12 +160,12 @@ impl RegionMap {
     /// The region that holds `addr`.
     #[inline]
     #[must_use]
-    pub fn find(&self, addr: u64) -> Option<&SharedRegion> {
+    pub fn find(&self, addr: u64) -> Option<&RegionEntry> {
         self.regions.get(self.find_index(addr)?)
     }
 
     /// The region that holds `addr`, or an error that names its neighbours.
-    pub fn get(&self, addr: u64) -> Result<&SharedRegion> {
+    pub fn get(&self, addr: u64) -> Result<&RegionEntry> {
         self.find(addr).ok_or_else(|| self.unmapped(addr, &format!("no region holds {}", hex(addr))))
     }
 
@@ -114,7 +176,7 @@ impl RegionMap {
     }
 
     /// The region that starts at `base`; an address inside a region is an error that names it.
-    pub fn at_base(&self, base: u64) -> Result<&SharedRegion> {
+    pub fn at_base(&self, base: u64) -> Result<&RegionEntry> {
         match self.find(base) {
             Some(region) if region.base() == base => Ok(region),
             Some(region) => Err(Error::Unmapped {
@@ -132,7 +194,7 @@ impl RegionMap {
     }
 
     /// The region named `name`.
-    pub fn at_name(&self, name: &str) -> Result<&SharedRegion> {
+    pub fn at_name(&self, name: &str) -> Result<&RegionEntry> {
         self.find_name(name).and_then(|index| self.regions.get(index)).ok_or_else(|| Error::Unmapped {
             message: format!("no region is named {name:?}"),
             address: None,
@@ -142,20 +204,20 @@ impl RegionMap {
     }
 
     /// The region here that equals `region`.
-    pub fn equal_to(&self, region: &SharedRegion) -> Result<&SharedRegion> {
+    pub fn equal_to(&self, region: &SharedRegion) -> Result<&RegionEntry> {
         let here = self.find(region.base());
-        here.filter(|here| *here == region).ok_or_else(|| Error::Unmapped {
+        here.filter(|here| here.desc == *region).ok_or_else(|| Error::Unmapped {
             message: match here {
                 Some(other) => format!("{region} is not in the space: {other} is there, and it differs"),
                 None => format!("{region} is not in the space"),
             },
             address: Some(region.base()),
             size: Some(region.size()),
-            region: here.cloned(),
+            region: here.map(|here| Arc::clone(here)),
         })
     }
 
-    /// `message`, completed with the regions before and behind a hole.
+    /// An error about an address in a hole: `message`, completed with the regions before and behind it.
     #[must_use]
     pub fn unmapped(&self, addr: u64, message: &str) -> Error {
         let behind = self.starts.upper_bound(addr);
@@ -171,14 +233,15 @@ impl RegionMap {
     }
 
     /// A new map with one region more.
-    pub fn insert(&self, region: &SharedRegion) -> Result<Self> {
-        Ok(self.spliced(self.place_of(region)?, 0, Some(region)))
+    pub fn insert(&self, region: &RegionEntry) -> Result<Self> {
+        Ok(self.spliced(self.insertion_index(region)?, 0, Some(region)))
     }
 
     /// The index at which a region can be inserted, or why it can't be.
-    pub fn place_of(&self, region: &SharedRegion) -> Result<usize> {
+    pub fn insertion_index(&self, region: &SharedRegion) -> Result<usize> {
         self.layout.check_region(region)?;
         let index = self.starts.upper_bound(region.base());
+        // Regions are disjoint: one that overlaps neither neighbour overlaps none.
         let before = index.checked_sub(1).and_then(|before| self.regions.get(before));
         for neighbour in before.into_iter().chain(self.regions.get(index)) {
             check_overlap(region, neighbour)?;
@@ -194,9 +257,9 @@ impl RegionMap {
         Ok(self.spliced(index, 1, None))
     }
 
-    /// A new map with `new` in the place of `old`: the same range and backing, other name, protection, node or hints.
+    /// A new map with `new` in the place of `old`, under its id: the same range and backing, other name, protection, node or hints.
     pub fn replace(&self, old: &SharedRegion, new: &SharedRegion) -> Result<Self> {
-        self.equal_to(old)?;
+        let id = self.equal_to(old)?.id;
         if !new.has_backing_of(old) {
             return Err(Invalid::at(
                 format!(
@@ -209,8 +272,9 @@ impl RegionMap {
             .into());
         }
         let index = self.find_index(old.base()).unwrap_or_default();
+        // Its own name may stay.
         self.check_name(new, Some(index))?;
-        Ok(self.spliced(index, 1, Some(new)))
+        Ok(self.spliced(index, 1, Some(&RegionEntry { id, desc: Arc::clone(new) })))
     }
 
     fn check_name(&self, region: &SharedRegion, except: Option<usize>) -> Result<()> {
@@ -223,12 +287,8 @@ impl RegionMap {
 
     /// The regions that share an address with `range`.
     #[must_use]
-    pub fn overlapping(&self, range: Range) -> &[SharedRegion] {
-        let first = self.starts.upper_bound(range.base());
-        let first = first
-            .checked_sub(1)
-            .filter(|index| self.regions.get(*index).is_some_and(|r| r.end() > range.base()))
-            .unwrap_or(first);
+    pub fn overlapping(&self, range: Range) -> &[RegionEntry] {
+        let first = self.find_index(range.base()).unwrap_or_else(|| self.starts.upper_bound(range.base()));
         let end = self.starts.lower_bound(range.end());
         if range.is_empty() { &[] } else { self.regions.get(first..end).unwrap_or_default() }
     }
@@ -243,15 +303,9 @@ impl RegionMap {
     /// The ranges between `low` and `high` that no region covers.
     #[must_use]
     pub fn gaps(&self, low: u64, high: u64) -> Vec<Range> {
-        let mut gaps = Vec::new();
-        let mut reached = low;
-        for region in self.overlapping(Range::between(low, high)) {
-            gaps.push(Range::between(reached, region.base()));
-            reached = reached.max(region.end());
-        }
-        gaps.push(Range::between(reached, high));
-        gaps.retain(|gap| !gap.is_empty());
-        gaps
+        let bounds = Range::between(low, high);
+        let taken: Vec<Range> = self.overlapping(bounds).iter().map(|region| region.range).collect();
+        without(&[bounds], &taken)
     }
 
     /// The highest inclusive address of a region that is not DAX, as the original computes it.
@@ -265,7 +319,8 @@ impl RegionMap {
     #[must_use]
     pub fn ram_size(&self) -> u64 {
         let ram = self.regions.iter().filter(|region| region.region_type == RegionType::DefaultMemory);
-        ram.fold(0, |sum: u64, region| sum.saturating_add(region.size()))
+        // Disjoint ranges have no more bytes than there are addresses.
+        ram.map(|region| region.size()).sum()
     }
 }
 
@@ -276,9 +331,8 @@ fn spliced<'a, T: Clone>(
     count: usize,
     new: Option<&'a T>,
 ) -> impl Iterator<Item = T> + use<'a, T> {
-    let (head, tail) = (items.get(..index), items.get(index.saturating_add(count)..));
-    let (head, tail) = (head.unwrap_or_default(), tail.unwrap_or_default());
-    head.iter().chain(new).chain(tail).cloned()
+    let (head, rest) = items.split_at_checked(index).unwrap_or((items, &[]));
+    head.iter().chain(new).chain(rest.get(count..).unwrap_or_default()).cloned()
 }
 
 fn check_neighbours(regions: &[SharedRegion]) -> Result<()> {
@@ -319,6 +373,10 @@ mod tests {
         Arc::new(Region::new(RegionType::DefaultMemory, range, Source::default()).unwrap())
     }
 
+    fn ids<'a>(regions: impl IntoIterator<Item = &'a RegionEntry>) -> Vec<RegionId> {
+        regions.into_iter().map(|region| region.id).collect()
+    }
+
     fn map(ranges: &[(u64, u64)]) -> RegionMap {
         let regions = ranges.iter().map(|(base, size)| region(*base, *size)).collect();
         RegionMap::from_regions(regions, Layout::new(1 << 46, 0, 1 << 45, vec![]).unwrap()).unwrap()
@@ -329,7 +387,7 @@ mod tests {
         let map = map(&[(40, 2), (0, 10), (10, 5), (20, 1)]);
         for addr in 0..50 {
             let here = map.regions().iter().find(|region| region.range.contains(addr));
-            assert_eq!(map.find(addr), here, "{addr}");
+            assert_eq!(ids(map.find(addr)), ids(here), "{addr}");
             assert_eq!(map.gaps(0, 50).iter().any(|gap| gap.contains(addr)), here.is_none(), "{addr}");
             assert_eq!(map.ranges(None).iter().any(|range| range.contains(addr)), here.is_some(), "{addr}");
         }
@@ -340,8 +398,8 @@ mod tests {
         let map = map(&[(0, 10), (10, 5), (20, 1), (40, 2)]);
         for (base, end) in (0..50).flat_map(|base| (base..50).map(move |end| (base, end))) {
             let range = Range::between(base, end);
-            let expected: Vec<_> = map.regions().iter().filter(|region| region.range.overlaps(&range)).collect();
-            assert_eq!(map.overlapping(range).iter().collect::<Vec<_>>(), expected, "{range}");
+            let expected = map.regions().iter().filter(|region| region.range.overlaps(&range));
+            assert_eq!(ids(map.overlapping(range)), ids(expected), "{range}");
         }
     }
 
@@ -360,11 +418,49 @@ mod tests {
         for (base, size, conflict) in
             [(0x1fff, 1, 0x1000), (0x2000, 0x1001, 0x3000), (0x1000, 1, 0x1000), (0, 0x9000, 0x1000)]
         {
-            match map.insert(&region(base, size)) {
+            match map.insert(&RegionEntry::new(region(base, size))) {
                 Err(Error::Overlap { conflict: other, .. }) => assert_eq!(other.base(), conflict),
                 other => panic!("{other:?}"),
             }
         }
-        assert_eq!(map.insert(&region(0x2000, 0x1000)).unwrap().regions().len(), 3);
+        assert_eq!(map.insert(&RegionEntry::new(region(0x2000, 0x1000))).unwrap().regions().len(), 3);
+    }
+
+    #[test]
+    fn a_region_keeps_its_id_through_the_changes_of_others() {
+        let before = map(&[(0, 10), (20, 10), (40, 10)]);
+        let [low, middle, high] = ids(before.regions()).try_into().unwrap();
+        let after = before.remove(&region(20, 10)).unwrap();
+        assert_eq!(ids(after.regions()), [low, high]);
+        let again = after.insert(&RegionEntry::new(region(20, 10))).unwrap();
+        assert!(again == before && again.regions()[1].id != middle);
+        let named = Arc::new(Region { name: Some("named".into()), ..(*region(20, 10)).clone() });
+        let replaced = before.replace(&region(20, 10), &named).unwrap();
+        assert_eq!(ids(replaced.regions()), [low, middle, high]);
+        assert!(Arc::ptr_eq(&replaced.regions()[1], &named));
+    }
+
+    #[test]
+    fn a_refusal_changes_nothing_and_names_what_is_there() {
+        let map = map(&[(0, 10), (20, 10)]);
+        for (refused, why) in [
+            (map.remove(&region(30, 1)), "is not in the space"),
+            (map.remove(&region(0, 5)), "it differs"),
+            (map.replace(&region(0, 10), &region(0, 5)), "must stay the same"),
+            (map.at_base(5).map(|_| map.clone()), "which starts at 0x0"),
+            (map.get(15).map(|_| map.clone()), "the region before is ram [0x0, 0xa); the next is ram [0x14, 0x1e)"),
+        ] {
+            let refused = refused.unwrap_err().to_string();
+            assert!(refused.contains(why), "{refused}");
+        }
+    }
+
+    #[test]
+    fn names_are_unique_and_free_again_with_their_region() {
+        let named = |base: u64, name: &str| Arc::new(Region { name: Some(name.into()), ..(*region(base, 1)).clone() });
+        let map = map(&[]).insert(&RegionEntry::new(named(0, "a"))).unwrap();
+        assert!(matches!(map.insert(&RegionEntry::new(named(5, "a"))), Err(Error::DuplicateName { .. })));
+        let map = map.replace(&named(0, "a"), &named(0, "b")).unwrap();
+        assert_eq!(map.insert(&RegionEntry::new(named(5, "a"))).unwrap().at_name("b").unwrap().base(), 0);
     }
 }

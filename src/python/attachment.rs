@@ -1,6 +1,6 @@
 //! `Attachment`: the handle of everything that follows an address space, and how each kind is attached.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
@@ -12,6 +12,7 @@ use super::registry::Registry;
 use super::space::PySpace;
 use super::space_ref::SpaceRef;
 use crate::model::error::Error;
+use crate::model::lock::{Lock, LockGuard};
 use crate::space::client::Client;
 use crate::space::subscription::{Subscriber, Subscription};
 
@@ -40,7 +41,7 @@ pub struct PyAttachment {
 pub(super) struct AttachmentState {
     registry: Weak<Registry>,
     id: u64,
-    parts: Mutex<AttachmentParts>,
+    parts: Lock<AttachmentParts>,
 }
 
 /// What goes when the attachment has ended, and what stays.
@@ -59,8 +60,8 @@ struct Attached {
 
 impl AttachmentState {
     /// Locked only while attached and for a moment, like the registry: what is taken out is dropped after it was let go.
-    fn parts(&self, _attached: Python<'_>) -> MutexGuard<'_, AttachmentParts> {
-        self.parts.lock().unwrap_or_else(PoisonError::into_inner)
+    fn parts(&self, _attached: Python<'_>) -> LockGuard<'_, AttachmentParts> {
+        self.parts.lock()
     }
 
     /// The client, when it is a Python object and has not left.
@@ -194,7 +195,7 @@ impl PyAttachment {
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        let Ok(parts) = self.state.parts.try_lock() else { return Ok(()) };
+        let Some(parts) = self.state.parts.try_lock() else { return Ok(()) };
         visit.call(&parts.error)?;
         parts.attached.as_ref().map_or(Ok(()), |attached| visit.call(&attached.object))
     }
@@ -216,7 +217,7 @@ impl PySpace {
     ) -> PyResult<Bound<'py, T>> {
         let registry = self.registry().get().registry();
         let id = registry.new_id(py);
-        let state = Arc::new(AttachmentState { registry: Arc::downgrade(registry), id, parts: Mutex::default() });
+        let state = Arc::new(AttachmentState { registry: Arc::downgrade(registry), id, parts: Lock::default() });
         let weak = Arc::downgrade(&state);
         let subscription = Arc::new(Subscription::new(client(&weak), Box::new(weak)));
         state.parts(py).attached = Some(Attached {

@@ -1,4 +1,4 @@
-//! `AddressSpaceBase`: the immutable map. Its queries are in [`queries`](super::queries).
+//! `AddressSpaceBase`: the immutable map. Its queries are in `queries.rs`.
 
 use std::sync::Arc;
 
@@ -10,15 +10,21 @@ use pyo3::types::{PyString, PyTuple};
 use super::convert::Address;
 use super::layout::PyLayout;
 use super::region::PyRegion;
-use crate::model::change::Target;
+use super::region_objects::{RegionObject, handed_over};
+use crate::model::change::{Operation, RegionTarget};
 use crate::model::format::hex;
 use crate::model::region::SharedRegion;
-use crate::model::region_map::RegionMap;
+use crate::model::region_map::{RegionEntry, RegionMap};
 
 /// The map of an address space as an immutable value: sorted regions and the layout that they keep.
 ///
-/// It never keeps memory alive and can be kept for as long as one likes, by any thread. Two are equal when their regions and layouts
-/// are, whatever their generations. Made by `from_regions` or `AddressSpace.snapshot()`.
+/// Addresses and sizes are bytes, and ends are exclusive. A base is made by `from_regions`, by its own verbs, each of which returns
+/// a new one, or by `AddressSpace.snapshot()`. It holds no memory: it may be kept for any time, used by any thread, compared, hashed
+/// and pickled. Two bases are equal when their regions and their layouts are; the generation does not count.
+///
+/// A base is a collection of its regions by ascending base, and true even when empty. `base[addr]` is the region that holds an
+/// address, `base["name"]` the one of that name, and both raise `UnmappedAddress` where there is none; `in` takes an address, a name
+/// or a region, of which an equal one will do. Every query gives the very object that was inserted, as long as someone keeps it.
 ///
 /// >>> from dbs_address_space import AddressSpaceBase, AddressSpaceLayout, AddressSpaceRegion
 /// >>> base = AddressSpaceBase.from_regions([AddressSpaceRegion("ram", 0, "1MiB", name="ram0")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
@@ -27,7 +33,7 @@ use crate::model::region_map::RegionMap;
 #[pyclass(frozen, name = "AddressSpaceBase", module = "dbs_address_space")]
 pub struct PyBase {
     pub(super) map: Arc<RegionMap>,
-    /// An object for each region, made when it is first asked for, so that it is the same each time.
+    /// The object of each region, kept from when it is first asked for: a look-up must not search for it.
     objects: PyOnceLock<Box<[PyOnceLock<Py<PyRegion>>]>>,
     tuple: PyOnceLock<Py<PyTuple>>,
 }
@@ -49,7 +55,8 @@ impl PyBase {
     fn object<'py>(&self, py: Python<'py>, index: usize) -> PyResult<Option<Bound<'py, PyRegion>>> {
         let objects = self.objects.get_or_init(py, || self.map.regions().iter().map(|_| PyOnceLock::new()).collect());
         let (Some(object), Some(region)) = (objects.get(index), self.map.regions().get(index)) else { return Ok(None) };
-        let object = object.get_or_try_init(py, || Py::new(py, PyRegion::from(Arc::clone(region))))?;
+        let find = || RegionObject(Arc::clone(region)).into_pyobject(py).map(Bound::unbind);
+        let object = object.get_or_try_init(py, find)?;
         Ok(Some(object.bind(py).clone()))
     }
 
@@ -60,12 +67,10 @@ impl PyBase {
     }
 
     /// The objects of regions that lie side by side.
-    pub(super) fn objects_of<'py>(&self, py: Python<'py>, regions: &[SharedRegion]) -> PyResult<Bound<'py, PyTuple>> {
+    pub(super) fn objects_of<'py>(&self, py: Python<'py>, regions: &[RegionEntry]) -> PyResult<Bound<'py, PyTuple>> {
         let first = regions.first().and_then(|region| self.map.find_index(region.base())).unwrap_or_default();
-        let objects: Vec<_> = (first..first.saturating_add(regions.len()))
-            .filter_map(|index| self.object(py, index).transpose())
-            .collect::<PyResult<_>>()?;
-        PyTuple::new(py, objects)
+        let objects = (first..).take(regions.len()).filter_map(|index| self.object(py, index).transpose());
+        PyTuple::new(py, objects.collect::<PyResult<Vec<_>>>()?)
     }
 
     /// The object of a region of this map.
@@ -88,24 +93,25 @@ impl PyBase {
     }
 }
 
-/// The region that an exact base, a region or a name stands for.
-pub(super) fn target(x: &Bound<'_, PyAny>) -> PyResult<Target> {
+/// The region that an exact base, an equal region or a name stands for.
+pub(super) fn target(x: &Bound<'_, PyAny>) -> PyResult<RegionTarget> {
     if let Ok(region) = x.cast::<PyRegion>() {
-        return Ok(Target::Region(Arc::clone(&region.get().0)));
+        return Ok(RegionTarget::Region(Arc::clone(&region.get().0)));
     }
     match x.cast::<PyString>() {
-        Ok(name) => Ok(Target::Name(name.to_string_lossy().into())),
-        Err(_) => x.extract::<Address>().map(|base| Target::Base(base.0)),
+        Ok(name) => Ok(RegionTarget::Name(name.to_string_lossy().into())),
+        Err(_) => x.extract::<Address>().map(|base| RegionTarget::Base(base.0)),
     }
 }
 
-/// Regions from any iterable.
+/// Regions for a map, from any iterable.
 pub(super) fn regions_of(regions: &Bound<'_, PyAny>) -> PyResult<Vec<SharedRegion>> {
     let region = |item: PyResult<Bound<'_, PyAny>>| {
         let item = item?;
-        item.cast::<PyRegion>().map(|region| Arc::clone(&region.get().0)).map_err(|_| {
+        let region = item.cast::<PyRegion>().map_err(|_| {
             PyTypeError::new_err(format!("regions must hold AddressSpaceRegion objects, not {}", item.get_type()))
-        })
+        })?;
+        handed_over(region)
     };
     regions.try_iter()?.map(region).collect()
 }
@@ -131,7 +137,7 @@ impl PyBase {
     /// >>> len(base.insert_region(AddressSpaceRegion("ram", 0, "1MiB"))), len(base)
     /// (1, 0)
     fn insert_region(&self, region: &Bound<'_, PyRegion>) -> PyResult<Self> {
-        Ok(self.map.insert(&region.get().0)?.into())
+        Ok(Operation::insert(handed_over(region)?).apply(&self.map)?.into())
     }
 
     /// A new map without a region, given by its exact base, its name or an equal region.
@@ -143,7 +149,7 @@ impl PyBase {
     /// >>> len(base.remove_region(0))
     /// 0
     fn remove_region(&self, x: &Bound<'_, PyAny>) -> PyResult<Self> {
-        Ok(self.map.remove(target(x)?.find(&self.map)?)?.into())
+        Ok(Operation::Remove(target(x)?).apply(&self.map)?.into())
     }
 
     /// A new map with `new` in the place of `old`: the same range and backing, another name, protection, node or hint.
@@ -156,7 +162,7 @@ impl PyBase {
     /// >>> base.replace_region(region, region.replace(name="ram0"))["ram0"].base
     /// 0
     fn replace_region(&self, old: &Bound<'_, PyAny>, new: &Bound<'_, PyRegion>) -> PyResult<Self> {
-        Ok(self.map.replace(target(old)?.find(&self.map)?, &new.get().0)?.into())
+        Ok(Operation::Replace(target(old)?, handed_over(new)?).apply(&self.map)?.into())
     }
 
     fn __eq__<'py>(&self, py: Python<'py>, other: &Bound<'_, PyAny>) -> Bound<'py, PyAny> {
@@ -169,7 +175,7 @@ impl PyBase {
     fn __hash__(&self) -> u64 {
         use std::hash::{DefaultHasher, Hash, Hasher};
         let mut hasher = DefaultHasher::new();
-        (self.map.layout(), self.map.regions()).hash(&mut hasher);
+        self.map.hash(&mut hasher);
         hasher.finish()
     }
 

@@ -10,6 +10,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes, PyInt, PyMemoryView};
 use pyo3::{Borrowed, ffi};
 
+use super::space_ref::{OwnedSpace, SpaceRef};
 use crate::memory::buffer::{Bytes, Output};
 use crate::memory::lease::{Lease, Leases, Refused};
 use crate::memory::mapping::Mapping;
@@ -87,7 +88,7 @@ impl PyBuffer {
         // SAFETY: filled by the call that succeeded; it stays where it is, as its pointers may lead into it.
         let buffer = Self(unsafe { buffer.assume_init() });
         // SAFETY: a filled buffer.
-        if unsafe { ffi::PyBuffer_IsContiguous(&raw const *buffer.0, b'C'.cast_signed()) } == 0 {
+        if unsafe { ffi::PyBuffer_IsContiguous(&raw const *buffer.0, std::ffi::c_char::from_ne_bytes([b'C'])) } == 0 {
             return Err(PyBufferError::new_err(
                 "the buffer is not contiguous: copy it with bytes() or numpy.ascontiguousarray first",
             ));
@@ -180,7 +181,7 @@ pub(super) fn adopt(object: &Bound<'_, PyAny>) -> PyResult<UserBuffer> {
 #[derive(Debug)]
 pub struct PyGuestView {
     /// Weak, so that a view keeps its own region alive and no other.
-    space: Weak<AddressSpace>,
+    space: Weak<OwnedSpace>,
     /// Weak, so that an exporter without an export keeps nothing alive.
     mapping: Weak<Mapping>,
     leases: Arc<Leases>,
@@ -194,12 +195,12 @@ impl PyGuestView {
     /// A memoryview of part of a region.
     pub(super) fn memoryview<'py>(
         py: Python<'py>,
-        space: &Arc<AddressSpace>,
+        space: &SpaceRef,
         section: &Section,
         readonly: bool,
     ) -> PyResult<Bound<'py, PyMemoryView>> {
         let exporter = Self {
-            space: Arc::downgrade(space),
+            space: space.downgrade(),
             mapping: Arc::downgrade(&section.region.mapping),
             leases: Arc::clone(&section.region.leases),
             offset: section.offset,

@@ -10,7 +10,7 @@ use super::machine::PyMachine;
 use crate::model::format;
 use crate::model::machine::{Arch, Machine};
 use crate::model::numa::NumaRegionInfo;
-use crate::model::plan::{Hotplug, Request};
+use crate::model::plan::{Hotplug, PlanRequest};
 use crate::model::source::SourceType;
 
 /// Memory that a machine should have: how much, for which guest node, from which host node.
@@ -149,7 +149,7 @@ impl PyHotplug {
 /// AddressSpaceRegion('ram1' DEFAULT_MEMORY [0x1_0000_0000, 0x1_4000_0000) 1 GiB rw- shmem)
 #[pyclass(frozen, eq, hash, name = "AddressSpaceBuilder", module = "dbs_address_space")]
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct PyBuilder(pub(super) Request);
+pub struct PyBuilder(pub(super) PlanRequest);
 
 fn machine(given: Option<&Bound<'_, PyAny>>, arch: Option<&str>, phys_bits: Option<U32>) -> PyResult<Machine> {
     if let Some(machine) = given.and_then(|given| given.cast::<PyMachine>().ok()) {
@@ -194,7 +194,7 @@ impl PyBuilder {
         hotplug: Option<&Bound<'_, PyHotplug>>,
         backing: Option<&Bound<'_, PyBackingOptions>>,
     ) -> PyResult<Self> {
-        Ok(Self(Request {
+        Ok(Self(PlanRequest {
             machine: self::machine(machine, arch, phys_bits)?,
             numa_regions: self::numa_regions(numa_regions)?,
             source_type: mem_type.map(convert::source_type).transpose()?.unwrap_or(SourceType::MemFdShared),

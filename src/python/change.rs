@@ -1,6 +1,6 @@
-//! `AddressSpaceChange`: how two maps differ, and what a client is shown.
+//! `AddressSpaceChange`.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
@@ -8,13 +8,15 @@ use pyo3::types::PyTuple;
 use super::base::PyBase;
 use super::mapping::PyMapping;
 use super::region::PyRegion;
+use super::region_objects::RegionObject;
 use crate::model::change::Change;
 use crate::model::error::Error;
+use crate::model::lock::{Lock, LockGuard};
 use crate::model::region::SharedRegion;
-use crate::model::region_map::RegionMap;
+use crate::model::region_map::{RegionEntry, RegionMap};
 use crate::space::proposal::Proposal;
 
-/// How one map differs from another: regions that were added, removed, or replaced with their backing kept.
+/// The difference between two maps: the regions that were added, removed, and replaced with their backing kept.
 ///
 /// True when anything differs; `str()` gives a line a region, with `+`, `-` or `~` before it. Made by `AddressSpaceBase.diff`.
 ///
@@ -32,30 +34,27 @@ pub struct PyChange {
     replaced: Py<PyTuple>,
     text: String,
     /// The host side, while a client is shown the change: taken away afterwards, so that a kept change does not keep memory.
-    proposal: Mutex<Option<Arc<Proposal>>>,
+    proposal: Lock<Option<Arc<Proposal>>>,
 }
 
 impl PyChange {
-    /// How two maps differ; its region objects are those of the maps.
+    /// How two maps differ.
     pub(super) fn between(py: Python<'_>, before: Py<PyBase>, after: Py<PyBase>) -> PyResult<Self> {
         let change = Change::between(&before.get().map, &after.get().map);
         Self::of(py, &change, before, after)
     }
 
     fn of(py: Python<'_>, change: &Change, before: Py<PyBase>, after: Py<PyBase>) -> PyResult<Self> {
-        let objects = |base: &Py<PyBase>, regions: &[SharedRegion]| -> PyResult<Vec<Bound<'_, PyRegion>>> {
-            regions.iter().filter_map(|region| base.get().object_at(py, region.base()).transpose()).collect()
-        };
-        let (old, new): (Vec<_>, Vec<_>) = change.replaced.iter().cloned().unzip();
-        let pairs: Vec<_> = objects(&before, &old)?.into_iter().zip(objects(&after, &new)?).collect();
+        let object = |region: &RegionEntry| RegionObject(Arc::clone(region));
+        let removed = change.removed.iter().map(|region| RegionObject(removed_description(change, region)));
         Ok(Self {
-            added: PyTuple::new(py, objects(&after, &change.added)?)?.unbind(),
-            removed: PyTuple::new(py, objects(&before, &change.removed)?)?.unbind(),
-            replaced: PyTuple::new(py, pairs)?.unbind(),
+            added: PyTuple::new(py, change.added.iter().map(object))?.unbind(),
+            removed: PyTuple::new(py, removed)?.unbind(),
+            replaced: PyTuple::new(py, change.replaced.iter().map(|(old, new)| (object(old), object(new))))?.unbind(),
             text: change.to_string(),
             before,
             after,
-            proposal: Mutex::new(None),
+            proposal: Lock::new(None),
         })
     }
 
@@ -73,12 +72,33 @@ impl PyChange {
         drop(proposal);
     }
 
-    fn proposal(&self) -> MutexGuard<'_, Option<Arc<Proposal>>> {
-        self.proposal.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The region that a user's object stands for: that very region or else an equal one, and of two the one behind the change, unless
+    /// the object is that of the removed one.
+    fn entry_of<'a>(&self, change: &'a Change, region: &Bound<'_, PyRegion>) -> Option<&'a RegionEntry> {
+        let desc = &region.get().0;
+        let index = change.removed.partition_point(|removed| removed.base() < desc.base());
+        let is_removed = self.removed.bind(region.py()).get_item(index).is_ok_and(|removed| removed.is(region));
+        let maps = if is_removed { [&change.before, &change.after] } else { [&change.after, &change.before] };
+        let there = || maps.into_iter().filter_map(|map| map.find(desc.base()));
+        there().find(|entry| Arc::ptr_eq(entry, desc)).or_else(|| there().find(|entry| entry.desc == *desc))
+    }
+
+    fn proposal(&self) -> LockGuard<'_, Option<Arc<Proposal>>> {
+        self.proposal.lock()
     }
 
     fn is_empty(&self, py: Python<'_>) -> bool {
         [&self.added, &self.removed, &self.replaced].iter().all(|regions| regions.bind(py).is_empty())
+    }
+}
+
+/// The description that a removed region is shown under: a copy where the very same object was put back in its place.
+///
+/// A client that undoes a change asks for the memory of both, and could not tell them apart otherwise.
+fn removed_description(change: &Change, region: &RegionEntry) -> SharedRegion {
+    match change.after.find(region.base()) {
+        Some(other) if other.id != region.id && Arc::ptr_eq(other, region) => Arc::new((***region).clone()),
+        _ => Arc::clone(region),
     }
 }
 
@@ -116,9 +136,10 @@ impl PyChange {
 
     /// The `Mapping` of an added, kept or removed region: where its memory is in this process.
     ///
-    /// Only in a change that a client is shown, from `prepare`, when an added region has its memory and nobody else sees it yet,
-    /// until its `commit` or `rollback` has returned; `NotMapped` later, and in an unmapped space. Raises `UnmappedAddress` for a
-    /// device and for a region that is neither in `before` nor in `after`.
+    /// Only in a change that a client is shown, from `prepare`, when an added region has its memory and nobody else sees it yet, until
+    /// its `commit` or `rollback` has returned; `NotMapped` later, and in an unmapped space. Where a region was taken out and put back,
+    /// the object in `removed` has the old memory and any other the new. Raises `UnmappedAddress` for a device and for a region that
+    /// is neither in `before` nor in `after`.
     ///
     /// >>> from dbs_address_space import AddressSpaceBuilder
     /// >>> space = AddressSpaceBuilder(numa_regions=["4MiB"]).build()
@@ -128,13 +149,14 @@ impl PyChange {
     /// >>> subscription = space.subscribe(show, replay=True)
     /// 4194304
     fn mapping(&self, region: &Bound<'_, PyRegion>) -> PyResult<PyMapping> {
-        let region = &region.get().0;
         let proposal = self.proposal().clone();
         let proposal = proposal.filter(|proposal| proposal.has_memory()).ok_or_else(|| Error::NotMapped {
             message: "the change shows no memory: ask in a client's prepare, commit or rollback, on a mapped space"
                 .into(),
         })?;
-        let mapped = proposal.mapping(region).ok_or_else(|| Error::Unmapped {
+        let shown = self.entry_of(&proposal.change, region);
+        let region = &region.get().0;
+        let mapped = shown.and_then(|shown| proposal.mapping(shown)).ok_or_else(|| Error::Unmapped {
             message: format!("{region} has no memory in this change"),
             address: Some(region.base()),
             size: Some(region.size()),

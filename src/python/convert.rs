@@ -18,7 +18,7 @@ use crate::model::invalid::Invalid;
 use crate::model::range::Range;
 use crate::model::region::RegionType;
 use crate::model::source::{SourceType, UserFile};
-use crate::sys::file;
+use crate::sys::{errno, file};
 
 /// A guest physical address: an int from 0 to 2^64 - 1.
 #[derive(Clone, Copy, Debug)]
@@ -210,7 +210,7 @@ pub(super) fn user_file(object: &Bound<'_, PyAny>) -> PyResult<UserFile> {
     let file = duplicate(object)?;
     let identity = file::identity(&file).map_err(|error| Error::Backing {
         message: format!("looking at the file failed: {error}"),
-        errno: error.raw_os_error().unwrap_or_default(),
+        errno: errno::of(&error),
         region: None,
     })?;
     Ok(UserFile { file: file.into(), identity })
@@ -224,7 +224,7 @@ pub(super) fn duplicate(object: &Bound<'_, PyAny>) -> PyResult<File> {
     };
     let duplicate = file::duplicate(fd).map_err(|error| Error::Backing {
         message: format!("file descriptor {fd} can't be duplicated: {error}"),
-        errno: error.raw_os_error().unwrap_or_default(),
+        errno: errno::of(&error),
         region: None,
     });
     Ok(duplicate?)

@@ -7,7 +7,7 @@ use pyo3::types::PyTuple;
 
 use super::convert::{self, Protection, Size};
 use super::interrupt::detached;
-use super::region::PyRegion;
+use super::region_objects::RegionObject;
 use super::space_ref::SpaceRef;
 use crate::memory::dax;
 use crate::memory::lease::Lease;
@@ -72,8 +72,8 @@ impl PyDaxWindow {
 impl PyDaxWindow {
     /// The region.
     #[getter]
-    fn region(&self) -> PyRegion {
-        PyRegion::from(Arc::clone(&self.desc))
+    fn region(&self) -> RegionObject {
+        RegionObject(Arc::clone(&self.desc))
     }
 
     /// Maps `size` bytes of a file, from `file_offset` on, at an offset of the window; the file may be closed then.

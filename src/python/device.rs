@@ -1,7 +1,7 @@
 //! Devices: handlers that answer for device regions, and the dispatch of accesses to them.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 
 use pyo3::exceptions::PyTypeError;
 use pyo3::intern;
@@ -15,6 +15,7 @@ use super::space::PySpace;
 use crate::model::error::{Error, Result};
 use crate::model::format::hex;
 use crate::model::invalid::{Invalid, Kind};
+use crate::model::lock::Lock;
 use crate::model::region::{RegionType, SharedRegion};
 use crate::space::client::Client;
 use crate::space::proposal::Proposal;
@@ -25,19 +26,19 @@ struct DeviceClient {
     region: SharedRegion,
     name: String,
     /// The handler, until it is attached.
-    pending: Mutex<Option<Device>>,
+    pending: Lock<Option<Device>>,
     over: AtomicBool,
 }
 
 impl DeviceClient {
     fn new(registry: Weak<Registry>, device: Device) -> Self {
         let region = Arc::clone(&device.region);
-        let (name, pending, over) = (format!("device {region}"), Mutex::new(Some(device)), AtomicBool::new(false));
+        let (name, pending, over) = (format!("device {region}"), Lock::new(Some(device)), AtomicBool::new(false));
         Self { registry, region, name, pending, over }
     }
 
     fn pending(&self) -> Option<Device> {
-        self.pending.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.pending.lock().take()
     }
 
     /// Whether the region is there and no other handler answers for it.
@@ -73,7 +74,7 @@ impl Client for DeviceClient {
     }
 
     fn prepare(&self, proposal: &Arc<Proposal>) -> Result<()> {
-        let is_new = self.pending.lock().unwrap_or_else(PoisonError::into_inner).is_some();
+        let is_new = self.pending.lock().is_some();
         if is_new { self.check_free(proposal) } else { Ok(()) }
     }
 

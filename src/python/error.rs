@@ -4,7 +4,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyTuple};
 
-use super::region::PyRegion;
+use super::region_objects::RegionObject;
 use crate::model::error::{Error, LeaseInfo};
 use crate::model::invalid::{Invalid, Kind};
 use crate::model::region::SharedRegion;
@@ -157,7 +157,7 @@ pub(super) fn build(
     arguments.set_item("address", common.address)?;
     arguments.set_item("size", common.size)?;
     for (name, region) in [("region", common.region), ("conflict", common.conflict)] {
-        arguments.set_item(name, region.map(|region| PyRegion::from(SharedRegion::clone(region))))?;
+        arguments.set_item(name, region.map(|region| RegionObject(SharedRegion::clone(region))))?;
     }
     Ok(PyErr::from_value(errors(py)?.getattr(class)?.call((message,), Some(arguments))?))
 }

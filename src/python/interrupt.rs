@@ -1,6 +1,5 @@
 //! Ctrl-C and progress for work that runs without the interpreter's lock.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use pyo3::prelude::*;
@@ -8,6 +7,7 @@ use pyo3::sync::PyOnceLock;
 
 use crate::model::error::{Error, Interrupted, Result};
 use crate::model::interrupt::Interrupt;
+use crate::model::lock::{Lock, LockGuard};
 
 /// Signals are handled, and the user's function is called, at most 20 times a second: taking the interpreter's lock may cost a switch
 /// interval each time.
@@ -27,14 +27,14 @@ struct InterruptState {
 pub(super) struct PyInterrupt {
     progress: Option<Py<PyAny>>,
     /// Never locked across an attach: a thread that has the interpreter's lock may want it.
-    state: Mutex<InterruptState>,
+    state: Lock<InterruptState>,
 }
 
 impl PyInterrupt {
     pub(super) fn new(progress: Option<Py<PyAny>>) -> Self {
         let now = Instant::now();
         let state = InterruptState { begun: now, last: now, is_complete: false, raised: None };
-        Self { progress, state: Mutex::new(state) }
+        Self { progress, state: Lock::new(state) }
     }
 
     /// The user's function.
@@ -56,8 +56,8 @@ impl PyInterrupt {
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, InterruptState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> LockGuard<'_, InterruptState> {
+        self.state.lock()
     }
 
     /// Runs `work` attached, unless the last time was a moment ago.

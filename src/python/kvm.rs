@@ -12,7 +12,7 @@ use super::base::target;
 use super::convert::{self, Address, Size, U32, invalid};
 use super::dirty::PyDirtyPages;
 use super::space::PySpace;
-use crate::clients::kvm::{Kvm, Options};
+use crate::clients::kvm::{Kvm, KvmOptions};
 use crate::model::error::Error;
 use crate::model::region::SharedRegion;
 
@@ -135,7 +135,7 @@ impl PySpace {
             return Err(Error::Unsupported { message, feature: "dirty log", how, region: None }.into());
         }
         let (first_slot, max_slots) = (first_slot.0, max_slots.map(|most| most.0));
-        let options = Options { dirty_log, manual_clear, first_slot, max_slots, guest_memfd };
+        let options = KvmOptions { dirty_log, manual_clear, first_slot, max_slots, guest_memfd };
         let kvm = Arc::new(Kvm::new(descriptor(vm_fd)?, options)?);
         self.check_not_attached(py, &kvm)?;
         let slots = PyKvmSlots { kvm: Arc::downgrade(&kvm) };

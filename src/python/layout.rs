@@ -1,7 +1,5 @@
 //! `AddressSpaceLayout` and `usable_end()`.
 
-use std::io;
-
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
@@ -10,7 +8,8 @@ use super::region::PyRegion;
 use crate::model::error::Error;
 use crate::model::format::hex;
 use crate::model::layout::Layout;
-use crate::sys::huge;
+use crate::sys::errno::EIO;
+use crate::sys::host::Host;
 
 /// The last byte of the host's memory as a number: MemTotal of /proc/meminfo in bytes, less one, read at each call.
 ///
@@ -21,15 +20,9 @@ use crate::sys::huge;
 /// True
 #[pyfunction]
 pub fn usable_end() -> PyResult<u64> {
-    huge::usable_end().map_err(|error: io::Error| {
-        let errno = error.raw_os_error().unwrap_or(5);
-        Error::Backing {
-            message: format!("the host's memory size can't be read from /proc/meminfo: {error}"),
-            errno,
-            region: None,
-        }
-        .into()
-    })
+    let total = Host::default().total_memory().and_then(|bytes| bytes.checked_sub(1));
+    let message = "the host's memory size (MemTotal) can't be read from /proc/meminfo".into();
+    Ok(total.ok_or(Error::Backing { message, errno: EIO, region: None })?)
 }
 
 /// What may lie where in an address space: RAM in `[mem_start, mem_end)` outside the MMIO windows, devices and DAX windows in

@@ -6,7 +6,7 @@ use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 
 use super::convert;
-use super::region::PyRegion;
+use super::region_objects::RegionObject;
 use crate::memory::mapping::Mapping;
 use crate::memory::region::MappedRegion;
 use crate::model::error::Error;
@@ -51,8 +51,8 @@ impl PyMapping {
 impl PyMapping {
     /// The region.
     #[getter]
-    fn region(&self) -> PyRegion {
-        PyRegion::from(Arc::clone(&self.desc))
+    fn region(&self) -> RegionObject {
+        RegionObject(Arc::clone(&self.desc))
     }
 
     /// The region's first guest physical address.

@@ -1,6 +1,7 @@
 //! The binding: one thin file for each public class.
 
 #![allow(missing_debug_implementations, reason = "Python has `repr`")]
+#![allow(rustdoc::broken_intra_doc_links, reason = "an index in a docstring's example looks like a link")]
 
 pub mod adapters;
 pub mod adopted;
@@ -31,6 +32,7 @@ mod python_client;
 mod queries;
 pub mod region;
 pub mod region_args;
+mod region_objects;
 pub mod registry;
 pub mod reservation;
 pub mod space;

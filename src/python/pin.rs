@@ -1,12 +1,11 @@
 //! `Pin`: memory that stays where it is.
 
-use std::sync::{Mutex, PoisonError};
-
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 
 use crate::memory::access::LeasedSections;
 use crate::model::format::hex;
+use crate::model::lock::Lock;
 
 /// A range of guest memory that stays at its host address until the pin ends. Made by `GuestMemory.pin`; used in `with`.
 ///
@@ -18,7 +17,7 @@ use crate::model::format::hex;
 #[pyclass(frozen, name = "Pin", module = "dbs_address_space")]
 #[derive(Debug)]
 pub struct PyPin {
-    leased: Mutex<Option<LeasedSections>>,
+    leased: Lock<Option<LeasedSections>>,
     address: usize,
     size: usize,
 }
@@ -26,14 +25,14 @@ pub struct PyPin {
 impl From<LeasedSections> for PyPin {
     fn from(leased: LeasedSections) -> Self {
         let (address, size) = leased.sections.first().map_or((0, 0), |section| (section.host().addr(), section.size));
-        Self { leased: Mutex::new(Some(leased)), address, size }
+        Self { leased: Lock::new(Some(leased)), address, size }
     }
 }
 
 impl Drop for PyPin {
     /// The last user unmaps the memory, which takes long, without the interpreter's lock.
     fn drop(&mut self) {
-        let leased = self.leased.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        let leased = self.leased.get_mut().take();
         if let Some(leased) = leased.filter(LeasedSections::is_last_user) {
             let _ = Python::try_attach(|py| py.detach(|| drop(leased)));
         }
@@ -42,7 +41,7 @@ impl Drop for PyPin {
 
 impl PyPin {
     fn is_held(&self) -> bool {
-        self.leased.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+        self.leased.lock().is_some()
     }
 }
 
@@ -72,7 +71,7 @@ impl PyPin {
     /// >>> pin
     /// Pin(ended)
     fn release(&self, py: Python<'_>) {
-        let leased = self.leased.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let leased = self.leased.lock().take();
         py.detach(|| drop(leased));
     }
 

@@ -12,11 +12,12 @@ use super::interrupt::detached;
 use super::layout::PyLayout;
 use super::machine::PyMachine;
 use super::numa::PyNumaNode;
-use super::region::PyRegion;
+use super::region_objects::RegionObject;
 use super::space::PySpace;
 use crate::memory::host;
 use crate::model::format;
-use crate::model::plan::Plan;
+use crate::model::plan::SpacePlan;
+use crate::sys::host::Host;
 
 /// Where everything of a machine's memory goes, before any of it is there. A value: it compares, hashes, pickles and travels as JSON.
 ///
@@ -29,14 +30,12 @@ use crate::model::plan::Plan;
 #[pyclass(frozen, name = "AddressSpacePlan", module = "dbs_address_space")]
 #[derive(Debug)]
 pub struct PyPlan {
-    plan: Plan,
-    regions: Vec<PyRegion>,
+    plan: SpacePlan,
 }
 
-impl From<Plan> for PyPlan {
-    fn from(plan: Plan) -> Self {
-        let regions = plan.regions.iter().cloned().map(PyRegion::from).collect();
-        Self { plan, regions }
+impl From<SpacePlan> for PyPlan {
+    fn from(plan: SpacePlan) -> Self {
+        Self { plan }
     }
 }
 
@@ -45,7 +44,7 @@ impl PyPlan {
     /// RAM by ascending base, then firmware and DAX window: a tuple of named `AddressSpaceRegion`s.
     #[getter]
     fn regions<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
-        PyTuple::new(py, self.regions.iter().cloned())
+        PyTuple::new(py, self.plan.regions.iter().cloned().map(RegionObject))
     }
 
     /// For each region, why it is where it is and as large as it is.
@@ -119,11 +118,9 @@ impl PyPlan {
         sysfs: Option<PathBuf>,
         procfs: Option<PathBuf>,
     ) -> PyResult<Bound<'py, PyTuple>> {
-        let files = host::Files {
-            sysfs: sysfs.unwrap_or_else(|| "/sys".into()),
-            procfs: procfs.unwrap_or_else(|| "/proc".into()),
-        };
-        PyTuple::new(py, py.detach(|| host::problems(&self.plan, &files)))
+        let this = Host::default();
+        let host = Host { sysfs: sysfs.unwrap_or(this.sysfs), procfs: procfs.unwrap_or(this.procfs) };
+        PyTuple::new(py, py.detach(|| host::problems(&self.plan, &host)))
     }
 
     /// The mapped `AddressSpace`, or nothing: whatever fails, all that was taken is given back.
@@ -207,7 +204,7 @@ impl PyBuilder {
     /// >>> AddressSpaceBuilder("q35", numa_regions=["5GiB"]).plan().problems
     /// ()
     fn plan(&self) -> PyPlan {
-        PyPlan::from(Plan::of(self.0.clone()))
+        PyPlan::from(SpacePlan::of(self.0.clone()))
     }
 
     /// The mapped `AddressSpace` of the plan: `plan().build()`.

@@ -4,7 +4,7 @@
 //! that lock for the call alone, so the order is always the turn, then the interpreter's lock.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 
 use pyo3::exceptions::{PyException, PyTypeError};
 use pyo3::prelude::*;
@@ -14,6 +14,7 @@ use super::attachment::AttachmentState;
 use super::change::PyChange;
 use super::error::{Common, build};
 use crate::model::error::{ClientException, Error, Result};
+use crate::model::lock::Lock;
 use crate::space::client::Client;
 use crate::space::proposal::Proposal;
 
@@ -26,7 +27,7 @@ pub(super) struct PyClient {
     replay: bool,
     is_new: AtomicBool,
     /// The change under way: the same object in all its phases.
-    change: Mutex<Option<Py<PyChange>>>,
+    change: Lock<Option<Py<PyChange>>>,
 }
 
 impl PyClient {
@@ -42,7 +43,7 @@ impl PyClient {
             is_observer,
             replay,
             is_new: AtomicBool::new(true),
-            change: Mutex::new(None),
+            change: Lock::new(None),
         }
     }
 
@@ -94,7 +95,7 @@ impl PyClient {
 
     fn change_of(&self, py: Python<'_>, proposal: &Arc<Proposal>) -> PyResult<Py<PyChange>> {
         // Locked for a moment each time: making the object runs Python code.
-        let under_way = || self.change.lock().unwrap_or_else(PoisonError::into_inner);
+        let under_way = || self.change.lock();
         if let Some(change) = under_way().as_ref() {
             return Ok(change.clone_ref(py));
         }
@@ -105,7 +106,7 @@ impl PyClient {
 
     /// Ends the change for this client: a change that is kept must not show memory that may be gone.
     fn end_change(&self) {
-        let change = self.change.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let change = self.change.lock().take();
         if let Some(change) = change {
             change.get().end();
         }

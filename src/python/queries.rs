@@ -45,7 +45,7 @@ macro_rules! queries {
             /// How many maps its space had published with this one: 0 for the first, and for a map that no space published.
             #[getter]
             fn generation(&self, py: Python<'_>) -> PyResult<u64> {
-                self.query(py, |base| Ok(base.map.generation()))
+                self.query(py, |base| Ok(base.map.generation().0))
             }
 
             /// The highest inclusive address of a region that is not a DAX window; `layout.mem_start` when there is none.

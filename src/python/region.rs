@@ -27,15 +27,9 @@ use crate::model::source::Source;
 /// >>> from dbs_address_space import AddressSpaceRegion
 /// >>> AddressSpaceRegion("ram", 0, "3GiB", name="ram-low", mem_type="shmem")
 /// AddressSpaceRegion('ram-low' DEFAULT_MEMORY [0x0, 0xc000_0000) 3 GiB rw- shmem)
-#[pyclass(frozen, eq, hash, name = "AddressSpaceRegion", module = "dbs_address_space")]
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[pyclass(frozen, eq, hash, weakref, name = "AddressSpaceRegion", module = "dbs_address_space")]
+#[derive(Debug, PartialEq, Eq, Hash)]
 pub struct PyRegion(pub(super) SharedRegion);
-
-impl From<SharedRegion> for PyRegion {
-    fn from(region: SharedRegion) -> Self {
-        Self(region)
-    }
-}
 
 impl PyRegion {
     fn checked(region: Region) -> PyResult<Self> {

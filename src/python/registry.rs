@@ -1,7 +1,7 @@
 //! What a space keeps of Python's side: its attachments and the handlers of its devices.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
@@ -10,6 +10,7 @@ use super::attachment::PyAttachment;
 use crate::model::error::Result;
 use crate::model::format::hex;
 use crate::model::invalid::Invalid;
+use crate::model::lock::{Lock, LockGuard};
 use crate::model::region::SharedRegion;
 
 /// The handler of a device region.
@@ -48,12 +49,12 @@ pub(super) struct RegistryTable {
 /// Locked for a moment only, and only with the interpreter's lock held: the garbage collector, which then can't run, must see all of it
 /// or nothing.
 #[derive(Default)]
-pub(super) struct Registry(Mutex<RegistryTable>);
+pub(super) struct Registry(Lock<RegistryTable>);
 
 impl Registry {
     /// Nothing of Python may run under this lock, not even the end of an object: drop what is taken out after the lock.
-    pub(super) fn lock(&self, _attached: Python<'_>) -> MutexGuard<'_, RegistryTable> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn lock(&self, _attached: Python<'_>) -> LockGuard<'_, RegistryTable> {
+        self.0.lock()
     }
 
     /// A number for an attachment.
@@ -100,7 +101,7 @@ impl PyRegistry {
 #[pymethods]
 impl PyRegistry {
     fn __traverse__(&self, visit: PyVisit<'_>) -> std::result::Result<(), PyTraverseError> {
-        let Ok(table) = self.0.0.try_lock() else { return Ok(()) };
+        let Some(table) = self.0.0.try_lock() else { return Ok(()) };
         table.attachments.values().try_for_each(|attachment| visit.call(attachment))?;
         table.devices.values().try_for_each(|device| visit.call(&device.handler))
     }

@@ -1,4 +1,4 @@
-//! `Reservation`, and the verbs of `AddressSpace` that look for free addresses.
+//! `Reservation`, and the verbs of `AddressSpace` that look for room.
 
 use std::sync::Arc;
 
@@ -10,13 +10,14 @@ use super::base::PyBase;
 use super::convert::{self, Address, Size};
 use super::interrupt::detached;
 use super::region::PyRegion;
+use super::region_objects::handed_over;
 use super::registry::PyRegistry;
 use super::space::PySpace;
 use super::space_ref::SpaceRef;
-use crate::model::allocator::{Policy, Wanted};
+use crate::model::allocator::{FitPolicy, Wanted};
 use crate::model::format;
 use crate::model::region::RegionType;
-use crate::space::reservation::{Bounds, Reservation};
+use crate::model::reservations::{Bounds, Reservation};
 
 /// The arguments that `find_free` and `reserve` share.
 pub(super) struct Room {
@@ -37,13 +38,13 @@ impl Room {
         let default_align = if region_type == RegionType::DaxMemory { 2 << 20 } else { 4096 };
         let align = align.map_or(default_align, |align| align.0);
         Ok(Self {
-            wanted: Wanted { size: size.0, align, guard_gap: guard_gap.0, policy: Policy::parse(policy)? },
+            wanted: Wanted { size: size.0, align, guard_gap: guard_gap.0, policy: FitPolicy::parse(policy)? },
             bounds: Bounds { region_type, low: low.map_or(0, |low| low.0), high: high.map_or(u64::MAX, |high| high.0) },
         })
     }
 }
 
-/// Addresses that are kept for an owner: `find_free` passes over them, and nobody else can insert regions there.
+/// Addresses that are kept for an owner: others are neither given them nor can they insert regions there.
 ///
 /// Made by `AddressSpace.reserve()`. It ends with `release()`, or with the `with` block that it is used in; dropping the object does
 /// not end it. Regions that were inserted stay.
@@ -83,13 +84,13 @@ impl PyReservation {
         self.reservation.range.end()
     }
 
-    /// The name that it was reserved under.
+    /// The owner's name.
     #[getter]
     fn owner(&self) -> &str {
         &self.reservation.owner
     }
 
-    /// Whether it is still kept: not released yet.
+    /// Whether it has not been released.
     #[getter]
     fn is_active(&self) -> bool {
         self.space.is_reserved(&self.reservation)
@@ -97,7 +98,7 @@ impl PyReservation {
 
     /// Inserts a region that lies in the reservation, which others can't, and returns the map just published.
     ///
-    /// Raises `InvalidAddressRange` for a region that reaches out of it, and what `AddressSpace.insert_region` raises.
+    /// Raises `InvalidAddressRange` for a region that reaches out of it, and else as `AddressSpace.insert_region` does.
     ///
     /// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
     /// >>> space = AddressSpace(AddressSpaceLayout(1 << 46, 0, 1 << 45))
@@ -105,8 +106,8 @@ impl PyReservation {
     /// >>> len(room.insert_region(AddressSpaceRegion("ram", room.base, room.size)))
     /// 1
     fn insert_region(&self, py: Python<'_>, region: &Bound<'_, PyRegion>) -> PyResult<PyBase> {
-        let region = &region.get().0;
-        let map = detached(py, None, |interrupt| self.space.insert_reserved(&self.reservation, region, interrupt))?;
+        let region = handed_over(region)?;
+        let map = detached(py, None, |interrupt| self.space.insert_reserved(&self.reservation, &region, interrupt))?;
         Ok(map.into())
     }
 
@@ -137,12 +138,15 @@ impl PyReservation {
 
     fn __eq__<'py>(&self, py: Python<'py>, other: &Bound<'_, PyAny>) -> Bound<'py, PyAny> {
         let Ok(other) = other.cast::<Self>() else { return py.NotImplemented().into_bound(py) };
-        let same = Arc::ptr_eq(&self.reservation, &other.get().reservation);
+        let same = self.reservation.id == other.get().reservation.id;
         pyo3::types::PyBool::new(py, same).to_owned().into_any()
     }
 
-    fn __hash__(&self) -> usize {
-        Arc::as_ptr(&self.reservation).addr()
+    fn __hash__(&self) -> u64 {
+        use std::hash::{DefaultHasher, Hash, Hasher};
+        let mut hasher = DefaultHasher::new();
+        self.reservation.id.hash(&mut hasher);
+        hasher.finish()
     }
 
     fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
@@ -190,9 +194,9 @@ impl PySpace {
         Ok(self.inner().find_free(&room.wanted, room.bounds)?)
     }
 
-    /// Keeps addresses for an owner, at `base` or where `find_free` finds room: nobody else is given them or can insert there.
+    /// Keeps addresses for an owner, at `base` or where `find_free` finds them: nobody else is given them or can insert there.
     ///
-    /// The arguments are those of `find_free`. The owner inserts through the `Reservation`. Raises what `find_free` raises; with
+    /// The arguments are those of `find_free`. The owner inserts through the `Reservation`. Raises as `find_free` does; with
     /// `base`, `Misaligned`, or `RegionOverlap` that names the region or owner in the way.
     ///
     /// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout

@@ -1,7 +1,7 @@
-//! `AddressSpace`: the live space. Its queries are in [`queries`](super::queries), verbs about clients, free addresses and the like beside
-//! the classes that they return.
+//! `AddressSpace`: the live space. Its queries are in `queries.rs`; the verbs about clients, free addresses and the like
+//! lie beside the classes that they return.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
@@ -15,18 +15,25 @@ use super::interrupt::detached;
 use super::layout::PyLayout;
 use super::memory::PyMemory;
 use super::region::PyRegion;
+use super::region_objects::handed_over;
 use super::registry::PyRegistry;
 use super::space_ref::SpaceRef;
 use crate::model::error::Error;
 use crate::model::format;
+use crate::model::ids::{Generation, Incarnation};
+use crate::model::lock::Lock;
 use crate::model::region_map::RegionMap;
 use crate::space::AddressSpace;
 
-/// A live guest physical address space: which ranges exist, what each is, and where its bytes live.
+/// A live guest physical address space: the regions that exist, their types, and the memory behind them.
 ///
-/// One immutable snapshot behind one atomic pointer: readers never wait and never see half a change, writers take turns, and every
-/// change is published once or not at all. Every query of `AddressSpaceBase` is here too, on the current snapshot. Any thread may
-/// call any of it. In a forked child queries and memory work, changes raise `ForkedProcess`.
+/// `AddressSpace(layout)` begins without regions, `from_regions` with some; addresses and sizes are bytes, and ends are exclusive.
+/// There is one immutable snapshot behind one atomic pointer: readers never wait and never see half a change, writers take turns,
+/// and every change is published once or not at all. Every query of `AddressSpaceBase` is here too, on the current snapshot, and
+/// `snapshot()` gives that map to keep. `map_memory()` gives the regions their memory.
+///
+/// All of it may be called from any thread. A change from inside a client's phase raises `ReentrantChange`. In a forked child
+/// queries and memory work, and changes raise `ForkedProcess`. A space can't be pickled; its snapshot can.
 ///
 /// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
 /// >>> space = AddressSpace(AddressSpaceLayout(1 << 46, 0, 1 << 45))
@@ -41,10 +48,10 @@ use crate::space::AddressSpace;
 pub struct PySpace {
     inner: SpaceRef,
     registry: Py<PyRegistry>,
-    /// The object of the newest map that was asked for. Nothing in it leads back here, so the garbage collector need not see it.
+    /// The object of the newest map that was asked for. Nothing in it leads back here, so that the garbage collector need not see it.
     current: ArcSwap<Py<PyBase>>,
     /// The handle of the memory, by incarnation.
-    memory: Mutex<Option<(u64, Py<PyMemory>)>>,
+    memory: Lock<Option<(Incarnation, Py<PyMemory>)>>,
 }
 
 impl PySpace {
@@ -56,7 +63,7 @@ impl PySpace {
         let inner = SpaceRef::new(space);
         let base = Py::new(py, PyBase::from(inner.map()))?;
         let registry = Py::new(py, PyRegistry::default())?;
-        Ok(Self { inner, registry, current: ArcSwap::from_pointee(base), memory: Mutex::new(None) })
+        Ok(Self { inner, registry, current: ArcSwap::from_pointee(base), memory: Lock::new(None) })
     }
 
     pub(super) const fn inner(&self) -> &SpaceRef {
@@ -67,22 +74,24 @@ impl PySpace {
         &self.registry
     }
 
-    /// The object of a map, the cached one when it is the newest.
+    /// The object of a map, the cached one when it is of that generation.
     pub(super) fn base_of(&self, py: Python<'_>, map: &Arc<RegionMap>) -> PyResult<Py<PyBase>> {
         let cached = self.current.load();
         let (here, wanted) = (cached.get().map.generation(), map.generation());
         if here == wanted {
             return Ok(cached.clone_ref(py));
         }
+        // Let go before an object is made, which may run Python code: that may want to replace the one cached.
         drop(cached);
         let base = Py::new(py, PyBase::from(Arc::clone(map)))?;
+        // Another thread may have stored a newer one by now. Look-ups then find this one outdated, and it is replaced in its turn.
         if wanted > here {
             self.current.store(Arc::new(base.clone_ref(py)));
         }
         Ok(base)
     }
 
-    /// Runs a query on the object of the current map. It must not call back: the map would be held meanwhile.
+    /// Runs a query on the object of the current map, which must not call back: the map would be held meanwhile.
     #[inline]
     pub(super) fn query<T>(&self, py: Python<'_>, query: impl FnOnce(&PyBase) -> PyResult<T>) -> PyResult<T> {
         match self.cached() {
@@ -110,23 +119,23 @@ impl PySpace {
         self.inner.is_current(&cached.get().map).then_some(cached)
     }
 
-    fn memory_of(&self, py: Python<'_>, incarnation: u64) -> PyResult<Py<PyMemory>> {
+    fn memory_of(&self, py: Python<'_>, incarnation: Incarnation) -> PyResult<Py<PyMemory>> {
         let cached = |py| {
-            let memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+            let memory = self.memory.lock();
             memory.as_ref().filter(|(cached, _)| *cached == incarnation).map(|(_, memory)| memory.clone_ref(py))
         };
         if let Some(memory) = cached(py) {
             return Ok(memory);
         }
         let memory = Py::new(py, PyMemory::new(self.inner.clone(), self.registry.clone_ref(py), incarnation))?;
-        let replaced =
-            self.memory.lock().unwrap_or_else(PoisonError::into_inner).replace((incarnation, memory.clone_ref(py)));
+        // The one before is dropped once the lock is free: its end may run Python code.
+        let replaced = self.memory.lock().replace((incarnation, memory.clone_ref(py)));
         drop(replaced);
         Ok(memory)
     }
 }
 
-/// Collects garbage before a removal waits or is refused: a view in a cycle of garbage keeps its region busy.
+/// Frees views that a cycle of garbage holds, and that would keep their regions busy.
 fn collect_garbage() {
     Python::try_attach(|py| py.import("gc").and_then(|gc| gc.call_method0("collect")).map(drop).unwrap_or_default());
 }
@@ -151,7 +160,7 @@ impl PySpace {
         Self::begin(py, RegionMap::from_regions(regions_of(regions)?, layout.get().0.clone())?)
     }
 
-    /// The current map as an immutable value, an `AddressSpaceBase`: one atomic load.
+    /// The current map as an immutable value: one atomic load.
     ///
     /// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout
     /// >>> AddressSpace(AddressSpaceLayout(1 << 46, 0, 1 << 45)).snapshot()
@@ -170,7 +179,7 @@ impl PySpace {
     /// >>> 0x1000 in space.insert_region(AddressSpaceRegion("ram", 0, "1MiB"))
     /// True
     fn insert_region(&self, py: Python<'_>, region: &Bound<'_, PyRegion>) -> PyResult<Py<PyBase>> {
-        let region = &region.get().0;
+        let region = handed_over(region)?;
         let map = detached(py, None, |interrupt| self.inner.insert(region, interrupt))?;
         self.base_of(py, &map)
     }
@@ -208,15 +217,15 @@ impl PySpace {
         old: &Bound<'_, PyAny>,
         new: &Bound<'_, PyRegion>,
     ) -> PyResult<Py<PyBase>> {
-        let (old, new) = (target(old)?, &new.get().0);
-        let map = detached(py, None, |interrupt| self.inner.replace(&old, new, interrupt))?;
+        let (old, new) = (target(old)?, handed_over(new)?);
+        let map = detached(py, None, |interrupt| self.inner.replace(old, new, interrupt))?;
         self.base_of(py, &map)
     }
 
     /// Maps every region and returns the `GuestMemory`; a space that is mapped already gives the same one.
     ///
-    /// `progress(p)` is called at most 20 times a second with `p.stage, p.done, p.total, p.rate` (bytes, bytes a second); an
-    /// exception of it undoes everything and comes out. Raises `Misaligned`, `BackingError`, `HugePagesShort`, `NumaError`, and then nothing
+    /// `progress(p)` is called at most 20 times a second with `p.stage, p.done, p.total, p.rate` (bytes, bytes a second); an exception
+    /// of it undoes everything and is raised. Raises `Misaligned`, `BackingError`, `HugePagesShort`, `NumaError`, and then nothing
     /// is mapped.
     ///
     /// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout
@@ -257,7 +266,8 @@ impl PySpace {
         timeout: Option<Timeout>,
     ) -> PyResult<Option<Py<PyBase>>> {
         let timeout = timeout.map(|timeout| timeout.0);
-        let map = detached(py, None, |interrupt| self.inner.wait_for_change(generation.0, timeout, interrupt))?;
+        let generation = Generation(generation.0);
+        let map = detached(py, None, |interrupt| self.inner.wait_for_change(generation, timeout, interrupt))?;
         map.map(|map| self.base_of(py, &map)).transpose()
     }
 
@@ -270,7 +280,7 @@ impl PySpace {
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         visit.call(&self.registry)?;
-        let Ok(memory) = self.memory.try_lock() else { return Ok(()) };
+        let Some(memory) = self.memory.try_lock() else { return Ok(()) };
         memory.as_ref().map_or(Ok(()), |(_, memory)| visit.call(memory))
     }
 

@@ -1,42 +1,56 @@
-//! The share that each class has in a live space.
+//! The share in a live space that each of its classes holds.
 
 use std::ops::Deref;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use pyo3::prelude::*;
 
 use crate::space::AddressSpace;
 
-/// A share in a space; the last one to go dismisses its clients and unmaps its memory, which takes long, without the interpreter's
-/// lock.
+/// A share in a space; when the last one goes, its clients leave and its memory is unmapped.
 #[derive(Clone, Debug)]
-pub(super) struct SpaceRef(Arc<AddressSpace>);
+pub(super) struct SpaceRef(Arc<OwnedSpace>);
 
 impl SpaceRef {
     pub(super) fn new(space: AddressSpace) -> Self {
-        Self(Arc::new(space))
+        Self(Arc::new(OwnedSpace(space)))
+    }
+
+    /// A reference that keeps nothing alive.
+    pub(super) fn downgrade(&self) -> Weak<OwnedSpace> {
+        Arc::downgrade(&self.0)
     }
 }
 
 impl Deref for SpaceRef {
-    type Target = Arc<AddressSpace>;
+    type Target = AddressSpace;
 
     #[inline]
-    fn deref(&self) -> &Self::Target {
+    fn deref(&self) -> &AddressSpace {
+        &self.0.0
+    }
+}
+
+/// A space as its shares own it together.
+#[derive(Debug)]
+pub(super) struct OwnedSpace(AddressSpace);
+
+impl Deref for OwnedSpace {
+    type Target = AddressSpace;
+
+    fn deref(&self) -> &AddressSpace {
         &self.0
     }
 }
 
-impl Drop for SpaceRef {
+impl Drop for OwnedSpace {
     fn drop(&mut self) {
-        if Arc::strong_count(&self.0) > 1 {
-            return;
-        }
         let end = || {
             self.0.dismiss();
             drop(self.0.take_memory());
         };
-        // At the interpreter's end there is no lock to let go; dropping the space then ends it all the same.
+        // Unmapping takes long, and clients take the interpreter's lock: it is let go for them. At the interpreter's end there is none
+        // to let go, and the space is dropped with what it has.
         let _ = Python::try_attach(|py| py.detach(end));
     }
 }

@@ -1,6 +1,4 @@
-//! `Transaction`: many changes, one publication.
-
-use std::sync::{Mutex, PoisonError};
+//! `Transaction`.
 
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::gc::{PyTraverseError, PyVisit};
@@ -10,8 +8,11 @@ use super::base::{PyBase, target};
 use super::convert::Address;
 use super::interrupt::detached;
 use super::region::PyRegion;
+use super::region_objects::handed_over;
 use super::space::PySpace;
 use crate::model::error::Result;
+use crate::model::ids::Generation;
+use crate::model::lock::Lock;
 use crate::space::transaction::Transaction;
 
 /// Many changes of an address space, published once, or none of them.
@@ -31,8 +32,8 @@ use crate::space::transaction::Transaction;
 #[derive(Debug)]
 pub struct PyTransaction {
     space: Py<PySpace>,
-    if_generation: Option<u64>,
-    state: Mutex<TransactionState>,
+    if_generation: Option<Generation>,
+    state: Lock<TransactionState>,
 }
 
 #[derive(Debug)]
@@ -43,13 +44,13 @@ enum TransactionState {
 }
 
 impl PyTransaction {
-    pub(super) fn new(space: Py<PySpace>, if_generation: Option<u64>) -> Self {
-        Self { space, if_generation, state: Mutex::new(TransactionState::New) }
+    pub(super) fn new(space: Py<PySpace>, if_generation: Option<Generation>) -> Self {
+        Self { space, if_generation, state: Lock::new(TransactionState::New) }
     }
 
-    /// The lock is never held while Python code runs, which may use this transaction; making an exception of an error runs some.
+    /// The lock is never held while Python code runs: that may come back here. An error that becomes an exception runs some.
     fn with_state<T>(&self, work: impl FnOnce(&mut TransactionState) -> T) -> T {
-        work(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
+        work(&mut self.state.lock())
     }
 
     fn with_open<T>(&self, work: impl FnOnce(&mut Transaction) -> Result<T>) -> PyResult<T> {
@@ -92,6 +93,7 @@ impl PyTransaction {
     ) -> PyResult<bool> {
         let state = self.with_state(|state| std::mem::replace(state, TransactionState::Closed(None)));
         if let (TransactionState::Open(transaction), true) = (state, exc_type.is_none()) {
+            // A share of its own: without the interpreter's lock, another thread may drop the last reference to the space.
             let space = self.space.get().inner().clone();
             let published = detached(py, None, |interrupt| transaction.publish(&space, interrupt))?;
             if let Some(map) = published {
@@ -110,7 +112,8 @@ impl PyTransaction {
     /// ...     len(change.insert_region(AddressSpaceRegion("ram", 0, "1MiB"))), len(space)
     /// (1, 0)
     fn insert_region(&self, region: &Bound<'_, PyRegion>) -> PyResult<PyBase> {
-        self.stage(|transaction| transaction.insert(&region.get().0))
+        let region = handed_over(region)?;
+        self.stage(|transaction| transaction.insert(region))
     }
 
     /// Stages the removal of a region, given by its exact base, its name or an equal region; returns the staged map.
@@ -135,11 +138,11 @@ impl PyTransaction {
     /// ...     change.replace_region("ram0", space[0].replace(name="low"))["low"].base
     /// 0
     fn replace_region(&self, old: &Bound<'_, PyAny>, new: &Bound<'_, PyRegion>) -> PyResult<PyBase> {
-        let old = target(old)?;
-        self.stage(|transaction| transaction.replace(&old, &new.get().0))
+        let (old, new) = (target(old)?, handed_over(new)?);
+        self.stage(|transaction| transaction.replace(&old, new))
     }
 
-    /// The map that the exit published; `None` before the exit, and when nothing was published.
+    /// The map that the exit published, or `None` before it and when nothing was published.
     #[getter]
     fn published(&self, py: Python<'_>) -> Option<Py<PyBase>> {
         self.with_state(|state| match state {
@@ -167,7 +170,7 @@ impl PySpace {
     /// Opens a `Transaction`: many changes, one publication, or none.
     ///
     /// With `if_generation` it raises `GenerationChanged` when the space has moved on since that generation. A guest's processors must
-    /// be paused around a transaction that removes a region and inserts another over the same addresses: see `KvmSlots`.
+    /// be paused around one that removes a region and inserts another over the same addresses: see `KvmSlots`.
     ///
     /// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
     /// >>> space = AddressSpace(AddressSpaceLayout(1 << 46, 0, 1 << 45))
@@ -175,6 +178,6 @@ impl PySpace {
     /// ...     _ = change.insert_region(AddressSpaceRegion("ram", 0, "1MiB"))
     #[pyo3(signature = (*, if_generation=None))]
     fn transaction(slf: Bound<'_, Self>, if_generation: Option<Address>) -> PyTransaction {
-        PyTransaction::new(slf.unbind(), if_generation.map(|generation| generation.0))
+        PyTransaction::new(slf.unbind(), if_generation.map(|generation| Generation(generation.0)))
     }
 }

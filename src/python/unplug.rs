@@ -8,14 +8,14 @@ use pyo3::types::PyTuple;
 use super::base::target;
 use super::convert::Timeout;
 use super::interrupt::detached;
-use super::region::PyRegion;
+use super::region_objects::RegionObject;
 use super::space::PySpace;
 use super::space_ref::SpaceRef;
-use crate::space::unplug::{State, UnplugRequest};
+use crate::model::unplug::{UnplugRequest, UnplugState};
 
 /// A request that the guest give a region up; `remove_region` removes it, once the guest has let go.
 ///
-/// Made by `AddressSpace.request_unplug(region)`; the program that drives the guest finds it in `AddressSpace.unplug_requests`.
+/// Made by `AddressSpace.request_unplug(region)`; the code that drives the guest finds it in `AddressSpace.unplug_requests`.
 ///
 /// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
 /// >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "1MiB", name="dimm0")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
@@ -34,10 +34,10 @@ pub struct PyUnplugRequest {
 
 #[pymethods]
 impl PyUnplugRequest {
-    /// The region that the guest is to give up.
+    /// The region that is asked for.
     #[getter]
-    fn region(&self) -> PyRegion {
-        PyRegion::from(Arc::clone(&self.request.region))
+    fn region(&self) -> RegionObject {
+        RegionObject(Arc::clone(&self.request.region))
     }
 
     /// Whether the region was removed.
@@ -47,18 +47,18 @@ impl PyUnplugRequest {
     /// >>> space.request_unplug("ram0").done()
     /// False
     fn done(&self) -> bool {
-        self.request.state() == State::Done
+        self.request.state() == UnplugState::Done
     }
 
     /// Whether the request was withdrawn.
     #[getter]
     fn cancelled(&self) -> bool {
-        self.request.state() == State::Cancelled
+        self.request.state() == UnplugState::Cancelled
     }
 
-    /// Waits until the region is removed or the request withdrawn, at most `timeout` seconds (`None`: for ever).
+    /// Waits until the region is removed or the request withdrawn, at most `timeout` seconds (`None`: for ever); whether it is removed.
     ///
-    /// Returns whether the region is removed. Ctrl-C ends the wait.
+    /// Ctrl-C ends the wait.
     ///
     /// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
     /// >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "1MiB", name="ram0")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
@@ -70,10 +70,11 @@ impl PyUnplugRequest {
     fn wait(&self, py: Python<'_>, timeout: Option<Timeout>) -> PyResult<bool> {
         let timeout = timeout.map(|timeout| timeout.0);
         let state = detached(py, None, |interrupt| self.request.wait(timeout, interrupt))?;
-        Ok(state == State::Done)
+        Ok(state == UnplugState::Done)
     }
 
-    /// Withdraws the request, also for a guest that refuses it. Once the region is removed, this does nothing.
+    /// Withdraws the request: the user may think better of it, and the code that drives the guest calls this when the guest refuses.
+    /// A request that is settled stays as it is.
     ///
     /// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
     /// >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "1MiB", name="ram0")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
@@ -97,9 +98,9 @@ impl PyUnplugRequest {
 
     fn __repr__(&self) -> String {
         let state = match self.request.state() {
-            State::Pending => "pending",
-            State::Done => "done",
-            State::Cancelled => "cancelled",
+            UnplugState::Pending => "pending",
+            UnplugState::Done => "done",
+            UnplugState::Cancelled => "cancelled",
         };
         format!("UnplugRequest({}, {state})", self.request.region)
     }
@@ -109,7 +110,7 @@ impl PyUnplugRequest {
 impl PySpace {
     /// Asks for a region (exact base, name or region) to be given up and returns the `UnplugRequest`; nothing is removed.
     ///
-    /// The program that drives the guest finds it in `unplug_requests`, and calls `remove_region` when the guest has let go, or cancels it.
+    /// The code that drives the guest finds it in `unplug_requests`, and calls `remove_region` when the guest has let go, or cancels it.
     /// Asking again gives the same request. Raises `UnmappedAddress`.
     ///
     /// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion

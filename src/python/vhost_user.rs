@@ -13,7 +13,7 @@ use super::convert::{Address, Timeout, U32};
 use super::kvm::descriptor;
 use super::memory::PyMemory;
 use super::space::PySpace;
-use crate::clients::vhost_user::{Entry, VhostUser};
+use crate::clients::vhost_user::{VhostUser, VhostUserRegion};
 use crate::model::error::Result;
 
 /// A vhost-user back-end whose memory table follows an address space: the `Attachment` that `AddressSpace.attach_vhost_user()` makes.
@@ -31,7 +31,7 @@ pub struct PyVhostUserClient {
 }
 
 impl PyVhostUserClient {
-    fn entries(&self, py: Python<'_>) -> Vec<Entry> {
+    fn regions(&self, py: Python<'_>) -> Vec<VhostUserRegion> {
         self.client.upgrade().map_or_else(Vec::new, |client| py.detach(|| client.table()))
     }
 
@@ -71,7 +71,7 @@ impl PyVhostUserClient {
     /// The regions that the back-end was shown: a tuple of `VhostUserRegion` by ascending address.
     #[getter]
     fn table<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
-        table(py, &self.entries(py))
+        to_python(py, &self.regions(py))
     }
 
     /// Sends a message that has no reply, with descriptors beside it, and returns once the back-end has taken it.
@@ -96,7 +96,7 @@ impl PyVhostUserClient {
     }
 
     fn __repr__(&self, py: Python<'_>) -> String {
-        format!("VhostUserClient({} of {} regions)", self.entries(py).len(), self.max_regions)
+        format!("VhostUserClient({} of {} regions)", self.regions(py).len(), self.max_regions)
     }
 }
 
@@ -144,17 +144,18 @@ impl PyMemory {
     /// (0, 1048576, 0)
     fn vhost_user_regions<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
         let regions = self.with_memory(|_, memory| Ok(memory.regions().to_vec()))?;
-        let entries: Result<Vec<Entry>> =
-            py.detach(|| regions.iter().filter_map(|region| Entry::of(region).transpose()).collect());
-        table(py, &entries?)
+        let exported = |region| VhostUserRegion::of(region).transpose();
+        let table: Result<Vec<_>> = py.detach(|| regions.iter().filter_map(|region| exported(region)).collect());
+        to_python(py, &table?)
     }
 }
 
-fn table<'py>(py: Python<'py>, entries: &[Entry]) -> PyResult<Bound<'py, PyTuple>> {
+fn to_python<'py>(py: Python<'py>, table: &[VhostUserRegion]) -> PyResult<Bound<'py, PyTuple>> {
     static CLASS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     let class = CLASS.import(py, "dbs_address_space.ranges", "VhostUserRegion")?;
-    let region = |entry: &Entry| {
-        class.call1((entry.guest_phys_addr, entry.memory_size, entry.userspace_addr, entry.mmap_offset, entry.fd))
+    let region = |region: &VhostUserRegion| {
+        let VhostUserRegion { guest_phys_addr, memory_size, userspace_addr, mmap_offset, .. } = *region;
+        class.call1((guest_phys_addr, memory_size, userspace_addr, mmap_offset, region.fd()))
     };
-    PyTuple::new(py, entries.iter().map(region).collect::<PyResult<Vec<_>>>()?)
+    PyTuple::new(py, table.iter().map(region).collect::<PyResult<Vec<_>>>()?)
 }

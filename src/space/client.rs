@@ -1,4 +1,4 @@
-//! The clients of an address space, which may veto its changes and are told of them.
+//! Clients follow an address space: they may veto its changes, and are told of them.
 
 use std::sync::Arc;
 
@@ -7,8 +7,9 @@ use crate::model::error::Result;
 
 /// A follower of every change: asked before it is published, told after.
 ///
-/// Called in the writer's turn, without the interpreter's lock. A removed region that is in the way of an added one
-/// ([`Proposal::removed_before`]) must go in `prepare` already, and `rollback` puts it back.
+/// Called in the writer's turn, without the interpreter's lock. Additions are made in `prepare` and removals in `commit`, so that
+/// at any moment the guest has at least the memory that both maps have. The exception is a removed region that is in the way of an
+/// added one ([`Proposal::removed_before`]): it must go in `prepare` already, and `rollback` puts it back.
 pub trait Client: Send + Sync {
     /// The name in errors.
     fn name(&self) -> &str;
@@ -27,7 +28,7 @@ pub trait Client: Send + Sync {
     /// Undoes [`prepare`](Self::prepare); an error ends the subscription.
     fn rollback(&self, proposal: &Arc<Proposal>) -> Result<()>;
 
-    /// Lets go of everything, at the end of the subscription; after an error there is nothing left either, as far as the client can.
+    /// Lets go of everything, at the end of the subscription. An error comes once as much as can be is let go.
     fn leave(&self) -> Result<()> {
         Ok(())
     }

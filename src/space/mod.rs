@@ -1,7 +1,7 @@
 //! The live address space: one immutable snapshot behind one `ArcSwap`.
 //!
-//! Readers take the [`state::SpaceState`] without a lock. Writers take [`turn::Turn`]s, and [`change`] is the only way from one
-//! snapshot to the next: checked, prepared by every [`client`], published with one store, or undone.
+//! Readers take the [`state::SpaceState`] without a lock. Writers take [`turn::Turn`]s, and a [`change`] is the only way from one
+//! map to the next: checked, prepared by every [`client`], published with one store, or undone.
 
 pub mod build;
 pub mod change;
@@ -10,7 +10,7 @@ pub mod lease;
 pub mod memory_participant;
 pub mod prepared;
 pub mod proposal;
-pub mod reservation;
+pub mod reserve;
 #[allow(clippy::module_inception, reason = "the room's main thing")]
 pub mod space;
 pub mod state;

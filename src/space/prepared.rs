@@ -7,17 +7,19 @@ use super::subscription::Subscription;
 use super::turn::TurnGuard;
 use crate::model::error::{Error, Result};
 
-/// A client, and what it is offered.
+/// A client and the proposal that it is asked about.
 pub(super) type Participant = (Arc<Subscription>, Arc<Proposal>);
 
-/// Clients that prepared a change; dropped before the commit, they are rolled back, in reverse.
+/// Clients that prepared a change; those not committed are rolled back, in reverse.
 pub(super) struct Prepared<'a> {
     turn: &'a TurnGuard<'a>,
     done: Vec<Participant>,
 }
 
 impl<'a> Prepared<'a> {
-    /// Asks each client in order; the first refusal undoes the others.
+    /// Asks each client in order of subscription; the first refusal undoes the others.
+    ///
+    /// A client that refused has undone its own part: it is not among those that are rolled back.
     pub(super) fn all(participants: Vec<Participant>, turn: &'a TurnGuard<'a>) -> Result<Self> {
         let mut prepared = Self { turn, done: Vec::with_capacity(participants.len()) };
         for (subscription, proposal) in participants {
@@ -29,9 +31,10 @@ impl<'a> Prepared<'a> {
         Ok(prepared)
     }
 
-    /// Tells each client in order that the change is published, and returns the clients that failed.
+    /// Tells each client in order that the change is published, and returns those that failed at it.
     pub(super) fn commit(mut self) -> Vec<(Arc<Subscription>, Error)> {
         let mut failures = Vec::new();
+        // Taken out first: from here on nothing is rolled back, for the change is published.
         for (subscription, proposal) in std::mem::take(&mut self.done) {
             self.turn.enter(Some(subscription.name()), "commit");
             if let Err(error) = subscription.commit(&proposal) {
@@ -42,7 +45,7 @@ impl<'a> Prepared<'a> {
         failures
     }
 
-    /// [`commit`](Self::commit), where a failure ends that client's subscription: the change is published already.
+    /// [`commit`](Self::commit); a failure ends the subscription, which reports it.
     pub(super) fn commit_all(self) {
         for (subscription, error) in self.commit() {
             subscription.fail(error);
@@ -52,6 +55,7 @@ impl<'a> Prepared<'a> {
 
 impl Drop for Prepared<'_> {
     fn drop(&mut self) {
+        // In reverse, so that a client finds those before it as they were when it was asked. A panic of a client comes here too.
         for (subscription, proposal) in self.done.iter().rev() {
             self.turn.enter(Some(subscription.name()), "rollback");
             if let Err(error) = subscription.client().rollback(proposal) {

@@ -1,27 +1,33 @@
 //! The handle that everything goes through.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
 
-use super::reservation::Reservations;
 use super::state::SpaceState;
 use super::subscription::Subscription;
 use super::turn::Turn;
-use super::unplug::UnplugRequests;
 use crate::memory::mapped_regions::MappedRegions;
-use crate::memory::region::MappedRegion;
-use crate::model::change::{Operation, Target};
+use crate::model::change::{ChangeRequest, Operation, RegionTarget};
 use crate::model::error::{Error, Result};
+use crate::model::ids::Generation;
 use crate::model::interrupt::Interrupt;
-use crate::model::region::Region;
+use crate::model::layout::Layout;
+use crate::model::lock::{Lock, LockGuard};
+use crate::model::region::SharedRegion;
 use crate::model::region_map::RegionMap;
+use crate::model::reservations::ReservationTable;
+use crate::model::unplug::UnplugTable;
 use crate::model::wait::{Deadline, Monitor};
 use crate::sys::fork::Process;
 
-/// A live guest physical address space: readers never wait, writers take turns, nothing is lost.
+/// A live guest physical address space: readers never wait, writers take turns, no change is lost.
+///
+/// Lock order: the interpreter's lock is let go before the turn is taken, and the turn is taken before any other lock here. The
+/// tables of clients, reservations and unplug requests are locked for a moment each, and nothing else is locked or called
+/// meanwhile, so that they need no order among themselves.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -30,21 +36,25 @@ use crate::sys::fork::Process;
 ///
 /// let space = AddressSpace::new(Layout::new(1 << 46, 0, 1 << 45, vec![])?);
 /// let region = Region::new(RegionType::DefaultMemory, Range::new(0, 0x1000)?, Source::default())?;
-/// let map = space.insert(&region, &Uninterrupted)?;
-/// assert_eq!((map.generation(), map.regions().len()), (1, 1));
+/// let map = space.insert(region, &Uninterrupted)?;
+/// assert_eq!((map.generation().0, map.regions().len()), (1, 1));
 /// # Ok::<(), _core::model::error::Error>(())
 /// ```
 pub struct AddressSpace {
+    /// The snapshot that readers see; only a writer that has the turn stores it.
     current: ArcSwap<SpaceState>,
-    /// The generation of `current` or, for the moment before its publication, of the next snapshot: who has the map of this
-    /// generation has the newest.
+    /// The generation of `current`, apart so that a cached map is found to be the newest without a load of the snapshot.
+    ///
+    /// It is stored before the snapshot: a cached map may be taken for an old one for a moment, never an old map for the newest.
     generation: AtomicU64,
     turn: Turn,
-    clients: Mutex<Vec<Arc<Subscription>>>,
+    /// In the order in which they are asked.
+    clients: Lock<Vec<Arc<Subscription>>>,
+    /// Notified of each publication.
     published: Monitor<()>,
-    incarnations: AtomicU64,
-    reservations: Reservations,
-    unplugs: UnplugRequests,
+    reservations: Lock<ReservationTable>,
+    unplugs: Lock<UnplugTable>,
+    /// The process that made the space: the copy in a forked child must change nothing.
     process: Process,
 }
 
@@ -63,25 +73,30 @@ impl AddressSpace {
     #[must_use]
     pub fn with_map(map: RegionMap) -> Self {
         Self {
-            current: ArcSwap::from_pointee(SpaceState { map: Arc::new(map.at_generation(0)), memory: None }),
+            current: ArcSwap::from_pointee(SpaceState {
+                map: Arc::new(map.at_generation(Generation::default())),
+                memory: None,
+            }),
             generation: AtomicU64::new(0),
             turn: Turn::default(),
-            clients: Mutex::default(),
+            clients: Lock::default(),
             published: Monitor::default(),
-            incarnations: AtomicU64::new(0),
-            reservations: Reservations::default(),
-            unplugs: UnplugRequests::default(),
+            reservations: Lock::default(),
+            unplugs: Lock::default(),
             process: Process::current(),
         }
     }
 
     /// A space without regions.
     #[must_use]
-    pub fn new(layout: crate::model::layout::Layout) -> Self {
+    pub fn new(layout: Layout) -> Self {
         Self::with_map(RegionMap::empty(layout))
     }
 
-    /// The current snapshot for one short access: never held while waiting, detaching or calling back.
+    /// The current snapshot for one short access.
+    ///
+    /// Never hold it while waiting, while letting the interpreter's lock go or taking it, or while calling back: a writer waits for
+    /// every reader to leave the snapshot that it replaced. Load once for an access, for two loads may see two maps.
     #[inline]
     #[must_use]
     pub fn load(&self) -> Guard<Arc<SpaceState>> {
@@ -98,11 +113,11 @@ impl AddressSpace {
         Arc::clone(&self.load().map)
     }
 
-    /// Whether a map that this space published is the current one.
+    /// Whether a map that this space published is the current one: a look-up in a cached map costs no load of the snapshot.
     #[inline]
     #[must_use]
     pub fn is_current(&self, map: &RegionMap) -> bool {
-        self.generation.load(Ordering::Acquire) == map.generation()
+        self.generation.load(Ordering::Acquire) == map.generation().0
     }
 
     /// The writers' turn.
@@ -111,18 +126,19 @@ impl AddressSpace {
         &self.turn
     }
 
-    pub(super) const fn reservations(&self) -> &Reservations {
-        &self.reservations
+    pub(super) fn reservations(&self) -> LockGuard<'_, ReservationTable> {
+        self.reservations.lock()
     }
 
-    pub(super) const fn unplugs(&self) -> &UnplugRequests {
-        &self.unplugs
+    pub(super) fn unplugs(&self) -> LockGuard<'_, UnplugTable> {
+        self.unplugs.lock()
     }
 
     /// The one publication of a change.
     pub(super) fn swap(&self, after: SpaceState) -> Arc<SpaceState> {
-        self.generation.store(after.map.generation(), Ordering::Release);
+        self.generation.store(after.map.generation().0, Ordering::Release);
         let old = self.swap_quietly(after);
+        // A waiter looks at the map under this lock: it has either seen the new one, or waits by now and is woken.
         drop(self.published.lock());
         self.published.notify();
         old
@@ -133,15 +149,11 @@ impl AddressSpace {
         self.current.swap(Arc::new(after))
     }
 
-    /// Takes the memory out, for the last owner of a space, who chooses how it is unmapped: that takes long.
+    /// Takes the memory out, for the last owner of a space to drop where it delays nobody: unmapping takes long.
     #[must_use]
     pub fn take_memory(&self) -> Option<Arc<MappedRegions>> {
         let map = self.map();
         self.swap_quietly(SpaceState { map, memory: None }).memory.clone()
-    }
-
-    pub(super) fn new_memory(&self, regions: Vec<Arc<MappedRegion>>) -> MappedRegions {
-        MappedRegions::new(self.incarnations.fetch_add(1, Ordering::Relaxed), false, regions)
     }
 
     /// Refuses in a forked child, whose copy of this space nobody else can see.
@@ -150,19 +162,24 @@ impl AddressSpace {
     }
 
     /// Adds a region and publishes the new map.
-    pub fn insert(&self, region: &Region, interrupt: &dyn Interrupt) -> Result<Arc<RegionMap>> {
-        self.change(&[Operation::Insert(Arc::new(region.clone()))], None, interrupt)
+    pub fn insert(&self, region: impl Into<SharedRegion>, interrupt: &dyn Interrupt) -> Result<Arc<RegionMap>> {
+        self.change(&ChangeRequest::of(&[Operation::insert(region)]), interrupt)
     }
 
     /// Puts a region in the place of one with the same range and backing, and keeps its memory.
-    pub fn replace(&self, old: &Target, new: &Region, interrupt: &dyn Interrupt) -> Result<Arc<RegionMap>> {
-        self.change(&[Operation::Replace(old.clone(), Arc::new(new.clone()))], None, interrupt)
+    pub fn replace(
+        &self,
+        old: RegionTarget,
+        new: impl Into<SharedRegion>,
+        interrupt: &dyn Interrupt,
+    ) -> Result<Arc<RegionMap>> {
+        self.change(&ChangeRequest::of(&[Operation::Replace(old, new.into())]), interrupt)
     }
 
     /// The newest map as soon as its generation is above `generation`; `None` when the time is up.
     pub fn wait_for_change(
         &self,
-        generation: u64,
+        generation: Generation,
         timeout: Option<Duration>,
         interrupt: &dyn Interrupt,
     ) -> Result<Option<Arc<RegionMap>>> {
@@ -174,7 +191,7 @@ impl AddressSpace {
     }
 
     /// The clients in the order in which they are asked.
-    pub(super) fn clients(&self) -> MutexGuard<'_, Vec<Arc<Subscription>>> {
-        self.clients.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn clients(&self) -> LockGuard<'_, Vec<Arc<Subscription>>> {
+        self.clients.lock()
     }
 }

@@ -1,4 +1,4 @@
-//! What readers see: the map, and the memory behind it.
+//! The snapshot that readers see: the map, and the memory behind it.
 
 use std::sync::Arc;
 
@@ -6,8 +6,9 @@ use crate::memory::mapped_regions::MappedRegions;
 use crate::memory::region::MappedRegion;
 use crate::model::change::Change;
 use crate::model::error::{Error, Result};
-use crate::model::region::SharedRegion;
-use crate::model::region_map::RegionMap;
+use crate::model::ids::Incarnation;
+use crate::model::int::index_sum;
+use crate::model::region_map::{RegionEntry, RegionMap};
 
 /// One state of an address space.
 #[derive(Clone, Debug)]
@@ -21,7 +22,7 @@ pub struct SpaceState {
 impl SpaceState {
     /// The memory of one `map_memory`, which `close` ends.
     #[inline]
-    pub fn memory_of(&self, incarnation: u64) -> Result<&MappedRegions> {
+    pub fn memory_of(&self, incarnation: Incarnation) -> Result<&MappedRegions> {
         match &self.memory {
             Some(memory) if memory.incarnation() == incarnation => Ok(memory),
             _ => Err(Error::NotMapped {
@@ -31,28 +32,32 @@ impl SpaceState {
     }
 
     /// The memory after a change; `map` gives the memory of regions that were added.
+    ///
+    /// Regions that stay are taken over with their mappings and leases, by whole runs between those that the change touches.
     pub fn memory_after(
         &self,
         change: &Change,
-        mut map: impl FnMut(&SharedRegion) -> Result<Arc<MappedRegion>>,
+        mut map: impl FnMut(&RegionEntry) -> Result<Arc<MappedRegion>>,
     ) -> Result<Option<Arc<MappedRegions>>> {
         let Some(memory) = &self.memory else { return Ok(None) };
-        if !touches_memory(change) {
+        let edits = MemoryEdit::of(change);
+        if edits.is_empty() {
             return Ok(Some(Arc::clone(memory)));
         }
         let mut next = memory.successor();
         let mut reached = 0;
-        for edit in edits(change) {
-            let at = memory.index_of(edit.base()).max(reached);
+        for edit in edits {
+            // A new region may begin before the end of one that goes: what was passed already is not kept again.
+            let at = memory.index_of(edit.region().base()).max(reached);
             next.keep(memory, reached..at);
             reached = at;
-            if let Some(old) = edit.old.and_then(|_| memory.regions().get(at)) {
-                reached = at.saturating_add(1);
-                if let Some(new) = edit.new {
+            if let MemoryEdit::Add(new) = edit {
+                next.push(map(new)?);
+            } else if let Some(old) = memory.regions().get(at) {
+                reached = index_sum(at, 1);
+                if let MemoryEdit::Replace(new) = edit {
                     next.push(Arc::new(old.described(Arc::clone(new))));
                 }
-            } else if let Some(new) = edit.new {
-                next.push(map(new)?);
             }
         }
         next.keep(memory, reached..memory.regions().len());
@@ -60,30 +65,124 @@ impl SpaceState {
     }
 }
 
-/// A region that goes, one that comes, or one that takes the place and the memory of another.
-struct Edit<'a> {
-    old: Option<&'a SharedRegion>,
-    new: Option<&'a SharedRegion>,
+/// One step from the memory before a change to the memory behind it.
+enum MemoryEdit<'a> {
+    Remove(&'a RegionEntry),
+    /// The new description of memory that stays.
+    Replace(&'a RegionEntry),
+    Add(&'a RegionEntry),
 }
 
-impl Edit<'_> {
-    fn base(&self) -> u64 {
-        self.old.or(self.new).map_or(0, |region| region.base())
+impl<'a> MemoryEdit<'a> {
+    const fn region(&self) -> &'a RegionEntry {
+        let (Self::Remove(region) | Self::Replace(region) | Self::Add(region)) = self;
+        region
+    }
+
+    /// Those of a change by ascending base; of two at one base, the region that goes comes first.
+    fn of(change: &'a Change) -> Vec<Self> {
+        let removed = change.removed.iter().map(Self::Remove);
+        let replaced = change.replaced.iter().map(|(_, new)| Self::Replace(new));
+        let added = change.added.iter().map(Self::Add);
+        let all = removed.chain(replaced).chain(added);
+        let mut edits: Vec<_> = all.filter(|edit| edit.region().has_memory()).collect();
+        // Stable, so that the order above holds where bases are equal.
+        edits.sort_by_key(|edit| edit.region().base());
+        edits
     }
 }
 
-/// What a change does to regions that have memory, by ascending base; what goes before what comes.
-fn edits(change: &Change) -> Vec<Edit<'_>> {
-    let removed = change.removed.iter().map(|old| Edit { old: Some(old), new: None });
-    let added = change.added.iter().map(|new| Edit { old: None, new: Some(new) });
-    let replaced = change.replaced.iter().map(|(old, new)| Edit { old: Some(old), new: Some(new) });
-    let has_memory = |edit: &Edit<'_>| edit.old.or(edit.new).is_some_and(|region| region.has_memory());
-    let mut edits: Vec<_> = removed.chain(added).chain(replaced).filter(has_memory).collect();
-    edits.sort_by_key(Edit::base);
-    edits
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::mapper::Mapper;
+    use crate::model::change::{ChangeRequest, Operation, RegionTarget};
+    use crate::model::interrupt::Uninterrupted;
+    use crate::model::layout::Layout;
+    use crate::model::range::Range;
+    use crate::model::region::{Region, RegionType, SharedRegion};
+    use crate::model::source::Source;
 
-fn touches_memory(change: &Change) -> bool {
-    let touched = change.added.iter().chain(&change.removed).chain(change.replaced.iter().map(|(_, new)| new));
-    touched.into_iter().any(|region| region.has_memory())
+    fn region(page: u64, name: &str) -> Region {
+        let region_type = if name == "uart" { RegionType::DeviceMemory } else { RegionType::DefaultMemory };
+        let region = Region::new(region_type, Range::at(page << 12, 1 << 12), Source::default()).unwrap();
+        Region { name: Some(name.into()), ..region }
+    }
+
+    fn map(region: &RegionEntry) -> Result<Arc<MappedRegion>> {
+        let mapping = Mapper::new(&Uninterrupted, region.size()).map(region)?;
+        Ok(Arc::new(MappedRegion::new(region, mapping)))
+    }
+
+    /// A mapped state of four regions of RAM at even pages, and a device behind them.
+    fn state() -> SpaceState {
+        let names = ["a", "b", "c", "d"];
+        let ram = names.into_iter().zip([0, 2, 4, 6]).map(|(name, page)| region(page, name));
+        let regions: Vec<SharedRegion> = ram.chain([region(16, "uart")]).map(Arc::new).collect();
+        let layout = Layout::new(32 << 12, 0, 16 << 12, vec![]).unwrap();
+        let before = Arc::new(RegionMap::from_regions(regions, layout).unwrap());
+        let ram = before.regions().iter().filter(|region| region.has_memory());
+        let memory = MappedRegions::new(Incarnation::unique(), false, ram.map(|region| map(region).unwrap()).collect());
+        SpaceState { map: before, memory: Some(Arc::new(memory)) }
+    }
+
+    fn after(state: &SpaceState, operations: &[Operation]) -> (Change, Arc<MappedRegions>) {
+        let change = ChangeRequest::of(operations).change_of(&state.map).unwrap();
+        let memory = state.memory_after(&change, map).unwrap().unwrap();
+        let ids = |map: &RegionMap| map.regions().iter().filter(|r| r.has_memory()).map(|r| r.id).collect::<Vec<_>>();
+        assert_eq!(memory.regions().iter().map(|region| region.id).collect::<Vec<_>>(), ids(&change.after));
+        assert!(
+            memory.regions().iter().all(|mapped| change.after.find(mapped.desc.base()).is_some_and(|r| mapped.is(r)))
+        );
+        (change, memory)
+    }
+
+    #[test]
+    fn regions_that_stay_keep_their_memory_and_new_ones_have_their_own() {
+        let state = state();
+        let old = state.memory.clone().unwrap();
+        let (_, new) = after(
+            &state,
+            &[
+                Operation::Remove(RegionTarget::Base(0)),
+                Operation::insert(region(1, "between")),
+                Operation::Replace(RegionTarget::Name("b".into()), Arc::new(region(2, "renamed"))),
+                Operation::Remove(RegionTarget::Name("c".into())),
+                Operation::insert(region(4, "c")),
+                Operation::insert(region(8, "last")),
+            ],
+        );
+        let [_, b, c, d] = old.regions() else { panic!() };
+        let [_, renamed, put_back, kept, _] = new.regions() else { panic!() };
+        assert!(Arc::ptr_eq(d, kept));
+        assert!(Arc::ptr_eq(&b.mapping, &renamed.mapping) && Arc::ptr_eq(&b.leases, &renamed.leases));
+        assert!(!Arc::ptr_eq(&c.mapping, &put_back.mapping) && !Arc::ptr_eq(&c.leases, &put_back.leases));
+        assert_eq!(new.incarnation(), old.incarnation());
+    }
+
+    #[test]
+    fn a_larger_region_may_take_the_place_of_many() {
+        let operations = [0, 2, 4].map(|page| Operation::Remove(RegionTarget::Base(page << 12)));
+        let mut large = region(0, "large");
+        large.range = Range::at(0, 5 << 12);
+        let (_, memory) = after(&state(), &[&operations[..], &[Operation::insert(large)]].concat());
+        assert_eq!(memory.regions().iter().map(|region| region.desc.size() >> 12).collect::<Vec<_>>(), [5, 1]);
+    }
+
+    #[test]
+    fn a_change_of_devices_alone_keeps_the_memory_as_it_is() {
+        let state = state();
+        let (change, memory) = after(&state, &[Operation::Remove(RegionTarget::Name("uart".into()))]);
+        assert!(Arc::ptr_eq(&memory, state.memory.as_ref().unwrap()));
+        assert_eq!(change.removed.len(), 1);
+    }
+
+    #[test]
+    fn memory_is_found_by_its_incarnation() {
+        let state = state();
+        let incarnation = state.memory.as_ref().unwrap().incarnation();
+        assert!(state.memory_of(incarnation).is_ok());
+        assert!(matches!(state.memory_of(Incarnation::unique()), Err(Error::NotMapped { .. })));
+        assert!(SpaceState { memory: None, ..state }.memory_of(incarnation).is_err());
+    }
 }

@@ -41,6 +41,7 @@ impl AddressSpace {
 
     /// Adds a client: itself a change that offers it every present region, undone when it refuses or fails.
     pub fn subscribe(&self, subscription: &Arc<Subscription>, interrupt: &dyn Interrupt) -> Result<()> {
+        // No region may come or go between the offer and the client's entry in the table, or it would never hear of it.
         let turn = self.take_turn(interrupt)?;
         let (map, memory) = (self.map(), self.load().memory.clone());
         if subscription.client().needs_memory() {
@@ -70,6 +71,7 @@ impl AddressSpace {
             return Ok(());
         }
         let turn = self.take_turn(interrupt)?;
+        // Out of the table before it lets go, so that a failure half way leaves no client that is asked about changes.
         self.clients().retain(|other| !Arc::ptr_eq(other, subscription));
         turn.enter(Some(subscription.name()), "detach");
         let result = subscription.leave();
@@ -88,7 +90,7 @@ impl AddressSpace {
 
     /// Forgets the clients that follow no more, and lets those leave that are to.
     fn let_clients_leave(&self, turn: &TurnGuard<'_>) {
-        // Collected first: leaving may take the interpreter's lock, which nobody may do under the lock of the list.
+        // Collected first: a client's end may do anything, also ask for the clients, and must not find their table locked.
         let ended: Vec<_> = self.clients().extract_if(.., |subscription| !subscription.is_following()).collect();
         for subscription in ended.iter().filter(|subscription| subscription.is_leaving()) {
             turn.enter(Some(subscription.name()), "detach");
@@ -109,11 +111,11 @@ impl AddressSpace {
         })
     }
 
-    /// Lets every client leave, for the last owner of a space.
+    /// Lets every client leave, for the last owner of a space: nobody else can have the turn or want it.
     pub fn dismiss(&self) {
         let clients = std::mem::take(&mut *self.clients());
         if self.check_process().is_ok() {
-            // There is nobody left to tell; what a client could not let go, it keeps.
+            // There is nobody left to tell of an error; the client keeps whatever it could not let go.
             clients.iter().for_each(|subscription| drop(subscription.leave()));
         }
     }

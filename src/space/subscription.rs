@@ -2,11 +2,12 @@
 
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 
 use super::client::Client;
 use super::proposal::Proposal;
 use crate::model::error::{Error, Result};
+use crate::model::lock::{Lock, LockGuard};
 use crate::sys::event::Event;
 
 /// The maker of a subscription, who is told how it ends: in the turn, without the interpreter's lock.
@@ -35,9 +36,10 @@ pub struct Subscription {
     client: Arc<dyn Client>,
     subscriber: Box<dyn Subscriber>,
     name: Arc<str>,
-    status: Mutex<Status>,
+    status: Lock<Status>,
     /// Whether the client was offered the regions that are there.
     has_seen_regions: AtomicBool,
+    /// Made when it is first asked for.
     event: OnceLock<Event>,
 }
 
@@ -55,7 +57,7 @@ impl Subscription {
             name: client.name().into(),
             client,
             subscriber,
-            status: Mutex::new(Status::New),
+            status: Lock::new(Status::New),
             has_seen_regions: AtomicBool::new(true),
             event: OnceLock::new(),
         }
@@ -88,14 +90,14 @@ impl Subscription {
     /// A descriptor that becomes readable with each change that was committed.
     pub fn event(&self) -> std::io::Result<RawFd> {
         if self.event.get().is_none() {
-            // Of two that race, one is kept.
+            // Of two threads that make one at the same time, the first is kept.
             let _ = self.event.set(Event::new()?);
         }
         self.event.get().map(Event::descriptor).ok_or_else(|| std::io::Error::other("no event"))
     }
 
-    fn status(&self) -> MutexGuard<'_, Status> {
-        self.status.lock().unwrap_or_else(PoisonError::into_inner)
+    fn status(&self) -> LockGuard<'_, Status> {
+        self.status.lock()
     }
 
     pub(super) fn begin(&self) {
@@ -131,8 +133,9 @@ impl Subscription {
 
     /// Ends the subscription after an error that can't be returned to anyone.
     pub(super) fn fail(&self, error: Error) {
+        // A client that failed no longer agrees with the space: asked about later changes, it would do harm.
         let mut status = self.status();
-        // A client that was told to leave does so all the same.
+        // One that was told to leave does so all the same.
         if *status == Status::Following {
             *status = Status::Failed;
         }
@@ -147,6 +150,7 @@ impl Subscription {
 
     /// Tells the client that a change is published.
     pub(super) fn commit(&self, proposal: &Arc<Proposal>) -> Result<()> {
+        // Before the client is told: whatever it answers, the regions are there for it, or gone.
         self.has_seen_regions.store(!proposal.ends_memory(), Ordering::Release);
         self.client.commit(proposal)?;
         if let Some(event) = self.event.get() {

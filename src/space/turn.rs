@@ -1,4 +1,8 @@
 //! Writers take turns: a token rather than a mutex guard, so that waiting for it can be interrupted and re-entry is refused.
+//!
+//! A plain mutex would deadlock in three ways: against the interpreter's lock, which a client's phase takes; against itself, when a
+//! phase changes the space; and against a thread that a phase started and waits for. The first is the caller's to avoid, by letting
+//! the interpreter's lock go before it waits here; the second is refused at once; only a time limit can end the third.
 
 use std::sync::Arc;
 use std::thread::{self, ThreadId};
@@ -8,60 +12,25 @@ use crate::model::error::{Error, Result};
 use crate::model::interrupt::Interrupt;
 use crate::model::wait::{Monitor, SLICE};
 
-/// How long one call of a client is waited for: a client that waits for a thread which waits for the turn never comes back.
+/// How long writers wait for one call of a client before they give up.
 pub const CLIENT_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// The writer that has the turn, and its phase.
 #[derive(Debug)]
-struct Owner {
+struct TurnOwner {
     thread: ThreadId,
+    /// The client that is being called.
     client: Option<Arc<str>>,
     phase: &'static str,
+    /// When the phase began.
     since: Instant,
 }
 
-/// The right to publish the next snapshot.
-#[derive(Debug, Default)]
-pub struct Turn(Monitor<Option<Owner>>);
-
-/// A turn taken; dropping it lets the next writer in.
-#[derive(Debug)]
-pub struct TurnGuard<'a> {
-    turn: &'a Turn,
-}
-
-impl Turn {
-    /// Waits for the turn; must be called without the interpreter's lock. A thread that has it already is refused at once.
-    pub fn take(&self, interrupt: &dyn Interrupt) -> Result<TurnGuard<'_>> {
-        let thread = thread::current().id();
-        loop {
-            let owner = self.0.lock();
-            if let Some(owner) = owner.as_ref().filter(|owner| owner.thread == thread) {
-                return Err(Error::Reentrant { message: owner.refusal() });
-            }
-            let mut owner = self.0.wait(owner, SLICE, |owner| owner.is_some());
-            owner.as_ref().map_or(Ok(()), Owner::check_client_timeout)?;
-            if owner.is_none() {
-                *owner = Some(Owner { thread, client: None, phase: "change", since: Instant::now() });
-                return Ok(TurnGuard { turn: self });
-            }
-            drop(owner);
-            interrupt.check()?;
-        }
+impl TurnOwner {
+    fn begin(thread: ThreadId) -> Self {
+        Self { thread, client: None, phase: "change", since: Instant::now() }
     }
 
-    /// Refuses to wait longer for a client that does not come back.
-    pub fn check_client_timeout(&self) -> Result<()> {
-        self.0.lock().as_ref().map_or(Ok(()), Owner::check_client_timeout)
-    }
-
-    /// Whether the running thread has the turn.
-    #[must_use]
-    pub fn is_mine(&self) -> bool {
-        self.0.lock().as_ref().is_some_and(|owner| owner.thread == thread::current().id())
-    }
-}
-
-impl Owner {
     fn refusal(&self) -> String {
         format!(
             "a change from inside a change: this thread is in the {}; make it after that has returned",
@@ -87,8 +56,52 @@ impl Owner {
     }
 }
 
+/// The right to publish the next snapshot.
+#[derive(Debug, Default)]
+pub struct Turn(Monitor<Option<TurnOwner>>);
+
+/// A turn taken; dropping it lets the next writer in.
+#[derive(Debug)]
+pub struct TurnGuard<'a> {
+    turn: &'a Turn,
+}
+
+impl Turn {
+    /// Waits for the turn; must be called without the interpreter's lock. A thread that has it already is refused at once.
+    pub fn take(&self, interrupt: &dyn Interrupt) -> Result<TurnGuard<'_>> {
+        let thread = thread::current().id();
+        loop {
+            let owner = self.0.lock();
+            if let Some(owner) = owner.as_ref().filter(|owner| owner.thread == thread) {
+                return Err(Error::Reentrant { message: owner.refusal() });
+            }
+            let mut owner = self.0.wait(owner, SLICE, |owner| owner.is_some());
+            // Given up only while a client is being called: mapping and unmapping may take minutes, and end by themselves.
+            owner.as_ref().map_or(Ok(()), TurnOwner::check_client_timeout)?;
+            if owner.is_none() {
+                *owner = Some(TurnOwner::begin(thread));
+                return Ok(TurnGuard { turn: self });
+            }
+            // The check may run a signal handler of the user, which may change this very space.
+            drop(owner);
+            interrupt.check()?;
+        }
+    }
+
+    /// Refuses to wait longer for a client that has not come back within [`CLIENT_TIMEOUT`].
+    pub fn check_client_timeout(&self) -> Result<()> {
+        self.0.lock().as_ref().map_or(Ok(()), TurnOwner::check_client_timeout)
+    }
+
+    /// Whether the running thread has the turn.
+    #[must_use]
+    pub fn is_mine(&self) -> bool {
+        self.0.lock().as_ref().is_some_and(|owner| owner.thread == thread::current().id())
+    }
+}
+
 impl TurnGuard<'_> {
-    /// Notes which client is being asked, for the errors of others.
+    /// Notes which client is being called, for the errors of others; its time begins anew.
     pub(super) fn enter(&self, client: Option<&Arc<str>>, phase: &'static str) {
         if let Some(owner) = self.turn.0.lock().as_mut() {
             owner.client = client.cloned();
@@ -102,5 +115,89 @@ impl Drop for TurnGuard<'_> {
     fn drop(&mut self) {
         *self.turn.0.lock() = None;
         self.turn.0.notify();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+    use super::*;
+    use crate::model::error::Interrupted;
+    use crate::model::interrupt::Uninterrupted;
+
+    /// Says stop at the first question.
+    struct Stop;
+
+    impl Interrupt for Stop {
+        fn check(&self) -> Result<(), Interrupted> {
+            Err(Interrupted)
+        }
+    }
+
+    #[test]
+    fn one_writer_has_the_turn_at_a_time() {
+        let (turn, inside, most) = (Turn::default(), AtomicUsize::new(0), AtomicUsize::new(0));
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..200 {
+                        let _guard = turn.take(&Uninterrupted).unwrap();
+                        most.fetch_max(inside.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                        thread::yield_now();
+                        inside.fetch_sub(1, Ordering::SeqCst);
+                    }
+                });
+            }
+        });
+        assert_eq!(most.load(Ordering::SeqCst), 1);
+        assert!(!turn.is_mine());
+    }
+
+    #[test]
+    fn a_thread_that_has_the_turn_is_refused_another() {
+        let turn = Turn::default();
+        let guard = turn.take(&Uninterrupted).unwrap();
+        guard.enter(Some(&"kvm".into()), "prepare");
+        let Err(Error::Reentrant { message }) = turn.take(&Uninterrupted) else { panic!() };
+        assert!(turn.is_mine() && message.contains("prepare of client \"kvm\""), "{message}");
+        drop(guard);
+        drop(turn.take(&Uninterrupted).unwrap());
+    }
+
+    #[test]
+    fn a_wait_for_the_turn_can_be_interrupted_and_the_turn_is_still_the_others() {
+        let (turn, is_over) = (Turn::default(), AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            let guard = turn.take(&Uninterrupted).unwrap();
+            scope.spawn(|| {
+                assert!(!turn.is_mine());
+                assert!(matches!(turn.take(&Stop), Err(Error::Interrupted)));
+                is_over.store(true, Ordering::SeqCst);
+            });
+            while !is_over.load(Ordering::SeqCst) {
+                thread::yield_now();
+            }
+            assert!(turn.is_mine());
+            drop(guard);
+        });
+    }
+
+    #[test]
+    fn a_client_has_its_time_and_the_space_itself_any() {
+        let long_ago = Instant::now().checked_sub(CLIENT_TIMEOUT).unwrap();
+        let owner = |client: Option<&str>| TurnOwner {
+            client: client.map(Into::into),
+            since: long_ago,
+            ..TurnOwner::begin(thread::current().id())
+        };
+        assert!(owner(None).check_client_timeout().is_ok());
+        assert!(matches!(owner(Some("slow")).check_client_timeout(), Err(Error::Client { .. })));
+        let turn = Turn::default();
+        let guard = turn.take(&Uninterrupted).unwrap();
+        *turn.0.lock() = Some(owner(Some("slow")));
+        assert!(turn.check_client_timeout().is_err());
+        guard.enter(Some(&"next".into()), "prepare");
+        assert!(turn.check_client_timeout().is_ok());
     }
 }

@@ -4,6 +4,8 @@ use std::fs::File;
 use std::io::{Error, ErrorKind, Result};
 use std::os::fd::AsRawFd;
 
+use super::errno;
+
 /// How far a copy came, and what stopped it.
 #[derive(Debug)]
 pub struct Stopped {
@@ -29,7 +31,7 @@ pub unsafe fn read_guarded(from: *const u8, to: *mut u8, size: usize) -> std::re
 /// Copies `size` bytes from our own address `from` to our own address `to` by `process_vm_writev(2)`.
 ///
 /// # Safety
-/// `from` is valid for reading `size` bytes; whatever lies at `to` is memory that the caller may overwrite.
+/// `from` is valid for reading `size` bytes; the caller may overwrite what is at `to`, if anything.
 pub unsafe fn write_guarded(to: *mut u8, from: *const u8, size: usize) -> std::result::Result<(), Stopped> {
     repeat(size, |done, rest| {
         let local = libc::iovec { iov_base: from.wrapping_add(done).cast_mut().cast(), iov_len: rest };
@@ -96,8 +98,8 @@ pub fn probe(address: usize) -> Reach {
     match unsafe { read_guarded(from, &raw mut byte, 1) } {
         Ok(()) => Reach::Guarded,
         Err(Stopped { error, .. }) => {
-            let error = error.unwrap_or_else(|| Error::from_raw_os_error(libc::EFAULT));
-            if error.raw_os_error() == Some(libc::EFAULT) && is_readable(from) {
+            let error = error.unwrap_or_else(|| errno::error(errno::EFAULT));
+            if errno::of(&error) == errno::EFAULT && is_readable(from) {
                 return Reach::Special;
             }
             Reach::None(error)

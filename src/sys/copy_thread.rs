@@ -1,14 +1,14 @@
 //! Copies that may never end, because a userfaultfd handler must answer them first.
 
-use std::io::Error;
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
 use super::copy::{self, Stopped};
+use super::errno;
 
 /// How long a fault handler may take.
-pub const CLIENT_TIMEOUT: Duration = Duration::from_secs(1);
+pub const FAULT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Reads `size` bytes at `from`, on a thread of its own that is left behind when the handler does not answer.
 ///
@@ -28,7 +28,7 @@ pub fn read(from: *const u8, size: usize, keep: impl Send + 'static) -> Result<V
 /// `keep` is dropped when the write has ended, however late: it must keep the memory from being used for anything else.
 ///
 /// # Safety
-/// Whatever lies at `to` is memory that the caller may overwrite for as long as `keep` lives.
+/// The caller may overwrite what is at `to`, if anything, for as long as `keep` lives.
 pub unsafe fn write(to: *mut u8, bytes: Vec<u8>, keep: impl Send + 'static) -> Result<(), Stopped> {
     let to = to.expose_provenance();
     on_thread(keep, move || {
@@ -50,5 +50,5 @@ fn on_thread<T: Send + 'static>(
     });
     let failed = |error| Stopped { completed: 0, error: Some(error) };
     worker.map_err(failed)?;
-    receiver.recv_timeout(CLIENT_TIMEOUT).unwrap_or_else(|_| Err(failed(Error::from_raw_os_error(libc::ETIMEDOUT))))
+    receiver.recv_timeout(FAULT_TIMEOUT).unwrap_or_else(|_| Err(failed(errno::error(errno::ETIMEDOUT))))
 }

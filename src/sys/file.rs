@@ -1,52 +1,55 @@
-//! Descriptors: memfds and their seals, duplicates, lengths, file systems.
+//! Descriptors: memfds and their seals, duplicates, lengths, holes, file systems.
 
-use std::ffi::CString;
 use std::fs::File;
-use std::io::{Error, Result};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, RawFd};
+use std::io::Result;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
-const HUGETLBFS_MAGIC: i64 = 0x9584_58f6;
+use rustix::fs::{FallocateFlags, MemfdFlags, OFlags, SealFlags, SeekFrom, fallocate, fcntl_add_seals, fcntl_getfl};
+use rustix::io::Errno;
+
+use super::errno;
+
 /// The kernel's limit for a memfd's name.
 const NAME_MAX: usize = 249;
 
 /// A sealable memfd, close-on-exec; of huge pages when `huge_page_size` is given (`Some(0)`: the host's default).
 pub fn memfd(name: &str, huge_page_size: Option<u64>) -> Result<File> {
     let end = (0..=NAME_MAX).rev().find(|end| name.is_char_boundary(*end)).unwrap_or_default();
-    let name = CString::new(name.get(..end).unwrap_or(name))?;
-    let huge = huge_page_size.map_or(0, |size| libc::MFD_HUGETLB | page_size_flag(size));
-    // SAFETY: the name is a C string that lives through the call.
-    let fd = unsafe { libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING | huge) };
-    if fd < 0 {
-        return Err(Error::last_os_error());
-    }
-    // SAFETY: the kernel just gave us this descriptor, and nobody else has it.
-    Ok(unsafe { File::from_raw_fd(fd) })
+    let name = name.get(..end).unwrap_or(name);
+    let huge = huge_page_size
+        .map_or(MemfdFlags::empty(), |size| MemfdFlags::HUGETLB | MemfdFlags::from_bits_retain(page_size_flag(size)));
+    Ok(rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING | huge)?.into())
 }
 
 /// log2 of a page size, where `memfd_create` and `mmap` expect it; 0 stands for the default size.
-#[must_use]
-pub fn page_size_flag(size: u64) -> u32 {
+fn page_size_flag(size: u64) -> u32 {
     size.checked_ilog2().map_or(0, |log| log << libc::MAP_HUGE_SHIFT)
 }
 
+/// `mmap` flags for anonymous memory of huge pages of a size.
+#[must_use]
+pub fn anonymous_huge_flags(page_size: u64) -> i32 {
+    // From 4 GiB pages on the flag reaches the sign bit.
+    libc::MAP_HUGETLB | page_size_flag(page_size).cast_signed()
+}
+
 /// Gives a memfd its length and its seals.
-pub fn size_and_seal(file: &File, size: u64, seals: i32) -> Result<()> {
+pub fn size_and_seal(file: &File, size: u64, seals: u32) -> Result<()> {
     file.set_len(size)?;
     seal(file, seals)
 }
 
 /// Adds seals to a memfd.
-pub fn seal(file: &File, seals: i32) -> Result<()> {
-    // SAFETY: takes two integers.
-    check(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, seals) })
+pub fn seal(file: &File, seals: u32) -> Result<()> {
+    Ok(fcntl_add_seals(file, SealFlags::from_bits_retain(seals))?)
 }
 
 /// Our own close-on-exec duplicate of a descriptor that the caller keeps.
 pub fn duplicate(fd: RawFd) -> Result<File> {
     if fd < 0 {
-        return Err(Error::from_raw_os_error(libc::EBADF));
+        return Err(errno::error(errno::EBADF));
     }
     // SAFETY: only borrowed for the call; the kernel answers EBADF when it isn't open.
     let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
@@ -58,7 +61,7 @@ pub fn identity(file: &File) -> Result<(u64, u64)> {
     file.metadata().map(|metadata| (metadata.dev(), metadata.ino()))
 }
 
-/// What a file is, as far as mapping it is concerned.
+/// The kinds of files, as far as mapping them is concerned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FileKind {
     /// A regular file or memfd with its length.
@@ -88,33 +91,30 @@ pub fn kind(file: &File) -> Result<FileKind> {
 
 /// The page size of the hugetlbfs that the file lies on; `None` when it lies on another file system.
 pub fn hugetlbfs_page_size(file: &File) -> Result<Option<u64>> {
-    let mut stat = std::mem::MaybeUninit::<libc::statfs>::uninit();
-    // SAFETY: the kernel fills the buffer, which is as large as it expects.
-    check(unsafe { libc::fstatfs(file.as_raw_fd(), stat.as_mut_ptr()) })?;
-    // SAFETY: filled by the call that succeeded.
-    let stat = unsafe { stat.assume_init() };
-    let is_hugetlbfs = i128::from(stat.f_type) == i128::from(HUGETLBFS_MAGIC);
-    Ok(is_hugetlbfs.then(|| u64::try_from(stat.f_bsize).unwrap_or_default()))
+    const HUGETLBFS_MAGIC: i128 = 0x9584_58f6;
+    let stat = rustix::fs::fstatfs(file)?;
+    Ok((i128::from(stat.f_type) == HUGETLBFS_MAGIC).then(|| u64::try_from(stat.f_bsize).unwrap_or_default()))
 }
 
 /// The first position from `position` on that has data, skipping holes; `None` when only holes follow. A file
 /// that can't tell has data everywhere.
 #[must_use]
 pub fn next_data(file: &File, position: u64) -> Option<u64> {
-    // SAFETY: takes integers.
-    let found = unsafe { libc::lseek(file.as_raw_fd(), i64::try_from(position).ok()?, libc::SEEK_DATA) };
-    match u64::try_from(found) {
-        Ok(data) => Some(data),
-        Err(_) if Error::last_os_error().raw_os_error() == Some(libc::ENXIO) => None,
-        Err(_) => Some(position),
+    match rustix::fs::seek(file, SeekFrom::Data(position)) {
+        Err(Errno::NXIO) => None,
+        data => Some(data.unwrap_or(position)),
     }
 }
 
 /// The first position from `position` on that has no data, or the end of the file.
 #[must_use]
 pub fn next_hole(file: &File, position: u64) -> Option<u64> {
-    // SAFETY: takes integers.
-    u64::try_from(unsafe { libc::lseek(file.as_raw_fd(), i64::try_from(position).ok()?, libc::SEEK_HOLE) }).ok()
+    rustix::fs::seek(file, SeekFrom::Hole(position)).ok()
+}
+
+/// Frees a range of a file; what is read there afterwards is zero.
+pub fn punch_hole(file: &File, offset: u64, size: u64) -> Result<()> {
+    Ok(fallocate(file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, offset, size)?)
 }
 
 /// The file through a description of our own, whose position nobody else uses.
@@ -124,12 +124,10 @@ pub fn reopen(file: &File) -> Result<File> {
 
 /// The protection that a shared mapping of the descriptor can have: `PROT_READ` (1), `PROT_WRITE` (2).
 pub fn protection(file: &File) -> Result<i32> {
-    // SAFETY: takes an integer.
-    let flags = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GETFL) };
-    check(flags)?;
-    Ok(match flags & libc::O_ACCMODE {
-        libc::O_RDONLY => libc::PROT_READ,
-        libc::O_WRONLY => libc::PROT_WRITE,
+    let mode = fcntl_getfl(file)? & OFlags::ACCMODE;
+    Ok(match mode {
+        OFlags::RDONLY => libc::PROT_READ,
+        OFlags::WRONLY => libc::PROT_WRITE,
         _ => libc::PROT_READ | libc::PROT_WRITE,
     })
 }
@@ -137,9 +135,7 @@ pub fn protection(file: &File) -> Result<i32> {
 /// Whether every write goes to the end of the file (`O_APPEND`).
 #[must_use]
 pub fn appends(file: &File) -> bool {
-    // SAFETY: takes an integer.
-    let flags = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GETFL) };
-    flags >= 0 && flags & libc::O_APPEND != 0
+    fcntl_getfl(file).is_ok_and(|flags| flags.contains(OFlags::APPEND))
 }
 
 /// Opens a file that exists, for reading and writing.
@@ -157,13 +153,24 @@ pub fn open_directory(path: &Path) -> Result<File> {
     File::options().read(true).custom_flags(libc::O_DIRECTORY).open(path)
 }
 
-/// `Err` with errno for a negative result.
-pub(super) fn check(result: i32) -> Result<()> {
-    if result < 0 { Err(Error::last_os_error()) } else { Ok(()) }
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// `mmap` flags for anonymous memory of huge pages of a size.
-#[must_use]
-pub fn anonymous_huge_flags(page_size: u64) -> i32 {
-    libc::MAP_HUGETLB | i32::try_from(page_size_flag(page_size)).unwrap_or_default()
+    #[test]
+    fn a_page_size_is_told_by_its_logarithm() {
+        assert_eq!(anonymous_huge_flags(0), libc::MAP_HUGETLB);
+        for (size, flag) in
+            [(2 << 20, libc::MAP_HUGE_2MB), (1 << 30, libc::MAP_HUGE_1GB), (16 << 30, libc::MAP_HUGE_16GB)]
+        {
+            assert_eq!(anonymous_huge_flags(size), libc::MAP_HUGETLB | flag);
+        }
+    }
+
+    #[test]
+    fn a_long_name_is_cut_between_characters() {
+        let file = memfd(&"ä".repeat(200), None).unwrap();
+        let name = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).unwrap();
+        assert_eq!(name.to_str().unwrap(), format!("/memfd:{} (deleted)", "ä".repeat(124)));
+    }
 }

@@ -1,10 +1,10 @@
-//! Advice, protection, locking and population of mappings that are already there.
+//! Advice, protection, locking, population and discarding of mappings that are already there.
 
 use std::io::Result;
 
-use super::file::check;
+use super::errno::{self, check};
 
-/// What the kernel is asked to do with a mapping.
+/// An advice to the kernel (`madvise(2)`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Advice {
     /// Back it with transparent huge pages, or not.
@@ -22,7 +22,7 @@ pub enum Advice {
 }
 
 impl Advice {
-    /// Whether it tells the kernel not to do something.
+    /// Whether it forbids what the kernel might not be able to do anyway.
     #[must_use]
     pub const fn forbids(self) -> bool {
         matches!(self, Self::HugePages(false) | Self::Mergeable(false))
@@ -46,8 +46,8 @@ impl Advice {
 
 /// `madvise(2)` on part of a live mapping.
 pub fn advise(host: *mut u8, size: usize, advice: Advice) -> Result<()> {
-    // SAFETY: none of these advices drops contents or changes what may be accessed; a bad range is ENOMEM.
-    check(unsafe { libc::madvise(host.cast(), size, advice.number()) })
+    // SAFETY: none of these drops contents or changes what may be accessed; a bad range is ENOMEM.
+    check(unsafe { libc::madvise(host.cast(), size, advice.number()) }).map(drop)
 }
 
 /// `mprotect(2)` on part of a live mapping.
@@ -56,17 +56,40 @@ pub fn advise(host: *mut u8, size: usize, advice: Advice) -> Result<()> {
 /// The range is a mapping of the caller's, and no one who relies on the old protection touches it meanwhile.
 pub unsafe fn protect(host: *mut u8, size: usize, prot_flags: i32) -> Result<()> {
     // SAFETY: the caller's promise.
-    check(unsafe { libc::mprotect(host.cast(), size, prot_flags) })
+    check(unsafe { libc::mprotect(host.cast(), size, prot_flags) }).map(drop)
 }
 
 /// `mlock(2)`.
 pub fn lock(host: *mut u8, size: usize) -> Result<()> {
     // SAFETY: takes addresses, and changes neither contents nor access.
-    check(unsafe { libc::mlock(host.cast(), size) })
+    check(unsafe { libc::mlock(host.cast(), size) }).map(drop)
 }
 
 /// `munlock(2)`.
 pub fn unlock(host: *mut u8, size: usize) -> Result<()> {
     // SAFETY: takes addresses, and changes neither contents nor access.
-    check(unsafe { libc::munlock(host.cast(), size) })
+    check(unsafe { libc::munlock(host.cast(), size) }).map(drop)
+}
+
+/// Drops private anonymous pages, locked ones too; what is read there afterwards is zero.
+///
+/// # Safety
+/// The range lies in a private anonymous mapping of the caller's, who does not need the contents.
+pub unsafe fn drop_pages(host: *mut u8, size: usize) -> Result<()> {
+    // SAFETY: the caller's promise.
+    let drop_with = |advice| check(unsafe { libc::madvise(host.cast(), size, advice) }).map(drop);
+    match drop_with(libc::MADV_DONTNEED) {
+        // Locked pages have an advice of their own.
+        Err(error) if errno::of(&error) == errno::EINVAL => drop_with(libc::MADV_DONTNEED_LOCKED),
+        result => result,
+    }
+}
+
+/// Frees pages of shared anonymous memory; what is read there afterwards is zero.
+///
+/// # Safety
+/// The range lies in a shared anonymous mapping of the caller's, who does not need the contents.
+pub unsafe fn remove_pages(host: *mut u8, size: usize) -> Result<()> {
+    // SAFETY: the caller's promise.
+    check(unsafe { libc::madvise(host.cast(), size, libc::MADV_REMOVE) }).map(drop)
 }

@@ -4,18 +4,17 @@
 
 pub mod copy;
 pub mod copy_thread;
-pub mod discard;
+pub mod errno;
 pub mod event;
 pub mod file;
 pub mod fork;
-pub mod huge;
-mod ioctl;
+pub mod host;
 pub mod kvm;
-pub mod limits;
+pub mod kvm_slot;
 pub mod memory;
 pub mod numa;
+pub mod poll;
 pub mod smaps;
 pub mod socket;
 pub mod span;
 pub mod stream;
-pub mod vma;

@@ -1,9 +1,13 @@
-//! What the kernel says about mappings of this process.
+//! The mappings of this process as the kernel describes them (`/proc/self/smaps`, `mincore(2)`).
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Result};
+use std::ops::Range;
 
-/// Sums over the parts of `/proc/self/smaps` that lie in a range.
+use super::errno::check;
+use super::host::kilobytes;
+
+/// Sums over the mappings that lie in a range of host addresses.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Smaps {
     /// Bytes a page, as the kernel manages them.
@@ -14,115 +18,161 @@ pub struct Smaps {
     pub huge: u64,
     /// Bytes that are locked.
     pub locked: u64,
-    /// The two-letter flags that all parts have.
+    /// The two-letter flags that all of them have.
     pub flags: Vec<String>,
-    /// A part reaches out of the range, because the kernel joined it with a neighbour: the sums are too large.
+    /// One reaches out of the range, because the kernel joined it with a neighbour: the sums are too large.
     pub reaches_out: bool,
-    parts: u32,
+}
+
+/// One mapping of the process.
+struct Vma {
+    range: Range<usize>,
+    counts: Smaps,
 }
 
 /// The sums for each of some ranges of host addresses, given by start and size.
 pub fn read(ranges: &[(usize, usize)]) -> Result<Vec<Smaps>> {
-    read_from(BufReader::new(File::open("/proc/self/smaps")?), ranges)
+    sums(open()?, ranges)
 }
 
-fn read_from(lines: impl BufRead, ranges: &[(usize, usize)]) -> Result<Vec<Smaps>> {
-    let mut sums = vec![Smaps::default(); ranges.len()];
-    let mut here: Vec<usize> = Vec::new();
-    for line in lines.lines() {
-        let line = line?;
-        match line.split_once(':').filter(|(name, _)| !name.contains('-')) {
-            Some((name, value)) => {
-                for index in &here {
-                    if let Some(sum) = sums.get_mut(*index) {
-                        sum.add(name, value.trim());
-                    }
+/// Whether a userfaultfd is registered on a mapping that has some of these bytes: then a touch may wait for its handler.
+#[must_use]
+pub fn has_fault_handler(address: usize, size: usize) -> bool {
+    let Ok(text) = open() else { return false };
+    let end = address.saturating_add(size);
+    // The kernel writes the mappings by ascending address, and each costs it a walk over the pages.
+    let ahead = vmas(text).map_while(Result::ok).take_while(|vma| vma.range.start < end);
+    let is_asked = |flag: &String| matches!(flag.as_str(), "um" | "uw" | "ui");
+    ahead.filter(|vma| address < vma.range.end).any(|vma| vma.counts.flags.iter().any(is_asked))
+}
+
+fn open() -> Result<BufReader<File>> {
+    File::open("/proc/self/smaps").map(BufReader::new)
+}
+
+/// The mappings of a process by ascending address.
+fn vmas(text: impl BufRead) -> impl Iterator<Item = Result<Vma>> {
+    let mut lines = text.lines().peekable();
+    std::iter::from_fn(move || {
+        let first = lines.next()?;
+        Some(first.map(|line| {
+            let mut vma = Vma { range: range_of(&line).unwrap_or_default(), counts: Smaps::default() };
+            while let Some(Ok(line)) = lines.next_if(|line| line.as_ref().is_ok_and(|line| range_of(line).is_none())) {
+                if let Some((name, value)) = line.split_once(':') {
+                    vma.counts.read(name, value);
                 }
             }
-            None => here = begin_part(&line, ranges, &mut sums),
+            vma
+        }))
+    })
+}
+
+/// The addresses in a mapping's first line; the other lines have a name and a colon.
+fn range_of(line: &str) -> Option<Range<usize>> {
+    let (start, end) = line.split(' ').next()?.split_once('-')?;
+    Some(usize::from_str_radix(start, 16).ok()?..usize::from_str_radix(end, 16).ok()?)
+}
+
+fn sums(text: impl BufRead, ranges: &[(usize, usize)]) -> Result<Vec<Smaps>> {
+    let mut sums = vec![Smaps::default(); ranges.len()];
+    for vma in vmas(text) {
+        let Vma { range, counts } = vma?;
+        for ((start, size), sum) in ranges.iter().zip(&mut sums) {
+            let end = start.saturating_add(*size);
+            if range.start < end && *start < range.end {
+                sum.join(&counts);
+                sum.reaches_out |= range.start < *start || end < range.end;
+            }
         }
     }
     Ok(sums)
 }
 
-/// The ranges that a part of the process lies in.
-fn begin_part(line: &str, ranges: &[(usize, usize)], sums: &mut [Smaps]) -> Vec<usize> {
-    let span = line.split_whitespace().next().and_then(|span| span.split_once('-'));
-    let number = |text| usize::from_str_radix(text, 16).ok();
-    let Some((low, end)) = span.and_then(|(low, end)| number(low).zip(number(end))) else { return Vec::new() };
-    let mut here = Vec::new();
-    for (index, ((start, size), sum)) in ranges.iter().zip(sums).enumerate() {
-        let stop = start.saturating_add(*size);
-        if low < stop && *start < end {
-            sum.parts = sum.parts.saturating_add(1);
-            sum.reaches_out |= low < *start || end > stop;
-            here.push(index);
-        }
-    }
-    here
-}
-
 impl Smaps {
-    fn add(&mut self, name: &str, value: &str) {
-        let bytes = || value.strip_suffix("kB").and_then(|text| text.trim().parse::<u64>().ok()).unwrap_or_default();
-        let bytes = || bytes().saturating_mul(1024);
+    /// Takes over one line of a mapping.
+    fn read(&mut self, name: &str, value: &str) {
+        let bytes = || kilobytes(value).unwrap_or_default();
         match name {
-            "KernelPageSize" => self.page_size = self.page_size.max(bytes()),
-            "Rss" => self.resident = self.resident.saturating_add(bytes()),
+            "KernelPageSize" => self.page_size = bytes(),
+            "Rss" => add(&mut self.resident, bytes()),
+            // Pages of hugetlbfs are not in Rss.
             "Shared_Hugetlb" | "Private_Hugetlb" => {
-                self.resident = self.resident.saturating_add(bytes());
-                self.huge = self.huge.saturating_add(bytes());
+                add(&mut self.resident, bytes());
+                add(&mut self.huge, bytes());
             }
-            "AnonHugePages" | "ShmemPmdMapped" | "FilePmdMapped" => self.huge = self.huge.saturating_add(bytes()),
-            "Locked" => self.locked = self.locked.saturating_add(bytes()),
-            "VmFlags" => self.join_flags(value),
+            "AnonHugePages" | "ShmemPmdMapped" | "FilePmdMapped" => add(&mut self.huge, bytes()),
+            "Locked" => self.locked = bytes(),
+            "VmFlags" => self.flags = value.split_whitespace().map(str::to_owned).collect(),
             _ => {}
         }
     }
 
-    fn join_flags(&mut self, value: &str) {
-        let flags = value.split_whitespace().map(str::to_owned);
-        if self.parts <= 1 {
-            self.flags = flags.collect();
+    /// Adds what the kernel counts of one more mapping.
+    fn join(&mut self, vma: &Self) {
+        let is_first = self.page_size == 0;
+        if is_first {
+            self.flags.clone_from(&vma.flags);
         } else {
-            let flags: Vec<String> = flags.collect();
-            self.flags.retain(|flag| flags.contains(flag));
+            self.flags.retain(|flag| vma.flags.contains(flag));
         }
+        self.page_size = self.page_size.max(vma.page_size);
+        add(&mut self.resident, vma.resident);
+        add(&mut self.huge, vma.huge);
+        add(&mut self.locked, vma.locked);
     }
 }
 
-/// The bytes of a range that are in memory (`mincore(2)`).
-pub fn resident(host: *mut u8, size: usize, page_size: usize) -> Result<u64> {
+/// A process has fewer than 2^64 bytes, so that nothing is cut off.
+fn add(sum: &mut u64, bytes: u64) {
+    *sum = sum.saturating_add(bytes);
+}
+
+/// The bytes of whole pages that are in memory (`mincore(2)`).
+pub fn resident(host: *mut u8, size: usize, page_size: usize) -> Result<usize> {
     const PAGES: usize = 1 << 16;
     let mut pages = vec![0u8; PAGES];
-    let (mut offset, mut count) = (0usize, 0u64);
     let step = PAGES.saturating_mul(page_size);
-    while offset < size {
+    let resident_from = |offset: usize| {
         let length = step.min(size.saturating_sub(offset));
         // SAFETY: the kernel writes a byte for each page of the range, of which there are at most as many as bytes.
-        super::file::check(unsafe { libc::mincore(host.wrapping_add(offset).cast(), length, pages.as_mut_ptr()) })?;
-        let here = pages.iter().take(length.div_ceil(page_size)).filter(|page| **page & 1 == 1).count();
-        count = count.saturating_add(u64::try_from(here).unwrap_or_default());
-        offset = offset.saturating_add(length);
-    }
-    Ok(count.saturating_mul(u64::try_from(page_size).unwrap_or_default()))
+        check(unsafe { libc::mincore(host.wrapping_add(offset).cast(), length, pages.as_mut_ptr()) })?;
+        let pages = pages.iter().take(length.div_ceil(page_size));
+        Ok(pages.filter(|page| **page & 1 == 1).map(|_| page_size).sum::<usize>())
+    };
+    (0..size).step_by(step).map(resident_from).sum()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn parts_are_summed_and_flags_joined() {
-        let text = "\
+    const TEXT: &str = "\
 1000-3000 rw-p 00000000 00:00 0 \nRss: 4 kB\nKernelPageSize: 4 kB\nVmFlags: rd wr hg \n\
-3000-4000 rw-p 00000000 00:00 0 \nRss: 8 kB\nAnonHugePages: 8 kB\nVmFlags: rd hg dc \n\
-8000-9000 rw-p 00000000 00:00 0 \nRss: 16 kB\nVmFlags: rd \n";
-        let sums = read_from(text.as_bytes(), &[(0x1000, 0x3000), (0x8000, 0x800), (0x9000, 0x1000)]).unwrap();
-        let [first, second, third] = sums.as_slice() else { panic!() };
+3000-4000 rw-p 00000000 00:00 0 [heap]\nRss: 8 kB\nKernelPageSize: 4 kB\nAnonHugePages: 8 kB\nVmFlags: rd hg dc \n\
+8000-9000 rw-p 00000000 00:00 0 \nRss: 16 kB\nKernelPageSize: 4 kB\nLocked: 16 kB\nVmFlags: rd \n\
+a000-c000 rw-s 00000000 00:0f 7 /dev/hugepages/x: y\nRss: 0 kB\nKernelPageSize: 2048 kB\nShared_Hugetlb: 4096 kB\nVmFlags: rd ht \n";
+
+    #[test]
+    fn mappings_in_a_range_are_summed_and_their_flags_joined() {
+        let ranges = [(0x1000, 0x3000), (0x8000, 0x800), (0x9000, 0x1000), (0xa000, 0x2000)];
+        let sums = sums(TEXT.as_bytes(), &ranges).unwrap();
+        let [first, second, third, fourth] = sums.as_slice() else { panic!() };
         assert_eq!((first.resident, first.huge, first.page_size), (12 << 10, 8 << 10, 4 << 10));
         assert_eq!(first.flags, ["rd", "hg"]);
         assert!(!first.reaches_out && second.reaches_out);
-        assert_eq!(third.resident, 0);
+        assert_eq!((second.locked, third.resident), (16 << 10, 0));
+        assert_eq!((fourth.resident, fourth.huge, fourth.page_size), (4 << 20, 4 << 20, 2 << 20));
+    }
+
+    #[test]
+    fn the_first_line_of_a_mapping_is_told_from_the_others() {
+        assert_eq!(range_of("7f00-7fff rw-p 00000000 00:00 0"), Some(0x7f00..0x7fff));
+        assert_eq!(range_of("Size:                  4 kB"), None);
+    }
+
+    #[test]
+    fn ordinary_memory_has_no_fault_handler() {
+        let value = 0u8;
+        assert!(!has_fault_handler((&raw const value).addr(), 1));
     }
 }

@@ -1,96 +1,75 @@
 //! Messages with descriptors over a Unix socket that its owner may have made non-blocking.
 
-use std::io::{Error, ErrorKind, Result};
-use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::io::{Error, ErrorKind, IoSlice, Result};
+use std::mem::MaybeUninit;
+use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+use rustix::net::{self, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
+
+use super::errno;
+use super::poll::{Direction, wait_ready};
 
 /// The most descriptors in one message.
 pub const MAX_DESCRIPTORS: usize = 8;
 
-/// Sends all bytes, with descriptors beside the first of them, or fails with `TimedOut` at the deadline.
-pub fn send(socket: BorrowedFd<'_>, mut bytes: &[u8], mut descriptors: &[RawFd], deadline: Instant) -> Result<()> {
+/// Sends all bytes, with descriptors beside the first of them, or fails with `ETIMEDOUT` at the deadline, if there is one.
+pub fn send(
+    socket: BorrowedFd<'_>,
+    mut bytes: &[u8],
+    descriptors: &[BorrowedFd<'_>],
+    deadline: Option<Instant>,
+) -> Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
+    let mut beside = SendAncillaryBuffer::new(&mut space);
+    if !descriptors.is_empty() && !beside.push(SendAncillaryMessage::ScmRights(descriptors)) {
+        return Err(Error::new(ErrorKind::InvalidInput, "too many descriptors in one message"));
+    }
     while !bytes.is_empty() {
-        wait(socket, libc::POLLOUT, deadline)?;
-        let sent = match send_some(socket, bytes, descriptors) {
-            Err(error) if is_transient(&error) => continue,
-            sent => sent?,
-        };
-        descriptors = &[];
-        bytes = bytes.get(sent..).unwrap_or_default();
-    }
-    Ok(())
-}
-
-fn send_some(socket: BorrowedFd<'_>, bytes: &[u8], descriptors: &[RawFd]) -> Result<usize> {
-    let size = u32::try_from(size_of_val(descriptors)).map_err(Error::other)?;
-    let mut control = [0u64; 8];
-    let mut part = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
-    // SAFETY: all-zero is a valid header: no name, no parts, no control data.
-    let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
-    header.msg_iov = &raw mut part;
-    header.msg_iovlen = 1;
-    if !descriptors.is_empty() {
-        // SAFETY: only computes a length.
-        let space = unsafe { libc::CMSG_SPACE(size) };
-        header.msg_controllen = usize::try_from(space).map_err(Error::other)?;
-        if descriptors.len() > MAX_DESCRIPTORS || header.msg_controllen > size_of_val(&control) {
-            return Err(Error::new(ErrorKind::InvalidInput, "too many descriptors in one message"));
-        }
-        header.msg_control = control.as_mut_ptr().cast();
-        // SAFETY: the buffer is aligned as a control header and has room for one with all descriptors, as just checked.
-        unsafe {
-            let first = libc::CMSG_FIRSTHDR(&raw const header);
-            (*first).cmsg_level = libc::SOL_SOCKET;
-            (*first).cmsg_type = libc::SCM_RIGHTS;
-            (*first).cmsg_len = usize::try_from(libc::CMSG_LEN(size)).map_err(Error::other)?;
-            let data = libc::CMSG_DATA(first).cast::<RawFd>();
-            std::ptr::copy_nonoverlapping(descriptors.as_ptr(), data, descriptors.len());
-        }
-    }
-    let flags = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
-    // SAFETY: the header points to buffers that live through the call.
-    let sent = unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const header, flags) };
-    usize::try_from(sent).map_err(|_| Error::last_os_error())
-}
-
-/// Fills the buffer, or fails with `TimedOut` at the deadline and with `UnexpectedEof` when the other side has closed.
-pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8], deadline: Instant) -> Result<()> {
-    let mut filled = 0;
-    while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
-        wait(socket, libc::POLLIN, deadline)?;
-        // SAFETY: the kernel writes no more than the buffer has.
-        let got = unsafe { libc::recv(socket.as_raw_fd(), rest.as_mut_ptr().cast(), rest.len(), libc::MSG_DONTWAIT) };
-        match usize::try_from(got).map_err(|_| Error::last_os_error()) {
-            Ok(0) => return Err(Error::new(ErrorKind::UnexpectedEof, "the other side has closed the connection")),
-            Ok(got) => filled = filled.saturating_add(got),
-            Err(error) if is_transient(&error) => {}
-            Err(error) => return Err(error),
+        wait(socket, Direction::Out, deadline)?;
+        let sent = net::sendmsg(socket, &[IoSlice::new(bytes)], &mut beside, SendFlags::NOSIGNAL | SendFlags::DONTWAIT);
+        if let Some(sent) = unless_transient(sent)? {
+            // They have gone with the first bytes.
+            beside.clear();
+            bytes = bytes.get(sent..).unwrap_or_default();
         }
     }
     Ok(())
 }
 
-fn is_transient(error: &Error) -> bool {
-    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
+/// Fills the buffer, or fails with `ETIMEDOUT` at the deadline and with `UnexpectedEof` when the other side has closed.
+pub fn receive(socket: BorrowedFd<'_>, mut buffer: &mut [u8], deadline: Option<Instant>) -> Result<()> {
+    while !buffer.is_empty() {
+        wait(socket, Direction::In, deadline)?;
+        match unless_transient(net::recv(socket, &mut *buffer, RecvFlags::DONTWAIT))? {
+            Some((0, _)) => {
+                return Err(Error::new(ErrorKind::UnexpectedEof, "the other side has closed the connection"));
+            }
+            Some((count, _)) => buffer = buffer.get_mut(count..).unwrap_or_default(),
+            None => {}
+        }
+    }
+    Ok(())
 }
 
-fn wait(socket: BorrowedFd<'_>, events: i16, deadline: Instant) -> Result<()> {
+/// `None` for a call that is made again: interrupted, or on a socket that is no longer ready.
+fn unless_transient<T>(result: rustix::io::Result<T>) -> Result<Option<T>> {
+    match result {
+        Err(Errno::AGAIN | Errno::INTR) => Ok(None),
+        result => Ok(Some(result?)),
+    }
+}
+
+/// Waits until the socket is ready, at most until the deadline.
+fn wait(socket: BorrowedFd<'_>, direction: Direction, deadline: Option<Instant>) -> Result<()> {
     loop {
-        let left = deadline.saturating_duration_since(Instant::now());
+        let left = deadline.map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(Instant::now()));
         if left.is_zero() {
-            return Err(Error::from_raw_os_error(libc::ETIMEDOUT));
+            return Err(errno::error(errno::ETIMEDOUT));
         }
-        let mut waiting = libc::pollfd { fd: socket.as_raw_fd(), events, revents: 0 };
-        let milliseconds = left.saturating_add(Duration::from_micros(999)).as_millis();
-        let milliseconds = i32::try_from(milliseconds).unwrap_or(i32::MAX);
-        // SAFETY: one entry, which lives through the call.
-        match unsafe { libc::poll(&raw mut waiting, 1, milliseconds) } {
-            0 => {}
-            ready if ready > 0 => return Ok(()),
-            _ => match Error::last_os_error() {
-                error if is_transient(&error) => {}
-                error => return Err(error),
-            },
+        if wait_ready(socket, direction, left)? {
+            return Ok(());
         }
     }
 }

@@ -2,6 +2,8 @@
 
 use std::io::{Error, Result};
 
+use super::errno;
+
 /// Host addresses that nothing else is mapped into; unmapped, with all that was put there, when dropped.
 #[derive(Debug)]
 pub struct Span {
@@ -32,9 +34,10 @@ impl Span {
     /// Maps into the span, in place of what is there.
     pub fn map(&self, offset: usize, size: usize, prot: i32, flags: i32, fd: i32, file_offset: u64) -> Result<*mut u8> {
         if offset.checked_add(size).is_none_or(|end| end > self.size) {
-            return Err(Error::from_raw_os_error(libc::EINVAL));
+            return Err(errno::error(errno::EINVAL));
         }
-        map_over(self.start.wrapping_add(offset), size, prot, flags, fd, file_offset)
+        // SAFETY: the addresses are the span's, which gives them out as raw pointers only.
+        unsafe { map_over(self.start.wrapping_add(offset), size, prot, flags, fd, file_offset) }
     }
 }
 
@@ -46,9 +49,12 @@ impl Drop for Span {
 }
 
 /// Maps at an address, in place of what is there.
-fn map_over(host: *mut u8, size: usize, prot: i32, flags: i32, fd: i32, file_offset: u64) -> Result<*mut u8> {
-    let offset = i64::try_from(file_offset).map_err(|_| Error::from_raw_os_error(libc::EOVERFLOW))?;
-    // SAFETY: only addresses of a span or of a mapping that the caller owns are given here.
+///
+/// # Safety
+/// The range is the caller's, and no one relies on what is there.
+unsafe fn map_over(host: *mut u8, size: usize, prot: i32, flags: i32, fd: i32, file_offset: u64) -> Result<*mut u8> {
+    let offset = i64::try_from(file_offset).map_err(|_| errno::error(errno::EOVERFLOW))?;
+    // SAFETY: the caller's promise.
     let at = unsafe { libc::mmap(host.cast(), size, prot, flags | libc::MAP_FIXED, fd, offset) };
     if at == libc::MAP_FAILED { Err(Error::last_os_error()) } else { Ok(at.cast()) }
 }
@@ -59,5 +65,6 @@ fn map_over(host: *mut u8, size: usize, prot: i32, flags: i32, fd: i32, file_off
 /// The range lies in a mapping of the caller's, and no one relies on what is there.
 pub unsafe fn replace(host: *mut u8, size: usize, prot: i32, flags: i32, file: Option<(i32, u64)>) -> Result<()> {
     let (fd, offset) = file.unwrap_or((-1, 0));
-    map_over(host, size, prot, flags, fd, offset).map(drop)
+    // SAFETY: the caller's promise.
+    unsafe { map_over(host, size, prot, flags, fd, offset) }.map(drop)
 }

@@ -36,11 +36,10 @@ class Device:
 
 
 @pytest.fixture
-def space() -> AddressSpace:
+def regions() -> list[AddressSpaceRegion]:
     uart = AddressSpaceRegion("device", WINDOW, 0x20, name="uart")
     timer = AddressSpaceRegion("device", WINDOW + 0x20, PAGE, name="timer")
-    space, _ = mapped(ram(0, name="low"), uart, timer)
-    return space
+    return [ram(0, name="low"), uart, timer]
 
 
 def test_accesses_reach_the_device_that_holds_them(space: AddressSpace) -> None:

@@ -60,7 +60,7 @@ class Mirror:
 class Clients(RuleBasedStateMachine):
     @initialize(kind=st.sampled_from(sorted(KINDS)))
     def begin(self, kind: str) -> None:
-        self.name = f"machine-{os.getpid()}-{id(self)}"
+        self.name = f"stateful-{os.getpid()}-{id(self)}"
         self.model: dict[int, tuple[int, object]] = {}
         self.space = AddressSpace(LAYOUT)
         self.memory = self.space.map_memory()
@@ -173,7 +173,7 @@ class Clients(RuleBasedStateMachine):
         self.backend.close()
         del self.memory, self.space, self.slots, self.vhost, self.engine
         gc.collect()
-        assert not re.search(f"memfd:{self.name}", "".join(maps_of("memfd:machine")))
+        assert not re.search(f"memfd:{self.name}", "".join(maps_of("memfd:stateful")))
 
 
 TestClients = Clients.TestCase

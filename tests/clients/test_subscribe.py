@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -24,6 +24,7 @@ from dbs_address_space import (
     UnmappedAddress,
 )
 from memory_helpers import LAYOUT, PAGE, WINDOW, in_child, mapped, maps_of, ram
+from threads import run_threads
 
 Log = list[tuple[str, str, AddressSpaceChange]]
 
@@ -60,9 +61,8 @@ def log() -> Log:
 
 
 @pytest.fixture
-def space() -> AddressSpace:
-    space, _ = mapped(ram(0, name="low"), AddressSpaceRegion("device", WINDOW, PAGE, name="uart"))
-    return space
+def regions() -> list[AddressSpaceRegion]:
+    return [ram(0, name="low"), AddressSpaceRegion("device", WINDOW, PAGE, name="uart")]
 
 
 @pytest.fixture
@@ -362,28 +362,20 @@ def test_a_client_that_refers_to_its_space_is_garbage(monkeypatch: pytest.Monkey
     assert not maps_of("memfd:garbage")
 
 
-@pytest.fixture
-def quick_switches() -> Iterator[None]:
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-5)
-    yield
-    sys.setswitchinterval(interval)
-
-
-@pytest.mark.usefixtures("quick_switches")
+@pytest.mark.usefixtures("constant_switches")
 def test_changes_and_subscriptions_from_many_threads_end(space: AddressSpace) -> None:
     """Each client keeps its own map of the regions, and all agree in the end."""
     clients = [Recorder(f"client {number}", []) for number in range(4)]
-    stop = time.monotonic() + 1.5
+    done = threading.Event()
 
     def plug(number: int) -> None:
         base = (16 + number) * PAGE
-        while time.monotonic() < stop:
+        for _ in range(150):
             space.insert_region(ram(base))
             space.remove_region(base)
 
     def come_and_go(client: Recorder) -> None:
-        while time.monotonic() < stop:
+        while not done.is_set():
             client.regions = set()
             with space.subscribe(client):
                 time.sleep(0.001)
@@ -391,14 +383,15 @@ def test_changes_and_subscriptions_from_many_threads_end(space: AddressSpace) ->
 
     for client in clients[:2]:
         space.subscribe(client)
-    threads = [threading.Thread(target=plug, args=(number,)) for number in range(3)]
-    threads += [threading.Thread(target=come_and_go, args=(client,)) for client in clients[2:]]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(30)
-        assert not thread.is_alive()
-    assert space.generation > 10
+
+    def plug_all() -> None:
+        try:
+            run_threads(*(partial(plug, number) for number in range(3)))
+        finally:
+            done.set()
+
+    run_threads(plug_all, *(partial(come_and_go, client) for client in clients[2:]))
+    assert space.generation == 3 * 150 * 2
     assert [client.regions for client in clients[:2]] == [set(space)] * 2
 
 

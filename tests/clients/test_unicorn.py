@@ -51,12 +51,14 @@ class Veto:
 
 
 @pytest.fixture
-def space() -> AddressSpace:
+def layout() -> AddressSpaceLayout:
+    return LAYOUT
+
+
+@pytest.fixture
+def regions() -> list[AddressSpaceRegion]:
     device = AddressSpaceRegion("device", UART, 0x20, name="uart")
-    regions = [ram(0, MIB, name="low"), ram(DIMM, MIB, name="dimm"), device]
-    space = AddressSpace.from_regions(regions, LAYOUT)
-    space.map_memory()
-    return space
+    return [ram(0, MIB, name="low"), ram(DIMM, MIB, name="dimm"), device]
 
 
 @pytest.fixture

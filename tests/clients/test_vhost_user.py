@@ -1,6 +1,7 @@
 """vhost-user: a real backend's table follows the space, and one that refuses, is silent or dies changes nothing else."""
 
 import array
+import errno
 import os
 import select
 import shutil
@@ -26,7 +27,7 @@ from dbs_address_space import (
     VhostUserClient,
     VhostUserRegion,
 )
-from memory_helpers import MIB, PAGE, WINDOW, in_child, mapped, maps_of, ram, require
+from memory_helpers import MIB, PAGE, WINDOW, in_child, maps_of, ram, require
 
 GET_FEATURES, SET_FEATURES, SET_OWNER, SET_MEM_TABLE = 1, 2, 3, 5
 SET_VRING_NUM, SET_VRING_ADDR, SET_VRING_BASE, GET_VRING_BASE, SET_VRING_KICK, SET_VRING_CALL = 8, 9, 10, 11, 12, 13
@@ -41,12 +42,9 @@ NEXT, WRITE = 1, 2
 
 
 @pytest.fixture
-def space() -> AddressSpace:
+def regions() -> list[AddressSpaceRegion]:
     rom = AddressSpaceRegion.create_firmware_region(512 * MIB, PAGE, name="rom")
-    space, _ = mapped(
-        ram(0, MIB, name="low"), ram(HIGH, MIB, name="high"), rom, AddressSpaceRegion("device", WINDOW, PAGE)
-    )
-    return space
+    return [ram(0, MIB, name="low"), ram(HIGH, MIB, name="high"), rom, AddressSpaceRegion("device", WINDOW, PAGE)]
 
 
 def test_the_table_of_a_space(space: AddressSpace, tmp_path: Path) -> None:
@@ -317,11 +315,27 @@ def test_a_refused_removal_is_on_the_client(
     assert space.clients == ()
 
 
+def test_a_message_that_can_not_be_sent_leaves_the_connection_whole(
+    space: AddressSpace, acknowledging: Backend
+) -> None:
+    client = space.attach_vhost_user(acknowledging.front, timeout=20)
+    closed = os.open(os.devnull, os.O_RDONLY)
+    os.close(closed)
+    with pytest.raises(BackingError, match=f"descriptor {closed} can't be duplicated") as refused:
+        client.send(SET_OWNER, fds=[closed])
+    assert refused.value.errno == errno.EBADF
+    with pytest.raises(ValueError, match="room for 8 descriptors, not 9"):
+        client.send(SET_OWNER, fds=[0] * 9)
+    assert space.insert_region(ram(DIMM, MIB))
+    agree(space, client, acknowledging)
+    client.detach()
+
+
 def test_a_silent_and_a_dead_backend_are_named_in_time(space: AddressSpace, acknowledging: Backend) -> None:
     client = space.attach_vhost_user(acknowledging.front, timeout=0.2)
     before = space.snapshot()
     acknowledging.silent.add(ADD_MEM_REG)
-    with pytest.raises(BackingError, match=r"did not take request 37 in 200ms") as refused:
+    with pytest.raises(BackingError, match=r"did not answer request 37 within 0.2 s") as refused:
         space.insert_region(ram(DIMM, MIB))
     assert refused.value.errno == 110
     with pytest.raises(BackingError, match="lost, detach it"):

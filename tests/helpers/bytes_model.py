@@ -133,6 +133,7 @@ def runs(numbers: list[int]) -> Iterator[tuple[int, int]]:
             yield numbers[first], numbers[behind - 1]
 
 
+SHOWN = bytes(byte if 0x20 <= byte < 0x7F else ord(".") for byte in range(256))
 LINE = re.compile(r"([0-9a-f]{16})(?:  ((?:[0-9a-f]{2}  ?)+) *\|(.{1,16})\|)?")
 NOTE = re.compile(r"\[0x([0-9a-f_]+), 0x([0-9a-f_]+)\) has nothing to read")
 
@@ -145,7 +146,8 @@ def undump(text: str) -> list[tuple[int, bytes | None]]:
         if line == "*":
             is_starred = True
             continue
-        note, found = NOTE.fullmatch(line), LINE.fullmatch(line)
+        found = LINE.fullmatch(line)
+        note = None if found else NOTE.fullmatch(line)
         assert note or found, line
         address = int(note[1] if note else found[1], 16)  # type: ignore[index]
         if is_starred:
@@ -155,7 +157,7 @@ def undump(text: str) -> list[tuple[int, bytes | None]]:
             shown.append((address, None))
         elif found and found[2]:
             data = bytes.fromhex(found[2])
-            assert found[3] == "".join(chr(byte) if 0x20 <= byte < 0x7F else "." for byte in data)
+            assert found[3] == data.translate(SHOWN).decode()
             extend(shown, address, data)
     assert not is_starred, "a dump ends with an address"
     return shown

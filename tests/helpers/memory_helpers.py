@@ -9,7 +9,6 @@ import resource
 import signal
 import subprocess
 import sys
-import threading
 import time
 import traceback
 import warnings
@@ -177,25 +176,6 @@ def descriptor_limit(more: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         for fd in blockers:
             os.close(fd)
-
-
-def run_threads(*bodies: Callable[[], object]) -> None:
-    """Runs all bodies at once; what any of them raises comes out."""
-    raised: list[BaseException] = []
-
-    def run(body: Callable[[], object]) -> None:
-        try:
-            body()
-        except BaseException as error:  # noqa: BLE001  raised again below
-            raised.append(error)
-
-    threads = [threading.Thread(target=run, args=(body,)) for body in bodies]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if raised:
-        raise raised[0]
 
 
 def fork() -> int:

@@ -35,7 +35,7 @@ segments = st.lists(
 places = st.tuples(st.integers(0, 30), st.one_of(st.integers(-9, 9), st.integers(-2 * PAGE, 2 * PAGE)))
 
 
-class VerbsMachine(RuleBasedStateMachine):
+class VerbsBesideModel(RuleBasedStateMachine):
     """The memory and its model side by side; writes are tracked throughout."""
 
     space: AddressSpace
@@ -83,7 +83,7 @@ class VerbsMachine(RuleBasedStateMachine):
                 buffer = memoryview(bytearray(size + segment.odd))[segment.odd :]
                 return AddressSpaceRegion.from_buffer(base, buffer)
             case "file" | "private":
-                file = os.memfd_create("machine")
+                file = os.memfd_create("stateful")
                 self.files.append(file)
                 os.truncate(file, OFFSET + size)
                 return AddressSpaceRegion.from_file(base, size, file, OFFSET, shared=segment.kind == "file")

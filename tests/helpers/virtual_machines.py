@@ -57,9 +57,14 @@ class Vm:
 
     def close(self) -> None:
         self._run.close()
-        for fd in (self._vcpu, self.fd):
-            with suppress(OSError):
-                os.close(fd)
+        os.close(self._vcpu)
+        self.close_machine()
+
+    def close_machine(self) -> None:
+        """Closes the descriptor of the machine, once: its number may be another's by now."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
 
     def set_slot(self, slot: int, base: int, size: int, host: int = 0) -> None:
         """What the machine's owner may do at any time: a slot of its own; size 0 deletes it."""

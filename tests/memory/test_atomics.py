@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bytes_helpers import drain, in_threads, track
+from bytes_helpers import drain, track
 from dbs_address_space import (
     AccessDenied,
     AddressSpaceError,
@@ -19,6 +19,7 @@ from dbs_address_space import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from memory_helpers import PAGE, make_file, mapped, ram
+from threads import run_threads, switch_interval
 
 OPERATIONS: dict[str, Callable[[int, int], int]] = {
     "swap": lambda _, value: value,
@@ -41,12 +42,10 @@ def call(memory: GuestMemory, name: str, addr: Any, *arguments: Any, **keywords:
 
 
 @pytest.fixture
-def memory() -> GuestMemory:
+def regions() -> list[AddressSpaceRegion]:
     """Two touching pages, a hole, a page that can only be read, a device."""
-    regions = [ram(0), ram(PAGE, mem_type="mmap"), ram(3 * PAGE, prot_flags="r--", name="rom")]
-    space, memory = mapped(*regions)
-    space.insert_region(AddressSpaceRegion.create_device_region(1 << 45, PAGE, name="uart"))
-    return memory
+    uart = AddressSpaceRegion.create_device_region(1 << 45, PAGE, name="uart")
+    return [ram(0), ram(PAGE, mem_type="mmap"), ram(3 * PAGE, prot_flags="r--", name="rom"), uart]
 
 
 @settings(deadline=None)
@@ -187,7 +186,8 @@ def test_no_addition_of_two_threads_is_lost(memory: GuestMemory, width: int) -> 
         for _ in range(20_000):
             memory.fetch_add(PAGE - 8, 1, width)
 
-    in_threads(2, add)
+    with switch_interval(1e-6):
+        run_threads(add, add)
     assert memory.load(PAGE - 8, width) == 40_000 % (1 << 8 * width)
     assert memory.read(PAGE - 8 + width, 8 - width) == bytes(8 - width)
 
@@ -199,5 +199,6 @@ def test_compare_exchange_lets_one_thread_win(memory: GuestMemory) -> None:
         numbers = range(10_000)
         wins.extend(number for number in numbers if memory.compare_exchange(0, number, number + 1) == number)
 
-    in_threads(2, count)
+    with switch_interval(1e-6):
+        run_threads(count, count)
     assert sorted(wins) == list(range(10_000))

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from bytes_helpers import drain, numbered, track
 from dbs_address_space import (
-    AccessDenied,
     AddressSpace,
     AddressSpaceError,
     AddressSpaceRegion,
@@ -18,7 +17,9 @@ from dbs_address_space import (
     InvalidAddressRange,
     UnmappedAddress,
 )
-from memory_helpers import MIB, PAGE, make_file, mapped, ram, run_threads
+from memory_helpers import MIB, PAGE, make_file, mapped, ram
+from threads import run_threads
+from verbs import VERBS, Verb
 
 TOP = (1 << 64) - 1
 END = 3 * PAGE
@@ -26,20 +27,17 @@ END = 3 * PAGE
 WINDOW = 5 * PAGE
 UART = 1 << 45
 
-Sized = Callable[[GuestMemory, Any, Any], object]
-
 
 @pytest.fixture
-def space(tmp_path: Path) -> AddressSpace:
+def regions(tmp_path: Path) -> list[AddressSpaceRegion]:
     with make_file(tmp_path / "ram", PAGE).open("r+b") as file:
-        regions = [
+        return [
             ram(0),
             AddressSpaceRegion.from_file(PAGE, PAGE, file),
             ram(2 * PAGE, mem_type="mmap"),
             ram(WINDOW, prot_flags=0),
             AddressSpaceRegion.create_device_region(UART, PAGE),
         ]
-    return mapped(*regions)[0]
 
 
 @pytest.fixture
@@ -50,82 +48,47 @@ def memory(space: AddressSpace) -> GuestMemory:
     return space.memory
 
 
-SIZED: dict[str, Sized] = {
-    "read": lambda memory, addr, size: memory.read(addr, size),
-    "fill": lambda memory, addr, size: memory.fill(addr, size),
-    "forced fill": lambda memory, addr, size: memory.fill(addr, size, force=True),
-    "copy from": lambda memory, addr, size: memory.copy(0, addr, size),
-    "copy to": lambda memory, addr, size: memory.copy(addr, 0, size),
-    "hash": lambda memory, addr, size: memory.hash(addr, size),
-    "hash of hashlib": lambda memory, addr, size: memory.hash(addr, size, algorithm="md5"),
-    "readv": lambda memory, addr, size: memory.readv([(addr, size)]),
-    "view": lambda memory, addr, size: memory.view(addr, size, unguarded=True),
-    "pin": lambda memory, addr, size: memory.pin(addr, size),
-}
-"""Verbs that need all bytes of a range."""
-LENIENT: dict[str, Sized] = {
-    "check_range": lambda memory, addr, size: memory.check_range(addr, size),
-    "padded read": lambda memory, addr, size: memory.read(addr, size, pad=0),
-    "read_c_string": lambda memory, addr, size: memory.read_c_string(addr, size),
-    "hexdump": lambda memory, addr, size: memory.hexdump(addr, size),
-}
-ADDRESSED: dict[str, Callable[[GuestMemory, Any], object]] = {
-    "read_into": lambda memory, addr: memory.read_into(addr, bytearray(1)),
-    "readv_into": lambda memory, addr: memory.readv_into([(0, 1), (addr, 1)], bytearray(2)),
-    "write": lambda memory, addr: memory.write(addr, b"x"),
-    "read_u8": lambda memory, addr: memory.read_u8(addr),
-    "write_u8": lambda memory, addr: memory.write_u8(addr, 1),
-    "load": lambda memory, addr: memory.load(addr, 1),
-    "fetch_or": lambda memory, addr: memory.fetch_or(addr, 1, 1),
-    "unpack": lambda memory, addr: memory.unpack(addr, "B"),
-    "pack": lambda memory, addr: memory.pack(addr, "B", 1),
-    "compare": lambda memory, addr: memory.compare(addr, b"x"),
-    "writev": lambda memory, addr: memory.writev([(0, b"x"), (addr, b"x")]),
-    "array": lambda memory, addr: memory.array(addr, 1, "u1", unguarded=True),
-    "host_address": lambda memory, addr: memory.host_address(addr),
-    "mapping": lambda memory, addr: memory.mapping(addr),
-}
-"""Verbs whose size is that of something else: here 1."""
+ADDRESSED = [verb for verb in VERBS if verb.addressed and (not verb.widths or 1 in verb.widths)]
+SIZED = [verb for verb in ADDRESSED if verb.sized]
+OF_ONE_BYTE = [verb for verb in ADDRESSED if not verb.sized]
 
-NUMBERS: list[tuple[Any, type[Exception]]] = [
+Wrong = tuple[Any, type[Exception] | tuple[type[Exception], ...]]
+
+NUMBERS: list[Wrong] = [
     (-1, InvalidAddressRange),
     (-(1 << 64), InvalidAddressRange),
     (1 << 64, InvalidAddressRange),
     (1 << 1000, InvalidAddressRange),
     (True, InvalidAddressRange),
     (False, InvalidAddressRange),
-    (np.True_, (InvalidAddressRange, TypeError)),  # type: ignore[list-item]
+    (np.True_, (InvalidAddressRange, TypeError)),
     (1.0, TypeError),
     (np.float64(1), TypeError),
     (None, TypeError),
     (b"1", TypeError),
     ([1], TypeError),
 ]
-IDS = [repr(number)[:12] for number, _ in NUMBERS]
 
 
 def unchanged(memory: GuestMemory) -> bool:
     return drain(memory) == [] and memory.read(0, END) == numbered(END)
 
 
-@pytest.mark.parametrize("verb", [*SIZED, *LENIENT, *ADDRESSED])
-@pytest.mark.parametrize(("number", "error"), [*NUMBERS, ("0x10", TypeError)], ids=[*IDS, "text"])
-def test_what_is_no_address(memory: GuestMemory, verb: str, number: Any, error: type[Exception]) -> None:
-    with pytest.raises(error):
-        if verb in ADDRESSED:
-            ADDRESSED[verb](memory, number)
-        else:
-            (SIZED | LENIENT)[verb](memory, number, 1)
+@pytest.mark.parametrize("verb", ADDRESSED, ids=str)
+def test_what_is_no_address(memory: GuestMemory, verb: Verb) -> None:
+    wrong: list[Wrong] = [*NUMBERS, ("0x10", TypeError)]
+    for number, error in wrong:
+        with pytest.raises(error):
+            verb(memory, number, 1)
     assert unchanged(memory)
 
 
-@pytest.mark.parametrize("verb", [*SIZED, *LENIENT])
-@pytest.mark.parametrize(
-    ("number", "error"), [*NUMBERS, ("", InvalidAddressRange), ("2GB", InvalidAddressRange)], ids=[*IDS, "empty", "GB"]
-)
-def test_what_is_no_size(memory: GuestMemory, verb: str, number: Any, error: type[Exception]) -> None:
-    with pytest.raises(error):
-        (SIZED | LENIENT)[verb](memory, 0, number)
+@pytest.mark.parametrize("verb", SIZED, ids=str)
+def test_what_is_no_size(memory: GuestMemory, verb: Verb) -> None:
+    wrong: list[Wrong] = [*NUMBERS, ("", InvalidAddressRange), ("2GB", InvalidAddressRange)]
+    for number, error in wrong:
+        with pytest.raises(error):
+            verb(memory, 0, number)
     assert unchanged(memory)
 
 
@@ -141,40 +104,31 @@ EDGES: list[tuple[int, int, int]] = [
 ]
 
 
-@pytest.mark.parametrize("verb", SIZED)
-@pytest.mark.parametrize(("addr", "size", "bad"), EDGES)
-def test_every_edge_refuses_with_the_first_bad_address(
-    memory: GuestMemory, verb: str, addr: int, size: int, bad: int
-) -> None:
-    if verb == "copy to" and size > END:
-        addr, size, bad = 1, END, END
-    with pytest.raises(UnmappedAddress) as refused:
-        SIZED[verb](memory, addr, size)
-    assert (refused.value.address, refused.value.size) == (bad, size)
+@pytest.mark.parametrize("verb", [verb for verb in SIZED if not verb.holes], ids=str)
+def test_every_edge_refuses_with_the_first_bad_address(memory: GuestMemory, verb: Verb) -> None:
+    for edge in EDGES:
+        addr, size, bad = (1, END, END) if verb.form == "inward" and edge[1] > END else edge
+        with pytest.raises(UnmappedAddress) as refused:
+            verb(memory, addr, size)
+        assert (refused.value.address, refused.value.size) == (bad, size)
     assert unchanged(memory)
 
 
-@pytest.mark.parametrize("verb", ADDRESSED)
-@pytest.mark.parametrize("addr", [END, WINDOW - 1, WINDOW + PAGE, UART - 1, UART, TOP - 1])
-def test_every_edge_refuses_one_byte(memory: GuestMemory, verb: str, addr: int) -> None:
-    with pytest.raises(UnmappedAddress) as refused:
-        ADDRESSED[verb](memory, addr)
-    assert refused.value.address == addr
+@pytest.mark.parametrize("verb", OF_ONE_BYTE, ids=str)
+def test_every_edge_refuses_one_byte(memory: GuestMemory, verb: Verb) -> None:
+    for addr in (END, WINDOW - 1, WINDOW + PAGE, UART - 1, UART, TOP - 1):
+        with pytest.raises(UnmappedAddress) as refused:
+            verb(memory, addr, 1)
+        assert refused.value.address == addr
     assert unchanged(memory)
 
 
-@pytest.mark.parametrize("verb", [verb for verb in (*SIZED, *LENIENT, *ADDRESSED) if verb != "read_c_string"])
-@pytest.mark.parametrize(("addr", "size"), [(TOP, 1), (TOP - 1, 2), (1, TOP)])
-def test_nothing_wraps(memory: GuestMemory, verb: str, addr: int, size: int) -> None:
-    if verb in ADDRESSED:
-        addr, size = TOP, 1
-    if verb == "copy to":
-        addr, size = TOP - 1, 2
-    with pytest.raises(InvalidAddressRange, match=r"past 2\^64 - 1"):
-        if verb in ADDRESSED:
-            ADDRESSED[verb](memory, addr)
-        else:
-            (SIZED | LENIENT)[verb](memory, addr, size)
+@pytest.mark.parametrize("verb", [verb for verb in ADDRESSED if verb.name != "read_c_string"], ids=str)
+def test_nothing_wraps(memory: GuestMemory, verb: Verb) -> None:
+    ranges = [(TOP, 1), (TOP - 1, 2), (1, TOP)] if verb.sized else [(TOP, 1)]
+    for addr, size in ranges[:2] if verb.form == "inward" else ranges:
+        with pytest.raises(InvalidAddressRange, match=r"past 2\^64 - 1"):
+            verb(memory, addr, size)
     assert unchanged(memory)
 
 
@@ -187,22 +141,10 @@ def test_a_string_does_not_wrap(memory: GuestMemory) -> None:
         memory.read_c_string(TOP - 1, 2)
 
 
-@pytest.mark.parametrize("verb", [*SIZED, *LENIENT])
-@pytest.mark.parametrize("addr", [0, PAGE, END, WINDOW, UART, TOP])
-def test_a_size_of_0_does_nothing_anywhere(memory: GuestMemory, verb: str, addr: int) -> None:
-    (SIZED | LENIENT)[verb](memory, addr, 0)
-    assert unchanged(memory)
-
-
-@pytest.mark.parametrize("verb", SIZED)
-def test_a_protection_refuses(memory: GuestMemory, verb: str) -> None:
-    if verb in ("forced fill", "pin"):
-        SIZED[verb](memory, WINDOW, 1)
-        drain(memory)
-    else:
-        with pytest.raises(AccessDenied) as refused:
-            SIZED[verb](memory, WINDOW, 1)
-        assert refused.value.address == WINDOW
+@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb.ranged and not verb.widths], ids=str)
+def test_a_size_of_0_does_nothing_anywhere(memory: GuestMemory, verb: Verb) -> None:
+    for addr in (0, PAGE, END, WINDOW, UART, TOP):
+        verb(memory, addr, 0)
     assert unchanged(memory)
 
 
@@ -210,7 +152,6 @@ def test_a_protection_refuses(memory: GuestMemory, verb: str) -> None:
 
 INPUTS: dict[str, Callable[[GuestMemory, Any], object]] = {
     "write": lambda memory, data: memory.write(0, data),
-    "forced write": lambda memory, data: memory.write(0, data, force=True),
     "compare": lambda memory, data: memory.compare(0, data),
     "writev": lambda memory, data: memory.writev([(0, b"x"), (0, data)]),
     "search": lambda memory, data: memory.search(data),
@@ -233,6 +174,11 @@ NO_BUFFERS: dict[str, Any] = {
     "column": np.zeros((4, 4))[:, 1],
     "Fortran": np.zeros((4, 4), order="F"),
 }
+
+
+def test_the_tables_have_every_verb_that_takes_a_buffer() -> None:
+    assert {verb.name for verb in VERBS if verb.parameters & {"data", "pairs", "needle"}} == INPUTS.keys() - {"file"}
+    assert {verb.name for verb in VERBS if "buffer" in verb.parameters} == OUTPUTS.keys() - {"file"}
 
 
 @pytest.mark.parametrize("verb", INPUTS)
@@ -316,29 +262,25 @@ class Address:
         return self.value
 
 
-@pytest.mark.parametrize("verb", [*SIZED, *LENIENT, *ADDRESSED])
-def test_an_address_may_take_its_region_away(space: AddressSpace, memory: GuestMemory, verb: str) -> None:
+@pytest.mark.parametrize("verb", ADDRESSED, ids=str)
+def test_an_address_may_take_its_region_away(space: AddressSpace, memory: GuestMemory, verb: Verb) -> None:
     def remove() -> None:
         if 0 in space:
             space.remove_region(0)
 
-    def call() -> object:
-        addr = Address(0, remove)
-        return ADDRESSED[verb](memory, addr) if verb in ADDRESSED else (SIZED | LENIENT)[verb](memory, addr, 1)
-
-    if verb in ("check_range", "padded read", "hexdump"):
-        call()
+    if verb.holes and verb.name != "read_c_string":
+        verb(memory, Address(0, remove), 1)
     else:
         with pytest.raises(UnmappedAddress):
-            call()
+            verb(memory, Address(0, remove), 1)
     assert memory.read(PAGE, PAGE) == numbered(END)[PAGE : 2 * PAGE]
 
 
-@pytest.mark.parametrize("verb", [*SIZED, *LENIENT, *ADDRESSED])
-def test_an_address_may_close_the_memory(memory: GuestMemory, verb: str) -> None:
+@pytest.mark.parametrize("verb", ADDRESSED, ids=str)
+def test_an_address_may_close_the_memory(memory: GuestMemory, verb: Verb) -> None:
     addr = Address(0, memory.close)
     with pytest.raises(AddressSpaceError, match="closed"):
-        ADDRESSED[verb](memory, addr) if verb in ADDRESSED else (SIZED | LENIENT)[verb](memory, addr, 1)
+        verb(memory, addr, 1)
 
 
 def test_a_file_may_close_the_memory(memory: GuestMemory) -> None:

@@ -7,51 +7,20 @@ import os
 import resource
 import signal
 import threading
-from array import array
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 from dbs_address_space import AddressSpaceRegion, BackingError, GuestMemory, MemoryFault
-from memory_helpers import MIB, PAGE, fork, huge_pages, in_child, make_file, mapped, ram
+from memory_helpers import GIB, MIB, PAGE, fork, huge_pages, in_child, make_file, mapped, ram
+from verbs import OTHER, VERBS
 
-SIZE = 16 * PAGE
+AT = GIB
+SIZE = 4 * PAGE
 ROUNDS = 10_000
 
-VERBS: tuple[Callable[[GuestMemory, int], object], ...] = (
-    lambda memory, size: memory.read(0, size),
-    lambda memory, size: memory.write(0, bytes(size)),
-    lambda memory, size: memory.fill(8, size - 8, 3),
-    lambda memory, size: memory.read_u64(size - 8),
-    lambda memory, size: memory.write_u64(size - 8, 1),
-    lambda memory, size: memory.unpack(size - 16, "<QQ"),
-    lambda memory, size: memory.readv([(0, 64), (size - 64, 64)]),
-    lambda memory, size: memory.copy(0, size // 2, size // 2),
-    lambda memory, size: memory.compare(0, bytes(size)),
-    lambda memory, size: memory.hash(0, size),
-    lambda memory, _: list(memory.search(b"nowhere", limit=3)),
-    lambda memory, _: memory.find_zero_pages(),
-    lambda memory, size: memory.hexdump(size - 32, 32),
-    lambda memory, size: memory.read_c_string(size - 64, 64),
-    lambda memory, size: memory.read_into(0, bytearray(size)),
-    lambda memory, size: memory.readv_into([(0, 64), (size - 64, 64)], bytearray(128)),
-    lambda memory, size: memory.writev([(0, b"x"), (size - 8, bytes(8))]),
-    lambda memory, size: memory.pack(size - 16, "<QQ", 1, 2),
-    lambda memory, size: memory.read_many_u64(array("Q", [0, size - 8])),
-    lambda memory, size: transfer(lambda file: memory.write_to(file, 0, size)),
-    lambda memory, size: transfer(lambda file: memory.read_from(file, size // 2, size // 2)),
-    lambda memory, _: memory.open().readall(),
-)
-
-
-def transfer(verb: Callable[[int], object]) -> None:
-    file = os.memfd_create("transfer")
-    try:
-        os.truncate(file, SIZE)
-        verb(file)
-    finally:
-        os.close(file)
+GUARDED = [verb for verb in VERBS if verb.touches and not verb.direct]
 
 
 @contextmanager
@@ -68,12 +37,14 @@ def another_process(work: Callable[[], object]) -> Iterator[None]:
         os.waitpid(child, 0)
 
 
-def hammer(memory: GuestMemory, size: int, rounds: int = ROUNDS) -> tuple[int, int]:
+def hammer(memory: GuestMemory, rounds: int = ROUNDS) -> tuple[int, int]:
     """Does all verbs in turn, and counts those that were done and those that met a fault."""
     done = faults = 0
     for number in range(rounds):
+        verb = GUARDED[number % len(GUARDED)]
+        size = verb.fitting(SIZE)
         try:
-            VERBS[number % len(VERBS)](memory, size)
+            verb(memory, AT + SIZE - size, size)
             done += 1
         except MemoryFault:
             faults += 1
@@ -90,11 +61,11 @@ def test_a_file_that_another_process_cuts(shared: bool, tmp_path: Path) -> None:
 
     def body() -> None:
         with path.open("r+b") as file:
-            _, memory = mapped(AddressSpaceRegion.from_file(0, SIZE, file, shared=shared))
+            _, memory = mapped(ram(OTHER, SIZE), AddressSpaceRegion.from_file(AT, SIZE, file, shared=shared))
         with another_process(cut_and_mend):
-            done, faults = hammer(memory, SIZE)
+            done, faults = hammer(memory)
             while not (done and faults):
-                more = hammer(memory, SIZE, 1000)
+                more = hammer(memory, 1000)
                 done, faults = done + more[0], faults + more[1]
 
     in_child(body, timeout=100)
@@ -106,7 +77,7 @@ def test_a_window_that_its_owner_protects() -> None:
     def body() -> None:
         buffer = mmap.mmap(-1, SIZE)
         address = ctypes.addressof(ctypes.c_char.from_buffer(buffer))
-        _, memory = mapped(AddressSpaceRegion.from_buffer(0, buffer))
+        _, memory = mapped(ram(OTHER, SIZE), AddressSpaceRegion.from_buffer(AT, buffer))
         done = threading.Event()
 
         def protect() -> None:
@@ -117,9 +88,9 @@ def test_a_window_that_its_owner_protects() -> None:
         thread = threading.Thread(target=protect)
         thread.start()
         try:
-            counts = hammer(memory, SIZE)
+            counts = hammer(memory)
             while not all(counts):
-                counts = hammer(memory, SIZE)
+                counts = hammer(memory)
         finally:
             done.set()
             thread.join()
@@ -132,8 +103,8 @@ def test_huge_pages_that_another_process_punches() -> None:
     with huge_pages(2) as size:
 
         def body() -> None:
-            _, memory = mapped(ram(0, 2 * size, mem_type="hugeshmem"))
-            fd = memory.mapping(0).fd
+            _, memory = mapped(ram(OTHER, 2 * size), ram(AT, 2 * size, mem_type="hugeshmem"))
+            fd = memory.mapping(AT).fd
             assert fd is not None
 
             def punch() -> None:
@@ -151,11 +122,10 @@ def test_huge_pages_that_another_process_punches() -> None:
 
             with another_process(punch_or_wait):
                 for number in range(ROUNDS):
-                    try:
-                        VERBS[number % 5](memory, size + PAGE)
-                        memory.write_u64(size, number)
-                    except MemoryFault:
-                        continue
+                    verb = GUARDED[number % len(GUARDED)]
+                    with suppress(MemoryFault):
+                        verb(memory, AT + size - PAGE, verb.fitting(2 * PAGE))
+                        memory.write_u64(AT + size, number)
 
         in_child(body, timeout=100)
 

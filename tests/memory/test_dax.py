@@ -41,15 +41,8 @@ def file(tmp_path: Path) -> Iterator[BinaryIO]:
 
 
 @pytest.fixture
-def space() -> AddressSpace:
-    return AddressSpace.from_regions(
-        [ram(0), AddressSpaceRegion.create_dax_region(WINDOW, SIZE, name="fs0")], mapped()[0].layout
-    )
-
-
-@pytest.fixture
-def memory(space: AddressSpace) -> GuestMemory:
-    return space.map_memory()
+def regions() -> list[AddressSpaceRegion]:
+    return [ram(0), AddressSpaceRegion.create_dax_region(WINDOW, SIZE, name="fs0")]
 
 
 def test_files_are_seen_through_the_window_and_written_through(memory: GuestMemory, file: BinaryIO) -> None:

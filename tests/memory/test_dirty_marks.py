@@ -1,108 +1,53 @@
 """Every write of ours marks the pages that it touched, and nothing else does."""
 
 import threading
-from collections.abc import Callable
 
 import pytest
 from bytes_helpers import drain, track
-from dbs_address_space import AddressSpace, GuestMemory, RegionBusy
+from dbs_address_space import AddressSpace, RegionBusy
 from memory_helpers import GIB, MIB, PAGE, mapped, ram
+from verbs import OTHER, VERBS, Verb
 
 SIZE = 256 * PAGE
-JOINT = SIZE
-Write = Callable[[GuestMemory, int, int], object]
-
-
-def read_from(memory: GuestMemory, addr: int, size: int) -> None:
-    import tempfile  # noqa: PLC0415
-
-    with tempfile.TemporaryFile() as file:
-        file.write(bytes(size))
-        file.seek(0)
-        memory.read_from(file, addr, size)
-
-
-def through_file(memory: GuestMemory, addr: int, size: int) -> None:
-    with memory.open("r+b") as file:
-        file.seek(addr)
-        file.write(bytes(size))
-
-
-def through_view(memory: GuestMemory, addr: int, size: int) -> None:
-    with memory.view(addr, size) as view:
-        view[:] = bytes(size)
-
-
-def through_pin(memory: GuestMemory, addr: int, size: int) -> None:
-    with memory.pin(addr, size):
-        pass
-
-
-RANGES: dict[str, Write] = {
-    "write": lambda memory, addr, size: memory.write(addr, bytes(size)),
-    "fill": lambda memory, addr, size: memory.fill(addr, size, 1),
-    "copy": lambda memory, addr, size: memory.copy(addr, 200 * PAGE, size),
-    "pack": lambda memory, addr, size: memory.pack(addr, f"{size}s", b"x"),
-    "writev": lambda memory, addr, size: memory.writev([(addr, bytes(size))]),
-    "read_from": read_from,
-    "open": through_file,
-    "view": through_view,
-    "pin": through_pin,
-}
-INTEGERS: dict[str, Callable[[GuestMemory, int], object]] = {
-    "write_u8": lambda memory, addr: memory.write_u8(addr, 1),
-    "write_u64": lambda memory, addr: memory.write_u64(addr, 1),
-    "store": lambda memory, addr: memory.store(addr, 1),
-    "swap": lambda memory, addr: memory.swap(addr, 1),
-    "fetch_add": lambda memory, addr: memory.fetch_add(addr, 1),
-    "fetch_xor": lambda memory, addr: memory.fetch_xor(addr, 1),
-    "compare_exchange": lambda memory, addr: memory.compare_exchange(addr, 0, 1),
-}
-READS: dict[str, Callable[[GuestMemory], object]] = {
-    "read": lambda memory: memory.read(0, SIZE),
-    "read_u64": lambda memory: memory.read_u64(0),
-    "load": lambda memory: memory.load(0),
-    "search": lambda memory: list(memory.search(b"none")),
-    "hash": lambda memory: memory.hash(0, SIZE),
-    "compare": lambda memory: memory.compare(0, bytes(SIZE)),
-    "find_zero_pages": lambda memory: memory.find_zero_pages(),
-    "hexdump": lambda memory: memory.hexdump(0, SIZE),
-    "read-only view": lambda memory: memory.view(0, SIZE, writable=False).release(),
-}
+AT = GIB
+JOINT = AT + SIZE
+WRITES = [verb for verb in VERBS if verb.writes and not verb.widths]
+INTEGERS = [verb for verb in VERBS if verb.writes and 8 in verb.widths]
+READS = [verb for verb in VERBS if verb.ranged and not verb.writes]
 
 
 @pytest.fixture(params=["shmem", "mmap"])
 def space(request: pytest.FixtureRequest) -> AddressSpace:
-    space, memory = mapped(ram(0, SIZE, mem_type=request.param), ram(JOINT, SIZE, mem_type=request.param))
+    space, memory = mapped(ram(OTHER, SIZE), *(ram(base, SIZE, mem_type=request.param) for base in (AT, JOINT)))
     track(memory)
     return space
 
 
-@pytest.mark.parametrize("verb", RANGES)
-@pytest.mark.parametrize(("addr", "size"), [(0, 1), (PAGE - 1, 2), (63 * PAGE, 2 * PAGE), (7 * PAGE + 5, 65 * PAGE)])
-def test_a_write_marks_its_pages(space: AddressSpace, verb: str, addr: int, size: int) -> None:
-    RANGES[verb](space.memory, addr, size)
-    first, last = addr // PAGE, (addr + size - 1) // PAGE
-    assert drain(space.memory) == [(first * PAGE, (last - first + 1) * PAGE)]
+@pytest.mark.parametrize("verb", WRITES, ids=str)
+@pytest.mark.parametrize(("at", "size"), [(0, 1), (PAGE - 1, 2), (63 * PAGE, 2 * PAGE), (7 * PAGE + 5, 65 * PAGE)])
+def test_a_write_marks_its_pages(space: AddressSpace, verb: Verb, at: int, size: int) -> None:
+    verb(space.memory, AT + at, size)
+    first, last = at // PAGE, (at + size - 1) // PAGE
+    assert drain(space.memory) == [(AT + first * PAGE, (last - first + 1) * PAGE)]
     assert drain(space.memory) == []
 
 
-@pytest.mark.parametrize("verb", [verb for verb in RANGES if verb not in ("view", "pin")])
-def test_a_write_over_a_joint_marks_both_sides(space: AddressSpace, verb: str) -> None:
-    RANGES[verb](space.memory, JOINT - 8, 16)
+@pytest.mark.parametrize("verb", [verb for verb in WRITES if not verb.contiguous], ids=str)
+def test_a_write_over_a_joint_marks_both_sides(space: AddressSpace, verb: Verb) -> None:
+    verb(space.memory, JOINT - 8, 16)
     assert drain(space.memory) == [(JOINT - PAGE, PAGE), (JOINT, PAGE)]
 
 
-@pytest.mark.parametrize("verb", INTEGERS)
-def test_an_integer_marks_its_page(space: AddressSpace, verb: str) -> None:
-    INTEGERS[verb](space.memory, 9 * PAGE + 16)
-    assert drain(space.memory) == [(9 * PAGE, PAGE)]
+@pytest.mark.parametrize("verb", INTEGERS, ids=str)
+def test_an_integer_marks_its_page(space: AddressSpace, verb: Verb) -> None:
+    verb(space.memory, AT + 9 * PAGE + 16, 8)
+    assert drain(space.memory) == [(AT + 9 * PAGE, PAGE)]
 
 
-@pytest.mark.parametrize("verb", READS)
-def test_a_read_marks_nothing(space: AddressSpace, verb: str) -> None:
-    READS[verb](space.memory)
-    assert drain(space.memory) == []
+@pytest.mark.parametrize("verb", READS, ids=str)
+def test_a_read_marks_nothing(space: AddressSpace, verb: Verb) -> None:
+    verb(space.memory, AT, verb.fitting(SIZE))
+    assert [pages for pages in drain(space.memory) if pages[0] >= AT] == []
 
 
 def test_a_long_write_marks_its_pages() -> None:
@@ -115,10 +60,11 @@ def test_a_long_write_marks_its_pages() -> None:
 
 def test_what_is_held_for_writing_counts_each_time(space: AddressSpace) -> None:
     memory = space.memory
-    with memory.view(3 * PAGE, 10), memory.pin(8 * PAGE, 1):
+    held = [(AT + 3 * PAGE, PAGE), (AT + 8 * PAGE, PAGE)]
+    with memory.view(AT + 3 * PAGE, 10), memory.pin(AT + 8 * PAGE, 1):
         for _ in range(3):
-            assert drain(memory) == [(3 * PAGE, PAGE), (8 * PAGE, PAGE)]
-    assert drain(memory) == [(3 * PAGE, PAGE), (8 * PAGE, PAGE)]
+            assert drain(memory) == held
+    assert drain(memory) == held
     assert drain(memory) == []
 
 
@@ -131,7 +77,7 @@ def test_a_forced_write_is_a_write() -> None:
 
 def test_a_refused_write_marks_nothing(space: AddressSpace) -> None:
     with pytest.raises(LookupError):
-        space.memory.write(2 * SIZE - 4, bytes(8))
+        space.memory.write(JOINT + SIZE - 4, bytes(8))
     assert drain(space.memory) == []
 
 
@@ -155,12 +101,13 @@ def test_a_new_start_forgets_what_was_marked_before(space: AddressSpace) -> None
 
 
 def test_a_hotplugged_region_is_tracked_from_its_first_write(space: AddressSpace) -> None:
-    space.insert_region(ram(GIB, 4 * PAGE, name="dimm"))
-    space.memory.write_u8(GIB + PAGE, 1)
-    assert drain(space.memory) == [(GIB + PAGE, PAGE)]
+    dimm = 2 * GIB
+    space.insert_region(ram(dimm, 4 * PAGE, name="dimm"))
+    space.memory.write_u8(dimm + PAGE, 1)
+    assert drain(space.memory) == [(dimm + PAGE, PAGE)]
     space.replace_region("dimm", space["dimm"].replace(name="dimm0"))
-    space.memory.write_u8(GIB, 1)
-    assert drain(space.memory) == [(GIB, PAGE)]
+    space.memory.write_u8(dimm, 1)
+    assert drain(space.memory) == [(dimm, PAGE)]
 
 
 def test_adopted_memory_is_tracked() -> None:

@@ -20,7 +20,7 @@ from dbs_address_space import (
     NotMapped,
     UnmappedAddress,
 )
-from memory_helpers import PAGE, make_file, mapped, ram
+from memory_helpers import PAGE, make_file, ram
 
 FIRST = 2 * PAGE
 """A hole lies below the first region."""
@@ -34,9 +34,9 @@ END = TAIL + 77
 
 
 @pytest.fixture
-def space(tmp_path: Path) -> AddressSpace:
+def regions(tmp_path: Path) -> list[AddressSpaceRegion]:
     with make_file(tmp_path / "ram", 2 * PAGE).open("r+b") as file:
-        regions = [
+        return [
             ram(FIRST, 2 * PAGE),
             AddressSpaceRegion.from_file(JOINT, 2 * PAGE, file),
             ram(BEHIND, 2 * PAGE, mem_type="mmap"),
@@ -44,7 +44,6 @@ def space(tmp_path: Path) -> AddressSpace:
             AddressSpaceRegion.from_buffer(TAIL, bytearray(77)),
             AddressSpaceRegion.create_device_region(1 << 45, PAGE),
         ]
-    return mapped(*regions)[0]
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ from dbs_address_space import (
     MAP_SHARED,
     AddressSpaceRegion,
     BackingError,
-    GuestMemory,
     HugePagesShort,
     MemoryFault,
     Misaligned,
@@ -39,6 +38,7 @@ from memory_helpers import (
     require,
     smaps,
 )
+from verbs import OTHER, VERBS
 
 HUGE = huge_page_size() or 2 * MIB
 MFD_HUGETLB = 4
@@ -197,24 +197,18 @@ def test_pools_are_counted_apart() -> None:
         assert (refused.value.missing, refused.value.page_size) == (2, GIB)
 
 
-WRITES: list[Callable[[GuestMemory], object]] = [
-    lambda memory: memory.write(0, b"x"),
-    lambda memory: memory.fill(0, 2 * HUGE, 1),
-    lambda memory: memory.write_u8(0, 1),
-]
-
-
 @pytest.mark.parametrize("mem_type", ["hugeshmem", "hugemmap", "hugetlbfs"])
 def test_memory_without_a_reserve_is_guarded(mem_type: str, mount: Path) -> None:
     def probe() -> None:
         flags = MAP_PRIVATE | MAP_ANONYMOUS if mem_type == "hugemmap" else MAP_SHARED
-        region = huge_ram(0, 2, mem_type, mem_file_path=mount / "ram", perm_flags=flags | MAP_NORESERVE)
-        _, memory = mapped(region)
-        assert memory.mapping(0).guarded
-        for access in WRITES:
-            with pytest.raises(MemoryFault, match="no huge page was free") as fault:
-                access(memory)
-            assert (fault.value.address, fault.value.completed, fault.value.errno) == (0, 0, 14)
+        region = huge_ram(GIB, 2, mem_type, mem_file_path=mount / "ram", perm_flags=flags | MAP_NORESERVE)
+        _, memory = mapped(ram(OTHER, 2 * HUGE), region)
+        assert memory.mapping(GIB).guarded
+        for verb in VERBS:
+            if verb.touches and verb.writes and not verb.direct:
+                with pytest.raises(MemoryFault, match="no huge page was free") as fault:
+                    verb(memory, GIB, verb.fitting(2 * HUGE))
+                assert (fault.value.address, fault.value.completed, fault.value.errno) == (GIB, 0, 14)
 
     with huge_pages(0):
         in_child(probe)

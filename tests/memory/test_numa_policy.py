@@ -152,9 +152,32 @@ def test_pools_memory_and_addresses_are_checked_too(tmp_path: Path) -> None:
     short = AddressSpaceBuilder(numa_regions=["20MiB", "4MiB"], mem_type="hugeshmem").plan().check_host(**files)
     assert "12 huge pages of 2 MiB are needed, 10 are free: add 2" in short[0]
     filled = AddressSpaceBuilder(numa_regions=["5GiB"], mem_prealloc=True).plan().check_host(**files)
-    assert "5 GiB are to be there from the beginning, the host has 4 GiB left" in filled[0]
+    assert "5 GiB must be populated at build time, but only 4 GiB are available on the host" in filled[0]
     wide = AddressSpaceBuilder(numa_regions=["128TiB"], phys_bits=52).plan().check_host(**files)
     assert "addresses of a process" in wide[0]
+
+
+def test_limits_and_groups_are_those_of_the_given_host(tmp_path: Path) -> None:
+    files = host(tmp_path, "0", "0")
+    group = files["sysfs"] / "fs/cgroup/vm"
+    group.mkdir(parents=True)
+    (group / "memory.max").write_text(f"{64 << 20}\n")
+    (group / "memory.current").write_text(f"{32 << 20}\n")
+    (files["procfs"] / "self/cgroup").write_text("0::/vm\n")
+    limits = "Limit Soft Limit Hard Limit Units\nMax open files 1 1 files\nMax locked memory 4096 8192 bytes\n"
+    (files["procfs"] / "self/limits").write_text(limits)
+    (files["procfs"] / "sys/vm").mkdir(parents=True)
+    (files["procfs"] / "sys/vm/max_map_count").write_text("1\n")
+    backing = BackingOptions(mlock=True)
+    problems = AddressSpaceBuilder(numa_regions=["40MiB", "8MiB"], backing=backing).plan().check_host(**files)
+    expected = (
+        "only 32 MiB are available in this process's cgroup",
+        "RLIMIT_NOFILE (1)",
+        "(1)",
+        "RLIMIT_MEMLOCK (4 KiB)",
+    )
+    assert len(problems) == len(expected)
+    assert all(text in problem for text, problem in zip(expected, problems, strict=True))
 
 
 def test_guest_nodes_may_come_from_any_host_node() -> None:

@@ -28,16 +28,15 @@ TOP = (1 << 64) - 1
 
 
 @pytest.fixture
-def space(tmp_path: Path) -> AddressSpace:
+def regions(tmp_path: Path) -> list[AddressSpaceRegion]:
     """Two that touch, a hole, a file, what can't be touched."""
     with make_file(tmp_path / "ram", 2 * PAGE).open("r+b") as file:
-        regions = [
+        return [
             ram(0, 2 * PAGE, name="low"),
             ram(2 * PAGE, 2 * PAGE, name="high", mem_type="mmap"),
             AddressSpaceRegion.from_file(8 * PAGE, PAGE, file, 5, name="file"),
             ram(16 * PAGE, name="window", prot_flags=0),
         ]
-    return mapped(*regions)[0]
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,9 @@ from bytes_helpers import numbered
 from bytes_model import undump
 from dbs_address_space import (
     AccessDenied,
-    AddressSpace,
     AddressSpaceRegion,
     GuestMemory,
     InvalidAddressRange,
-    MemoryFault,
     NotMapped,
     Progress,
     UnmappedAddress,
@@ -32,10 +29,10 @@ OFFSET = 100
 
 
 @pytest.fixture
-def space(tmp_path: Path) -> AddressSpace:
+def regions(tmp_path: Path) -> list[AddressSpaceRegion]:
     """Touching: a memfd, a file at an odd offset, anonymous memory; then a hole, what can't be read, 77 bytes, a device."""
     with make_file(tmp_path / "ram", 2 * MIB).open("r+b") as file:
-        regions = [
+        return [
             ram(0, MIB, name="low"),
             AddressSpaceRegion.from_file(MIB, MIB, file, OFFSET, name="file"),
             ram(2 * MIB, MIB, mem_type="mmap"),
@@ -43,12 +40,6 @@ def space(tmp_path: Path) -> AddressSpace:
             AddressSpaceRegion.from_buffer(4 * MIB + PAGE, bytearray(77), name="odd"),
             AddressSpaceRegion.create_device_region(1 << 45, PAGE, name="uart"),
         ]
-    return mapped(*regions)[0]
-
-
-@pytest.fixture
-def memory(space: AddressSpace) -> GuestMemory:
-    return space.memory
 
 
 # Comparing.
@@ -267,26 +258,6 @@ def test_a_dump_of_a_sparse_terabyte_is_short() -> None:
     _, memory = mapped(ram(0, 1024 * GIB))
     memory.write_u8(512 * GIB, 0x41)
     assert len(memory.hexdump(0, 1024 * GIB).splitlines()) == 6
-
-
-# Faults.
-
-
-@pytest.mark.parametrize("verb", ["compare", "hash", "hash sha256", "find_zero_pages", "hexdump"])
-def test_a_truncated_file_is_a_fault_not_zeroes(memory: GuestMemory, verb: str, tmp_path: Path) -> None:
-    cut = 5 * PAGE
-    os.truncate(tmp_path / "ram", OFFSET + cut)
-    verbs: dict[str, Callable[[], object]] = {
-        "compare": lambda: memory.compare(MIB, bytes(MIB)),
-        "hash": lambda: memory.hash(MIB, MIB),
-        "hash sha256": lambda: memory.hash(MIB, MIB, algorithm="sha256"),
-        "find_zero_pages": lambda: memory.find_zero_pages(MIB, 2 * MIB),
-        "hexdump": lambda: memory.hexdump(MIB, MIB),
-    }
-    with pytest.raises(MemoryFault, match="truncated") as fault:
-        verbs[verb]()
-    assert fault.value.address == MIB + cut
-    assert (fault.value.completed, fault.value.size) == (cut, MIB)
 
 
 def test_a_child_can_scan_shared_memory(memory: GuestMemory) -> None:

@@ -20,10 +20,10 @@ NEEDLE = b"\x7fneedle in a haystack"
 
 
 @pytest.fixture
-def memory(tmp_path: Path) -> GuestMemory:
+def regions(tmp_path: Path) -> list[AddressSpaceRegion]:
     """Three touching regions of all paths, a hole, a region alone, a device, what can't be read between two that can."""
     with make_file(tmp_path / "ram", MIB + 5).open("r+b") as file:
-        regions = [
+        return [
             ram(0, MIB),
             AddressSpaceRegion.from_file(MIB, MIB, file, 5),
             ram(2 * MIB, MIB, mem_type="mmap"),
@@ -32,7 +32,6 @@ def memory(tmp_path: Path) -> GuestMemory:
             ram(6 * MIB, MIB, prot_flags="r--"),
             AddressSpaceRegion.create_device_region(1 << 45, PAGE),
         ]
-        return mapped(*regions)[1]
 
 
 def all_of(memory: GuestMemory, needle: Any = NEEDLE, *span: int, **options: Any) -> list[int]:

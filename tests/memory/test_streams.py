@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bytes_helpers import numbered, transfer_memory
-from dbs_address_space import GuestMemory, PartialTransfer, RegionBusy
+from bytes_helpers import numbered, transfer_regions
+from dbs_address_space import AddressSpaceRegion, GuestMemory, PartialTransfer, RegionBusy
 from memory_helpers import MIB, PAGE, in_child, mapped, ram
 
 END = 3 * MIB
@@ -23,8 +23,8 @@ DATA = numbered(END)
 
 
 @pytest.fixture
-def memory(tmp_path: Path) -> GuestMemory:
-    return transfer_memory(tmp_path)
+def regions(tmp_path: Path) -> list[AddressSpaceRegion]:
+    return transfer_regions(tmp_path)
 
 
 @contextmanager
@@ -34,10 +34,7 @@ def pipe() -> Iterator[tuple[int, int]]:
         yield ends
     finally:
         for end in ends:
-            try:
-                os.close(end)
-            except OSError:
-                continue
+            os.close(end)
 
 
 @contextmanager
@@ -208,13 +205,13 @@ def interrupt(number: int, frame: Any) -> None:
 
 @pytest.mark.parametrize("delay", [0.01, 0.2], ids=["at once", "later"])
 def test_ctrl_c_ends_a_read_that_waits(memory: GuestMemory, delay: float) -> None:
-    with pipe() as (reader, _), signals(delay, 0, interrupt), pytest.raises(KeyboardInterrupt):
+    with pipe() as (reader, _), pytest.raises(KeyboardInterrupt), signals(delay, 0, interrupt):
         memory.read_from(reader, 0, 1)
 
 
 @pytest.mark.parametrize("delay", [0.01, 0.2], ids=["at once", "later"])
 def test_ctrl_c_ends_a_write_that_waits(memory: GuestMemory, delay: float) -> None:
-    with pipe() as (_, writer), signals(delay, 0, interrupt), pytest.raises(KeyboardInterrupt):
+    with pipe() as (_, writer), pytest.raises(KeyboardInterrupt), signals(delay, 0, interrupt):
         memory.write_to(writer, 0, MIB)
 
 
@@ -225,13 +222,13 @@ def test_ctrl_c_ends_a_write_that_would_block_again(memory: GuestMemory, is_spar
         memory.write(0, DATA)
 
     def transfer() -> None:
-        with pipe() as (reader, writer), signals(0.02, 0, interrupt):
+        with pipe() as (reader, writer):
 
             def sip() -> None:
                 time.sleep(0.04)
                 os.read(reader, 8192)
 
-            with running(sip), pytest.raises(KeyboardInterrupt):
+            with running(sip), pytest.raises(KeyboardInterrupt), signals(0.02, 0, interrupt):
                 memory.write_to(writer, 0, END)
 
     in_child(transfer, timeout=20)

@@ -17,12 +17,15 @@ ODD = 3 * PAGE
 
 
 @pytest.fixture
-def memory(tmp_path: Path) -> GuestMemory:
+def regions(tmp_path: Path) -> list[AddressSpaceRegion]:
     """A memfd and a file that touch, then 100 bytes of a buffer, then a page that can't be read."""
     with make_file(tmp_path / "ram", 2 * PAGE).open("r+b") as file:
-        regions = [ram(0), AddressSpaceRegion.from_file(PAGE, PAGE, file, 7), ram(4 * PAGE, prot_flags=0)]
-        regions.append(AddressSpaceRegion.from_buffer(ODD, bytearray(100)))
-        return mapped(*regions)[1]
+        return [
+            ram(0),
+            AddressSpaceRegion.from_file(PAGE, PAGE, file, 7),
+            AddressSpaceRegion.from_buffer(ODD, bytearray(100)),
+            ram(4 * PAGE, prot_flags=0),
+        ]
 
 
 FIELDS = {

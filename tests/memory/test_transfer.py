@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bytes_helpers import drain, numbered, track, transfer_memory
+from bytes_helpers import drain, numbered, track, transfer_regions
 from dbs_address_space import (
     AccessDenied,
+    AddressSpaceRegion,
     BackingError,
     GuestMemory,
     InvalidAddressRange,
@@ -25,8 +26,8 @@ DATA = numbered(END)
 
 
 @pytest.fixture
-def memory(tmp_path: Path) -> GuestMemory:
-    return transfer_memory(tmp_path)
+def regions(tmp_path: Path) -> list[AddressSpaceRegion]:
+    return transfer_regions(tmp_path)
 
 
 @pytest.fixture

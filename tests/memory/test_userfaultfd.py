@@ -4,20 +4,19 @@ import ctypes
 import mmap
 import os
 import signal
-import tempfile
 import threading
 import time
-from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import IO
 
 import pytest
 from bytes_helpers import drain, numbered, track
 from dbs_address_space import AddressSpace, AddressSpaceRegion, GuestMemory, MemoryFault, RegionBusy
-from memory_helpers import PAGE, fork, in_child, mapped
+from memory_helpers import GIB, PAGE, fork, in_child, mapped, ram
 from userfaultfd import Handler, register
+from verbs import OTHER, VERBS
 
+AT = GIB
 SIZE = 16 * PAGE
 
 
@@ -26,7 +25,7 @@ def handled(size: int = SIZE, first: int = 0) -> Iterator[tuple[AddressSpace, Gu
     """Adopted memory without pages, and the handler of its faults from `first` on."""
     buffer = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     handler = register(ctypes.addressof(ctypes.c_char.from_buffer(buffer)) + first, size - first)
-    space, memory = mapped(AddressSpaceRegion.from_buffer(0, buffer))
+    space, memory = mapped(AddressSpaceRegion.from_buffer(AT, buffer))
     try:
         yield space, memory, handler
     finally:
@@ -43,46 +42,46 @@ def test_a_handler_that_answers_is_waited_for() -> None:
     with handled() as (_, memory, handler):
         for page in range(3):
             thread = answer_in_background(handler, 0x40 + page)
-            assert memory.read(page * PAGE, 4) == bytes([0x40 + page]) * 4
+            assert memory.read(AT + page * PAGE, 4) == bytes([0x40 + page]) * 4
             thread.join()
         thread = answer_in_background(handler, 1)
-        memory.write(5 * PAGE, b"written")
+        memory.write(AT + 5 * PAGE, b"written")
         thread.join()
-        assert memory.read(5 * PAGE, 8) == b"written\x01"
+        assert memory.read(AT + 5 * PAGE, 8) == b"written\x01"
 
 
 def test_a_handler_that_does_not_answer_hangs_nobody() -> None:
     with handled() as (space, memory, handler):
         began = time.monotonic()
         with pytest.raises(MemoryFault, match="userfaultfd") as fault:
-            memory.read(PAGE + 8, 4)
-        assert (fault.value.address, fault.value.completed) == (PAGE + 8, 0)
+            memory.read(AT + PAGE + 8, 4)
+        assert (fault.value.address, fault.value.completed) == (AT + PAGE + 8, 0)
         with pytest.raises(MemoryFault):
-            memory.write(2 * PAGE, b"x")
+            memory.write(AT + 2 * PAGE, b"x")
         with pytest.raises(MemoryFault):
-            memory.fill(2 * PAGE, 8)
+            memory.fill(AT + 2 * PAGE, 8)
         assert time.monotonic() - began < 60
         with pytest.raises(RegionBusy):
-            space.remove_region(0)
+            space.remove_region(AT)
         # The reader that was given up is still there; once it is answered, the memory can be used again.
         handler.answer(7)
-        space.remove_region(0, timeout=30)
+        space.remove_region(AT, timeout=30)
     assert len(space) == 0
 
 
 def test_what_was_given_up_is_no_reason_for_ever() -> None:
     with handled() as (space, memory, handler):
         with pytest.raises(MemoryFault):
-            memory.read(0, 1)
+            memory.read(AT, 1)
         handler.answer(7)
         deadline = time.monotonic() + 30
         while True:
             try:
-                assert memory.read(0, 1) == b"\x07"
+                assert memory.read(AT, 1) == b"\x07"
                 break
             except MemoryFault:
                 assert time.monotonic() < deadline
-        space.remove_region(0, timeout=30)
+        space.remove_region(AT, timeout=30)
 
 
 def test_a_dead_handler_in_another_process_hangs_nobody() -> None:
@@ -94,13 +93,13 @@ def test_a_dead_handler_in_another_process_hangs_nobody() -> None:
             handler.answer(5)
             os.write(ready, b"x")
             signal.pause()
-        assert memory.read(0, 1) == b"\x05"
+        assert memory.read(AT, 1) == b"\x05"
         assert os.read(started, 1) == b"x"
         spare = os.open("/dev/null", os.O_RDONLY)
         os.dup2(spare, handler.fd)
         os.close(spare)
         threading.Timer(0.1, os.kill, (child, signal.SIGKILL)).start()
-        assert memory.read(PAGE, 4) == bytes(4)
+        assert memory.read(AT + PAGE, 4) == bytes(4)
         os.waitpid(child, 0)
         os.close(started)
         os.close(ready)
@@ -119,7 +118,7 @@ def test_a_slow_handler_has_its_time_for_each_page() -> None:
         thread = threading.Thread(target=answer)
         thread.start()
         try:
-            assert memory.read(0, pages * PAGE) == b"\3" * (pages * PAGE)
+            assert memory.read(AT, pages * PAGE) == b"\3" * (pages * PAGE)
         finally:
             thread.join()
 
@@ -129,50 +128,26 @@ def test_long_writes_and_fills_are_answered_too() -> None:
     with handled(2 * pages * PAGE) as (_, memory, handler):
         thread = threading.Thread(target=lambda: [handler.answer(9) for _ in range(2 * pages)])
         thread.start()
-        memory.write(3, numbered(pages * PAGE - 3))
-        memory.fill(pages * PAGE, pages * PAGE - 5, 0x77)
+        memory.write(AT + 3, numbered(pages * PAGE - 3))
+        memory.fill(AT + pages * PAGE, pages * PAGE - 5, 0x77)
         thread.join()
-        assert memory.read(0, pages * PAGE) == b"\x09" * 3 + numbered(pages * PAGE - 3)
-        assert memory.read(pages * PAGE, pages * PAGE) == b"\x77" * (pages * PAGE - 5) + b"\x09" * 5
-
-
-VERBS: dict[str, Callable[[GuestMemory], object]] = {
-    "read_into": lambda memory: memory.read_into(9 * PAGE, bytearray(8)),
-    "read_u64": lambda memory: memory.read_u64(9 * PAGE),
-    "write_u8": lambda memory: memory.write_u8(9 * PAGE, 1),
-    "copy out": lambda memory: memory.copy(0, 9 * PAGE, 8),
-    "copy in": lambda memory: memory.copy(9 * PAGE, 0, 8),
-    "hash": lambda memory: memory.hash(9 * PAGE, 8),
-    "compare": lambda memory: memory.compare(9 * PAGE, bytes(8)),
-    "search": lambda memory: list(memory.search(b"x", 9 * PAGE)),
-    "find_zero_pages": lambda memory: memory.find_zero_pages(9 * PAGE),
-    "hexdump": lambda memory: memory.hexdump(9 * PAGE, 8),
-    "readv_into": lambda memory: memory.readv_into([(9 * PAGE, 8)], bytearray(8)),
-    "read_many_u64": lambda memory: memory.read_many_u64(array("Q", [9 * PAGE])),
-    "read_c_string": lambda memory: memory.read_c_string(9 * PAGE),
-    "read_from": lambda memory: transfer(lambda file: memory.read_from(file, 9 * PAGE, 8)),
-    "write_to": lambda memory: transfer(lambda file: memory.write_to(file, 9 * PAGE, 8)),
-}
-
-
-def transfer(verb: Callable[[IO[bytes]], object]) -> object:
-    with tempfile.TemporaryFile() as file:
-        file.write(b"from the file")
-        file.seek(0)
-        return verb(file)
+        assert memory.read(AT, pages * PAGE) == b"\x09" * 3 + numbered(pages * PAGE - 3)
+        assert memory.read(AT + pages * PAGE, pages * PAGE) == b"\x77" * (pages * PAGE - 5) + b"\x09" * 5
 
 
 def test_no_verb_hangs_where_only_a_part_is_handled() -> None:
     """The handler is registered behind the beginning of the buffer; the first verb to be given up is waited for longest."""
 
     def give_up() -> None:
-        with handled(first=8 * PAGE) as (_, memory, _):
-            memory.write(0, b"no handler")
-            assert memory.read(0, 10) == b"no handler"
-            for name, verb in VERBS.items():
-                with pytest.raises(MemoryFault, match="userfaultfd") as fault:
-                    verb(memory)
-                assert fault.value.address == 9 * PAGE or name == "copy in"
+        with handled(first=8 * PAGE) as (space, memory, _):
+            space.insert_region(ram(OTHER, PAGE))
+            memory.write(AT, b"no handler")
+            assert memory.read(AT, 10) == b"no handler"
+            for verb in VERBS:
+                if verb.touches and not verb.direct:
+                    with pytest.raises(MemoryFault, match="userfaultfd") as fault:
+                        verb(memory, AT + 9 * PAGE, verb.fitting(PAGE))
+                    assert fault.value.address == AT + 9 * PAGE, verb
 
     in_child(give_up, timeout=60)
 
@@ -181,17 +156,17 @@ def test_a_write_that_was_given_up_is_marked_until_it_is_over() -> None:
     with handled() as (space, memory, handler):
         track(memory)
         with pytest.raises(MemoryFault):
-            memory.write(PAGE, b"late")
-        assert drain(memory) == drain(memory) == [(PAGE, PAGE)]
+            memory.write(AT + PAGE, b"late")
+        assert drain(memory) == drain(memory) == [(AT + PAGE, PAGE)]
         handler.answer(0)
         while True:
             try:
-                space.replace_region(0, space[0].replace(prot_flags="r--"))
+                space.replace_region(AT, space[AT].replace(prot_flags="r--"))
                 break
             except RegionBusy:
                 continue
-        assert memory.read(PAGE, 4) == b"late"
-        assert drain(memory) == [(PAGE, PAGE)]
+        assert memory.read(AT + PAGE, 4) == b"late"
+        assert drain(memory) == [(AT + PAGE, PAGE)]
         assert drain(memory) == []
 
 
@@ -219,10 +194,10 @@ def test_handlers_that_are_killed_while_they_answer() -> None:
                 child = hand_over(handler)
                 threading.Timer(number * 0.0002, os.kill, (child, signal.SIGKILL)).start()
                 for page in range(64):
-                    pages.add(memory.read(page * PAGE, PAGE))
-                    memory.write_u64(page * PAGE, page)
+                    pages.add(memory.read(AT + page * PAGE, PAGE))
+                    memory.write_u64(AT + page * PAGE, page)
                 os.waitpid(child, 0)
-                assert [memory.read_u64(page * PAGE) for page in range(64)] == list(range(64))
+                assert [memory.read_u64(AT + page * PAGE) for page in range(64)] == list(range(64))
         assert pages == {bytes(PAGE), b"\5" * PAGE}
 
     in_child(read_on, timeout=100)

@@ -33,17 +33,16 @@ TOP = (1 << 64) - 1
 
 
 @pytest.fixture
-def space(tmp_path: Path) -> AddressSpace:
+def regions(tmp_path: Path) -> list[AddressSpaceRegion]:
     """Two touching regions, a hole, a file, a page that can only be read, a device."""
     with make_file(tmp_path / "ram", 2 * PAGE).open("r+b") as file:
-        regions = [
+        return [
             ram(0, PAGE, name="low"),
             ram(PAGE, 2 * PAGE, name="high", mem_type="mmap"),
             AddressSpaceRegion.from_file(FILE, PAGE, file, 1, name="file"),
             ram(ROM, PAGE, name="rom", prot_flags="r--"),
             AddressSpaceRegion.create_device_region(1 << 45, PAGE),
         ]
-    return mapped(*regions)[0]
 
 
 @pytest.fixture

@@ -43,15 +43,9 @@ TAKES: dict[str, Take] = {
 
 
 @pytest.fixture
-def space() -> AddressSpace:
+def regions() -> list[AddressSpaceRegion]:
     rom = AddressSpaceRegion.create_firmware_region(ROM, PAGE, "r--", name="rom")
-    space, _ = mapped(ram(0, name="low"), ram(PAGE, name="high"), rom)
-    return space
-
-
-@pytest.fixture
-def memory(space: AddressSpace) -> GuestMemory:
-    return space.memory
+    return [ram(0, name="low"), ram(PAGE, name="high"), rom]
 
 
 def leases_of(space: AddressSpace, base: int) -> tuple[Lease, ...]:
@@ -344,8 +338,8 @@ def release_later(view: memoryview, seconds: float) -> threading.Thread:
 
 @pytest.mark.parametrize("timeout", [60.0, None, float("inf")])
 def test_a_removal_waits_for_another_thread(space: AddressSpace, memory: GuestMemory, timeout: float | None) -> None:
-    releasing = release_later(memory.view(0, 4), 0.2)
     began = time.monotonic()
+    releasing = release_later(memory.view(0, 4), 0.2)
     assert 0 not in space.remove_region(0, timeout=timeout)
     assert time.monotonic() - began >= 0.19
     releasing.join()

@@ -178,7 +178,7 @@ def test_what_is_wrong_is_a_problem(sizes: list[int | str], options: dict[str, A
         (lambda: Machine.named("virt", arch="x86_64"), "is aarch64"),
         (lambda: Machine.named("pc", arch="mips"), "architecture"),
         (lambda: Machine.named("pc", phys_bits=64), "phys_bits"),
-        (lambda: Machine.named("dragonball", arch="aarch64", phys_bits=10), "layout needs"),
+        (lambda: Machine.named("dragonball", arch="aarch64", phys_bits=35), "too few"),
         (lambda: Machine("", mem_start=0, mem_end=1, phys_bits=40), "name"),
         (lambda: Machine("x", mem_start=2, mem_end=1, phys_bits=40), "mem_start"),
         (lambda: Machine("x", mem_start=0, mem_end=1 << 41, phys_bits=40), "mem_end"),

@@ -36,6 +36,7 @@ from memory_helpers import (
     ram,
     start_child,
 )
+from verbs import OTHER, VERBS, data
 
 SHARED: dict[str, dict[str, Any]] = {
     "memfd": {"mem_type": "shmem"},
@@ -60,44 +61,58 @@ CHANGES: dict[str, Callable[[AddressSpace], object]] = {
 }
 
 
-def machine(options: dict[str, Any], directory: Path) -> tuple[AddressSpace, GuestMemory]:
+AT = GIB
+SIZE = 2 * PAGE
+
+
+def memory_of(options: dict[str, Any], directory: Path) -> tuple[AddressSpace, GuestMemory]:
     if "mem_type" in options:
-        return mapped(ram(0, 2 * PAGE, **options))
-    with make_file(directory / "file", 2 * PAGE).open("r+b") as file:
-        return mapped(ram(0, 2 * PAGE, file=file, **options))
+        return mapped(ram(OTHER, SIZE), ram(AT, SIZE, **options))
+    with make_file(directory / "file", SIZE).open("r+b") as file:
+        return mapped(ram(OTHER, SIZE), ram(AT, SIZE, file=file, **options))
 
 
 # Bytes.
 
 
+def all_are_right(memory: GuestMemory) -> None:
+    """Does with every verb what it does in the parent, one after the other on the same bytes."""
+    there = memory.read(AT, SIZE)
+    for verb in VERBS:
+        if verb.right and not (verb.direct and memory.mapping(AT).guarded):
+            size = verb.fitting(PAGE)
+            memory.write(OTHER, data(size))
+            result, after = verb.right(there[:size])
+            assert verb(memory, AT, size) == result, verb
+            there = after + there[size:]
+            assert memory.read(AT, SIZE) == there, verb
+
+
 @pytest.mark.parametrize("options", SHARED.values(), ids=SHARED)
 def test_shared_memory_is_shared(options: dict[str, Any], tmp_path: Path) -> None:
-    _, memory = machine(options, tmp_path)
-    memory.write(0, b"parent")
+    _, memory = memory_of(options, tmp_path)
+    memory.write(AT, b"parent")
 
     def child() -> None:
-        assert memory.read(0, 6) == b"parent"
-        memory.write(PAGE - 2, b"child")
-        memory.write_u64(PAGE + 8, 7)
-        memory.fill(PAGE + 16, 4, 1)
+        assert memory.read(AT, 6) == b"parent"
+        all_are_right(memory)
+        memory.write(AT + PAGE - 2, b"child")
 
     in_child(child)
-    assert memory.read(PAGE - 2, 5) == b"child"
-    assert (memory.read_u64(PAGE + 8), memory.read(PAGE + 16, 4)) == (7, b"\1" * 4)
+    assert memory.read(AT + PAGE - 2, 5) == b"child"
 
 
 @pytest.mark.parametrize("options", PRIVATE.values(), ids=PRIVATE)
 def test_private_memory_is_a_copy(options: dict[str, Any], tmp_path: Path) -> None:
-    _, memory = machine(options, tmp_path)
-    memory.write(0, b"parent")
+    _, memory = memory_of(options, tmp_path)
+    memory.write(AT, b"parent")
 
     def child() -> None:
-        assert memory.read(0, 6) == b"parent"
-        memory.write(0, b"child!")
-        assert memory.read(0, 6) == b"child!"
+        assert memory.read(AT, 6) == b"parent"
+        all_are_right(memory)
 
     in_child(child)
-    assert memory.read(0, 6) == b"parent"
+    assert memory.read(AT, SIZE) == b"parent".ljust(SIZE, b"\0")
 
 
 def test_atomics_and_long_copies_work_in_a_child() -> None:
@@ -115,13 +130,14 @@ def test_atomics_and_long_copies_work_in_a_child() -> None:
 
 
 def test_refusals_are_the_same_in_a_child() -> None:
-    _, memory = mapped(ram(0))
+    _, memory = mapped(ram(OTHER), ram(AT))
 
     def child() -> None:
-        for verb in (memory.read, memory.fill, memory.view):
-            with pytest.raises(UnmappedAddress) as refused:
-                verb(PAGE - 1, 2)
-            assert refused.value.address == PAGE
+        for verb in VERBS:
+            if verb.ranged and not verb.holes and verb.name != "discard":
+                with pytest.raises(UnmappedAddress) as refused:
+                    verb(memory, AT + PAGE, verb.fitting(8))
+                assert refused.value.address == AT + PAGE
 
     in_child(child)
 
@@ -301,21 +317,17 @@ def test_private_huge_pages_without_a_pool_fault_in_a_child() -> None:
     """A write needs a page for the child's copy, and there is none; the parent's bytes stay."""
 
     def probe(size: int) -> None:
-        _, memory = mapped(ram(0, 2 * size, mem_type="hugemmap"))
-        memory.fill(0, 2 * size, 0x5A)
+        _, memory = mapped(ram(OTHER), ram(AT, 2 * size, mem_type="hugemmap"))
+        memory.fill(AT, 2 * size, 0x5A)
 
         def child() -> None:
-            verbs: list[Callable[[], object]] = [
-                partial(memory.write, 0, b"child"),
-                partial(memory.fill, 0, size),
-                partial(memory.write_u64, 8, 1),
-            ]
-            for verb in verbs:
-                with pytest.raises(MemoryFault, match="no huge page was free"):
-                    verb()
+            for verb in VERBS:
+                if verb.touches and verb.writes and not verb.direct:
+                    with pytest.raises(MemoryFault, match="no huge page was free"):
+                        verb(memory, AT, verb.fitting(64))
 
         assert finish_child(*start_child(child), 30) == ""
-        assert memory.read(0, 2 * size) == b"\x5a" * (2 * size)
+        assert memory.read(AT, 2 * size) == b"\x5a" * (2 * size)
 
     with huge_pages(2) as size:
         in_child(lambda: probe(size))
@@ -323,19 +335,15 @@ def test_private_huge_pages_without_a_pool_fault_in_a_child() -> None:
 
 def test_memory_that_is_not_inherited_is_a_fault_where_it_is_guarded(tmp_path: Path) -> None:
     """A private file mapping with `MADV_DONTFORK`: the child finds nothing there."""
-    _, memory = machine({"perm_flags": MAP_PRIVATE}, tmp_path)
-    host = memory.host_address(0)
-    assert libc.madvise(ctypes.c_void_p(host), ctypes.c_size_t(2 * PAGE), mmap.MADV_DONTFORK) == 0
+    _, memory = memory_of({"perm_flags": MAP_PRIVATE}, tmp_path)
+    host = memory.host_address(AT)
+    assert libc.madvise(ctypes.c_void_p(host), ctypes.c_size_t(SIZE), mmap.MADV_DONTFORK) == 0
 
     def child() -> None:
-        verbs: list[Callable[[], object]] = [
-            partial(memory.read, 0, 4),
-            partial(memory.write, 0, b"x"),
-            partial(memory.read_u64, 0),
-        ]
-        for verb in verbs:
-            with pytest.raises(MemoryFault) as fault:
-                verb()
-            assert (fault.value.address, fault.value.completed) == (0, 0)
+        for verb in VERBS:
+            if verb.touches and not verb.direct:
+                with pytest.raises(MemoryFault) as fault:
+                    verb(memory, AT, verb.fitting(PAGE))
+                assert (fault.value.address, fault.value.completed) == (AT, 0)
 
     in_child(child)

@@ -1,41 +1,16 @@
 """The heart of another thread goes on beating while something takes long."""
 
-import sys
-import threading
-import time
 from collections.abc import Callable
 
 import pytest
 from dbs_address_space import MAP_ANONYMOUS, MAP_POPULATE, MAP_PRIVATE, AddressSpace
 from memory_helpers import GIB, LAYOUT, MIB, in_child, mapped, ram
+from threads import beats_during
 
 POPULATED = MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE
 LARGE = ram(0, 2 * GIB, mem_type="mmap", perm_flags=POPULATED)
 
 Work = Callable[[], object]
-
-
-def beats_during(work: Work) -> int:
-    """How often another thread gets a turn during work, when no one is made to give the interpreter's lock up."""
-    beats, stop = [0], threading.Event()
-
-    def beat() -> None:
-        while not stop.is_set():
-            beats[0] += 1
-            time.sleep(0.0002)
-
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(3600)
-    thread = threading.Thread(target=beat)
-    thread.start()
-    time.sleep(0.01)
-    before = beats[0]
-    work()
-    during = beats[0] - before
-    stop.set()
-    thread.join()
-    sys.setswitchinterval(interval)
-    return during
 
 
 def closing() -> Work:
@@ -75,11 +50,6 @@ def hotplug() -> Work:
     return lambda: space.insert_region(LARGE)
 
 
-def copying(verb: Callable[..., object], *arguments: object) -> Work:
-    memory = mapped(ram(0, 256 * MIB, mem_type="mmap", perm_flags=POPULATED))[1]
-    return lambda: verb(memory, *arguments)
-
-
 def last_pin() -> Work:
     return [mapped(LARGE)[1].pin(0, 4)].clear
 
@@ -93,20 +63,16 @@ WORKS: dict[str, Callable[[], Work]] = {
     "failed mapping": failed_mapping,
     "mapping": mapping,
     "hotplug": hotplug,
-    "read": lambda: copying(lambda memory: memory.read(0, 256 * MIB)),
-    "read_into": lambda: copying(lambda memory, target: memory.read_into(0, target), bytearray(256 * MIB)),
-    "write": lambda: copying(lambda memory, data: memory.write(0, data), bytes(256 * MIB)),
-    "fill": lambda: copying(lambda memory: memory.fill(0, 256 * MIB, 1)),
 }
 
 
 @pytest.mark.parametrize("begin", WORKS.values(), ids=WORKS)
 def test_other_threads_run_during(begin: Callable[[], Work]) -> None:
-    in_child(lambda: assert_beats_during(begin()))
+    def probe() -> None:
+        # On a busy machine no other thread may be scheduled at all within one work.
+        assert any(beats_during(begin()) > 5 for _ in range(5))
 
-
-def assert_beats_during(work: Work) -> None:
-    assert beats_during(work) > 5
+    in_child(probe)
 
 
 def test_a_lock_that_is_held_is_seen() -> None:

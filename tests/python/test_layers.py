@@ -1,4 +1,5 @@
-"""The rooms of the crate: each imports only from rooms below it, and `unsafe`, `libc` and PyO3 stay where they belong."""
+"""The rooms of the crate: each imports only from rooms below it, no files of one import each other in a circle, and `unsafe`,
+`libc`, locks and PyO3 stay where they belong."""
 
 import re
 from collections.abc import Iterator
@@ -10,7 +11,10 @@ SRC = Path(__file__).parents[2] / "src"
 LEVELS = {"sys": 0, "model": 0, "memory": 1, "space": 2, "clients": 3, "image": 4, "python": 5}
 """How high a room lies; those of one level know nothing of each other."""
 UNSAFE = ("sys/", "memory/", "python/buffer.rs")
+LOCKS = ("model/lock.rs", "model/wait.rs")
 NO_CODE = re.compile(r'//[^\n]*|/\*.*?\*/|\bb?r(#*)".*?"\1|"(?:\\.|[^"\\])*"|\'(?:\\.|[^\\\'])\'', re.DOTALL)
+GROUP = re.compile(r"([\w:]+)::\{([^{}]*)\}")
+PATH = re.compile(r"\b(crate|(?:self|super)(?:::super)*)::(\w[\w:]*)")
 PYCLASS = re.compile(r"#\[(?:pyo3::)?pyclass\b(.*?)\]", re.DOTALL)
 
 
@@ -42,6 +46,8 @@ def complaints(path: str, text: str) -> Iterator[str]:
         yield f"{path} has unsafe code"
     if room != "sys" and re.search(r"\blibc\s*::", code):
         yield f"{path} uses libc"
+    if path not in LOCKS and re.search(r"\b(Mutex|RwLock|Condvar)\b", code):
+        yield f"{path} has a lock that is not of model::lock"
     if room != "python" and re.search(r"\bpyo3\b|\bPy\s*<", code):
         yield f"{path} knows of Python"
     for arguments in PYCLASS.findall(code):
@@ -61,6 +67,93 @@ def test_rooms_keep_their_order_and_what_is_unsafe_its_place() -> None:
     assert sum(len(imported(path, code_of(text))) for path, text in rooms.items()) >= 60
     assert sum(len(PYCLASS.findall(code_of(text))) for text in rooms.values()) >= 12
     assert sum("unsafe {" in code_of(text) for text in rooms.values()) >= 5
+
+
+def module_of(path: str) -> str:
+    """The module of a file, its path relative to `src`; a `mod.rs` is its folder."""
+    return path.removesuffix(".rs").removesuffix("/mod").replace("/", "::")
+
+
+def paths_in(path: str, text: str) -> set[str]:
+    """The paths from the crate's root that the code of a file names, but for its own tests."""
+    code = re.sub(r"\s*(::|[{},])\s*", r"\1", code_of(text.partition("#[cfg(test)]")[0]))
+    while group := GROUP.search(code):
+        members = (f"{group[1]}::{member}" for member in group[2].split(",") if member)
+        code = code.replace(group[0], ",".join(members))
+
+    def from_root(start: str, rest: str) -> str:
+        here = [] if start == "crate" else module_of(path).split("::")
+        return "::".join([*here[: len(here) - start.count("super")], rest])
+
+    return {from_root(start, rest) for start, rest in PATH.findall(code)}
+
+
+def imports_within_rooms(sources: dict[str, str]) -> dict[str, set[str]]:
+    """Which modules of its own room each module names."""
+    modules = {module_of(path) for path in sources}
+
+    def named(path: str, text: str) -> Iterator[str]:
+        for name in paths_in(path, text):
+            parts = name.split("::")
+            prefixes = ("::".join(parts[:length]) for length in range(len(parts), 0, -1))
+            yield from [prefix for prefix in prefixes if prefix in modules][:1]
+
+    def is_near(module: str, other: str) -> bool:
+        return other != module and other.partition("::")[0] == module.partition("::")[0]
+
+    return {
+        (module := module_of(path)): {other for other in named(path, text) if is_near(module, other)}
+        for path, text in sources.items()
+    }
+
+
+def in_circles(imports: dict[str, set[str]]) -> set[str]:
+    """The modules that lie on circles, or between two of them."""
+    left = set(imports)
+    while True:
+        imported = set().union(*(imports[module] & left for module in left))
+        inner = {module for module in left if module in imported and imports[module] & left}
+        if inner == left:
+            return inner
+        left = inner
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    imports = imports_within_rooms({path: text for path, text in files().items() if "/" in path})
+    assert in_circles(imports) == set()
+    assert len(imports) >= 100
+    assert sum(map(len, imports.values())) >= 300
+    assert imports["space::change"] >= {"space::space", "space::client", "space::turn"}
+    assert "model::wait" in imports["model::unplug"]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("use super::two::Two;", "use super::one::One;"),
+        ("use super::two::Two;", "impl super::one::One for &dyn super::three::Three {}"),
+        ("use crate::room::two;", "fn f() -> super::one::One {}"),
+        ("use crate::{model, room::{three, two::{self, Two}}};", "use crate::room::{one};"),
+        ("pub use super::{\n    two::Two,\n    three,\n};", "impl self::super::one::One {}"),
+    ],
+)
+def test_circles_are_found(one: str, other: str) -> None:
+    sources = {"room/mod.rs": "pub mod one; pub mod two;", "room/one.rs": one, "room/two.rs": other}
+    assert in_circles(imports_within_rooms(sources)) == {"room::one", "room::two"}
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("use super::two::Two;", "// use super::one::One;"),
+        ("use crate::room::two;", "use crate::model::one::One;"),
+        ("use super::two::Two;", "fn f() {}\n#[cfg(test)]\nmod tests { use super::super::one::One; }"),
+        ("use super::two::Two; use super::three::Three;", "use super::three::Three;"),
+    ],
+)
+def test_what_is_no_circle_is_not_found(one: str, other: str) -> None:
+    sources = {"room/one.rs": one, "room/two.rs": other, "room/three.rs": "", "model/one.rs": "use crate::room::two;"}
+    assert in_circles(imports_within_rooms(sources)) == set()
 
 
 def test_there_is_nothing_beside_the_rooms() -> None:
@@ -83,6 +176,8 @@ def test_there_is_nothing_beside_the_rooms() -> None:
         ("python/region.rs", 'const A: &str = "//"; unsafe fn f() {}'),
         ("python/region.rs", "fn f<'a>(x: &'a u8) { let quote = '\"'; unsafe {} }"),
         ("memory/map.rs", "const SIZE: libc::c_int = 1;"),
+        ("space/turn.rs", "use std::sync::{Arc, Mutex};"),
+        ("python/pin.rs", "struct Pin(std::sync::RwLock<()>);"),
         ("space/client.rs", "struct Client(Py<PyAny>);"),
         ("clients/kvm.rs", "use pyo3::prelude::*;"),
         ("python/region.rs", '#[pyclass(eq, name = "frozen")] struct R;'),
@@ -107,6 +202,8 @@ def test_the_guard_complains(path: str, text: str) -> None:
         ("python/buffer.rs", "unsafe { f() }"),
         ("python/region.rs", '#[pyclass(frozen, name = "R")] struct R(Py<PyAny>);'),
         ("sys/file.rs", "const A: libc::c_int = 1;"),
+        ("model/lock.rs", "pub struct Lock<T>(std::sync::Mutex<T>);"),
+        ("space/turn.rs", "use std::sync::{Arc, OnceLock}; use crate::model::lock::{Lock, SharedLock};"),
     ],
 )
 def test_the_guard_is_silent(path: str, text: str) -> None:

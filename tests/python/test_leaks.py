@@ -2,6 +2,7 @@
 
 import ctypes
 import gc
+import itertools
 import os
 import sys
 from collections.abc import Callable
@@ -38,8 +39,11 @@ from memory_helpers import (
     ram,
     resident,
 )
+from verbs import VERBS
 
 ROUNDS = 2_000
+TOUCHING = [verb for verb in VERBS if verb.touches and not verb.direct]
+REFUSED = [verb for verb in VERBS if verb.ranged and verb.needs and not verb.holes]
 
 
 class MallocInfo(ctypes.Structure):
@@ -100,7 +104,7 @@ def assert_flat(begin: Callable[[], Callable[[], object]]) -> None:
     in_child(probe)
 
 
-class Machine:
+class Work:
     """A mapped space with something of everything."""
 
     def __init__(self, path: Path) -> None:
@@ -115,6 +119,9 @@ class Machine:
             ]
         self.space = AddressSpace.from_regions(self.regions, LAYOUT)
         self.memory = self.space.map_memory()
+        refusals = ((4 * PAGE, UnmappedAddress), (WINDOW, AccessDenied), (WINDOW + MIB, UnmappedAddress))
+        # Each verb meets them in turn: their number is not a multiple of three.
+        self._refusals = itertools.cycle(refusals)
 
     def map_and_close(self) -> None:
         with AddressSpace.from_regions(self.regions, LAYOUT).map_memory() as memory:
@@ -158,12 +165,9 @@ class Machine:
         del memory, _
         assert bytes(view) == bytes(8)
 
-    def copies(self) -> None:
-        for base in (0, GIB, 2 * GIB):
-            self.memory.write(base, self.memory.read(base, 4 * PAGE))
-            self.memory.fill(base, 4 * PAGE)
-            self.memory.write_u64(base + 1, self.memory.read_u64(base + 2))
-        self.memory.write(3 * GIB, b"rom", force=True)
+    def verbs(self) -> None:
+        for base, verb in itertools.product((GIB, 2 * GIB), TOUCHING):
+            verb(self.memory, base, verb.fitting(256))
 
     def long_copies(self) -> None:
         with suppress(UnmappedAddress):
@@ -176,11 +180,11 @@ class Machine:
         str(base), repr(base), hash(base), base.gaps(), base.diff(base), self.memory.mappings()
 
     def refused_accesses(self) -> None:
-        for addr, error in ((4 * PAGE, UnmappedAddress), (WINDOW, AccessDenied), (WINDOW + MIB, UnmappedAddress)):
-            for verb in (self.memory.read, self.memory.fill, self.memory.view):
-                with suppress(error):
-                    verb(addr, 8)
-                    pytest.fail("was not refused")
+        for verb in REFUSED:
+            addr, error = next(self._refusals)
+            with suppress(error):
+                verb(self.memory, addr, verb.fitting(8))
+                pytest.fail("was not refused")
 
     def refused_changes(self) -> None:
         with self.memory.view(0, 8), suppress(RegionBusy):
@@ -201,22 +205,22 @@ class Machine:
             AddressSpace.from_regions(self.regions, LAYOUT).map_memory(progress=lambda p: p.done // 0)
 
     def faults(self) -> None:
-        for verb in (self.memory.read, self.memory.fill):
+        for verb in TOUCHING:
             with suppress(MemoryFault):
-                verb(2 * GIB, 4 * PAGE)
+                verb(self.memory, 2 * GIB + PAGE, verb.fitting(PAGE))
                 pytest.fail("was no fault")
 
 
-CYCLES = [name for name in vars(Machine) if not name.startswith("_")]
+CYCLES = [name for name in vars(Work) if not name.startswith("_")]
 
 
 @pytest.mark.parametrize("name", CYCLES)
 def test_nothing_leaks(name: str, tmp_path: Path) -> None:
     def begin() -> Callable[[], object]:
-        machine = Machine(tmp_path / "file")
+        work = Work(tmp_path / "file")
         if name == "faults":
             os.truncate(tmp_path / "file", PAGE)
-        return getattr(machine, name)  # type: ignore[no-any-return]
+        return getattr(work, name)  # type: ignore[no-any-return]
 
     assert_flat(begin)
 

@@ -9,8 +9,9 @@ use std::thread;
 use std::time::Duration;
 
 use _core::memory::lease::Lease;
-use _core::model::change::{Change, Operation, Target};
+use _core::model::change::{Change, ChangeRequest, Operation, RegionTarget};
 use _core::model::error::{Error, Interrupted, Result};
+use _core::model::ids::Generation;
 use _core::model::interrupt::{Interrupt, Uninterrupted};
 use _core::model::layout::Layout;
 use _core::model::range::Range;
@@ -99,12 +100,12 @@ fn ram(base: u64, name: &str) -> Region {
     region
 }
 
-fn insert(region: &Region) -> Operation {
-    Operation::Insert(Arc::new(region.clone()))
+fn insert(region: Region) -> Operation {
+    Operation::insert(region)
 }
 
 fn remove(base: u64) -> Operation {
-    Operation::Remove(Target::Base(base))
+    Operation::Remove(RegionTarget::Base(base))
 }
 
 fn space() -> Arc<AddressSpace> {
@@ -114,7 +115,7 @@ fn space() -> Arc<AddressSpace> {
 /// A mapped space with one region, whose name must be no other test's when its mapping is asked for.
 fn space_of(name: &str) -> Arc<AddressSpace> {
     let space = AddressSpace::new(Layout::new(1 << 46, 0, 1 << 45, vec![]).unwrap());
-    space.insert(&ram(LOW, name), &Uninterrupted).unwrap();
+    space.insert(ram(LOW, name), &Uninterrupted).unwrap();
     space.map_memory(&Uninterrupted).unwrap();
     Arc::new(space)
 }
@@ -160,13 +161,13 @@ fn clients_are_asked_and_told_in_order_around_the_publication() {
         subscribe(&space, &log, name, look).unwrap();
     }
     taken(&log);
-    space.insert(&ram(HIGH, "high"), &Uninterrupted).unwrap();
+    space.insert(ram(HIGH, "high"), &Uninterrupted).unwrap();
     let inserted = [
         ["a prepare +1 -0 ~0", "1 regions", "b prepare +1 -0 ~0", "1 regions"],
         ["a commit +1 -0 ~0", "2 regions", "b commit +1 -0 ~0", "2 regions"],
     ];
     assert_eq!(taken(&log), inserted.concat());
-    space.change(&[remove(HIGH)], None, &Uninterrupted).unwrap();
+    space.change(&ChangeRequest::of(&[remove(HIGH)]), &Uninterrupted).unwrap();
     let removed = [
         ["a prepare +0 -1 ~0", "2 regions", "b prepare +0 -1 ~0", "2 regions"],
         ["a commit +0 -1 ~0", "1 regions", "b commit +0 -1 ~0", "1 regions"],
@@ -179,9 +180,9 @@ fn many_operations_are_one_change() {
     let (space, log) = (space(), Log::default());
     subscribe(&space, &log, "a", |_, _| Ok(())).unwrap();
     taken(&log);
-    let renamed = Operation::Replace(Target::Base(LOW), Arc::new(ram(LOW, "renamed")));
-    let operations = [insert(&ram(HIGH, "high")), insert(&ram(2 * HIGH, "gone")), renamed, remove(2 * HIGH)];
-    space.change(&operations, None, &Uninterrupted).unwrap();
+    let renamed = Operation::Replace(RegionTarget::Base(LOW), Arc::new(ram(LOW, "renamed")));
+    let operations = [insert(ram(HIGH, "high")), insert(ram(2 * HIGH, "gone")), renamed, remove(2 * HIGH)];
+    space.change(&ChangeRequest::of(&operations), &Uninterrupted).unwrap();
     assert_eq!(taken(&log), ["a prepare +1 -0 ~1", "a commit +1 -0 ~1"]);
 }
 
@@ -200,8 +201,8 @@ fn a_refusal_undoes_in_reverse_and_leaves_everything_as_it_was() {
     taken(&log);
     refusing.store(true, Ordering::Relaxed);
     let before = space.map();
-    let operations = [remove(LOW), insert(&ram(HIGH, "refused"))];
-    let refused = space.change(&operations, None, &Uninterrupted);
+    let operations = [remove(LOW), insert(ram(HIGH, "refused"))];
+    let refused = space.change(&ChangeRequest::of(&operations), &Uninterrupted);
     assert!(matches!(refused, Err(Error::Client { message, .. }) if message == "never"));
     let asked = ["a prepare +1 -1 ~0", "b prepare +1 -1 ~0", "c prepare +1 -1 ~0"];
     assert_eq!(taken(&log), [&asked[..], &["b rollback +1 -1 ~0", "a rollback +1 -1 ~0"]].concat());
@@ -209,7 +210,7 @@ fn a_refusal_undoes_in_reverse_and_leaves_everything_as_it_was() {
     assert!(is_mapped("kept") && !is_mapped("refused"));
     drop(lease(&space, LOW));
     refusing.store(false, Ordering::Relaxed);
-    space.change(&operations, None, &Uninterrupted).unwrap();
+    space.change(&ChangeRequest::of(&operations), &Uninterrupted).unwrap();
     assert_eq!(taken(&log).len(), 8);
     assert!(!is_mapped("kept") && is_mapped("refused"));
 }
@@ -229,10 +230,10 @@ fn failing_in(phase: &'static str, space: &AddressSpace, log: &Log) -> Arc<Subsc
 fn an_error_of_a_commit_is_kept_and_ends_only_that_subscription() {
     let (space, log) = (space(), Log::default());
     let failing = failing_in("commit", &space, &log);
-    space.change(&[remove(LOW)], None, &Uninterrupted).unwrap();
+    space.change(&ChangeRequest::of(&[remove(LOW)]), &Uninterrupted).unwrap();
     assert_eq!(taken(&log)[3..], ["a commit +0 -1 ~0", "b commit +0 -1 ~0", "c commit +0 -1 ~0", "failed: never"]);
     assert!(!failing.is_following());
-    space.insert(&ram(HIGH, "high"), &Uninterrupted).unwrap();
+    space.insert(ram(HIGH, "high"), &Uninterrupted).unwrap();
     let told = ["a prepare +1 -0 ~0", "c prepare +1 -0 ~0", "a commit +1 -0 ~0", "c commit +1 -0 ~0"];
     assert_eq!(taken(&log), told);
 }
@@ -243,7 +244,7 @@ fn an_error_of_a_rollback_is_kept_and_the_others_are_undone() {
     let failing = failing_in("rollback", &space, &log);
     subscribe(&space, &log, "d", |_, change| if change.removed.is_empty() { Ok(()) } else { Err(refuses()) }).unwrap();
     taken(&log);
-    assert!(space.change(&[remove(LOW)], None, &Uninterrupted).is_err());
+    assert!(space.change(&ChangeRequest::of(&[remove(LOW)]), &Uninterrupted).is_err());
     let undone = ["c rollback +0 -1 ~0", "b rollback +0 -1 ~0", "failed: never", "a rollback +0 -1 ~0"];
     assert_eq!(taken(&log)[4..], undone);
     assert!(!failing.is_following());
@@ -256,7 +257,7 @@ fn a_new_client_whose_commit_fails_is_undone() {
     let fails = |phase, _: &Change| if phase == "commit" { Err(refuses()) } else { Ok(()) };
     assert!(subscribe(&space, &log, "a", fails).is_err());
     assert_eq!(taken(&log), ["a prepare +1 -0 ~0", "a commit +1 -0 ~0", "a rollback +1 -0 ~0"]);
-    space.insert(&ram(HIGH, "high"), &Uninterrupted).unwrap();
+    space.insert(ram(HIGH, "high"), &Uninterrupted).unwrap();
     assert!(taken(&log).is_empty());
 }
 
@@ -268,7 +269,7 @@ fn a_client_leaves_once_and_is_never_asked_again() {
     for _ in 0..2 {
         space.unsubscribe(&subscription, &Uninterrupted).unwrap();
     }
-    space.insert(&ram(HIGH, "high"), &Uninterrupted).unwrap();
+    space.insert(ram(HIGH, "high"), &Uninterrupted).unwrap();
     assert_eq!(taken(&log), ["a leave", "left", "left"]);
 }
 
@@ -293,7 +294,7 @@ fn a_client_told_to_leave_inside_a_change_leaves_when_that_is_decided() {
             move |_, change: &Change| if is_vetoed && !change.removed.is_empty() { Err(refuses()) } else { Ok(()) };
         subscribe(&space, &log, "c", refuse).unwrap();
         taken(&log);
-        assert_eq!(space.change(&[remove(LOW)], None, &Uninterrupted).is_err(), is_vetoed);
+        assert_eq!(space.change(&ChangeRequest::of(&[remove(LOW)]), &Uninterrupted).is_err(), is_vetoed);
         let told: Vec<_> = taken(&log).iter().map(|entry| entry.replace(" +0 -1 ~0", "")).collect();
         assert_eq!(told, [&["a prepare", "b prepare", "c prepare"], outcome, &["b leave", "left"]].concat());
         assert!(leaving.lock().unwrap().as_ref().unwrap().has_left());
@@ -306,11 +307,11 @@ fn a_lease_vetoes_before_anyone_is_asked() {
     subscribe(&space, &log, "a", |_, _| Ok(())).unwrap();
     taken(&log);
     let held = lease(&space, LOW);
-    let busy = space.change(&[insert(&ram(HIGH, "high")), remove(LOW)], None, &Uninterrupted);
+    let busy = space.change(&ChangeRequest::of(&[insert(ram(HIGH, "high")), remove(LOW)]), &Uninterrupted);
     assert!(matches!(busy, Err(Error::Busy { leases, .. }) if leases.len() == 1));
     assert!(taken(&log).is_empty());
     drop(held);
-    space.change(&[remove(LOW)], None, &Uninterrupted).unwrap();
+    space.change(&ChangeRequest::of(&[remove(LOW)]), &Uninterrupted).unwrap();
 }
 
 #[test]
@@ -328,7 +329,7 @@ fn a_region_that_is_leaving_gives_no_lease_and_gives_them_again_after_a_veto() {
         Ok(())
     };
     subscribe(&space, &log, "a", hook).unwrap();
-    assert!(space.change(&[remove(LOW)], None, &Uninterrupted).is_err());
+    assert!(space.change(&ChangeRequest::of(&[remove(LOW)]), &Uninterrupted).is_err());
     drop(lease(&space, LOW));
 }
 
@@ -339,15 +340,15 @@ fn a_client_cannot_change_the_space_that_asks_it() {
         let (weak, entries) = (Arc::downgrade(&space), Arc::clone(&log));
         let hook = move |phase, change: &Change| {
             let space = weak.upgrade().unwrap();
-            let again = space.insert(&ram(8 * HIGH, "again"), &Uninterrupted);
+            let again = space.insert(ram(8 * HIGH, "again"), &Uninterrupted);
             let Err(Error::Reentrant { message }) = again else { unreachable!("a change was let into a change") };
             entries.lock().unwrap().push(message);
             if name == "refuser" && phase == "prepare" && !change.removed.is_empty() { Err(refuses()) } else { Ok(()) }
         };
         subscribe(&space, &log, name, hook).unwrap();
     }
-    space.insert(&ram(HIGH, "high"), &Uninterrupted).unwrap();
-    assert!(space.change(&[remove(HIGH)], None, &Uninterrupted).is_err());
+    space.insert(ram(HIGH, "high"), &Uninterrupted).unwrap();
+    assert!(space.change(&ChangeRequest::of(&[remove(HIGH)]), &Uninterrupted).is_err());
     let said = taken(&log);
     for (phase, client) in [("prepare", "a"), ("commit", "a"), ("rollback", "a"), ("prepare", "refuser")] {
         let named = format!("in the {phase} of client {client:?} since");
@@ -363,28 +364,28 @@ fn another_thread_waits_for_the_turn_and_may_give_up() {
     let hook = move |phase, change: &Change| {
         let space = weak.upgrade().unwrap();
         if phase == "prepare" && change.added[0].base() == HIGH {
-            let other = thread::spawn(move || space.insert(&ram(8 * HIGH, "other"), &Impatient).map(drop));
+            let other = thread::spawn(move || space.insert(ram(8 * HIGH, "other"), &Impatient).map(drop));
             assert!(matches!(other.join().unwrap(), Err(Error::Interrupted)));
         }
         Ok(())
     };
     subscribe(&space, &log, "a", hook).unwrap();
-    space.insert(&ram(HIGH, "high"), &Uninterrupted).unwrap();
-    space.insert(&ram(8 * HIGH, "other"), &Impatient).unwrap();
+    space.insert(ram(HIGH, "high"), &Uninterrupted).unwrap();
+    space.insert(ram(8 * HIGH, "other"), &Impatient).unwrap();
 }
 
 #[test]
 fn a_new_client_is_offered_everything_that_is_there() {
     let (space, log) = (space(), Log::default());
-    space.insert(&ram(HIGH, "high"), &Uninterrupted).unwrap();
+    space.insert(ram(HIGH, "high"), &Uninterrupted).unwrap();
     subscribe(&space, &log, "a", |_, change| {
         assert!(change.before.regions().is_empty());
-        assert_eq!(change.added, change.after.regions());
+        assert!(change.added.iter().map(|region| region.id).eq(change.after.regions().iter().map(|region| region.id)));
         Ok(())
     })
     .unwrap();
     assert_eq!(taken(&log), ["a prepare +2 -0 ~0", "a commit +2 -0 ~0"]);
-    assert_eq!(space.map().generation(), 2);
+    assert_eq!(space.map().generation(), Generation(2));
 }
 
 #[test]
@@ -392,7 +393,7 @@ fn a_client_that_refuses_what_is_there_is_none() {
     let (space, log) = (space(), Log::default());
     assert!(subscribe(&space, &log, "a", |_, _| Err(refuses())).is_err());
     assert_eq!(taken(&log), ["a prepare +1 -0 ~0"]);
-    space.insert(&ram(HIGH, "high"), &Uninterrupted).unwrap();
+    space.insert(ram(HIGH, "high"), &Uninterrupted).unwrap();
     assert!(taken(&log).is_empty());
 }
 
@@ -406,17 +407,17 @@ fn a_client_that_panics_leaves_the_turn_free_and_the_others_undone() {
     })
     .unwrap();
     taken(&log);
-    let removal = || space.change(&[remove(LOW)], None, &Uninterrupted).map(drop);
+    let removal = || space.change(&ChangeRequest::of(&[remove(LOW)]), &Uninterrupted).map(drop);
     assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(removal)).is_err());
     assert_eq!(taken(&log), ["a prepare +0 -1 ~0", "b prepare +0 -1 ~0", "a rollback +0 -1 ~0"]);
     drop(lease(&space, LOW));
-    space.insert(&ram(HIGH, "high"), &Impatient).unwrap();
+    space.insert(ram(HIGH, "high"), &Impatient).unwrap();
 }
 
 #[test]
 fn closing_the_memory_looks_like_the_removal_of_every_region() {
     let (space, log) = (space(), Log::default());
-    space.insert(&ram(HIGH, "closed"), &Uninterrupted).unwrap();
+    space.insert(ram(HIGH, "closed"), &Uninterrupted).unwrap();
     subscribe(&space, &log, "a", |_, _| Ok(())).unwrap();
     taken(&log);
     let incarnation = space.map_memory(&Uninterrupted).unwrap();
@@ -428,7 +429,7 @@ fn closing_the_memory_looks_like_the_removal_of_every_region() {
 #[test]
 fn who_has_the_turn_may_drop_the_last_lease() {
     let (space, log) = (space(), Log::default());
-    space.insert(&ram(HIGH, "dropped"), &Uninterrupted).unwrap();
+    space.insert(ram(HIGH, "dropped"), &Uninterrupted).unwrap();
     let held = Arc::new(Mutex::new(None));
     let dropped = Arc::clone(&held);
     subscribe(&space, &log, "a", move |_, _| {
@@ -437,8 +438,8 @@ fn who_has_the_turn_may_drop_the_last_lease() {
     })
     .unwrap();
     *held.lock().unwrap() = Some(lease(&space, HIGH));
-    space.change(&[remove(LOW)], None, &Uninterrupted).unwrap();
-    space.change(&[remove(HIGH)], None, &Uninterrupted).unwrap();
+    space.change(&ChangeRequest::of(&[remove(LOW)]), &Uninterrupted).unwrap();
+    space.change(&ChangeRequest::of(&[remove(HIGH)]), &Uninterrupted).unwrap();
     assert!(!is_mapped("dropped"));
 }
 
@@ -451,7 +452,7 @@ fn a_removal_returns_when_the_last_reader_has_left() {
     let (sender, receiver) = mpsc::channel();
     let other = Arc::clone(&space);
     let removing = thread::spawn(move || {
-        other.change(&[remove(LOW)], None, &Uninterrupted).unwrap();
+        other.change(&ChangeRequest::of(&[remove(LOW)]), &Uninterrupted).unwrap();
         sender.send(()).unwrap();
     });
     while !log.lock().unwrap().iter().any(|entry| entry.starts_with("a commit")) {

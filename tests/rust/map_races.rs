@@ -13,8 +13,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use _core::model::change::Target;
+use _core::model::change::RegionTarget;
 use _core::model::error::Error;
+use _core::model::ids::Generation;
 use _core::model::interrupt::Uninterrupted;
 use _core::model::layout::Layout;
 use _core::model::range::Range;
@@ -93,7 +94,7 @@ fn race(space: &AddressSpace, look: impl Fn(&SpaceState) + Sync, write: impl Fn(
     thread::scope(|scope| {
         for _ in 0..READERS {
             scope.spawn(|| {
-                let mut last = 0;
+                let mut last = Generation::default();
                 while !done.load(Ordering::Relaxed) {
                     let snapshot = space.load();
                     assert!(snapshot.map.generation() >= last);
@@ -120,10 +121,10 @@ fn every_accepted_insert_is_there(is_mapped: bool) {
         for _ in 0..rounds(is_mapped) {
             let base = (chance.below(16) * WRITERS + number) * 4 * PAGE;
             if mine.remove(&base) {
-                let map = space.remove(&Target::Base(base), None, &Uninterrupted, &|| ()).unwrap();
+                let map = space.remove(&RegionTarget::Base(base), None, &Uninterrupted, &|| ()).unwrap();
                 assert!(map.find(base).is_none());
             } else {
-                assert!(space.insert(&ram(base, 4 * PAGE), &Uninterrupted).unwrap().find(base).is_some());
+                assert!(space.insert(ram(base, 4 * PAGE), &Uninterrupted).unwrap().find(base).is_some());
                 mark(&space, base);
                 mine.insert(base);
             }
@@ -133,7 +134,7 @@ fn every_accepted_insert_is_there(is_mapped: bool) {
     let mut expected: Vec<u64> = expected.into_inner().unwrap().into_iter().collect();
     expected.sort_unstable();
     assert_eq!(bases(&space.map()), expected);
-    assert_eq!(space.map().generation(), WRITERS * rounds(is_mapped));
+    assert_eq!(space.map().generation(), Generation(WRITERS * rounds(is_mapped)));
 }
 
 #[test]
@@ -154,10 +155,10 @@ fn of_overlapping_inserts_one_is_accepted() {
         let mut chance = Chance(number);
         for _ in 0..rounds(false) {
             let slot = chance.below(4) * 8 * PAGE;
-            match space.insert(&ram(slot + number * 512, 4 * PAGE), &Uninterrupted) {
+            match space.insert(ram(slot + number * 512, 4 * PAGE), &Uninterrupted) {
                 Ok(_) => inserted.fetch_add(1, Ordering::Relaxed),
                 Err(Error::Overlap { conflict, .. }) => {
-                    let removal = space.remove(&Target::Region(conflict), None, &Uninterrupted, &|| ());
+                    let removal = space.remove(&RegionTarget::Region(conflict), None, &Uninterrupted, &|| ());
                     removed.fetch_add(u64::from(removal.is_ok()), Ordering::Relaxed)
                 }
                 Err(error) => panic!("{error}"),
@@ -181,12 +182,12 @@ fn no_reader_sees_half_a_transaction(is_mapped: bool) {
         for _ in 0..rounds(is_mapped) {
             let base = chance.below(6) * PAGE;
             let plug = |transaction: &mut Transaction| {
-                transaction.insert(&ram(base, PAGE))?;
-                transaction.insert(&ram(base + FAR, PAGE))
+                transaction.insert(ram(base, PAGE))?;
+                transaction.insert(ram(base + FAR, PAGE))
             };
             let unplug = |transaction: &mut Transaction| {
-                transaction.remove(&Target::Base(base + FAR))?;
-                transaction.remove(&Target::Base(base))
+                transaction.remove(&RegionTarget::Base(base + FAR))?;
+                transaction.remove(&RegionTarget::Base(base))
             };
             let mut transaction = Transaction::begin(&space, None).unwrap();
             if transaction.staged().find(base).is_some() { unplug(&mut transaction) } else { plug(&mut transaction) }
@@ -198,8 +199,8 @@ fn no_reader_sees_half_a_transaction(is_mapped: bool) {
             };
         }
     });
-    assert_eq!(space.map().generation(), published.into_inner());
-    assert!(space.map().generation() > WRITERS);
+    assert_eq!(space.map().generation(), Generation(published.into_inner()));
+    assert!(space.map().generation() > Generation(WRITERS));
 }
 
 #[test]

@@ -18,7 +18,6 @@ import pytest
 from dbs_address_space import (
     AddressSpace,
     ForkedProcess,
-    GuestMemory,
     Progress,
     ReentrantChange,
     RegionOverlap,
@@ -33,19 +32,15 @@ from memory_helpers import (
     maps_of,
     ram,
     run_python,
-    run_threads,
     start_child,
 )
+from threads import run_threads
+from verbs import VERBS, Verb
 
 ROUNDS = 300
 
 
-@pytest.fixture(params=[0.005, 1e-5], ids=["usual switches", "constant switches"], autouse=True)
-def _switch_interval(request: pytest.FixtureRequest) -> Iterator[None]:
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(request.param)
-    yield
-    sys.setswitchinterval(before)
+pytestmark = pytest.mark.usefixtures("any_switches")
 
 
 @contextmanager
@@ -197,19 +192,8 @@ def test_a_signal_handler_may_change_the_space_that_the_signal_interrupts() -> N
 # Finalizers, which run wherever Python happens to collect garbage.
 
 
-REFUSALS: dict[str, Callable[[GuestMemory], object]] = {
-    "read": lambda memory: memory.read(1 << 40, 8),
-    "long read": lambda memory: memory.read(0, 8 << 20),
-    "integer": lambda memory: memory.read_u64(1 << 40),
-    "atomic": lambda memory: memory.load(1 << 40),
-    "write": lambda memory: memory.write(1 << 40, b"data"),
-    "view": lambda memory: memory.view(1 << 40, 8),
-    "mapping": lambda memory: memory.mapping(1 << 40),
-}
-
-
-@pytest.mark.parametrize("refusal", REFUSALS.values(), ids=REFUSALS)
-def test_a_finalizer_may_change_the_space_that_is_being_read(refusal: Callable[[GuestMemory], object]) -> None:
+@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb.ranged and not verb.holes], ids=str)
+def test_a_finalizer_may_change_the_space_that_is_being_read(verb: Verb) -> None:
     """A reader that makes an exception while it holds the snapshot hangs here: the removal waits for that reader."""
 
     def probe() -> None:
@@ -220,7 +204,7 @@ def test_a_finalizer_may_change_the_space_that_is_being_read(refusal: Callable[[
             Finalizer(partial(space.remove_region, number * PAGE))
             gc.enable()
             try:
-                refusal(memory)
+                verb(memory, 1 << 40, verb.fitting(8))
             except UnmappedAddress:
                 continue
             pytest.fail("the access was not refused")
@@ -305,8 +289,8 @@ def test_ctrl_c_ends_every_wait(held: Any, wait: Callable[[AddressSpace], object
             before, main = space.snapshot(), threading.main_thread().ident
             assert main is not None
             interrupting = threading.Timer(0.2, signal.pthread_kill, (main, signal.SIGINT))
-            interrupting.start()
             with pytest.raises(KeyboardInterrupt):
+                interrupting.start()
                 wait(space)
             assert space.snapshot() == before
         space.insert_region(ram(PAGE))

@@ -71,7 +71,7 @@ def test_limits_are_refused_before_anything_is_done() -> None:
     slots.plug("1GiB", name="dimm0")
     before = space.snapshot()
     refusals: list[tuple[type[Exception], str, dict[str, Any]]] = [
-        (NoSpace, "more than", {"size": "2560MiB"}),
+        (NoSpace, "exceeds", {"size": "2560MiB"}),
         (Misaligned, "multiple", {"size": "1MiB"}),
         (Misaligned, "multiple", {"size": "1GiB", "base": 4 * GIB + PAGE}),
         (RegionOverlap, "dimm0", {"size": "1GiB", "base": 4 * GIB}),

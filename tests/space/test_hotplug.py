@@ -4,9 +4,9 @@ import gc
 import os
 import threading
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 from dbs_address_space import (
@@ -20,6 +20,7 @@ from dbs_address_space import (
     NotMapped,
     RegionBusy,
     UnmappedAddress,
+    Unsupported,
 )
 from memory_helpers import (
     GIB,
@@ -32,20 +33,11 @@ from memory_helpers import (
     maps_of,
     protection,
     ram,
-    run_threads,
 )
+from threads import run_threads
+from verbs import OTHER, VERBS, Verb, data
 
-DIMM = GIB
-
-
-@pytest.fixture
-def space() -> AddressSpace:
-    return mapped(ram(0, name="low"))[0]
-
-
-@pytest.fixture
-def memory(space: AddressSpace) -> GuestMemory:
-    return space.memory
+DIMM, DIMM_SIZE = GIB, 5 * MIB
 
 
 # Coming.
@@ -182,50 +174,45 @@ def test_the_users_file_outlives_the_region(space: AddressSpace, memory: GuestMe
         assert file.read(7) == b"written"
 
 
-def hammer(memory: GuestMemory, write: Callable[[GuestMemory, int], object], stop: threading.Event) -> None:
-    value = 0
-    while not stop.is_set():
-        value = value % 250 + 1
-        with suppress(UnmappedAddress, RegionBusy):
-            write(memory, value)
-
-
-WRITES: dict[str, Callable[[GuestMemory, int], object]] = {
-    "short": lambda memory, value: memory.write(DIMM + 8, bytes([value]) * 64),
-    "integer": lambda memory, value: memory.write_u64(DIMM + 8, value * 0x0101_0101_0101_0101),
-    "long": lambda memory, value: memory.write(DIMM, bytes([value]) * (4 * MIB)),
-    "fill": lambda memory, value: memory.fill(DIMM, 5 * MIB, value),
-}
-
-
-@pytest.mark.parametrize("kind", ["file", "memfd"])
-@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
-def test_no_late_write(kind: str, write: Callable[[GuestMemory, int], object], tmp_path: Path) -> None:
+@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb.touches and verb.writes], ids=str)
+def test_no_late_write(verb: Verb, tmp_path: Path) -> None:
     """Once a removal has returned, what two threads go on writing reaches neither the user's file nor the old memfd."""
-    path = make_file(tmp_path / "dimm", 8 * MIB)
-    space, memory = mapped(ram(0))
-    stop = threading.Event()
-    threads = [threading.Thread(target=hammer, args=(memory, write, stop)) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    try:
-        for _ in range(5):
+    path, stop = make_file(tmp_path / "dimm", DIMM_SIZE), threading.Event()
+    space, memory = mapped(ram(OTHER, DIMM_SIZE))
+    memory.write(OTHER, data(DIMM_SIZE))
+    writes = [0]
+
+    def hammer() -> None:
+        while not stop.is_set():
+            with suppress(UnmappedAddress, RegionBusy, Unsupported):
+                verb(memory, DIMM, verb.fitting(DIMM_SIZE))
+                writes[0] += 1
+
+    def plug(file: BinaryIO | None) -> None:
+        space.insert_region(ram(DIMM, DIMM_SIZE, file=file))
+        fd = memory.mapping(DIMM).fd
+        assert fd is not None
+        behind = os.dup(fd)
+        before, deadline = writes[0], time.monotonic() + 20
+        while writes[0] < before + 2 and not (verb.direct and file):
+            assert time.monotonic() < deadline
+            time.sleep(0.0005)
+        space.remove_region(DIMM, timeout=None)
+        os.pwrite(behind, bytes(DIMM_SIZE), 0)
+        time.sleep(0.002)
+        assert os.pread(behind, DIMM_SIZE, 0) == bytes(DIMM_SIZE)
+        os.close(behind)
+
+    def plug_all() -> None:
+        try:
             with path.open("r+b", buffering=0) as file:
-                region = ram(DIMM, 8 * MIB, file=file) if kind == "file" else ram(DIMM, 8 * MIB)
-                space.insert_region(region)
-                fd = memory.mapping(DIMM).fd
-                assert fd is not None
-                behind = os.dup(fd)
-            time.sleep(0.001)
-            space.remove_region(DIMM, timeout=None)
-            os.pwrite(behind, bytes(8 * MIB), 0)
-            time.sleep(0.002)
-            assert os.pread(behind, 8 * MIB, 0) == bytes(8 * MIB)
-            os.close(behind)
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
+                for _ in range(2):
+                    plug(file)
+                    plug(None)
+        finally:
+            stop.set()
+
+    run_threads(plug_all, hammer, hammer)
 
 
 def test_readers_never_see_the_memory_of_another_region(space: AddressSpace, memory: GuestMemory) -> None:

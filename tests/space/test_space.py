@@ -7,7 +7,7 @@ import pickle
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -34,13 +34,6 @@ FS = AddressSpaceRegion.create_dax_region(WINDOW, GIB, name="fs")
 @pytest.fixture
 def space() -> AddressSpace:
     return AddressSpace.from_regions([HIGH, LOW], LAYOUT)
-
-
-@pytest.fixture(params=[False, True], ids=["unmapped", "mapped"])
-def either(request: pytest.FixtureRequest, space: AddressSpace) -> AddressSpace:
-    if request.param:
-        space.map_memory()
-    return space
 
 
 def test_a_new_space_is_empty_and_true() -> None:
@@ -349,27 +342,15 @@ def test_many_wait_for_one_change(space: AddressSpace) -> None:
     assert [each is newest for each in maps] == [True] * 8
 
 
-@pytest.fixture
-def _quick_collections() -> Iterator[None]:
-    """A busy region has the garbage collected; a Ctrl-C that comes in a finalizer is lost, as everywhere in Python."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
-
-
 def interrupted(wait: Callable[[], object]) -> None:
-    # A removal collects garbage: Python loses a Ctrl-C that comes in a callback of that, so let it be short.
+    # A removal collects garbage: Python loses a Ctrl-C that comes in a callback of that, so let there be little.
     gc.collect()
-    gc.freeze()
-    timer = later(lambda: os.kill(os.getpid(), signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):
+        timer = later(lambda: os.kill(os.getpid(), signal.SIGINT))
         wait()
     timer.join()
-    gc.unfreeze()
 
 
-@pytest.mark.usefixtures("_quick_collections")
 def test_ctrl_c_ends_every_wait(space: AddressSpace) -> None:
     interrupted(lambda: space.wait_for_change(0))
     interrupted(lambda: space.wait_for_change(0, timeout=60))

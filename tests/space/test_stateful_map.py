@@ -150,7 +150,7 @@ class Refused(Exception):
     """Ends the body of a transaction."""
 
 
-class MapMachine(RuleBasedStateMachine):
+class MapBesideModel(RuleBasedStateMachine):
     """The space, the model, and the snapshots that were taken on the way."""
 
     @initialize(mapped=st.booleans())
@@ -263,7 +263,7 @@ class MapMachine(RuleBasedStateMachine):
             assert list(self.space.memory.regions) == with_memory
 
 
-TestMapMachine = MapMachine.TestCase
-TestMapMachine.settings = settings(
+TestMap = MapBesideModel.TestCase
+TestMap.settings = settings(
     max_examples=100, stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )

@@ -31,13 +31,6 @@ def space() -> AddressSpace:
     return AddressSpace.from_regions([LOW, HIGH], LAYOUT)
 
 
-@pytest.fixture(params=[False, True], ids=["unmapped", "mapped"])
-def either(request: pytest.FixtureRequest, space: AddressSpace) -> AddressSpace:
-    if request.param:
-        space.map_memory()
-    return space
-
-
 def in_another_thread(change: Any, *arguments: Any) -> None:
     thread = threading.Thread(target=change, args=arguments)
     thread.start()

@@ -1,24 +1,18 @@
 """Views against removals, vetoed removals, renewals and protections, from many threads at once."""
 
-import sys
 import threading
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 
 import pytest
 from dbs_address_space import RegionBusy, UnmappedAddress
-from memory_helpers import PAGE, in_child, mapped, ram, run_threads
+from memory_helpers import PAGE, in_child, mapped, ram
+from threads import run_threads
 
 ROUNDS = 300
 
 
-@pytest.fixture(params=[0.005, 1e-5], ids=["usual switches", "constant switches"], autouse=True)
-def _switch_interval(request: pytest.FixtureRequest) -> Iterator[None]:
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(request.param)
-    yield
-    sys.setswitchinterval(before)
+pytestmark = pytest.mark.usefixtures("any_switches")
 
 
 def spin(rounds: int = 20) -> None:
@@ -64,7 +58,8 @@ def test_a_view_is_of_a_region_that_is_there() -> None:
         removed, viewed = [0], [0]
 
         def remove() -> None:
-            while removed[0] < ROUNDS:
+            # The child's deadline bounds this: on a busy machine the viewer may get its first turn late.
+            while removed[0] < ROUNDS or not viewed[0]:
                 memory.fill(0, PAGE, removed[0] & 0xFF)
                 space.remove_region(0, timeout=None)
                 removed[0] += 1
@@ -79,7 +74,6 @@ def test_a_view_is_of_a_region_that_is_there() -> None:
                 spin()
 
         run_threads(remove, view)
-        assert viewed[0]
 
     in_child(probe)
 

@@ -2,12 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use _core::model::allocator::{Policy, Wanted};
+use _core::model::allocator::{FitPolicy, Wanted};
 use _core::model::interrupt::Uninterrupted;
 use _core::model::layout::Layout;
 use _core::model::region::RegionType;
+use _core::model::reservations::Bounds;
 use _core::space::AddressSpace;
-use _core::space::reservation::Bounds;
 use vm_allocator::{AddressAllocator, AllocPolicy};
 
 use crate::harness::{Comparison, Goal, Pace};
@@ -19,7 +19,7 @@ const END: u64 = 1 << 45;
 /// Nanoseconds a call, first fit and last fit.
 pub fn allocate(pace: &Pace) -> Vec<Comparison> {
     let few = Pace { rounds: pace.rounds.min(11), ..*pace };
-    [("first", Policy::First, AllocPolicy::FirstMatch), ("last", Policy::Last, AllocPolicy::LastMatch)]
+    [("first", FitPolicy::First, AllocPolicy::FirstMatch), ("last", FitPolicy::Last, AllocPolicy::LastMatch)]
         .map(|(name, ours, theirs)| {
             few.samples_in_turns(
                 format!("{CALLS} reservations of 4 KiB, {name} fit"),
@@ -35,7 +35,7 @@ fn each(taken: Duration) -> f64 {
     taken.as_secs_f64() * 1e9 / f64::from(CALLS)
 }
 
-fn reserve(policy: Policy) -> Duration {
+fn reserve(policy: FitPolicy) -> Duration {
     let layout = Layout::new(1 << 46, 0, END, vec![]).expect("the layout is sound");
     let space = AddressSpace::new(layout);
     let wanted = Wanted { size: SIZE, align: SIZE, guard_gap: 0, policy };

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use _core::model::change::Target;
+use _core::model::change::{Operation, RegionTarget};
 use _core::model::interrupt::Uninterrupted;
 use _core::model::region::Region;
 use _core::model::region_map::RegionMap;
@@ -31,8 +31,9 @@ impl Shared for AddressSpace {
     }
 
     fn plug_and_unplug(&self, region: &Arc<Region>) {
-        self.insert(region, &Uninterrupted).expect("the hole is free");
-        self.remove(&Target::Region(Arc::clone(region)), None, &Uninterrupted, &|| ()).expect("the region is there");
+        self.insert(Arc::clone(region), &Uninterrupted).expect("the hole is free");
+        self.remove(&RegionTarget::Region(Arc::clone(region)), None, &Uninterrupted, &|| ())
+            .expect("the region is there");
     }
 }
 
@@ -42,9 +43,11 @@ impl Shared for Mutex<RegionMap> {
     }
 
     fn plug_and_unplug(&self, region: &Arc<Region>) {
-        for change in [RegionMap::insert, RegionMap::remove] {
+        let (insertion, removal) =
+            (Operation::insert(Arc::clone(region)), Operation::Remove(RegionTarget::Region(Arc::clone(region))));
+        for operation in [insertion, removal] {
             let mut map = self.lock().expect("no one panicked");
-            *map = change(&map, region).expect("the region comes and goes");
+            *map = operation.apply(&map).expect("the region comes and goes");
         }
     }
 }

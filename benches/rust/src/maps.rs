@@ -143,7 +143,7 @@ pub fn insert(pace: &Pace) -> Vec<Comparison> {
                     in_batches(
                         number,
                         || AddressSpace::with_map(map.clone()),
-                        |space| space.insert(&ours, &Uninterrupted),
+                        |space| space.insert(Arc::clone(&ours), &Uninterrupted),
                     )
                 },
                 &mut |number| {

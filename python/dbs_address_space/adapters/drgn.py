@@ -17,9 +17,9 @@ ALL_ADDRESSES = 2**64 - 1
 
 
 def attach(space: AddressSpace, program: Program) -> Attachment:
-    """Adds the space as physical memory of a program: one segment over all addresses, read on the map of the moment.
+    """Adds the space as physical memory of a program: one segment over all addresses, read on the current map.
 
-    drgn can't take a segment back: after `detach()`, which lets go of the space, its reads are `FaultError`.
+    drgn can't remove a segment: after `detach()`, which releases the space, a read of it is `FaultError`.
     """
     _ = space.memory  # NotMapped, when there is none
     reader = Reader(space)

@@ -1,6 +1,6 @@
-"""QEMU on our memory, and our map of a QEMU.
+"""QEMU on the memory of a space, and a space with the map of a running QEMU.
 
-QEMU opens our descriptors through `/proc`, so it must run as the same user; nothing has to be inherited.
+QEMU opens the descriptors through `/proc`, so it must run as the same user; it need not inherit anything.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ __all__ = ["hotplug_commands", "memory_arguments", "read_space", "space_of_tree"
 
 _LINE = re.compile(r"\s*([0-9a-f]{16})-([0-9a-f]{16}) \(prio -?\d+, ([^)]*)\): (.*?)(?: @([0-9a-f]+))?(?: KVM)?\s*$")
 _TYPES = {"ram": "ram", "nv-ram": "ram", "rom": "firmware", "romd": "firmware"}
-"""The region type for each kind of range in QEMU's flat view; all other kinds answer accesses, as devices do."""
+"""QEMU's types of ranges in its flat view, and ours; every other range is a device."""
 _END = 1 << 52
 
 
 def memory_arguments(memory: GuestMemory, *, slots: int = 0, max_size: int = 0) -> list[str]:
-    """Command-line arguments that make our RAM the RAM of a QEMU machine.
+    """Command-line arguments that make the RAM of a space the RAM of a QEMU machine.
 
-    QEMU lays out one backend by itself, with a hole below 4 GiB: regions that are parts of one file, in order and without a
-    gap in the file, are one backend. With one backend it is the machine's memory; each of several is a NUMA node. `slots` and
+    Regions that are parts of one file, in order and without a gap in the file, are one backend. A single backend is the
+    machine's memory, which QEMU lays out itself, with a hole below 4 GiB; each of several is a NUMA node. `slots` and
     `max_size` leave room for `hotplug_commands`. Raises `Unsupported` for RAM that is not shared, or that is not all of its file.
     """
     backends = _backends(memory)
@@ -104,7 +104,7 @@ def _device_name(region: AddressSpaceRegion) -> str:
 def read_space(execute: Callable[[str, dict[str, Any]], Any]) -> AddressSpace:
     """The map of a running QEMU, unmapped: regions as its flat view has them, memory devices by their own names.
 
-    `execute(command, arguments)` sends a QMP command and gives what is returned.
+    `execute(command, arguments)` sends a QMP command and returns its result.
     """
     tree = execute("human-monitor-command", {"command-line": "info mtree -f"})
     devices = [device["data"] for device in execute("query-memory-devices", {})]
@@ -114,7 +114,7 @@ def read_space(execute: Callable[[str, dict[str, Any]], Any]) -> AddressSpace:
 def space_of_tree(text: str, names: dict[int, str] | None = None) -> AddressSpace:
     """A space from what `info mtree -f` prints; `names` are those of memory devices, which are hotplugged, by their address.
 
-    RAM, ROM and all else become `ram`, `firmware` and `device` regions. A name that QEMU gives several ranges is numbered.
+    RAM, ROM and other ranges become `ram`, `firmware` and `device` regions. A name that QEMU gives several ranges is numbered.
     """
     names = names or {}
     regions: list[AddressSpaceRegion] = []

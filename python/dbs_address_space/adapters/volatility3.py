@@ -47,11 +47,11 @@ class AddressSpaceLayer(DataLayerInterface):  # type: ignore[misc]  # volatility
         return int(self._memory.regions[-1].last_addr)
 
     def is_valid(self, offset: int, length: int = 1) -> bool:
-        """Whether all of a range can be read."""
+        """Whether all of a range has memory."""
         return bool(self._memory.check_range(offset, length))
 
     def read(self, offset: int, length: int, pad: bool = False) -> bytes:  # noqa: FBT001, FBT002  volatility3's signature
-        """Bytes; holes are zeros with `pad`, else `InvalidAddressException`."""
+        """The bytes of a range; holes read as zeros with `pad`, else they are `InvalidAddressException`."""
         try:
             return self._memory.read(offset, length, pad=0 if pad else None)
         except AddressSpaceError as error:
@@ -84,7 +84,7 @@ class AddressSpaceLayer(DataLayerInterface):  # type: ignore[misc]  # volatility
         return parts
 
     def _scan_iterator(self, scanner: Any, sections: Iterable[tuple[int, int]]) -> Iterable[Any]:
-        """Scans only the parts that have memory: volatility3 would drop a whole block for a hole in it."""
+        """Scans the parts that have memory: volatility3 would drop a whole block for a hole in it."""
         parts = [part for section in sections for part in self._parts(*section)]
         yield from super()._scan_iterator(scanner, parts)
 

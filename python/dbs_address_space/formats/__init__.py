@@ -1,3 +1,3 @@
-"""What plans are written as, and read from."""
+"""Formats in which plans are written and read."""
 
 __all__: list[str] = []

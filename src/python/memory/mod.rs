@@ -12,7 +12,7 @@ use super::buffer;
 use super::convert::{self, Address, Size};
 use super::interrupt::detached;
 use super::mapping::PyMapping;
-use super::region::PyRegion;
+use super::region_objects::RegionObject;
 use super::registry::PyRegistry;
 use super::space_ref::SpaceRef;
 use crate::memory::access::{Access, LeasedSections};
@@ -22,6 +22,7 @@ use crate::memory::region::MappedRegion;
 use crate::memory::section::Section;
 use crate::model::error::Result;
 use crate::model::format;
+use crate::model::ids::Incarnation;
 use crate::model::interrupt::{Interrupt, Uninterrupted};
 use crate::model::range::Range;
 use crate::model::region_map::RegionMap;
@@ -60,7 +61,7 @@ pub struct PyMemory {
     space: SpaceRef,
     /// Closing the memory is a change that they are asked about.
     registry: Py<PyRegistry>,
-    incarnation: u64,
+    incarnation: Incarnation,
 }
 
 /// An access that was found possible, and what keeps it so.
@@ -119,7 +120,7 @@ fn whole(access: &Access<'_>) -> Result<Vec<Section>> {
 type Verb = (&'static str, Need);
 
 impl PyMemory {
-    pub(super) const fn new(space: SpaceRef, registry: Py<PyRegistry>, incarnation: u64) -> Self {
+    pub(super) const fn new(space: SpaceRef, registry: Py<PyRegistry>, incarnation: Incarnation) -> Self {
         Self { space, registry, incarnation }
     }
 
@@ -236,7 +237,7 @@ impl PyMemory {
     fn regions<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
         let descs: Vec<_> =
             self.with_memory(|_, memory| Ok(memory.regions().iter().map(|region| Arc::clone(&region.desc)).collect()))?;
-        PyTuple::new(py, descs.into_iter().map(PyRegion::from).collect::<Vec<_>>())
+        PyTuple::new(py, descs.into_iter().map(RegionObject).collect::<Vec<_>>())
     }
 
     /// The `Mapping` of the region that holds `addr`. Raises `UnmappedAddress`, `NotMapped`.

@@ -21,7 +21,7 @@ use crate::python::convert::{self, Address, Size};
 use crate::python::dax::PyDaxWindow;
 use crate::python::interrupt::detached;
 use crate::python::prealloc::{PyPreallocHandle, report};
-use crate::python::region::PyRegion;
+use crate::python::region_objects::RegionObject;
 
 /// What a lease is called while memory is populated.
 const PREALLOC: &str = "prealloc";
@@ -200,13 +200,13 @@ fn counts<'py>(py: Python<'py>, nodes: &std::collections::BTreeMap<u32, u64>) ->
 }
 
 fn py_effective(py: Python<'_>, state: MemoryStats) -> PyResult<Bound<'_, PyAny>> {
-    let (region, sums) = (PyRegion::from(state.region), state.sums);
+    let (region, sums) = (RegionObject(state.region), state.sums);
     let (flags, policy) = (PyFrozenSet::new(py, &sums.flags)?, state.policy.map(PyNumaPolicy));
     let nodes = counts(py, &state.nodes)?;
     convert::py_effective(py, (region, sums.page_size, sums.resident, sums.huge, sums.locked, flags, policy, nodes))
 }
 
 fn py_placement(py: Python<'_>, place: NumaPlacement) -> PyResult<Bound<'_, PyAny>> {
-    let (region, policy) = (PyRegion::from(place.region), place.policy.map(PyNumaPolicy));
+    let (region, policy) = (RegionObject(place.region), place.policy.map(PyNumaPolicy));
     convert::py_placement(py, (region, policy, place.sampled, counts(py, &place.nodes)?, place.misplaced))
 }

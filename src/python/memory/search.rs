@@ -1,6 +1,6 @@
 //! `BytePattern`, and the iterator that `GuestMemory.search` gives.
 
-use std::sync::{Arc, Mutex, TryLockError};
+use std::sync::Arc;
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -8,7 +8,9 @@ use pyo3::{PyTraverseError, PyVisit};
 
 use crate::memory::search::Search;
 use crate::model::error::Result;
+use crate::model::ids::{Generation, Incarnation};
 use crate::model::interrupt::Interrupt;
+use crate::model::lock::Lock;
 use crate::model::pattern::Pattern;
 use crate::model::range::Range;
 use crate::python::buffer;
@@ -67,10 +69,10 @@ pub(super) fn pattern(needle: &Bound<'_, PyAny>) -> PyResult<Arc<Pattern>> {
 #[derive(Debug)]
 pub struct PySearch {
     space: SpaceRef,
-    incarnation: u64,
+    incarnation: Incarnation,
     interrupt: PyInterrupt,
     total: u64,
-    state: Mutex<State>,
+    state: Lock<State>,
 }
 
 #[derive(Debug)]
@@ -81,24 +83,24 @@ struct State {
     /// Bytes that were looked at.
     done: u64,
     /// The map in which the matches were found that were not given yet.
-    generation: u64,
+    generation: Option<Generation>,
 }
 
 impl PySearch {
     pub(super) fn new(
         space: &SpaceRef,
-        incarnation: u64,
+        incarnation: Incarnation,
         (pattern, range, align): (Arc<Pattern>, Range, u64),
         limit: u64,
         (progress, total): (Option<Py<PyAny>>, u64),
     ) -> Self {
         let search = Search::new(pattern, range.base(), range.end(), align);
-        let state = Mutex::new(State { search, left: limit, done: 0, generation: 0 });
+        let state = Lock::new(State { search, left: limit, done: 0, generation: None });
         Self { space: space.clone(), incarnation, interrupt: PyInterrupt::new(progress), total, state }
     }
 
     /// The generation of the map, unless the memory was closed.
-    fn generation(&self) -> Result<u64> {
+    fn generation(&self) -> Result<Generation> {
         let snapshot = self.space.load();
         snapshot.memory_of(self.incarnation).map(|_| snapshot.map.generation())
     }
@@ -107,9 +109,9 @@ impl PySearch {
     fn next(&self, state: &mut State, interrupt: &dyn Interrupt) -> Result<Option<u64>> {
         loop {
             let generation = self.generation()?;
-            if state.generation != generation {
+            if state.generation != Some(generation) {
                 state.search.rewind();
-                state.generation = generation;
+                state.generation = Some(generation);
             }
             if let Some(found) = state.search.pop() {
                 return Ok(Some(found));
@@ -136,12 +138,8 @@ impl PySearch {
     }
 
     fn __next__(&self, py: Python<'_>) -> PyResult<Option<u64>> {
-        let mut state = match self.state.try_lock() {
-            Ok(state) => state,
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) => {
-                return Err(PyValueError::new_err("the search is going on in another thread"));
-            }
+        let Some(mut state) = self.state.try_lock() else {
+            return Err(PyValueError::new_err("the search is going on in another thread"));
         };
         if state.left == 0 {
             return Ok(None);

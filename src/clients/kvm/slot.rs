@@ -1,0 +1,117 @@
+//! The slot of one region, with what KVM has logged of it.
+
+use std::io::Result;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use crate::memory::region::MappedRegion;
+use crate::model::dirty::DirtyPages;
+use crate::model::region_map::RegionEntry;
+use crate::sys::kvm::{KVM_MEM_LOG_DIRTY_PAGES, Vm};
+use crate::sys::kvm_slot::Slot;
+
+/// A region's slot, and what KVM has logged.
+#[derive(Debug)]
+pub(super) struct SlotEntry {
+    slot: Slot,
+    /// The region that it shows, as it is described now.
+    pub(super) region: RegionEntry,
+    /// A bit for each page that the guest wrote.
+    pub(super) logged: Vec<u64>,
+    /// Whether `logged` has pages that are not cleared yet.
+    is_pending: bool,
+}
+
+impl SlotEntry {
+    /// Sets a slot.
+    pub(super) fn new(
+        vm: &Arc<Vm>,
+        (id, flags): (u32, u32),
+        region: &MappedRegion,
+        guest_memfd: Option<OwnedFd>,
+    ) -> Result<Self> {
+        let bytes = Arc::clone(&region.mapping);
+        let slot = Slot::new(vm, (id, flags), region.desc.base(), bytes, guest_memfd)?;
+        let region = RegionEntry { id: region.id, desc: Arc::clone(&region.desc) };
+        Ok(Self { slot, region, logged: Vec::new(), is_pending: false })
+    }
+
+    /// The slot's number.
+    pub(super) const fn id(&self) -> u32 {
+        self.slot.id()
+    }
+
+    /// `KVM_MEM_*`.
+    pub(super) const fn flags(&self) -> u32 {
+        self.slot.flags()
+    }
+
+    pub(super) const fn is_logging(&self) -> bool {
+        self.flags() & KVM_MEM_LOG_DIRTY_PAGES != 0
+    }
+
+    /// Switches the log while the slot stays; what was logged is forgotten.
+    pub(super) fn set_logging(&mut self, on: bool) -> Result<()> {
+        if on != self.is_logging() {
+            self.slot.set(self.flags() ^ KVM_MEM_LOG_DIRTY_PAGES)?;
+            self.is_pending = false;
+        }
+        Ok(())
+    }
+
+    /// Deletes the slot, to set it again with other flags or to make way, without losing what it logged.
+    pub(super) fn suspend(&mut self) -> Result<()> {
+        // KVM throws the log away with the slot.
+        if self.is_logging() {
+            self.harvest()?;
+        }
+        self.slot.delete()
+    }
+
+    /// Sets the slot again, with flags.
+    pub(super) fn resume(&mut self, flags: u32) -> Result<()> {
+        self.slot.set(flags)
+    }
+
+    /// Deletes the slot and its log.
+    pub(super) fn delete(&mut self) -> Result<()> {
+        self.slot.delete()
+    }
+
+    /// Adds what KVM has logged since the last time to `logged`.
+    pub(super) fn harvest(&mut self) -> Result<()> {
+        // KVM clears its log as it is read, unless that is done by hand: a page that nobody has cleared stays in ours.
+        if !self.is_pending {
+            self.slot.dirty_log(&mut self.logged)?;
+            self.is_pending = true;
+            return Ok(());
+        }
+        let mut more = Vec::new();
+        self.slot.dirty_log(&mut more)?;
+        self.logged.iter_mut().zip(more).for_each(|(logged, more)| *logged |= more);
+        Ok(())
+    }
+
+    /// Makes all pages clean; `by_hand` when KVM does not do it as its log is read.
+    pub(super) fn clear_all(&mut self, by_hand: bool) -> Result<()> {
+        if by_hand && self.is_pending && self.logged.iter().any(|word| *word != 0) {
+            self.slot.clear_dirty_log(&self.logged)?;
+        }
+        self.is_pending = false;
+        Ok(())
+    }
+
+    /// Makes those of the pages clean that were harvested: KVM must not be told to forget one that nobody has seen.
+    pub(super) fn clear(&mut self, pages: &DirtyPages, by_hand: bool) -> Result<()> {
+        if !self.is_pending {
+            return Ok(());
+        }
+        let mut cleared = pages.bitmap(self.region.range);
+        cleared.iter_mut().zip(&self.logged).for_each(|(cleared, logged)| *cleared &= logged);
+        if by_hand && cleared.iter().any(|word| *word != 0) {
+            self.slot.clear_dirty_log(&cleared)?;
+        }
+        self.logged.iter_mut().zip(cleared).for_each(|(logged, cleared)| *logged &= !cleared);
+        Ok(())
+    }
+}

@@ -1,0 +1,241 @@
+//! Facts of a host: page sizes, huge page pools, memory, limits and NUMA nodes, read from its `/proc` and `/sys`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
+
+/// Where a host tells about itself; a copy of another host's files does as well.
+#[derive(Clone, Debug)]
+pub struct Host {
+    /// Usually `/sys`.
+    pub sysfs: PathBuf,
+    /// Usually `/proc`.
+    pub procfs: PathBuf,
+}
+
+impl Default for Host {
+    /// The host that this process runs on.
+    fn default() -> Self {
+        Self { sysfs: "/sys".into(), procfs: "/proc".into() }
+    }
+}
+
+/// The page size of this host in bytes.
+#[must_use]
+pub fn page_size() -> u64 {
+    static SIZE: LazyLock<u64> = LazyLock::new(|| {
+        // SAFETY: takes an integer, gives an integer.
+        let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+        u64::try_from(size).unwrap_or(4096)
+    });
+    *SIZE
+}
+
+impl Host {
+    /// The default huge page size in bytes; `None` where the kernel has no huge pages.
+    #[must_use]
+    pub fn default_huge_page_size(&self) -> Option<u64> {
+        self.meminfo("Hugepagesize:")
+    }
+
+    /// The huge page sizes in bytes, ascending.
+    #[must_use]
+    pub fn huge_page_sizes(&self) -> Vec<u64> {
+        let entries = fs::read_dir(self.sysfs.join(POOLS)).into_iter().flatten().flatten();
+        let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+        let mut sizes: Vec<u64> = names.filter_map(|name| kilobytes(name.strip_prefix("hugepages-")?)).collect();
+        sizes.sort_unstable();
+        sizes
+    }
+
+    /// The file whose number is how many huge pages of a size the pool has.
+    #[must_use]
+    pub fn huge_page_pool(&self, page_size: u64) -> PathBuf {
+        self.sysfs.join(POOLS).join(format!("hugepages-{}kB/nr_hugepages", page_size / 1024))
+    }
+
+    /// The huge pages of a size that a new mapping can still get; `None` where the kernel has no pool of that size.
+    #[must_use]
+    pub fn available_huge_pages(&self, page_size: u64) -> Option<u64> {
+        let pool = self.huge_page_pool(page_size);
+        let count = |name: &str| number(&pool.with_file_name(name)).unwrap_or_default();
+        if !pool.parent().is_some_and(Path::exists) {
+            return None;
+        }
+        // Free pages may be promised to mappings that have not touched them, and the kernel may add some on demand. The four
+        // numbers are not read at one moment, so a difference may come out below nothing.
+        let unpromised = count("free_hugepages").saturating_sub(count("resv_hugepages"));
+        let on_demand = count("nr_overcommit_hugepages").saturating_sub(count("surplus_hugepages"));
+        unpromised.checked_add(on_demand)
+    }
+
+    /// Bytes of memory, as the kernel counts them.
+    #[must_use]
+    pub fn total_memory(&self) -> Option<u64> {
+        self.meminfo("MemTotal:")
+    }
+
+    /// Bytes of memory that can be had without swapping.
+    #[must_use]
+    pub fn available_memory(&self) -> Option<u64> {
+        self.meminfo("MemAvailable:")
+    }
+
+    /// Whether the kernel promises no more memory than it has (`vm.overcommit_memory=2`), so that a touch may fail.
+    #[must_use]
+    pub fn has_strict_overcommit(&self) -> bool {
+        number(&self.procfs.join("sys/vm/overcommit_memory")) == Some(2)
+    }
+
+    /// How many mappings a process may have.
+    #[must_use]
+    pub fn max_mappings(&self) -> Option<u64> {
+        number(&self.procfs.join("sys/vm/max_map_count"))
+    }
+
+    /// How many descriptors this process has open.
+    #[must_use]
+    pub fn open_descriptors(&self) -> usize {
+        fs::read_dir(self.procfs.join("self/fd")).map_or(0, Iterator::count)
+    }
+
+    /// How many descriptors this process may have open (`RLIMIT_NOFILE`); `None` without a limit.
+    #[must_use]
+    pub fn max_descriptors(&self) -> Option<u64> {
+        self.limit("Max open files")
+    }
+
+    /// How many bytes this process may lock (`RLIMIT_MEMLOCK`); `None` without a limit, as with `CAP_IPC_LOCK`.
+    #[must_use]
+    pub fn max_locked_memory(&self) -> Option<u64> {
+        const CAP_IPC_LOCK: u32 = 14;
+        let capabilities = line(&self.procfs.join("self/status"), "CapEff:");
+        let capabilities = capabilities.and_then(|text| u64::from_str_radix(&text, 16).ok()).unwrap_or_default();
+        if capabilities & (1 << CAP_IPC_LOCK) == 0 { self.limit("Max locked memory") } else { None }
+    }
+
+    /// Bytes that this process's cgroups, v2, still allow; `None` without a limit.
+    #[must_use]
+    pub fn cgroup_memory_left(&self) -> Option<u64> {
+        let path = line(&self.procfs.join("self/cgroup"), "0::")?;
+        let root = self.sysfs.join("fs/cgroup");
+        let left = |group: &Path| {
+            let (most, used) = (number(&group.join("memory.max"))?, number(&group.join("memory.current"))?);
+            // A group may be above a limit that was lowered: nothing is left then.
+            Some(most.saturating_sub(used))
+        };
+        let group = root.join(path.trim_start_matches('/'));
+        group.ancestors().take_while(|group| group.starts_with(&root)).filter_map(left).min()
+    }
+
+    /// A list of NUMA nodes, such as `online` or `has_memory`, as the kernel writes it.
+    #[must_use]
+    pub fn node_list(&self, name: &str) -> Option<String> {
+        fs::read_to_string(self.sysfs.join(NODES).join(name)).ok()
+    }
+
+    /// The CPUs of a NUMA node, as the kernel writes them.
+    #[must_use]
+    pub fn cpu_list(&self, node: u32) -> Option<String> {
+        self.node_list(&format!("node{node}/cpulist"))
+    }
+
+    fn meminfo(&self, label: &str) -> Option<u64> {
+        kilobytes(&line(&self.procfs.join("meminfo"), label)?)
+    }
+
+    /// The soft limit in a line of `/proc/self/limits`.
+    fn limit(&self, label: &str) -> Option<u64> {
+        line(&self.procfs.join("self/limits"), label)?.split_whitespace().next()?.parse().ok()
+    }
+}
+
+const POOLS: &str = "kernel/mm/hugepages";
+const NODES: &str = "devices/system/node";
+
+/// The first word of a file, where it is a number.
+fn number(path: &Path) -> Option<u64> {
+    fs::read_to_string(path).ok()?.split_whitespace().next()?.parse().ok()
+}
+
+/// The rest of the first line of a file that begins with a label.
+fn line(path: &Path, label: &str) -> Option<String> {
+    let text = fs::read_to_string(path).ok()?;
+    text.lines().find_map(|line| line.strip_prefix(label)).map(|rest| rest.trim().to_owned())
+}
+
+/// The bytes of a text such as `2048kB` or `16 kB`.
+pub(super) fn kilobytes(text: &str) -> Option<u64> {
+    text.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A host that tells what the files say.
+    fn host(name: &str, files: &[(&str, &str)]) -> Host {
+        let root = std::env::temp_dir().join(format!("host-{}-{name}", std::process::id()));
+        for (path, text) in files {
+            let path = root.join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        Host { sysfs: root.join("sys"), procfs: root.join("proc") }
+    }
+
+    #[test]
+    fn a_pool_has_what_is_free_and_not_promised_and_what_may_be_added() {
+        let pool = "sys/kernel/mm/hugepages/hugepages-2048kB";
+        let file = |name| format!("{pool}/{name}");
+        let (free, promised, more, added) = (
+            file("free_hugepages"),
+            file("resv_hugepages"),
+            file("nr_overcommit_hugepages"),
+            file("surplus_hugepages"),
+        );
+        let host = host("pool", &[(&free, "7\n"), (&promised, "2\n"), (&more, "4\n"), (&added, "1\n")]);
+        assert_eq!(host.available_huge_pages(2 << 20), Some(8));
+        assert_eq!(host.available_huge_pages(1 << 30), None);
+        assert_eq!(host.huge_page_sizes(), [2 << 20]);
+        fs::write(host.sysfs.join("../").join(promised), "9\n").unwrap();
+        assert_eq!(host.available_huge_pages(2 << 20), Some(3));
+    }
+
+    #[test]
+    fn meminfo_and_limits_are_in_bytes() {
+        let limits = "Limit            Soft Limit Hard Limit Units\n\
+                      Max locked memory 65536 unlimited bytes\nMax open files unlimited unlimited files\n";
+        let files = [
+            ("proc/meminfo", "MemTotal:       16 kB\nMemAvailable:    8 kB\nHugepagesize:    2048 kB\n"),
+            ("proc/self/limits", limits),
+            ("proc/self/status", "Name:\tpython\nCapEff:\t0000000000000000\n"),
+        ];
+        let host = host("limits", &files);
+        assert_eq!((host.total_memory(), host.available_memory()), (Some(16 << 10), Some(8 << 10)));
+        assert_eq!(host.default_huge_page_size(), Some(2 << 20));
+        assert_eq!((host.max_locked_memory(), host.max_descriptors()), (Some(64 << 10), None));
+        fs::write(host.procfs.join("self/status"), "CapEff:\t0000000000004000\n").unwrap();
+        assert_eq!(host.max_locked_memory(), None);
+    }
+
+    #[test]
+    fn the_tightest_group_counts() {
+        let files = [
+            ("proc/self/cgroup", "1:cpu:/\n0::/a/b\n"),
+            ("sys/fs/cgroup/a/memory.max", "4096\n"),
+            ("sys/fs/cgroup/a/memory.current", "1024\n"),
+            ("sys/fs/cgroup/a/b/memory.max", "max\n"),
+            ("sys/fs/cgroup/a/b/memory.current", "512\n"),
+        ];
+        assert_eq!(host("cgroup", &files).cgroup_memory_left(), Some(3072));
+    }
+
+    #[test]
+    fn a_host_that_tells_nothing_has_no_limits() {
+        let silent = host("silent", &[]);
+        assert!(!silent.has_strict_overcommit());
+        assert_eq!((silent.cgroup_memory_left(), silent.max_mappings(), silent.total_memory()), (None, None, None));
+        assert!(host("strict", &[("proc/sys/vm/overcommit_memory", "2\n")]).has_strict_overcommit());
+    }
+}

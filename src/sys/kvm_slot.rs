@@ -1,0 +1,109 @@
+//! A KVM memory slot: bytes of this process that a guest reads and writes.
+
+use std::fmt::Debug;
+use std::io::{Error, Result};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use kvm_bindings::{KVM_MEM_GUEST_MEMFD, kvm_userspace_memory_region};
+
+use super::host::page_size;
+use super::kvm::Vm;
+
+/// Bytes at a host address that is theirs alone.
+///
+/// # Safety
+/// The bytes stay mapped there, and nothing else comes to lie there, for as long as the value lives.
+pub unsafe trait StableBytes: Debug + Send + Sync {
+    /// The bytes, which others may write at any time.
+    fn bytes(&self) -> *mut [u8];
+}
+
+/// A memory slot. Its bytes stay mapped for as long as the guest may touch them, even if KVM does not delete the slot.
+#[derive(Debug)]
+pub struct Slot {
+    vm: Arc<Vm>,
+    region: kvm_userspace_memory_region,
+    bytes: Arc<dyn StableBytes>,
+    guest_memfd: Option<OwnedFd>,
+    /// Whether KVM has it.
+    is_set: bool,
+}
+
+impl Slot {
+    /// Shows bytes, whole pages, to the guest from `guest_phys_addr` on; private pages come from a guest_memfd.
+    pub fn new(
+        vm: &Arc<Vm>,
+        (slot, flags): (u32, u32),
+        guest_phys_addr: u64,
+        bytes: Arc<dyn StableBytes>,
+        guest_memfd: Option<OwnedFd>,
+    ) -> Result<Self> {
+        let flags = if guest_memfd.is_some() { flags | KVM_MEM_GUEST_MEMFD } else { flags };
+        let at = bytes.bytes();
+        let memory_size = u64::try_from(at.len()).map_err(Error::other)?;
+        let userspace_addr = u64::try_from(at.addr()).map_err(Error::other)?;
+        let region = kvm_userspace_memory_region { slot, flags, guest_phys_addr, memory_size, userspace_addr };
+        let mut slot = Self { vm: Arc::clone(vm), region, bytes, guest_memfd, is_set: false };
+        slot.set(flags)?;
+        Ok(slot)
+    }
+
+    /// Sets it, again after a deletion or with other flags.
+    pub fn set(&mut self, flags: u32) -> Result<()> {
+        let region = kvm_userspace_memory_region { flags, ..self.region };
+        // SAFETY: the slot keeps the bytes until KVM has deleted it, and they are where they were.
+        unsafe { self.vm.set_slot(&region, self.guest_memfd.as_ref().map(AsFd::as_fd))? };
+        (self.region, self.is_set) = (region, true);
+        Ok(())
+    }
+
+    /// Deletes it from KVM; [`set`](Self::set) brings it back.
+    pub fn delete(&mut self) -> Result<()> {
+        let nothing = kvm_userspace_memory_region { slot: self.id(), ..Default::default() };
+        // SAFETY: no bytes, so no promise.
+        unsafe { self.vm.set_slot(&nothing, None)? };
+        self.is_set = false;
+        Ok(())
+    }
+
+    /// The number.
+    #[must_use]
+    pub const fn id(&self) -> u32 {
+        self.region.slot
+    }
+
+    /// `KVM_MEM_*`.
+    #[must_use]
+    pub const fn flags(&self) -> u32 {
+        self.region.flags
+    }
+
+    fn pages(&self) -> u64 {
+        self.region.memory_size.div_ceil(page_size())
+    }
+
+    /// Fills `bitmap` with a word of the dirty log for each 64 pages; KVM forgets them, unless they are cleared by hand.
+    pub fn dirty_log(&self, bitmap: &mut Vec<u64>) -> Result<()> {
+        let words = self.pages().div_ceil(u64::BITS.into());
+        bitmap.resize(usize::try_from(words).map_err(Error::other)?, 0);
+        // SAFETY: a bit for each page of the slot, in whole words.
+        unsafe { self.vm.dirty_log(self.id(), bitmap) }
+    }
+
+    /// Clears the pages whose bits are set: KVM takes a multiple of 64 pages, or all to the end, so the whole slot is given.
+    pub fn clear_dirty_log(&self, bitmap: &[u64]) -> Result<()> {
+        let pages = u32::try_from(self.pages()).map_err(Error::other)?;
+        self.vm.clear_dirty_log(self.id(), pages, bitmap)
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        // In a forked child the slot is the parent's.
+        if self.is_set && self.vm.is_ours() && self.delete().is_err() {
+            // The guest may still touch the bytes: better never unmapped than something else mapped in their place.
+            std::mem::forget(Arc::clone(&self.bytes));
+        }
+    }
+}

@@ -1,4 +1,4 @@
-"""How long work tells how far it is."""
+"""Progress of long work."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["Progress", "tqdm_progress"]
 
 
 class Progress(namedtuple("Progress", ["stage", "done", "total", "rate"])):
-    """What a `progress=` function is called with: `done` of `total` bytes of a stage, at `rate` bytes a second.
+    """The argument of a `progress=` function: `done` of `total` bytes of a stage, at `rate` bytes a second.
 
     >>> Progress("map", 1 << 20, 4 << 20, 1e9).done
     1048576

@@ -16,7 +16,7 @@ __all__ = ["AddressRange", "VhostUserRegion"]
 class AddressRange(namedtuple("AddressRange", ["base", "size"])):
     """A half-open range of guest physical addresses, in bytes; it may be empty. The size may be text such as `"2GiB"`.
 
-    Raises `InvalidAddressRange` for numbers that no range can have and an end past 2^64 - 1, `TypeError` for what is no number.
+    Raises `InvalidAddressRange` for numbers that no range can have and an end past 2^64 - 1, `TypeError` for other types.
 
     >>> AddressRange(0x1000, 0x2000).end == 0x3000
     True
@@ -41,8 +41,8 @@ class AddressRange(namedtuple("AddressRange", ["base", "size"])):
 
     @property
     def last_addr(self) -> int:
-        """The last address of the range; below `base` when the range is empty."""
-        return self.end - 1
+        """The address before `end`, or 0 where there is none: the empty range at 0."""
+        return max(self.end - 1, 0)
 
     def __contains__(self, addr: SupportsIndex) -> bool:  # type: ignore[override]  # a range holds addresses, not its fields
         return self.base <= checked_range(addr, 0)[0] < self.end

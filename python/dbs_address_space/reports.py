@@ -1,4 +1,4 @@
-"""What plans cost, and what the kernel really gave."""
+"""The cost of plans, and the memory that the kernel really gave."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["DaxMapping", "EffectiveBacking", "Placement", "PlanCost", "PreallocR
 
 
 class PlanCost(namedtuple("PlanCost", ["size", "preallocated", "pages", "nodes"])):
-    """What a plan takes from a host: bytes of RAM and firmware, bytes that are there from the beginning, pages, nodes.
+    """The cost of a plan to a host: bytes of RAM and firmware, bytes populated at build time, pages, nodes.
 
     `pages` counts pages by their size in bytes, `nodes` bytes by host NUMA node, where `None` stands for any. Small pages count
     4 KiB, and huge ones 2 MiB where no size is given: a plan looks at no host.
@@ -27,7 +27,7 @@ class PlanCost(namedtuple("PlanCost", ["size", "preallocated", "pages", "nodes"]
 
 
 class PreallocReport(namedtuple("PreallocReport", ["size", "threads", "seconds", "touched"])):
-    """What `GuestMemory.prealloc()` did: bytes that are there now, how many threads worked, for how long.
+    """The result of `GuestMemory.prealloc()`: bytes that are populated now, the number of threads, the seconds that it took.
 
     `touched` tells that the kernel has no `MADV_POPULATE_WRITE` (Linux 5.14), so that pages were touched one by one.
 
@@ -80,7 +80,7 @@ class EffectiveBacking(
 
 
 class Placement(namedtuple("Placement", ["region", "policy", "sampled", "nodes", "misplaced"])):
-    """Where a region's pages are, against its policy: pages looked at, those that are there by node, those on other nodes."""
+    """The placement of a region's pages against its policy: pages sampled, those present by node, those on other nodes."""
 
     __slots__ = ()
     region: AddressSpaceRegion

@@ -1,4 +1,4 @@
-"""How a guest is told of its memory: the E820 map, ACPI SRAT and SLIT, device-tree memory nodes, each as bytes."""
+"""Tables that tell a guest of its memory: the E820 map, ACPI SRAT and SLIT, device-tree memory nodes, each as bytes."""
 
 from ._core import device_tree, e820, slit, srat
 

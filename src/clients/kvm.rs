@@ -9,12 +9,12 @@ use std::io;
 use std::os::fd::{OwnedFd, RawFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::kvm_error::{errno, refused};
+use super::kvm_error::refused;
 use super::kvm_table::{Entry, Numbers, State};
 use crate::memory::region::MappedRegion;
 use crate::memory::slot::Slot;
 use crate::model::dirty::DirtyPages;
-use crate::model::error::{Error, Result};
+use crate::model::error::{Errno, Error, Result};
 use crate::model::range::Range;
 use crate::model::region::{PROT_READ, PROT_WRITE, SharedRegion};
 use crate::space::client::Client;
@@ -121,7 +121,7 @@ impl Kvm {
             self.options.first_slot,
             state.numbers.end.saturating_sub(1)
         );
-        Error::Backing { message, errno: ENOSPC, region: Some(Arc::clone(region)) }
+        Error::Backing { message, errno: Errno::Refused(ENOSPC), region: Some(Arc::clone(region)) }
     }
 
     fn redescribe(&self, state: &mut State, proposal: &Proposal, new: &SharedRegion) -> Result<()> {
@@ -256,7 +256,7 @@ impl Kvm {
         let set = self.vm.set_attributes(range.base(), range.size(), if private { attribute } else { 0 });
         set.map_err(|error| Error::Backing {
             message: format!("KVM refused the attributes of {range}: {error}"),
-            errno: errno(&error),
+            errno: Errno::from(&error),
             region: None,
         })
     }
@@ -320,8 +320,8 @@ fn no_log(what: &str) -> Error {
 }
 
 fn no_machine(vm_fd: RawFd, error: &io::Error) -> Error {
-    let message = format!("file descriptor {vm_fd} is no KVM virtual machine (KVM_CREATE_VM makes one): {error}");
-    Error::Backing { message, errno: errno(error), region: None }
+    let message = format!("file descriptor {vm_fd} is not a KVM virtual machine (KVM_CREATE_VM makes one): {error}");
+    Error::Backing { message, errno: Errno::from(error), region: None }
 }
 
 fn unsupported(feature: &'static str, how: &str) -> Error {

@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
-use crate::model::error::Error;
+use crate::model::error::{Errno, Error};
 use crate::model::format::hex;
 use crate::model::region::SharedRegion;
 
@@ -11,19 +11,15 @@ const EEXIST: i32 = 17;
 const EINVAL: i32 = 22;
 const EIO: i32 = 5;
 
-pub(super) fn errno(error: &io::Error) -> i32 {
-    error.raw_os_error().unwrap_or(EINVAL)
-}
-
 pub(super) fn refused(region: &SharedRegion, what: &str, error: &io::Error) -> Error {
-    let hint = match errno(error) {
-        EEXIST => "; a slot that is not ours overlaps it",
-        EINVAL => {
+    let hint = match error.raw_os_error() {
+        Some(EEXIST) => "; a slot that is not ours overlaps it",
+        Some(EINVAL) => {
             "; the number may be one of the machine's owner (first_slot= leaves room), or the slot was deleted by others"
         }
-        EIO => "; the machine belongs to another process",
+        Some(EIO) => "; the machine belongs to another process",
         _ => "",
     };
     let message = format!("KVM refused {what} {region} of {} bytes: {error}{hint}", hex(region.size()));
-    Error::Backing { message, errno: errno(error), region: Some(Arc::clone(region)) }
+    Error::Backing { message, errno: Errno::from(error), region: Some(Arc::clone(region)) }
 }

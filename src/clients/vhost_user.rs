@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::vhost_user_connection::{Connection, Request};
 use crate::memory::region::MappedRegion;
-use crate::model::error::{Error, Result};
+use crate::model::error::{Errno, Error, Result};
 use crate::model::region::{MAP_PRIVATE, RegionType, SharedRegion};
 use crate::space::client::Client;
 use crate::space::proposal::Proposal;
@@ -35,7 +35,7 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// The entry of a region; `None` for what is no RAM. RAM that another process can't map is refused.
+    /// The entry of a region; `None` for anything but RAM. RAM that another process can't map is refused.
     pub fn of(region: &Arc<MappedRegion>) -> Result<Option<Self>> {
         let (desc, mapping) = (&region.desc, &region.mapping);
         if desc.region_type != RegionType::DefaultMemory {
@@ -166,7 +166,7 @@ impl State {
             return Ok(());
         }
         let message = format!("the vhost-user backend takes {most} regions of memory, and this change needs {count}");
-        Err(Error::Backing { message, errno: ENOSPC, region: region.cloned() })
+        Err(Error::Backing { message, errno: Errno::Refused(ENOSPC), region: region.cloned() })
     }
 }
 

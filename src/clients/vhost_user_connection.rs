@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, RawFd};
 use std::time::{Duration, Instant};
 
-use crate::model::error::{Error, Result};
+use crate::model::error::{Errno, Error, Result};
 use crate::sys::file;
 use crate::sys::socket::{self, MAX_DESCRIPTORS};
 
@@ -56,7 +56,7 @@ impl Connection {
     pub(super) fn new(socket: RawFd, timeout: Duration, wanted: u64) -> Result<Self> {
         let duplicate = file::duplicate(socket).map_err(|error| Error::Backing {
             message: format!("socket {socket} can't be duplicated: {error}"),
-            errno: error.raw_os_error().unwrap_or(EIO),
+            errno: Errno::from(&error),
             region: None,
         })?;
         let (features, protocol_features, max_regions) = (0, 0, MAX_DESCRIPTORS);
@@ -101,7 +101,7 @@ impl Connection {
             Some(0) => Ok(()),
             refused => Err(Error::Backing {
                 message: format!("the vhost-user backend refused request {request}: it answered {refused:?}"),
-                errno: EIO,
+                errno: Errno::Refused(EIO),
                 region: None,
             }),
         }
@@ -115,14 +115,14 @@ impl Connection {
 
     fn ask_number(&mut self, request: u32) -> Result<u64> {
         let reply = self.ask(request, &[], &[])?;
-        number(&reply).ok_or_else(|| self.fail(request, &io::Error::other("the answer is no 64-bit number")))
+        number(&reply).ok_or_else(|| self.fail(request, &io::Error::other("the answer is not a 64-bit number")))
     }
 
     fn transmit(&mut self, request: u32, flags: u32, payload: &[u8], fds: &[RawFd]) -> Result<()> {
         if let Some(why) = &self.broken {
             return Err(Error::Backing {
                 message: format!("the connection to the vhost-user backend is lost, detach it: {why}"),
-                errno: EIO,
+                errno: Errno::Refused(EIO),
                 region: None,
             });
         }
@@ -159,7 +159,7 @@ impl Connection {
     fn fail(&mut self, request: u32, error: &io::Error) -> Error {
         let message = format!("the vhost-user backend did not take request {request} in {:?}: {error}", self.timeout);
         self.broken = Some(message.clone());
-        Error::Backing { message, errno: error.raw_os_error().unwrap_or(EIO), region: None }
+        Error::Backing { message, errno: Errno::from(error), region: None }
     }
 
     fn deadline(&self) -> Instant {

@@ -1,6 +1,6 @@
 //! What a region's options ask of the kernel once it is mapped: placement first, then advice, before any page is touched.
 
-use crate::model::error::{Error, Result};
+use crate::model::error::{Errno, Error, Result};
 use crate::model::policy::{NumaPolicy, PolicyMode};
 use crate::model::region::SharedRegion;
 use crate::sys::memory::{self, Advice};
@@ -76,7 +76,7 @@ fn place(host: *mut u8, size: usize, old: Option<&SharedRegion>, new: &SharedReg
             Some(EINVAL) if policy.mode == PolicyMode::PreferredMany => "it needs Linux 5.15",
             _ => "mbind(2) refused it",
         };
-        numa_error(new, &format!("the NUMA policy {policy}: {hint}: {error}"), error.raw_os_error())
+        numa_error(new, &format!("the NUMA policy {policy}: {hint}: {error}"), Errno::from(&error))
     })
 }
 
@@ -88,21 +88,17 @@ pub fn check_nodes(region: &SharedRegion, policy: &NumaPolicy) -> Result<()> {
             mode => {
                 let message =
                     format!("the NUMA policy {:?} needs nodes: name them, or give host_numa_node_id", mode.name());
-                Err(numa_error(region, &message, Some(EINVAL)))
+                Err(numa_error(region, &message, Errno::Refused(EINVAL)))
             }
         };
     }
     let host = topology::of_sysfs(std::path::Path::new("/sys"));
     host.refusal(&policy.nodes).map_or(Ok(()), |refusal| {
         let message = format!("{refusal} (/sys/devices/system/node/has_memory)");
-        Err(numa_error(region, &message, Some(EINVAL)))
+        Err(numa_error(region, &message, Errno::Refused(EINVAL)))
     })
 }
 
-fn numa_error(region: &SharedRegion, what: &str, errno: Option<i32>) -> Error {
-    Error::Numa {
-        message: format!("cannot map {region}: {what}"),
-        errno: errno.unwrap_or(EINVAL),
-        region: SharedRegion::clone(region),
-    }
+fn numa_error(region: &SharedRegion, what: &str, errno: Errno) -> Error {
+    Error::Numa { message: format!("cannot map {region}: {what}"), errno, region: SharedRegion::clone(region) }
 }

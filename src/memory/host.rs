@@ -59,7 +59,7 @@ fn numa_problems(plan: &Plan, files: &Files) -> Vec<String> {
 fn pool_problems(plan: &Plan, files: &Files) -> Vec<String> {
     let mut needed = BTreeMap::<u64, u64>::new();
     for region in &plan.regions {
-        let (Some(page_size), 0) = (region.source.page_size, region.map_flags() & MAP_NORESERVE) else { continue };
+        let (Some(page_size), 0) = (region.options.page_size, region.map_flags() & MAP_NORESERVE) else { continue };
         let pages = needed.entry(page_size).or_default();
         *pages = pages.saturating_add(region.size().div_ceil(page_size));
     }
@@ -91,10 +91,10 @@ fn size_problems(plan: &Plan, files: &Files) -> Vec<String> {
     let now = now.fold(0u64, |sum, region| sum.saturating_add(region.size()));
     let available = files.meminfo("MemAvailable:").unwrap_or(u64::MAX);
     let cgroup = limits::cgroup_memory_left().unwrap_or(u64::MAX);
-    for (left, what) in [(available, "the host has"), (cgroup, "this process's cgroup has (memory.max)")] {
+    for (left, place) in [(available, "on the host"), (cgroup, "in this process's cgroup (memory.max)")] {
         if now > left {
             let (now, left) = (size_text(now), size_text(left));
-            problems.push(format!("{now} are to be there from the beginning, {what} {left} left"));
+            problems.push(format!("{now} must be populated at build time, but only {left} are available {place}"));
         }
     }
     problems

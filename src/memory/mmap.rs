@@ -52,13 +52,13 @@ pub fn map(region: &SharedRegion, backing: &Backing) -> io::Result<MappedPages> 
 }
 
 fn huge_page_alignment(region: &SharedRegion, backing: &Backing) -> Option<u64> {
-    let wants = region.is_hugepage && !backing.is_huge && backing.file.is_none() && region.size() >= HUGE_PAGE;
+    let wants = region.is_hugepage() && !backing.is_huge && backing.file.is_none() && region.size() >= HUGE_PAGE;
     wants.then_some(HUGE_PAGE)
 }
 
 /// Sets enough addresses aside for any alignment, and maps the backing into their middle.
 fn in_span(region: &SharedRegion, backing: &Backing, guard: u64, align: u64) -> io::Result<(Span, *mut u8)> {
-    let too_large = || io::Error::from_raw_os_error(ENOMEM);
+    let too_large = || io::Error::new(io::ErrorKind::OutOfMemory, "there are not as many addresses");
     let around = guard.checked_mul(2).and_then(|guards| guards.checked_add(align)).ok_or_else(too_large)?;
     let length = region.size().checked_add(backing.lead()).ok_or_else(too_large)?;
     let size = length.checked_add(around).ok_or_else(too_large)?;
@@ -77,8 +77,6 @@ fn in_span(region: &SharedRegion, backing: &Backing, guard: u64, align: u64) -> 
     )?;
     Ok((span, host))
 }
-
-const ENOMEM: i32 = 12;
 
 fn io_error(error: MmapRegionError) -> io::Error {
     match error {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::mapping::Mapping;
 use super::source;
 use super::topology;
-use crate::model::error::Interrupted;
+use crate::model::error::{Errno, Interrupted};
 use crate::model::error::{Error, Result};
 use crate::model::format::size as size_text;
 use crate::model::int::usize_of;
@@ -292,7 +292,7 @@ fn in_threads(
                     message: format!(
                         "cannot start thread {index} of {threads} to populate memory: {error}; give threads="
                     ),
-                    errno: error.raw_os_error().unwrap_or_default(),
+                    errno: Errno::from(&error),
                     region: None,
                 });
             }
@@ -333,7 +333,7 @@ impl Background {
         Ok(self.result.wait_until(Deadline::after(timeout), interrupt, |result| result.is_none())?.is_some())
     }
 
-    /// AddressIndex it; `keep` is dropped when it has ended, and keeps the memory until then.
+    /// Starts it; `keep` is dropped when it has ended, and keeps the memory until then.
     pub fn start<T: Send + 'static>(
         targets: Vec<Target>,
         threads: Option<usize>,
@@ -355,7 +355,7 @@ impl Background {
         let spawned = std::thread::Builder::new().name("prealloc".into()).spawn(run);
         spawned.map(|_| job).map_err(|error| Error::Backing {
             message: format!("cannot start a thread to populate memory: {error}"),
-            errno: error.raw_os_error().unwrap_or_default(),
+            errno: Errno::from(&error),
             region: None,
         })
     }

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::model::backing::Seal;
-use crate::model::error::{Error, Result};
+use crate::model::error::{Errno, Error, Result};
 use crate::model::format;
 use crate::model::region::{
     MAP_ANONYMOUS, MAP_FIXED, MAP_FIXED_NOREPLACE, MAP_GROWSDOWN, MAP_HUGETLB, MAP_NORESERVE, MAP_PRIVATE, RegionType,
@@ -83,7 +83,7 @@ fn check_flags(region: &SharedRegion) -> Result<()> {
         (MAP_ANONYMOUS, region.has_file(), "MAP_ANONYMOUS contradicts its file or memfd"),
     ];
     let refusal = refusals.iter().find(|(flags, refused, _)| *refused && region.perm_flags & flags != 0);
-    refusal.map_or(Ok(()), |(.., why)| Err(failed(region, why, &io::Error::from_raw_os_error(EINVAL))))
+    refusal.map_or(Ok(()), |(.., why)| Err(refused(region, why, EINVAL)))
 }
 
 fn open_memfd(region: &SharedRegion, huge_page_size: Option<u64>, backing: Backing) -> Result<Backing> {
@@ -166,7 +166,7 @@ fn check_length(region: &SharedRegion, kind: FileKind) -> Result<()> {
         FileKind::Other => ("its file is a pipe or socket, which can't be mapped".into(), ENODEV),
         FileKind::Regular(_) | FileKind::Device => return Ok(()),
     };
-    Err(failed(region, &message, &io::Error::from_raw_os_error(errno)))
+    Err(refused(region, &message, errno))
 }
 
 /// A file that exists is used as it is; a new one is made, sized and unlinked, as the original does.
@@ -189,7 +189,7 @@ fn open_hugetlbfs(region: &SharedRegion, backing: Backing) -> Result<Backing> {
 fn create_hugetlbfs(region: &SharedRegion, path: &Path) -> Result<File> {
     let fail = |error: io::Error| failed(region, &format!("making {} failed", path.display()), &error);
     if path.as_os_str().is_empty() {
-        return Err(failed(region, "\"hugetlbfs\" needs mem_file_path", &io::Error::from_raw_os_error(ENOENT)));
+        return Err(refused(region, "\"hugetlbfs\" needs mem_file_path", ENOENT));
     }
     require_hugetlbfs(region, path, &file::open_directory(directory_of(path)).map_err(fail)?)?;
     let made = file::create_new(path).map_err(fail)?;
@@ -204,18 +204,18 @@ fn directory_of(path: &Path) -> &Path {
 
 fn require_hugetlbfs(region: &SharedRegion, path: &Path, file: &File) -> Result<()> {
     match file::hugetlbfs_page_size(file) {
-        Ok(Some(size)) => match region.source.page_size {
+        Ok(Some(size)) => match region.options.page_size {
             Some(asked) if asked != size => {
                 let message =
                     format!("{} has pages of {}, not {}", path.display(), format::size(size), format::size(asked));
-                Err(failed(region, &message, &io::Error::from_raw_os_error(EINVAL)))
+                Err(refused(region, &message, EINVAL))
             }
             _ => check_alignment(region, size),
         },
         Ok(None) => {
             let message =
                 format!("{} is not on a hugetlbfs mount (mount -t hugetlbfs none DIRECTORY makes one)", path.display());
-            Err(failed(region, &message, &io::Error::from_raw_os_error(EINVAL)))
+            Err(refused(region, &message, EINVAL))
         }
         Err(error) => Err(failed(region, &format!("asking for the file system of {} failed", path.display()), &error)),
     }
@@ -227,12 +227,12 @@ fn page_size(region: &SharedRegion) -> Result<u64> {
         return Ok(huge::page_size());
     }
     let sizes = huge::huge_page_sizes();
-    let wanted = region.source.page_size.or_else(|| mount_page_size(region)).or_else(huge::default_huge_page_size);
+    let wanted = region.options.page_size.or_else(|| mount_page_size(region)).or_else(huge::default_huge_page_size);
     wanted.filter(|size| sizes.contains(size)).ok_or_else(|| {
         let asked = wanted.map_or_else(|| "any size".into(), format::size);
         let there: Vec<String> = sizes.iter().map(|size| format::size(*size)).collect();
         let message = format!("the host has no huge pages of {asked}; it has [{}]", there.join(", "));
-        failed(region, &message, &io::Error::from_raw_os_error(EINVAL))
+        refused(region, &message, EINVAL)
     })
 }
 
@@ -335,10 +335,15 @@ const EINVAL: i32 = 22;
 const ENFILE: i32 = 23;
 const EMFILE: i32 = 24;
 
+/// The refusal of what the kernel was not asked for, with the error number that it would have answered.
+fn refused(region: &SharedRegion, why: &str, errno: i32) -> Error {
+    let message = format!("cannot map {region}: {why}");
+    Error::Backing { message, errno: Errno::Refused(errno), region: Some(Arc::clone(region)) }
+}
+
 /// An error of the kernel's with what was asked and what to do.
 pub fn failed(region: &SharedRegion, what: &str, error: &io::Error) -> Error {
-    let errno = error.raw_os_error().unwrap_or(EINVAL);
-    let advice = match errno {
+    let advice = match error.raw_os_error().unwrap_or_default() {
         EMFILE => "; raise RLIMIT_NOFILE (ulimit -n, resource.setrlimit): each memfd takes a descriptor",
         ENFILE => "; raise fs.file-max",
         ENOMEM => "; too little memory, or too many mappings (vm.max_map_count)",
@@ -346,7 +351,7 @@ pub fn failed(region: &SharedRegion, what: &str, error: &io::Error) -> Error {
     };
     Error::Backing {
         message: format!("cannot map {region}: {what}: {error}{advice}"),
-        errno,
+        errno: Errno::from(error),
         region: Some(Arc::clone(region)),
     }
 }

@@ -208,6 +208,7 @@ impl std::fmt::Display for Change {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::error::Error;
     use crate::model::layout::Layout;
     use crate::model::range::Range;
     use crate::model::region::{Region, RegionType};
@@ -240,7 +241,7 @@ mod tests {
             assert!(Arc::ptr_eq(target.find(&map).unwrap(), &high));
         }
         for target in [Target::Base(0x1800), Target::Name("none".into()), Target::Region(region(0x1000, "other"))] {
-            assert!(matches!(target.find(&map), Err(crate::model::error::Error::Unmapped { .. })));
+            assert!(matches!(target.find(&map), Err(Error::Unmapped { .. } | Error::UnknownName { .. })));
         }
     }
 

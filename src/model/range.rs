@@ -51,10 +51,10 @@ impl Range {
         self.base.saturating_add(self.size)
     }
 
-    /// The last address, or the base of an empty range.
+    /// The address before the end, or 0 where there is none: the empty range at 0.
     #[must_use]
     pub const fn last_addr(&self) -> u64 {
-        self.base.saturating_add(self.size.saturating_sub(1))
+        self.end().saturating_sub(1)
     }
 
     /// Whether the range has no addresses.
@@ -109,6 +109,13 @@ mod tests {
         assert_eq!(Range::new(u64::MAX - 1, 1).unwrap().end(), u64::MAX);
         assert!(Range::new(u64::MAX, 1).is_err());
         assert!(Range::new(1, u64::MAX).is_err());
+    }
+
+    #[test]
+    fn the_last_address_lies_before_the_end() {
+        for (base, size, last) in [(0x1000, 0x1000, 0x1fff), (5, 0, 4), (0, 0, 0)] {
+            assert_eq!(Range::new(base, size).unwrap().last_addr(), last);
+        }
     }
 
     #[test]

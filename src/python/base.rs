@@ -19,7 +19,7 @@ use crate::model::render;
 /// The map of an address space as an immutable value: sorted regions and the layout that they keep.
 ///
 /// It never keeps memory alive and can be kept for as long as one likes, by any thread. Two are equal when regions and layout are;
-/// the generation is no part of that. Made by `from_regions` or `AddressSpace.snapshot()`.
+/// the generation does not count in that. Made by `from_regions` or `AddressSpace.snapshot()`.
 ///
 /// >>> from dbs_address_space import AddressSpaceBase, AddressSpaceLayout, AddressSpaceRegion
 /// >>> base = AddressSpaceBase.from_regions([AddressSpaceRegion("ram", 0, "1MiB", name="ram0")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
@@ -119,7 +119,7 @@ impl PyBase {
 
     /// A new map without a region, given by its exact base, its name or an equal region.
     ///
-    /// Raises `UnmappedAddress`; an address inside a region names that region.
+    /// Raises `UnmappedAddress`, of which `UnknownName` is a `KeyError` too; an address inside a region names that region.
     ///
     /// >>> from dbs_address_space import AddressSpaceBase, AddressSpaceLayout, AddressSpaceRegion
     /// >>> base = AddressSpaceBase.from_regions([AddressSpaceRegion("ram", 0, "1MiB")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
@@ -161,7 +161,7 @@ impl PyBase {
         self.map.generation()
     }
 
-    /// The highest inclusive address of a region that is no DAX window; `layout.mem_start` when there is none.
+    /// The highest inclusive address of a region that is not a DAX window; `layout.mem_start` when there is none.
     #[getter]
     pub(super) fn last_addr(&self) -> u64 {
         self.map.last_addr()

@@ -1,13 +1,11 @@
 //! `AddressSpaceLayout` and `usable_end()`.
 
-use std::io;
-
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
 use super::convert::{self, Address, Size};
 use super::region::PyRegion;
-use crate::model::error::Error;
+use crate::model::error::{Errno, Error};
 use crate::model::format::hex;
 use crate::model::layout::Layout;
 use crate::sys::huge;
@@ -21,18 +19,13 @@ use crate::sys::huge;
 /// True
 #[pyfunction]
 pub fn usable_end() -> PyResult<u64> {
-    huge::usable_end().map_err(|error: io::Error| {
-        let errno = error.raw_os_error().unwrap_or(5);
-        Error::Backing {
-            message: format!("the host's memory size can't be read from /proc/meminfo: {error}"),
-            errno,
-            region: None,
-        }
-        .into()
+    huge::usable_end().map_err(|error| {
+        let message = format!("the host's memory size can't be read from /proc/meminfo: {error}");
+        Error::Backing { message, errno: Errno::from(&error), region: None }.into()
     })
 }
 
-/// What may lie where in an address space: RAM in `[mem_start, mem_end)` outside the MMIO windows, devices and DAX windows in
+/// The rules for where regions may lie in an address space: RAM in `[mem_start, mem_end)` outside the MMIO windows, devices and DAX windows in
 /// `[mem_end, phys_end)` or in an MMIO window, firmware anywhere below `phys_end`.
 ///
 /// All ends are exclusive, `mem_start <= mem_end <= phys_end`; windows are `(base, size)`, disjoint, below `phys_end`. Raises
@@ -76,7 +69,7 @@ impl PyLayout {
         self.0.phys_end()
     }
 
-    /// Where RAM may begin.
+    /// The lowest address of RAM.
     #[getter]
     fn mem_start(&self) -> u64 {
         self.0.mem_start()
@@ -88,13 +81,13 @@ impl PyLayout {
         self.0.mem_end()
     }
 
-    /// Where devices may lie below `mem_end` and RAM may not: a sorted tuple of `AddressRange`.
+    /// The windows below `mem_end` for devices instead of RAM: a sorted tuple of `AddressRange`.
     #[getter]
     fn mmio_windows<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
         convert::py_ranges(py, self.0.mmio_windows().to_vec())
     }
 
-    /// The host's memory size less one, as `usable_end()`; no part of equality or pickles.
+    /// The host's memory size less one, as `usable_end()`; it does not count in comparisons and pickles.
     #[getter]
     fn usable_end(&self) -> PyResult<u64> {
         usable_end()

@@ -171,7 +171,7 @@ impl PySpace {
     ///
     /// In a mapped space its memory is unmapped; once this has returned no late write can reach it. A region that views, arrays or
     /// long accesses hold is `RegionBusy`, at once or after `timeout` seconds (`None`: never); Ctrl-C ends the wait. Raises
-    /// `UnmappedAddress` when it isn't there.
+    /// `UnmappedAddress` when it isn't there, for a name the `UnknownName` that is a `KeyError` too.
     ///
     /// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
     /// >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "1MiB")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
@@ -271,7 +271,7 @@ impl PySpace {
         self.inner.load().map.generation()
     }
 
-    /// The highest inclusive address of a region that is no DAX window; `layout.mem_start` when there is none.
+    /// The highest inclusive address of a region that is not a DAX window; `layout.mem_start` when there is none.
     #[getter]
     fn last_addr(&self) -> u64 {
         self.inner.load().map.last_addr()

@@ -1,14 +1,15 @@
 //! Giving pages back to the host.
 
 use std::fs::File;
-use std::io::{Error, Result};
+use std::io::{Error, ErrorKind, Result};
 use std::os::fd::AsRawFd;
 
 use super::file::check;
 
 /// Frees a range of a file; what is read there afterwards is zero (`fallocate(2)`, `FALLOC_FL_PUNCH_HOLE`).
 pub fn punch_hole(file: &File, offset: u64, size: u64) -> Result<()> {
-    let number = |value| i64::try_from(value).map_err(|_| Error::from_raw_os_error(libc::EOVERFLOW));
+    let number =
+        |value| i64::try_from(value).map_err(|_| Error::new(ErrorKind::InvalidInput, "no file has such an offset"));
     let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
     // SAFETY: takes a descriptor and integers.
     check(unsafe { libc::fallocate(file.as_raw_fd(), mode, number(offset)?, number(size)?) })

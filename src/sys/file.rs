@@ -2,7 +2,7 @@
 
 use std::ffi::CString;
 use std::fs::File;
-use std::io::{Error, Result};
+use std::io::{Error, ErrorKind, Result};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
@@ -46,7 +46,7 @@ pub fn seal(file: &File, seals: i32) -> Result<()> {
 /// Our own close-on-exec duplicate of a descriptor that the caller keeps.
 pub fn duplicate(fd: RawFd) -> Result<File> {
     if fd < 0 {
-        return Err(Error::from_raw_os_error(libc::EBADF));
+        return Err(Error::new(ErrorKind::InvalidInput, "no descriptor is negative"));
     }
     // SAFETY: only borrowed for the call; the kernel answers EBADF when it isn't open.
     let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };

@@ -20,7 +20,7 @@ pub(super) const fn iowr<T>(kind: u32, number: u32) -> u32 {
 
 #[allow(
     clippy::cast_possible_truncation,
-    reason = "the kernel's structures are small, and try_from is no const function"
+    reason = "the kernel's structures are small, and try_from is not a const function"
 )]
 const fn size<T>() -> u32 {
     size_of::<T>() as u32

@@ -203,7 +203,7 @@ impl Vm {
     pub fn clear_dirty_log(&self, slot: u32, first_page: u64, num_pages: u32, bitmap: &[u64]) -> Result<()> {
         let bits = u64::try_from(bitmap.len()).map_err(Error::other)?.saturating_mul(64);
         if bits < u64::from(num_pages) {
-            return Err(Error::from_raw_os_error(libc::EINVAL));
+            return Err(Error::new(ErrorKind::InvalidInput, "the bitmap has fewer bits than pages"));
         }
         let dirty_bitmap = u64::try_from(bitmap.as_ptr().addr()).map_err(Error::other)?;
         let request = KvmClearDirtyLog { slot, num_pages, first_page, dirty_bitmap };

@@ -78,7 +78,7 @@ fn wait(socket: BorrowedFd<'_>, events: i16, deadline: Instant) -> Result<()> {
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            return Err(Error::from_raw_os_error(libc::ETIMEDOUT));
+            return Err(Error::new(ErrorKind::TimedOut, "the other side does not answer"));
         }
         let mut waiting = libc::pollfd { fd: socket.as_raw_fd(), events, revents: 0 };
         let milliseconds = left.saturating_add(Duration::from_micros(999)).as_millis();

@@ -1,6 +1,6 @@
 //! Host addresses set aside for a mapping: aligned as asked, with inaccessible pages around.
 
-use std::io::{Error, Result};
+use std::io::{Error, ErrorKind, Result};
 
 /// Host addresses that nothing else is mapped into; unmapped, with all that was put there, when dropped.
 #[derive(Debug)]
@@ -32,7 +32,7 @@ impl Span {
     /// Maps into the span, in place of what is there.
     pub fn map(&self, offset: usize, size: usize, prot: i32, flags: i32, fd: i32, file_offset: u64) -> Result<*mut u8> {
         if offset.checked_add(size).is_none_or(|end| end > self.size) {
-            return Err(Error::from_raw_os_error(libc::EINVAL));
+            return Err(Error::new(ErrorKind::InvalidInput, "the range reaches out of the span"));
         }
         map_over(self.start.wrapping_add(offset), size, prot, flags, fd, file_offset)
     }
@@ -47,7 +47,8 @@ impl Drop for Span {
 
 /// Maps at an address, in place of what is there.
 fn map_over(host: *mut u8, size: usize, prot: i32, flags: i32, fd: i32, file_offset: u64) -> Result<*mut u8> {
-    let offset = i64::try_from(file_offset).map_err(|_| Error::from_raw_os_error(libc::EOVERFLOW))?;
+    let offset =
+        i64::try_from(file_offset).map_err(|_| Error::new(ErrorKind::InvalidInput, "no file has such an offset"))?;
     // SAFETY: only addresses of a span or of a mapping that the caller owns are given here.
     let at = unsafe { libc::mmap(host.cast(), size, prot, flags | libc::MAP_FIXED, fd, offset) };
     if at == libc::MAP_FAILED { Err(Error::last_os_error()) } else { Ok(at.cast()) }

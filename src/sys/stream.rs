@@ -1,7 +1,7 @@
 //! Bytes between a descriptor and memory, without a copy in between.
 
 use std::fs::File;
-use std::io::{Error, Result};
+use std::io::{Error, ErrorKind, Result};
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
@@ -66,7 +66,7 @@ pub fn write(file: &File, at: Option<u64>, bytes: &[u8]) -> Result<usize> {
 }
 
 fn offset(at: u64) -> Result<i64> {
-    i64::try_from(at).map_err(|_| Error::from_raw_os_error(libc::EOVERFLOW))
+    i64::try_from(at).map_err(|_| Error::new(ErrorKind::InvalidInput, "no file has such an offset"))
 }
 
 fn count(result: isize) -> Result<usize> {

@@ -152,7 +152,7 @@ def test_pools_memory_and_addresses_are_checked_too(tmp_path: Path) -> None:
     short = AddressSpaceBuilder(numa_regions=["20MiB", "4MiB"], mem_type="hugeshmem").plan().check_host(**files)
     assert "12 huge pages of 2 MiB are needed, 10 are free: add 2" in short[0]
     filled = AddressSpaceBuilder(numa_regions=["5GiB"], mem_prealloc=True).plan().check_host(**files)
-    assert "5 GiB are to be there from the beginning, the host has 4 GiB left" in filled[0]
+    assert "5 GiB must be populated at build time, but only 4 GiB are available on the host" in filled[0]
     wide = AddressSpaceBuilder(numa_regions=["128TiB"], phys_bits=52).plan().check_host(**files)
     assert "addresses of a process" in wide[0]
 

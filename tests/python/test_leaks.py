@@ -204,7 +204,7 @@ class Machine:
         for verb in (self.memory.read, self.memory.fill):
             with suppress(MemoryFault):
                 verb(2 * GIB, 4 * PAGE)
-                pytest.fail("was no fault")
+                pytest.fail("was not a fault")
 
 
 CYCLES = [name for name in vars(Machine) if not name.startswith("_")]

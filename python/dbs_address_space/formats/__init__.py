@@ -1,3 +1,3 @@
-"""What plans are written as, and read from."""
+"""The formats that plans are written in and read from."""
 
 __all__: list[str] = []

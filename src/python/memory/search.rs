@@ -2,13 +2,13 @@
 
 use std::sync::{Arc, Mutex, TryLockError};
 
-use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::{PyTraverseError, PyVisit};
 
 use crate::memory::search::Search;
 use crate::model::error::Result;
 use crate::model::interrupt::Interrupt;
+use crate::model::invalid::Invalid;
 use crate::model::pattern::Pattern;
 use crate::model::range::Range;
 use crate::python::buffer;
@@ -17,7 +17,7 @@ use crate::python::space_ref::SpaceRef;
 
 /// Bytes to search for, of which some nibbles may be anything: hexadecimal digits and `?`, with or without spaces.
 ///
-/// `len()` is the number of bytes. Raises `InvalidAddressRange` for another text, and when no digit is fixed.
+/// `len()` is the number of bytes. Raises `InvalidArgument` for another text, and when no digit is fixed.
 ///
 /// >>> from dbs_address_space import BytePattern
 /// >>> BytePattern("488b??c?")
@@ -140,7 +140,7 @@ impl PySearch {
             Ok(state) => state,
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             Err(TryLockError::WouldBlock) => {
-                return Err(PyValueError::new_err("the search is going on in another thread"));
+                return Err(Invalid::argument("the search is going on in another thread").into());
             }
         };
         if state.left == 0 {

@@ -31,7 +31,7 @@ impl RegionTarget {
 
 /// One step of a change, which can be replayed on a newer map.
 #[derive(Clone, Debug)]
-pub enum Operation {
+pub enum MapOperation {
     /// Add a region. It has its id before it is in any map, so that memory mapped for it beforehand is found again.
     Insert(RegionEntry),
     /// Take out a region.
@@ -40,7 +40,7 @@ pub enum Operation {
     Replace(RegionTarget, SharedRegion),
 }
 
-impl Operation {
+impl MapOperation {
     /// An insertion under an id of its own.
     pub fn insert(region: impl Into<SharedRegion>) -> Self {
         Self::Insert(RegionEntry::new(region.into()))
@@ -65,7 +65,7 @@ impl Operation {
 #[derive(Clone, Copy, Debug)]
 pub struct ChangeRequest<'a> {
     /// The steps, applied in order, all or none.
-    pub operations: &'a [Operation],
+    pub operations: &'a [MapOperation],
     /// The generation that the space must be at; any for `None`.
     pub if_generation: Option<Generation>,
     /// The reservation into which regions may be inserted, beside addresses that nobody has reserved.
@@ -75,7 +75,7 @@ pub struct ChangeRequest<'a> {
 impl<'a> ChangeRequest<'a> {
     /// Operations without a condition.
     #[must_use]
-    pub const fn of(operations: &'a [Operation]) -> Self {
+    pub const fn of(operations: &'a [MapOperation]) -> Self {
         Self { operations, if_generation: None, reservation: None }
     }
 
@@ -91,7 +91,7 @@ impl<'a> ChangeRequest<'a> {
     /// The change of a map that the operations make, with the map behind it at the next generation.
     pub fn change_of(&self, map: &Arc<RegionMap>) -> Result<Change> {
         self.check_generation(map)?;
-        let after = Operation::apply_all(self.operations, map)?.at_generation(map.generation().next());
+        let after = MapOperation::apply_all(self.operations, map)?.at_generation(map.generation().next());
         Ok(Change::of_operations(map, &Arc::new(after)))
     }
 
@@ -99,8 +99,8 @@ impl<'a> ChangeRequest<'a> {
     pub fn added_to(&self, map: &Arc<RegionMap>) -> Result<Vec<RegionEntry>> {
         self.check_generation(map)?;
         match self.operations {
-            [Operation::Insert(region)] => map.insertion_index(region).map(|_| vec![region.clone()]),
-            [Operation::Remove(_) | Operation::Replace(..)] => Ok(vec![]),
+            [MapOperation::Insert(region)] => map.insertion_index(region).map(|_| vec![region.clone()]),
+            [MapOperation::Remove(_) | MapOperation::Replace(..)] => Ok(vec![]),
             _ => self.change_of(map).map(|change| change.added),
         }
     }
@@ -264,8 +264,8 @@ mod tests {
         regions.iter().filter_map(|region| region.name.as_deref()).collect()
     }
 
-    fn changed(before: &Arc<RegionMap>, operations: &[Operation]) -> Change {
-        Change::of_operations(before, &Arc::new(Operation::apply_all(operations, before).unwrap()))
+    fn changed(before: &Arc<RegionMap>, operations: &[MapOperation]) -> Change {
+        Change::of_operations(before, &Arc::new(MapOperation::apply_all(operations, before).unwrap()))
     }
 
     #[test]
@@ -295,10 +295,10 @@ mod tests {
         let change = changed(
             &before,
             &[
-                Operation::Remove(RegionTarget::Base(0)),
-                Operation::insert(region(0, "gone")),
-                Operation::Replace(RegionTarget::Name("kept".into()), region(0x1000, "between")),
-                Operation::Replace(RegionTarget::Name("between".into()), Arc::clone(&renamed)),
+                MapOperation::Remove(RegionTarget::Base(0)),
+                MapOperation::insert(region(0, "gone")),
+                MapOperation::Replace(RegionTarget::Name("kept".into()), region(0x1000, "between")),
+                MapOperation::Replace(RegionTarget::Name("between".into()), Arc::clone(&renamed)),
             ],
         );
         assert_eq!((names(&change.removed), names(&change.added)), (vec!["gone"], vec!["gone"]));
@@ -313,9 +313,9 @@ mod tests {
         let change = changed(
             &before,
             &[
-                Operation::insert(region(0x1000, "new")),
-                Operation::Replace(RegionTarget::Base(0x1000), region(0x1000, "newer")),
-                Operation::Remove(RegionTarget::Name("newer".into())),
+                MapOperation::insert(region(0x1000, "new")),
+                MapOperation::Replace(RegionTarget::Base(0x1000), region(0x1000, "newer")),
+                MapOperation::Remove(RegionTarget::Name("newer".into())),
             ],
         );
         assert!(change.is_empty(), "{change}");
@@ -326,7 +326,8 @@ mod tests {
         let low = region(0, "low");
         let before = map(&[&low]);
         let renamed = region(0, "renamed");
-        let operations = [Operation::Replace(RegionTarget::Base(0), renamed), Operation::Remove(RegionTarget::Base(0))];
+        let operations =
+            [MapOperation::Replace(RegionTarget::Base(0), renamed), MapOperation::Remove(RegionTarget::Base(0))];
         let change = changed(&before, &operations);
         assert!(Arc::ptr_eq(&change.removed[0], &low));
         assert!(change.replaced.is_empty());
@@ -336,7 +337,8 @@ mod tests {
     fn the_same_region_put_back_is_another_under_another_id() {
         let low = region(0, "low");
         let before = map(&[&low]);
-        let change = changed(&before, &[Operation::Remove(RegionTarget::Base(0)), Operation::insert(Arc::clone(&low))]);
+        let change =
+            changed(&before, &[MapOperation::Remove(RegionTarget::Base(0)), MapOperation::insert(Arc::clone(&low))]);
         assert_eq!((names(&change.removed), names(&change.added)), (vec!["low"], vec!["low"]));
         assert!(Arc::ptr_eq(&change.removed[0], &change.added[0]));
         assert_ne!(change.removed[0].id, change.added[0].id);
@@ -347,8 +349,8 @@ mod tests {
     fn a_replacement_keeps_the_id_and_one_undone_is_no_difference() {
         let low = region(0, "low");
         let before = map(&[&low]);
-        let there = Operation::Replace(RegionTarget::Base(0), region(0, "renamed"));
-        let back = Operation::Replace(RegionTarget::Base(0), Arc::clone(&low));
+        let there = MapOperation::Replace(RegionTarget::Base(0), region(0, "renamed"));
+        let back = MapOperation::Replace(RegionTarget::Base(0), Arc::clone(&low));
         let change = changed(&before, std::slice::from_ref(&there));
         let [(old, new)] = change.replaced.as_slice() else { panic!("{change}") };
         assert_eq!(old.id, new.id);
@@ -358,9 +360,9 @@ mod tests {
     #[test]
     fn the_first_refused_operation_is_the_error() {
         let before = map(&[&region(0, "low")]);
-        for refused in [Operation::insert(region(0x800, "over")), Operation::Remove(RegionTarget::Base(0x800))] {
-            let operations = [Operation::insert(region(0x2000, "fits")), refused];
-            assert!(Operation::apply_all(&operations, &before).is_err());
+        for refused in [MapOperation::insert(region(0x800, "over")), MapOperation::Remove(RegionTarget::Base(0x800))] {
+            let operations = [MapOperation::insert(region(0x2000, "fits")), refused];
+            assert!(MapOperation::apply_all(&operations, &before).is_err());
         }
         assert_eq!(before.regions().len(), 1);
     }

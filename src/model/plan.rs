@@ -186,7 +186,7 @@ impl SpacePlan {
     }
 
     fn place_ram(&mut self) {
-        let mut cursor = Cursor::new(self);
+        let mut cursor = RamCursor::new(self);
         let infos = self.request.numa_regions.clone();
         for (index, info) in infos.iter().enumerate() {
             let node = info.guest_numa_node_id.unwrap_or_default();
@@ -357,7 +357,7 @@ fn total(request: &PlanRequest) -> Option<u64> {
 }
 
 /// The place of the next RAM, which only ever moves up.
-struct Cursor {
+struct RamCursor {
     at: u64,
     page_size: u64,
     min_split: u64,
@@ -366,7 +366,7 @@ struct Cursor {
     obstacles: Vec<Range>,
 }
 
-impl Cursor {
+impl RamCursor {
     fn new(plan: &SpacePlan) -> Self {
         let mut windows: Vec<Range> = plan.layout.mmio_windows().to_vec();
         windows.extend(&plan.request.machine.reserved);

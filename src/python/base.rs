@@ -11,7 +11,7 @@ use super::convert::{self, Address, Size};
 use super::layout::PyLayout;
 use super::region::PyRegion;
 use super::region_objects::{RegionObject, handed_over};
-use crate::model::change::{Operation, RegionTarget};
+use crate::model::change::{MapOperation, RegionTarget};
 use crate::model::format::hex;
 use crate::model::region::SharedRegion;
 use crate::model::region_map::{RegionEntry, RegionMap};
@@ -120,7 +120,7 @@ impl PyBase {
     /// >>> len(base.insert_region(AddressSpaceRegion("ram", 0, "1MiB"))), len(base)
     /// (1, 0)
     fn insert_region(&self, region: &Bound<'_, PyRegion>) -> PyResult<Self> {
-        Ok(Operation::insert(handed_over(region)?).apply(&self.map)?.into())
+        Ok(MapOperation::insert(handed_over(region)?).apply(&self.map)?.into())
     }
 
     /// A new map without a region, given by its exact base, its name or an equal region.
@@ -132,7 +132,7 @@ impl PyBase {
     /// >>> len(base.remove_region(0))
     /// 0
     fn remove_region(&self, x: &Bound<'_, PyAny>) -> PyResult<Self> {
-        Ok(Operation::Remove(target(x)?).apply(&self.map)?.into())
+        Ok(MapOperation::Remove(target(x)?).apply(&self.map)?.into())
     }
 
     /// A new map with `new` in the place of `old`: the same range and backing, another name, protection, node or hint.
@@ -145,7 +145,7 @@ impl PyBase {
     /// >>> base.replace_region(region, region.replace(name="ram0"))["ram0"].base
     /// 0
     fn replace_region(&self, old: &Bound<'_, PyAny>, new: &Bound<'_, PyRegion>) -> PyResult<Self> {
-        Ok(Operation::Replace(target(old)?, handed_over(new)?).apply(&self.map)?.into())
+        Ok(MapOperation::Replace(target(old)?, handed_over(new)?).apply(&self.map)?.into())
     }
 
     /// The regions by ascending base.

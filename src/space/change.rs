@@ -17,7 +17,7 @@ use crate::memory::mapped_regions::MappedRegions;
 use crate::memory::mapper::Mapper;
 use crate::memory::region::MappedRegion;
 use crate::memory::source;
-use crate::model::change::{Change, ChangeRequest, Operation, RegionTarget};
+use crate::model::change::{Change, ChangeRequest, MapOperation, RegionTarget};
 use crate::model::error::{Error, Result};
 use crate::model::ids::{Incarnation, RegionId};
 use crate::model::interrupt::Interrupt;
@@ -178,7 +178,7 @@ impl AddressSpace {
         interrupt: &dyn Interrupt,
         when_busy: &dyn Fn(),
     ) -> Result<Arc<RegionMap>> {
-        let removal = [Operation::Remove(target.clone())];
+        let removal = [MapOperation::Remove(target.clone())];
         let remove = || self.change(&ChangeRequest::of(&removal), interrupt);
         let is_busy = |result: &Result<_>| matches!(result, Err(Error::Busy { .. }));
         let deadline = Deadline::after(timeout);

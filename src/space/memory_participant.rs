@@ -136,7 +136,7 @@ mod tests {
     use super::*;
     use crate::memory::lease::Refused;
     use crate::memory::mapper::Mapper;
-    use crate::model::change::{ChangeRequest, Operation, RegionTarget};
+    use crate::model::change::{ChangeRequest, MapOperation, RegionTarget};
     use crate::model::ids::Incarnation;
     use crate::model::interrupt::Uninterrupted;
     use crate::model::layout::Layout;
@@ -170,12 +170,12 @@ mod tests {
     }
 
     fn removal(map: &Arc<RegionMap>) -> Change {
-        let both = [0, 1].map(|page| Operation::Remove(RegionTarget::Base(page << 12)));
+        let both = [0, 1].map(|page| MapOperation::Remove(RegionTarget::Base(page << 12)));
         ChangeRequest::of(&both).change_of(map).unwrap()
     }
 
     fn protecting(map: &Arc<RegionMap>, prot_flags: i32) -> Change {
-        let replace = [Operation::Replace(RegionTarget::Base(0), region(0, prot_flags))];
+        let replace = [MapOperation::Replace(RegionTarget::Base(0), region(0, prot_flags))];
         ChangeRequest::of(&replace).change_of(map).unwrap()
     }
 

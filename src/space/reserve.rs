@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::space::AddressSpace;
 use crate::model::allocator::Wanted;
-use crate::model::change::{ChangeRequest, Operation};
+use crate::model::change::{ChangeRequest, MapOperation};
 use crate::model::error::Result;
 use crate::model::interrupt::Interrupt;
 use crate::model::region::SharedRegion;
@@ -60,7 +60,7 @@ impl AddressSpace {
         interrupt: &dyn Interrupt,
     ) -> Result<Arc<RegionMap>> {
         reservation.check(region)?;
-        let insertion = [Operation::insert(Arc::clone(region))];
+        let insertion = [MapOperation::insert(Arc::clone(region))];
         let request = ChangeRequest { reservation: Some(reservation.id), ..ChangeRequest::of(&insertion) };
         self.change(&request, interrupt)
     }

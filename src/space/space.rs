@@ -11,7 +11,7 @@ use super::proposal::Proposal;
 use super::state::SpaceState;
 use super::turn::Turn;
 use crate::memory::mapped_regions::MappedRegions;
-use crate::model::change::{Change, ChangeRequest, Operation, RegionTarget};
+use crate::model::change::{Change, ChangeRequest, MapOperation, RegionTarget};
 use crate::model::error::{Error, Result};
 use crate::model::ids::Generation;
 use crate::model::interrupt::Interrupt;
@@ -164,7 +164,7 @@ impl AddressSpace {
 
     /// Adds a region and publishes the new map.
     pub fn insert(&self, region: impl Into<SharedRegion>, interrupt: &dyn Interrupt) -> Result<Arc<RegionMap>> {
-        self.change(&ChangeRequest::of(&[Operation::insert(region)]), interrupt)
+        self.change(&ChangeRequest::of(&[MapOperation::insert(region)]), interrupt)
     }
 
     /// Puts a region in the place of one with the same range and backing, and keeps its memory.
@@ -174,7 +174,7 @@ impl AddressSpace {
         new: impl Into<SharedRegion>,
         interrupt: &dyn Interrupt,
     ) -> Result<Arc<RegionMap>> {
-        self.change(&ChangeRequest::of(&[Operation::Replace(old, new.into())]), interrupt)
+        self.change(&ChangeRequest::of(&[MapOperation::Replace(old, new.into())]), interrupt)
     }
 
     /// The newest map as soon as its generation is above `generation`; `None` when the time is up.

@@ -96,7 +96,7 @@ impl<'a> MemoryEdit<'a> {
 mod tests {
     use super::*;
     use crate::memory::mapper::Mapper;
-    use crate::model::change::{ChangeRequest, Operation, RegionTarget};
+    use crate::model::change::{ChangeRequest, MapOperation, RegionTarget};
     use crate::model::interrupt::Uninterrupted;
     use crate::model::layout::Layout;
     use crate::model::range::Range;
@@ -126,7 +126,7 @@ mod tests {
         SpaceState { map: before, memory: Some(Arc::new(memory)) }
     }
 
-    fn after(state: &SpaceState, operations: &[Operation]) -> (Change, Arc<MappedRegions>) {
+    fn after(state: &SpaceState, operations: &[MapOperation]) -> (Change, Arc<MappedRegions>) {
         let change = ChangeRequest::of(operations).change_of(&state.map).unwrap();
         let memory = state.memory_after(&change, map).unwrap().unwrap();
         let ids = |map: &RegionMap| map.regions().iter().filter(|r| r.has_memory()).map(|r| r.id).collect::<Vec<_>>();
@@ -144,12 +144,12 @@ mod tests {
         let (_, new) = after(
             &state,
             &[
-                Operation::Remove(RegionTarget::Base(0)),
-                Operation::insert(region(1, "between")),
-                Operation::Replace(RegionTarget::Name("b".into()), Arc::new(region(2, "renamed"))),
-                Operation::Remove(RegionTarget::Name("c".into())),
-                Operation::insert(region(4, "c")),
-                Operation::insert(region(8, "last")),
+                MapOperation::Remove(RegionTarget::Base(0)),
+                MapOperation::insert(region(1, "between")),
+                MapOperation::Replace(RegionTarget::Name("b".into()), Arc::new(region(2, "renamed"))),
+                MapOperation::Remove(RegionTarget::Name("c".into())),
+                MapOperation::insert(region(4, "c")),
+                MapOperation::insert(region(8, "last")),
             ],
         );
         let [_, b, c, d] = old.regions() else { panic!() };
@@ -162,17 +162,17 @@ mod tests {
 
     #[test]
     fn a_larger_region_may_take_the_place_of_many() {
-        let operations = [0, 2, 4].map(|page| Operation::Remove(RegionTarget::Base(page << 12)));
+        let operations = [0, 2, 4].map(|page| MapOperation::Remove(RegionTarget::Base(page << 12)));
         let mut large = region(0, "large");
         large.range = Range::at(0, 5 << 12);
-        let (_, memory) = after(&state(), &[&operations[..], &[Operation::insert(large)]].concat());
+        let (_, memory) = after(&state(), &[&operations[..], &[MapOperation::insert(large)]].concat());
         assert_eq!(memory.regions().iter().map(|region| region.desc.size() >> 12).collect::<Vec<_>>(), [5, 1]);
     }
 
     #[test]
     fn a_change_of_devices_alone_keeps_the_memory_as_it_is() {
         let state = state();
-        let (change, memory) = after(&state, &[Operation::Remove(RegionTarget::Name("uart".into()))]);
+        let (change, memory) = after(&state, &[MapOperation::Remove(RegionTarget::Name("uart".into()))]);
         assert!(Arc::ptr_eq(&memory, state.memory.as_ref().unwrap()));
         assert_eq!(change.removed.len(), 1);
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::space::AddressSpace;
-use crate::model::change::{ChangeRequest, Operation, RegionTarget};
+use crate::model::change::{ChangeRequest, MapOperation, RegionTarget};
 use crate::model::error::Result;
 use crate::model::ids::Generation;
 use crate::model::interrupt::Interrupt;
@@ -14,7 +14,7 @@ use crate::model::region_map::RegionMap;
 #[derive(Debug)]
 pub struct Transaction {
     staged: RegionMap,
-    operations: Vec<Operation>,
+    operations: Vec<MapOperation>,
     if_generation: Option<Generation>,
 }
 
@@ -35,19 +35,19 @@ impl Transaction {
 
     /// Stages an insertion.
     pub fn insert(&mut self, region: impl Into<SharedRegion>) -> Result<()> {
-        self.stage(Operation::insert(region))
+        self.stage(MapOperation::insert(region))
     }
 
     /// Stages a removal.
     pub fn remove(&mut self, target: &RegionTarget) -> Result<()> {
         let target = self.found(target)?;
-        self.stage(Operation::Remove(target))
+        self.stage(MapOperation::Remove(target))
     }
 
     /// Stages a replacement.
     pub fn replace(&mut self, old: &RegionTarget, new: impl Into<SharedRegion>) -> Result<()> {
         let old = self.found(old)?;
-        self.stage(Operation::Replace(old, new.into()))
+        self.stage(MapOperation::Replace(old, new.into()))
     }
 
     /// The replay on a newer map must mean the region that is here now, whatever others put at its base or under its name.
@@ -55,7 +55,7 @@ impl Transaction {
         target.find(&self.staged).map(|region| RegionTarget::Region(Arc::clone(region)))
     }
 
-    fn stage(&mut self, operation: Operation) -> Result<()> {
+    fn stage(&mut self, operation: MapOperation) -> Result<()> {
         self.staged = operation.apply(&self.staged)?;
         self.operations.push(operation);
         Ok(())

@@ -9,7 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use _core::memory::lease::Lease;
-use _core::model::change::{Change, ChangeRequest, Operation, RegionTarget};
+use _core::model::change::{Change, ChangeRequest, MapOperation, RegionTarget};
 use _core::model::error::{Error, Interrupted, Result};
 use _core::model::ids::Generation;
 use _core::model::interrupt::{Interrupt, Uninterrupted};
@@ -81,12 +81,12 @@ fn ram(base: u64, name: &str) -> Region {
     region
 }
 
-fn insert(region: Region) -> Operation {
-    Operation::insert(region)
+fn insert(region: Region) -> MapOperation {
+    MapOperation::insert(region)
 }
 
-fn remove(base: u64) -> Operation {
-    Operation::Remove(RegionTarget::Base(base))
+fn remove(base: u64) -> MapOperation {
+    MapOperation::Remove(RegionTarget::Base(base))
 }
 
 fn space() -> Arc<AddressSpace> {
@@ -160,7 +160,7 @@ fn many_operations_are_one_change() {
     let (space, log) = (space(), Log::default());
     subscribe(&space, &log, "a", |_, _| Ok(())).unwrap();
     taken(&log);
-    let renamed = Operation::Replace(RegionTarget::Base(LOW), Arc::new(ram(LOW, "renamed")));
+    let renamed = MapOperation::Replace(RegionTarget::Base(LOW), Arc::new(ram(LOW, "renamed")));
     let operations = [insert(ram(HIGH, "high")), insert(ram(2 * HIGH, "gone")), renamed, remove(2 * HIGH)];
     space.change(&ChangeRequest::of(&operations), &Uninterrupted).unwrap();
     assert_eq!(taken(&log), ["a prepare +1 -0 ~1", "a commit +1 -0 ~1"]);

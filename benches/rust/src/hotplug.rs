@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use _core::model::change::{Operation, RegionTarget};
+use _core::model::change::{MapOperation, RegionTarget};
 use _core::model::interrupt::Uninterrupted;
 use _core::model::region::Region;
 use _core::model::region_map::RegionMap;
@@ -44,7 +44,7 @@ impl Shared for Mutex<RegionMap> {
 
     fn plug_and_unplug(&self, region: &Arc<Region>) {
         let (insertion, removal) =
-            (Operation::insert(Arc::clone(region)), Operation::Remove(RegionTarget::Region(Arc::clone(region))));
+            (MapOperation::insert(Arc::clone(region)), MapOperation::Remove(RegionTarget::Region(Arc::clone(region))));
         for operation in [insertion, removal] {
             let mut map = self.lock().expect("no one panicked");
             *map = operation.apply(&map).expect("the region comes and goes");

@@ -54,8 +54,10 @@ pub trait Client: Send + Sync {
 pub struct Subscription {
     client: Arc<dyn Client>,
     name: Arc<str>,
-    /// Whether the client was offered the regions that are there.
+    /// Whether the client was offered the regions that are there: not between the end of a memory, with which it saw all of them go,
+    /// and the next one.
     has_seen_regions: AtomicBool,
+    /// Set by an end from outside; the client itself may be over too, such as that of a device whose region is gone.
     over: AtomicBool,
     error: Lock<Option<Error>>,
     /// Made when it is first asked for.
@@ -153,6 +155,7 @@ impl<'a> Prepared<'a> {
     ) -> Result<Self> {
         let mut prepared = Self { turn, interrupt, done: Vec::with_capacity(participants.len()) };
         for (subscription, proposal) in participants {
+            // Noted before the call: writers that wait name this client, and give up on one that never comes back.
             turn.enter(Some(&subscription.name), "prepare");
             subscription.client.prepare(&proposal)?;
             prepared.done.push((subscription, proposal));
@@ -169,6 +172,7 @@ impl<'a> Prepared<'a> {
             self.turn.enter(Some(&subscription.name), "commit");
             // Before the client is told: whatever it answers, the regions are there for it, or gone.
             subscription.has_seen_regions.store(!proposal.ends_memory(), Ordering::Release);
+            // The others are told whatever one of them answers, for the change is a fact.
             match subscription.client.commit(&proposal) {
                 Ok(()) => subscription.event.get().map(Event::signal).unwrap_or_default(),
                 Err(error) => failures.push((subscription, error)),

@@ -29,6 +29,7 @@ impl MemoryParticipant {
     /// Closes the regions that the change removes or restricts; a lease on any of them is a veto.
     pub(super) fn prepare(memory: &MappedRegions, change: &Change) -> Result<Self> {
         let mut participant = Self::default();
+        // One after the other: a veto drops the participant, which opens those that were closed before it.
         for region in change.removed.iter().filter_map(|region| mapped(memory, region)) {
             close(region)?;
             participant.leaving.push(Arc::clone(region));
@@ -55,6 +56,7 @@ impl MemoryParticipant {
     /// description that readers see allows, so that no access faults which was not refused.
     fn redescribe(&mut self, region: &Arc<MappedRegion>, new: &SharedRegion) -> Result<()> {
         let (before, after) = (region.desc.prot_flags, new.prot_flags);
+        // A view relies on the protection under which it was taken, so that its lease is a veto here too.
         if before & !after != 0 {
             close(region)?;
             self.restricted.push((Arc::clone(region), after));

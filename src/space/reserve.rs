@@ -59,6 +59,7 @@ impl AddressSpace {
         region: &SharedRegion,
         interrupt: &dyn Interrupt,
     ) -> Result<Arc<RegionMap>> {
+        // It must lie inside: the change is excused from this one reservation, not from its neighbours.
         reservation.check(region)?;
         let insertion = [MapOperation::insert(Arc::clone(region))];
         let request = ChangeRequest { reservation: Some(reservation.id), ..ChangeRequest::of(&insertion) };

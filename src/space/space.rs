@@ -27,8 +27,8 @@ use crate::sys::fork::Process;
 /// A live guest physical address space: readers never wait, writers take turns, no change is lost.
 ///
 /// Lock order: the interpreter's lock is let go before the turn is taken, and the turn is taken before any other lock here. The
-/// tables of clients, reservations and unplug requests are locked for a moment each, and nothing else is locked or called
-/// meanwhile, so that they need no order among themselves.
+/// tables of clients, reservations and unplug requests are locked for a moment each and never two at a time, so that they need no
+/// order among themselves.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -153,6 +153,7 @@ impl AddressSpace {
     /// Takes the memory out, for the last owner of a space to drop where it delays nobody: unmapping takes long.
     #[must_use]
     pub fn take_memory(&self) -> Option<Arc<MappedRegions>> {
+        // Without the turn: a last owner has no rivals.
         let map = self.map();
         self.swap_quietly(SpaceState { map, memory: None }).memory.clone()
     }
@@ -185,6 +186,7 @@ impl AddressSpace {
         interrupt: &dyn Interrupt,
     ) -> Result<Option<Arc<RegionMap>>> {
         let is_old = |_: &mut ()| self.load().map.generation() <= generation;
+        // In a forked child no newer map will ever come; one that is there already may be had.
         if is_old(&mut ()) {
             self.check_process()?;
         }
@@ -209,6 +211,7 @@ impl AddressSpace {
             let _ = subscription.client().rollback(&proposal);
             return Err(error);
         }
+        // Only now: a client that refused or failed never was one.
         self.clients().push(Arc::clone(&subscription));
         Ok(subscription)
     }

@@ -41,13 +41,14 @@ impl SpaceState {
     ) -> Result<Option<Arc<MappedRegions>>> {
         let Some(memory) = &self.memory else { return Ok(None) };
         let edits = MemoryEdit::of(change);
+        // Devices alone: the same object stays, and with it every cache of its layout.
         if edits.is_empty() {
             return Ok(Some(Arc::clone(memory)));
         }
         let mut next = memory.successor();
         let mut reached = 0;
         for edit in edits {
-            // A new region may begin before the end of one that goes: what was passed already is not kept again.
+            // A new region may have the base of one that has just gone, and that must not be kept after all.
             let at = memory.index_of(edit.region().base()).max(reached);
             next.keep(memory, reached..at);
             reached = at;

@@ -56,6 +56,7 @@ impl Transaction {
     }
 
     fn stage(&mut self, operation: MapOperation) -> Result<()> {
+        // Applied before it is noted: one that is refused is not replayed.
         self.staged = operation.apply(&self.staged)?;
         self.operations.push(operation);
         Ok(())
@@ -63,6 +64,7 @@ impl Transaction {
 
     /// Replays everything on the newest map and publishes once; `None` when nothing was staged.
     pub fn publish(self, space: &AddressSpace, interrupt: &dyn Interrupt) -> Result<Option<Arc<RegionMap>>> {
+        // Operations that cancel each other out are published, though: clients and waiters were promised one change for each exit.
         if self.operations.is_empty() {
             return Ok(None);
         }

@@ -72,6 +72,7 @@ impl Turn {
         let thread = thread::current().id();
         loop {
             let owner = self.0.lock();
+            // A client's phase, or a signal handler in one, changes the space: waiting for itself it would never end.
             if let Some(owner) = owner.as_ref().filter(|owner| owner.thread == thread) {
                 return Err(Error::Reentrant { message: owner.refusal() });
             }
@@ -113,6 +114,7 @@ impl TurnGuard<'_> {
 
 impl Drop for TurnGuard<'_> {
     fn drop(&mut self) {
+        // All waiters are woken, for each may be about to give up: one that was chosen and left would strand the others.
         *self.turn.0.lock() = None;
         self.turn.0.notify();
     }

@@ -118,7 +118,7 @@ fn holes<'a>(rooms: &'a [Range], taken: &'a [Range], gap: u64) -> impl Iterator<
         let blocked = blocked.take_while(|blocked| blocked.base() < room.end()).chain([behind]);
         let holes = blocked.scan(room.base(), |reached, blocked| {
             let hole = Range::between(*reached, blocked.base());
-            *reached = blocked.end().max(*reached);
+            *reached = blocked.end();
             Some(hole)
         });
         holes.filter(|hole| !hole.is_empty())

@@ -283,7 +283,8 @@ impl SpacePlan {
         }
         let rooms = within(&self.layout.rooms(RegionType::DaxMemory), self.layout.mem_end(), u64::MAX);
         let wanted = Wanted { size, align: DAX_ALIGN, guard_gap: 0, policy: FitPolicy::First };
-        match wanted.place(&rooms, &self.request.machine.reserved) {
+        // A user's reserved ranges may overlap.
+        match wanted.place(&rooms, &joined(self.request.machine.reserved.iter().copied())) {
             Ok(range) => {
                 let reason = format!("the first {} above mem_end {}", size_text(size), hex(self.layout.mem_end()));
                 self.add_named(RegionType::DaxMemory, range, "dax0", reason);
@@ -480,6 +481,17 @@ mod tests {
                 assert_eq!(of_node, plan.cost.size);
             }
         }
+    }
+
+    #[test]
+    fn a_dax_window_keeps_clear_of_reserved_ranges_that_overlap() {
+        let request = plan("q35", &[64 * MIB]).request;
+        let end = request.machine.layout.mem_end();
+        let reserved = vec![Range::at(end, 8 * MIB), Range::at(end + 2 * MIB, 2 * MIB)];
+        let machine = Machine { reserved, ..request.machine };
+        let plan = SpacePlan::of(PlanRequest { machine, dax_window: Some(DAX_ALIGN), ..request });
+        assert_eq!(plan.problems, Vec::<String>::new());
+        assert_eq!(plan.regions.last().unwrap().range, Range::at(end + 8 * MIB, DAX_ALIGN));
     }
 
     #[test]

@@ -38,13 +38,8 @@ impl UnplugRequest {
         *self.state.lock()
     }
 
-    /// The first outcome is the one that counts: a withdrawal may race the removal.
     fn settle(&self, outcome: UnplugState) {
-        let mut state = self.state.lock();
-        if *state == UnplugState::Pending {
-            *state = outcome;
-        }
-        drop(state);
+        *self.state.lock() = outcome;
         self.state.notify();
     }
 
@@ -90,6 +85,7 @@ impl UnplugTable {
     }
 
     fn settle(&mut self, outcome: UnplugState, is_meant: impl Fn(&UnplugRequest) -> bool) {
+        // A settled request leaves the table with that, so that the first outcome stays when a withdrawal races the removal.
         self.pending.extract_if(.., |request| is_meant(request)).for_each(|request| request.settle(outcome));
     }
 }

@@ -24,7 +24,7 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## install with apt what all tests want
-	tools/setup.sh
+	bash tools/setup.sh
 
 develop: $(INSTALLED) $(BUILT) ## make .venv and build the extension into it
 
@@ -103,7 +103,7 @@ clean: ## delete everything that was built
 	rm -f python/dbs_address_space/*.so
 
 doctor-demo doctor-test:
-	@PYTHON=$(PYTHON) tools/doctor.sh $(@:doctor-%=%)
+	@PYTHON=$(PYTHON) sh tools/doctor.sh $(@:doctor-%=%)
 
 $(RUNS): pyproject.toml | doctor-demo
 	$(PYTHON) -m venv $(VENV)

@@ -3,7 +3,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-read -r -a packages <<< "$(tools/doctor.sh --packages test)"
+read -r -a packages <<< "$(sh tools/doctor.sh --packages test)"
 command -v gdb > /dev/null || packages+=(gdb)
 command -v qemu-storage-daemon > /dev/null || packages+=(qemu-system-common)
 command -v qemu-system-x86_64 > /dev/null || packages+=(qemu-system-x86 seabios)

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -63,6 +64,7 @@ def run(command: str) -> "subprocess.CompletedProcess[str]":
     chroot = ["chroot", str(BARE), "sh", "-c", f"cd /src && {command} 2>&1"]
     sys.stdout.write(f"--- {command}\n")
     sys.stdout.flush()
+    begin = time.monotonic()
     with subprocess.Popen(chroot, stdout=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stdout is not None
         lines = []
@@ -70,6 +72,7 @@ def run(command: str) -> "subprocess.CompletedProcess[str]":
             sys.stdout.write(line)
             sys.stdout.flush()
             lines.append(line)
+    sys.stdout.write(f"--- {time.monotonic() - begin:.0f} s, exit status {process.returncode}\n")
     return subprocess.CompletedProcess(chroot, process.returncode, "".join(lines))
 
 

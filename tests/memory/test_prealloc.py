@@ -112,11 +112,13 @@ def test_what_progress_raises_stops_it(threads: int) -> None:
 
 
 def test_a_build_that_is_stopped_leaves_nothing() -> None:
-    before = maps()
-    with pytest.raises(StopError):
-        AddressSpaceBuilder(numa_regions=["2GiB"], mem_prealloc=True).build(progress=stop)
-    gc.collect()
-    assert len(maps()) <= len(before) + 1
+    mappings = []
+    for _ in range(2):  # the first time brings the stacks of threads, which the C library keeps
+        with pytest.raises(StopError):
+            AddressSpaceBuilder(numa_regions=["2GiB"], mem_prealloc=True).build(progress=stop)
+        gc.collect()
+        mappings.append(len(maps()))
+    assert mappings[1] <= mappings[0] + 1
     assert not [line for line in maps() if "memfd:ram0" in line]
 
 
@@ -280,14 +282,15 @@ def test_whatever_call_fails_a_build_leaves_nothing(call: str, errno: int, where
         gc.collect()
         open_before, mappings = len(descriptors()), len(maps())
         fail(call, errno, **where)
-        with pytest.raises(BackingError) as raised:
-            plan.build()
-        assert raised.value.errno == errno
-        assert raised.value.region == plan.regions[0]
-        del raised
+        for _ in range(8):
+            with pytest.raises(BackingError) as raised:
+                plan.build()
+            assert raised.value.errno == errno
+            assert raised.value.region == plan.regions[0]
+            del raised
         gc.collect()
         assert len(descriptors()) == open_before
-        assert len(maps()) <= mappings
+        assert len(maps()) < mappings + 8, "the C library's own are fewer"
         assert not [line for line in maps() if "memfd:ram" in line]
 
     in_child(child)

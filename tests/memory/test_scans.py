@@ -127,7 +127,7 @@ def test_four_sparse_gib_have_a_digest() -> None:
 
 @pytest.mark.parametrize("algorithm", ["", "crc32", "BLAKE3", "no such"])
 def test_an_algorithm_must_be_known(memory: GuestMemory, algorithm: str) -> None:
-    with pytest.raises(ValueError, match=algorithm):
+    with pytest.raises(ValueError, match=f"hash.*{algorithm}"):
         memory.hash(0, 1, algorithm=algorithm)
 
 

@@ -220,7 +220,7 @@ def test_a_pattern_shows_what_it_is(text: str, shown: str) -> None:
 
 @pytest.mark.parametrize("text", ["", " ", "4", "??", "?? ??", "xx", "0x48", "48,8b", "48 8", "\0\0", "\uff14\uff18"])
 def test_what_is_no_pattern(text: str) -> None:
-    with pytest.raises(InvalidAddressRange, match="no byte pattern"):
+    with pytest.raises(InvalidAddressRange, match="is not a byte pattern"):
         BytePattern(text)
 
 

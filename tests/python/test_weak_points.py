@@ -228,7 +228,7 @@ def without_proc() -> None:
     """Hides /proc in a mount namespace of this process' own."""
     new_namespace, private, recursive = 0x2_0000, 1 << 18, 1 << 14
     assert libc.unshare(new_namespace) == 0
-    assert libc.mount(None, b"/", None, private | recursive, None) == 0
+    assert libc.mount(None, b"/proc", None, private | recursive, None) == 0
     assert libc.mount(b"none", b"/proc", b"tmpfs", 0, None) == 0
     layout = AddressSpaceLayout(1 << 46, 0, 1 << 45)
     for ask in (usable_end, lambda: layout.usable_end):

@@ -162,7 +162,6 @@ def held() -> Counter[str]:
 def child(cells: Sequence[tuple[int, Cell]], directory: Path, write_end: int) -> None:
     """Reports each cell before and after it."""
     faulthandler.disable()
-    gc.freeze()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     for number, cell in cells:
         os.write(write_end, f"{number}\n".encode())

@@ -40,8 +40,8 @@ test: doctor-test $(INSTALLED) $(BUILT) ## run the tests of the crate and of the
 test-debug: $(DEBUG)/built ## run the tests of the package on a build with debug assertions
 	PYTHONPATH=$(CURDIR)/$(DEBUG) $(RUN) -m pytest
 
-test-long: $(INSTALLED) $(BUILT) ## run every cell of the kill matrix, of which make test has a sample
-	KILL_MATRIX=all $(RUN) -m pytest tests/kill_matrix
+test-long: $(INSTALLED) $(BUILT) ## run all of the kill matrix and many seeds of the fuzzer, of which make test has a sample
+	KILL_MATRIX=all FUZZ_SEEDS=100 $(RUN) -m pytest tests/kill_matrix tests/fuzz
 
 check: doctor-test docs $(INSTALLED) $(BUILT) ## formats, lints, types, documentation, licences, and the stub against the extension
 	cargo fmt --check

@@ -19,8 +19,9 @@ def pytest_sessionstart() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def pytest_collection_finish() -> None:
-    # What pytest has collected stays: looking through it after each test would take longer than the tests.
+@pytest.fixture(autouse=True, scope="module")
+def _frozen() -> None:
+    """What pytest has by now stays: looking through it after each test would take longer than the tests."""
     gc.collect()
     gc.freeze()
 

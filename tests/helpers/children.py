@@ -1,5 +1,6 @@
 """Child processes: what they raise, a signal and a hang fail the test."""
 
+import gc
 import os
 import signal
 import subprocess
@@ -21,6 +22,8 @@ def fork() -> int:
         warnings.simplefilter("ignore", DeprecationWarning)
         child = os.fork()
     if child == 0:
+        # What pytest has would be looked through at each collection.
+        gc.freeze()
         # A child that waits for ever must not outlive a parent that is killed: it holds the lock of the huge pages, too.
         libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     return child

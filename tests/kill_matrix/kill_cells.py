@@ -321,6 +321,8 @@ class Happening:
     """Whether the process is of no use afterwards."""
     forks: bool = False
     """Whether the call is made in a child."""
+    is_large: bool = False
+    """Whether the call is about much."""
 
 
 EVENTS: dict[str, Happening] = {
@@ -340,7 +342,7 @@ EVENTS: dict[str, Happening] = {
     "removed": Happening(removed),
     "being removed": Happening(being_removed),
     "handler dies": Happening(handled, is_fresh=True),
-    "starved": Happening(starved, is_last=True),
+    "starved": Happening(starved, is_last=True, is_large=True),
     "window mapped": Happening(window_mapped),
     "window truncated": Happening(window_truncated),
 }

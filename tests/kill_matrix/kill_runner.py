@@ -23,6 +23,7 @@ from kill_cells import DAX_ONLY, EVENTS, HUGE, HUGE_ONLY, OPTIONS, SOURCES, TYPE
 from memory_helpers import LAYOUT, PAGE, ram
 from verbs import OTHER, VERBS, Verb, data
 
+LARGE = 16 << 20
 BATCH = 200
 """Cells that a child does while it lives."""
 DEADLINE = 30
@@ -79,12 +80,13 @@ def all_cells(directory: Path) -> list[Cell]:
 
 
 def world_of(cell: Cell, directory: Path, stack: ExitStack) -> World:
-    size = 2 * HUGE if is_huge(cell.source) else 4 * PAGE
+    small = LARGE if EVENTS[cell.event].is_large else 4 * PAGE
+    size = 2 * HUGE if is_huge(cell.source) else small
     world = World(directory, stack, size, TYPES[cell.region_type])
     try:
         region: AddressSpaceRegion = SOURCES[cell.source](world)
         region = region.replace(region_type=cell.region_type, **OPTIONS[cell.option])
-        world.space = AddressSpace.from_regions([ram(OTHER, 4 * PAGE), region], LAYOUT)
+        world.space = AddressSpace.from_regions([ram(OTHER, size), region], LAYOUT)
         world.memory = world.space.map_memory()
         stack.callback(world.memory.close)
         if not EVENTS[cell.event].is_fresh:
@@ -92,15 +94,23 @@ def world_of(cell: Cell, directory: Path, stack: ExitStack) -> World:
     except (AddressSpaceError, TypeError) as refused:
         raise Impossible from refused
     world.there = bytes(size) if EVENTS[cell.event].is_fresh else data(size)
-    world.memory.write(OTHER, data(4 * PAGE))
+    world.memory.write(OTHER, data(size))
     return world
 
 
-def call(world: World, verb: Verb) -> None:
-    """An exception of ours, or what is right: over the middle, where the second page begins of two that are huge."""
-    half = world.size // 2
-    size = half if verb.name == "discard" else verb.fitting(2 * PAGE)
-    at = half if verb.widths else half - PAGE
+def range_for(verb: Verb, size: int, *, is_large: bool) -> tuple[int, int]:
+    """The middle of a region, where the second page begins of two that are huge; or all of it."""
+    half = size // 2
+    if verb.name == "discard":
+        return half, half
+    if verb.widths:
+        return half, verb.fitting(PAGE)
+    return (0, size) if is_large else (half - PAGE, 2 * PAGE)
+
+
+def call(world: World, verb: Verb, *, is_large: bool) -> None:
+    """An exception of ours, or what is right."""
+    at, size = range_for(verb, world.size, is_large=is_large)
     addr = world.base + at
     try:
         result = verb(world.memory, addr, size)
@@ -124,8 +134,8 @@ def run_cell(cell: Cell, directory: Path) -> None:
         except (AddressSpaceError, OSError) as refused:
             raise Impossible from refused
         if not happening.forks:
-            call(world, cell.verb)
-        elif problem := finish_child(*start_child(lambda: call(world, cell.verb)), DEADLINE / 2):
+            call(world, cell.verb, is_large=happening.is_large)
+        elif problem := finish_child(*start_child(lambda: call(world, cell.verb, is_large=False)), DEADLINE / 2):
             raise AssertionError(problem)
 
 
@@ -152,7 +162,6 @@ def held() -> Counter[str]:
 def child(cells: Sequence[tuple[int, Cell]], directory: Path, write_end: int) -> None:
     """Reports each cell before and after it."""
     faulthandler.disable()
-    gc.freeze()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     for number, cell in cells:
         os.write(write_end, f"{number}\n".encode())

@@ -23,7 +23,7 @@ from dbs_address_space import (
     Unsupported,
 )
 from kernel_view import maps_of, protection
-from memory_helpers import LAYOUT, MIB, PAGE, WINDOW, make_file, mapped, ram
+from memory_helpers import LAYOUT, MIB, PAGE, WINDOW, make_file, mapped, numbered, ram
 from verbs import VERBS, Verb, data
 
 JOINT = 2 * PAGE
@@ -74,10 +74,6 @@ def memory(space: AddressSpace) -> Iterator[GuestMemory]:
 
 def everything(memory: GuestMemory) -> bytes:
     return memory.read(0, END, pad=0xFF)
-
-
-def numbered(size: int) -> bytes:
-    return bytes(number % 251 for number in range(size))
 
 
 @pytest.mark.parametrize("size", [1, 7, 8, 64, PAGE, PAGE + 1, JOINT])

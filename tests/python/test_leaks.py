@@ -73,8 +73,6 @@ def assert_flat(begin: Callable[[], Callable[[], object]]) -> None:
     """Runs what `begin` gives in a child, some rounds to warm up and then thousands, and compares."""
 
     def probe() -> None:
-        # What pytest has would be looked through at each collection.
-        gc.freeze()
         cycle = begin()
         # Cycles of references pile up until the collector runs: the warm-up sees as many as there may ever be.
         for _ in range(max(ROUNDS // 10, gc.get_threshold()[0])):

@@ -3,10 +3,13 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
+RUNS := $(VENV)/runs
 INSTALLED := $(VENV)/installed
+PACKAGER := $(VENV)/packager
 BUILT := $(VENV)/built
 RUST_BENCHES := benches/rust/Cargo.toml
 DEBUG := target/assertions/package
+ADVISORIES := $(wildcard $(or $(CARGO_HOME),$(HOME)/.cargo)/advisory-dbs)
 
 # Tests of the crate link libpython, which need not be where the system looks for libraries.
 CARGO = PYO3_PYTHON=$(CURDIR)/$(RUN) \
@@ -14,61 +17,116 @@ CARGO = PYO3_PYTHON=$(CURDIR)/$(RUN) \
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help develop demo test test-debug check format stubs bench clean
+.PHONY: help setup develop demo test test-debug test-long check format stubs docs bench clean third-party doctor-demo doctor-test
+.PHONY: wheels test-wheels test-pythons test-bare check-targets check-oldest-rust check-dependencies
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-develop: $(BUILT) ## make .venv and build the extension into it
+setup: ## install with apt what all tests want
+	bash tools/setup.sh
+
+develop: $(INSTALLED) $(BUILT) ## make .venv and build the extension into it
 
 demo: $(BUILT) ## run a virtual machine on an address space that Python built
 	$(RUN) examples/run_guest.py
 
-test: check ## check, then run the tests of the crate and of the package
+# Tests before lints: who tries the package wants to know first whether it works here.
+test: doctor-test $(INSTALLED) $(BUILT) ## run the tests of the crate and of the package, then check
 	$(CARGO) test --locked
 	$(RUN) -m pytest
+	$(MAKE) check
 
 test-debug: $(DEBUG)/built ## run the tests of the package on a build with debug assertions
 	PYTHONPATH=$(CURDIR)/$(DEBUG) $(RUN) -m pytest
 
-check: $(BUILT) ## formats, lints, types, the crate's documentation, and the stub against the extension
+test-long: $(INSTALLED) $(BUILT) ## run every cell of the kill matrix, of which make test has a sample
+	KILL_MATRIX=all $(RUN) -m pytest tests/kill_matrix
+
+check: doctor-test docs $(INSTALLED) $(BUILT) ## formats, lints, types, documentation, licences, and the stub against the extension
 	cargo fmt --check
 	cargo fmt --check --manifest-path $(RUST_BENCHES)
 	$(CARGO) clippy --locked --all-targets -- -D warnings
-	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --quiet --no-deps --document-private-items
 	$(RUN) -m ruff format --check
 	$(RUN) -m ruff check
 	$(RUN) -m mypy
 	$(RUN) -m mypy.stubtest dbs_address_space._core
+	$(RUN) tools/complete_types.py
+	$(RUN) tools/third_party.py --check
 
 format: $(INSTALLED) ## format all code
 	cargo fmt
 	cargo fmt --manifest-path $(RUST_BENCHES)
 	$(RUN) -m ruff format
 
-stubs: $(BUILT) ## merge the extension's docstrings into its stub
+stubs: $(INSTALLED) $(BUILT) ## merge the extension's docstrings into its stub
 	$(RUN) tools/stubs.py
 	$(RUN) -m ruff format --quiet python/dbs_address_space/_core.pyi
 
-bench: $(BUILT) ## measure against the standard library, and against the original crate
+docs: $(RUNS) ## build the crate's documentation
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --quiet --no-deps --document-private-items
+
+bench: $(INSTALLED) ## measure against the standard library, and against the original crate
+	rm -f $(BUILT)
+	$(call build,--release)
 	$(RUN) benches/bench.py
 	$(CARGO) run --locked --release --manifest-path $(RUST_BENCHES)
 
+wheels: $(PACKAGER) ## build and prove the wheels of every platform and the sdist, in dist/
+	$(RUN) tools/wheels.py $(TARGETS)
+
+check-targets: $(PACKAGER) ## compile, without linking, for every platform and for free-threaded Pythons
+	$(RUN) tools/check_targets.py
+
+check-oldest-rust: ## compile with the oldest Rust that Cargo.toml promises; rustup brings it
+	rustup toolchain install 1.88 --profile minimal
+	PYO3_NO_PYTHON=1 PYO3_BUILD_EXTENSION_MODULE=1 cargo +1.88 check --locked --lib
+
+check-dependencies: ## advisories, licences and sources of the crates, by cargo-deny; OFFLINE=1 takes the advisories it has
+	cargo deny $(if $(OFFLINE),--offline) check bans licenses sources $(if $(OFFLINE),$(ADVISORIES:%=advisories),advisories)
+
+test-wheels: $(PACKAGER) ## run what is in dist/: on an emulated aarch64, on musl, and the sdist without git
+	$(RUN) tools/try_wheels.py
+
+test-pythons: $(PACKAGER) $(BUILT) ## run the tests on every CPython from 3.11 on
+	$(RUN) tools/try_pythons.py
+
+test-bare: ## run `make demo` and `make test` in a Debian 12 that has nothing; needs root
+	$(PYTHON) tools/try_bare.py
+
+third-party: $(RUNS) ## write down the licences of what is built in
+	$(RUN) tools/third_party.py
+
 clean: ## delete everything that was built
 	rm -rf $(VENV) target benches/rust/target dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
-	find python tests examples benches -name __pycache__ -prune -exec rm -rf {} +
+	find python tests examples benches tools -name __pycache__ -prune -exec rm -rf {} +
 	rm -f python/dbs_address_space/*.so
 
-$(INSTALLED): pyproject.toml
+doctor-demo doctor-test:
+	@PYTHON=$(PYTHON) sh tools/doctor.sh $(@:doctor-%=%)
+
+$(RUNS): pyproject.toml | doctor-demo
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --upgrade 'pip>=25.1'
+	$(RUN) -m pip install --quiet --group demo
+	touch $@
+
+$(INSTALLED): $(RUNS)
 	$(RUN) -m pip install --quiet --group dev
 	touch $@
 
+$(PACKAGER): $(INSTALLED)
+	$(RUN) -m pip install --quiet --group wheels
+	touch $@
+
 # A library that is left behind under another name would be imported instead of the new one.
-$(BUILT): $(INSTALLED) Cargo.toml Cargo.lock $(shell find src -name '*.rs')
+define build
 	rm -f python/dbs_address_space/*.so
-	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(RUN) -m maturin develop --quiet --release --locked
+	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(RUN) -m maturin develop --quiet --locked --group demo $(1)
+endef
+
+$(BUILT): $(RUNS) Cargo.toml Cargo.lock $(shell find src -name '*.rs')
+	$(call build,--profile develop)
 	touch $@
 
 # Beside the installed build, which stays as it is.

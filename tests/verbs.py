@@ -17,10 +17,9 @@ from hashlib import md5
 from typing import Any, BinaryIO, Literal
 
 from blake3 import blake3
-from bytes_helpers import numbered
 from bytes_model import undump
 from dbs_address_space import GuestMemory
-from memory_helpers import GIB, PAGE
+from memory_helpers import GIB, PAGE, numbered
 
 Call = Callable[..., object]
 """Of memory, an address, a size and keywords; what is wrong with these is the verb's to find."""

@@ -17,6 +17,11 @@ import sys
 # Not `sys.platform == "linux"`: type checkers on other systems would then skip the rest of this file.
 if "linux" not in sys.platform:
     raise ImportError(f"dbs_address_space needs Linux on x86_64 or aarch64; this is {sys.platform}")
+if sys.version_info < (3, 12):  # newer ones refuse by themselves what would share the native classes
+    import _xxsubinterpreters as _interpreters  # type: ignore[import-not-found]
+
+    if _interpreters.get_current() != _interpreters.get_main():
+        raise ImportError("dbs_address_space can be imported in the main interpreter only, not in a sub-interpreter")
 
 from ._core import (
     AddressSpace,

@@ -5,7 +5,7 @@ Each carries `.address`, `.size`, `.region` and `.conflict`, `None` where that m
 
 from __future__ import annotations
 
-from collections import namedtuple
+from ._named_tuple import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,10 +46,9 @@ __all__ = [
 ]
 
 
-class Lease(namedtuple("Lease", ["what", "address", "size"])):
+class Lease(NamedTuple):
     """Something that holds a region: `what` is `"view"`, or the verb of a long access in flight."""
 
-    __slots__ = ()
     what: str
     address: int
     size: int

@@ -43,8 +43,10 @@ class DimmSlots:
         windows: list[Reservation] = [window for window in space.reservations if window.owner == _OWNER]
         if not windows:
             raise UnmappedAddress(f"{space!r} has no window reserved for {_OWNER!r}: plan it with hotplug=Hotplug(...)")
-        self.window = windows[0]
-        self.slots, self.size, self.align = slots, size, align
+        self.window: Reservation = windows[0]
+        self.slots: int = slots
+        self.size: int = size
+        self.align: int = align
         self._space = space
         self._names: dict[int, str] = {}
         self._lock = allocate_lock()
@@ -177,7 +179,8 @@ class MemoryBlocks:
     ) -> None:
         """Takes a mapped region; raises `Misaligned` when blocks are not whole pages of it or do not divide it."""
         state = memory.effective(region)[0]
-        self.region, self.block_size = state.region, block_size
+        self.region: AddressSpaceRegion = state.region
+        self.block_size: int = block_size
         page_size = max(memory.mapping(self.region.base).page_size, 1)
         if block_size <= 0 or block_size % page_size or self.region.size % block_size:
             message = (

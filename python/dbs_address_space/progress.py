@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import namedtuple
+from ._named_tuple import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -12,14 +12,13 @@ if TYPE_CHECKING:
 __all__ = ["Progress", "tqdm_progress"]
 
 
-class Progress(namedtuple("Progress", ["stage", "done", "total", "rate"])):
+class Progress(NamedTuple):
     """The argument of a `progress=` function: `done` of `total` bytes of a stage, at `rate` bytes a second.
 
     >>> Progress("map", 1 << 20, 4 << 20, 1e9).done
     1048576
     """
 
-    __slots__ = ()
     stage: str
     done: int
     total: int

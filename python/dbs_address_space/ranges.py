@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections import namedtuple
-
 from ._core import checked_range
+from ._named_tuple import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -13,7 +12,12 @@ if TYPE_CHECKING:
 __all__ = ["AddressRange", "VhostUserRegion"]
 
 
-class AddressRange(namedtuple("AddressRange", ["base", "size"])):
+class _Numbers(NamedTuple):
+    base: int
+    size: int
+
+
+class AddressRange(_Numbers):
     """A half-open range of guest physical addresses, in bytes; it may be empty. The size may be text such as `"2GiB"`.
 
     Raises `InvalidAddressRange` for numbers that no range can have and an end past 2^64 - 1, `TypeError` for other types.
@@ -27,8 +31,6 @@ class AddressRange(namedtuple("AddressRange", ["base", "size"])):
     """
 
     __slots__ = ()
-    base: int
-    size: int
 
     def __new__(cls, base: SupportsIndex, size: SupportsIndex | str) -> Self:
         """Checks the numbers, as for every range of this package."""
@@ -61,16 +63,13 @@ class AddressRange(namedtuple("AddressRange", ["base", "size"])):
         return f"[{self.base:#_x}, {self.end:#_x})"
 
 
-class VhostUserRegion(
-    namedtuple("VhostUserRegion", ["guest_phys_addr", "memory_size", "userspace_addr", "mmap_offset", "fd"])
-):
+class VhostUserRegion(NamedTuple):
     """A region of RAM in the memory table of a vhost-user backend, under the protocol's names; sizes in bytes.
 
     `userspace_addr` is the host address in this process, `fd` the mapping's own descriptor, borrowed, and `mmap_offset` the
     region's offset in that file.
     """
 
-    __slots__ = ()
     guest_phys_addr: int
     memory_size: int
     userspace_addr: int

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import namedtuple
+from ._named_tuple import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -12,21 +12,20 @@ if TYPE_CHECKING:
 __all__ = ["DaxMapping", "EffectiveBacking", "Placement", "PlanCost", "PreallocReport"]
 
 
-class PlanCost(namedtuple("PlanCost", ["size", "preallocated", "pages", "nodes"])):
+class PlanCost(NamedTuple):
     """The cost of a plan for a host: bytes of RAM and firmware, bytes that are populated from the beginning, pages, nodes.
 
     `pages` counts pages by their size in bytes, `nodes` bytes by host NUMA node, where `None` stands for any. Small pages count
     4 KiB, and huge ones 2 MiB where no size is given: a plan looks at no host.
     """
 
-    __slots__ = ()
     size: int
     preallocated: int
     pages: dict[int, int]
     nodes: dict[int | None, int]
 
 
-class PreallocReport(namedtuple("PreallocReport", ["size", "threads", "seconds", "touched"])):
+class PreallocReport(NamedTuple):
     """The result of `GuestMemory.prealloc()`: bytes that are populated now, threads that worked, and for how many seconds.
 
     `touched` is true when the kernel has no `MADV_POPULATE_WRITE` (Linux 5.14), so that pages were touched one by one.
@@ -35,7 +34,6 @@ class PreallocReport(namedtuple("PreallocReport", ["size", "threads", "seconds",
     2147483648.0
     """
 
-    __slots__ = ()
     size: int
     threads: int
     seconds: float
@@ -47,12 +45,7 @@ class PreallocReport(namedtuple("PreallocReport", ["size", "threads", "seconds",
         return float(self.size / self.seconds) if self.seconds else 0.0
 
 
-class EffectiveBacking(
-    namedtuple(
-        "EffectiveBacking",
-        ["region", "page_size", "resident", "huge", "locked", "flags", "policy", "nodes"],
-    ),
-):
+class EffectiveBacking(NamedTuple):
     """The state of a region's memory, as the kernel reports it: /proc/self/smaps, get_mempolicy, move_pages.
 
     Bytes a page, bytes in memory, of these in huge pages of any kind, locked bytes, the two-letter `VmFlags` (`"hg"` advised huge
@@ -63,7 +56,6 @@ class EffectiveBacking(
     0.5
     """
 
-    __slots__ = ()
     region: AddressSpaceRegion
     page_size: int
     resident: int
@@ -79,10 +71,9 @@ class EffectiveBacking(
         return float(self.huge / self.resident) if self.resident else 0.0
 
 
-class Placement(namedtuple("Placement", ["region", "policy", "sampled", "nodes", "misplaced"])):
+class Placement(NamedTuple):
     """The NUMA nodes of a region's pages, against its policy: pages sampled, those populated by node, those on other nodes."""
 
-    __slots__ = ()
     region: AddressSpaceRegion
     policy: NumaPolicy | None
     sampled: int
@@ -90,10 +81,9 @@ class Placement(namedtuple("Placement", ["region", "policy", "sampled", "nodes",
     misplaced: int
 
 
-class DaxMapping(namedtuple("DaxMapping", ["offset", "size", "file_offset", "prot_flags"])):
+class DaxMapping(NamedTuple):
     """A part of a file in a DAX window: its offset in the window, bytes, its offset in the file, protection."""
 
-    __slots__ = ()
     offset: int
     size: int
     file_offset: int

@@ -15,7 +15,7 @@ use crate::model::int::u64_of;
 use crate::model::region::PROT_WRITE;
 use crate::sys::copy::{self as kernel, Stopped};
 use crate::sys::copy_thread;
-use crate::sys::errno::{self, EPERM, ETIMEDOUT};
+use crate::sys::errno::{self, ETIMEDOUT};
 
 /// Bytes that a guarded fill writes at a time, and that a fault handler is given its time for.
 const GUARDED_CHUNK: usize = 64 << 10;
@@ -250,9 +250,6 @@ impl Section {
             }
             (_, Some(error)) if errno::of(error) == ETIMEDOUT => {
                 "its userfaultfd handler does not answer, and the access was given up".into()
-            }
-            (_, Some(error)) if errno::of(error) == EPERM => {
-                format!("the kernel refuses process_vm_readv/writev here (a seccomp filter?): {error}")
             }
             _ if backing.is_huge => "no huge page was free for it".into(),
             (_, Some(error)) => {

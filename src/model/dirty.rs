@@ -1,4 +1,4 @@
-//! A set of dirty pages: sparse words of a bitmap over guest physical memory.
+//! A set of dirty pages: the words of a bitmap over guest physical memory that are not zero, with stretches of full ones as one.
 
 use super::error::{Error, Result};
 use super::int::usize_of;
@@ -11,12 +11,34 @@ const STRETCH: usize = 64;
 
 /// Pages that were written, as an immutable value.
 ///
-/// A word of the bitmap covers 64 pages; only words with a bit set are there, by ascending index.
+/// A terabyte given as one range takes one block, and scattered pages take a word for each 64.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct DirtyPages {
     page_size: u64,
-    words: Vec<(u64, u64)>,
+    blocks: Vec<Block>,
     sources: Vec<String>,
+}
+
+/// Words of the bitmap that are alike. In a set they ascend, none is zero, only full words come in numbers, and full blocks that
+/// touch are one: equal sets have equal blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Block {
+    /// The index of the first word.
+    index: u64,
+    count: u64,
+    bits: u64,
+}
+
+impl Block {
+    const fn end(&self) -> u64 {
+        // An index is below 2^58: 64 pages a word.
+        self.index.wrapping_add(self.count)
+    }
+
+    /// The part from a word on, which lies inside.
+    const fn from(self, index: u64) -> Self {
+        Self { index, count: self.end().wrapping_sub(index), ..self }
+    }
 }
 
 impl DirtyPages {
@@ -28,7 +50,7 @@ impl DirtyPages {
         }
         sources.sort();
         sources.dedup();
-        Ok(Self { page_size, words: Vec::new(), sources })
+        Ok(Self { page_size, blocks: Vec::new(), sources })
     }
 
     /// Bytes a page.
@@ -63,12 +85,25 @@ impl DirtyPages {
         }
     }
 
-    fn push_word(&mut self, index: u64, word: u64) {
-        match self.words.last_mut() {
-            // Words without a bit are left out, or equal sets would not be equal values.
-            _ if word == 0 => {}
-            Some((last, bits)) if *last == index => *bits |= word,
-            _ => self.words.push((index, word)),
+    fn push_word(&mut self, index: u64, bits: u64) {
+        self.push(Block { index, count: 1, bits });
+    }
+
+    /// Adds a block behind all others; a single word may also add to the last word that is there.
+    fn push(&mut self, block: Block) {
+        match self.blocks.last().copied() {
+            _ if block.bits == 0 => {}
+            Some(last) if last.end() > block.index => {
+                if last.bits != u64::MAX {
+                    self.blocks.pop();
+                    self.push(Block { bits: last.bits | block.bits, ..block });
+                }
+            }
+            Some(last) if last.bits & block.bits == u64::MAX && last.end() == block.index => {
+                self.blocks.pop();
+                self.blocks.push(Block { count: block.end().wrapping_sub(last.index), ..last });
+            }
+            _ => self.blocks.push(block),
         }
     }
 
@@ -104,23 +139,28 @@ impl DirtyPages {
             return;
         }
         let (first, last) = (pages.base() / BITS, pages.last_addr() / BITS);
-        for index in first..=last {
-            let low = if index == first { u64::MAX << (pages.base() % BITS) } else { u64::MAX };
-            let high = if index == last { u64::MAX >> (!pages.last_addr() % BITS) } else { u64::MAX };
-            self.push_word(index, low & high);
+        let (low, high) = (u64::MAX << (pages.base() % BITS), u64::MAX >> (!pages.last_addr() % BITS));
+        if first == last {
+            return self.push_word(first, low & high);
         }
+        self.push_word(first, low);
+        let between = Range::between(first, last).size().wrapping_sub(1);
+        if between > 0 {
+            self.push(Block { index: last.wrapping_sub(between), count: between, bits: u64::MAX });
+        }
+        self.push_word(last, high);
     }
 
     /// The number of pages.
     #[must_use]
     pub fn count(&self) -> u64 {
-        self.words.iter().map(|(_, word)| u64::from(word.count_ones())).sum()
+        self.blocks.iter().map(|block| block.count.wrapping_mul(block.bits.count_ones().into())).sum()
     }
 
     /// Whether there are none.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
-        self.words.is_empty()
+        self.blocks.is_empty()
     }
 
     /// Whether the page that holds an address is one of them.
@@ -131,8 +171,9 @@ impl DirtyPages {
     }
 
     fn word(&self, index: u64) -> u64 {
-        let found = self.words.binary_search_by_key(&index, |(index, _)| *index).ok();
-        found.and_then(|at| self.words.get(at)).map_or(0, |(_, word)| *word)
+        let behind = self.blocks.partition_point(|block| block.index <= index);
+        let block = behind.checked_sub(1).and_then(|at| self.blocks.get(at));
+        block.filter(|block| index < block.end()).map_or(0, |block| block.bits)
     }
 
     /// The bitmap of a range: a bit for each page that it touches.
@@ -150,6 +191,17 @@ impl DirtyPages {
         words
     }
 
+    /// The dirty pages among those that a range touches, counted from its first one.
+    pub fn positions_in(&self, range: Range) -> Result<Vec<Range>> {
+        let pages = self.pages_of(range);
+        let mut all = Self::new(self.page_size, vec![])?;
+        all.push_pages(pages);
+        let runs = self.intersection(&all)?.ranges();
+        let position = |page: u64| Range::between(pages.base(), page).size();
+        let positions = |run| Range::between(position(self.pages_of(run).base()), position(self.pages_of(run).end()));
+        Ok(runs.into_iter().map(positions).collect())
+    }
+
     /// How many pages a range touches.
     #[must_use]
     pub const fn pages_in(&self, range: Range) -> u64 {
@@ -159,7 +211,7 @@ impl DirtyPages {
     /// The pages as ranges that do not touch, ascending.
     #[must_use]
     pub fn ranges(&self) -> Vec<Range> {
-        let runs = self.words.iter().flat_map(|(index, word)| Runs { word: *word, page: index << BITS.ilog2() });
+        let runs = self.blocks.iter().flat_map(Runs::of);
         // The end of the very last page is beyond what a range can have, and is cut.
         let addresses = |(first, last): (u64, u64)| {
             Range::between(first << self.shift(), Range::at(last << self.shift(), self.page_size).end())
@@ -188,13 +240,13 @@ impl DirtyPages {
             return Err(Invalid::at(message, None, Some(other.page_size)).into());
         }
         let mut merged = Self::new(self.page_size, [self.sources(), other.sources()].concat())?;
-        let (mut mine, mut theirs) = (self.words.iter().peekable(), other.words.iter().peekable());
-        while let Some(index) = [mine.peek(), theirs.peek()].into_iter().flatten().map(|(index, _)| *index).min() {
-            let next = |words: &mut std::iter::Peekable<std::slice::Iter<'_, (u64, u64)>>| {
-                words.next_if(|(at, _)| *at == index).map_or(0, |(_, word)| *word)
-            };
-            let (left, right) = (next(&mut mine), next(&mut theirs));
-            merged.push_word(index, merge(left, right));
+        let (mut mine, mut theirs) = (Cursor::new(self), Cursor::new(other));
+        while let Some(index) = [mine.start(), theirs.start()].into_iter().flatten().min() {
+            let ((left, most_left), (right, most_right)) = (mine.at(index), theirs.at(index));
+            let count = most_left.min(most_right);
+            merged.push(Block { index, count, bits: merge(left, right) });
+            mine.skip_to(index.wrapping_add(count));
+            theirs.skip_to(index.wrapping_add(count));
         }
         Ok(merged)
     }
@@ -202,7 +254,7 @@ impl DirtyPages {
     /// With the clean pages between two dirty ones that are at most `gap` bytes apart: fewer, longer ranges.
     #[must_use]
     pub fn coalesce(&self, gap: u64) -> Self {
-        let mut result = Self { words: Vec::new(), ..self.clone() };
+        let mut result = Self { page_size: self.page_size, blocks: Vec::new(), sources: self.sources.clone() };
         let mut ranges = self.ranges().into_iter().peekable();
         while let Some(range) = ranges.next() {
             let mut end = range.end();
@@ -230,11 +282,55 @@ impl Position {
     }
 }
 
-/// The runs of ones in a word, as its first and its last page.
+/// A walk through the blocks of a set, side by side with that of another.
+struct Cursor<'a> {
+    rest: std::slice::Iter<'a, Block>,
+    block: Option<Block>,
+}
+
+impl<'a> Cursor<'a> {
+    fn new(pages: &'a DirtyPages) -> Self {
+        let mut rest = pages.blocks.iter();
+        Self { block: rest.next().copied(), rest }
+    }
+
+    /// The next word that isn't zero.
+    fn start(&self) -> Option<u64> {
+        self.block.map(|block| block.index)
+    }
+
+    /// The word at an index that nothing before is left of, and how many from there on are like it.
+    fn at(&self, index: u64) -> (u64, u64) {
+        match self.block {
+            Some(block) if block.index == index => (block.bits, block.count),
+            Some(block) => (0, block.index.wrapping_sub(index)),
+            None => (0, u64::MAX),
+        }
+    }
+
+    fn skip_to(&mut self, index: u64) {
+        match self.block {
+            Some(block) if block.end() <= index => self.block = self.rest.next().copied(),
+            Some(block) if block.index < index => self.block = Some(block.from(index)),
+            _ => {}
+        }
+    }
+}
+
+/// The runs of dirty pages in a block, as the first and the last page of each.
 struct Runs {
     word: u64,
     /// The page of the lowest bit, a multiple of 64.
     page: u64,
+    /// The pages behind the first word, which are all dirty when there are any.
+    more: u64,
+}
+
+impl Runs {
+    const fn of(block: &Block) -> Self {
+        let more = block.count.wrapping_sub(1) << BITS.ilog2();
+        Self { word: block.bits, page: block.index << BITS.ilog2(), more }
+    }
 }
 
 impl Iterator for Runs {
@@ -246,7 +342,8 @@ impl Iterator for Runs {
         let rest = self.word & self.word.checked_add(lowest).unwrap_or_default();
         let run = self.word & !rest;
         self.word = rest;
-        Some((self.page | u64::from(run.trailing_zeros()), self.page | u64::from(run.checked_ilog2()?)))
+        let last = self.page | u64::from(run.checked_ilog2()?);
+        Some((self.page | u64::from(run.trailing_zeros()), last.wrapping_add(self.more)))
     }
 }
 
@@ -273,6 +370,19 @@ mod tests {
 
     fn numbers(pages: &DirtyPages) -> Vec<u64> {
         pages.ranges().iter().flat_map(|range| range.base() >> 12..range.end() >> 12).collect()
+    }
+
+    #[test]
+    fn a_long_range_is_a_few_blocks_and_a_full_word_joins_them() {
+        let whole = DirtyPages::new(4096, vec![]).unwrap().with_ranges(&[Range::at(1 << 12, 1 << 60)]).unwrap();
+        assert_eq!((whole.blocks.len(), whole.count()), (3, 1 << 48));
+        assert_eq!(whole.ranges(), [Range::at(1 << 12, 1 << 60)]);
+        let hole = of(&(6400..6464).collect::<Vec<_>>());
+        let cut = whole.difference(&hole).unwrap();
+        assert_eq!((cut.blocks.len(), cut.count()), (4, (1 << 48) - 64));
+        assert!(!cut.contains(6400 << 12) && cut.contains(6464 << 12));
+        assert_eq!(cut.union(&hole).unwrap(), whole);
+        assert_eq!(whole.intersection(&hole).unwrap(), hole);
     }
 
     #[test]

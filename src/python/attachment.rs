@@ -1,19 +1,16 @@
-//! `Attachment`: the handle of everything that follows an address space, and how each kind is attached.
+//! `Attachment`: the handle of everything that follows an address space.
 
 use std::sync::{Arc, Weak};
 
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
-use pyo3::{PyClass, PyClassInitializer};
 
 use super::convert::invalid;
 use super::interrupt::detached;
 use super::registry::Registry;
-use super::space::PySpace;
 use super::space_ref::SpaceRef;
 use crate::model::error::Error;
 use crate::model::lock::{Lock, LockGuard};
-use crate::space::client::Client;
 use crate::space::subscription::{Subscriber, Subscription};
 
 /// Something that follows an address space until `detach()`; also a context manager that detaches it.
@@ -59,6 +56,11 @@ struct Attached {
 }
 
 impl AttachmentState {
+    /// A state that has nothing yet, for the attachment of a number.
+    pub(super) fn new(registry: &Arc<Registry>, id: u64) -> Self {
+        Self { registry: Arc::downgrade(registry), id, parts: Lock::default() }
+    }
+
     /// Locked only while attached and for a moment, like the registry: what is taken out is dropped after it was let go.
     fn parts(&self, _attached: Python<'_>) -> LockGuard<'_, AttachmentParts> {
         self.parts.lock()
@@ -100,6 +102,19 @@ impl Subscriber for Weak<AttachmentState> {
 }
 
 impl PyAttachment {
+    /// The handle of a membership that is about to begin. `object` is the client, when it is a Python object.
+    pub(super) fn new(
+        py: Python<'_>,
+        state: Arc<AttachmentState>,
+        membership: (SpaceRef, Arc<Subscription>),
+        object: Option<Py<PyAny>>,
+    ) -> Self {
+        let (space, subscription) = membership;
+        let name = Arc::clone(subscription.name());
+        state.parts(py).attached = Some(Attached { space, subscription, object });
+        Self { name, state }
+    }
+
     /// Whether it follows its space.
     pub(super) fn is_following(&self, py: Python<'_>) -> bool {
         self.state.parts(py).attached.as_ref().is_some_and(|attached| attached.subscription.is_following())
@@ -203,34 +218,5 @@ impl PyAttachment {
     fn __clear__(&self) {
         let parts = self.state.parts.try_lock().map(|mut parts| std::mem::take(&mut *parts));
         drop(parts);
-    }
-}
-
-impl PySpace {
-    /// Attaches a client and returns its handle, which `class` makes. `object` is the client, when it is a Python object.
-    pub(super) fn attach<'py, T: PyClass>(
-        &self,
-        py: Python<'py>,
-        object: Option<&Bound<'py, PyAny>>,
-        client: impl FnOnce(&Weak<AttachmentState>) -> Arc<dyn Client>,
-        class: impl FnOnce(PyClassInitializer<PyAttachment>) -> PyClassInitializer<T>,
-    ) -> PyResult<Bound<'py, T>> {
-        let registry = self.registry().get().registry();
-        let id = registry.new_id(py);
-        let state = Arc::new(AttachmentState { registry: Arc::downgrade(registry), id, parts: Lock::default() });
-        let weak = Arc::downgrade(&state);
-        let subscription = Arc::new(Subscription::new(client(&weak), Box::new(weak)));
-        state.parts(py).attached = Some(Attached {
-            space: self.inner().clone(),
-            subscription: Arc::clone(&subscription),
-            object: object.map(|object| object.clone().unbind()),
-        });
-        let attachment = PyAttachment { name: Arc::clone(subscription.name()), state };
-        let handle = Bound::new(py, class(attachment.into()))?;
-        // Before the client is offered anything: it may fail at another thread's change as soon as it follows.
-        registry.add(py, id, handle.as_any().cast::<PyAttachment>()?);
-        let attached = detached(py, None, |interrupt| self.inner().subscribe(&subscription, interrupt));
-        attached.inspect_err(|_| drop(registry.remove(py, id)))?;
-        Ok(handle)
     }
 }

@@ -221,7 +221,12 @@ impl PyBackingOptions {
         self.0.policy.clone().map(PyNumaPolicy)
     }
 
-    /// The options with some of them changed; raises as the class does.
+    #[pyo3(signature = (**changes))]
+    fn __replace__<'py>(&self, py: Python<'py>, changes: Option<&Bound<'py, PyDict>>) -> PyResult<Bound<'py, PyAny>> {
+        self.replace(py, changes)
+    }
+
+    /// The options with some of them changed, as `copy.replace` does too; raises as the class does.
     ///
     /// >>> from dbs_address_space import BackingOptions
     /// >>> BackingOptions(mlock=True).replace(mlock=None, ksm=True)

@@ -1,10 +1,12 @@
 //! `DirtyPages`.
 
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyIterator, PyTuple};
+use pyo3::types::{PyDict, PyIterator, PyTuple};
 
+use super::buffer;
 use super::convert::{self, Address, Size};
 use crate::model::dirty::DirtyPages;
+use crate::model::int::usize_of;
 use crate::model::range::Range;
 
 /// Pages that were written, as an immutable value that can be compared, hashed and pickled.
@@ -69,18 +71,22 @@ impl PyDirtyPages {
 
     /// A NumPy array with a bool for each page that `[base, base + size)` touches; needs NumPy.
     ///
+    /// Raises `MemoryError` when there is no room for so many.
+    ///
     /// >>> from dbs_address_space import DirtyPages
     /// >>> DirtyPages([(0x1000, 0x2000)]).bitmap(0, 0x4000).tolist()
     /// [False, True, True, False]
     fn bitmap<'py>(&self, py: Python<'py>, base: Address, size: Size) -> PyResult<Bound<'py, PyAny>> {
         let range = convert::range(base, size)?;
-        let words: Vec<u8> = self.0.bitmap(range).into_iter().flat_map(u64::to_le_bytes).collect();
-        let numpy = py.import("numpy")?;
-        let bits = numpy.call_method1("frombuffer", (PyBytes::new(py, &words), "u1"))?;
-        let options = PyDict::new(py);
-        options.set_item("count", self.0.pages_in(range))?;
-        options.set_item("bitorder", "little")?;
-        numpy.call_method("unpackbits", (bits,), Some(&options))?.call_method1("view", ("?",))
+        // NumPy's zeroes take no memory until they are written, and a size that can't be had is its `MemoryError`.
+        let bools = py.import("numpy")?.call_method1("zeros", (self.0.pages_in(range), "?"))?;
+        buffer::with_output(&bools, |output| {
+            for run in self.0.positions_in(range)? {
+                output.slice(usize_of(run.base()), usize_of(run.size()))?.fill(1);
+            }
+            Ok(())
+        })?;
+        Ok(bools)
     }
 
     /// The same with the clean pages between two ranges that are at most `gap` bytes apart: fewer, longer ranges.

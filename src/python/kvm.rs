@@ -150,7 +150,7 @@ impl PySpace {
             let slots = attachment.as_any().cast::<PyKvmSlots>().ok();
             slots.and_then(|slots| slots.get().kvm.upgrade()).is_some_and(|attached| attached.is_same_machine(kvm))
         };
-        match self.registry().get().registry().following(py).iter().any(is_it) {
+        match self.attachments(py).iter().any(is_it) {
             true => Err(invalid("the virtual machine is attached to this space already: detach it first".into())),
             false => Ok(()),
         }

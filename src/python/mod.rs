@@ -6,6 +6,7 @@
 pub mod adapters;
 pub mod adopted;
 pub mod array;
+mod attach;
 pub mod attachment;
 pub mod backing;
 pub mod base;

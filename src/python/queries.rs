@@ -197,6 +197,10 @@ macro_rules! queries {
                 Ok(self.regions(py)?.bind(py).try_iter()?.into_any())
             }
 
+            fn __reversed__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+                py.import("builtins")?.call_method1("reversed", (self.regions(py)?,))
+            }
+
             fn __str__(&self, py: Python<'_>) -> PyResult<String> {
                 self.query(py, |base| Ok(render::table(&base.map)))
             }

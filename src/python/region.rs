@@ -330,7 +330,12 @@ impl PyRegion {
         self.0.range.overlaps(&other.get().0.range)
     }
 
-    /// The region with some of the constructor's arguments changed.
+    #[pyo3(signature = (**changes))]
+    fn __replace__<'py>(&self, py: Python<'py>, changes: Option<&Bound<'py, PyDict>>) -> PyResult<Self> {
+        self.replace(py, changes)
+    }
+
+    /// The region with some of the constructor's arguments changed; `copy.replace` does the same.
     ///
     /// CInt and hints that were the defaults of the old type and source become those of the new. Raises as the class does, and
     /// `TypeError` for a name that is no argument.

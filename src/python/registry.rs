@@ -6,7 +6,6 @@ use std::sync::Arc;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 
-use super::attachment::PyAttachment;
 use crate::model::error::Result;
 use crate::model::format::hex;
 use crate::model::invalid::Invalid;
@@ -41,7 +40,8 @@ impl Device {
 /// All attachments by their numbers, which ascend, and all devices by their bases.
 #[derive(Default)]
 pub(super) struct RegistryTable {
-    attachments: BTreeMap<u64, Py<PyAttachment>>,
+    /// Their handles, which the registry owns and does not look into.
+    attachments: BTreeMap<u64, Py<PyAny>>,
     pub(super) devices: BTreeMap<u64, Device>,
     last_id: u64,
 }
@@ -65,23 +65,20 @@ impl Registry {
     }
 
     /// Keeps an attachment, which thus goes on when its handle is dropped.
-    pub(super) fn add(&self, py: Python<'_>, id: u64, attachment: &Bound<'_, PyAttachment>) {
-        let attachment = attachment.clone().unbind();
-        let replaced = self.lock(py).attachments.insert(id, attachment);
+    pub(super) fn add(&self, py: Python<'_>, id: u64, handle: &Bound<'_, PyAny>) {
+        let handle = handle.clone().unbind();
+        let replaced = self.lock(py).attachments.insert(id, handle);
         drop(replaced);
     }
 
     /// Takes out an attachment that has ended.
-    pub(super) fn remove(&self, py: Python<'_>, id: u64) -> Option<Py<PyAttachment>> {
+    pub(super) fn remove(&self, py: Python<'_>, id: u64) -> Option<Py<PyAny>> {
         self.lock(py).attachments.remove(&id)
     }
 
-    /// The attachments that follow the space, in the order in which they are asked.
-    pub(super) fn following<'py>(&self, py: Python<'py>) -> Vec<Bound<'py, PyAttachment>> {
-        let all = |table: &RegistryTable| table.attachments.values().map(|it| it.bind(py).clone()).collect::<Vec<_>>();
-        let mut attachments = all(&self.lock(py));
-        attachments.retain(|attachment| attachment.get().is_following(py));
-        attachments
+    /// The handles of all attachments, by their numbers.
+    pub(super) fn handles<'py>(&self, py: Python<'py>) -> Vec<Bound<'py, PyAny>> {
+        self.lock(py).attachments.values().map(|handle| handle.bind(py).clone()).collect()
     }
 }
 

@@ -15,29 +15,64 @@ pub struct Stopped {
     pub error: Option<Error>,
 }
 
-/// Copies `size` bytes from our own address `from` to our own address `to` by `process_vm_readv(2)`.
+impl Stopped {
+    /// Whether the kernel has no such call, as in gVisor and user-mode QEMU, or a seccomp filter forbids it.
+    fn is_refused(&self) -> bool {
+        matches!(self.error.as_ref().and_then(Error::raw_os_error), Some(libc::ENOSYS | libc::EPERM))
+    }
+}
+
+/// Copies `size` bytes from our own address `from` to our own address `to` by `process_vm_readv(2)`, or else through a pipe.
 ///
 /// # Safety
 /// `to` is valid for writing `size` bytes; `from` may be anything.
 pub unsafe fn read_guarded(from: *const u8, to: *mut u8, size: usize) -> std::result::Result<(), Stopped> {
-    repeat(size, |done, rest| {
+    let copied = repeat(size, |done, rest| {
         let local = libc::iovec { iov_base: to.wrapping_add(done).cast(), iov_len: rest };
         let remote = libc::iovec { iov_base: from.wrapping_add(done).cast_mut().cast(), iov_len: rest };
         // SAFETY: the local side is the caller's promise; the kernel checks the remote side.
         unsafe { libc::process_vm_readv(super::fork::pid(), &raw const local, 1, &raw const remote, 1, 0) }
-    })
+    });
+    match copied {
+        // SAFETY: the target is the caller's promise.
+        Err(stopped) if stopped.is_refused() => unsafe { pipe(from, to, size, from.addr()) },
+        copied => copied,
+    }
 }
 
-/// Copies `size` bytes from our own address `from` to our own address `to` by `process_vm_writev(2)`.
+/// Copies `size` bytes from our own address `from` to our own address `to` by `process_vm_writev(2)`, or else through a pipe.
 ///
 /// # Safety
 /// `from` is valid for reading `size` bytes; the caller may overwrite what is at `to`, if anything.
 pub unsafe fn write_guarded(to: *mut u8, from: *const u8, size: usize) -> std::result::Result<(), Stopped> {
-    repeat(size, |done, rest| {
+    let copied = repeat(size, |done, rest| {
         let local = libc::iovec { iov_base: from.wrapping_add(done).cast_mut().cast(), iov_len: rest };
         let remote = libc::iovec { iov_base: to.wrapping_add(done).cast(), iov_len: rest };
         // SAFETY: the local side is the caller's promise; the kernel checks the remote side.
         unsafe { libc::process_vm_writev(super::fork::pid(), &raw const local, 1, &raw const remote, 1, 0) }
+    });
+    match copied {
+        // SAFETY: the caller's promise.
+        Err(stopped) if stopped.is_refused() => unsafe { pipe(from, to, size, to.addr()) },
+        copied => copied,
+    }
+}
+
+/// Copies through a pipe, whose ends the kernel fills and empties with the same checks; `guarded` is the side that may fault.
+///
+/// # Safety
+/// Whatever lies at `to` is memory that the caller may overwrite.
+unsafe fn pipe(from: *const u8, to: *mut u8, size: usize, guarded: usize) -> std::result::Result<(), Stopped> {
+    // An empty pipe always takes as much at once; and no fault lies within a page, so that a part is copied whole or not at all.
+    const PART: usize = 4096;
+    let (reader, writer) = std::io::pipe().map_err(|error| Stopped { completed: 0, error: Some(error) })?;
+    repeat(size, |done, rest| {
+        let part = rest.min(PART.saturating_sub(guarded.wrapping_add(done) % PART));
+        // SAFETY: the kernel checks the source.
+        let sent = unsafe { libc::write(writer.as_raw_fd(), from.wrapping_add(done).cast(), part) };
+        let Ok(sent) = usize::try_from(sent) else { return sent };
+        // SAFETY: the kernel checks the target, which the caller gives to be overwritten.
+        unsafe { libc::read(reader.as_raw_fd(), to.wrapping_add(done).cast(), sent) }
     })
 }
 

@@ -173,15 +173,32 @@ pub(super) fn kilobytes(text: &str) -> Option<u64> {
 mod tests {
     use super::*;
 
+    /// A host whose files are gone when it is dropped.
+    struct TestHost(Host);
+
+    impl std::ops::Deref for TestHost {
+        type Target = Host;
+
+        fn deref(&self) -> &Host {
+            &self.0
+        }
+    }
+
+    impl Drop for TestHost {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(self.sysfs.parent().unwrap());
+        }
+    }
+
     /// A host that tells what the files say.
-    fn host(name: &str, files: &[(&str, &str)]) -> Host {
+    fn host(name: &str, files: &[(&str, &str)]) -> TestHost {
         let root = std::env::temp_dir().join(format!("host-{}-{name}", std::process::id()));
         for (path, text) in files {
             let path = root.join(path);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, text).unwrap();
         }
-        Host { sysfs: root.join("sys"), procfs: root.join("proc") }
+        TestHost(Host { sysfs: root.join("sys"), procfs: root.join("proc") })
     }
 
     #[test]

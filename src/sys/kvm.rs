@@ -154,6 +154,7 @@ impl Vm {
 }
 
 /// The number of a request in the C library's type, which differs between C libraries.
+#[allow(clippy::cast_possible_wrap, reason = "musl takes the same bits as a signed number")]
 const fn request(opcode: Opcode) -> libc::Ioctl {
     opcode as libc::Ioctl
 }

@@ -11,7 +11,8 @@ import pytest
 import unicorn
 from attachment_kinds import ATTACHED, FREE, Handler, Kind, Listener, Mirror, space_to_follow
 from dbs_address_space import AddressSpace, Attachment, BackingError, Subscription
-from memory_helpers import MIB, PAGE, descriptors, mapped, ram
+from kernel_view import descriptors
+from memory_helpers import MIB, PAGE, mapped, ram
 from test_vhost_user import KINDS, Backend
 from virtual_machines import Vm
 

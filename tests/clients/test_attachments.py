@@ -21,6 +21,7 @@ from attachment_kinds import (
     UnicornKind,
     space_to_follow,
 )
+from children import in_child
 from dbs_address_space import (
     AddressSpace,
     AddressSpaceChange,
@@ -33,7 +34,9 @@ from dbs_address_space import (
     Subscription,
     VhostUserClient,
 )
-from memory_helpers import MIB, PAGE, descriptors, in_child, mapped, maps_of, ram, run_threads
+from kernel_view import descriptors, maps_of
+from memory_helpers import MIB, PAGE, mapped, ram
+from threads import run_threads
 
 
 @pytest.fixture(params=ATTACHED)

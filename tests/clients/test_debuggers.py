@@ -10,7 +10,8 @@ import drgn
 import pytest
 from dbs_address_space import AddressSpace, NotMapped
 from dbs_address_space.adapters import gdb, volatility3
-from memory_helpers import MIB, PAGE, mapped, ram, require
+from host import require
+from memory_helpers import MIB, PAGE, mapped, ram
 from volatility3.framework.contexts import Context
 from volatility3.framework.exceptions import InvalidAddressException
 from volatility3.framework.layers.scanners import BytesScanner

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from children import in_child
 from dbs_address_space import (
     AddressSpace,
     AddressSpaceLayout,
@@ -24,7 +25,8 @@ from dbs_address_space import (
     Unsupported,
 )
 from guest_program import write_page_tables
-from memory_helpers import GIB, LAYOUT, MIB, PAGE, WINDOW, in_child, mapped, maps_of, ram
+from kernel_view import maps_of
+from memory_helpers import GIB, LAYOUT, MIB, PAGE, WINDOW, mapped, ram
 from virtual_machines import HLT, Vm, running, store
 
 CODE = 0x1000

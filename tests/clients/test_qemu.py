@@ -16,7 +16,9 @@ from typing import Any
 import pytest
 from dbs_address_space import AddressSpace, AddressSpaceBuilder, GuestMemory, NumaRegionInfo, Unsupported
 from dbs_address_space.adapters import qemu
-from memory_helpers import GIB, LAYOUT, MIB, ram, require
+from host import require
+from memory_helpers import GIB, LAYOUT, MIB, ram
+from qemu_helpers import connected
 
 KERNELS = Path(__file__).parents[2] / "target" / "kernel" / "boot"
 MESSAGE = b"init: the guest is alive in Python's memory"
@@ -41,10 +43,9 @@ void _start(void) {
 class Qmp:
     """A QMP connection: one command at a time."""
 
-    def __init__(self, path: Path) -> None:
-        self.socket = socket.socket(socket.AF_UNIX)
+    def __init__(self, connection: socket.socket) -> None:
+        self.socket = connection
         self.socket.settimeout(30)
-        self.socket.connect(str(path))
         self.lines = self.socket.makefile("r")
         self.lines.readline()
         self("qmp_capabilities", {})
@@ -71,12 +72,7 @@ def running(directory: Path, *arguments: str) -> Iterator[Qmp]:
     common = ["-accel", "tcg", "-nodefaults", "-display", "none", "-qmp", f"unix:{path},server=on,wait=off"]
     process = subprocess.Popen([str(program), *common, *arguments], stderr=subprocess.PIPE)
     try:
-        deadline = time.monotonic() + 30
-        while not path.exists():
-            assert process.poll() is None, process.communicate()[1].decode()
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        qmp = Qmp(path)
+        qmp = Qmp(connected(process, path))
         try:
             yield qmp
         finally:
@@ -137,7 +133,7 @@ def test_a_linux_kernel_boots_in_memory_that_is_ours(tmp_path: Path, initramfs: 
     require(kernels, f"there is no kernel in {KERNELS} (.ci/run unpacks Debian's linux-image-cloud-amd64 there)")
     memory = AddressSpace.from_regions([ram(0, 160 * MIB)], LAYOUT).map_memory()
     log = tmp_path / "console"
-    kernel = ["-kernel", str(kernels[-1]), "-initrd", str(initramfs), "-append", "console=ttyS0 nokaslr"]
+    kernel = ["-kernel", str(kernels[-1]), "-initrd", str(initramfs), "-append", "console=ttyS0 nokaslr no_timer_check"]
     with running(tmp_path, *qemu.memory_arguments(memory), *kernel, "-serial", f"file:{log}"):
         banner = wait_for(memory, rb"Linux version \d[^\n]+ SMP [^\n]+\n", log)
         version = kernels[-1].name.removeprefix("vmlinuz-").encode()
@@ -156,7 +152,7 @@ def test_a_guest_finds_the_nodes_of_a_plan(tmp_path: Path, initramfs: Path) -> N
     plan = AddressSpaceBuilder("pc", numa_regions=nodes).plan()
     memory = plan.build().map_memory()
     log = tmp_path / "console"
-    kernel = ["-kernel", str(kernels[-1]), "-initrd", str(initramfs), "-append", "console=ttyS0 nokaslr"]
+    kernel = ["-kernel", str(kernels[-1]), "-initrd", str(initramfs), "-append", "console=ttyS0 nokaslr no_timer_check"]
     cpus = ["-smp", "2,sockets=2", "-numa", "cpu,node-id=0,socket-id=0", "-numa", "cpu,node-id=1,socket-id=1"]
     with running(tmp_path, "-M", "pc", *qemu.memory_arguments(memory), *cpus, *kernel, "-serial", f"file:{log}"):
         wait_for(memory, re.escape(MESSAGE), log)

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 from dbs_address_space import AddressSpaceRegion, RegionBusy
-from memory_helpers import require
+from host import require
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 sys.path.insert(0, str(EXAMPLES))

@@ -17,7 +17,8 @@ from dbs_address_space import (
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from memory_helpers import LAYOUT, PAGE, maps_of, ram
+from kernel_view import maps_of
+from memory_helpers import LAYOUT, PAGE, ram
 from test_vhost_user import KINDS, REPLY_ACK, Backend
 from virtual_machines import Vm
 

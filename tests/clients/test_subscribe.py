@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 import pytest
+from children import in_child
 from dbs_address_space import (
     AddressSpace,
     AddressSpaceChange,
@@ -23,7 +24,8 @@ from dbs_address_space import (
     RegionBusy,
     UnmappedAddress,
 )
-from memory_helpers import LAYOUT, PAGE, WINDOW, in_child, mapped, maps_of, ram
+from kernel_view import maps_of
+from memory_helpers import LAYOUT, PAGE, WINDOW, mapped, ram
 from threads import run_threads
 
 Log = list[tuple[str, str, AddressSpaceChange]]

@@ -15,7 +15,8 @@ from dbs_address_space import (
     ClientError,
     NotMapped,
 )
-from memory_helpers import MIB, PAGE, maps_of, ram
+from kernel_view import maps_of
+from memory_helpers import MIB, PAGE, ram
 from unicorn import x86_const
 from virtual_machines import HLT, Vm
 

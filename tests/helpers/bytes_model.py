@@ -140,7 +140,7 @@ NOTE = re.compile(r"\[0x([0-9a-f_]+), 0x([0-9a-f_]+)\) has nothing to read")
 
 def undump(text: str) -> list[tuple[int, bytes | None]]:
     """What a hexdump shows: bytes at their addresses, and `None` where there is nothing to read; touching bytes are joined."""
-    shown: list[tuple[int, bytes | None]] = []
+    shown: list[tuple[int, bytearray | None]] = []
     is_starred = False
     for line in text.splitlines():
         if line == "*":
@@ -160,22 +160,22 @@ def undump(text: str) -> list[tuple[int, bytes | None]]:
             assert found[3] == data.translate(SHOWN).decode()
             extend(shown, address, data)
     assert not is_starred, "a dump ends with an address"
-    return shown
+    return [(base, None if data is None else bytes(data)) for base, data in shown]
 
 
-def repeat(shown: list[tuple[int, bytes | None]], address: int) -> None:
+def repeat(shown: list[tuple[int, bytearray | None]], address: int) -> None:
     """A star stands for lines that equal the one before it, up to the next address."""
     base, data = shown[-1]
     assert data
     missing = address - base - len(data)
     assert missing > 0
     assert missing % 16 == 0
-    shown[-1] = base, data + data[-16:] * (missing // 16)
+    data += data[-16:] * (missing // 16)
 
 
-def extend(shown: list[tuple[int, bytes | None]], address: int, data: bytes) -> None:
+def extend(shown: list[tuple[int, bytearray | None]], address: int, data: bytes) -> None:
     base, before = shown[-1] if shown else (0, None)
     if before is not None and base + len(before) == address:
-        shown[-1] = base, before + data
+        before += data
     else:
-        shown.append((address, data))
+        shown.append((address, bytearray(data)))

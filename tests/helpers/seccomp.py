@@ -5,7 +5,8 @@ import os
 import platform
 import struct
 
-from memory_helpers import libc, require
+from host import require
+from memory_helpers import libc
 
 NUMBERS = {
     "x86_64": {
@@ -16,6 +17,8 @@ NUMBERS = {
         "mlock": 149,
         "mbind": 237,
         "fallocate": 285,
+        "process_vm_readv": 310,
+        "process_vm_writev": 311,
         "memfd_create": 319,
     },
     "aarch64": {
@@ -26,6 +29,8 @@ NUMBERS = {
         "mlock": 228,
         "mbind": 235,
         "fallocate": 47,
+        "process_vm_readv": 270,
+        "process_vm_writev": 271,
         "memfd_create": 279,
     },
 }

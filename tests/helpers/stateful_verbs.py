@@ -5,12 +5,11 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import pytest
-from bytes_helpers import drain, track
 from bytes_model import Model, ModelRegion, Need
 from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion, GuestMemory, MapFlags
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-from memory_helpers import PAGE, ram
+from memory_helpers import PAGE, drain, ram, track
 
 KINDS = ["shmem", "mmap", "rom", "none", "file", "private", "buffer", "device", "hole"]
 OFFSET = 100

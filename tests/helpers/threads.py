@@ -37,6 +37,14 @@ def run_threads(*bodies: Callable[[], object]) -> None:
         raise raised[0]
 
 
+def beats_in_time(attempt: Callable[[], bool], seconds: float = 30) -> bool:
+    """Whether an attempt succeeds: on a busy machine another thread may get no processor within one of them."""
+    deadline = time.monotonic() + seconds
+    while not (beats := attempt()) and time.monotonic() < deadline:
+        continue
+    return beats
+
+
 def beats_during(work: Callable[[], object]) -> int:
     """How often another thread gets a turn during work, when no one is made to give the interpreter's lock up."""
     beats, stop = [0], threading.Event()
@@ -44,7 +52,7 @@ def beats_during(work: Callable[[], object]) -> int:
     def beat() -> None:
         while not stop.is_set():
             beats[0] += 1
-            time.sleep(0.0002)
+            time.sleep(0.00002)
 
     thread = threading.Thread(target=beat)
     with switch_interval(3600):

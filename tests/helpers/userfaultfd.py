@@ -6,7 +6,8 @@ import os
 import struct
 from dataclasses import dataclass
 
-from memory_helpers import PAGE, require
+from host import require
+from memory_helpers import PAGE
 
 SYS_USERFAULTFD = {"x86_64": 323, "aarch64": 282}
 API, REGISTER, COPY = 0xC018AA3F, 0xC020AA00, 0xC028AA03

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bytes_helpers import drain, track
 from dbs_address_space import (
     AccessDenied,
     AddressSpaceError,
@@ -18,7 +17,7 @@ from dbs_address_space import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from memory_helpers import PAGE, make_file, mapped, ram
+from memory_helpers import PAGE, drain, make_file, mapped, ram, track
 from threads import run_threads, switch_interval
 
 OPERATIONS: dict[str, Callable[[int, int], int]] = {

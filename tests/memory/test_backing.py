@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from children import in_child
 from dbs_address_space import (
     AddressSpaceBuilder,
     AddressSpaceRegion,
@@ -22,24 +23,9 @@ from dbs_address_space import (
     NumaPolicy,
     Unsupported,
 )
-from memory_helpers import (
-    LAYOUT,
-    MIB,
-    PAGE,
-    WINDOW,
-    covers,
-    free_huge_pages,
-    huge_page_size,
-    huge_pages,
-    in_child,
-    make_file,
-    mapped,
-    maps,
-    pool,
-    ram,
-    require,
-    smaps,
-)
+from host import ask_host, free_huge_pages, huge_page_size, huge_pages, pool, require
+from kernel_view import covers, maps, smaps
+from memory_helpers import LAYOUT, MIB, PAGE, WINDOW, make_file, mapped, ram
 
 SOURCES = ["shmem", "mmap"]
 THP = Path("/sys/kernel/mm/transparent_hugepage/enabled")
@@ -217,7 +203,7 @@ def test_a_lock_above_the_limit_names_it_and_leaves_nothing() -> None:
 
 
 def test_transparent_huge_pages_are_reported_as_they_are() -> None:
-    require("[never]" not in THP.read_text(), "transparent huge pages are switched off")
+    ask_host("[never]" not in THP.read_text(), "transparent huge pages are switched off")
     memory = memory_with(8 * MIB, transparent_hugepage=True)
     assert memory.host_address(0) % (2 * MIB) == 0
     memory.prealloc()

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bytes_helpers import drain, numbered, track
 from dbs_address_space import (
     AddressSpace,
     AddressSpaceError,
@@ -17,7 +16,7 @@ from dbs_address_space import (
     InvalidAddressRange,
     UnmappedAddress,
 )
-from memory_helpers import MIB, PAGE, make_file, mapped, ram
+from memory_helpers import MIB, PAGE, drain, make_file, mapped, numbered, ram, track
 from threads import run_threads
 from verbs import VERBS, Verb
 

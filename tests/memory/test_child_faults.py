@@ -12,8 +12,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
+from children import fork, in_child
 from dbs_address_space import AddressSpaceRegion, BackingError, GuestMemory, MemoryFault
-from memory_helpers import GIB, MIB, PAGE, fork, huge_pages, in_child, make_file, mapped, ram
+from host import huge_pages
+from memory_helpers import GIB, MIB, PAGE, make_file, mapped, ram
 from verbs import OTHER, VERBS
 
 AT = GIB

@@ -5,7 +5,6 @@ import threading
 from pathlib import Path
 
 import pytest
-from bytes_helpers import numbered
 from dbs_address_space import (
     AccessDenied,
     AddressSpaceRegion,
@@ -16,7 +15,7 @@ from dbs_address_space import (
     RegionBusy,
     UnmappedAddress,
 )
-from memory_helpers import MIB, PAGE, make_file, mapped, ram
+from memory_helpers import MIB, PAGE, make_file, mapped, numbered, ram
 
 KINDS = ["shmem", "mmap", "file", "private", "buffer"]
 STEP = 64 * MIB

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import pytest
+from children import in_child
 from dbs_address_space import (
     AccessDenied,
     AddressSpace,
@@ -23,7 +24,8 @@ from dbs_address_space import (
 )
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from memory_helpers import MIB, PAGE, WINDOW, in_child, mapped, maps_of, ram
+from kernel_view import maps_of
+from memory_helpers import MIB, PAGE, WINDOW, mapped, ram
 
 SIZE = 2 * MIB
 

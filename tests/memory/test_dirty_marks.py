@@ -3,9 +3,8 @@
 import threading
 
 import pytest
-from bytes_helpers import drain, track
 from dbs_address_space import AddressSpace, RegionBusy
-from memory_helpers import GIB, MIB, PAGE, mapped, ram
+from memory_helpers import GIB, MIB, PAGE, drain, mapped, ram, track
 from verbs import OTHER, VERBS, Verb
 
 SIZE = 256 * PAGE

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from children import in_child
 from dbs_address_space import (
     MAP_PRIVATE,
     MAP_SHARED,
@@ -18,18 +19,8 @@ from dbs_address_space import (
     MemoryFault,
     Unsupported,
 )
-from memory_helpers import (
-    GIB,
-    MIB,
-    PAGE,
-    huge_pages,
-    in_child,
-    libc,
-    mapped,
-    mounted,
-    ram,
-    require,
-)
+from host import ask_host, huge_pages, mounted, require
+from memory_helpers import GIB, MIB, PAGE, libc, mapped, ram
 from threads import run_threads
 from verbs import OTHER, VERBS, Verb, data
 
@@ -337,8 +328,8 @@ def strict_overcommit() -> Iterator[None]:
     knobs = Path("/proc/sys/vm")
     require(os.access(knobs / "overcommit_memory", os.W_OK), "vm.overcommit_memory can be set by root only")
     before = {name: (knobs / name).read_text() for name in ("overcommit_memory", "overcommit_ratio")}
-    if (knobs / "overcommit_kbytes").read_text().strip() != "0":
-        pytest.skip("vm.overcommit_kbytes is set, and setting the ratio would lose it")
+    is_by_ratio = (knobs / "overcommit_kbytes").read_text().strip() == "0"
+    ask_host(is_by_ratio, "vm.overcommit_kbytes is set, and setting the ratio would lose it")
     try:
         (knobs / "overcommit_ratio").write_text("1000000")
         (knobs / "overcommit_memory").write_text("2")

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bytes_helpers import numbered
 from dbs_address_space import (
     AccessDenied,
     AddressSpace,
@@ -20,7 +19,7 @@ from dbs_address_space import (
     NotMapped,
     UnmappedAddress,
 )
-from memory_helpers import PAGE, make_file, ram
+from memory_helpers import PAGE, make_file, numbered, ram
 
 FIRST = 2 * PAGE
 """A hole lies below the first region."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from children import in_child
 from dbs_address_space import (
     MAP_ANONYMOUS,
     MAP_NORESERVE,
@@ -18,26 +19,9 @@ from dbs_address_space import (
     MemoryFault,
     Misaligned,
 )
-from memory_helpers import (
-    GIB,
-    MIB,
-    PAGE,
-    descriptors,
-    free_huge_pages,
-    huge_page_size,
-    huge_pages,
-    in_child,
-    kilobytes,
-    mapped,
-    maps_of,
-    mounted,
-    nothing_left,
-    pool,
-    protection,
-    ram,
-    require,
-    smaps,
-)
+from host import free_huge_pages, huge_page_size, huge_pages, mounted
+from kernel_view import descriptors, kilobytes, maps_of, nothing_left, protection, smaps
+from memory_helpers import GIB, MIB, PAGE, mapped, ram
 from verbs import OTHER, VERBS
 
 HUGE = huge_page_size() or 2 * MIB
@@ -128,12 +112,7 @@ def test_a_page_size_that_the_host_has_not(page_size: Any) -> None:
 
 
 def test_gigantic_pages(tmp_path: Path) -> None:
-    if not (pool(GIB) / "nr_hugepages").exists():
-        pytest.skip("the host has no pages of 1 GiB")
-    with huge_pages(0, GIB):
-        (pool(GIB) / "nr_hugepages").write_text("1")
-        if free_huge_pages(GIB) < 1:
-            pytest.skip("the host has no GiB of contiguous memory free")
+    with huge_pages(1, GIB):
         for mem_type in ("hugeshmem", "hugemmap"):
             with mapped(ram(0, GIB, mem_type=mem_type, page_size="1GiB"))[1] as memory:
                 assert memory.mapping(0).page_size == GIB
@@ -189,7 +168,6 @@ def test_a_short_pool_refuses_a_hotplug() -> None:
 
 
 def test_pools_are_counted_apart() -> None:
-    require((pool(GIB) / "nr_hugepages").exists(), "the host has no pages of 1 GiB")
     with huge_pages(0, GIB), huge_pages(1):
         regions = [huge_ram(0, 1, "hugemmap"), ram(GIB, 2 * GIB, mem_type="hugemmap", page_size="1GiB")]
         with nothing_left(*regions) as space, pytest.raises(HugePagesShort, match="hugepages-1048576kB") as refused:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from dbs_address_space import GuestMemory, Progress
 from memory_helpers import GIB, MIB, mapped, ram
-from threads import beats_during, run_threads, switch_interval
+from threads import beats_during, beats_in_time, run_threads, switch_interval
 from verbs import OTHER, VERBS, Verb, data
 
 AT = 16 * GIB
@@ -40,7 +40,7 @@ def test_other_threads_go_on_meanwhile(memory: GuestMemory, verb: Verb) -> None:
         memory.fill(AT, SIZE)
     else:
         memory.write(AT, data(SIZE))
-    assert any(beats_more(verb, memory) for _ in range(20 if verb.long else 3)) == verb.long
+    assert beats_in_time(lambda: beats_more(verb, memory), 30 if verb.long else 0.5) == verb.long
 
 
 PROGRESSING = [verb for verb in VERBS if verb.progress]

@@ -22,7 +22,8 @@ from dbs_address_space import (
     UnmappedAddress,
     Unsupported,
 )
-from memory_helpers import LAYOUT, MIB, PAGE, WINDOW, make_file, mapped, maps_of, protection, ram
+from kernel_view import maps_of, protection
+from memory_helpers import LAYOUT, MIB, PAGE, WINDOW, make_file, mapped, ram
 from verbs import VERBS, Verb, data
 
 JOINT = 2 * PAGE

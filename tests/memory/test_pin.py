@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import unicorn
-from bytes_helpers import numbered
+from children import in_child
 from dbs_address_space import (
     AddressSpace,
     AddressSpaceRegion,
@@ -21,7 +21,8 @@ from dbs_address_space import (
     RegionBusy,
     UnmappedAddress,
 )
-from memory_helpers import MIB, PAGE, in_child, make_file, mapped, maps_of, ram
+from kernel_view import maps_of
+from memory_helpers import MIB, PAGE, make_file, mapped, numbered, ram
 from unicorn import x86_const
 
 TOP = (1 << 64) - 1

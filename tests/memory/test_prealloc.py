@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from children import in_child
 from dbs_address_space import (
     MAP_POPULATE,
     AddressSpaceBuilder,
@@ -23,31 +24,15 @@ from dbs_address_space import (
     RegionBusy,
     UnmappedAddress,
 )
-from memory_helpers import (
-    GIB,
-    MIB,
-    PAGE,
-    WINDOW,
-    descriptors,
-    free_huge_pages,
-    huge_pages,
-    in_child,
-    kilobytes,
-    mapped,
-    maps,
-    ram,
-    smaps,
-)
+from host import ask_for_memory, free_huge_pages, huge_pages
+from kernel_view import descriptors, maps, resident_bytes
+from memory_helpers import GIB, MIB, PAGE, WINDOW, mapped, ram
 from seccomp import fail
-from threads import beats_during
+from threads import beats_during, beats_in_time
 
 SIZE = 96 * MIB
 SOURCES = ["shmem", "mmap"]
 EINVAL, ENOMEM, EFAULT = 22, 12, 14
-
-
-def resident_of(host: int) -> int:
-    return kilobytes(smaps(host)["Rss"])
 
 
 @pytest.mark.parametrize("mem_type", SOURCES)
@@ -119,6 +104,7 @@ def stop(_: Progress) -> None:
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_what_progress_raises_stops_it(threads: int) -> None:
+    ask_for_memory(4 * GIB)
     _, memory = mapped(ram(0, 4 * GIB, mem_type="mmap"))
     with pytest.raises(StopError):
         memory.prealloc(threads=threads, progress=stop)
@@ -126,18 +112,20 @@ def test_what_progress_raises_stops_it(threads: int) -> None:
 
 
 def test_a_build_that_is_stopped_leaves_nothing() -> None:
-    before = maps()
-    with pytest.raises(StopError):
-        AddressSpaceBuilder(numa_regions=["2GiB"], mem_prealloc=True).build(progress=stop)
-    gc.collect()
-    assert len(maps()) <= len(before) + 1
+    mappings = []
+    for _ in range(2):  # the first time brings the stacks of threads, which the C library keeps
+        with pytest.raises(StopError):
+            AddressSpaceBuilder(numa_regions=["2GiB"], mem_prealloc=True).build(progress=stop)
+        gc.collect()
+        mappings.append(len(maps()))
+    assert mappings[1] <= mappings[0] + 1
     assert not [line for line in maps() if "memfd:ram0" in line]
 
 
 INTERRUPTED = """
 import os, signal, threading, time
 from dbs_address_space import AddressSpaceBuilder
-memory = AddressSpaceBuilder(numa_regions=["8GiB"], mem_type="mmap").build().memory
+memory = AddressSpaceBuilder(numa_regions=["4GiB"], mem_type="mmap").build().memory
 def press():
     time.sleep(0.2)
     os.kill(os.getpid(), signal.SIGINT)
@@ -145,11 +133,12 @@ threading.Thread(target=press).start()
 try:
     memory.prealloc(threads=1)
 except KeyboardInterrupt:
-    print("interrupted", memory.effective()[0].resident < 8 << 30)
+    print("interrupted", memory.effective()[0].resident < 4 << 30)
 """
 
 
 def test_ctrl_c_stops_it() -> None:
+    ask_for_memory(4 * GIB)
     run = subprocess.run([sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, timeout=60, check=True)
     assert run.stdout == "interrupted True\n"
 
@@ -180,7 +169,8 @@ def test_a_handle_may_be_dropped() -> None:
 
 
 def test_the_background_can_be_cancelled() -> None:
-    handle = background(8 * 1024 * MIB)
+    ask_for_memory(4 * GIB)
+    handle = background(4 * GIB)
     assert not handle.wait(0.01)
     handle.cancel()
     assert handle.wait(30)
@@ -189,7 +179,8 @@ def test_the_background_can_be_cancelled() -> None:
 
 
 def test_a_region_in_work_is_busy() -> None:
-    space, memory = mapped(ram(0, 8 * 1024 * MIB, mem_type="mmap"))
+    ask_for_memory(4 * GIB)
+    space, memory = mapped(ram(0, 4 * GIB, mem_type="mmap"))
     handle = memory.prealloc(background=True)
     with pytest.raises(RegionBusy, match="prealloc"):
         space.remove_region(0)
@@ -205,7 +196,7 @@ def test_the_background_takes_no_progress_function() -> None:
 
 
 def test_other_threads_run_meanwhile() -> None:
-    assert any(beats_during(mapped(ram(0, 256 * MIB, mem_type="mmap"))[1].prealloc) > 5 for _ in range(5))
+    assert beats_in_time(lambda: beats_during(mapped(ram(0, 256 * MIB, mem_type="mmap"))[1].prealloc) > 5)
 
 
 # Failures.
@@ -219,7 +210,7 @@ def test_without_the_advice_pages_are_touched_and_that_is_said(mem_type: str) ->
         memory.write(0, b"stays")
         report = memory.prealloc(threads=2)
         assert report.touched
-        assert resident_of(memory.host_address(0)) == SIZE
+        assert resident_bytes(memory.host_address(0), SIZE) == SIZE
         assert memory.read(0, 5) == b"stays"
 
     in_child(child)
@@ -291,14 +282,15 @@ def test_whatever_call_fails_a_build_leaves_nothing(call: str, errno: int, where
         gc.collect()
         open_before, mappings = len(descriptors()), len(maps())
         fail(call, errno, **where)
-        with pytest.raises(BackingError) as raised:
-            plan.build()
-        assert raised.value.errno == errno
-        assert raised.value.region == plan.regions[0]
-        del raised
+        for _ in range(8):
+            with pytest.raises(BackingError) as raised:
+                plan.build()
+            assert raised.value.errno == errno
+            assert raised.value.region == plan.regions[0]
+            del raised
         gc.collect()
         assert len(descriptors()) == open_before
-        assert len(maps()) <= mappings
+        assert len(maps()) < mappings + 8, "the C library's own are fewer"
         assert not [line for line in maps() if "memfd:ram" in line]
 
     in_child(child)

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 from blake3 import blake3
-from bytes_helpers import numbered
 from bytes_model import undump
+from children import in_child
 from dbs_address_space import (
     AccessDenied,
     AddressSpaceRegion,
@@ -21,7 +21,7 @@ from dbs_address_space import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from memory_helpers import GIB, MIB, PAGE, in_child, make_file, mapped, ram
+from memory_helpers import GIB, MIB, PAGE, make_file, mapped, numbered, ram
 
 TOP = (1 << 64) - 1
 OFFSET = 100
@@ -127,7 +127,7 @@ def test_four_sparse_gib_have_a_digest() -> None:
 
 @pytest.mark.parametrize("algorithm", ["", "crc32", "BLAKE3", "no such"])
 def test_an_algorithm_must_be_known(memory: GuestMemory, algorithm: str) -> None:
-    with pytest.raises(ValueError, match="unsupported hash type"):
+    with pytest.raises(ValueError, match=f"hash.*{algorithm}"):
         memory.hash(0, 1, algorithm=algorithm)
 
 

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bytes_helpers import blocks
 from dbs_address_space import AddressSpaceRegion, BytePattern, GuestMemory, InvalidAddressRange
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from memory_helpers import GIB, MIB, PAGE, make_file, mapped, ram
+from memory_helpers import GIB, MIB, PAGE, blocks, make_file, mapped, ram
 
 CHUNK = 128 << 10
 """Bytes that are looked at in one go, besides the length of the needle."""
@@ -221,7 +220,7 @@ def test_a_pattern_shows_what_it_is(text: str, shown: str) -> None:
 
 @pytest.mark.parametrize("text", ["", " ", "4", "??", "?? ??", "xx", "0x48", "48,8b", "48 8", "\0\0", "\uff14\uff18"])
 def test_what_is_no_pattern(text: str) -> None:
-    with pytest.raises(InvalidAddressRange, match="no byte pattern"):
+    with pytest.raises(InvalidAddressRange, match="is not a byte pattern"):
         BytePattern(text)
 
 

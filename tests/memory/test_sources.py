@@ -19,22 +19,9 @@ from dbs_address_space import (
     Misaligned,
     NumaError,
 )
-from memory_helpers import (
-    GIB,
-    LAYOUT,
-    MIB,
-    PAGE,
-    WINDOW,
-    descriptor_limit,
-    descriptors,
-    kilobytes,
-    mapped,
-    maps_of,
-    nothing_left,
-    protection,
-    ram,
-    smaps,
-)
+from host import descriptor_limit
+from kernel_view import descriptors, kilobytes, maps_of, nothing_left, protection, resident_bytes, smaps
+from memory_helpers import GIB, LAYOUT, MIB, PAGE, WINDOW, mapped, ram
 
 MAP_FIXED = 0x10
 SMALL = {"shmem": "memfd", "memfd": "memfd", "mmap": "anonymous", "anon": "anonymous", None: "memfd"}
@@ -192,18 +179,17 @@ def test_whole_pages_only(base: int, size: int) -> None:
 def test_populate_populates(mem_type: str) -> None:
     lazy, eager = 0, GIB
     flags = ram(0, mem_type=mem_type).perm_flags
-    # The kernel makes one mapping of neighbours that are alike; these are not.
-    lazily = ram(lazy, 8 * MIB, mem_type=mem_type, prot_flags="rwx")
+    lazily = ram(lazy, 8 * MIB, mem_type=mem_type)
     _, memory = mapped(lazily, ram(eager, 8 * MIB, mem_type=mem_type, perm_flags=flags | MAP_POPULATE))
-    assert kilobytes(smaps(memory.host_address(lazy))["Rss"]) == 0
-    assert kilobytes(smaps(memory.host_address(eager))["Rss"]) == 8 * MIB
+    assert resident_bytes(memory.host_address(lazy), 8 * MIB) == 0
+    assert resident_bytes(memory.host_address(eager), 8 * MIB) == 8 * MIB
     region = AddressSpaceRegion.create_default_memory_region(2 * GIB, MIB, None, mem_type, "", mem_prealloc=True)
     assert region.perm_flags & MAP_POPULATE
 
 
 def test_populate_of_what_cannot_be_written_reads() -> None:
     _, memory = mapped(ram(0, 8 * MIB, prot_flags="r--", perm_flags=MAP_SHARED | MAP_POPULATE), ram(GIB))
-    assert kilobytes(smaps(memory.host_address(0))["Rss"]) == 8 * MIB
+    assert resident_bytes(memory.host_address(0), 8 * MIB) == 8 * MIB
     _, memory = mapped(ram(0, prot_flags=PROT_NONE, perm_flags=MAP_SHARED | MAP_POPULATE))
     assert protection(memory.host_address(0)) == "---s"
 
@@ -274,7 +260,7 @@ def test_a_dax_window_is_reserved() -> None:
     host, mapping = memory.host_address(WINDOW), memory.mapping(WINDOW)
     assert protection(host) == protection(host + 64 * GIB - 1) == "---p"
     assert "nr" in flags_of(host)
-    assert kilobytes(smaps(host)["Rss"]) == 0
+    assert resident_bytes(host, 8 * MIB) == 0
     assert (mapping.fd, mapping.prot_flags, mapping.size) == (None, PROT_NONE, 64 * GIB)
 
 

@@ -5,9 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from bytes_helpers import blocks
 from dbs_address_space import AddressSpaceRegion, BytePattern, GuestMemory
-from memory_helpers import GIB, MIB, PAGE, huge_pages, mapped, ram, resident
+from host import huge_pages
+from kernel_view import resident
+from memory_helpers import GIB, MIB, PAGE, blocks, mapped, ram
 from verbs import OTHER, VERBS, Verb
 
 AT = GIB

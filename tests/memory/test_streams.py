@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bytes_helpers import numbered, transfer_regions
+from children import in_child
 from dbs_address_space import AddressSpaceRegion, GuestMemory, PartialTransfer, RegionBusy
-from memory_helpers import MIB, PAGE, in_child, mapped, ram
+from memory_helpers import MIB, PAGE, mapped, numbered, ram, transfer_regions
 
 END = 3 * MIB
 DATA = numbered(END)

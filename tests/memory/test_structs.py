@@ -6,11 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bytes_helpers import numbered
 from dbs_address_space import AccessDenied, AddressSpaceRegion, GuestMemory, InvalidAddressRange, UnmappedAddress
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from memory_helpers import PAGE, make_file, mapped, ram
+from memory_helpers import PAGE, make_file, mapped, numbered, ram
 
 ODD = 3 * PAGE
 """Where an adopted region of 100 bytes begins."""

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bytes_helpers import drain, numbered, track, transfer_regions
 from dbs_address_space import (
     AccessDenied,
     AddressSpaceRegion,
@@ -19,7 +18,8 @@ from dbs_address_space import (
     PartialTransfer,
     UnmappedAddress,
 )
-from memory_helpers import MIB, PAGE, descriptors
+from kernel_view import descriptors
+from memory_helpers import MIB, PAGE, drain, numbered, track, transfer_regions
 
 END = 3 * MIB
 DATA = numbered(END)

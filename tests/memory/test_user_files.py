@@ -18,7 +18,8 @@ from dbs_address_space import (
     InvalidAddressRange,
     InvalidMemorySourceType,
 )
-from memory_helpers import GIB, PAGE, descriptors, make_file, mapped, maps_of, nothing_left, protection, ram
+from kernel_view import descriptors, maps_of, nothing_left, protection
+from memory_helpers import GIB, PAGE, make_file, mapped, ram
 
 Open = Callable[[Path], Any]
 

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from bytes_helpers import drain, numbered, track
+from children import fork, in_child
 from dbs_address_space import AddressSpace, AddressSpaceRegion, GuestMemory, MemoryFault, RegionBusy
-from memory_helpers import GIB, PAGE, fork, in_child, mapped, ram
+from memory_helpers import GIB, PAGE, drain, mapped, numbered, ram, track
 from userfaultfd import Handler, register
 from verbs import OTHER, VERBS
 

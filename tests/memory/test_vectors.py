@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bytes_helpers import drain, numbered, track
+from children import in_child
 from dbs_address_space import (
     AccessDenied,
     AddressRange,
@@ -25,7 +25,7 @@ from dbs_address_space import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from memory_helpers import MIB, PAGE, in_child, make_file, mapped, ram
+from memory_helpers import MIB, PAGE, drain, make_file, mapped, numbered, ram, track
 
 FILE = 4 * PAGE
 ROM = 6 * PAGE

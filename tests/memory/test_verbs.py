@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-from bytes_helpers import drain, numbered, track
 from dbs_address_space import (
     AccessDenied,
     AddressSpaceError,
@@ -13,7 +12,7 @@ from dbs_address_space import (
     UnmappedAddress,
     Unsupported,
 )
-from memory_helpers import GIB, MIB, PAGE, make_file, ram
+from memory_helpers import GIB, MIB, PAGE, drain, make_file, numbered, ram, track
 from verbs import OTHER, VERBS, Verb, data
 
 AT = GIB

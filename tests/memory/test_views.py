@@ -23,7 +23,8 @@ from dbs_address_space import (
     UnmappedAddress,
     Unsupported,
 )
-from memory_helpers import MIB, PAGE, WINDOW, make_file, mapped, maps_of, protection, ram
+from kernel_view import maps_of, protection
+from memory_helpers import MIB, PAGE, WINDOW, make_file, mapped, ram
 
 ROM = 4 * PAGE
 Take = Callable[[GuestMemory], Any]

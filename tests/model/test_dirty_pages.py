@@ -1,9 +1,11 @@
 """DirtyPages against a set of page numbers."""
 
 import pickle
+import textwrap
 from itertools import pairwise
 
 import pytest
+from children import run_python
 from dbs_address_space import AddressRange, DirtyPages, InvalidAddressRange, Misaligned
 from hypothesis import given
 from hypothesis import strategies as st
@@ -75,3 +77,22 @@ def test_what_it_refuses_and_shows() -> None:
         DirtyPages(page_size=3000)
     with pytest.raises(TypeError):
         pages | 3  # type: ignore[operator]
+
+
+def test_a_set_that_is_given_as_ranges_stays_ranges() -> None:
+    script = """
+        import resource
+        from dbs_address_space import DirtyPages
+        resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
+        whole = DirtyPages([(0, 1 << 62)])
+        cut = whole - DirtyPages([(1 << 40, 4096)])
+        assert (whole.count, cut.count, len(cut)) == (1 << 50, (1 << 50) - 1, 2), cut
+        assert cut | DirtyPages([(1 << 40, 4096)]) == whole
+        assert cut.bitmap((1 << 40) - 4096, 3 * 4096).tolist() == [True, False, True]
+        for size in (1 << 45, 1 << 56):
+            try:
+                whole.bitmap(0, size)
+            except MemoryError as error:
+                print("refused", error)
+    """
+    assert run_python(textwrap.dedent(script)).count("refused") == 2

@@ -18,7 +18,8 @@ from dbs_address_space import (
     NumaRegionInfo,
 )
 from dbs_address_space.tables import device_tree, e820, slit, srat
-from memory_helpers import LAYOUT, MIB, PAGE, WINDOW, ram, require
+from host import require
+from memory_helpers import LAYOUT, MIB, PAGE, WINDOW, ram
 from qemu_helpers import qemu
 
 GIB = 1 << 30

@@ -153,7 +153,7 @@ def test_windows_are_checked(windows: list[tuple[int, int]], reason: str) -> Non
 
 
 def test_windows_are_kept_in_order() -> None:
-    given = [AddressRange(0x3000, 0x1000), (0x1000, "4KiB")]
+    given: list[tuple[int, int | str]] = [AddressRange(0x3000, 0x1000), (0x1000, "4KiB")]
     layout = AddressSpaceLayout(0x1_0000, 0, 0x8000, mmio_windows=iter(given))
     assert layout.mmio_windows == (AddressRange(0x1000, 0x1000), AddressRange(0x3000, 0x1000))
     assert layout.mmio_windows[0].end == 0x2000

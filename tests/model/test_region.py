@@ -19,12 +19,14 @@ from dbs_address_space import (
     MAP_SHARED,
     AddressSpaceRegion,
     AddressSpaceRegionType,
+    BackingOptions,
     InvalidAddressRange,
     MapFlags,
     MemorySourceType,
     Prot,
 )
-from memory_helpers import GIB, MIB, PAGE, descriptors, mapped, ram
+from kernel_view import descriptors
+from memory_helpers import GIB, MIB, PAGE, mapped, ram
 
 TOP = 2**64 - 1
 PRIVATE = MAP_PRIVATE | MAP_ANONYMOUS
@@ -405,3 +407,12 @@ def test_firmware_of_a_file_or_source_can_be_mapped() -> None:
     assert firmware.perm_flags == MAP_PRIVATE
     _, memory = mapped(firmware)
     assert memory.read(0, 4) == b"bios"
+
+
+def test_copy_replace_is_replace() -> None:
+    region, options = AddressSpaceRegion("ram", 0, "1MiB", name="ram0"), BackingOptions(mlock=True)
+    copied = getattr(copy, "replace", lambda value, **changes: value.__replace__(**changes))  # Python 3.13 has it
+    assert copied(region, base=1 << 32) == region.replace(base=1 << 32)
+    assert copied(options, ksm=True) == options.replace(ksm=True) == BackingOptions(mlock=True, ksm=True)
+    with pytest.raises(TypeError):
+        copied(region, colour="red")

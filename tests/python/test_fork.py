@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from children import finish_child, in_child, start_child
 from dbs_address_space import (
     MAP_PRIVATE,
     MAP_SHARED,
@@ -21,21 +22,9 @@ from dbs_address_space import (
     UnmappedAddress,
     Unsupported,
 )
-from memory_helpers import (
-    GIB,
-    LAYOUT,
-    MIB,
-    PAGE,
-    finish_child,
-    huge_pages,
-    in_child,
-    libc,
-    make_file,
-    mapped,
-    protection,
-    ram,
-    start_child,
-)
+from host import huge_pages
+from kernel_view import protection
+from memory_helpers import GIB, LAYOUT, MIB, PAGE, libc, make_file, mapped, ram
 from verbs import OTHER, VERBS, data
 
 SHARED: dict[str, dict[str, Any]] = {

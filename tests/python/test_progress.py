@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 from dbs_address_space import MAP_POPULATE, MAP_SHARED, AddressSpace, Progress, tqdm_progress
-from memory_helpers import LAYOUT, MIB, maps_of, ram
+from kernel_view import maps_of
+from memory_helpers import LAYOUT, MIB, ram
 
 
 class Bar:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import dbs_address_space
 import pytest
+from children import in_child
 from dbs_address_space import (
     AddressSpace,
     AddressSpaceBase,
@@ -25,22 +26,9 @@ from dbs_address_space import (
     UnmappedAddress,
     usable_end,
 )
-from memory_helpers import (
-    GIB,
-    LAYOUT,
-    MIB,
-    PAGE,
-    WINDOW,
-    huge_pages,
-    in_child,
-    libc,
-    make_file,
-    mapped,
-    maps_of,
-    ram,
-    require,
-    smaps,
-)
+from host import huge_pages, require
+from kernel_view import maps_of, smaps
+from memory_helpers import GIB, LAYOUT, MIB, PAGE, WINDOW, libc, make_file, mapped, ram
 
 COUNT = 1000
 """Inserts a thread: so many that threads meet."""
@@ -240,7 +228,7 @@ def without_proc() -> None:
     """Hides /proc in a mount namespace of this process' own."""
     new_namespace, private, recursive = 0x2_0000, 1 << 18, 1 << 14
     assert libc.unshare(new_namespace) == 0
-    assert libc.mount(None, b"/", None, private | recursive, None) == 0
+    assert libc.mount(None, b"/proc", None, private | recursive, None) == 0
     assert libc.mount(b"none", b"/proc", b"tmpfs", 0, None) == 0
     layout = AddressSpaceLayout(1 << 46, 0, 1 << 45)
     for ask in (usable_end, lambda: layout.usable_end):

@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any
 
 import pytest
+from children import finish_child, in_child, run_python, start_child
 from dbs_address_space import (
     AddressSpace,
     ForkedProcess,
@@ -23,17 +24,8 @@ from dbs_address_space import (
     RegionOverlap,
     UnmappedAddress,
 )
-from memory_helpers import (
-    LAYOUT,
-    PAGE,
-    finish_child,
-    in_child,
-    mapped,
-    maps_of,
-    ram,
-    run_python,
-    start_child,
-)
+from kernel_view import maps_of
+from memory_helpers import LAYOUT, PAGE, mapped, ram
 from threads import run_threads
 from verbs import VERBS, Verb
 
@@ -275,7 +267,9 @@ def nothing_held() -> Iterator[AddressSpace]:
 WAITS: dict[str, tuple[Any, Callable[[AddressSpace], object]]] = {
     "for the turn": (turn_taken, wait_for_turn),
     "for a view": (region_held, lambda space: space.remove_region(0, timeout=None)),
+    "for a view, a minute": (region_held, lambda space: space.remove_region(0, timeout=60)),
     "for a change": (nothing_held, wait_for_change),
+    "for a change, a minute": (nothing_held, lambda space: space.wait_for_change(space.generation, 60)),
 }
 
 

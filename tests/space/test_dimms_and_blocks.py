@@ -18,10 +18,11 @@ from dbs_address_space import (
     RegionOverlap,
     UnmappedAddress,
 )
+from host import huge_pages
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
-from memory_helpers import LAYOUT, MIB, PAGE, WINDOW, huge_pages, mapped, ram
+from memory_helpers import LAYOUT, MIB, PAGE, WINDOW, mapped, ram
 from qemu_helpers import qemu
 
 GIB = 1 << 30

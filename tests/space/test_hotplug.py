@@ -22,18 +22,8 @@ from dbs_address_space import (
     UnmappedAddress,
     Unsupported,
 )
-from memory_helpers import (
-    GIB,
-    MIB,
-    PAGE,
-    WINDOW,
-    descriptors,
-    make_file,
-    mapped,
-    maps_of,
-    protection,
-    ram,
-)
+from kernel_view import descriptors, maps_of, protection
+from memory_helpers import GIB, MIB, PAGE, WINDOW, make_file, mapped, ram
 from threads import run_threads
 from verbs import OTHER, VERBS, Verb, data
 

@@ -1,10 +1,7 @@
 """`AddressSpace`: changes and what they return, snapshots, walks, and waiting for a change."""
 
 import copy
-import gc
-import os
 import pickle
-import signal
 import threading
 import time
 from collections.abc import Callable
@@ -167,6 +164,10 @@ def test_iteration_is_over_the_map_at_its_begin(space: AddressSpace) -> None:
             space.remove_region("high")
     assert seen == [LOW, HIGH]
     assert list(space) == [LOW, FS]
+
+
+def test_a_map_can_be_read_from_its_end(either: AddressSpace) -> None:
+    assert list(reversed(either)) == list(reversed(either.snapshot())) == [HIGH, LOW]
 
 
 def test_a_walk_may_change_the_space_and_sees_its_own_map(either: AddressSpace) -> None:
@@ -340,22 +341,3 @@ def test_many_wait_for_one_change(space: AddressSpace) -> None:
     for thread in threads:
         thread.join()
     assert [each is newest for each in maps] == [True] * 8
-
-
-def interrupted(wait: Callable[[], object]) -> None:
-    # A removal collects garbage: Python loses a Ctrl-C that comes in a callback of that, so let there be little.
-    gc.collect()
-    with pytest.raises(KeyboardInterrupt):
-        timer = later(lambda: os.kill(os.getpid(), signal.SIGINT))
-        wait()
-    timer.join()
-
-
-def test_ctrl_c_ends_every_wait(space: AddressSpace) -> None:
-    interrupted(lambda: space.wait_for_change(0))
-    interrupted(lambda: space.wait_for_change(0, timeout=60))
-    with space.map_memory() as memory, memory.view(0, 1):
-        interrupted(lambda: space.remove_region(0, timeout=None))
-        interrupted(lambda: space.remove_region(0, timeout=60))
-    assert (space.generation, space.regions) == (0, (LOW, HIGH))
-    assert space.remove_region(0).regions == (HIGH,)

@@ -20,7 +20,8 @@ from dbs_address_space import (
     Transaction,
     UnmappedAddress,
 )
-from memory_helpers import GIB, LAYOUT, MIB, PAGE, WINDOW, descriptors, maps_of, ram
+from kernel_view import descriptors, maps_of
+from memory_helpers import GIB, LAYOUT, MIB, PAGE, WINDOW, ram
 
 LOW, HIGH = ram(0, MIB, name="low"), ram(4 * GIB, MIB, name="high")
 DIMM = ram(8 * GIB, MIB, name="dimm")

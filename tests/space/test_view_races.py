@@ -5,8 +5,9 @@ import time
 from contextlib import suppress
 
 import pytest
+from children import in_child
 from dbs_address_space import RegionBusy, UnmappedAddress
-from memory_helpers import PAGE, in_child, mapped, ram
+from memory_helpers import PAGE, mapped, ram
 from threads import run_threads
 
 ROUNDS = 300

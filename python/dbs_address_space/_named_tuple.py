@@ -1,0 +1,21 @@
+"""Named tuples written as with `typing.NamedTuple`, whose import would take as long as the whole package's."""
+
+from __future__ import annotations
+
+from collections import namedtuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, NamedTuple
+else:
+
+    class _Fields(type):
+        """Makes classes of named tuples: their fields are what they annotate."""
+
+        def __new__(cls, name: str, _bases: tuple[type, ...], namespace: dict[str, Any]) -> type:
+            base = namedtuple(name, namespace["__annotations__"])
+            return type(name, (base,), {"__slots__": (), **namespace})
+
+    NamedTuple = type.__new__(_Fields, "NamedTuple", (), {"__doc__": "The base of a named tuple."})
+
+__all__ = ["NamedTuple"]

@@ -1,0 +1,212 @@
+"""Runs cells in child processes: each ends in an exception or in the right bytes, in time, and leaves nothing behind."""
+
+import faulthandler
+import gc
+import itertools
+import os
+import resource
+import select
+import signal
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np  # noqa: F401  its libraries would be left behind by the first array
+from children import finish_child, fork, start_child
+from dbs_address_space import AddressSpace, AddressSpaceError, AddressSpaceRegion
+from host import huge_pages
+from kernel_view import descriptors, maps
+from kill_cells import DAX_ONLY, EVENTS, HUGE, HUGE_ONLY, OPTIONS, SOURCES, TYPES, World, is_huge
+from memory_helpers import LAYOUT, PAGE, ram
+from verbs import OTHER, VERBS, Verb, data
+
+BATCH = 200
+"""Cells that a child does while it lives."""
+DEADLINE = 30
+"""Seconds for one cell: a page that is never answered is given up much earlier."""
+
+
+class Cell(NamedTuple):
+    region_type: str
+    source: str
+    option: str
+    event: str
+    verb: Verb
+
+    def __str__(self) -> str:
+        return f"{self.verb} of {self.option} {self.source} {self.region_type}, {self.event}"
+
+    @property
+    def is_thinkable(self) -> bool:
+        """Whether the event is one of such a source and type."""
+        return (
+            (self.event not in HUGE_ONLY or is_huge(self.source))
+            and (self.event not in DAX_ONLY or self.region_type == "dax")
+            and (self.event != "full" or "small" in self.source)
+        )
+
+
+@dataclass
+class Count:
+    """What was run, and the cells that there are."""
+
+    cells: int = 0
+    possible: list[Cell] = field(default_factory=list)
+
+
+class Impossible(Exception):
+    """There is no such region, or this can't happen to it."""
+
+
+def all_cells(directory: Path) -> list[Cell]:
+    """Regions that can be made, by events, by verbs."""
+    look = next(verb for verb in VERBS if verb.name == "regions")
+    regions = [Cell(*axes, "untouched", look) for axes in itertools.product(TYPES, SOURCES, OPTIONS)]
+    count = Count()
+    red = dict(run(regions, directory, count))
+    assert not red, red
+    cells = [
+        Cell(*region[:3], event, verb)
+        for region in count.possible
+        for event in EVENTS
+        for verb in VERBS
+        if not verb.unguarded
+    ]
+    return [cell for cell in cells if cell.is_thinkable]
+
+
+def world_of(cell: Cell, directory: Path, stack: ExitStack) -> World:
+    size = 2 * HUGE if is_huge(cell.source) else 4 * PAGE
+    world = World(directory, stack, size, TYPES[cell.region_type])
+    try:
+        region: AddressSpaceRegion = SOURCES[cell.source](world)
+        region = region.replace(region_type=cell.region_type, **OPTIONS[cell.option])
+        world.space = AddressSpace.from_regions([ram(OTHER, 4 * PAGE), region], LAYOUT)
+        world.memory = world.space.map_memory()
+        stack.callback(world.memory.close)
+        if not EVENTS[cell.event].is_fresh:
+            world.memory.write(world.base, data(size), force=True)
+    except (AddressSpaceError, TypeError) as refused:
+        raise Impossible from refused
+    world.there = bytes(size) if EVENTS[cell.event].is_fresh else data(size)
+    world.memory.write(OTHER, data(4 * PAGE))
+    return world
+
+
+def call(world: World, verb: Verb) -> None:
+    """An exception of ours, or what is right: over the middle, where the second page begins of two that are huge."""
+    half = world.size // 2
+    size = half if verb.name == "discard" else verb.fitting(2 * PAGE)
+    at = half if verb.widths else half - PAGE
+    addr = world.base + at
+    try:
+        result = verb(world.memory, addr, size)
+        if verb.right is None or world.there is None:
+            return
+        right, after = verb.right(world.there[at : at + size])
+        there = world.memory.read(addr, size)
+    except (AddressSpaceError, MemoryError, OSError):
+        return
+    assert result == right, f"{result!r:.60} instead of {right!r:.60}"
+    assert there == after, f"{there!r:.60} is there instead of {after!r:.60}"
+
+
+def run_cell(cell: Cell, directory: Path) -> None:
+    happening = EVENTS[cell.event]
+    with ExitStack() as stack:
+        world = world_of(cell, directory, stack)
+        event = happening.event(world)
+        try:
+            stack.enter_context(event)
+        except (AddressSpaceError, OSError) as refused:
+            raise Impossible from refused
+        if not happening.forks:
+            call(world, cell.verb)
+        elif problem := finish_child(*start_child(lambda: call(world, cell.verb)), DEADLINE / 2):
+            raise AssertionError(problem)
+
+
+def checked(cell: Cell, directory: Path) -> str:
+    """What is wrong with a cell: nothing, as a rule."""
+    before = held()
+    try:
+        run_cell(cell, directory)
+    except Impossible:
+        return "impossible"
+    except BaseException as error:  # noqa: BLE001  whatever it is, it is not allowed here
+        return f"{type(error).__name__}: {error}".replace("\n", " ")[:400]
+    gc.collect()
+    left = held() - before
+    return f"left behind: {list(left)}" if left else ""
+
+
+def held() -> Counter[str]:
+    """Descriptors and mappings by what they are of; what has no name may be a thread's, and of that some stays."""
+    names = (line.split(maxsplit=5)[5:] for line in maps())
+    return Counter(descriptors().values()) + Counter(name[0] for name in names if name and name[0] != "[heap]")
+
+
+def child(cells: Sequence[tuple[int, Cell]], directory: Path, write_end: int) -> None:
+    """Reports each cell before and after it."""
+    faulthandler.disable()
+    gc.freeze()
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    for number, cell in cells:
+        os.write(write_end, f"{number}\n".encode())
+        outcome = checked(cell, directory)
+        os.write(write_end, f"={outcome}\n".encode())
+        if EVENTS[cell.event].is_last:
+            return
+
+
+def run(cells: Sequence[Cell], directory: Path, count: Count) -> Iterator[tuple[Cell, str]]:
+    """The cells that are red, with the reason."""
+    next_one = 0
+    while next_one < len(cells):
+        batch = list(enumerate(cells[next_one : next_one + BATCH], next_one))
+        # Only for a batch: another run of these tests on the same host may wait for the pages.
+        with huge_pages(8) if any(is_huge(cell.source) for _, cell in batch) else nullcontext():
+            outcomes = list(one_child(batch, directory))
+        for number, outcome in outcomes:
+            next_one = number + 1
+            count.cells += 1
+            if outcome != "impossible":
+                count.possible.append(cells[number])
+            if outcome not in ("", "impossible"):
+                yield cells[number], outcome
+
+
+def one_child(cells: Sequence[tuple[int, Cell]], directory: Path) -> Iterator[tuple[int, str]]:
+    """Each cell's outcome, until the child is dead or done."""
+    reader, writer = os.pipe()
+    process = fork()
+    if process == 0:
+        os.close(reader)
+        try:
+            child(cells, directory, writer)
+        finally:
+            os._exit(0)
+    os.close(writer)
+    current: int | None = None
+    with os.fdopen(reader, "rb", buffering=0) as pipe:
+        pending, is_late = b"", False
+        while True:
+            is_late = not select.select([pipe], [], [], DEADLINE)[0]
+            chunk = b"" if is_late else pipe.read(65536)
+            if not chunk:
+                break
+            *lines, pending = (pending + chunk).split(b"\n")
+            for line in lines:
+                if not line.startswith(b"="):
+                    current = int(line)
+                elif current is not None:
+                    yield current, line[1:].decode()
+                    current = None
+    if is_late:
+        os.kill(process, signal.SIGKILL)
+    status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+    if current is not None:
+        yield current, "it hangs" if is_late else f"the process ended with {status}"

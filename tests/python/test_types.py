@@ -1,0 +1,45 @@
+"""What a type checker knows of the package: unpacking, iteration and errors need no `cast` and no `assert`."""
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+api = pytest.importorskip("mypy.api", reason="mypy is not installed")
+
+REVEALED = {
+    "[region for region in space]": "list[AddressSpaceRegion]",
+    "list(reversed(space))": "list[AddressSpaceRegion]",
+    "space['ram0']": "AddressSpaceRegion",
+    "space.snapshot().find_region(0)": "AddressSpaceRegion | None",
+    "[size for _, size in space.snapshot().gaps()]": "list[int]",
+    "space.snapshot().gaps()[0].base": "int",
+    "copied.rate": "float",
+    "cost.nodes": "dict[int | None, int]",
+    "memory.read(0, 1)": "bytes",
+    "memory.view(0, 1)": "memoryview[int]",
+    "lease.what": "str",
+    "error.region": "AddressSpaceRegion | None",
+    "fault.completed": "int",
+    "[size for _, _, size in busy.leases]": "list[int]",
+    "plan.problems": "tuple[str, ...]",
+}
+PROGRAM = """
+from dbs_address_space import *
+
+def program(
+    space: AddressSpace, memory: GuestMemory, copied: PreallocReport, cost: PlanCost, lease: Lease,
+    error: AddressSpaceError, fault: MemoryFault, busy: RegionBusy, plan: InvalidPlan,
+) -> None:
+"""
+
+
+def test_types_are_revealed(tmp_path: Path) -> None:
+    path = tmp_path / "program.py"
+    path.write_text(PROGRAM + "".join(f"    reveal_type({expression})\n" for expression in REVEALED))
+    options = ["--strict", "--hide-error-context", "--no-color-output", "--no-error-summary", f"--cache-dir={tmp_path}"]
+    said, errors, _ = api.run([*options, f"--python-executable={sys.executable}", str(path)])
+    assert errors == ""
+    types = [re.sub(r"\b(builtins|dbs_address_space)\.(\w+\.)*", "", kind) for kind in re.findall(r'is "(.*)"', said)]
+    assert dict(zip(REVEALED, types, strict=True)) == REVEALED, said

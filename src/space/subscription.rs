@@ -81,12 +81,6 @@ impl Subscription {
         *self.status() == Status::Following && !self.client.is_over()
     }
 
-    /// Whether the client has left.
-    #[must_use]
-    pub fn has_left(&self) -> bool {
-        *self.status() == Status::Left
-    }
-
     /// A descriptor that becomes readable with each change that was committed.
     pub fn event(&self) -> std::io::Result<RawFd> {
         if self.event.get().is_none() {

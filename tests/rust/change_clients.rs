@@ -297,7 +297,7 @@ fn a_client_told_to_leave_inside_a_change_leaves_when_that_is_decided() {
         assert_eq!(space.change(&ChangeRequest::of(&[remove(LOW)]), &Uninterrupted).is_err(), is_vetoed);
         let told: Vec<_> = taken(&log).iter().map(|entry| entry.replace(" +0 -1 ~0", "")).collect();
         assert_eq!(told, [&["a prepare", "b prepare", "c prepare"], outcome, &["b leave", "left"]].concat());
-        assert!(leaving.lock().unwrap().as_ref().unwrap().has_left());
+        assert!(!leaving.lock().unwrap().as_ref().unwrap().is_following());
     }
 }
 

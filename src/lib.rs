@@ -26,6 +26,8 @@ pub mod sys;
 #[pyo3::pymodule]
 mod _core {
     #[pymodule_export]
+    use super::python::attachment::PyAttachment;
+    #[pymodule_export]
     use super::python::backing::{PyBackingOptions, PyNumaPolicy};
     #[pymodule_export]
     use super::python::base::PyBase;

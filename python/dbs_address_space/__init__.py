@@ -31,6 +31,7 @@ from ._core import (
     AddressSpaceLayout,
     AddressSpacePlan,
     AddressSpaceRegion,
+    Attachment,
     BackingOptions,
     BytePattern,
     DaxWindow,
@@ -58,7 +59,6 @@ from ._core import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from .attachment import Attachment
     from .enums import (
         MAP_ANONYMOUS,
         MAP_HUGETLB,
@@ -209,7 +209,7 @@ if not TYPE_CHECKING:  # or every misspelt name would have a type
         if not name.startswith("__"):
             from importlib import import_module  # noqa: PLC0415  as above
 
-            for module in ("errors", "enums", "ranges", "progress", "attachment", "reports", "hotplug"):
+            for module in ("errors", "enums", "ranges", "progress", "reports", "hotplug"):
                 lazy = import_module(f"{__name__}.{module}")
                 if name == module:
                     return lazy

@@ -1,6 +1,6 @@
 //! Long work asks its caller whether to stop, and reports its progress.
 
-use super::error::{Error, Interrupted};
+use super::error::Interrupted;
 
 /// A caller's answer to work that waits or takes long, and that asks it now and then.
 ///
@@ -19,11 +19,6 @@ pub trait Interrupt {
     fn progress(&self, stage: &'static str, done: u64, total: u64) -> Result<(), Interrupted> {
         let _ = (stage, done, total);
         self.check()
-    }
-
-    /// Reports an error of a client that no call can return any more.
-    fn report(&self, client: &str, error: &Error) {
-        let _ = (client, error);
     }
 }
 

@@ -1,4 +1,4 @@
-//! The verbs of `AddressSpace` that attach engines and debuggers written for Python; their adapters are in Python, too.
+//! The verbs of `AddressSpace` that attach engines and debuggers with an interface in Python, as their adapters are.
 
 use pyo3::prelude::*;
 
@@ -9,7 +9,7 @@ impl PySpace {
     /// Shows a Unicorn engine every region, by pointer, and lets it follow each change: `adapters.unicorn.attach`.
     ///
     /// `uc` is a `unicorn.Uc`. Regions with memory are mapped without a copy, readable and executable where they can be read, writable
-    /// where they can be written; what the guest does in a device goes to `dispatch`. Changes must be made while the engine does
+    /// where they can be written; the guest's accesses to devices go to `dispatch`. Changes must be made while the engine does
     /// not run, or in one of its hooks; code that it has translated and that is then written from here needs `uc.ctl_flush_tb()`.
     /// Returns an `Attachment`. Raises `NotMapped`, `ClientError` when the engine refuses.
     ///
@@ -27,7 +27,7 @@ impl PySpace {
 
     /// Lets a drgn `Program` read guest physical memory, always on the current map: `adapters.drgn.attach`.
     ///
-    /// What drgn reads at a hole is its own `FaultError`. Returns an `Attachment`. Raises `NotMapped`.
+    /// A read that meets a hole is drgn's own `FaultError`. Returns an `Attachment`. Raises `NotMapped`.
     ///
     /// >>> from drgn import Architecture, Platform, Program
     /// >>> from dbs_address_space import AddressSpaceBuilder

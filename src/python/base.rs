@@ -1,4 +1,4 @@
-//! `AddressSpaceBase`: the immutable map.
+//! `AddressSpaceBase`: the immutable map. Its queries are in `queries.rs`.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyString, PyTuple};
 
-use super::convert::{self, Address, Size};
+use super::convert::Address;
 use super::layout::PyLayout;
 use super::region::PyRegion;
 use super::region_objects::{RegionObject, handed_over};
@@ -15,7 +15,6 @@ use crate::model::change::{MapOperation, RegionTarget};
 use crate::model::format::hex;
 use crate::model::region::SharedRegion;
 use crate::model::region_map::{RegionEntry, RegionMap};
-use crate::model::render;
 
 /// The map of an address space as an immutable value: sorted regions and the layout that they keep.
 ///
@@ -36,12 +35,12 @@ pub struct PyBase {
     pub(super) map: Arc<RegionMap>,
     /// The object of each region, kept from when it is first asked for: a look-up must not search for it.
     objects: PyOnceLock<Box<[PyOnceLock<Py<PyRegion>>]>>,
-    regions: PyOnceLock<Py<PyTuple>>,
+    tuple: PyOnceLock<Py<PyTuple>>,
 }
 
 impl From<Arc<RegionMap>> for PyBase {
     fn from(map: Arc<RegionMap>) -> Self {
-        Self { map, objects: PyOnceLock::new(), regions: PyOnceLock::new() }
+        Self { map, objects: PyOnceLock::new(), tuple: PyOnceLock::new() }
     }
 }
 
@@ -61,18 +60,36 @@ impl PyBase {
         Ok(Some(object.bind(py).clone()))
     }
 
-    fn objects_of<'py>(&self, py: Python<'py>, regions: &[RegionEntry]) -> PyResult<Bound<'py, PyTuple>> {
+    /// The objects of all regions, the same tuple each time.
+    pub(super) fn all_objects(&self, py: Python<'_>) -> PyResult<Py<PyTuple>> {
+        let make = || self.objects_of(py, self.map.regions()).map(Bound::unbind);
+        Ok(self.tuple.get_or_try_init(py, make)?.clone_ref(py))
+    }
+
+    /// The objects of regions that lie side by side.
+    pub(super) fn objects_of<'py>(&self, py: Python<'py>, regions: &[RegionEntry]) -> PyResult<Bound<'py, PyTuple>> {
         let first = regions.first().and_then(|region| self.map.find_index(region.base())).unwrap_or_default();
         let objects = (first..).take(regions.len()).filter_map(|index| self.object(py, index).transpose());
         PyTuple::new(py, objects.collect::<PyResult<Vec<_>>>()?)
     }
 
     /// The object of a region of this map.
-    fn object_at<'py>(&self, py: Python<'py>, addr: u64) -> PyResult<Option<Bound<'py, PyRegion>>> {
+    pub(super) fn object_at<'py>(&self, py: Python<'py>, addr: u64) -> PyResult<Option<Bound<'py, PyRegion>>> {
         match self.map.find_index(addr) {
             Some(index) => self.object(py, index),
             None => Ok(None),
         }
+    }
+
+    /// Runs a query on this map: the counterpart of [`PySpace::query`](super::space::PySpace::query).
+    #[inline]
+    pub(super) fn query<T>(&self, _py: Python<'_>, query: impl FnOnce(&Self) -> PyResult<T>) -> PyResult<T> {
+        query(self)
+    }
+
+    /// This map: the counterpart of [`PySpace::base`](super::space::PySpace::base).
+    pub(super) fn base(slf: &Bound<'_, Self>) -> PyResult<Py<Self>> {
+        Ok(slf.clone().unbind())
     }
 }
 
@@ -148,165 +165,6 @@ impl PyBase {
         Ok(MapOperation::Replace(target(old)?, handed_over(new)?).apply(&self.map)?.into())
     }
 
-    /// The regions by ascending base.
-    #[getter]
-    pub(super) fn regions(&self, py: Python<'_>) -> PyResult<Py<PyTuple>> {
-        let make = || self.objects_of(py, self.map.regions()).map(Bound::unbind);
-        Ok(self.regions.get_or_try_init(py, make)?.clone_ref(py))
-    }
-
-    /// The layout that every region keeps.
-    #[getter]
-    pub(super) fn layout(&self) -> PyLayout {
-        PyLayout(self.map.layout().clone())
-    }
-
-    /// 0 for a new or detached map, one more for each that a space published.
-    #[getter]
-    pub(super) fn generation(&self) -> u64 {
-        self.map.generation().0
-    }
-
-    /// The highest inclusive address of a region that is not a DAX window; `layout.mem_start` when there is none.
-    #[getter]
-    pub(super) fn last_addr(&self) -> u64 {
-        self.map.last_addr()
-    }
-
-    /// The bytes of `DEFAULT_MEMORY`.
-    #[getter]
-    pub(super) fn ram_size(&self) -> u64 {
-        self.map.ram_size()
-    }
-
-    /// The region that holds `addr`, or `None` in a hole: the object that was inserted, the same each time. O(log n).
-    ///
-    /// >>> from dbs_address_space import AddressSpaceBase, AddressSpaceLayout
-    /// >>> AddressSpaceBase.from_regions([], AddressSpaceLayout(1 << 46, 0, 1 << 45)).find_region(0)
-    pub(super) fn find_region<'py>(&self, py: Python<'py>, addr: Address) -> PyResult<Option<Bound<'py, PyRegion>>> {
-        self.object_at(py, addr.0)
-    }
-
-    /// Whether `addr` lies in a DAX window; `False` in a hole.
-    ///
-    /// >>> from dbs_address_space import AddressSpaceBase, AddressSpaceLayout, AddressSpaceRegion
-    /// >>> base = AddressSpaceBase.from_regions([AddressSpaceRegion("ram", 0, "1MiB")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
-    /// >>> base.is_dax_region(0)
-    /// False
-    pub(super) fn is_dax_region(&self, addr: Address) -> bool {
-        self.map.find(addr.0).is_some_and(|region| region.region_type == crate::model::region::RegionType::DaxMemory)
-    }
-
-    /// The protection of the region that holds `addr`, a `Prot`; raises `UnmappedAddress` in a hole.
-    ///
-    /// >>> from dbs_address_space import AddressSpaceBase, AddressSpaceLayout, AddressSpaceRegion
-    /// >>> base = AddressSpaceBase.from_regions([AddressSpaceRegion("ram", 0, "1MiB")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
-    /// >>> print(base.prot_flags(0x1000))
-    /// rw-
-    pub(super) fn prot_flags<'py>(&self, py: Python<'py>, addr: Address) -> PyResult<Bound<'py, PyAny>> {
-        convert::py_protection(py, (self.map.get(addr.0)?.prot_flags,))
-    }
-
-    /// The host's NUMA node of the region that holds `addr`, or `None`; raises `UnmappedAddress` in a hole.
-    ///
-    /// >>> from dbs_address_space import AddressSpaceBase, AddressSpaceLayout, AddressSpaceRegion
-    /// >>> base = AddressSpaceBase.from_regions([AddressSpaceRegion("ram", 0, "1MiB")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
-    /// >>> base.numa_node_id(0) is None
-    /// True
-    pub(super) fn numa_node_id(&self, addr: Address) -> PyResult<Option<u32>> {
-        Ok(self.map.get(addr.0)?.host_numa_node_id)
-    }
-
-    /// Calls `callback(region)` for each region by ascending base; an exception of the callback ends the walk and is raised.
-    ///
-    /// >>> from dbs_address_space import AddressSpaceBase, AddressSpaceLayout, AddressSpaceRegion
-    /// >>> base = AddressSpaceBase.from_regions([AddressSpaceRegion("ram", 0, "1MiB", name="ram0")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
-    /// >>> base.walk_regions(lambda region: print(region.name))
-    /// ram0
-    pub(super) fn walk_regions(&self, py: Python<'_>, callback: &Bound<'_, PyAny>) -> PyResult<()> {
-        self.regions(py)?.bind(py).iter().try_for_each(|region| callback.call1((region,)).map(drop))
-    }
-
-    /// The regions that share an address with `[base, base + size)`, by ascending base.
-    ///
-    /// >>> from dbs_address_space import AddressSpaceBase, AddressSpaceLayout, AddressSpaceRegion
-    /// >>> base = AddressSpaceBase.from_regions([AddressSpaceRegion("ram", 0, "1MiB")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
-    /// >>> base.overlapping(0xf_f000, "8KiB")
-    /// (AddressSpaceRegion(DEFAULT_MEMORY [0x0, 0x10_0000) 1 MiB rw- shmem),)
-    pub(super) fn overlapping<'py>(&self, py: Python<'py>, base: Address, size: Size) -> PyResult<Bound<'py, PyTuple>> {
-        self.objects_of(py, self.map.overlapping(convert::range(base, size)?))
-    }
-
-    /// The ranges that regions of a type (of all types for `None`) cover, touching ones joined: a tuple of `AddressRange`.
-    ///
-    /// >>> from dbs_address_space import AddressSpaceBase, AddressSpaceLayout, AddressSpaceRegion
-    /// >>> base = AddressSpaceBase.from_regions([AddressSpaceRegion("ram", 0, "1MiB")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
-    /// >>> base.ranges("ram")
-    /// (AddressRange(base=0, size=1048576),)
-    #[pyo3(signature = (region_type=None))]
-    pub(super) fn ranges<'py>(
-        &self,
-        py: Python<'py>,
-        region_type: Option<&Bound<'_, PyAny>>,
-    ) -> PyResult<Bound<'py, PyTuple>> {
-        convert::py_ranges(py, self.map.ranges(region_type.map(convert::region_type).transpose()?))
-    }
-
-    /// The ranges between `low` and `high` (`layout.phys_end` by default) that no region covers: a tuple of `AddressRange`.
-    ///
-    /// >>> from dbs_address_space import AddressSpaceBase, AddressSpaceLayout, AddressSpaceRegion
-    /// >>> base = AddressSpaceBase.from_regions([AddressSpaceRegion("ram", 0x1000, 0x1000)], AddressSpaceLayout(0x4000, 0, 0x4000))
-    /// >>> [str(gap) for gap in base.gaps()]
-    /// ['[0x0, 0x1000)', '[0x2000, 0x4000)']
-    #[pyo3(signature = (low=Address(0), high=None), text_signature = "($self, low=0, high=None)")]
-    pub(super) fn gaps<'py>(
-        &self,
-        py: Python<'py>,
-        low: Address,
-        high: Option<Address>,
-    ) -> PyResult<Bound<'py, PyTuple>> {
-        let high = high.map_or(self.map.layout().phys_end(), |high| high.0);
-        convert::py_ranges(py, self.map.gaps(low.0, high))
-    }
-
-    pub(super) fn __getitem__<'py>(
-        &self,
-        py: Python<'py>,
-        key: &Bound<'_, PyAny>,
-    ) -> PyResult<Option<Bound<'py, PyRegion>>> {
-        let region = match key.cast::<PyString>() {
-            Ok(name) => self.map.at_name(&name.to_string_lossy())?,
-            Err(_) => self.map.get(key.extract::<Address>()?.0)?,
-        };
-        self.object_at(py, region.base())
-    }
-
-    pub(super) fn __contains__(&self, x: &Bound<'_, PyAny>) -> PyResult<bool> {
-        if let Ok(region) = x.cast::<PyRegion>() {
-            return Ok(self.map.equal_to(&region.get().0).is_ok());
-        }
-        if let Ok(name) = x.cast::<PyString>() {
-            return Ok(self.map.find_name(&name.to_string_lossy()).is_some());
-        }
-        Ok(self.map.find_index(x.extract::<Address>()?.0).is_some())
-    }
-
-    pub(super) fn __len__(&self) -> usize {
-        self.map.regions().len()
-    }
-
-    pub(super) fn __bool__(&self) -> bool {
-        true
-    }
-
-    pub(super) fn __iter__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        Ok(self.regions(py)?.bind(py).try_iter()?.into_any())
-    }
-
-    pub(super) fn __reversed__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        py.import("builtins")?.call_method1("reversed", (self.regions(py)?,))
-    }
-
     fn __eq__<'py>(&self, py: Python<'py>, other: &Bound<'_, PyAny>) -> Bound<'py, PyAny> {
         match other.cast::<Self>() {
             Ok(other) => pyo3::types::PyBool::new(py, self.map == other.get().map).to_owned().into_any(),
@@ -331,10 +189,6 @@ impl PyBase {
         )
     }
 
-    pub(super) fn __str__(&self) -> String {
-        render::table(&self.map)
-    }
-
     fn __copy__(slf: Py<Self>) -> Py<Self> {
         slf
     }
@@ -345,6 +199,9 @@ impl PyBase {
 
     #[allow(clippy::type_complexity, reason = "what pickle asks for")]
     fn __reduce__<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyAny>, (Py<PyTuple>, PyLayout))> {
-        Ok((py.get_type::<Self>().getattr("from_regions")?, (self.regions(py)?, self.layout())))
+        Ok((
+            py.get_type::<Self>().getattr("from_regions")?,
+            (self.all_objects(py)?, PyLayout(self.map.layout().clone())),
+        ))
     }
 }

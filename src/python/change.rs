@@ -33,7 +33,7 @@ pub struct PyChange {
     removed: Py<PyTuple>,
     replaced: Py<PyTuple>,
     text: String,
-    /// The host side, while a client is shown the change.
+    /// The host side, while a client is shown the change: taken away afterwards, so that a kept change does not keep memory.
     proposal: Lock<Option<Arc<Proposal>>>,
 }
 
@@ -110,7 +110,7 @@ impl PyChange {
         self.before.clone_ref(py)
     }
 
-    /// The map behind the change.
+    /// The map after.
     #[getter]
     fn after(&self, py: Python<'_>) -> Py<PyBase> {
         self.after.clone_ref(py)
@@ -196,18 +196,5 @@ impl PyChange {
 
     fn __reduce__<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyAny>, (Py<PyBase>,))> {
         Ok((self.before.bind(py).getattr("diff")?, (self.after(py),)))
-    }
-}
-
-#[pymethods]
-impl PyBase {
-    /// How `after` differs from this map, an `AddressSpaceChange`.
-    ///
-    /// >>> from dbs_address_space import AddressSpaceBase, AddressSpaceLayout, AddressSpaceRegion
-    /// >>> base = AddressSpaceBase.from_regions([AddressSpaceRegion("ram", 0, "1MiB")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
-    /// >>> base.diff(base.remove_region(0))
-    /// AddressSpaceChange(0 added, 1 removed, 0 replaced)
-    fn diff(slf: Bound<'_, Self>, after: Bound<'_, Self>) -> PyResult<PyChange> {
-        PyChange::between(slf.py(), slf.clone().unbind(), after.unbind())
     }
 }

@@ -1,4 +1,4 @@
-//! MMIO that does something: handlers of device regions, and the way of an access to them.
+//! Devices: handlers that answer for device regions, and the dispatch of accesses to them.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
@@ -6,15 +6,12 @@ use std::sync::{Arc, Weak};
 use pyo3::exceptions::PyTypeError;
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 
+use super::attachment::PyAttachment;
 use super::base::target;
-use super::convert::Address;
-use super::convert::invalid;
-use super::interrupt::detached;
-use super::registry::{Device, Shared};
+use super::convert::{Address, invalid};
+use super::registry::{Device, Registry};
 use super::space::PySpace;
-use super::subscription::PySubscription;
 use crate::model::error::{Error, Result};
 use crate::model::format::hex;
 use crate::model::invalid::{Invalid, Kind};
@@ -23,9 +20,9 @@ use crate::model::region::{RegionType, SharedRegion};
 use crate::space::client::Client;
 use crate::space::proposal::Proposal;
 
-/// Takes the handler away with its region.
+/// Keeps a handler in step with its region, and takes it away with it.
 struct DeviceClient {
-    shared: Weak<Shared>,
+    registry: Weak<Registry>,
     region: SharedRegion,
     name: String,
     /// The handler, until it is attached.
@@ -34,10 +31,10 @@ struct DeviceClient {
 }
 
 impl DeviceClient {
-    fn new(shared: Weak<Shared>, device: Device) -> Self {
+    fn new(registry: Weak<Registry>, device: Device) -> Self {
         let region = Arc::clone(&device.region);
         let (name, pending, over) = (format!("device {region}"), Lock::new(Some(device)), AtomicBool::new(false));
-        Self { shared, region, name, pending, over }
+        Self { registry, region, name, pending, over }
     }
 
     fn pending(&self) -> Option<Device> {
@@ -48,7 +45,7 @@ impl DeviceClient {
     fn check_free(&self, proposal: &Proposal) -> Result<()> {
         proposal.change.after.equal_to(&self.region)?;
         let taken = Python::try_attach(|py| {
-            self.shared.upgrade().is_some_and(|shared| shared.lock(py).devices.contains_key(&self.region.base()))
+            self.registry.upgrade().is_some_and(|registry| registry.lock(py).devices.contains_key(&self.region.base()))
         });
         if taken != Some(true) {
             return Ok(());
@@ -57,10 +54,10 @@ impl DeviceClient {
         Err(Invalid::at(message, Some(self.region.base()), Some(self.region.size())).into())
     }
 
-    /// Changes the table, and drops what was there without its lock.
+    /// Changes the table of devices. What `update` takes out is dropped after the lock: its end may run Python code.
     fn update(&self, update: impl FnOnce(&mut std::collections::BTreeMap<u64, Device>) -> Option<Device>) {
         Python::try_attach(|py| {
-            let dropped = self.shared.upgrade().and_then(|shared| update(&mut shared.lock(py).devices));
+            let dropped = self.registry.upgrade().and_then(|registry| update(&mut registry.lock(py).devices));
             drop(dropped);
         });
     }
@@ -93,7 +90,7 @@ impl Client for DeviceClient {
         } else if proposal.change.before.find(base).is_some()
             && proposal.change.removed.iter().any(|old| old.base() == base)
         {
-            // Memory that comes or goes is nothing to a device, which stays in the map.
+            // Memory that comes or goes shows all regions as removed; a device stays in the map.
             let stays = proposal.ends_memory() || proposal.renews_memory();
             if !stays {
                 self.forget();
@@ -124,8 +121,8 @@ impl PySpace {
     /// The handler has `read(offset, size)`, which returns an int, and `write(offset, size, value)`; they are called by
     /// `dispatch`, without locks, in whatever thread that runs in, so they may change the space and raise what they like. `widths`
     /// are the access sizes that it takes, of 1, 2, 4 and 8. Returns an `Attachment`. Raises `UnmappedAddress` when there is no
-    /// such region, `InvalidRegionType` when it is no device, `InvalidAddressRange` when it has a handler, `TypeError` when the
-    /// handler lacks a method.
+    /// such region, `InvalidRegionType` when it is not a device, `InvalidAddressRange` when it has a handler, `TypeError` when
+    /// the handler lacks a method.
     ///
     /// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
     /// >>> space = AddressSpace(AddressSpaceLayout(1 << 46, 0, 1 << 45))
@@ -140,28 +137,26 @@ impl PySpace {
     /// write 0xbeef
     #[pyo3(signature = (base, handler, *, widths=None), text_signature = "($self, base, handler, *, widths=(1, 2, 4, 8))")]
     fn attach_device<'py>(
-        slf: Bound<'py, Self>,
+        &self,
+        py: Python<'py>,
         base: &Bound<'_, PyAny>,
         handler: &Bound<'_, PyAny>,
         widths: Option<Vec<u64>>,
-    ) -> PyResult<Bound<'py, PyAny>> {
-        let (py, this) = (slf.py(), slf.get());
-        let region = Arc::clone(target(base)?.find(&this.inner().map())?);
+    ) -> PyResult<Bound<'py, PyAttachment>> {
+        let region = Arc::clone(target(base)?.find(&self.inner().map())?);
         check_is_device(&region)?;
         check_handler(handler)?;
         let device = Device { region, handler: handler.clone().unbind(), widths: width_bits(widths)? };
-        let client = Arc::new(DeviceClient::new(this.clients().get().weak(), device));
-        let inner = detached(py, None, |interrupt| this.inner().subscribe(client, interrupt))?;
-        let subscription = Bound::new(py, PySubscription::of(slf.unbind(), inner))?;
-        attachment(py, subscription.getattr(intern!(py, "close"))?)
+        let registry = Arc::downgrade(self.registry().get().registry());
+        self.attach(py, None, |_| Arc::new(DeviceClient::new(registry, device)), |attachment| attachment)
     }
 
     /// Routes an access to the handler of the device that holds `addr`: a read without `value`, which returns what the handler
     /// returns, else a write.
     ///
-    /// For the MMIO exits of KVM and Unicorn, from any thread, without locks; what the handler raises comes through. Raises
+    /// For the MMIO exits of KVM and Unicorn, from any thread, without locks; an exception of the handler comes out. Raises
     /// `UnmappedAddress` where no handler answers, `InvalidAddressRange` for a width that the device does not take, an access
-    /// across its end, and a value or an answer that has more than `size` bytes, `TypeError` for an answer that is no int.
+    /// across its end, and a value or an answer that has more than `size` bytes, `TypeError` for an answer that is not an int.
     ///
     /// >>> from types import SimpleNamespace
     /// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
@@ -181,7 +176,7 @@ impl PySpace {
         value: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Option<Bound<'py, PyAny>>> {
         let found = {
-            let table = self.clients().get().shared().lock(py);
+            let table = self.registry().get().registry().lock(py);
             let device = table.devices.range(..=addr.0).next_back().map(|(_, device)| device);
             let device = device.filter(|device| addr.0 < device.region.end());
             device.map(|device| Ok::<_, Error>((device.handler.bind(py).clone(), device.check(addr.0, size.0)?)))
@@ -231,7 +226,7 @@ fn check_value(value: &Bound<'_, PyAny>, size: u64, what: impl FnOnce() -> Strin
     match value.extract::<u64>() {
         Ok(value) if value <= highest => Ok(()),
         Err(error) if error.is_instance_of::<PyTypeError>(value.py()) => {
-            Err(PyTypeError::new_err(format!("{} is no int: {}", what(), value.repr()?)))
+            Err(PyTypeError::new_err(format!("{} is not an int: {}", what(), value.repr()?)))
         }
         _ => Err(invalid(format!("{} is {}, which does not fit into {size} bytes", what(), value.repr()?))),
     }
@@ -265,10 +260,4 @@ fn width_bits(widths: Option<Vec<u64>>) -> PyResult<u64> {
         return Err(invalid(format!("widths {widths:?} must be some of 1, 2, 4 and 8")));
     }
     Ok(widths.into_iter().fold(0, |bits, width| bits | width))
-}
-
-/// An `Attachment` that calls `detach`.
-pub(super) fn attachment<'py>(py: Python<'py>, detach: Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
-    static CLASS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    CLASS.import(py, "dbs_address_space.attachment", "Attachment")?.call1((detach,))
 }

@@ -5,19 +5,19 @@ use std::time::{Duration, Instant};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 
-use crate::model::error::Interrupted;
-use crate::model::error::{Error, Result};
+use crate::model::error::{Error, Interrupted, Result};
 use crate::model::interrupt::Interrupt;
 use crate::model::lock::{Lock, LockGuard};
 
-/// At most 20 looks, and calls of the user's function, a second.
+/// Signals are handled, and the user's function is called, at most 20 times a second: taking the interpreter's lock may cost a switch
+/// interval each time.
 const PERIOD: Duration = Duration::from_millis(50);
 
 #[derive(Debug)]
-struct State {
+struct InterruptState {
     begun: Instant,
     last: Instant,
-    /// The end of a stage was reported: it is not again.
+    /// The end of a stage was reported, and is not reported again.
     is_complete: bool,
     raised: Option<PyErr>,
 }
@@ -26,13 +26,15 @@ struct State {
 #[derive(Debug)]
 pub(super) struct PyInterrupt {
     progress: Option<Py<PyAny>>,
-    state: Lock<State>,
+    /// Never locked across an attach: a thread that has the interpreter's lock may want it.
+    state: Lock<InterruptState>,
 }
 
 impl PyInterrupt {
     pub(super) fn new(progress: Option<Py<PyAny>>) -> Self {
         let now = Instant::now();
-        Self { progress, state: Lock::new(State { begun: now, last: now, is_complete: false, raised: None }) }
+        let state = InterruptState { begun: now, last: now, is_complete: false, raised: None };
+        Self { progress, state: Lock::new(state) }
     }
 
     /// The user's function.
@@ -40,7 +42,21 @@ impl PyInterrupt {
         self.progress.as_ref()
     }
 
-    fn state(&self) -> LockGuard<'_, State> {
+    /// Runs `work` without the interpreter's lock. An exception of a signal handler or of the progress function comes out as it is.
+    pub(super) fn run<T: Send>(
+        &self,
+        py: Python<'_>,
+        work: impl FnOnce(&dyn Interrupt) -> Result<T> + Send,
+    ) -> PyResult<T> {
+        let result = py.detach(|| work(self));
+        let raised = self.state().raised.take();
+        match (result, raised) {
+            (Err(Error::Interrupted), Some(raised)) => Err(raised),
+            (result, _) => result.map_err(PyErr::from),
+        }
+    }
+
+    fn state(&self) -> LockGuard<'_, InterruptState> {
         self.state.lock()
     }
 
@@ -49,7 +65,7 @@ impl PyInterrupt {
         &self,
         at_once: bool,
         work: impl FnOnce(Python<'_>, Duration) -> PyResult<()>,
-    ) -> std::result::Result<(), Interrupted> {
+    ) -> Result<(), Interrupted> {
         let elapsed = {
             let mut state = self.state();
             if !at_once && state.last.elapsed() < PERIOD {
@@ -61,6 +77,7 @@ impl PyInterrupt {
         let raised = Python::try_attach(|py| py.check_signals().and_then(|()| work(py, elapsed)).err());
         match raised {
             Some(None) => Ok(()),
+            // Raised, or the interpreter is shutting down: either way the work has to end.
             raised => {
                 self.state().raised = raised.flatten();
                 Err(Interrupted)
@@ -78,49 +95,28 @@ impl PyInterrupt {
 }
 
 impl Interrupt for PyInterrupt {
-    fn check(&self) -> std::result::Result<(), Interrupted> {
+    fn check(&self) -> Result<(), Interrupted> {
         self.now_and_then(false, |_, _| Ok(()))
     }
 
-    fn check_now(&self) -> std::result::Result<(), Interrupted> {
+    fn check_now(&self) -> Result<(), Interrupted> {
         self.now_and_then(true, |_, _| Ok(()))
     }
 
-    fn progress(&self, stage: &'static str, done: u64, total: u64) -> std::result::Result<(), Interrupted> {
+    fn progress(&self, stage: &'static str, done: u64, total: u64) -> Result<(), Interrupted> {
         let is_complete = self.progress.is_some() && done == total;
         if std::mem::replace(&mut self.state().is_complete, is_complete) && is_complete {
             return self.check();
         }
         self.now_and_then(is_complete, |py, elapsed| self.call_progress(py, elapsed, stage, done, total))
     }
-
-    fn report(&self, client: &str, error: &Error) {
-        Python::try_attach(|py| {
-            let client = pyo3::types::PyString::new(py, client);
-            PyErr::from(error.clone()).write_unraisable(py, Some(client.as_any()));
-        });
-    }
 }
 
-/// Runs `work` without the interpreter's lock; Ctrl-C and what the progress function raises come out as they are.
+/// [`PyInterrupt::run`] for work that is done in one part.
 pub(super) fn detached<T: Send>(
     py: Python<'_>,
     progress: Option<Py<PyAny>>,
     work: impl FnOnce(&dyn Interrupt) -> Result<T> + Send,
 ) -> PyResult<T> {
-    detached_under(py, &PyInterrupt::new(progress), work)
-}
-
-/// The same for work that is done in several parts.
-pub(super) fn detached_under<T: Send>(
-    py: Python<'_>,
-    interrupt: &PyInterrupt,
-    work: impl FnOnce(&dyn Interrupt) -> Result<T> + Send,
-) -> PyResult<T> {
-    let result = py.detach(|| work(interrupt));
-    let raised = interrupt.state().raised.take();
-    match (result, raised) {
-        (Err(Error::Interrupted), Some(raised)) => Err(raised),
-        (result, _) => result.map_err(PyErr::from),
-    }
+    PyInterrupt::new(progress).run(py, work)
 }

@@ -6,6 +6,8 @@
 pub mod adapters;
 pub mod adopted;
 pub mod array;
+mod attach;
+pub mod attachment;
 pub mod backing;
 pub mod base;
 pub mod buffer;
@@ -28,6 +30,7 @@ pub mod pin;
 pub mod plan;
 pub mod prealloc;
 mod python_client;
+mod queries;
 pub mod region;
 pub mod region_args;
 mod region_objects;

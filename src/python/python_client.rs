@@ -1,4 +1,7 @@
 //! A client written in Python, as the space sees it.
+//!
+//! The space calls it in the writer's turn, in the thread that makes the change and without the interpreter's lock. Each phase takes
+//! that lock for the call alone, so the order is always the turn, then the interpreter's lock.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
@@ -7,18 +10,18 @@ use pyo3::exceptions::{PyException, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
+use super::attachment::AttachmentState;
 use super::change::PyChange;
 use super::error::{Common, build};
-use super::registry::Shared;
 use crate::model::error::{ClientException, Error, Result};
 use crate::model::lock::Lock;
 use crate::space::client::Client;
 use crate::space::proposal::Proposal;
 
-/// Forwards to an object with `prepare`, `commit` and `rollback`, or to a callable that only hears of what was published.
+/// Forwards to an object with `prepare`, `commit` and `rollback`, or to a callable that only hears of published changes.
 pub(super) struct PyClient {
-    shared: Weak<Shared>,
-    id: u64,
+    /// Has the object. Weak, for the space owns this: a strong reference would be a cycle that the garbage collector can't see.
+    attachment: Weak<AttachmentState>,
     name: String,
     is_observer: bool,
     replay: bool,
@@ -28,31 +31,42 @@ pub(super) struct PyClient {
 }
 
 impl PyClient {
-    pub(super) fn new(shared: Weak<Shared>, id: u64, client: &Bound<'_, PyAny>, replay: bool) -> PyResult<Self> {
-        let is_observer = is_observer(client)?;
-        Ok(Self {
-            shared,
-            id,
+    pub(super) fn new(
+        attachment: &Weak<AttachmentState>,
+        client: &Bound<'_, PyAny>,
+        is_observer: bool,
+        replay: bool,
+    ) -> Self {
+        Self {
+            attachment: Weak::clone(attachment),
             name: name_of(client),
             is_observer,
             replay,
             is_new: AtomicBool::new(true),
             change: Lock::new(None),
-        })
+        }
     }
 
-    /// Calls a phase; what it raises is an error that carries the exception.
-    fn call(&self, phase: &'static str, proposal: &Arc<Proposal>) -> Result<()> {
-        let outcome = Python::try_attach(|py| -> PyResult<()> {
-            let Some(client) = self.shared.upgrade().and_then(|shared| shared.client(py, self.id)) else {
-                return Ok(());
-            };
+    /// Calls a phase with the change.
+    fn call(&self, phase: &str, proposal: &Arc<Proposal>) -> Result<()> {
+        self.with_client(|py, client| {
             let change = self.change_of(py, proposal)?;
             let result = match self.is_observer {
                 true => client.call1((&change,)),
                 false => client.call_method1(phase, (&change,)),
             };
-            result.map(drop).map_err(|raised| self.wrapped(py, phase, &client, &change, raised))
+            result.map(drop).map_err(|raised| self.wrapped(client, phase, Some(&change), raised))
+        })
+    }
+
+    /// Runs `work` attached; what it raises becomes an error that carries the exception.
+    fn with_client(&self, work: impl FnOnce(Python<'_>, &Bound<'_, PyAny>) -> PyResult<()>) -> Result<()> {
+        let outcome = Python::try_attach(|py| {
+            // Without its object nobody is left who could ask what became of it.
+            let Some(client) = self.attachment.upgrade().and_then(|attachment| attachment.object(py)) else {
+                return Ok(());
+            };
+            work(py, &client)
         });
         match outcome {
             Some(Ok(())) => Ok(()),
@@ -67,25 +81,20 @@ impl PyClient {
     }
 
     /// A `ClientError` caused by an `Exception`; Ctrl-C and the like stay what they are.
-    fn wrapped(
-        &self,
-        py: Python<'_>,
-        phase: &str,
-        client: &Bound<'_, PyAny>,
-        change: &Py<PyChange>,
-        raised: PyErr,
-    ) -> PyErr {
+    fn wrapped(&self, client: &Bound<'_, PyAny>, phase: &str, change: Option<&Py<PyChange>>, raised: PyErr) -> PyErr {
+        let py = client.py();
         if !raised.is_instance_of::<PyException>(py) {
             return raised;
         }
         let done = if phase == "prepare" { "refused the change" } else { "failed" };
         let message = format!("client {:?} {done} in {phase}: {raised}", self.name);
-        let error = client_error(py, &message, client, change).unwrap_or_else(|failure| failure);
+        let error = client_error(&message, client, change).unwrap_or_else(|failure| failure);
         error.set_cause(py, Some(raised));
         error
     }
 
     fn change_of(&self, py: Python<'_>, proposal: &Arc<Proposal>) -> PyResult<Py<PyChange>> {
+        // Locked for a moment each time: making the object runs Python code.
         let under_way = || self.change.lock();
         if let Some(change) = under_way().as_ref() {
             return Ok(change.clone_ref(py));
@@ -95,7 +104,7 @@ impl PyClient {
         Ok(change)
     }
 
-    /// The change is over for this client: its host side is not shown any more.
+    /// Ends the change for this client: a change that is kept must not show memory that may be gone.
     fn end_change(&self) {
         let change = self.change.lock().take();
         if let Some(change) = change {
@@ -118,8 +127,9 @@ impl Client for PyClient {
 
     fn commit(&self, proposal: &Arc<Proposal>) -> Result<()> {
         let is_new = self.is_new.swap(false, Ordering::AcqRel);
-        let is_no_news = (is_new && !self.replay) || proposal.renews_memory() || proposal.change.is_empty();
-        let result = if self.is_observer && is_no_news { Ok(()) } else { self.call("commit", proposal) };
+        // An observer hears of maps: the first offer is no change of the map, and neither is memory that comes.
+        let is_old_news = (is_new && !self.replay) || proposal.renews_memory() || proposal.change.is_empty();
+        let result = if self.is_observer && is_old_news { Ok(()) } else { self.call("commit", proposal) };
         self.end_change();
         result
     }
@@ -130,29 +140,22 @@ impl Client for PyClient {
         result
     }
 
-    /// The exception is kept where the garbage collector sees it.
-    fn failed(&self, error: Error) -> Option<Error> {
-        Python::try_attach(|py| {
-            let raised = PyErr::from(error);
-            let shared = self.shared.upgrade()?;
-            let client = shared.client(py, self.id);
-            let exception = raised.value(py).clone().into_any().unbind();
-            let replaced = shared.lock(py).entries.get_mut(&self.id).and_then(|entry| entry.error.replace(exception));
-            drop(replaced);
-            raised.write_unraisable(py, client.as_ref());
-            Some(())
-        });
-        None
+    /// A client without `leave()` has nothing to let go.
+    fn leave(&self) -> Result<()> {
+        self.with_client(|_, client| {
+            let Some(leave) = client.getattr_opt("leave")? else { return Ok(()) };
+            leave.call0().map(drop).map_err(|raised| self.wrapped(client, "leave", None, raised))
+        })
     }
 }
 
-/// Whether it is a plain callable; refuses what is neither that nor a client.
-fn is_observer(client: &Bound<'_, PyAny>) -> PyResult<bool> {
+/// Whether an object is a plain callable; refuses one that is neither that nor a client.
+pub(super) fn is_observer(client: &Bound<'_, PyAny>) -> PyResult<bool> {
     if !client.hasattr("prepare")? {
         return match client.is_callable() {
             true => Ok(true),
             false => Err(PyTypeError::new_err(format!(
-                "{} is no client: it needs prepare(change), commit(change) and rollback(change), or to be callable",
+                "{} is not a client: it needs prepare(change), commit(change) and rollback(change), or to be callable",
                 client.get_type().name()?
             ))),
         };
@@ -168,17 +171,17 @@ fn is_observer(client: &Bound<'_, PyAny>) -> PyResult<bool> {
     Ok(false)
 }
 
-/// Its `name` when it has one, else that of the function or the class.
+/// The client's `name` when it has one, else that of the function or the class.
 fn name_of(client: &Bound<'_, PyAny>) -> String {
     let text = |name: &str| client.getattr(name).ok()?.cast_into::<PyString>().ok().map(|text| text.to_string());
     let class = || client.get_type().name().map_or_else(|_| "client".into(), |name| name.to_string());
     text("name").or_else(|| text("__qualname__")).unwrap_or_else(class)
 }
 
-/// A `ClientError` about a Python client and the change that it was asked about.
-fn client_error(py: Python<'_>, message: &str, client: &Bound<'_, PyAny>, change: &Py<PyChange>) -> PyResult<PyErr> {
-    let own = PyDict::new(py);
+/// A `ClientError` about a Python client, and the change that it was asked about.
+fn client_error(message: &str, client: &Bound<'_, PyAny>, change: Option<&Py<PyChange>>) -> PyResult<PyErr> {
+    let own = PyDict::new(client.py());
     own.set_item("client", client)?;
     own.set_item("change", change)?;
-    build(py, "ClientError", message, &Common::default(), &own)
+    build(client.py(), "ClientError", message, &Common::default(), &own)
 }

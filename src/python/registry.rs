@@ -1,7 +1,7 @@
-//! What a space keeps of Python's side: the clients that were subscribed and the handlers of devices.
+//! What a space keeps of Python's side: its attachments and the handlers of its devices.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
@@ -11,13 +11,12 @@ use crate::model::format::hex;
 use crate::model::invalid::Invalid;
 use crate::model::lock::{Lock, LockGuard};
 use crate::model::region::SharedRegion;
-use crate::space::client::Subscription;
 
-/// A handler, and the region that it answers for.
+/// The handler of a device region.
 pub(super) struct Device {
     pub(super) region: SharedRegion,
     pub(super) handler: Py<PyAny>,
-    /// The widths that it takes, or-ed: each is a bit of its own.
+    /// The access sizes that it takes, or-ed: each is a bit of its own.
     pub(super) widths: u64,
 }
 
@@ -38,94 +37,69 @@ impl Device {
     }
 }
 
-/// A client as Python knows it.
-pub(super) struct Entry {
-    pub(super) client: Py<PyAny>,
-    /// Nothing while it is being attached.
-    pub(super) subscription: Option<Arc<Subscription>>,
-    /// The exception that ended the subscription.
-    pub(super) error: Option<Py<PyAny>>,
-}
-
-/// All of it, by the number that the Rust side knows it by, which ascends, or by the device's base.
+/// All attachments by their numbers, which ascend, and all devices by their bases.
 #[derive(Default)]
-pub(super) struct Table {
-    pub(super) entries: BTreeMap<u64, Entry>,
+pub(super) struct RegistryTable {
+    /// Their handles, which the registry owns and does not look into.
+    attachments: BTreeMap<u64, Py<PyAny>>,
     pub(super) devices: BTreeMap<u64, Device>,
-    next: u64,
+    last_id: u64,
 }
 
-/// Locked only while attached and for a moment: the garbage collector, which runs attached, must see all of it or nothing.
+/// Locked for a moment only, and only with the interpreter's lock held: the garbage collector, which then can't run, must see all of it
+/// or nothing.
 #[derive(Default)]
-pub(super) struct Shared(Lock<Table>);
+pub(super) struct Registry(Lock<RegistryTable>);
 
-impl Shared {
-    /// Nothing of Python may run while it is held, so what is taken out is dropped behind it.
-    pub(super) fn lock(&self, _attached: Python<'_>) -> LockGuard<'_, Table> {
+impl Registry {
+    /// Nothing of Python may run under this lock, not even the end of an object: drop what is taken out after the lock.
+    pub(super) fn lock(&self, _attached: Python<'_>) -> LockGuard<'_, RegistryTable> {
         self.0.lock()
     }
 
-    /// The client with a number.
-    pub(super) fn client<'py>(&self, py: Python<'py>, id: u64) -> Option<Bound<'py, PyAny>> {
-        self.lock(py).entries.get(&id).map(|entry| entry.client.bind(py).clone())
+    /// A number for an attachment.
+    pub(super) fn new_id(&self, py: Python<'_>) -> u64 {
+        let mut table = self.lock(py);
+        table.last_id = table.last_id.wrapping_add(1);
+        table.last_id
+    }
+
+    /// Keeps an attachment, which thus goes on when its handle is dropped.
+    pub(super) fn add(&self, py: Python<'_>, id: u64, handle: &Bound<'_, PyAny>) {
+        let handle = handle.clone().unbind();
+        let replaced = self.lock(py).attachments.insert(id, handle);
+        drop(replaced);
+    }
+
+    /// Takes out an attachment that has ended.
+    pub(super) fn remove(&self, py: Python<'_>, id: u64) -> Option<Py<PyAny>> {
+        self.lock(py).attachments.remove(&id)
+    }
+
+    /// The handles of all attachments, by their numbers.
+    pub(super) fn handles<'py>(&self, py: Python<'py>) -> Vec<Bound<'py, PyAny>> {
+        self.lock(py).attachments.values().map(|handle| handle.bind(py).clone()).collect()
     }
 }
 
-/// The one owner of these references, so that the garbage collector can follow a client that refers to its space.
+/// The Python object that owns a registry: through it the garbage collector follows a client that refers to its space.
 ///
-/// `AddressSpace` and `GuestMemory` own it together; the space below them only has weak references to what is in it.
-#[pyclass(frozen, name = "_Clients", module = "dbs_address_space._core")]
+/// `AddressSpace`, `GuestMemory` and `Reservation` share it; the space below them refers weakly to what is in it.
+#[pyclass(frozen, name = "_Registry", module = "dbs_address_space._core")]
 #[derive(Default)]
-pub struct PyClients(Arc<Shared>);
+pub struct PyRegistry(Arc<Registry>);
 
-impl PyClients {
-    pub(super) const fn shared(&self) -> &Arc<Shared> {
+impl PyRegistry {
+    pub(super) const fn registry(&self) -> &Arc<Registry> {
         &self.0
-    }
-
-    pub(super) fn weak(&self) -> Weak<Shared> {
-        Arc::downgrade(&self.0)
-    }
-
-    /// Keeps a client that is about to be attached.
-    pub(super) fn add(&self, client: &Bound<'_, PyAny>) -> u64 {
-        let mut table = self.0.lock(client.py());
-        let id = table.next;
-        table.next = id.saturating_add(1);
-        table.entries.insert(id, Entry { client: client.clone().unbind(), subscription: None, error: None });
-        id
-    }
-
-    /// Notes the outcome of attaching it.
-    pub(super) fn settle(&self, py: Python<'_>, id: u64, subscription: Option<&Arc<Subscription>>) {
-        let mut table = self.0.lock(py);
-        let failed = match (subscription, table.entries.get_mut(&id)) {
-            (Some(subscription), Some(entry)) => {
-                entry.subscription = Some(Arc::clone(subscription));
-                None
-            }
-            _ => table.entries.remove(&id),
-        };
-        drop(table);
-        drop(failed);
-    }
-
-    /// The clients that follow the space, in the order in which they are asked.
-    pub(super) fn following<'py>(&self, py: Python<'py>) -> Vec<Bound<'py, PyAny>> {
-        let table = self.0.lock(py);
-        let follows = |entry: &&Entry| entry.subscription.as_ref().is_some_and(|subscription| !subscription.is_over());
-        table.entries.values().filter(follows).map(|entry| entry.client.bind(py).clone()).collect()
     }
 }
 
 #[pymethods]
-impl PyClients {
+impl PyRegistry {
     fn __traverse__(&self, visit: PyVisit<'_>) -> std::result::Result<(), PyTraverseError> {
         let Some(table) = self.0.0.try_lock() else { return Ok(()) };
-        for entry in table.entries.values() {
-            visit.call(&entry.client)?;
-            visit.call(&entry.error)?;
-        }
+        table.attachments.values().try_for_each(|attachment| visit.call(attachment))?;
         table.devices.values().try_for_each(|device| visit.call(&device.handler))
     }
 

@@ -2,13 +2,16 @@
 
 use std::sync::Arc;
 
+use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::{PyString, PyTuple};
 
+use super::base::PyBase;
 use super::convert::{self, Address, Size};
 use super::interrupt::detached;
 use super::region::PyRegion;
 use super::region_objects::handed_over;
+use super::registry::PyRegistry;
 use super::space::PySpace;
 use super::space_ref::SpaceRef;
 use crate::model::allocator::{FitPolicy, Wanted};
@@ -55,8 +58,10 @@ impl Room {
 #[pyclass(frozen, name = "Reservation", module = "dbs_address_space")]
 #[derive(Debug)]
 pub struct PyReservation {
-    pub(super) space: SpaceRef,
-    pub(super) reservation: Arc<Reservation>,
+    space: SpaceRef,
+    /// The clients that are asked about an insertion: it may be made when the `AddressSpace` object is gone.
+    registry: Py<PyRegistry>,
+    reservation: Arc<Reservation>,
 }
 
 #[pymethods]
@@ -73,7 +78,7 @@ impl PyReservation {
         self.reservation.range.size()
     }
 
-    /// The first address behind it.
+    /// The first address after it.
     #[getter]
     fn end(&self) -> u64 {
         self.reservation.range.end()
@@ -100,10 +105,10 @@ impl PyReservation {
     /// >>> room = space.reserve("1MiB", owner="dimm0")
     /// >>> len(room.insert_region(AddressSpaceRegion("ram", room.base, room.size)))
     /// 1
-    fn insert_region(&self, py: Python<'_>, region: &Bound<'_, PyRegion>) -> PyResult<super::base::PyBase> {
+    fn insert_region(&self, py: Python<'_>, region: &Bound<'_, PyRegion>) -> PyResult<PyBase> {
         let region = handed_over(region)?;
         let map = detached(py, None, |interrupt| self.space.insert_reserved(&self.reservation, &region, interrupt))?;
-        Ok(super::base::PyBase::from(map))
+        Ok(map.into())
     }
 
     /// Gives the addresses back; a second time it does nothing.
@@ -149,6 +154,10 @@ impl PyReservation {
         let (owner, size) = (PyString::new(py, self.owner()), format::size(range.size()));
         let released = if self.is_active() { "" } else { ", released" };
         Ok(format!("Reservation({range} {size}, owner={}{released})", owner.repr()?))
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.registry)
     }
 
     #[allow(clippy::unused_self, reason = "a method for pickle")]
@@ -213,13 +222,19 @@ impl PySpace {
         let base = base.map(|base| base.0);
         let reservation =
             detached(py, None, |interrupt| self.inner().reserve(&wanted, bounds, base, owner, interrupt))?;
-        Ok(PyReservation { space: self.inner().clone(), reservation })
+        Ok(self.reservation(py, reservation))
     }
 
     /// The reservations that have not been released, by ascending base.
     #[getter]
     fn reservations<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
-        let of = |reservation| PyReservation { space: self.inner().clone(), reservation };
-        PyTuple::new(py, self.inner().reservation_list().into_iter().map(of))
+        let reservations = self.inner().reservation_list().into_iter();
+        PyTuple::new(py, reservations.map(|reservation| self.reservation(py, reservation)))
+    }
+}
+
+impl PySpace {
+    fn reservation(&self, py: Python<'_>, reservation: Arc<Reservation>) -> PyReservation {
+        PyReservation { space: self.inner().clone(), registry: self.registry().clone_ref(py), reservation }
     }
 }

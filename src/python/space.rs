@@ -1,4 +1,5 @@
-//! `AddressSpace`: the live space.
+//! `AddressSpace`: the live space. Its queries are in `queries.rs`; the verbs about clients, free addresses and the like
+//! lie beside the classes that they return.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,17 +8,15 @@ use arc_swap::{ArcSwap, Guard};
 use pyo3::exceptions::PyTypeError;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
-use pyo3::types::PyTuple;
 
 use super::base::{PyBase, regions_of, target};
-use super::change::PyChange;
-use super::convert::{Address, Size, Timeout};
+use super::convert::{Address, Timeout};
 use super::interrupt::detached;
 use super::layout::PyLayout;
 use super::memory::PyMemory;
 use super::region::PyRegion;
 use super::region_objects::handed_over;
-use super::registry::PyClients;
+use super::registry::PyRegistry;
 use super::space_ref::SpaceRef;
 use crate::model::error::Error;
 use crate::model::format;
@@ -48,7 +47,7 @@ use crate::space::AddressSpace;
 #[derive(Debug)]
 pub struct PySpace {
     inner: SpaceRef,
-    clients: Py<PyClients>,
+    registry: Py<PyRegistry>,
     /// The object of the newest map that was asked for. Nothing in it leads back here, so that the garbage collector need not see it.
     current: ArcSwap<Py<PyBase>>,
     /// The handle of the memory, by incarnation.
@@ -63,16 +62,16 @@ impl PySpace {
     pub(super) fn of(py: Python<'_>, space: AddressSpace) -> PyResult<Self> {
         let inner = SpaceRef::new(space);
         let base = Py::new(py, PyBase::from(inner.map()))?;
-        let clients = Py::new(py, PyClients::default())?;
-        Ok(Self { inner, clients, current: ArcSwap::from_pointee(base), memory: Lock::new(None) })
+        let registry = Py::new(py, PyRegistry::default())?;
+        Ok(Self { inner, registry, current: ArcSwap::from_pointee(base), memory: Lock::new(None) })
     }
 
     pub(super) const fn inner(&self) -> &SpaceRef {
         &self.inner
     }
 
-    pub(super) const fn clients(&self) -> &Py<PyClients> {
-        &self.clients
+    pub(super) const fn registry(&self) -> &Py<PyRegistry> {
+        &self.registry
     }
 
     /// The object of a map, the cached one when it is of that generation.
@@ -92,9 +91,18 @@ impl PySpace {
         Ok(base)
     }
 
-    /// Runs a query on the object of the current map.
-    fn query<T>(&self, py: Python<'_>, query: impl FnOnce(&PyBase) -> PyResult<T>) -> PyResult<T> {
-        query(self.current(py)?.get())
+    /// Runs a query on the object of the current map, which must not call back: the map would be held meanwhile.
+    #[inline]
+    pub(super) fn query<T>(&self, py: Python<'_>, query: impl FnOnce(&PyBase) -> PyResult<T>) -> PyResult<T> {
+        match self.cached() {
+            Some(base) => query(base.get()),
+            None => query(self.base_of(py, &self.inner.map())?.get()),
+        }
+    }
+
+    /// The object of the current map.
+    pub(super) fn base(slf: &Bound<'_, Self>) -> PyResult<Py<PyBase>> {
+        slf.get().current(slf.py())
     }
 
     fn current(&self, py: Python<'_>) -> PyResult<Py<PyBase>> {
@@ -119,7 +127,7 @@ impl PySpace {
         if let Some(memory) = cached(py) {
             return Ok(memory);
         }
-        let memory = Py::new(py, PyMemory::new(self.inner.clone(), self.clients.clone_ref(py), incarnation))?;
+        let memory = Py::new(py, PyMemory::new(self.inner.clone(), self.registry.clone_ref(py), incarnation))?;
         // The one before is dropped once the lock is free: its end may run Python code.
         let replaced = self.memory.lock().replace((incarnation, memory.clone_ref(py)));
         drop(replaced);
@@ -263,155 +271,6 @@ impl PySpace {
         map.map(|map| self.base_of(py, &map)).transpose()
     }
 
-    /// The regions of the current map by ascending base.
-    #[getter]
-    fn regions(&self, py: Python<'_>) -> PyResult<Py<PyTuple>> {
-        self.query(py, |base| base.regions(py))
-    }
-
-    /// The layout that every region keeps.
-    #[getter]
-    fn layout(&self, py: Python<'_>) -> PyResult<PyLayout> {
-        self.query(py, |base| Ok(base.layout()))
-    }
-
-    /// How many maps were published; 0 for a new space.
-    #[getter]
-    fn generation(&self) -> u64 {
-        self.inner.load().map.generation().0
-    }
-
-    /// The highest inclusive address of a region that is not a DAX window; `layout.mem_start` when there is none.
-    #[getter]
-    fn last_addr(&self) -> u64 {
-        self.inner.load().map.last_addr()
-    }
-
-    /// The bytes of `DEFAULT_MEMORY`.
-    #[getter]
-    fn ram_size(&self) -> u64 {
-        self.inner.load().map.ram_size()
-    }
-
-    /// The region that holds `addr`, or `None`: `AddressSpaceBase.find_region` on the current map.
-    ///
-    /// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
-    /// >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "1MiB", name="ram0")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
-    /// >>> space.find_region(0x1000).name
-    /// 'ram0'
-    fn find_region<'py>(&self, py: Python<'py>, addr: Address) -> PyResult<Option<Bound<'py, PyRegion>>> {
-        match self.cached() {
-            Some(base) => base.get().find_region(py, addr),
-            None => self.query(py, |base| base.find_region(py, addr)),
-        }
-    }
-
-    /// Whether `addr` lies in a DAX window; `False` in a hole.
-    ///
-    /// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
-    /// >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "1MiB", name="ram0")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
-    /// >>> space.is_dax_region(0x1000)
-    /// False
-    fn is_dax_region(&self, py: Python<'_>, addr: Address) -> PyResult<bool> {
-        self.query(py, |base| Ok(base.is_dax_region(addr)))
-    }
-
-    /// The protection of the region that holds `addr`, a `Prot`; raises `UnmappedAddress` in a hole.
-    ///
-    /// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
-    /// >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "1MiB", name="ram0")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
-    /// >>> print(space.prot_flags(0x1000))
-    /// rw-
-    fn prot_flags<'py>(&self, py: Python<'py>, addr: Address) -> PyResult<Bound<'py, PyAny>> {
-        self.query(py, |base| base.prot_flags(py, addr))
-    }
-
-    /// The host's NUMA node of the region that holds `addr`, or `None`; raises `UnmappedAddress` in a hole.
-    ///
-    /// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
-    /// >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "1MiB", name="ram0")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
-    /// >>> space.numa_node_id(0x1000) is None
-    /// True
-    fn numa_node_id(&self, py: Python<'_>, addr: Address) -> PyResult<Option<u32>> {
-        self.query(py, |base| base.numa_node_id(addr))
-    }
-
-    /// Calls `callback(region)` for each region of the map as it is now; the callback may change the space.
-    ///
-    /// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
-    /// >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "1MiB", name="ram0")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
-    /// >>> space.walk_regions(lambda region: print(region.name))
-    /// ram0
-    fn walk_regions(&self, py: Python<'_>, callback: &Bound<'_, PyAny>) -> PyResult<()> {
-        self.query(py, |base| base.walk_regions(py, callback))
-    }
-
-    /// The regions that share an address with `[base, base + size)`, by ascending base.
-    ///
-    /// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
-    /// >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "1MiB", name="ram0")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
-    /// >>> [region.name for region in space.overlapping(0xf_f000, "8KiB")]
-    /// ['ram0']
-    fn overlapping<'py>(&self, py: Python<'py>, base: Address, size: Size) -> PyResult<Bound<'py, PyTuple>> {
-        self.query(py, |current| current.overlapping(py, base, size))
-    }
-
-    /// The ranges that regions of a type cover: `AddressSpaceBase.ranges` on the current map.
-    ///
-    /// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
-    /// >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "1MiB", name="ram0")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
-    /// >>> space.ranges("ram")
-    /// (AddressRange(base=0, size=1048576),)
-    #[pyo3(signature = (region_type=None))]
-    fn ranges<'py>(&self, py: Python<'py>, region_type: Option<&Bound<'_, PyAny>>) -> PyResult<Bound<'py, PyTuple>> {
-        self.query(py, |base| base.ranges(py, region_type))
-    }
-
-    /// The ranges that no region covers: `AddressSpaceBase.gaps` on the current map.
-    ///
-    /// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
-    /// >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "1MiB", name="ram0")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
-    /// >>> [str(gap) for gap in space.gaps(high=0x20_0000)]
-    /// ['[0x10_0000, 0x20_0000)']
-    #[pyo3(signature = (low=Address(0), high=None), text_signature = "($self, low=0, high=None)")]
-    fn gaps<'py>(&self, py: Python<'py>, low: Address, high: Option<Address>) -> PyResult<Bound<'py, PyTuple>> {
-        self.query(py, |base| base.gaps(py, low, high))
-    }
-
-    /// How `after` differs from the current map, an `AddressSpaceChange`.
-    ///
-    /// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
-    /// >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "1MiB", name="ram0")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
-    /// >>> space.diff(space.snapshot().remove_region(0))
-    /// AddressSpaceChange(0 added, 1 removed, 0 replaced)
-    fn diff(&self, py: Python<'_>, after: Py<PyBase>) -> PyResult<PyChange> {
-        PyChange::between(py, self.current(py)?, after)
-    }
-
-    fn __getitem__<'py>(&self, py: Python<'py>, key: &Bound<'_, PyAny>) -> PyResult<Option<Bound<'py, PyRegion>>> {
-        self.query(py, |base| base.__getitem__(py, key))
-    }
-
-    fn __contains__(&self, py: Python<'_>, x: &Bound<'_, PyAny>) -> PyResult<bool> {
-        self.query(py, |base| base.__contains__(x))
-    }
-
-    fn __len__(&self) -> usize {
-        self.inner.load().map.regions().len()
-    }
-
-    fn __bool__(&self) -> bool {
-        true
-    }
-
-    fn __iter__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        self.query(py, |base| base.__iter__(py))
-    }
-
-    fn __reversed__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        self.query(py, |base| base.__reversed__(py))
-    }
-
     fn __repr__(&self) -> String {
         let snapshot = self.inner.load();
         let (map, mapped) = (&snapshot.map, if snapshot.memory.is_some() { "mapped" } else { "not mapped" });
@@ -419,12 +278,8 @@ impl PySpace {
         format!("AddressSpace({regions} regions, {ram} RAM, {mapped}, generation {})", map.generation())
     }
 
-    fn __str__(&self, py: Python<'_>) -> PyResult<String> {
-        self.query(py, |base| Ok(base.__str__()))
-    }
-
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        visit.call(&self.clients)?;
+        visit.call(&self.registry)?;
         let Some(memory) = self.memory.try_lock() else { return Ok(()) };
         memory.as_ref().map_or(Ok(()), |(_, memory)| visit.call(memory))
     }

@@ -2,18 +2,14 @@
 
 use std::sync::Arc;
 
-use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
-use super::interrupt::detached;
-use super::python_client::PyClient;
+use super::attachment::PyAttachment;
+use super::python_client::{PyClient, is_observer};
 use super::space::PySpace;
-use crate::space::client::{Client, Subscription};
 
-/// A client's membership in an address space, made by `AddressSpace.subscribe()`; also a context manager that closes it.
-///
-/// Dropping it changes nothing: the client follows the space until `close()`, or until it fails after a publication.
+/// The attachment of a client or callable of yours, made by `AddressSpace.subscribe()`.
 ///
 /// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
 /// >>> space = AddressSpace(AddressSpaceLayout(1 << 46, 0, 1 << 45))
@@ -22,54 +18,21 @@ use crate::space::client::{Client, Subscription};
 /// + AddressSpaceRegion(DEFAULT_MEMORY [0x0, 0x10_0000) 1 MiB rw- shmem)
 /// >>> subscription.error, space.clients
 /// (None, ())
-#[pyclass(frozen, name = "Subscription", module = "dbs_address_space")]
-pub struct PySubscription {
-    space: Py<PySpace>,
-    id: u64,
-    inner: Arc<Subscription>,
-}
-
-impl PySubscription {
-    /// Of a client that Python does not know as such.
-    pub(super) const fn of(space: Py<PySpace>, inner: Arc<Subscription>) -> Self {
-        Self { space, id: u64::MAX, inner }
-    }
-}
+#[pyclass(frozen, extends = PyAttachment, name = "Subscription", module = "dbs_address_space")]
+pub struct PySubscription;
 
 #[pymethods]
 impl PySubscription {
-    /// What ended the subscription: the `ClientError` of a commit or rollback that failed; `None` as long as all is well.
-    ///
-    /// `sys.unraisablehook` was told of it too. The change was made all the same; the client hears of no later one.
+    /// The client or callable that was given to `subscribe()`; `None` once it is detached.
     #[getter]
-    fn error(&self, py: Python<'_>) -> Option<Py<PyAny>> {
-        let table = self.space.get().clients().get().shared().lock(py);
-        table.entries.get(&self.id)?.error.as_ref().map(|error| error.clone_ref(py))
-    }
-
-    /// The client follows no later change. It is not told that regions leave; closing twice does nothing.
-    ///
-    /// Waits for the writers' turn. Called by a client in one of its own phases, it ends with the change under way.
-    ///
-    /// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout
-    /// >>> space = AddressSpace(AddressSpaceLayout(1 << 46, 0, 1 << 45))
-    /// >>> subscription = space.subscribe(print)
-    /// >>> subscription.close()
-    /// >>> space.clients
-    /// ()
-    fn close(&self, py: Python<'_>) -> PyResult<()> {
-        let space = self.space.get();
-        if space.inner().turn().is_mine() {
-            self.inner.end();
-        } else if !self.inner.is_over() {
-            detached(py, None, |interrupt| space.inner().unsubscribe(&self.inner, interrupt))?;
-        }
-        Ok(())
+    fn client<'py>(slf: &Bound<'py, Self>) -> Option<Bound<'py, PyAny>> {
+        slf.as_super().get().object(slf.py())
     }
 
     /// A descriptor that is readable once a change was committed since it was last read, for `select`, `poll` and asyncio.
     ///
-    /// An eventfd: `os.eventfd_read` gives how many. It belongs to the subscription.
+    /// An eventfd: `os.eventfd_read` gives how many. It belongs to the subscription, which closes it when it is detached; from then
+    /// on this raises `InvalidAddressRange`.
     ///
     /// >>> import os
     /// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
@@ -79,47 +42,9 @@ impl PySubscription {
     /// >>> _ = space.insert_region(AddressSpaceRegion("ram", 0, "1MiB"))
     /// >>> os.eventfd_read(descriptor)
     /// 1
-    fn fileno(&self) -> PyResult<i32> {
-        Ok(self.inner.event()?)
-    }
-
-    fn __enter__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
-        slf
-    }
-
-    fn __exit__(
-        &self,
-        py: Python<'_>,
-        _type: &Bound<'_, PyAny>,
-        _value: &Bound<'_, PyAny>,
-        _traceback: &Bound<'_, PyAny>,
-    ) -> PyResult<bool> {
-        self.close(py).map(|()| false)
-    }
-
-    fn __repr__(&self) -> String {
-        let state = if self.inner.is_over() { "ended" } else { "following" };
-        format!("Subscription({:?}, {state})", self.inner.client().name())
-    }
-
-    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        visit.call(&self.space)
-    }
-}
-
-impl PySpace {
-    /// Attaches a client that Rust knows as `client` and Python as `object`.
-    pub(super) fn attach(
-        &self,
-        object: &Bound<'_, PyAny>,
-        client: impl FnOnce(u64) -> PyResult<Arc<dyn Client>>,
-    ) -> PyResult<(u64, Arc<Subscription>)> {
-        let (py, clients) = (object.py(), self.clients().get());
-        let id = clients.add(object);
-        let subscribe = |client| detached(py, None, |interrupt| self.inner().subscribe(client, interrupt));
-        let subscription = client(id).and_then(subscribe);
-        clients.settle(py, id, subscription.as_ref().ok());
-        Ok((id, subscription?))
+    fn fileno(slf: &Bound<'_, Self>) -> PyResult<i32> {
+        let (_, subscription) = slf.as_super().get().membership(slf.py())?;
+        Ok(subscription.event()?)
     }
 }
 
@@ -132,7 +57,8 @@ impl PySpace {
     /// `ClientError`; `commit(change)` comes after the publication and makes removals real; `rollback(change)` undoes `prepare`
     /// when another client refused. `change.mapping(region)` is the host side. Every present region is offered at once, as added.
     /// A plain callable is an observer: it is called with each change that was published; with `replay`, also with the regions
-    /// that are there. What `commit` or an observer raises is in `Subscription.error`, and the client hears no more.
+    /// that are there. What `commit` or an observer raises is in `Subscription.error`, and the client hears no more. Either may have a
+    /// fourth method `leave()`, which `Subscription.detach()` calls last: there the client lets go of the regions.
     ///
     /// A removed region that shares addresses with an added one (`transaction()`) has to be let go in `prepare`. `map_memory()`
     /// on a space whose regions a client knows shows each as removed and added; closing the memory removes them all. A change from
@@ -152,23 +78,30 @@ impl PySpace {
     /// Traceback (most recent call last):
     /// dbs_address_space.errors.ClientError: client "NoMoreThanOne" refused the change in prepare: ValueError: one region is enough
     #[pyo3(signature = (client_or_callable, *, replay=false))]
-    fn subscribe(
-        slf: Bound<'_, Self>,
-        client_or_callable: &Bound<'_, PyAny>,
+    fn subscribe<'py>(
+        &self,
+        client_or_callable: &Bound<'py, PyAny>,
         replay: bool,
-    ) -> PyResult<PySubscription> {
-        let this = slf.get();
-        let adapter = |id| -> PyResult<Arc<dyn Client>> {
-            Ok(Arc::new(PyClient::new(this.clients().get().weak(), id, client_or_callable, replay)?))
-        };
-        let (id, inner) = this.attach(client_or_callable, adapter)?;
-        Ok(PySubscription { space: slf.unbind(), id, inner })
+    ) -> PyResult<Bound<'py, PySubscription>> {
+        let (py, object) = (client_or_callable.py(), client_or_callable);
+        let is_observer = is_observer(object)?;
+        self.attach(
+            py,
+            Some(object),
+            |attachment| Arc::new(PyClient::new(attachment, object, is_observer, replay)),
+            |attachment| attachment.add_subclass(PySubscription),
+        )
     }
 
-    /// What follows the space, in the order in which it is asked: the clients and callables given to `subscribe`, and what
-    /// `attach_kvm` and the like returned.
-    #[getter(clients)]
-    fn following<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
-        PyTuple::new(py, self.clients().get().following(py))
+    /// The attachments that follow the space, in the order in which they are asked: a tuple of `Attachment`.
+    ///
+    /// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout
+    /// >>> space = AddressSpace(AddressSpaceLayout(1 << 46, 0, 1 << 45))
+    /// >>> _ = space.subscribe(print)
+    /// >>> space.clients
+    /// (Subscription("print", attached),)
+    #[getter]
+    fn clients<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        PyTuple::new(py, self.attachments(py))
     }
 }

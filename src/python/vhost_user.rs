@@ -1,68 +1,86 @@
-//! `VhostUserClient`, and the memory table of a space.
+//! `VhostUserClient`: a vhost-user back-end that follows a space; and the memory table of a space.
 
 use std::os::fd::RawFd;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyTuple};
 
+use super::attachment::{PyAttachment, over};
 use super::convert::{Address, Timeout, U32};
-use super::interrupt::detached;
 use super::kvm::descriptor;
 use super::memory::PyMemory;
 use super::space::PySpace;
-use super::space_ref::SpaceRef;
 use crate::clients::vhost_user::{VhostUser, VhostUserRegion};
 use crate::model::error::Result;
-use crate::space::client::Subscription;
 
-/// A vhost-user backend whose memory table follows an address space; also a context manager that detaches it.
+/// A vhost-user back-end whose memory table follows an address space: the `Attachment` that `AddressSpace.attach_vhost_user()` makes.
 ///
-/// Made by `AddressSpace.attach_vhost_user()`. It has the front-end's end of the socket: the rest of the conversation, such as the
-/// features and the rings, goes through `send` and `ask`, so that messages never mix. Dropping it changes nothing.
-#[pyclass(frozen, name = "VhostUserClient", module = "dbs_address_space")]
+/// It has the front-end's end of the socket: the rest of the conversation, such as the features and the rings, goes through `send` and
+/// `ask`, so that messages never mix. `detach()` takes all memory from the back-end, whose rings must have been stopped, and raises
+/// `BackingError` when the back-end refuses; it is detached all the same. The socket stays its owner's.
+#[pyclass(frozen, extends = PyAttachment, name = "VhostUserClient", module = "dbs_address_space")]
 pub struct PyVhostUserClient {
-    space: SpaceRef,
-    client: Arc<VhostUser>,
-    subscription: OnceLock<Arc<Subscription>>,
+    /// Gone once it is detached, and with it the duplicate of the socket.
+    client: Weak<VhostUser>,
+    features: u64,
+    protocol_features: u64,
+    max_regions: usize,
+}
+
+impl PyVhostUserClient {
+    fn regions(&self, py: Python<'_>) -> Vec<VhostUserRegion> {
+        self.client.upgrade().map_or_else(Vec::new, |client| py.detach(|| client.table()))
+    }
+
+    fn message(
+        &self,
+        py: Python<'_>,
+        request: U32,
+        payload: Option<&[u8]>,
+        fds: &[RawFd],
+        has_reply: bool,
+    ) -> PyResult<Vec<u8>> {
+        let client = self.client.upgrade().ok_or_else(over)?;
+        Ok(py.detach(|| client.message(request.0, payload.unwrap_or_default(), fds, has_reply))?)
+    }
 }
 
 #[pymethods]
 impl PyVhostUserClient {
-    /// The virtio features that the backend offers, with `VHOST_USER_F_PROTOCOL_FEATURES` in bit 30.
+    /// The virtio features that the back-end offers, with `VHOST_USER_F_PROTOCOL_FEATURES` in bit 30.
     #[getter]
-    fn features(&self, py: Python<'_>) -> u64 {
-        py.detach(|| self.client.negotiated()).0
+    const fn features(&self) -> u64 {
+        self.features
     }
 
     /// The features of the protocol that are in use.
     #[getter]
-    fn protocol_features(&self, py: Python<'_>) -> u64 {
-        py.detach(|| self.client.negotiated()).1
+    const fn protocol_features(&self) -> u64 {
+        self.protocol_features
     }
 
-    /// How many regions of memory the backend takes.
+    /// How many regions of memory the back-end takes.
     #[getter]
-    fn max_regions(&self, py: Python<'_>) -> usize {
-        py.detach(|| self.client.negotiated()).2
+    const fn max_regions(&self) -> usize {
+        self.max_regions
     }
 
-    /// What the backend has been shown: a tuple of `VhostUserRegion` by ascending address.
+    /// The regions that the back-end was shown: a tuple of `VhostUserRegion` by ascending address.
     #[getter]
     fn table<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
-        to_python(py, &py.detach(|| self.client.table()))
+        to_python(py, &self.regions(py))
     }
 
-    /// Sends a message that has no reply, with descriptors beside it, and returns once the backend has taken it.
+    /// Sends a message that has no reply, with descriptors beside it, and returns once the back-end has taken it.
     ///
-    /// `request` is its number in the protocol, `payload` what follows the header. Raises `BackingError` when the backend refuses,
-    /// does not answer in time or is gone.
+    /// `request` is its number in the protocol, `payload` the bytes after the header. Raises `BackingError` when the back-end refuses,
+    /// does not answer in time or is gone, `InvalidAddressRange` once it is detached.
     #[pyo3(signature = (request, payload=None, *, fds=Vec::new()), text_signature = "($self, request, payload=b'', *, fds=())")]
     fn send(&self, py: Python<'_>, request: U32, payload: Option<&[u8]>, fds: Vec<RawFd>) -> PyResult<()> {
-        let payload = payload.unwrap_or_default();
-        Ok(py.detach(|| self.client.message(request.0, payload, &fds, false)).map(drop)?)
+        self.message(py, request, payload, &fds, false).map(drop)
     }
 
     /// Sends a message that has a reply, and returns the reply's payload. Raises as `send` does.
@@ -74,57 +92,25 @@ impl PyVhostUserClient {
         payload: Option<&[u8]>,
         fds: Vec<RawFd>,
     ) -> PyResult<Bound<'py, PyBytes>> {
-        let payload = payload.unwrap_or_default();
-        let reply = py.detach(|| self.client.message(request.0, payload, &fds, true))?;
-        Ok(PyBytes::new(py, &reply))
-    }
-
-    /// What ended the attachment, a `BackingError`; `None` as long as all is well.
-    #[getter]
-    fn error<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
-        let error = self.subscription.get()?.error()?;
-        Some(PyErr::from(error).into_value(py).into_bound(py).into_any())
-    }
-
-    /// Takes all memory from the backend, whose rings must have been stopped; the socket stays its owner's.
-    ///
-    /// Doing it twice does nothing. Raises `BackingError` when the backend refuses; it is detached all the same.
-    fn detach(&self, py: Python<'_>) -> PyResult<()> {
-        let Some(subscription) = self.subscription.get() else { return Ok(()) };
-        detached(py, None, |interrupt| self.space.unsubscribe(subscription, interrupt))
-    }
-
-    fn __enter__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
-        slf
-    }
-
-    fn __exit__(
-        &self,
-        py: Python<'_>,
-        _type: &Bound<'_, PyAny>,
-        _value: &Bound<'_, PyAny>,
-        _traceback: &Bound<'_, PyAny>,
-    ) -> PyResult<bool> {
-        self.detach(py).map(|()| false)
+        Ok(PyBytes::new(py, &self.message(py, request, payload, &fds, true)?))
     }
 
     fn __repr__(&self, py: Python<'_>) -> String {
-        let (regions, (_, _, most)) = py.detach(|| (self.client.table().len(), self.client.negotiated()));
-        format!("VhostUserClient({regions} of {most} regions)")
+        format!("VhostUserClient({} of {} regions)", self.regions(py).len(), self.max_regions)
     }
 }
 
 #[pymethods]
 impl PySpace {
-    /// Keeps the memory table of a vhost-user backend in step with this space's RAM; returns its `VhostUserClient`.
+    /// Keeps the memory table of a vhost-user back-end in step with this space's RAM; returns its `VhostUserClient`.
     ///
     /// `sock` is a connected Unix socket, an int or anything with `fileno()`, that stays the caller's; a duplicate is kept until
-    /// `detach()`. The session is opened and the protocol's features are negotiated here: what this needs, and those bits of
-    /// `protocol_features` that the backend offers. `SET_FEATURES` and the rings are the caller's, by `VhostUserClient.send`.
-    /// Each message waits `timeout` seconds for the backend. Firmware, devices and DAX windows are not in the table.
+    /// `detach()`. The session is opened and the protocol's features are negotiated here: those that this needs, and those bits of
+    /// `protocol_features` that the back-end offers. `SET_FEATURES` and the rings are the caller's, by `VhostUserClient.send`.
+    /// Each message waits `timeout` seconds for the back-end. Firmware, devices and DAX windows are not in the table.
     ///
     /// A region is removed from the table when its removal is published: the caller must have no request under way in it. Raises
-    /// `NotMapped`, `Unsupported` naming RAM that is not shared, `BackingError` for a backend that refuses, does not answer or has
+    /// `NotMapped`, `Unsupported` naming RAM that is not shared, `BackingError` for a back-end that refuses, does not answer or has
     /// no room (`ENOSPC`).
     #[pyo3(signature = (sock, *, timeout=Timeout(Duration::from_secs(5)), protocol_features=Address(0)), text_signature = "($self, sock, *, timeout=5.0, protocol_features=0)")]
     fn attach_vhost_user<'py>(
@@ -138,18 +124,15 @@ impl PySpace {
         self.inner().check_mapped("vhost-user")?;
         let (socket, timeout) = (descriptor(sock)?, timeout.0);
         let client = Arc::new(py.detach(|| VhostUser::new(socket, timeout, protocol_features.0))?);
-        let space = self.inner().clone();
-        let object = PyVhostUserClient { space, client: Arc::clone(&client), subscription: OnceLock::new() };
-        let object = Bound::new(py, object)?;
-        let (_, subscription) = self.attach(object.as_any(), |_| Ok(client))?;
-        let _ = object.get().subscription.set(subscription);
-        Ok(object)
+        let (features, protocol_features, max_regions) = client.negotiated();
+        let object = PyVhostUserClient { client: Arc::downgrade(&client), features, protocol_features, max_regions };
+        self.attach(py, None, |_| client, |attachment| attachment.add_subclass(object))
     }
 }
 
 #[pymethods]
 impl PyMemory {
-    /// The memory table that a vhost-user backend is sent: a tuple of `VhostUserRegion`, one a region of RAM.
+    /// The memory table that a vhost-user back-end is sent: a tuple of `VhostUserRegion`, one a region of RAM.
     ///
     /// `fd` is the mapping's own descriptor, open for as long as the region is mapped; huge pages are guarded from here on.
     /// Firmware, devices and DAX windows are not in it. Raises `Unsupported` naming RAM that is private to this process.

@@ -6,12 +6,13 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::client::{Participant, Prepared, Subscription};
 use super::memory_participant::MemoryParticipant;
+use super::prepared::{Participant, Prepared};
 use super::proposal::Proposal;
 use super::space::AddressSpace;
 use super::state::SpaceState;
-use super::turn::TurnGuard;
+use super::subscribe::WriterTurn;
+use super::subscription::Subscription;
 use crate::memory::lease::Leases;
 use crate::memory::mapped_regions::MappedRegions;
 use crate::memory::mapper::Mapper;
@@ -36,7 +37,7 @@ impl AddressSpace {
         self.check_process()?;
         // Mapping may take minutes: done before the turn is taken, it delays no other writer, and can be interrupted at no cost.
         let mut ahead = self.map_ahead(request, interrupt)?;
-        let turn = self.turn().take(interrupt)?;
+        let turn = self.take_turn(interrupt)?;
         // Loaded inside the turn: nobody else publishes from here on. The checks made ahead were made on a map that may be gone, so
         // all of them are made again.
         let before = self.load_full();
@@ -58,7 +59,7 @@ impl AddressSpace {
         let after = SpaceState { map: Arc::clone(&proposal.change.after), memory };
         // The publication waits until nobody has this snapshot, we included.
         drop(before);
-        let old = self.publish(turn, self.participants(&proposal), participant, after, interrupt)?;
+        let old = self.publish(turn, self.participants(&proposal), participant, after)?;
         self.unplugs().removed(&proposal.change.removed);
         // Unmapping gigabytes takes long: only now, when the next writer has the turn.
         drop((old, ahead));
@@ -71,18 +72,16 @@ impl AddressSpace {
     /// leases again; behind the swap nothing can fail.
     fn publish(
         &self,
-        turn: TurnGuard<'_>,
+        turn: WriterTurn<'_>,
         participants: Vec<Participant>,
         mut participant: MemoryParticipant,
         after: SpaceState,
-        interrupt: &dyn Interrupt,
     ) -> Result<SpaceState> {
-        let prepared = Prepared::all(participants, &turn, interrupt)?;
+        let prepared = Prepared::all(participants, &turn)?;
         let old = self.swap(after);
         // The views that wait for the outcome learn it before the clients, which may take long.
         participant.commit();
         prepared.commit_all();
-        self.forget_ended();
         // The turn is kept until protections have shrunk, for the next change may widen them again.
         let old = wait_for_readers(old);
         participant.finish();
@@ -92,7 +91,7 @@ impl AddressSpace {
     /// The clients that know the regions which are there: those that saw them go with the memory hear of no change until it is back.
     fn participants(&self, proposal: &Arc<Proposal>) -> Vec<Participant> {
         let clients = self.clients();
-        let asked = clients.iter().filter(|client| client.has_seen_regions() && !client.is_over());
+        let asked = clients.iter().filter(|client| client.has_seen_regions() && client.is_following());
         asked.map(|client| (Arc::clone(client), Arc::clone(proposal))).collect()
     }
 
@@ -113,26 +112,23 @@ impl AddressSpace {
 
     /// Maps all regions; a space that is mapped already is left as it is. Returns which `map_memory` made the memory.
     pub fn map_memory(&self, interrupt: &dyn Interrupt) -> Result<Incarnation> {
-        self.check_process()?;
         // Mapped under the turn, other than in a change: a region that came meanwhile would have no memory.
-        let turn = self.turn().take(interrupt)?;
+        let turn = self.take_turn(interrupt)?;
         let (map, memory) = (self.map(), self.load().memory.clone());
         if let Some(memory) = memory {
             return Ok(memory.incarnation());
         }
         let incarnation = Incarnation::unique();
         let memory = Arc::new(MappedRegions::new(incarnation, false, map_all(map.regions(), interrupt)?));
-        let prepared = Prepared::all(self.invite_to_memory(&map, &memory), &turn, interrupt)?;
+        let prepared = Prepared::all(self.invite_to_memory(&map, &memory), &turn)?;
         self.swap_quietly(SpaceState { map, memory: Some(memory) });
         prepared.commit_all();
-        self.forget_ended();
         Ok(incarnation)
     }
 
     /// Begins or ends the marking of our own writes: all that begin once this has returned are marked, or none is.
     pub fn track_writes(&self, incarnation: Incarnation, is_tracked: bool, interrupt: &dyn Interrupt) -> Result<()> {
-        self.check_process()?;
-        let _turn = self.turn().take(interrupt)?;
+        let _turn = self.take_turn(interrupt)?;
         let before = self.load_full();
         let regions = before.memory_of(incarnation)?.regions().to_vec();
         let memory = Some(Arc::new(MappedRegions::new(incarnation, is_tracked, regions)));
@@ -150,21 +146,20 @@ impl AddressSpace {
         let (remap, attach_all) = (proposal(Change::remap(map)), proposal(Change::attach_all(map)));
         let proposal_for = |client: &Subscription| if client.has_seen_regions() { &remap } else { &attach_all };
         let clients = self.clients();
-        let present = clients.iter().filter(|subscription| !subscription.is_over());
+        let present = clients.iter().filter(|subscription| subscription.is_following());
         present.map(|client| (Arc::clone(client), Arc::clone(proposal_for(client)))).collect()
     }
 
     /// Unmaps all regions, unless one is leased. A memory that is closed already stays so.
     pub fn close_memory(&self, incarnation: Incarnation, interrupt: &dyn Interrupt) -> Result<()> {
-        self.check_process()?;
-        let turn = self.turn().take(interrupt)?;
+        let turn = self.take_turn(interrupt)?;
         let before = self.load_full();
         let Ok(memory) = before.memory_of(incarnation) else { return Ok(()) };
         let participant = MemoryParticipant::prepare_all(memory)?;
         let proposal = Arc::new(Proposal::new(Change::detach_all(&before.map), before.memory.clone(), None));
         let after = SpaceState { map: Arc::clone(&before.map), memory: None };
         drop(before);
-        self.publish(turn, self.participants(&proposal), participant, after, interrupt).map(drop)
+        self.publish(turn, self.participants(&proposal), participant, after).map(drop)
     }
 
     /// Removes a region; while it is leased, waits up to `timeout` (`None`: for ever) and tries again.

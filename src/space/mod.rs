@@ -8,11 +8,14 @@ pub mod change;
 pub mod client;
 pub mod lease;
 pub mod memory_participant;
+pub mod prepared;
 pub mod proposal;
 pub mod reserve;
 #[allow(clippy::module_inception, reason = "the room's main thing")]
 pub mod space;
 pub mod state;
+pub mod subscribe;
+pub mod subscription;
 pub mod transaction;
 pub mod turn;
 pub mod unplug;

@@ -27,10 +27,9 @@ impl AddressSpace {
         owner: &str,
         interrupt: &dyn Interrupt,
     ) -> Result<Arc<Reservation>> {
-        self.check_process()?;
         // Under the turn, although no map is published: a change that is under way has checked the reservations already, and the map
         // that it is about to publish would have a region here.
-        let _turn = self.turn().take(interrupt)?;
+        let _turn = self.take_turn(interrupt)?;
         let map = self.map();
         self.reservations().reserve(&map, (wanted, bounds), base, owner)
     }

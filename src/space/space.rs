@@ -6,12 +6,11 @@ use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
 
-use super::client::{Client, Prepared, Subscription};
-use super::proposal::Proposal;
 use super::state::SpaceState;
+use super::subscription::Subscription;
 use super::turn::Turn;
 use crate::memory::mapped_regions::MappedRegions;
-use crate::model::change::{Change, ChangeRequest, MapOperation, RegionTarget};
+use crate::model::change::{ChangeRequest, MapOperation, RegionTarget};
 use crate::model::error::{Error, Result};
 use crate::model::ids::Generation;
 use crate::model::interrupt::Interrupt;
@@ -193,67 +192,8 @@ impl AddressSpace {
         Ok(self.published.wait_until(Deadline::after(timeout), interrupt, is_old)?.map(|_| self.map()))
     }
 
-    /// Adds a client: itself a change that offers it every present region, undone when it refuses or fails.
-    pub fn subscribe(&self, client: Arc<dyn Client>, interrupt: &dyn Interrupt) -> Result<Arc<Subscription>> {
-        self.check_process()?;
-        // No region may come or go between the offer and the client's entry in the table, or it would never hear of it.
-        let turn = self.turn.take(interrupt)?;
-        let (map, memory) = (self.map(), self.load().memory.clone());
-        if client.needs_memory() {
-            self.check_mapped(client.name())?;
-        }
-        let proposal = Arc::new(Proposal::new(Change::attach_all(&map), None, memory));
-        let subscription = Arc::new(Subscription::new(client));
-        let prepared = Prepared::all(vec![(Arc::clone(&subscription), Arc::clone(&proposal))], &turn, interrupt)?;
-        if let Some((_, error)) = prepared.commit().pop() {
-            turn.enter(Some(subscription.name()), "rollback");
-            // Whatever comes of it, the first error is the one to tell.
-            let _ = subscription.client().rollback(&proposal);
-            return Err(error);
-        }
-        // Only now: a client that refused or failed never was one.
-        self.clients().push(Arc::clone(&subscription));
-        Ok(subscription)
-    }
-
-    /// Lets a client leave; an error of its leaving comes back when it has left.
-    pub fn unsubscribe(&self, subscription: &Arc<Subscription>, interrupt: &dyn Interrupt) -> Result<()> {
-        self.check_process()?;
-        let turn = self.turn.take(interrupt)?;
-        turn.enter(Some(subscription.name()), "detach");
-        // Out of the table before it lets go, so that a failure half way leaves no client that is asked about changes.
-        subscription.end();
-        self.forget_ended();
-        subscription.client().leave()
-    }
-
     /// The clients in the order in which they are asked.
     pub(super) fn clients(&self) -> LockGuard<'_, Vec<Arc<Subscription>>> {
         self.clients.lock()
-    }
-
-    /// Refuses a client that follows memory while there is none.
-    pub fn check_mapped(&self, client: &str) -> Result<()> {
-        if self.load().memory.is_some() {
-            return Ok(());
-        }
-        Err(Error::NotMapped {
-            message: format!("{client} follows memory, and the space has none: call map_memory() first"),
-        })
-    }
-
-    /// Lets every client leave, for the last owner of a space: nobody else can have the turn or want it.
-    pub fn dismiss(&self) {
-        let clients = std::mem::take(&mut *self.clients());
-        if self.check_process().is_ok() {
-            // There is nobody left to tell of an error; the client keeps whatever it could not let go.
-            clients.iter().for_each(|subscription| drop(subscription.client().leave()));
-        }
-    }
-
-    pub(super) fn forget_ended(&self) {
-        let ended: Vec<_> = self.clients().extract_if(.., |subscription| subscription.is_over()).collect();
-        // Dropped once the table is unlocked: a client's end may do anything, also ask for the clients.
-        drop(ended);
     }
 }

@@ -63,7 +63,7 @@ def test_accesses_reach_the_device_that_holds_them(space: AddressSpace) -> None:
         pytest.param(WINDOW + 0x1E, 4, None, InvalidAddressRange, "crosses its end", id="across the end"),
         pytest.param(WINDOW, 1, 256, InvalidAddressRange, "256, which does not fit into 1 bytes", id="large value"),
         pytest.param(WINDOW, 1, -1, InvalidAddressRange, "does not fit", id="negative value"),
-        pytest.param(WINDOW, 1, "a", TypeError, "no int", id="text"),
+        pytest.param(WINDOW, 1, "a", TypeError, "not an int", id="text"),
         pytest.param(WINDOW + 0x20, 4, None, UnmappedAddress, "'timer'.*attach_device", id="no handler"),
         pytest.param(0, 4, None, UnmappedAddress, "'low'.* is memory", id="memory"),
         pytest.param(WINDOW - PAGE, 4, None, UnmappedAddress, "no device answers", id="hole"),
@@ -143,11 +143,12 @@ def test_a_handler_goes_with_its_region_and_when_it_is_detached(space: AddressSp
         change.insert_region(region)
     with pytest.raises(UnmappedAddress, match="no handler"):
         space.dispatch(WINDOW, 1)
+    assert not attachment.is_attached
     attachment.detach()
-    space.attach_device("serial", first)
+    last = space.attach_device("serial", first)
     del second
     assert gone() is None
-    assert space.clients == ()
+    assert space.clients == (last,)
 
 
 def test_a_handler_may_change_the_space_and_be_called_from_any_thread(space: AddressSpace) -> None:

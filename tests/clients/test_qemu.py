@@ -18,6 +18,7 @@ from dbs_address_space import AddressSpace, AddressSpaceBuilder, GuestMemory, Nu
 from dbs_address_space.adapters import qemu
 from host import require
 from memory_helpers import GIB, LAYOUT, MIB, ram
+from qemu_helpers import connected
 
 KERNELS = Path(__file__).parents[2] / "target" / "kernel" / "boot"
 MESSAGE = b"init: the guest is alive in Python's memory"
@@ -42,10 +43,9 @@ void _start(void) {
 class Qmp:
     """A QMP connection: one command at a time."""
 
-    def __init__(self, path: Path) -> None:
-        self.socket = socket.socket(socket.AF_UNIX)
+    def __init__(self, connection: socket.socket) -> None:
+        self.socket = connection
         self.socket.settimeout(30)
-        self.socket.connect(str(path))
         self.lines = self.socket.makefile("r")
         self.lines.readline()
         self("qmp_capabilities", {})
@@ -72,12 +72,7 @@ def running(directory: Path, *arguments: str) -> Iterator[Qmp]:
     common = ["-accel", "tcg", "-nodefaults", "-display", "none", "-qmp", f"unix:{path},server=on,wait=off"]
     process = subprocess.Popen([str(program), *common, *arguments], stderr=subprocess.PIPE)
     try:
-        deadline = time.monotonic() + 30
-        while not path.exists():
-            assert process.poll() is None, process.communicate()[1].decode()
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        qmp = Qmp(path)
+        qmp = Qmp(connected(process, path))
         try:
             yield qmp
         finally:

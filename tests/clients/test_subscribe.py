@@ -80,7 +80,7 @@ def phases(log: Log) -> list[tuple[str, str]]:
 
 def test_attaching_offers_every_region_and_each_change_has_two_phases(space: AddressSpace, log: Log) -> None:
     client = Recorder("one", log)
-    space.subscribe(client)
+    subscription = space.subscribe(client)
     assert log[0][2].added == space.regions
     assert not log[0][2].before.regions
     space.insert_region(ram(PAGE, name="high"))
@@ -89,7 +89,8 @@ def test_attaching_offers_every_region_and_each_change_has_two_phases(space: Add
     assert phases(log) == [("one", "prepare"), ("one", "commit")] * 4
     assert all(before is after for (_, _, before), (_, _, after) in zip(log[::2], log[1::2], strict=True))
     assert client.regions == set(space)
-    assert space.clients == (client,)
+    assert space.clients == (subscription,)
+    assert subscription.client is client
 
 
 def test_a_refusal_rolls_back_in_reverse_and_changes_nothing(space: AddressSpace, log: Log) -> None:
@@ -148,7 +149,7 @@ def test_an_error_after_the_decision_is_on_the_subscription(
 ) -> None:
     client, other = Recorder("one", log), Recorder("other", log)
     subscription = space.subscribe(client)
-    space.subscribe(other)
+    others = space.subscribe(other)
     client.fail[phase] = OSError(5, "broken")
     if phase == "rollback":
         other.fail["prepare"] = ValueError()
@@ -161,7 +162,8 @@ def test_an_error_after_the_decision_is_on_the_subscription(
     assert error.client is client
     assert isinstance(error.__cause__, OSError)
     assert unraisable == [error]
-    assert space.clients == (other,)
+    assert space.clients == (others,)
+    assert "failed" in repr(subscription)
     other.fail.clear()
     log.clear()
     space.insert_region(ram(2 * PAGE))
@@ -299,6 +301,16 @@ def test_a_change_from_inside_a_change_is_refused_at_once(space: AddressSpace, p
     assert len(view_error) == (phase == "prepare")
 
 
+def test_clients_hear_of_an_insertion_through_a_reservation_whose_space_is_held_by_nothing_else(log: Log) -> None:
+    space = AddressSpace(LAYOUT)
+    space.subscribe(Recorder("one", log))
+    room = space.reserve(PAGE, owner="dimm", base=0)
+    log.clear()
+    del space
+    room.insert_region(ram(0))
+    assert phases(log) == [("one", "prepare"), ("one", "commit")]
+
+
 def test_closing_ends_it_also_from_inside(space: AddressSpace, log: Log) -> None:
     client = Recorder("one", log)
     with space.subscribe(client) as subscription:
@@ -317,7 +329,7 @@ def test_closing_ends_it_also_from_inside(space: AddressSpace, log: Log) -> None
     assert not log
     assert len(once) == 1
     assert space.clients == ()
-    assert "ended" in repr(subscription)
+    assert "detached" in repr(subscription)
 
 
 def test_the_descriptor_is_readable_behind_each_change(space: AddressSpace) -> None:

@@ -31,6 +31,7 @@ from dbs_address_space import (
 from host import require
 from kernel_view import maps_of
 from memory_helpers import MIB, PAGE, WINDOW, ram
+from qemu_helpers import connected
 
 GET_FEATURES, SET_FEATURES, SET_OWNER, SET_MEM_TABLE = 1, 2, 3, 5
 SET_VRING_NUM, SET_VRING_ADDR, SET_VRING_BASE, GET_VRING_BASE, SET_VRING_KICK, SET_VRING_CALL = 8, 9, 10, 11, 12, 13
@@ -126,13 +127,7 @@ def storage(tmp_path: Path) -> Iterator[tuple[Path, socket.socket]]:
     export = f"type=vhost-user-blk,id=export,node-name=disk,addr.type=unix,addr.path={path},writable=on"
     disk = f"driver=file,node-name=disk,filename={image}"
     daemon = subprocess.Popen([str(program), "--blockdev", disk, "--export", export], stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 20
-    while not path.exists():
-        assert daemon.poll() is None, daemon.communicate()[1]
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    with socket.socket(socket.AF_UNIX) as connection:
-        connection.connect(str(path))
+    with connected(daemon, path) as connection:
         yield image, connection
     daemon.terminate()
     daemon.communicate()

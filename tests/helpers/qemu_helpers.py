@@ -6,6 +6,7 @@ import shutil
 import socket
 import struct
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -16,6 +17,20 @@ from host import require
 
 Range = tuple[int, int]
 """Base and exclusive end."""
+
+
+def connected(process: subprocess.Popen[bytes], path: Path, seconds: float = 30) -> socket.socket:
+    """A connection to a server that is starting: its socket has a name before it listens."""
+    deadline, connection = time.monotonic() + seconds, socket.socket(socket.AF_UNIX)
+    while True:
+        try:
+            connection.connect(str(path))
+        except (FileNotFoundError, ConnectionRefusedError):
+            assert process.poll() is None, process.communicate()[1]
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        else:
+            return connection
 
 
 class Qemu:

@@ -18,8 +18,9 @@ use _core::model::range::Range;
 use _core::model::region::{Region, RegionType};
 use _core::model::source::Source;
 use _core::space::AddressSpace;
-use _core::space::client::{Client, Subscription};
+use _core::space::client::Client;
 use _core::space::proposal::Proposal;
+use _core::space::subscription::{Subscriber, Subscription};
 
 const PAGE: u64 = 4096;
 const LOW: u64 = 0;
@@ -58,6 +59,24 @@ impl Client for Recorder {
 
     fn rollback(&self, proposal: &Arc<Proposal>) -> Result<()> {
         self.report("rollback", &proposal.change)
+    }
+
+    fn leave(&self) -> Result<()> {
+        self.log.lock().unwrap().push(format!("{} leave", self.name));
+        Ok(())
+    }
+}
+
+/// Writes down how a subscription ends.
+struct Ending(Log);
+
+impl Subscriber for Ending {
+    fn failed(&self, error: Error) {
+        self.0.lock().unwrap().push(format!("failed: {error}"));
+    }
+
+    fn left(&self) {
+        self.0.lock().unwrap().push("left".into());
     }
 }
 
@@ -108,7 +127,8 @@ fn subscribe(
     hook: impl Fn(&'static str, &Change) -> Result<()> + Send + Sync + 'static,
 ) -> Result<Arc<Subscription>> {
     let client = Recorder { name: name.into(), log: Arc::clone(log), hook: Box::new(hook) };
-    space.subscribe(Arc::new(client), &Uninterrupted)
+    let subscription = Arc::new(Subscription::new(Arc::new(client), Box::new(Ending(Arc::clone(log)))));
+    space.subscribe(&subscription, &Uninterrupted).map(|()| subscription)
 }
 
 /// What was written down since the last look.
@@ -211,9 +231,8 @@ fn an_error_of_a_commit_is_kept_and_ends_only_that_subscription() {
     let (space, log) = (space(), Log::default());
     let failing = failing_in("commit", &space, &log);
     space.change(&ChangeRequest::of(&[remove(LOW)]), &Uninterrupted).unwrap();
-    assert_eq!(taken(&log)[3..], ["a commit +0 -1 ~0", "b commit +0 -1 ~0", "c commit +0 -1 ~0"]);
-    assert!(failing.is_over());
-    assert!(failing.error().is_some_and(|error| error.to_string().contains("never")));
+    assert_eq!(taken(&log)[3..], ["a commit +0 -1 ~0", "b commit +0 -1 ~0", "c commit +0 -1 ~0", "failed: never"]);
+    assert!(!failing.is_following());
     space.insert(ram(HIGH, "high"), &Uninterrupted).unwrap();
     let told = ["a prepare +1 -0 ~0", "c prepare +1 -0 ~0", "a commit +1 -0 ~0", "c commit +1 -0 ~0"];
     assert_eq!(taken(&log), told);
@@ -226,8 +245,9 @@ fn an_error_of_a_rollback_is_kept_and_the_others_are_undone() {
     subscribe(&space, &log, "d", |_, change| if change.removed.is_empty() { Ok(()) } else { Err(refuses()) }).unwrap();
     taken(&log);
     assert!(space.change(&ChangeRequest::of(&[remove(LOW)]), &Uninterrupted).is_err());
-    assert_eq!(taken(&log)[4..], ["c rollback +0 -1 ~0", "b rollback +0 -1 ~0", "a rollback +0 -1 ~0"]);
-    assert!(failing.is_over() && failing.error().is_some());
+    let undone = ["c rollback +0 -1 ~0", "b rollback +0 -1 ~0", "failed: never", "a rollback +0 -1 ~0"];
+    assert_eq!(taken(&log)[4..], undone);
+    assert!(!failing.is_following());
     assert_eq!(space.map().regions().len(), 1);
 }
 
@@ -239,6 +259,46 @@ fn a_new_client_whose_commit_fails_is_undone() {
     assert_eq!(taken(&log), ["a prepare +1 -0 ~0", "a commit +1 -0 ~0", "a rollback +1 -0 ~0"]);
     space.insert(ram(HIGH, "high"), &Uninterrupted).unwrap();
     assert!(taken(&log).is_empty());
+}
+
+#[test]
+fn a_client_leaves_once_and_is_never_asked_again() {
+    let (space, log) = (space(), Log::default());
+    let subscription = subscribe(&space, &log, "a", |_, _| Ok(())).unwrap();
+    taken(&log);
+    for _ in 0..2 {
+        space.unsubscribe(&subscription, &Uninterrupted).unwrap();
+    }
+    space.insert(ram(HIGH, "high"), &Uninterrupted).unwrap();
+    assert_eq!(taken(&log), ["a leave", "left", "left"]);
+}
+
+#[test]
+fn a_client_told_to_leave_inside_a_change_leaves_when_that_is_decided() {
+    for (is_vetoed, outcome) in
+        [(false, ["a commit", "b commit", "c commit"].as_slice()), (true, &["b rollback", "a rollback"])]
+    {
+        let (space, log) = (space(), Log::default());
+        let leaving = Arc::new(Mutex::new(None::<Arc<Subscription>>));
+        let (weak, told) = (Arc::downgrade(&space), Arc::clone(&leaving));
+        subscribe(&space, &log, "a", move |_, _| {
+            if let Some(subscription) = told.lock().unwrap().as_ref() {
+                weak.upgrade().unwrap().unsubscribe(subscription, &Uninterrupted).unwrap();
+                assert!(!subscription.is_following());
+            }
+            Ok(())
+        })
+        .unwrap();
+        *leaving.lock().unwrap() = Some(subscribe(&space, &log, "b", |_, _| Ok(())).unwrap());
+        let refuse =
+            move |_, change: &Change| if is_vetoed && !change.removed.is_empty() { Err(refuses()) } else { Ok(()) };
+        subscribe(&space, &log, "c", refuse).unwrap();
+        taken(&log);
+        assert_eq!(space.change(&ChangeRequest::of(&[remove(LOW)]), &Uninterrupted).is_err(), is_vetoed);
+        let told: Vec<_> = taken(&log).iter().map(|entry| entry.replace(" +0 -1 ~0", "")).collect();
+        assert_eq!(told, [&["a prepare", "b prepare", "c prepare"], outcome, &["b leave", "left"]].concat());
+        assert!(!leaving.lock().unwrap().as_ref().unwrap().is_following());
+    }
 }
 
 #[test]

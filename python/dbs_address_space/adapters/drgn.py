@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING
 
 from drgn import FaultError, Program
 
-from dbs_address_space.attachment import Attachment
 from dbs_address_space.errors import AddressSpaceError
 
 if TYPE_CHECKING:
-    from dbs_address_space._core import AddressSpace
+    from dbs_address_space._core import AddressSpace, AddressSpaceChange, Attachment
 
 __all__ = ["attach"]
 
@@ -22,16 +21,38 @@ def attach(space: AddressSpace, program: Program) -> Attachment:
 
     drgn can't remove a segment: after `detach()`, which releases the space, a read of it is `FaultError`.
     """
-    reader: list[AddressSpace] = [space]
     _ = space.memory  # NotMapped, when there is none
+    reader = Reader(space)
+    attachment = space.subscribe(reader)
+    try:
+        program.add_memory_segment(0, ALL_ADDRESSES, reader.read, physical=True)
+    except BaseException:
+        attachment.detach()
+        raise
+    return attachment
 
-    def read(address: int, count: int, _offset: int, _physical: bool) -> bytes:  # noqa: FBT001  drgn's signature
-        if not reader:
+
+class Reader:
+    """Answers drgn from the current map; changes need no answer."""
+
+    name = "drgn"
+
+    def __init__(self, space: AddressSpace) -> None:
+        """Reads until it leaves."""
+        self._space: AddressSpace | None = space
+
+    def __call__(self, _change: AddressSpaceChange) -> None:
+        """Hears of a change: the next read sees it anyway."""
+
+    def leave(self) -> None:
+        """Lets go of the space."""
+        self._space = None
+
+    def read(self, address: int, count: int, _offset: int, _physical: bool) -> bytes:  # noqa: FBT001  drgn's signature
+        """Bytes; a hole is `FaultError`."""
+        if self._space is None:
             raise FaultError("the address space was detached", address)
         try:
-            return reader[0].memory.read(address, count)
+            return self._space.memory.read(address, count)
         except AddressSpaceError as error:
             raise FaultError(str(error), address if error.address is None else error.address) from error
-
-    program.add_memory_segment(0, ALL_ADDRESSES, read, physical=True)
-    return Attachment(reader.clear)

@@ -5,41 +5,37 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from unicorn import UC_PROT_EXEC, UC_PROT_NONE, UC_PROT_READ, UC_PROT_WRITE, Uc
+from unicorn import UC_PROT_EXEC, UC_PROT_NONE, UC_PROT_READ, UC_PROT_WRITE, Uc, UcError
 
-from dbs_address_space.attachment import Attachment
 from dbs_address_space.enums import AddressSpaceRegionType, Prot
 from dbs_address_space.ranges import AddressRange
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from dbs_address_space._core import AddressSpace, AddressSpaceBase, AddressSpaceChange, AddressSpaceRegion
+    from dbs_address_space._core import (
+        AddressSpace,
+        AddressSpaceBase,
+        AddressSpaceChange,
+        AddressSpaceRegion,
+        Attachment,
+    )
 
 __all__ = ["attach"]
 
 PAGE = 0x1000
-"""What Unicorn maps is in pages of this size, whatever the guest."""
+"""The unit of Unicorn's mappings, whatever the guest's pages are."""
+KEPT = "_address_spaces"
+"""The attribute of an engine that keeps the memory which it has pointers into."""
 
 
 def attach(space: AddressSpace, uc: Uc) -> Attachment:
     """Maps every region of a mapped space into an engine, which follows it from here on.
 
-    The engine keeps the space and its memory alive. `detach()` unmaps what was mapped.
+    The engine keeps the space and its memory alive until `detach()`, which unmaps what was mapped.
     """
     _ = space.memory  # NotMapped, when there is none
-    client = UnicornClient(space, uc)
-    subscription = space.subscribe(client)
-
-    def detach() -> None:
-        subscription.close()
-        client.unmap_all()
-        kept.remove(client)
-
-    # The engine has pointers into the memory: whoever has the engine has the space, which has the client, which has the engine.
-    kept = uc.__dict__.setdefault("_address_spaces", [])
-    kept.append(client)
-    return Attachment(detach)
+    return space.subscribe(UnicornClient(space, uc))
 
 
 class UnicornClient:
@@ -57,7 +53,7 @@ class UnicornClient:
         self._devices: set[AddressRange] = set()
 
     def prepare(self, change: AddressSpaceChange) -> None:
-        """Maps what is added; what is in its way, and pages that become a device or cease to be one, go first."""
+        """Maps regions that are added; regions in their way, and pages that become a device or cease to be one, go first."""
         try:
             self._prepare(change)
         except BaseException:
@@ -97,15 +93,22 @@ class UnicornClient:
         while self._undo:
             self._undo.pop()()
 
-    def unmap_all(self) -> None:
-        """Leaves the engine without anything of the space."""
+    def leave(self) -> None:
+        """Unmaps all of it; a range that the engine refuses to unmap stops none of the others, and is raised at the end."""
+        refused: list[UcError] = []
         for mapped in self._memory | self._devices:
-            self._unmap(mapped)
+            try:
+                self._unmap(mapped)
+            except UcError as error:
+                refused.append(error)
+        if refused:
+            raise refused[0]
 
     def _map_memory(self, change: AddressSpaceChange, region: AddressSpaceRegion) -> None:
         host = change.mapping(region).host_address
         self._uc.mem_map_ptr(region.base, region.size, _protection(region), host)
         self._memory.add(_range(region))
+        self._keep()
 
     def _map_device(self, pages: AddressRange) -> None:
         dispatch, base = self._space.dispatch, pages.base
@@ -129,15 +132,23 @@ class UnicornClient:
         self._uc.mem_unmap(*mapped)
         self._memory.discard(mapped)
         self._devices.discard(mapped)
+        self._keep()
+
+    def _keep(self) -> None:
+        """Lets the engine keep this client, and so the space and its memory, for as long as it has pointers into that."""
+        kept = vars(self._uc).setdefault(KEPT, set())
+        kept.add(self) if self._memory else kept.discard(self)
+        if not kept:
+            del vars(self._uc)[KEPT]
 
     def _protect(self, region: AddressSpaceRegion) -> None:
         self._uc.mem_protect(region.base, region.size, _protection(region))
 
 
 def _stop(uc: Uc, error: BaseException) -> int:
-    """Lets `emu_start` raise what a handler raised.
+    """Lets `emu_start` raise the exception of a handler.
 
-    An exception that leaves a read's callback reaches it too, but not before ctypes has complained that it is no number.
+    One that leaves a read's callback would come out of it too, but ctypes would complain first that it is not a number.
     """
     if not hasattr(uc, "_hook_exception"):
         raise error

@@ -13,7 +13,7 @@ use super::convert::{self, Address, Size};
 use super::interrupt::detached;
 use super::mapping::PyMapping;
 use super::region_objects::RegionObject;
-use super::registry::PyClients;
+use super::registry::PyRegistry;
 use super::space_ref::SpaceRef;
 use crate::memory::access::{Access, LeasedSections};
 use crate::memory::dirty::DirtySource;
@@ -60,7 +60,7 @@ const LONG: u64 = 4 << 20;
 pub struct PyMemory {
     space: SpaceRef,
     /// Closing the memory is a change that they are asked about.
-    clients: Py<PyClients>,
+    registry: Py<PyRegistry>,
     incarnation: Incarnation,
 }
 
@@ -120,8 +120,8 @@ fn whole(access: &Access<'_>) -> Result<Vec<Section>> {
 type Verb = (&'static str, Need);
 
 impl PyMemory {
-    pub(super) const fn new(space: SpaceRef, clients: Py<PyClients>, incarnation: Incarnation) -> Self {
-        Self { space, clients, incarnation }
+    pub(super) const fn new(space: SpaceRef, registry: Py<PyRegistry>, incarnation: Incarnation) -> Self {
+        Self { space, registry, incarnation }
     }
 
     /// Runs `work` on one snapshot, which is let go before an error becomes an exception: that runs Python code.
@@ -309,7 +309,7 @@ impl PyMemory {
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> std::result::Result<(), PyTraverseError> {
-        visit.call(&self.clients)
+        visit.call(&self.registry)
     }
 
     fn __repr__(&self) -> String {

@@ -14,7 +14,7 @@ use crate::model::lock::Lock;
 use crate::model::pattern::Pattern;
 use crate::model::range::Range;
 use crate::python::buffer;
-use crate::python::interrupt::{PyInterrupt, detached_under};
+use crate::python::interrupt::PyInterrupt;
 use crate::python::space_ref::SpaceRef;
 
 /// Bytes to search for, of which some nibbles may be anything: hexadecimal digits and `?`, with or without spaces.
@@ -145,7 +145,7 @@ impl PySearch {
             return Ok(None);
         }
         let current: &mut State = &mut state;
-        let found = detached_under(py, &self.interrupt, |interrupt| self.next(current, interrupt))?;
+        let found = self.interrupt.run(py, |interrupt| self.next(current, interrupt))?;
         state.left = if found.is_some() { state.left.saturating_sub(1) } else { 0 };
         Ok(found)
     }

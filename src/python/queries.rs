@@ -1,0 +1,212 @@
+//! The queries of a map: of `AddressSpaceBase`, and of `AddressSpace` on its current one.
+
+use pyo3::prelude::*;
+use pyo3::types::{PyString, PyTuple};
+
+use super::base::PyBase;
+use super::change::PyChange;
+use super::convert::{self, Address, Size};
+use super::layout::PyLayout;
+use super::region::PyRegion;
+use super::space::PySpace;
+use crate::model::region::RegionType;
+use crate::model::render;
+
+/// The first lines of an example: a map of one region.
+macro_rules! example {
+    ($name:literal) => {
+        concat!(
+            ">>> from dbs_address_space import ",
+            $name,
+            ", AddressSpaceLayout, AddressSpaceRegion\n>>> regions = [AddressSpaceRegion(\"ram\", 0, \"1MiB\", name=\"ram0\")]\n>>> guest = ",
+            $name,
+            ".from_regions(regions, AddressSpaceLayout(1 << 46, 0, 1 << 45))"
+        )
+    };
+}
+
+/// The verbs for a class that has `query`, which runs a closure on the object of its map, and `base`, which gives that object.
+macro_rules! queries {
+    ($class:ident, $name:literal) => {
+        #[pymethods]
+        impl $class {
+            /// The regions by ascending base.
+            #[getter]
+            fn regions(&self, py: Python<'_>) -> PyResult<Py<PyTuple>> {
+                self.query(py, |base| base.all_objects(py))
+            }
+
+            /// The layout that every region keeps.
+            #[getter]
+            fn layout(&self, py: Python<'_>) -> PyResult<PyLayout> {
+                self.query(py, |base| Ok(PyLayout(base.map.layout().clone())))
+            }
+
+            /// How many maps its space had published with this one: 0 for the first, and for a map that no space published.
+            #[getter]
+            fn generation(&self, py: Python<'_>) -> PyResult<u64> {
+                self.query(py, |base| Ok(base.map.generation().0))
+            }
+
+            /// The highest inclusive address of a region that is not a DAX window; `layout.mem_start` when there is none.
+            #[getter]
+            fn last_addr(&self, py: Python<'_>) -> PyResult<u64> {
+                self.query(py, |base| Ok(base.map.last_addr()))
+            }
+
+            /// The bytes of `DEFAULT_MEMORY`.
+            #[getter]
+            fn ram_size(&self, py: Python<'_>) -> PyResult<u64> {
+                self.query(py, |base| Ok(base.map.ram_size()))
+            }
+
+            /// The region that holds `addr`, the same object each time, or `None`. O(log n).
+            ///
+            #[doc = example!($name)]
+            /// >>> guest.find_region(0x1000).name
+            /// 'ram0'
+            fn find_region<'py>(&self, py: Python<'py>, addr: Address) -> PyResult<Option<Bound<'py, PyRegion>>> {
+                self.query(py, |base| base.object_at(py, addr.0))
+            }
+
+            /// Whether `addr` lies in a DAX window; `False` in a hole.
+            ///
+            #[doc = example!($name)]
+            /// >>> guest.is_dax_region(0)
+            /// False
+            fn is_dax_region(&self, py: Python<'_>, addr: Address) -> PyResult<bool> {
+                let is_dax = |base: &PyBase| Some(base.map.find(addr.0)?.region_type == RegionType::DaxMemory);
+                self.query(py, |base| Ok(is_dax(base).unwrap_or(false)))
+            }
+
+            /// The protection of the region that holds `addr`, a `Prot`; raises `UnmappedAddress` in a hole.
+            ///
+            #[doc = example!($name)]
+            /// >>> print(guest.prot_flags(0x1000))
+            /// rw-
+            fn prot_flags<'py>(&self, py: Python<'py>, addr: Address) -> PyResult<Bound<'py, PyAny>> {
+                let prot_flags = self.query(py, |base| Ok(base.map.get(addr.0)?.prot_flags))?;
+                convert::py_protection(py, (prot_flags,))
+            }
+
+            /// The host's NUMA node of the region that holds `addr`, or `None`; raises `UnmappedAddress` in a hole.
+            ///
+            #[doc = example!($name)]
+            /// >>> guest.numa_node_id(0) is None
+            /// True
+            fn numa_node_id(&self, py: Python<'_>, addr: Address) -> PyResult<Option<u32>> {
+                self.query(py, |base| Ok(base.map.get(addr.0)?.host_numa_node_id))
+            }
+
+            /// Calls `callback(region)` for each region by ascending base; an exception of it ends the walk and comes out.
+            ///
+            /// The walk is over the map as it is now, whatever the callback changes.
+            ///
+            #[doc = example!($name)]
+            /// >>> guest.walk_regions(lambda region: print(region.name))
+            /// ram0
+            fn walk_regions(&self, py: Python<'_>, callback: &Bound<'_, PyAny>) -> PyResult<()> {
+                let regions = self.regions(py)?;
+                regions.bind(py).iter().try_for_each(|region| callback.call1((region,)).map(drop))
+            }
+
+            /// The regions that share an address with `[base, base + size)`, by ascending base.
+            ///
+            #[doc = example!($name)]
+            /// >>> [region.name for region in guest.overlapping(0xf_f000, "8KiB")]
+            /// ['ram0']
+            fn overlapping<'py>(&self, py: Python<'py>, base: Address, size: Size) -> PyResult<Bound<'py, PyTuple>> {
+                let range = convert::range(base, size)?;
+                self.query(py, |base| base.objects_of(py, base.map.overlapping(range)))
+            }
+
+            /// The ranges that regions of a type (of all types for `None`) cover, touching ones joined: a tuple of `AddressRange`.
+            ///
+            #[doc = example!($name)]
+            /// >>> guest.ranges("ram")
+            /// (AddressRange(base=0, size=1048576),)
+            #[pyo3(signature = (region_type=None))]
+            fn ranges<'py>(
+                &self,
+                py: Python<'py>,
+                region_type: Option<&Bound<'_, PyAny>>,
+            ) -> PyResult<Bound<'py, PyTuple>> {
+                let region_type = region_type.map(convert::region_type).transpose()?;
+                convert::py_ranges(py, self.query(py, |base| Ok(base.map.ranges(region_type)))?)
+            }
+
+            /// The ranges between `low` and `high` (`layout.phys_end` by default) that no region covers: a tuple of `AddressRange`.
+            ///
+            #[doc = example!($name)]
+            /// >>> [str(gap) for gap in guest.gaps(high=0x20_0000)]
+            /// ['[0x10_0000, 0x20_0000)']
+            #[pyo3(signature = (low=Address(0), high=None), text_signature = "($self, low=0, high=None)")]
+            fn gaps<'py>(&self, py: Python<'py>, low: Address, high: Option<Address>) -> PyResult<Bound<'py, PyTuple>> {
+                let end = |base: &PyBase| high.map_or(base.map.layout().phys_end(), |high| high.0);
+                convert::py_ranges(py, self.query(py, |base| Ok(base.map.gaps(low.0, end(base))))?)
+            }
+
+            /// How `after` differs from this map, an `AddressSpaceChange`.
+            ///
+            #[doc = example!($name)]
+            /// >>> from dbs_address_space import AddressSpaceBase
+            /// >>> guest.diff(AddressSpaceBase.from_regions([], guest.layout))
+            /// AddressSpaceChange(0 added, 1 removed, 0 replaced)
+            fn diff(slf: &Bound<'_, Self>, after: Py<PyBase>) -> PyResult<PyChange> {
+                PyChange::between(slf.py(), Self::base(slf)?, after)
+            }
+
+            fn __getitem__<'py>(
+                &self,
+                py: Python<'py>,
+                key: &Bound<'_, PyAny>,
+            ) -> PyResult<Option<Bound<'py, PyRegion>>> {
+                match key.cast::<PyString>() {
+                    Ok(name) => {
+                        self.query(py, |base| base.object_at(py, base.map.at_name(&name.to_string_lossy())?.base()))
+                    }
+                    Err(_) => {
+                        let addr = key.extract::<Address>()?;
+                        self.query(py, |base| base.object_at(py, base.map.get(addr.0)?.base()))
+                    }
+                }
+            }
+
+            fn __contains__(&self, py: Python<'_>, x: &Bound<'_, PyAny>) -> PyResult<bool> {
+                if let Ok(region) = x.cast::<PyRegion>() {
+                    return self.query(py, |base| Ok(base.map.equal_to(&region.get().0).is_ok()));
+                }
+                if let Ok(name) = x.cast::<PyString>() {
+                    return self.query(py, |base| Ok(base.map.find_name(&name.to_string_lossy()).is_some()));
+                }
+                let addr = x.extract::<Address>()?;
+                self.query(py, |base| Ok(base.map.find_index(addr.0).is_some()))
+            }
+
+            fn __len__(&self, py: Python<'_>) -> PyResult<usize> {
+                self.query(py, |base| Ok(base.map.regions().len()))
+            }
+
+            /// True also when it is empty: it is a map, not a list.
+            #[allow(clippy::unused_self, reason = "what Python asks for")]
+            const fn __bool__(&self) -> bool {
+                true
+            }
+
+            fn __iter__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+                Ok(self.regions(py)?.bind(py).try_iter()?.into_any())
+            }
+
+            fn __reversed__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+                py.import("builtins")?.call_method1("reversed", (self.regions(py)?,))
+            }
+
+            fn __str__(&self, py: Python<'_>) -> PyResult<String> {
+                self.query(py, |base| Ok(render::table(&base.map)))
+            }
+        }
+    };
+}
+
+queries!(PyBase, "AddressSpaceBase");
+queries!(PySpace, "AddressSpace");

@@ -1,0 +1,123 @@
+//! How clients join a space and leave it.
+
+use std::ops::Deref;
+use std::sync::Arc;
+
+use super::prepared::Prepared;
+use super::proposal::Proposal;
+use super::space::AddressSpace;
+use super::subscription::Subscription;
+use super::turn::TurnGuard;
+use crate::model::change::Change;
+use crate::model::error::{Error, Result};
+use crate::model::interrupt::Interrupt;
+
+/// A writer's turn, at the end of which clients leave that were told to during it.
+pub(super) struct WriterTurn<'a> {
+    space: &'a AddressSpace,
+    turn: TurnGuard<'a>,
+}
+
+impl<'a> Deref for WriterTurn<'a> {
+    type Target = TurnGuard<'a>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.turn
+    }
+}
+
+impl Drop for WriterTurn<'_> {
+    fn drop(&mut self) {
+        self.space.let_clients_leave(&self.turn);
+    }
+}
+
+impl AddressSpace {
+    /// Waits for the writers' turn; refused in a forked child.
+    pub(super) fn take_turn(&self, interrupt: &dyn Interrupt) -> Result<WriterTurn<'_>> {
+        self.check_process()?;
+        Ok(WriterTurn { space: self, turn: self.turn().take(interrupt)? })
+    }
+
+    /// Adds a client: itself a change that offers it every present region, undone when it refuses or fails.
+    pub fn subscribe(&self, subscription: &Arc<Subscription>, interrupt: &dyn Interrupt) -> Result<()> {
+        // No region may come or go between the offer and the client's entry in the table, or it would never hear of it.
+        let turn = self.take_turn(interrupt)?;
+        let (map, memory) = (self.map(), self.load().memory.clone());
+        if subscription.client().needs_memory() {
+            self.check_mapped(subscription.name())?;
+        }
+        let proposal = Arc::new(Proposal::new(Change::attach_all(&map), None, memory));
+        let prepared = Prepared::all(vec![(Arc::clone(subscription), Arc::clone(&proposal))], &turn)?;
+        if let Some((_, error)) = prepared.commit().pop() {
+            turn.enter(Some(subscription.name()), "rollback");
+            // Whatever comes of it, the first error is the one to tell.
+            let _ = subscription.client().rollback(&proposal);
+            return Err(error);
+        }
+        // Only now: a client that refused or failed never was one.
+        subscription.begin();
+        self.clients().push(Arc::clone(subscription));
+        Ok(())
+    }
+
+    /// Lets a client leave; an error of its leaving comes back when it has left. One that has left already is left alone.
+    ///
+    /// In the thread that has the turn, which is inside a client's phase, the client leaves when the change under way is decided: it
+    /// may have prepared that change, and has to be told the outcome.
+    pub fn unsubscribe(&self, subscription: &Arc<Subscription>, interrupt: &dyn Interrupt) -> Result<()> {
+        self.check_process()?;
+        if self.turn().is_mine() {
+            self.leave_later(subscription);
+            return Ok(());
+        }
+        let turn = self.take_turn(interrupt)?;
+        // Out of the table before it lets go, so that a failure half way leaves no client that is asked about changes.
+        self.clients().retain(|other| !Arc::ptr_eq(other, subscription));
+        turn.enter(Some(subscription.name()), "detach");
+        let result = subscription.leave();
+        subscription.has_ended();
+        result
+    }
+
+    fn leave_later(&self, subscription: &Arc<Subscription>) {
+        subscription.leave_later();
+        let mut clients = self.clients();
+        // A client that failed is not there any more.
+        if !clients.iter().any(|other| Arc::ptr_eq(other, subscription)) {
+            clients.push(Arc::clone(subscription));
+        }
+    }
+
+    /// Forgets the clients that follow no more, and lets those leave that are to.
+    fn let_clients_leave(&self, turn: &TurnGuard<'_>) {
+        // Collected first: a client's end may do anything, also ask for the clients, and must not find their table locked.
+        let ended: Vec<_> = self.clients().extract_if(.., |subscription| !subscription.is_following()).collect();
+        for subscription in ended.iter().filter(|subscription| subscription.is_leaving()) {
+            turn.enter(Some(subscription.name()), "detach");
+            if let Err(error) = subscription.leave() {
+                subscription.fail(error);
+            }
+            subscription.has_ended();
+        }
+    }
+
+    /// Refuses a client that follows memory while there is none.
+    pub fn check_mapped(&self, client: &str) -> Result<()> {
+        if self.load().memory.is_some() {
+            return Ok(());
+        }
+        Err(Error::NotMapped {
+            message: format!("{client} follows memory, and the space has none: call map_memory() first"),
+        })
+    }
+
+    /// Lets every client leave, for the last owner of a space: nobody else can have the turn or want it.
+    pub fn dismiss(&self) {
+        let clients = std::mem::take(&mut *self.clients());
+        if self.check_process().is_ok() {
+            // There is nobody left to tell of an error; the client keeps whatever it could not let go.
+            clients.iter().for_each(|subscription| drop(subscription.leave()));
+        }
+    }
+}

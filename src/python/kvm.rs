@@ -1,14 +1,11 @@
 //! `KvmSlots`, and how a space is attached to a virtual machine.
 
-use std::os::fd::RawFd;
 use std::sync::{Arc, OnceLock};
 
-use pyo3::exceptions::PyOverflowError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use super::base::target;
-use super::convert::invalid;
 use super::convert::{self, Address, Size, U32};
 use super::dirty::PyDirtyPages;
 use super::interrupt::detached;
@@ -16,6 +13,7 @@ use super::space::PySpace;
 use super::space_ref::SpaceRef;
 use crate::clients::kvm::{Kvm, KvmOptions};
 use crate::model::error::Error;
+use crate::model::invalid::Invalid;
 use crate::model::region::SharedRegion;
 use crate::space::client::Subscription;
 
@@ -157,7 +155,7 @@ impl PySpace {
         }
         let (first_slot, max_slots) = (first_slot.0, max_slots.map(|most| most.0));
         let options = KvmOptions { dirty_log, manual_clear, first_slot, max_slots, guest_memfd };
-        let kvm = Arc::new(Kvm::new(descriptor(vm_fd)?, options)?);
+        let kvm = Arc::new(Kvm::new(convert::descriptor(vm_fd)?, options)?);
         self.check_not_attached(py, &kvm)?;
         let space = self.inner().clone();
         let slots = Bound::new(py, PyKvmSlots { space, kvm: Arc::clone(&kvm), subscription: OnceLock::new() })?;
@@ -174,22 +172,10 @@ impl PySpace {
             client.cast::<PyKvmSlots>().is_ok_and(|slots| slots.get().kvm.is_same_machine(kvm))
         };
         match self.clients().get().following(py).iter().any(is_it) {
-            true => Err(invalid("the virtual machine is attached to this space already: detach it first".into())),
+            true => {
+                Err(Invalid::argument("the virtual machine is attached to this space already: detach it first").into())
+            }
             false => Ok(()),
         }
-    }
-}
-
-/// An int descriptor, or that of anything with `fileno()`; borrowed.
-pub(super) fn descriptor(object: &Bound<'_, PyAny>) -> PyResult<RawFd> {
-    let number = match object.getattr_opt("fileno")? {
-        Some(fileno) => fileno.call0()?,
-        None => object.clone(),
-    };
-    match number.extract::<RawFd>() {
-        Err(error) if error.is_instance_of::<PyOverflowError>(object.py()) => {
-            Err(invalid(format!("{} is no file descriptor", number.repr()?)))
-        }
-        fd => fd,
     }
 }

@@ -5,10 +5,10 @@ use std::sync::{Arc, Weak};
 
 use pyo3::exceptions::{PyException, PyTypeError};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyString};
+use pyo3::types::PyString;
 
 use super::change::PyChange;
-use super::error::{Common, build};
+use super::error::Exception;
 use super::registry::Shared;
 use crate::model::error::{ClientException, Error, Result};
 use crate::model::lock::Lock;
@@ -152,7 +152,7 @@ fn is_observer(client: &Bound<'_, PyAny>) -> PyResult<bool> {
         return match client.is_callable() {
             true => Ok(true),
             false => Err(PyTypeError::new_err(format!(
-                "{} is no client: it needs prepare(change), commit(change) and rollback(change), or to be callable",
+                "{} is not a client: it needs prepare(change), commit(change) and rollback(change), or to be callable",
                 client.get_type().name()?
             ))),
         };
@@ -177,8 +177,5 @@ fn name_of(client: &Bound<'_, PyAny>) -> String {
 
 /// A `ClientError` about a Python client and the change that it was asked about.
 fn client_error(py: Python<'_>, message: &str, client: &Bound<'_, PyAny>, change: &Py<PyChange>) -> PyResult<PyErr> {
-    let own = PyDict::new(py);
-    own.set_item("client", client)?;
-    own.set_item("change", change)?;
-    build(py, "ClientError", message, &Common::default(), &own)
+    Exception::new(py, "ClientError").with("client", client)?.with("change", change)?.build(message)
 }

@@ -1,6 +1,5 @@
 //! `VhostUserClient`, and the memory table of a space.
 
-use std::os::fd::RawFd;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -8,9 +7,8 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyTuple};
 
-use super::convert::{Address, Timeout, U32};
+use super::convert::{self, Address, CInt, Timeout, U32};
 use super::interrupt::detached;
-use super::kvm::descriptor;
 use super::memory::PyMemory;
 use super::space::PySpace;
 use super::space_ref::SpaceRef;
@@ -60,8 +58,8 @@ impl PyVhostUserClient {
     /// `request` is its number in the protocol, `payload` what follows the header. Raises `BackingError` when the backend refuses,
     /// does not answer in time or is gone.
     #[pyo3(signature = (request, payload=None, *, fds=Vec::new()), text_signature = "($self, request, payload=b'', *, fds=())")]
-    fn send(&self, py: Python<'_>, request: U32, payload: Option<&[u8]>, fds: Vec<RawFd>) -> PyResult<()> {
-        let payload = payload.unwrap_or_default();
+    fn send(&self, py: Python<'_>, request: U32, payload: Option<&[u8]>, fds: Vec<CInt>) -> PyResult<()> {
+        let (payload, fds) = (payload.unwrap_or_default(), numbers(fds));
         Ok(py.detach(|| self.client.message(request.0, payload, &fds, false)).map(drop)?)
     }
 
@@ -72,9 +70,9 @@ impl PyVhostUserClient {
         py: Python<'py>,
         request: U32,
         payload: Option<&[u8]>,
-        fds: Vec<RawFd>,
+        fds: Vec<CInt>,
     ) -> PyResult<Bound<'py, PyBytes>> {
-        let payload = payload.unwrap_or_default();
+        let (payload, fds) = (payload.unwrap_or_default(), numbers(fds));
         let reply = py.detach(|| self.client.message(request.0, payload, &fds, true))?;
         Ok(PyBytes::new(py, &reply))
     }
@@ -114,6 +112,10 @@ impl PyVhostUserClient {
     }
 }
 
+fn numbers(fds: Vec<CInt>) -> Vec<i32> {
+    fds.into_iter().map(|fd| fd.0).collect()
+}
+
 #[pymethods]
 impl PySpace {
     /// Keeps the memory table of a vhost-user backend in step with this space's RAM; returns its `VhostUserClient`.
@@ -136,7 +138,7 @@ impl PySpace {
     ) -> PyResult<Bound<'py, PyVhostUserClient>> {
         self.inner().check_process()?;
         self.inner().check_mapped("vhost-user")?;
-        let (socket, timeout) = (descriptor(sock)?, timeout.0);
+        let (socket, timeout) = (convert::descriptor(sock)?, timeout.0);
         let client = Arc::new(py.detach(|| VhostUser::new(socket, timeout, protocol_features.0))?);
         let space = self.inner().clone();
         let object = PyVhostUserClient { space, client: Arc::clone(&client), subscription: OnceLock::new() };

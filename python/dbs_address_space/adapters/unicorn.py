@@ -137,7 +137,7 @@ class UnicornClient:
 def _stop(uc: Uc, error: BaseException) -> int:
     """Lets `emu_start` raise what a handler raised.
 
-    An exception that leaves a read's callback reaches it too, but not before ctypes has complained that it is no number.
+    An exception that leaves a read's callback reaches it too, but not before ctypes has complained that it is not a number.
     """
     if not hasattr(uc, "_hook_exception"):
         raise error

@@ -36,7 +36,9 @@ mod _core {
     #[pymodule_export]
     use super::python::change::PyChange;
     #[pymodule_export]
-    use super::python::convert::checked_range;
+    use super::python::convert::{
+        checked_range, parse_protection, parse_region_type, parse_source_type, protection_text,
+    };
     #[pymodule_export]
     use super::python::dax::PyDaxWindow;
     #[pymodule_export]

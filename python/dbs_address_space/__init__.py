@@ -23,203 +23,31 @@ if sys.version_info < (3, 12):  # newer ones refuse by themselves what would sha
     if _interpreters.get_current() != _interpreters.get_main():
         raise ImportError("dbs_address_space can be imported in the main interpreter only, not in a sub-interpreter")
 
-from ._core import (
-    AddressSpace,
-    AddressSpaceBase,
-    AddressSpaceBuilder,
-    AddressSpaceChange,
-    AddressSpaceLayout,
-    AddressSpacePlan,
-    AddressSpaceRegion,
-    Attachment,
-    BackingOptions,
-    BytePattern,
-    DaxWindow,
-    DirtyPages,
-    GuestMemory,
-    Hotplug,
-    KvmSlots,
-    Machine,
-    Mapping,
-    NumaIdTable,
-    NumaNode,
-    NumaNodeInfo,
-    NumaPolicy,
-    NumaRegionInfo,
-    Pin,
-    PreallocHandle,
-    Reservation,
-    Subscription,
-    Transaction,
-    UnplugRequest,
-    VhostUserClient,
-    __version__,
-    usable_end,
-)
+from . import _core
+from ._core import __version__, usable_end
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from .enums import (
-        MAP_ANONYMOUS,
-        MAP_HUGETLB,
-        MAP_NORESERVE,
-        MAP_POPULATE,
-        MAP_PRIVATE,
-        MAP_SHARED,
-        MPOL_MF_MOVE,
-        MPOL_PREFERRED,
-        PROT_EXEC,
-        PROT_NONE,
-        PROT_READ,
-        PROT_WRITE,
-        AddressSpaceRegionType,
-        MapFlags,
-        MemorySourceType,
-        Prot,
-    )
-    from .errors import (
-        AccessDenied,
-        AddressSpaceError,
-        AlignmentImpossible,
-        BackingError,
-        ClientError,
-        DuplicateName,
-        ForkedProcess,
-        Fragmented,
-        GenerationChanged,
-        HugePagesShort,
-        InvalidAddressRange,
-        InvalidMemorySourceType,
-        InvalidPlan,
-        InvalidRegionType,
-        LayoutViolation,
-        Lease,
-        MemoryFault,
-        Misaligned,
-        NoSpace,
-        NotContiguous,
-        NotMapped,
-        NumaError,
-        PartialTransfer,
-        ReentrantChange,
-        RegionBusy,
-        RegionOverlap,
-        UnmappedAddress,
-        Unsupported,
-    )
-    from .hotplug import DimmSlots, MemoryBlocks
-    from .progress import Progress, tqdm_progress
-    from .ranges import AddressRange, VhostUserRegion
-    from .reports import DaxMapping, EffectiveBacking, Placement, PlanCost, PreallocReport
-
-__all__ = [
-    "MAP_ANONYMOUS",
-    "MAP_HUGETLB",
-    "MAP_NORESERVE",
-    "MAP_POPULATE",
-    "MAP_PRIVATE",
-    "MAP_SHARED",
-    "MPOL_MF_MOVE",
-    "MPOL_PREFERRED",
-    "PROT_EXEC",
-    "PROT_NONE",
-    "PROT_READ",
-    "PROT_WRITE",
-    "AccessDenied",
-    "AddressRange",
-    "AddressSpace",
-    "AddressSpaceBase",
-    "AddressSpaceBuilder",
-    "AddressSpaceChange",
-    "AddressSpaceError",
-    "AddressSpaceLayout",
-    "AddressSpacePlan",
-    "AddressSpaceRegion",
-    "AddressSpaceRegionType",
-    "AlignmentImpossible",
-    "Attachment",
-    "BackingError",
-    "BackingOptions",
-    "BytePattern",
-    "ClientError",
-    "DaxMapping",
-    "DaxWindow",
-    "DimmSlots",
-    "DirtyPages",
-    "DuplicateName",
-    "EffectiveBacking",
-    "ForkedProcess",
-    "Fragmented",
-    "GenerationChanged",
-    "GuestMemory",
-    "Hotplug",
-    "HugePagesShort",
-    "InvalidAddressRange",
-    "InvalidMemorySourceType",
-    "InvalidPlan",
-    "InvalidRegionType",
-    "KvmSlots",
-    "LayoutViolation",
-    "Lease",
-    "Machine",
-    "MapFlags",
-    "Mapping",
-    "MemoryBlocks",
-    "MemoryFault",
-    "MemorySourceType",
-    "Misaligned",
-    "NoSpace",
-    "NotContiguous",
-    "NotMapped",
-    "NumaError",
-    "NumaIdTable",
-    "NumaNode",
-    "NumaNodeInfo",
-    "NumaPolicy",
-    "NumaRegionInfo",
-    "PartialTransfer",
-    "Pin",
-    "Placement",
-    "PlanCost",
-    "PreallocHandle",
-    "PreallocReport",
-    "Progress",
-    "Prot",
-    "ReentrantChange",
-    "RegionBusy",
-    "RegionOverlap",
-    "Reservation",
-    "Subscription",
-    "Transaction",
-    "UnmappedAddress",
-    "UnplugRequest",
-    "Unsupported",
-    "VhostUserClient",
-    "VhostUserRegion",
-    "__version__",
-    "tqdm_progress",
-    "usable_end",
-]
+# The native classes that say they belong here. Type checkers, which can't follow, read the stub instead.
+globals().update({name: value for name, value in vars(_core).items() if getattr(value, "__module__", "") == __name__})
+_NATIVE = [name for name in globals() if name[0] != "_" and name != "sys"] + ["__version__"]
+_MODULES = ("errors", "enums", "ranges", "progress", "reports", "hotplug")
 
 
-if not TYPE_CHECKING:  # or every misspelt name would have a type
+def __getattr__(name: str) -> object:
+    """What is not native comes when it is first asked for: `enum` alone takes longer to import than all the rest."""
+    from importlib import import_module  # noqa: PLC0415  as above
 
-    def __getattr__(name: str) -> object:
-        """What is not native comes when it is first asked for: `enum` alone takes longer to import than all the rest."""
-        if not name.startswith("__"):
-            from importlib import import_module  # noqa: PLC0415  as above
-
-            for module in ("errors", "enums", "ranges", "progress", "reports", "hotplug"):
-                lazy = import_module(f"{__name__}.{module}")
-                if name == module:
-                    return lazy
-                if name in lazy.__all__:
-                    return globals().setdefault(name, getattr(lazy, name))
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name == "__all__":
+        lazy = (import_module(f"{__name__}.{module}").__all__ for module in _MODULES)
+        return globals().setdefault(name, sorted({*_NATIVE, *(name for names in lazy for name in names)}))
+    if not name.startswith("__"):
+        for module_name in _MODULES:
+            module = import_module(f"{__name__}.{module_name}")
+            if name == module_name:
+                return module
+            if name in module.__all__:
+                return globals().setdefault(name, getattr(module, name))
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
-
-
-del TYPE_CHECKING
+    return sorted({*globals(), *__getattr__("__all__")})

@@ -47,6 +47,10 @@ __all__ = [
     "checked_range",
     "device_tree",
     "e820",
+    "parse_protection",
+    "parse_region_type",
+    "parse_source_type",
+    "protection_text",
     "slit",
     "srat",
     "usable_end",
@@ -84,6 +88,10 @@ def srat(numa_nodes: dict[int, NumaNode], *, hotplug_window: _Window | None = No
 def slit(distances: Iterable[Iterable[SupportsIndex]]) -> bytes: ...
 def device_tree(space: AddressSpace | AddressSpaceBase, *, numa_nodes: dict[int, NumaNode] | None = None) -> bytes: ...
 def checked_range(base: _Address, size: _Size) -> tuple[int, int]: ...
+def parse_region_type(value: object) -> str: ...
+def parse_source_type(value: object) -> str: ...
+def parse_protection(text: str) -> int: ...
+def protection_text(bits: SupportsIndex) -> str: ...
 
 @final
 class AddressSpaceRegion:
@@ -529,7 +537,7 @@ class GuestMemory:
         self,
         region: _Target | None = None,
         *,
-        threads: int | None = None,
+        threads: SupportsIndex | None = None,
         progress: _ProgressFunction | None = None,
         background: Literal[False] = False,
     ) -> PreallocReport: ...
@@ -538,7 +546,7 @@ class GuestMemory:
         self,
         region: _Target | None = None,
         *,
-        threads: int | None = None,
+        threads: SupportsIndex | None = None,
         progress: None = None,
         background: Literal[True],
     ) -> PreallocHandle: ...
@@ -684,8 +692,8 @@ class VhostUserClient(Attachment):
     def max_regions(self) -> int: ...
     @property
     def table(self) -> tuple[VhostUserRegion, ...]: ...
-    def send(self, request: SupportsIndex, payload: bytes = b"", *, fds: Sequence[int] = ()) -> None: ...
-    def ask(self, request: SupportsIndex, payload: bytes = b"", *, fds: Sequence[int] = ()) -> bytes: ...
+    def send(self, request: SupportsIndex, payload: bytes = b"", *, fds: Sequence[SupportsIndex] = ()) -> None: ...
+    def ask(self, request: SupportsIndex, payload: bytes = b"", *, fds: Sequence[SupportsIndex] = ()) -> bytes: ...
 
 @final
 class DirtyPages:

@@ -1,10 +1,10 @@
-"""Enumerations and flags: what a region is, where its bytes come from, and how it is mapped."""
+"""Enumerations and flags: the types of regions, the sources of their bytes, and the flags of their mappings."""
 
 from __future__ import annotations
 
 from enum import Enum, IntFlag
 
-from .errors import InvalidAddressRange, InvalidMemorySourceType, InvalidRegionType
+from ._core import parse_protection, parse_region_type, parse_source_type, protection_text
 
 __all__ = [
     "MAP_ANONYMOUS",
@@ -26,8 +26,14 @@ __all__ = [
 ]
 
 
+def _text(text: object) -> str:
+    if isinstance(text, str):
+        return text
+    raise TypeError(f"text must be a str, not {type(text).__name__}")
+
+
 class AddressSpaceRegionType(Enum):
-    """What a region is to the guest.
+    """The meaning of a region to the guest.
 
     Called with a value or a member name, in any case; anything else raises `InvalidRegionType`. Wherever a region type is asked
     for, the text alone will do.
@@ -47,16 +53,11 @@ class AddressSpaceRegionType(Enum):
 
     @classmethod
     def _missing_(cls, value: object) -> AddressSpaceRegionType:
-        text = value.lower() if isinstance(value, str) else value
-        for member in cls:
-            if text in (member.value, member.name.lower()):
-                return member
-        known = ", ".join(repr(member.value) for member in cls)
-        raise InvalidRegionType(f"unknown region type {value!r}: use {known}, or the name of a member")
+        return cls(parse_region_type(value))
 
 
 class MemorySourceType(Enum):
-    """Where the bytes of a region come from. Five sources, which have nine names.
+    """The source of a region's bytes. Five sources, which have nine names.
 
     >>> MemorySourceType.MMAP_ANONYMOUS.value
     'mmap'
@@ -77,21 +78,16 @@ class MemorySourceType(Enum):
     def parse(cls, text: str) -> MemorySourceType:
         """The source that one of the nine names stands for: case-sensitive, without spaces around it.
 
-        Raises `InvalidMemorySourceType` for another text, `TypeError` for what is no text.
+        Raises `InvalidMemorySourceType` for another text, `TypeError` for anything but a text.
 
         >>> MemorySourceType.parse("anon")
         <MemorySourceType.MMAP_ANONYMOUS: 'mmap'>
         """
-        if not isinstance(text, str):
-            raise TypeError(f"text must be a str, not {type(text).__name__}")
-        return cls(text)
+        return cls(_text(text))
 
     @classmethod
     def _missing_(cls, value: object) -> MemorySourceType:
-        if isinstance(value, str) and value in _SECOND_NAMES:
-            return cls(_SECOND_NAMES[value])
-        known = ", ".join(repr(member.value) for member in cls) + ", " + ", ".join(map(repr, _SECOND_NAMES))
-        raise InvalidMemorySourceType(f"unknown memory source type {value!r}: use one of {known}")
+        return cls(parse_source_type(value))
 
     @property
     def is_huge(self) -> bool:
@@ -104,11 +100,8 @@ class MemorySourceType(Enum):
         return "mmap" in self.value
 
 
-_SECOND_NAMES = {"memfd": "shmem", "hugememfd": "hugeshmem", "anon": "mmap", "hugeanon": "hugemmap"}
-
-
 class Prot(IntFlag):
-    """The protection of memory, as `mmap` takes it. Prints as in `/proc/PID/maps`.
+    """The protection of memory, as `mmap` takes it. Prints and reads as in `/proc/PID/maps`.
 
     >>> str(Prot.READ | Prot.WRITE)
     'rw-'
@@ -127,24 +120,19 @@ class Prot(IntFlag):
     def parse(cls, text: str) -> Prot:
         """The protection that a text such as `"rw-"`, `"rw"` or `"---"` stands for.
 
-        Raises `InvalidAddressRange` for another text, `TypeError` for what is no text.
+        Raises `InvalidArgument` for another text, `TypeError` for anything but a text.
 
         >>> Prot.parse("r-x") == Prot.READ | Prot.EXEC
         True
         """
-        if not isinstance(text, str):
-            raise TypeError(f"text must be a str, not {type(text).__name__}")
-        for prot in map(cls, range(8)):
-            if text and text in (str(prot), str(prot).replace("-", "")):
-                return prot
-        raise InvalidAddressRange(
-            f"unknown protection {text!r}: use letters of 'rwx' in this order, with '-' for what is missing"
-        )
+        return cls(parse_protection(_text(text)))
+
+    @classmethod
+    def _missing_(cls, value: object) -> Prot:
+        return cls.parse(value) if isinstance(value, str) else super()._missing_(value)
 
     def __str__(self) -> str:
-        return "".join(
-            letter if self & bit else "-" for letter, bit in (("r", Prot.READ), ("w", Prot.WRITE), ("x", Prot.EXEC))
-        )
+        return protection_text(int(self) & 7)
 
     def __format__(self, spec: str) -> str:
         return format(int(self) if spec.endswith(("b", "d", "n", "o", "x", "X")) else str(self), spec)

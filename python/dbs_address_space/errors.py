@@ -1,49 +1,15 @@
-"""The errors of this package, all of them `AddressSpaceError` and what Python has for the case.
+"""The errors of this package, all of them an `AddressSpaceError` and the built-in error that Python has for the case.
 
-Each carries `.address`, `.size`, `.region` and `.conflict`, `None` where that makes no sense, and can be pickled.
+Each carries `.address`, `.size`, `.region` and `.conflict`, `None` where that makes no sense, and can be pickled. `__all__`, the
+names of the package and the tests follow from the classes here.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from ._core import AddressSpaceChange, AddressSpaceRegion
 from ._named_tuple import NamedTuple
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Any
-
-    from ._core import AddressSpaceChange, AddressSpaceRegion
-
-__all__ = [
-    "AccessDenied",
-    "AddressSpaceError",
-    "AlignmentImpossible",
-    "BackingError",
-    "ClientError",
-    "DuplicateName",
-    "ForkedProcess",
-    "Fragmented",
-    "GenerationChanged",
-    "HugePagesShort",
-    "InvalidAddressRange",
-    "InvalidMemorySourceType",
-    "InvalidPlan",
-    "InvalidRegionType",
-    "LayoutViolation",
-    "Lease",
-    "MemoryFault",
-    "Misaligned",
-    "NoSpace",
-    "NotContiguous",
-    "NotMapped",
-    "NumaError",
-    "PartialTransfer",
-    "ReentrantChange",
-    "RegionBusy",
-    "RegionOverlap",
-    "UnmappedAddress",
-    "Unsupported",
-]
 
 
 class Lease(NamedTuple):
@@ -55,7 +21,7 @@ class Lease(NamedTuple):
 
 
 class AddressSpaceError(Exception):
-    """What every error of this package is."""
+    """The base of every error of this package."""
 
     address: int | None = None
     """The first guest physical address that is in question."""
@@ -67,11 +33,15 @@ class AddressSpaceError(Exception):
     """The region that is in the way."""
 
     _errno = 0
+    """The errno of an `OSError` for which no system call failed."""
+    _call_failed = False
+    """Whether a system call failed, so that its errno is part of the text."""
 
     def __init__(self, message: str = "", *, errno: int | None = None, **data: object) -> None:
-        """Takes the message and, by name, the data of the class."""
+        """Takes the message, the errno of a system call that failed and, by name, the data of the class."""
         if isinstance(self, OSError):
             super().__init__(errno or self._errno, message)
+            self._call_failed = errno is not None
         else:
             super().__init__(message)
         for name, value in data.items():
@@ -79,15 +49,19 @@ class AddressSpaceError(Exception):
                 raise TypeError(f"{type(self).__name__}() got an unexpected keyword argument {name!r}")
             setattr(self, name, value)
 
-    def __reduce__(self) -> tuple[Callable[..., AddressSpaceError], tuple[Any, ...], dict[str, object]]:
+    def __str__(self) -> str:
+        message = str(self.args[-1]) if self.args else ""
+        return f"[Errno {self.args[0]}] {message}" if self._call_failed else message
+
+    def __reduce__(self) -> tuple[Callable[..., AddressSpaceError], tuple[object, ...], dict[str, object]]:
         state = {name: _picklable(value) for name, value in self.__dict__.items()}
         errno, message = self.args if isinstance(self, OSError) else (None, *self.args)
         return _rebuild, (type(self), message, errno), state
 
 
 def _picklable(value: object) -> object:
-    """The value, or `None` for what means nothing elsewhere: a region that holds a user's file, a client."""
-    import pickle  # noqa: PLC0415  who prints an error does not need it
+    """The value, or `None` for one that means nothing elsewhere: a region that holds a user's file, a client."""
+    import pickle  # noqa: PLC0415  most errors are printed, not pickled
 
     try:
         pickle.dumps(value)
@@ -100,8 +74,12 @@ def _rebuild(error: type[AddressSpaceError], message: str, errno: int | None) ->
     return error(message, errno=errno)
 
 
-class InvalidAddressRange(AddressSpaceError, ValueError):
-    """A number, range, name or flag that no region or access can have."""
+class InvalidArgument(AddressSpaceError, ValueError):
+    """An argument that is wrong: a name, a text, an option, or arguments that contradict each other."""
+
+
+class InvalidAddressRange(InvalidArgument):
+    """An address, a size, an alignment or another number that is out of range."""
 
 
 class LayoutViolation(InvalidAddressRange):
@@ -120,16 +98,20 @@ class Misaligned(InvalidAddressRange):
     """A base, size or offset that is not a multiple of what it must be."""
 
 
-class InvalidRegionType(AddressSpaceError, ValueError):
+class InvalidRegionType(InvalidArgument):
     """Not a region type."""
 
 
-class InvalidMemorySourceType(AddressSpaceError, ValueError):
+class InvalidMemorySourceType(InvalidArgument):
     """Not a memory source, or one that contradicts the other arguments."""
 
 
 class UnmappedAddress(AddressSpaceError, LookupError):
     """No region, or no memory, at `.address`."""
+
+
+class UnknownName(UnmappedAddress, KeyError):
+    """No region has the name that was asked for."""
 
 
 class AccessDenied(AddressSpaceError, PermissionError):
@@ -139,19 +121,23 @@ class AccessDenied(AddressSpaceError, PermissionError):
 
 
 class MemoryFault(AddressSpaceError, OSError):
-    """The memory itself failed: its file was cut, its page is gone, its device answers nothing."""
+    """The memory itself failed: its file was truncated, no page could be allocated, or its device did not respond."""
 
     _errno = 14
     completed: int = 0
-    """How many bytes were done before the fault."""
+    """The number of bytes done before the fault."""
     cause: str = ""
-    """What is wrong with the memory, as far as the kernel tells."""
+    """The failure of the memory, as far as the kernel tells."""
     file_offset: int | None = None
-    """Where in the file the fault is."""
+    """The position of the fault in the file."""
 
 
 class BackingError(AddressSpaceError, OSError):
-    """The kernel refused to give a region its memory; `.errno` says why."""
+    """A region could not be given its memory, or a client refused it; `.errno` says why.
+
+    The text begins with the errno where a system call failed. Where nothing was asked of the kernel, because it was clear that it
+    would refuse, `.errno` is the one that it would have answered.
+    """
 
     _errno = 5
 
@@ -161,7 +147,7 @@ class HugePagesShort(BackingError):
 
     _errno = 12
     missing: int = 0
-    """How many pages are missing."""
+    """The number of pages that are missing."""
     page_size: int = 0
     """Bytes a page."""
 
@@ -193,14 +179,14 @@ class InvalidPlan(AddressSpaceError, ValueError):
     """A plan that can't be built; `.problems` are all of its problems."""
 
     problems: tuple[str, ...] = ()
-    """What is wrong, one text for each."""
+    """The problems, one text for each."""
 
 
 class RegionBusy(AddressSpaceError, BufferError):
     """Something holds the region, so it can't be removed."""
 
     leases: tuple[Lease, ...] = ()
-    """What holds it."""
+    """The holders of the region."""
 
 
 class NotContiguous(AddressSpaceError, BufferError):
@@ -220,7 +206,7 @@ class PartialTransfer(AddressSpaceError, OSError):
 
     _errno = 5
     done: int = 0
-    """How many bytes were transferred."""
+    """The number of bytes transferred."""
 
 
 class ReentrantChange(AddressSpaceError, RuntimeError):
@@ -232,9 +218,9 @@ class ForkedProcess(AddressSpaceError, RuntimeError):
 
 
 class ClientError(AddressSpaceError, RuntimeError):
-    """A client refused a change or failed at it; what it raised is the `__cause__`."""
+    """A client refused a change or failed at it; the exception that it raised is the `__cause__`."""
 
-    client: Any = None
+    client: object = None
     """The client, as it was given to `subscribe`."""
     change: AddressSpaceChange | None = None
     """The change that it was asked about."""
@@ -245,6 +231,12 @@ class Unsupported(AddressSpaceError, OSError):
 
     _errno = 95
     feature: str = ""
-    """What can't be done."""
+    """The feature that is missing."""
     how: str = ""
-    """How to get the effect."""
+    """Another way to the same effect."""
+
+
+# Not as an assignment, which type checkers would read: without one they take every public name of this file.
+globals()["__all__"] = [
+    name for name, value in globals().items() if isinstance(value, type) and value.__module__ == __name__
+]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import io
 import operator
 import os
-from typing import TYPE_CHECKING
 
-from .errors import AccessDenied, UnmappedAddress
+from .errors import AccessDenied, InvalidAddressRange, InvalidArgument, UnmappedAddress
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import SupportsIndex
 
@@ -26,11 +26,13 @@ class GuestFile(io.RawIOBase):
     """
 
     def __init__(self, memory: GuestMemory, mode: str = "rb", holes: str = "error") -> None:
-        """Opens `memory`; raises `ValueError` for another mode or treatment of holes than `GuestMemory.open` knows."""
+        """Opens `memory`; raises `InvalidArgument` for another mode or treatment of holes than `GuestMemory.open` knows."""
         if mode not in ("rb", "r+b", "rb+"):
-            raise ValueError(f"mode {mode!r} can't be had: guest memory is there already, so use 'rb' or 'r+b'")
+            raise InvalidArgument(
+                f"unsupported mode {mode!r}: guest memory cannot be created or truncated; use 'rb' or 'r+b'"
+            )
         if holes not in ("error", "zero"):
-            raise ValueError(f"holes={holes!r} is neither 'error' nor 'zero'")
+            raise InvalidArgument(f"holes={holes!r} is neither 'error' nor 'zero'")
         self._memory = memory
         self._writable = "+" in mode
         self._fills_holes = holes == "zero"
@@ -38,7 +40,7 @@ class GuestFile(io.RawIOBase):
 
     @property
     def mode(self) -> str:
-        """How it was opened."""
+        """The mode in which it was opened."""
         return "rb+" if self._writable else "rb"
 
     def readable(self) -> bool:
@@ -55,12 +57,12 @@ class GuestFile(io.RawIOBase):
 
     def tell(self) -> int:
         """The address that the next read or write begins at."""
-        self._check_open()
+        self._checkClosed()
         return self._position
 
     def seek(self, offset: SupportsIndex, whence: int = os.SEEK_SET, /) -> int:
         """Moves to an address, or relative to the position or to the end of the last region; returns the address."""
-        self._check_open()
+        self._checkClosed()
         match whence:
             case os.SEEK_SET:
                 origin = 0
@@ -69,16 +71,16 @@ class GuestFile(io.RawIOBase):
             case os.SEEK_END:
                 origin = self._end()
             case _:
-                raise ValueError(f"whence is {whence}: use os.SEEK_SET, SEEK_CUR or SEEK_END")
+                raise InvalidArgument(f"whence is {whence}: use os.SEEK_SET, SEEK_CUR or SEEK_END")
         position = origin + operator.index(offset)
         if position < 0:
-            raise ValueError(f"negative address {position:#x}")
+            raise InvalidAddressRange(f"negative address {position:#x}")
         self._position = position
         return position
 
     def readinto(self, buffer: Buffer, /) -> int:
         """Reads up to as many bytes as `buffer` has; 0 at the end of the last region."""
-        self._check_open()
+        self._checkClosed()
         with memoryview(buffer).cast("B") as view:
             size = min(len(view), max(self._end() - self._position, 0))
             if size:
@@ -88,17 +90,13 @@ class GuestFile(io.RawIOBase):
 
     def write(self, data: Buffer, /) -> int:
         """Writes all bytes, or none; raises as `GuestMemory.write` does."""
-        self._check_open()
+        self._checkClosed()
         if not self._writable:
             raise io.UnsupportedOperation("the file is open for reading only")
         with memoryview(data).cast("B") as view:
             self._memory.write(self._position, view)
             self._position += len(view)
             return len(view)
-
-    def _check_open(self) -> None:
-        if self.closed:
-            raise ValueError("I/O operation on closed file")
 
     def _end(self) -> int:
         regions = self._memory.regions

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from _thread import allocate_lock
 
-from ._core import AddressSpaceRegion
-from .errors import InvalidAddressRange, Misaligned, NoSpace, RegionOverlap, UnmappedAddress
+from ._core import AddressSpaceRegion, checked_range
+from .errors import InvalidAddressRange, Misaligned, NoSpace, RegionOverlap, UnknownName, UnmappedAddress
 from .ranges import AddressRange
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import Any
+    from typing import Any, SupportsIndex
 
     from ._core import AddressSpace, GuestMemory, Reservation
 
@@ -25,8 +25,8 @@ class DimmSlots:
     """The DIMM slots of a machine: a DIMM is a region in the window that a plan's `hotplug` has reserved.
 
     `slots` and `size`, the bytes that all DIMMs may have together, are those of the plan's `Hotplug`. A DIMM's base and size are
-    multiples of `align` (128 MiB, what Linux adds at a time). Another part of the program may not insert into the window.
-    Safe to use from any thread.
+    multiples of `align` (128 MiB, the unit in which Linux adds memory). Another part of the program may not insert into the
+    window. Safe to use from any thread.
 
     >>> from dbs_address_space import AddressSpaceBuilder, Hotplug
     >>> space = AddressSpaceBuilder("q35", numa_regions=["1GiB"], hotplug=Hotplug("4GiB", slots=2)).build()
@@ -38,15 +38,22 @@ class DimmSlots:
     {}
     """
 
-    def __init__(self, space: AddressSpace, *, slots: int, size: int, align: int = _DIMM_ALIGN) -> None:
-        """Takes the window of the space; raises `UnmappedAddress` when it has none."""
+    def __init__(
+        self,
+        space: AddressSpace,
+        *,
+        slots: SupportsIndex,
+        size: SupportsIndex | str,
+        align: SupportsIndex | str = _DIMM_ALIGN,
+    ) -> None:
+        """Takes the window of the space; raises `UnmappedAddress` when it has none, `InvalidAddressRange` for bad numbers."""
         windows: list[Reservation] = [window for window in space.reservations if window.owner == _OWNER]
         if not windows:
             raise UnmappedAddress(f"{space!r} has no window reserved for {_OWNER!r}: plan it with hotplug=Hotplug(...)")
         self.window: Reservation = windows[0]
-        self.slots: int = slots
-        self.size: int = size
-        self.align: int = align
+        self.slots: int = _number(slots)
+        self.size: int = _bytes(size)
+        self.align: int = _bytes(align)
         self._space = space
         self._names: dict[int, str] = {}
         self._lock = allocate_lock()
@@ -58,12 +65,18 @@ class DimmSlots:
             return self._here()
 
     def plug(
-        self, size: int | str, *, name: str, slot: int | None = None, base: int | None = None, **options: Any
+        self,
+        size: SupportsIndex | str,
+        *,
+        name: str,
+        slot: SupportsIndex | None = None,
+        base: SupportsIndex | None = None,
+        **options: Any,
     ) -> AddressSpaceRegion:
         """Plugs a DIMM in and returns its region; `options` are further arguments of `AddressSpaceRegion`.
 
         It goes into the first free slot and place, or the ones given. Raises `NoSpace` when slots or memory are used up or no
-        place is large enough, `RegionOverlap` that names the DIMM in the way, `Misaligned`, and what `insert_region` raises.
+        place is large enough, `RegionOverlap` that names the DIMM in the way, `Misaligned`, and else as `insert_region` does.
 
         >>> from dbs_address_space import AddressSpaceBuilder, Hotplug
         >>> space = AddressSpaceBuilder("q35", numa_regions=["1GiB"], hotplug=Hotplug("4GiB", slots=2)).build()
@@ -76,14 +89,14 @@ class DimmSlots:
             place = base if base is not None else self.window.base
             region = AddressSpaceRegion("ram", place, size, name=name, is_hotplug=True, **options)
             self._check(region, here)
-            slot = self._slot(slot, here)
+            number = self._slot(None if slot is None else _number(slot), here)
             region = region.replace(base=self._place(region, here, given=base is not None))
             self.window.insert_region(region)
-            self._names[slot] = name
+            self._names[number] = name
             return region
 
     def unplug(self, name: str, *, timeout: float | None = 0.0) -> None:
-        """Removes a DIMM, which the guest must have let go; raises `UnmappedAddress`, or `RegionBusy` after `timeout` seconds.
+        """Removes a DIMM, which the guest must have let go; raises `UnknownName`, or `RegionBusy` after `timeout` seconds.
 
         >>> from dbs_address_space import AddressSpaceBuilder, Hotplug
         >>> space = AddressSpaceBuilder("q35", numa_regions=["1GiB"], hotplug=Hotplug("4GiB", slots=2)).build()
@@ -96,7 +109,7 @@ class DimmSlots:
         with self._lock:
             slot = next((slot for slot, region in self._here().items() if region.name == name), None)
             if slot is None:
-                raise UnmappedAddress(f"no DIMM is named {name!r}; there are {sorted(self._names.values())}")
+                raise UnknownName(f"no DIMM is named {name!r}; there are {sorted(self._names.values())}")
             self._space.remove_region(name, timeout=timeout)
             del self._names[slot]
 
@@ -154,6 +167,14 @@ class DimmSlots:
         return place
 
 
+def _number(value: SupportsIndex) -> int:
+    return checked_range(value, 0)[0]
+
+
+def _bytes(size: SupportsIndex | str) -> int:
+    return checked_range(0, size)[1]
+
+
 def _aligned(address: int, align: int) -> int:
     return -(-address // align) * align
 
@@ -175,7 +196,7 @@ class MemoryBlocks:
     """
 
     def __init__(
-        self, memory: GuestMemory, region: int | str | AddressSpaceRegion, *, block_size: int = 2 << 20
+        self, memory: GuestMemory, region: SupportsIndex | str | AddressSpaceRegion, *, block_size: int = 2 << 20
     ) -> None:
         """Takes a mapped region; raises `Misaligned` when blocks are not whole pages of it or do not divide it."""
         state = memory.effective(region)[0]
@@ -191,7 +212,7 @@ class MemoryBlocks:
         self._plugged = bytearray(self.region.size // block_size)
         self._lock = allocate_lock()
 
-    def plug(self, offset: int, size: int, *, prealloc: bool = False) -> None:
+    def plug(self, offset: SupportsIndex, size: SupportsIndex | str, *, prealloc: bool = False) -> None:
         """Plugs blocks in; raises `RegionOverlap` when one is plugged in already, and then plugs none.
 
         >>> from dbs_address_space import AddressSpaceBuilder
@@ -206,10 +227,10 @@ class MemoryBlocks:
             self._require(blocks, plugged=False)
             if prealloc:
                 # They are zero already: this brings their pages in.
-                self._memory.fill(self.region.base + offset, size)
+                self._memory.fill(*self._place_of(blocks))
             self._plugged[blocks.start : blocks.stop] = b"\1" * len(blocks)
 
-    def unplug(self, offset: int, size: int) -> None:
+    def unplug(self, offset: SupportsIndex, size: SupportsIndex | str) -> None:
         """Gives plugged blocks back to the host; raises `UnmappedAddress` when one is not plugged in, and then does nothing.
 
         >>> from dbs_address_space import AddressSpaceBuilder
@@ -223,7 +244,7 @@ class MemoryBlocks:
         with self._lock:
             blocks = self._blocks(offset, size)
             self._require(blocks, plugged=True)
-            self._memory.discard(self.region.base + offset, size)
+            self._memory.discard(*self._place_of(blocks))
             self._plugged[blocks.start : blocks.stop] = bytes(len(blocks))
 
     def unplug_all(self) -> None:
@@ -241,7 +262,7 @@ class MemoryBlocks:
             self._memory.discard(self.region.base, self.region.size)
             self._plugged[:] = bytes(len(self._plugged))
 
-    def is_plugged(self, offset: int, size: int) -> bool:
+    def is_plugged(self, offset: SupportsIndex, size: SupportsIndex | str) -> bool:
         """Whether all blocks of a range are plugged in.
 
         >>> from dbs_address_space import AddressSpaceBuilder
@@ -260,17 +281,22 @@ class MemoryBlocks:
         with self._lock:
             return sum(self._plugged) * self.block_size
 
-    def _blocks(self, offset: int, size: int) -> range:
+    def _blocks(self, offset: SupportsIndex, size: SupportsIndex | str) -> range:
         """The indexes of the blocks of a range."""
-        base = self.region.base + offset
-        if offset < 0 or size <= 0 or offset + size > self.region.size:
+        first, length = checked_range(offset, size)
+        base = self.region.base + first
+        if not length or first + length > self.region.size:
             raise InvalidAddressRange(
-                f"{size:#x} bytes at offset {offset:#x} are not in {self.region!r}", address=base, size=size
+                f"{length:#x} bytes at offset {first:#x} are not in {self.region!r}", address=base, size=length
             )
-        if offset % self.block_size or size % self.block_size:
-            message = f"offset {offset:#x} and size {size:#x} must be multiples of the block size {self.block_size:#x}"
-            raise Misaligned(message, address=base, size=size, region=self.region)
-        return range(offset // self.block_size, (offset + size) // self.block_size)
+        if first % self.block_size or length % self.block_size:
+            message = f"offset {first:#x} and size {length:#x} must be multiples of the block size {self.block_size:#x}"
+            raise Misaligned(message, address=base, size=length, region=self.region)
+        return range(first // self.block_size, (first + length) // self.block_size)
+
+    def _place_of(self, blocks: range) -> tuple[int, int]:
+        """The address and the number of bytes of blocks."""
+        return self.region.base + blocks.start * self.block_size, len(blocks) * self.block_size
 
     def _require(self, blocks: range, *, plugged: bool) -> None:
         wrong = next((block for block in blocks if bool(self._plugged[block]) is not plugged), None)

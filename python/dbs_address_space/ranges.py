@@ -43,8 +43,8 @@ class AddressRange(_Numbers):
 
     @property
     def last_addr(self) -> int:
-        """The last address of the range; below `base` when the range is empty."""
-        return self.end - 1
+        """The address before `end`, or 0 where there is none: the empty range at 0."""
+        return max(self.end - 1, 0)
 
     def __contains__(self, addr: SupportsIndex) -> bool:  # type: ignore[override]  # a range holds addresses, not its fields
         return self.base <= checked_range(addr, 0)[0] < self.end

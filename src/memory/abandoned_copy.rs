@@ -39,7 +39,7 @@ impl CopyHandle {
 
 impl Drop for AbandonedCopy {
     fn drop(&mut self) {
-        // When this comes before the addition the count wraps for a moment, which is no 0 either.
+        // When this comes before the addition the count wraps for a moment, which is not 0 either.
         if self.state.swap(ENDED, Ordering::AcqRel) == GIVEN_UP {
             self.lease.mapping().pending_copies.fetch_sub(1, Ordering::AcqRel);
         }

@@ -1,6 +1,6 @@
 //! Asks the kernel for a mapped region's options: placement first, then advice, before any page is touched.
 
-use crate::model::error::{Error, Result};
+use crate::model::error::{Errno, Error, Result};
 use crate::model::policy::{NumaPolicy, PolicyMode};
 use crate::model::region::SharedRegion;
 use crate::sys::errno::{self, EINVAL, EIO, ENOMEM, EPERM};
@@ -73,7 +73,7 @@ fn bind(host: *mut u8, size: usize, old: Option<&SharedRegion>, new: &SharedRegi
             EINVAL if policy.mode == PolicyMode::PreferredMany => "it needs Linux 5.15",
             _ => "mbind(2) refused it",
         };
-        numa_error(new, &format!("the NUMA policy {policy}: {hint}: {error}"), errno::of(&error))
+        numa_error(new, &format!("the NUMA policy {policy}: {hint}: {error}"), Errno::from(&error))
     })
 }
 
@@ -85,16 +85,16 @@ pub fn check_nodes(region: &SharedRegion, policy: &NumaPolicy) -> Result<()> {
             mode => {
                 let message =
                     format!("the NUMA policy {:?} needs nodes: name them, or give host_numa_node_id", mode.name());
-                Err(numa_error(region, &message, EINVAL))
+                Err(numa_error(region, &message, Errno::Refused(EINVAL)))
             }
         };
     }
     topology::of(&Host::default()).refusal(&policy.nodes).map_or(Ok(()), |refusal| {
         let message = format!("{refusal} (/sys/devices/system/node/has_memory)");
-        Err(numa_error(region, &message, EINVAL))
+        Err(numa_error(region, &message, Errno::Refused(EINVAL)))
     })
 }
 
-fn numa_error(region: &SharedRegion, what: &str, errno: i32) -> Error {
+fn numa_error(region: &SharedRegion, what: &str, errno: Errno) -> Error {
     Error::Numa { message: format!("cannot map {region}: {what}"), errno, region: SharedRegion::clone(region) }
 }

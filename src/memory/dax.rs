@@ -30,12 +30,9 @@ pub fn map_file(
     let mut sections = window.lock();
     let end = offset.saturating_add(size);
     if let Some((_, other)) = sections.range(..end).next_back().filter(|(_, other)| other.end() > offset) {
-        return Err(invalid(
-            region,
-            offset,
-            size,
-            &format!("something is mapped at offset {} (size {}): unmap it first", hex(other.offset), hex(other.size)),
-        ));
+        let (at, bytes) = (hex(other.offset), hex(other.size));
+        let why = format!("something is mapped at offset {at} (size {bytes}): unmap it first");
+        return Err(refusal(region, offset, size, &why));
     }
     let (host, length) = (region.mapping.host(offset), usize_of(size));
     // SAFETY: whole pages of our own window, where nothing is mapped.
@@ -91,19 +88,16 @@ fn clear(host: *mut u8, size: usize) -> std::io::Result<()> {
 
 fn window(region: &MappedRegion) -> Result<&Window> {
     region.mapping.window().ok_or_else(|| {
-        Invalid::at(
-            format!("{} is not a DAX window: create it with create_dax_region", region.desc),
-            Some(region.desc.base()),
-            Some(region.desc.size()),
-        )
-        .into()
+        Invalid::argument(format!("{} is not a DAX window: create it with create_dax_region", region.desc))
+            .about(Some(region.desc.base()), Some(region.desc.size()))
+            .into()
     })
 }
 
 fn check(region: &MappedRegion, offset: u64, size: u64, file_offset: Option<u64>) -> Result<()> {
     let end = offset.checked_add(size).filter(|end| *end <= region.desc.size());
     if size == 0 || end.is_none() {
-        return Err(invalid(region, offset, size, &format!("the window has {}", size_text(region.desc.size()))));
+        return Err(refusal(region, offset, size, &format!("the window has {}", size_text(region.desc.size()))));
     }
     let page_size = region.mapping.backing().page_size;
     for (what, value) in [("offset", offset), ("size", size), ("file offset", file_offset.unwrap_or_default())] {
@@ -119,7 +113,7 @@ fn check(region: &MappedRegion, offset: u64, size: u64, file_offset: Option<u64>
     Ok(())
 }
 
-fn invalid(region: &MappedRegion, offset: u64, size: u64, why: &str) -> Error {
+fn refusal(region: &MappedRegion, offset: u64, size: u64, why: &str) -> Error {
     Invalid::at(
         format!("cannot map or unmap {} bytes at offset {} of {}: {why}", hex(size), hex(offset), region.desc),
         Some(region.desc.base().saturating_add(offset)),

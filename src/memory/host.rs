@@ -41,7 +41,7 @@ fn numa_problems(plan: &SpacePlan, host: &Host) -> Vec<String> {
 fn pool_problems(plan: &SpacePlan, host: &Host) -> Vec<String> {
     let mut needed = BTreeMap::<u64, Vec<&SharedRegion>>::new();
     for region in plan.regions.iter().filter(|region| region.map_flags() & MAP_NORESERVE == 0) {
-        if let Some(page_size) = region.source.page_size {
+        if let Some(page_size) = region.options.page_size {
             needed.entry(page_size).or_default().push(region);
         }
     }

@@ -53,7 +53,7 @@ pub fn map(region: &SharedRegion, backing: &Backing) -> io::Result<MappedPages> 
 }
 
 fn huge_page_alignment(region: &SharedRegion, backing: &Backing) -> Option<u64> {
-    let wants = region.is_hugepage && !backing.is_huge && backing.file.is_none() && region.size() >= HUGE_PAGE;
+    let wants = region.is_hugepage() && !backing.is_huge && backing.file.is_none() && region.size() >= HUGE_PAGE;
     wants.then_some(HUGE_PAGE)
 }
 
@@ -77,7 +77,7 @@ fn in_span(
 }
 
 fn too_large() -> io::Error {
-    errno::error(ENOMEM)
+    errno::refusal(ENOMEM, "a process has not as many addresses")
 }
 
 fn io_error(error: MmapRegionError) -> io::Error {

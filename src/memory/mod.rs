@@ -23,6 +23,7 @@ pub mod mapper;
 pub mod mapping;
 pub mod memory_stats;
 pub mod mmap;
+mod os_error;
 pub mod prealloc;
 pub mod region;
 pub mod scan;

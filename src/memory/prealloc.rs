@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::mapping::Mapping;
 use super::source;
 use super::topology;
-use crate::model::error::Interrupted;
+use crate::model::error::{Errno, Interrupted};
 use crate::model::error::{Error, Result};
 use crate::model::format::size as size_text;
 use crate::model::int::usize_of;
@@ -293,7 +293,7 @@ fn in_threads(
                     message: format!(
                         "cannot start thread {index} of {threads} to populate memory: {error}; give threads="
                     ),
-                    errno: errno::of(&error),
+                    errno: Errno::from(&error),
                     region: None,
                 });
             }
@@ -356,7 +356,7 @@ impl Background {
         let spawned = std::thread::Builder::new().name("prealloc".into()).spawn(run);
         spawned.map(|_| job).map_err(|error| Error::Backing {
             message: format!("cannot start a thread to populate memory: {error}"),
-            errno: errno::of(&error),
+            errno: Errno::from(&error),
             region: None,
         })
     }

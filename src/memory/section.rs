@@ -150,7 +150,8 @@ impl Section {
         verb: &'static str,
         copy: impl FnOnce(AbandonedCopy) -> std::result::Result<T, Stopped>,
     ) -> Result<T> {
-        let timed_out = || Stopped { completed: 0, error: Some(errno::error(ETIMEDOUT)) };
+        let timed_out =
+            || Stopped { completed: 0, error: Some(errno::refusal(ETIMEDOUT, "an earlier copy still waits")) };
         let size = u64_of(self.size);
         // A write that was given up may still be done, however late.
         let info = LeaseInfo { what: verb, address: self.address(), size, is_writable: verb == "write" };

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::model::backing::Seal;
-use crate::model::error::{Error, Result};
+use crate::model::error::{Errno, Error, Result};
 use crate::model::format;
 use crate::model::int::u64_of;
 use crate::model::region::{
@@ -215,7 +215,7 @@ fn directory_of(path: &Path) -> &Path {
 
 fn require_hugetlbfs(region: &SharedRegion, path: &Path, file: &File) -> Result<()> {
     match file::hugetlbfs_page_size(file) {
-        Ok(Some(size)) => match region.source.page_size {
+        Ok(Some(size)) => match region.options.page_size {
             Some(asked) if asked != size => {
                 let message =
                     format!("{} has pages of {}, not {}", path.display(), format::size(size), format::size(asked));
@@ -240,7 +240,7 @@ fn page_size(region: &SharedRegion) -> Result<u64> {
     let host = Host::default();
     let sizes = host.huge_page_sizes();
     let default = || host.default_huge_page_size();
-    let wanted = region.source.page_size.or_else(|| mount_page_size(region)).or_else(default);
+    let wanted = region.options.page_size.or_else(|| mount_page_size(region)).or_else(default);
     wanted.filter(|size| sizes.contains(size)).ok_or_else(|| {
         let asked = wanted.map_or_else(|| "any size".into(), format::size);
         let there: Vec<String> = sizes.iter().map(|size| format::size(*size)).collect();
@@ -344,12 +344,14 @@ pub fn failed(region: &SharedRegion, what: &str, error: &io::Error) -> Error {
         ENOMEM => "; too little memory, or too many mappings (vm.max_map_count)",
         _ => "",
     };
-    refused(region, &format!("{what}: {error}{advice}"), errno::of(error))
+    let message = format!("cannot map {region}: {what}: {error}{advice}");
+    Error::Backing { message, errno: Errno::from(error), region: Some(Arc::clone(region)) }
 }
 
 /// A refusal of our own, with the number that the kernel would have for it.
 fn refused(region: &SharedRegion, why: &str, errno: i32) -> Error {
-    Error::Backing { message: format!("cannot map {region}: {why}"), errno, region: Some(Arc::clone(region)) }
+    let message = format!("cannot map {region}: {why}");
+    Error::Backing { message, errno: Errno::Refused(errno), region: Some(Arc::clone(region)) }
 }
 
 /// The refusal of memory that can't be copied safely.

@@ -7,7 +7,7 @@ use std::ops::ControlFlow;
 use super::buffer::{Bytes, Input};
 use super::scan::{self, Chunk};
 use super::section::Section;
-use crate::model::error::{Error, Result};
+use crate::model::error::{Errno, Error, Result};
 use crate::model::format::hex;
 use crate::model::int::u64_of;
 use crate::model::interrupt::Interrupt;
@@ -57,7 +57,7 @@ impl<'a> Transfer<'a> {
             let has_handler = section.region.mapping.has_fault_handler();
             let count = if has_handler { self.receive_patiently(&part) } else { self.receive(&part) }?;
             if count == 0 {
-                return Err(self.partial("the file ended", EIO));
+                return Err(self.partial("the file ended", Errno::Refused(EIO)));
             }
             skip = skip.saturating_add(count);
         }
@@ -159,10 +159,10 @@ impl<'a> Transfer<'a> {
     }
 
     fn refused(&self, error: &io::Error) -> Error {
-        self.partial(&error.to_string(), errno::of(error))
+        self.partial(&error.to_string(), Errno::from(error))
     }
 
-    fn partial(&self, why: &str, errno: i32) -> Error {
+    fn partial(&self, why: &str, errno: Errno) -> Error {
         Error::Partial {
             message: format!("{}: {why} after {} of {} bytes", self.verb, hex(self.done), hex(self.total)),
             errno,

@@ -2,7 +2,7 @@
 
 use super::error::{Error, Result, Shortage};
 use super::format::{hex, size as size_text};
-use super::invalid::Invalid;
+use super::invalid::{Invalid, Kind};
 use super::range::Range;
 
 /// Which of the places that would do is taken.
@@ -23,7 +23,10 @@ impl FitPolicy {
             "first" => Ok(Self::First),
             "last" => Ok(Self::Last),
             "best" => Ok(Self::Best),
-            _ => Err(invalid(format!("unknown policy {text:?}: use \"first\", \"last\" or \"best\""))),
+            _ => {
+                Err(Invalid::unknown(Kind::Argument, "policy", format_args!("{text:?}"), ["first", "last", "best"])
+                    .into())
+            }
         }
     }
 }
@@ -45,10 +48,10 @@ impl Wanted {
     /// Refuses sizes and alignments that nothing can have.
     pub fn check(&self) -> Result<()> {
         if self.size == 0 {
-            return Err(invalid("room for 0 bytes was asked for: the size must be above 0".into()));
+            return Err(Invalid::number("room for 0 bytes was asked for: the size must be above 0").into());
         }
         if !self.align.is_power_of_two() {
-            return Err(invalid(format!("align {} is not a power of two", hex(self.align))));
+            return Err(Invalid::number(format!("align {} is not a power of two", hex(self.align))).into());
         }
         Ok(())
     }
@@ -136,10 +139,6 @@ pub fn without(rooms: &[Range], windows: &[Range]) -> Vec<Range> {
 pub fn within(rooms: &[Range], low: u64, high: u64) -> Vec<Range> {
     let bounds = Range::between(low, high);
     rooms.iter().map(|room| room.intersection(&bounds)).filter(|room| !room.is_empty()).collect()
-}
-
-fn invalid(message: String) -> Error {
-    Invalid::argument(message).into()
 }
 
 #[cfg(test)]

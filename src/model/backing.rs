@@ -1,10 +1,10 @@
-//! How the memory of a region is to be had from the kernel.
+//! The options with which a region's memory is requested from the kernel.
 
 use super::format;
-use super::invalid::Invalid;
+use super::invalid::{Invalid, Kind};
 use super::policy::NumaPolicy;
 
-/// A seal of a memfd, by what it forbids.
+/// A seal of a memfd, by the change that it forbids.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Seal {
     /// Becoming shorter.
@@ -46,12 +46,12 @@ impl Seal {
     /// Parses a name.
     pub fn parse(text: &str) -> Result<Self, Invalid> {
         Self::ALL.into_iter().find(|seal| seal.name() == text).ok_or_else(|| {
-            invalid(format!("unknown seal {text:?}: use \"shrink\", \"grow\", \"seal\" or \"future-write\""))
+            Invalid::unknown(Kind::Argument, "seal", format_args!("{text:?}"), Self::ALL.map(Self::name))
         })
     }
 }
 
-/// What is asked of the kernel for a region; `None` leaves the choice to the source's default.
+/// Requests to the kernel for a region's memory; `None` leaves the choice to the source's default.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct BackingOptions {
     /// Page size of a huge source.
@@ -79,31 +79,42 @@ pub struct BackingOptions {
 }
 
 impl BackingOptions {
-    /// Refuses what no region can have, and puts the seals into one order.
+    /// Puts the seals into one order, and refuses values that no option can have.
     pub fn checked(mut self) -> Result<Self, Invalid> {
-        for (what, size) in [("page_size", self.page_size), ("alignment", self.alignment)] {
-            if let Some(size) = size.filter(|size| !size.is_power_of_two()) {
-                return Err(invalid(format!("{what} {} is not a power of two", format::hex(size))));
-            }
-        }
         if let Some(seals) = &mut self.seals {
             seals.sort_unstable();
             seals.dedup();
         }
-        self.policy.as_ref().map_or(Ok(()), NumaPolicy::check)?;
-        Ok(self)
+        self.check().map(|()| self)
     }
 
-    /// What a region's other arguments do not say.
-    #[must_use]
-    pub fn without_arguments(&self) -> Self {
-        let forbidden = |option: Option<bool>| option.filter(|on| !on);
-        Self {
-            page_size: None,
-            ksm: forbidden(self.ksm),
-            transparent_hugepage: forbidden(self.transparent_hugepage),
-            ..self.clone()
+    /// Refuses values that no option can have.
+    pub fn check(&self) -> Result<(), Invalid> {
+        for (what, size) in [("page_size", self.page_size), ("alignment", self.alignment)] {
+            if let Some(size) = size.filter(|size| !size.is_power_of_two()) {
+                return Err(Invalid::number(format!("{what} {} is not a power of two", format::hex(size))));
+            }
         }
+        self.policy.as_ref().map_or(Ok(()), NumaPolicy::check)
+    }
+
+    /// Takes over the arguments of a region that say the same as an option, and refuses two that contradict each other.
+    ///
+    /// `is_hugepage` says nothing where it equals `is_huge`, the source's own nature, `is_mergeable` where it is `false`.
+    pub fn with_arguments(
+        self,
+        page_size: Option<u64>,
+        is_hugepage: Option<bool>,
+        is_mergeable: Option<bool>,
+        is_huge: bool,
+    ) -> Result<Self, Invalid> {
+        let transparent = ("transparent_hugepage", self.transparent_hugepage);
+        Ok(Self {
+            page_size: agreed(("page_size", self.page_size), ("page_size", page_size), None)?,
+            transparent_hugepage: agreed(transparent, ("is_hugepage", is_hugepage), Some(is_huge))?,
+            ksm: agreed(("ksm", self.ksm), ("is_mergeable", is_mergeable), Some(false))?,
+            ..self
+        })
     }
 
     /// Whether a mapping made with `other` can be kept: the rest is advice that can be given anew.
@@ -118,6 +129,67 @@ impl BackingOptions {
     }
 }
 
-fn invalid(message: String) -> Invalid {
-    Invalid::argument(message)
+/// The option, or else the argument unless that is the default.
+fn agreed<T: PartialEq>(
+    (name, option): (&str, Option<T>),
+    (argument_name, argument): (&str, Option<T>),
+    default: Option<T>,
+) -> Result<Option<T>, Invalid> {
+    match (&option, &argument) {
+        (Some(given), Some(asked)) if given != asked => {
+            Err(Invalid::argument(format!("{argument_name}= contradicts {name} in backing=: give one of them")))
+        }
+        (None, Some(_)) if argument != default => Ok(argument),
+        _ => Ok(option),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(options: BackingOptions, is_hugepage: Option<bool>, is_mergeable: Option<bool>, is_huge: bool) -> String {
+        let agreed = options.with_arguments(None, is_hugepage, is_mergeable, is_huge);
+        agreed.map_or_else(
+            |refused| refused.message,
+            |options| format!("{:?} {:?}", options.transparent_hugepage, options.ksm),
+        )
+    }
+
+    #[test]
+    fn arguments_that_are_defaults_say_nothing() {
+        let none = BackingOptions::default;
+        assert_eq!(of(none(), None, None, false), "None None");
+        assert_eq!(of(none(), Some(false), Some(false), false), "None None");
+        assert_eq!(of(none(), Some(true), Some(true), false), "Some(true) Some(true)");
+        assert_eq!(of(none(), Some(true), None, true), "None None");
+        assert_eq!(of(none(), Some(false), None, true), "Some(false) None");
+    }
+
+    #[test]
+    fn arguments_that_contradict_an_option_are_refused_by_name() {
+        let forbidden =
+            BackingOptions { transparent_hugepage: Some(false), ksm: Some(false), ..BackingOptions::default() };
+        assert_eq!(of(forbidden.clone(), Some(false), Some(false), false), "Some(false) Some(false)");
+        assert!(
+            of(forbidden.clone(), Some(true), None, false).starts_with("is_hugepage= contradicts transparent_hugepage")
+        );
+        assert!(of(forbidden, None, Some(true), false).starts_with("is_mergeable= contradicts ksm"));
+        let small = BackingOptions { page_size: Some(4096), ..BackingOptions::default() };
+        assert!(small.clone().with_arguments(Some(8192), None, None, true).is_err());
+        assert_eq!(small.clone().with_arguments(None, None, None, true).unwrap(), small);
+    }
+
+    #[test]
+    fn sizes_are_powers_of_two_and_seals_are_sorted() {
+        let odd = BackingOptions { alignment: Some(3), ..BackingOptions::default() };
+        assert_eq!(odd.checked().unwrap_err().message, "alignment 0x3 is not a power of two");
+        let seals = Some(vec![Seal::Seal, Seal::Shrink, Seal::Seal]);
+        let checked = BackingOptions { seals, ..BackingOptions::default() }.checked().unwrap();
+        assert_eq!(checked.seals, Some(vec![Seal::Shrink, Seal::Seal]));
+        for seal in Seal::ALL {
+            assert_eq!(Seal::parse(seal.name()).unwrap(), seal);
+        }
+        assert!(Seal::parse("Grow").unwrap_err().message.contains("use \"shrink\", \"grow\""));
+    }
 }

@@ -284,7 +284,7 @@ mod tests {
             RegionTarget::Name("none".into()),
             RegionTarget::Region(region(0x1000, "other")),
         ] {
-            assert!(matches!(target.find(&map), Err(crate::model::error::Error::Unmapped { .. })));
+            assert!(matches!(target.find(&map), Err(Error::Unmapped { .. } | Error::UnknownName { .. })));
         }
     }
 

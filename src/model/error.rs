@@ -1,6 +1,6 @@
-//! What can go wrong, with the data that explains it.
+//! The errors of all rooms, each with the data that explains it.
 //!
-//! One enum for all rooms: every variant is pure data, and the binding maps each to one Python class.
+//! Every variant is pure data, and the binding maps each to one Python class.
 
 use std::any::Any;
 use std::sync::Arc;
@@ -25,7 +25,7 @@ pub struct LeaseInfo {
     pub is_writable: bool,
 }
 
-/// What a client raised, in the form that its language has for it.
+/// The exception of a client, in the form that its language has for it.
 #[derive(Clone)]
 pub struct ClientException(Arc<dyn Any + Send + Sync>);
 
@@ -35,7 +35,7 @@ impl ClientException {
         Self(Arc::new(raised))
     }
 
-    /// What is carried, when it is a `T`.
+    /// The exception, when it is a `T`.
     #[must_use]
     pub fn get<T: 'static>(&self) -> Option<&T> {
         self.0.downcast_ref()
@@ -61,11 +61,20 @@ pub struct Shortage {
     pub align: u64,
 }
 
+/// The error number that an error has in Python, whose `OSError` asks for one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Errno {
+    /// A system call failed with it, so it is part of the message.
+    Failed(i32),
+    /// No call failed: it only tells programs what the message tells people.
+    Refused(i32),
+}
+
 /// The work was asked to stop; the caller's [`Interrupt`](super::interrupt::Interrupt) knows why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Interrupted;
 
-/// Why a request was refused or failed; messages say what was asked, what is in the way and what to do.
+/// The reason why a request was refused or failed; messages say what was asked, what is in the way and what to do.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
     /// An argument that can't be.
@@ -98,7 +107,7 @@ pub enum Error {
     /// A base, size or offset that is not a multiple of what it must be.
     #[error("{message}")]
     Misaligned {
-        /// What is misaligned, and to what.
+        /// The number, and what it must be a multiple of.
         message: String,
         /// The address asked for.
         address: Option<u64>,
@@ -110,7 +119,7 @@ pub enum Error {
     /// No region, or no memory, at an address.
     #[error("{message}")]
     Unmapped {
-        /// What was asked and what is there instead.
+        /// The request, and what is there instead.
         message: String,
         /// The first bad address.
         address: Option<u64>,
@@ -119,10 +128,16 @@ pub enum Error {
         /// The region that is in the way or next to it.
         region: Option<Arc<Region>>,
     },
+    /// No region has a name.
+    #[error("no region is named {name:?}")]
+    UnknownName {
+        /// The name asked for.
+        name: String,
+    },
     /// A protection is in the way.
     #[error("{message}")]
     AccessDenied {
-        /// What was asked and which protection forbids it.
+        /// The request, and the protection that forbids it.
         message: String,
         /// The first bad address.
         address: u64,
@@ -134,7 +149,7 @@ pub enum Error {
     /// The kernel reported a fault of the memory itself.
     #[error("{message} (done before it: {} bytes)", super::format::hex(*.completed))]
     Fault {
-        /// What was being done.
+        /// The work that was under way.
         message: String,
         /// The first address that could not be reached.
         address: u64,
@@ -142,9 +157,9 @@ pub enum Error {
         size: u64,
         /// The region that faulted.
         region: Arc<Region>,
-        /// How many bytes were done before the fault.
+        /// The number of bytes done before the fault.
         completed: u64,
-        /// What is wrong with the backing, as far as the kernel tells.
+        /// The failure of the backing, as far as the kernel tells.
         cause: String,
         /// The position in the backing file.
         file_offset: Option<u64>,
@@ -152,17 +167,17 @@ pub enum Error {
     /// The kernel refused the backing of a region.
     #[error("{message}")]
     Backing {
-        /// What was asked of the kernel and what to do.
+        /// The request to the kernel, and the way out.
         message: String,
-        /// The kernel's error number.
-        errno: i32,
+        /// The kernel's error number, or one that says the same.
+        errno: Errno,
         /// The region to be mapped.
         region: Option<Arc<Region>>,
     },
     /// The huge page pool is too small.
     #[error("{message}")]
     HugePagesShort {
-        /// How many pages are needed and free, and how to get more.
+        /// The pages needed and free, and the way to get more.
         message: String,
         /// Pages that are missing.
         missing: u64,
@@ -176,15 +191,15 @@ pub enum Error {
     Numa {
         /// The node and the nodes there are.
         message: String,
-        /// The kernel's error number.
-        errno: i32,
+        /// The kernel's error number, or one that says the same.
+        errno: Errno,
         /// The region to be mapped.
         region: Arc<Region>,
     },
     /// Less room than asked for.
     #[error("{message}")]
     NoSpace {
-        /// What was asked, and what is free.
+        /// The request, and the free bytes.
         message: String,
         /// The numbers.
         shortage: Shortage,
@@ -192,7 +207,7 @@ pub enum Error {
     /// Room enough, but in holes that are too small.
     #[error("{message}")]
     Fragmented {
-        /// What was asked, and the largest hole.
+        /// The request, and the largest hole.
         message: String,
         /// The numbers.
         shortage: Shortage,
@@ -200,7 +215,7 @@ pub enum Error {
     /// Room enough, but not at the alignment.
     #[error("{message}")]
     AlignmentImpossible {
-        /// What was asked, and the largest hole.
+        /// The request, and the largest hole.
         message: String,
         /// The numbers.
         shortage: Shortage,
@@ -208,7 +223,7 @@ pub enum Error {
     /// Addresses that someone has reserved.
     #[error("{message}")]
     Reserved {
-        /// What was asked, and who has it.
+        /// The request, and the owner of the addresses.
         message: String,
         /// The first address asked for.
         address: u64,
@@ -222,17 +237,17 @@ pub enum Error {
     /// A plan that can't be built.
     #[error("the plan can't be built: {}", .problems.join("; "))]
     InvalidPlan {
-        /// Everything that is wrong with it.
+        /// All its problems.
         problems: Vec<String>,
     },
     /// Leases veto the change.
     #[error("{message}")]
     Busy {
-        /// The region and who holds it.
+        /// The region and its holders.
         message: String,
         /// The region.
         region: Arc<Region>,
-        /// Everything that holds it.
+        /// Its holders.
         leases: Vec<LeaseInfo>,
     },
     /// A view would cross from one mapping into another.
@@ -252,10 +267,10 @@ pub enum Error {
     /// A transfer between a file and memory ended early.
     #[error("{message}")]
     Partial {
-        /// What ended it, and how far it got.
+        /// The reason of its end, and how far it got.
         message: String,
         /// The kernel's error number; `EIO` when the file ended.
-        errno: i32,
+        errno: Errno,
         /// Bytes that were transferred.
         done: u64,
         /// The size asked for.
@@ -264,17 +279,17 @@ pub enum Error {
     /// The space has no memory, or this handle was closed.
     #[error("{message}")]
     NotMapped {
-        /// What to call.
+        /// The call that helps.
         message: String,
     },
     /// The memory or the kernel can't do this.
     #[error("{message}")]
     Unsupported {
-        /// What was asked and why it can't be.
+        /// The request, and why it can't be met.
         message: String,
         /// The feature.
         feature: &'static str,
-        /// How to get the effect.
+        /// Another way to the same effect.
         how: String,
         /// The region.
         region: Option<Arc<Region>>,
@@ -299,9 +314,9 @@ pub enum Error {
     /// A client refused, failed or does not come back.
     #[error("{message}")]
     Client {
-        /// The client, the phase, and what happened there.
+        /// The client, the phase, and the failure there.
         message: String,
-        /// What it raised.
+        /// Its exception.
         raised: Option<ClientException>,
     },
     /// The caller's [`super::interrupt::Interrupt`] said stop.
@@ -319,7 +334,7 @@ impl Error {
         self
     }
 
-    /// How many bytes were done before a fault.
+    /// The number of bytes done before a fault.
     #[must_use]
     pub const fn completed(&self) -> u64 {
         if let Self::Fault { completed, .. } = self { *completed } else { 0 }
@@ -347,5 +362,30 @@ impl Error {
 impl From<Interrupted> for Error {
     fn from(_: Interrupted) -> Self {
         Self::Interrupted
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fault_of_a_part_is_told_of_the_whole() {
+        let range = super::super::range::Range::between(0, 0x1000);
+        let region = Region::new(super::super::region::RegionType::DefaultMemory, range, Default::default()).unwrap();
+        let (message, cause) = (String::from("read"), String::new());
+        let fault = Error::Fault {
+            message,
+            address: 8,
+            size: 4,
+            region: Arc::new(region),
+            completed: 2,
+            cause,
+            file_offset: None,
+        };
+        let fault = fault.after(0x10).of(0x40);
+        assert_eq!(fault.completed(), 0x12);
+        assert!(matches!(fault, Error::Fault { size: 0x40, .. }));
+        assert_eq!(fault.completing(3).to_string(), "read (done before it: 0x3 bytes)");
     }
 }

@@ -8,7 +8,7 @@ use acpi_tables::srat::MemoryAffinity;
 use vm_fdt::FdtWriter;
 
 use super::allocator::without;
-use super::error::{Error, Result};
+use super::error::Result;
 use super::invalid::Invalid;
 use super::machine::Arch;
 use super::numa::NumaNode;
@@ -106,18 +106,19 @@ fn processor(entries: &mut Vec<u8>, node: u32, vcpu: u32, arch: Arch) {
 pub fn slit(distances: &[Vec<u8>]) -> Result<Vec<u8>> {
     for (node, row) in distances.iter().enumerate() {
         if row.len() != distances.len() {
-            return Err(invalid(format!(
+            return Err(Invalid::number(format!(
                 "row {node} has {} distances, not {}: one for each node",
                 row.len(),
                 distances.len()
-            )));
+            ))
+            .into());
         }
         for (other, distance) in row.iter().enumerate() {
             if (*distance == LOCAL) != (node == other) || *distance < LOCAL {
                 let message = format!(
                     "the distance from node {node} to {other} is {distance}: 10 to itself, 11 to 255 to others"
                 );
-                return Err(invalid(message));
+                return Err(Invalid::number(message).into());
             }
         }
     }
@@ -131,7 +132,8 @@ pub fn slit(distances: &[Vec<u8>]) -> Result<Vec<u8>> {
 
 /// A flattened device tree of the memory alone, each range with its node where `nodes` says one.
 pub fn device_tree(map: &RegionMap, nodes: &BTreeMap<u32, NumaNode>) -> Result<Vec<u8>> {
-    write_tree(map, nodes).map_err(|error| invalid(format!("the device tree can't be written: {error}")))
+    let written = write_tree(map, nodes);
+    written.map_err(|error| Invalid::argument(format!("the device tree can't be written: {error}")).into())
 }
 
 fn write_tree(map: &RegionMap, nodes: &BTreeMap<u32, NumaNode>) -> std::result::Result<Vec<u8>, vm_fdt::Error> {
@@ -166,8 +168,4 @@ fn memory_of(map: &RegionMap, nodes: &BTreeMap<u32, NumaNode>) -> Vec<(Range, Op
         }
     }
     memory
-}
-
-fn invalid(message: String) -> Error {
-    Invalid::argument(message).into()
 }

@@ -38,18 +38,20 @@ pub fn size(bytes: u64) -> String {
     format!("{bytes} B")
 }
 
-/// Parses `"2GiB"`, `"2G"`, `"512 MiB"` or a plain number of bytes; the units are binary.
+/// Parses `"2GiB"`, `"2G"`, `"512 mib"` or a plain number of bytes; the units are binary, in any case.
 pub fn parse_size(text: &str) -> Result<u64, Invalid> {
     let trimmed = text.trim();
     let split = trimmed.find(|c: char| !c.is_ascii_digit()).unwrap_or(trimmed.len());
     let (digits, unit) = trimmed.split_at(split);
-    let shift = match unit.trim_start() {
-        "" | "B" => Some(0),
-        unit => UNITS.iter().find(|(name, _)| unit == *name || unit == &name[..1]).map(|(_, shift)| *shift),
+    let unit = unit.trim_start();
+    let is_it = |name: &str| unit.eq_ignore_ascii_case(name) || unit.eq_ignore_ascii_case(&name[..1]);
+    let shift = match unit {
+        "" | "B" | "b" => Some(0),
+        _ => UNITS.iter().find(|(name, _)| is_it(name)).map(|(_, shift)| *shift),
     };
     let value = digits.parse::<u64>().ok().zip(shift).and_then(|(value, shift)| value.checked_mul(1 << shift));
     value.ok_or_else(|| {
-        Invalid::argument(format!(
+        Invalid::number(format!(
             "{text:?} is not a size: write \"4096\", \"512 MiB\", \"2GiB\" or \"2G\" (binary units, below 16 EiB)"
         ))
     })
@@ -62,6 +64,19 @@ pub fn protection(prot_flags: i32) -> String {
         .iter()
         .map(|(bit, letter)| if prot_flags & bit == 0 { '-' } else { *letter })
         .collect()
+}
+
+/// Parses a protection: letters of `rwx` in this order, with or without `-` for those that are missing.
+pub fn parse_protection(text: &str) -> Result<i32, Invalid> {
+    let is_it = |prot_flags: &i32| {
+        let full = protection(*prot_flags);
+        text == full || !text.is_empty() && text == full.replace('-', "")
+    };
+    (0..8).find(is_it).ok_or_else(|| {
+        Invalid::argument(format!(
+            "unknown protection {text:?}: use letters of 'rwx' in this order, with '-' for what is missing"
+        ))
+    })
 }
 
 #[cfg(test)]
@@ -84,13 +99,28 @@ mod tests {
             assert_eq!(parse_size(text).unwrap(), bytes);
         }
         assert_eq!(size(4097), "4.0 KiB");
-        assert_eq!(parse_size("2G").unwrap(), 2 << 30);
+        for text in ["2G", "2g", "2gib", "2 GIB", " 2GiB "] {
+            assert_eq!(parse_size(text).unwrap(), 2 << 30, "{text}");
+        }
+        assert_eq!(parse_size("512b").unwrap(), 512);
     }
 
     #[test]
     fn decimal_units_and_nonsense_are_refused() {
-        for text in ["2GB", "", "GiB", "-1", "1.5GiB", "2gib", "16EiB", "99999999999999999999"] {
+        for text in ["2GB", "2gb", "", "GiB", "-1", "1.5GiB", "2Gi", "16EiB", "99999999999999999999"] {
             assert!(parse_size(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn protections_read_back_as_they_print() {
+        for prot_flags in 0..8 {
+            let text = protection(prot_flags);
+            assert_eq!(parse_protection(&text).unwrap(), prot_flags);
+            assert!(prot_flags == 0 || parse_protection(&text.replace('-', "")).unwrap() == prot_flags);
+        }
+        for text in ["", "xr", "rr", "RW-", "rw- ", "--", "0"] {
+            assert!(parse_protection(text).is_err(), "{text}");
         }
     }
 

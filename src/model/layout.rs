@@ -21,10 +21,8 @@ impl Layout {
     pub fn new(phys_end: u64, mem_start: u64, mem_end: u64, mut mmio_windows: Vec<Range>) -> Result<Self> {
         if mem_start > mem_end || mem_end > phys_end {
             let (start, end, phys) = (hex(mem_start), hex(mem_end), hex(phys_end));
-            return Err(invalid(
-                format!("a layout needs mem_start <= mem_end <= phys_end, not {start}, {end}, {phys}"),
-                Range::between(mem_start, mem_end),
-            ));
+            let message = format!("a layout needs mem_start <= mem_end <= phys_end, not {start}, {end}, {phys}");
+            return Err(Invalid::at(message, Some(mem_start), Some(mem_end.saturating_sub(mem_start))).into());
         }
         // Sorted, so that equal layouts are equal values in whatever order the windows came.
         mmio_windows.sort_unstable();
@@ -132,22 +130,17 @@ fn exceeds(region: &Region, name: &str, limit: u64) -> Option<String> {
 fn check_windows(windows: &[Range], phys_end: u64) -> Result<()> {
     for window in windows {
         if window.is_empty() || window.end() > phys_end {
-            return Err(invalid(
-                format!("the MMIO window {window} is empty or ends past phys_end {}", hex(phys_end)),
-                *window,
-            ));
+            let message = format!("the MMIO window {window} is empty or ends past phys_end {}", hex(phys_end));
+            return Err(Invalid::at(message, Some(window.base()), Some(window.size())).into());
         }
     }
     for (low, high) in windows.iter().zip(windows.iter().skip(1)) {
         if low.overlaps(high) {
-            return Err(invalid(format!("the MMIO windows {low} and {high} overlap"), *high));
+            let message = format!("the MMIO windows {low} and {high} overlap");
+            return Err(Invalid::at(message, Some(high.base()), Some(high.size())).into());
         }
     }
     Ok(())
-}
-
-fn invalid(message: String, range: Range) -> Error {
-    Invalid::at(message, Some(range.base()), Some(range.size())).into()
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! Machines: where each puts its RAM, and the windows and reserved ranges in the way.
 
-use super::error::{Error, Result};
+use super::error::Result;
 use super::format::hex;
-use super::invalid::Invalid;
+use super::invalid::{Invalid, Kind};
 use super::layout::Layout;
 use super::range::Range;
 
@@ -27,7 +27,8 @@ impl Arch {
         match text {
             "x86_64" => Ok(Self::X86_64),
             "aarch64" => Ok(Self::Aarch64),
-            _ => Err(invalid(format!("unknown architecture {text:?}: use \"x86_64\" or \"aarch64\""))),
+            _ => Err(Invalid::unknown(Kind::Argument, "architecture", format_args!("{text:?}"), ["x86_64", "aarch64"])
+                .into()),
         }
     }
 
@@ -64,7 +65,8 @@ impl Machine {
     /// A machine with a layout, nothing reserved, no minimal split and no firmware.
     pub fn new(name: &str, phys_bits: u32, mem: Range, mmio_windows: Vec<Range>) -> Result<Self> {
         if name.is_empty() || name.chars().any(char::is_control) {
-            return Err(invalid(format!("{name:?} can't be a machine's name: it is empty or has control characters")));
+            let message = format!("{name:?} can't be a machine's name: it is empty or has control characters");
+            return Err(Invalid::argument(message).into());
         }
         let layout = Layout::new(phys_end(phys_bits)?, mem.base(), mem.end(), mmio_windows)?;
         let name = name.into();
@@ -86,14 +88,15 @@ impl Machine {
         self.reserved.sort_unstable();
         for window in self.reserved.iter().chain(&self.firmware) {
             if window.is_empty() || window.end() > phys_end {
-                return Err(invalid(format!("the window {window} is empty or ends past phys_end {}", hex(phys_end))));
+                let message = format!("the window {window} is empty or ends past phys_end {}", hex(phys_end));
+                return Err(Invalid::at(message, Some(window.base()), Some(window.size())).into());
             }
         }
         if let Some(end) = self.split_end {
             let first = self.layout.mmio_windows().first();
             if first.is_none_or(|window| end > window.base() || end < self.layout.mem_start()) {
                 let message = format!("split_end {} must lie between mem_start and the first MMIO window", hex(end));
-                return Err(invalid(message));
+                return Err(Invalid::at(message, Some(end), None).into());
             }
         }
         Ok(self)
@@ -107,13 +110,15 @@ impl Machine {
             "dragonball" => None,
             _ => {
                 let known = "\"dragonball\", \"pc\", \"q35\", \"microvm\", \"virt\", or a Machine of your own";
-                return Err(invalid(format!("unknown machine {name:?}: use {known}")));
+                return Err(Invalid::argument(format!("unknown machine {name:?}: use {known}")).into());
             }
         };
         if let (Some(arch), Some(only)) = (arch, only)
             && arch != only
         {
-            return Err(invalid(format!("the machine {name:?} is {}, not {}", only.name(), arch.name())));
+            return Err(
+                Invalid::argument(format!("the machine {name:?} is {}, not {}", only.name(), arch.name())).into()
+            );
         }
         let arch = arch.or(only).unwrap_or(Arch::X86_64);
         let bits = phys_bits.unwrap_or(if arch == Arch::Aarch64 { 40 } else { 46 });
@@ -155,7 +160,9 @@ fn phys_end(phys_bits: u32) -> Result<u64> {
 fn check_phys_bits(phys_bits: u32) -> Result<()> {
     match phys_bits {
         1..=MAX_PHYS_BITS => Ok(()),
-        _ => Err(invalid(format!("phys_bits is {phys_bits}: it must lie between 1 and {MAX_PHYS_BITS}"))),
+        _ => {
+            Err(Invalid::number(format!("phys_bits is {phys_bits}: it must lie between 1 and {MAX_PHYS_BITS}")).into())
+        }
     }
 }
 
@@ -163,10 +170,9 @@ fn check_phys_bits(phys_bits: u32) -> Result<()> {
 fn ram(name: &str, bits: u32, start: u64, end: u64) -> Result<Range> {
     let ram = Range::between(start, end);
     if ram.is_empty() {
-        let begin = hex(start);
-        return Err(invalid(format!(
-            "phys_bits is {bits}: too few for the machine '{name}', whose RAM begins at {begin}"
-        )));
+        let message =
+            format!("phys_bits is {bits}: too few for the machine '{name}', whose RAM begins at {}", hex(start));
+        return Err(Invalid::number(message).into());
     }
     Ok(ram)
 }
@@ -206,10 +212,6 @@ fn qemu_virt(bits: u32) -> Result<Machine> {
     let mem = ram("virt", bits, GIB, half(bits))?;
     let machine = Machine::new("virt", bits, mem, vec![Range::between(0, GIB)])?;
     Ok(Machine { firmware: Some(Range::between(0, 64 * MIB)), max_vcpus: 512, ..machine })
-}
-
-fn invalid(message: String) -> Error {
-    Invalid::argument(message).into()
 }
 
 #[cfg(test)]

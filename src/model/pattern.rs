@@ -2,7 +2,7 @@
 
 use memchr::memmem::Finder;
 
-use super::error::{Error, Result};
+use super::error::Result;
 use super::invalid::Invalid;
 
 /// A sequence of bytes of which some bits may be anything.
@@ -34,7 +34,9 @@ impl Pattern {
     /// Exactly these bytes.
     pub fn exact(bytes: &[u8]) -> Result<Self> {
         if bytes.is_empty() {
-            return Err(invalid("a search for nothing would find it everywhere: give at least one byte".into()));
+            return Err(
+                Invalid::argument("a search for nothing would find it everywhere: give at least one byte").into()
+            );
         }
         Ok(Self { bytes: bytes.into(), mask: None, anchor: Some((0, Finder::new(bytes).into_owned())) })
     }
@@ -43,7 +45,10 @@ impl Pattern {
     pub fn parse(text: &str) -> Result<Self> {
         let digits: Vec<char> = text.chars().filter(|c| !c.is_whitespace()).collect();
         let bad = |what: String| {
-            invalid(format!("{text:?} is not a byte pattern: {what}; write hexadecimal bytes such as \"48 8b ?? c?\""))
+            Invalid::argument(format!(
+                "{text:?} is not a byte pattern: {what}; write hexadecimal bytes such as \"48 8b ?? c?\""
+            ))
+            .into()
         };
         if !digits.len().is_multiple_of(2) {
             return Err(bad(format!("it has {} digits, an odd number", digits.len())));
@@ -138,10 +143,6 @@ fn longest_run(mask: &[u8]) -> Option<std::ops::Range<usize>> {
     let begins = |index: &usize| counts(*index) && !index.checked_sub(1).is_some_and(counts);
     let run = |start: usize| start..(start..mask.len()).find(|index| !counts(*index)).unwrap_or(mask.len());
     (0..mask.len()).filter(begins).map(run).rev().max_by_key(ExactSizeIterator::len)
-}
-
-fn invalid(message: String) -> Error {
-    Invalid::argument(message).into()
 }
 
 #[cfg(test)]

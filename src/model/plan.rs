@@ -220,13 +220,11 @@ impl SpacePlan {
         if request.source_type == SourceType::FileOnHugeTlbFs {
             path.push(index.to_string());
         }
-        let page_size = request.source_type.is_huge().then(|| self.page_size());
-        let source =
-            Source { source_type: Some(request.source_type), path: path.into(), page_size, ..Source::default() };
-        let region = Region::new(RegionType::DefaultMemory, range, source).and_then(|region| {
-            let options =
-                BackingOptions { page_size: page_size.or(request.options.page_size), ..request.options.clone() };
-            let mut region = region.with_options(options);
+        let huge_page = request.source_type.is_huge().then(|| self.page_size());
+        let source = Source { source_type: Some(request.source_type), path: path.into(), ..Source::default() };
+        let region = Region::new(RegionType::DefaultMemory, range, source).and_then(|mut region| {
+            let page_size = huge_page.or(request.options.page_size);
+            region.options = BackingOptions { page_size, ..request.options.clone() };
             region.name = Some(format!("ram{index}").into());
             region.host_numa_node_id = info.host_numa_node_id;
             region.perm_flags |= if request.prealloc { MAP_POPULATE } else { 0 };
@@ -331,7 +329,7 @@ impl SpacePlan {
         let cost = &mut self.cost;
         for region in self.regions.iter().filter(|region| region.region_type != RegionType::DaxMemory) {
             let size = region.size();
-            let page_size = region.source.page_size.unwrap_or(SMALL_PAGE);
+            let page_size = region.options.page_size.unwrap_or(SMALL_PAGE);
             add(&mut cost.size, size);
             add(cost.pages.entry(page_size).or_default(), size.div_ceil(page_size));
             add(cost.nodes.entry(node_of(region)).or_default(), size);

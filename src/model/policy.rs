@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::invalid::Invalid;
+use super::invalid::{Invalid, Kind};
 
 /// The kernel's memory policies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -41,8 +41,7 @@ impl PolicyMode {
     /// Parses a name.
     pub fn parse(text: &str) -> Result<Self, Invalid> {
         Self::ALL.into_iter().find(|mode| mode.name() == text).ok_or_else(|| {
-            let known: Vec<String> = Self::ALL.iter().map(|mode| format!("{:?}", mode.name())).collect();
-            invalid(format!("unknown NUMA policy {text:?}: use one of {}", known.join(", ")))
+            Invalid::unknown(Kind::Argument, "NUMA policy", format_args!("{text:?}"), Self::ALL.map(Self::name))
         })
     }
 
@@ -82,8 +81,8 @@ impl NumaPolicy {
     pub fn check(&self) -> Result<(), Invalid> {
         let (name, count) = (self.mode.name(), self.nodes.len());
         match self.mode {
-            PolicyMode::Default if count > 0 => Err(invalid("the NUMA policy \"default\" takes no nodes".into())),
-            PolicyMode::Preferred if count > 1 => Err(invalid(format!(
+            PolicyMode::Default if count > 0 => Err(Invalid::argument("the NUMA policy \"default\" takes no nodes")),
+            PolicyMode::Preferred if count > 1 => Err(Invalid::argument(format!(
                 "the NUMA policy {name:?} takes one node, not {}: use \"preferred-many\"",
                 node_list(&self.nodes)
             ))),
@@ -169,10 +168,6 @@ impl Topology {
         let (bare_list, with_memory) = (node_list(&bare), node_list(&self.with_memory));
         (!bare.is_empty()).then(|| format!("the host's NUMA node {bare_list} has no memory; {with_memory} has"))
     }
-}
-
-fn invalid(message: String) -> Invalid {
-    Invalid::argument(message)
 }
 
 #[cfg(test)]

@@ -58,10 +58,10 @@ impl Range {
         self.end
     }
 
-    /// The last address, or the base of an empty range.
+    /// The address before the end, or 0 where there is none: the empty range at 0.
     #[must_use]
     pub const fn last_addr(&self) -> u64 {
-        if self.is_empty() { self.base } else { self.end.abs_diff(1) }
+        self.end.saturating_sub(1)
     }
 
     /// Whether the range has no addresses.
@@ -174,7 +174,7 @@ mod tests {
             let inside: Vec<u64> = (0..8).filter(|addr| range.contains(*addr)).collect();
             assert_eq!(inside.len() as u64, range.size());
             assert_eq!(range.is_empty(), inside.is_empty());
-            assert_eq!(range.last_addr(), inside.last().copied().unwrap_or(range.base()));
+            assert_eq!(range.last_addr(), inside.last().copied().unwrap_or(range.base().saturating_sub(1)));
             for addr in 0..8 {
                 let position = inside.iter().position(|inside| *inside == addr);
                 assert_eq!(range.offset_of(addr), position.map(|position| position as u64), "{addr} in {range}");

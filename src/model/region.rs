@@ -1,5 +1,6 @@
 //! A region: the description of a range of guest physical addresses.
 
+use std::fmt::Display;
 use std::sync::Arc;
 
 use super::backing::BackingOptions;
@@ -34,7 +35,7 @@ pub const PROT_READ: i32 = 1;
 /// `mmap`'s `PROT_WRITE`.
 pub const PROT_WRITE: i32 = 2;
 
-/// What a region is to the guest.
+/// The meaning of a region to the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum RegionType {
     /// The guest's RAM.
@@ -75,14 +76,14 @@ impl RegionType {
 
     /// Parses a value or a member name, in any case.
     pub fn parse(text: &str) -> Result<Self, Invalid> {
-        let known =
-            Self::ALL.into_iter().find(|t| text.eq_ignore_ascii_case(t.value()) || text.eq_ignore_ascii_case(t.name()));
-        known.ok_or_else(|| {
-            Invalid::text(
-                Kind::RegionType,
-                format!("unknown region type {text:?}: use \"ram\", \"device\", \"dax\" or \"firmware\""),
-            )
-        })
+        let is_it = |t: &Self| text.eq_ignore_ascii_case(t.value()) || text.eq_ignore_ascii_case(t.name());
+        Self::ALL.into_iter().find(is_it).ok_or_else(|| Self::unknown(format_args!("{text:?}")))
+    }
+
+    /// The refusal of anything else, `shown` as a message quotes it.
+    #[must_use]
+    pub fn unknown(shown: impl Display) -> Invalid {
+        Invalid::unknown(Kind::RegionType, "region type", shown, Self::ALL.map(Self::value))
     }
 
     /// The `mmap` flags and protection of a region of this type and source that asks for nothing else.
@@ -107,27 +108,23 @@ impl RegionType {
 pub struct Region {
     /// A name that is unique in a space.
     pub name: Option<Box<str>>,
-    /// What it is to the guest.
+    /// Its meaning to the guest.
     pub region_type: RegionType,
-    /// Where it lies; never empty.
+    /// Its addresses; never empty.
     pub range: Range,
     /// The host's NUMA node that its memory should come from.
     pub host_numa_node_id: Option<u32>,
-    /// Which bytes it shows.
+    /// The source of its bytes.
     pub source: Source,
     /// `mmap` flags.
     pub perm_flags: i32,
     /// `mmap` protection.
     pub prot_flags: i32,
-    /// Huge pages: those of the pool for a huge source, transparent ones for the others.
-    pub is_hugepage: bool,
     /// Plugged into a running machine.
     pub is_hotplug: bool,
     /// Anonymous memory.
     pub is_anonpage: bool,
-    /// Offered to kernel samepage merging.
-    pub is_mergeable: bool,
-    /// The rest of what is asked of the kernel; its `page_size`, `transparent_hugepage` and `ksm` agree with the fields above.
+    /// The options with which its memory is requested from the kernel.
     pub options: BackingOptions,
 }
 
@@ -142,89 +139,57 @@ impl Region {
             host_numa_node_id: None,
             perm_flags,
             prot_flags,
-            is_hugepage: source.source_type.is_some_and(SourceType::is_huge),
             is_hotplug: false,
             is_anonpage: source.source_type.is_some_and(SourceType::is_anonymous),
-            is_mergeable: false,
-            options: BackingOptions { page_size: source.page_size, ..BackingOptions::default() },
+            options: BackingOptions::default(),
             source,
         };
         region.check()?;
         Ok(region)
     }
 
-    /// Whether the description is one that a region can have; every public way to make a region ends here.
+    /// Refuses a description that no region can have; every public way to make a region ends here.
     pub fn check(&self) -> Result<(), Invalid> {
+        let checked = self.check_range().and_then(|()| self.check_source()).and_then(|()| self.check_options());
+        checked.map_err(|invalid| invalid.about(Some(self.base()), Some(self.size())))
+    }
+
+    fn check_range(&self) -> Result<(), Invalid> {
         if self.range.is_empty() {
-            return Err(self.invalid(format!("a region at {} needs a size above 0", format::hex(self.base()))));
+            return Err(Invalid::number(format!("a region at {} needs a size above 0", format::hex(self.base()))));
         }
-        if let Some(name) = &self.name
-            && (name.is_empty() || name.chars().any(char::is_control))
-        {
-            return Err(
-                self.invalid(format!("{name:?} can't be a region's name: it is empty or has control characters"))
-            );
+        match &self.name {
+            Some(name) if name.is_empty() || name.chars().any(char::is_control) => Err(Invalid::argument(format!(
+                "{name:?} can't be a region's name: it is empty or has control characters"
+            ))),
+            _ => Ok(()),
         }
-        self.check_source()?;
-        self.check_options()
     }
 
-    /// Takes the options over, so that they and the fields that say the same agree.
-    #[must_use]
-    pub fn with_options(mut self, options: BackingOptions) -> Self {
-        self.source.page_size = options.page_size;
-        self.is_mergeable = options.ksm == Some(true);
-        if !self.is_huge() {
-            self.is_hugepage = options.transparent_hugepage == Some(true);
+    fn check_source(&self) -> Result<(), Invalid> {
+        let Source { source_type, file, buffer, .. } = &self.source;
+        if self.source.is_adopted() && source_type.is_some() || file.is_some() && buffer.is_some() {
+            let message = "a file, a buffer and mem_type= exclude each other: each of them is the source";
+            return Err(Invalid::new(Kind::MemorySourceType, message));
         }
-        self.options = options;
-        self
-    }
-
-    /// Takes options over that say the same as the arguments given, where both say something.
-    pub fn with_agreeing(self, options: &BackingOptions, is_hugepage: Option<bool>) -> Result<Self, Invalid> {
-        let is_hugepage = is_hugepage.filter(|_| !self.is_huge());
-        let differs = |argument: Option<bool>, option: Option<bool>| argument.zip(option).is_some_and(|(a, b)| a != b);
-        let page_sizes = self.source.page_size.zip(options.page_size);
-        let what = if page_sizes.is_some_and(|(argument, option)| argument != option) {
-            "page_size"
-        } else if differs(self.is_mergeable.then_some(true), options.ksm) {
-            "is_mergeable and ksm"
-        } else if differs(is_hugepage, options.transparent_hugepage) {
-            "is_hugepage and transparent_hugepage"
-        } else {
-            let options = BackingOptions {
-                page_size: options.page_size.or(self.source.page_size),
-                ksm: options.ksm.or(self.is_mergeable.then_some(true)),
-                transparent_hugepage: options.transparent_hugepage.or(is_hugepage.filter(|on| *on)),
-                ..options.clone()
-            };
-            return Ok(self.with_options(options));
-        };
-        Err(self.invalid(format!("{what} differ between the region's arguments and backing=")))
-    }
-
-    /// Takes the fields over into the options that say the same.
-    #[must_use]
-    pub fn with_agreeing_options(mut self) -> Self {
-        let agree = |flag: bool, option: Option<bool>| if flag { Some(true) } else { option.filter(|on| !on) };
-        self.options.page_size = self.source.page_size;
-        self.options.ksm = agree(self.is_mergeable, self.options.ksm);
-        self.options.transparent_hugepage = if self.is_huge() {
-            self.options.transparent_hugepage
-        } else {
-            agree(self.is_hugepage, self.options.transparent_hugepage)
-        };
-        self
-    }
-
-    fn is_huge(&self) -> bool {
-        self.source.source_type.is_some_and(SourceType::is_huge)
+        match buffer {
+            Some(buffer) if buffer.size != self.size() => Err(Invalid::number(format!(
+                "a region over a buffer of {} bytes has as many, not {}",
+                format::hex(buffer.size),
+                format::hex(self.size())
+            ))),
+            _ => Ok(()),
+        }
     }
 
     fn check_options(&self) -> Result<(), Invalid> {
         let options = &self.options;
-        let refusal = if self.is_huge() && options.transparent_hugepage.is_some() {
+        options.check()?;
+        if options.page_size.is_some() && !self.is_huge() {
+            let sources = "\"hugeshmem\", \"hugemmap\" or \"hugetlbfs\"";
+            return Err(Invalid::number(format!("page_size= goes with a huge mem_type: {sources}")));
+        }
+        let refusal = if self.is_huge() && options.transparent_hugepage == Some(true) {
             "transparent_hugepage= is for sources of small pages: this one takes huge pages from the pool"
         } else if !self.has_memory() && *options != BackingOptions::default() {
             "a device region has no memory that options could be for"
@@ -233,7 +198,25 @@ impl Region {
         } else {
             return Ok(());
         };
-        Err(self.invalid(refusal.into()))
+        Err(Invalid::argument(refusal))
+    }
+
+    /// Whether its source takes pages from the kernel's pool of huge pages.
+    #[must_use]
+    pub fn is_huge(&self) -> bool {
+        self.source.source_type.is_some_and(SourceType::is_huge)
+    }
+
+    /// Whether huge pages are asked for: those of the pool by a huge source, else transparent ones.
+    #[must_use]
+    pub fn is_hugepage(&self) -> bool {
+        self.options.transparent_hugepage.unwrap_or(self.is_huge())
+    }
+
+    /// Whether it is offered to kernel samepage merging.
+    #[must_use]
+    pub fn is_mergeable(&self) -> bool {
+        self.options.ksm == Some(true)
     }
 
     fn is_memfd(&self) -> bool {
@@ -262,35 +245,6 @@ impl Region {
         Some(policy)
     }
 
-    fn check_source(&self) -> Result<(), Invalid> {
-        let Source { source_type, file, buffer, page_size, .. } = &self.source;
-        if self.source.is_adopted() && source_type.is_some() || file.is_some() && buffer.is_some() {
-            return Err(Invalid::text(
-                Kind::MemorySourceType,
-                "a file, a buffer and mem_type= exclude each other: each of them is the source",
-            ));
-        }
-        if let Some(buffer) = buffer.as_ref().filter(|buffer| buffer.size != self.size()) {
-            return Err(self.invalid(format!(
-                "a region over a buffer of {} bytes has as many, not {}",
-                format::hex(buffer.size),
-                format::hex(self.size())
-            )));
-        }
-        match page_size {
-            Some(_) if !source_type.is_some_and(SourceType::is_huge) => Err(self
-                .invalid("page_size= goes with a huge mem_type: \"hugeshmem\", \"hugemmap\" or \"hugetlbfs\"".into())),
-            Some(size) if !size.is_power_of_two() => {
-                Err(self.invalid(format!("page_size {} is not a power of two", format::hex(*size))))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn invalid(&self, message: String) -> Invalid {
-        Invalid::at(message, Some(self.base()), Some(self.size()))
-    }
-
     /// The first address.
     #[must_use]
     pub const fn base(&self) -> u64 {
@@ -315,7 +269,7 @@ impl Region {
         self.region_type != RegionType::DeviceMemory
     }
 
-    /// Where the bytes come from when the space is mapped: the source given, or the default of the type and flags.
+    /// The source of the bytes when the space is mapped: the one given, or the default of the type and flags.
     #[must_use]
     pub fn effective_source(&self) -> Option<SourceType> {
         match self.source.source_type {
@@ -351,7 +305,7 @@ impl Region {
         }
     }
 
-    /// What is behind it, in a word: `shmem`, `file`, `-`.
+    /// The memory behind it, in a word: `shmem`, `file`, `-`.
     #[must_use]
     pub fn backing_word(&self) -> &'static str {
         match self.effective_source() {
@@ -364,7 +318,7 @@ impl Region {
     }
 }
 
-impl std::fmt::Display for Region {
+impl Display for Region {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter.write_str(&self.label())
     }
@@ -385,3 +339,116 @@ pub fn repr(region: &Region) -> String {
 
 /// Regions are shared between snapshots, handles and errors.
 pub type SharedRegion = Arc<Region>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(region_type: RegionType, source_type: Option<SourceType>) -> Region {
+        let source = Source { source_type, ..Source::default() };
+        Region::new(region_type, Range::between(0x1000, 0x3000), source).unwrap()
+    }
+
+    fn ram() -> Region {
+        of(RegionType::DefaultMemory, None)
+    }
+
+    fn huge() -> Region {
+        of(RegionType::DefaultMemory, Some(SourceType::MemFdOnHugeTlbFs))
+    }
+
+    fn with(region: Region, options: BackingOptions) -> Result<Region, String> {
+        let region = Region { options, ..region };
+        region.check().map(|()| region).map_err(|refused| refused.message)
+    }
+
+    #[test]
+    fn types_read_back_in_any_case() {
+        for region_type in RegionType::ALL {
+            for text in [region_type.value(), region_type.name(), &region_type.name().to_lowercase()] {
+                assert_eq!(RegionType::parse(text).unwrap(), region_type);
+            }
+        }
+        let refused = RegionType::parse("rom").unwrap_err();
+        assert_eq!(refused.kind, Kind::RegionType);
+        assert_eq!(refused.message, r#"unknown region type "rom": use "ram", "device", "dax" or "firmware""#);
+    }
+
+    #[test]
+    fn a_refusal_says_where_the_region_lies() {
+        for region in [
+            Region { name: Some("".into()), ..ram() },
+            Region { name: Some("a\n".into()), ..ram() },
+            Region { options: BackingOptions { page_size: Some(4096), ..BackingOptions::default() }, ..ram() },
+        ] {
+            let refused = region.check().unwrap_err();
+            assert_eq!((refused.address, refused.size), (Some(0x1000), Some(0x2000)), "{refused}");
+        }
+        let empty = Region::new(RegionType::DefaultMemory, Range::between(8, 8), Source::default());
+        assert_eq!(empty.unwrap_err().kind, Kind::Range);
+    }
+
+    #[test]
+    fn the_hints_are_those_of_the_options() {
+        let thp = |on| BackingOptions { transparent_hugepage: Some(on), ..BackingOptions::default() };
+        assert!(!ram().is_hugepage() && huge().is_hugepage() && !ram().is_mergeable());
+        assert!(with(ram(), thp(true)).unwrap().is_hugepage());
+        assert!(!with(huge(), thp(false)).unwrap().is_hugepage());
+        assert!(with(huge(), thp(true)).unwrap_err().contains("small pages"));
+        let ksm = BackingOptions { ksm: Some(true), ..BackingOptions::default() };
+        assert!(with(ram(), ksm).unwrap().is_mergeable());
+    }
+
+    #[test]
+    fn options_go_with_the_source() {
+        let sealed = BackingOptions { seals: Some(vec![]), ..BackingOptions::default() };
+        assert!(with(ram(), sealed.clone()).is_ok());
+        assert!(with(of(RegionType::DefaultMemory, Some(SourceType::MmapAnonymous)), sealed.clone()).is_err());
+        assert!(with(of(RegionType::DeviceMemory, None), sealed).unwrap_err().contains("no memory"));
+        let odd = BackingOptions { page_size: Some(3 << 20), ..BackingOptions::default() };
+        assert!(with(huge(), odd).unwrap_err().contains("power of two"));
+    }
+
+    #[test]
+    fn reserve_decides_about_noreserve_and_population_comes_later() {
+        let flags = |reserve| {
+            let options = BackingOptions { reserve, ..BackingOptions::default() };
+            Region { options, perm_flags: MAP_SHARED | MAP_POPULATE | MAP_NORESERVE, ..ram() }.map_flags()
+        };
+        assert_eq!(flags(None), MAP_SHARED | MAP_NORESERVE);
+        assert_eq!(flags(Some(true)), MAP_SHARED);
+        assert_eq!(flags(Some(false)), MAP_SHARED | MAP_NORESERVE);
+    }
+
+    #[test]
+    fn advice_may_change_under_a_kept_backing() {
+        let old = ram();
+        let advised = BackingOptions { ksm: Some(true), mlock: Some(true), ..BackingOptions::default() };
+        let renamed = Region { name: Some("new".into()), prot_flags: PROT_READ, ..with(ram(), advised).unwrap() };
+        assert!(renamed.has_backing_of(&old));
+        let guarded = BackingOptions { guard_pages: Some(true), ..BackingOptions::default() };
+        assert!(!with(ram(), guarded).unwrap().has_backing_of(&old));
+        assert!(!of(RegionType::FirmwareMemory, None).has_backing_of(&old));
+    }
+
+    #[test]
+    fn a_policy_without_nodes_is_for_the_regions_node() {
+        let bind = NumaPolicy { mode: PolicyMode::Bind, nodes: Default::default(), strict: false };
+        let options = BackingOptions { policy: Some(bind), ..BackingOptions::default() };
+        let region = Region { host_numa_node_id: Some(3), options, ..ram() };
+        assert_eq!(region.numa_policy().unwrap().to_string(), "bind:3");
+        assert_eq!(Region { host_numa_node_id: Some(1), ..ram() }.numa_policy().unwrap().to_string(), "preferred:1");
+        assert_eq!(ram().numa_policy(), None);
+    }
+
+    #[test]
+    fn a_region_prints_as_in_python() {
+        let named = Region { name: Some("low".into()), ..ram() };
+        assert_eq!(named.to_string(), "'low' [0x1000, 0x3000)");
+        assert_eq!(repr(&named), "AddressSpaceRegion('low' DEFAULT_MEMORY [0x1000, 0x3000) 8 KiB rw- shmem)");
+        assert_eq!(
+            repr(&of(RegionType::DeviceMemory, None)),
+            "AddressSpaceRegion(DEVICE_MEMORY [0x1000, 0x3000) 8 KiB)"
+        );
+    }
+}

@@ -192,12 +192,8 @@ impl RegionMap {
 
     /// The region named `name`.
     pub fn at_name(&self, name: &str) -> Result<&RegionEntry> {
-        self.find_name(name).and_then(|index| self.regions.get(index)).ok_or_else(|| Error::Unmapped {
-            message: format!("no region is named {name:?}"),
-            address: None,
-            size: None,
-            region: None,
-        })
+        let found = self.find_name(name).and_then(|index| self.regions.get(index));
+        found.ok_or_else(|| Error::UnknownName { name: name.into() })
     }
 
     /// The region here that equals `region`.

@@ -1,5 +1,6 @@
-//! Where the bytes of a region come from.
+//! The source of a region's bytes.
 
+use std::fmt::Display;
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -22,25 +23,32 @@ pub enum SourceType {
 }
 
 impl SourceType {
-    /// Parses one of the original's nine strings: case-sensitive, untrimmed.
+    /// The original's nine strings, each source's own name before its second.
+    const NAMES: [(&str, Self); 9] = [
+        ("hugetlbfs", Self::FileOnHugeTlbFs),
+        ("shmem", Self::MemFdShared),
+        ("memfd", Self::MemFdShared),
+        ("hugeshmem", Self::MemFdOnHugeTlbFs),
+        ("hugememfd", Self::MemFdOnHugeTlbFs),
+        ("mmap", Self::MmapAnonymous),
+        ("anon", Self::MmapAnonymous),
+        ("hugemmap", Self::MmapAnonymousHugeTlbFs),
+        ("hugeanon", Self::MmapAnonymousHugeTlbFs),
+    ];
+
+    /// Parses one of the nine strings: case-sensitive, untrimmed.
     pub fn parse(text: &str) -> Result<Self, Invalid> {
-        match text {
-            "hugetlbfs" => Ok(Self::FileOnHugeTlbFs),
-            "shmem" | "memfd" => Ok(Self::MemFdShared),
-            "hugeshmem" | "hugememfd" => Ok(Self::MemFdOnHugeTlbFs),
-            "mmap" | "anon" => Ok(Self::MmapAnonymous),
-            "hugemmap" | "hugeanon" => Ok(Self::MmapAnonymousHugeTlbFs),
-            _ => Err(Invalid::text(
-                Kind::MemorySourceType,
-                format!(
-                    "unknown memory source type {text:?}: use \"shmem\" (\"memfd\"), \"hugeshmem\" (\"hugememfd\"), \
-                     \"mmap\" (\"anon\"), \"hugemmap\" (\"hugeanon\") or \"hugetlbfs\""
-                ),
-            )),
-        }
+        let found = Self::NAMES.into_iter().find(|(name, _)| *name == text);
+        found.map(|(_, source)| source).ok_or_else(|| Self::unknown(format_args!("{text:?}")))
     }
 
-    /// The first of the strings that name it.
+    /// The refusal of anything else, `shown` as a message quotes it.
+    #[must_use]
+    pub fn unknown(shown: impl Display) -> Invalid {
+        Invalid::unknown(Kind::MemorySourceType, "memory source type", shown, Self::NAMES.map(|(name, _)| name))
+    }
+
+    /// The name that Python's enum has for it.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -98,7 +106,7 @@ pub struct UserBuffer {
     pub host: usize,
     /// The number of bytes.
     pub size: u64,
-    /// What keeps it.
+    /// Its keeper.
     pub keep: Arc<dyn KeepAlive>,
 }
 
@@ -116,7 +124,7 @@ impl std::hash::Hash for UserBuffer {
     }
 }
 
-/// Everything that decides which bytes a region shows.
+/// All that decides which bytes a region shows.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Source {
     /// The source type; `None` for a user's file, or for the default of the region's type.
@@ -127,10 +135,8 @@ pub struct Source {
     pub file: Option<UserFile>,
     /// Memory that the user gave.
     pub buffer: Option<UserBuffer>,
-    /// Where in the file the region begins.
+    /// The offset of the region in the file.
     pub file_offset: u64,
-    /// Page size of a huge source; `None` for the host's default.
-    pub page_size: Option<u64>,
 }
 
 impl Source {
@@ -138,5 +144,35 @@ impl Source {
     #[must_use]
     pub const fn is_adopted(&self) -> bool {
         self.file.is_some() || self.buffer.is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nine_strings_name_five_sources() {
+        let mut sources: Vec<SourceType> = Vec::new();
+        for (name, source) in SourceType::NAMES {
+            assert_eq!(SourceType::parse(name).unwrap(), source);
+            assert_eq!(SourceType::parse(source.as_str()).unwrap(), source);
+            assert_eq!(source.is_huge(), name.contains("huge"), "{name}");
+            if !sources.contains(&source) {
+                sources.push(source);
+            }
+        }
+        assert_eq!(sources.len(), 5);
+        sources.retain(|source| source.is_anonymous());
+        assert_eq!(sources, [SourceType::MmapAnonymous, SourceType::MmapAnonymousHugeTlbFs]);
+    }
+
+    #[test]
+    fn other_texts_are_refused_by_name() {
+        for text in ["", "SHMEM", " shmem", "MEMFD_SHARED", "ram"] {
+            let refused = SourceType::parse(text).unwrap_err();
+            assert_eq!(refused.kind, Kind::MemorySourceType);
+            assert!(refused.message.starts_with(&format!("unknown memory source type {text:?}: use \"hugetlbfs\"")));
+        }
     }
 }

@@ -2,9 +2,10 @@
 
 use pyo3::exceptions::{PyImportError, PyTypeError};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyInt, PyMemoryView};
+use pyo3::types::{PyDict, PyMemoryView, PyTuple};
 
-use super::convert::invalid;
+use super::convert::U64;
+use crate::model::invalid::Invalid;
 
 /// The bytes that an array takes, and how NumPy lays it over them.
 pub(super) struct Plan<'py> {
@@ -27,22 +28,19 @@ impl<'py> Plan<'py> {
             missing
         })?;
         let dtype = numpy.call_method1("dtype", (dtype,))?;
-        let lengths = lengths(shape)?;
+        let shape = lengths(shape)?;
         if dtype.getattr("hasobject")?.is_truthy()? {
             return Err(PyTypeError::new_err(format!(
                 "dtype {dtype} holds Python objects, which can't live in guest memory"
             )));
         }
         let item_size: u64 = dtype.getattr("itemsize")?.extract()?;
-        let strides: Option<Vec<u64>> = strides
-            .map(|strides| strides.extract())
-            .transpose()
-            .map_err(|_| invalid("strides must be ints of at least 0, in bytes".into()))?;
-        let size = size(&lengths, item_size, strides.as_deref())?;
+        let strides = strides.map(lengths).transpose()?;
+        let size = size(&shape, item_size, strides.as_deref())?;
         let keywords = PyDict::new(py);
-        keywords.set_item("shape", shape)?;
+        keywords.set_item("shape", PyTuple::new(py, shape)?)?;
         keywords.set_item("dtype", dtype)?;
-        keywords.set_item("strides", strides.map(|strides| pyo3::types::PyTuple::new(py, strides)).transpose()?)?;
+        keywords.set_item("strides", strides.map(|strides| PyTuple::new(py, strides)).transpose()?)?;
         Ok(Self { keywords, numpy, size })
     }
 
@@ -60,10 +58,12 @@ impl<'py> Plan<'py> {
     }
 }
 
-fn lengths(shape: &Bound<'_, PyAny>) -> PyResult<Vec<u64>> {
-    let lengths =
-        if shape.is_instance_of::<PyInt>() { shape.extract().map(|length| vec![length]) } else { shape.extract() };
-    lengths.map_err(|_| invalid(format!("shape {} must be an int or a sequence of ints of at least 0", shape)))
+/// One int, or several.
+fn lengths(given: &Bound<'_, PyAny>) -> PyResult<Vec<u64>> {
+    match given.try_iter() {
+        Ok(items) => items.map(|item| Ok(item?.extract::<U64>()?.0)).collect(),
+        Err(_) => Ok(vec![given.extract::<U64>()?.0]),
+    }
 }
 
 fn size(lengths: &[u64], item_size: u64, strides: Option<&[u64]>) -> PyResult<u64> {
@@ -79,7 +79,7 @@ fn size(lengths: &[u64], item_size: u64, strides: Option<&[u64]>) -> PyResult<u6
                 .zip(strides)
                 .try_fold(item_size, |size, (length, stride)| size.checked_add(last(length, stride)?))
         }
-        Some(_) => return Err(invalid("strides must have as many items as shape".into())),
+        Some(_) => return Err(Invalid::argument("strides must have as many items as shape").into()),
     };
-    size.ok_or_else(|| invalid("the array is larger than 2^64 bytes".into()))
+    size.ok_or_else(|| Invalid::number("the array is larger than 2^64 bytes").into())
 }

@@ -5,11 +5,11 @@ use std::sync::{Arc, Weak};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 
-use super::convert::invalid;
 use super::interrupt::detached;
 use super::registry::Registry;
 use super::space_ref::SpaceRef;
 use crate::model::error::Error;
+use crate::model::invalid::Invalid;
 use crate::model::lock::{Lock, LockGuard};
 use crate::space::subscription::{Subscriber, Subscription};
 
@@ -136,7 +136,7 @@ impl PyAttachment {
 
 /// The refusal of verbs that need what an attachment has let go.
 pub(super) fn over() -> PyErr {
-    invalid("the attachment is over: attach again".into())
+    Invalid::argument("the attachment is over: attach again").into()
 }
 
 #[pymethods]

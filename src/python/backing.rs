@@ -5,13 +5,14 @@ use pyo3::types::{PyDict, PyString, PyTuple};
 
 use super::convert::{Size, U32};
 use crate::model::backing::{BackingOptions, Seal};
+use crate::model::invalid::Invalid;
 use crate::model::policy::{NumaPolicy, PolicyMode, node_list, parse_node_list};
 
-/// From which NUMA nodes of the host memory should come.
+/// The NUMA nodes of the host that memory should come from.
 ///
 /// `mode` is `"default"`, `"bind"`, `"preferred"` (one node), `"preferred-many"`, `"interleave"` or `"weighted-interleave"`. `nodes`
 /// are ints of any size, or text such as `"0-2,64"`; none stand for the `host_numa_node_id` of the region. With `strict` a page that
-/// is there already and can't be moved is an error. Set before the first touch, by `mbind(2)`. Raises `InvalidAddressRange`.
+/// is there already and can't be moved is an error. Set before the first touch, by `mbind(2)`. Raises `InvalidArgument`.
 ///
 /// >>> from dbs_address_space import NumaPolicy
 /// >>> NumaPolicy("interleave", "0-1,64").nodes
@@ -36,8 +37,8 @@ impl PyNumaPolicy {
             Some(text) if text.is_instance_of::<PyString>() => {
                 let text = text.extract::<String>()?;
                 parse_node_list(&text).ok_or_else(|| {
-                    super::convert::invalid(format!(
-                        "{text:?} is no list of NUMA nodes: write \"0\", \"0-3\" or \"0,2-3\""
+                    Invalid::argument(format!(
+                        "{text:?} is not a list of NUMA nodes: write \"0\", \"0-3\" or \"0,2-3\""
                     ))
                 })?
             }
@@ -84,7 +85,7 @@ impl PyNumaPolicy {
     }
 }
 
-/// How the memory of a region is to be had from the kernel. An immutable value; `None` leaves the choice to the source.
+/// How a region's memory is requested from the kernel. An immutable value; `None` leaves the choice to the source.
 ///
 /// - `page_size`: of a huge source, any that the host lists; the region's `page_size`.
 /// - `alignment`: of the host address, a power of two. Anonymous memory with `transparent_hugepage` is aligned to 2 MiB anyway.
@@ -96,7 +97,7 @@ impl PyNumaPolicy {
 /// - `seals`: of a memfd, some of `"shrink"`, `"grow"`, `"seal"` (the three that are the default) and `"future-write"`.
 /// - `policy`: a `NumaPolicy` or its mode alone.
 ///
-/// Raises `InvalidAddressRange`.
+/// Raises `InvalidArgument`.
 ///
 /// >>> from dbs_address_space import AddressSpaceRegion, BackingOptions
 /// >>> options = BackingOptions(mlock=True, policy="bind")
@@ -161,7 +162,7 @@ impl PyBackingOptions {
         self.0.page_size
     }
 
-    /// What the host address is a multiple of.
+    /// The alignment of the host address in bytes.
     #[getter]
     fn alignment(&self) -> Option<u64> {
         self.0.alignment

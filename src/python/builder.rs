@@ -1,13 +1,13 @@
-//! `AddressSpaceBuilder` and what it is asked with: `NumaRegionInfo`, `Hotplug`.
+//! `AddressSpaceBuilder` and its arguments: `NumaRegionInfo`, `Hotplug`.
 
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString, PyTuple};
 
 use super::backing::PyBackingOptions;
-use super::convert::invalid;
 use super::convert::{self, Size, U32};
 use super::machine::PyMachine;
 use crate::model::format;
+use crate::model::invalid::Invalid;
 use crate::model::machine::{Arch, Machine};
 use crate::model::numa::NumaRegionInfo;
 use crate::model::plan::{Hotplug, PlanRequest};
@@ -91,7 +91,7 @@ impl PyNumaRegionInfo {
     }
 }
 
-/// A window for memory that is plugged in later: `max_memory` in all, with what the machine begins with, in up to `slots` DIMMs.
+/// A window for memory that is plugged in later: `max_memory` in all, the memory at the start included, in up to `slots` DIMMs.
 ///
 /// As QEMU's `-m ...,maxmem=,slots=`: the window lies behind all RAM and has 1 GiB more for each slot, to align it.
 ///
@@ -116,7 +116,7 @@ impl PyHotplug {
         self.0.max_memory
     }
 
-    /// How many DIMMs can be plugged in.
+    /// The number of DIMMs that can be plugged in.
     #[getter]
     fn slots(&self) -> u32 {
         self.0.slots
@@ -139,8 +139,8 @@ impl PyHotplug {
 /// beginning. `firmware` adds the machine's firmware region, `dax_window` a window of that size, `hotplug` room for more memory
 /// (`Hotplug`). `backing` are the `BackingOptions` of all RAM.
 ///
-/// Nothing is looked up on the host before `build()` or `plan().check_host()`. Raises `InvalidAddressRange` and
-/// `InvalidMemorySourceType` for what is no value; everything else that is wrong is in the plan's `problems`.
+/// Nothing is looked up on the host before `build()` or `plan().check_host()`. Raises `InvalidArgument` for a value that no plan can
+/// have; everything else that is wrong is in the plan's `problems`.
 ///
 /// >>> from dbs_address_space import AddressSpaceBuilder
 /// >>> for region in AddressSpaceBuilder("dragonball", numa_regions=["4GiB"]).plan().regions:
@@ -154,7 +154,8 @@ pub struct PyBuilder(pub(super) PlanRequest);
 fn machine(given: Option<&Bound<'_, PyAny>>, arch: Option<&str>, phys_bits: Option<U32>) -> PyResult<Machine> {
     if let Some(machine) = given.and_then(|given| given.cast::<PyMachine>().ok()) {
         if arch.is_some() || phys_bits.is_some() {
-            return Err(invalid("arch= and phys_bits= are for a machine's name: a Machine has its own".into()));
+            let message = "arch= and phys_bits= are for a machine's name: a Machine has its own";
+            return Err(Invalid::argument(message).into());
         }
         return Ok(machine.get().0.clone());
     }

@@ -5,32 +5,50 @@ use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use pyo3::Borrowed;
 use pyo3::exceptions::{PyOverflowError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBool, PyInt, PyString, PyTuple};
-use pyo3::{Borrowed, intern};
 
 use super::buffer;
-use crate::model::error::Error;
+use crate::model::error::{Errno, Error};
 use crate::model::format;
 use crate::model::invalid::Invalid;
 use crate::model::range::Range;
 use crate::model::region::RegionType;
 use crate::model::source::{SourceType, UserFile};
-use crate::sys::{errno, file};
+use crate::sys::file;
 
-/// A guest physical address: an int from 0 to 2^64 - 1.
-#[derive(Clone, Copy, Debug)]
-pub struct Address(pub(super) u64);
+/// Ints of Python's, checked: no other parameter of a method is a number (`tests/python/test_arguments.py`).
+macro_rules! integers {
+    ($($(#[$doc:meta])* $visibility:vis $name:ident($type:ty);)*) => { $(
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug)]
+        $visibility struct $name(pub(super) $type);
 
-impl<'py> FromPyObject<'_, 'py> for Address {
-    type Error = PyErr;
+        impl<'py> FromPyObject<'_, 'py> for $name {
+            type Error = PyErr;
 
-    #[inline]
-    fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
-        unsigned(object, u64::MAX).map(Self)
-    }
+            #[inline]
+            fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+                narrow(object).map(Self)
+            }
+        }
+    )* };
+}
+
+integers! {
+    /// A guest physical address.
+    pub Address(u64);
+    /// A number of 64 bits that is neither an address nor a size.
+    pub(super) U64(u64);
+    /// A number of 32 bits, such as a NUMA node.
+    pub(super) U32(u32);
+    /// One byte's value.
+    pub(super) Byte(u8);
+    /// `mmap` flags, a protection or a descriptor: a C int that isn't negative.
+    pub CInt(i32);
 }
 
 /// A number of bytes, also as text.
@@ -75,45 +93,9 @@ impl<'py> FromPyObject<'_, 'py> for Name {
     fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
         let text = object.cast::<PyString>()?;
         let name = text.to_cow().map_err(|_| {
-            invalid(format!("{:?} can't be a region's name: it has lone surrogates", text.to_string_lossy()))
+            Invalid::argument(format!("{:?} can't be a region's name: it has lone surrogates", text.to_string_lossy()))
         })?;
         Ok(Self(name.into()))
-    }
-}
-
-/// An int of 32 bits, such as a NUMA node.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct U32(pub(super) u32);
-
-impl<'py> FromPyObject<'_, 'py> for U32 {
-    type Error = PyErr;
-
-    fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
-        unsigned(object, u64::from(u32::MAX)).map(|value| Self(u32::try_from(value).unwrap_or(u32::MAX)))
-    }
-}
-
-/// One byte's value.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Byte(pub(super) u8);
-
-impl<'py> FromPyObject<'_, 'py> for Byte {
-    type Error = PyErr;
-
-    fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
-        unsigned(object, 255).map(|value| Self(u8::try_from(value).unwrap_or(u8::MAX)))
-    }
-}
-
-/// `mmap` flags, a protection or a descriptor: a C int that isn't negative.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct CInt(pub(super) i32);
-
-impl<'py> FromPyObject<'_, 'py> for CInt {
-    type Error = PyErr;
-
-    fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
-        unsigned(object, u64::from(i32::MAX.unsigned_abs())).map(|value| Self(i32::try_from(value).unwrap_or(i32::MAX)))
     }
 }
 
@@ -125,20 +107,39 @@ impl<'py> FromPyObject<'_, 'py> for Protection {
     type Error = PyErr;
 
     fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
-        let Ok(text) = object.cast::<PyString>() else { return object.extract::<CInt>().map(|flags| Self(flags.0)) };
-        Ok(Self(
-            object
-                .py()
-                .import(intern!(object.py(), "dbs_address_space.enums"))?
-                .getattr("Prot")?
-                .call_method1("parse", (text,))?
-                .extract::<CInt>()?
-                .0,
-        ))
+        match object.cast::<PyString>() {
+            Ok(text) => parse_protection(&text).map(Self),
+            Err(_) => object.extract::<CInt>().map(|flags| Self(flags.0)),
+        }
     }
 }
 
-/// An int that fits, or why not: `bool` is no address, and nothing wraps.
+/// A type of numbers, of which those from 0 on are taken.
+pub(super) trait Number: TryFrom<u64> {
+    /// The highest.
+    const MAX: Self;
+    /// The same in 64 bits.
+    const MAX_U64: u64;
+}
+
+macro_rules! numbers {
+    ($($type:ty: $max:expr;)*) => { $(
+        impl Number for $type {
+            const MAX: Self = <$type>::MAX;
+            const MAX_U64: u64 = $max;
+        }
+    )* };
+}
+
+numbers! { u8: 0xff; u16: 0xffff; u32: 0xffff_ffff; u64: u64::MAX; i32: 0x7fff_ffff; }
+
+/// An int that fits its type, or why not.
+#[inline]
+pub(super) fn narrow<T: Number>(object: Borrowed<'_, '_, PyAny>) -> PyResult<T> {
+    unsigned(object, T::MAX_U64).map(|value| T::try_from(value).unwrap_or(T::MAX))
+}
+
+/// An int that fits, or why not: a `bool` is not a number, and nothing wraps.
 #[inline]
 pub(super) fn unsigned(object: Borrowed<'_, '_, PyAny>, highest: u64) -> PyResult<u64> {
     match exact_unsigned(object, highest) {
@@ -157,13 +158,13 @@ fn exact_unsigned(object: Borrowed<'_, '_, PyAny>, highest: u64) -> Option<u64> 
 #[cold]
 fn unsigned_slowly(object: Borrowed<'_, '_, PyAny>, highest: u64) -> PyResult<u64> {
     if object.is_instance_of::<PyBool>() {
-        return Err(invalid(format!("{} is a bool where a number is needed", object.str()?)));
+        return Err(Invalid::number(format!("{} is a bool where a number is needed", object.str()?)).into());
     }
     let index = object.py().import("operator")?.call_method1("index", (object,))?;
     index.extract::<u64>().ok().filter(|value| *value <= highest).ok_or_else(|| {
         let written =
             index.call_method1("__format__", ("#x",)).map_or_else(|_| String::from("it"), |text| text.to_string());
-        invalid(format!("{written} is out of range: it must lie between 0 and {}", format::hex(highest)))
+        Invalid::number(format!("{written} is out of range: it must lie between 0 and {}", format::hex(highest))).into()
     })
 }
 
@@ -210,7 +211,7 @@ pub(super) fn user_file(object: &Bound<'_, PyAny>) -> PyResult<UserFile> {
     let file = duplicate(object)?;
     let identity = file::identity(&file).map_err(|error| Error::Backing {
         message: format!("looking at the file failed: {error}"),
-        errno: errno::of(&error),
+        errno: Errno::from(&error),
         region: None,
     })?;
     Ok(UserFile { file: file.into(), identity })
@@ -218,23 +219,25 @@ pub(super) fn user_file(object: &Bound<'_, PyAny>) -> PyResult<UserFile> {
 
 /// Our own duplicate of an int descriptor, or of anything with `fileno()`.
 pub(super) fn duplicate(object: &Bound<'_, PyAny>) -> PyResult<File> {
-    let fd: RawFd = match object.is_instance_of::<PyInt>() {
-        true => object.extract::<CInt>()?.0,
-        false => object.call_method0("fileno").map_err(|error| not_a_file(object, error))?.extract::<CInt>()?.0,
-    };
+    let fd = descriptor(object)?;
     let duplicate = file::duplicate(fd).map_err(|error| Error::Backing {
         message: format!("file descriptor {fd} can't be duplicated: {error}"),
-        errno: errno::of(&error),
+        errno: Errno::from(&error),
         region: None,
     });
     Ok(duplicate?)
 }
 
-fn not_a_file(object: &Bound<'_, PyAny>, error: PyErr) -> PyErr {
-    match error.is_instance_of::<pyo3::exceptions::PyAttributeError>(object.py()) {
-        true => PyTypeError::new_err(format!("file must be an int or have fileno(), not {}", type_name(object))),
-        false => error,
-    }
+/// An int descriptor, or that of anything with `fileno()`; borrowed.
+pub(super) fn descriptor(object: &Bound<'_, PyAny>) -> PyResult<RawFd> {
+    let number = match object.getattr_opt("fileno")? {
+        Some(fileno) => fileno.call0()?.extract::<CInt>(),
+        None => object.extract().map_err(|error: PyErr| match error.is_instance_of::<PyTypeError>(object.py()) {
+            true => PyTypeError::new_err(format!("file must be an int or have fileno(), not {}", type_name(object))),
+            false => error,
+        }),
+    };
+    Ok(number?.0)
 }
 
 /// Seconds to wait.
@@ -245,6 +248,9 @@ impl<'py> FromPyObject<'_, 'py> for Timeout {
     type Error = PyErr;
 
     fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        if object.is_instance_of::<PyBool>() {
+            return Err(Invalid::argument(format!("timeout is {}: give seconds, not a bool", object.str()?)).into());
+        }
         let seconds = match object.extract::<f64>() {
             Err(error) if error.is_instance_of::<PyOverflowError>(object.py()) => {
                 if object.lt(0)? {
@@ -256,7 +262,8 @@ impl<'py> FromPyObject<'_, 'py> for Timeout {
             seconds => seconds?,
         };
         if seconds.is_nan() || seconds < 0.0 {
-            return Err(invalid(format!("timeout is {seconds}: give seconds of at least 0, or None to wait for ever")));
+            let message = format!("timeout is {seconds}: give seconds of at least 0, or None to wait for ever");
+            return Err(Invalid::argument(message).into());
         }
         Ok(Self(Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)))
     }
@@ -324,13 +331,38 @@ pub(super) fn py_ranges(py: Python<'_>, ranges: Vec<Range>) -> PyResult<Bound<'_
     PyTuple::new(py, ranges)
 }
 
+/// The value of the `AddressSpaceRegionType` that a text names; raises `InvalidRegionType` for anything else.
+#[pyfunction]
+pub fn parse_region_type(value: &Bound<'_, PyAny>) -> PyResult<&'static str> {
+    match value.cast::<PyString>() {
+        Ok(text) => Ok(RegionType::parse(&text.to_string_lossy())?.value()),
+        Err(_) => Err(RegionType::unknown(value.repr()?).into()),
+    }
+}
+
+/// The value of the `MemorySourceType` that a text names; raises `InvalidMemorySourceType` for anything else.
+#[pyfunction]
+pub fn parse_source_type(value: &Bound<'_, PyAny>) -> PyResult<&'static str> {
+    match value.cast::<PyString>() {
+        Ok(text) => Ok(SourceType::parse(&text.to_string_lossy())?.as_str()),
+        Err(_) => Err(SourceType::unknown(value.repr()?).into()),
+    }
+}
+
+/// The bits of the `Prot` that a text such as `"rw-"` stands for; raises `InvalidArgument` for another text.
+#[pyfunction]
+pub fn parse_protection(text: &Bound<'_, PyString>) -> PyResult<i32> {
+    Ok(format::parse_protection(&text.to_string_lossy())?)
+}
+
+/// A protection's bits as in `/proc/PID/maps`.
+#[pyfunction]
+pub fn protection_text(bits: CInt) -> String {
+    format::protection(bits.0)
+}
+
 /// `(base, size)` as ints, checked like every range of this package.
 #[pyfunction]
 pub fn checked_range(base: Address, size: Size) -> PyResult<(u64, u64)> {
     range(base, size).map(|range| (range.base(), range.size()))
-}
-
-/// An `InvalidAddressRange` about an argument that is no address range.
-pub(super) fn invalid(message: String) -> PyErr {
-    Invalid::argument(message).into()
 }

@@ -43,12 +43,11 @@ impl PyDaxWindow {
     pub(super) fn of(space: SpaceRef, region: Arc<MappedRegion>) -> Result<Self> {
         match region.mapping.window() {
             Some(_) => Ok(Self { space, desc: Arc::clone(&region.desc), mapping: Arc::downgrade(&region.mapping) }),
-            None => Err(Invalid::at(
-                format!("{} is not a DAX window: create it with create_dax_region", region.desc),
-                Some(region.desc.base()),
-                Some(region.desc.size()),
-            )
-            .into()),
+            None => {
+                Err(Invalid::argument(format!("{} is not a DAX window: create it with create_dax_region", region.desc))
+                    .about(Some(region.desc.base()), Some(region.desc.size()))
+                    .into())
+            }
         }
     }
 

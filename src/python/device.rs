@@ -9,7 +9,7 @@ use pyo3::prelude::*;
 
 use super::attachment::PyAttachment;
 use super::base::target;
-use super::convert::{Address, invalid};
+use super::convert::{self, Address, U64};
 use super::registry::{Device, Registry};
 use super::space::PySpace;
 use crate::model::error::{Error, Result};
@@ -51,7 +51,7 @@ impl DeviceClient {
             return Ok(());
         }
         let message = format!("{} has a handler already: detach that one first", self.region);
-        Err(Invalid::at(message, Some(self.region.base()), Some(self.region.size())).into())
+        Err(Invalid::argument(message).about(Some(self.region.base()), Some(self.region.size())).into())
     }
 
     /// Changes the table of devices. What `update` takes out is dropped after the lock: its end may run Python code.
@@ -121,8 +121,8 @@ impl PySpace {
     /// The handler has `read(offset, size)`, which returns an int, and `write(offset, size, value)`; they are called by
     /// `dispatch`, without locks, in whatever thread that runs in, so they may change the space and raise what they like. `widths`
     /// are the access sizes that it takes, of 1, 2, 4 and 8. Returns an `Attachment`. Raises `UnmappedAddress` when there is no
-    /// such region, `InvalidRegionType` when it is not a device, `InvalidAddressRange` when it has a handler, `TypeError` when
-    /// the handler lacks a method.
+    /// such region, `InvalidRegionType` when it is not a device, `InvalidArgument` when it has a handler, `TypeError` when the
+    /// handler lacks a method.
     ///
     /// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
     /// >>> space = AddressSpace(AddressSpaceLayout(1 << 46, 0, 1 << 45))
@@ -141,7 +141,7 @@ impl PySpace {
         py: Python<'py>,
         base: &Bound<'_, PyAny>,
         handler: &Bound<'_, PyAny>,
-        widths: Option<Vec<u64>>,
+        widths: Option<Vec<U64>>,
     ) -> PyResult<Bound<'py, PyAttachment>> {
         let region = Arc::clone(target(base)?.find(&self.inner().map())?);
         check_is_device(&region)?;
@@ -223,12 +223,15 @@ impl PySpace {
 #[inline]
 fn check_value(value: &Bound<'_, PyAny>, size: u64, what: impl FnOnce() -> String) -> PyResult<()> {
     let highest = u64::MAX >> 64u64.saturating_sub(size.saturating_mul(8)).min(63);
-    match value.extract::<u64>() {
-        Ok(value) if value <= highest => Ok(()),
+    match convert::unsigned(value.as_borrowed(), highest) {
+        Ok(_) => Ok(()),
         Err(error) if error.is_instance_of::<PyTypeError>(value.py()) => {
             Err(PyTypeError::new_err(format!("{} is not an int: {}", what(), value.repr()?)))
         }
-        _ => Err(invalid(format!("{} is {}, which does not fit into {size} bytes", what(), value.repr()?))),
+        Err(_) => {
+            let message = format!("{} is {}, which does not fit into {size} bytes", what(), value.repr()?);
+            Err(Invalid::number(message).into())
+        }
     }
 }
 
@@ -236,7 +239,7 @@ fn check_is_device(region: &SharedRegion) -> Result<()> {
     match region.region_type {
         RegionType::DeviceMemory => Ok(()),
         _ => {
-            Err(Invalid::text(Kind::RegionType, format!("{region} is memory: only a device region has a handler"))
+            Err(Invalid::new(Kind::RegionType, format!("{region} is memory: only a device region has a handler"))
                 .into())
         }
     }
@@ -254,10 +257,11 @@ fn check_handler(handler: &Bound<'_, PyAny>) -> PyResult<()> {
     Ok(())
 }
 
-fn width_bits(widths: Option<Vec<u64>>) -> PyResult<u64> {
-    let widths = widths.unwrap_or_else(|| vec![1, 2, 4, 8]);
+fn width_bits(widths: Option<Vec<U64>>) -> Result<u64> {
+    let Some(widths) = widths else { return Ok(1 | 2 | 4 | 8) };
+    let widths: Vec<u64> = widths.into_iter().map(|width| width.0).collect();
     if widths.is_empty() || widths.iter().any(|width| ![1, 2, 4, 8].contains(width)) {
-        return Err(invalid(format!("widths {widths:?} must be some of 1, 2, 4 and 8")));
+        return Err(Invalid::number(format!("widths {widths:?} must be some of 1, 2, 4 and 8")).into());
     }
     Ok(widths.into_iter().fold(0, |bits, width| bits | width))
 }

@@ -63,7 +63,7 @@ impl PyDirtyPages {
         self.0.page_size()
     }
 
-    /// Who saw the writes, a sorted tuple: `"kvm"`.
+    /// The observers of the writes, a sorted tuple: `"kvm"`.
     #[getter]
     fn sources<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
         PyTuple::new(py, self.0.sources())

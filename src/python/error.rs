@@ -5,36 +5,9 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyTuple};
 
 use super::region_objects::RegionObject;
-use crate::model::error::{Error, LeaseInfo};
+use crate::model::error::{Errno, Error, LeaseInfo, Shortage};
 use crate::model::invalid::{Invalid, Kind};
 use crate::model::region::SharedRegion;
-
-/// What every exception carries.
-#[derive(Default)]
-pub(super) struct Common<'a> {
-    address: Option<u64>,
-    size: Option<u64>,
-    region: Option<&'a SharedRegion>,
-    conflict: Option<&'a SharedRegion>,
-}
-
-impl<'a> Common<'a> {
-    fn at(address: Option<u64>, size: Option<u64>, region: Option<&'a SharedRegion>) -> Self {
-        Self { address, size, region, conflict: None }
-    }
-
-    fn of(region: &'a SharedRegion) -> Self {
-        Self::at(Some(region.base()), Some(region.size()), Some(region))
-    }
-
-    fn of_some(region: Option<&'a SharedRegion>) -> Self {
-        region.map_or_else(Self::default, Self::of)
-    }
-
-    fn against(self, conflict: Option<&'a SharedRegion>) -> Self {
-        Self { conflict, ..self }
-    }
-}
 
 impl From<Error> for PyErr {
     fn from(error: Error) -> Self {
@@ -48,118 +21,133 @@ impl From<Invalid> for PyErr {
     }
 }
 
-/// The exception of an error: its class, the data that all carry, and its own.
 fn exception(py: Python<'_>, error: &Error) -> PyResult<PyErr> {
     if let Error::Client { raised: Some(raised), .. } = error
         && let Some(raised) = raised.get::<PyErr>()
     {
         return Ok(raised.clone_ref(py));
     }
-    let own = PyDict::new(py);
-    add_own(error, &own)?;
-    let (class, common) = class_of(error);
-    build(py, class, &error.to_string(), &common, &own)
+    described(py, error)?.build(&error.to_string())
 }
 
-/// The class of an error, and the data that all carry.
-fn class_of(error: &Error) -> (&'static str, Common<'_>) {
+/// The class of an error and the data that it carries.
+fn described<'py>(py: Python<'py>, error: &Error) -> PyResult<Exception<'py>> {
+    let new = |class| Exception::new(py, class);
     match error {
-        Error::Invalid(invalid) => (class_of_invalid(invalid.kind), Common::at(invalid.address, invalid.size, None)),
-        Error::Layout { region, .. } => ("LayoutViolation", Common::of(region)),
-        Error::Overlap { region, conflict } => ("RegionOverlap", Common::of(region).against(Some(conflict))),
-        Error::DuplicateName { region, conflict } => ("DuplicateName", Common::of(region).against(Some(conflict))),
-        Error::Misaligned { address, size, region, .. } => ("Misaligned", Common::at(*address, *size, region.as_ref())),
+        Error::Invalid(invalid) => new(class_of(invalid.kind)).at(invalid.address, invalid.size),
+        Error::Layout { region, .. } => new("LayoutViolation").about(Some(region)),
+        Error::Overlap { region, conflict } => new("RegionOverlap").about(Some(region))?.conflict(Some(conflict)),
+        Error::DuplicateName { region, conflict } => new("DuplicateName").about(Some(region))?.conflict(Some(conflict)),
+        Error::Misaligned { address, size, region, .. } => {
+            new("Misaligned").at(*address, *size)?.region(region.as_ref())
+        }
         Error::Unmapped { address, size, region, .. } => {
-            ("UnmappedAddress", Common::at(*address, *size, region.as_ref()))
+            new("UnmappedAddress").at(*address, *size)?.region(region.as_ref())
         }
+        Error::UnknownName { .. } => Ok(new("UnknownName")),
         Error::AccessDenied { address, size, region, .. } => {
-            ("AccessDenied", Common::at(Some(*address), Some(*size), Some(region)))
+            new("AccessDenied").at(Some(*address), Some(*size))?.region(Some(region))
         }
-        Error::Fault { address, size, region, .. } => {
-            ("MemoryFault", Common::at(Some(*address), Some(*size), Some(region)))
+        Error::Fault { address, size, region, completed, cause, file_offset, .. } => new("MemoryFault")
+            .at(Some(*address), Some(*size))?
+            .region(Some(region))?
+            .with("completed", completed)?
+            .with("cause", cause)?
+            .with("file_offset", file_offset),
+        Error::Backing { errno, region, .. } => new("BackingError").errno(*errno)?.about(region.as_ref()),
+        Error::HugePagesShort { region, missing, page_size, .. } => {
+            new("HugePagesShort").about(Some(region))?.with("missing", missing)?.with("page_size", page_size)
         }
-        Error::Backing { region, .. } => ("BackingError", Common::of_some(region.as_ref())),
-        Error::HugePagesShort { region, .. } => ("HugePagesShort", Common::of(region)),
-        Error::Numa { region, .. } => ("NumaError", Common::of(region)),
-        Error::NoSpace { shortage, .. } => ("NoSpace", Common::at(None, Some(shortage.size), None)),
-        Error::Fragmented { shortage, .. } => ("Fragmented", Common::at(None, Some(shortage.size), None)),
-        Error::AlignmentImpossible { shortage, .. } => {
-            ("AlignmentImpossible", Common::at(None, Some(shortage.size), None))
-        }
+        Error::Numa { errno, region, .. } => new("NumaError").errno(*errno)?.about(Some(region)),
+        Error::NoSpace { shortage, .. } => new("NoSpace").shortage(shortage),
+        Error::Fragmented { shortage, .. } => new("Fragmented").shortage(shortage),
+        Error::AlignmentImpossible { shortage, .. } => new("AlignmentImpossible").shortage(shortage),
         Error::Reserved { address, size, region, conflict, .. } => {
-            ("RegionOverlap", Common::at(Some(*address), Some(*size), region.as_ref()).against(conflict.as_ref()))
+            new("RegionOverlap").at(Some(*address), Some(*size))?.region(region.as_ref())?.conflict(conflict.as_ref())
         }
-        Error::InvalidPlan { .. } => ("InvalidPlan", Common::default()),
-        Error::Busy { region, .. } => ("RegionBusy", Common::of(region)),
+        Error::InvalidPlan { problems } => new("InvalidPlan").with("problems", PyTuple::new(py, problems)?),
+        Error::Busy { region, leases, .. } => {
+            new("RegionBusy").about(Some(region))?.with("leases", lease_tuple(py, leases)?)
+        }
         Error::NotContiguous { address, size, region, conflict, .. } => {
-            ("NotContiguous", Common::at(Some(*address), Some(*size), Some(region)).against(conflict.as_ref()))
+            new("NotContiguous").at(Some(*address), Some(*size))?.region(Some(region))?.conflict(conflict.as_ref())
         }
-        Error::Partial { size, .. } => ("PartialTransfer", Common::at(None, Some(*size), None)),
-        Error::NotMapped { .. } => ("NotMapped", Common::default()),
-        Error::Unsupported { region, .. } => ("Unsupported", Common::of_some(region.as_ref())),
-        Error::GenerationChanged { .. } => ("GenerationChanged", Common::default()),
-        Error::Reentrant { .. } => ("ReentrantChange", Common::default()),
-        Error::Forked => ("ForkedProcess", Common::default()),
-        Error::Client { .. } => ("ClientError", Common::default()),
-        Error::Interrupted => ("AddressSpaceError", Common::default()),
+        Error::Partial { errno, done, size, .. } => {
+            new("PartialTransfer").errno(*errno)?.at(None, Some(*size))?.with("done", done)
+        }
+        Error::NotMapped { .. } => Ok(new("NotMapped")),
+        Error::Unsupported { feature, how, region, .. } => {
+            new("Unsupported").about(region.as_ref())?.with("feature", feature)?.with("how", how)
+        }
+        Error::GenerationChanged { .. } => Ok(new("GenerationChanged")),
+        Error::Reentrant { .. } => Ok(new("ReentrantChange")),
+        Error::Forked => Ok(new("ForkedProcess")),
+        Error::Client { .. } => Ok(new("ClientError")),
+        Error::Interrupted => Ok(new("AddressSpaceError")),
     }
 }
 
-const fn class_of_invalid(kind: Kind) -> &'static str {
+const fn class_of(kind: Kind) -> &'static str {
     match kind {
-        Kind::Argument => "InvalidAddressRange",
+        Kind::Argument => "InvalidArgument",
+        Kind::Range => "InvalidAddressRange",
         Kind::RegionType => "InvalidRegionType",
         Kind::MemorySourceType => "InvalidMemorySourceType",
     }
 }
 
-/// The data that only its class carries.
-fn add_own(error: &Error, own: &Bound<'_, PyDict>) -> PyResult<()> {
-    match error {
-        Error::Fault { completed, cause, file_offset, .. } => {
-            own.set_item("completed", completed)?;
-            own.set_item("cause", cause)?;
-            own.set_item("file_offset", file_offset)
-        }
-        Error::Backing { errno, .. } | Error::Numa { errno, .. } => own.set_item("errno", errno),
-        Error::HugePagesShort { missing, page_size, .. } => {
-            own.set_item("missing", missing)?;
-            own.set_item("page_size", page_size)
-        }
-        Error::NoSpace { shortage, .. }
-        | Error::Fragmented { shortage, .. }
-        | Error::AlignmentImpossible { shortage, .. } => {
-            own.set_item("free", shortage.free)?;
-            own.set_item("largest", shortage.largest)?;
-            own.set_item("align", shortage.align)
-        }
-        Error::InvalidPlan { problems } => own.set_item("problems", PyTuple::new(own.py(), problems)?),
-        Error::Busy { leases, .. } => own.set_item("leases", lease_tuple(own.py(), leases)?),
-        Error::Partial { errno, done, .. } => {
-            own.set_item("errno", errno)?;
-            own.set_item("done", done)
-        }
-        Error::Unsupported { feature, how, .. } => {
-            own.set_item("feature", feature)?;
-            own.set_item("how", how)
-        }
-        _ => Ok(()),
-    }
+/// An exception in the making; data that it is not given is its class's default.
+pub(super) struct Exception<'py> {
+    class: &'static str,
+    data: Bound<'py, PyDict>,
 }
 
-pub(super) fn build(
-    py: Python<'_>,
-    class: &str,
-    message: &str,
-    common: &Common<'_>,
-    arguments: &Bound<'_, PyDict>,
-) -> PyResult<PyErr> {
-    arguments.set_item("address", common.address)?;
-    arguments.set_item("size", common.size)?;
-    for (name, region) in [("region", common.region), ("conflict", common.conflict)] {
-        arguments.set_item(name, region.map(|region| RegionObject(SharedRegion::clone(region))))?;
+impl<'py> Exception<'py> {
+    pub(super) fn new(py: Python<'py>, class: &'static str) -> Self {
+        Self { class, data: PyDict::new(py) }
     }
-    Ok(PyErr::from_value(errors(py)?.getattr(class)?.call((message,), Some(arguments))?))
+
+    pub(super) fn with(self, name: &str, value: impl IntoPyObject<'py>) -> PyResult<Self> {
+        self.data.set_item(name, value)?;
+        Ok(self)
+    }
+
+    fn at(self, address: Option<u64>, size: Option<u64>) -> PyResult<Self> {
+        self.with("address", address)?.with("size", size)
+    }
+
+    fn region(self, region: Option<&SharedRegion>) -> PyResult<Self> {
+        self.with("region", region.cloned().map(RegionObject))
+    }
+
+    /// A region, where there is one, and its range as the address and size.
+    fn about(self, region: Option<&SharedRegion>) -> PyResult<Self> {
+        let Some(region) = region else { return Ok(self) };
+        self.at(Some(region.base()), Some(region.size()))?.region(Some(region))
+    }
+
+    fn conflict(self, region: Option<&SharedRegion>) -> PyResult<Self> {
+        self.with("conflict", region.cloned().map(RegionObject))
+    }
+
+    fn shortage(self, shortage: &Shortage) -> PyResult<Self> {
+        self.at(None, Some(shortage.size))?
+            .with("free", shortage.free)?
+            .with("largest", shortage.largest)?
+            .with("align", shortage.align)
+    }
+
+    fn errno(self, errno: Errno) -> PyResult<Self> {
+        match errno {
+            Errno::Failed(number) => self.with("errno", number),
+            Errno::Refused(number) => self.with("errno", number)?.with("_call_failed", false),
+        }
+    }
+
+    pub(super) fn build(self, message: &str) -> PyResult<PyErr> {
+        let class = errors(self.data.py())?.getattr(self.class)?;
+        Ok(PyErr::from_value(class.call((message,), Some(&self.data))?))
+    }
 }
 
 fn lease_tuple<'py>(py: Python<'py>, leases: &[LeaseInfo]) -> PyResult<Bound<'py, PyTuple>> {

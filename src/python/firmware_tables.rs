@@ -53,7 +53,7 @@ pub fn e820<'py>(space: &Bound<'py, PyAny>, bios_hole: bool) -> PyResult<Bound<'
 /// The ACPI SRAT of guest NUMA nodes, a dict of `NumaNode` by id such as `AddressSpacePlan.numa_nodes`.
 ///
 /// `hotplug_window`, as `(base, size)`, is hot-pluggable memory of the last node. vCPU ids are APIC ids, or ACPI processor ids on
-/// aarch64. Raises `InvalidAddressRange`.
+/// aarch64. Raises `InvalidArgument`.
 ///
 /// >>> from dbs_address_space import AddressSpaceBuilder
 /// >>> from dbs_address_space.tables import srat
@@ -89,7 +89,7 @@ pub fn slit<'py>(distances: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>>
 
 /// A flattened device tree with the memory nodes of an `AddressSpace` or `AddressSpaceBase`, to be merged into a machine's.
 ///
-/// With `numa_nodes` each has its `numa-node-id`. Raises `InvalidAddressRange`.
+/// With `numa_nodes` each has its `numa-node-id`. Raises `InvalidArgument`.
 ///
 /// >>> from dbs_address_space import AddressSpaceBuilder
 /// >>> from dbs_address_space.tables import device_tree

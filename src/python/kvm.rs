@@ -1,19 +1,18 @@
 //! `KvmSlots`: a virtual machine on KVM that follows a space.
 
-use std::os::fd::RawFd;
 use std::sync::{Arc, Weak};
 
-use pyo3::exceptions::PyOverflowError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use super::attachment::{PyAttachment, over};
 use super::base::target;
-use super::convert::{self, Address, Size, U32, invalid};
+use super::convert::{self, Address, Size, U32};
 use super::dirty::PyDirtyPages;
 use super::space::PySpace;
 use crate::clients::kvm::{Kvm, KvmOptions};
 use crate::model::error::Error;
+use crate::model::invalid::Invalid;
 use crate::model::region::SharedRegion;
 
 /// The memory slots of a KVM virtual machine that follows an address space: the `Attachment` that `AddressSpace.attach_kvm()` makes.
@@ -21,7 +20,7 @@ use crate::model::region::SharedRegion;
 /// RAM, firmware and DAX windows have a slot each; read-only regions are read-only to the guest, whose writes there are exits, as are
 /// all its accesses to devices and holes. `detach()` deletes every slot and raises `BackingError` when KVM refuses to delete one: its
 /// memory then stays mapped, and the others are gone all the same. `error` is about such a slot too, when its region was removed. The
-/// virtual machine stays its owner's. Verbs of a detached one raise `InvalidAddressRange`.
+/// virtual machine stays its owner's. Verbs of a detached one raise `InvalidArgument`.
 ///
 /// **Pause the guest's processors** around a transaction that removes a region and inserts another over the same addresses, and
 /// around a `replace_region` that makes a region read-only or writable: KVM has the old slot deleted first, and for that moment the
@@ -136,7 +135,7 @@ impl PySpace {
         }
         let (first_slot, max_slots) = (first_slot.0, max_slots.map(|most| most.0));
         let options = KvmOptions { dirty_log, manual_clear, first_slot, max_slots, guest_memfd };
-        let kvm = Arc::new(Kvm::new(descriptor(vm_fd)?, options)?);
+        let kvm = Arc::new(Kvm::new(convert::descriptor(vm_fd)?, options)?);
         self.check_not_attached(py, &kvm)?;
         let slots = PyKvmSlots { kvm: Arc::downgrade(&kvm) };
         self.attach(py, None, |_| kvm, |attachment| attachment.add_subclass(slots))
@@ -151,22 +150,10 @@ impl PySpace {
             slots.and_then(|slots| slots.get().kvm.upgrade()).is_some_and(|attached| attached.is_same_machine(kvm))
         };
         match self.attachments(py).iter().any(is_it) {
-            true => Err(invalid("the virtual machine is attached to this space already: detach it first".into())),
+            true => {
+                Err(Invalid::argument("the virtual machine is attached to this space already: detach it first").into())
+            }
             false => Ok(()),
         }
-    }
-}
-
-/// The descriptor that is an int, or that `fileno()` gives; borrowed.
-pub(super) fn descriptor(object: &Bound<'_, PyAny>) -> PyResult<RawFd> {
-    let number = match object.getattr_opt("fileno")? {
-        Some(fileno) => fileno.call0()?,
-        None => object.clone(),
-    };
-    match number.extract::<RawFd>() {
-        Err(error) if error.is_instance_of::<PyOverflowError>(object.py()) => {
-            Err(invalid(format!("{} is not a file descriptor", number.repr()?)))
-        }
-        fd => fd,
     }
 }

@@ -5,7 +5,7 @@ use pyo3::types::PyTuple;
 
 use super::convert::{self, Address, Size};
 use super::region::PyRegion;
-use crate::model::error::Error;
+use crate::model::error::{Errno, Error};
 use crate::model::format::hex;
 use crate::model::layout::Layout;
 use crate::sys::errno::EIO;
@@ -22,7 +22,7 @@ use crate::sys::host::Host;
 pub fn usable_end() -> PyResult<u64> {
     let total = Host::default().total_memory().and_then(|bytes| bytes.checked_sub(1));
     let message = "the host's memory size (MemTotal) can't be read from /proc/meminfo".into();
-    Ok(total.ok_or(Error::Backing { message, errno: EIO, region: None })?)
+    Ok(total.ok_or(Error::Backing { message, errno: Errno::Refused(EIO), region: None })?)
 }
 
 /// What may lie where in an address space: RAM in `[mem_start, mem_end)` outside the MMIO windows, devices and DAX windows in

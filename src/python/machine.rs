@@ -6,15 +6,16 @@ use pyo3::types::{PyDict, PyTuple};
 use super::convert::{self, Address, Size, U32};
 use super::layout::PyLayout;
 use crate::model::format::hex;
+use crate::model::invalid::Invalid;
 use crate::model::machine::{Arch, Machine};
 use crate::model::range::Range;
 
 /// The address map of a kind of machine: where its RAM may lie, and the holes round which RAM is split.
 ///
 /// `mem_start`, `mem_end` (exclusive) and `phys_bits` bound RAM and everything; `mmio_windows` and `reserved` are `(base, size)`
-/// and hold no RAM, and nothing is placed in what is reserved. Below a hole less than `min_split` is left unused. RAM that does not
+/// and hold no RAM, and nothing is placed in a reserved range. Below a hole less than `min_split` is left unused. RAM that does not
 /// all fit below the first window ends at `split_end`, where the window then begins, as in QEMU's `pc` and `q35`. `firmware` is
-/// `(base, size)`. Raises `InvalidAddressRange`.
+/// `(base, size)`. Raises `InvalidAddressRange`, and `InvalidArgument` for a bad name.
 ///
 /// >>> from dbs_address_space import Machine
 /// >>> machine = Machine("mine", mem_start=0, mem_end=1 << 39, phys_bits=40, mmio_windows=[(0xe000_0000, "512MiB")])
@@ -71,11 +72,9 @@ impl PyMachine {
         max_vcpus: U32,
     ) -> PyResult<Self> {
         if mem_start.0 > mem_end.0 {
-            return Err(super::convert::invalid(format!(
-                "a machine needs mem_start <= mem_end, not {} and {}",
-                hex(mem_start.0),
-                hex(mem_end.0)
-            )));
+            let (start, end) = (hex(mem_start.0), hex(mem_end.0));
+            let message = format!("a machine needs mem_start <= mem_end, not {start} and {end}");
+            return Err(Invalid::at(message, Some(mem_start.0), None).into());
         }
         let ram = Range::between(mem_start.0, mem_end.0);
         let machine = Machine::new(name, phys_bits.0, ram, windows(mmio_windows)?)?;
@@ -93,7 +92,7 @@ impl PyMachine {
     /// A machine by its name: `"dragonball"` (x86_64 or aarch64, the original's constants), QEMU's `"pc"`, `"q35"` and `"microvm"`
     /// (x86_64) or `"virt"` (aarch64).
     ///
-    /// `arch` and `phys_bits` that are not given are the machine's: 46 bits on x86_64, 40 on aarch64. Raises `InvalidAddressRange`.
+    /// `arch` and `phys_bits` that are not given are the machine's: 46 bits on x86_64, 40 on aarch64. Raises `InvalidArgument`.
     ///
     /// >>> from dbs_address_space import Machine
     /// >>> Machine.named("q35", phys_bits=40)
@@ -105,7 +104,7 @@ impl PyMachine {
         Ok(Self(Machine::named(name, arch, phys_bits.map(|bits| bits.0))?))
     }
 
-    /// What it is called.
+    /// The name.
     #[getter]
     fn name(&self) -> &str {
         &self.0.name
@@ -123,7 +122,7 @@ impl PyMachine {
         self.0.phys_bits
     }
 
-    /// Where neither RAM nor anything else is placed: a sorted tuple of `AddressRange`.
+    /// The ranges in which nothing is placed: a sorted tuple of `AddressRange`.
     #[getter]
     fn reserved<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
         convert::py_ranges(py, self.0.reserved.clone())
@@ -135,19 +134,19 @@ impl PyMachine {
         self.0.min_split
     }
 
-    /// Where RAM below the first window ends when it does not all fit there, or `None`.
+    /// The end of RAM below the first window when it does not all fit there, or `None`.
     #[getter]
     fn split_end(&self) -> Option<u64> {
         self.0.split_end
     }
 
-    /// Where firmware lies, an `AddressRange`, or `None`.
+    /// The addresses of firmware, an `AddressRange`, or `None`.
     #[getter]
     fn firmware<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
         self.0.firmware.map(|range| convert::py_range(py, (range.base(), range.size()))).transpose()
     }
 
-    /// How many vCPUs it can have.
+    /// The number of vCPUs that it can have.
     #[getter]
     fn max_vcpus(&self) -> u32 {
         self.0.max_vcpus

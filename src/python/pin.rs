@@ -1,10 +1,11 @@
 //! `Pin`: memory that stays where it is.
 
-use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 
 use crate::memory::access::LeasedSections;
 use crate::model::format::hex;
+use crate::model::invalid::Invalid;
 use crate::model::lock::Lock;
 
 /// A range of guest memory that stays at its host address until the pin ends. Made by `GuestMemory.pin`; used in `with`.
@@ -47,13 +48,13 @@ impl PyPin {
 
 #[pymethods]
 impl PyPin {
-    /// The host address of the first byte; raises `ValueError` when the pin has ended.
+    /// The host address of the first byte; raises `InvalidArgument`, a `ValueError`, when the pin has ended.
     #[getter]
     fn address(&self) -> PyResult<usize> {
         if self.is_held() {
             return Ok(self.address);
         }
-        Err(PyValueError::new_err("the pin has ended: its host address may be anything now"))
+        Err(Invalid::argument("the pin has ended: its host address may be anything now").into())
     }
 
     /// The number of bytes.

@@ -19,9 +19,9 @@ use crate::model::format;
 use crate::model::plan::SpacePlan;
 use crate::sys::host::Host;
 
-/// Where everything of a machine's memory goes, before any of it is there. A value: it compares, hashes, pickles and travels as JSON.
+/// The place of everything in a machine's memory, before any of it is there. A value: it compares, hashes, pickles and travels as JSON.
 ///
-/// Made by `AddressSpaceBuilder.plan()`; a pure function of what the builder was asked for, so it is the same on every host.
+/// Made by `AddressSpaceBuilder.plan()`; a pure function of the builder, so it is the same on every host.
 ///
 /// >>> from dbs_address_space import AddressSpaceBuilder
 /// >>> plan = AddressSpaceBuilder("dragonball", numa_regions=["4GiB"]).plan()
@@ -75,13 +75,13 @@ impl PyPlan {
         self.plan.hotplug_window.map(|range| convert::py_range(py, (range.base(), range.size()))).transpose()
     }
 
-    /// Everything that is wrong, one text for each; a plan with problems can be looked at, not built.
+    /// All problems, one text for each; a plan with problems can be looked at, not built.
     #[getter]
     fn problems<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
         PyTuple::new(py, &self.plan.problems)
     }
 
-    /// What it takes from a host, a `PlanCost`.
+    /// The memory that it takes from a host, a `PlanCost`.
     #[getter]
     fn cost<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         let cost = &self.plan.cost;
@@ -103,7 +103,7 @@ impl PyPlan {
         PyBuilder(self.plan.request.clone())
     }
 
-    /// What this host, whose state changes, has against the plan: a tuple of texts, empty when nothing.
+    /// The reasons why this host, as it is now, can't build the plan: a tuple of texts, empty when it can.
     ///
     /// Looks at NUMA nodes, huge page pools, free memory and limits; takes nothing. `sysfs` and `procfs` may name a copy of another
     /// host's.
@@ -126,7 +126,7 @@ impl PyPlan {
     /// The mapped `AddressSpace`, or nothing: whatever fails, all that was taken is given back.
     ///
     /// Addresses of the hotplug window are reserved for the owner `"hotplug"`. `progress(p)` as in `map_memory()`. Raises
-    /// `InvalidPlan` when there are problems, and what `map_memory()` raises.
+    /// `InvalidPlan` when there are problems, and else as `map_memory()` does.
     ///
     /// >>> from dbs_address_space import AddressSpaceBuilder
     /// >>> AddressSpaceBuilder(numa_regions=["64MiB"]).plan().build()
@@ -198,7 +198,7 @@ impl PyPlan {
 
 #[pymethods]
 impl PyBuilder {
-    /// The plan: where everything goes, why, what it costs, and what is wrong. Pure, and the same everywhere.
+    /// The plan: the place of each region, the reasons, the cost and all problems. Pure, and the same everywhere.
     ///
     /// >>> from dbs_address_space import AddressSpaceBuilder
     /// >>> AddressSpaceBuilder("q35", numa_regions=["5GiB"]).plan().problems

@@ -8,11 +8,11 @@ use std::sync::{Arc, Weak};
 
 use pyo3::exceptions::{PyException, PyTypeError};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyString};
+use pyo3::types::PyString;
 
 use super::attachment::AttachmentState;
 use super::change::PyChange;
-use super::error::{Common, build};
+use super::error::Exception;
 use crate::model::error::{ClientException, Error, Result};
 use crate::model::lock::Lock;
 use crate::space::client::Client;
@@ -180,8 +180,5 @@ fn name_of(client: &Bound<'_, PyAny>) -> String {
 
 /// A `ClientError` about a Python client, and the change that it was asked about.
 fn client_error(message: &str, client: &Bound<'_, PyAny>, change: Option<&Py<PyChange>>) -> PyResult<PyErr> {
-    let own = PyDict::new(client.py());
-    own.set_item("client", client)?;
-    own.set_item("change", change)?;
-    build(client.py(), "ClientError", message, &Common::default(), &own)
+    Exception::new(client.py(), "ClientError").with("client", client)?.with("change", change)?.build(message)
 }

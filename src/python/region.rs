@@ -16,13 +16,13 @@ use crate::model::source::Source;
 /// The description of a range of guest physical addresses: an immutable value that owns no memory.
 ///
 /// `base` and `size` are bytes (`size` also as text such as `"2GiB"`), `end` is exclusive, `last_addr` inclusive. RAM with neither
-/// `file` nor `mem_type` is a memfd, or anonymous with `MAP_ANONYMOUS`. CInt and hints that are not given are those of the type
+/// `file` nor `mem_type` is a memfd, or anonymous with `MAP_ANONYMOUS`. Flags and hints that are not given are those of the type
 /// and source. The memory itself is made by `AddressSpace.map_memory()` or on insertion into a mapped space.
 ///
-/// `backing` are `BackingOptions`; those of them that are also arguments here must agree with these.
+/// `backing` are `BackingOptions`; `page_size`, `is_hugepage` and `is_mergeable` set one of them each, and must not contradict it.
 ///
-/// Raises `InvalidAddressRange` (size 0, an end past 2^64 - 1, a bad name or page size), `InvalidRegionType`,
-/// `InvalidMemorySourceType`, `BackingError` (a descriptor that isn't open).
+/// Raises `InvalidAddressRange` (size 0, an end past 2^64 - 1, a bad page size), `InvalidArgument` (a bad name, options that
+/// contradict each other), `InvalidRegionType`, `InvalidMemorySourceType`, `BackingError` (a descriptor that isn't open).
 ///
 /// >>> from dbs_address_space import AddressSpaceRegion
 /// >>> AddressSpaceRegion("ram", 0, "3GiB", name="ram-low", mem_type="shmem")
@@ -37,8 +37,7 @@ impl PyRegion {
         Ok(Self(Arc::new(region)))
     }
 
-    pub(super) fn named(region: Region, name: Option<Name>) -> PyResult<Self> {
-        let mut region = region.with_agreeing_options();
+    pub(super) fn named(mut region: Region, name: Option<Name>) -> PyResult<Self> {
         region.name = name.map(|name| name.0);
         Self::checked(region)
     }
@@ -58,7 +57,7 @@ impl PyRegion {
     #[new]
     #[pyo3(signature = (region_type, base, size, *, name=None, host_numa_node_id=None, mem_type=None, mem_file_path=None, file=None,
         file_offset=Size(0), perm_flags=None, prot_flags=None, page_size=None, is_hugepage=None, is_hotplug=false, is_anonpage=None,
-        is_mergeable=false, backing=None),
+        is_mergeable=None, backing=None),
         text_signature = "(region_type, base, size, *, name=None, host_numa_node_id=None, mem_type=None, mem_file_path='', file=None, file_offset=0, perm_flags=None, prot_flags=None, page_size=None, is_hugepage=None, is_hotplug=False, is_anonpage=None, is_mergeable=False, backing=None)")]
     #[allow(clippy::too_many_arguments, reason = "the keywords that users were promised")]
     fn new(
@@ -77,7 +76,7 @@ impl PyRegion {
         is_hugepage: Option<bool>,
         is_hotplug: bool,
         is_anonpage: Option<bool>,
-        is_mergeable: bool,
+        is_mergeable: Option<bool>,
         backing: Option<&Bound<'_, PyBackingOptions>>,
     ) -> PyResult<Self> {
         let source = Source {
@@ -86,18 +85,18 @@ impl PyRegion {
             file: file.map(convert::user_file).transpose()?,
             buffer: None,
             file_offset: file_offset.0,
-            page_size: page_size.map(|size| size.0),
         };
         let mut region = Region::new(convert::region_type(region_type)?, convert::range(base, size)?, source)?;
         region.host_numa_node_id = host_numa_node_id.map(|node| node.0);
         region.perm_flags = perm_flags.map_or(region.perm_flags, |flags| flags.0);
         region.prot_flags = prot_flags.map_or(region.prot_flags, |flags| flags.0);
-        region.is_hugepage = is_hugepage.unwrap_or(region.is_hugepage);
         region.is_anonpage = is_anonpage.unwrap_or(region.is_anonpage);
         region.is_hotplug = is_hotplug;
-        region.is_mergeable = is_mergeable;
-        let Some(backing) = backing else { return Self::named(region, name) };
-        Self::named(region.with_agreeing(&backing.get().0, is_hugepage)?, name)
+        region.options = backing
+            .map_or_else(Default::default, |backing| backing.get().0.clone())
+            .with_arguments(page_size.map(|size| size.0), is_hugepage, is_mergeable, region.is_huge())
+            .map_err(|refused| refused.about(Some(base.0), Some(size.0)))?;
+        Self::named(region, name)
     }
 
     /// RAM, readable and writable, from one of the original's sources; the eight positional values of its README are accepted.
@@ -126,7 +125,7 @@ impl PyRegion {
         let range = convert::range(base, size)?;
         let mut region = region_args::ram(range, numa_node_id, mem_type, mem_file_path, mem_prealloc, page_size)?;
         region.is_hotplug = is_hotplug;
-        region.is_mergeable = is_mergeable;
+        region.options.ksm = is_mergeable.then_some(true);
         Self::named(region, name)
     }
 
@@ -206,7 +205,7 @@ impl PyRegion {
         self.0.name.as_deref()
     }
 
-    /// What the region is to the guest, an `AddressSpaceRegionType`.
+    /// The region's meaning to the guest, an `AddressSpaceRegionType`.
     #[getter]
     fn region_type<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         convert::py_region_type(py, (self.0.region_type.value(),))
@@ -260,7 +259,7 @@ impl PyRegion {
         self.0.source.file.as_ref().map(|user_file| user_file.file.as_raw_fd())
     }
 
-    /// Where in its file the region begins, in bytes.
+    /// The offset of the region in its file, in bytes.
     #[getter]
     fn file_offset(&self) -> u64 {
         self.0.source.file_offset
@@ -281,13 +280,13 @@ impl PyRegion {
     /// The page size of a huge source in bytes, or `None` for the host's default.
     #[getter]
     fn page_size(&self) -> Option<u64> {
-        self.0.source.page_size
+        self.0.options.page_size
     }
 
     /// Whether huge pages are asked for: of the pool for a huge source, transparent ones for the others.
     #[getter]
     fn is_hugepage(&self) -> bool {
-        self.0.is_hugepage
+        self.0.is_hugepage()
     }
 
     /// Whether the region was plugged into a running machine.
@@ -305,10 +304,10 @@ impl PyRegion {
     /// Whether the memory is offered to kernel samepage merging.
     #[getter]
     fn is_mergeable(&self) -> bool {
-        self.0.is_mergeable
+        self.0.is_mergeable()
     }
 
-    /// How the memory is to be had from the kernel, a `BackingOptions`.
+    /// The options with which the memory is requested from the kernel, a `BackingOptions`.
     #[getter]
     fn backing(&self) -> PyBackingOptions {
         PyBackingOptions(self.0.options.clone())
@@ -337,8 +336,8 @@ impl PyRegion {
 
     /// The region with some of the constructor's arguments changed; `copy.replace` does the same.
     ///
-    /// CInt and hints that were the defaults of the old type and source become those of the new. Raises as the class does, and
-    /// `TypeError` for a name that is no argument.
+    /// Flags and hints that were the defaults of the old type and source become those of the new. Raises as the class does, and
+    /// `TypeError` for a name that is not an argument.
     ///
     /// >>> from dbs_address_space import AddressSpaceRegion
     /// >>> AddressSpaceRegion("ram", 0, "1GiB").replace(name="ram0", size="2GiB")

@@ -1,4 +1,4 @@
-//! What several constructors of a region share, and the way back from a region to the arguments that make it.
+//! The arguments of a region: those that several constructors share, and the way back from a region to its arguments.
 
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -22,17 +22,17 @@ pub(super) fn ram(
     let source = Source {
         source_type: Some(convert::source_type(mem_type)?),
         path: convert::path(mem_file_path)?,
-        page_size: page_size.map(|size| size.0),
         ..Source::default()
     };
     let mut region = Region::new(RegionType::DefaultMemory, range, source)?;
     region.host_numa_node_id = numa_node_id.map(|node| node.0);
+    region.options.page_size = page_size.map(|size| size.0);
     region.perm_flags |= if mem_prealloc { MAP_POPULATE } else { 0 };
     Ok(region)
 }
 
-/// The constructor's keywords for an equal region, apart from its range, its type and what it adopted; `None` stands for flags and
-/// hints that are the default.
+/// The constructor's keywords for an equal region, apart from its range, its type and an adopted file or buffer; `None` stands for
+/// flags and hints that are the default.
 pub(super) fn keywords<'py>(py: Python<'py>, region: &Region) -> PyResult<Bound<'py, PyDict>> {
     let default = Region::new(region.region_type, region.range, region.source.clone())?;
     let keywords = PyDict::new(py);
@@ -43,12 +43,9 @@ pub(super) fn keywords<'py>(py: Python<'py>, region: &Region) -> PyResult<Bound<
     keywords.set_item("file_offset", region.source.file_offset)?;
     keywords.set_item("perm_flags", other_than(default.perm_flags, region.perm_flags))?;
     keywords.set_item("prot_flags", other_than(default.prot_flags, region.prot_flags))?;
-    keywords.set_item("page_size", region.source.page_size)?;
-    keywords.set_item("is_hugepage", other_than(default.is_hugepage, region.is_hugepage))?;
     keywords.set_item("is_hotplug", region.is_hotplug)?;
     keywords.set_item("is_anonpage", other_than(default.is_anonpage, region.is_anonpage))?;
-    keywords.set_item("is_mergeable", region.is_mergeable)?;
-    keywords.set_item("backing", PyBackingOptions(region.options.without_arguments()))?;
+    keywords.set_item("backing", PyBackingOptions(region.options.clone()))?;
     Ok(keywords)
 }
 
@@ -58,21 +55,30 @@ pub(super) fn changed<'py>(
     region: &Region,
     changes: &Bound<'py, PyDict>,
 ) -> PyResult<Bound<'py, PyDict>> {
-    // Population is no part of the flags that follow a new type or source.
-    let arguments = keywords(py, &Region { perm_flags: region.perm_flags & !MAP_POPULATE, ..region.clone() })?;
+    let mut kept = region.clone();
+    // Population is not among the flags that follow a new type or source.
+    kept.perm_flags &= !MAP_POPULATE;
+    forget_options(&mut kept.options, changes)?;
+    let arguments = keywords(py, &kept)?;
     arguments.set_item("region_type", region.region_type.value())?;
     arguments.set_item("base", region.base())?;
     arguments.set_item("size", region.size())?;
-    if changes.contains("backing")? {
-        arguments.set_item("page_size", py.None())?;
-        arguments.set_item("is_hugepage", py.None())?;
-        arguments.set_item("is_mergeable", false)?;
-    } else if changes.contains("is_mergeable")? || changes.contains("is_hugepage")? {
-        let options = BackingOptions { ksm: None, transparent_hugepage: None, ..region.options.without_arguments() };
-        arguments.set_item("backing", PyBackingOptions(options))?;
-    }
     arguments.update(changes.as_mapping())?;
     Ok(arguments)
+}
+
+/// An option that a change sets by the region's argument for it does not contradict that argument.
+fn forget_options(options: &mut BackingOptions, changes: &Bound<'_, PyDict>) -> PyResult<()> {
+    if changes.contains("page_size")? {
+        options.page_size = None;
+    }
+    if changes.contains("is_hugepage")? {
+        options.transparent_hugepage = None;
+    }
+    if changes.contains("is_mergeable")? {
+        options.ksm = None;
+    }
+    Ok(())
 }
 
 fn other_than<T: PartialEq>(default: T, value: T) -> Option<T> {

@@ -188,7 +188,7 @@ impl PySpace {
     ///
     /// In a mapped space its memory is unmapped; once this has returned no late write can reach it. A region that views, arrays or
     /// long accesses hold is `RegionBusy`, at once or after `timeout` seconds (`None`: never); Ctrl-C ends the wait. Raises
-    /// `UnmappedAddress` when it isn't there.
+    /// `UnmappedAddress` when it isn't there, for a name the `UnknownName` that is a `KeyError` too.
     ///
     /// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
     /// >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "1MiB")], AddressSpaceLayout(1 << 46, 0, 1 << 45))

@@ -32,7 +32,7 @@ impl PySubscription {
     /// A descriptor that is readable once a change was committed since it was last read, for `select`, `poll` and asyncio.
     ///
     /// An eventfd: `os.eventfd_read` gives how many. It belongs to the subscription, which closes it when it is detached; from then
-    /// on this raises `InvalidAddressRange`.
+    /// on this raises `InvalidArgument`.
     ///
     /// >>> import os
     /// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion

@@ -1,6 +1,5 @@
 //! `VhostUserClient`: a vhost-user back-end that follows a space; and the memory table of a space.
 
-use std::os::fd::RawFd;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -9,8 +8,7 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyTuple};
 
 use super::attachment::{PyAttachment, over};
-use super::convert::{Address, Timeout, U32};
-use super::kvm::descriptor;
+use super::convert::{self, Address, CInt, Timeout, U32};
 use super::memory::PyMemory;
 use super::space::PySpace;
 use crate::clients::vhost_user::{VhostUser, VhostUserRegion};
@@ -40,11 +38,12 @@ impl PyVhostUserClient {
         py: Python<'_>,
         request: U32,
         payload: Option<&[u8]>,
-        fds: &[RawFd],
+        fds: Vec<CInt>,
         has_reply: bool,
     ) -> PyResult<Vec<u8>> {
         let client = self.client.upgrade().ok_or_else(over)?;
-        Ok(py.detach(|| client.message(request.0, payload.unwrap_or_default(), fds, has_reply))?)
+        let fds: Vec<_> = fds.into_iter().map(|fd| fd.0).collect();
+        Ok(py.detach(|| client.message(request.0, payload.unwrap_or_default(), &fds, has_reply))?)
     }
 }
 
@@ -77,10 +76,10 @@ impl PyVhostUserClient {
     /// Sends a message that has no reply, with descriptors beside it, and returns once the back-end has taken it.
     ///
     /// `request` is its number in the protocol, `payload` the bytes after the header. Raises `BackingError` when the back-end refuses,
-    /// does not answer in time or is gone, `InvalidAddressRange` once it is detached.
+    /// does not answer in time or is gone, `InvalidArgument` once it is detached.
     #[pyo3(signature = (request, payload=None, *, fds=Vec::new()), text_signature = "($self, request, payload=b'', *, fds=())")]
-    fn send(&self, py: Python<'_>, request: U32, payload: Option<&[u8]>, fds: Vec<RawFd>) -> PyResult<()> {
-        self.message(py, request, payload, &fds, false).map(drop)
+    fn send(&self, py: Python<'_>, request: U32, payload: Option<&[u8]>, fds: Vec<CInt>) -> PyResult<()> {
+        self.message(py, request, payload, fds, false).map(drop)
     }
 
     /// Sends a message that has a reply, and returns the reply's payload. Raises as `send` does.
@@ -90,9 +89,9 @@ impl PyVhostUserClient {
         py: Python<'py>,
         request: U32,
         payload: Option<&[u8]>,
-        fds: Vec<RawFd>,
+        fds: Vec<CInt>,
     ) -> PyResult<Bound<'py, PyBytes>> {
-        Ok(PyBytes::new(py, &self.message(py, request, payload, &fds, true)?))
+        Ok(PyBytes::new(py, &self.message(py, request, payload, fds, true)?))
     }
 
     fn __repr__(&self, py: Python<'_>) -> String {
@@ -122,7 +121,7 @@ impl PySpace {
     ) -> PyResult<Bound<'py, PyVhostUserClient>> {
         self.inner().check_process()?;
         self.inner().check_mapped("vhost-user")?;
-        let (socket, timeout) = (descriptor(sock)?, timeout.0);
+        let (socket, timeout) = (convert::descriptor(sock)?, timeout.0);
         let client = Arc::new(py.detach(|| VhostUser::new(socket, timeout, protocol_features.0))?);
         let (features, protocol_features, max_regions) = client.negotiated();
         let object = PyVhostUserClient { client: Arc::downgrade(&client), features, protocol_features, max_regions };

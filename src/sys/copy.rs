@@ -133,7 +133,7 @@ pub fn probe(address: usize) -> Reach {
     match unsafe { read_guarded(from, &raw mut byte, 1) } {
         Ok(()) => Reach::Guarded,
         Err(Stopped { error, .. }) => {
-            let error = error.unwrap_or_else(|| errno::error(errno::EFAULT));
+            let error = error.unwrap_or_else(|| errno::refusal(errno::EFAULT, "not all of it was copied"));
             if errno::of(&error) == errno::EFAULT && is_readable(from) {
                 return Reach::Special;
             }

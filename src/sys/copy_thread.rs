@@ -50,5 +50,7 @@ fn on_thread<T: Send + 'static>(
     });
     let failed = |error| Stopped { completed: 0, error: Some(error) };
     worker.map_err(failed)?;
-    receiver.recv_timeout(FAULT_TIMEOUT).unwrap_or_else(|_| Err(failed(errno::error(errno::ETIMEDOUT))))
+    receiver
+        .recv_timeout(FAULT_TIMEOUT)
+        .unwrap_or_else(|_| Err(failed(errno::refusal(errno::ETIMEDOUT, "its fault handler does not answer"))))
 }

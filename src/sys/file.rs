@@ -49,7 +49,7 @@ pub fn seal(file: &File, seals: u32) -> Result<()> {
 /// Our own close-on-exec duplicate of a descriptor that the caller keeps.
 pub fn duplicate(fd: RawFd) -> Result<File> {
     if fd < 0 {
-        return Err(errno::error(errno::EBADF));
+        return Err(errno::refusal(errno::EBADF, "no descriptor is negative"));
     }
     // SAFETY: only borrowed for the call; the kernel answers EBADF when it isn't open.
     let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };

@@ -135,7 +135,7 @@ impl Vm {
     /// `KVM_CLEAR_DIRTY_LOG` of the pages of a slot whose bits are set, from its first on.
     pub(super) fn clear_dirty_log(&self, slot: u32, num_pages: u32, bitmap: &[u64]) -> Result<()> {
         if bitmap.len() < usize::try_from(num_pages.div_ceil(u64::BITS)).map_err(Error::other)? {
-            return Err(errno::error(errno::EINVAL));
+            return Err(errno::refusal(errno::EINVAL, "the bitmap has fewer bits than pages"));
         }
         let dirty_bitmap = kvm_clear_dirty_log__bindgen_ty_1 { dirty_bitmap: bitmap.as_ptr().cast_mut().cast() };
         let clear = kvm_clear_dirty_log { slot, num_pages, first_page: 0, __bindgen_anon_1: dirty_bitmap };

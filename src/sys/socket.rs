@@ -66,7 +66,7 @@ fn wait(socket: BorrowedFd<'_>, direction: Direction, deadline: Option<Instant>)
     loop {
         let left = deadline.map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(Instant::now()));
         if left.is_zero() {
-            return Err(errno::error(errno::ETIMEDOUT));
+            return Err(errno::refusal(errno::ETIMEDOUT, "the other side does not answer"));
         }
         if wait_ready(socket, direction, left)? {
             return Ok(());

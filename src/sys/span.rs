@@ -34,7 +34,7 @@ impl Span {
     /// Maps into the span, in place of what is there.
     pub fn map(&self, offset: usize, size: usize, prot: i32, flags: i32, fd: i32, file_offset: u64) -> Result<*mut u8> {
         if offset.checked_add(size).is_none_or(|end| end > self.size) {
-            return Err(errno::error(errno::EINVAL));
+            return Err(errno::refusal(errno::EINVAL, "the range reaches out of the span"));
         }
         // SAFETY: the addresses are the span's, which gives them out as raw pointers only.
         unsafe { map_over(self.start.wrapping_add(offset), size, prot, flags, fd, file_offset) }
@@ -53,7 +53,8 @@ impl Drop for Span {
 /// # Safety
 /// The range is the caller's, and no one relies on what is there.
 unsafe fn map_over(host: *mut u8, size: usize, prot: i32, flags: i32, fd: i32, file_offset: u64) -> Result<*mut u8> {
-    let offset = i64::try_from(file_offset).map_err(|_| errno::error(errno::EOVERFLOW))?;
+    let offset =
+        i64::try_from(file_offset).map_err(|_| errno::refusal(errno::EOVERFLOW, "no file has such an offset"))?;
     // SAFETY: the caller's promise.
     let at = unsafe { libc::mmap(host.cast(), size, prot, flags | libc::MAP_FIXED, fd, offset) };
     if at == libc::MAP_FAILED { Err(Error::last_os_error()) } else { Ok(at.cast()) }

@@ -20,7 +20,10 @@ pub fn is_blocking(file: &File) -> bool {
 /// # Safety
 /// The caller may overwrite what is at `to`, if anything: the kernel checks that it is there.
 pub unsafe fn read(file: &File, at: Option<u64>, to: *mut u8, size: usize) -> Result<usize> {
-    let at = at.map(i64::try_from).transpose().map_err(|_| errno::error(errno::EOVERFLOW))?;
+    let at = at
+        .map(i64::try_from)
+        .transpose()
+        .map_err(|_| errno::refusal(errno::EOVERFLOW, "no file has such an offset"))?;
     // SAFETY: the caller's promise.
     let count = check(unsafe {
         match at {

@@ -10,6 +10,7 @@ from dbs_address_space import (
     AddressSpace,
     AddressSpaceRegion,
     InvalidAddressRange,
+    InvalidArgument,
     InvalidRegionType,
     UnmappedAddress,
 )
@@ -64,6 +65,7 @@ def test_accesses_reach_the_device_that_holds_them(space: AddressSpace) -> None:
         pytest.param(WINDOW, 1, 256, InvalidAddressRange, "256, which does not fit into 1 bytes", id="large value"),
         pytest.param(WINDOW, 1, -1, InvalidAddressRange, "does not fit", id="negative value"),
         pytest.param(WINDOW, 1, "a", TypeError, "not an int", id="text"),
+        pytest.param(WINDOW, 1, True, InvalidAddressRange, "does not fit", id="bool"),
         pytest.param(WINDOW + 0x20, 4, None, UnmappedAddress, "'timer'.*attach_device", id="no handler"),
         pytest.param(0, 4, None, UnmappedAddress, "'low'.* is memory", id="memory"),
         pytest.param(WINDOW - PAGE, 4, None, UnmappedAddress, "no device answers", id="hole"),
@@ -125,7 +127,7 @@ def test_what_can_not_be_attached(
 def test_a_handler_goes_with_its_region_and_when_it_is_detached(space: AddressSpace) -> None:
     first, second = Device(1), Device(2)
     attachment = space.attach_device("uart", first)
-    with pytest.raises(InvalidAddressRange, match="has a handler already"):
+    with pytest.raises(InvalidArgument, match="has a handler already"):
         space.attach_device("uart", second)
     space.replace_region("uart", space["uart"].replace(name="serial"))
     space.memory.close()

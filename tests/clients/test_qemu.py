@@ -14,7 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dbs_address_space import AddressSpace, AddressSpaceBuilder, GuestMemory, NumaRegionInfo, Unsupported
+from dbs_address_space import (
+    AddressSpace,
+    AddressSpaceBuilder,
+    GuestMemory,
+    InvalidArgument,
+    NumaRegionInfo,
+    Unsupported,
+)
 from dbs_address_space.adapters import qemu
 from host import require
 from memory_helpers import GIB, LAYOUT, MIB, ram
@@ -222,5 +229,5 @@ def test_what_qemu_can_not_use_is_refused(tmp_path: Path) -> None:
         memory = AddressSpace.from_regions([middle], LAYOUT).map_memory()
     with pytest.raises(Unsupported, match="all of a file"):
         qemu.memory_arguments(memory)
-    with pytest.raises(ValueError, match="info mtree -f"):
+    with pytest.raises(InvalidArgument, match="info mtree -f"):
         qemu.space_of_tree("nothing of the kind")

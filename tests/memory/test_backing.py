@@ -18,6 +18,7 @@ from dbs_address_space import (
     GuestMemory,
     HugePagesShort,
     InvalidAddressRange,
+    InvalidArgument,
     MemoryFault,
     Misaligned,
     NumaPolicy,
@@ -25,7 +26,7 @@ from dbs_address_space import (
 )
 from host import ask_host, free_huge_pages, huge_page_size, huge_pages, pool, require
 from kernel_view import covers, maps, smaps
-from memory_helpers import LAYOUT, MIB, PAGE, WINDOW, make_file, mapped, ram
+from memory_helpers import GIB, LAYOUT, MIB, PAGE, WINDOW, make_file, mapped, ram
 
 SOURCES = ["shmem", "mmap"]
 THP = Path("/sys/kernel/mm/transparent_hugepage/enabled")
@@ -62,23 +63,36 @@ def test_regions_with_options_travel() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "backing"),
+    ("options", "backing", "reason"),
     [
-        ({"mem_type": "hugeshmem", "page_size": "2MiB"}, {"page_size": "1GiB"}),
-        ({"is_mergeable": True}, {"ksm": False}),
-        ({"is_hugepage": True}, {"transparent_hugepage": False}),
-        ({"mem_type": "hugeshmem"}, {"transparent_hugepage": True}),
-        ({"mem_type": "mmap"}, {"seals": []}),
-        ({"mem_type": "shmem"}, {"page_size": "2MiB"}),
+        ({"mem_type": "hugeshmem", "page_size": "2MiB"}, {"page_size": "1GiB"}, "page_size= contradicts page_size"),
+        ({"is_mergeable": True}, {"ksm": False}, "is_mergeable= contradicts ksm"),
+        ({"is_mergeable": False}, {"ksm": True}, "is_mergeable= contradicts ksm"),
+        ({"is_hugepage": True}, {"transparent_hugepage": False}, "is_hugepage= contradicts transparent_hugepage"),
+        ({"is_hugepage": False}, {"transparent_hugepage": True}, "is_hugepage= contradicts transparent_hugepage"),
+        ({"mem_type": "hugeshmem"}, {"transparent_hugepage": True}, "small pages"),
+        ({"mem_type": "mmap"}, {"seals": []}, "goes with a memfd"),
+        ({"mem_type": "shmem"}, {"page_size": "2MiB"}, "goes with a huge mem_type"),
     ],
 )
-def test_contradictions_are_refused(options: dict[str, Any], backing: dict[str, Any]) -> None:
-    with pytest.raises(InvalidAddressRange):
-        ram(0, "2MiB", **options, backing=BackingOptions(**backing))
+def test_contradictions_are_refused(options: dict[str, Any], backing: dict[str, Any], reason: str) -> None:
+    with pytest.raises(InvalidArgument, match=reason) as refused:
+        ram(PAGE, "2MiB", **options, backing=BackingOptions(**backing))
+    assert (refused.value.address, refused.value.size) == (PAGE, 2 * MIB)
+
+
+def test_a_replacement_may_say_an_option_by_its_argument() -> None:
+    region = ram(0, backing=BackingOptions(ksm=False, transparent_hugepage=False, mlock=True))
+    changed = region.replace(is_mergeable=True, is_hugepage=True)
+    assert changed.backing == BackingOptions(ksm=True, transparent_hugepage=True, mlock=True)
+    huge = ram(0, "2MiB", mem_type="hugeshmem", page_size="2MiB").replace(page_size="1GiB")
+    assert (huge.page_size, huge.backing) == (GIB, BackingOptions(page_size="1GiB"))
+    with pytest.raises(InvalidArgument, match="is_mergeable= contradicts ksm"):
+        region.replace(is_mergeable=True, backing=BackingOptions(ksm=False))
 
 
 def test_a_device_has_no_options() -> None:
-    with pytest.raises(InvalidAddressRange, match="no memory"):
+    with pytest.raises(InvalidArgument, match="no memory"):
         AddressSpaceRegion("device", WINDOW, PAGE, backing=BackingOptions(mlock=True))
 
 

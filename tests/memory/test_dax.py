@@ -15,6 +15,7 @@ from dbs_address_space import (
     DaxMapping,
     GuestMemory,
     InvalidAddressRange,
+    InvalidArgument,
     MemoryFault,
     Misaligned,
     NotMapped,
@@ -120,7 +121,7 @@ def test_bad_requests_change_nothing(memory: GuestMemory, file: BinaryIO, tmp_pa
     assert window.mappings == before
     with pytest.raises(AccessDenied):
         memory.read(WINDOW + 4 * PAGE, 1)
-    with pytest.raises(InvalidAddressRange, match="not a DAX window"):
+    with pytest.raises(InvalidArgument, match="not a DAX window"):
         memory.dax_window(0)
 
 

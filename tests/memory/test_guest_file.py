@@ -15,6 +15,7 @@ from dbs_address_space import (
     AddressSpaceRegion,
     GuestMemory,
     InvalidAddressRange,
+    InvalidArgument,
     MemoryFault,
     NotMapped,
     UnmappedAddress,
@@ -66,13 +67,13 @@ def test_it_is_a_raw_binary_file(memory: GuestMemory) -> None:
 
 @pytest.mark.parametrize("mode", ["", "r", "wb", "ab", "w+b", "rb ", "xb", "rt"])
 def test_other_modes_are_refused(memory: GuestMemory, mode: str) -> None:
-    with pytest.raises(ValueError, match=r"'rb' or 'r\+b'"):
+    with pytest.raises(InvalidArgument, match=r"'rb' or 'r\+b'"):
         memory.open(mode)
 
 
 def test_holes_are_errors_or_zeroes(memory: GuestMemory) -> None:
     for holes in ("", "skip", "ZERO"):
-        with pytest.raises(ValueError, match="'error' nor 'zero'"):
+        with pytest.raises(InvalidArgument, match="'error' nor 'zero'"):
             memory.open(holes=holes)
     with pytest.raises(TypeError):
         memory.open(3)  # type: ignore[arg-type]
@@ -94,11 +95,11 @@ def test_positions_are_addresses(memory: GuestMemory) -> None:
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
-        ((-1,), ValueError),
-        ((-1 - FIRST, os.SEEK_CUR), ValueError),
-        ((-(1 << 70), os.SEEK_END), ValueError),
-        ((0, 3), ValueError),
-        ((0, -1), ValueError),
+        ((-1,), InvalidAddressRange),
+        ((-1 - FIRST, os.SEEK_CUR), InvalidAddressRange),
+        ((-(1 << 70), os.SEEK_END), InvalidAddressRange),
+        ((0, 3), InvalidArgument),
+        ((0, -1), InvalidArgument),
         ((1.5,), TypeError),
         (("0",), TypeError),
         ((None,), TypeError),

@@ -17,6 +17,7 @@ from dbs_address_space import (
     AddressSpaceRegion,
     GuestMemory,
     InvalidAddressRange,
+    InvalidArgument,
     Misaligned,
     NotMapped,
     UnmappedAddress,
@@ -215,9 +216,9 @@ def test_atomics_refuse_what_they_cannot_be() -> None:
     for size in (0, 3, 16):
         with pytest.raises(InvalidAddressRange):
             memory.load(0, size)
-    with pytest.raises(ValueError, match="order"):
+    with pytest.raises(InvalidArgument, match="order"):
         memory.load(0, order="release")
-    with pytest.raises(ValueError, match="order"):
+    with pytest.raises(InvalidArgument, match="order"):
         memory.store(0, 1, order="acquire")
     with pytest.raises(InvalidAddressRange):
         memory.store(0, 256, 1)

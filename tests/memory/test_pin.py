@@ -15,6 +15,7 @@ from dbs_address_space import (
     AddressSpaceRegion,
     GuestMemory,
     InvalidAddressRange,
+    InvalidArgument,
     NotContiguous,
     NotMapped,
     Pin,
@@ -118,10 +119,10 @@ def test_an_ended_pin_has_no_address(space: AddressSpace, memory: GuestMemory) -
     pin.release()
     pin.release()
     assert repr(pin) == "Pin(ended)"
-    with pytest.raises(ValueError, match="ended"):
+    with pytest.raises(InvalidArgument, match="ended"):
         _ = pin.address
     assert pin.size == 8
-    with pytest.raises(ValueError, match="ended"), pin as again:
+    with pytest.raises(InvalidArgument, match="ended"), pin as again:
         _ = again.address
     space.remove_region("low")
 

@@ -17,6 +17,7 @@ from dbs_address_space import (
     BackingError,
     BackingOptions,
     HugePagesShort,
+    InvalidArgument,
     NumaRegionInfo,
     PreallocHandle,
     PreallocReport,
@@ -78,7 +79,7 @@ def test_what_can_be_accessed_by_nobody_is_left_out(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("threads", [0, 1025, 1 << 40])
 def test_thread_counts_have_bounds(threads: int) -> None:
-    with pytest.raises(ValueError, match="threads"):
+    with pytest.raises(InvalidArgument, match="threads"):
         mapped(ram(0))[1].prealloc(threads=threads)
 
 
@@ -191,7 +192,7 @@ def test_a_region_in_work_is_busy() -> None:
 
 
 def test_the_background_takes_no_progress_function() -> None:
-    with pytest.raises(ValueError, match="handle"):
+    with pytest.raises(InvalidArgument, match="handle"):
         mapped(ram(0))[1].prealloc(background=True, progress=stop)  # type: ignore[call-overload]
 
 

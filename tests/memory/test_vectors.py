@@ -18,6 +18,7 @@ from dbs_address_space import (
     AddressSpaceRegion,
     GuestMemory,
     InvalidAddressRange,
+    InvalidArgument,
     MemoryFault,
     NotMapped,
     RegionBusy,
@@ -298,7 +299,7 @@ def test_addresses_without_memory_are_marked_or_raised(memory: GuestMemory, hole
 
 def test_missing_is_one_of_two_words(memory: GuestMemory) -> None:
     for missing in ("", "ignore", "Mark"):
-        with pytest.raises(InvalidAddressRange, match="neither"):
+        with pytest.raises(InvalidArgument, match="neither"):
             memory.translate(array("Q"), missing=missing)
 
 

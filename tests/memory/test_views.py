@@ -17,6 +17,7 @@ from dbs_address_space import (
     AddressSpaceRegion,
     GuestMemory,
     InvalidAddressRange,
+    InvalidArgument,
     Lease,
     NotContiguous,
     RegionBusy,
@@ -373,7 +374,7 @@ def test_others_go_on_while_a_removal_waits(space: AddressSpace, memory: GuestMe
 
 @pytest.mark.parametrize("timeout", [-1.0, float("nan")])
 def test_a_timeout_must_make_sense(space: AddressSpace, timeout: float) -> None:
-    with pytest.raises(ValueError, match="timeout"):
+    with pytest.raises(InvalidArgument, match="timeout"):
         space.remove_region(0, timeout=timeout)
     assert 0 in space
 

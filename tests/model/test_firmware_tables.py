@@ -14,6 +14,7 @@ from dbs_address_space import (
     AddressSpaceRegion,
     Hotplug,
     InvalidAddressRange,
+    InvalidArgument,
     NumaNode,
     NumaRegionInfo,
 )
@@ -156,7 +157,7 @@ def test_nodes_are_optional_and_touching_ram_is_joined(tmp_path: Path) -> None:
 
 
 def test_bad_arguments() -> None:
-    with pytest.raises(InvalidAddressRange, match="mips"):
+    with pytest.raises(InvalidArgument, match="mips"):
         srat({0: NumaNode()}, arch="mips")
     with pytest.raises(InvalidAddressRange, match="ends past"):
         srat({0: NumaNode()}, hotplug_window=((1 << 64) - 1, 1))

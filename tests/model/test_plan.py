@@ -14,6 +14,7 @@ from dbs_address_space import (
     BackingOptions,
     Hotplug,
     InvalidAddressRange,
+    InvalidArgument,
     InvalidMemorySourceType,
     InvalidPlan,
     Machine,
@@ -168,34 +169,39 @@ def test_what_is_wrong_is_a_problem(sizes: list[int | str], options: dict[str, A
 
 
 @pytest.mark.parametrize(
-    ("call", "expected"),
+    ("call", "error", "expected"),
     [
-        (lambda: NumaRegionInfo(0), "above 0"),
-        (lambda: NumaRegionInfo(6144), "did you mean '6144MiB'"),
-        (lambda: NumaRegionInfo(1 << 64), "0x10000000000000000 is out of range"),
-        (lambda: NumaRegionInfo(-1), "-0x1 is out of range"),
-        (lambda: Machine.named("bochs"), "unknown machine"),
-        (lambda: Machine.named("virt", arch="x86_64"), "is aarch64"),
-        (lambda: Machine.named("pc", arch="mips"), "architecture"),
-        (lambda: Machine.named("pc", phys_bits=64), "phys_bits"),
-        (lambda: Machine.named("dragonball", arch="aarch64", phys_bits=35), "too few"),
-        (lambda: Machine("", mem_start=0, mem_end=1, phys_bits=40), "name"),
-        (lambda: Machine("x", mem_start=2, mem_end=1, phys_bits=40), "mem_start"),
-        (lambda: Machine("x", mem_start=0, mem_end=1 << 41, phys_bits=40), "mem_end"),
-        (lambda: Machine("x", mem_start=0, mem_end=1, phys_bits=40, reserved=[(1 << 40, 1)]), "phys_end"),
-        (lambda: Machine("x", mem_start=0, mem_end=GIB, phys_bits=40, split_end=1), "split_end"),
-        (lambda: plan("1GiB", machine=Machine.named("pc"), phys_bits=40), "has its own"),
-        (lambda: BackingOptions(page_size=3), "power of two"),
-        (lambda: BackingOptions(seals=["write"]), "unknown seal"),
-        (lambda: BackingOptions(policy="local"), "unknown NUMA policy"),
-        (lambda: NumaPolicy("preferred", [0, 1]), "preferred-many"),
-        (lambda: NumaPolicy("default", "0"), "no nodes"),
-        (lambda: NumaPolicy("bind", "0-"), "list of NUMA nodes"),
+        (lambda: NumaRegionInfo(0), InvalidAddressRange, "above 0"),
+        (lambda: NumaRegionInfo(6144), InvalidAddressRange, "did you mean '6144MiB'"),
+        (lambda: NumaRegionInfo(1 << 64), InvalidAddressRange, "0x10000000000000000 is out of range"),
+        (lambda: NumaRegionInfo(-1), InvalidAddressRange, "-0x1 is out of range"),
+        (lambda: Machine.named("bochs"), InvalidArgument, "unknown machine"),
+        (lambda: Machine.named("virt", arch="x86_64"), InvalidArgument, "is aarch64"),
+        (lambda: Machine.named("pc", arch="mips"), InvalidArgument, "architecture"),
+        (lambda: Machine.named("pc", phys_bits=64), InvalidAddressRange, "phys_bits"),
+        (lambda: Machine.named("dragonball", arch="aarch64", phys_bits=35), InvalidAddressRange, "too few"),
+        (lambda: Machine("", mem_start=0, mem_end=1, phys_bits=40), InvalidArgument, "name"),
+        (lambda: Machine("x", mem_start=2, mem_end=1, phys_bits=40), InvalidAddressRange, "mem_start"),
+        (lambda: Machine("x", mem_start=0, mem_end=1 << 41, phys_bits=40), InvalidAddressRange, "mem_end"),
+        (
+            lambda: Machine("x", mem_start=0, mem_end=1, phys_bits=40, reserved=[(1 << 40, 1)]),
+            InvalidAddressRange,
+            "phys_end",
+        ),
+        (lambda: Machine("x", mem_start=0, mem_end=GIB, phys_bits=40, split_end=1), InvalidAddressRange, "split_end"),
+        (lambda: plan("1GiB", machine=Machine.named("pc"), phys_bits=40), InvalidArgument, "has its own"),
+        (lambda: BackingOptions(page_size=3), InvalidAddressRange, "power of two"),
+        (lambda: BackingOptions(seals=["write"]), InvalidArgument, "unknown seal"),
+        (lambda: BackingOptions(policy="local"), InvalidArgument, "unknown NUMA policy"),
+        (lambda: NumaPolicy("preferred", [0, 1]), InvalidArgument, "preferred-many"),
+        (lambda: NumaPolicy("default", "0"), InvalidArgument, "no nodes"),
+        (lambda: NumaPolicy("bind", "0-"), InvalidArgument, "list of NUMA nodes"),
     ],
 )
-def test_what_is_no_value_is_refused_at_once(call: Any, expected: str) -> None:
-    with pytest.raises(InvalidAddressRange, match=expected):
+def test_wrong_values_are_refused_at_once(call: Any, error: type[Exception], expected: str) -> None:
+    with pytest.raises(error, match=expected) as refused:
         call()
+    assert type(refused.value) is error
 
 
 def test_an_unknown_source_is_refused_at_once() -> None:

@@ -24,7 +24,7 @@ def test_a_range_is_a_tuple_with_names() -> None:
 
 
 def test_a_range_may_be_empty_and_end_at_the_last_address() -> None:
-    assert AddressRange(5, 0).last_addr == 4
+    assert (AddressRange(5, 0).last_addr, AddressRange(0, 0).last_addr) == (4, 0)
     assert 5 not in AddressRange(5, 0)
     assert AddressRange(TOP - 1, 1).end == TOP
     assert AddressRange(TOP, 0).end == TOP

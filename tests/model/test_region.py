@@ -72,7 +72,7 @@ EVERYTHING: dict[str, Any] = {
     "is_anonpage": True,
     "is_mergeable": True,
 }
-"""Each option with a value that is no default."""
+"""Each option with a value that is not its default."""
 
 
 def options(region: AddressSpaceRegion) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from dbs_address_space import (
     AddressSpaceRegion,
     BackingError,
     InvalidAddressRange,
+    InvalidArgument,
     InvalidMemorySourceType,
     InvalidRegionType,
     MemorySourceType,
@@ -62,6 +63,10 @@ def test_options_are_keywords() -> None:
         ("512 MiB", 512 * MIB),
         ("2GiB", 2 * GIB),
         ("2G", 2 * GIB),
+        ("2gib", 2 * GIB),
+        ("512m", 512 * MIB),
+        ("1 KIB", 1024),
+        ("4096b", 4096),
         ("1 TiB", 1 << 40),
         ("3P", 3 << 50),
         ("15EiB", 15 << 60),
@@ -75,7 +80,7 @@ def test_sizes_may_be_text(text: str, size: int) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", " ", "2GB", "2gib", "-1", "1.5GiB", "GiB", "0x1000", "2 G B", "16EiB", "9" * 30, "٣", "\ud800", "1_000"],
+    ["", " ", "2GB", "2gb", "2Gi", "-1", "1.5GiB", "GiB", "0x1000", "2 G B", "16EiB", "9" * 30, "٣", "\ud800", "1_000"],
 )
 def test_bad_size_text_is_refused(text: str) -> None:
     with pytest.raises(InvalidAddressRange, match="is not a size"):
@@ -153,7 +158,7 @@ def test_anything_with_an_index_is_a_number() -> None:
 
 @pytest.mark.parametrize("text", ["", "q", "rwz", "wr", "RW", "\ud800"])
 def test_other_protections_are_refused(text: str) -> None:
-    with pytest.raises(InvalidAddressRange, match="unknown protection"):
+    with pytest.raises(InvalidArgument, match="unknown protection"):
         ram(0, prot_flags=text)
 
 
@@ -184,7 +189,7 @@ def test_a_range_may_end_at_the_last_address() -> None:
 
 @pytest.mark.parametrize("name", ["", "a\nb", "\x00", "a\x7f", "\x85"])
 def test_names_are_printable(name: str) -> None:
-    with pytest.raises(InvalidAddressRange, match="name") as refused:
+    with pytest.raises(InvalidArgument, match="name") as refused:
         ram(PAGE, name=name)
     assert refused.value.address == PAGE
 
@@ -192,7 +197,7 @@ def test_names_are_printable(name: str) -> None:
 def test_a_name_may_be_any_text() -> None:
     for name in ("ram-low", "RAM 0", "Speicher-ß", "内存", "a" * 1000, "it's"):
         assert ram(0, name=name).name == name
-    with pytest.raises(InvalidAddressRange, match="surrogates"):
+    with pytest.raises(InvalidArgument, match="surrogates"):
         ram(0, name="\ud800")
 
 
@@ -228,6 +233,7 @@ def test_a_closed_descriptor_is_refused() -> None:
 
 def test_refusals_are_errors_of_this_package() -> None:
     for error in (InvalidAddressRange, InvalidRegionType, InvalidMemorySourceType):
+        assert issubclass(error, InvalidArgument)
         assert issubclass(error, AddressSpaceError)
         assert issubclass(error, ValueError)
 
@@ -241,4 +247,6 @@ def test_flags_that_place_or_grow_a_mapping_are_refused_when_it_is_made(flag: in
     with pytest.raises(BackingError, match=r"cannot map ram \[0x0, 0x1000\): MAP_") as refused:
         space.map_memory()
     assert (refused.value.errno, refused.value.region) == (22, region)
+    assert "rrno" not in str(refused.value)
+    assert "Invalid argument" not in str(refused.value)
     assert not space.is_mapped

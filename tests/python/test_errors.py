@@ -2,11 +2,13 @@
 
 import copy
 import errno
+import os
 import pickle
 import tempfile
 from collections.abc import Callable
 from typing import Any
 
+import dbs_address_space
 import pytest
 from dbs_address_space import (
     AccessDenied,
@@ -15,6 +17,7 @@ from dbs_address_space import (
     AddressSpaceRegion,
     AlignmentImpossible,
     BackingError,
+    BackingOptions,
     ClientError,
     DuplicateName,
     ForkedProcess,
@@ -22,6 +25,7 @@ from dbs_address_space import (
     GenerationChanged,
     HugePagesShort,
     InvalidAddressRange,
+    InvalidArgument,
     InvalidMemorySourceType,
     InvalidPlan,
     InvalidRegionType,
@@ -37,21 +41,31 @@ from dbs_address_space import (
     ReentrantChange,
     RegionBusy,
     RegionOverlap,
+    UnknownName,
     UnmappedAddress,
     Unsupported,
     errors,
 )
 from memory_helpers import GIB, LAYOUT, PAGE, WINDOW, mapped, ram
 
-TREE: dict[type[AddressSpaceError], tuple[type[BaseException], ...]] = {
-    InvalidAddressRange: (ValueError,),
+ERRORS: list[type[AddressSpaceError]] = [
+    error
+    for error in vars(errors).values()
+    if isinstance(error, type) and issubclass(error, AddressSpaceError) and error is not AddressSpaceError
+]
+"""Every error that is defined: adding one adds it to the tests that take these."""
+
+PROMISED: dict[type[AddressSpaceError], tuple[type[BaseException], ...]] = {
+    InvalidArgument: (ValueError,),
+    InvalidAddressRange: (InvalidArgument,),
     LayoutViolation: (InvalidAddressRange,),
     RegionOverlap: (InvalidAddressRange,),
     DuplicateName: (InvalidAddressRange,),
     Misaligned: (InvalidAddressRange,),
-    InvalidRegionType: (ValueError,),
-    InvalidMemorySourceType: (ValueError,),
+    InvalidRegionType: (InvalidArgument,),
+    InvalidMemorySourceType: (InvalidArgument,),
     UnmappedAddress: (LookupError,),
+    UnknownName: (UnmappedAddress, KeyError),
     AccessDenied: (PermissionError,),
     MemoryFault: (OSError,),
     BackingError: (OSError,),
@@ -78,16 +92,6 @@ ERRNOS = {
     Unsupported: errno.ENOTSUP,
 }
 COMMON = ("address", "size", "region", "conflict")
-OWN: dict[type[AddressSpaceError], dict[str, Any]] = {
-    MemoryFault: {"completed": 12, "cause": "the file was cut", "file_offset": 0x1000},
-    HugePagesShort: {"missing": 3, "page_size": 1 << 21},
-    PartialTransfer: {"done": 7},
-    NoSpace: {"free": 0x3000, "largest": 0x1000, "align": 0x1000},
-    InvalidPlan: {"problems": ("numa_regions is empty",)},
-    RegionBusy: {"leases": (Lease("view", 0, 8),)},
-    Unsupported: {"feature": "views", "how": "unguarded=True"},
-    ClientError: {"client": "a name", "change": None},
-}
 LOW, HIGH = ram(0, 2 * PAGE, name="low"), ram(PAGE, 2 * PAGE, name="high")
 
 
@@ -97,28 +101,42 @@ def raised(do: Callable[[], object]) -> AddressSpaceError:
     return refused.value
 
 
+def fields(error: type[AddressSpaceError]) -> list[str]:
+    """The data that an error of the class carries."""
+    return sorted({name for base in error.__mro__ for name in getattr(base, "__annotations__", {}) if name[0] != "_"})
+
+
 def data(error: AddressSpaceError) -> dict[str, Any]:
-    return {name: getattr(error, name) for name in (*COMMON, *OWN.get(type(error), {}))}
+    return {name: getattr(error, name) for name in fields(type(error))}
 
 
-def test_every_error_is_in_the_tree() -> None:
-    classes = {getattr(errors, name) for name in errors.__all__} - {AddressSpaceError, Lease}
-    assert classes == set(TREE)
+def test_the_errors_are_those_of_the_modules_names() -> None:
+    names: list[str] = errors.__all__  # type: ignore[attr-defined]  # computed
+    assert sorted(names) == sorted(error.__name__ for error in [*ERRORS, AddressSpaceError, Lease])
+    assert set(names) <= set(dir(dbs_address_space))
+    assert len(ERRORS) >= len(PROMISED)
 
 
-@pytest.mark.parametrize("error", TREE, ids=lambda error: error.__name__)
+@pytest.mark.parametrize("error", PROMISED, ids=lambda error: error.__name__)
+def test_the_promised_bases_are_kept(error: type[AddressSpaceError]) -> None:
+    for base in PROMISED[error]:
+        assert issubclass(error, base)
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: error.__name__)
 def test_an_error_is_what_python_has_for_the_case(error: type[AddressSpaceError]) -> None:
-    assert issubclass(error, AddressSpaceError)
-    assert issubclass(error, TREE[error])
+    builtin = {base for base in error.__mro__ if base.__module__ == "builtins"} - {Exception, BaseException, object}
+    assert builtin
     assert error.__doc__
     assert error.__module__ == "dbs_address_space.errors"
     if issubclass(error, OSError):
         assert (error("it failed").errno, error("it failed").strerror) == (ERRNOS.get(error, errno.EIO), "it failed")
 
 
-@pytest.mark.parametrize("error", [AddressSpaceError, *TREE], ids=lambda error: error.__name__)
+@pytest.mark.parametrize("error", [AddressSpaceError, *ERRORS], ids=lambda error: error.__name__)
 def test_every_error_carries_its_data_through_pickles(error: type[AddressSpaceError]) -> None:
-    own = {"address": 1, "size": 2, "region": LOW, "conflict": HIGH, **OWN.get(error, {})}
+    own: dict[str, Any] = {name: f"some {name}" for name in fields(error)} | {"region": LOW, "conflict": HIGH}
+    assert set(own) >= set(COMMON)
     made = error("it failed", **own)
     made.add_note("at night")
     again = [
@@ -130,7 +148,7 @@ def test_every_error_carries_its_data_through_pickles(error: type[AddressSpaceEr
         assert (str(same), same.args, same.__notes__) == (str(made), made.args, ["at night"])
     empty = error("it failed")
     assert [data(empty)[name] for name in COMMON] == [None] * 4
-    assert "it failed" in str(empty)
+    assert str(empty) == "it failed"
     with pytest.raises(TypeError, match="flavour"):
         error("it failed", flavour="sweet")
 
@@ -139,7 +157,40 @@ def test_a_true_errno_survives() -> None:
     error = BackingError("no more descriptors", errno=errno.EMFILE, region=LOW)
     again = pickle.loads(pickle.dumps(error))
     assert (again.errno, again.strerror, again.region) == (errno.EMFILE, "no more descriptors", LOW)
-    assert str(again) == f"[Errno {errno.EMFILE}] no more descriptors"
+    assert str(again) == str(error) == f"[Errno {errno.EMFILE}] no more descriptors"
+
+
+def test_an_errno_stands_in_a_text_only_when_a_system_call_failed() -> None:
+    with tempfile.TemporaryFile() as file:
+        refusals = [
+            raised(lambda: mapped(ram(0, mem_type="mmap", perm_flags=0x10))),
+            raised(lambda: mapped(ram(0, file=file))),
+            raised(lambda: mapped(ram(0, mem_type="hugeshmem", page_size="8KiB"))),
+            raised(lambda: mapped(ram(0, backing=BackingOptions(policy="bind")))),
+        ]
+        closed = os.dup(file.fileno())
+        os.close(closed)
+        failure = raised(lambda: ram(0, file=closed))
+    for refusal in refusals:
+        assert isinstance(refusal, BackingError)
+        assert refusal.errno == errno.EINVAL
+        assert "rrno" not in str(refusal)
+        assert "os error" not in str(refusal)
+        assert str(pickle.loads(pickle.dumps(refusal))) == str(refusal)
+    assert isinstance(failure, BackingError)
+    assert str(failure).startswith(f"[Errno {errno.EBADF}] file descriptor {closed} can't be duplicated")
+
+
+def test_a_name_that_is_not_there_is_a_key_error_too() -> None:
+    space = space_of(LOW)
+    for look_up in (lambda: space["x"], lambda: space.remove_region("x"), lambda: space.snapshot()["x"]):
+        with pytest.raises(KeyError) as refused:
+            look_up()
+        assert isinstance(refused.value, UnmappedAddress)
+        assert str(refused.value) == 'no region is named "x"'
+    with pytest.raises(UnmappedAddress) as refused_address:
+        _ = space[GIB]
+    assert not isinstance(refused_address.value, KeyError)
 
 
 def test_a_file_does_not_keep_an_error_from_pickling() -> None:
@@ -213,6 +264,13 @@ CASES: dict[str, tuple[type[AddressSpaceError], Callable[[], object], str, dict[
     ),
     "type": (InvalidRegionType, lambda: AddressSpaceRegion("rom", 0, 1), 'unknown region type "rom": use "ram"', {}),
     "source": (InvalidMemorySourceType, lambda: ram(0, mem_type="file"), 'unknown memory source type "file": use', {}),
+    "name unknown": (UnknownName, lambda: space_of(LOW)["high"], 'no region is named "high"', {}),
+    "text": (
+        InvalidArgument,
+        lambda: ram(PAGE, name=""),
+        "can't be a region's name",
+        {"address": PAGE, "size": PAGE},
+    ),
     "hole": (
         UnmappedAddress,
         lambda: space_of(LOW, ram(GIB))[0x5000],

@@ -195,7 +195,7 @@ class Work:
         for verb in TOUCHING:
             with suppress(MemoryFault):
                 verb(self.memory, 2 * GIB + PAGE, verb.fitting(PAGE))
-                pytest.fail("was no fault")
+                pytest.fail("was not a fault")
 
 
 CYCLES = [name for name in vars(Work) if not name.startswith("_")]

@@ -1,5 +1,6 @@
 """The public names: which there are, and the signatures that users were promised."""
 
+import ast
 import importlib
 import importlib.metadata
 import inspect
@@ -13,14 +14,27 @@ import dbs_address_space
 import pytest
 from dbs_address_space import AddressSpace, AddressSpaceBase, AddressSpaceLayout, AddressSpaceRegion, NumaNodeInfo
 
-NAMES = [name for name in dbs_address_space.__all__ if name != "__version__"]
+ALL: list[str] = dbs_address_space.__all__  # type: ignore[attr-defined]  # computed
+NAMES = [name for name in ALL if name != "__version__"]
 
 
 def test_all_is_what_there_is() -> None:
     found = {name: getattr(dbs_address_space, name) for name in dir(dbs_address_space) if not name.startswith("_")}
     assert set(NAMES) == {name for name, value in found.items() if not isinstance(value, ModuleType)}
     assert len(NAMES) > 50
-    assert len(set(dbs_address_space.__all__)) == len(dbs_address_space.__all__)
+    assert len(set(ALL)) == len(ALL)
+
+
+def test_the_stub_has_the_same_names() -> None:
+    stub = ast.parse((Path(dbs_address_space.__path__[0]) / "__init__.pyi").read_text())
+    names: set[str] = set()
+    for statement in stub.body:
+        assert isinstance(statement, ast.ImportFrom)
+        if statement.names[0].name == "*":
+            names.update(importlib.import_module(f"dbs_address_space.{statement.module}").__all__)
+        else:
+            names.update(alias.asname or "" for alias in statement.names)
+    assert names == set(ALL)
 
 
 def test_every_name_can_be_imported() -> None:

@@ -112,7 +112,7 @@ fn space() -> Arc<AddressSpace> {
     space_of("low")
 }
 
-/// A mapped space with one region, whose name must be no other test's when its mapping is asked for.
+/// A mapped space with one region, whose name must not be another test's when its mapping is asked for.
 fn space_of(name: &str) -> Arc<AddressSpace> {
     let space = AddressSpace::new(Layout::new(1 << 46, 0, 1 << 45, vec![]).unwrap());
     space.insert(ram(LOW, name), &Uninterrupted).unwrap();

@@ -11,7 +11,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from dbs_address_space._core import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
-from dbs_address_space.errors import Unsupported
+from dbs_address_space.errors import InvalidArgument, Unsupported
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -134,7 +134,7 @@ def _flat_view(text: str) -> list[tuple[int, int, str, str]]:
         if re.search(r'^ AS "memory"', view, flags=re.MULTILINE):
             found = [match for line in view.splitlines() if (match := _LINE.match(line))]
             return [(int(match[1], 16), int(match[2], 16) + 1, match[3], match[4]) for match in found]
-    raise ValueError("this is not what info mtree -f prints: it has no address space named memory")
+    raise InvalidArgument("this is not what info mtree -f prints: it has no address space named memory")
 
 
 def _layout(regions: list[AddressSpaceRegion]) -> AddressSpaceLayout:

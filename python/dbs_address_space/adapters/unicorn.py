@@ -148,7 +148,7 @@ class UnicornClient:
 def _stop(uc: Uc, error: BaseException) -> int:
     """Lets `emu_start` raise the exception of a handler.
 
-    One that leaves a read's callback would come out of it too, but ctypes would complain first that it is not a number.
+    An exception that leaves a read's callback reaches it too, but not before ctypes has complained that it is not a number.
     """
     if not hasattr(uc, "_hook_exception"):
         raise error

@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::RawFd;
 use std::sync::Arc;
 
-use crate::model::error::Error;
+use crate::model::error::{Errno, Error};
 use crate::model::format::hex;
 use crate::model::region::SharedRegion;
 use crate::sys::errno::{self, EEXIST, EINVAL, EIO};
@@ -20,13 +20,13 @@ pub(super) fn refused(region: &SharedRegion, what: &str, error: &io::Error) -> E
         _ => "",
     };
     let message = format!("KVM refused {what} {region} of {} bytes: {error}{hint}", hex(region.size()));
-    Error::Backing { message, errno: errno::of(error), region: Some(Arc::clone(region)) }
+    Error::Backing { message, errno: Errno::from(error), region: Some(Arc::clone(region)) }
 }
 
 /// The descriptor is not one of a virtual machine.
 pub(super) fn not_a_machine(vm_fd: RawFd, error: &io::Error) -> Error {
     let message = format!("file descriptor {vm_fd} is not a KVM virtual machine (KVM_CREATE_VM makes one): {error}");
-    Error::Backing { message, errno: errno::of(error), region: None }
+    Error::Backing { message, errno: Errno::from(error), region: None }
 }
 
 /// The kernel, or this machine, does not have a feature.

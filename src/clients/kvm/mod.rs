@@ -17,14 +17,13 @@ use self::slot::SlotEntry;
 use self::table::{SlotNumbers, SlotTable};
 use crate::memory::region::MappedRegion;
 use crate::model::dirty::DirtyPages;
-use crate::model::error::{Error, Result};
+use crate::model::error::{Errno, Error, Result};
 use crate::model::lock::Lock;
 use crate::model::range::Range;
 use crate::model::region::{PROT_READ, PROT_WRITE, RegionType, SharedRegion};
 use crate::model::region_map::RegionEntry;
 use crate::space::client::Client;
 use crate::space::proposal::Proposal;
-use crate::sys::errno;
 use crate::sys::host::page_size;
 use crate::sys::kvm::{self, Vm};
 
@@ -229,7 +228,7 @@ impl Kvm {
         let set = self.vm.set_attributes(range.base(), range.size(), if private { attribute } else { 0 });
         set.map_err(|error| Error::Backing {
             message: format!("KVM refused the attributes of {range}: {error}"),
-            errno: errno::of(&error),
+            errno: Errno::from(&error),
             region: None,
         })
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::error::refused;
 use super::slot::SlotEntry;
-use crate::model::error::{Error, Result};
+use crate::model::error::{Errno, Error, Result};
 use crate::model::region::SharedRegion;
 use crate::sys::errno::ENOSPC;
 
@@ -93,7 +93,7 @@ impl SlotTable {
         let (count, first) = (all.len(), all.start);
         let message =
             format!("no memory slot is left for {region}: the {count} with numbers from {first} on are in use");
-        Error::Backing { message, errno: ENOSPC, region: Some(Arc::clone(region)) }
+        Error::Backing { message, errno: Errno::Refused(ENOSPC), region: Some(Arc::clone(region)) }
     }
 }
 

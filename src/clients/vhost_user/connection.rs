@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, RawFd};
 use std::time::{Duration, Instant};
 
 use super::message::{self, CONFIGURE_MEM_SLOTS, Header, NEED_REPLY, PROTOCOL_FEATURES, REPLY_ACK};
-use crate::model::error::{Error, Result};
+use crate::model::error::{Errno, Error, Result};
 use crate::model::int::usize_of;
 use crate::model::invalid::Invalid;
 use crate::sys::errno::{self, EIO, ETIMEDOUT};
@@ -77,7 +77,7 @@ impl Connection {
             0 => Ok(()),
             answer => Err(Error::Backing {
                 message: format!("the vhost-user backend refused request {request}: it answered {answer}"),
-                errno: EIO,
+                errno: Errno::Refused(EIO),
                 region: None,
             }),
         }
@@ -98,7 +98,7 @@ impl Connection {
         if let Some(why) = &self.broken {
             return Err(Error::Backing {
                 message: format!("the connection to the vhost-user backend is lost, detach it: {why}"),
-                errno: EIO,
+                errno: Errno::Refused(EIO),
                 region: None,
             });
         }
@@ -135,7 +135,7 @@ impl Connection {
             _ => format!("the vhost-user backend did not take request {request}: {error}"),
         };
         self.broken = Some(message.clone());
-        Error::Backing { message, errno: errno::of(error), region: None }
+        Error::Backing { message, errno: Errno::from(error), region: None }
     }
 
     /// The end of the time that the backend has; `None` when the clock has no room for it.
@@ -148,7 +148,7 @@ impl Connection {
 pub(super) fn duplicate(fd: RawFd) -> Result<File> {
     file::duplicate(fd).map_err(|error| Error::Backing {
         message: format!("file descriptor {fd} can't be duplicated: {error}"),
-        errno: errno::of(&error),
+        errno: Errno::from(&error),
         region: None,
     })
 }

@@ -16,7 +16,7 @@ use std::time::Duration;
 use self::connection::{Connection, duplicate};
 use self::message::RegionFields;
 use crate::memory::region::MappedRegion;
-use crate::model::error::{Error, Result};
+use crate::model::error::{Errno, Error, Result};
 use crate::model::int::u64_of;
 use crate::model::lock::Lock;
 use crate::model::region::{MAP_PRIVATE, RegionType, SharedRegion};
@@ -195,7 +195,7 @@ impl Backend {
             return Ok(());
         }
         let message = format!("the vhost-user backend takes {most} regions of memory, and this change needs {needed}");
-        Err(Error::Backing { message, errno: ENOSPC, region: region.cloned() })
+        Err(Error::Backing { message, errno: Errno::Refused(ENOSPC), region: region.cloned() })
     }
 }
 

@@ -2,15 +2,13 @@
 
 use std::sync::atomic::Ordering;
 
-use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
 use super::PyMemory;
-use super::integers::narrow;
 use crate::memory::atomic::{Cell, Operation};
 use crate::memory::mapped_regions::Need;
-use crate::python::convert::invalid;
-use crate::python::convert::{self, Address, Size};
+use crate::model::invalid::Invalid;
+use crate::python::convert::{self, Address, Size, narrow};
 
 type Orders = [(&'static str, Ordering)];
 
@@ -29,12 +27,14 @@ const CHANGES: &Orders = &[
 fn ordering(name: &str, allowed: &Orders) -> PyResult<Ordering> {
     allowed.iter().find(|(known, _)| *known == name).map(|(_, ordering)| *ordering).ok_or_else(|| {
         let known: Vec<&str> = allowed.iter().map(|(known, _)| *known).collect();
-        PyValueError::new_err(format!("order={name:?} can't be had here: use one of {}", known.join(", ")))
+        let message = format!("order={name:?} is not an order of this access: use one of {}", known.join(", "));
+        Invalid::argument(message).into()
     })
 }
 
 /// An integer of `size` bytes.
 fn operand(value: &Bound<'_, PyAny>, size: Size) -> PyResult<u64> {
+    let value = value.as_borrowed();
     Ok(match size.0 {
         1 => narrow::<u8>(value)?.into(),
         2 => narrow::<u16>(value)?.into(),
@@ -53,7 +53,8 @@ impl PyMemory {
         order: Ordering,
     ) -> PyResult<u64> {
         if ![1, 2, 4, 8].contains(&size.0) {
-            return Err(invalid(format!("{verb} of {} bytes: an atomic access has 1, 2, 4 or 8", size.0)));
+            let message = format!("{verb} of {} bytes: an atomic access has 1, 2, 4 or 8", size.0);
+            return Err(Invalid::at(message, Some(addr.0), Some(size.0)).into());
         }
         let range = convert::range(addr, size)?;
         self.with_access((verb, need), range, |access| Cell::new(access)?.apply(operation, order))

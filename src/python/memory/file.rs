@@ -11,7 +11,7 @@ use crate::memory::mapped_regions::Need;
 use crate::memory::transfer::Transfer;
 use crate::model::error::Result;
 use crate::model::region::{PROT_READ, PROT_WRITE};
-use crate::python::convert::{self, Address, Size};
+use crate::python::convert::{self, Address, Size, U64};
 use crate::python::interrupt::detached;
 use crate::sys::file;
 
@@ -37,7 +37,7 @@ impl<'py> Endpoint<'py> {
                     "the file is buffered and can't be sought, so bytes may wait in its buffer: give its .raw",
                 ));
             }
-            if is_seekable { Some((object.clone(), object.call_method0("tell")?.extract()?)) } else { None }
+            if is_seekable { Some((object.clone(), object.call_method0("tell")?.extract::<U64>()?.0)) } else { None }
         } else {
             None
         };

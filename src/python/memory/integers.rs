@@ -7,21 +7,7 @@ use super::PyMemory;
 use crate::memory::access;
 use crate::memory::buffer::Output;
 use crate::memory::mapped_regions::Need;
-use crate::model::format;
-use crate::python::convert::invalid;
-use crate::python::convert::{self, Address, Size};
-
-/// An integer that fits its type.
-#[inline]
-pub(super) fn narrow<T: TryFrom<u64>>(value: &Bound<'_, PyAny>) -> PyResult<T> {
-    let bits = size_of::<T>().saturating_mul(8);
-    let highest = u32::try_from(64usize.saturating_sub(bits))
-        .ok()
-        .and_then(|shift| u64::MAX.checked_shr(shift))
-        .unwrap_or_default();
-    let value = convert::unsigned(value.as_borrowed(), highest)?;
-    T::try_from(value).map_err(|_| invalid(format!("{} does not fit", format::hex(value))))
-}
+use crate::python::convert::{self, Address, Size, narrow};
 
 impl PyMemory {
     #[inline]
@@ -81,7 +67,7 @@ macro_rules! integer {
             /// 7
             #[pyo3(signature = (addr, value, *, big=false))]
             fn $write(&self, py: Python<'_>, addr: Address, value: &Bound<'_, PyAny>, big: bool) -> PyResult<()> {
-                let value: $type = narrow(value)?;
+                let value: $type = narrow(value.as_borrowed())?;
                 self.store_value(py, addr, if big { value.swap_bytes() } else { value })
             }
         }

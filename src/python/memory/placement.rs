@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyFrozenSet, PyTuple};
 
@@ -13,11 +12,13 @@ use crate::memory::prealloc::{self, Background, Target};
 use crate::memory::region::MappedRegion;
 use crate::memory::{discard, mapped_regions::Need};
 use crate::model::error::{Error, Result};
+use crate::model::int::usize_of;
+use crate::model::invalid::Invalid;
 use crate::model::range::Range;
 use crate::python::backing::PyNumaPolicy;
 use crate::python::base::target;
 use crate::python::buffer::wait_settled;
-use crate::python::convert::{self, Address, Size};
+use crate::python::convert::{self, Address, Size, U32};
 use crate::python::dax::PyDaxWindow;
 use crate::python::interrupt::detached;
 use crate::python::prealloc::{PyPreallocHandle, report};
@@ -81,16 +82,17 @@ impl PyMemory {
         &self,
         py: Python<'py>,
         region: Option<&Bound<'_, PyAny>>,
-        threads: Option<usize>,
+        threads: Option<U32>,
         progress: Option<Py<PyAny>>,
         background: bool,
     ) -> PyResult<Bound<'py, PyAny>> {
-        if threads == Some(0) || threads.is_some_and(|threads| threads > 1024) {
-            return Err(PyValueError::new_err("threads must lie between 1 and 1024"));
+        let threads = threads.map(|threads| usize_of(threads.0.into()));
+        if threads.is_some_and(|threads| !(1..=1024).contains(&threads)) {
+            return Err(Invalid::argument("threads must lie between 1 and 1024").into());
         }
         if background && progress.is_some() {
             let message = "progress= goes with the foreground: in the background, ask the handle's progress";
-            return Err(PyValueError::new_err(message));
+            return Err(Invalid::argument(message).into());
         }
         let regions = self.mapped(region)?;
         let leases = self.leases(py, &regions)?;
@@ -174,7 +176,7 @@ impl PyMemory {
 
     /// The `DaxWindow` of a DAX region, given by exact base, name or region.
     ///
-    /// Raises `UnmappedAddress`, `InvalidAddressRange` for a region that is none.
+    /// Raises `UnmappedAddress`, `InvalidArgument` for a region that is not one.
     ///
     /// >>> from dbs_address_space import AddressSpaceBuilder
     /// >>> memory = AddressSpaceBuilder(numa_regions=["4MiB"], dax_window="2MiB").build().memory

@@ -11,12 +11,13 @@ use crate::memory::mapped_regions::Need;
 use crate::memory::scan::{self, Chunk, Digest};
 use crate::memory::section::Section;
 use crate::model::error::{Error, Result};
+use crate::model::format::hex;
 use crate::model::hexdump::Hexdump;
 use crate::model::interrupt::Interrupt;
+use crate::model::invalid::Invalid;
 use crate::model::range::Range;
 use crate::python::buffer;
-use crate::python::convert::invalid;
-use crate::python::convert::{self, Address, Size};
+use crate::python::convert::{self, Address, Size, U64};
 use crate::python::interrupt::detached;
 
 /// A `hashlib` object, fed without the interpreter's lock leased in between.
@@ -75,7 +76,7 @@ impl PyMemory {
     /// A digest of a range: BLAKE3, or any algorithm of `hashlib`.
     ///
     /// Looking at memory that no one has written does not allocate it. `progress(p)` is called at most 20 times a second. Raises as
-    /// `read` does, `ValueError` for an unknown algorithm.
+    /// `read` does, `InvalidArgument` for an unknown algorithm.
     ///
     /// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
     /// >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "4KiB")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
@@ -96,9 +97,14 @@ impl PyMemory {
             self.scan(py, "hash", range, progress, |sections, interrupt| scan::hash(sections, &mut hasher, interrupt))?;
             return Ok(PyBytes::new(py, hasher.finalize().as_bytes()));
         }
-        let object = py.import("hashlib")?.call_method1("new", (algorithm,))?;
+        let object = py.import("hashlib")?.call_method1("new", (algorithm,)).map_err(|error| {
+            match error.is_instance_of::<PyValueError>(py) {
+                true => Invalid::argument(format!("algorithm={algorithm:?}: {}", error.value(py))).into(),
+                false => error,
+            }
+        })?;
         if object.getattr("digest_size")?.eq(0)? {
-            return Err(PyValueError::new_err(format!("digests of {algorithm} have no length of their own")));
+            return Err(Invalid::argument(format!("digests of {algorithm} have no length of their own")).into());
         }
         let mut digest = PyDigest { update: object.getattr("update")?.unbind(), raised: None };
         let fed =
@@ -158,7 +164,7 @@ impl PyMemory {
     /// `needle` is bytes-like or a `BytePattern`. Matches lie whole in `[start, end)`, begin at multiples of `align`, may overlap each
     /// other and the joints of regions that touch; holes, device regions and what may not be read are skipped. At most `limit` are
     /// given. Nothing is leased between two matches: the search goes on in the map as it is then. Looking at memory that no one has
-    /// written does not allocate it. `progress(p)` is called at most 20 times a second. Raises `InvalidAddressRange` for an empty
+    /// written does not allocate it. `progress(p)` is called at most 20 times a second. Raises `InvalidArgument` for an empty
     /// needle or an `align` of 0; while it is iterated `MemoryFault`, `NotMapped`.
     ///
     /// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion, BytePattern
@@ -175,12 +181,14 @@ impl PyMemory {
         needle: &Bound<'_, PyAny>,
         start: Address,
         end: Option<Address>,
-        limit: Option<Size>,
+        limit: Option<U64>,
         align: Size,
         progress: Option<Py<PyAny>>,
     ) -> PyResult<PySearch> {
         if align.0 == 0 {
-            return Err(invalid("align is 0: give 1 for any address, or what matches begin at multiples of".into()));
+            return Err(
+                Invalid::number("align is 0: give 1 for any address, or what matches begin at multiples of").into()
+            );
         }
         let (pattern, range) = (search::pattern(needle)?, span(start, end)?);
         let total = self.with_access(("search", Need::Read), range, |access| Ok(access.readable_size()))?;
@@ -193,8 +201,8 @@ impl PyMemory {
 fn span(start: Address, end: Option<Address>) -> PyResult<Range> {
     match end {
         Some(end) if end.0 < start.0 => {
-            let hex = crate::model::format::hex;
-            Err(invalid(format!("end {} lies below start {}", hex(end.0), hex(start.0))))
+            let message = format!("end {} lies below start {}", hex(end.0), hex(start.0));
+            Err(Invalid::at(message, Some(start.0), None).into())
         }
         end => Ok(Range::between(start.0, end.map_or(u64::MAX, |end| end.0))),
     }

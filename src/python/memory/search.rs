@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::{PyTraverseError, PyVisit};
 
@@ -10,6 +9,7 @@ use crate::memory::search::Search;
 use crate::model::error::Result;
 use crate::model::ids::{Generation, Incarnation};
 use crate::model::interrupt::Interrupt;
+use crate::model::invalid::Invalid;
 use crate::model::lock::Lock;
 use crate::model::pattern::Pattern;
 use crate::model::range::Range;
@@ -19,7 +19,7 @@ use crate::python::space_ref::SpaceRef;
 
 /// Bytes to search for, of which some nibbles may be anything: hexadecimal digits and `?`, with or without spaces.
 ///
-/// `len()` is the number of bytes. Raises `InvalidAddressRange` for another text, and when no digit is fixed.
+/// `len()` is the number of bytes. Raises `InvalidArgument` for another text, and when no digit is fixed.
 ///
 /// >>> from dbs_address_space import BytePattern
 /// >>> BytePattern("488b??c?")
@@ -139,7 +139,7 @@ impl PySearch {
 
     fn __next__(&self, py: Python<'_>) -> PyResult<Option<u64>> {
         let Some(mut state) = self.state.try_lock() else {
-            return Err(PyValueError::new_err("the search is going on in another thread"));
+            return Err(Invalid::argument("the search is going on in another thread").into());
         };
         if state.left == 0 {
             return Ok(None);

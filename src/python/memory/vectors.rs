@@ -11,8 +11,8 @@ use crate::memory::section::Section;
 use crate::memory::translate::Translator;
 use crate::model::error::Result;
 use crate::model::int::usize_of;
+use crate::model::invalid::Invalid;
 use crate::python::buffer;
-use crate::python::convert::invalid;
 use crate::python::convert::{self, Address, Size};
 
 const INTEGER: usize = size_of::<u64>();
@@ -27,7 +27,8 @@ fn ranges(object: &Bound<'_, PyAny>) -> PyResult<Vec<(Address, Size)>> {
     }
     buffer::with_integers(object, |integers| {
         if !integers.size().is_multiple_of(2 * INTEGER) {
-            return Err(invalid("a buffer of ranges needs pairs of an address and a size, of 8 bytes each".into()));
+            let message = "a buffer of ranges needs pairs of an address and a size, of 8 bytes each";
+            return Err(Invalid::number(message).into());
         }
         let integer = |at: usize| integers.integer(at);
         let pairs = (0..integers.size()).step_by(2 * INTEGER);
@@ -49,7 +50,7 @@ fn range(pair: &Bound<'_, PyAny>) -> PyResult<(Address, Size)> {
 /// The sum of sizes that all lie in memory.
 fn total(ranges: &[(Address, Size)]) -> PyResult<usize> {
     let sum = ranges.iter().try_fold(0u64, |sum, (_, size)| sum.checked_add(size.0));
-    sum.map(usize_of).ok_or_else(|| invalid("the ranges have more than 2^64 bytes together".into()))
+    sum.map(usize_of).ok_or_else(|| Invalid::number("the ranges have more than 2^64 bytes together").into())
 }
 
 impl PyMemory {
@@ -224,7 +225,7 @@ impl PyMemory {
         let must_exist = match missing {
             "raise" => true,
             "mark" => false,
-            _ => return Err(invalid(format!("missing={missing:?} is neither \"raise\" nor \"mark\""))),
+            _ => return Err(Invalid::argument(format!("missing={missing:?} is neither \"raise\" nor \"mark\"")).into()),
         };
         let translator = self.with_memory(|_, memory| Ok(Translator::new(memory)))?;
         buffer::with_integers(addresses, |integers| {
@@ -264,7 +265,7 @@ const LONG_LIST: usize = 64 << 10;
 
 fn too_short(there: usize, needed: usize) -> PyErr {
     let hex = |size: usize| crate::model::format::hex(Size::of(size).0);
-    invalid(format!("the buffer has {} bytes, the ranges have {}", hex(there), hex(needed)))
+    Invalid::number(format!("the buffer has {} bytes, the ranges have {}", hex(there), hex(needed))).into()
 }
 
 impl PyMemory {

@@ -7,13 +7,13 @@ use pyo3::types::{PyDict, PyInt, PyMemoryView};
 use super::convert::invalid;
 
 /// The bytes that an array takes, and how NumPy lays it over them.
-pub(super) struct Plan<'py> {
+pub(super) struct ArrayLayout<'py> {
     keywords: Bound<'py, PyDict>,
     numpy: Bound<'py, PyModule>,
     size: u64,
 }
 
-impl<'py> Plan<'py> {
+impl<'py> ArrayLayout<'py> {
     /// Asks NumPy for the item size; shapes are one int or a sequence.
     pub(super) fn new(
         py: Python<'py>,

@@ -11,10 +11,12 @@ use pyo3::types::{PyBytes, PyTuple};
 use super::convert::{Address, Timeout, U32};
 use super::interrupt::detached;
 use super::kvm::descriptor;
-use super::memory::PyMemory;
+use super::memory::{EVERYWHERE, PyMemory};
 use super::space::PySpace;
 use super::space_ref::SpaceRef;
 use crate::clients::vhost_user::{VhostUser, VhostUserRegion};
+use crate::memory::access::{Shape, Verb};
+use crate::memory::protection::Need;
 use crate::model::error::Result;
 use crate::space::client::Subscription;
 
@@ -160,9 +162,11 @@ impl PyMemory {
     /// >>> region.guest_phys_addr, region.memory_size, region.mmap_offset
     /// (0, 1048576, 0)
     fn vhost_user_regions<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
-        let regions = self.with_memory(|_, memory| Ok(memory.regions().to_vec()))?;
-        let exported = |region| VhostUserRegion::of(region).transpose();
-        let table: Result<Vec<_>> = py.detach(|| regions.iter().filter_map(|region| exported(region)).collect());
+        let verb = Verb::new("vhost_user_regions", Need::Nothing).shaped(Shape::Mapped).slow();
+        let table = self.run(py, [(verb, &[EVERYWHERE])], None, |[sections], _| {
+            let exported = sections.iter().filter_map(|section| VhostUserRegion::of(section.region()).transpose());
+            exported.collect::<Result<Vec<_>>>()
+        });
         to_python(py, &table?)
     }
 }

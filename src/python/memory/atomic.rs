@@ -7,11 +7,12 @@ use pyo3::prelude::*;
 
 use super::PyMemory;
 use super::integers::narrow;
+use crate::memory::access::{Access, Verb};
 use crate::memory::atomic::{Cell, Operation};
-use crate::memory::mapped_regions::Need;
-use crate::python::convert::invalid;
+use crate::memory::protection::Need;
 use crate::python::convert::{self, Address, Size};
 
+/// The orders that an operation can have, by name.
 type Orders = [(&'static str, Ordering)];
 
 const LOADS: &Orders = &[("relaxed", Ordering::Relaxed), ("acquire", Ordering::Acquire), ("seq_cst", Ordering::SeqCst)];
@@ -52,11 +53,9 @@ impl PyMemory {
         operation: Operation,
         order: Ordering,
     ) -> PyResult<u64> {
-        if ![1, 2, 4, 8].contains(&size.0) {
-            return Err(invalid(format!("{verb} of {} bytes: an atomic access has 1, 2, 4 or 8", size.0)));
-        }
         let range = convert::range(addr, size)?;
-        self.with_access((verb, need), range, |access| Cell::new(access)?.apply(operation, order))
+        let verb = Verb::new(verb, need);
+        self.short(|map, memory| Cell::new(&Access { map, memory, verb, range })?.apply(operation, order))
     }
 }
 

@@ -3,155 +3,188 @@
 use std::sync::Arc;
 
 use super::buffer::{Input, Output};
-use super::lease::Lease;
-use super::mapped_regions::{MappedRegions, Need};
+use super::mapped_regions::MappedRegions;
+use super::protection::Need;
 use super::region::MappedRegion;
 use super::section::Section;
 use crate::model::error::{Error, Result};
 use crate::model::format::hex;
-use crate::model::int::u64_of;
-use crate::model::int::usize_of;
+use crate::model::invalid::Invalid;
 use crate::model::range::Range;
-use crate::model::region::{PROT_READ, PROT_WRITE};
 use crate::model::region_map::RegionMap;
 
-/// A guest physical range, what is done with it, and where.
+/// The parts of a range that a verb takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// All of it: a hole, a device region and a protection are refused.
+    Whole,
+    /// All of it, inside one mapping: so is a joint.
+    Single,
+    /// The parts that have memory: a protection is refused, the rest left out.
+    Mapped,
+    /// The parts that allow what the verb needs: the rest is left out.
+    Allowed,
+    /// Of [`Self::Allowed`] the first bytes that touch each other, at most so many.
+    Run(u64),
+}
+
+/// A way to use memory.
+#[derive(Clone, Copy, Debug)]
+pub struct Verb {
+    /// The name, for messages and leases.
+    pub name: &'static str,
+    /// The protection that it needs.
+    pub need: Need,
+    /// The parts of a range that it takes.
+    pub shape: Shape,
+    /// Whether it takes long whatever the size, as a transfer from a file does.
+    pub is_slow: bool,
+}
+
+impl Verb {
+    /// A verb that takes all of a range.
+    pub const fn new(name: &'static str, need: Need) -> Self {
+        Self { name, need, shape: Shape::Whole, is_slow: false }
+    }
+
+    /// The verb with another shape.
+    pub const fn shaped(self, shape: Shape) -> Self {
+        Self { shape, ..self }
+    }
+
+    /// The verb as one that takes long whatever the size.
+    pub const fn slow(self) -> Self {
+        Self { is_slow: true, ..self }
+    }
+}
+
+/// A verb, and the ranges that it is about; they lie one after the other in the caller's buffer.
+pub type Side<'a> = (Verb, &'a [Range]);
+
+/// A verb on a guest physical range of one snapshot.
 #[derive(Clone, Copy, Debug)]
 pub struct Access<'a> {
     /// The map, to explain refusals.
     pub map: &'a RegionMap,
     /// The memory.
     pub memory: &'a MappedRegions,
-    /// `"read"`, `"write"`, `"view"`: for messages and leases.
-    pub verb: &'static str,
-    /// What the verb needs of the memory.
-    pub need: Need,
+    /// The way to use it.
+    pub verb: Verb,
     /// The addresses.
     pub range: Range,
 }
 
-impl Access<'_> {
-    /// The sections of regions that the range consists of, or the reason at its first bad address.
-    pub fn sections(&self) -> Result<Vec<Section>> {
-        let mut sections = Vec::new();
-        let mut address = self.range.base();
-        while address < self.range.end() {
-            let section = self.section_at(address)?;
-            address = section.region.desc.end();
-            sections.push(section);
+/// Finds the sections of each side, or the reason at the first bad address.
+pub fn plan<'a, const N: usize>(
+    map: &'a RegionMap,
+    memory: &'a MappedRegions,
+    sides: [Side<'_>; N],
+) -> Result<[Vec<Section<'a>>; N]> {
+    let mut plans = [const { Vec::new() }; N];
+    for (plan, (verb, ranges)) in plans.iter_mut().zip(sides) {
+        let mut free = Range::between(0, u64::MAX);
+        for range in ranges {
+            let buffer = free.take(range.size());
+            if buffer.size() < range.size() {
+                let message = format!("{}: the ranges have more than 2^64 bytes together", verb.name);
+                return Err(Invalid::argument(message).into());
+            }
+            free = free.skip(range.size());
+            Access { map, memory, verb, range: *range }.find(buffer, plan)?;
         }
+    }
+    Ok(plans)
+}
+
+impl<'a> Access<'a> {
+    /// The sections that the verb takes of the range, or the reason at its first bad address.
+    pub fn sections(&self) -> Result<Vec<Section<'a>>> {
+        let mut sections = Vec::new();
+        self.find(Range::between(0, self.range.size()), &mut sections)?;
         Ok(sections)
     }
 
-    /// Like [`sections`](Self::sections), but what has no memory is left out.
-    pub fn sections_with_holes(&self) -> Result<Vec<Section>> {
-        self.memory
-            .overlapping(self.range)
-            .map(|region| self.section_at(region.desc.base().max(self.range.base())))
-            .collect()
-    }
-
-    fn section_at(&self, address: u64) -> Result<Section> {
-        let region = self.memory.find(address).ok_or_else(|| self.unmapped(address))?;
-        let end = region.desc.end().min(self.range.end());
-        match region.first_denied(address, end, self.need.bits()) {
-            Some(denied) => Err(self.denied(denied, region)),
-            None => Ok(self.section(region, address, end)),
+    /// Adds the sections, for a buffer in which the range lies at `buffer`.
+    fn find(&self, buffer: Range, found: &mut Vec<Section<'a>>) -> Result<()> {
+        match self.verb.shape {
+            Shape::Whole => self.whole(buffer, found)?,
+            Shape::Single => {
+                let first = found.len();
+                self.whole(buffer, found)?;
+                match found.get(first..) {
+                    Some([_]) => {}
+                    Some([before, behind, ..]) => return Err(self.not_contiguous(before, behind)),
+                    _ => return Err(self.unmapped(self.range.base())),
+                }
+            }
+            Shape::Mapped => {
+                for region in self.memory.overlapping(self.range) {
+                    self.check(region)?;
+                    found.push(Section::new(region, self.range, buffer));
+                }
+            }
+            Shape::Allowed => found.extend(self.allowed().map(|region| Section::new(region, self.range, buffer))),
+            Shape::Run(most) => self.run(buffer, most, found),
         }
+        Ok(())
     }
 
-    /// The one section of a range that must not cross from one mapping into another.
-    pub fn single_section(&self) -> Result<Section> {
-        let mut sections = self.sections()?;
-        match (sections.pop(), sections.pop()) {
-            (Some(section), None) => Ok(section),
-            (Some(section), Some(before)) => Err(self.not_contiguous(&before, &section)),
-            (None, _) => Err(self.unmapped(self.range.base())),
+    fn whole(&self, buffer: Range, found: &mut Vec<Section<'a>>) -> Result<()> {
+        let mut left = self.range;
+        while !left.is_empty() {
+            let region = self.memory.find(left.base()).ok_or_else(|| self.unmapped(left.base()))?;
+            self.check(region)?;
+            found.push(Section::new(region, self.range, buffer));
+            left = Range::between(region.range().end(), left.end());
         }
+        Ok(())
     }
 
-    /// Pieces with leases on their regions, so that they can be used after the snapshot is let go.
-    ///
-    /// `Err` is a region that a change is deciding about, or that is gone: wait for what it decides, then ask again.
-    pub fn lease(&self, sections: Vec<Section>) -> Result<LeasedSections, Arc<MappedRegion>> {
-        let lease = |section: &Section| {
-            let region = &section.region;
-            // Who asks for no protection asks for the address, and may write whenever he likes.
-            let is_writable = self.need == Need::Any && region.desc.prot_flags & PROT_WRITE != 0;
-            let lease = region.lease(self.verb, section.address(), u64_of(section.size), is_writable);
-            lease.map_err(|_| Arc::clone(region))
-        };
-        let leases = sections.iter().map(lease).collect::<Result<_, _>>()?;
-        Ok(LeasedSections { sections, leases })
-    }
-
-    /// Pieces of regions that allow what is needed and touch each other: the first that begin in the range, up to `most` bytes.
-    #[must_use]
-    pub fn run(&self, most: usize) -> Vec<Section> {
-        let allows = |region: &&Arc<MappedRegion>| region.desc.prot_flags & self.need.bits() == self.need.bits();
-        let mut run: Vec<Section> = Vec::new();
-        let (mut reached, mut left) = (None, u64_of(most));
-        for region in self.memory.overlapping(self.range).filter(allows) {
-            let start = region.desc.base().max(self.range.base());
-            let end = region.desc.end().min(self.range.end()).min(start.saturating_add(left));
-            if reached.is_some_and(|reached| reached != start) || end <= start {
+    fn run(&self, buffer: Range, most: u64, found: &mut Vec<Section<'a>>) {
+        let mut left: Option<Range> = None;
+        for region in self.allowed() {
+            let section = Section::new(region, self.range, buffer);
+            let left = left.get_or_insert_with(|| Range::between(section.address(), u64::MAX).take(most));
+            if left.is_empty() || left.base() != section.address() {
                 break;
             }
-            run.push(self.section(region, start, end));
-            left = left.saturating_sub(end.saturating_sub(start));
-            reached = Some(end);
+            found.push(section.take(left.size()));
+            *left = left.skip(section.size());
         }
-        run
     }
 
-    /// How many bytes can be accessed before the first that can't.
-    #[must_use]
+    fn allowed(&self) -> impl Iterator<Item = &'a MappedRegion> + use<'a> {
+        let bits = self.verb.need.bits();
+        self.memory.overlapping(self.range).filter(move |region| region.desc().prot_flags & bits == bits)
+    }
+
+    /// Refuses a region that does not allow what the verb needs in its part of the range.
+    fn check(&self, region: &MappedRegion) -> Result<()> {
+        let part = region.range().intersection(&self.range);
+        match region.first_denied(part, self.verb.need.bits()) {
+            Some(denied) => Err(self.denied(denied, region)),
+            None => Ok(()),
+        }
+    }
+
+    /// The number of bytes that can be accessed before the first that can't.
     pub fn reach(&self) -> u64 {
-        let run = self.run(usize::MAX);
-        let begins = run.first().is_some_and(|first| first.at == 0);
-        if begins { end(&run) } else { 0 }
-    }
-
-    /// All sections of regions that may be read; what has no memory and what may not be read is left out.
-    #[must_use]
-    pub fn readable(&self) -> Vec<Section> {
-        let readable = self.memory.overlapping(self.range).filter(|region| region.desc.prot_flags & PROT_READ != 0);
-        readable.map(|region| self.section_of(region)).collect()
-    }
-
-    /// The bytes of [`readable`](Self::readable).
-    #[must_use]
-    pub fn readable_size(&self) -> u64 {
-        self.readable().iter().fold(0, |sum: u64, section| sum.saturating_add(u64_of(section.size)))
-    }
-
-    /// The part of a region that lies in the range.
-    fn section_of(&self, region: &Arc<MappedRegion>) -> Section {
-        let (start, end) = (region.desc.base().max(self.range.base()), region.desc.end().min(self.range.end()));
-        self.section(region, start, end)
-    }
-
-    fn section(&self, region: &Arc<MappedRegion>, start: u64, end: u64) -> Section {
-        Section {
-            region: Arc::clone(region),
-            offset: start.saturating_sub(region.desc.base()),
-            size: usize_of(end.saturating_sub(start)),
-            at: usize_of(start.saturating_sub(self.range.base())),
-        }
+        let mut run = Vec::new();
+        self.run(self.range, u64::MAX, &mut run);
+        let begins = run.first().is_some_and(|first| first.address() == self.range.base());
+        if begins { run.iter().map(Section::size).sum() } else { 0 }
     }
 
     fn asked(&self) -> String {
-        format!("{} of {} bytes at {}", self.verb, hex(self.range.size()), hex(self.range.base()))
+        format!("{} of {} bytes at {}", self.verb.name, hex(self.range.size()), hex(self.range.base()))
     }
 
     /// The refusal of an address that has no memory.
-    #[must_use]
     pub fn unmapped(&self, address: u64) -> Error {
         let device = self.map.find(address).filter(|region| !region.has_memory());
-        let at = if address == self.range.base() {
-            String::new()
-        } else {
-            format!(" ({} bytes in)", hex(address.saturating_sub(self.range.base())))
+        let at = match self.range.offset_of(address) {
+            Some(0) | None => String::new(),
+            Some(offset) => format!(" ({} bytes in)", hex(offset)),
         };
         match device {
             Some(region) => Error::Unmapped {
@@ -179,66 +212,44 @@ impl Access<'_> {
     }
 
     fn denied(&self, address: u64, region: &MappedRegion) -> Error {
-        let protection = crate::model::format::protection(region.desc.prot_flags);
-        let hint = if self.need == Need::Write { "; force=True writes through a protection" } else { "" };
+        let desc = region.desc();
+        let protection = crate::model::format::protection(desc.prot_flags);
+        let hint = if self.verb.need == Need::Write { "; force=True writes through a protection" } else { "" };
         Error::AccessDenied {
-            message: format!("{}: {} lies in {}, which is {protection}{hint}", self.asked(), hex(address), region.desc),
+            message: format!("{}: {} lies in {desc}, which is {protection}{hint}", self.asked(), hex(address)),
             address,
             size: self.range.size(),
-            region: Arc::clone(&region.desc),
+            region: Arc::clone(desc),
         }
     }
 
-    fn not_contiguous(&self, before: &Section, behind: &Section) -> Error {
+    fn not_contiguous(&self, before: &Section<'_>, behind: &Section<'_>) -> Error {
+        let (before, behind) = (before.region().desc(), behind.region().desc());
         Error::NotContiguous {
             message: format!(
-                "{}: crosses the joint at {} between {} and {}, which are mapped apart; take one of each, or read()",
+                "{}: crosses the joint at {} between {before} and {behind}, which are mapped apart; take one of each, or read()",
                 self.asked(),
-                hex(behind.region.desc.base()),
-                before.region.desc,
-                behind.region.desc
+                hex(behind.base()),
             ),
-            address: behind.region.desc.base(),
+            address: behind.base(),
             size: self.range.size(),
-            region: Arc::clone(&before.region.desc),
-            conflict: Some(Arc::clone(&behind.region.desc)),
+            region: Arc::clone(before),
+            conflict: Some(Arc::clone(behind)),
         }
-    }
-}
-
-/// Pieces of regions that leases keep in place.
-#[derive(Debug, Default)]
-pub struct LeasedSections {
-    /// The sections.
-    pub sections: Vec<Section>,
-    leases: Vec<Lease>,
-}
-
-impl LeasedSections {
-    /// Adds sections whose places in the buffer count from `at`.
-    pub fn add(&mut self, other: Self, at: usize) {
-        self.sections.extend(other.sections.iter().map(|section| section.at(section.at.saturating_add(at))));
-        self.leases.extend(other.leases);
-    }
-
-    /// Whether dropping it unmaps memory, which may take long.
-    #[must_use]
-    pub fn is_last_user(&self) -> bool {
-        self.sections.iter().any(|section| Arc::strong_count(&section.region) == 1)
     }
 }
 
 /// Copies sections out.
-pub fn read(sections: &[Section], output: &Output<'_>) -> Result<()> {
+pub fn read(sections: &[Section<'_>], output: &Output<'_>) -> Result<()> {
     sections.iter().try_for_each(|section| section.read(output)).map_err(|error| error.of(end(sections)))
 }
 
 /// Copies sections in.
-pub fn write(sections: &[Section], input: Input<'_>, force: bool) -> Result<()> {
+pub fn write(sections: &[Section<'_>], input: Input<'_>, force: bool) -> Result<()> {
     sections.iter().try_for_each(|section| section.write(input, force)).map_err(|error| error.of(end(sections)))
 }
 
-/// Where in the buffer the last section ends.
-fn end(sections: &[Section]) -> u64 {
-    sections.last().map_or(0, |last| u64_of(last.at.saturating_add(last.size)))
+/// The end of the last section in the buffer.
+fn end(sections: &[Section<'_>]) -> u64 {
+    sections.last().map_or(0, |last| last.buffer().end())
 }

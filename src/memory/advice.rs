@@ -8,12 +8,13 @@ use crate::sys::host::Host;
 use crate::sys::memory::{self, Advice};
 use crate::sys::numa;
 
+use super::protection::Pages;
 use super::source::failed;
 use super::topology;
 
 /// Gives a mapping its NUMA policy and advice, where `new` asks for something else than `old` did.
-pub fn apply(host: *mut u8, size: usize, is_huge: bool, old: Option<&SharedRegion>, new: &SharedRegion) -> Result<()> {
-    bind(host, size, old, new)?;
+pub(super) fn apply(pages: Pages, is_huge: bool, old: Option<&SharedRegion>, new: &SharedRegion) -> Result<()> {
+    bind(pages, old, new)?;
     let options = |region: &SharedRegion| {
         let options = &region.options;
         let transparent = options.transparent_hugepage.filter(|_| !is_huge);
@@ -26,20 +27,20 @@ pub fn apply(host: *mut u8, size: usize, is_huge: bool, old: Option<&SharedRegio
     for (((after, before), make), what) in options(new).into_iter().zip(before).zip(make).zip(what) {
         // Advice that is no longer asked for is taken back; the kernel need not be told to stop what it was never told to do.
         if let Some(on) = after.or_else(|| before.filter(|on| *on).map(|_| false)).filter(|on| Some(*on) != before) {
-            advise(host, size, make(on), what, new)?;
+            advise(pages, make(on), what, new)?;
         }
     }
     // A new mapping is locked once its pages are populated, with progress.
     let Some(old) = old else { return Ok(()) };
     let is_locked = |region: &SharedRegion| region.options.mlock == Some(true);
     match (is_locked(old), is_locked(new)) {
-        (false, true) => lock(host, size, new),
-        (true, false) => memory::unlock(host, size).map_err(|error| failed(new, "munlock failed", &error)),
+        (false, true) => lock(pages, new),
+        (true, false) => memory::unlock(pages.0, pages.1).map_err(|error| failed(new, "munlock failed", &error)),
         _ => Ok(()),
     }
 }
 
-fn advise(host: *mut u8, size: usize, advice: Advice, what: &str, region: &SharedRegion) -> Result<()> {
+fn advise((host, size): Pages, advice: Advice, what: &str, region: &SharedRegion) -> Result<()> {
     match memory::advise(host, size, advice) {
         // A kernel that can't merge or make huge pages has nothing to forbid.
         Err(error) if advice.forbids() && errno::of(&error) == EINVAL => Ok(()),
@@ -48,7 +49,7 @@ fn advise(host: *mut u8, size: usize, advice: Advice, what: &str, region: &Share
 }
 
 /// Locks a mapping in memory (`mlock(2)`), which also brings in what is not there.
-pub fn lock(host: *mut u8, size: usize, region: &SharedRegion) -> Result<()> {
+pub(super) fn lock((host, size): Pages, region: &SharedRegion) -> Result<()> {
     memory::lock(host, size).map_err(|error| match errno::of(&error) {
         EPERM | ENOMEM => {
             let what = "mlock failed; raise RLIMIT_MEMLOCK (ulimit -l, resource.setrlimit), or give CAP_IPC_LOCK";
@@ -58,7 +59,7 @@ pub fn lock(host: *mut u8, size: usize, region: &SharedRegion) -> Result<()> {
     })
 }
 
-fn bind(host: *mut u8, size: usize, old: Option<&SharedRegion>, new: &SharedRegion) -> Result<()> {
+fn bind((host, size): Pages, old: Option<&SharedRegion>, new: &SharedRegion) -> Result<()> {
     let (before, after) = (old.and_then(|old| old.numa_policy()), new.numa_policy());
     if before == after {
         return Ok(());
@@ -78,7 +79,7 @@ fn bind(host: *mut u8, size: usize, old: Option<&SharedRegion>, new: &SharedRegi
 }
 
 /// Refuses nodes that the host does not have, or that have no memory, by their names.
-pub fn check_nodes(region: &SharedRegion, policy: &NumaPolicy) -> Result<()> {
+fn check_nodes(region: &SharedRegion, policy: &NumaPolicy) -> Result<()> {
     if policy.nodes.is_empty() {
         return match policy.mode {
             PolicyMode::Default | PolicyMode::Preferred => Ok(()),

@@ -3,46 +3,54 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
-use super::access::Access;
+use super::access::{Access, Shape};
 use super::section::Section;
 use crate::model::error::{Error, Result};
 use crate::model::format::hex;
+use crate::model::invalid::Invalid;
+use crate::model::region::{PROT_READ, PROT_WRITE};
 
 /// A place of 1, 2, 4 or 8 bytes that an atomic operation may use for as long as the snapshot is held.
 #[derive(Debug)]
-pub struct Cell {
+pub struct Cell<'a> {
     verb: &'static str,
-    section: Section,
+    section: Section<'a>,
 }
 
-impl Cell {
+impl<'a> Cell<'a> {
     /// The place, or why it can't be used atomically.
-    pub fn new(access: &Access<'_>) -> Result<Self> {
-        let (address, size) = (access.range.base(), access.range.size());
-        if !address.is_multiple_of(size.max(1)) {
-            return Err(Error::Misaligned {
-                message: format!(
-                    "{} of {size} bytes at {}: an atomic access needs an address that is a multiple of its size",
-                    access.verb,
-                    hex(address)
-                ),
-                address: Some(address),
-                size: Some(size),
-                region: None,
-            });
+    pub fn new(access: &Access<'a>) -> Result<Self> {
+        let (name, range) = (access.verb.name, access.range);
+        let (address, size) = (range.base(), range.size());
+        if ![1, 2, 4, 8].contains(&size) {
+            let message = format!("{name} of {size} bytes: an atomic access has 1, 2, 4 or 8");
+            return Err(Invalid::argument(message).into());
         }
-        Ok(Self { verb: access.verb, section: access.single_section()? })
+        if !address.is_multiple_of(size) {
+            let message = format!(
+                "{name} of {size} bytes at {}: an atomic access needs an address that is a multiple of its size",
+                hex(address)
+            );
+            return Err(Error::Misaligned { message, address: Some(address), size: Some(size), region: None });
+        }
+        let single = Access { verb: access.verb.shaped(Shape::Single), ..*access };
+        let section = single.sections()?.pop().ok_or_else(|| access.unmapped(address))?;
+        Ok(Self { verb: name, section })
     }
 
     /// Does one operation and returns the value before it.
     ///
     /// Values are the low bytes, little-endian. The order of a compare-exchange that fails is that of its load.
     pub fn apply(&self, operation: Operation, order: Ordering) -> Result<u64> {
-        let Some(_direct) = self.section.region.mapping.direct() else { return Err(self.guarded()) };
-        let host = self.section.host();
-        // SAFETY: inside a mapping that can't fault meanwhile, naturally aligned, and only touched by copies and atomics.
+        let bits = if operation == Operation::Load { PROT_READ } else { PROT_WRITE };
+        let (path, host) = (self.section.path(bits), self.section.host());
+        if !path.is_direct() {
+            return Err(self.guarded());
+        }
+        // SAFETY: inside a mapping that can't fault meanwhile and is only touched by copies and atomics. As many bytes as `new` lets
+        // pass, naturally aligned: a region that is touched directly begins with a page on both sides.
         let old = unsafe {
-            match self.section.size {
+            match self.section.size() {
                 1 => u64::from(AtomicU8::from_ptr(host).apply(operation, order)),
                 2 => u64::from(AtomicU16::from_ptr(host.cast()).apply(operation, order)),
                 4 => u64::from(AtomicU32::from_ptr(host.cast()).apply(operation, order)),
@@ -50,13 +58,13 @@ impl Cell {
             }
         };
         if operation != Operation::Load {
-            self.section.mark_dirty(self.section.size);
+            self.section.mark_dirty();
         }
         Ok(old)
     }
 
     fn guarded(&self) -> Error {
-        let (address, region) = (hex(self.section.address()), &self.section.region.desc);
+        let (address, region) = (hex(self.section.address()), self.section.region().desc());
         Error::Unsupported {
             message: format!(
                 "{} at {address}: {region} may fault, and atomics have no guarded form; use read_u* and write_u*",
@@ -69,7 +77,7 @@ impl Cell {
     }
 }
 
-/// What can be done to an integer at once.
+/// An operation on an integer that nobody sees half done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operation {
     /// Read it.
@@ -131,7 +139,7 @@ macro_rules! integer {
 
 integer!(AtomicU8: u8, AtomicU16: u16, AtomicU32: u32, AtomicU64: u64);
 
-/// What an order asks of a load.
+/// The part of an order that a load has.
 const fn load_part(order: Ordering) -> Ordering {
     match order {
         Ordering::Release => Ordering::Relaxed,

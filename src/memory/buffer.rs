@@ -26,7 +26,6 @@ impl Output<'_> {
     }
 
     /// The number of bytes.
-    #[must_use]
     pub const fn size(&self) -> usize {
         self.size
     }
@@ -37,7 +36,7 @@ impl Output<'_> {
         unsafe { std::ptr::write_bytes(self.start, byte, self.size) };
     }
 
-    /// Where `size` bytes from `at` on begin.
+    /// The start of `size` bytes from `at` on.
     #[inline]
     pub(super) fn part(&self, at: usize, size: usize) -> Result<*mut u8> {
         check(self.size, at, size).map(|()| self.start.wrapping_add(at))
@@ -65,7 +64,7 @@ impl<'a> From<&'a mut [u8]> for Output<'a> {
     }
 }
 
-/// What is written to guest memory.
+/// The source of a write to guest memory.
 #[derive(Clone, Copy, Debug)]
 pub enum Input<'a> {
     /// Bytes that others may write meanwhile.
@@ -95,12 +94,11 @@ impl Bytes<'_> {
     }
 
     /// The number of bytes.
-    #[must_use]
     pub const fn size(&self) -> usize {
         self.size
     }
 
-    /// Where `size` bytes from `at` on begin.
+    /// The start of `size` bytes from `at` on.
     #[inline]
     pub(super) fn part(&self, at: usize, size: usize) -> Result<*const u8> {
         check(self.size, at, size).map(|()| self.start.wrapping_add(at))

@@ -1,94 +1,117 @@
 //! Copies from guest memory to guest memory.
 
-use std::sync::Arc;
-
 use super::buffer::{Bytes, Input, Output};
+use super::progress::Progress;
 use super::scan::CHUNK;
 use super::section::Section;
 use crate::model::error::Result;
-use crate::model::int::u64_of;
-use crate::model::int::usize_of;
-use crate::model::interrupt::Interrupt;
+use crate::model::int::{u64_of, usize_of};
+use crate::model::interrupt::{Interrupt, Uninterrupted};
+use crate::model::region::{PROT_READ, PROT_WRITE};
 
 /// Bytes that are copied between two looks at the caller's [`Interrupt`].
-const STEP: usize = 64 << 20;
+const STEP: u64 = 64 << 20;
 
 /// Copies as if through a buffer between the two ranges, which have the same size and may overlap.
-pub fn copy(from: &[Section], to: &[Section], interrupt: &dyn Interrupt) -> Result<()> {
-    let total = from.iter().fold(0u64, |sum, section| sum.saturating_add(u64_of(section.size)));
-    let is_backward = from.first().zip(to.first()).is_some_and(|(from, to)| {
-        let distance = to.address().saturating_sub(from.address());
-        0 < distance && distance < total
-    });
-    let mut steps: Vec<(Section, Section)> = steps(from, to).collect();
+pub fn copy(from: &[Section<'_>], to: &[Section<'_>], interrupt: &dyn Interrupt) -> Result<()> {
+    let total: u64 = from.iter().map(Section::size).sum();
+    let mut steps = steps(from, to);
+    // What lies in both ranges is read before it is written over.
+    let is_backward = from
+        .first()
+        .zip(to.first())
+        .is_some_and(|(from, to)| from.address() < to.address() && to.address().abs_diff(from.address()) < total);
     if is_backward {
         steps.reverse();
     }
-    let mut done = 0usize;
+    let mut progress = Progress::new("copy", total, interrupt);
     for (from, to) in steps {
-        step(&from, &to, is_backward).map_err(|error| error.after(u64_of(done)).of(total))?;
-        done = done.saturating_add(from.size);
-        interrupt.progress("copy", u64_of(done), total)?;
+        step(from, to, is_backward).map_err(|error| error.after(progress.done()).of(total))?;
+        progress.advance(from.size())?;
     }
     Ok(())
 }
 
-/// Pairs of parts, each inside one region on both sides.
-fn steps(from: &[Section], to: &[Section]) -> impl Iterator<Item = (Section, Section)> {
-    let mut at = 0usize;
-    std::iter::from_fn(move || {
-        let (source, target) = (part_at(from, at)?, part_at(to, at)?);
-        let length = source.size.min(target.size).min(STEP);
-        at = at.saturating_add(length);
-        Some((source.part(0, length), target.part(0, length)))
-    })
-}
-
-/// The rest of the section that has the byte `at` of the whole range.
-fn part_at(sections: &[Section], at: usize) -> Option<Section> {
-    let index = sections.partition_point(|section| section.at <= at).checked_sub(1)?;
-    let section = sections.get(index)?;
-    let skip = at.checked_sub(section.at)?;
-    let size = section.size.checked_sub(skip).filter(|size| *size > 0)?;
-    Some(section.part(u64_of(skip), size))
-}
-
-fn step(from: &Section, to: &Section, is_backward: bool) -> Result<()> {
-    let (source, target) = (&from.region.mapping, &to.region.mapping);
-    if Arc::ptr_eq(source, target) {
-        let Some(_direct) = source.direct() else { return through_buffer(from, to, is_backward) };
-        // SAFETY: both parts lie in a mapping that can't fault meanwhile.
-        unsafe { std::ptr::copy(from.host(), to.host(), from.size) };
-        to.mark_dirty(to.size);
-        return Ok(());
+/// Pairs of parts, each inside one region on both sides and alone in its buffer.
+fn steps<'a>(from: &[Section<'a>], to: &[Section<'a>]) -> Vec<(Section<'a>, Section<'a>)> {
+    let (mut sources, mut targets) = (from.iter().copied(), to.iter().copied());
+    let (mut source, mut target) = (sources.next(), targets.next());
+    let mut steps = Vec::new();
+    while let (Some(from), Some(to)) = (source, target) {
+        let size = from.size().min(to.size()).min(STEP);
+        steps.push((from.take(size).alone(), to.take(size).alone()));
+        source = Some(from.skip(size)).filter(|rest| !rest.is_empty()).or_else(|| sources.next());
+        target = Some(to.skip(size)).filter(|rest| !rest.is_empty()).or_else(|| targets.next());
     }
-    if let Some(_direct) = source.direct() {
+    steps
+}
+
+fn step(from: Section<'_>, to: Section<'_>, is_backward: bool) -> Result<()> {
+    let (source, target) = (from.path(PROT_READ), to.path(PROT_WRITE));
+    match (source.is_direct(), target.is_direct()) {
+        (true, true) => {
+            // SAFETY: both parts lie in mappings that can't fault meanwhile.
+            unsafe { std::ptr::copy(from.host(), to.host(), from.len()) };
+            to.mark_dirty();
+            Ok(())
+        }
         // SAFETY: the part lies in a mapping that can't fault meanwhile.
-        return to.write(Input::Bytes(unsafe { Bytes::new(from.host(), from.size) }), false);
+        (true, false) => to.write(Input::Bytes(unsafe { Bytes::new(from.host(), from.len()) }), false),
+        (false, true) => {
+            // SAFETY: the part lies in a mapping that can't fault meanwhile, and may be written.
+            let read = from.read(&unsafe { Output::new(to.host(), to.len()) });
+            to.mark_dirty();
+            read
+        }
+        (false, false) => through_buffer(from, to, is_backward),
     }
-    let Some(_direct) = target.direct() else { return through_buffer(from, to, is_backward) };
-    // SAFETY: the part lies in a mapping that can't fault meanwhile, and may be written.
-    let read = from.read(&unsafe { Output::new(to.host(), to.size) });
-    to.mark_dirty(to.size);
-    read
 }
 
-fn through_buffer(from: &Section, to: &Section, is_backward: bool) -> Result<()> {
-    let mut buffer = vec![0; CHUNK.min(from.size)];
-    let mut done = 0usize;
-    while done < from.size {
-        let size = CHUNK.min(from.size.saturating_sub(done));
-        let skip = if is_backward { from.size.saturating_sub(done).saturating_sub(size) } else { done };
-        let (chunk, _) = buffer.split_at_mut(size);
-        let copied = from.part(u64_of(skip), size).read(&Output::from(&mut *chunk));
+fn through_buffer(from: Section<'_>, to: Section<'_>, is_backward: bool) -> Result<()> {
+    let mut buffer = vec![0; CHUNK.min(from.len())];
+    let mut chunks: Vec<_> = from.chunks(u64_of(CHUNK)).zip(to.chunks(u64_of(CHUNK))).collect();
+    if is_backward {
+        chunks.reverse();
+    }
+    let mut progress = Progress::new("copy", from.size(), &Uninterrupted);
+    for (from, to) in chunks {
+        let (chunk, _) = buffer.split_at_mut(from.len());
+        let copied = from.alone().read(&Output::from(&mut *chunk));
         // What was read before a fault is written, unless what lies behind it was written first.
         let there =
-            copied.as_ref().map_or_else(|error| if is_backward { 0 } else { usize_of(error.completed()) }, |()| size);
-        let (chunk, _) = chunk.split_at(there);
-        let written = to.part(u64_of(skip), there).write(Input::Bytes(Bytes::from(chunk)), false);
-        let copied = written.and(copied.map_err(|error| error.completing(u64_of(there))));
-        copied.map_err(|error| error.after(u64_of(done)))?;
-        done = done.saturating_add(size);
+            copied.as_ref().map_or_else(|error| if is_backward { 0 } else { error.completed() }, |()| from.size());
+        let (chunk, _) = chunk.split_at(usize_of(there));
+        let written = to.alone().take(there).write(Input::Bytes(Bytes::from(chunk)), false);
+        let copied = written.and(copied.map_err(|error| error.completing(there)));
+        copied.map_err(|error| error.after(progress.done()))?;
+        progress.advance(from.size())?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::section::tests::region;
+    use crate::model::range::Range;
+
+    #[test]
+    fn each_step_lies_in_one_section_on_both_sides() {
+        let region = region(0);
+        let cut = |sizes: &[u64]| {
+            let mut left = Section::whole(&region);
+            let part = |size: &u64| {
+                let part = left.take(*size);
+                left = left.skip(*size);
+                part
+            };
+            sizes.iter().map(part).collect::<Vec<_>>()
+        };
+        let (from, to) = (cut(&[3, 1, 6, 2]), cut(&[5, 5, 2]));
+        let ranges: Vec<_> = steps(&from, &to).iter().map(|(from, to)| (from.range(), to.range())).collect();
+        let expected: Vec<_> = [(0, 3), (3, 4), (4, 5), (5, 10), (10, 12)]
+            .map(|(base, end)| (Range::between(base, end), Range::between(base, end)))
+            .into();
+        assert_eq!(ranges, expected);
+    }
 }

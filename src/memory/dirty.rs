@@ -1,6 +1,7 @@
 //! Which pages were written.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::model::range::Range;
 
@@ -24,7 +25,6 @@ pub struct DirtyBitmap {
 
 impl DirtyBitmap {
     /// A clean bitmap for `size` bytes.
-    #[must_use]
     pub fn new(size: u64) -> Self {
         Self { words: (0..size.div_ceil(PAGE).div_ceil(BITS)).map(|_| AtomicU64::new(0)).collect() }
     }
@@ -71,6 +71,29 @@ impl DirtySource for DirtyBitmap {
             base = base.saturating_add(BITS);
         }
         run.into_iter().for_each(found);
+    }
+}
+
+/// The bitmap of our own writes to a mapping, from the first time on when they are tracked.
+#[derive(Debug, Default)]
+pub(super) struct WriteTracker {
+    bitmap: OnceLock<DirtyBitmap>,
+    is_on: AtomicBool,
+}
+
+impl WriteTracker {
+    /// Begins or ends the tracking of a mapping of `size` bytes.
+    pub(super) fn switch(&self, is_on: bool, size: u64) {
+        if is_on && !self.is_on.load(Ordering::Acquire) {
+            // What was marked the last time is old news.
+            self.bitmap.get_or_init(|| DirtyBitmap::new(size)).drain(&mut |_| ());
+        }
+        self.is_on.store(is_on, Ordering::Release);
+    }
+
+    /// The bitmap, while writes are tracked.
+    pub(super) fn bitmap(&self) -> Option<&DirtyBitmap> {
+        self.bitmap.get().filter(|_| self.is_on.load(Ordering::Acquire))
     }
 }
 

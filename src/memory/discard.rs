@@ -1,49 +1,54 @@
-//! Giving part of a region's memory back to the host, the right way for each backing. Afterwards it reads as zero.
+//! Giving memory back to the host, the right way for each backing. Afterwards it reads as zero.
 
+use std::io;
 use std::sync::Arc;
 
-use super::region::MappedRegion;
+use super::lease_table::is_users;
+use super::section::Section;
 use super::source::failed;
 use crate::model::error::{Error, Result};
 use crate::model::format::{hex, size as size_text};
-use crate::model::int::usize_of;
 use crate::model::range::Range;
-use crate::model::region::{MAP_ANONYMOUS, MAP_NORESERVE, MAP_PRIVATE, RegionType};
+use crate::model::region::{MAP_ANONYMOUS, MAP_NORESERVE, MAP_PRIVATE};
 use crate::sys::{file, memory, span};
 
-/// Discards part of one region, which [`check`] found possible.
-#[allow(unsafe_code, reason = "pages of our own mappings are dropped, which is what was asked for")]
-pub fn discard(region: &Arc<MappedRegion>, range: Range) -> Result<()> {
-    let (desc, mapping) = (&region.desc, &region.mapping);
-    let offset = range.base().saturating_sub(desc.base());
-    let (host, size) = (mapping.host(offset), usize_of(range.size()));
-    let backing = mapping.backing();
-    let result = match &backing.file {
+/// Discards the sections. All are checked before the first is discarded.
+pub fn discard(sections: &[Section<'_>]) -> Result<()> {
+    sections.iter().try_for_each(check)?;
+    sections.iter().try_for_each(|section| {
+        let what = format!("discarding {} of it failed", section.range());
+        discard_checked(section).map_err(|error| failed(section.region().desc(), &what, &error))?;
+        section.mark_dirty();
+        Ok(())
+    })
+}
+
+fn discard_checked(section: &Section<'_>) -> io::Result<()> {
+    let (backing, host, size) = (section.region().mapping().backing(), section.host(), section.len());
+    match &backing.file {
         Some(file) if !backing.is_private() => {
-            file::punch_hole(file, backing.offset.saturating_add(offset), range.size())
+            let part = section.part();
+            let position = backing.offset.checked_add(part.base()).ok_or(io::ErrorKind::InvalidInput)?;
+            file::punch_hole(file, position, part.size())
         }
         // The pages of a private file mapping would show the file again: anonymous ones take their place.
         Some(_) => {
             let flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
-            // SAFETY: part of our own mapping, whose contents the caller gives up.
-            unsafe { span::replace(host, size, desc.prot_flags, flags, None) }
+            // SAFETY: whole pages of our own mapping, as checked, whose contents the caller gives up.
+            unsafe { span::replace(host, size, section.region().desc().prot_flags, flags, None) }
         }
         // SAFETY: as above.
         None if backing.is_private() => unsafe { memory::drop_pages(host, size) },
         // SAFETY: as above.
         None => unsafe { memory::remove_pages(host, size) },
-    };
-    result.map_err(|error| failed(desc, &format!("discarding {range} of it failed"), &error))?;
-    if let Some(dirty) = mapping.dirty() {
-        dirty.mark(offset, range.size());
     }
-    Ok(())
 }
 
-/// Refuses a range that can't be discarded.
-pub fn check(region: &Arc<MappedRegion>, range: Range) -> Result<()> {
-    let (desc, page_size) = (&region.desc, region.mapping.backing().page_size);
-    if desc.region_type == RegionType::DaxMemory {
+/// Refuses what can't be discarded.
+fn check(section: &Section<'_>) -> Result<()> {
+    let (region, range) = (section.region(), section.range());
+    let (desc, backing) = (region.desc(), region.mapping().backing());
+    if backing.is_window {
         return Err(Error::Unsupported {
             message: format!("{desc} is a DAX window: its files are unmapped, not discarded"),
             feature: "discard of a DAX window",
@@ -51,48 +56,47 @@ pub fn check(region: &Arc<MappedRegion>, range: Range) -> Result<()> {
             region: Some(Arc::clone(desc)),
         });
     }
-    if !range.base().is_multiple_of(page_size) || !range.size().is_multiple_of(page_size) {
+    if !range.base().is_multiple_of(backing.page_size) || !range.size().is_multiple_of(backing.page_size) {
         return Err(Error::Misaligned {
-            message: format!("cannot discard {range} of {desc}: its pages have {}", size_text(page_size)),
+            message: format!("cannot discard {range} of {desc}: its pages have {}", size_text(backing.page_size)),
             address: Some(range.base()),
             size: Some(range.size()),
             region: Some(Arc::clone(desc)),
         });
     }
-    if backing_is_private_file(region) && region.mapping.backing().lead() > 0 {
-        return Err(Error::Unsupported {
-            message: format!(
-                "{desc} shows a private file from an offset inside a page: parts of it can't be discarded"
-            ),
-            feature: "discard",
-            how: "give a file_offset of whole pages".into(),
-            region: Some(Arc::clone(desc)),
-        });
+    let refused = |message: String, how: &str| {
+        let region = Some(Arc::clone(desc));
+        Err(Error::Unsupported { message, feature: "discard", how: how.into(), region })
+    };
+    if backing.buffer.is_some() {
+        let message = format!("{desc} is memory that someone else made: it is not ours to give back");
+        return refused(message, "fill() it with zeroes");
     }
-    if region.mapping.backing().buffer.is_some() {
-        return Err(Error::Unsupported {
-            message: format!("{desc} is memory that someone else made: it is not ours to give back"),
-            feature: "discard",
-            how: "fill() it with zeroes".into(),
-            region: Some(Arc::clone(desc)),
-        });
+    if backing.file.is_some() && backing.is_private() && backing.lead() > 0 {
+        let message =
+            format!("{desc} shows a private file from an offset inside a page: parts of it can't be discarded");
+        return refused(message, "give a file_offset of whole pages");
     }
-    // A hole in huge-page memory may not be filled again when the pool is empty: direct copies must not meet it.
-    if region.mapping.backing().is_huge {
-        region.mapping.guard();
-        let held: Vec<_> = region.leases.held().into_iter().filter(|lease| lease.what != "prealloc").collect();
-        let overlaps = |address: u64, size: u64| Range::between(address, address.saturating_add(size)).overlaps(&range);
-        if held.iter().any(|lease| overlaps(lease.address, lease.size)) {
-            return Err(Error::Busy {
-                message: format!("cannot discard {range} of {desc}, which views of it hold at {}", hex(range.base())),
-                region: Arc::clone(desc),
-                leases: held,
-            });
-        }
-    }
-    Ok(())
+    if backing.is_huge { check_huge(section) } else { Ok(()) }
 }
 
-fn backing_is_private_file(region: &MappedRegion) -> bool {
-    region.mapping.backing().file.is_some() && region.mapping.backing().is_private()
+/// A hole in huge-page memory may not be filled again when the pool is empty: from here on direct copies don't meet it, but views do.
+fn check_huge(section: &Section<'_>) -> Result<()> {
+    let (region, range) = (section.region(), section.range());
+    // Closed before the leases are looked at: a view takes its lease before it asks whether the memory is guarded.
+    region.mapping().gate().close();
+    let mut held = region.leases().held();
+    held.retain(is_users);
+    if held.iter().any(|lease| Range::new(lease.address, lease.size).is_ok_and(|held| held.overlaps(&range))) {
+        return Err(Error::Busy {
+            message: format!(
+                "cannot discard {range} of {}, which views of it hold at {}",
+                region.desc(),
+                hex(range.base())
+            ),
+            region: Arc::clone(region.desc()),
+            leases: held,
+        });
+    }
+    Ok(())
 }

@@ -1,47 +1,50 @@
-//! Maps regions one after the other: placed, advised, populated and locked as each asks.
+//! Maps regions one after the other: bound, advised, populated and locked as each asks.
 
-use super::advice;
+use std::sync::Arc;
+
 use super::mapping::Mapping;
-use super::prealloc::{self, Target};
+use super::prealloc;
+use super::region::MappedRegion;
+use super::section::Section;
 use crate::model::error::Result;
 use crate::model::interrupt::Interrupt;
-use crate::model::region::{MAP_POPULATE, SharedRegion};
+use crate::model::range::Range;
+use crate::model::region::MAP_POPULATE;
+use crate::model::region_map::RegionEntry;
 
 /// Maps regions one after the other and tells how far it is.
 #[allow(missing_debug_implementations, reason = "borrows a caller's trait object")]
 pub struct Mapper<'a> {
     interrupt: &'a dyn Interrupt,
-    done: u64,
-    total: u64,
+    /// From the bytes that are done to the bytes of all regions.
+    left: Range,
 }
 
 impl<'a> Mapper<'a> {
     /// A mapper for regions of `total` bytes.
     pub fn new(interrupt: &'a dyn Interrupt, total: u64) -> Self {
-        Self { interrupt, done: 0, total }
+        Self { interrupt, left: Range::between(0, total) }
     }
 
-    /// Maps one region, places it, and sees to it that the pages that should be there from the beginning are.
-    pub fn map(&mut self, region: &SharedRegion) -> Result<Mapping> {
-        let mapping = Mapping::new(region)?;
-        mapping.advise(None, region)?;
-        let locked = region.options.mlock == Some(true);
-        if let Some(target) = Target::of(region, &mapping).filter(|_| locked || region.perm_flags & MAP_POPULATE != 0) {
-            let (before, total, interrupt) = (self.done, self.total, self.interrupt);
-            prealloc::populate(&[target], None, &mut |done| {
-                // That all is done, is said once: when the last region is mapped and locked too.
-                match before.saturating_add(done) {
-                    reached if reached < total => interrupt.progress("populate", reached, total),
-                    _ => interrupt.check(),
-                }
+    /// Maps one region, and sees to it that the pages that should be there from the beginning are.
+    pub fn map(&mut self, entry: &RegionEntry) -> Result<MappedRegion> {
+        let desc = &entry.desc;
+        let region = MappedRegion::of(entry.clone(), Arc::new(Mapping::new(desc)?), Arc::default());
+        region.mapping().advise(None, desc)?;
+        let is_locked = desc.options.mlock == Some(true);
+        if is_locked || desc.perm_flags & MAP_POPULATE != 0 {
+            let (left, interrupt) = (self.left, self.interrupt);
+            prealloc::populate(&[Section::whole(&region)], None, &mut |done| match left.skip(done) {
+                // Report completion only once, after the last region is mapped and locked.
+                left if left.is_empty() => interrupt.check(),
+                left => interrupt.progress("populate", left.base(), left.end()),
             })?;
         }
-        if locked {
-            let (host, size) = mapping.pages();
-            advice::lock(host, size, region)?;
+        if is_locked {
+            region.mapping().lock(desc)?;
         }
-        self.done = self.done.saturating_add(region.size());
-        self.interrupt.progress("map", self.done, self.total)?;
-        Ok(mapping)
+        self.left = self.left.skip(desc.size());
+        self.interrupt.progress("map", self.left.base(), self.left.end())?;
+        Ok(region)
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::region::MappedRegion;
+use super::section::Section;
 use super::source::failed;
 use super::topology;
 use crate::model::error::Result;
@@ -14,7 +15,7 @@ use crate::sys::host::page_size;
 use crate::sys::numa;
 use crate::sys::smaps::{self, Smaps};
 
-/// How many pages of a region are looked at for their node, at most.
+/// The number of pages of a region that are looked at for their node, at the most.
 const SAMPLES: usize = 1024;
 
 /// The state of one region's memory.
@@ -30,7 +31,7 @@ pub struct MemoryStats {
     pub nodes: BTreeMap<u32, u64>,
 }
 
-/// Where the sampled pages of a region are, against where its policy wants them.
+/// The nodes of a region's sampled pages, beside the policy that was asked for.
 #[derive(Clone, Debug)]
 pub struct NumaPlacement {
     /// The region.
@@ -45,48 +46,53 @@ pub struct NumaPlacement {
     pub misplaced: u64,
 }
 
-/// The state of each region, from one look at `/proc/self/smaps`.
-pub fn effective(regions: &[Arc<MappedRegion>]) -> Result<Vec<MemoryStats>> {
-    let ranges: Vec<(usize, usize)> =
-        regions.iter().map(|region| region.mapping.pages()).map(|(host, size)| (host.addr(), size)).collect();
-    let Some(first) = regions.first() else { return Ok(Vec::new()) };
-    let sums = smaps::read(&ranges).map_err(|error| failed(&first.desc, "reading /proc/self/smaps failed", &error))?;
-    regions.iter().zip(sums).map(|(region, sums)| effective_region(region, sums)).collect()
+/// The state of each section's region, from one look at `/proc/self/smaps`.
+pub fn effective(sections: &[Section<'_>]) -> Result<Vec<MemoryStats>> {
+    let ranges: Vec<(usize, usize)> = sections.iter().map(|section| addresses(section.region())).collect();
+    let Some(first) = sections.first() else { return Ok(Vec::new()) };
+    let sums = smaps::read(&ranges);
+    let sums = sums.map_err(|error| failed(first.region().desc(), "reading /proc/self/smaps failed", &error))?;
+    sections.iter().zip(sums).map(|(section, sums)| effective_region(section.region(), sums)).collect()
 }
 
-fn effective_region(region: &Arc<MappedRegion>, mut sums: Smaps) -> Result<MemoryStats> {
-    let (host, size) = region.mapping.pages();
+fn addresses(region: &MappedRegion) -> (usize, usize) {
+    let (host, size) = region.mapping().pages();
+    (host.addr(), size)
+}
+
+fn effective_region(region: &MappedRegion, mut sums: Smaps) -> Result<MemoryStats> {
+    let (host, size) = region.mapping().pages();
     if sums.reaches_out {
         let resident = smaps::resident(host, size, usize_of(page_size()));
-        sums.resident = u64_of(resident.map_err(|error| failed(&region.desc, "mincore failed", &error))?);
+        sums.resident = u64_of(resident.map_err(|error| failed(region.desc(), "mincore failed", &error))?);
         sums.huge = sums.huge.min(sums.resident);
-        sums.locked = sums.locked.min(region.desc.size());
+        sums.locked = sums.locked.min(region.desc().size());
     }
     let policy = topology::policy_at(host);
-    Ok(MemoryStats { region: Arc::clone(&region.desc), sums, policy, nodes: sample(region)?.1 })
+    Ok(MemoryStats { region: Arc::clone(region.desc()), sums, policy, nodes: sample(region)?.1 })
 }
 
-/// Where the pages of each region are.
-pub fn placements(regions: &[Arc<MappedRegion>]) -> Result<Vec<NumaPlacement>> {
-    regions.iter().map(placement).collect()
+/// The nodes of the pages of each section's region.
+pub fn placements(sections: &[Section<'_>]) -> Result<Vec<NumaPlacement>> {
+    sections.iter().map(|section| placement(section.region())).collect()
 }
 
-fn placement(region: &Arc<MappedRegion>) -> Result<NumaPlacement> {
-    let policy = region.desc.numa_policy().filter(|policy| policy.mode != PolicyMode::Default);
+fn placement(region: &MappedRegion) -> Result<NumaPlacement> {
+    let policy = region.desc().numa_policy().filter(|policy| policy.mode != PolicyMode::Default);
     let (sampled, nodes) = sample(region)?;
     let is_misplaced =
         |node: u32| policy.as_ref().is_some_and(|policy| !policy.nodes.is_empty() && !policy.allows(node));
     let misplaced = nodes.iter().filter(|(node, _)| is_misplaced(**node)).map(|(_, pages)| *pages).sum();
-    Ok(NumaPlacement { region: Arc::clone(&region.desc), policy, sampled, nodes, misplaced })
+    Ok(NumaPlacement { region: Arc::clone(region.desc()), policy, sampled, nodes, misplaced })
 }
 
-/// How many pages, evenly over the region, were looked at, and on which nodes those are that are there.
-fn sample(region: &Arc<MappedRegion>) -> Result<(u64, BTreeMap<u32, u64>)> {
-    let page_size = region.mapping.backing().page_size.max(1);
-    let pages = (0..usize_of(region.desc.size())).step_by(usize_of(page_size));
+/// The number of pages that were looked at, evenly spread over the region, and of those that are there the number on each node.
+fn sample(region: &MappedRegion) -> Result<(u64, BTreeMap<u32, u64>)> {
+    let page_size = region.mapping().page_size();
+    let pages = (0..usize_of(region.desc().size())).step_by(usize_of(page_size));
     let every = pages.len().div_ceil(SAMPLES).max(1);
-    let hosts: Vec<*mut u8> = pages.step_by(every).map(|offset| region.mapping.host(u64_of(offset))).collect();
-    let found = numa::nodes_of(&hosts).map_err(|error| failed(&region.desc, "move_pages failed", &error))?;
+    let hosts: Vec<*mut u8> = pages.step_by(every).map(|offset| region.mapping().host(u64_of(offset))).collect();
+    let found = numa::nodes_of(&hosts).map_err(|error| failed(region.desc(), "move_pages failed", &error))?;
     let mut found: Vec<u32> = found.into_iter().flatten().collect();
     found.sort_unstable();
     let alike = found.chunk_by(|one, next| one == next);

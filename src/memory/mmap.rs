@@ -1,4 +1,4 @@
-//! Where in the process a region's memory is mapped: anywhere, or aligned and between guard pages.
+//! Maps a region's memory: anywhere in the process, or aligned and between guard pages.
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -19,14 +19,14 @@ const HUGE_PAGE: u64 = 2 << 20;
 
 /// A mapping, and the addresses around it where it has some of its own; they are unmapped together.
 #[derive(Debug)]
-pub struct MappedPages {
+pub(super) struct MappedPages {
     /// The memory.
-    pub mmap: MmapRegion<()>,
+    pub(super) mmap: MmapRegion<()>,
     _span: Option<Span>,
 }
 
 /// Maps a region's backing.
-pub fn map(region: &SharedRegion, backing: &Backing) -> io::Result<MappedPages> {
+pub(super) fn map(region: &SharedRegion, backing: &Backing) -> io::Result<MappedPages> {
     let guard = if region.options.guard_pages == Some(true) { host::page_size().max(backing.page_size) } else { 0 };
     let align = region.options.alignment.or_else(|| huge_page_alignment(region, backing)).unwrap_or(0);
     let length = region.size().checked_add(backing.lead()).ok_or_else(too_large)?;
@@ -71,8 +71,9 @@ fn in_span(
     let first = start.checked_add(guard).and_then(|first| first.checked_next_multiple_of(align));
     let offset = first.and_then(|first| first.checked_sub(start)).ok_or_else(too_large)?;
     let fd = backing.file.as_ref().map_or(-1, |file| file.as_raw_fd());
-    let host =
-        span.map(usize_of(offset), usize_of(length), region.prot_flags, backing.flags, fd, backing.page_offset())?;
+    let (offset, length, flags) = (usize_of(offset), usize_of(length), backing.flags);
+    // SAFETY: nothing was mapped into the span before.
+    let host = unsafe { span.map(offset, length, region.prot_flags, flags, fd, backing.page_offset())? };
     Ok((span, host))
 }
 

@@ -1,31 +1,45 @@
 //! The real memory: from a region's description to bytes that can be read and written.
 //!
-//! [`source`] opens what a region asks for, [`mapping`] maps it through vm-memory, [`region`] is one mapped region with its
-//! [`lease`]s, [`mapped_regions`] all of them, built for fast look-up. [`access`] plans what an access touches and refuses or does it, by
-//! direct copies where a touch can't fault and through the kernel elsewhere ([`section`]).
+//! [`source`] opens what a region asks for, [`mapping`] maps it through vm-memory, [`mapper`] does so for one region after the other.
+//! [`region`] is a mapped region, [`mapped_regions`] all of a snapshot, built for fast look-up. [`path`] says how memory may be touched:
+//! directly where no touch can fault, through the kernel elsewhere.
+//!
+//! [`access`] plans what a verb takes of a range, in [`section`]s of regions, and refuses or does it. Sections are borrowed from the
+//! snapshot; what goes on when the snapshot is let go holds a [`lease`] ([`leased_sections`]), which vetoes the removal of the region.
 
 #![allow(unsafe_code, reason = "this room is where raw guest pointers are copied")]
 
 mod abandoned_copy;
 pub mod access;
-pub mod advice;
+mod advice;
 pub mod atomic;
 pub mod buffer;
+pub mod compare;
 pub mod copy;
 pub mod dax;
-pub mod dax_table;
+pub mod dax_window;
 pub mod dirty;
 pub mod discard;
+mod extent;
+pub mod fast_path;
+mod gate;
+pub mod hash;
 pub mod host;
 pub mod lease;
+pub mod lease_table;
+pub mod leased_sections;
 pub mod mapped_regions;
 pub mod mapper;
 pub mod mapping;
 pub mod memory_stats;
-pub mod mmap;
+mod mmap;
 mod os_error;
+pub mod path;
 pub mod prealloc;
+mod progress;
+pub mod protection;
 pub mod region;
+pub mod region_change;
 pub mod scan;
 pub mod search;
 pub mod section;
@@ -33,3 +47,4 @@ pub mod source;
 pub mod topology;
 pub mod transfer;
 pub mod translate;
+pub mod zero_pages;

@@ -9,78 +9,126 @@ use vm_memory::{
 };
 
 use super::dirty::DirtySource;
-use super::lease::{Lease, Leases, Refused};
+use super::lease_table::LeaseTable;
 use super::mapping::Mapping;
-use crate::model::error::LeaseInfo;
+use crate::model::error::Result;
 use crate::model::ids::RegionId;
+use crate::model::int::{u64_of, usize_of};
+use crate::model::invalid::Invalid;
 use crate::model::range::Range;
 use crate::model::region::{PROT_READ, PROT_WRITE, SharedRegion};
 use crate::model::region_map::RegionEntry;
-
-/// What a lease is called while a DAX window is being changed.
-pub const DAX_LEASE: &str = "change of a DAX window";
+use crate::sys::kvm_slot::StableBytes;
 
 /// A region of a mapped space.
-#[derive(Clone, Debug)]
+///
+/// Verbs see it as long as they hold the snapshot that it is in. What outlives the snapshot is a [`Lease`](super::lease::Lease) on it,
+/// a [`WeakRegion`](super::lease::WeakRegion), which keeps nothing, or the `Arc` that the participants of a change hold by protocol.
+#[derive(Debug)]
 pub struct MappedRegion {
-    /// Which region of the space it is; a replacement of the description keeps it.
-    pub id: RegionId,
-    /// The description.
-    pub desc: SharedRegion,
-    /// The memory; a replacement of the description keeps it.
-    pub mapping: Arc<Mapping>,
-    /// Who holds it.
-    pub leases: Arc<Leases>,
+    entry: RegionEntry,
+    mapping: Arc<Mapping>,
+    leases: Arc<LeaseTable>,
 }
 
 impl MappedRegion {
-    /// A region that no one holds yet.
-    #[must_use]
-    pub fn new(region: &RegionEntry, mapping: Mapping) -> Self {
-        let desc = SharedRegion::clone(&region.desc);
-        Self { id: region.id, desc, mapping: Arc::new(mapping), leases: Arc::default() }
+    /// A region of a mapping that was made for its range.
+    pub(super) const fn of(entry: RegionEntry, mapping: Arc<Mapping>, leases: Arc<LeaseTable>) -> Self {
+        Self { entry, mapping, leases }
+    }
+
+    /// The same region once more, for what keeps it under a lease.
+    pub(super) fn share(&self) -> Self {
+        Self::of(self.entry.clone(), Arc::clone(&self.mapping), Arc::clone(&self.leases))
+    }
+
+    /// The same memory under another description of its range.
+    pub(super) fn described(&self, entry: &RegionEntry) -> Result<Self> {
+        if entry.range != self.desc().range {
+            let message = format!("{} can't have the memory of {}, which is another range", entry.desc, self.desc());
+            return Err(Invalid::at(message, Some(entry.base()), Some(entry.size())).into());
+        }
+        Ok(Self { entry: entry.clone(), ..self.share() })
+    }
+
+    /// The region, as it is described.
+    pub const fn entry(&self) -> &RegionEntry {
+        &self.entry
+    }
+
+    /// Which region of the space it is; a replacement of the description keeps it.
+    pub const fn id(&self) -> RegionId {
+        self.entry.id
     }
 
     /// Whether it is the memory of a region under that description.
-    #[must_use]
-    pub fn is(&self, region: &RegionEntry) -> bool {
-        self.id == region.id && Arc::ptr_eq(&self.desc, &region.desc)
+    pub fn is(&self, entry: &RegionEntry) -> bool {
+        self.id() == entry.id && Arc::ptr_eq(self.desc(), &entry.desc)
     }
 
-    /// The same memory under a new description.
-    #[must_use]
-    pub fn described(&self, desc: SharedRegion) -> Self {
-        Self { desc, ..self.clone() }
+    /// The description.
+    pub const fn desc(&self) -> &SharedRegion {
+        &self.entry.desc
     }
 
-    /// The first address from `address` to `end` whose protection lacks some of the bits; in a DAX window it is that of the files.
-    #[must_use]
-    pub fn first_denied(&self, address: u64, end: u64, bits: i32) -> Option<u64> {
-        let base = self.desc.base();
+    /// The memory; a replacement of the description keeps it.
+    pub fn mapping(&self) -> &Mapping {
+        &self.mapping
+    }
+
+    /// Its leases.
+    pub const fn leases(&self) -> &Arc<LeaseTable> {
+        &self.leases
+    }
+
+    pub(super) const fn shared_mapping(&self) -> &Arc<Mapping> {
+        &self.mapping
+    }
+
+    /// The guest physical addresses.
+    pub fn range(&self) -> Range {
+        self.desc().range
+    }
+
+    /// The part of a range that lies in the region, counted from the region's start.
+    pub(super) fn part(&self, range: Range) -> Range {
+        let part = self.range().intersection(&range);
+        Range::between(part.base().abs_diff(self.range().base()), part.end().abs_diff(self.range().base()))
+    }
+
+    /// Whether accesses go through the kernel, because a touch may fault.
+    pub fn is_guarded(&self) -> bool {
+        !self.mapping.path(0).is_direct()
+    }
+
+    /// The first address in part of the region whose protection lacks some of the bits; in a DAX window it is that of the files.
+    pub fn first_denied(&self, range: Range, bits: i32) -> Option<u64> {
         match self.mapping.window() {
             Some(window) if bits != 0 => {
-                let offset = window.first_denied(address.saturating_sub(base), end.saturating_sub(base), bits)?;
-                Some(base.saturating_add(offset))
+                let offset = window.first_denied(self.part(range), bits)?;
+                Some(self.range().skip(offset).base())
             }
-            _ => (self.desc.prot_flags & bits != bits).then_some(address),
+            _ => (self.desc().prot_flags & bits != bits).then_some(range.base()),
         }
     }
+}
 
-    /// Holds part of the region; what may be written unseen counts as written for as long as it is held.
-    pub fn lease(&self, what: &'static str, address: u64, size: u64, is_writable: bool) -> Result<Lease, Refused> {
-        let info = LeaseInfo { what, address, size, is_writable };
-        self.leases.take(&self.mapping, address.saturating_sub(self.desc.base()), info)
+// SAFETY: the mapping is unmapped when the last region that shares it is dropped, and a buffer is kept by its backing. What a DAX window
+// maps over a part of itself is the same bytes to whoever looks.
+unsafe impl StableBytes for MappedRegion {
+    fn bytes(&self) -> *mut [u8] {
+        std::ptr::slice_from_raw_parts_mut(self.mapping.host(0), usize_of(self.range().size()))
     }
 }
 
 impl DirtySource for MappedRegion {
-    /// What is held for writing counts as written each time.
+    /// Memory that is leased for writing counts as written each time.
     fn drain(&self, found: &mut dyn FnMut(Range)) {
         let Some(dirty) = self.mapping.dirty() else { return };
         for info in self.leases.held().iter().filter(|info| info.is_writable) {
-            dirty.mark(info.address.saturating_sub(self.desc.base()), info.size);
+            dirty.mark(info.address.saturating_sub(self.desc().base()), info.size);
         }
-        dirty.drain(&mut |pages| found(Range::between(pages.base(), pages.end().min(self.desc.size()))));
+        dirty.drain(&mut |pages| found(Range::between(pages.base(), pages.end().min(self.desc().size()))));
     }
 }
 
@@ -88,24 +136,26 @@ impl GuestMemoryRegion for MappedRegion {
     type B = ();
 
     fn len(&self) -> GuestUsize {
-        self.desc.size()
+        self.desc().size()
     }
 
     fn start_addr(&self) -> GuestAddress {
-        GuestAddress(self.desc.base())
+        GuestAddress(self.desc().base())
     }
 
     fn bitmap(&self) -> BS<'_, Self::B> {}
 
     fn get_host_address(&self, addr: MemoryRegionAddress) -> GuestMemoryResult<*mut u8> {
-        if addr.0 < self.desc.size() {
+        if addr.0 < self.desc().size() {
             Ok(self.mapping.host(addr.0))
         } else {
             Err(GuestMemoryError::InvalidBackendAddress)
         }
     }
 
+    /// Exports the file: with it, others can punch and truncate as they like.
     fn file_offset(&self) -> Option<&FileOffset> {
+        self.mapping.export_file()?;
         self.mapping.file_offset()
     }
 
@@ -115,12 +165,12 @@ impl GuestMemoryRegion for MappedRegion {
         offset: MemoryRegionAddress,
         count: usize,
     ) -> GuestMemoryResult<VolatileSlice<'_, BS<'_, Self::B>>> {
-        let touchable =
-            self.desc.prot_flags & (PROT_READ | PROT_WRITE) == PROT_READ | PROT_WRITE && !self.mapping.is_guarded();
-        if !touchable {
+        let part = Range::new(offset.0, u64_of(count)).ok().filter(|part| part.end() <= self.desc().size());
+        let part = part.ok_or(GuestMemoryError::InvalidBackendAddress)?;
+        if self.desc().prot_flags & READ_WRITE != READ_WRITE || !self.mapping.path(READ_WRITE).is_direct() {
             return Err(GuestMemoryError::HostAddressNotAvailable);
         }
-        self.mapping.slice(offset.0, count).map_err(GuestMemoryError::from)
+        self.mapping.slice(part).map_err(GuestMemoryError::from)
     }
 
     fn is_hugetlbfs(&self) -> Option<bool> {
@@ -129,3 +179,5 @@ impl GuestMemoryRegion for MappedRegion {
 }
 
 impl GuestMemoryRegionBytes for MappedRegion {}
+
+const READ_WRITE: i32 = PROT_READ | PROT_WRITE;

@@ -4,25 +4,24 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::buffer::Output;
-use super::mapping::Extent;
+use super::extent::ExtentKind;
 use super::scan::CHUNK;
 use super::section::Section;
 use crate::model::error::Result;
-use crate::model::int::u64_of;
-use crate::model::int::usize_of;
+use crate::model::int::{u64_of, usize_of};
 use crate::model::pattern::Pattern;
 use crate::model::range::Range;
 
 /// Smaller holes are read like data.
 const HOLE: u64 = 64 << 10;
 
-/// Where a search is: it holds nothing between two windows, so the map may change under it.
+/// The state of a search, which holds nothing between two windows, so that the map may change under it.
 #[derive(Debug)]
 pub struct Search {
     pattern: Arc<Pattern>,
     align: u64,
-    position: u64,
-    end: u64,
+    /// The addresses that are left to search.
+    left: Range,
     /// Up to here the memory is known to have pages, as long as the map does not change.
     data_end: u64,
     found: VecDeque<u64>,
@@ -30,10 +29,9 @@ pub struct Search {
 }
 
 impl Search {
-    /// A search for matches that lie in `[start, end)` and begin at multiples of `align`.
-    #[must_use]
-    pub fn new(pattern: Arc<Pattern>, start: u64, end: u64, align: u64) -> Self {
-        Self { pattern, align, position: start, end, data_end: 0, found: VecDeque::new(), buffer: Vec::new() }
+    /// A search for matches that lie in a range and begin at multiples of `align`.
+    pub fn new(pattern: Arc<Pattern>, range: Range, align: u64) -> Self {
+        Self { pattern, align, left: range, data_end: 0, found: VecDeque::new(), buffer: Vec::new() }
     }
 
     /// The next match of the window that was looked at.
@@ -45,61 +43,62 @@ impl Search {
     pub fn rewind(&mut self) {
         self.data_end = 0;
         if let Some(first) = self.found.front() {
-            self.position = *first;
+            self.left = Range::between(*first, self.left.end());
             self.found.clear();
         }
     }
 
-    /// What is left to search, and how many bytes of it a window has at the most.
-    #[must_use]
-    pub fn window(&self) -> (Range, usize) {
-        (Range::between(self.position, self.end), self.step().saturating_add(self.overlap()))
+    /// The addresses that are left to search.
+    pub const fn left(&self) -> Range {
+        self.left
     }
 
-    /// How far a window is behind the one before: far enough that a long needle doesn't make bytes be looked at many times.
-    fn step(&self) -> usize {
-        CHUNK.max(self.pattern.size())
+    /// The number of bytes that a window has at the most.
+    pub fn window(&self) -> u64 {
+        self.step().saturating_add(self.overlap())
+    }
+
+    /// The distance between two windows: so long that the bytes of a long needle are not looked at many times.
+    fn step(&self) -> u64 {
+        u64_of(CHUNK.max(self.pattern.size()))
     }
 
     /// A match may reach that far into the next window.
-    fn overlap(&self) -> usize {
-        self.pattern.size().saturating_sub(1)
+    fn overlap(&self) -> u64 {
+        u64_of(self.pattern.size()).saturating_sub(1)
     }
 
     /// Looks at sections that touch each other, and returns how many bytes are behind it; without a section the search is over.
     ///
-    /// Pieces that do not fill the window end at a hole, a device region or the end.
-    pub fn look(&mut self, sections: &[Section]) -> Result<u64> {
+    /// Sections that do not fill the window end at a hole, a device region or the end.
+    pub fn look(&mut self, sections: &[Section<'_>]) -> Result<u64> {
         let Some(first) = sections.first() else {
-            self.position = self.end;
+            self.left = Range::between(self.left.end(), self.left.end());
             return Ok(0);
         };
-        let before = first.address();
-        self.pass(first, sections)?;
-        Ok(self.position.saturating_sub(before))
+        let window = Range::between(first.address(), self.left.end());
+        self.left = window.skip(self.pass(first, sections, window)?);
+        Ok(window.size().abs_diff(self.left.size()))
     }
 
-    fn pass(&mut self, first: &Section, sections: &[Section]) -> Result<()> {
-        let start = first.address();
-        if start >= self.data_end {
+    /// Looks at what there is of a window; returns how far behind its start the next one begins.
+    fn pass(&mut self, first: &Section<'_>, sections: &[Section<'_>], window: Range) -> Result<u64> {
+        if window.base() >= self.data_end {
             // Far beyond the window: it holds for the windows to come too.
-            match first.region.mapping.extent_at(first.offset) {
-                Extent::Hole(size) if self.may_skip(size) => {
-                    self.position = start.saturating_add(size.saturating_sub(u64_of(self.overlap())));
-                    return Ok(());
-                }
-                Extent::Hole(_) => {}
-                Extent::Data(size) => self.data_end = start.saturating_add(size),
+            let extent = first.extent_in_region();
+            match extent.kind {
+                // A match may begin in the hole and end behind it.
+                ExtentKind::Hole if self.may_skip(extent.size) => return Ok(extent.size.abs_diff(self.overlap())),
+                ExtentKind::Data => self.data_end = window.take(extent.size).end(),
+                ExtentKind::Hole | ExtentKind::Unknown => {}
             }
         }
-        let size = sections.iter().fold(0usize, |sum, section| sum.saturating_add(section.size));
-        if size >= self.pattern.size() {
-            self.fill(first, sections, size)?;
-            self.collect(start);
+        let size = sections.iter().map(Section::size).sum();
+        if size >= u64_of(self.pattern.size()) {
+            self.fill(sections, window.take(size))?;
+            self.collect(window);
         }
-        let is_full = size >= self.step().saturating_add(self.overlap());
-        self.position = start.saturating_add(u64_of(if is_full { self.step() } else { size }));
-        Ok(())
+        Ok(if size >= self.window() { self.step() } else { size })
     }
 
     /// Whether a hole can be passed without a look; small ones are read like data.
@@ -107,33 +106,36 @@ impl Search {
         hole >= HOLE.max(u64_of(self.pattern.size())) && !self.pattern.matches_zeroes()
     }
 
-    /// Copies the sections, which are `size` bytes, into the buffer: directly when all of them are known to have pages.
-    fn fill(&mut self, first: &Section, sections: &[Section], size: usize) -> Result<()> {
-        self.buffer.resize(size, 0);
+    /// Copies the sections into the buffer: directly when all of them are known to have pages.
+    fn fill(&mut self, sections: &[Section<'_>], all: Range) -> Result<()> {
+        self.buffer.resize(usize_of(all.size()), 0);
         let output = Output::from(self.buffer.as_mut_slice());
-        if sections.len() == 1 && first.address().saturating_add(u64_of(size)) <= self.data_end {
-            return first.at(0).read_data(&output);
+        // The buffer of the sections begins at the position, which may lie in a hole of the map before the first.
+        let begin = sections.first().map_or(0, |first| first.buffer().base());
+        match sections {
+            [only] if all.end() <= self.data_end => only.behind(begin).read(&output),
+            several => several.iter().try_for_each(|section| section.behind(begin).scan(&output)),
         }
-        // `at` counts from the position, which may lie in a hole of the map before the first section.
-        sections.iter().try_for_each(|section| section.at(section.at.saturating_sub(first.at)).scan(&output))
     }
 
-    /// The matches in the buffer, which begins at `address`.
-    fn collect(&mut self, address: u64) {
-        let mut from = 0;
-        while let Some(start) = self.pattern.find(&self.buffer, from).filter(|start| *start < self.step()) {
-            let at = address.saturating_add(u64_of(start));
-            if at.is_multiple_of(self.align) {
-                self.found.push_back(at);
+    /// The matches in the buffer, which begins with the window.
+    fn collect(&mut self, window: Range) {
+        let step = usize_of(self.step());
+        let mut from = Some(0);
+        while let Some(start) =
+            from.and_then(|from| self.pattern.find(&self.buffer, from)).filter(|start| *start < step)
+        {
+            let address = window.skip(u64_of(start)).base();
+            if address.is_multiple_of(self.align) {
+                self.found.push_back(address);
             }
-            from = self.next_start(at, start);
+            from = self.next_start(address, start);
         }
     }
 
     /// The next place in the buffer where a match may begin.
-    fn next_start(&self, address: u64, start: usize) -> usize {
-        let next = address.saturating_add(1).checked_next_multiple_of(self.align);
-        let skip = next.map_or(usize::MAX, |next| usize_of(next.saturating_sub(address)));
-        start.saturating_add(skip)
+    fn next_start(&self, address: u64, start: usize) -> Option<usize> {
+        let next = address.checked_add(1)?.checked_next_multiple_of(self.align)?;
+        start.checked_add(usize_of(next.abs_diff(address)))
     }
 }

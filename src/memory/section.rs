@@ -1,252 +1,286 @@
-//! Copies between a caller's buffer and one region: directly where a touch can't fault, through the kernel elsewhere.
+//! Copies between a caller's buffer and part of one region.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use vm_memory::ByteValued;
 
-use super::abandoned_copy::AbandonedCopy;
+use super::abandoned_copy;
 use super::buffer::{Input, Output};
-use super::mapping::Extent;
+use super::extent::Extent;
+use super::lease::Lease;
+use super::path::Path;
 use super::region::MappedRegion;
-use crate::model::error::{Error, LeaseInfo, Result};
+use crate::model::error::{Error, Result};
 use crate::model::format::hex;
-use crate::model::int::u64_of;
-use crate::model::region::PROT_WRITE;
+use crate::model::int::{u64_of, usize_of};
+use crate::model::range::Range;
+use crate::model::region::{PROT_READ, PROT_WRITE};
 use crate::sys::copy::{self as kernel, Stopped};
-use crate::sys::copy_thread;
 use crate::sys::errno::{self, ETIMEDOUT};
 
 /// Bytes that a guarded fill writes at a time, and that a fault handler is given its time for.
 const GUARDED_CHUNK: usize = 64 << 10;
 
-/// A part of one region, and where the bytes lie in the caller's buffer.
-#[derive(Clone, Debug)]
-pub struct Section {
-    /// The region.
-    pub region: Arc<MappedRegion>,
-    /// Where in the region the part begins.
-    pub offset: u64,
-    /// The number of bytes.
-    pub size: usize,
-    /// Where in the buffer the part begins.
-    pub at: usize,
+/// A part of one region, for as long as the region is held, and its place in the caller's buffer.
+#[derive(Clone, Copy, Debug)]
+pub struct Section<'a> {
+    region: &'a MappedRegion,
+    /// Its place in the region. It lies inside: the constructor sees to that, and all below rely on it.
+    part: Range,
+    /// Its place in the buffer; as many bytes.
+    buffer: Range,
 }
 
-impl Section {
-    /// The guest physical address of the part.
-    #[must_use]
+impl<'a> Section<'a> {
+    /// The region's part of a range that lies at `buffer` in the caller's buffer.
+    #[inline]
+    pub(super) fn new(region: &'a MappedRegion, range: Range, buffer: Range) -> Self {
+        let (part, missing) = (region.part(range), Range::between(range.base(), region.range().base()).size());
+        Self { region, part, buffer: buffer.skip(missing).take(part.size()) }
+    }
+
+    /// All of a region.
+    pub(super) fn whole(region: &'a MappedRegion) -> Self {
+        Self::new(region, region.range(), Range::between(0, region.range().size()))
+    }
+
+    /// The region.
+    pub const fn region(&self) -> &'a MappedRegion {
+        self.region
+    }
+
+    /// The guest physical addresses.
+    pub fn range(&self) -> Range {
+        self.region.range().skip(self.part.base()).take(self.part.size())
+    }
+
+    /// The first guest physical address.
     pub fn address(&self) -> u64 {
-        self.region.desc.base().saturating_add(self.offset)
+        self.range().base()
     }
 
-    /// `size` bytes of it from `skip` on, to or from the start of another buffer.
-    #[must_use]
-    pub fn part(&self, skip: u64, size: usize) -> Self {
-        Self { region: Arc::clone(&self.region), offset: self.offset.saturating_add(skip), size, at: 0 }
+    /// The number of bytes.
+    pub const fn size(&self) -> u64 {
+        self.part.size()
     }
 
-    /// The same part, to or from another place in the buffer.
-    #[must_use]
-    pub fn at(&self, at: usize) -> Self {
-        Self { at, ..self.clone() }
+    /// The number of bytes, as a length in memory.
+    pub fn len(&self) -> usize {
+        usize_of(self.part.size())
+    }
+
+    /// Whether there are none.
+    pub const fn is_empty(&self) -> bool {
+        self.part.is_empty()
+    }
+
+    /// Its place in the buffer.
+    pub const fn buffer(&self) -> Range {
+        self.buffer
+    }
+
+    fn at(&self) -> usize {
+        usize_of(self.buffer.base())
+    }
+
+    /// Its place in the region.
+    pub(super) const fn part(&self) -> Range {
+        self.part
+    }
+
+    /// The first `size` bytes, or all when there are not as many.
+    pub fn take(&self, size: u64) -> Self {
+        Self { part: self.part.take(size), buffer: self.buffer.take(size), ..*self }
+    }
+
+    /// All but the first `size` bytes; empty when there are not as many.
+    pub fn skip(&self, size: u64) -> Self {
+        Self { part: self.part.skip(size), buffer: self.buffer.skip(size), ..*self }
+    }
+
+    /// Parts of `size` bytes, one after the other, and what is left.
+    pub fn chunks(self, size: u64) -> impl DoubleEndedIterator<Item = Self> {
+        let size = size.max(1);
+        (0..self.size().div_ceil(size)).map(move |index| self.skip(index.wrapping_mul(size)).take(size))
+    }
+
+    /// The same bytes, alone in a buffer.
+    pub fn alone(&self) -> Self {
+        Self { buffer: Range::between(0, self.size()), ..*self }
+    }
+
+    /// The same bytes in the buffer that is part of this one from `at` on.
+    pub fn behind(&self, at: u64) -> Self {
+        Self { buffer: Range::between(self.buffer.base().abs_diff(at), self.buffer.end().abs_diff(at)), ..*self }
     }
 
     /// Whether a copy may wait for a disk, or for whoever answers its faults.
-    #[must_use]
     pub fn may_block(&self) -> bool {
-        self.region.desc.source.is_adopted()
+        self.region.mapping().backing().may_block
     }
 
-    /// Whether the kernel must do its copies.
-    #[must_use]
-    pub fn is_guarded(&self) -> bool {
-        self.region.mapping.is_guarded()
-    }
-
-    /// The host address of the part.
-    #[must_use]
+    /// The host address of the first byte.
     pub fn host(&self) -> *mut u8 {
-        self.region.mapping.host(self.offset)
+        self.region.mapping().host(self.part.base())
     }
 
-    /// What lies at `skip`, as far as it goes inside the section.
-    #[must_use]
-    pub fn extent_at(&self, skip: u64) -> Extent {
-        let rest = u64_of(self.size).saturating_sub(skip);
-        match self.region.mapping.extent_at(self.offset.saturating_add(skip)) {
-            Extent::Data(size) => Extent::Data(size.min(rest)),
-            Extent::Hole(size) => Extent::Hole(size.min(rest)),
-        }
+    /// The path of a copy that needs some protection, at this moment.
+    pub(super) fn path(&self, bits: i32) -> Path<'a> {
+        self.region.mapping().path(bits)
+    }
+
+    /// The bytes from the first on that are alike in having pages.
+    pub(super) fn extent(&self) -> Extent {
+        self.region.mapping().extent_of(self.part)
+    }
+
+    /// The same without the end of the section: it may go on to the end of the region.
+    pub(super) fn extent_in_region(&self) -> Extent {
+        self.region.mapping().extent_of(Range::between(self.part.base(), self.region.range().size()))
     }
 
     /// Copies the part out.
     pub fn read(&self, output: &Output<'_>) -> Result<()> {
-        let to = output.part(self.at, self.size)?;
-        let Some(_direct) = self.region.mapping.direct() else { return self.read_guarded(to) };
-        // SAFETY: the section lies inside the mapping, which can't fault, and the part inside the output.
-        unsafe { std::ptr::copy(self.host(), to, self.size) };
-        Ok(())
+        self.read_by(&self.path(PROT_READ), output)
     }
 
     /// Copies the part out without allocating pages of a shared file that no one has written.
     pub fn scan(&self, output: &Output<'_>) -> Result<()> {
-        match self.region.mapping.readable_file() {
-            Some(_) => self.read_guarded(output.part(self.at, self.size)?),
-            None => self.read(output),
-        }
+        self.read_by(&self.region.mapping().scan_path(), output)
     }
 
-    /// Copies out what [`extent_at`](Self::extent_at) calls data, where it knows, without allocating pages.
-    pub fn read_data(&self, output: &Output<'_>) -> Result<()> {
-        if self.region.mapping.knows_holes() { self.read(output) } else { self.scan(output) }
-    }
-
-    /// `to` is a part of an output that has `self.size` bytes.
-    fn read_guarded(&self, to: *mut u8) -> Result<()> {
-        let mapping = &self.region.mapping;
-        let result = match mapping.readable_file() {
-            _ if mapping.has_fault_handler() => return self.read_patiently(to),
-            // SAFETY: the part lies inside the output.
-            Some((file, start)) => unsafe { kernel::read_file(file, start.saturating_add(self.offset), to, self.size) },
+    fn read_by(&self, path: &Path<'_>, output: &Output<'_>) -> Result<()> {
+        let (host, size) = (self.host(), self.len());
+        let to = output.part(self.at(), size)?;
+        let result = match path {
+            Path::Direct | Path::DirectUntilExported(_) => {
+                // SAFETY: the section lies inside the mapping, which can't fault, and the part inside the output.
+                unsafe { std::ptr::copy(host, to, size) };
+                Ok(())
+            }
+            Path::File(file, start) => {
+                let position = Range::between(*start, u64::MAX).skip(self.part.base()).base();
+                // SAFETY: the part lies inside the output.
+                unsafe { kernel::read_file(file, position, to, size) }
+            }
             // SAFETY: the part lies inside the output, and the kernel checks the source.
-            None => unsafe { kernel::read_guarded(self.host(), to, self.size) },
+            Path::Kernel => unsafe { kernel::read_guarded(host, to, size) },
+            Path::Thread => return self.in_guarded_chunks(|chunk| chunk.read_on_thread(output)),
         };
         result.map_err(|stopped| self.fault("read", &stopped))
     }
 
-    /// `to` is a part of an output that has `self.size` bytes.
-    fn read_patiently(&self, to: *mut u8) -> Result<()> {
-        self.in_chunks(|chunk, done| {
-            let bytes = chunk.on_thread("read", |lease| copy_thread::read(chunk.host(), chunk.size, lease))?;
-            // SAFETY: `to` has `self.size` bytes, of which this chunk is a part.
-            unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to.wrapping_add(done), bytes.len()) };
-            Ok(())
-        })
-    }
-
-    /// `from` is a part of an input that has `self.size` bytes.
-    fn write_patiently(&self, from: *const u8) -> Result<()> {
-        self.in_chunks(|chunk, done| {
-            let mut bytes = vec![0; chunk.size];
-            // SAFETY: `from` has `self.size` bytes, of which this chunk is a part.
-            unsafe { std::ptr::copy_nonoverlapping(from.wrapping_add(done), bytes.as_mut_ptr(), chunk.size) };
-            // SAFETY: the lease keeps the memory what it is for as long as the write goes on.
-            chunk.on_thread("write", |lease| unsafe { copy_thread::write(chunk.host(), bytes, lease) })
-        })
-    }
-
-    /// Calls `copy(part, where it begins)` for parts of at most [`GUARDED_CHUNK`].
-    fn in_chunks(&self, copy: impl Fn(&Self, usize) -> Result<()>) -> Result<()> {
-        (0..self.size).step_by(GUARDED_CHUNK).try_for_each(|done| {
-            let chunk = self.part(u64_of(done), self.size.saturating_sub(done).min(GUARDED_CHUNK));
-            copy(&chunk.at(self.at.saturating_add(done)), done).map_err(|error| error.of(u64_of(self.size)))
-        })
-    }
-
-    /// Runs a copy that may be given up; while one that was goes on, no other is begun.
-    fn on_thread<T>(
-        &self,
-        verb: &'static str,
-        copy: impl FnOnce(AbandonedCopy) -> std::result::Result<T, Stopped>,
-    ) -> Result<T> {
-        let timed_out =
-            || Stopped { completed: 0, error: Some(errno::refusal(ETIMEDOUT, "an earlier copy still waits")) };
-        let size = u64_of(self.size);
-        // A write that was given up may still be done, however late.
-        let info = LeaseInfo { what: verb, address: self.address(), size, is_writable: verb == "write" };
-        let lease = self.region.leases.take_another(&self.region.mapping, self.offset, info);
-        let lease = lease.map_err(|_| self.fault(verb, &timed_out()))?;
-        if self.region.mapping.pending_copies.load(Ordering::Acquire) != 0 {
-            return Err(self.fault(verb, &timed_out()));
-        }
-        let (abandoned, handle) = AbandonedCopy::new(lease);
-        copy(abandoned).map_err(|stopped| {
-            handle.give_up(&self.region.mapping);
-            self.fault(verb, &stopped)
-        })
+    fn read_on_thread(&self, output: &Output<'_>) -> Result<()> {
+        let lease = self.lease_of_thread("read")?;
+        let bytes = abandoned_copy::read(self.host(), self.len(), lease);
+        output.put(self.at(), &bytes.map_err(|stopped| self.fault("read", &stopped))?)
     }
 
     /// Copies the part in; `force` lifts a protection for as long as it takes.
     pub fn write(&self, input: Input<'_>, force: bool) -> Result<()> {
         let result = self.write_untracked(input, force);
-        self.mark_dirty(self.size);
+        self.mark_dirty();
         result
     }
 
-    /// Marks the first `size` bytes, which were written before this call.
-    pub fn mark_dirty(&self, size: usize) {
-        if let Some(dirty) = self.region.mapping.dirty() {
-            dirty.mark(self.offset, u64_of(size));
+    /// Marks the bytes, which were written before this call.
+    pub fn mark_dirty(&self) {
+        if let Some(dirty) = self.region.mapping().dirty() {
+            dirty.mark(self.part.base(), self.size());
         }
     }
 
     fn write_untracked(&self, input: Input<'_>, force: bool) -> Result<()> {
-        if !force || self.region.desc.prot_flags & PROT_WRITE != 0 {
-            return self.write_unprotected(input);
+        if !force || self.region.desc().prot_flags & PROT_WRITE != 0 {
+            return self.write_by(&self.path(PROT_WRITE), input);
         }
-        let work = || self.write_unprotected(input);
-        self.region.mapping.with_write_access(self.offset, self.size, work).map_err(|error| Error::AccessDenied {
-            message: format!("cannot lift the protection of {} for a forced write: {error}", self.region.desc),
+        let work = || self.write_by(&self.path(0), input);
+        self.region.mapping().with_write_access(self.part, work).map_err(|error| Error::AccessDenied {
+            message: format!("cannot lift the protection of {} for a forced write: {error}", self.region.desc()),
             address: self.address(),
-            size: u64_of(self.size),
-            region: Arc::clone(&self.region.desc),
+            size: self.size(),
+            region: Arc::clone(self.region.desc()),
         })?
     }
 
-    fn write_unprotected(&self, input: Input<'_>) -> Result<()> {
-        let (host, direct) = (self.host(), self.region.mapping.direct());
-        match input {
+    fn write_by(&self, path: &Path<'_>, input: Input<'_>) -> Result<()> {
+        match (path, input) {
             // SAFETY: the section lies inside the mapping, which can't fault, and the part inside the input.
-            Input::Bytes(bytes) if direct.is_some() => unsafe {
-                std::ptr::copy(bytes.part(self.at, self.size)?, host, self.size)
+            (Path::Direct | Path::DirectUntilExported(_), Input::Bytes(bytes)) => unsafe {
+                std::ptr::copy(bytes.part(self.at(), self.len())?, self.host(), self.len());
+                Ok(())
             },
             // SAFETY: the section lies inside the mapping, which can't fault.
-            Input::Fill(byte) if direct.is_some() => unsafe { std::ptr::write_bytes(host, byte, self.size) },
-            Input::Bytes(bytes) => self.write_guarded(bytes.part(self.at, self.size)?)?,
-            Input::Fill(byte) => self.fill_guarded(byte)?,
+            (Path::Direct | Path::DirectUntilExported(_), Input::Fill(byte)) => unsafe {
+                std::ptr::write_bytes(self.host(), byte, self.len());
+                Ok(())
+            },
+            (Path::File(..) | Path::Kernel, Input::Bytes(bytes)) => {
+                self.write_guarded(bytes.part(self.at(), self.len())?)
+            }
+            (Path::Thread, Input::Bytes(bytes)) => self.in_guarded_chunks(|chunk| {
+                let mut copy = vec![0; chunk.len()];
+                bytes.copy_to(chunk.at(), &mut copy)?;
+                chunk.write_on_thread(copy)
+            }),
+            (Path::File(..) | Path::Kernel, Input::Fill(byte)) => {
+                let pattern = vec![byte; self.len().min(GUARDED_CHUNK)];
+                self.in_guarded_chunks(|chunk| chunk.write_guarded(pattern.as_ptr()))
+            }
+            (Path::Thread, Input::Fill(byte)) => {
+                self.in_guarded_chunks(|chunk| chunk.write_on_thread(vec![byte; chunk.len()]))
+            }
         }
-        Ok(())
     }
 
-    /// `from` is a part of an input that has `self.size` bytes.
+    /// `from` has as many bytes as the section.
     fn write_guarded(&self, from: *const u8) -> Result<()> {
-        if self.region.mapping.has_fault_handler() {
-            return self.write_patiently(from);
-        }
-        // SAFETY: the part lies inside the input, and the kernel checks the target.
-        let result = unsafe { kernel::write_guarded(self.host(), from, self.size) };
+        // SAFETY: the caller's bytes, and the kernel checks the target, which is the guest's.
+        let result = unsafe { kernel::write_guarded(self.host(), from, self.len()) };
         result.map_err(|stopped| self.fault("write", &stopped))
     }
 
-    fn fill_guarded(&self, byte: u8) -> Result<()> {
-        let pattern = vec![byte; self.size.min(GUARDED_CHUNK)];
-        self.in_chunks(|chunk, _| chunk.write_guarded(pattern.as_ptr()))
+    fn write_on_thread(&self, bytes: Vec<u8>) -> Result<()> {
+        let lease = self.lease_of_thread("write")?;
+        // SAFETY: the lease keeps the memory what it is for as long as the write goes on.
+        let written = unsafe { abandoned_copy::write(self.host(), bytes, lease) };
+        written.map_err(|stopped| self.fault("write", &stopped))
+    }
+
+    /// The lease of a copy on a thread of its own. A write that is given up may still be done, however late.
+    fn lease_of_thread(&self, verb: &'static str) -> Result<Lease> {
+        let lease = Lease::take(self.region, verb, self.range(), verb == "write", true);
+        lease.map_err(|_| self.fault(verb, &abandoned_copy::pending()))
+    }
+
+    /// Calls `copy` for parts of at most [`GUARDED_CHUNK`].
+    fn in_guarded_chunks(&self, copy: impl FnMut(Self) -> Result<()>) -> Result<()> {
+        self.chunks(u64_of(GUARDED_CHUNK)).try_for_each(copy).map_err(|error| error.of(self.size()))
     }
 
     /// The error of a copy that the kernel stopped.
     pub(super) fn fault(&self, verb: &str, stopped: &Stopped) -> Error {
-        let completed = u64_of(stopped.completed);
-        let offset = self.offset.saturating_add(completed);
-        let address = self.region.desc.base().saturating_add(offset);
-        let cause = self.cause(offset, stopped);
+        let (left, desc) = (self.skip(u64_of(stopped.completed)), self.region.desc());
+        let file_offset = self.region.mapping().start_in_file();
+        let file_offset = file_offset.and_then(|start| start.checked_add(left.part().base()));
+        let cause = self.cause(file_offset, stopped);
         Error::Fault {
-            message: format!("{verb} of {} at {}: {cause}", self.region.desc, hex(address)),
-            address,
-            size: u64_of(self.size),
-            region: Arc::clone(&self.region.desc),
-            completed: u64_of(self.at).saturating_add(completed),
+            message: format!("{verb} of {desc} at {}: {cause}", hex(left.address())),
+            address: left.address(),
+            size: self.size(),
+            region: Arc::clone(desc),
+            completed: left.buffer.base(),
             cause,
-            file_offset: self.region.mapping.file_offset().map(|file| file.start().saturating_add(offset)),
+            file_offset,
         }
     }
 
-    fn cause(&self, offset: u64, stopped: &Stopped) -> String {
-        let backing = self.region.mapping.backing();
-        let length = backing.file.as_ref().filter(|_| backing.is_regular).and_then(|file| kernel::length(file).ok());
-        let position = backing.offset.saturating_add(offset);
-        match (length, &stopped.error) {
-            (Some(length), _) if length <= position => {
+    fn cause(&self, position: Option<u64>, stopped: &Stopped) -> String {
+        let backing = self.region.mapping().backing();
+        let file = backing.file.as_ref().filter(|_| backing.is_regular);
+        let length = file.and_then(|file| kernel::length(file).ok());
+        match (length.zip(position), &stopped.error) {
+            (Some((length, position)), _) if length <= position => {
                 format!("the backing file was truncated to {} bytes", hex(length))
             }
             (_, Some(error)) if errno::of(error) == ETIMEDOUT => {
@@ -266,7 +300,7 @@ impl Section {
 /// # Safety
 /// `host` is valid for reading a `T`.
 #[inline]
-pub(super) unsafe fn load_value<T: ByteValued>(host: *const T) -> T {
+pub(super) unsafe fn read_int<T: ByteValued>(host: *const T) -> T {
     // SAFETY: the caller's promise; every bit pattern is a `T`.
     if host.is_aligned() { unsafe { host.read_volatile() } } else { unsafe { host.read_unaligned() } }
 }
@@ -276,7 +310,58 @@ pub(super) unsafe fn load_value<T: ByteValued>(host: *const T) -> T {
 /// # Safety
 /// `host` is valid for writing a `T`.
 #[inline]
-pub(super) unsafe fn store_value<T: ByteValued>(host: *mut T, value: T) {
+pub(super) unsafe fn write_int<T: ByteValued>(host: *mut T, value: T) {
     // SAFETY: the caller's promise.
     if host.is_aligned() { unsafe { host.write_volatile(value) } } else { unsafe { host.write_unaligned(value) } }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::memory::mapper::Mapper;
+    use crate::model::interrupt::Uninterrupted;
+    use crate::model::region::{Region, RegionType};
+    use crate::model::region_map::RegionEntry;
+    use crate::model::source::Source;
+
+    /// A mapped region of one page.
+    pub(in crate::memory) fn region(base: u64) -> MappedRegion {
+        let range = Range::new(base, 0x1000).unwrap();
+        let desc = Region::new(RegionType::DefaultMemory, range, Source::default()).unwrap();
+        Mapper::new(&Uninterrupted, 0x1000).map(&RegionEntry::new(Arc::new(desc))).unwrap()
+    }
+
+    /// Each address with its place in the buffer.
+    fn bytes(section: &Section<'_>) -> Vec<(u64, u64)> {
+        let (range, buffer) = (section.range(), section.buffer());
+        (range.base()..range.end()).zip(buffer.base()..buffer.end()).collect()
+    }
+
+    #[test]
+    fn a_section_is_what_a_region_has_of_a_range() {
+        let region = region(0x1000);
+        for (base, end) in [(0xffa, 0x1004), (0x1ffc, 0x2004), (0x1100, 0x1104), (0xff8, 0x1000), (0x2000, 0x2004)] {
+            let range = Range::between(base, end);
+            let section = Section::new(&region, range, Range::between(100, 100 + range.size()));
+            let expected: Vec<_> = (base..end).zip(100..).filter(|(at, _)| (0x1000..0x2000).contains(at)).collect();
+            assert_eq!(bytes(&section), expected, "{range}");
+        }
+    }
+
+    #[test]
+    fn a_section_is_its_parts() {
+        let region = region(0);
+        let section = Section::new(&region, Range::between(0x10, 0x1a), Range::between(5, 15));
+        let all = bytes(&section);
+        for size in [0, 1, 3, 9, 10, 11, u64::MAX] {
+            assert_eq!([bytes(&section.take(size)), bytes(&section.skip(size))].concat(), all, "{size}");
+        }
+        for size in [1, 3, 10, 11, u64::MAX] {
+            let chunks: Vec<_> = section.chunks(size).collect();
+            assert!(chunks.iter().all(|chunk| !chunk.is_empty() && chunk.size() <= size));
+            assert_eq!(chunks.iter().flat_map(bytes).collect::<Vec<_>>(), all, "{size}");
+        }
+        assert_eq!(bytes(&section.behind(5)), bytes(&section.alone()));
+        assert_eq!(section.skip(3).part(), Range::between(0x13, 0x1a));
+    }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use crate::model::backing::Seal;
 use crate::model::error::{Errno, Error, Result};
 use crate::model::format;
-use crate::model::int::u64_of;
+use crate::model::int::{u64_of, usize_of};
 use crate::model::region::{
     MAP_ANONYMOUS, MAP_FIXED, MAP_FIXED_NOREPLACE, MAP_GROWSDOWN, MAP_HUGETLB, MAP_NORESERVE, MAP_PRIVATE, RegionType,
     SharedRegion,
@@ -18,13 +18,14 @@ use crate::model::source::{SourceType, UserBuffer};
 use crate::sys::errno::{self, EINVAL, EISDIR, EMFILE, ENFILE, ENODEV, ENOENT, ENOMEM, EOVERFLOW};
 use crate::sys::file::{self, FileKind};
 use crate::sys::host::{Host, page_size as small_page_size};
+use crate::sys::smaps;
 
-/// The arguments of `mmap`, and how the memory behaves.
-#[derive(Clone, Debug)]
-pub struct Backing {
+/// Everything that `mmap` needs, and that decides how the memory may be touched.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Backing {
     /// The file to map; `None` for anonymous memory.
     pub file: Option<Arc<File>>,
-    /// Where in the file the region begins.
+    /// The offset in the file at which the region begins.
     pub offset: u64,
     /// Memory that someone else made, instead of a mapping of ours.
     pub buffer: Option<UserBuffer>,
@@ -34,37 +35,41 @@ pub struct Backing {
     pub page_size: u64,
     /// Whether pages come from the huge page pool.
     pub is_huge: bool,
-    /// Whether a touch may fault, so that every access goes through the kernel.
-    pub guarded: bool,
-    /// Whether the file can be read by `pread`.
+    /// Whether the file can be read by `pread(2)`.
     pub is_regular: bool,
+    /// Whether files are mapped into it while it is in use.
+    pub is_window: bool,
+    /// Whether the file or the buffer was there before the region.
+    pub is_foreign: bool,
+    /// Whether whoever is given the descriptor can cut the file.
+    pub can_shrink: bool,
+    /// Whether the host has `vm.overcommit_memory=2`.
+    pub is_overcommit_strict: bool,
     /// Whether a forked child does not get it.
-    pub dontfork: bool,
+    pub is_dontfork: bool,
+    /// Whether an access may wait for a userfaultfd handler, which must not be waited for without end.
+    pub has_fault_handler: bool,
+    /// Whether an access may wait for a disk, or for whoever answers its faults: then it is made without the interpreter's lock.
+    pub may_block: bool,
 }
 
 /// Opens the backing of a region that has memory.
-pub fn open(region: &SharedRegion) -> Result<Backing> {
+pub(super) fn open(region: &SharedRegion) -> Result<Backing> {
     let page_size = page_size(region)?;
     if region.source.buffer.is_none() {
         check_alignment(region, page_size)?;
     }
     check_flags(region)?;
     let flags = region.map_flags();
-    // A page of anonymous memory or of a sealed memfd can always be had, unless the kernel counts them strictly. A DAX window shows
-    // files, which anyone may cut.
     let small = Backing {
-        file: None,
-        offset: 0,
-        buffer: None,
         flags,
         page_size,
-        is_huge: false,
-        guarded: region.region_type == RegionType::DaxMemory || Host::default().has_strict_overcommit(),
-        is_regular: true,
-        dontfork: region.options.dontfork == Some(true),
+        is_window: region.region_type == RegionType::DaxMemory,
+        is_overcommit_strict: Host::default().has_strict_overcommit(),
+        is_dontfork: region.options.dontfork == Some(true),
+        ..Backing::default()
     };
-    // A page of the pool can be had if it was set aside for the mapping.
-    let pool = Backing { is_huge: true, guarded: flags & MAP_NORESERVE != 0, ..small.clone() };
+    let pool = Backing { is_huge: true, ..small.clone() };
     match region.effective_source() {
         None => open_adopted(region, small),
         Some(SourceType::MmapAnonymous) => Ok(Backing { flags: flags | MAP_ANONYMOUS, ..small }),
@@ -99,9 +104,8 @@ fn open_memfd(region: &SharedRegion, huge_page_size: Option<u64>, backing: Backi
     let at_once = seals_before_mapping(seals);
     file::size_and_seal(&memfd, region.size(), bits(&at_once))
         .map_err(|error| failed(region, "sizing and sealing its memfd failed", &error))?;
-    // Anyone who is given its descriptor can cut a file that is not sealed.
-    let guarded = backing.guarded || !seals.contains(&Seal::Shrink);
-    Ok(Backing { file: Some(Arc::new(memfd)), guarded, ..backing })
+    let can_shrink = !seals.contains(&Seal::Shrink);
+    Ok(Backing { file: Some(Arc::new(memfd)), is_regular: true, can_shrink, ..backing })
 }
 
 /// The seals that our own mapping can be made under: a seal against future writing mappings would forbid it, and one against more
@@ -116,7 +120,7 @@ fn bits(seals: &[Seal]) -> u32 {
 }
 
 /// Adds the seals that had to wait for the mapping.
-pub fn seal_mapped(region: &SharedRegion, backing: &Backing) -> Result<()> {
+pub(super) fn seal_mapped(region: &SharedRegion, backing: &Backing) -> Result<()> {
     match (&region.options.seals, &backing.file) {
         (Some(seals), Some(file)) if seals.contains(&Seal::FutureWrite) => {
             file::seal(file, bits(seals)).map_err(|error| failed(region, "sealing its memfd failed", &error))
@@ -127,10 +131,15 @@ pub fn seal_mapped(region: &SharedRegion, backing: &Backing) -> Result<()> {
 
 const DEFAULT_SEALS: [Seal; 3] = [Seal::Shrink, Seal::Grow, Seal::Seal];
 
-/// A file or buffer of the user may be truncated, unmapped or protected by anyone: it is always guarded.
 fn open_adopted(region: &SharedRegion, backing: Backing) -> Result<Backing> {
+    let backing = Backing { is_foreign: true, may_block: true, ..backing };
     match &region.source.buffer {
-        Some(buffer) => Ok(Backing { buffer: Some(buffer.clone()), page_size: 1, guarded: true, ..backing }),
+        Some(buffer) => Ok(Backing {
+            has_fault_handler: smaps::has_fault_handler(buffer.host, usize_of(region.size())),
+            buffer: Some(buffer.clone()),
+            page_size: 1,
+            ..backing
+        }),
         None => open_user_file(region, backing),
     }
 }
@@ -152,7 +161,6 @@ fn open_user_file(region: &SharedRegion, backing: Backing) -> Result<Backing> {
         is_huge: huge_page_size.is_some(),
         file: Some(Arc::clone(&user_file.file)),
         offset: region.source.file_offset,
-        guarded: true,
         is_regular,
         ..backing
     })
@@ -172,7 +180,7 @@ fn check_length(region: &SharedRegion, kind: FileKind) -> Result<()> {
     Err(refused(region, &message, errno))
 }
 
-/// Where in its file a region ends.
+/// The end of a region in its file.
 fn file_end(region: &SharedRegion) -> Result<u64> {
     let end = region.source.file_offset.checked_add(region.size());
     end.ok_or_else(|| refused(region, "its file offset and size together exceed 2^64", EOVERFLOW))
@@ -182,18 +190,19 @@ fn file_end(region: &SharedRegion) -> Result<u64> {
 fn open_hugetlbfs(region: &SharedRegion, backing: Backing) -> Result<Backing> {
     let path = region.source.path.as_path();
     let fail = |error: io::Error| failed(region, &format!("opening {} failed", path.display()), &error);
-    let (file, guarded) = match file::open_existing(path) {
+    let (file, is_foreign) = match file::open_existing(path) {
         // Others may have it open, and cut or punch it.
         Ok(existing) => {
             require_hugetlbfs(region, path, &existing)?;
             check_length(region, file::kind(&existing).map_err(fail)?)?;
             (existing, true)
         }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => (create_hugetlbfs(region, path)?, backing.guarded),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => (create_hugetlbfs(region, path)?, false),
         Err(error) => return Err(fail(error)),
     };
     let page_size = file::hugetlbfs_page_size(&file).map_err(fail)?.unwrap_or(backing.page_size);
-    Ok(Backing { file: Some(Arc::new(file)), offset: region.source.file_offset, page_size, guarded, ..backing })
+    let (file, offset) = (Some(Arc::new(file)), region.source.file_offset);
+    Ok(Backing { file, offset, page_size, is_regular: true, is_foreign, ..backing })
 }
 
 fn create_hugetlbfs(region: &SharedRegion, path: &Path) -> Result<File> {
@@ -355,7 +364,7 @@ fn refused(region: &SharedRegion, why: &str, errno: i32) -> Error {
 }
 
 /// The refusal of memory that can't be copied safely.
-pub fn special(region: &SharedRegion) -> Error {
+pub(super) fn special(region: &SharedRegion) -> Error {
     Error::Unsupported {
         message: format!(
             "cannot map {region}: its memory can't be read through process_vm_readv (pages of a device, or a memfd_secret), \
@@ -368,7 +377,7 @@ pub fn special(region: &SharedRegion) -> Error {
 }
 
 /// The error of a failed `mmap`: a pool that ran short between the check and the call is told apart.
-pub fn mmap_failed(region: &SharedRegion, backing: &Backing, error: &io::Error) -> Error {
+pub(super) fn mmap_failed(region: &SharedRegion, backing: &Backing, error: &io::Error) -> Error {
     let pages = region.size().div_ceil(backing.page_size);
     let is_short = |available: Option<u64>| available.is_none_or(|available| available < pages);
     if backing.is_huge
@@ -387,28 +396,29 @@ fn page_mask() -> u64 {
 
 impl Backing {
     /// Whether writes stay in this process.
-    #[must_use]
-    pub const fn is_private(&self) -> bool {
+    pub(super) const fn is_private(&self) -> bool {
         self.flags & MAP_PRIVATE != 0
     }
 
-    /// Whether a forked child may find its pages gone: private huge pages can't be copied for it, shared ones may be punched
-    /// through a descriptor that the parent gives away, and `dontfork` memory is not there.
-    #[must_use]
-    pub const fn guarded_after_fork(&self) -> bool {
-        self.is_huge || self.dontfork
+    /// Whether the pool keeps pages for it from the moment on when it is mapped.
+    pub(super) const fn is_reserved(&self) -> bool {
+        self.flags & MAP_NORESERVE == 0
+    }
+
+    /// The file and where in it the region begins, if the file shows what the memory shows and can be read.
+    pub(super) fn shown_file(&self) -> Option<(&File, u64)> {
+        let file = self.file.as_ref().filter(|_| self.is_regular && !self.is_private())?;
+        Some((file, self.offset))
     }
 
     /// The bytes between the start of the page that the region begins in and the region.
-    #[must_use]
-    pub fn lead(&self) -> u64 {
+    pub(super) fn lead(&self) -> u64 {
         let start = self.buffer.as_ref().map_or(self.offset, |buffer| u64_of(buffer.host));
         start & !page_mask()
     }
 
-    /// Where in the file the page begins that the region begins in.
-    #[must_use]
-    pub fn page_offset(&self) -> u64 {
+    /// The start, in its file, of the page that the region begins in.
+    pub(super) fn page_offset(&self) -> u64 {
         self.offset & page_mask()
     }
 }

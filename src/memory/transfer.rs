@@ -5,12 +5,14 @@ use std::io;
 use std::ops::ControlFlow;
 
 use super::buffer::{Bytes, Input};
+use super::path::Path;
 use super::scan::{self, Chunk};
 use super::section::Section;
 use crate::model::error::{Errno, Error, Result};
 use crate::model::format::hex;
 use crate::model::int::u64_of;
 use crate::model::interrupt::Interrupt;
+use crate::model::region::PROT_WRITE;
 use crate::model::wait::SLICE;
 use crate::sys::copy::Stopped;
 use crate::sys::errno::{self, EFAULT, EIO};
@@ -18,14 +20,14 @@ use crate::sys::poll::{self, Direction};
 use crate::sys::stream;
 
 /// The most that one system call is asked for.
-const STEP: usize = 16 << 20;
+const STEP: u64 = 16 << 20;
 
 /// A descriptor, and how far the transfer is.
 #[allow(missing_debug_implementations, reason = "borrows a caller's trait object")]
 pub struct Transfer<'a> {
     verb: &'static str,
     file: &'a File,
-    /// Where in the file the bytes begin; `None` for the descriptor's own position.
+    /// The offset of the bytes in the file; `None` for the descriptor's own position.
     at: Option<u64>,
     total: u64,
     done: u64,
@@ -40,42 +42,42 @@ impl<'a> Transfer<'a> {
     }
 
     /// The bytes that were transferred.
-    #[must_use]
     pub const fn done(&self) -> u64 {
         self.done
     }
 
     /// Reads the file into the sections, without a copy in between where nobody may have to answer a fault.
-    pub fn read(&mut self, sections: &[Section]) -> Result<()> {
+    pub fn read(&mut self, sections: &[Section<'_>]) -> Result<()> {
         sections.iter().try_for_each(|section| self.fill(section))
     }
 
-    fn fill(&mut self, section: &Section) -> Result<()> {
-        let mut skip = 0usize;
-        while skip < section.size {
-            let part = section.part(u64_of(skip), section.size.saturating_sub(skip).min(STEP));
-            let has_handler = section.region.mapping.has_fault_handler();
-            let count = if has_handler { self.receive_patiently(&part) } else { self.receive(&part) }?;
+    fn fill(&mut self, section: &Section<'_>) -> Result<()> {
+        let mut left = *section;
+        while !left.is_empty() {
+            let part = left.take(STEP).alone();
+            // Asked before, not while the descriptor is waited for: a permit would keep others waiting.
+            let is_answered = matches!(part.path(PROT_WRITE), Path::Thread);
+            let count = if is_answered { self.receive_on_thread(&part) } else { self.receive(&part) }?;
             if count == 0 {
                 return Err(self.partial("the file ended", Errno::Refused(EIO)));
             }
-            skip = skip.saturating_add(count);
+            left = left.skip(u64_of(count));
         }
         Ok(())
     }
 
-    fn receive(&mut self, part: &Section) -> Result<usize> {
-        let count = self.moved(Direction::In, part.size, |file, at| {
+    fn receive(&mut self, part: &Section<'_>) -> Result<usize> {
+        let count = self.moved(Direction::In, part.len(), |file, at| {
             // SAFETY: the part lies in a mapping that the caller holds; the kernel checks that it can be written.
-            unsafe { stream::read(file, at, part.host(), part.size) }
+            unsafe { stream::read(file, at, part.host(), part.len()) }
         });
-        part.mark_dirty(*count.as_ref().unwrap_or(&part.size));
+        part.take(count.as_ref().map_or(part.size(), |count| u64_of(*count))).mark_dirty();
         count.map_err(|error| self.failed(part, error))
     }
 
     /// The kernel would wait for a fault handler without end.
-    fn receive_patiently(&mut self, part: &Section) -> Result<usize> {
-        let mut bytes = vec![0; part.size.min(scan::CHUNK)];
+    fn receive_on_thread(&mut self, part: &Section<'_>) -> Result<usize> {
+        let mut bytes = vec![0; part.len().min(scan::CHUNK)];
         let before = self.done;
         let (start, size) = (bytes.as_mut_ptr(), bytes.len());
         let count = self.moved(Direction::In, size, |file, at| {
@@ -84,17 +86,17 @@ impl<'a> Transfer<'a> {
         });
         let count = count.map_err(|error| self.failed(part, error))?;
         bytes.truncate(count);
-        let written = part.part(0, count).write(Input::Bytes(Bytes::from(bytes.as_slice())), false);
+        let written = part.take(u64_of(count)).write(Input::Bytes(Bytes::from(bytes.as_slice())), false);
         written.map(|()| count).map_err(|error| error.after(before).of(self.total))
     }
 
     /// Writes the sections into the file; reads no page of guest memory that no one has written.
-    pub fn write(&mut self, sections: &[Section]) -> Result<()> {
+    pub fn write(&mut self, sections: &[Section<'_>]) -> Result<()> {
         let interrupt = self.interrupt;
-        scan::walk(sections, self.verb, interrupt, |_, stretch| {
-            match stretch {
+        scan::walk(sections, self.verb, interrupt, |part, chunk| {
+            match chunk {
                 Chunk::Data(bytes) => self.send(bytes)?,
-                Chunk::Hole(size) => scan::zeroes(size, |part| self.send(part))?,
+                Chunk::Hole => scan::zeroes(part.size(), |zeroes| self.send(zeroes))?,
             }
             Ok(ControlFlow::<()>::Continue(()))
         })
@@ -148,7 +150,7 @@ impl<'a> Transfer<'a> {
     }
 
     /// A fault is the memory's, anything else the file's.
-    fn failed(&self, part: &Section, failure: Failure) -> Error {
+    fn failed(&self, part: &Section<'_>, failure: Failure) -> Error {
         match failure {
             Failure::Stopped(error) => error,
             Failure::Kernel(error) if errno::of(&error) == EFAULT => {
@@ -172,7 +174,7 @@ impl<'a> Transfer<'a> {
     }
 }
 
-/// Why a system call moved nothing.
+/// The reason why a system call moved nothing.
 enum Failure {
     Stopped(Error),
     Kernel(io::Error),

@@ -2,10 +2,11 @@
 
 use super::buffer::{Bytes, Output};
 use super::mapped_regions::MappedRegions;
+use super::region::MappedRegion;
 use crate::model::address_index::AddressIndex;
 use crate::model::error::Result;
 
-/// What look-ups need, apart from the map, so that they can go on without holding it.
+/// A copy of what look-ups need of the map, so that they go on without holding it.
 #[derive(Debug)]
 pub struct Translator {
     starts: AddressIndex,
@@ -13,41 +14,37 @@ pub struct Translator {
     regions: Box<[(u64, u64)]>,
 }
 
-/// The index of a region and the host address of a byte in it.
-pub type Place = (u64, i64);
+/// The host address of a byte, and the index of its region.
+type HostIndex = (u64, i64);
 
 impl Translator {
     /// The regions of a map by ascending base.
-    #[must_use]
     pub fn new(memory: &MappedRegions) -> Self {
-        let regions = memory.regions();
+        let host = |region: &MappedRegion| region.mapping().host(0).addr().try_into().unwrap_or_default();
         Self {
-            starts: AddressIndex::new(regions.iter().map(|region| region.desc.base()).collect()),
-            regions: regions
-                .iter()
-                .map(|region| (region.desc.size(), region.mapping.host(0).addr().try_into().unwrap_or_default()))
-                .collect(),
+            starts: AddressIndex::new(memory.regions().map(|region| region.desc().base()).collect()),
+            regions: memory.regions().map(|region| (region.desc().size(), host(region))).collect(),
         }
     }
 
-    /// The place of `address`; `hint` is the index that the last look-up ended with, which sorted addresses meet again.
+    /// Finds `address`; `hint` is the index that the last look-up ended with, which sorted addresses meet again.
     #[inline]
-    fn place(&self, address: u64, hint: &mut usize) -> Option<Place> {
-        if let Some(place) = self.place_in(address, *hint) {
-            return Some(place);
+    fn find(&self, address: u64, hint: &mut usize) -> Option<HostIndex> {
+        if let Some(found) = self.find_in(address, *hint) {
+            return Some(found);
         }
         *hint = self.starts.upper_bound(address).checked_sub(1)?;
-        self.place_in(address, *hint)
+        self.find_in(address, *hint)
     }
 
     #[inline]
-    fn place_in(&self, address: u64, index: usize) -> Option<Place> {
+    fn find_in(&self, address: u64, index: usize) -> Option<HostIndex> {
         let offset = address.checked_sub(self.starts.get(index)?)?;
         let (size, host) = self.regions.get(index)?;
         if offset >= *size {
             return None;
         }
-        Some((host.saturating_add(offset), i64::try_from(index).unwrap_or(i64::MAX)))
+        Some((host.checked_add(offset)?, i64::try_from(index).ok()?))
     }
 
     /// Writes the host address and the region's index of each address; where there is no memory, `(0, -1)`.
@@ -64,14 +61,14 @@ impl Translator {
         let mut missing = None;
         for at in (0..addresses.size()).step_by(size_of::<u64>()) {
             let address = addresses.integer(at)?;
-            let place = self.place(address, &mut hint);
-            if place.is_none() && missing.is_none() {
+            let found = self.find(address, &mut hint);
+            if found.is_none() && missing.is_none() {
                 missing = Some(address);
                 if must_exist {
                     break;
                 }
             }
-            let (host, index) = place.unwrap_or((0, -1));
+            let (host, index) = found.unwrap_or((0, -1));
             hosts.put(at, &host.to_ne_bytes())?;
             indexes.put(at, &index.to_ne_bytes())?;
         }

@@ -49,6 +49,15 @@ impl<T> SharedLock<T> {
         self.0.read().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The state, unless somebody changes it, or waits to.
+    pub fn try_read(&self) -> Option<SharedGuard<'_, T>> {
+        match self.0.try_read() {
+            Err(TryLockError::WouldBlock) => None,
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Ok(guard) => Some(guard),
+        }
+    }
+
     /// Waits until nobody else has the state.
     pub fn write(&self) -> RwLockWriteGuard<'_, T> {
         self.0.write().unwrap_or_else(PoisonError::into_inner)

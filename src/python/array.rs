@@ -8,13 +8,13 @@ use super::convert::U64;
 use crate::model::invalid::Invalid;
 
 /// The bytes that an array takes, and how NumPy lays it over them.
-pub(super) struct Plan<'py> {
+pub(super) struct ArrayLayout<'py> {
     keywords: Bound<'py, PyDict>,
     numpy: Bound<'py, PyModule>,
     size: u64,
 }
 
-impl<'py> Plan<'py> {
+impl<'py> ArrayLayout<'py> {
     /// Asks NumPy for the item size; shapes are one int or a sequence.
     pub(super) fn new(
         py: Python<'py>,

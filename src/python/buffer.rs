@@ -10,17 +10,16 @@ use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes, PyInt, PyMemoryView};
 use pyo3::{Borrowed, ffi};
 
+use super::interrupt::detached;
 use super::space_ref::{OwnedSpace, SpaceRef};
 use crate::memory::buffer::{Bytes, Output};
-use crate::memory::lease::{Lease, Leases, Refused};
-use crate::memory::mapping::Mapping;
+use crate::memory::lease::{Lease, WeakRegion};
+use crate::memory::lease_table::Refused;
 use crate::memory::section::Section;
-use crate::model::error::{Error, LeaseInfo};
 use crate::model::format::hex;
+use crate::model::range::Range;
 use crate::model::region::{PROT_READ, PROT_WRITE};
 use crate::model::source::{KeepAlive, UserBuffer};
-use crate::model::wait::SLICE;
-use crate::space::AddressSpace;
 
 /// The value of an int from 0 to 2^64 - 1.
 ///
@@ -43,7 +42,8 @@ pub(super) fn new_bytes<'py>(
     fill: impl FnOnce(&Output<'_>) -> PyResult<()>,
 ) -> PyResult<Bound<'py, PyBytes>> {
     if size == 0 {
-        return Ok(PyBytes::new(py, b""));
+        // There is one empty `bytes` object, which must not be written to.
+        return fill(&Output::from(&mut [][..])).map(|()| PyBytes::new(py, b""));
     }
     let length =
         isize::try_from(size).map_err(|_| PyMemoryError::new_err("the result is larger than any bytes object"))?;
@@ -61,7 +61,7 @@ pub(super) fn new_bytearray(py: Python<'_>, size: usize) -> PyResult<Bound<'_, P
     PyByteArray::new_with(py, size, |_| Ok(()))
 }
 
-/// A contiguous buffer that is buffer: its exporter keeps the bytes where they are meanwhile.
+/// A contiguous buffer that is held: its exporter keeps the bytes where they are meanwhile.
 ///
 /// PyO3's own refuses exporters that leave out strides, as every object of `ctypes` does.
 pub(super) struct PyBuffer(Box<ffi::Py_buffer>);
@@ -127,7 +127,7 @@ impl Drop for PyBuffer {
     }
 }
 
-/// Calls `work` with the bytes of a contiguous bytes-like object, which is buffer meanwhile.
+/// Calls `work` with the bytes of a contiguous bytes-like object, which is held meanwhile.
 #[inline]
 pub(super) fn with_input<T>(data: &Bound<'_, PyAny>, work: impl FnOnce(Bytes<'_>) -> PyResult<T>) -> PyResult<T> {
     if let Ok(bytes) = data.cast_exact::<PyBytes>() {
@@ -136,7 +136,7 @@ pub(super) fn with_input<T>(data: &Bound<'_, PyAny>, work: impl FnOnce(Bytes<'_>
     work(PyBuffer::of(data)?.bytes())
 }
 
-/// Calls `work` with a contiguous writable buffer, which is buffer meanwhile.
+/// Calls `work` with a contiguous writable buffer, which is held meanwhile.
 #[inline]
 pub(super) fn with_output<T>(target: &Bound<'_, PyAny>, work: impl FnOnce(&Output<'_>) -> PyResult<T>) -> PyResult<T> {
     let buffer = PyBuffer::of(target)?;
@@ -176,18 +176,15 @@ pub(super) fn adopt(object: &Bound<'_, PyAny>) -> PyResult<UserBuffer> {
     Ok(UserBuffer { host, size: u64::try_from(buffer.size()).unwrap_or(u64::MAX), keep: Arc::new(buffer) })
 }
 
-/// What a view is an export of; every export holds a lease on the region, slices of a memoryview share it.
+/// The exporter of a view's bytes. Every export holds a lease on the region; slices of a memoryview share it.
 #[pyclass(frozen, name = "_GuestView", module = "dbs_address_space._core")]
 #[derive(Debug)]
 pub struct PyGuestView {
     /// Weak, so that a view keeps its own region alive and no other.
     space: Weak<OwnedSpace>,
     /// Weak, so that an exporter without an export keeps nothing alive.
-    mapping: Weak<Mapping>,
-    leases: Arc<Leases>,
-    offset: u64,
-    address: u64,
-    size: u64,
+    region: WeakRegion,
+    range: Range,
     readonly: bool,
 }
 
@@ -196,19 +193,11 @@ impl PyGuestView {
     pub(super) fn memoryview<'py>(
         py: Python<'py>,
         space: &SpaceRef,
-        section: &Section,
+        section: &Section<'_>,
         readonly: bool,
     ) -> PyResult<Bound<'py, PyMemoryView>> {
-        let exporter = Self {
-            space: space.downgrade(),
-            mapping: Arc::downgrade(&section.region.mapping),
-            leases: Arc::clone(&section.region.leases),
-            offset: section.offset,
-            address: section.address(),
-            size: u64::try_from(section.size).unwrap_or(u64::MAX),
-            readonly,
-        };
-        PyMemoryView::from(Bound::new(py, exporter)?.as_any())
+        let (space, region) = (space.downgrade(), WeakRegion::from(section.region()));
+        PyMemoryView::from(Bound::new(py, Self { space, region, range: section.range(), readonly })?.as_any())
     }
 
     /// An empty memoryview, which holds nothing.
@@ -219,15 +208,12 @@ impl PyGuestView {
     /// A lease on the bytes; while a change is deciding about the region, waits for what it decides.
     fn lease(&self, py: Python<'_>) -> PyResult<Lease> {
         loop {
-            let mapping = self.mapping.upgrade().ok_or_else(|| gone(self.address))?;
-            let info = LeaseInfo { what: "view", address: self.address, size: self.size, is_writable: !self.readonly };
-            match self.leases.take(&mapping, self.offset, info) {
+            match self.region.lease("view", self.range, !self.readonly) {
                 Ok(lease) => return self.allowed(lease),
-                Err(Refused::Closed) => return Err(gone(self.address)),
+                Err(Refused::Closed) => return Err(self.gone()),
                 Err(Refused::Closing) => {
-                    let space = self.space.upgrade().ok_or_else(|| gone(self.address))?;
-                    drop(mapping);
-                    wait_settled(py, &space, &self.leases, self.address)?;
+                    let space = self.space.upgrade().ok_or_else(|| self.gone())?;
+                    detached(py, None, |interrupt| space.wait_settled(&self.region, interrupt))?;
                 }
             }
         }
@@ -236,27 +222,17 @@ impl PyGuestView {
     /// The region may have lost a protection since this was made; from here on the lease keeps what there is.
     fn allowed(&self, lease: Lease) -> PyResult<Lease> {
         let needed = if self.readonly { PROT_READ } else { PROT_READ | PROT_WRITE };
-        if lease.mapping().allows(self.offset, self.size, needed) {
+        if lease.allows(self.range, needed) {
             return Ok(lease);
         }
-        Err(PyBufferError::new_err(format!("the memory at {} was protected: take a new view", hex(self.address))))
+        let address = hex(self.range.base());
+        Err(PyBufferError::new_err(format!("the memory at {address} was protected: take a new view")))
     }
-}
 
-/// Waits, without the interpreter's lock, for the change that is deciding about the region at `address`.
-pub(super) fn wait_settled(py: Python<'_>, space: &AddressSpace, leases: &Leases, address: u64) -> PyResult<()> {
-    if leases.is_closing() && space.turn().is_mine() {
-        let message =
-            format!("the region at {} is being removed by the change that this call is part of", hex(address));
-        return Err(Error::Reentrant { message }.into());
+    fn gone(&self) -> PyErr {
+        let address = hex(self.range.base());
+        PyBufferError::new_err(format!("the region at {address} was removed: take a new view"))
     }
-    py.detach(|| leases.wait_settled(SLICE));
-    space.turn().check_client_timeout()?;
-    py.check_signals()
-}
-
-fn gone(address: u64) -> PyErr {
-    PyBufferError::new_err(format!("the region at {} was removed: take a new view", hex(address)))
 }
 
 #[pymethods]
@@ -266,9 +242,9 @@ impl PyGuestView {
         unsafe { (*view).obj = std::ptr::null_mut() };
         let this = slf.get();
         let lease = this.lease(slf.py())?;
-        let host = lease.mapping().host(this.offset).cast();
-        let length =
-            isize::try_from(this.size).map_err(|_| PyBufferError::new_err("the view is larger than any buffer"))?;
+        let host = lease.host(this.range).cast();
+        let length = isize::try_from(this.range.size())
+            .map_err(|_| PyBufferError::new_err("the view is larger than any buffer"))?;
         // SAFETY: fills the caller's buffer with memory that the lease keeps mapped, or sets an exception.
         let result =
             unsafe { ffi::PyBuffer_FillInfo(view, slf.as_ptr(), host, length, c_int::from(this.readonly), flags) };

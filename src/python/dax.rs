@@ -1,6 +1,6 @@
 //! `DaxWindow`.
 
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
@@ -9,13 +9,14 @@ use super::convert::{self, Protection, Size};
 use super::interrupt::detached;
 use super::region_objects::RegionObject;
 use super::space_ref::SpaceRef;
-use crate::memory::dax;
-use crate::memory::lease::Lease;
-use crate::memory::mapping::Mapping;
-use crate::memory::region::{DAX_LEASE, MappedRegion};
+use crate::memory::dax::{self, DAX_LEASE};
+use crate::memory::dax_window::DaxMapping;
+use crate::memory::lease::{Lease, WeakRegion};
+use crate::memory::lease_table::Refused;
+use crate::memory::region::MappedRegion;
 use crate::model::error::{Error, Result};
-use crate::model::invalid::Invalid;
-use crate::model::region::SharedRegion;
+use crate::model::interrupt::Interrupt;
+use crate::model::range::Range;
 
 /// A DAX region into which files, or parts of them, are mapped while the guest runs, as virtio-fs does it.
 ///
@@ -35,35 +36,32 @@ use crate::model::region::SharedRegion;
 #[derive(Debug)]
 pub struct PyDaxWindow {
     space: SpaceRef,
-    desc: SharedRegion,
-    mapping: Weak<Mapping>,
+    region: WeakRegion,
 }
 
 impl PyDaxWindow {
-    pub(super) fn of(space: SpaceRef, region: Arc<MappedRegion>) -> Result<Self> {
-        match region.mapping.window() {
-            Some(_) => Ok(Self { space, desc: Arc::clone(&region.desc), mapping: Arc::downgrade(&region.mapping) }),
-            None => {
-                Err(Invalid::argument(format!("{} is not a DAX window: create it with create_dax_region", region.desc))
-                    .about(Some(region.desc.base()), Some(region.desc.size()))
-                    .into())
-            }
-        }
+    pub(super) fn of(space: SpaceRef, region: &MappedRegion) -> Result<Self> {
+        dax::check_window(region)?;
+        Ok(Self { space, region: WeakRegion::from(region) })
     }
 
-    /// The region as it is now, held so that it is not removed meanwhile.
-    fn lease(&self) -> Result<(Arc<MappedRegion>, Lease)> {
-        let gone = || Error::NotMapped { message: format!("the DAX window {} was removed", self.desc) };
-        let region = {
-            let snapshot = self.space.load();
-            let memory = snapshot.memory.as_ref().ok_or_else(gone)?;
-            Arc::clone(memory.find(self.desc.base()).ok_or_else(gone)?)
-        };
-        if !std::ptr::eq(Weak::as_ptr(&self.mapping), Arc::as_ptr(&region.mapping)) {
-            return Err(gone());
+    /// Runs `work` on the window while it is leased, without the interpreter's lock.
+    fn change(&self, py: Python<'_>, work: impl FnOnce(&MappedRegion) -> Result<()> + Send) -> PyResult<()> {
+        detached(py, None, |interrupt| work(self.lease(interrupt)?.region()))
+    }
+
+    /// Holds the region, so that it is not removed meanwhile.
+    fn lease(&self, interrupt: &dyn Interrupt) -> Result<Lease> {
+        loop {
+            match self.region.lease(DAX_LEASE, self.region.desc().range, false) {
+                Ok(lease) => return Ok(lease),
+                Err(Refused::Closing) => self.space.wait_settled(&self.region, interrupt)?,
+                Err(Refused::Closed) => {
+                    let message = format!("the DAX window {} was removed", self.region.desc());
+                    return Err(Error::NotMapped { message });
+                }
+            }
         }
-        let lease = region.lease(DAX_LEASE, region.desc.base(), region.desc.size(), false).map_err(|_| gone())?;
-        Ok((region, lease))
     }
 }
 
@@ -72,7 +70,7 @@ impl PyDaxWindow {
     /// The region.
     #[getter]
     fn region(&self) -> RegionObject {
-        RegionObject(Arc::clone(&self.desc))
+        RegionObject(Arc::clone(self.region.desc()))
     }
 
     /// Maps `size` bytes of a file, from `file_offset` on, at an offset of the window; the file may be closed then.
@@ -99,11 +97,10 @@ impl PyDaxWindow {
         size: Size,
         prot: Protection,
     ) -> PyResult<()> {
-        let file = convert::user_file(file)?;
-        detached(py, None, |_| {
-            let (region, _lease) = self.lease()?;
-            dax::map_file(&region, offset.0, &file.file, file.identity, file_offset.0, size.0, prot.0)
-        })
+        let (file, range) = (convert::user_file(file)?, Range::new(offset.0, size.0)?);
+        let (file_offset, prot_flags) = (file_offset.0, prot.0);
+        let mapping = DaxMapping { range, file_offset, prot_flags, file: file.identity };
+        self.change(py, |region| dax::map_file(region, &file.file, mapping))
     }
 
     /// Takes what is mapped in a range out of the window; it may cut mappings and cover holes.
@@ -121,27 +118,22 @@ impl PyDaxWindow {
     /// >>> window.mappings[0].offset
     /// 4096
     fn unmap(&self, py: Python<'_>, offset: Size, size: Size) -> PyResult<()> {
-        detached(py, None, |_| {
-            let (region, _lease) = self.lease()?;
-            dax::unmap(&region, offset.0, size.0)
-        })
+        let range = Range::new(offset.0, size.0)?;
+        self.change(py, |region| dax::unmap(region, range))
     }
 
     /// What is mapped, a tuple of `DaxMapping` by ascending offset.
     #[getter]
     fn mappings<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
-        let sections =
-            self.mapping.upgrade().and_then(|mapping| Some(mapping.window()?.sections())).unwrap_or_default();
-        let mapping = |section: crate::memory::dax_table::DaxMapping| {
-            let prot_flags = convert::py_protection(py, (section.prot_flags,))?;
-            convert::py_dax_mapping(py, (section.offset, section.size, section.file_offset, prot_flags))
+        let mapping = |mapping: DaxMapping| {
+            let prot_flags = convert::py_protection(py, (mapping.prot_flags,))?;
+            let (offset, size) = (mapping.range.base(), mapping.range.size());
+            convert::py_dax_mapping(py, (offset, size, mapping.file_offset, prot_flags))
         };
-        PyTuple::new(py, sections.into_iter().map(mapping).collect::<PyResult<Vec<_>>>()?)
+        PyTuple::new(py, self.region.dax_mappings().into_iter().map(mapping).collect::<PyResult<Vec<_>>>()?)
     }
 
     fn __repr__(&self) -> String {
-        let count =
-            self.mapping.upgrade().and_then(|mapping| Some(mapping.window()?.sections().len())).unwrap_or_default();
-        format!("DaxWindow({}, {count} mappings)", self.desc)
+        format!("DaxWindow({}, {} mappings)", self.region.desc(), self.region.dax_mappings().len())
     }
 }

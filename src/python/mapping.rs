@@ -1,13 +1,13 @@
 //! `Mapping`: the host side of a mapped region.
 
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 
 use super::convert;
 use super::region_objects::RegionObject;
-use crate::memory::mapping::Mapping;
+use crate::memory::lease::WeakRegion;
 use crate::memory::region::MappedRegion;
 use crate::model::error::Error;
 use crate::model::format::hex;
@@ -25,25 +25,27 @@ use crate::model::region::SharedRegion;
 #[pyclass(frozen, name = "Mapping", module = "dbs_address_space")]
 #[derive(Debug)]
 pub struct PyMapping {
-    desc: SharedRegion,
+    region: WeakRegion,
     host_address: usize,
-    mapping: Weak<Mapping>,
     file_offset: Option<u64>,
     page_size: u64,
     guarded: bool,
 }
 
 impl PyMapping {
-    pub(super) fn of(region: &Arc<MappedRegion>) -> Self {
-        let mapping = &region.mapping;
+    pub(super) fn of(region: &MappedRegion) -> Self {
+        let mapping = region.mapping();
         Self {
-            desc: Arc::clone(&region.desc),
+            region: WeakRegion::from(region),
             host_address: mapping.host(0).addr(),
-            mapping: Arc::downgrade(mapping),
-            file_offset: mapping.file_offset().map(vm_memory::FileOffset::start),
-            page_size: mapping.backing().page_size,
-            guarded: mapping.is_guarded(),
+            file_offset: mapping.start_in_file(),
+            page_size: mapping.page_size(),
+            guarded: region.is_guarded(),
         }
+    }
+
+    const fn desc(&self) -> &SharedRegion {
+        self.region.desc()
     }
 }
 
@@ -52,19 +54,19 @@ impl PyMapping {
     /// The region.
     #[getter]
     fn region(&self) -> RegionObject {
-        RegionObject(Arc::clone(&self.desc))
+        RegionObject(Arc::clone(self.desc()))
     }
 
     /// The region's first guest physical address.
     #[getter]
     fn base(&self) -> u64 {
-        self.desc.base()
+        self.desc().base()
     }
 
     /// The number of bytes.
     #[getter]
     fn size(&self) -> u64 {
-        self.desc.size()
+        self.desc().size()
     }
 
     /// The host address of the first byte.
@@ -79,10 +81,10 @@ impl PyMapping {
     /// can then kill the process. Raises `NotMapped` when the region is gone.
     #[getter]
     fn fd(&self, py: Python<'_>) -> PyResult<Option<i32>> {
-        let gone =
-            || Error::NotMapped { message: format!("{} is not mapped any more, its descriptor is closed", self.desc) };
-        let mapping = self.mapping.upgrade().ok_or_else(gone)?;
-        Ok(py.detach(move || mapping.export_descriptor()))
+        let gone = || Error::NotMapped {
+            message: format!("{} is not mapped any more, its descriptor is closed", self.desc()),
+        };
+        Ok(py.detach(|| self.region.export_descriptor()).ok_or_else(gone)?)
     }
 
     /// Where in the file the region begins; `None` for anonymous memory.
@@ -94,7 +96,7 @@ impl PyMapping {
     /// The protection, a `Prot`.
     #[getter]
     fn prot_flags<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        convert::py_protection(py, (self.desc.prot_flags,))
+        convert::py_protection(py, (self.desc().prot_flags,))
     }
 
     /// Whether accesses go through the kernel, because a touch may fault.
@@ -112,24 +114,25 @@ impl PyMapping {
     fn __eq__<'py>(&self, py: Python<'py>, other: &Bound<'_, PyAny>) -> Bound<'py, PyAny> {
         let Ok(other) = other.cast::<Self>() else { return py.NotImplemented().into_bound(py) };
         let other = other.get();
-        let same = self.desc == other.desc && self.mapping.ptr_eq(&other.mapping) && self.guarded == other.guarded;
+        let is_same_memory = self.region.is_memory_of(&other.region) && self.guarded == other.guarded;
+        let same = is_same_memory && self.desc() == other.desc();
         pyo3::types::PyBool::new(py, same).to_owned().into_any()
     }
 
     fn __hash__(&self) -> u64 {
         use std::hash::{DefaultHasher, Hash, Hasher};
         let mut hasher = DefaultHasher::new();
-        (&self.desc, self.host_address).hash(&mut hasher);
+        (self.desc(), self.host_address).hash(&mut hasher);
         hasher.finish()
     }
 
     fn __repr__(&self) -> String {
         let (host, guarded) =
             (hex(u64::try_from(self.host_address).unwrap_or_default()), if self.guarded { " guarded" } else { "" });
-        let protection = crate::model::format::protection(self.desc.prot_flags);
+        let protection = crate::model::format::protection(self.desc().prot_flags);
         format!(
             "Mapping({} at host {host} {protection} {} pages{guarded})",
-            self.desc,
+            self.desc(),
             crate::model::format::size(self.page_size)
         )
     }

@@ -3,7 +3,7 @@
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 
-use crate::memory::access::LeasedSections;
+use crate::memory::leased_sections::LeasedSections;
 use crate::model::format::hex;
 use crate::model::invalid::Invalid;
 use crate::model::lock::Lock;
@@ -25,7 +25,8 @@ pub struct PyPin {
 
 impl From<LeasedSections> for PyPin {
     fn from(leased: LeasedSections) -> Self {
-        let (address, size) = leased.sections.first().map_or((0, 0), |section| (section.host().addr(), section.size));
+        let first = leased.sections().next().map(|section| (section.host().addr(), section.len()));
+        let (address, size) = first.unwrap_or_default();
         Self { leased: Lock::new(Some(leased)), address, size }
     }
 }

@@ -6,11 +6,11 @@ use pyo3::prelude::*;
 
 use super::convert::{self, Timeout};
 use super::interrupt::detached;
-use crate::memory::prealloc::{Background, Report};
+use crate::memory::prealloc::{PreallocJob, PreallocReport};
 use crate::model::error::Error;
 
 /// A `PreallocReport`.
-pub(super) fn report<'py>(py: Python<'py>, done: &Report) -> PyResult<Bound<'py, PyAny>> {
+pub(super) fn report<'py>(py: Python<'py>, done: &PreallocReport) -> PyResult<Bound<'py, PyAny>> {
     convert::py_prealloc_report(py, (done.size, done.threads, done.elapsed.as_secs_f64(), done.touched))
 }
 
@@ -26,7 +26,7 @@ pub(super) fn report<'py>(py: Python<'py>, done: &Report) -> PyResult<Bound<'py,
 /// 4194304
 #[pyclass(frozen, name = "PreallocHandle", module = "dbs_address_space")]
 #[derive(Debug)]
-pub struct PyPreallocHandle(pub(super) Arc<Background>);
+pub struct PyPreallocHandle(pub(super) Arc<PreallocJob>);
 
 #[pymethods]
 impl PyPreallocHandle {

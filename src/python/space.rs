@@ -240,7 +240,7 @@ impl PySpace {
     /// The memory of a mapped space; raises `NotMapped` before `map_memory()` and after `close()`.
     #[getter]
     fn memory(&self, py: Python<'_>) -> PyResult<Py<PyMemory>> {
-        let incarnation = self.inner.load().memory.as_ref().map(|memory| memory.incarnation());
+        let incarnation = self.inner.load().memory().map(|memory| memory.incarnation());
         let incarnation = incarnation
             .ok_or_else(|| Error::NotMapped { message: "the space is not mapped: call map_memory()".into() })?;
         self.memory_of(py, incarnation)
@@ -249,7 +249,7 @@ impl PySpace {
     /// Whether the space has memory.
     #[getter]
     fn is_mapped(&self) -> bool {
-        self.inner.load().memory.is_some()
+        self.inner.load().memory().is_some()
     }
 
     /// Waits until the generation is above `generation` and returns the newest map; `None` after `timeout` seconds.
@@ -273,7 +273,7 @@ impl PySpace {
 
     fn __repr__(&self) -> String {
         let snapshot = self.inner.load();
-        let (map, mapped) = (&snapshot.map, if snapshot.memory.is_some() { "mapped" } else { "not mapped" });
+        let (map, mapped) = (&snapshot.map, if snapshot.memory().is_some() { "mapped" } else { "not mapped" });
         let (regions, ram) = (map.regions().len(), format::size(map.ram_size()));
         format!("AddressSpace({regions} regions, {ram} RAM, {mapped}, generation {})", map.generation())
     }

@@ -9,9 +9,11 @@ use pyo3::types::{PyBytes, PyTuple};
 
 use super::attachment::{PyAttachment, over};
 use super::convert::{self, Address, CInt, Timeout, U32};
-use super::memory::PyMemory;
+use super::memory::{EVERYWHERE, PyMemory};
 use super::space::PySpace;
 use crate::clients::vhost_user::{VhostUser, VhostUserRegion};
+use crate::memory::access::{Shape, Verb};
+use crate::memory::protection::Need;
 use crate::model::error::Result;
 
 /// A vhost-user back-end whose memory table follows an address space: the `Attachment` that `AddressSpace.attach_vhost_user()` makes.
@@ -142,9 +144,11 @@ impl PyMemory {
     /// >>> region.guest_phys_addr, region.memory_size, region.mmap_offset
     /// (0, 1048576, 0)
     fn vhost_user_regions<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
-        let regions = self.with_memory(|_, memory| Ok(memory.regions().to_vec()))?;
-        let exported = |region| VhostUserRegion::of(region).transpose();
-        let table: Result<Vec<_>> = py.detach(|| regions.iter().filter_map(|region| exported(region)).collect());
+        let verb = Verb::new("vhost_user_regions", Need::Nothing).shaped(Shape::Mapped).slow();
+        let table = self.run(py, [(verb, &[EVERYWHERE])], None, |[sections], _| {
+            let exported = sections.iter().filter_map(|section| VhostUserRegion::of(section.region()).transpose());
+            exported.collect::<Result<Vec<_>>>()
+        });
         to_python(py, &table?)
     }
 }

@@ -13,7 +13,7 @@ use super::space::AddressSpace;
 use super::state::SpaceState;
 use super::subscribe::WriterTurn;
 use super::subscription::Subscription;
-use crate::memory::lease::Leases;
+use crate::memory::lease_table::LeaseTable;
 use crate::memory::mapped_regions::MappedRegions;
 use crate::memory::mapper::Mapper;
 use crate::memory::region::MappedRegion;
@@ -107,7 +107,7 @@ impl AddressSpace {
         let added = request.added_to(&map)?;
         self.reservations().check(&added, request.reservation)?;
         let mapped = map_all(&added, interrupt)?;
-        Ok(mapped.into_iter().map(|region| (region.id, region)).collect())
+        Ok(mapped.into_iter().map(|region| (region.id(), region)).collect())
     }
 
     /// Maps all regions; a space that is mapped already is left as it is. Returns which `map_memory` made the memory.
@@ -130,8 +130,7 @@ impl AddressSpace {
     pub fn track_writes(&self, incarnation: Incarnation, is_tracked: bool, interrupt: &dyn Interrupt) -> Result<()> {
         let _turn = self.take_turn(interrupt)?;
         let before = self.load_full();
-        let regions = before.memory_of(incarnation)?.regions().to_vec();
-        let memory = Some(Arc::new(MappedRegions::new(incarnation, is_tracked, regions)));
+        let memory = Some(Arc::new(before.memory_of(incarnation)?.tracked(is_tracked)));
         let old = self.swap_quietly(SpaceState { map: Arc::clone(&before.map), memory });
         drop(before);
         // A writer that is still in the old snapshot marks as it did before.
@@ -199,10 +198,10 @@ impl AddressSpace {
         result
     }
 
-    fn leases_of(&self, target: &RegionTarget) -> Option<Arc<Leases>> {
+    fn leases_of(&self, target: &RegionTarget) -> Option<Arc<LeaseTable>> {
         let snapshot = self.load();
         let region = target.find(&snapshot.map).ok()?;
-        snapshot.memory.as_ref()?.find(region.base()).map(|region| Arc::clone(&region.leases))
+        snapshot.memory.as_ref()?.find(region.base()).map(|region| Arc::clone(region.leases()))
     }
 }
 
@@ -212,13 +211,12 @@ fn map_all(regions: &[RegionEntry], interrupt: &dyn Interrupt) -> Result<Vec<Arc
     source::check_pools(regions().map(|region| &region.desc))?;
     // Regions of one map are disjoint: together they have no more bytes than there are addresses.
     let mut mapper = Mapper::new(interrupt, regions().map(|region| region.size()).sum());
-    regions().map(|region| Ok(Arc::new(MappedRegion::new(region, mapper.map(region)?)))).collect()
+    regions().map(|region| mapper.map(region).map(Arc::new)).collect()
 }
 
 fn map_one(region: &RegionEntry, interrupt: &dyn Interrupt) -> Result<Arc<MappedRegion>> {
     source::check_pools(std::iter::once(&region.desc))?;
-    let mapping = Mapper::new(interrupt, region.size()).map(region)?;
-    Ok(Arc::new(MappedRegion::new(region, mapping)))
+    Mapper::new(interrupt, region.size()).map(region).map(Arc::new)
 }
 
 /// The grace period: waits until the last reader has left the old snapshot, so that no late write reaches memory that leaves with it.

@@ -1,62 +1,58 @@
-//! Memory for long work: leased, and found on the current map.
-
-use std::sync::Arc;
+//! Memory for work that lets the snapshot go: planned on the map of the moment, and leased.
 
 use super::space::AddressSpace;
-use crate::memory::access::{Access, LeasedSections};
-use crate::memory::mapped_regions::Need;
-use crate::memory::region::MappedRegion;
-use crate::memory::section::Section;
+use crate::memory::access::{self, Side};
+use crate::memory::lease::WeakRegion;
+use crate::memory::leased_sections::LeasedSections;
 use crate::model::error::{Error, Result};
 use crate::model::ids::Incarnation;
 use crate::model::interrupt::Interrupt;
-use crate::model::range::Range;
 use crate::model::wait::SLICE;
 
 impl AddressSpace {
-    /// Leases the sections that `sections` finds in a range; `Err` in the result is a region to wait for.
-    ///
-    /// After a wait all of it is done again, on the snapshot of then: nothing that was found before holds.
-    pub fn try_lease(
+    /// Plans what the verbs take and leases it, without a wait; `Err` in the result is a region to wait for.
+    pub fn try_lease<const N: usize>(
         &self,
         incarnation: Incarnation,
-        (verb, need, range): (&'static str, Need, Range),
-        sections: impl FnOnce(&Access<'_>) -> Result<Vec<Section>>,
-    ) -> Result<Result<LeasedSections, Arc<MappedRegion>>> {
+        sides: [Side<'_>; N],
+    ) -> Result<Result<[LeasedSections; N], WeakRegion>> {
         let snapshot = self.load();
-        let access = Access { map: &snapshot.map, memory: snapshot.memory_of(incarnation)?, verb, need, range };
-        Ok(access.lease(sections(&access)?))
+        let plans = access::plan(&snapshot.map, snapshot.memory_of(incarnation)?, sides)?;
+        Ok(LeasedSections::lease_all(sides, &plans))
     }
 
-    /// Leases the first readable bytes of a range: regions that touch each other, up to `most` bytes; empty when there are none.
+    /// Goes on from what [`try_lease`](Self::try_lease) gave: waits for the change that is deciding about a region, and tries again.
     ///
-    /// Must be called without the interpreter's lock, for it may wait for a change that is deciding about a region.
-    pub fn lease_run(
+    /// Must be called without the interpreter's lock.
+    pub fn lease<const N: usize>(
         &self,
         incarnation: Incarnation,
-        (verb, range): (&'static str, Range),
-        most: usize,
+        sides: [Side<'_>; N],
+        mut leased: Result<[LeasedSections; N], WeakRegion>,
         interrupt: &dyn Interrupt,
-    ) -> Result<LeasedSections> {
+    ) -> Result<[LeasedSections; N]> {
         loop {
-            match self.try_lease(incarnation, (verb, Need::Read, range), |access| Ok(access.run(most)))? {
+            match leased {
                 Ok(leased) => return Ok(leased),
                 Err(unsettled) => self.wait_settled(&unsettled, interrupt)?,
             }
+            leased = self.try_lease(incarnation, sides)?;
         }
     }
 
-    /// Waits for a moment, or until the change that is deciding about a region has decided.
-    pub fn wait_settled(&self, region: &MappedRegion, interrupt: &dyn Interrupt) -> Result<()> {
+    /// Waits for a moment, or until the change that is deciding about the region has decided.
+    ///
+    /// Must be called without the interpreter's lock.
+    pub fn wait_settled(&self, region: &WeakRegion, interrupt: &dyn Interrupt) -> Result<()> {
         // The change that would decide is waiting for this very call.
-        if region.leases.is_closing() && self.turn().is_mine() {
+        if region.leases().is_closing() && self.turn().is_mine() {
             return Err(Error::Reentrant {
-                message: format!("{} is being removed by the change that this call is part of", region.desc),
+                message: format!("{} is being removed by the change that this call is part of", region.desc()),
             });
         }
-        region.leases.wait_settled(SLICE);
+        region.leases().wait_settled(SLICE);
         // A client that waits for this thread never lets the change decide: refused in time, the thread can let the client go on.
         self.turn().check_client_timeout()?;
-        Ok(interrupt.check()?)
+        Ok(interrupt.check_now()?)
     }
 }

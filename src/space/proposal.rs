@@ -31,7 +31,7 @@ impl Proposal {
     #[must_use]
     pub fn mapping(&self, region: &RegionEntry) -> Option<&Arc<MappedRegion>> {
         // Looked for on both sides, for a region that was taken out and put back has the same base, and another id.
-        let sides = [&self.after, &self.before].map(|side| side.as_ref()?.find(region.base()));
+        let sides = [&self.after, &self.before].map(|side| side.as_ref()?.for_participant(region.base()));
         sides.into_iter().flatten().find(|mapped| mapped.is(region))
     }
 

@@ -15,11 +15,17 @@ use crate::model::region_map::{RegionEntry, RegionMap};
 pub struct SpaceState {
     /// The regions and their layout.
     pub map: Arc<RegionMap>,
-    /// Their memory, when the space is mapped.
-    pub memory: Option<Arc<MappedRegions>>,
+    /// Their memory, when the space is mapped. The `Arc` outlives the snapshot without a lease: only a change may keep it.
+    pub(super) memory: Option<Arc<MappedRegions>>,
 }
 
 impl SpaceState {
+    /// The memory, when the space is mapped.
+    #[must_use]
+    pub fn memory(&self) -> Option<&MappedRegions> {
+        self.memory.as_deref()
+    }
+
     /// The memory of one `map_memory`, which `close` ends.
     #[inline]
     pub fn memory_of(&self, incarnation: Incarnation) -> Result<&MappedRegions> {
@@ -54,10 +60,10 @@ impl SpaceState {
             reached = at;
             if let MemoryEdit::Add(new) = edit {
                 next.push(map(new)?);
-            } else if let Some(old) = memory.regions().get(at) {
+            } else if let Some(old) = memory.regions().nth(at) {
                 reached = index_sum(at, 1);
                 if let MemoryEdit::Replace(new) = edit {
-                    next.push(Arc::new(old.described(Arc::clone(new))));
+                    next.describe(old, new)?;
                 }
             }
         }
@@ -111,8 +117,7 @@ mod tests {
     }
 
     fn map(region: &RegionEntry) -> Result<Arc<MappedRegion>> {
-        let mapping = Mapper::new(&Uninterrupted, region.size()).map(region)?;
-        Ok(Arc::new(MappedRegion::new(region, mapping)))
+        Mapper::new(&Uninterrupted, region.size()).map(region).map(Arc::new)
     }
 
     /// A mapped state of four regions of RAM at even pages, and a device behind them.
@@ -131,10 +136,8 @@ mod tests {
         let change = ChangeRequest::of(operations).change_of(&state.map).unwrap();
         let memory = state.memory_after(&change, map).unwrap().unwrap();
         let ids = |map: &RegionMap| map.regions().iter().filter(|r| r.has_memory()).map(|r| r.id).collect::<Vec<_>>();
-        assert_eq!(memory.regions().iter().map(|region| region.id).collect::<Vec<_>>(), ids(&change.after));
-        assert!(
-            memory.regions().iter().all(|mapped| change.after.find(mapped.desc.base()).is_some_and(|r| mapped.is(r)))
-        );
+        assert_eq!(memory.regions().map(MappedRegion::id).collect::<Vec<_>>(), ids(&change.after));
+        assert!(memory.regions().all(|mapped| change.after.find(mapped.desc().base()).is_some_and(|r| mapped.is(r))));
         (change, memory)
     }
 
@@ -153,11 +156,14 @@ mod tests {
                 MapOperation::insert(region(8, "last")),
             ],
         );
-        let [_, b, c, d] = old.regions() else { panic!() };
-        let [_, renamed, put_back, kept, _] = new.regions() else { panic!() };
-        assert!(Arc::ptr_eq(d, kept));
-        assert!(Arc::ptr_eq(&b.mapping, &renamed.mapping) && Arc::ptr_eq(&b.leases, &renamed.leases));
-        assert!(!Arc::ptr_eq(&c.mapping, &put_back.mapping) && !Arc::ptr_eq(&c.leases, &put_back.leases));
+        let [_, b, c, d] = old.regions().collect::<Vec<_>>()[..] else { panic!() };
+        let [_, renamed, put_back, kept, _] = new.regions().collect::<Vec<_>>()[..] else { panic!() };
+        assert!(std::ptr::eq(d, kept));
+        let has_memory_of = |one: &MappedRegion, other: &MappedRegion| {
+            (std::ptr::eq(one.mapping(), other.mapping()), Arc::ptr_eq(one.leases(), other.leases()))
+        };
+        assert_eq!(has_memory_of(b, renamed), (true, true));
+        assert_eq!(has_memory_of(c, put_back), (false, false));
         assert_eq!(new.incarnation(), old.incarnation());
     }
 
@@ -167,7 +173,7 @@ mod tests {
         let mut large = region(0, "large");
         large.range = Range::at(0, 5 << 12);
         let (_, memory) = after(&state(), &[&operations[..], &[MapOperation::insert(large)]].concat());
-        assert_eq!(memory.regions().iter().map(|region| region.desc.size() >> 12).collect::<Vec<_>>(), [5, 1]);
+        assert_eq!(memory.regions().map(|region| region.desc().size() >> 12).collect::<Vec<_>>(), [5, 1]);
     }
 
     #[test]

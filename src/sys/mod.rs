@@ -3,7 +3,6 @@
 #![allow(unsafe_code, reason = "this room is where system calls are made")]
 
 pub mod copy;
-pub mod copy_thread;
 pub mod errno;
 pub mod event;
 pub mod file;

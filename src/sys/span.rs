@@ -32,7 +32,18 @@ impl Span {
     }
 
     /// Maps into the span, in place of what is there.
-    pub fn map(&self, offset: usize, size: usize, prot: i32, flags: i32, fd: i32, file_offset: u64) -> Result<*mut u8> {
+    ///
+    /// # Safety
+    /// No one relies on what was mapped there before.
+    pub unsafe fn map(
+        &self,
+        offset: usize,
+        size: usize,
+        prot: i32,
+        flags: i32,
+        fd: i32,
+        file_offset: u64,
+    ) -> Result<*mut u8> {
         if offset.checked_add(size).is_none_or(|end| end > self.size) {
             return Err(errno::refusal(errno::EINVAL, "the range reaches out of the span"));
         }

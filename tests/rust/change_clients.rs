@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use _core::memory::lease::Lease;
+use _core::memory::lease::{Lease, WeakRegion};
+use _core::memory::lease_table::Refused;
 use _core::model::change::{Change, ChangeRequest, MapOperation, RegionTarget};
 use _core::model::error::{Error, Interrupted, Result};
 use _core::model::ids::Generation;
@@ -140,9 +141,14 @@ fn refuses() -> Error {
     Error::Client { message: "never".into(), raised: None }
 }
 
-fn lease(space: &AddressSpace, base: u64) -> Lease {
+fn try_lease(space: &AddressSpace, base: u64) -> Result<Lease, Refused> {
     let snapshot = space.load();
-    snapshot.memory.as_ref().unwrap().find(base).unwrap().lease("view", base, 8, false).unwrap()
+    let region = WeakRegion::from(snapshot.memory().unwrap().find(base).unwrap());
+    region.lease("view", Range::new(base, 8).unwrap(), false)
+}
+
+fn lease(space: &AddressSpace, base: u64) -> Lease {
+    try_lease(space, base).unwrap()
 }
 
 fn is_mapped(name: &str) -> bool {
@@ -320,10 +326,8 @@ fn a_region_that_is_leaving_gives_no_lease_and_gives_them_again_after_a_veto() {
     let weak = Arc::downgrade(&space);
     let hook = move |phase, change: &Change| {
         let space = weak.upgrade().unwrap();
-        let snapshot = space.load();
         if phase == "prepare" && !change.removed.is_empty() {
-            let region = snapshot.memory.as_ref().unwrap().find(LOW).unwrap();
-            assert!(region.lease("view", LOW, 8, false).is_err());
+            assert_eq!(try_lease(&space, LOW).unwrap_err(), Refused::Closing);
             return Err(refuses());
         }
         Ok(())

@@ -72,19 +72,19 @@ fn check(snapshot: &SpaceState) {
         assert_eq!(snapshot.map.find_index(region.base()), Some(index));
         assert_eq!(snapshot.map.find_index(region.end() - 1), Some(index));
     }
-    let Some(memory) = &snapshot.memory else { return };
+    let Some(memory) = snapshot.memory() else { return };
     assert_eq!(memory.regions().len(), regions.len());
-    for (mapped, region) in memory.regions().iter().zip(regions) {
-        assert!(Arc::ptr_eq(&mapped.desc, region));
-        let word: u64 = memory.load_direct(region.base()).expect("a memfd of small pages is copied directly");
+    for (mapped, region) in memory.regions().zip(regions) {
+        assert!(Arc::ptr_eq(mapped.desc(), region));
+        let word: u64 = memory.read_int_direct(region.base()).expect("a memfd of small pages is copied directly");
         assert!(word == 0 || word == region.base() + 1, "{region} shows the word {word:x}");
     }
 }
 
 /// Marks a region's memory, so that a reader who gets another region's would see it.
 fn mark(space: &AddressSpace, base: u64) {
-    if let Some(memory) = &space.load().memory {
-        assert!(memory.store_direct(base, base + 1));
+    if let Some(memory) = space.load().memory() {
+        assert!(memory.write_int_direct(base, base + 1));
     }
 }
 

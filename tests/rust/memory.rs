@@ -10,10 +10,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread;
 
-use _core::memory::access::Access;
+use _core::memory::access::{Access, Verb};
 use _core::memory::atomic::{Cell, Operation};
 use _core::memory::buffer::Output;
-use _core::memory::mapped_regions::{MappedRegions, Need};
+use _core::memory::protection::Need;
 use _core::model::interrupt::Uninterrupted;
 use _core::model::layout::Layout;
 use _core::model::range::Range;
@@ -21,6 +21,7 @@ use _core::model::region::{PROT_NONE, PROT_READ, Region, RegionType};
 use _core::model::region_map::RegionMap;
 use _core::model::source::{Source, UserFile};
 use _core::space::AddressSpace;
+use _core::space::state::SpaceState;
 use vm_memory::guest_memory::Error;
 use vm_memory::{
     Bytes, GuestAddress, GuestMemory, GuestMemoryBackend, GuestMemoryRegion, MemoryRegionAddress, Permissions,
@@ -53,8 +54,9 @@ fn usual() -> AddressSpace {
     space(&[ram(0, 2), ram(2 * PAGE, 1), ram(FAR, 2)])
 }
 
-fn memory_of(space: &AddressSpace) -> Arc<MappedRegions> {
-    Arc::clone(space.load().memory.as_ref().unwrap())
+/// The state of a space, which keeps its memory.
+fn state_of(space: &AddressSpace) -> SpaceState {
+    SpaceState::clone(&space.load())
 }
 
 fn user_file(pages: u64) -> Source {
@@ -69,7 +71,8 @@ fn user_file(pages: u64) -> Source {
 
 #[test]
 fn vm_memory_reads_and_writes_over_regions_that_touch() {
-    let memory = memory_of(&usual());
+    let state = state_of(&usual());
+    let memory = state.memory().unwrap();
     let collection = memory.collection();
     let bytes: Vec<u8> = (0..=255).cycle().take(6000).collect();
     collection.write_slice(&bytes, GuestAddress(2 * PAGE - 3000)).unwrap();
@@ -84,16 +87,18 @@ fn vm_memory_reads_and_writes_over_regions_that_touch() {
 
 #[test]
 fn vm_memory_and_our_own_verbs_see_the_same_bytes() {
-    let memory = memory_of(&usual());
+    let state = state_of(&usual());
+    let memory = state.memory().unwrap();
     memory.collection().write_obj(0xfeed_u64, GuestAddress(FAR + 8)).unwrap();
-    assert_eq!(memory.load_direct::<u64>(FAR + 8), Some(0xfeed));
-    assert!(memory.store_direct(FAR + 16, 0xbeef_u64));
+    assert_eq!(memory.read_int_direct::<u64>(FAR + 8), Some(0xfeed));
+    assert!(memory.write_int_direct(FAR + 16, 0xbeef_u64));
     assert_eq!(memory.collection().read_obj::<u64>(GuestAddress(FAR + 16)).unwrap(), 0xbeef);
 }
 
 #[test]
 fn vm_memory_finds_the_regions() {
-    let memory = memory_of(&usual());
+    let state = state_of(&usual());
+    let memory = state.memory().unwrap();
     let collection = memory.collection();
     assert_eq!(collection.num_regions(), 3);
     assert_eq!(collection.last_addr(), GuestAddress(FAR + 2 * PAGE - 1));
@@ -108,7 +113,8 @@ fn vm_memory_finds_the_regions() {
 
 #[test]
 fn a_hole_is_an_error_of_vm_memory() {
-    let memory = memory_of(&usual());
+    let state = state_of(&usual());
+    let memory = state.memory().unwrap();
     let collection = memory.collection();
     let into = collection.write_slice(&[1; 8], GuestAddress(HOLE - 4));
     assert!(matches!(into, Err(Error::PartialBuffer { expected: 8, completed: 4 })));
@@ -117,15 +123,16 @@ fn a_hole_is_an_error_of_vm_memory() {
 
 #[test]
 fn memory_without_regions_is_an_empty_collection() {
-    assert_eq!(memory_of(&space(&[])).collection().num_regions(), 0);
+    assert_eq!(state_of(&space(&[])).memory().unwrap().collection().num_regions(), 0);
 }
 
 #[test]
 fn host_addresses_are_those_of_the_mapping() {
-    let memory = memory_of(&usual());
+    let state = state_of(&usual());
+    let memory = state.memory().unwrap();
     let region = memory.find(FAR).unwrap();
     let host = region.get_host_address(MemoryRegionAddress(PAGE)).unwrap();
-    assert_eq!(host, region.mapping.host(PAGE));
+    assert_eq!(host, region.mapping().host(PAGE));
     assert!(region.get_host_address(MemoryRegionAddress(2 * PAGE)).is_err());
     assert!(region.get_slice(MemoryRegionAddress(PAGE), 4096).is_ok());
     assert!(region.get_slice(MemoryRegionAddress(PAGE), 4097).is_err());
@@ -139,23 +146,23 @@ fn memory_that_may_fault_gives_no_slice() {
     let mut forbidden = ram(ROM, 1);
     forbidden.prot_flags = PROT_NONE;
     let file = region(0, 2, user_file(2), RegionType::DefaultMemory);
-    let memory = memory_of(&space(&[file, readonly, forbidden]));
+    let state = state_of(&space(&[file, readonly, forbidden]));
+    let memory = state.memory().unwrap();
     for base in [0, FAR, ROM] {
         let region = memory.find(base).unwrap();
         let slice = region.get_slice(MemoryRegionAddress(0), 8);
-        assert!(matches!(slice, Err(Error::HostAddressNotAvailable)), "{:?}", region.desc);
+        assert!(matches!(slice, Err(Error::HostAddressNotAvailable)), "{:?}", region.desc());
         assert!(memory.collection().read_obj::<u64>(GuestAddress(base)).is_err());
         assert!(memory.collection().write_obj(1u64, GuestAddress(base)).is_err());
     }
-    assert_eq!(memory.load_direct::<u8>(0), None);
-    assert_eq!((memory.load_direct::<u8>(FAR), memory.store_direct(FAR, 1u8)), (Some(0), false));
-    assert_eq!((memory.load_direct::<u8>(ROM), memory.store_direct(ROM, 1u8)), (None, false));
+    assert_eq!(memory.read_int_direct::<u8>(0), None);
+    assert_eq!((memory.read_int_direct::<u8>(FAR), memory.write_int_direct(FAR, 1u8)), (Some(0), false));
+    assert_eq!((memory.read_int_direct::<u8>(ROM), memory.write_int_direct(ROM, 1u8)), (None, false));
     let mut bytes = [0u8; 8];
     let access = Access {
         map: &space(&[]).map(),
-        memory: &memory,
-        verb: "read",
-        need: Need::Read,
+        memory,
+        verb: Verb::new("read", Need::Read),
         range: Range::new(PAGE - 4, 8).unwrap(),
     };
     _core::memory::access::read(&access.sections().unwrap(), &Output::from(&mut bytes[..])).unwrap();
@@ -165,25 +172,26 @@ fn memory_that_may_fault_gives_no_slice() {
 #[test]
 fn a_device_is_no_region_of_vm_memory() {
     let device = region(1 << 45, 1, Source::default(), RegionType::DeviceMemory);
-    assert_eq!(memory_of(&space(&[ram(0, 1), device])).collection().num_regions(), 1);
+    assert_eq!(state_of(&space(&[ram(0, 1), device])).memory().unwrap().collection().num_regions(), 1);
 }
 
 #[test]
 fn aligned_integers_do_not_tear() {
     const ROUNDS: u64 = 300_000;
-    let memory = memory_of(&usual());
+    let state = state_of(&usual());
+    let memory = state.memory().unwrap();
     let patterns = [0, u64::MAX, 0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3210];
     thread::scope(|scope| {
         for index in 0..2 {
             let memory = &memory;
             scope.spawn(move || {
                 for round in 0..ROUNDS {
-                    assert!(memory.store_direct(PAGE, patterns[usize::try_from(round % 2).unwrap() * 2 + index]));
+                    assert!(memory.write_int_direct(PAGE, patterns[usize::try_from(round % 2).unwrap() * 2 + index]));
                 }
             });
         }
         for _ in 0..ROUNDS {
-            let value = memory.load_direct::<u64>(PAGE).unwrap();
+            let value = memory.read_int_direct::<u64>(PAGE).unwrap();
             assert!(patterns.contains(&value), "{value:#x} was never written");
         }
     });
@@ -195,9 +203,9 @@ fn atomics_add_up_and_publish() {
     let space = usual();
     let apply = |address, operation, order| {
         let snapshot = space.load();
-        let memory = snapshot.memory.as_ref().unwrap();
+        let memory = snapshot.memory().unwrap();
         let range = Range::new(address, 8).unwrap();
-        let access = Access { map: &snapshot.map, memory, verb: "atomic", need: Need::Write, range };
+        let access = Access { map: &snapshot.map, memory, verb: Verb::new("atomic", Need::Write), range };
         Cell::new(&access).unwrap().apply(operation, order).unwrap()
     };
     let (counter, data, flag) = (0, PAGE, FAR);

@@ -93,8 +93,8 @@ impl Kvm {
         created.map(Some).map_err(|error| refused(region, "a guest_memfd for", &error))
     }
 
-    fn add(&self, table: &mut SlotTable, region: &MappedRegion) -> Result<()> {
-        let desc = &region.desc;
+    fn add(&self, table: &mut SlotTable, region: &Arc<MappedRegion>) -> Result<()> {
+        let desc = region.desc();
         let flags = self.flags(desc);
         if flags & kvm::KVM_MEM_READONLY != 0 && self.vm.capability(kvm::KVM_CAP_READONLY_MEM).unwrap_or(0) == 0 {
             return Err(unsupported("read-only memory", "a kernel that has KVM_CAP_READONLY_MEM"));

@@ -27,13 +27,13 @@ impl SlotEntry {
     pub(super) fn new(
         vm: &Arc<Vm>,
         (id, flags): (u32, u32),
-        region: &MappedRegion,
+        region: &Arc<MappedRegion>,
         guest_memfd: Option<OwnedFd>,
     ) -> Result<Self> {
-        let bytes = Arc::clone(&region.mapping);
-        let slot = Slot::new(vm, (id, flags), region.desc.base(), bytes, guest_memfd)?;
-        let region = RegionEntry { id: region.id, desc: Arc::clone(&region.desc) };
-        Ok(Self { slot, region, logged: Vec::new(), is_pending: false })
+        // Kept without a lease, as a participant of the change may: the slot is deleted when the region goes.
+        let bytes = Arc::clone(region);
+        let slot = Slot::new(vm, (id, flags), region.desc().base(), bytes, guest_memfd)?;
+        Ok(Self { slot, region: region.entry().clone(), logged: Vec::new(), is_pending: false })
     }
 
     /// The slot's number.

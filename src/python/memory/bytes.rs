@@ -3,60 +3,108 @@
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString};
 
-use super::{LONG, PyMemory, Verb, whole};
-use crate::memory::access::{self, Access};
+use super::PyMemory;
+use super::run::is_long_copy;
+use crate::memory::access::{self, Access, Shape, Verb};
 use crate::memory::buffer::{Bytes, Input, Output};
-use crate::memory::copy;
-use crate::memory::mapped_regions::Need;
-use crate::memory::section::Section;
-use crate::model::int::usize_of;
-use crate::model::interrupt::Uninterrupted;
+use crate::memory::protection::Need;
+use crate::model::int::{u64_of, usize_of};
+use crate::model::range::Range;
 use crate::python::buffer;
 use crate::python::convert::{self, Address, Byte, Size};
-use crate::python::interrupt::detached;
 
 /// Bytes that a search for the end of a string reads at a time.
 const STRING_STEP: u64 = 256;
 
+pub(super) const READ: Verb = Verb::new("read", Need::Read);
+const READ_C_STRING: Verb = Verb::new("read_c_string", Need::Read);
+
+/// A verb that writes; one that is forced needs no protection.
+const fn writing(name: &'static str, force: bool) -> Verb {
+    Verb::new(name, if force { Need::Nothing } else { Need::Write })
+}
+
 impl PyMemory {
-    /// Short reads that one direct copy can do.
+    /// Bytes that one direct copy can read.
     #[inline]
-    pub(super) fn read_direct<'py>(
+    pub(super) fn bytes_direct<'py>(
         &self,
         py: Python<'py>,
         addr: Address,
         size: Size,
     ) -> PyResult<Option<Bound<'py, PyBytes>>> {
-        if size.0 >= LONG {
-            return Ok(None);
-        }
-        let snapshot = self.space.load();
-        let Ok(memory) = snapshot.memory_of(self.incarnation) else { return Ok(None) };
-        let Some(source) = memory.source(addr.0, usize_of(size.0)) else { return Ok(None) };
-        buffer::new_bytes(py, size.0, |output| {
-            source.copy_to(output);
-            Ok(())
-        })
-        .map(Some)
+        let bytes = self.direct(size.0, |memory| {
+            let bytes = memory.direct_bytes(addr.0, usize_of(size.0))?;
+            Some(buffer::new_bytes(py, size.0, |output| {
+                bytes.copy_to(output);
+                Ok(())
+            }))
+        });
+        bytes?.transpose()
     }
 
+    /// The bytes of a range; what the verb leaves out is `pad`.
+    pub(super) fn bytes_of<'py>(
+        &self,
+        py: Python<'py>,
+        verb: Verb,
+        range: Range,
+        pad: Option<Byte>,
+    ) -> PyResult<Bound<'py, PyBytes>> {
+        if is_long_copy(range.size()) {
+            // Refused before the result is allocated: `read(0, 1 << 45)` is an `UnmappedAddress`, not a `MemoryError`.
+            self.short(|map, memory| Access { map, memory, verb, range }.sections().map(drop))?;
+        }
+        buffer::new_bytes(py, range.size(), |output| {
+            self.run(py, [(verb, &[range])], None, |[sections], _| {
+                if let Some(byte) = pad {
+                    output.fill(byte.0);
+                }
+                access::read(sections, output)
+            })
+        })
+    }
+
+    /// The first bytes of a range, as many as can be read; the reason when there are none.
+    fn string_part(&self, py: Python<'_>, range: Range) -> PyResult<Vec<u8>> {
+        let verb = READ_C_STRING;
+        let reach = self.short(|map, memory| Ok(Access { map, memory, verb, range }.reach()))?;
+        let range = if reach == 0 { range } else { range.take(reach) };
+        self.run(py, [(verb, &[range])], None, |[sections], _| {
+            let mut bytes = vec![0; usize_of(range.size())];
+            access::read(sections, &Output::from(bytes.as_mut_slice())).map(|()| bytes)
+        })
+    }
+
+    /// Fills an output with the bytes at an address.
+    #[inline]
+    pub(super) fn read_to(&self, py: Python<'_>, addr: Address, output: &Output<'_>) -> PyResult<()> {
+        let size = Size::of(output.size());
+        match self.direct(size.0, |memory| memory.read_direct(addr.0, output).then_some(()))? {
+            Some(()) => Ok(()),
+            None => self.read_slowly(py, convert::range(addr, size)?, output),
+        }
+    }
+
+    #[cold]
+    pub(super) fn read_slowly(&self, py: Python<'_>, range: Range, output: &Output<'_>) -> PyResult<()> {
+        self.run(py, [(READ, &[range])], None, |[sections], _| access::read(sections, output))
+    }
+
+    /// Writes an input at an address.
+    #[inline]
     pub(super) fn write_from(&self, py: Python<'_>, addr: Address, input: Bytes<'_>, force: bool) -> PyResult<()> {
         let size = Size::of(input.size());
-        if size.0 < LONG && !force && self.with_memory(|_, memory| Ok(memory.write_direct(addr.0, input)))? {
+        if !force && self.direct(size.0, |memory| memory.write_direct(addr.0, input).then_some(()))?.is_some() {
             return Ok(());
         }
-        let need = if force { Need::Any } else { Need::Write };
-        let plan = self.plan(py, ("write", need), convert::range(addr, size)?)?;
-        plan.run(py, None, |sections, _| access::write(sections, Input::Bytes(input), force))
+        self.write_slowly(py, writing("write", force), convert::range(addr, size)?, Input::Bytes(input))
     }
 
-    /// Some bytes, all or none.
-    fn read_part(&self, py: Python<'_>, verb: Verb, addr: Address, size: u64) -> PyResult<Vec<u8>> {
-        let plan = self.plan(py, verb, convert::range(addr, Size(size))?)?;
-        let mut bytes = vec![0; usize_of(size)];
-        let output = Output::from(bytes.as_mut_slice());
-        plan.run(py, None, |sections, _| access::read(sections, &output))?;
-        Ok(bytes)
+    #[cold]
+    fn write_slowly(&self, py: Python<'_>, verb: Verb, range: Range, input: Input<'_>) -> PyResult<()> {
+        let force = verb.need == Need::Nothing;
+        self.run(py, [(verb, &[range])], None, |[sections], _| access::write(sections, input, force))
     }
 }
 
@@ -80,20 +128,12 @@ impl PyMemory {
         pad: Option<Byte>,
     ) -> PyResult<Bound<'py, PyBytes>> {
         if pad.is_none()
-            && let Some(bytes) = self.read_direct(py, addr, size)?
+            && let Some(bytes) = self.bytes_direct(py, addr, size)?
         {
             return Ok(bytes);
         }
-        let find = |access: &Access<'_>| if pad.is_some() { access.sections_with_holes() } else { access.sections() };
-        let plan = self.plan_for(py, ("read", Need::Read), convert::range(addr, size)?, find)?;
-        buffer::new_bytes(py, size.0, move |output| {
-            plan.run(py, None, |sections, _| {
-                if let Some(byte) = pad {
-                    output.fill(byte.0);
-                }
-                access::read(sections, output)
-            })
-        })
+        let verb = if pad.is_some() { READ.shaped(Shape::Mapped) } else { READ };
+        self.bytes_of(py, verb, convert::range(addr, size)?, pad)
     }
 
     /// Reads as many bytes as a writable, contiguous buffer has into it, and returns how many that are.
@@ -105,15 +145,7 @@ impl PyMemory {
     /// >>> space.map_memory().read_into(0, bytearray(16))
     /// 16
     fn read_into(&self, py: Python<'_>, addr: Address, buffer: &Bound<'_, PyAny>) -> PyResult<usize> {
-        buffer::with_output(buffer, |output| {
-            let size = Size::of(output.size());
-            if size.0 < LONG && self.with_memory(|_, memory| Ok(memory.read_direct(addr.0, output)))? {
-                return Ok(output.size());
-            }
-            let plan = self.plan(py, ("read", Need::Read), convert::range(addr, size)?)?;
-            plan.run(py, None, |sections, _| access::read(sections, output))?;
-            Ok(output.size())
-        })
+        buffer::with_output(buffer, |output| self.read_to(py, addr, output).map(|()| output.size()))
     }
 
     /// Writes the bytes of any contiguous bytes-like object.
@@ -141,42 +173,7 @@ impl PyMemory {
     /// >>> space.map_memory().fill(0, "4KiB", 0xcc)
     #[pyo3(signature = (addr, size, byte=Byte(0), *, force=false), text_signature = "($self, addr, size, byte=0, *, force=False)")]
     fn fill(&self, py: Python<'_>, addr: Address, size: Size, byte: Byte, force: bool) -> PyResult<()> {
-        let need = if force { Need::Any } else { Need::Write };
-        let plan = self.plan(py, ("fill", need), convert::range(addr, size)?)?;
-        plan.run(py, None, |sections, _| access::write(sections, Input::Fill(byte.0), force))
-    }
-
-    /// Copies `size` bytes inside the guest, as if through a buffer in between: the two ranges may overlap.
-    ///
-    /// `progress(p)` is called during copies from 4 MiB on. Raises as `read` and `write` do, and then nothing was copied; only a
-    /// `MemoryFault` or an exception from `progress` stops it midway.
-    ///
-    /// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
-    /// >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "4KiB")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
-    /// >>> memory = space.map_memory()
-    /// >>> memory.write(0, b"abcdef")
-    /// >>> memory.copy(2, 0, 4)
-    /// >>> memory.read(0, 6)
-    /// b'ababcd'
-    #[pyo3(signature = (dst, src, size, *, progress=None))]
-    fn copy(
-        &self,
-        py: Python<'_>,
-        dst: Address,
-        src: Address,
-        size: Size,
-        progress: Option<Py<PyAny>>,
-    ) -> PyResult<()> {
-        let (from, to) = (convert::range(src, size)?, convert::range(dst, size)?);
-        if size.0 == 0 {
-            return Ok(());
-        }
-        let from = self.lease(py, ("copy", Need::Read), from, whole)?;
-        let to = self.lease(py, ("copy", Need::Write), to, whole)?;
-        if size.0 < LONG && !from.sections.iter().chain(&to.sections).any(Section::may_block) {
-            return Ok(copy::copy(&from.sections, &to.sections, &Uninterrupted)?);
-        }
-        detached(py, progress, move |interrupt| copy::copy(&from.sections, &to.sections, interrupt))
+        self.write_slowly(py, writing("fill", force), convert::range(addr, size)?, Input::Fill(byte.0))
     }
 
     /// The bytes up to a zero, without it; `max_size` bytes when there is none before.
@@ -198,24 +195,20 @@ impl PyMemory {
         max_size: Size,
         encoding: Option<&Bound<'py, PyString>>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let verb = ("read_c_string", Need::Read);
         let mut string = Vec::new();
-        let mut at = addr.0;
-        let mut left = max_size.0;
-        while left > 0 {
+        let mut left = Range::between(addr.0, u64::MAX).take(max_size.0);
+        while u64_of(string.len()) < max_size.0 {
+            // Refuses what lies behind the last address.
+            convert::range(Address(left.base()), Size(1))?;
             // Up to a multiple of the step: no page behind the one with the zero is touched.
-            let step = STRING_STEP.saturating_sub(at % STRING_STEP).min(left).min(u64::MAX.saturating_sub(at)).max(1);
-            let reach =
-                self.with_access(verb, convert::range(Address(at), Size(step))?, |access| Ok(access.reach()))?;
-            let size = if reach == 0 { step } else { reach };
-            let part = self.read_part(py, verb, Address(at), size)?;
+            let step = left.take(STRING_STEP.abs_diff(left.base() % STRING_STEP));
+            let part = self.string_part(py, step)?;
             if let Some(zero) = part.iter().position(|byte| *byte == 0) {
                 string.extend(part.into_iter().take(zero));
                 break;
             }
+            left = left.skip(u64_of(part.len()));
             string.extend(part);
-            at = at.saturating_add(size);
-            left = left.saturating_sub(size);
         }
         let bytes = PyBytes::new(py, &string).into_any();
         match encoding {

@@ -4,32 +4,29 @@ use pyo3::prelude::*;
 use vm_memory::ByteValued;
 
 use super::PyMemory;
-use crate::memory::access;
 use crate::memory::buffer::Output;
-use crate::memory::mapped_regions::Need;
 use crate::python::convert::{self, Address, Size, narrow};
 
 impl PyMemory {
     #[inline]
-    pub(super) fn load_value<T: ByteValued + Default>(&self, py: Python<'_>, addr: Address) -> PyResult<T> {
-        match self.with_memory(|_, memory| Ok(memory.load_direct(addr.0)))? {
+    pub(super) fn read_int<T: ByteValued + Default>(&self, py: Python<'_>, addr: Address) -> PyResult<T> {
+        match self.short(|_, memory| Ok(memory.read_int_direct(addr.0)))? {
             Some(value) => Ok(value),
-            None => self.load_slowly(py, addr),
+            None => self.read_int_slowly(py, addr),
         }
     }
 
     #[cold]
-    fn load_slowly<T: ByteValued + Default>(&self, py: Python<'_>, addr: Address) -> PyResult<T> {
+    fn read_int_slowly<T: ByteValued + Default>(&self, py: Python<'_>, addr: Address) -> PyResult<T> {
         let mut value = T::default();
         let output = Output::from(value.as_mut_slice());
-        let range = convert::range(addr, Size::of(output.size()))?;
-        self.plan(py, ("read", Need::Read), range)?.run(py, None, |sections, _| access::read(sections, &output))?;
+        self.read_slowly(py, convert::range(addr, Size::of(output.size()))?, &output)?;
         Ok(value)
     }
 
     #[inline]
-    fn store_value<T: ByteValued>(&self, py: Python<'_>, addr: Address, value: T) -> PyResult<()> {
-        if self.with_memory(|_, memory| Ok(memory.store_direct(addr.0, value)))? {
+    fn write_int<T: ByteValued>(&self, py: Python<'_>, addr: Address, value: T) -> PyResult<()> {
+        if self.short(|_, memory| Ok(memory.write_int_direct(addr.0, value)))? {
             return Ok(());
         }
         self.write_from(py, addr, value.as_slice().into(), false)
@@ -50,7 +47,7 @@ macro_rules! integer {
             /// 0
             #[pyo3(signature = (addr, *, big=false))]
             fn $read(&self, py: Python<'_>, addr: Address, big: bool) -> PyResult<$type> {
-                let value: $type = self.load_value(py, addr)?;
+                let value: $type = self.read_int(py, addr)?;
                 Ok(if big { value.swap_bytes() } else { value })
             }
 
@@ -68,7 +65,7 @@ macro_rules! integer {
             #[pyo3(signature = (addr, value, *, big=false))]
             fn $write(&self, py: Python<'_>, addr: Address, value: &Bound<'_, PyAny>, big: bool) -> PyResult<()> {
                 let value: $type = narrow(value.as_borrowed())?;
-                self.store_value(py, addr, if big { value.swap_bytes() } else { value })
+                self.write_int(py, addr, if big { value.swap_bytes() } else { value })
             }
         }
     };

@@ -2,45 +2,46 @@
 
 use std::sync::Arc;
 
-use arc_swap::Guard;
 use pyo3::exceptions::PyTypeError;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
-use super::buffer;
+use super::base::target;
 use super::convert::{self, Address, Size};
+use super::dax::PyDaxWindow;
 use super::interrupt::detached;
 use super::mapping::PyMapping;
 use super::region_objects::RegionObject;
 use super::registry::PyRegistry;
 use super::space_ref::SpaceRef;
-use crate::memory::access::{Access, LeasedSections};
+use crate::memory::access::{Access, Shape, Verb};
 use crate::memory::dirty::DirtySource;
-use crate::memory::mapped_regions::{MappedRegions, Need};
-use crate::memory::region::MappedRegion;
+use crate::memory::protection::Need;
 use crate::memory::section::Section;
-use crate::model::error::Result;
+use crate::model::error::Error;
 use crate::model::format;
 use crate::model::ids::Incarnation;
-use crate::model::interrupt::{Interrupt, Uninterrupted};
 use crate::model::range::Range;
-use crate::model::region_map::RegionMap;
-use crate::space::state::SpaceState;
 
-mod atomics;
+mod atomic;
 mod bytes;
-mod file;
+mod copy;
+mod discard;
 mod integers;
-mod placement;
-mod scans;
+mod memory_stats;
+mod prealloc;
+mod run;
+mod scan;
 pub mod search;
 mod structs;
+mod transfer;
+mod translate;
 mod vectors;
 mod views;
 
-/// From this size on a copy is done without the interpreter's lock, under leases instead of the snapshot.
-const LONG: u64 = 4 << 20;
+/// All addresses.
+pub(super) const EVERYWHERE: Range = Range::between(0, u64::MAX);
 
 /// The bytes behind a mapped address space: a live handle that follows every later change and keeps its space alive.
 ///
@@ -64,142 +65,36 @@ pub struct PyMemory {
     incarnation: Incarnation,
 }
 
-/// An access that was found possible, and what keeps it so.
-enum Plan {
-    /// Nothing.
-    Empty,
-    /// A short one: the snapshot, for as long as the copy takes.
-    Short(Vec<Section>, Guard<Arc<SpaceState>>),
-    /// A long one: leases, so that the interpreter and the snapshot can be let go.
-    Long(LeasedSections),
-}
-
-impl Plan {
-    /// Does the work, a long one without the interpreter's lock, and lets go of everything before an error becomes an exception:
-    /// that runs Python code.
-    fn run<T: Default + Send>(
-        self,
-        py: Python<'_>,
-        progress: Option<Py<PyAny>>,
-        work: impl FnOnce(&[Section], &dyn Interrupt) -> Result<T> + Send,
-    ) -> PyResult<T> {
-        match self {
-            Self::Empty => Ok(T::default()),
-            Self::Short(sections, snapshot) => {
-                let result = work(&sections, &Uninterrupted);
-                drop((sections, snapshot));
-                Ok(result?)
-            }
-            Self::Long(leased) => detached(py, progress, move |interrupt| work(&leased.sections, interrupt)),
-        }
-    }
-}
-
-/// Does work under leases, a long one, or one that may block, without the interpreter's lock.
-fn under_leases<T: Send>(
-    py: Python<'_>,
-    leased: LeasedSections,
-    size: Size,
-    progress: Option<Py<PyAny>>,
-    work: impl FnOnce(&[Section], &dyn Interrupt) -> Result<T> + Send,
-) -> PyResult<T> {
-    if size.0 >= LONG || leased.sections.iter().any(Section::may_block) {
-        return detached(py, progress, move |interrupt| work(&leased.sections, interrupt));
-    }
-    let result = work(&leased.sections, &Uninterrupted);
-    drop(leased);
-    Ok(result?)
-}
-
-/// All sections of a range; holes are refused.
-fn whole(access: &Access<'_>) -> Result<Vec<Section>> {
-    access.sections()
-}
-
-/// What is done with the memory: a verb for messages and leases, and what it needs.
-type Verb = (&'static str, Need);
-
 impl PyMemory {
     pub(super) const fn new(space: SpaceRef, registry: Py<PyRegistry>, incarnation: Incarnation) -> Self {
         Self { space, registry, incarnation }
     }
 
-    /// Runs `work` on one snapshot, which is let go before an error becomes an exception: that runs Python code.
-    #[inline]
-    pub(super) fn with_memory<T>(&self, work: impl FnOnce(&RegionMap, &MappedRegions) -> Result<T>) -> PyResult<T> {
-        let result = {
-            let snapshot = self.space.load();
-            snapshot.memory_of(self.incarnation).and_then(|memory| work(&snapshot.map, memory))
-        };
-        Ok(result?)
-    }
-
-    fn with_access<T>(
-        &self,
-        (verb, need): Verb,
-        range: Range,
-        work: impl FnOnce(&Access<'_>) -> Result<T>,
-    ) -> PyResult<T> {
-        self.with_memory(|map, memory| work(&Access { map, memory, verb, need, range }))
-    }
-
-    /// A plan for the whole range; holes are refused.
-    fn plan(&self, py: Python<'_>, verb: Verb, range: Range) -> PyResult<Plan> {
-        self.plan_for(py, verb, range, whole)
-    }
-
-    fn plan_for(
-        &self,
-        py: Python<'_>,
-        verb: Verb,
-        range: Range,
-        find: impl Fn(&Access<'_>) -> Result<Vec<Section>>,
-    ) -> PyResult<Plan> {
-        loop {
-            match self.try_plan(verb, range, &find)? {
-                Ok(plan) => return Ok(plan),
-                Err(unsettled) => self.wait_settled(py, &unsettled)?,
+    /// The verb and the range for one region (exact base, name or region), or for all that have memory.
+    fn regions_of(&self, verb: Verb, region: Option<&Bound<'_, PyAny>>) -> PyResult<(Verb, Range)> {
+        let Some(region) = region else { return Ok((verb.shaped(Shape::Mapped), EVERYWHERE)) };
+        let target = target(region)?;
+        self.short(|map, memory| {
+            let desc = target.find(map)?;
+            match memory.find(desc.base()) {
+                Some(_) => Ok((verb, desc.range)),
+                None => Err(Error::Unmapped {
+                    message: format!("{desc} is a device: it has no memory"),
+                    address: Some(desc.base()),
+                    size: Some(desc.size()),
+                    region: Some(Arc::clone(desc)),
+                }),
             }
-        }
+        })
     }
 
-    /// A plan on the current snapshot: under leases for a long access, and for one that may block; `Err` is a region to wait for.
-    fn try_plan(
-        &self,
-        (verb, need): Verb,
-        range: Range,
-        find: impl FnOnce(&Access<'_>) -> Result<Vec<Section>>,
-    ) -> Result<std::result::Result<Plan, Arc<MappedRegion>>> {
-        let snapshot = self.space.load();
-        let access = Access { map: &snapshot.map, memory: snapshot.memory_of(self.incarnation)?, verb, need, range };
-        if range.is_empty() {
-            return Ok(Ok(Plan::Empty));
-        }
-        let sections = find(&access)?;
-        if range.size() < LONG && !sections.iter().any(Section::may_block) {
-            return Ok(Ok(Plan::Short(sections, snapshot)));
-        }
-        Ok(access.lease(sections).map(Plan::Long))
-    }
-
-    /// Pieces under leases; while a change is deciding about one of the regions, waits for what it decides.
-    fn lease(
-        &self,
-        py: Python<'_>,
-        (verb, need): Verb,
-        range: Range,
-        find: impl Fn(&Access<'_>) -> Result<Vec<Section>>,
-    ) -> PyResult<LeasedSections> {
-        loop {
-            match self.space.try_lease(self.incarnation, (verb, need, range), &find)? {
-                Ok(leased) => return Ok(leased),
-                Err(unsettled) => self.wait_settled(py, &unsettled)?,
-            }
-        }
-    }
-
-    fn wait_settled(&self, py: Python<'_>, region: &MappedRegion) -> PyResult<()> {
-        buffer::wait_settled(py, &self.space, &region.leases, region.desc.base())
+    /// Calls `look` with the byte at an address, which is neither read nor held.
+    fn at<T>(&self, verb: &'static str, addr: Address, look: impl FnOnce(&Section<'_>) -> T) -> PyResult<T> {
+        let (verb, range) = (Verb::new(verb, Need::Nothing), convert::range(addr, Size(1))?);
+        self.short(|map, memory| {
+            let access = Access { map, memory, verb, range };
+            access.sections()?.first().map(look).ok_or_else(|| access.unmapped(addr.0))
+        })
     }
 }
 
@@ -213,7 +108,8 @@ impl PyMemory {
     /// (True, False)
     fn check_range(&self, addr: Address, size: Size) -> PyResult<bool> {
         let range = convert::range(addr, size)?;
-        self.with_access(("check", Need::Any), range, |access| Ok(access.sections().is_ok()))
+        let verb = Verb::new("check_range", Need::Nothing);
+        self.short(|map, memory| Ok(Access { map, memory, verb, range }.sections().is_ok()))
     }
 
     /// The host address of a guest physical address, valid until its region is removed: nothing holds it.
@@ -225,18 +121,14 @@ impl PyMemory {
     /// >>> memory.host_address(0x1000) - memory.host_address(0)
     /// 4096
     fn host_address(&self, addr: Address) -> PyResult<usize> {
-        let range = convert::range(addr, Size(1))?;
-        self.with_access(("host_address", Need::Any), range, |access| {
-            let section = access.single_section()?;
-            Ok(section.region.mapping.host(section.offset).addr())
-        })
+        self.at("host_address", addr, |section| section.host().addr())
     }
 
     /// The regions that have memory, by ascending base.
     #[getter]
     fn regions<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
         let descs: Vec<_> =
-            self.with_memory(|_, memory| Ok(memory.regions().iter().map(|region| Arc::clone(&region.desc)).collect()))?;
+            self.short(|_, memory| Ok(memory.regions().map(|region| Arc::clone(region.desc())).collect()))?;
         PyTuple::new(py, descs.into_iter().map(RegionObject).collect::<Vec<_>>())
     }
 
@@ -247,8 +139,7 @@ impl PyMemory {
     /// >>> memory.mapping(0x1000).base
     /// 0
     fn mapping(&self, addr: Address) -> PyResult<PyMapping> {
-        let range = convert::range(addr, Size(1))?;
-        self.with_access(("mapping", Need::Any), range, |access| Ok(PyMapping::of(&access.single_section()?.region)))
+        self.at("mapping", addr, |section| PyMapping::of(section.region()))
     }
 
     /// The `Mapping` of every region that has memory, by ascending base. Raises `NotMapped`.
@@ -258,9 +149,26 @@ impl PyMemory {
     /// >>> [mapping.size for mapping in memory.mappings()]
     /// [4194304]
     fn mappings<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
-        let mappings: Vec<_> =
-            self.with_memory(|_, memory| Ok(memory.regions().iter().map(PyMapping::of).collect()))?;
+        let mappings: Vec<_> = self.short(|_, memory| Ok(memory.regions().map(PyMapping::of).collect()))?;
         PyTuple::new(py, mappings)
+    }
+
+    /// The `DaxWindow` of a DAX region, given by exact base, name or region.
+    ///
+    /// Raises `UnmappedAddress`, `InvalidAddressRange` for another region.
+    ///
+    /// >>> from dbs_address_space import AddressSpaceBuilder
+    /// >>> memory = AddressSpaceBuilder(numa_regions=["4MiB"], dax_window="2MiB").build().memory
+    /// >>> memory.dax_window("dax0").mappings
+    /// ()
+    fn dax_window(&self, region: &Bound<'_, PyAny>) -> PyResult<PyDaxWindow> {
+        let (verb, range) = self.regions_of(Verb::new("dax_window", Need::Nothing), Some(region))?;
+        self.short(|map, memory| {
+            let access = Access { map, memory, verb, range };
+            let sections = access.sections()?;
+            let section = sections.first().ok_or_else(|| access.unmapped(range.base()))?;
+            PyDaxWindow::of(self.space.clone(), section.region())
+        })
     }
 
     /// Unmaps everything; the space stays as a map, and `map_memory()` then makes new memory. Closing twice does nothing.
@@ -284,10 +192,10 @@ impl PyMemory {
     /// The pages that were written since the last call: a tuple of `AddressRange`.
     fn _drain_writes<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
         let mut found = Vec::new();
-        self.with_memory(|_, memory| {
+        self.short(|_, memory| {
             for region in memory.regions() {
-                let at = |offset: u64| region.desc.base().saturating_add(offset);
-                region.drain(&mut |pages| found.push(Range::between(at(pages.base()), at(pages.end()))));
+                let guest = |pages: Range| region.range().skip(pages.base()).take(pages.size());
+                region.drain(&mut |pages| found.push(guest(pages)));
             }
             Ok(())
         })?;
@@ -315,7 +223,7 @@ impl PyMemory {
     fn __repr__(&self) -> String {
         let snapshot = self.space.load();
         let Ok(memory) = snapshot.memory_of(self.incarnation) else { return "GuestMemory(closed)".into() };
-        let size = memory.regions().iter().fold(0u64, |sum, region| sum.saturating_add(region.desc.size()));
+        let size = memory.regions().map(|region| region.range().size()).sum();
         format!("GuestMemory({} regions, {})", memory.regions().len(), format::size(size))
     }
 

@@ -5,7 +5,11 @@ use std::sync::Arc;
 use pyo3::prelude::*;
 use pyo3::{PyTraverseError, PyVisit};
 
+use super::PyMemory;
+use crate::memory::access::{Access, Shape, Verb};
+use crate::memory::protection::Need;
 use crate::memory::search::Search;
+use crate::memory::section::Section;
 use crate::model::error::Result;
 use crate::model::ids::{Generation, Incarnation};
 use crate::model::interrupt::Interrupt;
@@ -14,6 +18,7 @@ use crate::model::lock::Lock;
 use crate::model::pattern::Pattern;
 use crate::model::range::Range;
 use crate::python::buffer;
+use crate::python::convert::{Address, Size, U64};
 use crate::python::interrupt::PyInterrupt;
 use crate::python::space_ref::SpaceRef;
 
@@ -52,8 +57,10 @@ impl PyPattern {
     }
 }
 
-/// What a needle stands for.
-pub(super) fn pattern(needle: &Bound<'_, PyAny>) -> PyResult<Arc<Pattern>> {
+const SEARCH: Verb = Verb::new("search", Need::Read);
+
+/// The pattern that a needle stands for.
+fn pattern(needle: &Bound<'_, PyAny>) -> PyResult<Arc<Pattern>> {
     if let Ok(pattern) = needle.cast::<PyPattern>() {
         return Ok(Arc::clone(&pattern.get().0));
     }
@@ -72,11 +79,11 @@ pub struct PySearch {
     incarnation: Incarnation,
     interrupt: PyInterrupt,
     total: u64,
-    state: Lock<State>,
+    state: Lock<SearchState>,
 }
 
 #[derive(Debug)]
-struct State {
+struct SearchState {
     search: Search,
     /// Matches that may still be given.
     left: u64,
@@ -87,18 +94,6 @@ struct State {
 }
 
 impl PySearch {
-    pub(super) fn new(
-        space: &SpaceRef,
-        incarnation: Incarnation,
-        (pattern, range, align): (Arc<Pattern>, Range, u64),
-        limit: u64,
-        (progress, total): (Option<Py<PyAny>>, u64),
-    ) -> Self {
-        let search = Search::new(pattern, range.base(), range.end(), align);
-        let state = Lock::new(State { search, left: limit, done: 0, generation: None });
-        Self { space: space.clone(), incarnation, interrupt: PyInterrupt::new(progress), total, state }
-    }
-
     /// The generation of the map, unless the memory was closed.
     fn generation(&self) -> Result<Generation> {
         let snapshot = self.space.load();
@@ -106,7 +101,7 @@ impl PySearch {
     }
 
     /// The next match; windows are leased one at a time.
-    fn next(&self, state: &mut State, interrupt: &dyn Interrupt) -> Result<Option<u64>> {
+    fn next(&self, state: &mut SearchState, interrupt: &dyn Interrupt) -> Result<Option<u64>> {
         loop {
             let generation = self.generation()?;
             if state.generation != Some(generation) {
@@ -116,13 +111,17 @@ impl PySearch {
             if let Some(found) = state.search.pop() {
                 return Ok(Some(found));
             }
-            let (range, most) = state.search.window();
+            let range = state.search.left();
             if range.is_empty() {
                 return Ok(None);
             }
-            let leased = self.space.lease_run(self.incarnation, ("search", range), most, interrupt)?;
-            state.done = state.done.saturating_add(state.search.look(&leased.sections)?);
-            interrupt.progress("search", state.done.min(self.total), self.total)?;
+            let sides = [(SEARCH.shaped(Shape::Run(state.search.window())), &[range][..])];
+            let leased = self.space.try_lease(self.incarnation, sides)?;
+            let [leased] = self.space.lease(self.incarnation, sides, leased, interrupt)?;
+            // The map may have grown since the total was taken.
+            state.done =
+                state.done.saturating_add(state.search.look(&leased.sections().collect::<Vec<_>>())?).min(self.total);
+            interrupt.progress("search", state.done, self.total)?;
         }
     }
 }
@@ -144,9 +143,71 @@ impl PySearch {
         if state.left == 0 {
             return Ok(None);
         }
-        let current: &mut State = &mut state;
+        let current: &mut SearchState = &mut state;
         let found = self.interrupt.run(py, |interrupt| self.next(current, interrupt))?;
         state.left = if found.is_some() { state.left.saturating_sub(1) } else { 0 };
         Ok(found)
+    }
+}
+
+#[pymethods]
+impl PyMemory {
+    /// The addresses at which `needle` is found, by ascending address: an iterator.
+    ///
+    /// `needle` is bytes-like or a `BytePattern`. Matches lie whole in `[start, end)`, begin at multiples of `align`, may overlap each
+    /// other and the joints of regions that touch; holes, device regions and what may not be read are skipped. At most `limit` are
+    /// given. Nothing is leased between two matches: the search goes on in the map as it is then. Looking at memory that no one has
+    /// written does not allocate it. `progress(p)` is called at most 20 times a second. Raises `InvalidArgument` for an empty
+    /// needle or an `align` of 0; while it is iterated `MemoryFault`, `NotMapped`.
+    ///
+    /// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion, BytePattern
+    /// >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "1MiB")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+    /// >>> memory = space.map_memory()
+    /// >>> memory.writev([(0x100, b"\x7fELF\x02"), (0x2000, b"\x7fELF\x01")])
+    /// >>> [hex(addr) for addr in memory.search(b"\x7fELF")], list(memory.search(BytePattern("7f 45 4c 46 01")))
+    /// (['0x100', '0x2000'], [8192])
+    #[pyo3(signature = (needle, start=Address(0), end=None, *, limit=None, align=Size(1), progress=None),
+        text_signature = "($self, needle, start=0, end=None, *, limit=None, align=1, progress=None)")]
+    #[allow(clippy::too_many_arguments, reason = "the keywords that users were promised")]
+    fn search(
+        &self,
+        needle: &Bound<'_, PyAny>,
+        start: Address,
+        end: Option<Address>,
+        limit: Option<U64>,
+        align: Size,
+        progress: Option<Py<PyAny>>,
+    ) -> PyResult<PySearch> {
+        if align.0 == 0 {
+            return Err(
+                Invalid::number("align is 0: give 1 for any address, or what matches begin at multiples of").into()
+            );
+        }
+        let (pattern, range) = (pattern(needle)?, span(start, end)?);
+        let verb = SEARCH.shaped(Shape::Allowed);
+        let total = self.short(|map, memory| {
+            let sections = Access { map, memory, verb, range }.sections()?;
+            Ok(sections.iter().map(Section::size).sum())
+        })?;
+        let found = SearchState {
+            search: Search::new(pattern, range, align.0),
+            left: limit.map_or(u64::MAX, |limit| limit.0),
+            done: 0,
+            generation: None,
+        };
+        let (space, interrupt) = (self.space.clone(), PyInterrupt::new(progress));
+        Ok(PySearch { space, incarnation: self.incarnation, interrupt, total, state: Lock::new(found) })
+    }
+}
+
+/// From `start` to `end`, or to the end of the address space.
+pub(super) fn span(start: Address, end: Option<Address>) -> PyResult<Range> {
+    match end {
+        Some(end) if end.0 < start.0 => {
+            let hex = crate::model::format::hex;
+            let message = format!("end {} lies below start {}", hex(end.0), hex(start.0));
+            Err(Invalid::at(message, Some(start.0), None).into())
+        }
+        end => Ok(Range::between(start.0, end.map_or(u64::MAX, |end| end.0))),
     }
 }

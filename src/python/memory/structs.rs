@@ -7,10 +7,11 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyTuple};
 
 use super::PyMemory;
-use crate::memory::access;
-use crate::memory::mapped_regions::Need;
-use crate::python::buffer;
+use crate::memory::access::Verb;
+use crate::memory::protection::Need;
 use crate::python::convert::{self, Address, Size};
+
+const UNPACK: Verb = Verb::new("unpack", Need::Read);
 
 /// The module, which keeps the formats that it has seen compiled.
 fn structs(py: Python<'_>) -> PyResult<&Bound<'_, PyModule>> {
@@ -34,9 +35,7 @@ impl PyMemory {
     fn unpack<'py>(&self, py: Python<'py>, addr: Address, fmt: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
         let structs = structs(py)?;
         let size: u64 = structs.call_method1(intern!(py, "calcsize"), (fmt,))?.extract()?;
-        let plan = self.plan(py, ("unpack", Need::Read), convert::range(addr, Size(size))?)?;
-        let bytes =
-            buffer::new_bytes(py, size, |output| plan.run(py, None, |sections, _| access::read(sections, output)))?;
+        let bytes = self.bytes_of(py, UNPACK, convert::range(addr, Size(size))?, None)?;
         structs.call_method1(intern!(py, "unpack"), (fmt, bytes))
     }
 

@@ -6,11 +6,12 @@ use pyo3::prelude::*;
 use pyo3::types::PyMemoryView;
 
 use super::PyMemory;
-use crate::memory::access::{Access, LeasedSections};
-use crate::memory::mapped_regions::Need;
+use crate::memory::access::{Shape, Verb};
+use crate::memory::leased_sections::LeasedSections;
+use crate::memory::protection::Need;
 use crate::model::error::Error;
 use crate::model::region::{PROT_WRITE, SharedRegion};
-use crate::python::array;
+use crate::python::array::ArrayLayout;
 use crate::python::buffer::PyGuestView;
 use crate::python::convert::{self, Address, Size};
 use crate::python::pin::PyPin;
@@ -44,17 +45,17 @@ impl PyMemory {
             return PyGuestView::empty(py);
         }
         let need = if writable == Some(true) { Need::Write } else { Need::Read };
-        let leased = self.lease(py, ("view", need), range, |access| {
-            let section = access.single_section()?;
-            if section.is_guarded() && !unguarded {
-                return Err(guarded_view(&section.region.desc));
-            }
-            Ok(vec![section])
-        })?;
-        // LeasedSections until the view has a lease of its own, so that it shows the region as the snapshot described it.
-        let Some(section) = leased.sections.first() else { return PyGuestView::empty(py) };
-        let readonly = section.region.desc.prot_flags & PROT_WRITE == 0 || writable == Some(false);
-        PyGuestView::memoryview(py, &self.space, section, readonly)
+        let verb = Verb::new("view", need).shaped(Shape::Single);
+        let leased = self.lease(py, (verb, &[range]))?;
+        // Held until the view has a lease of its own, so that it shows the region as the snapshot described it.
+        let Some(section) = leased.sections().next() else { return PyGuestView::empty(py) };
+        let desc = section.region().desc();
+        // Asked under the lease: whoever makes memory guarded looks for leases after that.
+        if !unguarded && section.region().is_guarded() {
+            return Err(guarded_view(desc).into());
+        }
+        let readonly = desc.prot_flags & PROT_WRITE == 0 || writable == Some(false);
+        PyGuestView::memoryview(py, &self.space, &section, readonly)
     }
 
     /// A NumPy array over guest memory (the `numpy` extra), of any shape and dtype, structured ones included; strides are in bytes.
@@ -82,8 +83,8 @@ impl PyMemory {
         writable: Option<bool>,
         unguarded: bool,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let plan = array::Plan::new(py, shape, dtype, strides)?;
-        plan.over(&self.view(py, addr, Size(plan.size()), writable, unguarded)?)
+        let layout = ArrayLayout::new(py, shape, dtype, strides)?;
+        layout.over(&self.view(py, addr, Size(layout.size()), writable, unguarded)?)
     }
 
     /// Holds a range inside one region, and says where it is on the host: for engines and system calls that need an address.
@@ -102,10 +103,10 @@ impl PyMemory {
     fn pin(&self, py: Python<'_>, addr: Address, size: Size) -> PyResult<PyPin> {
         let range = convert::range(addr, size)?;
         if range.is_empty() {
-            return self.with_memory(|_, _| Ok(LeasedSections::default().into()));
+            return self.short(|_, _| Ok(LeasedSections::default().into()));
         }
-        let find = |access: &Access<'_>| access.single_section().map(|section| vec![section]);
-        self.lease(py, ("pin", Need::Any), range, find).map(PyPin::from)
+        let verb = Verb::new("pin", Need::Address).shaped(Shape::Single);
+        self.lease(py, (verb, &[range])).map(PyPin::from)
     }
 }
 

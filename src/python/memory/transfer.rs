@@ -6,13 +6,15 @@ use pyo3::exceptions::PyTypeError;
 use pyo3::intern;
 use pyo3::prelude::*;
 
-use super::{PyMemory, whole};
-use crate::memory::mapped_regions::Need;
+use super::PyMemory;
+use crate::memory::access::Verb;
+use crate::memory::protection::Need;
+use crate::memory::section::Section;
 use crate::memory::transfer::Transfer;
 use crate::model::error::Result;
+use crate::model::range::Range;
 use crate::model::region::{PROT_READ, PROT_WRITE};
 use crate::python::convert::{self, Address, Size, U64};
-use crate::python::interrupt::detached;
 use crate::sys::file;
 
 /// A descriptor of the user's, and how to keep a Python file object in step with it.
@@ -50,29 +52,35 @@ impl<'py> Endpoint<'py> {
         Ok(Self { file, buffered })
     }
 
-    /// Runs a transfer of `size` bytes; however far it comes, the file object stands behind the bytes that were transferred.
+    /// Moves the bytes of a range; however far it comes, the file object stands behind the bytes that were moved.
     fn transfer(
         &self,
         py: Python<'_>,
-        (verb, size): (&'static str, u64),
-        work: impl FnOnce(&mut Transfer<'_>) -> Result<()> + Send,
+        memory: &PyMemory,
+        (verb, range): (Verb, Range),
+        work: impl FnOnce(&mut Transfer<'_>, &[Section<'_>]) -> Result<()> + Send,
     ) -> PyResult<()> {
         let (endpoint, at) = (&self.file, self.buffered.as_ref().map(|(_, position)| *position));
         let mut done = 0;
-        let transferred = detached(py, None, |interrupt| {
-            let mut transfer = Transfer::new(verb, endpoint, at, size, interrupt);
-            let result = work(&mut transfer);
+        let transferred = memory.run(py, [(verb, &[range])], None, |[sections], interrupt| {
+            let mut transfer = Transfer::new(verb.name, endpoint, at, range.size(), interrupt);
+            let result = work(&mut transfer, sections);
             done = transfer.done();
             result
         });
         let sought = match &self.buffered {
-            Some((object, _)) if verb == "write_to" && file::appends(endpoint) => object.call_method1("seek", (0, 2)),
+            Some((object, _)) if verb.need == Need::Read && file::appends(endpoint) => {
+                object.call_method1("seek", (0, 2))
+            }
             Some((object, position)) => object.call_method1("seek", (position.saturating_add(done),)),
             None => return transferred,
         };
         transferred.and(sought.map(drop))
     }
 }
+
+const READ_FROM: Verb = Verb::new("read_from", Need::Write).slow();
+const WRITE_TO: Verb = Verb::new("write_to", Need::Read).slow();
 
 #[pymethods]
 impl PyMemory {
@@ -95,8 +103,7 @@ impl PyMemory {
         let range = convert::range(addr, size)?;
         let endpoint = Endpoint::new(file, PROT_READ)?;
         if size.0 > 0 {
-            let leased = self.lease(py, ("read_from", Need::Write), range, whole)?;
-            endpoint.transfer(py, ("read_from", size.0), move |transfer| transfer.read(&leased.sections))?;
+            endpoint.transfer(py, self, (READ_FROM, range), |transfer, sections| transfer.read(sections))?;
         }
         Ok(size.0)
     }
@@ -117,8 +124,7 @@ impl PyMemory {
         let range = convert::range(addr, size)?;
         let endpoint = Endpoint::new(file, PROT_WRITE)?;
         if size.0 > 0 {
-            let leased = self.lease(py, ("write_to", Need::Read), range, whole)?;
-            endpoint.transfer(py, ("write_to", size.0), move |transfer| transfer.write(&leased.sections))?;
+            endpoint.transfer(py, self, (WRITE_TO, range), |transfer, sections| transfer.write(sections))?;
         }
         Ok(size.0)
     }

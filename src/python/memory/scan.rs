@@ -4,23 +4,33 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyTuple};
 
-use super::search::{self, PySearch};
-use super::{PyMemory, Verb, whole};
-use crate::memory::access::Access;
-use crate::memory::mapped_regions::Need;
-use crate::memory::scan::{self, Chunk, Digest};
+use super::PyMemory;
+use super::search::span;
+use crate::memory::access::{Shape, Verb};
+use crate::memory::hash::{self, Digest};
+use crate::memory::protection::Need;
+use crate::memory::scan::{self, Chunk};
 use crate::memory::section::Section;
+use crate::memory::{compare, zero_pages};
 use crate::model::error::{Error, Result};
-use crate::model::format::hex;
 use crate::model::hexdump::Hexdump;
 use crate::model::interrupt::Interrupt;
 use crate::model::invalid::Invalid;
 use crate::model::range::Range;
 use crate::python::buffer;
-use crate::python::convert::{self, Address, Size, U64};
-use crate::python::interrupt::detached;
+use crate::python::convert::{self, Address, Size};
 
-/// A `hashlib` object, fed without the interpreter's lock leased in between.
+/// A verb that looks at all bytes of a range, which takes long whatever the size.
+const fn scanning(name: &'static str) -> Verb {
+    Verb::new(name, Need::Read).slow()
+}
+
+const COMPARE: Verb = scanning("compare");
+const HASH: Verb = scanning("hash");
+const FIND_ZERO_PAGES: Verb = scanning("find_zero_pages").shaped(Shape::Allowed);
+const HEXDUMP: Verb = scanning("hexdump").shaped(Shape::Allowed);
+
+/// A `hashlib` object, fed without the interpreter's lock held in between.
 struct PyDigest {
     update: Py<PyAny>,
     raised: Option<PyErr>,
@@ -36,21 +46,14 @@ impl Digest for PyDigest {
 }
 
 impl PyMemory {
-    /// Does long work on a range under leases, without the interpreter's lock.
-    fn scan<T: Default + Send>(
+    fn feed(
         &self,
         py: Python<'_>,
-        verb: &'static str,
         range: Range,
         progress: Option<Py<PyAny>>,
-        work: impl FnOnce(&[Section], &dyn Interrupt) -> Result<T> + Send,
-    ) -> PyResult<T> {
-        let verb: Verb = (verb, Need::Read);
-        if range.is_empty() {
-            return self.with_memory(|_, _| Ok(T::default()));
-        }
-        let leased = self.lease(py, verb, range, whole)?;
-        detached(py, progress, move |interrupt| work(&leased.sections, interrupt))
+        digest: &mut (dyn Digest + Send),
+    ) -> PyResult<()> {
+        self.run(py, [(HASH, &[range])], progress, |[sections], interrupt| hash::hash(sections, digest, interrupt))
     }
 }
 
@@ -67,8 +70,8 @@ impl PyMemory {
     fn compare(&self, py: Python<'_>, addr: Address, data: &Bound<'_, PyAny>) -> PyResult<Option<u64>> {
         buffer::with_input(data, |data| {
             let range = convert::range(addr, Size::of(data.size()))?;
-            self.scan(py, "compare", range, None, |sections, interrupt| {
-                scan::first_difference(sections, data, interrupt)
+            self.run(py, [(COMPARE, &[range])], None, |[sections], interrupt| {
+                compare::first_difference(sections, data, interrupt)
             })
         })
     }
@@ -94,7 +97,7 @@ impl PyMemory {
         let range = convert::range(addr, size)?;
         if algorithm == "blake3" {
             let mut hasher = blake3::Hasher::new();
-            self.scan(py, "hash", range, progress, |sections, interrupt| scan::hash(sections, &mut hasher, interrupt))?;
+            self.feed(py, range, progress, &mut hasher)?;
             return Ok(PyBytes::new(py, hasher.finalize().as_bytes()));
         }
         let object = py.import("hashlib")?.call_method1("new", (algorithm,)).map_err(|error| {
@@ -107,8 +110,7 @@ impl PyMemory {
             return Err(Invalid::argument(format!("digests of {algorithm} have no length of their own")).into());
         }
         let mut digest = PyDigest { update: object.getattr("update")?.unbind(), raised: None };
-        let fed =
-            self.scan(py, "hash", range, progress, |sections, interrupt| scan::hash(sections, &mut digest, interrupt));
+        let fed = self.feed(py, range, progress, &mut digest);
         match digest.raised {
             Some(raised) => return Err(raised),
             None => fed?,
@@ -135,9 +137,10 @@ impl PyMemory {
         end: Option<Address>,
     ) -> PyResult<Bound<'py, PyTuple>> {
         let range = span(start, end)?;
-        let find = |access: &Access<'_>| Ok(access.readable());
-        let leased = self.lease(py, ("find_zero_pages", Need::Read), range, find)?;
-        convert::py_ranges(py, detached(py, None, move |interrupt| scan::zero_pages(&leased.sections, interrupt))?)
+        let found = self.run(py, [(FIND_ZERO_PAGES, &[range])], None, |[sections], interrupt| {
+            zero_pages::zero_pages(sections, interrupt)
+        });
+        convert::py_ranges(py, found?)
     }
 
     /// A range as people read bytes: sixteen a line, in hexadecimal and as text, equal lines as one `*`.
@@ -154,61 +157,11 @@ impl PyMemory {
     /// [0x1000, 0x1010) has nothing to read
     fn hexdump(&self, py: Python<'_>, addr: Address, size: Size) -> PyResult<String> {
         let range = convert::range(addr, size)?;
-        let find = |access: &Access<'_>| Ok(access.readable());
-        let leased = self.lease(py, ("hexdump", Need::Read), range, find)?;
-        detached(py, None, move |interrupt| dump(&leased.sections, range, interrupt))
-    }
-
-    /// The addresses at which `needle` is found, by ascending address: an iterator.
-    ///
-    /// `needle` is bytes-like or a `BytePattern`. Matches lie whole in `[start, end)`, begin at multiples of `align`, may overlap each
-    /// other and the joints of regions that touch; holes, device regions and what may not be read are skipped. At most `limit` are
-    /// given. Nothing is leased between two matches: the search goes on in the map as it is then. Looking at memory that no one has
-    /// written does not allocate it. `progress(p)` is called at most 20 times a second. Raises `InvalidArgument` for an empty
-    /// needle or an `align` of 0; while it is iterated `MemoryFault`, `NotMapped`.
-    ///
-    /// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion, BytePattern
-    /// >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "1MiB")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
-    /// >>> memory = space.map_memory()
-    /// >>> memory.writev([(0x100, b"\x7fELF\x02"), (0x2000, b"\x7fELF\x01")])
-    /// >>> [hex(addr) for addr in memory.search(b"\x7fELF")], list(memory.search(BytePattern("7f 45 4c 46 01")))
-    /// (['0x100', '0x2000'], [8192])
-    #[pyo3(signature = (needle, start=Address(0), end=None, *, limit=None, align=Size(1), progress=None),
-        text_signature = "($self, needle, start=0, end=None, *, limit=None, align=1, progress=None)")]
-    #[allow(clippy::too_many_arguments, reason = "the keywords that users were promised")]
-    fn search(
-        &self,
-        needle: &Bound<'_, PyAny>,
-        start: Address,
-        end: Option<Address>,
-        limit: Option<U64>,
-        align: Size,
-        progress: Option<Py<PyAny>>,
-    ) -> PyResult<PySearch> {
-        if align.0 == 0 {
-            return Err(
-                Invalid::number("align is 0: give 1 for any address, or what matches begin at multiples of").into()
-            );
-        }
-        let (pattern, range) = (search::pattern(needle)?, span(start, end)?);
-        let total = self.with_access(("search", Need::Read), range, |access| Ok(access.readable_size()))?;
-        let limit = limit.map_or(u64::MAX, |limit| limit.0);
-        Ok(PySearch::new(&self.space, self.incarnation, (pattern, range, align.0), limit, (progress, total)))
+        self.run(py, [(HEXDUMP, &[range])], None, |[sections], interrupt| dump(sections, range, interrupt))
     }
 }
 
-/// From `start` to `end`, or to the end of the address space.
-fn span(start: Address, end: Option<Address>) -> PyResult<Range> {
-    match end {
-        Some(end) if end.0 < start.0 => {
-            let message = format!("end {} lies below start {}", hex(end.0), hex(start.0));
-            Err(Invalid::at(message, Some(start.0), None).into())
-        }
-        end => Ok(Range::between(start.0, end.map_or(u64::MAX, |end| end.0))),
-    }
-}
-
-fn dump(sections: &[Section], range: Range, interrupt: &dyn Interrupt) -> Result<String> {
+fn dump(sections: &[Section<'_>], range: Range, interrupt: &dyn Interrupt) -> Result<String> {
     let mut dump = Hexdump::default();
     let mut reached = range.base();
     let gap = |dump: &mut Hexdump, from: u64, to: u64| {
@@ -216,11 +169,11 @@ fn dump(sections: &[Section], range: Range, interrupt: &dyn Interrupt) -> Result
             dump.note(&format!("{} has nothing to read", Range::between(from, to)));
         }
     };
-    scan::walk(sections, "hexdump", interrupt, |address, chunk| {
-        gap(&mut dump, reached, address);
+    scan::walk(sections, "hexdump", interrupt, |part, chunk| {
+        gap(&mut dump, reached, part.address());
         reached = match chunk {
-            Chunk::Data(bytes) => dump.bytes(address, bytes),
-            Chunk::Hole(size) => dump.zeroes(address, size),
+            Chunk::Data(bytes) => dump.bytes(part.address(), bytes),
+            Chunk::Hole => dump.zeroes(part.address(), part.size()),
         };
         Ok(std::ops::ControlFlow::<()>::Continue(()))
     })?;

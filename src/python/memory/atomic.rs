@@ -5,11 +5,13 @@ use std::sync::atomic::Ordering;
 use pyo3::prelude::*;
 
 use super::PyMemory;
+use crate::memory::access::{Access, Verb};
 use crate::memory::atomic::{Cell, Operation};
-use crate::memory::mapped_regions::Need;
+use crate::memory::protection::Need;
 use crate::model::invalid::Invalid;
 use crate::python::convert::{self, Address, Size, narrow};
 
+/// The orders that an operation can have, by name.
 type Orders = [(&'static str, Ordering)];
 
 const LOADS: &Orders = &[("relaxed", Ordering::Relaxed), ("acquire", Ordering::Acquire), ("seq_cst", Ordering::SeqCst)];
@@ -52,12 +54,9 @@ impl PyMemory {
         operation: Operation,
         order: Ordering,
     ) -> PyResult<u64> {
-        if ![1, 2, 4, 8].contains(&size.0) {
-            let message = format!("{verb} of {} bytes: an atomic access has 1, 2, 4 or 8", size.0);
-            return Err(Invalid::at(message, Some(addr.0), Some(size.0)).into());
-        }
         let range = convert::range(addr, size)?;
-        self.with_access((verb, need), range, |access| Cell::new(access)?.apply(operation, order))
+        let verb = Verb::new(verb, need);
+        self.short(|map, memory| Cell::new(&Access { map, memory, verb, range })?.apply(operation, order))
     }
 }
 

@@ -1,0 +1,108 @@
+//! The way of short accesses to bytes of one region that may always be touched directly: no lock, no allocation, no pointer to chase.
+
+use vm_memory::ByteValued;
+
+use super::buffer::{Bytes, Output};
+use super::dirty::DirtyBitmap;
+use super::path::Touch;
+use super::protection::Need;
+use super::region::MappedRegion;
+use super::section;
+use crate::model::int::{u64_of, usize_of};
+
+/// The facts of a region that the fast path needs.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct FastPath {
+    size: u64,
+    host: *mut u8,
+    /// The protections under which it can be touched directly for as long as it is mapped; 0 for guarded memory.
+    direct: i32,
+    /// The bitmap that writes are marked in; null when they are not tracked.
+    dirty: *const DirtyBitmap,
+}
+
+impl FastPath {
+    pub(super) fn of(region: &MappedRegion) -> Self {
+        let mapping = region.mapping();
+        let direct = match mapping.touch() {
+            Touch::Always => region.desc().prot_flags,
+            Touch::InItsProcess | Touch::UntilExported | Touch::Never => 0,
+        };
+        let dirty = mapping.dirty().map_or(std::ptr::null(), std::ptr::from_ref);
+        Self { size: region.desc().size(), host: mapping.host(0), direct, dirty }
+    }
+
+    /// Whether bytes can be touched directly.
+    #[inline]
+    pub(super) fn allows(&self, offset: u64, size: usize, need: Need) -> bool {
+        let fits = self.size.checked_sub(offset).is_some_and(|left| u64_of(size) <= left);
+        fits && self.direct & need.bits() != 0
+    }
+}
+
+/// Bytes of one region that can be touched directly, for as long as the snapshot is held.
+#[derive(Debug)]
+pub struct DirectBytes<'a> {
+    pub(super) path: &'a FastPath,
+    pub(super) offset: u64,
+    pub(super) size: usize,
+}
+
+impl DirectBytes<'_> {
+    #[inline]
+    fn host(&self) -> *mut u8 {
+        self.path.host.wrapping_add(usize_of(self.offset))
+    }
+
+    /// The number of bytes.
+    pub const fn size(&self) -> usize {
+        self.size
+    }
+
+    /// Copies them to an output of the same size; `false`, and nothing is done, when it is shorter.
+    #[inline]
+    pub fn copy_to(&self, output: &Output<'_>) -> bool {
+        let Ok(to) = output.part(0, self.size) else { return false };
+        // SAFETY: the bytes lie in one mapping, which can't fault, and the output has as many.
+        unsafe { std::ptr::copy(self.host(), to, self.size) };
+        true
+    }
+
+    /// Copies as many bytes in; `false`, and nothing is done, when the input has fewer.
+    #[inline]
+    pub(super) fn copy_from(&self, input: Bytes<'_>) -> bool {
+        let Ok(from) = input.part(0, self.size) else { return false };
+        // SAFETY: the bytes lie in one mapping, which can't fault, and the input has as many.
+        unsafe { std::ptr::copy(from, self.host(), self.size) };
+        self.mark_dirty();
+        true
+    }
+
+    /// Reads an integer, if it has as many bytes.
+    #[inline]
+    pub(super) fn read_int<T: ByteValued>(&self) -> Option<T> {
+        // SAFETY: the bytes lie in one mapping, which can't fault, and are those of a `T`.
+        (size_of::<T>() == self.size).then(|| unsafe { section::read_int(self.host().cast()) })
+    }
+
+    /// Writes an integer, if it has as many bytes; else `false`.
+    #[inline]
+    pub(super) fn write_int<T: ByteValued>(&self, value: T) -> bool {
+        if size_of::<T>() != self.size {
+            return false;
+        }
+        // SAFETY: the bytes lie in one mapping, which can't fault, and are those of a `T`.
+        unsafe { section::write_int(self.host().cast(), value) };
+        self.mark_dirty();
+        true
+    }
+
+    /// Marks the bytes, which were written before this call.
+    #[inline]
+    fn mark_dirty(&self) {
+        // SAFETY: null, or the bitmap of a mapping that the snapshot keeps.
+        if let Some(dirty) = unsafe { self.path.dirty.as_ref() } {
+            dirty.mark(self.offset, u64_of(self.size));
+        }
+    }
+}

@@ -1,0 +1,276 @@
+//! The leases on a region, which veto its removal.
+
+use std::time::{Duration, Instant};
+
+use crate::model::error::LeaseInfo;
+use crate::model::lock::LockGuard;
+use crate::model::wait::Monitor;
+use crate::sys::fork::Process;
+
+/// The time for which accesses are kept waiting for the sake of a removal.
+const DRAIN: Duration = Duration::from_millis(50);
+
+/// Whether the lease is a view or a pin, through which a user touches the memory, and not one of our verbs.
+pub(super) fn is_users(lease: &LeaseInfo) -> bool {
+    matches!(lease.what, "view" | "pin")
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Open,
+    /// A change that removes the region is under way.
+    Closing,
+    /// The region is gone.
+    Closed,
+}
+
+#[derive(Debug)]
+struct LeaseState {
+    stage: Stage,
+    /// The leases, each at its slot.
+    held: Vec<Option<LeaseInfo>>,
+    /// The slots of `held` that no one has.
+    free: Vec<usize>,
+    /// Until when new accesses wait, so that those in flight come to an end and a removal gets its turn.
+    drains_until: Option<Instant>,
+}
+
+impl LeaseState {
+    fn is_free(&self) -> bool {
+        self.free.len() == self.held.len()
+    }
+
+    /// The time for which a new access has to wait.
+    fn drains_for(&self) -> Option<Duration> {
+        self.drains_until?.checked_duration_since(Instant::now()).filter(|rest| !rest.is_zero())
+    }
+
+    fn infos(&self) -> Vec<LeaseInfo> {
+        self.held.iter().flatten().copied().collect()
+    }
+
+    fn add(&mut self, info: LeaseInfo) -> usize {
+        let slot = self.free.pop().unwrap_or(self.held.len());
+        match self.held.get_mut(slot) {
+            Some(entry) => *entry = Some(info),
+            None => self.held.push(Some(info)),
+        }
+        slot
+    }
+}
+
+/// The leases of one region in one space.
+#[derive(Debug)]
+pub struct LeaseTable {
+    state: Monitor<LeaseState>,
+    process: Process,
+}
+
+/// The reason why no lease was given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// A change is deciding about the region, or waits to: [`LeaseTable::wait_settled`], then ask again.
+    Closing,
+    /// The region was removed.
+    Closed,
+}
+
+impl Default for LeaseTable {
+    fn default() -> Self {
+        let state = LeaseState { stage: Stage::Open, held: Vec::new(), free: Vec::new(), drains_until: None };
+        Self { state: Monitor::new(state), process: Process::current() }
+    }
+}
+
+impl LeaseTable {
+    fn lock(&self) -> LockGuard<'_, LeaseState> {
+        self.state.lock()
+    }
+
+    /// Adds a lease, and returns its slot; one that is nested in a lease of the same caller does not wait for a drain, which waits for
+    /// the outer one. In a forked child, where nothing can be removed, none is counted and no lock taken.
+    pub(super) fn enter(&self, info: LeaseInfo, is_nested: bool) -> Result<Option<usize>, Refused> {
+        if !self.process.is_current() {
+            return Ok(None);
+        }
+        let mut state = self.lock();
+        match state.stage {
+            Stage::Closing => Err(Refused::Closing),
+            Stage::Closed => Err(Refused::Closed),
+            Stage::Open if !is_nested && state.drains_for().is_some() => Err(Refused::Closing),
+            Stage::Open => Ok(Some(state.add(info))),
+        }
+    }
+
+    /// Takes out what [`enter`](Self::enter) added.
+    pub(super) fn leave(&self, slot: usize) {
+        // A child has a copy of its parent's leases, and maybe the lock as a thread of the parent held it.
+        if !self.process.is_current() {
+            return;
+        }
+        let mut state = self.lock();
+        if let Some(entry) = state.held.get_mut(slot) {
+            *entry = None;
+        }
+        state.free.push(slot);
+        if state.is_free() {
+            state.held.clear();
+            state.free.clear();
+            drop(state);
+            self.state.notify();
+        }
+    }
+
+    /// All leases that are held.
+    pub fn held(&self) -> Vec<LeaseInfo> {
+        self.lock().infos()
+    }
+
+    /// Refuses new leases from here on, unless someone holds one: then nothing changes and the holders are named.
+    pub(super) fn close(&self) -> Result<(), Vec<LeaseInfo>> {
+        let mut state = self.lock();
+        if !state.is_free() {
+            return Err(state.infos());
+        }
+        state.stage = Stage::Closing;
+        Ok(())
+    }
+
+    /// The change was undone, or has kept the region.
+    pub(super) fn reopen(&self) {
+        self.settle(Stage::Open);
+    }
+
+    /// The region is gone.
+    pub(super) fn finish(&self) {
+        self.settle(Stage::Closed);
+    }
+
+    fn settle(&self, stage: Stage) {
+        let mut state = self.lock();
+        state.stage = stage;
+        state.drains_until = None;
+        drop(state);
+        self.state.notify();
+    }
+
+    /// Whether a change is deciding about the region at this moment.
+    pub fn is_closing(&self) -> bool {
+        self.lock().stage == Stage::Closing
+    }
+
+    /// Waits at most `limit` until no change is deciding about the region, or waits to.
+    pub fn wait_settled(&self, limit: Duration) {
+        let state = self.lock();
+        let limit = state.drains_for().map_or(limit, |rest| rest.min(limit));
+        drop(self.state.wait(state, limit, |state| state.stage == Stage::Closing || state.drains_for().is_some()));
+    }
+
+    /// Waits at most `limit` until no one holds a lease.
+    pub fn wait_free(&self, limit: Duration) {
+        drop(self.state.wait(self.lock(), limit, |state| !state.is_free()));
+    }
+
+    /// Like [`wait_free`](Self::wait_free); for `DRAIN` new accesses wait, where it is accesses that hold the region.
+    ///
+    /// Otherwise a few threads whose accesses take turns would keep it for ever. Views and pins are excluded: only their owner can
+    /// release them, and the owner may be the waiter.
+    pub fn drain(&self, limit: Duration) {
+        let mut state = self.lock();
+        if !state.held.iter().flatten().any(is_users) {
+            state.drains_until = Instant::now().checked_add(DRAIN);
+        }
+        drop(self.state.wait(state, limit, |state| !state.is_free()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    fn lease(what: &'static str, address: u64) -> LeaseInfo {
+        LeaseInfo { what, address, size: 8, is_writable: false }
+    }
+
+    fn enter(table: &LeaseTable, what: &'static str, address: u64) -> usize {
+        table.enter(lease(what, address), false).unwrap().unwrap()
+    }
+
+    #[test]
+    fn a_lease_vetoes_until_it_is_given_back() {
+        let table = LeaseTable::default();
+        let (read, view) = (enter(&table, "read", 0), enter(&table, "view", 8));
+        assert_eq!(table.close(), Err(vec![lease("read", 0), lease("view", 8)]));
+        table.leave(read);
+        assert_eq!(table.close(), Err(vec![lease("view", 8)]));
+        table.leave(view);
+        assert_eq!(table.close(), Ok(()));
+    }
+
+    #[test]
+    fn a_free_slot_is_used_again() {
+        let table = LeaseTable::default();
+        let slots = [0, 1, 2].map(|address| enter(&table, "read", address));
+        table.leave(slots[1]);
+        assert_eq!(enter(&table, "view", 9), slots[1]);
+        assert_eq!(table.held(), [lease("read", 0), lease("view", 9), lease("read", 2)]);
+    }
+
+    #[test]
+    fn a_closed_table_gives_no_lease_and_a_reopened_one_does() {
+        let table = LeaseTable::default();
+        table.close().unwrap();
+        assert!(table.is_closing());
+        assert_eq!(table.enter(lease("read", 0), false), Err(Refused::Closing));
+        table.reopen();
+        table.leave(enter(&table, "read", 0));
+        table.close().unwrap();
+        table.finish();
+        assert!(!table.is_closing());
+        assert_eq!(table.enter(lease("read", 0), true), Err(Refused::Closed));
+    }
+
+    #[test]
+    fn who_waits_is_woken_by_the_last_lease_and_by_the_decision() {
+        let (table, begun) = (LeaseTable::default(), Instant::now());
+        let slot = enter(&table, "read", 0);
+        thread::scope(|scope| {
+            scope.spawn(|| table.wait_free(LONG));
+            thread::sleep(Duration::from_millis(10));
+            table.leave(slot);
+        });
+        table.close().unwrap();
+        thread::scope(|scope| {
+            scope.spawn(|| table.wait_settled(LONG));
+            thread::sleep(Duration::from_millis(10));
+            table.finish();
+        });
+        assert!(begun.elapsed() < LONG);
+    }
+
+    #[test]
+    fn a_drain_keeps_new_accesses_waiting_but_not_nested_ones() {
+        let table = LeaseTable::default();
+        let slot = enter(&table, "read", 0);
+        table.drain(Duration::ZERO);
+        assert_eq!(table.enter(lease("read", 0), false), Err(Refused::Closing));
+        assert!(!table.is_closing());
+        let nested = table.enter(lease("read", 0), true).unwrap().unwrap();
+        table.leave(slot);
+        table.leave(nested);
+        table.wait_settled(LONG);
+        enter(&table, "read", 0);
+    }
+
+    #[test]
+    fn what_a_user_holds_is_not_drained() {
+        let table = LeaseTable::default();
+        enter(&table, "view", 0);
+        table.drain(Duration::ZERO);
+        enter(&table, "read", 0);
+    }
+}

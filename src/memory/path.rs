@@ -1,0 +1,141 @@
+//! How memory may be touched: every rule of "directly, or through the kernel", on one page.
+//!
+//! A load or store that meets a page which can't be had ends the process with SIGBUS or SIGSEGV. When the kernel makes the same copy,
+//! it answers EFAULT. So memory is touched directly only where no touch can fault: [`Touch::of`] decides when that is, from what
+//! [`source`](super::source) knows of the backing. [`Mapping::path`] says what follows for one copy, and whoever copies matches it.
+
+use std::fs::File;
+
+use super::gate::Permit;
+use super::mapping::Mapping;
+use super::source::Backing;
+use crate::model::region::PROT_READ;
+
+/// The time for which memory may be touched directly.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Touch {
+    /// For as long as it is mapped.
+    Always,
+    /// In the process that mapped it; a forked child does not have it.
+    InItsProcess,
+    /// In the process that mapped it, until somebody else may take pages away.
+    UntilExported,
+    /// Never.
+    Never,
+}
+
+impl Touch {
+    /// The rules. The first one that fits decides.
+    const fn of(backing: &Backing) -> Self {
+        match backing {
+            // The owner of a file that is mapped into a DAX window may cut it.
+            Backing { is_window: true, .. } => Self::Never,
+            // The owner of a file or buffer may cut, protect or unmap it.
+            Backing { is_foreign: true, .. } => Self::Never,
+            // A process that is given the descriptor of a memfd without F_SEAL_SHRINK may cut it.
+            Backing { can_shrink: true, .. } => Self::Never,
+            // Huge pages that are not reserved: the pool may be empty at the first touch.
+            Backing { is_huge: true, .. } if !backing.is_reserved() => Self::Never,
+            // A process that is given the descriptor may punch huge pages out, and then the pool may be empty at the next touch. A
+            // forked child may find no pages for its copies of private ones.
+            Backing { is_huge: true, .. } => Self::UntilExported,
+            // With vm.overcommit_memory=2 the kernel may refuse a page at the first touch.
+            Backing { is_overcommit_strict: true, .. } => Self::Never,
+            // MADV_DONTFORK.
+            Backing { is_dontfork: true, .. } => Self::InItsProcess,
+            Backing { .. } => Self::Always,
+        }
+    }
+}
+
+/// The way on which one copy reaches its bytes.
+#[derive(Debug)]
+pub enum Path<'a> {
+    /// By a plain copy.
+    Direct,
+    /// By a plain copy, for as long as the permit is held.
+    DirectUntilExported(Permit<'a>),
+    /// Reads by `pread(2)` from the file, in which the region begins at an offset: holes stay holes. Writes as for [`Self::Kernel`]:
+    /// `pwrite(2)` would grow a file that was cut.
+    File(&'a File, u64),
+    /// By `process_vm_readv(2)` and `process_vm_writev(2)` on this process.
+    Kernel,
+    /// As for [`Self::Kernel`], on a thread that is left behind if the userfaultfd handler that must answer does not.
+    Thread,
+}
+
+impl Path<'_> {
+    /// Whether plain copies reach the bytes.
+    pub const fn is_direct(&self) -> bool {
+        match self {
+            Self::Direct | Self::DirectUntilExported(_) => true,
+            Self::File(..) | Self::Kernel | Self::Thread => false,
+        }
+    }
+}
+
+impl Mapping {
+    /// The time for which the memory may be touched directly.
+    pub const fn touch(&self) -> Touch {
+        Touch::of(self.backing())
+    }
+
+    /// The path of a copy that needs these bits of protection, at this moment.
+    pub fn path(&self, bits: i32) -> Path<'_> {
+        match self.touch() {
+            // A touch would be SIGSEGV, while the kernel refuses what a protection forbids.
+            _ if self.prot_flags() & bits != bits => self.guarded_path(),
+            Touch::Always => Path::Direct,
+            Touch::InItsProcess if self.gate().is_in_its_process() => Path::Direct,
+            Touch::UntilExported => self.gate().pass().map_or_else(|| self.guarded_path(), Path::DirectUntilExported),
+            Touch::InItsProcess | Touch::Never => self.guarded_path(),
+        }
+    }
+
+    /// The path of a read that allocates no page of a shared file.
+    pub fn scan_path(&self) -> Path<'_> {
+        if self.backing().shown_file().is_some() { self.guarded_path() } else { self.path(PROT_READ) }
+    }
+
+    fn guarded_path(&self) -> Path<'_> {
+        match self.backing().shown_file() {
+            _ if self.backing().has_fault_handler => Path::Thread,
+            Some((file, offset)) => Path::File(file, offset),
+            None => Path::Kernel,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::region::MAP_NORESERVE;
+
+    #[test]
+    fn memory_is_touched_directly_only_where_no_touch_can_fault() {
+        let small = Backing::default();
+        let huge = Backing { is_huge: true, ..Backing::default() };
+        let strict = Backing { is_overcommit_strict: true, ..Backing::default() };
+        let table = [
+            (small.clone(), Touch::Always),
+            (Backing { is_dontfork: true, ..small.clone() }, Touch::InItsProcess),
+            (Backing { can_shrink: true, ..small.clone() }, Touch::Never),
+            (Backing { is_foreign: true, ..small.clone() }, Touch::Never),
+            (Backing { is_window: true, ..small }, Touch::Never),
+            (strict.clone(), Touch::Never),
+            (Backing { is_dontfork: true, ..strict.clone() }, Touch::Never),
+            // Overcommit is not a question for reserved huge pages.
+            (Backing { is_huge: true, ..strict }, Touch::UntilExported),
+            (huge.clone(), Touch::UntilExported),
+            (Backing { is_dontfork: true, ..huge.clone() }, Touch::UntilExported),
+            (Backing { flags: MAP_NORESERVE, ..huge.clone() }, Touch::Never),
+            (Backing { can_shrink: true, ..huge.clone() }, Touch::Never),
+            (Backing { is_foreign: true, ..huge.clone() }, Touch::Never),
+            // A file that is mapped over reserved huge pages is not reserved.
+            (Backing { is_window: true, ..huge }, Touch::Never),
+        ];
+        for (backing, expected) in table {
+            assert_eq!(Touch::of(&backing), expected, "{backing:?}");
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! The protection that accesses need, and the protection that pages have.
+
+use std::io;
+use std::sync::atomic::{AtomicI32, Ordering};
+
+use crate::model::lock::{Lock, LockGuard};
+use crate::model::region::{PROT_READ, PROT_WRITE};
+use crate::sys::fork::Process;
+use crate::sys::memory;
+
+/// The protection that an access needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// `PROT_READ`.
+    Read,
+    /// `PROT_WRITE`.
+    Write,
+    /// No protection: the access only asks for something, or lifts a protection that forbids it.
+    Nothing,
+    /// No protection, for the address itself is handed out: as much as the region allows may be done there at any time.
+    Address,
+}
+
+impl Need {
+    /// The protection bits that must be there.
+    pub const fn bits(self) -> i32 {
+        match self {
+            Self::Read => PROT_READ,
+            Self::Write => PROT_WRITE,
+            Self::Nothing | Self::Address => 0,
+        }
+    }
+}
+
+/// Whole pages of a mapping: where they begin, and how many bytes they have.
+pub(super) type Pages = (*mut u8, usize);
+
+/// The protection of all pages of a mapping.
+#[derive(Debug)]
+pub(super) struct Protection {
+    flags: AtomicI32,
+    /// Held while the protection is changed, or lifted for a forced write: two that overlap would restore what neither found.
+    changing: Lock<()>,
+    process: Process,
+}
+
+impl Protection {
+    pub(super) fn new(flags: i32) -> Self {
+        Self { flags: AtomicI32::new(flags), changing: Lock::default(), process: Process::current() }
+    }
+
+    pub(super) fn flags(&self) -> i32 {
+        self.flags.load(Ordering::Acquire)
+    }
+
+    /// Notes the protection of pages that somebody else protects.
+    pub(super) fn note(&self, flags: i32) {
+        self.flags.store(flags, Ordering::Release);
+    }
+
+    /// Sets the protection of all pages of the mapping.
+    ///
+    /// # Safety
+    /// The pages are those of the mapping, and no one touches them who relies on a protection that is taken away.
+    pub(super) unsafe fn set(&self, (host, size): Pages, flags: i32) -> io::Result<()> {
+        let _changing = self.changing.lock();
+        // SAFETY: the caller's promise.
+        unsafe { memory::protect(host, size, flags)? };
+        self.note(flags);
+        Ok(())
+    }
+
+    /// Runs `work` while some pages can be read and written, and restores their protection.
+    ///
+    /// # Safety
+    /// The pages belong to the mapping.
+    pub(super) unsafe fn lifted<T>(&self, (host, size): Pages, work: impl FnOnce() -> T) -> io::Result<T> {
+        let _changing = self.lock()?;
+        let before = self.flags();
+        // SAFETY: pages of the mapping; a protection is only added while others access them.
+        unsafe { memory::protect(host, size, before | PROT_READ | PROT_WRITE)? };
+        let result = work();
+        // SAFETY: back to the protection that everyone else relies on.
+        unsafe { memory::protect(host, size, before)? };
+        Ok(result)
+    }
+
+    /// In a forked child the lock may have been left taken by a thread that is not there: then the write is refused.
+    fn lock(&self) -> io::Result<LockGuard<'_, ()>> {
+        if self.process.is_current() {
+            return Ok(self.changing.lock());
+        }
+        self.changing
+            .try_lock()
+            .ok_or_else(|| io::Error::new(io::ErrorKind::WouldBlock, "locked by a thread of the parent process"))
+    }
+}

@@ -1,0 +1,38 @@
+//! Guest pages that hold nothing but zeroes.
+
+use std::ops::ControlFlow;
+
+use super::scan::{self, Chunk, PAGE};
+use super::section::Section;
+use crate::model::error::Result;
+use crate::model::int::usize_of;
+use crate::model::interrupt::Interrupt;
+use crate::model::range::{Range, joined};
+
+/// The guest pages of 4 KiB, whole in one region, that hold nothing but zeroes; touching ones are joined.
+pub fn zero_pages(sections: &[Section<'_>], interrupt: &dyn Interrupt) -> Result<Vec<Range>> {
+    let whole: Vec<Section<'_>> = sections.iter().map(whole_pages).collect();
+    let mut found = Vec::new();
+    scan::walk(&whole, "find_zero_pages", interrupt, |part, chunk| {
+        match chunk {
+            Chunk::Hole => found.push(part.range()),
+            Chunk::Data(bytes) => {
+                let pages = bytes.chunks(usize_of(PAGE)).zip(part.chunks(PAGE));
+                found.extend(pages.filter(|(bytes, _)| is_zero(bytes)).map(|(_, page)| page.range()));
+            }
+        }
+        Ok(ControlFlow::<()>::Continue(()))
+    })?;
+    Ok(joined(found))
+}
+
+/// The part of a section that consists of whole guest pages.
+fn whole_pages<'a>(section: &Section<'a>) -> Section<'a> {
+    let (start, end) = (section.address(), section.range().end() & !(PAGE - 1));
+    let first = start.checked_next_multiple_of(PAGE).unwrap_or(u64::MAX);
+    section.skip(first.abs_diff(start)).take(Range::between(first, end).size())
+}
+
+fn is_zero(bytes: &[u8]) -> bool {
+    bytes.iter().fold(0, |sum, byte| sum | byte) == 0
+}

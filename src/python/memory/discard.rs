@@ -1,0 +1,31 @@
+//! Giving memory back.
+
+use pyo3::prelude::*;
+
+use super::PyMemory;
+use crate::memory::access::Verb;
+use crate::memory::discard;
+use crate::memory::protection::Need;
+use crate::python::convert::{self, Address, Size};
+
+const DISCARD: Verb = Verb::new("discard", Need::Write).slow();
+
+#[pymethods]
+impl PyMemory {
+    /// Gives whole pages back to the host, the right way for each backing; afterwards they read as zero.
+    ///
+    /// A file, the user's too, gets a hole where the region lies in it. Raises `Misaligned` for what is not whole pages,
+    /// `UnmappedAddress`, `RegionBusy` for huge pages that a view holds, `BackingError`, `Unsupported`. A range over several regions is
+    /// discarded one by one.
+    ///
+    /// >>> from dbs_address_space import AddressSpaceBuilder
+    /// >>> memory = AddressSpaceBuilder(numa_regions=["4MiB"]).build().memory
+    /// >>> memory.fill(0, 8192, 1)
+    /// >>> memory.discard(4096, 4096)
+    /// >>> memory.read(4095, 2)
+    /// b'\x01\x00'
+    fn discard(&self, py: Python<'_>, addr: Address, size: Size) -> PyResult<()> {
+        let range = convert::range(addr, size)?;
+        self.run(py, [(DISCARD, &[range])], None, |[sections], _| discard::discard(sections))
+    }
+}

@@ -6,6 +6,7 @@ from ._core import (
     AddressSpaceLayout as AddressSpaceLayout,
     AddressSpacePlan as AddressSpacePlan,
     AddressSpaceRegion as AddressSpaceRegion,
+    Attachment as Attachment,
     BackingOptions as BackingOptions,
     BytePattern as BytePattern,
     DaxWindow as DaxWindow,
@@ -30,7 +31,6 @@ from ._core import (
     __version__ as __version__,
     usable_end as usable_end,
 )
-from .attachment import *
 from .enums import *
 from .errors import *
 from .hotplug import *

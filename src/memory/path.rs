@@ -1,7 +1,7 @@
 //! How memory may be touched: every rule of "directly, or through the kernel", on one page.
 //!
 //! A load or store that meets a page which can't be had ends the process with SIGBUS or SIGSEGV. When the kernel makes the same copy,
-//! it answers EFAULT. So memory is touched directly only where no touch can fault: [`Touch::of`] decides when that is, from what
+//! it answers EFAULT. So memory is touched directly only where no touch can fault: `Touch::of` decides when that is, from what
 //! [`source`](super::source) knows of the backing. [`Mapping::path`] says what follows for one copy, and whoever copies matches it.
 
 use std::fs::File;

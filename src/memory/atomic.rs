@@ -24,7 +24,7 @@ impl<'a> Cell<'a> {
         let (address, size) = (range.base(), range.size());
         if ![1, 2, 4, 8].contains(&size) {
             let message = format!("{name} of {size} bytes: an atomic access has 1, 2, 4 or 8");
-            return Err(Invalid::argument(message).into());
+            return Err(Invalid::at(message, Some(address), Some(size)).into());
         }
         if !address.is_multiple_of(size) {
             let message = format!(

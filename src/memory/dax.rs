@@ -55,7 +55,7 @@ fn window(region: &MappedRegion) -> Result<&DaxWindow> {
     let desc = region.desc();
     region.mapping().window().ok_or_else(|| {
         let message = format!("{desc} is not a DAX window: create it with create_dax_region");
-        Invalid::at(message, Some(desc.base()), Some(desc.size())).into()
+        Invalid::argument(message).about(Some(desc.base()), Some(desc.size())).into()
     })
 }
 

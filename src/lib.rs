@@ -11,17 +11,27 @@
 //! - [`clients`] follow its changes: KVM's slots, vhost-user's memory table.
 //! - [`python`] binds it all, one file for each public class.
 //!
-//! A Rust program can use the rooms below [`python`] directly; see [`space::AddressSpace`] for an example.
+//! None of it is an interface for Rust programs: the rooms are private, so that only the code in here can break their invariants.
 
 #[cfg(not(all(target_os = "linux", target_pointer_width = "64", target_endian = "little")))]
 compile_error!("dbs-address-space needs a 64-bit, little-endian Linux (x86_64 or aarch64)");
 
-pub mod clients;
-pub mod memory;
-pub mod model;
-pub mod python;
-pub mod space;
-pub mod sys;
+mod clients;
+mod memory;
+mod model;
+mod python;
+mod space;
+mod sys;
+#[cfg(test)]
+#[path = "../tests/rust/mod.rs"]
+mod tests;
+
+/// The rooms that `benches/rust` measures, for nobody else.
+#[cfg(feature = "benches")]
+pub mod measured {
+    pub use crate::model::{allocator, change, interrupt, layout, range, region, region_map, reservations, source};
+    pub use crate::space::AddressSpace;
+}
 
 #[pyo3::pymodule]
 mod _core {

@@ -1,8 +1,8 @@
 //! All mapped regions of a snapshot, laid out for look-up.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
-use vm_memory::{ByteValued, GuestRegionCollection};
+use vm_memory::ByteValued;
 
 use super::buffer::{Bytes, Output};
 use super::fast_path::{DirectBytes, FastPath};
@@ -23,7 +23,6 @@ pub struct MappedRegions {
     /// Beside the regions, index by index, so that a short access reads nothing else of them.
     fast_paths: Box<[FastPath]>,
     regions: Box<[Arc<MappedRegion>]>,
-    collection: OnceLock<GuestRegionCollection<MappedRegion>>,
 }
 
 // SAFETY: the pointers stay valid for as long as `regions` keeps the mappings, and may be used from any thread.
@@ -64,12 +63,6 @@ impl MappedRegions {
     /// The regions by ascending base.
     pub fn regions(&self) -> impl ExactSizeIterator<Item = &MappedRegion> {
         self.regions.iter().map(|region| &**region)
-    }
-
-    /// The same regions as vm-memory's collection, for Rust users and vhost.
-    pub fn collection(&self) -> &GuestRegionCollection<MappedRegion> {
-        let collect = || GuestRegionCollection::from_arc_regions(self.regions.to_vec()).unwrap_or_default();
-        self.collection.get_or_init(collect)
     }
 
     /// The mapped region that holds `addr`.
@@ -196,7 +189,6 @@ impl Successor {
             starts: AddressIndex::new(self.starts.into()),
             fast_paths: self.fast_paths.into(),
             regions: self.regions.into(),
-            collection: OnceLock::new(),
         }
     }
 }

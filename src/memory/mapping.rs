@@ -5,8 +5,6 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
-use vm_memory::{FileOffset, VolatileMemory, VolatileSlice, volatile_memory};
-
 use super::advice;
 use super::dax_window::DaxWindow;
 use super::dirty::{DirtyBitmap, WriteTracker};
@@ -28,7 +26,6 @@ pub struct Mapping {
     /// The first byte of the region, which may lie behind the start of the pages.
     start: *mut u8,
     backing: Backing,
-    file_offset: Option<FileOffset>,
     gate: Gate,
     protection: Protection,
     holes: HoleFinder,
@@ -57,7 +54,6 @@ impl Mapping {
         let mapping = Self {
             mapped,
             start,
-            file_offset: backing.file.as_ref().map(|file| FileOffset::from_arc(Arc::clone(file), backing.offset)),
             backing,
             gate: Gate::new(),
             protection: Protection::new(region.prot_flags),
@@ -125,11 +121,6 @@ impl Mapping {
         self.start.wrapping_add(usize_of(offset))
     }
 
-    /// Part of it, for vm-memory's own verbs.
-    pub(super) fn slice(&self, part: Range) -> volatile_memory::Result<VolatileSlice<'_, ()>> {
-        self.mapped.mmap.get_slice(self.in_pages(part.base()), usize_of(part.size()))
-    }
-
     /// Bytes a page.
     pub const fn page_size(&self) -> u64 {
         self.backing.page_size
@@ -138,10 +129,6 @@ impl Mapping {
     /// The offset in its file at which the region begins; `None` for memory without a file.
     pub fn start_in_file(&self) -> Option<u64> {
         self.backing.file.as_ref().map(|_| self.backing.offset)
-    }
-
-    pub(super) const fn file_offset(&self) -> Option<&FileOffset> {
-        self.file_offset.as_ref()
     }
 
     /// The backing that was opened.

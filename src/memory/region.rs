@@ -1,22 +1,16 @@
-//! A region with its memory: what vm-memory sees of it.
+//! A region with its memory.
 
 use std::sync::Arc;
-
-use vm_memory::bitmap::BS;
-use vm_memory::guest_memory::{Error as GuestMemoryError, Result as GuestMemoryResult};
-use vm_memory::{
-    FileOffset, GuestAddress, GuestMemoryRegion, GuestMemoryRegionBytes, GuestUsize, MemoryRegionAddress, VolatileSlice,
-};
 
 use super::dirty::DirtySource;
 use super::lease_table::LeaseTable;
 use super::mapping::Mapping;
 use crate::model::error::Result;
 use crate::model::ids::RegionId;
-use crate::model::int::{u64_of, usize_of};
+use crate::model::int::usize_of;
 use crate::model::invalid::Invalid;
 use crate::model::range::Range;
-use crate::model::region::{PROT_READ, PROT_WRITE, SharedRegion};
+use crate::model::region::SharedRegion;
 use crate::model::region_map::RegionEntry;
 use crate::sys::kvm_slot::StableBytes;
 
@@ -131,53 +125,3 @@ impl DirtySource for MappedRegion {
         dirty.drain(&mut |pages| found(Range::between(pages.base(), pages.end().min(self.desc().size()))));
     }
 }
-
-impl GuestMemoryRegion for MappedRegion {
-    type B = ();
-
-    fn len(&self) -> GuestUsize {
-        self.desc().size()
-    }
-
-    fn start_addr(&self) -> GuestAddress {
-        GuestAddress(self.desc().base())
-    }
-
-    fn bitmap(&self) -> BS<'_, Self::B> {}
-
-    fn get_host_address(&self, addr: MemoryRegionAddress) -> GuestMemoryResult<*mut u8> {
-        if addr.0 < self.desc().size() {
-            Ok(self.mapping.host(addr.0))
-        } else {
-            Err(GuestMemoryError::InvalidBackendAddress)
-        }
-    }
-
-    /// Exports the file: with it, others can punch and truncate as they like.
-    fn file_offset(&self) -> Option<&FileOffset> {
-        self.mapping.export_file()?;
-        self.mapping.file_offset()
-    }
-
-    /// Only memory that can be touched without a fault is given out as a slice.
-    fn get_slice(
-        &self,
-        offset: MemoryRegionAddress,
-        count: usize,
-    ) -> GuestMemoryResult<VolatileSlice<'_, BS<'_, Self::B>>> {
-        let part = Range::new(offset.0, u64_of(count)).ok().filter(|part| part.end() <= self.desc().size());
-        let part = part.ok_or(GuestMemoryError::InvalidBackendAddress)?;
-        if self.desc().prot_flags & READ_WRITE != READ_WRITE || !self.mapping.path(READ_WRITE).is_direct() {
-            return Err(GuestMemoryError::HostAddressNotAvailable);
-        }
-        self.mapping.slice(part).map_err(GuestMemoryError::from)
-    }
-
-    fn is_hugetlbfs(&self) -> Option<bool> {
-        Some(self.mapping.backing().is_huge)
-    }
-}
-
-impl GuestMemoryRegionBytes for MappedRegion {}
-
-const READ_WRITE: i32 = PROT_READ | PROT_WRITE;

@@ -6,6 +6,7 @@ use super::policy::NumaPolicy;
 
 /// A seal of a memfd, by the change that it forbids.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[allow(clippy::enum_variant_names, reason = "F_SEAL_SEAL is a seal")]
 pub enum Seal {
     /// Becoming shorter.
     Shrink,

@@ -44,11 +44,6 @@ pub struct SharedLock<T>(RwLock<T>);
 pub type SharedGuard<'a, T> = RwLockReadGuard<'a, T>;
 
 impl<T> SharedLock<T> {
-    /// Waits until nobody changes the state.
-    pub fn read(&self) -> SharedGuard<'_, T> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// The state, unless somebody changes it, or waits to.
     pub fn try_read(&self) -> Option<SharedGuard<'_, T>> {
         match self.0.try_read() {

@@ -37,6 +37,7 @@ pub const PROT_WRITE: i32 = 2;
 
 /// The meaning of a region to the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(clippy::enum_variant_names, reason = "the original's names")]
 pub enum RegionType {
     /// The guest's RAM.
     DefaultMemory,

@@ -14,7 +14,6 @@ use crate::model::change::{ChangeRequest, MapOperation, RegionTarget};
 use crate::model::error::{Error, Result};
 use crate::model::ids::Generation;
 use crate::model::interrupt::Interrupt;
-use crate::model::layout::Layout;
 use crate::model::lock::{Lock, LockGuard};
 use crate::model::region::SharedRegion;
 use crate::model::region_map::RegionMap;
@@ -28,18 +27,6 @@ use crate::sys::fork::Process;
 /// Lock order: the interpreter's lock is let go before the turn is taken, and the turn is taken before any other lock here. The
 /// tables of clients, reservations and unplug requests are locked for a moment each and never two at a time, so that they need no
 /// order among themselves.
-///
-/// ```
-/// use std::sync::Arc;
-/// use _core::model::{interrupt::Uninterrupted, layout::Layout, range::Range, region::{Region, RegionType}, source::Source};
-/// use _core::space::AddressSpace;
-///
-/// let space = AddressSpace::new(Layout::new(1 << 46, 0, 1 << 45, vec![])?);
-/// let region = Region::new(RegionType::DefaultMemory, Range::new(0, 0x1000)?, Source::default())?;
-/// let map = space.insert(region, &Uninterrupted)?;
-/// assert_eq!((map.generation().0, map.regions().len()), (1, 1));
-/// # Ok::<(), _core::model::error::Error>(())
-/// ```
 pub struct AddressSpace {
     /// The snapshot that readers see; only a writer that has the turn stores it.
     current: ArcSwap<SpaceState>,
@@ -85,12 +72,6 @@ impl AddressSpace {
             unplugs: Lock::default(),
             process: Process::current(),
         }
-    }
-
-    /// A space without regions.
-    #[must_use]
-    pub fn new(layout: Layout) -> Self {
-        Self::with_map(RegionMap::empty(layout))
     }
 
     /// The current snapshot for one short access.

@@ -84,7 +84,7 @@ mod tests {
     use crate::model::source::Source;
 
     fn space() -> AddressSpace {
-        AddressSpace::new(Layout::new(1 << 46, 0, 1 << 45, vec![]).unwrap())
+        AddressSpace::with_map(RegionMap::empty(Layout::new(1 << 46, 0, 1 << 45, vec![]).unwrap()))
     }
 
     fn ram(base: u64) -> Region {

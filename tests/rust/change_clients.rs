@@ -1,27 +1,26 @@
 //! The two-phase change: who is asked, in which order, and what is left when one refuses.
 
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may stop at what should not be")]
-
 use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use _core::memory::lease::{Lease, WeakRegion};
-use _core::memory::lease_table::Refused;
-use _core::model::change::{Change, ChangeRequest, MapOperation, RegionTarget};
-use _core::model::error::{Error, Interrupted, Result};
-use _core::model::ids::Generation;
-use _core::model::interrupt::{Interrupt, Uninterrupted};
-use _core::model::layout::Layout;
-use _core::model::range::Range;
-use _core::model::region::{Region, RegionType};
-use _core::model::source::Source;
-use _core::space::AddressSpace;
-use _core::space::client::Client;
-use _core::space::proposal::Proposal;
-use _core::space::subscription::{Subscriber, Subscription};
+use crate::memory::lease::{Lease, WeakRegion};
+use crate::memory::lease_table::Refused;
+use crate::model::change::{Change, ChangeRequest, MapOperation, RegionTarget};
+use crate::model::error::{Error, Interrupted, Result};
+use crate::model::ids::Generation;
+use crate::model::interrupt::{Interrupt, Uninterrupted};
+use crate::model::layout::Layout;
+use crate::model::range::Range;
+use crate::model::region::{Region, RegionType};
+use crate::model::region_map::RegionMap;
+use crate::model::source::Source;
+use crate::space::AddressSpace;
+use crate::space::client::Client;
+use crate::space::proposal::Proposal;
+use crate::space::subscription::{Subscriber, Subscription};
 
 const PAGE: u64 = 4096;
 const LOW: u64 = 0;
@@ -115,7 +114,7 @@ fn space() -> Arc<AddressSpace> {
 
 /// A mapped space with one region, whose name must not be another test's when its mapping is asked for.
 fn space_of(name: &str) -> Arc<AddressSpace> {
-    let space = AddressSpace::new(Layout::new(1 << 46, 0, 1 << 45, vec![]).unwrap());
+    let space = AddressSpace::with_map(RegionMap::empty(Layout::new(1 << 46, 0, 1 << 45, vec![]).unwrap()));
     space.insert(ram(LOW, name), &Uninterrupted).unwrap();
     space.map_memory(&Uninterrupted).unwrap();
     Arc::new(space)

@@ -1,30 +1,22 @@
 //! Threads that change one space in Rust while others read it, with and without memory.
 
-#![allow(
-    clippy::arithmetic_side_effects,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::unwrap_used,
-    reason = "a test may panic"
-)]
-
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use _core::model::change::RegionTarget;
-use _core::model::error::Error;
-use _core::model::ids::Generation;
-use _core::model::interrupt::Uninterrupted;
-use _core::model::layout::Layout;
-use _core::model::range::Range;
-use _core::model::region::{Region, RegionType};
-use _core::model::region_map::RegionMap;
-use _core::model::source::Source;
-use _core::space::AddressSpace;
-use _core::space::state::SpaceState;
-use _core::space::transaction::Transaction;
+use crate::model::change::RegionTarget;
+use crate::model::error::Error;
+use crate::model::ids::Generation;
+use crate::model::interrupt::Uninterrupted;
+use crate::model::layout::Layout;
+use crate::model::range::Range;
+use crate::model::region::{Region, RegionType};
+use crate::model::region_map::RegionMap;
+use crate::model::source::Source;
+use crate::space::AddressSpace;
+use crate::space::state::SpaceState;
+use crate::space::transaction::Transaction;
 
 const PAGE: u64 = 4096;
 const FAR: u64 = 1 << 32;
@@ -37,7 +29,7 @@ const fn rounds(is_mapped: bool) -> u64 {
 }
 
 fn space(is_mapped: bool) -> AddressSpace {
-    let space = AddressSpace::new(Layout::new(1 << 46, 0, 1 << 45, vec![]).unwrap());
+    let space = AddressSpace::with_map(RegionMap::empty(Layout::new(1 << 46, 0, 1 << 45, vec![]).unwrap()));
     if is_mapped {
         space.map_memory(&Uninterrupted).unwrap();
     }

@@ -2,12 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use _core::model::allocator::{FitPolicy, Wanted};
-use _core::model::interrupt::Uninterrupted;
-use _core::model::layout::Layout;
-use _core::model::region::RegionType;
-use _core::model::reservations::Bounds;
-use _core::space::AddressSpace;
+use _core::measured::allocator::{FitPolicy, Wanted};
+use _core::measured::interrupt::Uninterrupted;
+use _core::measured::layout::Layout;
+use _core::measured::region::RegionType;
+use _core::measured::region_map::RegionMap;
+use _core::measured::reservations::Bounds;
+use _core::measured::AddressSpace;
 use vm_allocator::{AddressAllocator, AllocPolicy};
 
 use crate::harness::{Comparison, Goal, Pace};
@@ -37,7 +38,7 @@ fn each(taken: Duration) -> f64 {
 
 fn reserve(policy: FitPolicy) -> Duration {
     let layout = Layout::new(1 << 46, 0, END, vec![]).expect("the layout is sound");
-    let space = AddressSpace::new(layout);
+    let space = AddressSpace::with_map(RegionMap::empty(layout));
     let wanted = Wanted { size: SIZE, align: SIZE, guard_gap: 0, policy };
     let bounds = Bounds { region_type: RegionType::DefaultMemory, low: 0, high: u64::MAX };
     let begun = Instant::now();

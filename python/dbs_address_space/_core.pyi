@@ -82,19 +82,94 @@ class _Handler(Protocol):
     def read(self, offset: int, size: int, /) -> int: ...
     def write(self, offset: int, size: int, value: int, /) -> object: ...
 
-def usable_end() -> int: ...
-def e820(space: AddressSpace | AddressSpaceBase, *, bios_hole: bool = False) -> bytes: ...
-def srat(numa_nodes: dict[int, NumaNode], *, hotplug_window: _Window | None = None, arch: str = "x86_64") -> bytes: ...
-def slit(distances: Iterable[Iterable[SupportsIndex]]) -> bytes: ...
-def device_tree(space: AddressSpace | AddressSpaceBase, *, numa_nodes: dict[int, NumaNode] | None = None) -> bytes: ...
-def checked_range(base: _Address, size: _Size) -> tuple[int, int]: ...
-def parse_region_type(value: object) -> str: ...
-def parse_source_type(value: object) -> str: ...
-def parse_protection(text: str) -> int: ...
-def protection_text(bits: SupportsIndex) -> str: ...
+def usable_end() -> int:
+    """The last byte of the host's memory as a number: MemTotal of /proc/meminfo in bytes, less one, read at each call.
+
+    The original's `USABLE_END`. Raises `BackingError` where /proc can't be read.
+
+    >>> from dbs_address_space import usable_end
+    >>> usable_end() > 0
+    True
+    """
+
+def e820(space: AddressSpace | AddressSpaceBase, *, bios_hole: bool = False) -> bytes:
+    """The E820 map of an `AddressSpace` or `AddressSpaceBase`: entries of 20 bytes (base, size, type: 1 RAM, 2 reserved), ascending.
+
+    Firmware is reserved; devices, windows and memory that was plugged in are left out. `bios_hole` cuts 0x9fc00 to 1 MiB out of RAM
+    and reserves it, for a kernel that is booted without firmware.
+
+    >>> from dbs_address_space import AddressSpaceBuilder
+    >>> from dbs_address_space.tables import e820
+    >>> e820(AddressSpaceBuilder(numa_regions=["64MiB"]).build()).hex(" ", 4)
+    '00000000 00000000 00000004 00000000 01000000'
+    """
+
+def srat(numa_nodes: dict[int, NumaNode], *, hotplug_window: _Window | None = None, arch: str = "x86_64") -> bytes:
+    """The ACPI SRAT of guest NUMA nodes, a dict of `NumaNode` by id such as `AddressSpacePlan.numa_nodes`.
+
+    `hotplug_window`, as `(base, size)`, is hot-pluggable memory of the last node. vCPU ids are APIC ids, or ACPI processor ids on
+    aarch64. Raises `InvalidArgument`.
+
+    >>> from dbs_address_space import AddressSpaceBuilder
+    >>> from dbs_address_space.tables import srat
+    >>> srat(AddressSpaceBuilder(numa_regions=["64MiB"]).plan().numa_nodes)[:4]
+    b'SRAT'
+    """
+
+def slit(distances: Iterable[Iterable[SupportsIndex]]) -> bytes:
+    r"""The ACPI SLIT of a square of distances: 10 of a node to itself, 11 to 254 to others, 255 for out of reach.
+
+    Raises `InvalidAddressRange` for anything else.
+
+    >>> from dbs_address_space.tables import slit
+    >>> slit([[10, 20], [20, 10]])[-4:]
+    b'\n\x14\x14\n'
+    """
+
+def device_tree(space: AddressSpace | AddressSpaceBase, *, numa_nodes: dict[int, NumaNode] | None = None) -> bytes:
+    """A flattened device tree with the memory nodes of an `AddressSpace` or `AddressSpaceBase`, to be merged into a machine's.
+
+    With `numa_nodes` each has its `numa-node-id`. Raises `InvalidArgument`.
+
+    >>> from dbs_address_space import AddressSpaceBuilder
+    >>> from dbs_address_space.tables import device_tree
+    >>> b"memory@40000000" in device_tree(AddressSpaceBuilder("virt", numa_regions=["64MiB"]).build())
+    True
+    """
+
+def checked_range(base: _Address, size: _Size) -> tuple[int, int]:
+    """`(base, size)` as ints, checked like every range of this package."""
+
+def parse_region_type(value: object) -> str:
+    """The value of the `AddressSpaceRegionType` that a text names; raises `InvalidRegionType` for anything else."""
+
+def parse_source_type(value: object) -> str:
+    """The value of the `MemorySourceType` that a text names; raises `InvalidMemorySourceType` for anything else."""
+
+def parse_protection(text: str) -> int:
+    """The bits of the `Prot` that a text such as `"rw-"` stands for; raises `InvalidArgument` for another text."""
+
+def protection_text(bits: SupportsIndex) -> str:
+    """A protection's bits as in `/proc/PID/maps`."""
 
 @final
 class AddressSpaceRegion:
+    """The description of a range of guest physical addresses: an immutable value that owns no memory.
+
+    `base` and `size` are bytes (`size` also as text such as `"2GiB"`), `end` is exclusive, `last_addr` inclusive. RAM with neither
+    `file` nor `mem_type` is a memfd, or anonymous with `MAP_ANONYMOUS`. Flags and hints that are not given are those of the type
+    and source. The memory itself is made by `AddressSpace.map_memory()` or on insertion into a mapped space.
+
+    `backing` are `BackingOptions`; `page_size`, `is_hugepage` and `is_mergeable` set one of them each, and must not contradict it.
+
+    Raises `InvalidAddressRange` (size 0, an end past 2^64 - 1, a bad page size), `InvalidArgument` (a bad name, options that
+    contradict each other), `InvalidRegionType`, `InvalidMemorySourceType`, `BackingError` (a descriptor that isn't open).
+
+    >>> from dbs_address_space import AddressSpaceRegion
+    >>> AddressSpaceRegion("ram", 0, "3GiB", name="ram-low", mem_type="shmem")
+    AddressSpaceRegion('ram-low' DEFAULT_MEMORY [0x0, 0xc000_0000) 3 GiB rw- shmem)
+    """
+
     __match_args__: Final = ("region_type", "base", "size")
     def __new__(
         cls,
@@ -130,7 +205,16 @@ class AddressSpaceRegion:
         *,
         name: str | None = None,
         page_size: _Size | None = None,
-    ) -> AddressSpaceRegion: ...
+    ) -> AddressSpaceRegion:
+        """RAM, readable and writable, from one of the original's sources; the eight positional values of its README are accepted.
+
+        `mem_prealloc` faults every page in when the region is mapped. `mem_file_path` is for `"hugetlbfs"` and else ignored.
+        Raises as the class does.
+
+        >>> from dbs_address_space import AddressSpaceRegion
+        >>> AddressSpaceRegion.create_default_memory_region(0x100000, 0x100000, None, "shmem", "", False, False, False)
+        AddressSpaceRegion(DEFAULT_MEMORY [0x10_0000, 0x20_0000) 1 MiB rw- shmem)
+        """
     @staticmethod
     def create_memory_region(
         base: _Address,
@@ -144,15 +228,47 @@ class AddressSpaceRegion:
         *,
         name: str | None = None,
         page_size: _Size | None = None,
-    ) -> AddressSpaceRegion: ...
+    ) -> AddressSpaceRegion:
+        """RAM from one of the original's sources, with a protection (`Prot`, an int or text such as `"r--"`; a `bool` is refused).
+
+        Raises as the class does.
+
+        >>> from dbs_address_space import AddressSpaceRegion
+        >>> AddressSpaceRegion.create_memory_region(0, "1MiB", 0, "mmap", "", False, "r--").prot_flags
+        <Prot.READ: 1>
+        """
     @staticmethod
-    def create_device_region(base: _Address, size: _Size, *, name: str | None = None) -> AddressSpaceRegion: ...
+    def create_device_region(base: _Address, size: _Size, *, name: str | None = None) -> AddressSpaceRegion:
+        """Registers of a device: no memory is behind them, so a read or write is `UnmappedAddress`.
+
+        Raises `InvalidAddressRange`.
+
+        >>> from dbs_address_space import AddressSpaceRegion
+        >>> AddressSpaceRegion.create_device_region(0xd000_0000, "4KiB", name="uart")
+        AddressSpaceRegion('uart' DEVICE_MEMORY [0xd000_0000, 0xd000_1000) 4 KiB)
+        """
     @staticmethod
     def create_firmware_region(
         base: _Address, size: _Size, prot_flags: _Protection = 3, *, name: str | None = None
-    ) -> AddressSpaceRegion: ...
+    ) -> AddressSpaceRegion:
+        """Firmware: anonymous private memory with a protection; `GuestMemory.write(..., force=True)` loads a read-only one.
+
+        Raises `InvalidAddressRange`.
+
+        >>> from dbs_address_space import AddressSpaceRegion
+        >>> AddressSpaceRegion.create_firmware_region(0xfff0_0000, "1MiB", "r-x", name="bios")
+        AddressSpaceRegion('bios' FIRMWARE_MEMORY [0xfff0_0000, 0x1_0000_0000) 1 MiB r-x mmap)
+        """
     @staticmethod
-    def create_dax_region(base: _Address, size: _Size, *, name: str | None = None) -> AddressSpaceRegion: ...
+    def create_dax_region(base: _Address, size: _Size, *, name: str | None = None) -> AddressSpaceRegion:
+        """A window for files to be mapped into: its host addresses are reserved, and no access is allowed.
+
+        Raises `InvalidAddressRange`.
+
+        >>> from dbs_address_space import AddressSpaceRegion
+        >>> AddressSpaceRegion.create_dax_region(1 << 45, "2GiB", name="fs0")
+        AddressSpaceRegion('fs0' DAX_MEMORY [0x2000_0000_0000, 0x2000_8000_0000) 2 GiB --- reserved)
+        """
     @staticmethod
     def from_file(
         base: _Address,
@@ -163,51 +279,115 @@ class AddressSpaceRegion:
         name: str | None = None,
         shared: bool = True,
         prot_flags: _Protection | None = None,
-    ) -> AddressSpaceRegion: ...
+    ) -> AddressSpaceRegion:
+        """RAM over part of a file: a memfd of another process, an image, a device file. Any offset will do, also one inside a page.
+
+        The descriptor (an int, or anything with `fileno()`) is duplicated. `shared=False` keeps writes out of the file. `prot_flags`
+        are what the descriptor allows when not given. A file may be cut by anyone, so accesses go through the kernel and a fault is a
+        `MemoryFault`. Raises as the class does; the length is checked when the region is mapped.
+
+        >>> import tempfile
+        >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+        >>> with tempfile.TemporaryFile() as file:
+        ...     _ = file.write(bytes(100) + b"image" + bytes(4096)), file.flush()
+        ...     region = AddressSpaceRegion.from_file(0, "4KiB", file, 100)
+        >>> AddressSpace.from_regions([region], AddressSpaceLayout(1 << 46, 0, 1 << 45)).map_memory().read(0, 5)
+        b'image'
+        """
     @staticmethod
-    def from_buffer(base: _Address, buffer: Buffer, *, name: str | None = None) -> AddressSpaceRegion: ...
+    def from_buffer(base: _Address, buffer: Buffer, *, name: str | None = None) -> AddressSpaceRegion:
+        """RAM over a writable, contiguous buffer: an `mmap.mmap`, a `shared_memory` block's `buf`, an array of NumPy, a bytearray.
+
+        The buffer is held for as long as the region is, so its owner can't close or resize it. It may lie and end anywhere. Accesses
+        go through the kernel, for its owner may protect or cut it; where a userfaultfd was registered on it before it is mapped, one
+        that is not answered within a second is given up with `MemoryFault`. Raises `TypeError` for a read-only buffer, `BufferError`
+        for one that is not contiguous, `InvalidAddressRange` for an empty one.
+
+        >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+        >>> buffer = bytearray(8192)
+        >>> region = AddressSpaceRegion.from_buffer(0x10_0000, buffer, name="shared")
+        >>> AddressSpace.from_regions([region], AddressSpaceLayout(1 << 46, 0, 1 << 45)).map_memory().write(0x10_0010, b"hi")
+        >>> bytes(buffer[0x10:0x12])
+        b'hi'
+        """
     @property
-    def name(self) -> str | None: ...
+    def name(self) -> str | None:
+        """The name, unique in a space, or `None`."""
     @property
-    def region_type(self) -> AddressSpaceRegionType: ...
+    def region_type(self) -> AddressSpaceRegionType:
+        """The region's meaning to the guest, an `AddressSpaceRegionType`."""
     @property
-    def base(self) -> int: ...
+    def base(self) -> int:
+        """The first address."""
     @property
-    def size(self) -> int: ...
+    def size(self) -> int:
+        """The number of bytes."""
     @property
-    def end(self) -> int: ...
+    def end(self) -> int:
+        """The first address behind the region."""
     @property
-    def last_addr(self) -> int: ...
+    def last_addr(self) -> int:
+        """The last address of the region."""
     @property
-    def host_numa_node_id(self) -> int | None: ...
+    def host_numa_node_id(self) -> int | None:
+        """The host's NUMA node that the memory should come from, or `None`."""
     @property
-    def mem_type(self) -> MemorySourceType | None: ...
+    def mem_type(self) -> MemorySourceType | None:
+        """The source that was given, a `MemorySourceType`, or `None`."""
     @property
-    def mem_file_path(self) -> str: ...
+    def mem_file_path(self) -> str:
+        """The path of a `"hugetlbfs"` source; empty for the others."""
     @property
-    def file(self) -> int | None: ...
+    def file(self) -> int | None:
+        """The region's own duplicate of the descriptor that `file` gave, borrowed: open as long as the region lives. `None` without."""
     @property
-    def file_offset(self) -> int: ...
+    def file_offset(self) -> int:
+        """The offset of the region in its file, in bytes."""
     @property
-    def perm_flags(self) -> MapFlags: ...
+    def perm_flags(self) -> MapFlags:
+        """The `mmap` flags, a `MapFlags`."""
     @property
-    def prot_flags(self) -> Prot: ...
+    def prot_flags(self) -> Prot:
+        """The `mmap` protection, a `Prot`."""
     @property
-    def page_size(self) -> int | None: ...
+    def page_size(self) -> int | None:
+        """The page size of a huge source in bytes, or `None` for the host's default."""
     @property
-    def is_hugepage(self) -> bool: ...
+    def is_hugepage(self) -> bool:
+        """Whether huge pages are asked for: of the pool for a huge source, transparent ones for the others."""
     @property
-    def is_hotplug(self) -> bool: ...
+    def is_hotplug(self) -> bool:
+        """Whether the region was plugged into a running machine."""
     @property
-    def is_anonpage(self) -> bool: ...
+    def is_anonpage(self) -> bool:
+        """Whether the memory is anonymous."""
     @property
-    def is_mergeable(self) -> bool: ...
+    def is_mergeable(self) -> bool:
+        """Whether the memory is offered to kernel samepage merging."""
     @property
-    def backing(self) -> BackingOptions: ...
+    def backing(self) -> BackingOptions:
+        """The options with which the memory is requested from the kernel, a `BackingOptions`."""
     @property
-    def has_file(self) -> bool: ...
-    def intersect_with(self, other: AddressSpaceRegion) -> bool: ...
-    def replace(self, **changes: Any) -> AddressSpaceRegion: ...
+    def has_file(self) -> bool:
+        """Whether the memory is or will be backed by a file or memfd."""
+    def intersect_with(self, other: AddressSpaceRegion) -> bool:
+        """Whether the two regions share an address.
+
+        >>> from dbs_address_space import AddressSpaceRegion
+        >>> low = AddressSpaceRegion("ram", 0, 0x1000)
+        >>> low.intersect_with(AddressSpaceRegion("ram", 0x1000, 0x1000))
+        False
+        """
+    def replace(self, **changes: Any) -> AddressSpaceRegion:
+        """The region with some of the constructor's arguments changed; `copy.replace` does the same.
+
+        Flags and hints that were the defaults of the old type and source become those of the new. Raises as the class does, and
+        `TypeError` for a name that is not an argument.
+
+        >>> from dbs_address_space import AddressSpaceRegion
+        >>> AddressSpaceRegion("ram", 0, "1GiB").replace(name="ram0", size="2GiB")
+        AddressSpaceRegion('ram0' DEFAULT_MEMORY [0x0, 0x8000_0000) 2 GiB rw- shmem)
+        """
     def __replace__(self, **changes: Any) -> AddressSpaceRegion: ...
     def __len__(self) -> int: ...
     def __bool__(self) -> bool: ...
@@ -220,6 +400,17 @@ class AddressSpaceRegion:
 
 @final
 class AddressSpaceLayout:
+    """What may lie where in an address space: RAM in `[mem_start, mem_end)` outside the MMIO windows, devices and DAX windows in
+    `[mem_end, phys_end)` or in an MMIO window, firmware anywhere below `phys_end`.
+
+    All ends are exclusive, `mem_start <= mem_end <= phys_end`; windows are `(base, size)`, disjoint, below `phys_end`. Raises
+    `InvalidAddressRange`.
+
+    >>> from dbs_address_space import AddressSpaceLayout
+    >>> AddressSpaceLayout(1 << 46, 0, 1 << 45, mmio_windows=[(0xc000_0000, "1GiB")])
+    AddressSpaceLayout(phys_end=0x4000_0000_0000, mem_start=0x0, mem_end=0x2000_0000_0000, mmio_windows=((0xc000_0000, 0x4000_0000),))
+    """
+
     __match_args__: Final = ("phys_end", "mem_start", "mem_end")
     def __new__(
         cls,
@@ -230,17 +421,33 @@ class AddressSpaceLayout:
         mmio_windows: Iterable[tuple[_Address, _Size]] = (),
     ) -> Self: ...
     @property
-    def phys_end(self) -> int: ...
+    def phys_end(self) -> int:
+        """The exclusive end of the guest physical address space."""
     @property
-    def mem_start(self) -> int: ...
+    def mem_start(self) -> int:
+        """Where RAM may begin."""
     @property
-    def mem_end(self) -> int: ...
+    def mem_end(self) -> int:
+        """The exclusive end of RAM, where devices may begin."""
     @property
-    def mmio_windows(self) -> tuple[AddressRange, ...]: ...
+    def mmio_windows(self) -> tuple[AddressRange, ...]:
+        """Where devices may lie below `mem_end` and RAM may not: a sorted tuple of `AddressRange`."""
     @property
-    def usable_end(self) -> int: ...
-    def is_region_valid(self, region: AddressSpaceRegion) -> bool: ...
-    def check_region(self, region: AddressSpaceRegion) -> None: ...
+    def usable_end(self) -> int:
+        """The host's memory size less one, as `usable_end()`; no part of equality or pickles."""
+    def is_region_valid(self, region: AddressSpaceRegion) -> bool:
+        """Whether the layout allows the region.
+
+        >>> from dbs_address_space import AddressSpaceLayout, AddressSpaceRegion
+        >>> AddressSpaceLayout(0x4000, 0, 0x2000).is_region_valid(AddressSpaceRegion("ram", 0x1000, 0x2000))
+        False
+        """
+    def check_region(self, region: AddressSpaceRegion) -> None:
+        """Raises `LayoutViolation` with the reason when the layout does not allow the region.
+
+        >>> from dbs_address_space import AddressSpaceLayout, AddressSpaceRegion
+        >>> AddressSpaceLayout(0x4000, 0, 0x2000).check_region(AddressSpaceRegion("ram", 0, 0x2000))
+        """
     def __eq__(self, other: object, /) -> bool: ...
     def __hash__(self) -> int: ...
     def __copy__(self) -> Self: ...
@@ -249,30 +456,159 @@ class AddressSpaceLayout:
 
 @final
 class AddressSpaceBase:
+    """The map of an address space as an immutable value: sorted regions and the layout that they keep.
+
+    Addresses and sizes are bytes, and ends are exclusive. A base is made by `from_regions`, by its own verbs, each of which returns
+    a new one, or by `AddressSpace.snapshot()`. It holds no memory: it may be kept for any time, used by any thread, compared, hashed
+    and pickled. Two bases are equal when their regions and their layouts are; the generation does not count.
+
+    A base is a collection of its regions by ascending base, and true even when empty. `base[addr]` is the region that holds an
+    address, `base["name"]` the one of that name, and both raise `UnmappedAddress` where there is none; `in` takes an address, a name
+    or a region, of which an equal one will do. Every query gives the very object that was inserted, as long as someone keeps it.
+
+    >>> from dbs_address_space import AddressSpaceBase, AddressSpaceLayout, AddressSpaceRegion
+    >>> base = AddressSpaceBase.from_regions([AddressSpaceRegion("ram", 0, "1MiB", name="ram0")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+    >>> base["ram0"] is base.find_region(0x1000)
+    True
+    """
     @staticmethod
-    def from_regions(regions: Iterable[AddressSpaceRegion], layout: AddressSpaceLayout) -> AddressSpaceBase: ...
-    def insert_region(self, region: AddressSpaceRegion) -> AddressSpaceBase: ...
-    def remove_region(self, x: _Target) -> AddressSpaceBase: ...
-    def replace_region(self, old: _Target, new: AddressSpaceRegion) -> AddressSpaceBase: ...
+    def from_regions(regions: Iterable[AddressSpaceRegion], layout: AddressSpaceLayout) -> AddressSpaceBase:
+        """A map of regions in any order, at generation 0.
+
+        Raises `LayoutViolation`, `RegionOverlap` or `DuplicateName`, with the region and the one in conflict.
+
+        >>> from dbs_address_space import AddressSpaceBase, AddressSpaceLayout
+        >>> len(AddressSpaceBase.from_regions([], AddressSpaceLayout(1 << 46, 0, 1 << 45)))
+        0
+        """
+    def insert_region(self, region: AddressSpaceRegion) -> AddressSpaceBase:
+        """A new map with one region more; raises as `from_regions` does.
+
+        >>> from dbs_address_space import AddressSpaceBase, AddressSpaceLayout, AddressSpaceRegion
+        >>> base = AddressSpaceBase.from_regions([], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+        >>> len(base.insert_region(AddressSpaceRegion("ram", 0, "1MiB"))), len(base)
+        (1, 0)
+        """
+    def remove_region(self, x: _Target) -> AddressSpaceBase:
+        """A new map without a region, given by its exact base, its name or an equal region.
+
+        Raises `UnmappedAddress`; an address inside a region names that region.
+
+        >>> from dbs_address_space import AddressSpaceBase, AddressSpaceLayout, AddressSpaceRegion
+        >>> base = AddressSpaceBase.from_regions([AddressSpaceRegion("ram", 0, "1MiB")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+        >>> len(base.remove_region(0))
+        0
+        """
+    def replace_region(self, old: _Target, new: AddressSpaceRegion) -> AddressSpaceBase:
+        """A new map with `new` in the place of `old`: the same range and backing, another name, protection, node or hint.
+
+        Raises `UnmappedAddress` when `old` is not there, `InvalidAddressRange` when the backing differs, `DuplicateName`.
+
+        >>> from dbs_address_space import AddressSpaceBase, AddressSpaceLayout, AddressSpaceRegion
+        >>> region = AddressSpaceRegion("ram", 0, "1MiB")
+        >>> base = AddressSpaceBase.from_regions([region], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+        >>> base.replace_region(region, region.replace(name="ram0"))["ram0"].base
+        0
+        """
     @property
-    def regions(self) -> tuple[AddressSpaceRegion, ...]: ...
+    def regions(self) -> tuple[AddressSpaceRegion, ...]:
+        """The regions by ascending base."""
     @property
-    def layout(self) -> AddressSpaceLayout: ...
+    def layout(self) -> AddressSpaceLayout:
+        """The layout that every region keeps."""
     @property
-    def generation(self) -> int: ...
+    def generation(self) -> int:
+        """How many maps its space had published with this one: 0 for the first, and for a map that no space published."""
     @property
-    def last_addr(self) -> int: ...
+    def last_addr(self) -> int:
+        """The highest inclusive address of a region that is not a DAX window; `layout.mem_start` when there is none."""
     @property
-    def ram_size(self) -> int: ...
-    def find_region(self, addr: _Address) -> AddressSpaceRegion | None: ...
-    def is_dax_region(self, addr: _Address) -> bool: ...
-    def prot_flags(self, addr: _Address) -> Prot: ...
-    def numa_node_id(self, addr: _Address) -> int | None: ...
-    def walk_regions(self, callback: Callable[[AddressSpaceRegion], object]) -> None: ...
-    def overlapping(self, base: _Address, size: _Size) -> tuple[AddressSpaceRegion, ...]: ...
-    def ranges(self, region_type: _RegionType | None = None) -> tuple[AddressRange, ...]: ...
-    def gaps(self, low: _Address = 0, high: _Address | None = None) -> tuple[AddressRange, ...]: ...
-    def diff(self, after: AddressSpaceBase) -> AddressSpaceChange: ...
+    def ram_size(self) -> int:
+        """The bytes of `DEFAULT_MEMORY`."""
+    def find_region(self, addr: _Address) -> AddressSpaceRegion | None:
+        """The region that holds `addr`, the same object each time, or `None`. O(log n).
+
+        >>> from dbs_address_space import AddressSpaceBase, AddressSpaceLayout, AddressSpaceRegion
+        >>> regions = [AddressSpaceRegion("ram", 0, "1MiB", name="ram0")]
+        >>> guest = AddressSpaceBase.from_regions(regions, AddressSpaceLayout(1 << 46, 0, 1 << 45))
+        >>> guest.find_region(0x1000).name
+        'ram0'
+        """
+    def is_dax_region(self, addr: _Address) -> bool:
+        """Whether `addr` lies in a DAX window; `False` in a hole.
+
+        >>> from dbs_address_space import AddressSpaceBase, AddressSpaceLayout, AddressSpaceRegion
+        >>> regions = [AddressSpaceRegion("ram", 0, "1MiB", name="ram0")]
+        >>> guest = AddressSpaceBase.from_regions(regions, AddressSpaceLayout(1 << 46, 0, 1 << 45))
+        >>> guest.is_dax_region(0)
+        False
+        """
+    def prot_flags(self, addr: _Address) -> Prot:
+        """The protection of the region that holds `addr`, a `Prot`; raises `UnmappedAddress` in a hole.
+
+        >>> from dbs_address_space import AddressSpaceBase, AddressSpaceLayout, AddressSpaceRegion
+        >>> regions = [AddressSpaceRegion("ram", 0, "1MiB", name="ram0")]
+        >>> guest = AddressSpaceBase.from_regions(regions, AddressSpaceLayout(1 << 46, 0, 1 << 45))
+        >>> print(guest.prot_flags(0x1000))
+        rw-
+        """
+    def numa_node_id(self, addr: _Address) -> int | None:
+        """The host's NUMA node of the region that holds `addr`, or `None`; raises `UnmappedAddress` in a hole.
+
+        >>> from dbs_address_space import AddressSpaceBase, AddressSpaceLayout, AddressSpaceRegion
+        >>> regions = [AddressSpaceRegion("ram", 0, "1MiB", name="ram0")]
+        >>> guest = AddressSpaceBase.from_regions(regions, AddressSpaceLayout(1 << 46, 0, 1 << 45))
+        >>> guest.numa_node_id(0) is None
+        True
+        """
+    def walk_regions(self, callback: Callable[[AddressSpaceRegion], object]) -> None:
+        """Calls `callback(region)` for each region by ascending base; an exception of it ends the walk and comes out.
+
+        The walk is over the map as it is now, whatever the callback changes.
+
+        >>> from dbs_address_space import AddressSpaceBase, AddressSpaceLayout, AddressSpaceRegion
+        >>> regions = [AddressSpaceRegion("ram", 0, "1MiB", name="ram0")]
+        >>> guest = AddressSpaceBase.from_regions(regions, AddressSpaceLayout(1 << 46, 0, 1 << 45))
+        >>> guest.walk_regions(lambda region: print(region.name))
+        ram0
+        """
+    def overlapping(self, base: _Address, size: _Size) -> tuple[AddressSpaceRegion, ...]:
+        """The regions that share an address with `[base, base + size)`, by ascending base.
+
+        >>> from dbs_address_space import AddressSpaceBase, AddressSpaceLayout, AddressSpaceRegion
+        >>> regions = [AddressSpaceRegion("ram", 0, "1MiB", name="ram0")]
+        >>> guest = AddressSpaceBase.from_regions(regions, AddressSpaceLayout(1 << 46, 0, 1 << 45))
+        >>> [region.name for region in guest.overlapping(0xf_f000, "8KiB")]
+        ['ram0']
+        """
+    def ranges(self, region_type: _RegionType | None = None) -> tuple[AddressRange, ...]:
+        """The ranges that regions of a type (of all types for `None`) cover, touching ones joined: a tuple of `AddressRange`.
+
+        >>> from dbs_address_space import AddressSpaceBase, AddressSpaceLayout, AddressSpaceRegion
+        >>> regions = [AddressSpaceRegion("ram", 0, "1MiB", name="ram0")]
+        >>> guest = AddressSpaceBase.from_regions(regions, AddressSpaceLayout(1 << 46, 0, 1 << 45))
+        >>> guest.ranges("ram")
+        (AddressRange(base=0, size=1048576),)
+        """
+    def gaps(self, low: _Address = 0, high: _Address | None = None) -> tuple[AddressRange, ...]:
+        """The ranges between `low` and `high` (`layout.phys_end` by default) that no region covers: a tuple of `AddressRange`.
+
+        >>> from dbs_address_space import AddressSpaceBase, AddressSpaceLayout, AddressSpaceRegion
+        >>> regions = [AddressSpaceRegion("ram", 0, "1MiB", name="ram0")]
+        >>> guest = AddressSpaceBase.from_regions(regions, AddressSpaceLayout(1 << 46, 0, 1 << 45))
+        >>> [str(gap) for gap in guest.gaps(high=0x20_0000)]
+        ['[0x10_0000, 0x20_0000)']
+        """
+    def diff(self, after: AddressSpaceBase) -> AddressSpaceChange:
+        """How `after` differs from this map, an `AddressSpaceChange`.
+
+        >>> from dbs_address_space import AddressSpaceBase, AddressSpaceLayout, AddressSpaceRegion
+        >>> regions = [AddressSpaceRegion("ram", 0, "1MiB", name="ram0")]
+        >>> guest = AddressSpaceBase.from_regions(regions, AddressSpaceLayout(1 << 46, 0, 1 << 45))
+        >>> from dbs_address_space import AddressSpaceBase
+        >>> guest.diff(AddressSpaceBase.from_regions([], guest.layout))
+        AddressSpaceChange(0 added, 1 removed, 0 replaced)
+        """
     def __getitem__(self, key: SupportsIndex | str, /) -> AddressSpaceRegion: ...
     def __contains__(self, x: _Target, /) -> bool: ...
     def __len__(self) -> int: ...
@@ -287,17 +623,46 @@ class AddressSpaceBase:
 
 @final
 class AddressSpaceChange:
+    """The difference between two maps: the regions that were added, removed, and replaced with their backing kept.
+
+    True when anything differs; `str()` gives a line a region, with `+`, `-` or `~` before it. Made by `AddressSpaceBase.diff`.
+
+    >>> from dbs_address_space import AddressSpaceBase, AddressSpaceLayout, AddressSpaceRegion
+    >>> before = AddressSpaceBase.from_regions([], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+    >>> print(before.diff(before.insert_region(AddressSpaceRegion("ram", 0, "1MiB"))))
+    + AddressSpaceRegion(DEFAULT_MEMORY [0x0, 0x10_0000) 1 MiB rw- shmem)
+    """
     @property
-    def before(self) -> AddressSpaceBase: ...
+    def before(self) -> AddressSpaceBase:
+        """The map before."""
     @property
-    def after(self) -> AddressSpaceBase: ...
+    def after(self) -> AddressSpaceBase:
+        """The map after."""
     @property
-    def added(self) -> tuple[AddressSpaceRegion, ...]: ...
+    def added(self) -> tuple[AddressSpaceRegion, ...]:
+        """The regions that are only in `after`."""
     @property
-    def removed(self) -> tuple[AddressSpaceRegion, ...]: ...
+    def removed(self) -> tuple[AddressSpaceRegion, ...]:
+        """The regions that are only in `before`."""
     @property
-    def replaced(self) -> tuple[tuple[AddressSpaceRegion, AddressSpaceRegion], ...]: ...
-    def mapping(self, region: AddressSpaceRegion) -> Mapping: ...
+    def replaced(self) -> tuple[tuple[AddressSpaceRegion, AddressSpaceRegion], ...]:
+        """Pairs `(old, new)` of regions with the same range and backing that differ otherwise."""
+    def mapping(self, region: AddressSpaceRegion) -> Mapping:
+        """The `Mapping` of an added, kept or removed region: where its memory is in this process.
+
+        Only in a change that a client is shown, from `prepare`, when an added region has its memory and nobody else sees it yet, until
+        its `commit` or `rollback` has returned; `NotMapped` later, and in an unmapped space. Where a region was taken out and put back,
+        the object in `removed` has the old memory and any other the new. Raises `UnmappedAddress` for a device and for a region that
+        is neither in `before` nor in `after`.
+
+        >>> from dbs_address_space import AddressSpaceBuilder
+        >>> space = AddressSpaceBuilder(numa_regions=["4MiB"]).build()
+        >>> def show(change):
+        ...     for region in change.added:
+        ...         print(change.mapping(region).size)
+        >>> subscription = space.subscribe(show, replay=True)
+        4194304
+        """
     def __bool__(self) -> bool: ...
     def __eq__(self, other: object, /) -> bool: ...
     def __hash__(self) -> int: ...
@@ -305,20 +670,114 @@ class AddressSpaceChange:
 
 @final
 class AddressSpace:
+    """A live guest physical address space: the regions that exist, their types, and the memory behind them.
+
+    `AddressSpace(layout)` begins without regions, `from_regions` with some; addresses and sizes are bytes, and ends are exclusive.
+    There is one immutable snapshot behind one atomic pointer: readers never wait and never see half a change, writers take turns,
+    and every change is published once or not at all. Every query of `AddressSpaceBase` is here too, on the current snapshot, and
+    `snapshot()` gives that map to keep. `map_memory()` gives the regions their memory.
+
+    All of it may be called from any thread. A change from inside a client's phase raises `ReentrantChange`. In a forked child
+    queries and memory work, and changes raise `ForkedProcess`. A space can't be pickled; its snapshot can.
+
+    >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+    >>> space = AddressSpace(AddressSpaceLayout(1 << 46, 0, 1 << 45))
+    >>> space.insert_region(AddressSpaceRegion("ram", 0, "64MiB", name="ram0")).generation
+    1
+    >>> with space.map_memory() as memory:
+    ...     memory.write(0x1000, b"hello")
+    ...     memory.read(0x1000, 5)
+    b'hello'
+    """
     def __new__(cls, layout: AddressSpaceLayout) -> Self: ...
     @staticmethod
-    def from_regions(regions: Iterable[AddressSpaceRegion], layout: AddressSpaceLayout) -> AddressSpace: ...
-    def snapshot(self) -> AddressSpaceBase: ...
-    def insert_region(self, region: AddressSpaceRegion) -> AddressSpaceBase: ...
-    def remove_region(self, x: _Target, *, timeout: float | None = 0.0) -> AddressSpaceBase: ...
-    def replace_region(self, old: _Target, new: AddressSpaceRegion) -> AddressSpaceBase: ...
-    def transaction(self, *, if_generation: SupportsIndex | None = None) -> Transaction: ...
-    def map_memory(self, *, progress: _ProgressFunction | None = None) -> GuestMemory: ...
+    def from_regions(regions: Iterable[AddressSpaceRegion], layout: AddressSpaceLayout) -> AddressSpace:
+        """A space that begins with regions in any order.
+
+        Raises `LayoutViolation`, `RegionOverlap` or `DuplicateName`.
+
+        >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+        >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "1MiB")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+        >>> len(space), space.generation
+        (1, 0)
+        """
+    def snapshot(self) -> AddressSpaceBase:
+        """The current map as an immutable value: one atomic load.
+
+        >>> from dbs_address_space import AddressSpace, AddressSpaceLayout
+        >>> AddressSpace(AddressSpaceLayout(1 << 46, 0, 1 << 45)).snapshot()
+        AddressSpaceBase(0 regions, 0 B RAM, last_addr 0x0, generation 0)
+        """
+    def insert_region(self, region: AddressSpaceRegion) -> AddressSpaceBase:
+        """Adds a region and returns the map just published; in a mapped space its memory is there before anyone sees it.
+
+        Raises `LayoutViolation`, `RegionOverlap`, `DuplicateName`; in a mapped space also `Misaligned`, `BackingError`,
+        `HugePagesShort`, `NumaError`. Then nothing has changed.
+
+        >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+        >>> space = AddressSpace(AddressSpaceLayout(1 << 46, 0, 1 << 45))
+        >>> 0x1000 in space.insert_region(AddressSpaceRegion("ram", 0, "1MiB"))
+        True
+        """
+    def remove_region(self, x: _Target, *, timeout: float | None = 0.0) -> AddressSpaceBase:
+        """Removes a region, given by its exact base, its name or an equal region, and returns the map just published.
+
+        In a mapped space its memory is unmapped; once this has returned no late write can reach it. A region that views, arrays or
+        long accesses hold is `RegionBusy`, at once or after `timeout` seconds (`None`: never); Ctrl-C ends the wait. Raises
+        `UnmappedAddress` when it isn't there, for a name the `UnknownName` that is a `KeyError` too.
+
+        >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+        >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "1MiB")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+        >>> len(space.remove_region(0))
+        0
+        """
+    def replace_region(self, old: _Target, new: AddressSpaceRegion) -> AddressSpaceBase:
+        """Puts `new` in the place of `old` (exact base, name or region) and returns the map just published; memory and bytes stay.
+
+        Range, type and backing must be the same (`InvalidAddressRange`: use a transaction); name, protection, node and hints may
+        change. Taking a protection away from a region that is held is `RegionBusy`. Raises `UnmappedAddress`, `DuplicateName`.
+
+        >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+        >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "1MiB")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+        >>> space.replace_region(0, space[0].replace(name="ram0"))["ram0"].size
+        1048576
+        """
+    def transaction(self, *, if_generation: SupportsIndex | None = None) -> Transaction:
+        """Opens a `Transaction`: many changes, one publication, or none.
+
+        With `if_generation` it raises `GenerationChanged` when the space has moved on since that generation. A guest's processors must
+        be paused around one that removes a region and inserts another over the same addresses: see `KvmSlots`.
+
+        >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+        >>> space = AddressSpace(AddressSpaceLayout(1 << 46, 0, 1 << 45))
+        >>> with space.transaction(if_generation=0) as change:
+        ...     _ = change.insert_region(AddressSpaceRegion("ram", 0, "1MiB"))
+        """
+    def map_memory(self, *, progress: _ProgressFunction | None = None) -> GuestMemory:
+        """Maps every region and returns the `GuestMemory`; a space that is mapped already gives the same one.
+
+        `progress(p)` is called at most 20 times a second with `p.stage, p.done, p.total, p.rate` (bytes, bytes a second); an exception
+        of it undoes everything and is raised. Raises `Misaligned`, `BackingError`, `HugePagesShort`, `NumaError`, and then nothing
+        is mapped.
+
+        >>> from dbs_address_space import AddressSpace, AddressSpaceLayout
+        >>> AddressSpace(AddressSpaceLayout(1 << 46, 0, 1 << 45)).map_memory()
+        GuestMemory(0 regions, 0 B)
+        """
     @property
-    def memory(self) -> GuestMemory: ...
+    def memory(self) -> GuestMemory:
+        """The memory of a mapped space; raises `NotMapped` before `map_memory()` and after `close()`."""
     @property
-    def is_mapped(self) -> bool: ...
-    def wait_for_change(self, generation: SupportsIndex, timeout: float | None = None) -> AddressSpaceBase | None: ...
+    def is_mapped(self) -> bool:
+        """Whether the space has memory."""
+    def wait_for_change(self, generation: SupportsIndex, timeout: float | None = None) -> AddressSpaceBase | None:
+        """Waits until the generation is above `generation` and returns the newest map; `None` after `timeout` seconds.
+
+        Returns at once when it is. Ctrl-C ends the wait. In a forked child: `ForkedProcess`.
+
+        >>> from dbs_address_space import AddressSpace, AddressSpaceLayout
+        >>> AddressSpace(AddressSpaceLayout(1 << 46, 0, 1 << 45)).wait_for_change(0, timeout=0.01)
+        """
     def find_free(
         self,
         size: _Size,
@@ -329,7 +788,17 @@ class AddressSpace:
         high: _Address | None = None,
         policy: str = "first",
         guard_gap: _Size = 0,
-    ) -> int: ...
+    ) -> int:
+        """The base of free addresses, where neither a region nor a reservation is, and where the layout allows such a region.
+
+        `align` is a power of two: 2 MiB for `"dax"`, else 4 KiB, when not given. `low` and `high` bound the place, which lies below
+        the layout's ends in any case. `policy` is `"first"`, `"last"` or `"best"`; `guard_gap` bytes stay free on both sides. Raises
+        `NoSpace`, or of its kinds `Fragmented` and `AlignmentImpossible`, with the numbers.
+
+        >>> from dbs_address_space import AddressSpace, AddressSpaceLayout
+        >>> AddressSpace(AddressSpaceLayout(1 << 46, 0, 1 << 45)).find_free("1GiB", policy="last") == (1 << 45) - (1 << 30)
+        True
+        """
     def reserve(
         self,
         size: _Size,
@@ -342,31 +811,133 @@ class AddressSpace:
         high: _Address | None = None,
         policy: str = "first",
         guard_gap: _Size = 0,
-    ) -> Reservation: ...
-    def request_unplug(self, region: _Target) -> UnplugRequest: ...
+    ) -> Reservation:
+        """Keeps addresses for an owner, at `base` or where `find_free` finds them: nobody else is given them or can insert there.
+
+        The arguments are those of `find_free`. The owner inserts through the `Reservation`. Raises as `find_free` does; with
+        `base`, `Misaligned`, or `RegionOverlap` that names the region or owner in the way.
+
+        >>> from dbs_address_space import AddressSpace, AddressSpaceLayout
+        >>> AddressSpace(AddressSpaceLayout(1 << 46, 0, 1 << 45)).reserve("1MiB", owner="pci", region_type="device")
+        Reservation([0x2000_0000_0000, 0x2000_0010_0000) 1 MiB, owner='pci')
+        """
+    def request_unplug(self, region: _Target) -> UnplugRequest:
+        """Asks for a region (exact base, name or region) to be given up and returns the `UnplugRequest`; nothing is removed.
+
+        The code that drives the guest finds it in `unplug_requests`, and calls `remove_region` when the guest has let go, or cancels it.
+        Asking again gives the same request. Raises `UnmappedAddress`.
+
+        >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+        >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "1MiB", name="ram0")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+        >>> request = space.request_unplug("ram0")
+        >>> space.unplug_requests == (request,)
+        True
+        """
     @property
-    def unplug_requests(self) -> tuple[UnplugRequest, ...]: ...
+    def unplug_requests(self) -> tuple[UnplugRequest, ...]:
+        """The `UnplugRequest`s that are pending, oldest first."""
     @property
-    def reservations(self) -> tuple[Reservation, ...]: ...
+    def reservations(self) -> tuple[Reservation, ...]:
+        """The reservations that have not been released, by ascending base."""
     @property
-    def regions(self) -> tuple[AddressSpaceRegion, ...]: ...
+    def regions(self) -> tuple[AddressSpaceRegion, ...]:
+        """The regions by ascending base."""
     @property
-    def layout(self) -> AddressSpaceLayout: ...
+    def layout(self) -> AddressSpaceLayout:
+        """The layout that every region keeps."""
     @property
-    def generation(self) -> int: ...
+    def generation(self) -> int:
+        """How many maps its space had published with this one: 0 for the first, and for a map that no space published."""
     @property
-    def last_addr(self) -> int: ...
+    def last_addr(self) -> int:
+        """The highest inclusive address of a region that is not a DAX window; `layout.mem_start` when there is none."""
     @property
-    def ram_size(self) -> int: ...
-    def find_region(self, addr: _Address) -> AddressSpaceRegion | None: ...
-    def is_dax_region(self, addr: _Address) -> bool: ...
-    def prot_flags(self, addr: _Address) -> Prot: ...
-    def numa_node_id(self, addr: _Address) -> int | None: ...
-    def walk_regions(self, callback: Callable[[AddressSpaceRegion], object]) -> None: ...
-    def overlapping(self, base: _Address, size: _Size) -> tuple[AddressSpaceRegion, ...]: ...
-    def ranges(self, region_type: _RegionType | None = None) -> tuple[AddressRange, ...]: ...
-    def gaps(self, low: _Address = 0, high: _Address | None = None) -> tuple[AddressRange, ...]: ...
-    def diff(self, after: AddressSpaceBase) -> AddressSpaceChange: ...
+    def ram_size(self) -> int:
+        """The bytes of `DEFAULT_MEMORY`."""
+    def find_region(self, addr: _Address) -> AddressSpaceRegion | None:
+        """The region that holds `addr`, the same object each time, or `None`. O(log n).
+
+        >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+        >>> regions = [AddressSpaceRegion("ram", 0, "1MiB", name="ram0")]
+        >>> guest = AddressSpace.from_regions(regions, AddressSpaceLayout(1 << 46, 0, 1 << 45))
+        >>> guest.find_region(0x1000).name
+        'ram0'
+        """
+    def is_dax_region(self, addr: _Address) -> bool:
+        """Whether `addr` lies in a DAX window; `False` in a hole.
+
+        >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+        >>> regions = [AddressSpaceRegion("ram", 0, "1MiB", name="ram0")]
+        >>> guest = AddressSpace.from_regions(regions, AddressSpaceLayout(1 << 46, 0, 1 << 45))
+        >>> guest.is_dax_region(0)
+        False
+        """
+    def prot_flags(self, addr: _Address) -> Prot:
+        """The protection of the region that holds `addr`, a `Prot`; raises `UnmappedAddress` in a hole.
+
+        >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+        >>> regions = [AddressSpaceRegion("ram", 0, "1MiB", name="ram0")]
+        >>> guest = AddressSpace.from_regions(regions, AddressSpaceLayout(1 << 46, 0, 1 << 45))
+        >>> print(guest.prot_flags(0x1000))
+        rw-
+        """
+    def numa_node_id(self, addr: _Address) -> int | None:
+        """The host's NUMA node of the region that holds `addr`, or `None`; raises `UnmappedAddress` in a hole.
+
+        >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+        >>> regions = [AddressSpaceRegion("ram", 0, "1MiB", name="ram0")]
+        >>> guest = AddressSpace.from_regions(regions, AddressSpaceLayout(1 << 46, 0, 1 << 45))
+        >>> guest.numa_node_id(0) is None
+        True
+        """
+    def walk_regions(self, callback: Callable[[AddressSpaceRegion], object]) -> None:
+        """Calls `callback(region)` for each region by ascending base; an exception of it ends the walk and comes out.
+
+        The walk is over the map as it is now, whatever the callback changes.
+
+        >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+        >>> regions = [AddressSpaceRegion("ram", 0, "1MiB", name="ram0")]
+        >>> guest = AddressSpace.from_regions(regions, AddressSpaceLayout(1 << 46, 0, 1 << 45))
+        >>> guest.walk_regions(lambda region: print(region.name))
+        ram0
+        """
+    def overlapping(self, base: _Address, size: _Size) -> tuple[AddressSpaceRegion, ...]:
+        """The regions that share an address with `[base, base + size)`, by ascending base.
+
+        >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+        >>> regions = [AddressSpaceRegion("ram", 0, "1MiB", name="ram0")]
+        >>> guest = AddressSpace.from_regions(regions, AddressSpaceLayout(1 << 46, 0, 1 << 45))
+        >>> [region.name for region in guest.overlapping(0xf_f000, "8KiB")]
+        ['ram0']
+        """
+    def ranges(self, region_type: _RegionType | None = None) -> tuple[AddressRange, ...]:
+        """The ranges that regions of a type (of all types for `None`) cover, touching ones joined: a tuple of `AddressRange`.
+
+        >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+        >>> regions = [AddressSpaceRegion("ram", 0, "1MiB", name="ram0")]
+        >>> guest = AddressSpace.from_regions(regions, AddressSpaceLayout(1 << 46, 0, 1 << 45))
+        >>> guest.ranges("ram")
+        (AddressRange(base=0, size=1048576),)
+        """
+    def gaps(self, low: _Address = 0, high: _Address | None = None) -> tuple[AddressRange, ...]:
+        """The ranges between `low` and `high` (`layout.phys_end` by default) that no region covers: a tuple of `AddressRange`.
+
+        >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+        >>> regions = [AddressSpaceRegion("ram", 0, "1MiB", name="ram0")]
+        >>> guest = AddressSpace.from_regions(regions, AddressSpaceLayout(1 << 46, 0, 1 << 45))
+        >>> [str(gap) for gap in guest.gaps(high=0x20_0000)]
+        ['[0x10_0000, 0x20_0000)']
+        """
+    def diff(self, after: AddressSpaceBase) -> AddressSpaceChange:
+        """How `after` differs from this map, an `AddressSpaceChange`.
+
+        >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+        >>> regions = [AddressSpaceRegion("ram", 0, "1MiB", name="ram0")]
+        >>> guest = AddressSpace.from_regions(regions, AddressSpaceLayout(1 << 46, 0, 1 << 45))
+        >>> from dbs_address_space import AddressSpaceBase
+        >>> guest.diff(AddressSpaceBase.from_regions([], guest.layout))
+        AddressSpaceChange(0 added, 1 removed, 0 replaced)
+        """
     def __getitem__(self, key: SupportsIndex | str, /) -> AddressSpaceRegion: ...
     def __contains__(self, x: _Target, /) -> bool: ...
     def __len__(self) -> int: ...
@@ -375,9 +946,45 @@ class AddressSpace:
     def __reversed__(self) -> Iterator[AddressSpaceRegion]: ...
     def subscribe(
         self, client_or_callable: _Client | Callable[[AddressSpaceChange], object], *, replay: bool = False
-    ) -> Subscription: ...
+    ) -> Subscription:
+        """Lets a client follow every change, and returns its `Subscription`.
+
+        A client has three methods, each called with the `AddressSpaceChange`, in the thread that makes the change:
+        `prepare(change)` makes additions real and checks removals, and what it raises undoes the whole change, which then raises
+        `ClientError`; `commit(change)` comes after the publication and makes removals real; `rollback(change)` undoes `prepare`
+        when another client refused. `change.mapping(region)` is the host side. Every present region is offered at once, as added.
+        A plain callable is an observer: it is called with each change that was published; with `replay`, also with the regions
+        that are there. What `commit` or an observer raises is in `Subscription.error`, and the client hears no more. Either may have a
+        fourth method `leave()`, which `Subscription.detach()` calls last: there the client lets go of the regions.
+
+        A removed region that shares addresses with an added one (`transaction()`) has to be let go in `prepare`. `map_memory()`
+        on a space whose regions a client knows shows each as removed and added; closing the memory removes them all. A change from
+        inside a client is `ReentrantChange`. Raises `TypeError` for an object that is neither, `ClientError` when it refuses.
+
+        >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+        >>> space = AddressSpace(AddressSpaceLayout(1 << 46, 0, 1 << 45))
+        >>> class NoMoreThanOne:
+        ...     def prepare(self, change):
+        ...         if len(change.after) > 1:
+        ...             raise ValueError("one region is enough")
+        ...     def commit(self, change): pass
+        ...     def rollback(self, change): pass
+        >>> subscription = space.subscribe(NoMoreThanOne())
+        >>> for base in (0, 0x1000):
+        ...     _ = space.insert_region(AddressSpaceRegion("ram", base, 0x1000))
+        Traceback (most recent call last):
+        dbs_address_space.errors.ClientError: client "NoMoreThanOne" refused the change in prepare: ValueError: one region is enough
+        """
     @property
-    def clients(self) -> tuple[Attachment, ...]: ...
+    def clients(self) -> tuple[Attachment, ...]:
+        """The attachments that follow the space, in the order in which they are asked: a tuple of `Attachment`.
+
+        >>> from dbs_address_space import AddressSpace, AddressSpaceLayout
+        >>> space = AddressSpace(AddressSpaceLayout(1 << 46, 0, 1 << 45))
+        >>> _ = space.subscribe(print)
+        >>> space.clients
+        (Subscription("print", attached),)
+        """
     def attach_kvm(
         self,
         vm_fd: _File,
@@ -387,23 +994,142 @@ class AddressSpace:
         first_slot: SupportsIndex = 0,
         max_slots: SupportsIndex | None = None,
         guest_memfd: bool = False,
-    ) -> KvmSlots: ...
+    ) -> KvmSlots:
+        """Keeps the memory slots of a KVM virtual machine in step with this space; returns its `KvmSlots`.
+
+        `vm_fd`, an int or anything with `fileno()`, is a descriptor that `KVM_CREATE_VM` gave and that stays the caller's; a
+        duplicate is kept until `detach()`. `dirty_log` logs the guest's writes to every writable region; `manual_clear` switches the
+        whole machine to `KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2`. Slots are numbered from `first_slot` on, `max_slots` of them at most,
+        and no more than KVM has. With `guest_memfd` each region of RAM has one for its private pages, and no dirty log.
+
+        Raises `NotMapped`, `BackingError` for a descriptor that is not a KVM machine, for a slot that KVM refuses and when the slots
+        run out (`ENOSPC`), `Unsupported` for a feature that the kernel lacks. Then nothing is attached.
+        """
     def attach_vhost_user(
         self, sock: _File, *, timeout: float = 5.0, protocol_features: SupportsIndex = 0
-    ) -> VhostUserClient: ...
+    ) -> VhostUserClient:
+        """Keeps the memory table of a vhost-user back-end in step with this space's RAM; returns its `VhostUserClient`.
+
+        `sock` is a connected Unix socket, an int or anything with `fileno()`, that stays the caller's; a duplicate is kept until
+        `detach()`. The session is opened and the protocol's features are negotiated here: those that this needs, and those bits of
+        `protocol_features` that the back-end offers. `SET_FEATURES` and the rings are the caller's, by `VhostUserClient.send`.
+        Each message waits `timeout` seconds for the back-end. Firmware, devices and DAX windows are not in the table.
+
+        A region is removed from the table when its removal is published: the caller must have no request under way in it. Raises
+        `NotMapped`, `Unsupported` naming RAM that is not shared, `BackingError` for a back-end that refuses, does not answer or has
+        no room (`ENOSPC`).
+        """
     def attach_device(
         self, base: _Target, handler: _Handler, *, widths: Sequence[SupportsIndex] = (1, 2, 4, 8)
-    ) -> Attachment: ...
+    ) -> Attachment:
+        """Lets `handler` answer for the device region at `base` (exact base, name or region), until it is detached or the region is
+        removed.
+
+        The handler has `read(offset, size)`, which returns an int, and `write(offset, size, value)`; they are called by
+        `dispatch`, without locks, in whatever thread that runs in, so they may change the space and raise what they like. `widths`
+        are the access sizes that it takes, of 1, 2, 4 and 8. Returns an `Attachment`. Raises `UnmappedAddress` when there is no
+        such region, `InvalidRegionType` when it is not a device, `InvalidArgument` when it has a handler, `TypeError` when the
+        handler lacks a method.
+
+        >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+        >>> space = AddressSpace(AddressSpaceLayout(1 << 46, 0, 1 << 45))
+        >>> _ = space.insert_region(AddressSpaceRegion("device", 1 << 45, 0x1000, name="timer"))
+        >>> class Timer:
+        ...     def read(self, offset, size): return offset + size
+        ...     def write(self, offset, size, value): print(f"write {value:#x}")
+        >>> with space.attach_device("timer", Timer()):
+        ...     space.dispatch((1 << 45) + 8, 4)
+        ...     space.dispatch(1 << 45, 2, 0xbeef)
+        12
+        write 0xbeef
+        """
     @overload
-    def dispatch(self, addr: _Address, size: SupportsIndex, value: None = None) -> int: ...
+    def dispatch(self, addr: _Address, size: SupportsIndex, value: None = None) -> int:
+        """Routes an access to the handler of the device that holds `addr`: a read without `value`, which returns what the handler
+        returns, else a write.
+
+        For the MMIO exits of KVM and Unicorn, from any thread, without locks; an exception of the handler comes out. Raises
+        `UnmappedAddress` where no handler answers, `InvalidAddressRange` for a width that the device does not take, an access
+        across its end, and a value or an answer that has more than `size` bytes, `TypeError` for an answer that is not an int.
+
+        >>> from types import SimpleNamespace
+        >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+        >>> space = AddressSpace(AddressSpaceLayout(1 << 46, 0, 1 << 45))
+        >>> _ = space.insert_region(AddressSpaceRegion("device", 1 << 45, 0x1000, name="timer"))
+        >>> _ = space.attach_device("timer", SimpleNamespace(read=lambda offset, size: offset, write=print))
+        >>> space.dispatch((1 << 45) + 8, 4)
+        8
+        >>> space.dispatch(1 << 45, 2, 7)
+        0 2 7
+        """
     @overload
-    def dispatch(self, addr: _Address, size: SupportsIndex, value: SupportsIndex) -> None: ...
-    def attach_unicorn(self, uc: Any) -> Attachment: ...
-    def attach_drgn(self, program: Any) -> Attachment: ...
+    def dispatch(self, addr: _Address, size: SupportsIndex, value: SupportsIndex) -> None:
+        """Routes an access to the handler of the device that holds `addr`: a read without `value`, which returns what the handler
+        returns, else a write.
+
+        For the MMIO exits of KVM and Unicorn, from any thread, without locks; an exception of the handler comes out. Raises
+        `UnmappedAddress` where no handler answers, `InvalidAddressRange` for a width that the device does not take, an access
+        across its end, and a value or an answer that has more than `size` bytes, `TypeError` for an answer that is not an int.
+
+        >>> from types import SimpleNamespace
+        >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+        >>> space = AddressSpace(AddressSpaceLayout(1 << 46, 0, 1 << 45))
+        >>> _ = space.insert_region(AddressSpaceRegion("device", 1 << 45, 0x1000, name="timer"))
+        >>> _ = space.attach_device("timer", SimpleNamespace(read=lambda offset, size: offset, write=print))
+        >>> space.dispatch((1 << 45) + 8, 4)
+        8
+        >>> space.dispatch(1 << 45, 2, 7)
+        0 2 7
+        """
+    def attach_unicorn(self, uc: Any) -> Attachment:
+        """Shows a Unicorn engine every region, by pointer, and lets it follow each change: `adapters.unicorn.attach`.
+
+        `uc` is a `unicorn.Uc`. Regions with memory are mapped without a copy, readable and executable where they can be read, writable
+        where they can be written; the guest's accesses to devices go to `dispatch`. Changes must be made while the engine does
+        not run, or in one of its hooks; code that it has translated and that is then written from here needs `uc.ctl_flush_tb()`.
+        Returns an `Attachment`. Raises `NotMapped`, `ClientError` when the engine refuses.
+
+        >>> from unicorn import UC_ARCH_X86, UC_MODE_64, Uc
+        >>> from dbs_address_space import AddressSpaceBuilder
+        >>> space = AddressSpaceBuilder(numa_regions=["4MiB"]).build()
+        >>> space.memory.write(0x1000, b"hello")
+        >>> engine = Uc(UC_ARCH_X86, UC_MODE_64)
+        >>> with space.attach_unicorn(engine):
+        ...     bytes(engine.mem_read(0x1000, 5))
+        b'hello'
+        """
+    def attach_drgn(self, program: Any) -> Attachment:
+        """Lets a drgn `Program` read guest physical memory, always on the current map: `adapters.drgn.attach`.
+
+        A read that meets a hole is drgn's own `FaultError`. Returns an `Attachment`. Raises `NotMapped`.
+
+        >>> from drgn import Architecture, Platform, Program
+        >>> from dbs_address_space import AddressSpaceBuilder
+        >>> space = AddressSpaceBuilder(numa_regions=["4MiB"]).build()
+        >>> space.memory.write(0x1000, b"hello")
+        >>> program = Program(Platform(Architecture.X86_64))
+        >>> with space.attach_drgn(program):
+        ...     program.read(0x1000, 5, physical=True)
+        b'hello'
+        """
     def __reduce__(self) -> NoReturn: ...
 
 @final
 class Transaction:
+    """Many changes of an address space, published once, or none of them.
+
+    A context manager made by `AddressSpace.transaction()`. Its verbs are checked at once against a private map, so that an error
+    points at the right line; no lock is held while it is open. On exit they are replayed on the newest map and published together,
+    or the exit raises and nothing changes. An exception in the body, or an empty body, publishes nothing.
+
+    >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+    >>> space = AddressSpace(AddressSpaceLayout(1 << 46, 0, 1 << 45))
+    >>> with space.transaction() as change:
+    ...     for base in (0, 0x1000):
+    ...         _ = change.insert_region(AddressSpaceRegion("ram", base, 0x1000))
+    >>> change.published.generation, len(space)
+    (1, 2)
+    """
     def __enter__(self) -> Self: ...
     def __exit__(
         self,
@@ -411,27 +1137,200 @@ class Transaction:
         _exc_value: BaseException | None,
         _traceback: TracebackType | None,
     ) -> Literal[False]: ...
-    def insert_region(self, region: AddressSpaceRegion) -> AddressSpaceBase: ...
-    def remove_region(self, x: _Target) -> AddressSpaceBase: ...
-    def replace_region(self, old: _Target, new: AddressSpaceRegion) -> AddressSpaceBase: ...
+    def insert_region(self, region: AddressSpaceRegion) -> AddressSpaceBase:
+        """Stages an insertion; returns the staged map. Raises as `AddressSpace.insert_region` does.
+
+        >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+        >>> space = AddressSpace(AddressSpaceLayout(1 << 46, 0, 1 << 45))
+        >>> with space.transaction() as change:
+        ...     len(change.insert_region(AddressSpaceRegion("ram", 0, "1MiB"))), len(space)
+        (1, 0)
+        """
+    def remove_region(self, x: _Target) -> AddressSpaceBase:
+        """Stages the removal of a region, given by its exact base, its name or an equal region; returns the staged map.
+
+        Raises `UnmappedAddress`; the exit raises `RegionBusy` when the region is leased.
+
+        >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+        >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "1MiB", name="ram0")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+        >>> with space.transaction() as change:
+        ...     len(change.remove_region("ram0")), len(space)
+        (0, 1)
+        """
+    def replace_region(self, old: _Target, new: AddressSpaceRegion) -> AddressSpaceBase:
+        """Stages a replacement that keeps range and backing; returns the staged map. Raises as `AddressSpace.replace_region` does.
+
+        >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+        >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "1MiB", name="ram0")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+        >>> with space.transaction() as change:
+        ...     change.replace_region("ram0", space[0].replace(name="low"))["low"].base
+        0
+        """
     @property
-    def published(self) -> AddressSpaceBase | None: ...
+    def published(self) -> AddressSpaceBase | None:
+        """The map that the exit published, or `None` before it and when nothing was published."""
 
 @final
 class GuestMemory:
-    def read(self, addr: _Address, size: _Size, *, pad: SupportsIndex | None = None) -> bytes: ...
-    def read_into(self, addr: _Address, buffer: Buffer) -> int: ...
-    def write(self, addr: _Address, data: Buffer, *, force: bool = False) -> None: ...
-    def fill(self, addr: _Address, size: _Size, byte: SupportsIndex = 0, *, force: bool = False) -> None: ...
-    def read_u8(self, addr: _Address, *, big: bool = False) -> int: ...
-    def write_u8(self, addr: _Address, value: SupportsIndex, *, big: bool = False) -> None: ...
-    def read_u16(self, addr: _Address, *, big: bool = False) -> int: ...
-    def write_u16(self, addr: _Address, value: SupportsIndex, *, big: bool = False) -> None: ...
-    def read_u32(self, addr: _Address, *, big: bool = False) -> int: ...
-    def write_u32(self, addr: _Address, value: SupportsIndex, *, big: bool = False) -> None: ...
-    def read_u64(self, addr: _Address, *, big: bool = False) -> int: ...
-    def write_u64(self, addr: _Address, value: SupportsIndex, *, big: bool = False) -> None: ...
-    def load(self, addr: _Address, size: SupportsIndex = 8, *, order: str = "acquire") -> int: ...
+    r"""The bytes behind a mapped address space: a live handle that follows every later change and keeps its space alive.
+
+    Made by `AddressSpace.map_memory()`. Accesses may span touching regions and are all or nothing: a hole or a device region is
+    `UnmappedAddress`, a protection `AccessDenied`, both with the first bad address. Only a fault of the memory itself, such as a
+    truncated file, can stop one midway: `MemoryFault`, never a signal. Size 0 does nothing, anywhere. Copies from 4 MiB on release
+    the interpreter's lock. Used in `with`, or closed, all memory is unmapped; views and arrays on it refuse that with `RegionBusy`.
+
+    >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+    >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "1MiB")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+    >>> memory = space.map_memory()
+    >>> memory.write_u32(0x1000, 0x12345678)
+    >>> memory.read(0x1000, 4)
+    b'xV4\x12'
+    """
+    def read(self, addr: _Address, size: _Size, *, pad: SupportsIndex | None = None) -> bytes:
+        r"""The bytes of a range.
+
+        `pad=byte` fills what has no memory (holes and device regions) instead of refusing it. Raises `UnmappedAddress`,
+        `AccessDenied`, `MemoryFault`, `NotMapped` after `close()`.
+
+        >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+        >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "4KiB")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+        >>> space.map_memory().read(0xffe, 4, pad=0xff)
+        b'\x00\x00\xff\xff'
+        """
+    def read_into(self, addr: _Address, buffer: Buffer) -> int:
+        """Reads as many bytes as a writable, contiguous buffer has into it, and returns how many that are.
+
+        Raises as `read` does; `TypeError` for a read-only buffer, `BufferError` for one that isn't contiguous.
+
+        >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+        >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "4KiB")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+        >>> space.map_memory().read_into(0, bytearray(16))
+        16
+        """
+    def write(self, addr: _Address, data: Buffer, *, force: bool = False) -> None:
+        """Writes the bytes of any contiguous bytes-like object.
+
+        `force=True` writes through a protection, to load a ROM (by `mprotect`, copy, restore), not into a hole or a device region.
+        Raises as `read` does; `TypeError` for `str`.
+
+        >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+        >>> rom = AddressSpaceRegion.create_firmware_region(0, "4KiB", "r-x", name="rom")
+        >>> memory = AddressSpace.from_regions([rom], AddressSpaceLayout(1 << 46, 0, 1 << 45)).map_memory()
+        >>> memory.write(0, b"bios", force=True)
+        >>> memory.read(0, 4)
+        b'bios'
+        """
+    def fill(self, addr: _Address, size: _Size, byte: SupportsIndex = 0, *, force: bool = False) -> None:
+        """Sets every byte of a range to `byte`.
+
+        Raises as `write` does; `force` as there.
+
+        >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+        >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "4KiB")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+        >>> space.map_memory().fill(0, "4KiB", 0xcc)
+        """
+    def read_u8(self, addr: _Address, *, big: bool = False) -> int:
+        """Reads an unsigned integer of 1 byte at any address, little-endian unless `big`.
+
+        Aligned reads of directly copied memory do not tear. Raises as `read` does.
+
+        >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+        >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "4KiB")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+        >>> space.map_memory().read_u8(0)
+        0
+        """
+    def write_u8(self, addr: _Address, value: SupportsIndex, *, big: bool = False) -> None:
+        """Writes an unsigned integer of 1 byte at any address, little-endian unless `big`.
+
+        Aligned writes of directly copied memory do not tear. A value that does not fit is `InvalidAddressRange`; raises as
+        `write` does.
+
+        >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+        >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "4KiB")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+        >>> memory = space.map_memory()
+        >>> memory.write_u8(0, 7)
+        >>> memory.read_u8(0)
+        7
+        """
+    def read_u16(self, addr: _Address, *, big: bool = False) -> int:
+        """Reads an unsigned integer of 2 bytes at any address, little-endian unless `big`.
+
+        Aligned reads of directly copied memory do not tear. Raises as `read` does.
+
+        >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+        >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "4KiB")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+        >>> space.map_memory().read_u16(0)
+        0
+        """
+    def write_u16(self, addr: _Address, value: SupportsIndex, *, big: bool = False) -> None:
+        """Writes an unsigned integer of 2 bytes at any address, little-endian unless `big`.
+
+        Aligned writes of directly copied memory do not tear. A value that does not fit is `InvalidAddressRange`; raises as
+        `write` does.
+
+        >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+        >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "4KiB")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+        >>> memory = space.map_memory()
+        >>> memory.write_u16(0, 7)
+        >>> memory.read_u16(0)
+        7
+        """
+    def read_u32(self, addr: _Address, *, big: bool = False) -> int:
+        """Reads an unsigned integer of 4 bytes at any address, little-endian unless `big`.
+
+        Aligned reads of directly copied memory do not tear. Raises as `read` does.
+
+        >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+        >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "4KiB")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+        >>> space.map_memory().read_u32(0)
+        0
+        """
+    def write_u32(self, addr: _Address, value: SupportsIndex, *, big: bool = False) -> None:
+        """Writes an unsigned integer of 4 bytes at any address, little-endian unless `big`.
+
+        Aligned writes of directly copied memory do not tear. A value that does not fit is `InvalidAddressRange`; raises as
+        `write` does.
+
+        >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+        >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "4KiB")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+        >>> memory = space.map_memory()
+        >>> memory.write_u32(0, 7)
+        >>> memory.read_u32(0)
+        7
+        """
+    def read_u64(self, addr: _Address, *, big: bool = False) -> int:
+        """Reads an unsigned integer of 8 bytes at any address, little-endian unless `big`.
+
+        Aligned reads of directly copied memory do not tear. Raises as `read` does.
+
+        >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+        >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "4KiB")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+        >>> space.map_memory().read_u64(0)
+        0
+        """
+    def write_u64(self, addr: _Address, value: SupportsIndex, *, big: bool = False) -> None:
+        """Writes an unsigned integer of 8 bytes at any address, little-endian unless `big`.
+
+        Aligned writes of directly copied memory do not tear. A value that does not fit is `InvalidAddressRange`; raises as
+        `write` does.
+
+        >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+        >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "4KiB")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+        >>> memory = space.map_memory()
+        >>> memory.write_u64(0, 7)
+        >>> memory.read_u64(0)
+        7
+        """
+    def load(self, addr: _Address, size: SupportsIndex = 8, *, order: str = "acquire") -> int:
+        """Loads a naturally aligned little-endian integer of 1, 2, 4 or 8 bytes atomically.
+
+        `order`: `"relaxed"`, `"acquire"` or `"seq_cst"`. Raises `Misaligned`, `Unsupported` on guarded memory, else as `read` does.
+
+        >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+        >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "4KiB")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+        >>> space.map_memory().load(8)
+        0
+        """
     def store(
         self,
         addr: _Address,
@@ -439,23 +1338,107 @@ class GuestMemory:
         size: SupportsIndex = 8,
         *,
         order: str = "release",
-    ) -> None: ...
-    def swap(self, addr: _Address, value: SupportsIndex, size: SupportsIndex = 8, *, order: str = "seq_cst") -> int: ...
+    ) -> None:
+        """Stores a naturally aligned little-endian integer of 1, 2, 4 or 8 bytes atomically.
+
+        `order`: `"relaxed"`, `"release"` or `"seq_cst"`. Raises `Misaligned`, `Unsupported` on guarded memory, else as `write` does.
+
+        >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+        >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "4KiB")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+        >>> space.map_memory().store(8, 1)
+        """
+    def swap(self, addr: _Address, value: SupportsIndex, size: SupportsIndex = 8, *, order: str = "seq_cst") -> int:
+        """Writes `value` atomically, and returns what was there.
+
+        The integer is little-endian, has 1, 2, 4 or 8 bytes and is naturally aligned. `order`: `"relaxed"`, `"acquire"`,
+        `"release"`, `"acq_rel"` or `"seq_cst"`. Raises `Misaligned`, `Unsupported` on guarded memory, `InvalidAddressRange` for
+        a value that does not fit, else as `write` does.
+
+        >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+        >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "4KiB")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+        >>> memory = space.map_memory()
+        >>> memory.write_u8(3, 0b1100)
+        >>> memory.swap(3, 0b1010, 1), memory.read_u8(3)
+        (12, 10)
+        """
     def fetch_add(
         self, addr: _Address, value: SupportsIndex, size: SupportsIndex = 8, *, order: str = "seq_cst"
-    ) -> int: ...
+    ) -> int:
+        """Adds `value`, wrapping, atomically, and returns what was there.
+
+        The integer is little-endian, has 1, 2, 4 or 8 bytes and is naturally aligned. `order`: `"relaxed"`, `"acquire"`,
+        `"release"`, `"acq_rel"` or `"seq_cst"`. Raises `Misaligned`, `Unsupported` on guarded memory, `InvalidAddressRange` for
+        a value that does not fit, else as `write` does.
+
+        >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+        >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "4KiB")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+        >>> memory = space.map_memory()
+        >>> memory.write_u8(3, 0b1100)
+        >>> memory.fetch_add(3, 0b1010, 1), memory.read_u8(3)
+        (12, 22)
+        """
     def fetch_sub(
         self, addr: _Address, value: SupportsIndex, size: SupportsIndex = 8, *, order: str = "seq_cst"
-    ) -> int: ...
+    ) -> int:
+        """Subtracts `value`, wrapping, atomically, and returns what was there.
+
+        The integer is little-endian, has 1, 2, 4 or 8 bytes and is naturally aligned. `order`: `"relaxed"`, `"acquire"`,
+        `"release"`, `"acq_rel"` or `"seq_cst"`. Raises `Misaligned`, `Unsupported` on guarded memory, `InvalidAddressRange` for
+        a value that does not fit, else as `write` does.
+
+        >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+        >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "4KiB")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+        >>> memory = space.map_memory()
+        >>> memory.write_u8(3, 0b1100)
+        >>> memory.fetch_sub(3, 0b1010, 1), memory.read_u8(3)
+        (12, 2)
+        """
     def fetch_and(
         self, addr: _Address, value: SupportsIndex, size: SupportsIndex = 8, *, order: str = "seq_cst"
-    ) -> int: ...
-    def fetch_or(
-        self, addr: _Address, value: SupportsIndex, size: SupportsIndex = 8, *, order: str = "seq_cst"
-    ) -> int: ...
+    ) -> int:
+        """Does a bitwise and with `value` atomically, and returns what was there.
+
+        The integer is little-endian, has 1, 2, 4 or 8 bytes and is naturally aligned. `order`: `"relaxed"`, `"acquire"`,
+        `"release"`, `"acq_rel"` or `"seq_cst"`. Raises `Misaligned`, `Unsupported` on guarded memory, `InvalidAddressRange` for
+        a value that does not fit, else as `write` does.
+
+        >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+        >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "4KiB")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+        >>> memory = space.map_memory()
+        >>> memory.write_u8(3, 0b1100)
+        >>> memory.fetch_and(3, 0b1010, 1), memory.read_u8(3)
+        (12, 8)
+        """
+    def fetch_or(self, addr: _Address, value: SupportsIndex, size: SupportsIndex = 8, *, order: str = "seq_cst") -> int:
+        """Does a bitwise or with `value` atomically, and returns what was there.
+
+        The integer is little-endian, has 1, 2, 4 or 8 bytes and is naturally aligned. `order`: `"relaxed"`, `"acquire"`,
+        `"release"`, `"acq_rel"` or `"seq_cst"`. Raises `Misaligned`, `Unsupported` on guarded memory, `InvalidAddressRange` for
+        a value that does not fit, else as `write` does.
+
+        >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+        >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "4KiB")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+        >>> memory = space.map_memory()
+        >>> memory.write_u8(3, 0b1100)
+        >>> memory.fetch_or(3, 0b1010, 1), memory.read_u8(3)
+        (12, 14)
+        """
     def fetch_xor(
         self, addr: _Address, value: SupportsIndex, size: SupportsIndex = 8, *, order: str = "seq_cst"
-    ) -> int: ...
+    ) -> int:
+        """Does a bitwise exclusive or with `value` atomically, and returns what was there.
+
+        The integer is little-endian, has 1, 2, 4 or 8 bytes and is naturally aligned. `order`: `"relaxed"`, `"acquire"`,
+        `"release"`, `"acq_rel"` or `"seq_cst"`. Raises `Misaligned`, `Unsupported` on guarded memory, `InvalidAddressRange` for
+        a value that does not fit, else as `write` does.
+
+        >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+        >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "4KiB")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+        >>> memory = space.map_memory()
+        >>> memory.write_u8(3, 0b1100)
+        >>> memory.fetch_xor(3, 0b1010, 1), memory.read_u8(3)
+        (12, 6)
+        """
     def compare_exchange(
         self,
         addr: _Address,
@@ -464,27 +1447,178 @@ class GuestMemory:
         size: SupportsIndex = 8,
         *,
         order: str = "seq_cst",
-    ) -> int: ...
-    def copy(self, dst: _Address, src: _Address, size: _Size, *, progress: _ProgressFunction | None = None) -> None: ...
+    ) -> int:
+        """Writes `new` if `expected` is there, atomically; returns what was there, so the write was done when that is `expected`.
+
+        Operands and errors as for `swap`. When it fails, the order is that of its load.
+
+        >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+        >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "4KiB")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+        >>> memory = space.map_memory()
+        >>> memory.compare_exchange(8, 0, 5), memory.compare_exchange(8, 0, 6)
+        (0, 5)
+        """
+    def copy(self, dst: _Address, src: _Address, size: _Size, *, progress: _ProgressFunction | None = None) -> None:
+        """Copies `size` bytes inside the guest, as if through a buffer in between: the two ranges may overlap.
+
+        `progress(p)` is called during copies from 4 MiB on. Raises as `read` and `write` do, and then nothing was copied; only a
+        `MemoryFault` or an exception from `progress` stops it midway.
+
+        >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+        >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "4KiB")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+        >>> memory = space.map_memory()
+        >>> memory.write(0, b"abcdef")
+        >>> memory.copy(2, 0, 4)
+        >>> memory.read(0, 6)
+        b'ababcd'
+        """
     @overload
-    def read_c_string(self, addr: _Address, max_size: _Size = 4096, *, encoding: None = None) -> bytes: ...
+    def read_c_string(self, addr: _Address, max_size: _Size = 4096, *, encoding: None = None) -> bytes:
+        r"""The bytes up to a zero, without it; `max_size` bytes when there is none before.
+
+        With `encoding` a `str`. What lies behind the zero is not touched. Raises as `read` does, when there is no memory before the
+        zero; `UnicodeDecodeError`.
+
+        >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+        >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "4KiB")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+        >>> memory = space.map_memory()
+        >>> memory.write(0, b"Linux version\0")
+        >>> memory.read_c_string(0), memory.read_c_string(6, 4, encoding="ascii")
+        (b'Linux version', 'vers')
+        """
     @overload
-    def read_c_string(self, addr: _Address, max_size: _Size = 4096, *, encoding: str) -> str: ...
-    def unpack(self, addr: _Address, fmt: str | bytes) -> tuple[Any, ...]: ...
-    def pack(self, addr: _Address, fmt: str | bytes, *values: Any) -> None: ...
-    def readv(self, ranges: _Ranges) -> list[bytes]: ...
-    def readv_into(self, ranges: _Ranges, buffer: Buffer) -> int: ...
-    def writev(self, pairs: Iterable[tuple[_Address, Buffer]]) -> None: ...
+    def read_c_string(self, addr: _Address, max_size: _Size = 4096, *, encoding: str) -> str:
+        r"""The bytes up to a zero, without it; `max_size` bytes when there is none before.
+
+        With `encoding` a `str`. What lies behind the zero is not touched. Raises as `read` does, when there is no memory before the
+        zero; `UnicodeDecodeError`.
+
+        >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+        >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "4KiB")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+        >>> memory = space.map_memory()
+        >>> memory.write(0, b"Linux version\0")
+        >>> memory.read_c_string(0), memory.read_c_string(6, 4, encoding="ascii")
+        (b'Linux version', 'vers')
+        """
+    def unpack(self, addr: _Address, fmt: str | bytes) -> tuple[Any, ...]:
+        """The values at an address, in a format of the `struct` module.
+
+        They may cross from one region into the next. Raises `struct.error` for a bad format, else as `read` does.
+
+        >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+        >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "4KiB")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+        >>> memory = space.map_memory()
+        >>> memory.pack(0x100, "<QIHH", 0x8000, 512, 1, 2)
+        >>> memory.unpack(0x100, "<QIHH")
+        (32768, 512, 1, 2)
+        """
+    def pack(self, addr: _Address, fmt: str | bytes, *values: Any) -> None:
+        r"""Writes values at an address, in a format of the `struct` module.
+
+        Raises `struct.error` for a bad format or values that do not fit it, else as `write` does; then nothing is written.
+
+        >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+        >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "4KiB")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+        >>> memory = space.map_memory()
+        >>> memory.pack(0, ">H", 0x1234)
+        >>> memory.read(0, 2)
+        b'\x124'
+        """
+    def readv(self, ranges: _Ranges) -> list[bytes]:
+        r"""The bytes of many ranges: a list, in their order.
+
+        `ranges` are pairs `(addr, size)`, or a buffer of pairs of u64 such as an array of shape `(n, 2)`. Raises as `read` does.
+
+        >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+        >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "4KiB")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+        >>> space.map_memory().readv([(0, 2), (0x100, 1)])
+        [b'\x00\x00', b'\x00']
+        """
+    def readv_into(self, ranges: _Ranges, buffer: Buffer) -> int:
+        """Reads many ranges into one writable, contiguous buffer, one after the other; returns how many bytes that are.
+
+        `ranges` as for `readv`. A buffer that is too short is `InvalidAddressRange`. Raises as `read_into` does; only a `MemoryFault`
+        stops it midway.
+
+        >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+        >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "4KiB")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+        >>> space.map_memory().readv_into([(0, 2), (0x100, 1)], bytearray(3))
+        3
+        """
+    def writev(self, pairs: Iterable[tuple[_Address, Buffer]]) -> None:
+        """Writes many pieces of data: pairs `(addr, data)`, in their order.
+
+        Nothing is written before all of them are found possible. Raises as `write` does; only a `MemoryFault` stops it midway.
+
+        >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+        >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "4KiB")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+        >>> memory = space.map_memory()
+        >>> memory.writev([(0, b"ab"), (0x100, b"c")])
+        >>> memory.readv([(0, 2), (0x100, 1)])
+        [b'ab', b'c']
+        """
     @overload
     def translate(
         self, addresses: NDArray[np.uint64], *, missing: str = "raise"
-    ) -> tuple[NDArray[np.uint64], NDArray[np.int64]]: ...
+    ) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+        """The host address and the index in `regions` of each guest physical address.
+
+        `addresses` is an array of NumPy or another buffer of u64; the results are arrays of `u64` and `i64` of its shape, or else
+        memoryviews. With `missing="mark"` addresses without memory get host 0 and index -1, with `"raise"` they are
+        `UnmappedAddress`. The host addresses are valid for as long as their regions are there: nothing holds them. `TypeError` for
+        other items than u64, `NotMapped`.
+
+        >>> from array import array
+        >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+        >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "4KiB")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+        >>> hosts, indexes = space.map_memory().translate(array("Q", [0x10, 0x5000]), missing="mark")
+        >>> hosts.tolist() == [space.memory.host_address(0x10), 0], indexes.tolist()
+        (True, [0, -1])
+        """
     @overload
-    def translate(self, addresses: Buffer, *, missing: str = "raise") -> tuple[memoryview[int], memoryview[int]]: ...
+    def translate(self, addresses: Buffer, *, missing: str = "raise") -> tuple[memoryview[int], memoryview[int]]:
+        """The host address and the index in `regions` of each guest physical address.
+
+        `addresses` is an array of NumPy or another buffer of u64; the results are arrays of `u64` and `i64` of its shape, or else
+        memoryviews. With `missing="mark"` addresses without memory get host 0 and index -1, with `"raise"` they are
+        `UnmappedAddress`. The host addresses are valid for as long as their regions are there: nothing holds them. `TypeError` for
+        other items than u64, `NotMapped`.
+
+        >>> from array import array
+        >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+        >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "4KiB")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+        >>> hosts, indexes = space.map_memory().translate(array("Q", [0x10, 0x5000]), missing="mark")
+        >>> hosts.tolist() == [space.memory.host_address(0x10), 0], indexes.tolist()
+        (True, [0, -1])
+        """
     @overload
-    def read_many_u64(self, addresses: NDArray[np.uint64]) -> NDArray[np.uint64]: ...
+    def read_many_u64(self, addresses: NDArray[np.uint64]) -> NDArray[np.uint64]:
+        """The little-endian u64 at each address, which may be unaligned and cross from one region into the next.
+
+        `addresses` and results as for `translate`. Raises as `read_u64` does.
+
+        >>> from array import array
+        >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+        >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "4KiB")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+        >>> memory = space.map_memory()
+        >>> memory.write_u64(0x20, 7)
+        >>> memory.read_many_u64(array("Q", [0x20, 0x28])).tolist()
+        [7, 0]
+        """
     @overload
-    def read_many_u64(self, addresses: Buffer) -> memoryview[int]: ...
+    def read_many_u64(self, addresses: Buffer) -> memoryview[int]:
+        """The little-endian u64 at each address, which may be unaligned and cross from one region into the next.
+
+        `addresses` and results as for `translate`. Raises as `read_u64` does.
+
+        >>> from array import array
+        >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+        >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "4KiB")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+        >>> memory = space.map_memory()
+        >>> memory.write_u64(0x20, 7)
+        >>> memory.read_many_u64(array("Q", [0x20, 0x28])).tolist()
+        [7, 0]
+        """
     def search(
         self,
         needle: Buffer | BytePattern,
@@ -494,8 +1628,32 @@ class GuestMemory:
         limit: SupportsIndex | None = None,
         align: _Size = 1,
         progress: _ProgressFunction | None = None,
-    ) -> Iterator[int]: ...
-    def compare(self, addr: _Address, data: Buffer) -> int | None: ...
+    ) -> Iterator[int]:
+        r"""The addresses at which `needle` is found, by ascending address: an iterator.
+
+        `needle` is bytes-like or a `BytePattern`. Matches lie whole in `[start, end)`, begin at multiples of `align`, may overlap each
+        other and the joints of regions that touch; holes, device regions and what may not be read are skipped. At most `limit` are
+        given. Nothing is leased between two matches: the search goes on in the map as it is then. Looking at memory that no one has
+        written does not allocate it. `progress(p)` is called at most 20 times a second. Raises `InvalidArgument` for an empty
+        needle or an `align` of 0; while it is iterated `MemoryFault`, `NotMapped`.
+
+        >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion, BytePattern
+        >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "1MiB")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+        >>> memory = space.map_memory()
+        >>> memory.writev([(0x100, b"\x7fELF\x02"), (0x2000, b"\x7fELF\x01")])
+        >>> [hex(addr) for addr in memory.search(b"\x7fELF")], list(memory.search(BytePattern("7f 45 4c 46 01")))
+        (['0x100', '0x2000'], [8192])
+        """
+    def compare(self, addr: _Address, data: Buffer) -> int | None:
+        """The first address at which the guest's bytes differ from `data`, or `None`.
+
+        Looking at memory that no one has written does not allocate it. Raises as `read` does.
+
+        >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+        >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "4KiB")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+        >>> space.map_memory().compare(0x10, bytes(3) + b"x")
+        19
+        """
     def hash(
         self,
         addr: _Address,
@@ -503,16 +1661,119 @@ class GuestMemory:
         *,
         algorithm: str = "blake3",
         progress: _ProgressFunction | None = None,
-    ) -> bytes: ...
-    def find_zero_pages(self, start: _Address = 0, end: _Address | None = None) -> tuple[AddressRange, ...]: ...
-    def hexdump(self, addr: _Address, size: _Size) -> str: ...
-    def read_from(self, file: _File, addr: _Address, size: _Size) -> int: ...
-    def write_to(self, file: _File, addr: _Address, size: _Size) -> int: ...
-    def open(self, mode: str = "rb", *, holes: str = "error") -> GuestFile: ...
-    def pin(self, addr: _Address, size: _Size) -> Pin: ...
-    def view(
-        self, addr: _Address, size: _Size, *, writable: bool | None = None, unguarded: bool = False
-    ) -> memoryview: ...
+    ) -> bytes:
+        """A digest of a range: BLAKE3, or any algorithm of `hashlib`.
+
+        Looking at memory that no one has written does not allocate it. `progress(p)` is called at most 20 times a second. Raises as
+        `read` does, `InvalidArgument` for an unknown algorithm.
+
+        >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+        >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "4KiB")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+        >>> space.map_memory().hash(0, "4KiB", algorithm="sha256").hex()[:16]
+        'ad7facb2586fc6e9'
+        """
+    def find_zero_pages(self, start: _Address = 0, end: _Address | None = None) -> tuple[AddressRange, ...]:
+        """The guest pages of 4 KiB, whole in one region, that hold nothing but zeroes: a tuple of `AddressRange`, touching ones joined.
+
+        Holes, device regions and what may not be read are skipped; looking at memory that no one has written does not allocate it.
+        `end=None` stands for the end of the address space.
+
+        >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+        >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "16KiB")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+        >>> memory = space.map_memory()
+        >>> memory.write_u8(0x1000, 1)
+        >>> [str(pages) for pages in memory.find_zero_pages()]
+        ['[0x0, 0x1000)', '[0x2000, 0x4000)']
+        """
+    def hexdump(self, addr: _Address, size: _Size) -> str:
+        """A range as people read bytes: sixteen a line, in hexadecimal and as text, equal lines as one `*`.
+
+        A line says where there is nothing to read: a hole, a device region, a protection. Looking at memory that no one has written
+        does not allocate it.
+
+        >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+        >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "4KiB")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+        >>> memory = space.map_memory()
+        >>> memory.write(0xff0, b"hello, guest")
+        >>> print(memory.hexdump(0xff0, 0x20))
+        0000000000000ff0  68 65 6c 6c 6f 2c 20 67  75 65 73 74 00 00 00 00  |hello, guest....|
+        [0x1000, 0x1010) has nothing to read
+        """
+    def read_from(self, file: _File, addr: _Address, size: _Size) -> int:
+        """Reads `size` bytes of a file or socket straight into guest memory, and returns `size`.
+
+        `file` is a descriptor or has `fileno()`; short reads, signals and non-blocking sockets are gone on with, and Ctrl-C ends the
+        wait. Raises `PartialTransfer` with `.done` when the file ends or fails before; as `write` does, and then nothing was read.
+
+        >>> import tempfile
+        >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+        >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "4KiB")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+        >>> memory = space.map_memory()
+        >>> with tempfile.TemporaryFile() as file:
+        ...     _ = file.write(b"kernel"), file.seek(0)
+        ...     memory.read_from(file, 0x100, 6)
+        6
+        >>> memory.read(0x100, 6)
+        b'kernel'
+        """
+    def write_to(self, file: _File, addr: _Address, size: _Size) -> int:
+        """Writes `size` bytes of guest memory to a file or socket, and returns `size`.
+
+        As `read_from`, the other way; memory that no one has written is sent as zeroes, and not allocated for it. Raises
+        `PartialTransfer` with `.done`; as `read` does, and then nothing was written.
+
+        >>> import tempfile
+        >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+        >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "4KiB")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+        >>> with tempfile.TemporaryFile() as file:
+        ...     _ = space.map_memory().write_to(file, 0, "4KiB")
+        ...     file.tell()
+        4096
+        """
+    def open(self, mode: str = "rb", *, holes: str = "error") -> GuestFile:
+        """Guest physical memory as an unbuffered binary file: positions are addresses.
+
+        `mode`: `"rb"`, or `"r+b"` to write too. A read stops short before what can't be read, and raises as `read` does when it begins
+        there; with `holes="zero"` holes and device regions read as zeroes. The file ends behind the last region that has
+        memory; it holds no region. `io.BufferedReader(memory.open())` makes small reads fast.
+
+        >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+        >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0x1000, "4KiB")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+        >>> space.map_memory().write(0x1ffc, b"tail")
+        >>> with space.memory.open() as file:
+        ...     file.seek(-4, 2), file.read(100)
+        (8188, b'tail')
+        """
+    def pin(self, addr: _Address, size: _Size) -> Pin:
+        """Holds a range inside one region, and says where it is on the host: for engines and system calls that need an address.
+
+        A context manager with `.address` and `.size`; the pin vetoes the region's removal until its end. Memory that may fault
+        (`mapping(addr).guarded`) is pinned too, for the kernel may be given it; touching it is the caller's risk. A pin of size 0 holds
+        nothing, and its address is 0. Raises `UnmappedAddress`, `NotContiguous`, `NotMapped`.
+
+        >>> import ctypes
+        >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+        >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "4KiB")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+        >>> with space.map_memory().pin(0x10, 4) as pin:
+        ...     _ = ctypes.memmove(pin.address, b"ping", pin.size)
+        >>> space.memory.read(0x10, 4)
+        b'ping'
+        """
+    def view(self, addr: _Address, size: _Size, *, writable: bool | None = None, unguarded: bool = False) -> memoryview:
+        """A `memoryview` of a range inside one region, writable where the region is; it vetoes the region's removal.
+
+        `writable=False` makes it read-only, `writable=True` on read-only memory is `AccessDenied`. A range that crosses a joint of
+        two regions is `NotContiguous`. Memory that may fault under a touch (`mapping(addr).guarded`) is `Unsupported` unless
+        `unguarded=True`: a fault then kills the process. Raises as `read` does.
+
+        >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+        >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "4KiB")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+        >>> memory = space.map_memory()
+        >>> with memory.view(0x10, 5) as view:
+        ...     view[:] = b"hello"
+        >>> memory.read(0x10, 5)
+        b'hello'
+        """
     def array(
         self,
         addr: _Address,
@@ -522,14 +1783,70 @@ class GuestMemory:
         strides: Sequence[SupportsIndex] | None = None,
         writable: bool | None = None,
         unguarded: bool = False,
-    ) -> NDArray[Any]: ...
-    def check_range(self, addr: _Address, size: _Size) -> bool: ...
-    def host_address(self, addr: _Address) -> int: ...
+    ) -> NDArray[Any]:
+        """A NumPy array over guest memory (the `numpy` extra), of any shape and dtype, structured ones included; strides are in bytes.
+
+        The array is a view, not a copy: it vetoes the region's removal. `writable` and `unguarded` as for `view`, which also says
+        what it raises; `ImportError` without NumPy. DLPack is NumPy's: `torch.from_dlpack(array)` shares the memory too.
+
+        >>> import numpy as np
+        >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+        >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "4KiB")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+        >>> descriptor = np.dtype([("addr", "<u8"), ("len", "<u4"), ("flags", "<u2"), ("next", "<u2")])
+        >>> table = space.map_memory().array(0, 16, descriptor)
+        >>> table[3] = (0x8000, 512, 1, 4)
+        >>> space.memory.unpack(3 * 16, "<QIHH")
+        (32768, 512, 1, 4)
+        """
+    def check_range(self, addr: _Address, size: _Size) -> bool:
+        """Whether every byte of a range has memory; protections play no part. `True` for size 0.
+
+        >>> from dbs_address_space import AddressSpaceBuilder
+        >>> memory = AddressSpaceBuilder(numa_regions=["4MiB"]).build().memory
+        >>> memory.check_range(0, "4MiB"), memory.check_range(0, "5MiB")
+        (True, False)
+        """
+    def host_address(self, addr: _Address) -> int:
+        """The host address of a guest physical address, valid until its region is removed: nothing holds it.
+
+        Raises `UnmappedAddress`, `NotMapped`.
+
+        >>> from dbs_address_space import AddressSpaceBuilder
+        >>> memory = AddressSpaceBuilder(numa_regions=["4MiB"]).build().memory
+        >>> memory.host_address(0x1000) - memory.host_address(0)
+        4096
+        """
     @property
-    def regions(self) -> tuple[AddressSpaceRegion, ...]: ...
-    def mapping(self, addr: _Address) -> Mapping: ...
-    def mappings(self) -> tuple[Mapping, ...]: ...
-    def vhost_user_regions(self) -> tuple[VhostUserRegion, ...]: ...
+    def regions(self) -> tuple[AddressSpaceRegion, ...]:
+        """The regions that have memory, by ascending base."""
+    def mapping(self, addr: _Address) -> Mapping:
+        """The `Mapping` of the region that holds `addr`. Raises `UnmappedAddress`, `NotMapped`.
+
+        >>> from dbs_address_space import AddressSpaceBuilder
+        >>> memory = AddressSpaceBuilder(numa_regions=["4MiB"]).build().memory
+        >>> memory.mapping(0x1000).base
+        0
+        """
+    def mappings(self) -> tuple[Mapping, ...]:
+        """The `Mapping` of every region that has memory, by ascending base. Raises `NotMapped`.
+
+        >>> from dbs_address_space import AddressSpaceBuilder
+        >>> memory = AddressSpaceBuilder(numa_regions=["4MiB"]).build().memory
+        >>> [mapping.size for mapping in memory.mappings()]
+        [4194304]
+        """
+    def vhost_user_regions(self) -> tuple[VhostUserRegion, ...]:
+        """The memory table that a vhost-user back-end is sent: a tuple of `VhostUserRegion`, one a region of RAM.
+
+        `fd` is the mapping's own descriptor, open for as long as the region is mapped; huge pages are guarded from here on.
+        Firmware, devices and DAX windows are not in it. Raises `Unsupported` naming RAM that is private to this process.
+
+        >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+        >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "1MiB")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+        >>> region, = space.map_memory().vhost_user_regions()
+        >>> region.guest_phys_addr, region.memory_size, region.mmap_offset
+        (0, 1048576, 0)
+        """
     def _track_writes(self, is_tracked: bool) -> None: ...
     def _drain_writes(self) -> tuple[AddressRange, ...]: ...
     @overload
@@ -540,7 +1857,20 @@ class GuestMemory:
         threads: SupportsIndex | None = None,
         progress: _ProgressFunction | None = None,
         background: Literal[False] = False,
-    ) -> PreallocReport: ...
+    ) -> PreallocReport:
+        """Sees to it that every page of all regions, or of one (exact base, name or region), is there, and returns a `PreallocReport`.
+
+        Works in `threads` threads, by default as many as there are CPUs, up to 16 and one for each 64 MiB, near the NUMA nodes of
+        the region. What is there stays as it is. `progress(p)` has bytes done and total and bytes a second; raising, and Ctrl-C, ends it
+        within a moment. With `background` it returns a `PreallocHandle` at once; the memory stays until that has ended, even
+        when the space is gone. Regions are leased meanwhile, so that removing one is `RegionBusy`.
+
+        Raises `HugePagesShort` with the pages that are missing, `BackingError`. What was populated then stays, for it may be in use.
+
+        >>> from dbs_address_space import AddressSpaceBuilder
+        >>> AddressSpaceBuilder(numa_regions=["4MiB"]).build().memory.prealloc().size
+        4194304
+        """
     @overload
     def prealloc(
         self,
@@ -549,12 +1879,73 @@ class GuestMemory:
         threads: SupportsIndex | None = None,
         progress: None = None,
         background: Literal[True],
-    ) -> PreallocHandle: ...
-    def effective(self, region: _Target | None = None) -> tuple[EffectiveBacking, ...]: ...
-    def verify_placement(self, region: _Target | None = None) -> tuple[Placement, ...]: ...
-    def discard(self, addr: _Address, size: _Size) -> None: ...
-    def dax_window(self, region: _Target) -> DaxWindow: ...
-    def close(self) -> None: ...
+    ) -> PreallocHandle:
+        """Sees to it that every page of all regions, or of one (exact base, name or region), is there, and returns a `PreallocReport`.
+
+        Works in `threads` threads, by default as many as there are CPUs, up to 16 and one for each 64 MiB, near the NUMA nodes of
+        the region. What is there stays as it is. `progress(p)` has bytes done and total and bytes a second; raising, and Ctrl-C, ends it
+        within a moment. With `background` it returns a `PreallocHandle` at once; the memory stays until that has ended, even
+        when the space is gone. Regions are leased meanwhile, so that removing one is `RegionBusy`.
+
+        Raises `HugePagesShort` with the pages that are missing, `BackingError`. What was populated then stays, for it may be in use.
+
+        >>> from dbs_address_space import AddressSpaceBuilder
+        >>> AddressSpaceBuilder(numa_regions=["4MiB"]).build().memory.prealloc().size
+        4194304
+        """
+    def effective(self, region: _Target | None = None) -> tuple[EffectiveBacking, ...]:
+        """What the kernel really gave each region, or one: a tuple of `EffectiveBacking`, read back from the kernel.
+
+        >>> from dbs_address_space import AddressSpaceBuilder
+        >>> memory = AddressSpaceBuilder(numa_regions=["4MiB"], mem_prealloc=True).build().memory
+        >>> memory.effective()[0].resident
+        4194304
+        """
+    def verify_placement(self, region: _Target | None = None) -> tuple[Placement, ...]:
+        """Where the pages of each region, or of one, are, against the NUMA policy that was asked for: a tuple of `NumaPlacement`.
+
+        Up to 1,024 pages of each region, evenly spread, are looked at (`move_pages(2)`); none is moved or touched.
+
+        >>> from dbs_address_space import AddressSpaceBuilder, NumaRegionInfo
+        >>> memory = AddressSpaceBuilder(numa_regions=[NumaRegionInfo("4MiB", 0)], mem_prealloc=True).build().memory
+        >>> memory.verify_placement()[0].misplaced
+        0
+        """
+    def discard(self, addr: _Address, size: _Size) -> None:
+        r"""Gives whole pages back to the host, the right way for each backing; afterwards they read as zero.
+
+        A file, the user's too, gets a hole where the region lies in it. Raises `Misaligned` for what is not whole pages,
+        `UnmappedAddress`, `RegionBusy` for huge pages that a view holds, `BackingError`, `Unsupported`. A range over several regions is
+        discarded one by one.
+
+        >>> from dbs_address_space import AddressSpaceBuilder
+        >>> memory = AddressSpaceBuilder(numa_regions=["4MiB"]).build().memory
+        >>> memory.fill(0, 8192, 1)
+        >>> memory.discard(4096, 4096)
+        >>> memory.read(4095, 2)
+        b'\x01\x00'
+        """
+    def dax_window(self, region: _Target) -> DaxWindow:
+        """The `DaxWindow` of a DAX region, given by exact base, name or region.
+
+        Raises `UnmappedAddress`, `InvalidAddressRange` for another region.
+
+        >>> from dbs_address_space import AddressSpaceBuilder
+        >>> memory = AddressSpaceBuilder(numa_regions=["4MiB"], dax_window="2MiB").build().memory
+        >>> memory.dax_window("dax0").mappings
+        ()
+        """
+    def close(self) -> None:
+        """Unmaps everything; the space stays as a map, and `map_memory()` then makes new memory. Closing twice does nothing.
+
+        Raises `RegionBusy` when a view or array holds a region, and then nothing is unmapped.
+
+        >>> from dbs_address_space import AddressSpaceBuilder
+        >>> space = AddressSpaceBuilder(numa_regions=["4MiB"]).build()
+        >>> space.memory.close()
+        >>> space.is_mapped
+        False
+        """
     def __enter__(self) -> Self: ...
     def __exit__(
         self,
@@ -566,6 +1957,14 @@ class GuestMemory:
 
 @final
 class BytePattern:
+    """Bytes to search for, of which some nibbles may be anything: hexadecimal digits and `?`, with or without spaces.
+
+    `len()` is the number of bytes. Raises `InvalidArgument` for another text, and when no digit is fixed.
+
+    >>> from dbs_address_space import BytePattern
+    >>> BytePattern("488b??c?")
+    BytePattern('48 8b ?? c?')
+    """
     def __new__(cls, text: str) -> Self: ...
     def __len__(self) -> int: ...
     def __eq__(self, other: object, /) -> bool: ...
@@ -574,11 +1973,30 @@ class BytePattern:
 
 @final
 class Pin:
+    """A range of guest memory that stays at its host address until the pin ends. Made by `GuestMemory.pin`; used in `with`.
+
+    >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+    >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "4KiB")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+    >>> with space.map_memory().pin(0x10, 8) as pin:
+    ...     pin.size, pin.address == space.memory.host_address(0x10)
+    (8, True)
+    """
     @property
-    def address(self) -> int: ...
+    def address(self) -> int:
+        """The host address of the first byte; raises `InvalidArgument`, a `ValueError`, when the pin has ended."""
     @property
-    def size(self) -> int: ...
-    def release(self) -> None: ...
+    def size(self) -> int:
+        """The number of bytes."""
+    def release(self) -> None:
+        """Ends the pin, as the end of a `with` does; ending it twice does nothing.
+
+        >>> from dbs_address_space import AddressSpaceBuilder
+        >>> memory = AddressSpaceBuilder(numa_regions=["4MiB"]).build().memory
+        >>> pin = memory.pin(0, 8)
+        >>> pin.release()
+        >>> pin
+        Pin(ended)
+        """
     def __enter__(self) -> Self: ...
     def __exit__(
         self,
@@ -590,74 +2008,180 @@ class Pin:
 
 @final
 class Mapping:
+    """Where a region's memory is in this process: a value that keeps nothing alive.
+
+    Made by `GuestMemory.mapping(addr)` and `mappings()`.
+
+    >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+    >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "4KiB")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+    >>> mapping = space.map_memory().mapping(0)
+    >>> mapping.page_size, mapping.guarded
+    (4096, False)
+    """
     @property
-    def region(self) -> AddressSpaceRegion: ...
+    def region(self) -> AddressSpaceRegion:
+        """The region."""
     @property
-    def base(self) -> int: ...
+    def base(self) -> int:
+        """The region's first guest physical address."""
     @property
-    def size(self) -> int: ...
+    def size(self) -> int:
+        """The number of bytes."""
     @property
-    def host_address(self) -> int: ...
+    def host_address(self) -> int:
+        """The host address of the first byte."""
     @property
-    def fd(self) -> int | None: ...
+    def fd(self) -> int | None:
+        """The mapping's own descriptor, borrowed: open as long as the region is mapped; `None` for anonymous memory.
+
+        Reading it makes huge-page memory guarded, for whoever has the descriptor can take pages away: a view taken before
+        can then kill the process. Raises `NotMapped` when the region is gone.
+        """
     @property
-    def file_offset(self) -> int | None: ...
+    def file_offset(self) -> int | None:
+        """Where in the file the region begins; `None` for anonymous memory."""
     @property
-    def prot_flags(self) -> Prot: ...
+    def prot_flags(self) -> Prot:
+        """The protection, a `Prot`."""
     @property
-    def guarded(self) -> bool: ...
+    def guarded(self) -> bool:
+        """Whether accesses go through the kernel, because a touch may fault."""
     @property
-    def page_size(self) -> int: ...
+    def page_size(self) -> int:
+        """Bytes a page."""
     def __eq__(self, other: object, /) -> bool: ...
     def __hash__(self) -> int: ...
     def __reduce__(self) -> NoReturn: ...
 
 @final
 class NumaNodeInfo:
+    """A range of guest physical memory that belongs to a NUMA node.
+
+    Raises `InvalidAddressRange`.
+
+    >>> from dbs_address_space import NumaNodeInfo
+    >>> NumaNodeInfo(0, "1GiB").size
+    1073741824
+    """
+
     __match_args__: Final = ("base", "size")
     def __new__(cls, base: _Address, size: _Size) -> Self: ...
     @property
-    def base(self) -> int: ...
+    def base(self) -> int:
+        """The first address."""
     @property
-    def size(self) -> int: ...
+    def size(self) -> int:
+        """The number of bytes."""
     def __eq__(self, other: object, /) -> bool: ...
     def __hash__(self) -> int: ...
     def __getnewargs__(self) -> tuple[int, int]: ...
 
 @final
 class NumaNode:
+    """A guest's NUMA node: its memory and its vCPUs, in the order given. A value: `add_*` give a new one.
+
+    >>> from dbs_address_space import NumaNode, NumaNodeInfo
+    >>> NumaNode().add_info(NumaNodeInfo(0, "1GiB")).add_vcpu_ids([0, 1]).vcpu_ids
+    (0, 1)
+    """
+
     __match_args__: Final = ("region_infos", "vcpu_ids")
     def __new__(cls, region_infos: Iterable[NumaNodeInfo] = (), vcpu_ids: Iterable[SupportsIndex] = ()) -> Self: ...
     @property
-    def region_infos(self) -> tuple[NumaNodeInfo, ...]: ...
+    def region_infos(self) -> tuple[NumaNodeInfo, ...]:
+        """The memory ranges, a tuple of `NumaNodeInfo`."""
     @property
-    def vcpu_ids(self) -> tuple[int, ...]: ...
-    def add_info(self, info: NumaNodeInfo) -> NumaNode: ...
-    def add_vcpu_ids(self, vcpu_ids: Iterable[SupportsIndex]) -> NumaNode: ...
+    def vcpu_ids(self) -> tuple[int, ...]:
+        """The vCPU ids."""
+    def add_info(self, info: NumaNodeInfo) -> NumaNode:
+        """A node with one memory range more.
+
+        >>> from dbs_address_space import NumaNode, NumaNodeInfo
+        >>> NumaNode().add_info(NumaNodeInfo(0, "1GiB")).region_infos
+        (NumaNodeInfo(base=0x0, size=0x4000_0000),)
+        """
+    def add_vcpu_ids(self, vcpu_ids: Iterable[SupportsIndex]) -> NumaNode:
+        """A node with more vCPUs.
+
+        >>> from dbs_address_space import NumaNode
+        >>> NumaNode(vcpu_ids=[0]).add_vcpu_ids([1, 2]).vcpu_ids
+        (0, 1, 2)
+        """
     def __eq__(self, other: object, /) -> bool: ...
     def __hash__(self) -> int: ...
     def __getnewargs__(self) -> tuple[tuple[NumaNodeInfo, ...], tuple[int, ...]]: ...
 
 @final
 class NumaIdTable:
+    """NUMA node ids of memory devices and of vCPUs, in their order.
+
+    >>> from dbs_address_space import NumaIdTable
+    >>> NumaIdTable(memory=[0, 1]).memory
+    (0, 1)
+    """
+
     __match_args__: Final = ("memory", "cpu")
     def __new__(cls, memory: Iterable[SupportsIndex] = (), cpu: Iterable[SupportsIndex] = ()) -> Self: ...
     @property
-    def memory(self) -> tuple[int, ...]: ...
+    def memory(self) -> tuple[int, ...]:
+        """The node ids of the memory devices."""
     @property
-    def cpu(self) -> tuple[int, ...]: ...
+    def cpu(self) -> tuple[int, ...]:
+        """The node ids of the vCPUs."""
     def __eq__(self, other: object, /) -> bool: ...
     def __hash__(self) -> int: ...
     def __getnewargs__(self) -> tuple[tuple[int, ...], tuple[int, ...]]: ...
 
 @disjoint_base
 class Attachment:
+    """Something that follows an address space until `detach()`; also a context manager that detaches it.
+
+    Every `attach_*` verb and `subscribe` return one, and `AddressSpace.clients` lists those that are attached. It keeps its space and
+    the memory until it is detached; dropping it detaches nothing. It also ends when what it follows is gone: a device's handler with
+    its region. One that fails after a change was published is over as well, and keeps what it holds until `detach()`.
+
+    >>> from dbs_address_space import AddressSpace, AddressSpaceLayout
+    >>> space = AddressSpace(AddressSpaceLayout(1 << 46, 0, 1 << 45))
+    >>> with space.subscribe(print) as attachment:
+    ...     attachment.is_attached, space.clients == (attachment,)
+    (True, True)
+    >>> attachment.is_attached, space.clients
+    (False, ())
+    """
     @property
-    def is_attached(self) -> bool: ...
+    def is_attached(self) -> bool:
+        """Whether it follows the space: neither detached nor over for another reason."""
     @property
-    def error(self) -> BaseException | None: ...
-    def detach(self) -> None: ...
-    def close(self) -> None: ...
+    def error(self) -> BaseException | None:
+        """The exception that ended the attachment, such as a `ClientError` or `BackingError`; `None` as long as all is well.
+
+        It is what `commit` or `rollback` raised, where nothing can be undone any more: the change was made all the same.
+        `sys.unraisablehook` was told of it too.
+        """
+    def detach(self) -> None:
+        """Ends the attachment and leaves no trace of it; doing it twice does nothing.
+
+        Waits for the writers' turn. Called inside a client's phase, it takes effect when the change under way is decided: until then
+        the client is asked and told, and an error of its leaving is in `error`. Otherwise such an error is raised, and it is detached all
+        the same. Raises `ForkedProcess` in a forked child.
+
+        >>> from dbs_address_space import AddressSpace, AddressSpaceLayout
+        >>> space = AddressSpace(AddressSpaceLayout(1 << 46, 0, 1 << 45))
+        >>> attachment = space.subscribe(print)
+        >>> attachment.detach()
+        >>> attachment
+        Subscription("print", detached)
+        """
+    def close(self) -> None:
+        """The same as `detach`.
+
+        >>> from contextlib import closing
+        >>> from dbs_address_space import AddressSpace, AddressSpaceLayout
+        >>> space = AddressSpace(AddressSpaceLayout(1 << 46, 0, 1 << 45))
+        >>> with closing(space.subscribe(print)) as attachment:
+        ...     attachment.is_attached
+        True
+        """
     def __enter__(self) -> Self: ...
     def __exit__(
         self,
@@ -668,48 +2192,144 @@ class Attachment:
 
 @final
 class Subscription(Attachment):
+    """The attachment of a client or callable of yours, made by `AddressSpace.subscribe()`.
+
+    >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+    >>> space = AddressSpace(AddressSpaceLayout(1 << 46, 0, 1 << 45))
+    >>> with space.subscribe(lambda change: print(change)) as subscription:
+    ...     _ = space.insert_region(AddressSpaceRegion("ram", 0, "1MiB"))
+    + AddressSpaceRegion(DEFAULT_MEMORY [0x0, 0x10_0000) 1 MiB rw- shmem)
+    >>> subscription.error, space.clients
+    (None, ())
+    """
     @property
-    def client(self) -> Any: ...
-    def fileno(self) -> int: ...
+    def client(self) -> Any:
+        """The client or callable that was given to `subscribe()`; `None` once it is detached."""
+    def fileno(self) -> int:
+        """A descriptor that is readable once a change was committed since it was last read, for `select`, `poll` and asyncio.
+
+        An eventfd: `os.eventfd_read` gives how many. It belongs to the subscription, which closes it when it is detached; from then
+        on this raises `InvalidArgument`.
+
+        >>> import os
+        >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+        >>> space = AddressSpace(AddressSpaceLayout(1 << 46, 0, 1 << 45))
+        >>> subscription = space.subscribe(lambda change: None)
+        >>> descriptor = subscription.fileno()
+        >>> _ = space.insert_region(AddressSpaceRegion("ram", 0, "1MiB"))
+        >>> os.eventfd_read(descriptor)
+        1
+        """
 
 @final
 class KvmSlots(Attachment):
+    """The memory slots of a KVM virtual machine that follows an address space: the `Attachment` that `AddressSpace.attach_kvm()` makes.
+
+    RAM, firmware and DAX windows have a slot each; read-only regions are read-only to the guest, whose writes there are exits, as are
+    all its accesses to devices and holes. `detach()` deletes every slot and raises `BackingError` when KVM refuses to delete one: its
+    memory then stays mapped, and the others are gone all the same. `error` is about such a slot too, when its region was removed. The
+    virtual machine stays its owner's. Verbs of a detached one raise `InvalidArgument`.
+
+    **Pause the guest's processors** around a transaction that removes a region and inserts another over the same addresses, and
+    around a `replace_region` that makes a region read-only or writable: KVM has the old slot deleted first, and for that moment the
+    guest finds nothing there. Every other change is safe while they run.
+    """
     @property
-    def base_to_slot(self) -> dict[int, int]: ...
-    def slot_of(self, region: _Target) -> int: ...
-    def dirty_log(self, *, region: _Target | None = None, clear: bool = True) -> DirtyPages: ...
-    def clear_dirty_log(self, pages: DirtyPages) -> None: ...
-    def set_dirty_log(self, region: _Target, on: bool) -> None: ...
-    def set_private(self, addr: _Address, size: _Size, private: bool = True) -> None: ...
+    def base_to_slot(self) -> dict[int, int]:
+        """The slot number of each region, by its base: a dict, made at each call."""
+    def slot_of(self, region: _Target) -> int:
+        """The slot number of a region; raises `UnmappedAddress` when it has none."""
+    def dirty_log(self, *, region: _Target | None = None, clear: bool = True) -> DirtyPages:
+        """The pages that the guest wrote since they were last cleared, in `region` or in all regions that are logged: `DirtyPages`.
+
+        With `clear` they count as clean from here on. Writes of this process are not among them: KVM sees the guest's only.
+        Raises `Unsupported` for a region whose log is off, `UnmappedAddress` for one without a slot.
+        """
+    def clear_dirty_log(self, pages: DirtyPages) -> None:
+        """Marks pages that `dirty_log(clear=False)` gave as clean.
+
+        With `manual_clear` only these pages are write-protected again, in units that KVM accepts, and no other page is touched.
+        """
+    def set_dirty_log(self, region: _Target, on: bool) -> None:
+        """Switches the log of a region, while the guest runs; switching it off forgets what was logged."""
+    def set_private(self, addr: _Address, size: _Size, private: bool = True) -> None:
+        """Makes `[addr, addr + size)` private to the guest, its pages then coming from the guest_memfd, or shared again.
+
+        Raises `Unsupported` where KVM has no private memory for this type of virtual machine, `BackingError` when it refuses.
+        """
 
 @final
 class VhostUserClient(Attachment):
+    """A vhost-user back-end whose memory table follows an address space: the `Attachment` that `AddressSpace.attach_vhost_user()` makes.
+
+    It has the front-end's end of the socket: the rest of the conversation, such as the features and the rings, goes through `send` and
+    `ask`, so that messages never mix. `detach()` takes all memory from the back-end, whose rings must have been stopped, and raises
+    `BackingError` when the back-end refuses; it is detached all the same. The socket stays its owner's.
+    """
     @property
-    def features(self) -> int: ...
+    def features(self) -> int:
+        """The virtio features that the back-end offers, with `VHOST_USER_F_PROTOCOL_FEATURES` in bit 30."""
     @property
-    def protocol_features(self) -> int: ...
+    def protocol_features(self) -> int:
+        """The features of the protocol that are in use."""
     @property
-    def max_regions(self) -> int: ...
+    def max_regions(self) -> int:
+        """How many regions of memory the back-end takes."""
     @property
-    def table(self) -> tuple[VhostUserRegion, ...]: ...
-    def send(self, request: SupportsIndex, payload: bytes = b"", *, fds: Sequence[SupportsIndex] = ()) -> None: ...
-    def ask(self, request: SupportsIndex, payload: bytes = b"", *, fds: Sequence[SupportsIndex] = ()) -> bytes: ...
+    def table(self) -> tuple[VhostUserRegion, ...]:
+        """The regions that the back-end was shown: a tuple of `VhostUserRegion` by ascending address."""
+    def send(self, request: SupportsIndex, payload: bytes = b"", *, fds: Sequence[SupportsIndex] = ()) -> None:
+        """Sends a message that has no reply, with descriptors beside it, and returns once the back-end has taken it.
+
+        `request` is its number in the protocol, `payload` the bytes after the header. Raises `BackingError` when the back-end refuses,
+        does not answer in time or is gone, `InvalidArgument` once it is detached.
+        """
+    def ask(self, request: SupportsIndex, payload: bytes = b"", *, fds: Sequence[SupportsIndex] = ()) -> bytes:
+        """Sends a message that has a reply, and returns the reply's payload. Raises as `send` does."""
 
 @final
 class DirtyPages:
+    """Pages that were written, as an immutable value that can be compared, hashed and pickled.
+
+    Iterates the `AddressRange`s of touching pages, ascending; `len` counts those. `|`, `&` and `-` combine two of one page size
+    (`InvalidAddressRange` otherwise). Made by dirty logs, and from ranges of whole pages (`Misaligned` otherwise), in any order.
+
+    >>> from dbs_address_space import DirtyPages
+    >>> pages = DirtyPages([(0x1000, 0x2000), (0x8000, 0x1000)])
+    >>> [str(range) for range in pages], pages.count, pages.size
+    (['[0x1000, 0x3000)', '[0x8000, 0x9000)'], 3, 12288)
+    """
     def __new__(
         cls, ranges: Iterable[tuple[_Address, _Size]] = (), *, page_size: _Size = 4096, sources: Sequence[str] = ()
     ) -> Self: ...
     @property
-    def count(self) -> int: ...
+    def count(self) -> int:
+        """The number of pages."""
     @property
-    def size(self) -> int: ...
+    def size(self) -> int:
+        """The number of bytes."""
     @property
-    def page_size(self) -> int: ...
+    def page_size(self) -> int:
+        """Bytes a page."""
     @property
-    def sources(self) -> tuple[str, ...]: ...
-    def bitmap(self, base: _Address, size: _Size) -> NDArray[np.bool_]: ...
-    def coalesce(self, gap: _Size) -> DirtyPages: ...
+    def sources(self) -> tuple[str, ...]:
+        """The observers of the writes, a sorted tuple: `"kvm"`."""
+    def bitmap(self, base: _Address, size: _Size) -> NDArray[np.bool_]:
+        """A NumPy array with a bool for each page that `[base, base + size)` touches; needs NumPy.
+
+        Raises `MemoryError` when there is no room for so many.
+
+        >>> from dbs_address_space import DirtyPages
+        >>> DirtyPages([(0x1000, 0x2000)]).bitmap(0, 0x4000).tolist()
+        [False, True, True, False]
+        """
+    def coalesce(self, gap: _Size) -> DirtyPages:
+        """The same with the clean pages between two ranges that are at most `gap` bytes apart: fewer, longer ranges.
+
+        >>> from dbs_address_space import DirtyPages
+        >>> len(DirtyPages([(0, 0x1000), (0x2000, 0x1000), (0x9000, 0x1000)]).coalesce("4KiB"))
+        2
+        """
     def __contains__(self, addr: _Address, /) -> bool: ...
     def __len__(self) -> int: ...
     def __bool__(self) -> bool: ...
@@ -726,6 +2346,18 @@ class DirtyPages:
 
 @final
 class Machine:
+    """The address map of a kind of machine: where its RAM may lie, and the holes round which RAM is split.
+
+    `mem_start`, `mem_end` (exclusive) and `phys_bits` bound RAM and everything; `mmio_windows` and `reserved` are `(base, size)`
+    and hold no RAM, and nothing is placed in a reserved range. Below a hole less than `min_split` is left unused. RAM that does not
+    all fit below the first window ends at `split_end`, where the window then begins, as in QEMU's `pc` and `q35`. `firmware` is
+    `(base, size)`. Raises `InvalidAddressRange`, and `InvalidArgument` for a bad name.
+
+    >>> from dbs_address_space import Machine
+    >>> machine = Machine("mine", mem_start=0, mem_end=1 << 39, phys_bits=40, mmio_windows=[(0xe000_0000, "512MiB")])
+    >>> machine.layout.mem_end == 1 << 39
+    True
+    """
     def __new__(
         cls,
         name: str,
@@ -741,29 +2373,56 @@ class Machine:
         max_vcpus: SupportsIndex = 255,
     ) -> Self: ...
     @staticmethod
-    def named(name: str, *, arch: str | None = None, phys_bits: SupportsIndex | None = None) -> Machine: ...
+    def named(name: str, *, arch: str | None = None, phys_bits: SupportsIndex | None = None) -> Machine:
+        """A machine by its name: `"dragonball"` (x86_64 or aarch64, the original's constants), QEMU's `"pc"`, `"q35"` and `"microvm"`
+        (x86_64) or `"virt"` (aarch64).
+
+        `arch` and `phys_bits` that are not given are the machine's: 46 bits on x86_64, 40 on aarch64. Raises `InvalidArgument`.
+
+        >>> from dbs_address_space import Machine
+        >>> Machine.named("q35", phys_bits=40)
+        Machine('q35', mem_start=0x0, mem_end=0x80_0000_0000, phys_bits=40)
+        """
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The name."""
     @property
-    def layout(self) -> AddressSpaceLayout: ...
+    def layout(self) -> AddressSpaceLayout:
+        """The bounds and windows, an `AddressSpaceLayout`."""
     @property
-    def phys_bits(self) -> int: ...
+    def phys_bits(self) -> int:
+        """Bits of a guest physical address."""
     @property
-    def reserved(self) -> tuple[AddressRange, ...]: ...
+    def reserved(self) -> tuple[AddressRange, ...]:
+        """The ranges in which nothing is placed: a sorted tuple of `AddressRange`."""
     @property
-    def min_split(self) -> int: ...
+    def min_split(self) -> int:
+        """Below a hole, less than these bytes are left unused."""
     @property
-    def split_end(self) -> int | None: ...
+    def split_end(self) -> int | None:
+        """The end of RAM below the first window when it does not all fit there, or `None`."""
     @property
-    def firmware(self) -> AddressRange | None: ...
+    def firmware(self) -> AddressRange | None:
+        """The addresses of firmware, an `AddressRange`, or `None`."""
     @property
-    def max_vcpus(self) -> int: ...
+    def max_vcpus(self) -> int:
+        """The number of vCPUs that it can have."""
     def __eq__(self, other: object, /) -> bool: ...
     def __hash__(self) -> int: ...
     def __getnewargs_ex__(self) -> tuple[tuple[str], dict[str, Any]]: ...
 
 @final
 class NumaRegionInfo:
+    """Memory that a machine should have: how much, for which guest node, from which host node.
+
+    `size` is in bytes, or text such as `"2GiB"`; ints below 1 MiB are refused, for the original counts MiB. Without a guest node it
+    belongs to node 0. Raises `InvalidAddressRange`.
+
+    >>> from dbs_address_space import NumaRegionInfo
+    >>> NumaRegionInfo("2GiB", host_numa_node_id=0, guest_numa_node_id=1, vcpu_ids=[2, 3])
+    NumaRegionInfo('2 GiB', host_numa_node_id=0, guest_numa_node_id=1, vcpu_ids=(2, 3))
+    """
+
     __match_args__: Final = ("size", "host_numa_node_id", "guest_numa_node_id", "vcpu_ids")
     def __new__(
         cls,
@@ -773,33 +2432,70 @@ class NumaRegionInfo:
         vcpu_ids: Iterable[SupportsIndex] = (),
     ) -> Self: ...
     @property
-    def size(self) -> int: ...
+    def size(self) -> int:
+        """The number of bytes."""
     @property
-    def host_numa_node_id(self) -> int | None: ...
+    def host_numa_node_id(self) -> int | None:
+        """The host's NUMA node, or `None` for any."""
     @property
-    def guest_numa_node_id(self) -> int | None: ...
+    def guest_numa_node_id(self) -> int | None:
+        """The guest's NUMA node, or `None` for 0."""
     @property
-    def vcpu_ids(self) -> tuple[int, ...]: ...
+    def vcpu_ids(self) -> tuple[int, ...]:
+        """The vCPUs of the guest's node."""
     def __eq__(self, other: object, /) -> bool: ...
     def __hash__(self) -> int: ...
     def __getnewargs__(self) -> tuple[int, int | None, int | None, tuple[int, ...]]: ...
 
 @final
 class NumaPolicy:
+    """The NUMA nodes of the host that memory should come from.
+
+    `mode` is `"default"`, `"bind"`, `"preferred"` (one node), `"preferred-many"`, `"interleave"` or `"weighted-interleave"`. `nodes`
+    are ints of any size, or text such as `"0-2,64"`; none stand for the `host_numa_node_id` of the region. With `strict` a page that
+    is there already and can't be moved is an error. Set before the first touch, by `mbind(2)`. Raises `InvalidArgument`.
+
+    >>> from dbs_address_space import NumaPolicy
+    >>> NumaPolicy("interleave", "0-1,64").nodes
+    (0, 1, 64)
+    """
+
     __match_args__: Final = ("mode", "nodes")
     def __new__(cls, mode: str, nodes: Iterable[SupportsIndex] | str = (), *, strict: bool = False) -> Self: ...
     @property
-    def mode(self) -> str: ...
+    def mode(self) -> str:
+        """The policy's name."""
     @property
-    def nodes(self) -> tuple[int, ...]: ...
+    def nodes(self) -> tuple[int, ...]:
+        """The nodes by ascending number; none stand for the region's own."""
     @property
-    def strict(self) -> bool: ...
+    def strict(self) -> bool:
+        """Whether pages that can't be moved are an error."""
     def __eq__(self, other: object, /) -> bool: ...
     def __hash__(self) -> int: ...
     def __getnewargs_ex__(self) -> tuple[tuple[str, tuple[int, ...]], dict[str, Any]]: ...
 
 @final
 class BackingOptions:
+    """How a region's memory is requested from the kernel. An immutable value; `None` leaves the choice to the source.
+
+    - `page_size`: of a huge source, any that the host lists; the region's `page_size`.
+    - `alignment`: of the host address, a power of two. Anonymous memory with `transparent_hugepage` is aligned to 2 MiB anyway.
+    - `reserve`: whether memory is set aside when mapping; `False` is `MAP_NORESERVE`, with which a full pool is found out later.
+    - `transparent_hugepage`, `ksm`: advised or forbidden; the region's `is_hugepage` and `is_mergeable` for `True`.
+    - `dontdump`, `dontfork`: left out of core dumps; not there in forked children, where an access is `MemoryFault`.
+    - `mlock`: all pages are there and stay there.
+    - `guard_pages`: an inaccessible page before and behind the mapping.
+    - `seals`: of a memfd, some of `"shrink"`, `"grow"`, `"seal"` (the three that are the default) and `"future-write"`.
+    - `policy`: a `NumaPolicy` or its mode alone.
+
+    Raises `InvalidArgument`.
+
+    >>> from dbs_address_space import AddressSpaceRegion, BackingOptions
+    >>> options = BackingOptions(mlock=True, policy="bind")
+    >>> AddressSpaceRegion("ram", 0, "1MiB", host_numa_node_id=0, backing=options).backing == options
+    True
+    """
     def __new__(
         cls,
         *,
@@ -816,28 +2512,45 @@ class BackingOptions:
         policy: NumaPolicy | str | None = None,
     ) -> Self: ...
     @property
-    def page_size(self) -> int | None: ...
+    def page_size(self) -> int | None:
+        """The page size of a huge source in bytes."""
     @property
-    def alignment(self) -> int | None: ...
+    def alignment(self) -> int | None:
+        """The alignment of the host address in bytes."""
     @property
-    def reserve(self) -> bool | None: ...
+    def reserve(self) -> bool | None:
+        """Whether memory is set aside when mapping."""
     @property
-    def transparent_hugepage(self) -> bool | None: ...
+    def transparent_hugepage(self) -> bool | None:
+        """Whether transparent huge pages are advised or forbidden."""
     @property
-    def ksm(self) -> bool | None: ...
+    def ksm(self) -> bool | None:
+        """Whether kernel samepage merging is advised or forbidden."""
     @property
-    def dontdump(self) -> bool | None: ...
+    def dontdump(self) -> bool | None:
+        """Whether it is left out of core dumps."""
     @property
-    def dontfork(self) -> bool | None: ...
+    def dontfork(self) -> bool | None:
+        """Whether forked children do not get it."""
     @property
-    def mlock(self) -> bool | None: ...
+    def mlock(self) -> bool | None:
+        """Whether it is locked in memory."""
     @property
-    def guard_pages(self) -> bool | None: ...
+    def guard_pages(self) -> bool | None:
+        """Whether inaccessible pages lie before and behind it."""
     @property
-    def seals(self) -> tuple[str, ...] | None: ...
+    def seals(self) -> tuple[str, ...] | None:
+        """The seals of a memfd, a tuple of their names."""
     @property
-    def policy(self) -> NumaPolicy | None: ...
-    def replace(self, **changes: Any) -> BackingOptions: ...
+    def policy(self) -> NumaPolicy | None:
+        """The NUMA policy."""
+    def replace(self, **changes: Any) -> BackingOptions:
+        """The options with some of them changed, as `copy.replace` does too; raises as the class does.
+
+        >>> from dbs_address_space import BackingOptions
+        >>> BackingOptions(mlock=True).replace(mlock=None, ksm=True)
+        BackingOptions(ksm=True)
+        """
     def __replace__(self, **changes: Any) -> BackingOptions: ...
     def __eq__(self, other: object, /) -> bool: ...
     def __hash__(self) -> int: ...
@@ -845,17 +2558,44 @@ class BackingOptions:
 
 @final
 class Hotplug:
+    """A window for memory that is plugged in later: `max_memory` in all, the memory at the start included, in up to `slots` DIMMs.
+
+    As QEMU's `-m ...,maxmem=,slots=`: the window lies behind all RAM and has 1 GiB more for each slot, to align it.
+
+    >>> from dbs_address_space import Hotplug
+    >>> Hotplug("16GiB", slots=4).slots
+    4
+    """
     def __new__(cls, max_memory: _Size, slots: SupportsIndex = 8) -> Self: ...
     @property
-    def max_memory(self) -> int: ...
+    def max_memory(self) -> int:
+        """All bytes that the machine can have."""
     @property
-    def slots(self) -> int: ...
+    def slots(self) -> int:
+        """The number of DIMMs that can be plugged in."""
     def __eq__(self, other: object, /) -> bool: ...
     def __hash__(self) -> int: ...
     def __getnewargs__(self) -> tuple[int, int]: ...
 
 @final
 class AddressSpaceBuilder:
+    """Makes an address space for a machine: first a plan that can be looked at, then the memory.
+
+    `machine` is a name of `Machine.named` or a `Machine`; `arch` and `phys_bits` are for a name only, and its own where not given.
+    `numa_regions` are `NumaRegionInfo`s (or sizes) in the order of their addresses. `mem_type` is one of the memory sources; for
+    `"hugetlbfs"` each region gets a file, `mem_file_path` with its number. With `mem_prealloc` every page is there from the
+    beginning. `firmware` adds the machine's firmware region, `dax_window` a window of that size, `hotplug` room for more memory
+    (`Hotplug`). `backing` are the `BackingOptions` of all RAM.
+
+    Nothing is looked up on the host before `build()` or `plan().check_host()`. Raises `InvalidArgument` for a value that no plan can
+    have; everything else that is wrong is in the plan's `problems`.
+
+    >>> from dbs_address_space import AddressSpaceBuilder
+    >>> for region in AddressSpaceBuilder("dragonball", numa_regions=["4GiB"]).plan().regions:
+    ...     print(region)
+    AddressSpaceRegion('ram0' DEFAULT_MEMORY [0x0, 0xc000_0000) 3 GiB rw- shmem)
+    AddressSpaceRegion('ram1' DEFAULT_MEMORY [0x1_0000_0000, 0x1_4000_0000) 1 GiB rw- shmem)
+    """
     def __new__(
         cls,
         machine: str | Machine = "dragonball",
@@ -871,55 +2611,155 @@ class AddressSpaceBuilder:
         hotplug: Hotplug | None = None,
         backing: BackingOptions | None = None,
     ) -> Self: ...
-    def plan(self) -> AddressSpacePlan: ...
-    def build(self, *, progress: _ProgressFunction | None = None) -> AddressSpace: ...
+    def plan(self) -> AddressSpacePlan:
+        """The plan: the place of each region, the reasons, the cost and all problems. Pure, and the same everywhere.
+
+        >>> from dbs_address_space import AddressSpaceBuilder
+        >>> AddressSpaceBuilder("q35", numa_regions=["5GiB"]).plan().problems
+        ()
+        """
+    def build(self, *, progress: _ProgressFunction | None = None) -> AddressSpace:
+        r"""The mapped `AddressSpace` of the plan: `plan().build()`.
+
+        >>> from dbs_address_space import AddressSpaceBuilder
+        >>> AddressSpaceBuilder(numa_regions=["64MiB"]).build().memory.read(0, 4)
+        b'\x00\x00\x00\x00'
+        """
     def __eq__(self, other: object, /) -> bool: ...
     def __hash__(self) -> int: ...
     def __getnewargs_ex__(self) -> tuple[tuple[Machine], dict[str, Any]]: ...
 
 @final
 class AddressSpacePlan:
+    """The place of everything in a machine's memory, before any of it is there. A value: it compares, hashes, pickles and travels as JSON.
+
+    Made by `AddressSpaceBuilder.plan()`; a pure function of the builder, so it is the same on every host.
+
+    >>> from dbs_address_space import AddressSpaceBuilder
+    >>> plan = AddressSpaceBuilder("dragonball", numa_regions=["4GiB"]).plan()
+    >>> print(plan.reasons[0])
+    guest node 0: as much of its 4 GiB as fits below the hole [0xc000_0000, 0x1_0000_0000)
+    """
     @property
-    def regions(self) -> tuple[AddressSpaceRegion, ...]: ...
+    def regions(self) -> tuple[AddressSpaceRegion, ...]:
+        """RAM by ascending base, then firmware and DAX window: a tuple of named `AddressSpaceRegion`s."""
     @property
-    def reasons(self) -> tuple[str, ...]: ...
+    def reasons(self) -> tuple[str, ...]:
+        """For each region, why it is where it is and as large as it is."""
     @property
-    def layout(self) -> AddressSpaceLayout: ...
+    def layout(self) -> AddressSpaceLayout:
+        """The machine's layout for this much memory."""
     @property
-    def numa_nodes(self) -> dict[int, NumaNode]: ...
+    def numa_nodes(self) -> dict[int, NumaNode]:
+        """The guest's NUMA nodes: a dict of `NumaNode` by guest node id."""
     @property
-    def hotplug_window(self) -> AddressRange | None: ...
+    def hotplug_window(self) -> AddressRange | None:
+        """The addresses for memory that is plugged in later, an `AddressRange`, or `None`."""
     @property
-    def problems(self) -> tuple[str, ...]: ...
+    def problems(self) -> tuple[str, ...]:
+        """All problems, one text for each; a plan with problems can be looked at, not built."""
     @property
-    def cost(self) -> PlanCost: ...
+    def cost(self) -> PlanCost:
+        """The memory that it takes from a host, a `PlanCost`."""
     @property
-    def machine(self) -> Machine: ...
+    def machine(self) -> Machine:
+        """The machine."""
     @property
-    def builder(self) -> AddressSpaceBuilder: ...
-    def check_host(self, *, sysfs: _Path = "/sys", procfs: _Path = "/proc") -> tuple[str, ...]: ...
-    def build(self, *, progress: _ProgressFunction | None = None) -> AddressSpace: ...
-    def to_json(self) -> str: ...
+    def builder(self) -> AddressSpaceBuilder:
+        """The builder that the plan is of."""
+    def check_host(self, *, sysfs: _Path = "/sys", procfs: _Path = "/proc") -> tuple[str, ...]:
+        """The reasons why this host, as it is now, can't build the plan: a tuple of texts, empty when it can.
+
+        Looks at NUMA nodes, huge page pools, free memory and limits; takes nothing. `sysfs` and `procfs` may name a copy of another
+        host's.
+
+        >>> from dbs_address_space import AddressSpaceBuilder
+        >>> AddressSpaceBuilder(numa_regions=["64MiB"]).plan().check_host()
+        ()
+        """
+    def build(self, *, progress: _ProgressFunction | None = None) -> AddressSpace:
+        """The mapped `AddressSpace`, or nothing: whatever fails, all that was taken is given back.
+
+        Addresses of the hotplug window are reserved for the owner `"hotplug"`. `progress(p)` as in `map_memory()`. Raises
+        `InvalidPlan` when there are problems, and else as `map_memory()` does.
+
+        >>> from dbs_address_space import AddressSpaceBuilder
+        >>> AddressSpaceBuilder(numa_regions=["64MiB"]).plan().build()
+        AddressSpace(1 regions, 64 MiB RAM, mapped, generation 0)
+        """
+    def to_json(self) -> str:
+        """The plan as JSON text: the builder's arguments, and for readers the regions.
+
+        >>> from dbs_address_space import AddressSpaceBuilder, AddressSpacePlan
+        >>> plan = AddressSpaceBuilder(numa_regions=["4GiB"]).plan()
+        >>> AddressSpacePlan.from_json(plan.to_json()) == plan
+        True
+        """
     @staticmethod
-    def from_json(text: str) -> AddressSpacePlan: ...
+    def from_json(text: str) -> AddressSpacePlan:
+        """The plan of a JSON text that `to_json()` made.
+
+        Raises `InvalidPlan` for any other text, and when this version would place the regions elsewhere.
+
+        >>> from dbs_address_space import AddressSpaceBuilder, AddressSpacePlan
+        >>> text = AddressSpaceBuilder(numa_regions=["1GiB"]).plan().to_json()
+        >>> AddressSpacePlan.from_json(text).regions[0].size
+        1073741824
+        """
     def __eq__(self, other: object, /) -> bool: ...
     def __hash__(self) -> int: ...
     def __reduce__(self) -> tuple[Any, ...]: ...
 
 @final
 class Reservation:
+    """Addresses that are kept for an owner: others are neither given them nor can they insert regions there.
+
+    Made by `AddressSpace.reserve()`. It ends with `release()`, or with the `with` block that it is used in; dropping the object does
+    not end it. Regions that were inserted stay.
+
+    >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+    >>> space = AddressSpace(AddressSpaceLayout(1 << 46, 0, 1 << 45))
+    >>> with space.reserve("1GiB", owner="dimm0", align="1GiB") as room:
+    ...     base = room.insert_region(AddressSpaceRegion("ram", room.base, room.size))
+    >>> space.reservations
+    ()
+    """
     @property
-    def base(self) -> int: ...
+    def base(self) -> int:
+        """The first address."""
     @property
-    def size(self) -> int: ...
+    def size(self) -> int:
+        """The number of bytes."""
     @property
-    def end(self) -> int: ...
+    def end(self) -> int:
+        """The first address after it."""
     @property
-    def owner(self) -> str: ...
+    def owner(self) -> str:
+        """The owner's name."""
     @property
-    def is_active(self) -> bool: ...
-    def insert_region(self, region: AddressSpaceRegion) -> AddressSpaceBase: ...
-    def release(self) -> None: ...
+    def is_active(self) -> bool:
+        """Whether it has not been released."""
+    def insert_region(self, region: AddressSpaceRegion) -> AddressSpaceBase:
+        """Inserts a region that lies in the reservation, which others can't, and returns the map just published.
+
+        Raises `InvalidAddressRange` for a region that reaches out of it, and else as `AddressSpace.insert_region` does.
+
+        >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+        >>> space = AddressSpace(AddressSpaceLayout(1 << 46, 0, 1 << 45))
+        >>> room = space.reserve("1MiB", owner="dimm0")
+        >>> len(room.insert_region(AddressSpaceRegion("ram", room.base, room.size)))
+        1
+        """
+    def release(self) -> None:
+        """Gives the addresses back; a second time it does nothing.
+
+        >>> from dbs_address_space import AddressSpace, AddressSpaceLayout
+        >>> space = AddressSpace(AddressSpaceLayout(1 << 46, 0, 1 << 45))
+        >>> room = space.reserve("1MiB", owner="dimm0")
+        >>> room.release()
+        >>> room.is_active
+        False
+        """
     def __enter__(self) -> Self: ...
     def __exit__(
         self,
@@ -933,33 +2773,158 @@ class Reservation:
 
 @final
 class PreallocHandle:
-    def done(self) -> bool: ...
-    def wait(self, timeout: float | None = None) -> bool: ...
-    def cancel(self) -> None: ...
+    """Memory that is being populated in the background. Dropping the handle lets it go on.
+
+    Made by `GuestMemory.prealloc(background=True)`.
+
+    >>> from dbs_address_space import AddressSpaceBuilder
+    >>> handle = AddressSpaceBuilder(numa_regions=["4MiB"]).build().memory.prealloc(background=True)
+    >>> handle.wait()
+    True
+    >>> handle.report.size
+    4194304
+    """
+    def done(self) -> bool:
+        """Whether it has ended: it is complete, has failed or was cancelled.
+
+        >>> from dbs_address_space import AddressSpaceBuilder
+        >>> memory = AddressSpaceBuilder(numa_regions=["4MiB"]).build().memory
+        >>> handle = memory.prealloc(background=True)
+        >>> handle.wait(), handle.done()
+        (True, True)
+        """
+    def wait(self, timeout: float | None = None) -> bool:
+        """Waits until it has ended, at most `timeout` seconds (`None`: for ever), and tells whether it has. Ctrl-C ends the wait only.
+
+        >>> from dbs_address_space import AddressSpaceBuilder
+        >>> memory = AddressSpaceBuilder(numa_regions=["4MiB"]).build().memory
+        >>> memory.prealloc(background=True).wait(timeout=60)
+        True
+        """
+    def cancel(self) -> None:
+        """Asks it to stop, which it does within a moment; what is there stays. Does nothing when it has ended.
+
+        >>> from dbs_address_space import AddressSpaceBuilder
+        >>> memory = AddressSpaceBuilder(numa_regions=["4MiB"]).build().memory
+        >>> handle = memory.prealloc(background=True)
+        >>> handle.cancel()
+        >>> handle.wait()
+        True
+        """
     @property
-    def progress(self) -> tuple[int, int]: ...
+    def progress(self) -> tuple[int, int]:
+        """Bytes that are there, and bytes in all."""
     @property
-    def report(self) -> PreallocReport | None: ...
+    def report(self) -> PreallocReport | None:
+        """The `PreallocReport` when it is complete; `None` while it runs, and when it was cancelled. Raises what it failed with."""
 
 @final
 class DaxWindow:
+    """A DAX region into which files, or parts of them, are mapped while the guest runs, as virtio-fs does it.
+
+    Made by `GuestMemory.dax_window(region)`. Where a file is mapped, `GuestMemory` reads and writes it as its protection allows;
+    elsewhere the window is `AccessDenied`. Offsets and sizes are of whole pages. It keeps its space alive, not its region.
+
+    >>> import tempfile
+    >>> from dbs_address_space import AddressSpaceBuilder
+    >>> memory = AddressSpaceBuilder(numa_regions=["4MiB"], dax_window="2MiB").build().memory
+    >>> window = memory.dax_window("dax0")
+    >>> with tempfile.TemporaryFile() as file:
+    ...     _ = file.write(b"hello".ljust(4096)), file.flush()
+    ...     window.map_file(0, file, 0, 4096, "r--")
+    >>> memory.read(window.region.base, 5)
+    b'hello'
+    """
     @property
-    def region(self) -> AddressSpaceRegion: ...
-    def map_file(
-        self, offset: _Size, file: _File, file_offset: _Size, size: _Size, prot: _Protection = "rw-"
-    ) -> None: ...
-    def unmap(self, offset: _Size, size: _Size) -> None: ...
+    def region(self) -> AddressSpaceRegion:
+        """The region."""
+    def map_file(self, offset: _Size, file: _File, file_offset: _Size, size: _Size, prot: _Protection = "rw-") -> None:
+        """Maps `size` bytes of a file, from `file_offset` on, at an offset of the window; the file may be closed then.
+
+        Bytes that the file does not have are `MemoryFault` when accessed. Raises `InvalidAddressRange` when it does not lie in the
+        window or something is mapped there, `Misaligned`, `BackingError`, `NotMapped` when the region was removed.
+
+        >>> import tempfile
+        >>> from dbs_address_space import AddressSpaceBuilder
+        >>> memory = AddressSpaceBuilder(numa_regions=["4MiB"], dax_window="2MiB").build().memory
+        >>> window = memory.dax_window("dax0")
+        >>> with tempfile.TemporaryFile() as file:
+        ...     _ = file.truncate(4096)
+        ...     window.map_file(0x1000, file, 0, 4096)
+        >>> window.mappings[0].offset
+        4096
+        """
+    def unmap(self, offset: _Size, size: _Size) -> None:
+        """Takes what is mapped in a range out of the window; it may cut mappings and cover holes.
+
+        Raises `InvalidAddressRange`, `Misaligned`, `RegionBusy` when a view holds part of it, `NotMapped`.
+
+        >>> import tempfile
+        >>> from dbs_address_space import AddressSpaceBuilder
+        >>> memory = AddressSpaceBuilder(numa_regions=["4MiB"], dax_window="2MiB").build().memory
+        >>> window = memory.dax_window("dax0")
+        >>> with tempfile.TemporaryFile() as file:
+        ...     _ = file.truncate(8192)
+        ...     window.map_file(0, file, 0, 8192)
+        >>> window.unmap(0, 4096)
+        >>> window.mappings[0].offset
+        4096
+        """
     @property
-    def mappings(self) -> tuple[DaxMapping, ...]: ...
+    def mappings(self) -> tuple[DaxMapping, ...]:
+        """What is mapped, a tuple of `DaxMapping` by ascending offset."""
 
 @final
 class UnplugRequest:
+    """A request that the guest give a region up; `remove_region` removes it, once the guest has let go.
+
+    Made by `AddressSpace.request_unplug(region)`; the code that drives the guest finds it in `AddressSpace.unplug_requests`.
+
+    >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+    >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "1MiB", name="dimm0")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+    >>> request = space.request_unplug("dimm0")
+    >>> request.wait(0.0)
+    False
+    >>> base = space.remove_region("dimm0")
+    >>> request.done()
+    True
+    """
     @property
-    def region(self) -> AddressSpaceRegion: ...
-    def done(self) -> bool: ...
+    def region(self) -> AddressSpaceRegion:
+        """The region that is asked for."""
+    def done(self) -> bool:
+        """Whether the region was removed.
+
+        >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+        >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "1MiB", name="ram0")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+        >>> space.request_unplug("ram0").done()
+        False
+        """
     @property
-    def cancelled(self) -> bool: ...
-    def wait(self, timeout: float | None = None) -> bool: ...
-    def cancel(self) -> None: ...
+    def cancelled(self) -> bool:
+        """Whether the request was withdrawn."""
+    def wait(self, timeout: float | None = None) -> bool:
+        """Waits until the region is removed or the request withdrawn, at most `timeout` seconds (`None`: for ever); whether it is removed.
+
+        Ctrl-C ends the wait.
+
+        >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+        >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "1MiB", name="ram0")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+        >>> request = space.request_unplug("ram0")
+        >>> base = space.remove_region("ram0")
+        >>> request.wait()
+        True
+        """
+    def cancel(self) -> None:
+        """Withdraws the request: the user may think better of it, and the code that drives the guest calls this when the guest refuses.
+        A request that is settled stays as it is.
+
+        >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+        >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "1MiB", name="ram0")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+        >>> request = space.request_unplug("ram0")
+        >>> request.cancel()
+        >>> request.cancelled, space.unplug_requests
+        (True, ())
+        """
     def __eq__(self, other: object, /) -> bool: ...
     def __hash__(self) -> int: ...

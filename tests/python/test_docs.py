@@ -1,5 +1,6 @@
-"""Every example in a docstring, the README and the other pages runs, and every public name has a docstring."""
+"""Every example in a docstring, the README and the other pages runs, and every public name has a docstring, also in the stub."""
 
+import ast
 import doctest
 import importlib
 import inspect
@@ -12,10 +13,13 @@ from typing import Any
 
 import dbs_address_space
 import pytest
+from dbs_address_space import _core
 
 ROOT = Path(__file__).parents[2]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FILE = re.compile(r"`((?:src|python|tests|docs|benches|examples|tools|\.ci)/[\w./-]*|[A-Z]\w+\.(?:md|toml)|Makefile)`")
+NAME = re.compile(r"`(?:\w+(?:\.|::))*([A-Za-z_]\w*)(?:\([^`]*\))?`")
 
 
 def modules() -> list[ModuleType]:
@@ -94,6 +98,25 @@ def test_everything_public_has_a_docstring() -> None:
     assert len(found) >= 250
 
 
+def definitions(holder: ast.Module | ast.ClassDef, prefix: str) -> Iterator[tuple[str, str | None]]:
+    """Every public class, function (each of its overloads), method and property of a stub, with its docstring."""
+    for node in holder.body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_"):
+            yield f"{prefix}.{node.name}", ast.get_docstring(node)
+            if isinstance(node, ast.ClassDef):
+                yield from definitions(node, f"{prefix}.{node.name}")
+
+
+def test_the_stub_has_the_docstrings_of_the_extension() -> None:
+    """Editors show those of the stub, and `help()` those of the extension."""
+    stub = Path(_core.__file__).with_name("_core.pyi").read_text()
+    shown = list(definitions(ast.parse(stub), _core.__name__))
+    said = {name: inspect.getdoc(value) for name, value in members().items() if name.startswith(f"{_core.__name__}.")}
+    assert {name for name, _ in shown} == said.keys()
+    assert [name for name, docstring in shown if docstring != said[name]] == [], "run `make stubs`"
+    assert len(said) >= 250
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_examples_of_pages(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The blocks of a page run one after the other; sessions with a prompt show what they print."""
@@ -113,3 +136,36 @@ def test_the_readme_has_an_example_that_runs() -> None:
     blocks = BLOCK.findall((ROOT / "README.md").read_text())
     assert blocks
     assert "map_memory()" in blocks[0]
+
+
+@pytest.mark.parametrize(
+    ("page", "least"),
+    [
+        ("docs/design.md", 30),
+        ("docs/glossary.md", 5),
+        ("CONTRIBUTING.md", 25),
+        ("README.md", 7),
+        ("docs/machines.md", 0),
+    ],
+)
+def test_files_named_in_a_page_exist(page: str, least: int) -> None:
+    named = set(FILE.findall((ROOT / page).read_text()))
+    assert [path for path in named if not (ROOT / path).exists()] == []
+    assert len(named) >= least
+
+
+def public_names() -> set[str]:
+    """Every name that a user of the package can write, and those of its modules."""
+    return {part for name in members() for part in name.split(".")} | set(dir(dbs_address_space))
+
+
+@pytest.mark.parametrize(
+    "section", (ROOT / "docs/design.md").read_text().split("\n## ")[1:], ids=lambda text: text[:20]
+)
+def test_what_a_section_of_the_design_names_is_in_the_files_that_it_names(section: str) -> None:
+    """Who looks for a word of the design finds it where the section says."""
+    files = [ROOT / path for path in FILE.findall(section)]
+    code = "\n".join(path.read_text() for path in files if path.is_file())
+    names = set(NAME.findall(section)) - public_names()
+    assert [name for name in names if not re.search(rf"\b{name}\b", code)] == []
+    assert files

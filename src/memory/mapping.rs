@@ -46,11 +46,7 @@ impl Mapping {
         let backing = source::open(region)?;
         let mapped = mmap::map(region, &backing).map_err(|error| source::mmap_failed(region, &backing, &error))?;
         let start = mapped.mmap.as_ptr().wrapping_add(usize_of(backing.lead()));
-        // A buffer of the user's is not ours to map over.
-        let window = (backing.is_window && backing.buffer.is_none()).then(|| {
-            // SAFETY: the mapping that was just made, kept beside the window; `Touch::of` says that a window is never touched.
-            unsafe { DaxWindow::new(start, region.size()) }
-        });
+        let window = mapped.own.filter(|_| backing.is_window).map(DaxWindow::new);
         let mapping = Self {
             mapped,
             start,
@@ -84,10 +80,8 @@ impl Mapping {
 
     /// Binds and advises the memory as `new` asks, where that differs from what `old` asked.
     pub fn advise(&self, old: Option<&SharedRegion>, new: &SharedRegion) -> Result<()> {
-        if self.backing.buffer.is_some() {
-            return Ok(());
-        }
-        advice::apply(self.pages(), self.backing.is_huge, old, new)
+        let Some(own) = self.mapped.own else { return Ok(()) };
+        advice::apply(own.pages(), self.backing.is_huge, old, new)
     }
 
     /// Brings all pages in and keeps them in memory.
@@ -188,17 +182,17 @@ impl Mapping {
     /// # Safety
     /// No one touches the memory who relies on a protection that is taken away.
     pub(super) unsafe fn protect(&self, prot_flags: i32) -> io::Result<()> {
-        if self.backing.buffer.is_some() {
+        let Some(own) = self.mapped.own else {
             self.protection.note(prot_flags);
             return Ok(());
-        }
+        };
         // SAFETY: the pages of this mapping; the rest is the caller's promise.
-        unsafe { self.protection.set(self.pages(), prot_flags) }
+        unsafe { self.protection.set(own.pages(), prot_flags) }
     }
 
     /// Runs `work` while the pages of a part can be read and written, and restores their protection.
     pub(super) fn with_write_access<T>(&self, part: Range, work: impl FnOnce() -> T) -> io::Result<T> {
-        if self.backing.buffer.is_some() {
+        if self.mapped.own.is_none() {
             return Ok(work());
         }
         if self.window.is_some() {

@@ -26,7 +26,7 @@ impl FastPath {
         let mapping = region.mapping();
         let direct = match mapping.touch() {
             Touch::Always => region.desc().prot_flags,
-            Touch::InItsProcess | Touch::UntilExported | Touch::Never => 0,
+            Touch::InItsProcess | Touch::FromPopulatedToExported | Touch::Never => 0,
         };
         let dirty = mapping.dirty().map_or(std::ptr::null(), std::ptr::from_ref);
         Self { size: region.desc().size(), host: mapping.host(0), direct, dirty }

@@ -20,7 +20,7 @@ use crate::model::region::{PROT_READ, PROT_WRITE, Region};
 use crate::model::wait::{Deadline, Monitor};
 use crate::sys::errno::{self, EFAULT, ENOMEM};
 use crate::sys::host::Host;
-use crate::sys::memory::{self, Advice};
+use crate::sys::memory;
 use crate::sys::{numa, smaps};
 
 /// Bytes that a thread takes at a time: between two steps it sees that it should stop.
@@ -132,16 +132,13 @@ impl<'a> PreallocWork<'a> {
 
     fn populate(&self, section: &Section<'_>) -> Result<()> {
         let region = section.region();
-        let is_writable = region.desc().prot_flags & PROT_WRITE != 0;
-        let advice = if is_writable { Advice::PopulateWrite } else { Advice::PopulateRead };
-        let (host, size) = region.mapping().pages_of(section.part());
         // A touch must not fault, so that elsewhere it is left to a kernel that can't do it, and says so.
         if !self.has_populate && section.path(PROT_WRITE).is_direct() {
             self.touched.store(true, Ordering::Relaxed);
             touch(section);
             return Ok(());
         }
-        memory::advise(host, size, advice).map_err(|error| failed(region, &error))
+        region.mapping().populate(section.part()).map_err(|error| failed(region, &error))
     }
 
     fn work(&self) {

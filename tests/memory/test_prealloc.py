@@ -250,13 +250,13 @@ class Client:
 def test_it_goes_by_the_protection_that_a_change_leaves(mem_type: str, background: Literal[True]) -> None:
     def child() -> None:
         space, memory = mapped(ram(0, MIB, mem_type=mem_type))
-        done = []
+        done: list[PreallocReport | PreallocHandle] = []
         client = Client(lambda: done.append(memory.prealloc(background=background)))
         with space.subscribe(client):
             space.replace_region(0, space[0].replace(prot_flags="r--"))
             client.call.join()
-        assert done
-        assert not background or done[0].wait()
+        [report] = done
+        assert not isinstance(report, PreallocHandle) or report.wait()
 
     in_child(child)
 

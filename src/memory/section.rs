@@ -16,6 +16,7 @@ use crate::model::int::{u64_of, usize_of};
 use crate::model::interrupt::Interrupt;
 use crate::model::range::Range;
 use crate::model::region::{PROT_READ, PROT_WRITE};
+use crate::model::room;
 use crate::sys::copy::{self as kernel, Stopped};
 use crate::sys::errno::{self, ETIMEDOUT};
 
@@ -187,7 +188,7 @@ impl<'a> Section<'a> {
 
     fn read_on_thread(&self, output: &Output<'_>) -> Result<()> {
         let lease = self.lease_of_thread("read")?;
-        let bytes = abandoned_copy::read(self.host(), self.len(), lease);
+        let bytes = abandoned_copy::read(self.host(), room::zeroed(self.len())?, lease);
         output.put(self.at(), &bytes.map_err(|stopped| self.fault("read", &stopped))?)
     }
 
@@ -234,17 +235,20 @@ impl<'a> Section<'a> {
                 self.write_guarded(bytes.part(self.at(), self.len())?)
             }
             (Path::Thread, Input::Bytes(bytes)) => self.in_guarded_chunks(|chunk| {
-                let mut copy = vec![0; chunk.len()];
+                let mut copy = room::zeroed(chunk.len())?;
                 bytes.copy_to(chunk.at(), &mut copy)?;
                 chunk.write_on_thread(copy)
             }),
             (Path::File(..) | Path::Kernel, Input::Fill(byte)) => {
-                let pattern = vec![byte; self.len().min(GUARDED_CHUNK)];
+                let mut pattern = room::zeroed(self.len().min(GUARDED_CHUNK))?;
+                pattern.fill(byte);
                 self.in_guarded_chunks(|chunk| chunk.write_guarded(pattern.as_ptr()))
             }
-            (Path::Thread, Input::Fill(byte)) => {
-                self.in_guarded_chunks(|chunk| chunk.write_on_thread(vec![byte; chunk.len()]))
-            }
+            (Path::Thread, Input::Fill(byte)) => self.in_guarded_chunks(|chunk| {
+                let mut copy = room::zeroed(chunk.len())?;
+                copy.fill(byte);
+                chunk.write_on_thread(copy)
+            }),
         }
     }
 

@@ -17,6 +17,7 @@ use crate::memory::lease::{Lease, WeakRegion};
 use crate::memory::lease_table::Refused;
 use crate::memory::section::Section;
 use crate::model::format::hex;
+use crate::model::int::u64_of;
 use crate::model::range::Range;
 use crate::model::region::{PROT_READ, PROT_WRITE};
 use crate::model::source::{KeepAlive, UserBuffer};
@@ -54,6 +55,11 @@ pub(super) fn new_bytes<'py>(
     fill(&output)?;
     // SAFETY: made as `bytes` above.
     Ok(unsafe { object.cast_into_unchecked() })
+}
+
+/// A `bytes` object with a copy of some bytes.
+pub(super) fn copied<'py>(py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, PyBytes>> {
+    new_bytes(py, u64_of(bytes.len()), |output| Ok(output.put(0, bytes)?))
 }
 
 /// A bytearray of zeroes.

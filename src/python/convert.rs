@@ -9,7 +9,7 @@ use pyo3::Borrowed;
 use pyo3::exceptions::{PyOverflowError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyBool, PyInt, PyString, PyTuple};
+use pyo3::types::{PyBool, PyInt, PyList, PyString, PyTuple};
 
 use super::buffer;
 use crate::model::error::{Errno, Error};
@@ -326,9 +326,9 @@ pub(super) fn py_ranges(py: Python<'_>, ranges: Vec<Range>) -> PyResult<Bound<'_
     let make = MAKE.get_or_try_init(py, || {
         py.import("dbs_address_space.ranges")?.getattr("AddressRange")?.getattr("_make").map(Bound::unbind)
     })?;
-    let ranges: Vec<_> =
-        ranges.iter().map(|range| make.bind(py).call1(((range.base(), range.size()),))).collect::<PyResult<_>>()?;
-    PyTuple::new(py, ranges)
+    let list = PyList::empty(py);
+    ranges.iter().try_for_each(|range| list.append(make.bind(py).call1(((range.base(), range.size()),))?))?;
+    Ok(list.to_tuple())
 }
 
 /// The value of the `AddressSpaceRegionType` that a text names; raises `InvalidRegionType` for anything else.

@@ -4,6 +4,7 @@ use super::buffer::{Bytes, Input, Output};
 use super::progress::Progress;
 use super::scan::CHUNK;
 use super::section::Section;
+use super::untorn;
 use crate::model::error::Result;
 use crate::model::int::{u64_of, usize_of};
 use crate::model::interrupt::{Interrupt, Uninterrupted};
@@ -52,7 +53,7 @@ fn step(from: Section<'_>, to: Section<'_>, is_backward: bool) -> Result<()> {
     match (source.is_direct(), target.is_direct()) {
         (true, true) => {
             // SAFETY: both parts lie in mappings that can't fault meanwhile.
-            unsafe { std::ptr::copy(from.host(), to.host(), from.len()) };
+            unsafe { untorn::copy_within(from.host(), to.host(), from.len()) };
             to.mark_dirty();
             Ok(())
         }

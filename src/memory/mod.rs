@@ -49,4 +49,5 @@ pub mod source;
 pub mod topology;
 pub mod transfer;
 pub mod translate;
+mod untorn;
 pub mod zero_pages;

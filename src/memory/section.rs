@@ -2,14 +2,13 @@
 
 use std::sync::Arc;
 
-use vm_memory::ByteValued;
-
 use super::abandoned_copy;
 use super::buffer::{Input, Output};
 use super::extent::Extent;
 use super::lease::Lease;
 use super::path::Path;
 use super::region::MappedRegion;
+use super::untorn;
 use crate::model::error::{Error, Result};
 use crate::model::format::hex;
 use crate::model::int::{u64_of, usize_of};
@@ -171,7 +170,7 @@ impl<'a> Section<'a> {
         let result = match path {
             Path::Direct | Path::DirectUntilExported(_) => {
                 // SAFETY: the section lies inside the mapping, which can't fault, and the part inside the output.
-                unsafe { std::ptr::copy(host, to, size) };
+                unsafe { untorn::copy_out(host, to, size) };
                 Ok(())
             }
             Path::File(file, start) => {
@@ -223,7 +222,7 @@ impl<'a> Section<'a> {
         match (path, input) {
             // SAFETY: the section lies inside the mapping, which can't fault, and the part inside the input.
             (Path::Direct | Path::DirectUntilExported(_), Input::Bytes(bytes)) => unsafe {
-                std::ptr::copy(bytes.part(self.at(), self.len())?, self.host(), self.len());
+                untorn::copy_in(bytes.part(self.at(), self.len())?, self.host(), self.len());
                 Ok(())
             },
             // SAFETY: the section lies inside the mapping, which can't fault.
@@ -312,26 +311,6 @@ impl<'a> Section<'a> {
             (_, None) => "the backing file ended".into(),
         }
     }
-}
-
-/// Reads an integer of directly copied memory, without tearing when it is naturally aligned.
-///
-/// # Safety
-/// `host` is valid for reading a `T`.
-#[inline]
-pub(super) unsafe fn read_int<T: ByteValued>(host: *const T) -> T {
-    // SAFETY: the caller's promise; every bit pattern is a `T`.
-    if host.is_aligned() { unsafe { host.read_volatile() } } else { unsafe { host.read_unaligned() } }
-}
-
-/// Writes an integer to directly copied memory, without tearing when it is naturally aligned.
-///
-/// # Safety
-/// `host` is valid for writing a `T`.
-#[inline]
-pub(super) unsafe fn write_int<T: ByteValued>(host: *mut T, value: T) {
-    // SAFETY: the caller's promise.
-    if host.is_aligned() { unsafe { host.write_volatile(value) } } else { unsafe { host.write_unaligned(value) } }
 }
 
 #[cfg(test)]

@@ -64,7 +64,8 @@ pub(super) fn copied<'py>(py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, 
 
 /// A bytearray of zeroes.
 pub(super) fn new_bytearray(py: Python<'_>, size: usize) -> PyResult<Bound<'_, PyByteArray>> {
-    PyByteArray::new_with(py, size, |_| Ok(()))
+    // PyByteArray_FromStringAndSize prints a SystemError of its own when there is no room: it drops what it has not initialised.
+    Ok(py.get_type::<PyByteArray>().call1((size,))?.cast_into()?)
 }
 
 /// A contiguous buffer that is held: its exporter keeps the bytes where they are meanwhile.

@@ -2,14 +2,18 @@
 
 use std::marker::PhantomData;
 
-use crate::model::error::Result;
+use crate::model::error::{Errno, Error, Result};
 use crate::model::invalid::Invalid;
+use crate::sys::copy as kernel;
+use crate::sys::errno::EFAULT;
 
 /// Bytes that may be written, and that others may write too.
 #[derive(Debug)]
 pub struct Output<'a> {
     start: *mut u8,
     size: usize,
+    /// Whether a touch may fault, so that only the kernel copies there.
+    pub(super) may_fault: bool,
     lifetime: PhantomData<&'a mut [u8]>,
 }
 
@@ -22,7 +26,13 @@ impl Output<'_> {
     /// # Safety
     /// `start` is valid for writing `size` bytes for `'a`.
     pub const unsafe fn new(start: *mut u8, size: usize) -> Self {
-        Self { start, size, lifetime: PhantomData }
+        Self { start, size, may_fault: false, lifetime: PhantomData }
+    }
+
+    /// The same, of which a touch may fault.
+    #[must_use]
+    pub const fn guarded(self, may_fault: bool) -> Self {
+        Self { may_fault, ..self }
     }
 
     /// The number of bytes.
@@ -45,13 +55,17 @@ impl Output<'_> {
     /// `size` bytes of it from `at` on.
     pub fn slice(&self, at: usize, size: usize) -> Result<Self> {
         // SAFETY: the promise of `new`, for a part.
-        Ok(unsafe { Self::new(self.part(at, size)?, size) })
+        Ok(unsafe { Self::new(self.part(at, size)?, size) }.guarded(self.may_fault))
     }
 
     /// Writes bytes at `at`.
     #[inline]
     pub fn put(&self, at: usize, bytes: &[u8]) -> Result<()> {
         let to = self.part(at, bytes.len())?;
+        if self.may_fault {
+            // SAFETY: the caller's bytes, and the kernel checks the target, which the user gave to be written.
+            return unsafe { kernel::write_guarded(to, bytes.as_ptr(), bytes.len()) }.map_err(|_| unreachable_buffer());
+        }
         // SAFETY: the promise of `new`, and as many bytes as there are.
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
         Ok(())
@@ -60,7 +74,7 @@ impl Output<'_> {
 
 impl<'a> From<&'a mut [u8]> for Output<'a> {
     fn from(bytes: &'a mut [u8]) -> Self {
-        Self { start: bytes.as_mut_ptr(), size: bytes.len(), lifetime: PhantomData }
+        Self { start: bytes.as_mut_ptr(), size: bytes.len(), may_fault: false, lifetime: PhantomData }
     }
 }
 
@@ -78,6 +92,8 @@ pub enum Input<'a> {
 pub struct Bytes<'a> {
     start: *const u8,
     size: usize,
+    /// Whether a touch may fault, so that only the kernel copies from there.
+    pub(super) may_fault: bool,
     lifetime: PhantomData<&'a [u8]>,
 }
 
@@ -90,7 +106,13 @@ impl Bytes<'_> {
     /// # Safety
     /// `start` is valid for reading `size` bytes for `'a`.
     pub const unsafe fn new(start: *const u8, size: usize) -> Self {
-        Self { start, size, lifetime: PhantomData }
+        Self { start, size, may_fault: false, lifetime: PhantomData }
+    }
+
+    /// The same, of which a touch may fault.
+    #[must_use]
+    pub const fn guarded(self, may_fault: bool) -> Self {
+        Self { may_fault, ..self }
     }
 
     /// The number of bytes.
@@ -107,12 +129,17 @@ impl Bytes<'_> {
     /// `size` bytes of it from `at` on.
     pub fn slice(&self, at: usize, size: usize) -> Result<Self> {
         // SAFETY: the promise of `new`, for a part.
-        Ok(unsafe { Self::new(self.part(at, size)?, size) })
+        Ok(unsafe { Self::new(self.part(at, size)?, size) }.guarded(self.may_fault))
     }
 
     /// Copies the bytes from `at` on that fill `to`.
     pub fn copy_to(&self, at: usize, to: &mut [u8]) -> Result<()> {
         let from = self.part(at, to.len())?;
+        if self.may_fault {
+            // SAFETY: the caller's place, and the kernel checks the source.
+            let copied = unsafe { kernel::read_guarded(from, to.as_mut_ptr(), to.len()) };
+            return copied.map_err(|_| unreachable_buffer());
+        }
         // SAFETY: the promise of `new`, and as many bytes as there are.
         unsafe { std::ptr::copy_nonoverlapping(from, to.as_mut_ptr(), to.len()) };
         Ok(())
@@ -121,6 +148,10 @@ impl Bytes<'_> {
     /// The integer of 8 bytes at `at`.
     #[inline]
     pub fn integer(&self, at: usize) -> Result<u64> {
+        if self.may_fault {
+            let mut bytes = [0; size_of::<u64>()];
+            return self.copy_to(at, &mut bytes).map(|()| u64::from_ne_bytes(bytes));
+        }
         let from = self.part(at, size_of::<u64>())?;
         // SAFETY: the promise of `new`; a `u64` can have any bits.
         Ok(unsafe { from.cast::<u64>().read_unaligned() })
@@ -129,8 +160,15 @@ impl Bytes<'_> {
 
 impl<'a> From<&'a [u8]> for Bytes<'a> {
     fn from(bytes: &'a [u8]) -> Self {
-        Self { start: bytes.as_ptr(), size: bytes.len(), lifetime: PhantomData }
+        Self { start: bytes.as_ptr(), size: bytes.len(), may_fault: false, lifetime: PhantomData }
     }
+}
+
+/// The error of a buffer that can't be reached. The one of a copy between it and guest memory names the region.
+fn unreachable_buffer() -> Error {
+    let message =
+        "the caller's buffer can't be reached: the file of its mmap was cut, or its file system is full".into();
+    Error::Backing { message, errno: Errno::Failed(EFAULT), region: None }
 }
 
 /// A buffer shorter than the access it was made for would be a bug here; it is refused rather than overrun.

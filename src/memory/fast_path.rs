@@ -59,19 +59,25 @@ impl DirectBytes<'_> {
         self.size
     }
 
-    /// Copies them to an output of the same size; `false`, and nothing is done, when it is shorter.
+    /// Copies them to an output of the same size; `false`, and nothing is done, when it is shorter or may fault.
     #[inline]
     pub fn copy_to(&self, output: &Output<'_>) -> bool {
         let Ok(to) = output.part(0, self.size) else { return false };
+        if output.may_fault {
+            return false;
+        }
         // SAFETY: the bytes lie in one mapping, which can't fault, and the output has as many.
         unsafe { untorn::copy_out(self.host(), to, self.size) };
         true
     }
 
-    /// Copies as many bytes in; `false`, and nothing is done, when the input has fewer.
+    /// Copies as many bytes in; `false`, and nothing is done, when the input has fewer or may fault.
     #[inline]
     pub(super) fn copy_from(&self, input: Bytes<'_>) -> bool {
         let Ok(from) = input.part(0, self.size) else { return false };
+        if input.may_fault {
+            return false;
+        }
         // SAFETY: the bytes lie in one mapping, which can't fault, and the input has as many.
         unsafe { untorn::copy_in(from, self.host(), self.size) };
         self.mark_dirty();

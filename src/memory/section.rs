@@ -168,6 +168,10 @@ impl<'a> Section<'a> {
         let (host, size) = (self.host(), self.len());
         let to = output.part(self.at(), size)?;
         let result = match path {
+            // SAFETY: the section lies inside the mapping, which can't fault, and the kernel checks the part of the output.
+            Path::Direct | Path::DirectUntilExported(_) if output.may_fault => unsafe {
+                kernel::read_guarded(host, to, size)
+            },
             Path::Direct | Path::DirectUntilExported(_) => {
                 // SAFETY: the section lies inside the mapping, which can't fault, and the part inside the output.
                 unsafe { untorn::copy_out(host, to, size) };
@@ -220,6 +224,9 @@ impl<'a> Section<'a> {
 
     fn write_by(&self, path: &Path<'_>, input: Input<'_>) -> Result<()> {
         match (path, input) {
+            (Path::Direct | Path::DirectUntilExported(_), Input::Bytes(bytes)) if bytes.may_fault => {
+                self.write_guarded(bytes.part(self.at(), self.len())?)
+            }
             // SAFETY: the section lies inside the mapping, which can't fault, and the part inside the input.
             (Path::Direct | Path::DirectUntilExported(_), Input::Bytes(bytes)) => unsafe {
                 untorn::copy_in(bytes.part(self.at(), self.len())?, self.host(), self.len());
@@ -306,7 +313,9 @@ impl<'a> Section<'a> {
             }
             _ if backing.is_huge => "no huge page was free for it".into(),
             (_, Some(error)) => {
-                format!("the memory can't be reached (file system full, page lost or not inherited by fork): {error}")
+                format!(
+                    "the memory can't be reached (file system full, page lost or not inherited by fork), or the caller's buffer (a file that was cut): {error}"
+                )
             }
             (_, None) => "the backing file ended".into(),
         }

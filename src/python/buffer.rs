@@ -6,8 +6,10 @@ use std::ffi::{CStr, c_int};
 use std::sync::{Arc, Weak};
 
 use pyo3::exceptions::{PyBufferError, PyMemoryError, PyTypeError};
+use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyByteArray, PyBytes, PyInt, PyMemoryView};
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyByteArray, PyBytes, PyInt, PyMemoryView, PyType};
 use pyo3::{Borrowed, ffi};
 
 use super::interrupt::detached;
@@ -71,11 +73,15 @@ pub(super) fn new_bytearray(py: Python<'_>, size: usize) -> PyResult<Bound<'_, P
 /// A contiguous buffer that is held: its exporter keeps the bytes where they are meanwhile.
 ///
 /// PyO3's own refuses exporters that leave out strides, as every object of `ctypes` does.
-pub(super) struct PyBuffer(Box<ffi::Py_buffer>);
+pub(super) struct PyBuffer {
+    buffer: Box<ffi::Py_buffer>,
+    /// Whether a touch may fault: it is an `mmap`, whose file others may cut.
+    may_fault: bool,
+}
 
 impl std::fmt::Debug for PyBuffer {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_struct("PyBuffer").field("start", &self.0.buf).field("size", &self.0.len).finish()
+        formatter.debug_struct("PyBuffer").field("start", &self.buffer.buf).field("size", &self.buffer.len).finish()
     }
 }
 
@@ -87,15 +93,18 @@ unsafe impl Sync for PyBuffer {}
 impl PyBuffer {
     pub(super) fn of(object: &Bound<'_, PyAny>) -> PyResult<Self> {
         let py = object.py();
+        let may_fault = is_mmap(object)?;
         let mut buffer = Box::<ffi::Py_buffer>::new_uninit();
         // SAFETY: asks a live object to fill the buffer.
         if unsafe { ffi::PyObject_GetBuffer(object.as_ptr(), buffer.as_mut_ptr(), ffi::PyBUF_FULL_RO) } != 0 {
             return Err(PyErr::fetch(py));
         }
         // SAFETY: filled by the call that succeeded; it stays where it is, as its pointers may lead into it.
-        let buffer = Self(unsafe { buffer.assume_init() });
+        let buffer = Self { buffer: unsafe { buffer.assume_init() }, may_fault };
         // SAFETY: a filled buffer.
-        if unsafe { ffi::PyBuffer_IsContiguous(&raw const *buffer.0, std::ffi::c_char::from_ne_bytes([b'C'])) } == 0 {
+        if unsafe { ffi::PyBuffer_IsContiguous(&raw const *buffer.buffer, std::ffi::c_char::from_ne_bytes([b'C'])) }
+            == 0
+        {
             return Err(PyBufferError::new_err(
                 "the buffer is not contiguous: copy it with bytes() or numpy.ascontiguousarray first",
             ));
@@ -104,16 +113,16 @@ impl PyBuffer {
     }
 
     fn size(&self) -> usize {
-        self.0.len.unsigned_abs()
+        self.buffer.len.unsigned_abs()
     }
 
     pub(super) fn bytes(&self) -> Bytes<'_> {
         // SAFETY: the exporter keeps the bytes where they are while we hold the buffer.
-        unsafe { Bytes::new(self.0.buf.cast(), self.size()) }
+        unsafe { Bytes::new(self.buffer.buf.cast(), self.size()) }.guarded(self.may_fault)
     }
 
     fn require_writable(&self, advice: &str) -> PyResult<()> {
-        if self.0.readonly == 0 {
+        if self.buffer.readonly == 0 {
             return Ok(());
         }
         Err(PyTypeError::new_err(format!("the buffer is read-only: {advice}")))
@@ -122,7 +131,7 @@ impl PyBuffer {
     /// The `struct` format of the items; bytes when there is none.
     fn format(&self) -> &CStr {
         // SAFETY: null, or a string that lives as long as the buffer.
-        if self.0.format.is_null() { c"B" } else { unsafe { CStr::from_ptr(self.0.format) } }
+        if self.buffer.format.is_null() { c"B" } else { unsafe { CStr::from_ptr(self.buffer.format) } }
     }
 }
 
@@ -130,7 +139,7 @@ impl Drop for PyBuffer {
     /// At the interpreter's end nothing can be released any more.
     fn drop(&mut self) {
         // SAFETY: filled by `PyObject_GetBuffer`, and released once.
-        let _ = Python::try_attach(|_| unsafe { ffi::PyBuffer_Release(&raw mut *self.0) });
+        let _ = Python::try_attach(|_| unsafe { ffi::PyBuffer_Release(&raw mut *self.buffer) });
     }
 }
 
@@ -149,13 +158,13 @@ pub(super) fn with_output<T>(target: &Bound<'_, PyAny>, work: impl FnOnce(&Outpu
     let buffer = PyBuffer::of(target)?;
     buffer.require_writable("give a bytearray, a writable memoryview or array")?;
     // SAFETY: the exporter keeps the bytes where they are, and lets us write them, while we hold the buffer.
-    work(&unsafe { Output::new(buffer.0.buf.cast(), buffer.size()) })
+    work(&unsafe { Output::new(buffer.buffer.buf.cast(), buffer.size()) }.guarded(buffer.may_fault))
 }
 
 /// Calls `work` with a contiguous buffer of u64 integers, an array of NumPy for example.
 pub(super) fn with_integers<T>(object: &Bound<'_, PyAny>, work: impl FnOnce(Bytes<'_>) -> PyResult<T>) -> PyResult<T> {
     let buffer = PyBuffer::of(object)?;
-    let is_u64 = buffer.0.itemsize.unsigned_abs() == size_of::<u64>()
+    let is_u64 = buffer.buffer.itemsize.unsigned_abs() == size_of::<u64>()
         && matches!(buffer.format().to_str(), Ok("Q" | "L" | "<Q" | "<L" | "=Q" | "=L" | "@Q" | "@L" | "N"));
     if !is_u64 {
         return Err(PyTypeError::new_err(format!(
@@ -164,6 +173,30 @@ pub(super) fn with_integers<T>(object: &Bound<'_, PyAny>, work: impl FnOnce(Byte
         )));
     }
     work(buffer.bytes())
+}
+
+/// Whether the bytes of an object are those of an `mmap`, also through memoryviews, and through arrays of NumPy.
+fn is_mmap(object: &Bound<'_, PyAny>) -> PyResult<bool> {
+    static MMAP: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    let py = object.py();
+    let mut exporter = object.clone();
+    // A chain that is longer was made to have no end.
+    for _ in 0..64 {
+        if exporter.is_exact_instance_of::<PyBytes>() || exporter.is_exact_instance_of::<PyByteArray>() {
+            break;
+        }
+        if exporter.is_instance(MMAP.import(py, "mmap", "mmap")?)? {
+            return Ok(true);
+        }
+        let is_view = exporter.is_instance_of::<PyMemoryView>();
+        let is_array = exporter.get_type().getattr_opt(intern!(py, "__array_interface__"))?.is_some();
+        exporter = match (is_view, is_array) {
+            (true, _) => exporter.getattr(intern!(py, "obj"))?,
+            (_, true) => exporter.getattr(intern!(py, "base"))?,
+            (false, false) => return Ok(false),
+        };
+    }
+    Ok(false)
 }
 
 /// Whether an object has the buffer protocol.
@@ -179,7 +212,7 @@ impl KeepAlive for PyBuffer {}
 pub(super) fn adopt(object: &Bound<'_, PyAny>) -> PyResult<UserBuffer> {
     let buffer = PyBuffer::of(object)?;
     buffer.require_writable("a region needs one that can be written")?;
-    let host = buffer.0.buf.expose_provenance();
+    let host = buffer.buffer.buf.expose_provenance();
     Ok(UserBuffer { host, size: u64::try_from(buffer.size()).unwrap_or(u64::MAX), keep: Arc::new(buffer) })
 }
 

@@ -109,7 +109,7 @@ impl PyMemory {
             let sources = sources.collect::<Option<Vec<_>>>()?;
             let mut at = 0usize;
             for source in sources {
-                source.copy_to(&output.slice(at, source.size()).ok()?);
+                source.copy_to(&output.slice(at, source.size()).ok()?).then_some(())?;
                 at = at.checked_add(source.size())?;
             }
             Some(())

@@ -1,0 +1,83 @@
+"""A user's own buffer that can't be reached, an mmap of a file that was cut, is an error of each verb that copies from or to it."""
+
+import mmap
+import os
+from array import array
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from children import in_child
+from dbs_address_space import GuestMemory
+from memory_helpers import GIB, MIB, PAGE, mapped, ram
+
+SIZE = 4 * PAGE
+
+
+def file_write(memory: GuestMemory, buffer: memoryview) -> None:
+    with memory.open("r+b") as file:
+        file.seek(GIB)
+        file.write(buffer)
+
+
+USES: dict[str, Callable[[GuestMemory, memoryview], object]] = {
+    "write": lambda memory, buffer: memory.write(GIB, buffer),
+    "write forced": lambda memory, buffer: memory.write(GIB, buffer, force=True),
+    "write of 8 bytes": lambda memory, buffer: memory.write(GIB, buffer[-8:]),
+    "writev": lambda memory, buffer: memory.writev([(GIB, buffer)]),
+    "compare": lambda memory, buffer: memory.compare(GIB, buffer),
+    "search": lambda memory, buffer: list(memory.search(buffer, GIB)),
+    "read_into": lambda memory, buffer: memory.read_into(GIB, buffer),
+    "readv_into": lambda memory, buffer: memory.readv_into([(GIB, SIZE)], buffer),
+    "readv": lambda memory, buffer: memory.readv(buffer.cast("Q")),
+    "translate": lambda memory, buffer: memory.translate(buffer.cast("Q"), missing="mark"),
+    "read_many_u64": lambda memory, buffer: memory.read_many_u64(buffer.cast("Q")),
+    "file": file_write,
+}
+EXPORTERS: dict[str, Callable[[mmap.mmap], memoryview]] = {
+    "mmap": memoryview,
+    "memoryview": lambda exporter: memoryview(memoryview(exporter)[:]).cast("B"),
+    "NumPy": lambda exporter: np.frombuffer(exporter, "u1")[:][:].data,
+}
+
+
+def exporter(content: bytes) -> tuple[int, mmap.mmap]:
+    fd = os.memfd_create("buffer")
+    os.write(fd, content)
+    return fd, mmap.mmap(fd, len(content))
+
+
+@pytest.mark.parametrize("mem_type", ["shmem", "mmap"])
+@pytest.mark.parametrize("of", EXPORTERS)
+@pytest.mark.parametrize("use", USES)
+def test_a_buffer_that_was_cut_is_an_error(use: str, of: str, mem_type: str) -> None:
+    def child() -> None:
+        _, memory = mapped(ram(GIB, MIB, mem_type=mem_type))
+        fd, mapping = exporter(array("Q", [GIB] * (SIZE // 8)).tobytes())
+        buffer = EXPORTERS[of](mapping)
+        os.ftruncate(fd, PAGE)
+        with pytest.raises(OSError, match="buffer") as raised:
+            USES[use](memory, buffer)
+        assert raised.value.errno == 14
+
+    in_child(child)
+
+
+@pytest.mark.parametrize("of", EXPORTERS)
+def test_a_buffer_of_an_mmap_is_copied_from_and_to(of: str) -> None:
+    _, memory = mapped(ram(GIB, MIB))
+    content = array("Q", range(GIB, GIB + SIZE, 8))
+    fd, mapping = exporter(content.tobytes())
+    buffer = EXPORTERS[of](mapping)
+    memory.write(GIB, buffer)
+    assert memory.read(GIB, SIZE) == mapping[:]
+    assert memory.compare(GIB, buffer) is None
+    assert list(memory.search(buffer, GIB)) == [GIB]
+    assert list(memory.read_many_u64(buffer.cast("Q"))) == list(content)
+    memory.fill(GIB, SIZE, 7)
+    assert memory.read_into(GIB, buffer[8:]) == SIZE - 8
+    assert mapping[:] == content.tobytes()[:8] + b"\7" * (SIZE - 8)
+    memory.writev([(GIB, buffer[:4]), (GIB + 4, buffer[4:8])])
+    assert memory.readv_into([(GIB, 8), (GIB, 8)], buffer) == 16
+    assert mapping[:16] == content.tobytes()[:8] * 2
+    os.close(fd)

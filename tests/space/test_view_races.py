@@ -80,7 +80,7 @@ def test_a_view_is_of_a_region_that_is_there() -> None:
 
 
 def test_a_view_never_misses_a_region_that_is_always_there() -> None:
-    """A renewal closes the leases of all old regions, publishes, and ends them: whoever comes meanwhile gets the new one."""
+    """A renewal closes the leases of all old regions, publishes, and ends them: a view taken meanwhile gets the new one."""
 
     def probe() -> None:
         regions = [ram(number * PAGE, mem_type="mmap") for number in range(100)]

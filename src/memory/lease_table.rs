@@ -114,6 +114,7 @@ impl LeaseTable {
         }
         state.free.push(slot);
         if state.is_free() {
+            // Slots mean nothing while all are free: a table that was long becomes short again.
             state.held.clear();
             state.free.clear();
             drop(state);

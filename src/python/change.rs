@@ -68,6 +68,7 @@ impl PyChange {
 
     /// Ends the time in which [`mapping`](Self::mapping) answers.
     pub(super) fn end(&self) {
+        // Dropped behind the lock: the last share in a proposal may unmap memory.
         let proposal = self.proposal().take();
         drop(proposal);
     }

@@ -118,6 +118,7 @@ impl PyMemory {
         self.direct(total(pairs)?, |memory| {
             let is_direct = |(addr, size): &Pair| memory.takes(addr.0, usize_of(size.0));
             let mut both = pairs.iter().zip(data);
+            // All are looked at before the first is written: the long way must find nothing written yet.
             let is_written =
                 pairs.iter().all(is_direct) && both.all(|((addr, _), bytes)| memory.write_direct(addr.0, *bytes));
             is_written.then_some(())

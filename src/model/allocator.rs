@@ -2,7 +2,7 @@
 
 use super::error::{Error, Result, Shortage};
 use super::format::{hex, size as size_text};
-use super::invalid::{Invalid, Kind};
+use super::invalid::Invalid;
 use super::range::Range;
 
 /// Which of the places that would do is taken.
@@ -18,16 +18,8 @@ pub enum FitPolicy {
 
 impl FitPolicy {
     /// Parses `"first"`, `"last"` or `"best"`.
-    pub fn parse(text: &str) -> Result<Self> {
-        match text {
-            "first" => Ok(Self::First),
-            "last" => Ok(Self::Last),
-            "best" => Ok(Self::Best),
-            _ => {
-                Err(Invalid::unknown(Kind::Argument, "policy", format_args!("{text:?}"), ["first", "last", "best"])
-                    .into())
-            }
-        }
+    pub fn parse(text: &str) -> Result<Self, Invalid> {
+        Invalid::named("policy", text, [("first", Self::First), ("last", Self::Last), ("best", Self::Best)])
     }
 }
 

@@ -255,11 +255,7 @@ impl<'py> FromPyObject<'_, 'py> for Timeout {
         let seconds = match object.extract::<f64>() {
             Err(error) if error.is_instance_of::<PyOverflowError>(object.py()) => {
                 // An int too large for a float: only its sign matters.
-                if object.lt(0)? {
-                    f64::NEG_INFINITY
-                } else {
-                    f64::INFINITY
-                }
+                if object.lt(0)? { f64::NEG_INFINITY } else { f64::INFINITY }
             }
             seconds => seconds?,
         };

@@ -28,6 +28,9 @@ pub enum Shape {
     Run(u64),
 }
 
+/// The size from which on a copy takes long.
+pub const LONG_COPY: u64 = 4 << 20;
+
 /// A way to use memory.
 #[derive(Clone, Copy, Debug)]
 pub struct Verb {
@@ -37,14 +40,14 @@ pub struct Verb {
     pub need: Need,
     /// The parts of a range that it takes.
     pub shape: Shape,
-    /// Whether it takes long whatever the size, as a transfer from a file does.
-    pub is_slow: bool,
+    /// The size from which on it takes longer than giving the interpreter's lock away and getting it back.
+    pub long_from: u64,
 }
 
 impl Verb {
     /// A verb that takes all of a range.
     pub const fn new(name: &'static str, need: Need) -> Self {
-        Self { name, need, shape: Shape::Whole, is_slow: false }
+        Self { name, need, shape: Shape::Whole, long_from: LONG_COPY }
     }
 
     /// The verb with another shape.
@@ -52,9 +55,14 @@ impl Verb {
         Self { shape, ..self }
     }
 
-    /// The verb as one that takes long whatever the size.
+    /// The verb as one that takes long from this size on.
+    pub const fn long_from(self, size: u64) -> Self {
+        Self { long_from: size, ..self }
+    }
+
+    /// The verb as one that takes long whatever the size, because it may wait or runs Python code.
     pub const fn slow(self) -> Self {
-        Self { is_slow: true, ..self }
+        self.long_from(0)
     }
 }
 

@@ -9,6 +9,7 @@ use super::region::MappedRegion;
 use super::section::Section;
 use crate::model::error::{Error, Result};
 use crate::model::format::hex;
+use crate::model::interrupt::{Interrupt, STEP};
 use crate::model::invalid::Invalid;
 use crate::model::range::Range;
 use crate::model::region_map::RegionMap;
@@ -248,13 +249,26 @@ impl<'a> Access<'a> {
 }
 
 /// Copies sections out.
-pub fn read(sections: &[Section<'_>], output: &Output<'_>) -> Result<()> {
-    sections.iter().try_for_each(|section| section.read(output)).map_err(|error| error.of(end(sections)))
+pub fn read(sections: &[Section<'_>], output: &Output<'_>, interrupt: &dyn Interrupt) -> Result<()> {
+    in_steps(sections, interrupt, |part| part.read(output))
 }
 
 /// Copies sections in.
-pub fn write(sections: &[Section<'_>], input: Input<'_>, force: bool) -> Result<()> {
-    sections.iter().try_for_each(|section| section.write(input, force)).map_err(|error| error.of(end(sections)))
+pub fn write(sections: &[Section<'_>], input: Input<'_>, force: bool, interrupt: &dyn Interrupt) -> Result<()> {
+    in_steps(sections, interrupt, |part| part.write(input, force))
+}
+
+/// Calls `copy` for the sections in turn, in parts between which the caller is asked whether to go on.
+fn in_steps(
+    sections: &[Section<'_>],
+    interrupt: &dyn Interrupt,
+    copy: impl Fn(&Section<'_>) -> Result<()>,
+) -> Result<()> {
+    for part in sections.iter().flat_map(|section| section.chunks(STEP)) {
+        copy(&part).map_err(|error| error.of(end(sections)))?;
+        interrupt.check()?;
+    }
+    Ok(())
 }
 
 /// The end of the last section in the buffer.

@@ -7,6 +7,7 @@ use super::buffer;
 use super::convert::{self, Address, Size};
 use crate::model::dirty::DirtyPages;
 use crate::model::int::usize_of;
+use crate::model::interrupt::Uninterrupted;
 use crate::model::range::Range;
 
 /// Pages that were written, as an immutable value that can be compared, hashed and pickled.
@@ -82,7 +83,7 @@ impl PyDirtyPages {
         let bools = py.import("numpy")?.call_method1("zeros", (self.0.pages_in(range), "?"))?;
         buffer::with_output(&bools, |output| {
             for run in self.0.positions_in(range)? {
-                output.slice(usize_of(run.base()), usize_of(run.size()))?.fill(1);
+                output.slice(usize_of(run.base()), usize_of(run.size()))?.fill(1, &Uninterrupted)?;
             }
             Ok(())
         })?;

@@ -184,15 +184,16 @@ impl AddressSpace {
         let mut drains = true;
         while is_busy(&result) {
             let Some(slice) = deadline.slice() else { break };
-            // Accesses that overlap each other for ever would starve the removal: every second slice keeps new ones out. Not every one,
-            // or one long access would stop all others for as long as it takes.
+            // Asked before the wait, not behind it: what the wait has cleared is to be removed before anyone comes back.
+            interrupt.check()?;
+            // Leases that follow or overlap each other for ever would starve the removal: every second slice keeps new ones out. Not every
+            // one, or one long access would stop all others for as long as it takes.
             match self.leases_of(target) {
                 Some(leases) if drains => leases.drain(slice),
                 Some(leases) => leases.wait_free(slice),
                 None => {}
             }
             drains = !drains;
-            interrupt.check()?;
             result = remove();
         }
         result

@@ -117,6 +117,7 @@ impl PyMemory {
         let is_long = addresses.size() >= LONG_LIST;
         let mut at = 0usize;
         while at < addresses.size() {
+            py.check_signals()?;
             let run = || self.short(|_, memory| read_run(memory, addresses, output, at));
             let end = if is_long { py.detach(run) } else { run() }?;
             if end == at {

@@ -11,6 +11,7 @@ use crate::memory::protection::Need;
 use crate::memory::section::Section;
 use crate::model::error::Result;
 use crate::model::int::{u64_of, usize_of};
+use crate::model::interrupt::Interrupt;
 use crate::model::invalid::Invalid;
 use crate::model::range::Range;
 use crate::python::buffer;
@@ -140,7 +141,7 @@ impl PyMemory {
         if let Some(bytes) = self.readv_direct(py, &pairs)? {
             return Ok(bytes);
         }
-        let bytes = pairs.into_iter().map(|pair| self.readv_one(py, pair));
+        let bytes = pairs.into_iter().map(|pair| py.check_signals().and_then(|()| self.readv_one(py, pair)));
         PyList::new(py, bytes.collect::<PyResult<Vec<_>>>()?)
     }
 
@@ -162,7 +163,7 @@ impl PyMemory {
             }
             if self.readv_into_direct(&pairs, output)?.is_none() {
                 let side = (READV_INTO, &checked(&pairs)?[..]);
-                self.run(py, [side], None, |[sections], _| access::read(sections, output))?;
+                self.run(py, [side], None, |[sections], interrupt| access::read(sections, output, interrupt))?;
             }
             Ok(size)
         })
@@ -189,7 +190,7 @@ impl PyMemory {
             return Ok(());
         }
         let side = (WRITEV, &checked(&pairs)?[..]);
-        self.run(py, [side], None, |[sections], _| write_each(sections, &pairs, &data))
+        self.run(py, [side], None, |[sections], interrupt| write_each(sections, &pairs, &data, interrupt))
     }
 }
 
@@ -199,12 +200,12 @@ fn too_short(there: usize, needed: usize) -> PyErr {
 }
 
 /// Writes each piece of data to the sections that it lies in; the sections count their places through all data.
-fn write_each(sections: &[Section<'_>], pairs: &[Pair], data: &[Bytes<'_>]) -> Result<()> {
+fn write_each(sections: &[Section<'_>], pairs: &[Pair], data: &[Bytes<'_>], interrupt: &dyn Interrupt) -> Result<()> {
     let mut sections = sections;
     for (bytes, place) in data.iter().zip(places(pairs)) {
         let (mine, rest) = sections.split_at(sections.partition_point(|section| section.buffer().base() < place.end()));
         let mine: Vec<_> = mine.iter().map(|section| section.behind(place.base())).collect();
-        access::write(&mine, Input::Bytes(*bytes), false).map_err(|error| error.after(place.base()))?;
+        access::write(&mine, Input::Bytes(*bytes), false, interrupt).map_err(|error| error.after(place.base()))?;
         sections = rest;
     }
     Ok(())

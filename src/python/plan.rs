@@ -7,6 +7,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
 use super::builder::PyBuilder;
+use super::calls::python_call;
 use super::convert;
 use super::interrupt::detached;
 use super::layout::PyLayout;
@@ -144,6 +145,7 @@ impl PyPlan {
     /// >>> AddressSpacePlan.from_json(plan.to_json()) == plan
     /// True
     fn to_json<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        let _guard = python_call();
         slf.py().import("dbs_address_space.formats.plan")?.call_method1("to_json", (slf,))
     }
 
@@ -157,6 +159,7 @@ impl PyPlan {
     /// 1073741824
     #[staticmethod]
     fn from_json<'py>(py: Python<'py>, text: &str) -> PyResult<Bound<'py, PyAny>> {
+        let _guard = python_call();
         py.import("dbs_address_space.formats.plan")?.call_method1("from_json", (text,))
     }
 
@@ -192,6 +195,7 @@ impl PyPlan {
     }
 
     fn __reduce__<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyAny>, (PyBuilder,))> {
+        let _guard = python_call();
         Ok((py.get_type::<PyBuilder>().getattr("plan")?, (self.builder(),)))
     }
 }

@@ -4,7 +4,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::PathBuf;
 
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyTuple};
+use pyo3::types::{PyDict, PyString, PyTuple};
 
 use super::builder::PyBuilder;
 use super::calls::python_call;
@@ -158,9 +158,9 @@ impl PyPlan {
     /// >>> AddressSpacePlan.from_json(text).regions[0].size
     /// 1073741824
     #[staticmethod]
-    fn from_json<'py>(py: Python<'py>, text: &str) -> PyResult<Bound<'py, PyAny>> {
+    fn from_json<'py>(text: &Bound<'py, PyString>) -> PyResult<Bound<'py, PyAny>> {
         let _guard = python_call();
-        py.import("dbs_address_space.formats.plan")?.call_method1("from_json", (text,))
+        text.py().import("dbs_address_space.formats.plan")?.call_method1("from_json", (text,))
     }
 
     fn __eq__<'py>(&self, py: Python<'py>, other: &Bound<'_, PyAny>) -> Bound<'py, PyAny> {

@@ -74,7 +74,8 @@ GROUPS = {{
         lambda: space.reserve(4096, owner="me").release(), lambda: space.wait_for_change(base.generation, timeout=0.001),
     ],
     "verbs": [
-        (lambda verb=verb: verb(memory, HERE, verb.fitting(4096))) for verb in VERBS if verb.name not in ("close", "__enter__", "__exit__")
+        (lambda verb=verb: verb(memory, HERE, verb.fitting(4096))) for verb in VERBS
+        if verb.name not in ("close", "__enter__", "__exit__")
     ],
 }}
 

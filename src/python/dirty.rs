@@ -4,6 +4,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyIterator, PyTuple};
 
 use super::buffer;
+use super::calls::python_call;
 use super::convert::{self, Address, Size};
 use crate::model::dirty::DirtyPages;
 use crate::model::int::usize_of;
@@ -78,6 +79,7 @@ impl PyDirtyPages {
     /// >>> DirtyPages([(0x1000, 0x2000)]).bitmap(0, 0x4000).tolist()
     /// [False, True, True, False]
     fn bitmap<'py>(&self, py: Python<'py>, base: Address, size: Size) -> PyResult<Bound<'py, PyAny>> {
+        let _guard = python_call();
         let range = convert::range(base, size)?;
         // NumPy's zeroes take no memory until they are written, and a size that can't be had is its `MemoryError`.
         let bools = py.import("numpy")?.call_method1("zeros", (self.0.pages_in(range), "?"))?;
@@ -112,6 +114,7 @@ impl PyDirtyPages {
     }
 
     fn __iter__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyIterator>> {
+        let _guard = python_call();
         convert::py_ranges(py, self.0.ranges())?.try_iter()
     }
 
@@ -135,6 +138,7 @@ impl PyDirtyPages {
     }
 
     fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<(Bound<'py, PyAny>, (Bound<'py, PyTuple>,))> {
+        let _guard = python_call();
         let (py, this) = (slf.py(), &slf.get().0);
         let options = PyDict::new(py);
         options.set_item("page_size", this.page_size())?;

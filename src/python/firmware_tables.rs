@@ -7,6 +7,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 
 use super::base::PyBase;
+use super::calls::python_call;
 use super::convert::{self, Address, Byte, Size, U32};
 use super::numa::PyNumaNode;
 use super::space::PySpace;
@@ -80,6 +81,7 @@ pub fn srat<'py>(
 /// b'\n\x14\x14\n'
 #[pyfunction]
 pub fn slit<'py>(distances: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
+    let _guard = python_call();
     let row = |row: PyResult<Bound<'py, PyAny>>| -> PyResult<Vec<u8>> {
         row?.try_iter()?.map(|distance| Ok(distance?.extract::<Byte>()?.0)).collect()
     };

@@ -3,6 +3,7 @@
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
+use super::calls::python_call;
 use super::convert::{self, Address, Size};
 use super::region::PyRegion;
 use crate::model::error::{Errno, Error};
@@ -53,6 +54,7 @@ impl PyLayout {
         mem_end: Address,
         mmio_windows: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
+        let _guard = python_call();
         let mut windows = Vec::new();
         if let Some(given) = mmio_windows {
             for window in given.try_iter()? {

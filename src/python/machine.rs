@@ -3,6 +3,7 @@
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
+use super::calls::python_call;
 use super::convert::{self, Address, Size, U32};
 use super::layout::PyLayout;
 use crate::model::format::hex;
@@ -31,6 +32,7 @@ fn window(object: &Bound<'_, PyAny>) -> PyResult<Range> {
 }
 
 fn windows(given: Option<&Bound<'_, PyAny>>) -> PyResult<Vec<Range>> {
+    let _guard = python_call();
     let Some(given) = given else { return Ok(Vec::new()) };
     given.try_iter()?.map(|object| window(&object?)).collect()
 }

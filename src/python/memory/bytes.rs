@@ -11,6 +11,7 @@ use crate::memory::protection::Need;
 use crate::model::int::{u64_of, usize_of};
 use crate::model::range::Range;
 use crate::python::buffer;
+use crate::python::calls::python_call;
 use crate::python::convert::{self, Address, Byte, Size};
 
 /// Bytes that a search for the end of a string reads at a time.
@@ -195,6 +196,7 @@ impl PyMemory {
         max_size: Size,
         encoding: Option<&Bound<'py, PyString>>,
     ) -> PyResult<Bound<'py, PyAny>> {
+        let _guard = python_call();
         let mut string = Vec::new();
         let mut left = Range::between(addr.0, u64::MAX).take(max_size.0);
         while u64_of(string.len()) < max_size.0 {

@@ -18,6 +18,7 @@ use crate::model::interrupt::Interrupt;
 use crate::model::invalid::Invalid;
 use crate::model::range::Range;
 use crate::python::buffer;
+use crate::python::calls::python_call;
 use crate::python::convert::{self, Address, Size};
 
 /// A verb that looks at all bytes of a range, for longer than a copy would take.
@@ -38,6 +39,7 @@ struct PyDigest {
 
 impl Digest for PyDigest {
     fn update(&mut self, bytes: &[u8]) -> Result<()> {
+        let _guard = python_call();
         Python::attach(|py| self.update.call1(py, (PyBytes::new(py, bytes),)).map(drop)).map_err(|raised| {
             self.raised = Some(raised);
             Error::Interrupted
@@ -94,6 +96,7 @@ impl PyMemory {
         algorithm: &str,
         progress: Option<Py<PyAny>>,
     ) -> PyResult<Bound<'py, PyBytes>> {
+        let _guard = python_call();
         let range = convert::range(addr, size)?;
         if algorithm == "blake3" {
             let mut hasher = blake3::Hasher::new();

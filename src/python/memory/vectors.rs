@@ -15,6 +15,7 @@ use crate::model::interrupt::Interrupt;
 use crate::model::invalid::Invalid;
 use crate::model::range::Range;
 use crate::python::buffer;
+use crate::python::calls::python_call;
 use crate::python::convert::{self, Address, Size};
 
 const INTEGER: usize = size_of::<u64>();
@@ -27,6 +28,7 @@ type Pair = (Address, Size);
 
 /// Pairs `(addr, size)` from any sequence, or from a buffer of u64 pairs such as an array of shape `(n, 2)`.
 fn pairs(object: &Bound<'_, PyAny>) -> PyResult<Vec<Pair>> {
+    let _guard = python_call();
     if let Ok(list) = object.cast_exact::<PyList>() {
         return list.iter().map(|pair| range(&pair)).collect();
     }
@@ -180,6 +182,7 @@ impl PyMemory {
     /// >>> memory.readv([(0, 2), (0x100, 1)])
     /// [b'ab', b'c']
     fn writev(&self, py: Python<'_>, pairs: &Bound<'_, PyAny>) -> PyResult<()> {
+        let _guard = python_call();
         let given: Vec<(Address, Bound<'_, PyAny>)> =
             pairs.try_iter()?.map(|pair| pair?.extract()).collect::<PyResult<_>>()?;
         let buffers = given.iter().map(|(_, data)| buffer::PyBuffer::of(data)).collect::<PyResult<Vec<_>>>()?;

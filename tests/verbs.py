@@ -35,7 +35,7 @@ NEEDLE = numbered(64)[40:44]
 
 @dataclass(frozen=True)
 class Verb:
-    """One way to call one name. What the signature tells is read from there."""
+    """One way to call one name. The rest is read from its signature."""
 
     name: str
     call: Call
@@ -45,7 +45,7 @@ class Verb:
     kind: Kind
     form: str = ""
     needs: Literal["r", "w", ""] = ""
-    """What the protection must allow; nothing, for what asks only for memory."""
+    """Accesses that the protection must allow; none where only memory is needed."""
     writes: bool = False
     """Whether the pages count as written."""
     widths: tuple[int, ...] = ()
@@ -116,7 +116,7 @@ class Verb:
 
 
 def data(size: Any) -> bytes:
-    """What is written: no zeroes; of two sizes, one begins with the other. Nothing where the size is wrong."""
+    """The bytes to write, without zeroes; of two sizes, one begins with the other. None where the size is wrong."""
     return numbered(size).replace(b"\0", b"\1") if type(size) is int and 0 <= size <= GIB else b""
 
 

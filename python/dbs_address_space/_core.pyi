@@ -400,7 +400,7 @@ class AddressSpaceRegion:
 
 @final
 class AddressSpaceLayout:
-    """What may lie where in an address space: RAM in `[mem_start, mem_end)` outside the MMIO windows, devices and DAX windows in
+    """The bounds of each type of region: RAM in `[mem_start, mem_end)` outside the MMIO windows, devices and DAX windows in
     `[mem_end, phys_end)` or in an MMIO window, firmware anywhere below `phys_end`.
 
     All ends are exclusive, `mem_start <= mem_end <= phys_end`; windows are `(base, size)`, disjoint, below `phys_end`. Raises
@@ -954,7 +954,7 @@ class AddressSpace:
         `ClientError`; `commit(change)` comes after the publication and makes removals real; `rollback(change)` undoes `prepare`
         when another client refused. `change.mapping(region)` is the host side. Every present region is offered at once, as added.
         A plain callable is an observer: it is called with each change that was published; with `replay`, also with the regions
-        that are there. What `commit` or an observer raises is in `Subscription.error`, and the client hears no more. Either may have a
+        that are there. Errors of `commit` or an observer are in `Subscription.error`, and the client hears no more. Either may have a
         fourth method `leave()`, which `Subscription.detach()` calls last: there the client lets go of the regions.
 
         A removed region that shares addresses with an added one (`transaction()`) has to be let go in `prepare`. `map_memory()`
@@ -1476,7 +1476,7 @@ class GuestMemory:
     def read_c_string(self, addr: _Address, max_size: _Size = 4096, *, encoding: None = None) -> bytes:
         r"""The bytes up to a zero, without it; `max_size` bytes when there is none before.
 
-        With `encoding` a `str`. What lies behind the zero is not touched. Raises as `read` does, when there is no memory before the
+        With `encoding` a `str`. Memory behind the zero is not touched. Raises as `read` does, when there is no memory before the
         zero; `UnicodeDecodeError`.
 
         >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
@@ -1490,7 +1490,7 @@ class GuestMemory:
     def read_c_string(self, addr: _Address, max_size: _Size = 4096, *, encoding: str) -> str:
         r"""The bytes up to a zero, without it; `max_size` bytes when there is none before.
 
-        With `encoding` a `str`. What lies behind the zero is not touched. Raises as `read` does, when there is no memory before the
+        With `encoding` a `str`. Memory behind the zero is not touched. Raises as `read` does, when there is no memory before the
         zero; `UnicodeDecodeError`.
 
         >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
@@ -1861,11 +1861,11 @@ class GuestMemory:
         """Sees to it that every page of all regions, or of one (exact base, name or region), is there, and returns a `PreallocReport`.
 
         Works in `threads` threads, by default as many as there are CPUs, up to 16 and one for each 64 MiB, near the NUMA nodes of
-        the region. What is there stays as it is. `progress(p)` has bytes done and total and bytes a second; raising, and Ctrl-C, ends it
+        the region. Present pages stay unchanged. `progress(p)` has bytes done and total and bytes a second; raising, and Ctrl-C, ends it
         within a moment. With `background` it returns a `PreallocHandle` at once; the memory stays until that has ended, even
         when the space is gone. Regions are leased meanwhile, so that removing one is `RegionBusy`.
 
-        Raises `HugePagesShort` with the pages that are missing, `BackingError`. What was populated then stays, for it may be in use.
+        Raises `HugePagesShort` with the pages that are missing, `BackingError`. Populated pages stay, for they may be in use.
 
         >>> from dbs_address_space import AddressSpaceBuilder
         >>> AddressSpaceBuilder(numa_regions=["4MiB"]).build().memory.prealloc().size
@@ -1883,18 +1883,18 @@ class GuestMemory:
         """Sees to it that every page of all regions, or of one (exact base, name or region), is there, and returns a `PreallocReport`.
 
         Works in `threads` threads, by default as many as there are CPUs, up to 16 and one for each 64 MiB, near the NUMA nodes of
-        the region. What is there stays as it is. `progress(p)` has bytes done and total and bytes a second; raising, and Ctrl-C, ends it
+        the region. Present pages stay unchanged. `progress(p)` has bytes done and total and bytes a second; raising, and Ctrl-C, ends it
         within a moment. With `background` it returns a `PreallocHandle` at once; the memory stays until that has ended, even
         when the space is gone. Regions are leased meanwhile, so that removing one is `RegionBusy`.
 
-        Raises `HugePagesShort` with the pages that are missing, `BackingError`. What was populated then stays, for it may be in use.
+        Raises `HugePagesShort` with the pages that are missing, `BackingError`. Populated pages stay, for they may be in use.
 
         >>> from dbs_address_space import AddressSpaceBuilder
         >>> AddressSpaceBuilder(numa_regions=["4MiB"]).build().memory.prealloc().size
         4194304
         """
     def effective(self, region: _Target | None = None) -> tuple[EffectiveBacking, ...]:
-        """What the kernel really gave each region, or one: a tuple of `EffectiveBacking`, read back from the kernel.
+        """The memory really given to each region, or one: a tuple of `EffectiveBacking`, read back from the kernel.
 
         >>> from dbs_address_space import AddressSpaceBuilder
         >>> memory = AddressSpaceBuilder(numa_regions=["4MiB"], mem_prealloc=True).build().memory
@@ -2872,7 +2872,7 @@ class DaxWindow:
         """
     @property
     def mappings(self) -> tuple[DaxMapping, ...]:
-        """What is mapped, a tuple of `DaxMapping` by ascending offset."""
+        """The mapped files, a tuple of `DaxMapping` by ascending offset."""
 
 @final
 class UnplugRequest:

@@ -15,7 +15,7 @@ pub struct Output<'a> {
     lifetime: PhantomData<&'a mut [u8]>,
 }
 
-// SAFETY: who makes one promises that the bytes may be written for `'a`, from any thread.
+// SAFETY: its maker promises that the bytes may be written for `'a`, from any thread.
 unsafe impl Send for Output<'_> {}
 // SAFETY: as above.
 unsafe impl Sync for Output<'_> {}
@@ -88,7 +88,7 @@ pub struct Bytes<'a> {
     lifetime: PhantomData<&'a [u8]>,
 }
 
-// SAFETY: who makes one promises that the bytes may be read for `'a`, from any thread.
+// SAFETY: its maker promises that the bytes may be read for `'a`, from any thread.
 unsafe impl Send for Bytes<'_> {}
 // SAFETY: as above.
 unsafe impl Sync for Bytes<'_> {}

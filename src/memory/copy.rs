@@ -13,7 +13,7 @@ use crate::model::region::{PROT_READ, PROT_WRITE};
 pub fn copy(from: &[Section<'_>], to: &[Section<'_>], interrupt: &dyn Interrupt) -> Result<()> {
     let total: u64 = from.iter().map(Section::size).sum();
     let mut steps = steps(from, to);
-    // What lies in both ranges is read before it is written over.
+    // Bytes in both ranges must be read before they are written over.
     let is_backward = from
         .first()
         .zip(to.first())
@@ -74,7 +74,7 @@ fn through_buffer(from: Section<'_>, to: Section<'_>, is_backward: bool) -> Resu
     for (from, to) in chunks {
         let (chunk, _) = buffer.split_at_mut(from.len());
         let copied = from.alone().read(&Output::from(&mut *chunk));
-        // What was read before a fault is written, unless what lies behind it was written first.
+        // Bytes read before a fault are written, unless later ones were written first.
         let there =
             copied.as_ref().map_or_else(|error| if is_backward { 0 } else { error.completed() }, |()| from.size());
         let (chunk, _) = chunk.split_at(usize_of(there));

@@ -85,7 +85,7 @@ impl WriteTracker {
     /// Begins or ends the tracking of a mapping of `size` bytes.
     pub(super) fn switch(&self, is_on: bool, size: u64) {
         if is_on && !self.is_on.load(Ordering::Acquire) {
-            // What was marked the last time is old news.
+            // Marks of the last time are stale.
             self.bitmap.get_or_init(|| DirtyBitmap::new(size)).drain(&mut |_| ());
         }
         self.is_on.store(is_on, Ordering::Release);

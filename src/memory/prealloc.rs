@@ -217,7 +217,7 @@ fn failed(region: &MappedRegion, error: &io::Error) -> Error {
 /// Is told how many bytes are done, and says whether to go on.
 type ReportDone<'a> = dyn FnMut(u64) -> Result<(), Interrupted> + 'a;
 
-/// Populates sections, by `threads` or as many as are worth their while. What is there already is left as it is.
+/// Populates sections, by `threads` or as many as are worth their while. Present pages are left as they are.
 ///
 /// When it fails or is stopped, what was populated stays: the caller decides whether to unmap it.
 pub fn populate(
@@ -302,7 +302,7 @@ impl PreallocJob {
             self.done.store(done, Ordering::Relaxed);
             if self.stop.load(Ordering::Relaxed) { Err(Interrupted) } else { Ok(()) }
         });
-        // Let go first: who sees the end may remove the regions at once.
+        // Let go first: a waiter may remove the regions at once.
         drop(leased);
         *self.result.lock() = Some(result);
         self.result.notify();

@@ -33,7 +33,7 @@ pub struct PyAttachment {
     state: Arc<AttachmentState>,
 }
 
-/// What a handle shares with the space's side of the attachment.
+/// State shared with the space's side of the attachment.
 ///
 /// That side refers to it weakly: the handle is the one owner of the Python objects in it, so the garbage collector finds all of them.
 pub(super) struct AttachmentState {
@@ -42,7 +42,7 @@ pub(super) struct AttachmentState {
     parts: Lock<AttachmentParts>,
 }
 
-/// What goes when the attachment has ended, and what stays.
+/// The attached client, and its error, which outlives it.
 #[derive(Default)]
 struct AttachmentParts {
     attached: Option<Attached>,

@@ -239,7 +239,7 @@ impl PyGuestView {
 #[pymethods]
 impl PyGuestView {
     unsafe fn __getbuffer__(slf: Bound<'_, Self>, view: *mut ffi::Py_buffer, flags: c_int) -> PyResult<()> {
-        // SAFETY: the caller's buffer; whoever asked for it must find no exporter in it when there is an exception.
+        // SAFETY: the caller's buffer; its consumer must find no exporter in it when there is an exception.
         unsafe { (*view).obj = std::ptr::null_mut() };
         let this = slf.get();
         let lease = this.lease(slf.py())?;

@@ -55,7 +55,7 @@ impl DeviceClient {
         Err(Invalid::argument(message).about(Some(self.region.base()), Some(self.region.size())).into())
     }
 
-    /// Changes the table of devices. What `update` takes out is dropped after the lock: its end may run Python code.
+    /// Changes the table of devices. Devices taken out are dropped after the lock: their end may run Python code.
     fn update(&self, update: impl FnOnce(&mut std::collections::BTreeMap<u64, Device>) -> Option<Device>) {
         Python::try_attach(|py| {
             let dropped = self.registry.upgrade().and_then(|registry| update(&mut registry.lock(py).devices));

@@ -26,7 +26,7 @@ pub fn usable_end() -> PyResult<u64> {
     Ok(total.ok_or(Error::Backing { message, errno: Errno::Refused(EIO), region: None })?)
 }
 
-/// What may lie where in an address space: RAM in `[mem_start, mem_end)` outside the MMIO windows, devices and DAX windows in
+/// The bounds of each type of region: RAM in `[mem_start, mem_end)` outside the MMIO windows, devices and DAX windows in
 /// `[mem_end, phys_end)` or in an MMIO window, firmware anywhere below `phys_end`.
 ///
 /// All ends are exclusive, `mem_start <= mem_end <= phys_end`; windows are `(base, size)`, disjoint, below `phys_end`. Raises

@@ -129,7 +129,7 @@ impl Client for PyClient {
 
     fn commit(&self, proposal: &Arc<Proposal>) -> Result<()> {
         let is_new = self.is_new.swap(false, Ordering::AcqRel);
-        // An observer hears of maps: the first offer is no change of the map, and neither is memory that comes.
+        // An observer hears of maps: the first offer is not a change of the map, and neither is memory that comes.
         let is_old_news = (is_new && !self.replay) || proposal.renews_memory() || proposal.change.is_empty();
         let result = if self.is_observer && is_old_news { Ok(()) } else { self.call("commit", proposal) };
         self.end_change();

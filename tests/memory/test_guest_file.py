@@ -28,7 +28,7 @@ JOINT = 4 * PAGE
 HOLE = 6 * PAGE
 BEHIND = 8 * PAGE
 WINDOW = 10 * PAGE
-"""What can't be read, directly behind memory."""
+"""Unreadable addresses, directly behind memory."""
 TAIL = 11 * PAGE
 END = TAIL + 77
 

@@ -1,4 +1,4 @@
-"""Transfers between guest memory and files: who goes on where, what is refused, what stops them midway."""
+"""Transfers between guest memory and files: where each goes on, what is refused, what stops them midway."""
 
 import errno
 import io

@@ -41,7 +41,7 @@ def imported(path: str, code: str) -> set[str]:
 
 
 def complaints(path: str, text: str) -> Iterator[str]:
-    """What is wrong with a file, its path relative to `src`."""
+    """The breaches of a file, its path relative to `src`."""
     code, room = code_of(text), room_of(path)
     for other in imported(path, code) - {room}:
         if LEVELS[room] <= LEVELS[other]:

@@ -103,7 +103,7 @@ def test_views_that_follow_each_other_do_not_keep_a_region() -> None:
 
 
 def test_a_view_never_misses_a_region_that_is_always_there() -> None:
-    """A renewal closes the leases of all old regions, publishes, and ends them: whoever comes meanwhile gets the new one."""
+    """A renewal closes the leases of all old regions, publishes, and ends them: a view taken meanwhile gets the new one."""
 
     def probe() -> None:
         regions = [ram(number * PAGE, mem_type="mmap") for number in range(100)]

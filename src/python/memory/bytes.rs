@@ -179,7 +179,7 @@ impl PyMemory {
 
     /// The bytes up to a zero, without it; `max_size` bytes when there is none before.
     ///
-    /// With `encoding` a `str`. What lies behind the zero is not touched. Raises as `read` does, when there is no memory before the
+    /// With `encoding` a `str`. Memory behind the zero is not touched. Raises as `read` does, when there is no memory before the
     /// zero; `UnicodeDecodeError`.
     ///
     /// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion

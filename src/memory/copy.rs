@@ -6,11 +6,8 @@ use super::scan::CHUNK;
 use super::section::Section;
 use crate::model::error::Result;
 use crate::model::int::{u64_of, usize_of};
-use crate::model::interrupt::{Interrupt, Uninterrupted};
+use crate::model::interrupt::{Interrupt, STEP, Uninterrupted};
 use crate::model::region::{PROT_READ, PROT_WRITE};
-
-/// Bytes that are copied between two looks at the caller's [`Interrupt`].
-const STEP: u64 = 64 << 20;
 
 /// Copies as if through a buffer between the two ranges, which have the same size and may overlap.
 pub fn copy(from: &[Section<'_>], to: &[Section<'_>], interrupt: &dyn Interrupt) -> Result<()> {

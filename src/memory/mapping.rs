@@ -8,7 +8,7 @@ use std::sync::atomic::AtomicUsize;
 use super::advice;
 use super::dax_window::DaxWindow;
 use super::dirty::{DirtyBitmap, WriteTracker};
-use super::extent::{Extent, HoleFinder};
+use super::extent::HoleFinder;
 use super::gate::Gate;
 use super::mmap::{self, MappedPages};
 use super::protection::{Pages, Protection};
@@ -156,9 +156,9 @@ impl Mapping {
         Some((Arc::clone(file), self.backing.offset))
     }
 
-    /// The extent at the start of a part of the region.
-    pub(super) fn extent_of(&self, part: Range) -> Extent {
-        self.holes.extent_of(&self.backing, part)
+    /// The holes of its file.
+    pub(super) const fn holes(&self) -> &HoleFinder {
+        &self.holes
     }
 
     /// Begins or ends the tracking of our own writes.

@@ -15,7 +15,7 @@ use super::topology;
 use crate::model::error::{Error, Interrupted, Result};
 use crate::model::format::size as size_text;
 use crate::model::int::{u64_of, usize_of};
-use crate::model::interrupt::Interrupt;
+use crate::model::interrupt::{Interrupt, STEP};
 use crate::model::policy::PolicyMode;
 use crate::model::region::{PROT_READ, PROT_WRITE, Region};
 use crate::model::wait::{Deadline, Monitor};
@@ -24,8 +24,6 @@ use crate::sys::host::Host;
 use crate::sys::memory::{self, Advice};
 use crate::sys::{numa, smaps};
 
-/// Bytes that a thread takes at a time: between two steps it sees that it should stop.
-const STEP: u64 = 16 << 20;
 /// Less than this is not worth a thread.
 const PER_THREAD: u64 = 64 << 20;
 const MAX_THREADS: usize = 16;

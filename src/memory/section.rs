@@ -6,9 +6,9 @@ use vm_memory::ByteValued;
 
 use super::abandoned_copy;
 use super::buffer::{Input, Output};
-use super::extent::Extent;
+use super::extent::{self, Extent};
 use super::lease::Lease;
-use super::path::Path;
+use super::path::{Path, Touch};
 use super::region::MappedRegion;
 use crate::model::error::{Error, Result};
 use crate::model::format::hex;
@@ -132,12 +132,18 @@ impl<'a> Section<'a> {
 
     /// The bytes from the first on that are alike in having pages.
     pub(super) fn extent(&self) -> Extent {
-        self.region.mapping().extent_of(self.part)
+        self.extent_of(self.part)
     }
 
-    /// The same without the end of the section: it may go on to the end of the region.
-    pub(super) fn extent_in_region(&self) -> Extent {
-        self.region.mapping().extent_of(Range::between(self.part.base(), self.region.range().size()))
+    /// The same up to a guest physical address, or the end of the region, instead of the end of the section.
+    pub(super) fn extent_up_to(&self, end: u64) -> Extent {
+        self.extent_of(self.region.part(Range::between(self.address(), end)))
+    }
+
+    fn extent_of(&self, part: Range) -> Extent {
+        let mapping = self.region.mapping();
+        let pages = (mapping.touch() != Touch::Never).then(|| mapping.pages_of(part.take(extent::LOOK)));
+        mapping.holes().extent_of(mapping.backing(), part, pages)
     }
 
     /// Copies the part out.

@@ -11,16 +11,13 @@ use super::section::Section;
 use crate::model::error::{Errno, Error, Result};
 use crate::model::format::hex;
 use crate::model::int::u64_of;
-use crate::model::interrupt::Interrupt;
+use crate::model::interrupt::{Interrupt, STEP};
 use crate::model::region::PROT_WRITE;
 use crate::model::wait::SLICE;
 use crate::sys::copy::Stopped;
 use crate::sys::errno::{self, EFAULT, EIO};
 use crate::sys::poll::{self, Direction};
 use crate::sys::stream;
-
-/// The most that one system call is asked for.
-const STEP: u64 = 16 << 20;
 
 /// A descriptor, and how far the transfer is.
 #[allow(missing_debug_implementations, reason = "borrows a caller's trait object")]

@@ -2,6 +2,7 @@
 
 use pyo3::prelude::*;
 
+use super::calls::python_call;
 use super::space::PySpace;
 
 #[pymethods]
@@ -43,5 +44,6 @@ impl PySpace {
 }
 
 fn attach<'py>(space: Bound<'py, PySpace>, module: &str, to: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    let _guard = python_call();
     space.py().import(module)?.getattr("attach")?.call1((space, to))
 }

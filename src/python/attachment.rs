@@ -5,6 +5,7 @@ use std::sync::{Arc, Weak};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 
+use super::calls::python_call;
 use super::interrupt::detached;
 use super::registry::Registry;
 use super::space_ref::SpaceRef;
@@ -79,6 +80,7 @@ impl AttachmentState {
 
 impl Subscriber for Weak<AttachmentState> {
     fn failed(&self, error: Error) {
+        let _guard = python_call();
         Python::try_attach(|py| {
             let raised = PyErr::from(error);
             let exception = raised.value(py).clone().into_any().unbind();

@@ -7,6 +7,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyString, PyTuple};
 
+use super::calls::python_call;
 use super::convert::Address;
 use super::layout::PyLayout;
 use super::region::PyRegion;
@@ -106,6 +107,7 @@ pub(super) fn target(x: &Bound<'_, PyAny>) -> PyResult<RegionTarget> {
 
 /// Regions for a map, from any iterable.
 pub(super) fn regions_of(regions: &Bound<'_, PyAny>) -> PyResult<Vec<SharedRegion>> {
+    let _guard = python_call();
     let region = |item: PyResult<Bound<'_, PyAny>>| {
         let item = item?;
         let region = item.cast::<PyRegion>().map_err(|_| {
@@ -196,6 +198,7 @@ impl PyBase {
 
     #[allow(clippy::type_complexity, reason = "what pickle asks for")]
     fn __reduce__<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyAny>, (Py<PyTuple>, PyLayout))> {
+        let _guard = python_call();
         Ok((
             py.get_type::<Self>().getattr("from_regions")?,
             (self.all_objects(py)?, PyLayout(self.map.layout().clone())),

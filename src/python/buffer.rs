@@ -10,6 +10,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes, PyInt, PyMemoryView};
 use pyo3::{Borrowed, ffi};
 
+use super::calls::python_call;
 use super::interrupt::detached;
 use super::space_ref::{OwnedSpace, SpaceRef};
 use crate::memory::buffer::{Bytes, Output};
@@ -80,7 +81,7 @@ unsafe impl Sync for PyBuffer {}
 
 impl PyBuffer {
     pub(super) fn of(object: &Bound<'_, PyAny>) -> PyResult<Self> {
-        let py = object.py();
+        let (py, _guard) = (object.py(), python_call());
         let mut buffer = Box::<ffi::Py_buffer>::new_uninit();
         // SAFETY: asks a live object to fill the buffer.
         if unsafe { ffi::PyObject_GetBuffer(object.as_ptr(), buffer.as_mut_ptr(), ffi::PyBUF_FULL_RO) } != 0 {

@@ -4,6 +4,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString, PyTuple};
 
 use super::backing::PyBackingOptions;
+use super::calls::python_call;
 use super::convert::{self, Size, U32};
 use super::machine::PyMachine;
 use crate::model::format;
@@ -75,6 +76,7 @@ impl PyNumaRegionInfo {
     }
 
     fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
+        let _guard = python_call();
         let node = |node: Option<u32>| node.map_or_else(|| "None".into(), |node| node.to_string());
         Ok(format!(
             "NumaRegionInfo('{}', host_numa_node_id={}, guest_numa_node_id={}, vcpu_ids={})",
@@ -165,6 +167,7 @@ fn machine(given: Option<&Bound<'_, PyAny>>, arch: Option<&str>, phys_bits: Opti
 }
 
 fn numa_regions(given: &Bound<'_, PyAny>) -> PyResult<Vec<NumaRegionInfo>> {
+    let _guard = python_call();
     if given.is_instance_of::<PyString>() {
         return Err(pyo3::exceptions::PyTypeError::new_err("numa_regions must be a sequence, such as [\"4GiB\"]"));
     }

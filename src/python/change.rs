@@ -6,6 +6,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
 use super::base::PyBase;
+use super::calls::python_call;
 use super::mapping::PyMapping;
 use super::region::PyRegion;
 use super::region_objects::RegionObject;
@@ -194,6 +195,7 @@ impl PyChange {
     }
 
     fn __reduce__<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyAny>, (Py<PyBase>,))> {
+        let _guard = python_call();
         Ok((self.before.bind(py).getattr("diff")?, (self.after(py),)))
     }
 }

@@ -7,6 +7,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 
 use super::base::PyBase;
+use super::calls::python_call;
 use super::convert::{Byte, U32};
 use super::layout::window;
 use super::numa::PyNumaNode;
@@ -75,6 +76,7 @@ pub fn srat<'py>(
 /// b'\n\x14\x14\n'
 #[pyfunction]
 pub fn slit<'py>(distances: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
+    let _guard = python_call();
     let row = |row: PyResult<Bound<'py, PyAny>>| -> PyResult<Vec<u8>> {
         row?.try_iter()?.map(|distance| Ok(distance?.extract::<Byte>()?.0)).collect()
     };

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 
+use super::calls::python_call;
 use crate::model::error::{Error, Interrupted, Result};
 use crate::model::interrupt::Interrupt;
 use crate::model::lock::{Lock, LockGuard};
@@ -75,7 +76,10 @@ impl PyInterrupt {
             state.last = Instant::now();
             state.begun.elapsed()
         };
-        let raised = Python::try_attach(|py| py.check_signals().and_then(|()| work(py, elapsed)).err());
+        let raised = Python::try_attach(|py| {
+            let _guard = python_call();
+            py.check_signals().and_then(|()| work(py, elapsed)).err()
+        });
         match raised {
             Some(None) => Ok(()),
             // Raised, or the interpreter is shutting down: either way the work has to end.
@@ -87,6 +91,7 @@ impl PyInterrupt {
     }
 
     fn call_progress(&self, py: Python<'_>, elapsed: Duration, stage: &str, done: u64, total: u64) -> PyResult<()> {
+        let _guard = python_call();
         static CLASS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
         let Some(progress) = &self.progress else { return Ok(()) };
         let class = CLASS.import(py, "dbs_address_space.progress", "Progress")?;

@@ -12,6 +12,7 @@ pub mod backing;
 pub mod base;
 pub mod buffer;
 pub mod builder;
+mod calls;
 pub mod change;
 pub mod convert;
 pub mod dax;

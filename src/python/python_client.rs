@@ -11,6 +11,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyString;
 
 use super::attachment::AttachmentState;
+use super::calls::python_call;
 use super::change::PyChange;
 use super::error::Exception;
 use crate::model::error::{ClientException, Error, Result};
@@ -49,6 +50,7 @@ impl PyClient {
 
     /// Calls a phase with the change.
     fn call(&self, phase: &str, proposal: &Arc<Proposal>) -> Result<()> {
+        let _guard = python_call();
         self.with_client(|py, client| {
             let change = self.change_of(py, proposal)?;
             let result = match self.is_observer {
@@ -143,6 +145,7 @@ impl Client for PyClient {
 
     /// A client without `leave()` has nothing to let go.
     fn leave(&self) -> Result<()> {
+        let _guard = python_call();
         self.with_client(|_, client| {
             let Some(leave) = client.getattr_opt("leave")? else { return Ok(()) };
             leave.call0().map(drop).map_err(|raised| self.wrapped(client, "leave", None, raised))
@@ -152,6 +155,7 @@ impl Client for PyClient {
 
 /// Whether an object is a plain callable; refuses one that is neither that nor a client.
 pub(super) fn is_observer(client: &Bound<'_, PyAny>) -> PyResult<bool> {
+    let _guard = python_call();
     if !client.hasattr("prepare")? {
         return match client.is_callable() {
             true => Ok(true),
@@ -174,6 +178,7 @@ pub(super) fn is_observer(client: &Bound<'_, PyAny>) -> PyResult<bool> {
 
 /// The client's `name` when it has one, else that of the function or the class.
 fn name_of(client: &Bound<'_, PyAny>) -> String {
+    let _guard = python_call();
     let text = |name: &str| client.getattr(name).ok()?.cast_into::<PyString>().ok().map(|text| text.to_string());
     let class = || client.get_type().name().map_or_else(|_| "client".into(), |name| name.to_string());
     text("name").or_else(|| text("__qualname__")).unwrap_or_else(class)

@@ -4,6 +4,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyString, PyTuple};
 
 use super::base::PyBase;
+use super::calls::python_call;
 use super::change::PyChange;
 use super::convert::{self, Address, Size};
 use super::layout::PyLayout;
@@ -106,6 +107,7 @@ macro_rules! queries {
             /// >>> guest.walk_regions(lambda region: print(region.name))
             /// ram0
             fn walk_regions(&self, py: Python<'_>, callback: &Bound<'_, PyAny>) -> PyResult<()> {
+                let _guard = python_call();
                 let regions = self.regions(py)?;
                 regions.bind(py).iter().try_for_each(|region| callback.call1((region,)).map(drop))
             }
@@ -194,10 +196,12 @@ macro_rules! queries {
             }
 
             fn __iter__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+                let _guard = python_call();
                 Ok(self.regions(py)?.bind(py).try_iter()?.into_any())
             }
 
             fn __reversed__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+                let _guard = python_call();
                 py.import("builtins")?.call_method1("reversed", (self.regions(py)?,))
             }
 

@@ -8,6 +8,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
 use super::backing::PyBackingOptions;
+use super::calls::python_call;
 use super::convert::{self, Address, CInt, Name, Protection, Size, U32};
 use super::region_args;
 use crate::model::region::{self, MAP_POPULATE, Region, RegionType, SharedRegion};
@@ -344,6 +345,7 @@ impl PyRegion {
     /// AddressSpaceRegion('ram0' DEFAULT_MEMORY [0x0, 0x8000_0000) 2 GiB rw- shmem)
     #[pyo3(signature = (**changes))]
     fn replace<'py>(&self, py: Python<'py>, changes: Option<&Bound<'py, PyDict>>) -> PyResult<Self> {
+        let _guard = python_call();
         let (old, changes) = (&self.0, changes.cloned().unwrap_or_else(|| PyDict::new(py)));
         let arguments = region_args::changed(py, old, &changes)?;
         let new = py.get_type::<Self>().call((), Some(&arguments))?.cast_into::<Self>()?;

@@ -7,6 +7,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyString, PyTuple};
 
 use super::base::PyBase;
+use super::calls::python_call;
 use super::convert::{self, Address, Size};
 use super::interrupt::detached;
 use super::region::PyRegion;
@@ -148,6 +149,7 @@ impl PyReservation {
     }
 
     fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
+        let _guard = python_call();
         let range = self.reservation.range;
         let (owner, size) = (PyString::new(py, self.owner()), format::size(range.size()));
         let released = if self.is_active() { "" } else { ", released" };

@@ -10,6 +10,7 @@ use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 
 use super::base::{PyBase, regions_of, target};
+use super::calls::python_call;
 use super::convert::{Address, Timeout};
 use super::interrupt::detached;
 use super::layout::PyLayout;
@@ -137,6 +138,7 @@ impl PySpace {
 
 /// Frees views that a cycle of garbage holds, and that would keep their regions busy.
 fn collect_garbage() {
+    let _guard = python_call();
     Python::try_attach(|py| py.import("gc").and_then(|gc| gc.call_method0("collect")).map(drop).unwrap_or_default());
 }
 

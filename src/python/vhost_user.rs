@@ -8,6 +8,7 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyTuple};
 
 use super::attachment::{PyAttachment, over};
+use super::calls::python_call;
 use super::convert::{self, Address, CInt, Timeout, U32};
 use super::memory::{EVERYWHERE, PyMemory};
 use super::space::PySpace;
@@ -155,6 +156,7 @@ impl PyMemory {
 }
 
 fn to_python<'py>(py: Python<'py>, table: &[VhostUserRegion]) -> PyResult<Bound<'py, PyTuple>> {
+    let _guard = python_call();
     static CLASS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     let class = CLASS.import(py, "dbs_address_space.ranges", "VhostUserRegion")?;
     let region = |region: &VhostUserRegion| {

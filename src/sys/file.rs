@@ -109,12 +109,6 @@ pub fn next_data(file: &File, position: u64) -> Option<u64> {
     }
 }
 
-/// The first position from `position` on that has no data, or the end of the file.
-#[must_use]
-pub fn next_hole(file: &File, position: u64) -> Option<u64> {
-    rustix::fs::seek(file, SeekFrom::Hole(position)).ok()
-}
-
 /// Frees a range of a file; what is read there afterwards is zero.
 pub fn punch_hole(file: &File, offset: u64, size: u64) -> Result<()> {
     // The kernel refuses to punch without KEEP_SIZE.

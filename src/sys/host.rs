@@ -82,10 +82,11 @@ impl Host {
         self.meminfo("MemAvailable:")
     }
 
-    /// Whether the kernel promises no more memory than it has (`vm.overcommit_memory=2`), so that a touch may fail.
+    /// Whether the kernel promises no more memory than it has (`vm.overcommit_memory=2`), so that a touch may fail;
+    /// also where that can't be read.
     #[must_use]
     pub fn has_strict_overcommit(&self) -> bool {
-        number(&self.procfs.join("sys/vm/overcommit_memory")) == Some(2)
+        !matches!(number(&self.procfs.join("sys/vm/overcommit_memory")), Some(0 | 1))
     }
 
     /// How many mappings a process may have.
@@ -254,8 +255,13 @@ mod tests {
     #[test]
     fn a_host_that_tells_nothing_has_no_limits() {
         let silent = host("silent", &[]);
-        assert!(!silent.has_strict_overcommit());
         assert_eq!((silent.cgroup_memory_left(), silent.max_mappings(), silent.total_memory()), (None, None, None));
-        assert!(host("strict", &[("proc/sys/vm/overcommit_memory", "2\n")]).has_strict_overcommit());
+    }
+
+    #[test]
+    fn memory_is_promised_only_by_a_host_that_says_so() {
+        let strict = |value| host("strict", &[("proc/sys/vm/overcommit_memory", value)]).has_strict_overcommit();
+        assert_eq!(["0\n", "1\n", "2\n", "x\n"].map(strict), [false, false, true, true]);
+        assert!(host("silent", &[]).has_strict_overcommit());
     }
 }

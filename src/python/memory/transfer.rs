@@ -14,6 +14,7 @@ use crate::memory::transfer::Transfer;
 use crate::model::error::Result;
 use crate::model::range::Range;
 use crate::model::region::{PROT_READ, PROT_WRITE};
+use crate::python::calls::python_call;
 use crate::python::convert::{self, Address, Size, U64};
 use crate::sys::file;
 
@@ -26,6 +27,7 @@ struct Endpoint<'py> {
 
 impl<'py> Endpoint<'py> {
     fn new(object: &Bound<'py, PyAny>, needed: i32) -> PyResult<Self> {
+        let _guard = python_call();
         let py = object.py();
         let io = py.import(intern!(py, "io"))?;
         if object.is_instance(&io.getattr("TextIOBase")?)? {
@@ -60,6 +62,7 @@ impl<'py> Endpoint<'py> {
         (verb, range): (Verb, Range),
         work: impl FnOnce(&mut Transfer<'_>, &[Section<'_>]) -> Result<()> + Send,
     ) -> PyResult<()> {
+        let _guard = python_call();
         let (endpoint, at) = (&self.file, self.buffered.as_ref().map(|(_, position)| *position));
         let mut done = 0;
         let transferred = memory.run(py, [(verb, &[range])], None, |[sections], interrupt| {
@@ -144,6 +147,7 @@ impl PyMemory {
     /// (8188, b'tail')
     #[pyo3(signature = (mode="rb", *, holes="error"))]
     fn open<'py>(slf: Bound<'py, Self>, mode: &str, holes: &str) -> PyResult<Bound<'py, PyAny>> {
+        let _guard = python_call();
         let module = slf.py().import("dbs_address_space.guest_file")?;
         module.getattr("GuestFile")?.call1((slf, mode, holes))
     }

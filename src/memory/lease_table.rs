@@ -174,6 +174,7 @@ impl LeaseTable {
     fn settle(&self, stage: Stage) {
         let mut state = self.lock();
         state.stage = stage;
+        // The removal has had its turn: nobody need make room for it any more.
         state.drains_until = None;
         drop(state);
         self.state.notify();
@@ -187,6 +188,7 @@ impl LeaseTable {
     /// Waits at most `limit` until no change is deciding about the region, or waits to.
     pub fn wait_settled(&self, limit: Duration) {
         let state = self.lock();
+        // The end of a drain notifies nobody, so that the wait itself must end with it.
         let limit = state.drains_for().map_or(limit, |rest| rest.min(limit));
         drop(self.state.wait(state, limit, |state| state.stage == Stage::Closing || state.drains_for().is_some()));
     }

@@ -313,6 +313,7 @@ fn check_pool(page_size: u64, regions: &[&SharedRegion]) -> Result<()> {
     let pages = |region: &SharedRegion| region.size().div_ceil(page_size);
     let mut left = Host::default().available_huge_pages(page_size);
     let is_short = |region: &&&SharedRegion| {
+        // Counted down, so that the error names the first region for which the pool has nothing left.
         left = left.and_then(|left| left.checked_sub(pages(region)));
         left.is_none()
     };

@@ -56,6 +56,7 @@ impl PyDirtyPages {
     /// The number of bytes.
     #[getter]
     fn size(&self) -> u64 {
+        // The pages of a whole address space have 2^64 bytes, one more than a u64 holds.
         self.0.count().saturating_mul(self.0.page_size())
     }
 
@@ -143,6 +144,7 @@ impl PyDirtyPages {
         let options = PyDict::new(py);
         options.set_item("page_size", this.page_size())?;
         options.set_item("sources", this.sources())?;
+        // `__reduce__` passes positions only, and these are keywords.
         let rebuild = py.import("functools")?.call_method("partial", (slf.get_type(),), Some(&options))?;
         Ok((rebuild, (convert::py_ranges(py, this.ranges())?,)))
     }

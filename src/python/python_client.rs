@@ -129,6 +129,7 @@ impl Client for PyClient {
     }
 
     fn commit(&self, proposal: &Arc<Proposal>) -> Result<()> {
+        // Whatever comes of it, the offer at the subscription was this one.
         let is_new = self.is_new.swap(false, Ordering::AcqRel);
         // An observer hears of maps: the first offer is not a change of the map, and neither is memory that comes.
         let is_old_news = (is_new && !self.replay) || proposal.renews_memory() || proposal.change.is_empty();

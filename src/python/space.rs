@@ -181,6 +181,7 @@ impl PySpace {
     /// >>> 0x1000 in space.insert_region(AddressSpaceRegion("ram", 0, "1MiB"))
     /// True
     fn insert_region(&self, py: Python<'_>, region: &Bound<'_, PyRegion>) -> PyResult<Py<PyBase>> {
+        // Noted before the change: its clients are shown the very object that the caller inserted.
         let region = handed_over(region)?;
         let map = detached(py, None, |interrupt| self.inner.insert(region, interrupt))?;
         self.base_of(py, &map)

@@ -71,6 +71,7 @@ impl PyTransaction {
 impl PyTransaction {
     fn __enter__(slf: Bound<'_, Self>) -> PyResult<Bound<'_, Self>> {
         let this = slf.get();
+        // Begun outside the lock: a refusal is an exception, which runs Python code.
         let transaction = Box::new(Transaction::begin(this.space.get().inner(), this.if_generation)?);
         this.with_state(|state| match state {
             TransactionState::New => {

@@ -222,6 +222,7 @@ impl PyMemory {
     }
 
     fn __repr__(&self) -> String {
+        // Held while it is shown: no Python code runs here.
         let snapshot = self.space.load();
         let Ok(memory) = snapshot.memory_of(self.incarnation) else { return "GuestMemory(closed)".into() };
         let size = memory.regions().map(|region| region.range().size()).sum();

@@ -41,6 +41,7 @@ impl Digest for PyDigest {
     fn update(&mut self, bytes: &[u8]) -> Result<()> {
         let _guard = python_call();
         Python::attach(|py| self.update.call1(py, (PyBytes::new(py, bytes),)).map(drop)).map_err(|raised| {
+            // Kept here, for an error of the work has no room for an exception.
             self.raised = Some(raised);
             Error::Interrupted
         })
@@ -109,6 +110,7 @@ impl PyMemory {
                 false => error,
             }
         })?;
+        // SHAKE and its like: how long the digest should be is not said.
         if object.getattr("digest_size")?.eq(0)? {
             return Err(Invalid::argument(format!("digests of {algorithm} have no length of their own")).into());
         }

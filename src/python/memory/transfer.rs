@@ -34,6 +34,7 @@ impl<'py> Endpoint<'py> {
             return Err(PyTypeError::new_err("the file is open as text: open it in binary mode"));
         }
         let buffered = if object.is_instance(&io.getattr("BufferedIOBase")?)? {
+            // Before the position is asked for: bytes in Python's buffer come first in the file.
             object.call_method0("flush")?;
             let is_seekable = object.call_method0("seekable")?.is_truthy()?;
             if !is_seekable && object.call_method0("readable")?.is_truthy()? {

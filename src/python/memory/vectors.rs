@@ -29,6 +29,7 @@ type Pair = (Address, Size);
 /// Pairs `(addr, size)` from any sequence, or from a buffer of u64 pairs such as an array of shape `(n, 2)`.
 fn pairs(object: &Bound<'_, PyAny>) -> PyResult<Vec<Pair>> {
     let _guard = python_call();
+    // A list by its items, without an iterator: the usual case of a hot path.
     if let Ok(list) = object.cast_exact::<PyList>() {
         return list.iter().map(|pair| range(&pair)).collect();
     }
@@ -187,6 +188,7 @@ impl PyMemory {
         let _guard = python_call();
         let given: Vec<(Address, Bound<'_, PyAny>)> =
             pairs.try_iter()?.map(|pair| pair?.extract()).collect::<PyResult<_>>()?;
+        // All buffers are held before the first byte is written: one that can't be had must change nothing.
         let buffers = given.iter().map(|(_, data)| buffer::PyBuffer::of(data)).collect::<PyResult<Vec<_>>>()?;
         let data: Vec<_> = buffers.iter().map(buffer::PyBuffer::bytes).collect();
         let pairs: Vec<Pair> =

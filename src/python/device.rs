@@ -230,7 +230,7 @@ fn check_value(value: &Bound<'_, PyAny>, size: u64, what: impl FnOnce() -> Strin
         .map_err(|error| misfit(value, size, &what(), &error).unwrap_or_else(|failure| failure))
 }
 
-/// What is wrong with a value that `check_value` refused.
+/// The error of a value that `check_value` refused.
 #[cold]
 fn misfit(value: &Bound<'_, PyAny>, size: u64, what: &str, error: &PyErr) -> PyResult<PyErr> {
     let _guard = python_call();

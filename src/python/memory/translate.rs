@@ -116,6 +116,7 @@ impl PyMemory {
 impl PyMemory {
     /// Reads the integer at each address, those that take the long way one by one.
     fn read_each(&self, py: Python<'_>, addresses: Bytes<'_>, output: &Output<'_>) -> PyResult<()> {
+        let _guard = python_call();
         let is_long = addresses.size() >= LONG_LIST;
         let mut at = 0usize;
         while at < addresses.size() {

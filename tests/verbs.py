@@ -340,7 +340,9 @@ VERBS: tuple[Verb, ...] = (
     Reader("readv", lambda memory, addr, size: b"".join(memory.readv([(addr, size)])), same),
     Reader("readv_into", readv_into, same),
     Reader("unpack", lambda memory, addr, size: memory.unpack(addr, f"{size}s")[0], same),
-    Reader("read_c_string", GuestMemory.read_c_string, of(string), holes=True, parts=True, long=False, interruptible=False),
+    Reader(
+        "read_c_string", GuestMemory.read_c_string, of(string), holes=True, parts=True, long=False, interruptible=False
+    ),
     Looker("compare", compare, of(difference)),
     Looker("hash", GuestMemory.hash, of(lambda there: blake3(there).digest()), interruptible=True),
     Looker("hash", partial(GuestMemory.hash, algorithm="md5"), of(md5_of), form="hashlib's", interruptible=True),

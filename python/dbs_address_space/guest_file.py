@@ -82,6 +82,7 @@ class GuestFile(io.RawIOBase):
         """Reads up to as many bytes as `buffer` has; 0 at the end of the last region."""
         self._checkClosed()
         with memoryview(buffer).cast("B") as view:
+            # Behind the last region is the end of the file, and no error.
             size = min(len(view), max(self._end() - self._position, 0))
             if size:
                 size = self._read(view[:size])
@@ -110,6 +111,7 @@ class GuestFile(io.RawIOBase):
             size = (refused.address or 0) - self._position
             if size <= 0:
                 raise
+        # Outside the handler, and anew: the map may have changed, and a further refusal lies nearer.
         return self._read(view[:size])
 
     def _read_all(self, view: memoryview) -> int:

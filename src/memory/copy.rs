@@ -44,6 +44,7 @@ fn steps<'a>(from: &[Section<'a>], to: &[Section<'a>]) -> Vec<(Section<'a>, Sect
 }
 
 fn step(from: Section<'_>, to: Section<'_>, is_backward: bool) -> Result<()> {
+    // Both paths are held to the end, for either may be a permit.
     let (source, target) = (from.path(PROT_READ), to.path(PROT_WRITE));
     match (source.is_direct(), target.is_direct()) {
         (true, true) => {

@@ -134,6 +134,7 @@ impl LeaseTable {
         }
         state.free.push(slot);
         if state.is_free() {
+            // Slots mean nothing while all are free: a table that was long becomes short again.
             state.held.clear();
             state.free.clear();
             // The removal that waits has all of the time from now on: on a busy machine it wakes late.

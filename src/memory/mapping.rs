@@ -151,6 +151,7 @@ impl Mapping {
     /// Waits for direct copies in flight, so it must be called without the interpreter's lock.
     pub fn export_file(&self) -> Option<(Arc<File>, u64)> {
         let file = self.backing.file.as_ref()?;
+        // Before the descriptor is out: a direct copy under way must end before anyone can punch.
         self.gate.close();
         Some((Arc::clone(file), self.backing.offset))
     }

@@ -107,9 +107,11 @@ impl<'a> PreallocWork<'a> {
 
     /// Does the next step; `false` when there is none, or it should stop.
     fn step(&self, pinned: &mut Option<usize>) -> bool {
+        // Relaxed: a late look costs one more step and no more.
         if self.stop.load(Ordering::Relaxed) {
             return false;
         }
+        // Relaxed: the steps were there before the threads, and the addition gives each of them out once.
         let Some(step) = self.steps.get(self.next.fetch_add(1, Ordering::Relaxed)) else { return false };
         if *pinned != Some(step.index)
             && let Some(cpus) = self.cpus.get(step.index).filter(|cpus| !cpus.is_empty())
@@ -120,6 +122,7 @@ impl<'a> PreallocWork<'a> {
         }
         if let Err(error) = self.populate(&step.section) {
             self.stop.store(true, Ordering::Relaxed);
+            // The first failure is told: those of the other threads follow from the same want.
             self.failure.lock().get_or_insert(error);
             return false;
         }
@@ -229,8 +232,10 @@ pub fn populate(
     let sections: Vec<_> = sections.iter().copied().filter(can_populate).collect();
     let (total, work) = (size_of_all(sections.iter().copied()), PreallocWork::new(&sections));
     let threads = threads.unwrap_or_else(|| thread_count(total)).clamp(1, work.steps.len().max(1));
+    // A thread that is pinned stays so: that must be one of ours, never the caller's.
     let is_anywhere = work.cpus.iter().all(BTreeSet::is_empty);
     let told = if threads == 1 && is_anywhere { work.alone(report) } else { in_threads(&work, threads, report)? };
+    // A failure comes before an interruption: it says why the work had ended.
     if let Some(failure) = work.failure.lock().take() {
         return Err(failure);
     }
@@ -245,6 +250,7 @@ fn in_threads(work: &PreallocWork<'_>, threads: usize, report: &mut ReportDone<'
             let spawned =
                 std::thread::Builder::new().name(format!("prealloc-{index}")).spawn_scoped(scope, || work.work());
             if let Err(error) = spawned {
+                // The scope waits for the threads that run already: told to stop, they end after a step.
                 work.stop.store(true, Ordering::Relaxed);
                 let what = format!("thread {index} of {threads} to populate memory: {error}; give threads=");
                 return Err(no_thread(&what, &error));

@@ -101,6 +101,7 @@ impl<'a> Section<'a> {
     /// Parts of `size` bytes, one after the other, and what is left.
     pub fn chunks(self, size: u64) -> impl DoubleEndedIterator<Item = Self> {
         let size = size.max(1);
+        // No product reaches beyond the size: nothing wraps.
         (0..self.size().div_ceil(size)).map(move |index| self.skip(index.wrapping_mul(size)).take(size))
     }
 
@@ -184,6 +185,7 @@ impl<'a> Section<'a> {
 
     /// Copies the part in; `force` lifts a protection for as long as it takes.
     pub fn write(&self, input: Input<'_>, force: bool) -> Result<()> {
+        // Marked behind the copy, or a drain in between would lose it; also after a fault, before which bytes were written.
         let result = self.write_untracked(input, force);
         self.mark_dirty();
         result
@@ -200,6 +202,7 @@ impl<'a> Section<'a> {
         if !force || self.region.desc().prot_flags & PROT_WRITE != 0 {
             return self.write_by(&self.path(PROT_WRITE), input);
         }
+        // Without bits: the protection that is noted still forbids this; only the pages allow it.
         let work = || self.write_by(&self.path(0), input);
         self.region.mapping().with_write_access(self.part, work).map_err(|error| Error::AccessDenied {
             message: format!("cannot lift the protection of {} for a forced write: {error}", self.region.desc()),

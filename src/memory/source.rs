@@ -147,6 +147,7 @@ fn open_adopted(region: &SharedRegion, backing: Backing) -> Result<Backing> {
         Some(buffer) => Ok(Backing {
             has_fault_handler: smaps::has_fault_handler(buffer.host, usize_of(region.size())),
             buffer: Some(buffer.clone()),
+            // A buffer begins and ends anywhere.
             page_size: 1,
             ..backing
         }),
@@ -220,10 +221,12 @@ fn create_hugetlbfs(region: &SharedRegion, path: &Path) -> Result<File> {
     if path.as_os_str().is_empty() {
         return Err(refused(region, "\"hugetlbfs\" needs mem_file_path", ENOENT));
     }
+    // The folder is asked first, so that nothing is made on another file system.
     require_hugetlbfs(region, path, &file::open_directory(directory_of(path)).map_err(fail)?)?;
     let length = file_end(region)?;
     let made = file::create_new(path).map_err(fail)?;
     let sized = made.set_len(length);
+    // Unlinked whatever came of the size: a failure leaves no file behind.
     std::fs::remove_file(path).and(sized).map_err(fail)?;
     Ok(made)
 }

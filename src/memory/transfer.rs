@@ -68,6 +68,7 @@ impl<'a> Transfer<'a> {
             // SAFETY: the part lies in a mapping that the caller holds; the kernel checks that it can be written.
             unsafe { stream::read(file, at, part.host(), part.len()) }
         });
+        // All of it after an error, for the kernel may have written before that.
         part.take(count.as_ref().map_or(part.size(), |count| u64_of(*count))).mark_dirty();
         count.map_err(|error| self.failed(part, error))
     }
@@ -122,6 +123,7 @@ impl<'a> Transfer<'a> {
         call: impl Fn(&File, Option<u64>) -> io::Result<usize>,
     ) -> Result<usize, Failure> {
         loop {
+            // In slices, before a call that might block for ever; a regular file is always ready.
             while !poll::wait_ready(self.file, direction, SLICE).map_err(Failure::Kernel)? {
                 self.look(true)?;
             }

@@ -68,6 +68,7 @@ pub struct RegionMap {
 
 impl PartialEq for RegionMap {
     fn eq(&self, other: &Self) -> bool {
+        // Not the generation: a map is the same whoever published it.
         self.layout == other.layout && self.descriptions().eq(other.descriptions())
     }
 }
@@ -246,6 +247,7 @@ impl RegionMap {
     /// A new map without the region that equals `region`.
     pub fn remove(&self, region: &SharedRegion) -> Result<Self> {
         self.equal_to(region)?;
+        // `equal_to` has just found it.
         let index = self.find_index(region.base()).unwrap_or_default();
         Ok(self.spliced(index, 1, None))
     }
@@ -264,6 +266,7 @@ impl RegionMap {
             )
             .into());
         }
+        // `equal_to` has just found it.
         let index = self.find_index(old.base()).unwrap_or_default();
         // Its own name may stay.
         self.check_name(new, Some(index))?;

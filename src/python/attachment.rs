@@ -86,6 +86,7 @@ impl Subscriber for Weak<AttachmentState> {
             let exception = raised.value(py).clone().into_any().unbind();
             let state = self.upgrade();
             if let Some(state) = &state {
+                // The first error is the one that ended it.
                 state.parts(py).error.get_or_insert(exception);
                 state.forget(py);
             }
@@ -96,6 +97,7 @@ impl Subscriber for Weak<AttachmentState> {
     fn left(&self) {
         Python::try_attach(|py| {
             let Some(state) = self.upgrade() else { return };
+            // Taken out in a statement of its own: the object's end, which may run Python code, comes behind the lock.
             let attached = state.parts(py).attached.take();
             drop(attached);
             state.forget(py);
@@ -212,6 +214,7 @@ impl PyAttachment {
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        // Never waited for: the collector may run in the thread that has the lock. Objects not shown count as reachable.
         let Some(parts) = self.state.parts.try_lock() else { return Ok(()) };
         visit.call(&parts.error)?;
         parts.attached.as_ref().map_or(Ok(()), |attached| visit.call(&attached.object))

@@ -167,11 +167,8 @@ impl PyBase {
         Ok(MapOperation::Replace(target(old)?, handed_over(new)?).apply(&self.map)?.into())
     }
 
-    fn __eq__<'py>(&self, py: Python<'py>, other: &Bound<'_, PyAny>) -> Bound<'py, PyAny> {
-        match other.cast::<Self>() {
-            Ok(other) => pyo3::types::PyBool::new(py, self.map == other.get().map).to_owned().into_any(),
-            Err(_) => py.NotImplemented().into_bound(py),
-        }
+    fn __eq__(&self, other: &Bound<'_, Self>) -> bool {
+        self.map == other.get().map
     }
 
     fn __hash__(&self) -> u64 {

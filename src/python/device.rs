@@ -178,6 +178,7 @@ impl PySpace {
     ) -> PyResult<Option<Bound<'py, PyAny>>> {
         let _guard = python_call();
         let found = {
+            // Unlocked before the handler runs, which may attach and detach devices.
             let table = self.registry().get().registry().lock(py);
             let device = table.devices.range(..=addr.0).next_back().map(|(_, device)| device);
             let device = device.filter(|device| addr.0 < device.region.end());
@@ -224,13 +225,14 @@ impl PySpace {
 /// An int from 0 that has no more than `size` bytes.
 #[inline]
 fn check_value(value: &Bound<'_, PyAny>, size: u64, what: impl FnOnce() -> String) -> PyResult<()> {
+    // The size is 1, 2, 4 or 8, as the device has checked.
     let highest = u64::MAX >> 64u64.saturating_sub(size.saturating_mul(8)).min(63);
     convert::unsigned(value.as_borrowed(), highest)
         .map(drop)
         .map_err(|error| misfit(value, size, &what(), &error).unwrap_or_else(|failure| failure))
 }
 
-/// The error of a value that `check_value` refused.
+/// The refusal of a value by `check_value`.
 #[cold]
 fn misfit(value: &Bound<'_, PyAny>, size: u64, what: &str, error: &PyErr) -> PyResult<PyErr> {
     let _guard = python_call();

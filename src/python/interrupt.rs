@@ -67,6 +67,7 @@ impl PyInterrupt {
         at_once: bool,
         work: impl FnOnce(Python<'_>, Duration) -> PyResult<()>,
     ) -> Result<(), Interrupted> {
+        // Unlocked again before the interpreter's lock is taken, as every lock of ours must be.
         let elapsed = {
             let mut state = self.state();
             if !at_once && state.last.elapsed() < PERIOD {
@@ -94,6 +95,7 @@ impl PyInterrupt {
         static CLASS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
         let Some(progress) = &self.progress else { return Ok(()) };
         let class = CLASS.import(py, "dbs_address_space.progress", "Progress")?;
+        // In KiB, since only a u32 is a float without rounding; beyond 4 TiB the rate is too low.
         let rate = f64::from(u32::try_from(done >> 10).unwrap_or(u32::MAX)) * 1024.0 / elapsed.as_secs_f64().max(1e-9);
         progress.bind(py).call1((class.call1((stage, done, total, rate))?,)).map(drop)
     }

@@ -9,6 +9,7 @@ use super::region::PyRegion;
 use crate::model::error::{Errno, Error};
 use crate::model::format::hex;
 use crate::model::layout::Layout;
+use crate::model::range::Range;
 use crate::sys::errno::EIO;
 use crate::sys::host::Host;
 
@@ -39,6 +40,19 @@ pub fn usable_end() -> PyResult<u64> {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PyLayout(pub(super) Layout);
 
+/// A pair of a base and a size.
+pub(super) fn window(object: &Bound<'_, PyAny>) -> PyResult<Range> {
+    let (base, size): (Address, Size) = object.extract()?;
+    convert::range(base, size)
+}
+
+/// Such pairs; none for `None`.
+pub(super) fn windows(given: Option<&Bound<'_, PyAny>>) -> PyResult<Vec<Range>> {
+    let _guard = python_call();
+    let Some(given) = given else { return Ok(Vec::new()) };
+    given.try_iter()?.map(|object| window(&object?)).collect()
+}
+
 #[pymethods]
 impl PyLayout {
     #[classattr]
@@ -54,15 +68,7 @@ impl PyLayout {
         mem_end: Address,
         mmio_windows: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
-        let _guard = python_call();
-        let mut windows = Vec::new();
-        if let Some(given) = mmio_windows {
-            for window in given.try_iter()? {
-                let (base, size): (Address, Size) = window?.extract()?;
-                windows.push(convert::range(base, size)?);
-            }
-        }
-        Ok(Self(Layout::new(phys_end.0, mem_start.0, mem_end.0, windows)?))
+        Ok(Self(Layout::new(phys_end.0, mem_start.0, mem_end.0, windows(mmio_windows)?)?))
     }
 
     /// The exclusive end of the guest physical address space.

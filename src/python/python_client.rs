@@ -85,6 +85,7 @@ impl PyClient {
     /// A `ClientError` caused by an `Exception`; Ctrl-C and the like stay what they are.
     fn wrapped(&self, client: &Bound<'_, PyAny>, phase: &str, change: Option<&Py<PyChange>>, raised: PyErr) -> PyErr {
         let py = client.py();
+        // KeyboardInterrupt and SystemExit are not the client's, and pass as they are.
         if !raised.is_instance_of::<PyException>(py) {
             return raised;
         }

@@ -91,6 +91,7 @@ impl PyTransaction {
         _exc_value: &Bound<'_, PyAny>,
         _traceback: &Bound<'_, PyAny>,
     ) -> PyResult<bool> {
+        // Closed first: a publication that fails, or calls back, does not find it open.
         let state = self.with_state(|state| std::mem::replace(state, TransactionState::Closed(None)));
         if let (TransactionState::Open(transaction), true) = (state, exc_type.is_none()) {
             // A share of its own: without the interpreter's lock, another thread may drop the last reference to the space.

@@ -44,6 +44,7 @@ impl Host {
         let entries = fs::read_dir(self.sysfs.join(POOLS)).into_iter().flatten().flatten();
         let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
         let mut sizes: Vec<u64> = names.filter_map(|name| kilobytes(name.strip_prefix("hugepages-")?)).collect();
+        // A folder is listed in any order.
         sizes.sort_unstable();
         sizes
     }
@@ -127,6 +128,7 @@ impl Host {
             Some(most.saturating_sub(used))
         };
         let group = root.join(path.trim_start_matches('/'));
+        // The limits of the groups above count as well.
         group.ancestors().take_while(|group| group.starts_with(&root)).filter_map(left).min()
     }
 
@@ -148,6 +150,7 @@ impl Host {
 
     /// The soft limit in a line of `/proc/self/limits`.
     fn limit(&self, label: &str) -> Option<u64> {
+        // A limit that is "unlimited" is not a number, and `None`.
         line(&self.procfs.join("self/limits"), label)?.split_whitespace().next()?.parse().ok()
     }
 }

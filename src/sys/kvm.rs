@@ -40,6 +40,7 @@ impl Vm {
     /// Duplicates a descriptor and checks that it is a KVM virtual machine (`ErrorKind::InvalidInput`).
     pub fn of(fd: RawFd) -> Result<Self> {
         let fd = OwnedFd::from(super::file::duplicate(fd)?);
+        // Asked before any ioctl: to a descriptor of another kind the same number may mean anything.
         let link = fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()))?;
         if link.as_os_str() != "anon_inode:kvm-vm" {
             return Err(Error::new(ErrorKind::InvalidInput, format!("it is {}", link.display())));
@@ -102,6 +103,7 @@ impl Vm {
         region: &kvm_userspace_memory_region,
         guest_memfd: Option<BorrowedFd<'_>>,
     ) -> Result<()> {
+        // The older request wherever it will do, for every kernel has it.
         let Some(guest_memfd) = guest_memfd else {
             // SAFETY: the request takes this structure; its address is the caller's promise.
             return unsafe { self.ioctl(KVM_SET_USER_MEMORY_REGION, region) }.map(drop);

@@ -54,6 +54,7 @@ impl Slot {
         let region = kvm_userspace_memory_region { flags, ..self.region };
         // SAFETY: the slot keeps the bytes until KVM has deleted it, and they are where they were.
         unsafe { self.vm.set_slot(&region, self.guest_memfd.as_ref().map(AsFd::as_fd))? };
+        // Noted only now: after a refusal the slot is what KVM still has.
         (self.region, self.is_set) = (region, true);
         Ok(())
     }
@@ -63,6 +64,7 @@ impl Slot {
         let nothing = kvm_userspace_memory_region { slot: self.id(), ..Default::default() };
         // SAFETY: no bytes, so no promise.
         unsafe { self.vm.set_slot(&nothing, None)? };
+        // Only once KVM has let go: until then the drop below must keep the bytes.
         self.is_set = false;
         Ok(())
     }

@@ -42,6 +42,7 @@ pub fn has_fault_handler(address: usize, size: usize) -> bool {
     let end = address.saturating_add(size);
     // The kernel writes the mappings by ascending address, and each costs it a walk over the pages.
     let ahead = vmas(text).map_while(Result::ok).take_while(|vma| vma.range.start < end);
+    // Registered for missing pages, for write protection, for minor faults.
     let is_asked = |flag: &String| matches!(flag.as_str(), "um" | "uw" | "ui");
     ahead.filter(|vma| address < vma.range.end).any(|vma| vma.counts.flags.iter().any(is_asked))
 }
@@ -153,6 +154,7 @@ fn residency(host: *mut u8, size: usize, page_size: usize, pages: &mut [u8]) -> 
     let size = size.min(pages.len().saturating_mul(page_size));
     // SAFETY: the kernel writes a byte for each page of the range, of which there are at most as many.
     check(unsafe { libc::mincore(host.cast(), size, pages.as_mut_ptr()) })?;
+    // Only the lowest bit has a meaning; the others are reserved.
     Ok(pages.iter().take(size.div_ceil(page_size)).map(|page| page & 1 == 1))
 }
 

@@ -68,6 +68,7 @@ class UnicornClient:
             else:
                 self._late.append(_range(region))
         before, after = set(self._devices), device_pages(change.after)
+        # Devices go before memory comes, and come behind it: a page of theirs may become memory, or the reverse.
         for pages in before - after:
             self._step(partial(self._unmap, pages), partial(self._map_device, pages))
         for region in _memory(change.added):
@@ -80,6 +81,7 @@ class UnicornClient:
 
     def _step(self, do: Callable[[], object], undo: Callable[[], object]) -> None:
         do()
+        # Noted once it is done: a step that fails has nothing to undo.
         self._undo.append(undo)
 
     def commit(self, _change: AddressSpaceChange) -> None:

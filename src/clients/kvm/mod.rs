@@ -118,6 +118,7 @@ impl Kvm {
             // KVM changes a slot between read-only and writable only by deleting it and setting it anew.
             entry.suspend().map_err(|error| refused(new, "deleting the slot of", &error))?;
             if let Err(error) = entry.resume(wanted) {
+                // Back to what it was, if KVM takes it; the first error is the one to tell.
                 let _ = entry.resume(flags);
                 return Err(refused(new, "a slot for", &error));
             }
@@ -252,6 +253,7 @@ impl Client for Kvm {
 
     fn commit(&self, proposal: &Arc<Proposal>) -> Result<()> {
         let mut table = self.table.lock();
+        // Only now can others have their numbers: a rollback would have set them again.
         for entry in std::mem::take(&mut table.parked) {
             table.numbers.give_back(entry.id());
         }

@@ -220,6 +220,7 @@ impl Client for VhostUser {
     }
 
     fn prepare(&self, proposal: &Arc<Proposal>) -> Result<()> {
+        // Before the lock: an export waits for direct copies under way.
         let added = exported(proposal, proposal.change.added.iter())?;
         let mut backend = self.backend.lock();
         let removed = backend.shown(proposal.removed_before());

@@ -59,6 +59,7 @@ impl PyMemory {
         buffer::new_bytes(py, range.size(), |output| {
             self.run(py, [(verb, &[range])], None, |[sections], interrupt| {
                 if let Some(byte) = pad {
+                    // First: the new object's bytes are whatever was in the heap, and holes are not written again.
                     output.fill(byte.0, interrupt)?;
                 }
                 access::read(sections, output, interrupt)
@@ -70,6 +71,7 @@ impl PyMemory {
     fn string_part(&self, py: Python<'_>, range: Range) -> PyResult<Vec<u8>> {
         let verb = READ_C_STRING;
         let reach = self.short(|map, memory| Ok(Access { map, memory, verb, range }.reach()))?;
+        // With nothing to read, the whole range is asked for, and its refusal is the error.
         let range = if reach == 0 { range } else { range.take(reach) };
         self.run(py, [(verb, &[range])], None, |[sections], interrupt| {
             let mut bytes = vec![0; usize_of(range.size())];

@@ -127,6 +127,7 @@ impl PyMemory {
     /// The regions that have memory, by ascending base.
     #[getter]
     fn regions<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        // Objects are made behind the snapshot: making one may run Python code.
         let descs: Vec<_> =
             self.short(|_, memory| Ok(memory.regions().map(|region| Arc::clone(region.desc())).collect()))?;
         PyTuple::new(py, descs.into_iter().map(RegionObject).collect::<Vec<_>>())

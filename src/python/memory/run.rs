@@ -70,6 +70,7 @@ impl PyMemory {
             }
             Err(error) => Err(error),
         };
+        // Before the wait for a change, which waits for all who have this snapshot.
         drop(snapshot);
         let leased = leased?;
         detached(py, progress, move |interrupt| {

@@ -71,6 +71,7 @@ impl<'py> Endpoint<'py> {
             done = transfer.done();
             result
         });
+        // Also after a failure: Python's position then lies behind the bytes that were transferred.
         let sought = match &self.buffered {
             Some((object, _)) if verb.need == Need::Read && file::appends(endpoint) => {
                 object.call_method1("seek", (0, 2))

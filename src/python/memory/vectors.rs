@@ -121,6 +121,7 @@ impl PyMemory {
         self.direct(total(pairs)?, |memory| {
             let is_direct = |(addr, size): &Pair| memory.takes(addr.0, usize_of(size.0));
             let mut both = pairs.iter().zip(data);
+            // All are looked at before the first is written: the long way must find nothing written yet.
             let is_written =
                 pairs.iter().all(is_direct) && both.all(|((addr, _), bytes)| memory.write_direct(addr.0, *bytes));
             is_written.then_some(())
@@ -139,6 +140,7 @@ impl PyMemory {
     /// >>> space.map_memory().readv([(0, 2), (0x100, 1)])
     /// [b'\x00\x00', b'\x00']
     fn readv<'py>(&self, py: Python<'py>, ranges: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyList>> {
+        let _guard = python_call();
         let pairs = pairs(ranges)?;
         if let Some(bytes) = self.readv_direct(py, &pairs)? {
             return Ok(bytes);

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::model::backing::Seal;
 use crate::model::error::{Errno, Error, Result};
@@ -53,6 +54,15 @@ pub(super) struct Backing {
     pub may_block: bool,
 }
 
+/// The host's answer, or its last one while the process has no descriptor to ask with; before the first answer, memory counts as unsafe.
+fn is_overcommit_strict() -> bool {
+    static LAST: AtomicBool = AtomicBool::new(true);
+    if let Some(is_strict) = Host::default().has_strict_overcommit() {
+        LAST.store(is_strict, Ordering::Relaxed);
+    }
+    LAST.load(Ordering::Relaxed)
+}
+
 /// Opens the backing of a region that has memory.
 pub(super) fn open(region: &SharedRegion) -> Result<Backing> {
     let page_size = page_size(region)?;
@@ -65,7 +75,7 @@ pub(super) fn open(region: &SharedRegion) -> Result<Backing> {
         flags,
         page_size,
         is_window: region.region_type == RegionType::DaxMemory,
-        is_overcommit_strict: Host::default().has_strict_overcommit(),
+        is_overcommit_strict: is_overcommit_strict(),
         is_dontfork: region.options.dontfork == Some(true),
         ..Backing::default()
     };

@@ -82,11 +82,12 @@ impl Host {
         self.meminfo("MemAvailable:")
     }
 
-    /// Whether the kernel promises no more memory than it has (`vm.overcommit_memory=2`), so that a touch may fail;
-    /// also where that can't be read.
+    /// Whether the kernel promises no more memory than it has (`vm.overcommit_memory=2`), so that a touch may fail; `None` where that
+    /// can't be read.
     #[must_use]
-    pub fn has_strict_overcommit(&self) -> bool {
-        !matches!(number(&self.procfs.join("sys/vm/overcommit_memory")), Some(0 | 1))
+    pub fn has_strict_overcommit(&self) -> Option<bool> {
+        let mode: u64 = number(&self.procfs.join("sys/vm/overcommit_memory"))?;
+        Some(mode > 1)
     }
 
     /// How many mappings a process may have.
@@ -261,7 +262,7 @@ mod tests {
     #[test]
     fn memory_is_promised_only_by_a_host_that_says_so() {
         let strict = |value| host("strict", &[("proc/sys/vm/overcommit_memory", value)]).has_strict_overcommit();
-        assert_eq!(["0\n", "1\n", "2\n", "x\n"].map(strict), [false, false, true, true]);
-        assert!(host("silent", &[]).has_strict_overcommit());
+        assert_eq!(["0\n", "1\n", "2\n", "x\n"].map(strict), [Some(false), Some(false), Some(true), None]);
+        assert_eq!(host("silent", &[]).has_strict_overcommit(), None);
     }
 }

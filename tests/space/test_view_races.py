@@ -79,7 +79,7 @@ def test_a_view_is_of_a_region_that_is_there() -> None:
 
 
 def test_views_that_follow_each_other_do_not_keep_a_region() -> None:
-    """The next view is taken a few instructions behind the last: a removal that only waits for the region to be free comes too late."""
+    """At hardly any moment is the region free: a removal that only waits for one comes too late."""
 
     def probe() -> None:
         space, memory = mapped(ram(0))

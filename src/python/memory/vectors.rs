@@ -146,6 +146,7 @@ impl PyMemory {
         if let Some(bytes) = self.readv_direct(py, &pairs)? {
             return Ok(bytes);
         }
+        let _guard = python_call();
         let bytes = pairs.into_iter().map(|pair| py.check_signals().and_then(|()| self.readv_one(py, pair)));
         PyList::new(py, bytes.collect::<PyResult<Vec<_>>>()?)
     }

@@ -58,9 +58,8 @@ def complaints(path: str, text: str) -> Iterator[str]:
         yield f"{path} knows of Python"
     if room == "python" and any(unguarded(function) for function in FUNCTION.split(code)):
         yield f"{path} calls Python without python_call()"
-    for arguments in PYCLASS.findall(code):
-        if not re.search(r"\bfrozen\b", arguments):
-            yield f"{path} has a class that is not frozen"
+    if not all(re.search(r"\bfrozen\b", arguments) for arguments in PYCLASS.findall(code)):
+        yield f"{path} has a class that is not frozen"
 
 
 def unguarded(function: str) -> bool:

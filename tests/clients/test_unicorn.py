@@ -15,8 +15,9 @@ from dbs_address_space import (
     ClientError,
     NotMapped,
 )
+from children import in_child
 from kernel_view import maps_of
-from memory_helpers import MIB, PAGE, ram
+from memory_helpers import MIB, PAGE, mapped, ram
 from unicorn import x86_const
 from virtual_machines import HLT, Vm
 
@@ -188,6 +189,22 @@ def test_all_of_it_is_collected() -> None:
     del uc, space
     gc.collect()
     assert not maps_of("memfd:collected")
+
+
+@pytest.mark.parametrize("unmapped", [(DIMM, PAGE), (DIMM + 8 * PAGE, PAGE), (DIMM, MIB)], ids=["first", "middle", "all"])
+def test_pages_that_the_engines_owner_unmapped_leave_no_pointer_behind(unmapped: tuple[int, int]) -> None:
+    def remove() -> None:
+        space, _ = mapped(ram(DIMM, MIB, name="dimm"))
+        uc = unicorn.Uc(unicorn.UC_ARCH_X86, unicorn.UC_MODE_32)
+        attachment = space.attach_unicorn(uc)
+        uc.mem_unmap(*unmapped)
+        space.remove_region("dimm")
+        assert attachment.error is None
+        assert regions_of(uc) == []
+        with pytest.raises(unicorn.UcError):
+            uc.mem_read(DIMM + MIB // 2, 4)
+
+    in_child(remove)
 
 
 def on_unicorn(space: AddressSpace) -> None:

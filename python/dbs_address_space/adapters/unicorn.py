@@ -129,7 +129,10 @@ class UnicornClient:
         self._devices.add(pages)
 
     def _unmap(self, mapped: AddressRange) -> None:
-        self._uc.mem_unmap(*mapped)
+        # Only what is still there, for the engine's owner may have unmapped pages: a refusal would leave pointers to memory that goes.
+        for first, last, _ in list(self._uc.mem_regions()):
+            if part := AddressRange(first, last + 1 - first).intersect(mapped):
+                self._uc.mem_unmap(*part)
         self._memory.discard(mapped)
         self._devices.discard(mapped)
         self._keep()

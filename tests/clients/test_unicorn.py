@@ -1,5 +1,6 @@
 """Unicorn follows the space: by pointer, devices through their handlers, and as KVM does it."""
 
+import ctypes
 import gc
 import struct
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from dbs_address_space import (
     AddressSpaceRegion,
     ClientError,
     NotMapped,
+    Unsupported,
 )
 from children import in_child
 from kernel_view import maps_of
@@ -191,7 +193,9 @@ def test_all_of_it_is_collected() -> None:
     assert not maps_of("memfd:collected")
 
 
-@pytest.mark.parametrize("unmapped", [(DIMM, PAGE), (DIMM + 8 * PAGE, PAGE), (DIMM, MIB)], ids=["first", "middle", "all"])
+@pytest.mark.parametrize(
+    "unmapped", [(DIMM, PAGE), (DIMM + 8 * PAGE, PAGE), (DIMM, MIB)], ids=["first", "middle", "all"]
+)
 def test_pages_that_the_engines_owner_unmapped_leave_no_pointer_behind(unmapped: tuple[int, int]) -> None:
     def remove() -> None:
         space, _ = mapped(ram(DIMM, MIB, name="dimm"))
@@ -205,6 +209,35 @@ def test_pages_that_the_engines_owner_unmapped_leave_no_pointer_behind(unmapped:
             uc.mem_read(DIMM + MIB // 2, 4)
 
     in_child(remove)
+
+
+@pytest.mark.parametrize("is_attached", [False, True], ids=["before", "while attached"])
+@pytest.mark.parametrize(
+    "mode", [unicorn.UC_CTL_CONTEXT_MEMORY, unicorn.UC_CTL_CONTEXT_MEMORY | unicorn.UC_CTL_CONTEXT_CPU]
+)
+def test_contexts_with_memory_are_refused_by_name(
+    space: AddressSpace, uc: unicorn.Uc, mode: int, *, is_attached: bool
+) -> None:
+    def save(mode: int) -> None:
+        uc.ctl(unicorn.UC_CTL_CONTEXT_MODE, unicorn.UC_CTL_IO_WRITE, ctypes.c_int(mode))
+
+    if is_attached:
+        attachment = space.attach_unicorn(uc)
+        with pytest.raises(Unsupported, match="UC_CTL_CONTEXT_MEMORY"):
+            save(mode)
+        context = uc.context_save()
+        uc.mem_write(0, b"one memory")
+        assert space.memory.read(0, 10) == b"one memory"
+        uc.context_restore(context)
+        save(unicorn.UC_CTL_CONTEXT_CPU)
+        attachment.detach()
+        save(mode)
+    else:
+        save(mode)
+        with pytest.raises(Unsupported, match="UC_CTL_CONTEXT_MEMORY"):
+            space.attach_unicorn(uc)
+        assert space.clients == ()
+        assert regions_of(uc) == []
 
 
 def on_unicorn(space: AddressSpace) -> None:

@@ -66,6 +66,13 @@ _Size: TypeAlias = SupportsIndex | str
 _RegionType: TypeAlias = AddressSpaceRegionType | str
 _Source: TypeAlias = MemorySourceType | str
 _Protection: TypeAlias = SupportsIndex | str
+
+class _Readable(Protocol):
+    def readinto(self, buffer: memoryview, /) -> int | None: ...
+
+class _Writable(Protocol):
+    def write(self, data: bytes, /) -> int | None: ...
+
 _File: TypeAlias = int | _HasFileno
 _Path: TypeAlias = str | PathLike[str]
 _Target: TypeAlias = SupportsIndex | str | AddressSpaceRegion
@@ -734,7 +741,7 @@ class AddressSpace:
     def replace_region(self, old: _Target, new: AddressSpaceRegion) -> AddressSpaceBase:
         """Puts `new` in the place of `old` (exact base, name or region) and returns the map just published; memory and bytes stay.
 
-        Range, type and backing must be the same (`InvalidAddressRange`: use a transaction); name, protection, node and hints may
+        Range, type and backing must be the same (`InvalidAddressRange`; a transaction loses the bytes); name, protection, node and hints may
         change. Taking a protection away from a region that is held is `RegionBusy`. Raises `UnmappedAddress`, `DuplicateName`.
 
         >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
@@ -1087,7 +1094,8 @@ class AddressSpace:
         `uc` is a `unicorn.Uc`. Regions with memory are mapped without a copy, readable and executable where they can be read, writable
         where they can be written; the guest's accesses to devices go to `dispatch`. Changes must be made while the engine does
         not run, or in one of its hooks; code that it has translated and that is then written from here needs `uc.ctl_flush_tb()`.
-        Returns an `Attachment`. Raises `NotMapped`, `ClientError` when the engine refuses.
+        Returns an `Attachment`. Raises `NotMapped`, `ClientError` when the engine refuses, `Unsupported` for one whose contexts save
+        memory (`UC_CTL_CONTEXT_MEMORY`), which is also what `uc.ctl` raises for that mode while the engine is attached.
 
         >>> from unicorn import UC_ARCH_X86, UC_MODE_64, Uc
         >>> from dbs_address_space import AddressSpaceBuilder
@@ -1699,11 +1707,12 @@ class GuestMemory:
         0000000000000ff0  68 65 6c 6c 6f 2c 20 67  75 65 73 74 00 00 00 00  |hello, guest....|
         [0x1000, 0x1010) has nothing to read
         """
-    def read_from(self, file: _File, addr: _Address, size: _Size) -> int:
+    def read_from(self, file: _File | _Readable, addr: _Address, size: _Size) -> int:
         """Reads `size` bytes of a file or socket straight into guest memory, and returns `size`.
 
-        `file` is a descriptor or has `fileno()`; short reads, signals and non-blocking sockets are gone on with, and Ctrl-C ends the
-        wait. Raises `PartialTransfer` with `.done` when the file ends or fails before; as `write` does, and then nothing was read.
+        `file` is a descriptor or a file object. The descriptor is used of ints, sockets and what `open()` gives; any other object, such
+        as `io.BytesIO` or one that decompresses, is read by its `readinto`, and what that raises comes out. Short reads, signals and
+        non-blocking sockets are gone on with, and Ctrl-C ends the wait. Raises `TypeError` for what is neither, `PartialTransfer` with `.done` when the file ends or fails before; as `write` does, and then nothing was read.
 
         >>> import tempfile
         >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
@@ -1716,10 +1725,10 @@ class GuestMemory:
         >>> memory.read(0x100, 6)
         b'kernel'
         """
-    def write_to(self, file: _File, addr: _Address, size: _Size) -> int:
+    def write_to(self, file: _File | _Writable, addr: _Address, size: _Size) -> int:
         """Writes `size` bytes of guest memory to a file or socket, and returns `size`.
 
-        As `read_from`, the other way; memory that no one has written is sent as zeroes, and not allocated for it. Raises
+        As `read_from`, the other way, by the object's `write`; memory that no one has written is sent as zeroes, and not allocated for it. Raises
         `PartialTransfer` with `.done`; as `read` does, and then nothing was written.
 
         >>> import tempfile

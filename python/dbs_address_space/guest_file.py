@@ -45,14 +45,17 @@ class GuestFile(io.RawIOBase):
 
     def readable(self) -> bool:
         """Whether it can be read: always."""
+        self._checkClosed()
         return True
 
     def writable(self) -> bool:
         """Whether it was opened for writing."""
+        self._checkClosed()
         return self._writable
 
     def seekable(self) -> bool:
         """Whether it can be sought: always."""
+        self._checkClosed()
         return True
 
     def tell(self) -> int:
@@ -77,6 +80,10 @@ class GuestFile(io.RawIOBase):
             raise InvalidAddressRange(f"negative address {position:#x}")
         self._position = position
         return position
+
+    def read(self, size: int | None = -1, /) -> bytes | None:
+        """Reads up to `size` bytes, or all to the end of the last region for `None` and numbers below 0."""
+        return super().read(-1 if size is None else size)
 
     def readinto(self, buffer: Buffer, /) -> int:
         """Reads up to as many bytes as `buffer` has; 0 at the end of the last region."""

@@ -258,8 +258,8 @@ impl RegionMap {
         if !new.has_backing_of(old) {
             return Err(Invalid::at(
                 format!(
-                    "cannot replace {old} by {new}: range, type and backing must stay the same; \
-                     remove one and insert the other in a transaction"
+                    "cannot replace {old} by {new}: range, type and backing must stay the same; a transaction can remove \
+                     one and insert the other, but the bytes are lost with the memory: read() them before, if they matter"
                 ),
                 Some(new.base()),
                 Some(new.size()),

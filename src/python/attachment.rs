@@ -7,6 +7,7 @@ use pyo3::prelude::*;
 
 use super::calls::python_call;
 use super::interrupt::detached;
+use super::leaving::leave;
 use super::registry::Registry;
 use super::space_ref::SpaceRef;
 use crate::model::error::Error;
@@ -197,10 +198,10 @@ impl PyAttachment {
         &self,
         py: Python<'_>,
         _type: &Bound<'_, PyAny>,
-        _value: &Bound<'_, PyAny>,
+        value: &Bound<'_, PyAny>,
         _traceback: &Bound<'_, PyAny>,
     ) -> PyResult<bool> {
-        self.detach(py).map(|()| false)
+        leave(value, self.detach(py))
     }
 
     fn __repr__(slf: &Bound<'_, Self>) -> PyResult<String> {

@@ -9,6 +9,7 @@ use pyo3::prelude::*;
 
 use super::attachment::PyAttachment;
 use super::base::target;
+use super::callback;
 use super::calls::python_call;
 use super::convert::{self, Address, U64};
 use super::registry::{Device, Registry};
@@ -256,12 +257,13 @@ fn check_is_device(region: &SharedRegion) -> Result<()> {
 fn check_handler(handler: &Bound<'_, PyAny>) -> PyResult<()> {
     let _guard = python_call();
     for name in ["read", "write"] {
-        if !handler.getattr_opt(name)?.is_some_and(|method| method.is_callable()) {
+        let Some(method) = handler.getattr_opt(name)?.filter(Bound::is_callable) else {
             let class = handler.get_type().name()?;
             return Err(PyTypeError::new_err(format!(
                 "{class} has no method {name}: a handler has read(offset, size) and write(offset, size, value)"
             )));
-        }
+        };
+        callback::check(&method, &format!("the handler's {name}"))?;
     }
     Ok(())
 }

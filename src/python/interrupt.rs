@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 
+use super::callback;
 use super::calls::python_call;
 use crate::model::error::{Error, Interrupted, Result};
 use crate::model::interrupt::Interrupt;
@@ -32,10 +33,11 @@ pub(super) struct PyInterrupt {
 }
 
 impl PyInterrupt {
-    pub(super) fn new(progress: Option<Py<PyAny>>) -> Self {
+    pub(super) fn new(py: Python<'_>, progress: Option<Py<PyAny>>) -> PyResult<Self> {
+        callback::check_progress(py, progress.as_ref())?;
         let now = Instant::now();
         let state = InterruptState { begun: now, last: now, is_complete: false, raised: None };
-        Self { progress, state: Lock::new(state) }
+        Ok(Self { progress, state: Lock::new(state) })
     }
 
     /// The user's function.
@@ -125,5 +127,5 @@ pub(super) fn detached<T: Send>(
     progress: Option<Py<PyAny>>,
     work: impl FnOnce(&dyn Interrupt) -> Result<T> + Send,
 ) -> PyResult<T> {
-    PyInterrupt::new(progress).run(py, work)
+    PyInterrupt::new(py, progress)?.run(py, work)
 }

@@ -207,7 +207,7 @@ impl PySpace {
 
     /// Puts `new` in the place of `old` (exact base, name or region) and returns the map just published; memory and bytes stay.
     ///
-    /// Range, type and backing must be the same (`InvalidAddressRange`: use a transaction); name, protection, node and hints may
+    /// Range, type and backing must be the same (`InvalidAddressRange`; a transaction loses the bytes); name, protection, node and hints may
     /// change. Taking a protection away from a region that is held is `RegionBusy`. Raises `UnmappedAddress`, `DuplicateName`.
     ///
     /// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion

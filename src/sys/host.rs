@@ -32,6 +32,14 @@ pub fn page_size() -> u64 {
 }
 
 impl Host {
+    /// The end of the physical addresses that the processors have; `None` where `cpuinfo` does not tell.
+    #[must_use]
+    pub fn physical_end(&self) -> Option<u64> {
+        let cpuinfo = fs::read_to_string(self.procfs.join("cpuinfo")).ok()?;
+        let sizes = cpuinfo.lines().find_map(|line| line.strip_prefix("address sizes")?.split_once(": "))?.1;
+        1u64.checked_shl(sizes.split_once(" bits physical")?.0.parse().ok()?)
+    }
+
     /// The default huge page size in bytes; `None` where the kernel has no huge pages.
     #[must_use]
     pub fn default_huge_page_size(&self) -> Option<u64> {

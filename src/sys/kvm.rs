@@ -126,11 +126,12 @@ impl Vm {
     /// `KVM_GET_DIRTY_LOG`.
     ///
     /// # Safety
-    /// The bitmap has a bit for each page of the slot, in whole words.
-    pub(super) unsafe fn dirty_log(&self, slot: u32, bitmap: &mut [u64]) -> Result<()> {
-        let dirty_bitmap = kvm_dirty_log__bindgen_ty_1 { dirty_bitmap: bitmap.as_mut_ptr().cast() };
+    /// KVM writes a bit for each page of the slot that *it* has under the number, upwards from `bitmap`: all from there up to an
+    /// inaccessible page is the caller's to be overwritten.
+    pub(super) unsafe fn dirty_log(&self, slot: u32, bitmap: *mut u64) -> Result<()> {
+        let dirty_bitmap = kvm_dirty_log__bindgen_ty_1 { dirty_bitmap: bitmap.cast() };
         let get = kvm_dirty_log { slot, padding1: 0, __bindgen_anon_1: dirty_bitmap };
-        // SAFETY: the request takes this structure; that the bitmap is long enough is the caller's promise.
+        // SAFETY: the request takes this structure; where the bitmap lies is the caller's promise.
         unsafe { self.ioctl(KVM_GET_DIRTY_LOG, &get) }.map(drop)
     }
 

@@ -11,6 +11,7 @@ use super::base::target;
 use super::convert::{self, Address, Size};
 use super::dax::PyDaxWindow;
 use super::interrupt::detached;
+use super::leaving::leave;
 use super::mapping::PyMapping;
 use super::region_objects::RegionObject;
 use super::registry::PyRegistry;
@@ -211,10 +212,10 @@ impl PyMemory {
         &self,
         py: Python<'_>,
         _type: &Bound<'_, PyAny>,
-        _value: &Bound<'_, PyAny>,
+        value: &Bound<'_, PyAny>,
         _traceback: &Bound<'_, PyAny>,
     ) -> PyResult<bool> {
-        self.close(py).map(|()| false)
+        leave(value, self.close(py))
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> std::result::Result<(), PyTraverseError> {

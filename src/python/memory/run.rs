@@ -11,6 +11,7 @@ use crate::model::error::Result;
 use crate::model::interrupt::{Interrupt, Uninterrupted};
 use crate::model::range::Range;
 use crate::model::region_map::RegionMap;
+use crate::python::callback;
 use crate::python::interrupt::detached;
 
 /// Whether a copy of so many bytes is long.
@@ -57,6 +58,7 @@ impl PyMemory {
         progress: Option<Py<PyAny>>,
         work: impl FnOnce([&[Section<'_>]; N], &dyn Interrupt) -> Result<T> + Send,
     ) -> PyResult<T> {
+        callback::check_progress(py, progress.as_ref())?;
         let snapshot = self.space.load();
         let plans = snapshot.memory_of(self.incarnation).and_then(|memory| access::plan(&snapshot.map, memory, sides));
         let leased = match plans {

@@ -197,7 +197,7 @@ impl PyMemory {
             done: 0,
             generation: None,
         };
-        let (space, interrupt) = (self.space.clone(), PyInterrupt::new(progress));
+        let (space, interrupt) = (self.space.clone(), PyInterrupt::new(needle.py(), progress)?);
         Ok(PySearch { space, incarnation: self.incarnation, interrupt, total, state: Lock::new(found) })
     }
 }

@@ -5,7 +5,7 @@ use pyo3::prelude::*;
 
 use super::calls::python_call;
 
-/// What `__exit__` answers, once all is closed that can be: an exception of the body passes, and the failure to close becomes a note on it.
+/// The answer of `__exit__`, once all is closed that can be: an exception of the body passes, and a failure to close becomes a note on it.
 ///
 /// Ctrl-C and the like come out themselves, with the body's exception as their context.
 pub(super) fn leave(raised: &Bound<'_, PyAny>, closed: PyResult<()>) -> PyResult<bool> {

@@ -22,19 +22,15 @@ fn exact_base(key: &Bound<'_, PyAny>) -> PyResult<u64> {
         Err(error) if error.is_instance_of::<PyTypeError>(key.py()) => {
             Err(PyTypeError::new_err(format!("{}; {HOW_TO_LOOK_UP}", error.value(key.py()))))
         }
-        Err(error) => Err(hinted(key, error)),
+        Err(error) => Err(hinted(key.py(), error)),
     }
 }
 
 /// The error, with a word on what else may have been meant.
-fn hinted(key: &Bound<'_, PyAny>, error: PyErr) -> PyErr {
+fn hinted(py: Python<'_>, error: PyErr) -> PyErr {
     let _guard = python_call();
-    let value = error.value(key.py());
-    let hint = match key.repr() {
-        Ok(text) => format!("; {HOW_TO_LOOK_UP}: .regions[{text}], .find_region({text})"),
-        Err(_) => format!("; {HOW_TO_LOOK_UP}"),
-    };
-    let message = value.str().map(|message| format!("{message}{hint}"));
+    let value = error.value(py);
+    let message = value.str().map(|message| format!("{message}; {HOW_TO_LOOK_UP}"));
     match message.and_then(|message| value.setattr("args", (message,))) {
         Ok(()) => error,
         Err(failure) => failure,
@@ -42,7 +38,7 @@ fn hinted(key: &Bound<'_, PyAny>, error: PyErr) -> PyErr {
 }
 
 const HOW_TO_LOOK_UP: &str =
-    "[] takes the exact base or the name of a region; .regions has them by position, .find_region() by any address";
+    "[] takes an exact base or a name: .find_region(addr) finds the region that holds an address, .regions[i] the one at a position";
 
 /// The first lines of an example: a map of one region.
 macro_rules! example {
@@ -202,7 +198,7 @@ macro_rules! queries {
                     Err(_) => {
                         let base_addr = exact_base(key)?;
                         let found = self.query(py, |base| base.object_at(py, base.map.at_base(base_addr)?.base()));
-                        found.map_err(|error| hinted(key, error))
+                        found.map_err(|error| hinted(key.py(), error))
                     }
                 }
             }

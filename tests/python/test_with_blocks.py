@@ -1,4 +1,4 @@
-"""What the body of a `with` block raises comes out of it, whatever goes wrong at its end."""
+"""The exception of a `with` block's body comes out of it, whatever goes wrong at its end."""
 
 from typing import Any
 

@@ -30,6 +30,7 @@ from ._core import __version__, usable_end
 globals().update({name: value for name, value in vars(_core).items() if getattr(value, "__module__", "") == __name__})
 _NATIVE = [name for name in globals() if name[0] != "_" and name != "sys"] + ["__version__"]
 _MODULES = ("errors", "enums", "ranges", "progress", "reports", "hotplug")
+_PUBLIC_MODULES = ("adapters", "tables")
 
 
 def __getattr__(name: str) -> object:
@@ -39,15 +40,15 @@ def __getattr__(name: str) -> object:
     if name == "__all__":
         lazy = (import_module(f"{__name__}.{module}").__all__ for module in _MODULES)
         return globals().setdefault(name, sorted({*_NATIVE, *(name for names in lazy for name in names)}))
+    if name in _MODULES or name in _PUBLIC_MODULES:
+        return import_module(f"{__name__}.{name}")
     if not name.startswith("__"):
         for module_name in _MODULES:
             module = import_module(f"{__name__}.{module_name}")
-            if name == module_name:
-                return module
             if name in module.__all__:
                 return globals().setdefault(name, getattr(module, name))
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__getattr__("__all__")})
+    return sorted({*__getattr__("__all__"), *_PUBLIC_MODULES})

@@ -34,7 +34,7 @@ _PUBLIC_MODULES = ("adapters", "tables")
 
 
 def __getattr__(name: str) -> object:
-    """What is not native comes when it is first asked for: `enum` alone takes longer to import than all the rest."""
+    """Python code is imported when it is first asked for: `enum` alone takes longer to import than all the rest."""
     from importlib import import_module  # noqa: PLC0415  as above
 
     if name == "__all__":

@@ -57,6 +57,7 @@ impl PyBase {
         let objects = self.objects.get_or_init(py, || self.map.regions().iter().map(|_| PyOnceLock::new()).collect());
         let (Some(object), Some(region)) = (objects.get(index), self.map.regions().get(index)) else { return Ok(None) };
         let find = || RegionObject(Arc::clone(region)).into_pyobject(py).map(Bound::unbind);
+        // Cached in the snapshot's own list: the next look-up of this region takes neither the table nor its lock.
         let object = object.get_or_try_init(py, find)?;
         Ok(Some(object.bind(py).clone()))
     }
@@ -167,11 +168,8 @@ impl PyBase {
         Ok(MapOperation::Replace(target(old)?, handed_over(new)?).apply(&self.map)?.into())
     }
 
-    fn __eq__<'py>(&self, py: Python<'py>, other: &Bound<'_, PyAny>) -> Bound<'py, PyAny> {
-        match other.cast::<Self>() {
-            Ok(other) => pyo3::types::PyBool::new(py, self.map == other.get().map).to_owned().into_any(),
-            Err(_) => py.NotImplemented().into_bound(py),
-        }
+    fn __eq__(&self, other: &Bound<'_, Self>) -> bool {
+        self.map == other.get().map
     }
 
     fn __hash__(&self) -> u64 {

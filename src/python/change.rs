@@ -69,6 +69,7 @@ impl PyChange {
 
     /// Ends the time in which [`mapping`](Self::mapping) answers.
     pub(super) fn end(&self) {
+        // Dropped behind the lock: the last share in a proposal may unmap memory.
         let proposal = self.proposal().take();
         drop(proposal);
     }
@@ -170,11 +171,9 @@ impl PyChange {
         !self.is_empty(py)
     }
 
-    fn __eq__<'py>(&self, py: Python<'py>, other: &Bound<'_, PyAny>) -> PyResult<Bound<'py, PyAny>> {
-        let Ok(other) = other.cast::<Self>() else { return Ok(py.NotImplemented().into_bound(py)) };
-        let (mine, theirs) = (self, other.get());
-        let same = mine.before.bind(py).eq(&theirs.before)? && mine.after.bind(py).eq(&theirs.after)?;
-        Ok(pyo3::types::PyBool::new(py, same).to_owned().into_any())
+    fn __eq__(&self, other: &Bound<'_, Self>) -> PyResult<bool> {
+        let (py, theirs) = (other.py(), other.get());
+        Ok(self.before.bind(py).eq(&theirs.before)? && self.after.bind(py).eq(&theirs.after)?)
     }
 
     fn __hash__(&self, py: Python<'_>) -> PyResult<isize> {

@@ -138,6 +138,7 @@ numbers! { u8: 0xff; u16: 0xffff; u32: 0xffff_ffff; u64: u64::MAX; i32: 0x7fff_f
 /// An int that fits its type, or why not.
 #[inline]
 pub(super) fn narrow<T: Number>(object: Borrowed<'_, '_, PyAny>) -> PyResult<T> {
+    // It fits, having been compared with the type's highest.
     unsigned(object, T::MAX_U64).map(|value| T::try_from(value).unwrap_or(T::MAX))
 }
 
@@ -260,11 +261,8 @@ impl<'py> FromPyObject<'_, 'py> for Timeout {
         }
         let seconds = match object.extract::<f64>() {
             Err(error) if error.is_instance_of::<PyOverflowError>(object.py()) => {
-                if object.lt(0)? {
-                    f64::NEG_INFINITY
-                } else {
-                    f64::INFINITY
-                }
+                // An int too large for a float: only its sign matters.
+                if object.lt(0)? { f64::NEG_INFINITY } else { f64::INFINITY }
             }
             seconds => seconds?,
         };

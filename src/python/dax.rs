@@ -122,7 +122,7 @@ impl PyDaxWindow {
         self.change(py, |region| dax::unmap(region, range))
     }
 
-    /// What is mapped, a tuple of `DaxMapping` by ascending offset.
+    /// The mapped files, a tuple of `DaxMapping` by ascending offset.
     #[getter]
     fn mappings<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
         let mapping = |mapping: DaxMapping| {

@@ -9,6 +9,7 @@ use pyo3::prelude::*;
 
 use super::attachment::PyAttachment;
 use super::base::target;
+use super::callback;
 use super::calls::python_call;
 use super::convert::{self, Address, U64};
 use super::registry::{Device, Registry};
@@ -55,7 +56,7 @@ impl DeviceClient {
         Err(Invalid::argument(message).about(Some(self.region.base()), Some(self.region.size())).into())
     }
 
-    /// Changes the table of devices. What `update` takes out is dropped after the lock: its end may run Python code.
+    /// Changes the table of devices. Devices taken out are dropped after the lock: their end may run Python code.
     fn update(&self, update: impl FnOnce(&mut std::collections::BTreeMap<u64, Device>) -> Option<Device>) {
         Python::try_attach(|py| {
             let dropped = self.registry.upgrade().and_then(|registry| update(&mut registry.lock(py).devices));
@@ -178,6 +179,7 @@ impl PySpace {
     ) -> PyResult<Option<Bound<'py, PyAny>>> {
         let _guard = python_call();
         let found = {
+            // Unlocked before the handler runs, which may attach and detach devices.
             let table = self.registry().get().registry().lock(py);
             let device = table.devices.range(..=addr.0).next_back().map(|(_, device)| device);
             let device = device.filter(|device| addr.0 < device.region.end());
@@ -224,13 +226,14 @@ impl PySpace {
 /// An int from 0 that has no more than `size` bytes.
 #[inline]
 fn check_value(value: &Bound<'_, PyAny>, size: u64, what: impl FnOnce() -> String) -> PyResult<()> {
+    // The size is 1, 2, 4 or 8, as the device has checked.
     let highest = u64::MAX >> 64u64.saturating_sub(size.saturating_mul(8)).min(63);
     convert::unsigned(value.as_borrowed(), highest)
         .map(drop)
         .map_err(|error| misfit(value, size, &what(), &error).unwrap_or_else(|failure| failure))
 }
 
-/// What is wrong with a value that `check_value` refused.
+/// The refusal of a value by `check_value`.
 #[cold]
 fn misfit(value: &Bound<'_, PyAny>, size: u64, what: &str, error: &PyErr) -> PyResult<PyErr> {
     let _guard = python_call();
@@ -254,12 +257,13 @@ fn check_is_device(region: &SharedRegion) -> Result<()> {
 fn check_handler(handler: &Bound<'_, PyAny>) -> PyResult<()> {
     let _guard = python_call();
     for name in ["read", "write"] {
-        if !handler.getattr_opt(name)?.is_some_and(|method| method.is_callable()) {
+        let Some(method) = handler.getattr_opt(name)?.filter(Bound::is_callable) else {
             let class = handler.get_type().name()?;
             return Err(PyTypeError::new_err(format!(
                 "{class} has no method {name}: a handler has read(offset, size) and write(offset, size, value)"
             )));
-        }
+        };
+        callback::check(&method, &format!("the handler's {name}"))?;
     }
     Ok(())
 }

@@ -8,6 +8,7 @@ use super::calls::python_call;
 use super::convert::{self, Address, Size};
 use crate::model::dirty::DirtyPages;
 use crate::model::int::usize_of;
+use crate::model::interrupt::Uninterrupted;
 use crate::model::range::Range;
 
 /// Pages that were written, as an immutable value that can be compared, hashed and pickled.
@@ -55,6 +56,7 @@ impl PyDirtyPages {
     /// The number of bytes.
     #[getter]
     fn size(&self) -> u64 {
+        // The pages of a whole address space have 2^64 bytes, one more than a u64 holds.
         self.0.count().saturating_mul(self.0.page_size())
     }
 
@@ -84,7 +86,7 @@ impl PyDirtyPages {
         let bools = py.import("numpy")?.call_method1("zeros", (self.0.pages_in(range), "?"))?;
         buffer::with_output(&bools, |output| {
             for run in self.0.positions_in(range)? {
-                output.slice(usize_of(run.base()), usize_of(run.size()))?.fill(1);
+                output.slice(usize_of(run.base()), usize_of(run.size()))?.fill(1, &Uninterrupted)?;
             }
             Ok(())
         })?;
@@ -142,6 +144,7 @@ impl PyDirtyPages {
         let options = PyDict::new(py);
         options.set_item("page_size", this.page_size())?;
         options.set_item("sources", this.sources())?;
+        // `__reduce__` passes positions only, and these are keywords.
         let rebuild = py.import("functools")?.call_method("partial", (slf.get_type(),), Some(&options))?;
         Ok((rebuild, (convert::py_ranges(py, this.ranges())?,)))
     }

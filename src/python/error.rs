@@ -12,6 +12,7 @@ use crate::model::region::SharedRegion;
 
 impl From<Error> for PyErr {
     fn from(error: Error) -> Self {
+        // An error on the way to an exception is told in its place.
         Python::attach(|py| exception(py, &error).unwrap_or_else(|failure| failure))
     }
 }
@@ -84,6 +85,7 @@ fn described<'py>(py: Python<'py>, error: &Error) -> PyResult<Exception<'py>> {
         Error::Reentrant { .. } => Ok(new("ReentrantChange")),
         Error::Forked => Ok(new("ForkedProcess")),
         Error::Client { .. } => Ok(new("ClientError")),
+        // Only at the interpreter's end: elsewhere `PyInterrupt` raises the exception that interrupted.
         Error::Interrupted => Ok(new("AddressSpaceError")),
     }
 }

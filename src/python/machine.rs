@@ -3,9 +3,8 @@
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
-use super::calls::python_call;
 use super::convert::{self, Address, Size, U32};
-use super::layout::PyLayout;
+use super::layout::{PyLayout, window, windows};
 use crate::model::format::hex;
 use crate::model::invalid::Invalid;
 use crate::model::machine::{Arch, Machine};
@@ -25,17 +24,6 @@ use crate::model::range::Range;
 #[pyclass(frozen, eq, hash, weakref, name = "Machine", module = "dbs_address_space")]
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PyMachine(pub(super) Machine);
-
-fn window(object: &Bound<'_, PyAny>) -> PyResult<Range> {
-    let (base, size): (Address, Size) = object.extract()?;
-    convert::range(base, size)
-}
-
-fn windows(given: Option<&Bound<'_, PyAny>>) -> PyResult<Vec<Range>> {
-    let _guard = python_call();
-    let Some(given) = given else { return Ok(Vec::new()) };
-    given.try_iter()?.map(|object| window(&object?)).collect()
-}
 
 impl PyMachine {
     pub(super) fn keywords<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {

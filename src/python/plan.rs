@@ -163,10 +163,8 @@ impl PyPlan {
         text.py().import("dbs_address_space.formats.plan")?.call_method1("from_json", (text,))
     }
 
-    fn __eq__<'py>(&self, py: Python<'py>, other: &Bound<'_, PyAny>) -> Bound<'py, PyAny> {
-        let Ok(other) = other.cast::<Self>() else { return py.NotImplemented().into_bound(py) };
-        let same = self.plan.request == other.get().plan.request;
-        pyo3::types::PyBool::new(py, same).to_owned().into_any()
+    fn __eq__(&self, other: &Bound<'_, Self>) -> bool {
+        self.plan.request == other.get().plan.request
     }
 
     fn __hash__(&self) -> u64 {

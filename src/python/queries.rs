@@ -1,9 +1,11 @@
 //! The queries of a map: of `AddressSpaceBase`, and of `AddressSpace` on its current one.
 
+use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyString, PyTuple};
 
 use super::base::PyBase;
+use super::callback;
 use super::calls::python_call;
 use super::change::PyChange;
 use super::convert::{self, Address, Size};
@@ -12,6 +14,35 @@ use super::region::PyRegion;
 use super::space::PySpace;
 use crate::model::region::RegionType;
 use crate::model::render;
+
+/// The exact base that a key in `[]` is; positions and slices look like those of a list, and are refused.
+fn exact_base(key: &Bound<'_, PyAny>) -> PyResult<u64> {
+    match key.extract::<Address>() {
+        Ok(base) => Ok(base.0),
+        Err(error) if error.is_instance_of::<PyTypeError>(key.py()) => {
+            Err(PyTypeError::new_err(format!("{}; {HOW_TO_LOOK_UP}", error.value(key.py()))))
+        }
+        Err(error) => Err(hinted(key, error)),
+    }
+}
+
+/// The error, with a word on what else may have been meant.
+fn hinted(key: &Bound<'_, PyAny>, error: PyErr) -> PyErr {
+    let _guard = python_call();
+    let value = error.value(key.py());
+    let hint = match key.repr() {
+        Ok(text) => format!("; {HOW_TO_LOOK_UP}: .regions[{text}], .find_region({text})"),
+        Err(_) => format!("; {HOW_TO_LOOK_UP}"),
+    };
+    let message = value.str().map(|message| format!("{message}{hint}"));
+    match message.and_then(|message| value.setattr("args", (message,))) {
+        Ok(()) => error,
+        Err(failure) => failure,
+    }
+}
+
+const HOW_TO_LOOK_UP: &str =
+    "[] takes the exact base or the name of a region; .regions has them by position, .find_region() by any address";
 
 /// The first lines of an example: a map of one region.
 macro_rules! example {
@@ -108,6 +139,7 @@ macro_rules! queries {
             /// ram0
             fn walk_regions(&self, py: Python<'_>, callback: &Bound<'_, PyAny>) -> PyResult<()> {
                 let _guard = python_call();
+                callback::check(callback, "callback")?;
                 let regions = self.regions(py)?;
                 regions.bind(py).iter().try_for_each(|region| callback.call1((region,)).map(drop))
             }
@@ -168,8 +200,9 @@ macro_rules! queries {
                         self.query(py, |base| base.object_at(py, base.map.at_name(&name.to_string_lossy())?.base()))
                     }
                     Err(_) => {
-                        let addr = key.extract::<Address>()?;
-                        self.query(py, |base| base.object_at(py, base.map.get(addr.0)?.base()))
+                        let base_addr = exact_base(key)?;
+                        let found = self.query(py, |base| base.object_at(py, base.map.at_base(base_addr)?.base()));
+                        found.map_err(|error| hinted(key, error))
                     }
                 }
             }

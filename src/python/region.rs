@@ -353,6 +353,7 @@ impl PyRegion {
         if !changes.contains("perm_flags")? {
             region.perm_flags |= old.perm_flags & MAP_POPULATE;
         }
+        // Not among the keywords: a descriptor's number may mean another file by now.
         if !changes.contains("file")? {
             region.source.file.clone_from(&old.source.file);
         }

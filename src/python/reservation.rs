@@ -137,10 +137,8 @@ impl PyReservation {
         self.release();
     }
 
-    fn __eq__<'py>(&self, py: Python<'py>, other: &Bound<'_, PyAny>) -> Bound<'py, PyAny> {
-        let Ok(other) = other.cast::<Self>() else { return py.NotImplemented().into_bound(py) };
-        let same = self.reservation.id == other.get().reservation.id;
-        pyo3::types::PyBool::new(py, same).to_owned().into_any()
+    fn __eq__(&self, other: &Bound<'_, Self>) -> bool {
+        self.reservation.id == other.get().reservation.id
     }
 
     fn __hash__(&self) -> u64 {

@@ -15,6 +15,7 @@ use super::calls::python_call;
 use super::convert::{Address, Timeout};
 use super::interrupt::detached;
 use super::layout::PyLayout;
+use super::leaving::leave;
 use super::memory::PyMemory;
 use super::region::PyRegion;
 use super::region_objects::handed_over;
@@ -182,6 +183,7 @@ impl PySpace {
     /// >>> 0x1000 in space.insert_region(AddressSpaceRegion("ram", 0, "1MiB"))
     /// True
     fn insert_region(&self, py: Python<'_>, region: &Bound<'_, PyRegion>) -> PyResult<Py<PyBase>> {
+        // Noted before the change: its clients are shown the very object that the caller inserted.
         let region = handed_over(region)?;
         let map = detached(py, None, |interrupt| self.inner.insert(region, interrupt))?;
         self.base_of(py, &map)
@@ -207,7 +209,7 @@ impl PySpace {
 
     /// Puts `new` in the place of `old` (exact base, name or region) and returns the map just published; memory and bytes stay.
     ///
-    /// Range, type and backing must be the same (`InvalidAddressRange`: use a transaction); name, protection, node and hints may
+    /// Range, type and backing must be the same (`InvalidAddressRange`; a transaction loses the bytes); name, protection, node and hints may
     /// change. Taking a protection away from a region that is held is `RegionBusy`. Raises `UnmappedAddress`, `DuplicateName`.
     ///
     /// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
@@ -278,7 +280,6 @@ impl PySpace {
         slf
     }
 
-    /// What the body raised passes; a close that fails then is a note on it.
     fn __exit__(
         &self,
         py: Python<'_>,
@@ -286,14 +287,7 @@ impl PySpace {
         value: &Bound<'_, PyAny>,
         _traceback: &Bound<'_, PyAny>,
     ) -> PyResult<bool> {
-        let _guard = python_call();
-        match self.close(py) {
-            Err(error) if !value.is_none() => {
-                value.call_method1("add_note", (format!("close() failed: {error}"),)).map(drop)?
-            }
-            closed => closed?,
-        }
-        Ok(false)
+        leave(value, self.close(py))
     }
 
     /// Waits until the generation is above `generation` and returns the newest map; `None` after `timeout` seconds.
@@ -324,6 +318,7 @@ impl PySpace {
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         visit.call(&self.registry)?;
+        // Never waited for: the collector may run in the thread that has the lock.
         let Some(memory) = self.memory.try_lock() else { return Ok(()) };
         memory.as_ref().map_or(Ok(()), |(_, memory)| visit.call(memory))
     }

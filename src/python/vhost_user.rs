@@ -123,6 +123,7 @@ impl PySpace {
         protocol_features: Address,
     ) -> PyResult<Bound<'py, PyVhostUserClient>> {
         self.inner().check_process()?;
+        // Before the negotiation, for which a backend is there once.
         self.inner().check_mapped("vhost-user")?;
         let (socket, timeout) = (convert::descriptor(sock)?, timeout.0);
         let client = Arc::new(py.detach(|| VhostUser::new(socket, timeout, protocol_features.0))?);

@@ -1,4 +1,4 @@
-"""What no verb of guest memory takes: an error that says so, and nothing changed."""
+"""Bad arguments to the verbs of guest memory: an error, and nothing changed."""
 
 import threading
 from array import array

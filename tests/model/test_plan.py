@@ -292,10 +292,12 @@ def with_odd_parts(value: Any, odd: Any) -> Iterator[Any]:
 
 @pytest.mark.parametrize("odd", [[], {}, None, True, -1, 1 << 70, 1.5, "x", "\ud800", [[]], [1, 2, 3], {"a": 1}])
 def test_json_with_any_odd_part_is_refused_or_a_plan(odd: object) -> None:
-    content = json.loads(values()[-1].to_json())
+    whole = values()[-1]
+    assert isinstance(whole, AddressSpacePlan)
+    content = json.loads(whole.to_json())
     for changed in with_odd_parts(content, odd):
         with suppress(InvalidPlan):
-            assert AddressSpacePlan.from_json(json.dumps(changed))
+            assert isinstance(AddressSpacePlan.from_json(json.dumps(changed)), AddressSpacePlan)
 
 
 def test_json_of_other_addresses_is_refused() -> None:

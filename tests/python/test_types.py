@@ -1,4 +1,4 @@
-"""What a type checker knows of the package: unpacking, iteration and errors need no `cast` and no `assert`."""
+"""The types that a checker finds: unpacking, iteration and errors need no `cast` and no `assert`."""
 
 import re
 import sys

@@ -11,6 +11,7 @@ use super::base::target;
 use super::convert::{self, Address, Size};
 use super::dax::PyDaxWindow;
 use super::interrupt::detached;
+use super::leaving::leave;
 use super::mapping::PyMapping;
 use super::region_objects::RegionObject;
 use super::registry::PyRegistry;
@@ -127,6 +128,7 @@ impl PyMemory {
     /// The regions that have memory, by ascending base.
     #[getter]
     fn regions<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        // Objects are made behind the snapshot: making one may run Python code.
         let descs: Vec<_> =
             self.short(|_, memory| Ok(memory.regions().map(|region| Arc::clone(region.desc())).collect()))?;
         PyTuple::new(py, descs.into_iter().map(RegionObject).collect::<Vec<_>>())
@@ -210,10 +212,10 @@ impl PyMemory {
         &self,
         py: Python<'_>,
         _type: &Bound<'_, PyAny>,
-        _value: &Bound<'_, PyAny>,
+        value: &Bound<'_, PyAny>,
         _traceback: &Bound<'_, PyAny>,
     ) -> PyResult<bool> {
-        self.close(py).map(|()| false)
+        leave(value, self.close(py))
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> std::result::Result<(), PyTraverseError> {
@@ -221,6 +223,7 @@ impl PyMemory {
     }
 
     fn __repr__(&self) -> String {
+        // Held while it is shown: no Python code runs here.
         let snapshot = self.space.load();
         let Ok(memory) = snapshot.memory_of(self.incarnation) else { return "GuestMemory(closed)".into() };
         let size = memory.regions().map(|region| region.range().size()).sum();

@@ -21,9 +21,9 @@ use crate::python::buffer;
 use crate::python::calls::python_call;
 use crate::python::convert::{self, Address, Size};
 
-/// A verb that looks at all bytes of a range, which takes long whatever the size.
+/// A verb that looks at all bytes of a range, for longer than a copy would take.
 const fn scanning(name: &'static str) -> Verb {
-    Verb::new(name, Need::Read).slow()
+    Verb::new(name, Need::Read).long_from(256 << 10)
 }
 
 const COMPARE: Verb = scanning("compare");
@@ -41,6 +41,7 @@ impl Digest for PyDigest {
     fn update(&mut self, bytes: &[u8]) -> Result<()> {
         let _guard = python_call();
         Python::attach(|py| self.update.call1(py, (PyBytes::new(py, bytes),)).map(drop)).map_err(|raised| {
+            // Kept here, for an error of the work has no room for an exception.
             self.raised = Some(raised);
             Error::Interrupted
         })
@@ -51,11 +52,11 @@ impl PyMemory {
     fn feed(
         &self,
         py: Python<'_>,
-        range: Range,
+        (verb, range): (Verb, Range),
         progress: Option<Py<PyAny>>,
         digest: &mut (dyn Digest + Send),
     ) -> PyResult<()> {
-        self.run(py, [(HASH, &[range])], progress, |[sections], interrupt| hash::hash(sections, digest, interrupt))
+        self.run(py, [(verb, &[range])], progress, |[sections], interrupt| hash::hash(sections, digest, interrupt))
     }
 }
 
@@ -100,7 +101,7 @@ impl PyMemory {
         let range = convert::range(addr, size)?;
         if algorithm == "blake3" {
             let mut hasher = blake3::Hasher::new();
-            self.feed(py, range, progress, &mut hasher)?;
+            self.feed(py, (HASH, range), progress, &mut hasher)?;
             return Ok(PyBytes::new(py, hasher.finalize().as_bytes()));
         }
         let object = py.import("hashlib")?.call_method1("new", (algorithm,)).map_err(|error| {
@@ -109,11 +110,12 @@ impl PyMemory {
                 false => error,
             }
         })?;
+        // SHAKE and its like: how long the digest should be is not said.
         if object.getattr("digest_size")?.eq(0)? {
             return Err(Invalid::argument(format!("digests of {algorithm} have no length of their own")).into());
         }
         let mut digest = PyDigest { update: object.getattr("update")?.unbind(), raised: None };
-        let fed = self.feed(py, range, progress, &mut digest);
+        let fed = self.feed(py, (HASH.slow(), range), progress, &mut digest);
         match digest.raised {
             Some(raised) => return Err(raised),
             None => fed?,

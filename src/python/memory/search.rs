@@ -104,6 +104,7 @@ impl PySearch {
     fn next(&self, state: &mut SearchState, interrupt: &dyn Interrupt) -> Result<Option<u64>> {
         loop {
             let generation = self.generation()?;
+            // Matches that were found on an older map may be gone from this one.
             if state.generation != Some(generation) {
                 state.search.rewind();
                 state.generation = Some(generation);
@@ -137,6 +138,7 @@ impl PySearch {
     }
 
     fn __next__(&self, py: Python<'_>) -> PyResult<Option<u64>> {
+        // Never waited for: the other thread may wait for the interpreter's lock, which this one has.
         let Some(mut state) = self.state.try_lock() else {
             return Err(Invalid::argument("the search is going on in another thread").into());
         };
@@ -195,7 +197,7 @@ impl PyMemory {
             done: 0,
             generation: None,
         };
-        let (space, interrupt) = (self.space.clone(), PyInterrupt::new(progress));
+        let (space, interrupt) = (self.space.clone(), PyInterrupt::new(needle.py(), progress)?);
         Ok(PySearch { space, incarnation: self.incarnation, interrupt, total, state: Lock::new(found) })
     }
 }

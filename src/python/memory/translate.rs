@@ -116,9 +116,11 @@ impl PyMemory {
 impl PyMemory {
     /// Reads the integer at each address, those that take the long way one by one.
     fn read_each(&self, py: Python<'_>, addresses: Bytes<'_>, output: &Output<'_>) -> PyResult<()> {
+        let _guard = python_call();
         let is_long = addresses.size() >= LONG_LIST;
         let mut at = 0usize;
         while at < addresses.size() {
+            py.check_signals()?;
             let run = || self.short(|_, memory| read_run(memory, addresses, output, at));
             let end = if is_long { py.detach(run) } else { run() }?;
             if end == at {

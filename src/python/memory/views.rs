@@ -50,7 +50,7 @@ impl PyMemory {
         // Held until the view has a lease of its own, so that it shows the region as the snapshot described it.
         let Some(section) = leased.sections().next() else { return PyGuestView::empty(py) };
         let desc = section.region().desc();
-        // Asked under the lease: whoever makes memory guarded looks for leases after that.
+        // Asked under the lease: a thread that makes memory guarded looks for leases after that.
         if !unguarded && section.region().is_guarded() {
             return Err(guarded_view(desc).into());
         }

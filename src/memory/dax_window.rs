@@ -5,7 +5,8 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 
-use crate::model::int::usize_of;
+use super::mmap::OwnPages;
+use crate::model::int::{u64_of, usize_of};
 use crate::model::lock::{Lock, LockGuard};
 use crate::model::range::Range;
 use crate::model::region::{MAP_ANONYMOUS, MAP_NORESERVE, MAP_PRIVATE, MAP_SHARED, PROT_NONE};
@@ -86,8 +87,7 @@ pub(super) enum DaxFailure {
 /// A window: addresses that are ours to map files into, and what is there.
 #[derive(Debug)]
 pub struct DaxWindow {
-    host: *mut u8,
-    size: u64,
+    pages: OwnPages,
     table: Lock<DaxTable>,
 }
 
@@ -97,13 +97,10 @@ unsafe impl Send for DaxWindow {}
 unsafe impl Sync for DaxWindow {}
 
 impl DaxWindow {
-    /// A window in which nothing is mapped.
-    ///
-    /// # Safety
-    /// The addresses are a mapping of ours that is there for as long as the window. Nobody touches them directly, for what is
-    /// mapped there comes and goes.
-    pub(super) unsafe fn new(host: *mut u8, size: u64) -> Self {
-        Self { host, size, table: Lock::default() }
+    /// A window in which nothing is mapped, to be kept beside its pages. What is mapped there comes and goes: `Touch::of` says that
+    /// nobody touches it directly.
+    pub(super) fn new(pages: OwnPages) -> Self {
+        Self { pages, table: Lock::default() }
     }
 
     fn table(&self) -> LockGuard<'_, DaxTable> {
@@ -152,11 +149,12 @@ impl DaxWindow {
     }
 
     fn map_over(&self, range: Range, prot_flags: i32, flags: i32, file: Option<(i32, u64)>) -> io::Result<()> {
-        if range.end() > self.size {
+        let (window, size) = self.pages.pages();
+        if range.end() > u64_of(size) {
             return Err(io::ErrorKind::InvalidInput.into());
         }
-        let host = self.host.wrapping_add(usize_of(range.base()));
-        // SAFETY: inside the window, whose addresses are ours and are touched by nobody, as `new` was promised.
+        let host = window.wrapping_add(usize_of(range.base()));
+        // SAFETY: inside the window, whose addresses are ours and are touched by nobody, as `new` says.
         unsafe { span::replace(host, usize_of(range.size()), prot_flags, flags, file) }
     }
 }

@@ -11,13 +11,15 @@ use super::dirty::{DirtyBitmap, WriteTracker};
 use super::extent::HoleFinder;
 use super::gate::Gate;
 use super::mmap::{self, MappedPages};
+use super::present::PresentPages;
 use super::protection::{Pages, Protection};
 use super::source::{self, Backing};
 use crate::model::error::Result;
 use crate::model::int::{u64_of, usize_of};
 use crate::model::range::Range;
-use crate::model::region::{PROT_READ, SharedRegion};
+use crate::model::region::{PROT_READ, PROT_WRITE, SharedRegion};
 use crate::sys::copy::{self, Reach};
+use crate::sys::memory::{self, Advice};
 
 /// The memory of a region. How it may be touched is said in [`path`](super::path).
 #[derive(Debug)]
@@ -28,6 +30,8 @@ pub struct Mapping {
     backing: Backing,
     gate: Gate,
     protection: Protection,
+    /// Of huge pages, those that are known to be there.
+    present: PresentPages,
     holes: HoleFinder,
     window: Option<DaxWindow>,
     tracker: WriteTracker,
@@ -46,12 +50,10 @@ impl Mapping {
         let backing = source::open(region)?;
         let mapped = mmap::map(region, &backing).map_err(|error| source::mmap_failed(region, &backing, &error))?;
         let start = mapped.mmap.as_ptr().wrapping_add(usize_of(backing.lead()));
-        // A buffer of the user's is not ours to map over.
-        let window = (backing.is_window && backing.buffer.is_none()).then(|| {
-            // SAFETY: the mapping that was just made, kept beside the window; `Touch::of` says that a window is never touched.
-            unsafe { DaxWindow::new(start, region.size()) }
-        });
+        let window = mapped.own.filter(|_| backing.is_window).map(DaxWindow::new);
+        let huge_pages = if backing.is_huge { usize_of(region.size().div_ceil(backing.page_size)) } else { 0 };
         let mapping = Self {
+            present: PresentPages::new(huge_pages),
             mapped,
             start,
             backing,
@@ -84,10 +86,8 @@ impl Mapping {
 
     /// Binds and advises the memory as `new` asks, where that differs from what `old` asked.
     pub fn advise(&self, old: Option<&SharedRegion>, new: &SharedRegion) -> Result<()> {
-        if self.backing.buffer.is_some() {
-            return Ok(());
-        }
-        advice::apply(self.pages(), self.backing.is_huge, old, new)
+        let Some(own) = self.mapped.own else { return Ok(()) };
+        advice::apply(own.pages(), self.backing.is_huge, old, new)
     }
 
     /// Brings all pages in and keeps them in memory.
@@ -108,6 +108,33 @@ impl Mapping {
         let first = first.abs_diff(first.checked_rem(page_size).unwrap_or_default());
         let end = end.checked_next_multiple_of(page_size).unwrap_or(size).min(size);
         (host.wrapping_add(first), end.abs_diff(first))
+    }
+
+    /// All of the region.
+    pub(super) fn whole(&self) -> Range {
+        Range::between(0, u64_of(self.pages().1).saturating_sub(self.backing.lead()))
+    }
+
+    fn numbers_of_pages(&self, part: Range) -> std::ops::Range<usize> {
+        let number = |end: u64| usize_of(end.checked_div(self.backing.page_size).unwrap_or_default());
+        number(part.base())..number(part.end().saturating_add(self.backing.page_size).saturating_sub(1))
+    }
+
+    /// Whether huge pages are known to be there.
+    pub(super) fn is_present(&self, part: Range) -> bool {
+        self.present.has(self.numbers_of_pages(part))
+    }
+
+    /// Brings the pages of a part in; of huge ones it is known from then on that they are there.
+    pub(super) fn populate(&self, part: Range) -> io::Result<()> {
+        let is_writable = self.prot_flags() & PROT_WRITE != 0;
+        let (host, size) = self.pages_of(part);
+        memory::advise(host, size, if is_writable { Advice::PopulateWrite } else { Advice::PopulateRead })?;
+        // A private page that was only read is still the file's: the first write may find no page for its copy.
+        if is_writable || !self.backing.is_private() || self.backing.file.is_none() {
+            self.present.mark(self.numbers_of_pages(part));
+        }
+        Ok(())
     }
 
     /// The distance of a byte of the region from the start of the pages.
@@ -189,17 +216,17 @@ impl Mapping {
     /// # Safety
     /// No one touches the memory who relies on a protection that is taken away.
     pub(super) unsafe fn protect(&self, prot_flags: i32) -> io::Result<()> {
-        if self.backing.buffer.is_some() {
+        let Some(own) = self.mapped.own else {
             self.protection.note(prot_flags);
             return Ok(());
-        }
+        };
         // SAFETY: the pages of this mapping; the rest is the caller's promise.
-        unsafe { self.protection.set(self.pages(), prot_flags) }
+        unsafe { self.protection.set(own.pages(), prot_flags) }
     }
 
     /// Runs `work` while the pages of a part can be read and written, and restores their protection.
     pub(super) fn with_write_access<T>(&self, part: Range, work: impl FnOnce() -> T) -> io::Result<T> {
-        if self.backing.buffer.is_some() {
+        if self.mapped.own.is_none() {
             return Ok(work());
         }
         if self.window.is_some() {

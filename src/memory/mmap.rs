@@ -7,6 +7,7 @@ use std::sync::Arc;
 use vm_memory::mmap::{MmapRegionBuilder, MmapRegionError};
 use vm_memory::{FileOffset, MmapRegion};
 
+use super::protection::Pages;
 use super::source::Backing;
 use crate::model::int::{u64_of, usize_of};
 use crate::model::region::SharedRegion;
@@ -22,7 +23,26 @@ const HUGE_PAGE: u64 = 2 << 20;
 pub(super) struct MappedPages {
     /// The memory.
     pub(super) mmap: MmapRegion<()>,
+    /// The memory again, unless somebody else mapped it.
+    pub(super) own: Option<OwnPages>,
     _span: Option<Span>,
+}
+
+/// Pages that this process mapped for a region, and that may be mapped over while it is there. Only [`map`] makes them.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct OwnPages(Pages);
+
+impl OwnPages {
+    pub(super) const fn pages(self) -> Pages {
+        self.0
+    }
+}
+
+impl MappedPages {
+    fn own(mmap: MmapRegion<()>, span: Option<Span>) -> Self {
+        let own = Some(OwnPages((mmap.as_ptr(), mmap.size())));
+        Self { mmap, own, _span: span }
+    }
 }
 
 /// Maps a region's backing.
@@ -41,15 +61,15 @@ pub(super) fn map(region: &SharedRegion, backing: &Backing) -> io::Result<Mapped
         let page = std::ptr::with_exposed_provenance_mut::<u8>(buffer.host).wrapping_sub(usize_of(backing.lead()));
         // SAFETY: the buffer is there for as long as `backing` keeps it, and only its own bytes are touched.
         builder = unsafe { builder.with_raw_mmap_pointer(page) };
-        return Ok(MappedPages { mmap: builder.build().map_err(io_error)?, _span: None });
+        return Ok(MappedPages { mmap: builder.build().map_err(io_error)?, own: None, _span: None });
     }
     if guard == 0 && align <= backing.page_size {
-        return Ok(MappedPages { mmap: builder.build().map_err(io_error)?, _span: None });
+        return Ok(MappedPages::own(builder.build().map_err(io_error)?, None));
     }
     let (span, host) = in_span(region, backing, length, (guard, align.max(backing.page_size)))?;
     // SAFETY: the region's size was just mapped at this address, and the span that is kept beside it is dropped after it.
     let mmap = unsafe { builder.with_raw_mmap_pointer(host) }.build().map_err(io_error)?;
-    Ok(MappedPages { mmap, _span: Some(span) })
+    Ok(MappedPages::own(mmap, Some(span)))
 }
 
 fn huge_page_alignment(region: &SharedRegion, backing: &Backing) -> Option<u64> {

@@ -36,6 +36,7 @@ mod mmap;
 mod os_error;
 pub mod path;
 pub mod prealloc;
+mod present;
 mod progress;
 pub mod protection;
 pub mod region;

@@ -9,6 +9,7 @@ use std::fs::File;
 use super::gate::Permit;
 use super::mapping::Mapping;
 use super::source::Backing;
+use crate::model::range::Range;
 use crate::model::region::PROT_READ;
 
 /// The time for which memory may be touched directly.
@@ -18,8 +19,8 @@ pub enum Touch {
     Always,
     /// In the process that mapped it; a forked child does not have it.
     InItsProcess,
-    /// In the process that mapped it, until somebody else may take pages away.
-    UntilExported,
+    /// In the process that mapped it, page by page from the moment on when they were brought in, until somebody else may take them away.
+    FromPopulatedToExported,
     /// Never.
     Never,
 }
@@ -36,9 +37,10 @@ impl Touch {
             Backing { can_shrink: true, .. } => Self::Never,
             // Huge pages that are not reserved: the pool may be empty at the first touch.
             Backing { is_huge: true, .. } if !backing.is_reserved() => Self::Never,
-            // A process that is given the descriptor may punch huge pages out, and then the pool may be empty at the next touch. A
-            // forked child may find no pages for its copies of private ones.
-            Backing { is_huge: true, .. } => Self::UntilExported,
+            // A reservation is not a page: a control group, a bind policy or a cpuset may refuse it at the first touch. A process that
+            // is given the descriptor may punch pages out, and then the pool may be empty at the next touch. A forked child may find
+            // no pages for its copies of private ones.
+            Backing { is_huge: true, .. } => Self::FromPopulatedToExported,
             // With vm.overcommit_memory=2 the kernel may refuse a page at the first touch.
             Backing { is_overcommit_strict: true, .. } => Self::Never,
             // MADV_DONTFORK.
@@ -80,21 +82,36 @@ impl Mapping {
         Touch::of(self.backing())
     }
 
-    /// The path of a copy that needs these bits of protection, at this moment.
-    pub fn path(&self, bits: i32) -> Path<'_> {
+    /// The path of a copy of part of the region that needs these bits of protection, at this moment.
+    ///
+    /// Pages that have to be there are brought in, as a touch would do.
+    pub fn path(&self, part: Range, bits: i32) -> Path<'_> {
         match self.touch() {
             // A touch would be SIGSEGV, while the kernel refuses what a protection forbids.
             _ if self.prot_flags() & bits != bits => self.guarded_path(),
             Touch::Always => Path::Direct,
             Touch::InItsProcess if self.gate().is_in_its_process() => Path::Direct,
-            Touch::UntilExported => self.gate().pass().map_or_else(|| self.guarded_path(), Path::DirectUntilExported),
+            Touch::FromPopulatedToExported => {
+                let permit = self.gate().pass().filter(|_| self.is_present(part) || self.populate(part).is_ok());
+                permit.map_or_else(|| self.guarded_path(), Path::DirectUntilExported)
+            }
             Touch::InItsProcess | Touch::Never => self.guarded_path(),
         }
     }
 
     /// The path of a read that allocates no page of a shared file.
-    pub fn scan_path(&self) -> Path<'_> {
-        if self.backing().shown_file().is_some() { self.guarded_path() } else { self.path(PROT_READ) }
+    pub fn scan_path(&self, part: Range) -> Path<'_> {
+        if self.backing().shown_file().is_some() { self.guarded_path() } else { self.path(part, PROT_READ) }
+    }
+
+    /// Whether all of it can be touched directly at this moment.
+    pub fn is_direct(&self) -> bool {
+        match self.touch() {
+            Touch::Always => true,
+            Touch::InItsProcess => self.gate().is_in_its_process(),
+            Touch::FromPopulatedToExported => self.gate().pass().is_some() && self.is_present(self.whole()),
+            Touch::Never => false,
+        }
     }
 
     fn guarded_path(&self) -> Path<'_> {
@@ -125,9 +142,9 @@ mod tests {
             (strict.clone(), Touch::Never),
             (Backing { is_dontfork: true, ..strict.clone() }, Touch::Never),
             // Overcommit is not a question for reserved huge pages.
-            (Backing { is_huge: true, ..strict }, Touch::UntilExported),
-            (huge.clone(), Touch::UntilExported),
-            (Backing { is_dontfork: true, ..huge.clone() }, Touch::UntilExported),
+            (Backing { is_huge: true, ..strict }, Touch::FromPopulatedToExported),
+            (huge.clone(), Touch::FromPopulatedToExported),
+            (Backing { is_dontfork: true, ..huge.clone() }, Touch::FromPopulatedToExported),
             (Backing { flags: MAP_NORESERVE, ..huge.clone() }, Touch::Never),
             (Backing { can_shrink: true, ..huge.clone() }, Touch::Never),
             (Backing { is_foreign: true, ..huge.clone() }, Touch::Never),

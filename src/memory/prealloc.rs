@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use super::leased_sections::LeasedSections;
-use super::path::Path;
 use super::region::MappedRegion;
 use super::section::Section;
 use super::source;
@@ -19,9 +18,9 @@ use crate::model::interrupt::{Interrupt, STEP};
 use crate::model::policy::PolicyMode;
 use crate::model::region::{PROT_READ, PROT_WRITE, Region};
 use crate::model::wait::{Deadline, Monitor};
-use crate::sys::errno::{self, EFAULT, EINVAL, ENOMEM};
+use crate::sys::errno::{self, EFAULT, ENOMEM};
 use crate::sys::host::Host;
-use crate::sys::memory::{self, Advice};
+use crate::sys::memory;
 use crate::sys::{numa, smaps};
 
 /// Less than this is not worth a thread.
@@ -81,6 +80,7 @@ struct PreallocWork<'a> {
     next: AtomicUsize,
     done: AtomicU64,
     stop: AtomicBool,
+    has_populate: bool,
     touched: AtomicBool,
     failure: Monitor<Option<Error>>,
     /// Threads that have ended.
@@ -99,6 +99,7 @@ impl<'a> PreallocWork<'a> {
             next: AtomicUsize::new(0),
             done: AtomicU64::new(0),
             stop: AtomicBool::new(false),
+            has_populate: memory::has_populate(),
             touched: AtomicBool::new(false),
             failure: Monitor::default(),
             ended: Monitor::default(),
@@ -132,19 +133,13 @@ impl<'a> PreallocWork<'a> {
 
     fn populate(&self, section: &Section<'_>) -> Result<()> {
         let region = section.region();
-        let is_writable = region.desc().prot_flags & PROT_WRITE != 0;
-        let advice = if is_writable { Advice::PopulateWrite } else { Advice::PopulateRead };
-        let (host, size) = region.mapping().pages_of(section.part());
-        match (memory::advise(host, size, advice), section.path(PROT_WRITE)) {
-            (Ok(()), _) => Ok(()),
-            // For kernels before 5.14. A touch must not fault, so that it is left to the kernel elsewhere.
-            (Err(error), Path::Direct | Path::DirectUntilExported(_)) if errno::of(&error) == EINVAL => {
-                self.touched.store(true, Ordering::Relaxed);
-                touch(section);
-                Ok(())
-            }
-            (Err(error), _) => Err(failed(region, &error)),
+        // A touch must not fault, so that elsewhere it is left to a kernel that can't do it, and says so.
+        if !self.has_populate && section.path(PROT_WRITE).is_direct() {
+            self.touched.store(true, Ordering::Relaxed);
+            touch(section);
+            return Ok(());
         }
+        region.mapping().populate(section.part()).map_err(|error| failed(region, &error))
     }
 
     fn work(&self) {

@@ -92,8 +92,7 @@ impl MappedRegion {
 
     /// Whether accesses go through the kernel, because a touch may fault.
     pub fn is_guarded(&self) -> bool {
-        // Without bits: a protection that forbids an access does not make memory guarded.
-        !self.mapping.path(0).is_direct()
+        !self.mapping.is_direct()
     }
 
     /// The first address in part of the region whose protection lacks some of the bits; in a DAX window it is that of the files.

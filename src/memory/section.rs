@@ -13,6 +13,7 @@ use super::region::MappedRegion;
 use crate::model::error::{Error, Result};
 use crate::model::format::hex;
 use crate::model::int::{u64_of, usize_of};
+use crate::model::interrupt::Interrupt;
 use crate::model::range::Range;
 use crate::model::region::{PROT_READ, PROT_WRITE};
 use crate::sys::copy::{self as kernel, Stopped};
@@ -20,6 +21,9 @@ use crate::sys::errno::{self, ETIMEDOUT};
 
 /// Bytes that a guarded fill writes at a time, and that a fault handler is given its time for.
 const GUARDED_CHUNK: usize = 64 << 10;
+
+/// Bytes that are brought in between two looks at the caller's [`Interrupt`].
+const STEP: u64 = 64 << 20;
 
 /// A part of one region, for as long as the region is held, and its place in the caller's buffer.
 #[derive(Clone, Copy, Debug)]
@@ -125,9 +129,20 @@ impl<'a> Section<'a> {
         self.region.mapping().host(self.part.base())
     }
 
+    /// Whether the user may touch it, from here on: the pages that have to be there for that are brought in.
+    pub fn is_direct(&self, bits: i32, interrupt: &dyn Interrupt) -> Result<bool> {
+        for chunk in self.chunks(STEP) {
+            if !chunk.path(bits).is_direct() {
+                return Ok(false);
+            }
+            interrupt.check()?;
+        }
+        Ok(true)
+    }
+
     /// The path of a copy that needs some protection, at this moment.
     pub(super) fn path(&self, bits: i32) -> Path<'a> {
-        self.region.mapping().path(bits)
+        self.region.mapping().path(self.part, bits)
     }
 
     /// The bytes from the first on that are alike in having pages.
@@ -153,7 +168,7 @@ impl<'a> Section<'a> {
 
     /// Copies the part out without allocating pages of a shared file that no one has written.
     pub fn scan(&self, output: &Output<'_>) -> Result<()> {
-        self.read_by(&self.region.mapping().scan_path(), output)
+        self.read_by(&self.region.mapping().scan_path(self.part), output)
     }
 
     fn read_by(&self, path: &Path<'_>, output: &Output<'_>) -> Result<()> {

@@ -152,7 +152,11 @@ impl Region {
 
     /// Refuses a description that no region can have; every public way to make a region ends here.
     pub fn check(&self) -> Result<(), Invalid> {
-        let checked = self.check_range().and_then(|()| self.check_source()).and_then(|()| self.check_options());
+        let checked = self
+            .check_range()
+            .and_then(|()| self.check_source())
+            .and_then(|()| self.check_type())
+            .and_then(|()| self.check_options());
         checked.map_err(|invalid| invalid.about(Some(self.base()), Some(self.size())))
     }
 
@@ -184,6 +188,39 @@ impl Region {
         }
     }
 
+    /// Refuses what would have no effect: RAM and firmware have any source, which of them a buffer is there already; a DAX window has
+    /// host addresses alone, a device no memory.
+    fn check_type(&self) -> Result<(), Invalid> {
+        let BackingOptions { alignment, guard_pages, .. } = self.options;
+        let placement = BackingOptions { alignment, guard_pages, ..BackingOptions::default() };
+        let bare = |source_type| Source { source_type: self.source.source_type.and(source_type), ..Source::default() };
+        let (what, source, options) = match self.region_type {
+            RegionType::DaxMemory => {
+                ("a DAX window is addresses for files", bare(Some(SourceType::MmapAnonymous)), placement)
+            }
+            RegionType::DeviceMemory => ("a device region has no memory", bare(None), BackingOptions::default()),
+            _ if self.source.buffer.is_some() => {
+                ("a buffer is mapped already", self.source.clone(), BackingOptions::default())
+            }
+            RegionType::DefaultMemory | RegionType::FirmwareMemory => return Ok(()),
+        };
+        if self.source != source {
+            let message = format!("{what}: leave mem_type=, mem_file_path=, file=, file_offset= and a buffer out");
+            return Err(Invalid::new(Kind::MemorySourceType, message));
+        }
+        let (perm_flags, prot_flags) = self.region_type.default_flags(&source);
+        if self.perm_flags == perm_flags
+            && (self.prot_flags == prot_flags || source.buffer.is_some())
+            && self.options == options
+            && self.host_numa_node_id.is_none()
+        {
+            return Ok(());
+        }
+        let rest = "leave perm_flags=, prot_flags=, host_numa_node_id= and backing= out";
+        let but = "; a DAX window may have alignment or guard_pages, a buffer prot_flags=";
+        Err(Invalid::argument(format!("{what}: {rest}{but}")))
+    }
+
     fn check_options(&self) -> Result<(), Invalid> {
         let options = &self.options;
         options.check()?;
@@ -193,8 +230,6 @@ impl Region {
         }
         let refusal = if self.is_huge() && options.transparent_hugepage == Some(true) {
             "transparent_hugepage= is for sources of small pages: this one takes huge pages from the pool"
-        } else if !self.has_memory() && *options != BackingOptions::default() {
-            "a device region has no memory that options could be for"
         } else if options.seals.is_some() && !self.is_memfd() {
             "seals= goes with a memfd: mem_type \"shmem\" or \"hugeshmem\""
         } else {

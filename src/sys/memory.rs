@@ -50,6 +50,12 @@ pub fn advise(host: *mut u8, size: usize, advice: Advice) -> Result<()> {
     check(unsafe { libc::madvise(host.cast(), size, advice.number()) }).map(drop)
 }
 
+/// Whether the kernel can populate pages by advice, as it can since 5.14: an `EINVAL` of pages that are there has other reasons, too.
+pub fn has_populate() -> bool {
+    // The kernel looks at the advice before it looks at the pages, of which there are none.
+    advise(std::ptr::null_mut(), 0, Advice::PopulateWrite).map_err(|error| errno::of(&error)) != Err(errno::EINVAL)
+}
+
 /// `mprotect(2)` on part of a live mapping.
 ///
 /// # Safety

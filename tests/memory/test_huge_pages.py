@@ -18,14 +18,17 @@ from dbs_address_space import (
     HugePagesShort,
     MemoryFault,
     Misaligned,
+    Unsupported,
 )
 from host import free_huge_pages, huge_page_size, huge_pages, mounted
 from kernel_view import descriptors, kilobytes, maps_of, nothing_left, protection, smaps
 from memory_helpers import GIB, MIB, PAGE, mapped, ram
+from seccomp import fail
 from verbs import OTHER, VERBS
 
 HUGE = huge_page_size() or 2 * MIB
 MFD_HUGETLB = 4
+MADV_POPULATE_WRITE, EFAULT = 23, 14
 POOL = 8
 SOURCES = ["hugeshmem", "hugememfd", "hugemmap", "hugeanon", "hugetlbfs"]
 
@@ -55,14 +58,37 @@ def test_huge_sources_are_huge(mem_type: str, mount: Path) -> None:
     _, memory = mapped(huge_ram(0, 3, mem_type, mem_file_path=mount / "ram"))
     mapping = memory.mapping(0)
     assert kilobytes(smaps(mapping.host_address)["KernelPageSize"]) == HUGE
-    assert (mapping.page_size, mapping.guarded, mapping.size) == (HUGE, False, 3 * HUGE)
+    # A reservation is not a page: a control group or a NUMA policy may refuse it.
+    assert (mapping.page_size, mapping.guarded, mapping.size) == (HUGE, True, 3 * HUGE)
     assert free_huge_pages(HUGE) == POOL - 3
     memory.write(HUGE - 2, b"over")
     memory.write_u64(2 * HUGE, 7)
     assert (memory.read(HUGE - 2, 4), memory.read_u64(2 * HUGE), memory.load(2 * HUGE)) == (b"over", 7, 7)
+    memory.prealloc()
+    assert not memory.mapping(0).guarded
     assert not list(mount.iterdir())
     memory.close()
     assert free_huge_pages(HUGE) == POOL
+
+
+@pytest.mark.usefixtures("reserved")
+@pytest.mark.parametrize("mem_type", ["hugeshmem", "hugemmap"])
+def test_views_are_of_pages_that_are_there(mem_type: str) -> None:
+    def child() -> None:
+        _, memory = mapped(huge_ram(0, 3, mem_type))
+        memory.view(0, 8, writable=True)[:] = b"is there"
+        # As a control group with a limit would.
+        fail("madvise", EFAULT, 2, equals=MADV_POPULATE_WRITE)
+        assert memory.view(HUGE - 8, 8).tobytes() == bytes(8)
+        for size in (16, 2 * HUGE):
+            with pytest.raises(Unsupported):
+                memory.view(HUGE - 8, size)
+        with pytest.raises(Unsupported):
+            memory.fetch_add(HUGE, 1)
+        assert memory.read(0, 8) == b"is there"
+        assert memory.mapping(0).guarded
+
+    in_child(child)
 
 
 @pytest.mark.usefixtures("reserved")

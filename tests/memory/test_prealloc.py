@@ -5,14 +5,17 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from children import in_child
 from dbs_address_space import (
     MAP_POPULATE,
     AddressSpaceBuilder,
+    AddressSpaceChange,
     AddressSpaceRegion,
     BackingError,
     BackingOptions,
@@ -213,6 +216,47 @@ def test_without_the_advice_pages_are_touched_and_that_is_said(mem_type: str) ->
         assert report.touched
         assert resident_bytes(memory.host_address(0), SIZE) == SIZE
         assert memory.read(0, 5) == b"stays"
+
+    in_child(child)
+
+
+def test_a_kernel_that_has_the_advice_and_refuses_it_is_an_error() -> None:
+    def child() -> None:
+        _, memory = mapped(ram(0, MIB))
+        fail("madvise", EINVAL, 1, equals=MIB)
+        with pytest.raises(BackingError, match="MADV_POPULATE_WRITE"):
+            memory.prealloc()
+
+    in_child(child)
+
+
+class Client:
+    """Lets a change go on when a call that waits for it has begun."""
+
+    def __init__(self, call: Callable[[], object]) -> None:
+        self.call = threading.Thread(target=call)
+
+    def prepare(self, change: AddressSpaceChange) -> None:
+        if change.replaced:
+            self.call.start()
+            self.call.join(0.05)
+
+    def commit(self, change: AddressSpaceChange) -> None: ...
+    def rollback(self, change: AddressSpaceChange) -> None: ...
+
+
+@pytest.mark.parametrize("mem_type", SOURCES)
+@pytest.mark.parametrize("background", [False, True])
+def test_it_goes_by_the_protection_that_a_change_leaves(mem_type: str, background: Literal[True]) -> None:
+    def child() -> None:
+        space, memory = mapped(ram(0, MIB, mem_type=mem_type))
+        done: list[PreallocReport | PreallocHandle] = []
+        client = Client(lambda: done.append(memory.prealloc(background=background)))
+        with space.subscribe(client):
+            space.replace_region(0, space[0].replace(prot_flags="r--"))
+            client.call.join()
+        [report] = done
+        assert not isinstance(report, PreallocHandle) or report.wait()
 
     in_child(child)
 

@@ -21,6 +21,8 @@ from dbs_address_space import (
     AddressSpaceRegionType,
     BackingOptions,
     InvalidAddressRange,
+    InvalidArgument,
+    InvalidMemorySourceType,
     MapFlags,
     MemorySourceType,
     Prot,
@@ -295,7 +297,7 @@ def test_regions_are_immutable() -> None:
 
 @pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
 def test_regions_pickle(protocol: int) -> None:
-    for region in (AddressSpaceRegion("dax", 0, PAGE, **EVERYTHING), *map(create, SOURCES), ram(0, TOP)):
+    for region in (AddressSpaceRegion("firmware", 0, PAGE, **EVERYTHING), *map(create, SOURCES), ram(0, TOP)):
         again = pickle.loads(pickle.dumps(region, protocol))
         assert again == region
         assert options(again) == options(region)
@@ -416,3 +418,71 @@ def test_copy_replace_is_replace() -> None:
     assert copied(options, ksm=True) == options.replace(ksm=True) == BackingOptions(mlock=True, ksm=True)
     with pytest.raises(TypeError):
         copied(region, colour="red")
+
+
+# What a type has no use for is refused, at construction and in `replace`.
+
+USELESS: dict[str, tuple[type[InvalidArgument], dict[str, dict[str, Any]]]] = {
+    "source": (
+        InvalidMemorySourceType,
+        {name: {"mem_type": name} for name in SOURCES}
+        | {"path": {"mem_file_path": "/dev/hugepages/file"}, "offset": {"file_offset": PAGE}, "file": {"file": 0}},
+    ),
+    "options": (
+        InvalidArgument,
+        {
+            "protection": {"prot_flags": "r--"},
+            "flags": {"perm_flags": MAP_SHARED | MAP_ANONYMOUS},
+            "populated": {"perm_flags": PRIVATE | MAP_POPULATE},
+            "node": {"host_numa_node_id": 0},
+            "reserved": {"backing": BackingOptions(reserve=True)},
+            "locked": {"backing": BackingOptions(mlock=True)},
+            "merged": {"is_mergeable": True},
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("region_type", ["device", "dax"])
+@pytest.mark.parametrize(
+    ("error", "arguments"),
+    [pytest.param(error, arguments, id=name) for error, table in USELESS.values() for name, arguments in table.items()],
+)
+def test_a_type_takes_only_what_has_an_effect(
+    region_type: str, error: type[InvalidArgument], arguments: dict[str, Any]
+) -> None:
+    if region_type == "dax" and arguments.get("mem_type") in ("mmap", "anon"):
+        assert AddressSpaceRegion("dax", 0, PAGE, **arguments).mem_type is MemorySourceType.MMAP_ANONYMOUS
+        return
+    with pytest.raises(error, match=r"leave .* out"):
+        AddressSpaceRegion(region_type, 0, PAGE, **arguments)
+    with pytest.raises(error, match=r"leave .* out"):
+        AddressSpaceRegion(region_type, 0, PAGE).replace(**arguments)
+    with tempfile.TemporaryFile() as file:
+        assert AddressSpaceRegion("ram", 0, PAGE, **arguments | ({"file": file} if "file" in arguments else {}))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"host_numa_node_id": 0},
+        {"is_mergeable": True},
+        {"perm_flags": MAP_PRIVATE},
+        {"perm_flags": MAP_SHARED | MAP_POPULATE},
+    ],
+)
+def test_what_a_buffer_can_not_have_is_refused(changes: dict[str, Any]) -> None:
+    region = AddressSpaceRegion.from_buffer(0, bytearray(PAGE))
+    with pytest.raises(InvalidArgument, match="mapped already"):
+        region.replace(**changes)
+    assert region.replace(prot_flags="r--").prot_flags == Prot.READ
+
+
+@pytest.mark.parametrize("region_type", ["device", "dax"])
+def test_memory_of_someone_else_is_ram_or_firmware(region_type: str) -> None:
+    buffer = AddressSpaceRegion.from_buffer(1 << 45, bytearray(1 << 20))
+    assert buffer.replace(region_type="firmware").region_type is AddressSpaceRegionType.FIRMWARE_MEMORY
+    with pytest.raises(InvalidMemorySourceType):
+        buffer.replace(region_type=region_type)
+    with tempfile.TemporaryFile() as file, pytest.raises(InvalidMemorySourceType):
+        AddressSpaceRegion.from_file(0, PAGE, file).replace(region_type=region_type)

@@ -6,14 +6,17 @@ use pyo3::prelude::*;
 use pyo3::types::PyMemoryView;
 
 use super::PyMemory;
+use super::run::is_long_copy;
 use crate::memory::access::{Shape, Verb};
 use crate::memory::leased_sections::LeasedSections;
 use crate::memory::protection::Need;
 use crate::model::error::Error;
+use crate::model::interrupt::{Interrupt, Uninterrupted};
 use crate::model::region::{PROT_WRITE, SharedRegion};
 use crate::python::array::ArrayLayout;
 use crate::python::buffer::PyGuestView;
 use crate::python::convert::{self, Address, Size};
+use crate::python::interrupt::detached;
 use crate::python::pin::PyPin;
 
 #[pymethods]
@@ -51,7 +54,13 @@ impl PyMemory {
         let Some(section) = leased.sections().next() else { return PyGuestView::empty(py) };
         let desc = section.region().desc();
         // Asked under the lease: a thread that makes memory guarded looks for leases after that.
-        if !unguarded && section.region().is_guarded() {
+        let is_direct = |interrupt: &dyn Interrupt| section.is_direct(need.bits(), interrupt);
+        let is_direct = match unguarded || !section.region().is_guarded() {
+            true => true,
+            false if is_long_copy(range.size()) => detached(py, None, is_direct)?,
+            false => is_direct(&Uninterrupted)?,
+        };
+        if !is_direct {
             return Err(guarded_view(desc).into());
         }
         let readonly = desc.prot_flags & PROT_WRITE == 0 || writable == Some(false);

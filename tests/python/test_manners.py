@@ -27,7 +27,7 @@ CLASSES = [value for value in vars(_core).values() if isinstance(value, type)]
 
 @pytest.mark.parametrize("native", CLASSES, ids=lambda native: native.__name__)
 def test_every_native_class_has_weak_references(native: type) -> None:
-    assert native.__weakrefoffset__ > 0  # type: ignore[attr-defined]  # of every class
+    assert native.__weakrefoffset__ > 0
 
 
 def test_a_weak_reference_keeps_nothing() -> None:

@@ -17,11 +17,14 @@ import sys
 # Not `sys.platform == "linux"`: type checkers on other systems would then skip the rest of this file.
 if "linux" not in sys.platform:
     raise ImportError(f"dbs_address_space needs Linux on x86_64 or aarch64; this is {sys.platform}")
-if sys.version_info < (3, 12):  # newer ones refuse by themselves what would share the native classes
-    import _xxsubinterpreters as _interpreters  # type: ignore[import-not-found]
+try:
+    import _interpreters  # type: ignore[import-not-found,unused-ignore]  # from 3.13 on
+except ImportError:
+    import _xxsubinterpreters as _interpreters  # type: ignore[import-not-found,unused-ignore,no-redef]
 
-    if _interpreters.get_current() != _interpreters.get_main():
-        raise ImportError("dbs_address_space can be imported in the main interpreter only, not in a sub-interpreter")
+# From 3.12 on Python refuses isolated ones by itself, and no others: they all would share the native classes.
+if _interpreters.get_current() != _interpreters.get_main():
+    raise ImportError("dbs_address_space can be imported in the main interpreter only, not in a sub-interpreter")
 
 from . import _core
 from ._core import __version__, usable_end

@@ -598,7 +598,7 @@ class AddressSpaceBase:
         >>> regions = [AddressSpaceRegion("ram", 0, "1MiB", name="ram0")]
         >>> guest = AddressSpaceBase.from_regions(regions, AddressSpaceLayout(1 << 46, 0, 1 << 45))
         >>> guest.ranges("ram")
-        (AddressRange(base=0, size=1048576),)
+        (AddressRange(base=0x0, size=0x10_0000),)
         """
     def gaps(self, low: _Address = 0, high: _Address | None = None) -> tuple[AddressRange, ...]:
         """The ranges between `low` and `high` (`layout.phys_end` by default) that no region covers: a tuple of `AddressRange`.
@@ -780,6 +780,26 @@ class AddressSpace:
     @property
     def is_mapped(self) -> bool:
         """Whether the space has memory."""
+    def close(self) -> None:
+        """Unmaps the memory, if there is any, and ends every attachment; the space stays as a map. Closing twice does nothing.
+
+        `with` closes the space at its end. Raises `RegionBusy` when a view or array holds a region, `ClientError` when a client refuses, and
+        then nothing has changed.
+
+        >>> from dbs_address_space import AddressSpaceBuilder
+        >>> with AddressSpaceBuilder(numa_regions=["4MiB"]).build() as space:
+        ...     space.memory.write(0, b"hello")
+        >>> space.is_mapped, len(space)
+        (False, 1)
+        """
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self,
+        _type: type[BaseException] | None,
+        _value: BaseException | None,
+        _traceback: TracebackType | None,
+        /,
+    ) -> Literal[False]: ...
     def wait_for_change(self, generation: SupportsIndex, timeout: float | None = None) -> AddressSpaceBase | None:
         """Waits until the generation is above `generation` and returns the newest map; `None` after `timeout` seconds.
 
@@ -927,7 +947,7 @@ class AddressSpace:
         >>> regions = [AddressSpaceRegion("ram", 0, "1MiB", name="ram0")]
         >>> guest = AddressSpace.from_regions(regions, AddressSpaceLayout(1 << 46, 0, 1 << 45))
         >>> guest.ranges("ram")
-        (AddressRange(base=0, size=1048576),)
+        (AddressRange(base=0x0, size=0x10_0000),)
         """
     def gaps(self, low: _Address = 0, high: _Address | None = None) -> tuple[AddressRange, ...]:
         """The ranges between `low` and `high` (`layout.phys_end` by default) that no region covers: a tuple of `AddressRange`.

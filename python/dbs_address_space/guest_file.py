@@ -43,6 +43,10 @@ class GuestFile(io.RawIOBase):
         """The mode in which it was opened."""
         return "rb+" if self._writable else "rb"
 
+    def __repr__(self) -> str:
+        status = "closed" if self.closed else f"at {self._position:#_x}"
+        return f"<GuestFile mode={self.mode!r} {status}>"
+
     def readable(self) -> bool:
         """Whether it can be read: always."""
         self._checkClosed()

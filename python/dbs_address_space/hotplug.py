@@ -58,6 +58,11 @@ class DimmSlots:
         self._names: dict[int, str] = {}
         self._lock = allocate_lock()
 
+    def __repr__(self) -> str:
+        dimms = self.dimms
+        plugged = ", ".join(f"{slot}: {dimms[slot].name!r} {dimms[slot].size:#_x}" for slot in sorted(dimms))
+        return f"DimmSlots({{{plugged}}}, slots={self.slots}, size={self.size:#_x})"
+
     @property
     def dimms(self) -> dict[int, AddressSpaceRegion]:
         """The regions by slot."""

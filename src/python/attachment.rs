@@ -173,7 +173,7 @@ impl PyAttachment {
     /// >>> attachment.detach()
     /// >>> attachment
     /// Subscription("print", detached)
-    fn detach(&self, py: Python<'_>) -> PyResult<()> {
+    pub(super) fn detach(&self, py: Python<'_>) -> PyResult<()> {
         let Ok((space, subscription)) = self.membership(py) else { return Ok(()) };
         detached(py, None, |interrupt| space.unsubscribe(&subscription, interrupt))
     }

@@ -18,7 +18,7 @@ use crate::model::policy::{NumaPolicy, PolicyMode, node_list, parse_node_list};
 /// >>> from dbs_address_space import NumaPolicy
 /// >>> NumaPolicy("interleave", "0-1,64").nodes
 /// (0, 1, 64)
-#[pyclass(frozen, eq, hash, name = "NumaPolicy", module = "dbs_address_space")]
+#[pyclass(frozen, eq, hash, weakref, name = "NumaPolicy", module = "dbs_address_space")]
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PyNumaPolicy(pub(super) NumaPolicy);
 
@@ -105,7 +105,7 @@ impl PyNumaPolicy {
 /// >>> options = BackingOptions(mlock=True, policy="bind")
 /// >>> AddressSpaceRegion("ram", 0, "1MiB", host_numa_node_id=0, backing=options).backing == options
 /// True
-#[pyclass(frozen, eq, hash, name = "BackingOptions", module = "dbs_address_space")]
+#[pyclass(frozen, eq, hash, weakref, name = "BackingOptions", module = "dbs_address_space")]
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PyBackingOptions(pub(super) BackingOptions);
 

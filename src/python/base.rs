@@ -31,7 +31,7 @@ use crate::model::region_map::{RegionEntry, RegionMap};
 /// >>> base = AddressSpaceBase.from_regions([AddressSpaceRegion("ram", 0, "1MiB", name="ram0")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
 /// >>> base["ram0"] is base.find_region(0x1000)
 /// True
-#[pyclass(frozen, name = "AddressSpaceBase", module = "dbs_address_space")]
+#[pyclass(frozen, weakref, name = "AddressSpaceBase", module = "dbs_address_space")]
 pub struct PyBase {
     pub(super) map: Arc<RegionMap>,
     /// The object of each region, kept from when it is first asked for: a look-up must not search for it.

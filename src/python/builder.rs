@@ -22,7 +22,7 @@ use crate::model::source::SourceType;
 /// >>> from dbs_address_space import NumaRegionInfo
 /// >>> NumaRegionInfo("2GiB", host_numa_node_id=0, guest_numa_node_id=1, vcpu_ids=[2, 3])
 /// NumaRegionInfo('2 GiB', host_numa_node_id=0, guest_numa_node_id=1, vcpu_ids=(2, 3))
-#[pyclass(frozen, eq, hash, name = "NumaRegionInfo", module = "dbs_address_space")]
+#[pyclass(frozen, eq, hash, weakref, name = "NumaRegionInfo", module = "dbs_address_space")]
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PyNumaRegionInfo(pub(super) NumaRegionInfo);
 
@@ -100,7 +100,7 @@ impl PyNumaRegionInfo {
 /// >>> from dbs_address_space import Hotplug
 /// >>> Hotplug("16GiB", slots=4).slots
 /// 4
-#[pyclass(frozen, eq, hash, name = "Hotplug", module = "dbs_address_space")]
+#[pyclass(frozen, eq, hash, weakref, name = "Hotplug", module = "dbs_address_space")]
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PyHotplug(pub(super) Hotplug);
 
@@ -149,7 +149,7 @@ impl PyHotplug {
 /// ...     print(region)
 /// AddressSpaceRegion('ram0' DEFAULT_MEMORY [0x0, 0xc000_0000) 3 GiB rw- shmem)
 /// AddressSpaceRegion('ram1' DEFAULT_MEMORY [0x1_0000_0000, 0x1_4000_0000) 1 GiB rw- shmem)
-#[pyclass(frozen, eq, hash, name = "AddressSpaceBuilder", module = "dbs_address_space")]
+#[pyclass(frozen, eq, hash, weakref, name = "AddressSpaceBuilder", module = "dbs_address_space")]
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PyBuilder(pub(super) PlanRequest);
 

@@ -25,7 +25,7 @@ use crate::space::proposal::Proposal;
 /// >>> before = AddressSpaceBase.from_regions([], AddressSpaceLayout(1 << 46, 0, 1 << 45))
 /// >>> print(before.diff(before.insert_region(AddressSpaceRegion("ram", 0, "1MiB"))))
 /// + AddressSpaceRegion(DEFAULT_MEMORY [0x0, 0x10_0000) 1 MiB rw- shmem)
-#[pyclass(frozen, name = "AddressSpaceChange", module = "dbs_address_space")]
+#[pyclass(frozen, weakref, name = "AddressSpaceChange", module = "dbs_address_space")]
 #[derive(Debug)]
 pub struct PyChange {
     before: Py<PyBase>,

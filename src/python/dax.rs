@@ -32,7 +32,7 @@ use crate::model::range::Range;
 /// ...     window.map_file(0, file, 0, 4096, "r--")
 /// >>> memory.read(window.region.base, 5)
 /// b'hello'
-#[pyclass(frozen, name = "DaxWindow", module = "dbs_address_space")]
+#[pyclass(frozen, weakref, name = "DaxWindow", module = "dbs_address_space")]
 #[derive(Debug)]
 pub struct PyDaxWindow {
     space: SpaceRef,

@@ -20,7 +20,7 @@ use crate::model::range::Range;
 /// >>> pages = DirtyPages([(0x1000, 0x2000), (0x8000, 0x1000)])
 /// >>> [str(range) for range in pages], pages.count, pages.size
 /// (['[0x1000, 0x3000)', '[0x8000, 0x9000)'], 3, 12288)
-#[pyclass(frozen, eq, hash, name = "DirtyPages", module = "dbs_address_space")]
+#[pyclass(frozen, eq, hash, weakref, name = "DirtyPages", module = "dbs_address_space")]
 #[derive(Debug, PartialEq, Eq, Hash)]
 pub struct PyDirtyPages(DirtyPages);
 

@@ -36,7 +36,7 @@ pub fn usable_end() -> PyResult<u64> {
 /// >>> from dbs_address_space import AddressSpaceLayout
 /// >>> AddressSpaceLayout(1 << 46, 0, 1 << 45, mmio_windows=[(0xc000_0000, "1GiB")])
 /// AddressSpaceLayout(phys_end=0x4000_0000_0000, mem_start=0x0, mem_end=0x2000_0000_0000, mmio_windows=((0xc000_0000, 0x4000_0000),))
-#[pyclass(frozen, eq, hash, name = "AddressSpaceLayout", module = "dbs_address_space")]
+#[pyclass(frozen, eq, hash, weakref, name = "AddressSpaceLayout", module = "dbs_address_space")]
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PyLayout(pub(super) Layout);
 

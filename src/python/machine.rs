@@ -21,7 +21,7 @@ use crate::model::range::Range;
 /// >>> machine = Machine("mine", mem_start=0, mem_end=1 << 39, phys_bits=40, mmio_windows=[(0xe000_0000, "512MiB")])
 /// >>> machine.layout.mem_end == 1 << 39
 /// True
-#[pyclass(frozen, eq, hash, name = "Machine", module = "dbs_address_space")]
+#[pyclass(frozen, eq, hash, weakref, name = "Machine", module = "dbs_address_space")]
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PyMachine(pub(super) Machine);
 

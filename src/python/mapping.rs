@@ -22,7 +22,7 @@ use crate::model::region::SharedRegion;
 /// >>> mapping = space.map_memory().mapping(0)
 /// >>> mapping.page_size, mapping.guarded
 /// (4096, False)
-#[pyclass(frozen, name = "Mapping", module = "dbs_address_space")]
+#[pyclass(frozen, weakref, name = "Mapping", module = "dbs_address_space")]
 #[derive(Debug)]
 pub struct PyMapping {
     region: WeakRegion,

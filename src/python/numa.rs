@@ -16,7 +16,7 @@ use crate::model::range::Range;
 /// >>> from dbs_address_space import NumaNodeInfo
 /// >>> NumaNodeInfo(0, "1GiB").size
 /// 1073741824
-#[pyclass(frozen, eq, hash, name = "NumaNodeInfo", module = "dbs_address_space")]
+#[pyclass(frozen, eq, hash, weakref, name = "NumaNodeInfo", module = "dbs_address_space")]
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PyNumaNodeInfo(Range);
 
@@ -58,7 +58,7 @@ impl PyNumaNodeInfo {
 /// >>> from dbs_address_space import NumaNode, NumaNodeInfo
 /// >>> NumaNode().add_info(NumaNodeInfo(0, "1GiB")).add_vcpu_ids([0, 1]).vcpu_ids
 /// (0, 1)
-#[pyclass(frozen, eq, hash, name = "NumaNode", module = "dbs_address_space")]
+#[pyclass(frozen, eq, hash, weakref, name = "NumaNode", module = "dbs_address_space")]
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PyNumaNode(NumaNode);
 
@@ -153,7 +153,7 @@ impl PyNumaNode {
 /// >>> from dbs_address_space import NumaIdTable
 /// >>> NumaIdTable(memory=[0, 1]).memory
 /// (0, 1)
-#[pyclass(frozen, eq, hash, name = "NumaIdTable", module = "dbs_address_space")]
+#[pyclass(frozen, eq, hash, weakref, name = "NumaIdTable", module = "dbs_address_space")]
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PyNumaIdTable(NumaIdTable);
 

@@ -15,7 +15,7 @@ use crate::model::lock::Lock;
 /// >>> with space.map_memory().pin(0x10, 8) as pin:
 /// ...     pin.size, pin.address == space.memory.host_address(0x10)
 /// (8, True)
-#[pyclass(frozen, name = "Pin", module = "dbs_address_space")]
+#[pyclass(frozen, weakref, name = "Pin", module = "dbs_address_space")]
 #[derive(Debug)]
 pub struct PyPin {
     leased: Lock<Option<LeasedSections>>,

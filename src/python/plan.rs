@@ -28,7 +28,7 @@ use crate::sys::host::Host;
 /// >>> plan = AddressSpaceBuilder("dragonball", numa_regions=["4GiB"]).plan()
 /// >>> print(plan.reasons[0])
 /// guest node 0: as much of its 4 GiB as fits below the hole [0xc000_0000, 0x1_0000_0000)
-#[pyclass(frozen, name = "AddressSpacePlan", module = "dbs_address_space")]
+#[pyclass(frozen, weakref, name = "AddressSpacePlan", module = "dbs_address_space")]
 #[derive(Debug)]
 pub struct PyPlan {
     plan: SpacePlan,

@@ -154,7 +154,7 @@ macro_rules! queries {
             ///
             #[doc = example!($name)]
             /// >>> guest.ranges("ram")
-            /// (AddressRange(base=0, size=1048576),)
+            /// (AddressRange(base=0x0, size=0x10_0000),)
             #[pyo3(signature = (region_type=None))]
             fn ranges<'py>(
                 &self,

@@ -56,7 +56,7 @@ impl Room {
 /// ...     base = room.insert_region(AddressSpaceRegion("ram", room.base, room.size))
 /// >>> space.reservations
 /// ()
-#[pyclass(frozen, name = "Reservation", module = "dbs_address_space")]
+#[pyclass(frozen, weakref, name = "Reservation", module = "dbs_address_space")]
 #[derive(Debug)]
 pub struct PyReservation {
     space: SpaceRef,

@@ -9,11 +9,13 @@ use pyo3::exceptions::PyTypeError;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 
+use super::attachment::PyAttachment;
 use super::base::{PyBase, regions_of, target};
 use super::calls::python_call;
 use super::convert::{Address, Timeout};
 use super::interrupt::detached;
 use super::layout::PyLayout;
+use super::leaving::leave;
 use super::memory::PyMemory;
 use super::region::PyRegion;
 use super::region_objects::handed_over;
@@ -44,7 +46,7 @@ use crate::space::AddressSpace;
 /// ...     memory.write(0x1000, b"hello")
 /// ...     memory.read(0x1000, 5)
 /// b'hello'
-#[pyclass(frozen, name = "AddressSpace", module = "dbs_address_space")]
+#[pyclass(frozen, weakref, name = "AddressSpace", module = "dbs_address_space")]
 #[derive(Debug)]
 pub struct PySpace {
     inner: SpaceRef,
@@ -253,6 +255,39 @@ impl PySpace {
     #[getter]
     fn is_mapped(&self) -> bool {
         self.inner.load().memory().is_some()
+    }
+
+    /// Unmaps the memory, if there is any, and ends every attachment; the space stays as a map. Closing twice does nothing.
+    ///
+    /// `with` closes the space at its end. Raises `RegionBusy` when a view or array holds a region, `ClientError` when a client refuses, and
+    /// then nothing has changed.
+    ///
+    /// >>> from dbs_address_space import AddressSpaceBuilder
+    /// >>> with AddressSpaceBuilder(numa_regions=["4MiB"]).build() as space:
+    /// ...     space.memory.write(0, b"hello")
+    /// >>> space.is_mapped, len(space)
+    /// (False, 1)
+    fn close(&self, py: Python<'_>) -> PyResult<()> {
+        let incarnation = self.inner.load().memory().map(|memory| memory.incarnation());
+        if let Some(incarnation) = incarnation {
+            detached(py, None, |interrupt| self.inner.close_memory(incarnation, interrupt))?;
+        }
+        let handles = self.registry.get().registry().handles(py);
+        handles.iter().filter_map(|handle| handle.cast::<PyAttachment>().ok()).try_for_each(|it| it.get().detach(py))
+    }
+
+    fn __enter__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    fn __exit__(
+        &self,
+        py: Python<'_>,
+        _type: &Bound<'_, PyAny>,
+        value: &Bound<'_, PyAny>,
+        _traceback: &Bound<'_, PyAny>,
+    ) -> PyResult<bool> {
+        leave(value, self.close(py))
     }
 
     /// Waits until the generation is above `generation` and returns the newest map; `None` after `timeout` seconds.

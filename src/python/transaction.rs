@@ -28,7 +28,7 @@ use crate::space::transaction::Transaction;
 /// ...         _ = change.insert_region(AddressSpaceRegion("ram", base, 0x1000))
 /// >>> change.published.generation, len(space)
 /// (1, 2)
-#[pyclass(frozen, name = "Transaction", module = "dbs_address_space")]
+#[pyclass(frozen, weakref, name = "Transaction", module = "dbs_address_space")]
 #[derive(Debug)]
 pub struct PyTransaction {
     space: Py<PySpace>,

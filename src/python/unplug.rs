@@ -25,7 +25,7 @@ use crate::model::unplug::{UnplugRequest, UnplugState};
 /// >>> base = space.remove_region("dimm0")
 /// >>> request.done()
 /// True
-#[pyclass(frozen, name = "UnplugRequest", module = "dbs_address_space")]
+#[pyclass(frozen, weakref, name = "UnplugRequest", module = "dbs_address_space")]
 #[derive(Debug)]
 pub struct PyUnplugRequest {
     pub(super) space: SpaceRef,

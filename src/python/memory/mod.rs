@@ -57,7 +57,7 @@ pub(super) const EVERYWHERE: Range = Range::between(0, u64::MAX);
 /// >>> memory.write_u32(0x1000, 0x12345678)
 /// >>> memory.read(0x1000, 4)
 /// b'xV4\x12'
-#[pyclass(frozen, name = "GuestMemory", module = "dbs_address_space")]
+#[pyclass(frozen, weakref, name = "GuestMemory", module = "dbs_address_space")]
 #[derive(Debug)]
 pub struct PyMemory {
     space: SpaceRef,

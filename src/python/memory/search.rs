@@ -29,7 +29,7 @@ use crate::python::space_ref::SpaceRef;
 /// >>> from dbs_address_space import BytePattern
 /// >>> BytePattern("488b??c?")
 /// BytePattern('48 8b ?? c?')
-#[pyclass(frozen, eq, hash, name = "BytePattern", module = "dbs_address_space")]
+#[pyclass(frozen, eq, hash, weakref, name = "BytePattern", module = "dbs_address_space")]
 #[derive(Debug, PartialEq, Eq, Hash)]
 pub struct PyPattern(Arc<Pattern>);
 

@@ -64,7 +64,7 @@ stubs: $(INSTALLED) $(BUILT) ## merge the extension's docstrings into its stub
 	$(RUN) -m ruff format --quiet python/dbs_address_space/_core.pyi
 
 docs: $(RUNS) ## build the crate's documentation
-	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --quiet --no-deps --document-private-items
+	RUSTDOCFLAGS='-D warnings -A rustdoc::private-intra-doc-links' $(CARGO) doc --locked --quiet --no-deps --document-private-items
 
 bench: $(INSTALLED) ## measure against the standard library, and against the original crate
 	rm -f $(BUILT)

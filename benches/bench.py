@@ -51,7 +51,7 @@ FULL, QUICK = Pace(rounds=41, seconds=0.02), Pace(rounds=7, seconds=0.002)
 
 
 def arguments() -> argparse.Namespace:
-    """What to measure and how to show it."""
+    """The command line's arguments."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--quick", action="store_true", help="few and short rounds: shows that all works, not what is fast"
@@ -64,7 +64,7 @@ def arguments() -> argparse.Namespace:
 
 
 def machine() -> dict[str, object]:
-    """What the figures depend on."""
+    """The machine of the figures."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
     return {

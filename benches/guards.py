@@ -1,4 +1,4 @@
-"""What safety costs: guarded copies against direct ones, and writes that are tracked against those that are not."""
+"""The cost of safety: guarded copies against direct ones, and writes that are tracked against those that are not."""
 
 from __future__ import annotations
 

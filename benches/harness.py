@@ -35,7 +35,7 @@ class Measure(Enum):
 
 @dataclass(frozen=True)
 class Unit:
-    """What seconds are shown in."""
+    """A unit for times."""
 
     name: str
     seconds: float

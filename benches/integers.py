@@ -34,7 +34,7 @@ def touch(guest: GuestMemory, count: int) -> None:
 
 
 def names(guest: GuestMemory, count: int) -> dict[str, object]:
-    """What the statements of both sides use."""
+    """The names in the statements of both sides."""
     codec = struct.Struct("<Q")
     return {
         "read": guest.read_u64,

@@ -75,7 +75,7 @@ def qemu(size: int, *, prealloc: bool) -> float:
 
 
 def qemu_populated(size: int) -> Side:
-    """What preallocation adds to QEMU's start and end."""
+    """Preallocation's share of QEMU's start and end."""
 
     def run(number: int) -> float:
         return sum(max(qemu(size, prealloc=True) - qemu(size, prealloc=False), 1e-9) for _ in range(number))

@@ -1,4 +1,4 @@
-"""What the example asks of an engine, so that KVM and Unicorn are driven in the same way."""
+"""The interface of an engine, by which KVM and Unicorn are driven in the same way."""
 
 from typing import Protocol
 
@@ -18,7 +18,7 @@ class EngineMissing(Exception):
 
 
 class Bus(Protocol):
-    """Who answers when the guest touches an address without memory behind it."""
+    """Answers when the guest touches an address without memory behind it."""
 
     def read(self, addr: int, size: int) -> int:
         """Return what the guest reads, as a little-endian number of `size` bytes."""

@@ -1,4 +1,4 @@
-"""What the guest consists of: the program in its firmware, and the page tables that it runs on.
+"""The guest: the program in its firmware, and the page tables that it runs on.
 
 The program waits with `hlt`. Each time Python lets it go on, it takes an address and a count from
 the mailbox, replaces the numbers there by their running totals, and leaves the last total in the mailbox.

@@ -56,7 +56,7 @@ def plan() -> AddressSpace:
 
 
 class Device(Protocol):
-    """What is behind a device region."""
+    """The device behind a region."""
 
     def read(self, offset: int, size: int, /) -> bytes:
         """Answer a read."""

@@ -21,7 +21,7 @@ def pytest_sessionstart() -> None:
 
 @pytest.fixture(autouse=True, scope="module")
 def _frozen() -> None:
-    """What pytest has by now stays: looking through it after each test would take longer than the tests."""
+    """Objects of pytest stay: looking through them after each test would take longer than the tests."""
     gc.collect()
     gc.freeze()
 

@@ -35,7 +35,7 @@ NEEDLE = numbered(64)[40:44]
 
 @dataclass(frozen=True)
 class Verb:
-    """One way to call one name. What the signature tells is read from there."""
+    """One way to call one name. The rest is read from its signature."""
 
     name: str
     call: Call
@@ -45,7 +45,7 @@ class Verb:
     kind: Kind
     form: str = ""
     needs: Literal["r", "w", ""] = ""
-    """What the protection must allow; nothing, for what asks only for memory."""
+    """Accesses that the protection must allow; none where only memory is needed."""
     writes: bool = False
     """Whether the pages count as written."""
     widths: tuple[int, ...] = ()
@@ -116,7 +116,7 @@ class Verb:
 
 
 def data(size: Any) -> bytes:
-    """What is written: no zeroes; of two sizes, one begins with the other. Nothing where the size is wrong."""
+    """The bytes to write, without zeroes; of two sizes, one begins with the other. None where the size is wrong."""
     return numbered(size).replace(b"\0", b"\1") if type(size) is int and 0 <= size <= GIB else b""
 
 
@@ -304,9 +304,9 @@ def enter(memory: GuestMemory, addr: Any, size: Any) -> None:
 
 # The table.
 
-Reader = partial(Verb, kind="bytes", needs="r", long=True)
+Reader = partial(Verb, kind="bytes", needs="r", long=True, interruptible=True)
 Looker = partial(Reader, sparse=True)
-Writer = partial(Verb, kind="bytes", needs="w", writes=True, long=True)
+Writer = partial(Verb, kind="bytes", needs="w", writes=True, long=True, interruptible=True)
 Forcer = partial(Writer, form="forced", needs="")
 Scanner = partial(Verb, kind="scan", holes=True, sparse=True, long=True, interruptible=True)
 AtomicWriter = partial(Verb, kind="atomic", needs="w", writes=True, widths=(1, 2, 4, 8))
@@ -340,7 +340,9 @@ VERBS: tuple[Verb, ...] = (
     Reader("readv", lambda memory, addr, size: b"".join(memory.readv([(addr, size)])), same),
     Reader("readv_into", readv_into, same),
     Reader("unpack", lambda memory, addr, size: memory.unpack(addr, f"{size}s")[0], same),
-    Reader("read_c_string", GuestMemory.read_c_string, of(string), holes=True, parts=True, long=False),
+    Reader(
+        "read_c_string", GuestMemory.read_c_string, of(string), holes=True, parts=True, long=False, interruptible=False
+    ),
     Looker("compare", compare, of(difference)),
     Looker("hash", GuestMemory.hash, of(lambda there: blake3(there).digest()), interruptible=True),
     Looker("hash", partial(GuestMemory.hash, algorithm="md5"), of(md5_of), form="hashlib's", interruptible=True),
@@ -351,7 +353,7 @@ VERBS: tuple[Verb, ...] = (
     Writer("fill", lambda memory, addr, size: memory.fill(addr, size, BYTE), writing(filled)),
     Forcer("fill", lambda memory, addr, size: memory.fill(addr, size, BYTE, force=True), writing(filled)),
     Writer("writev", lambda memory, addr, size: memory.writev([(addr, data(size))]), written),
-    Writer("pack", lambda memory, addr, size: memory.pack(addr, f"{size}s", data(size)), written),
+    Writer("pack", lambda memory, addr, size: memory.pack(addr, f"{size}s", data(size)), written, interruptible=False),
     Writer("copy", copy_inward, written, form="inward", interruptible=True),
     Writer("read_from", read_from, writing(data, len), interruptible=True),
     *(verb for width in (1, 2, 4, 8) for verb in integers(width)),

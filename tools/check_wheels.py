@@ -41,7 +41,7 @@ class Symbol:
 
 @dataclass(frozen=True)
 class Library:
-    """What the loader reads of an extension."""
+    """The loader's view of an extension."""
 
     machine: str
     needed: tuple[str, ...]
@@ -79,7 +79,7 @@ def _versions(elf: ELFFile) -> list[str | None]:
 
 
 def manylinux_problems(library: Library, glibc: tuple[int, int]) -> Iterator[str]:
-    """What a machine with just that glibc would not load."""
+    """The obstacles on a machine with just that glibc."""
     for name in library.needed:
         if not GLIBC.fullmatch(name):
             yield f"needs {name}, which manylinux does not promise"
@@ -93,7 +93,7 @@ def manylinux_problems(library: Library, glibc: tuple[int, int]) -> Iterator[str
 
 
 def musllinux_problems(library: Library, exported: frozenset[str]) -> Iterator[str]:
-    """What a machine whose musl exports those symbols would not load."""
+    """The obstacles on a machine whose musl exports those symbols."""
     for name in library.needed:
         if not re.fullmatch(r"libc\.(so|musl-\w+\.so\.1)", name):
             yield f"needs {name}, which musllinux does not promise"
@@ -104,7 +104,7 @@ def musllinux_problems(library: Library, exported: frozenset[str]) -> Iterator[s
 
 @cache
 def musl_symbols(architecture: str) -> frozenset[str]:
-    """What musl 1.2 exports: Debian 12 has 1.2.3, and musl only ever adds symbols."""
+    """The exports of musl 1.2: Debian 12 has 1.2.3, and musl only ever adds symbols."""
     folder = Debian(ROOT / "target" / "debian" / "bookworm", ("bookworm",), ("amd64", "arm64"))
     folder.unpack(("musl:amd64", "musl:arm64"), MUSL)
     elf = ELFFile(BytesIO((MUSL / "lib" / f"{architecture}-linux-musl" / "libc.so").read_bytes()))
@@ -118,7 +118,7 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 
 def library_problems(library: Library, tag: str) -> Iterator[str]:
-    """What speaks against a platform tag."""
+    """The problems of a platform tag."""
     match = re.fullmatch(r"(manylinux|musllinux)_(\d+)_(\d+)_(x86_64|aarch64)", tag)
     if match is None:
         yield f"{tag} is a tag that this check does not know"
@@ -185,7 +185,7 @@ def missing(names: list[str]) -> Iterator[str]:
 
 
 def tool_problems(path: Path, tag: str) -> Iterator[str]:
-    """What the tools of the field say."""
+    """The verdict of the field's tools."""
     folder = Path(sys.executable).parent
     audit = subprocess.run([folder / "abi3audit", "--strict", path], check=False, capture_output=True, text=True)
     if audit.returncode:

@@ -15,7 +15,7 @@ FOREIGN = f"{PACKAGE}.adapters.volatility3."
 
 
 def report() -> dict[str, Any]:
-    """What basedpyright, which is pyright without a download at run time, says about the package."""
+    """The report of basedpyright, which is pyright without a download at run time."""
     command = [str(Path(sys.executable).parent / "basedpyright"), "--pythonpath", sys.executable, "--ignoreexternal"]
     # It looks where the interpreter looks, but takes no package of the folder that it runs in, nor one from a .pth file.
     environment = os.environ | {"PYTHONPATH": str(ROOT / "python")}

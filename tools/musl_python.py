@@ -56,7 +56,7 @@ def _compiler() -> Path:
 
 
 def _libffi() -> dict[str, str]:
-    """What ctypes is built with: glibc's static library, which needs nothing of glibc."""
+    """The libffi of ctypes: glibc's static library, which needs nothing of glibc."""
     headers = FOLDER / "include"
     headers.mkdir(exist_ok=True)
     for header in (TOOLS / "usr/include/x86_64-linux-gnu").glob("ffi*.h"):

@@ -45,7 +45,7 @@ class Crate:
 
 
 def cargo(*arguments: str) -> str:
-    """What cargo says about the locked crates."""
+    """Cargo's metadata of the locked crates."""
     return subprocess.run(
         ["cargo", *arguments, "--locked"], check=True, capture_output=True, text=True, cwd=ROOT
     ).stdout

@@ -40,7 +40,7 @@ def unpack_rust() -> None:
 
 
 def environment() -> dict[str, str]:
-    """What the compiler needs, without what the machine's own toolchain would put in its place."""
+    """The compiler's environment, without the machine's own toolchain."""
     mine = {name: value for name, value in os.environ.items() if not name.startswith(("RUST", "CARGO_", "PYO3_"))}
     return mine | {
         "PATH": f"{Path(sys.executable).parent}:{RUST}/usr/bin:/usr/bin:/bin",
@@ -52,7 +52,7 @@ def environment() -> dict[str, str]:
 
 
 def reproducible() -> dict[str, str]:
-    """What keeps the builder's folders, and the hour, out of the wheel."""
+    """The settings that keep the builder's folders, and the hour, out."""
     cargo_home = Path(os.environ.get("CARGO_HOME", Path.home() / ".cargo"))
     std = RUST / "usr/lib/rustlib/src/rust"
     # cargo names what lies below the checkout without it.

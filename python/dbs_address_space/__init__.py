@@ -17,11 +17,14 @@ import sys
 # Not `sys.platform == "linux"`: type checkers on other systems would then skip the rest of this file.
 if "linux" not in sys.platform:
     raise ImportError(f"dbs_address_space needs Linux on x86_64 or aarch64; this is {sys.platform}")
-if sys.version_info < (3, 12):  # newer ones refuse by themselves what would share the native classes
-    import _xxsubinterpreters as _interpreters  # type: ignore[import-not-found]
+try:
+    import _interpreters  # type: ignore[import-not-found,unused-ignore]  # from 3.13 on
+except ImportError:
+    import _xxsubinterpreters as _interpreters  # type: ignore[import-not-found,unused-ignore,no-redef]
 
-    if _interpreters.get_current() != _interpreters.get_main():
-        raise ImportError("dbs_address_space can be imported in the main interpreter only, not in a sub-interpreter")
+# From 3.12 on Python refuses isolated ones by itself, and no others: they all would share the native classes.
+if _interpreters.get_current() != _interpreters.get_main():
+    raise ImportError("dbs_address_space can be imported in the main interpreter only, not in a sub-interpreter")
 
 from . import _core
 from ._core import __version__, usable_end
@@ -30,24 +33,25 @@ from ._core import __version__, usable_end
 globals().update({name: value for name, value in vars(_core).items() if getattr(value, "__module__", "") == __name__})
 _NATIVE = [name for name in globals() if name[0] != "_" and name != "sys"] + ["__version__"]
 _MODULES = ("errors", "enums", "ranges", "progress", "reports", "hotplug")
+_PUBLIC_MODULES = ("adapters", "tables")
 
 
 def __getattr__(name: str) -> object:
-    """What is not native comes when it is first asked for: `enum` alone takes longer to import than all the rest."""
+    """Python code is imported when it is first asked for: `enum` alone takes longer to import than all the rest."""
     from importlib import import_module  # noqa: PLC0415  as above
 
     if name == "__all__":
         lazy = (import_module(f"{__name__}.{module}").__all__ for module in _MODULES)
         return globals().setdefault(name, sorted({*_NATIVE, *(name for names in lazy for name in names)}))
+    if name in _MODULES or name in _PUBLIC_MODULES:
+        return import_module(f"{__name__}.{name}")
     if not name.startswith("__"):
         for module_name in _MODULES:
             module = import_module(f"{__name__}.{module_name}")
-            if name == module_name:
-                return module
             if name in module.__all__:
                 return globals().setdefault(name, getattr(module, name))
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__getattr__("__all__")})
+    return sorted({*__getattr__("__all__"), *_PUBLIC_MODULES})

@@ -66,6 +66,13 @@ _Size: TypeAlias = SupportsIndex | str
 _RegionType: TypeAlias = AddressSpaceRegionType | str
 _Source: TypeAlias = MemorySourceType | str
 _Protection: TypeAlias = SupportsIndex | str
+
+class _Readable(Protocol):
+    def readinto(self, buffer: memoryview, /) -> int | None: ...
+
+class _Writable(Protocol):
+    def write(self, data: bytes, /) -> int | None: ...
+
 _File: TypeAlias = int | _HasFileno
 _Path: TypeAlias = str | PathLike[str]
 _Target: TypeAlias = SupportsIndex | str | AddressSpaceRegion
@@ -403,7 +410,7 @@ class AddressSpaceRegion:
 
 @final
 class AddressSpaceLayout:
-    """What may lie where in an address space: RAM in `[mem_start, mem_end)` outside the MMIO windows, devices and DAX windows in
+    """The bounds of each type of region: RAM in `[mem_start, mem_end)` outside the MMIO windows, devices and DAX windows in
     `[mem_end, phys_end)` or in an MMIO window, firmware anywhere below `phys_end`.
 
     All ends are exclusive, `mem_start <= mem_end <= phys_end`; windows are `(base, size)`, disjoint, below `phys_end`. Raises
@@ -591,7 +598,7 @@ class AddressSpaceBase:
         >>> regions = [AddressSpaceRegion("ram", 0, "1MiB", name="ram0")]
         >>> guest = AddressSpaceBase.from_regions(regions, AddressSpaceLayout(1 << 46, 0, 1 << 45))
         >>> guest.ranges("ram")
-        (AddressRange(base=0, size=1048576),)
+        (AddressRange(base=0x0, size=0x10_0000),)
         """
     def gaps(self, low: _Address = 0, high: _Address | None = None) -> tuple[AddressRange, ...]:
         """The ranges between `low` and `high` (`layout.phys_end` by default) that no region covers: a tuple of `AddressRange`.
@@ -737,7 +744,7 @@ class AddressSpace:
     def replace_region(self, old: _Target, new: AddressSpaceRegion) -> AddressSpaceBase:
         """Puts `new` in the place of `old` (exact base, name or region) and returns the map just published; memory and bytes stay.
 
-        Range, type and backing must be the same (`InvalidAddressRange`: use a transaction); name, protection, node and hints may
+        Range, type and backing must be the same (`InvalidAddressRange`; a transaction loses the bytes); name, protection, node and hints may
         change. Taking a protection away from a region that is held is `RegionBusy`. Raises `UnmappedAddress`, `DuplicateName`.
 
         >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
@@ -773,6 +780,26 @@ class AddressSpace:
     @property
     def is_mapped(self) -> bool:
         """Whether the space has memory."""
+    def close(self) -> None:
+        """Unmaps the memory, if there is any, and ends every attachment; the space stays as a map. Closing twice does nothing.
+
+        `with` closes the space at its end. Raises `RegionBusy` when a view or array holds a region, `ClientError` when a client refuses, and
+        then nothing has changed.
+
+        >>> from dbs_address_space import AddressSpaceBuilder
+        >>> with AddressSpaceBuilder(numa_regions=["4MiB"]).build() as space:
+        ...     space.memory.write(0, b"hello")
+        >>> space.is_mapped, len(space)
+        (False, 1)
+        """
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self,
+        _type: type[BaseException] | None,
+        _value: BaseException | None,
+        _traceback: TracebackType | None,
+        /,
+    ) -> Literal[False]: ...
     def wait_for_change(self, generation: SupportsIndex, timeout: float | None = None) -> AddressSpaceBase | None:
         """Waits until the generation is above `generation` and returns the newest map; `None` after `timeout` seconds.
 
@@ -920,7 +947,7 @@ class AddressSpace:
         >>> regions = [AddressSpaceRegion("ram", 0, "1MiB", name="ram0")]
         >>> guest = AddressSpace.from_regions(regions, AddressSpaceLayout(1 << 46, 0, 1 << 45))
         >>> guest.ranges("ram")
-        (AddressRange(base=0, size=1048576),)
+        (AddressRange(base=0x0, size=0x10_0000),)
         """
     def gaps(self, low: _Address = 0, high: _Address | None = None) -> tuple[AddressRange, ...]:
         """The ranges between `low` and `high` (`layout.phys_end` by default) that no region covers: a tuple of `AddressRange`.
@@ -957,7 +984,7 @@ class AddressSpace:
         `ClientError`; `commit(change)` comes after the publication and makes removals real; `rollback(change)` undoes `prepare`
         when another client refused. `change.mapping(region)` is the host side. Every present region is offered at once, as added.
         A plain callable is an observer: it is called with each change that was published; with `replay`, also with the regions
-        that are there. What `commit` or an observer raises is in `Subscription.error`, and the client hears no more. Either may have a
+        that are there. Errors of `commit` or an observer are in `Subscription.error`, and the client hears no more. Either may have a
         fourth method `leave()`, which `Subscription.detach()` calls last: there the client lets go of the regions.
 
         A removed region that shares addresses with an added one (`transaction()`) has to be let go in `prepare`. `map_memory()`
@@ -1090,7 +1117,8 @@ class AddressSpace:
         `uc` is a `unicorn.Uc`. Regions with memory are mapped without a copy, readable and executable where they can be read, writable
         where they can be written; the guest's accesses to devices go to `dispatch`. Changes must be made while the engine does
         not run, or in one of its hooks; code that it has translated and that is then written from here needs `uc.ctl_flush_tb()`.
-        Returns an `Attachment`. Raises `NotMapped`, `ClientError` when the engine refuses.
+        Returns an `Attachment`. Raises `NotMapped`, `ClientError` when the engine refuses, `Unsupported` for one whose contexts save
+        memory (`UC_CTL_CONTEXT_MEMORY`), which is also what `uc.ctl` raises for that mode while the engine is attached.
 
         >>> from unicorn import UC_ARCH_X86, UC_MODE_64, Uc
         >>> from dbs_address_space import AddressSpaceBuilder
@@ -1479,7 +1507,7 @@ class GuestMemory:
     def read_c_string(self, addr: _Address, max_size: _Size = 4096, *, encoding: None = None) -> bytes:
         r"""The bytes up to a zero, without it; `max_size` bytes when there is none before.
 
-        With `encoding` a `str`. What lies behind the zero is not touched. Raises as `read` does, when there is no memory before the
+        With `encoding` a `str`. Memory behind the zero is not touched. Raises as `read` does, when there is no memory before the
         zero; `UnicodeDecodeError`.
 
         >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
@@ -1493,7 +1521,7 @@ class GuestMemory:
     def read_c_string(self, addr: _Address, max_size: _Size = 4096, *, encoding: str) -> str:
         r"""The bytes up to a zero, without it; `max_size` bytes when there is none before.
 
-        With `encoding` a `str`. What lies behind the zero is not touched. Raises as `read` does, when there is no memory before the
+        With `encoding` a `str`. Memory behind the zero is not touched. Raises as `read` does, when there is no memory before the
         zero; `UnicodeDecodeError`.
 
         >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
@@ -1702,11 +1730,12 @@ class GuestMemory:
         0000000000000ff0  68 65 6c 6c 6f 2c 20 67  75 65 73 74 00 00 00 00  |hello, guest....|
         [0x1000, 0x1010) has nothing to read
         """
-    def read_from(self, file: _File, addr: _Address, size: _Size) -> int:
+    def read_from(self, file: _File | _Readable, addr: _Address, size: _Size) -> int:
         """Reads `size` bytes of a file or socket straight into guest memory, and returns `size`.
 
-        `file` is a descriptor or has `fileno()`; short reads, signals and non-blocking sockets are gone on with, and Ctrl-C ends the
-        wait. Raises `PartialTransfer` with `.done` when the file ends or fails before; as `write` does, and then nothing was read.
+        `file` is a descriptor or a file object. The descriptor is used of ints, sockets and what `open()` gives; any other object, such
+        as `io.BytesIO` or one that decompresses, is read by its `readinto`, and what that raises comes out. Short reads, signals and
+        non-blocking sockets are gone on with, and Ctrl-C ends the wait. Raises `TypeError` for what is neither, `PartialTransfer` with `.done` when the file ends or fails before; as `write` does, and then nothing was read.
 
         >>> import tempfile
         >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
@@ -1719,10 +1748,10 @@ class GuestMemory:
         >>> memory.read(0x100, 6)
         b'kernel'
         """
-    def write_to(self, file: _File, addr: _Address, size: _Size) -> int:
+    def write_to(self, file: _File | _Writable, addr: _Address, size: _Size) -> int:
         """Writes `size` bytes of guest memory to a file or socket, and returns `size`.
 
-        As `read_from`, the other way; memory that no one has written is sent as zeroes, and not allocated for it. Raises
+        As `read_from`, the other way, by the object's `write`; memory that no one has written is sent as zeroes, and not allocated for it. Raises
         `PartialTransfer` with `.done`; as `read` does, and then nothing was written.
 
         >>> import tempfile
@@ -1864,11 +1893,11 @@ class GuestMemory:
         """Sees to it that every page of all regions, or of one (exact base, name or region), is there, and returns a `PreallocReport`.
 
         Works in `threads` threads, by default as many as there are CPUs, up to 16 and one for each 64 MiB, near the NUMA nodes of
-        the region. What is there stays as it is. `progress(p)` has bytes done and total and bytes a second; raising, and Ctrl-C, ends it
+        the region. Present pages stay unchanged. `progress(p)` has bytes done and total and bytes a second; raising, and Ctrl-C, ends it
         within a moment. With `background` it returns a `PreallocHandle` at once; the memory stays until that has ended, even
         when the space is gone. Regions are leased meanwhile, so that removing one is `RegionBusy`.
 
-        Raises `HugePagesShort` with the pages that are missing, `BackingError`. What was populated then stays, for it may be in use.
+        Raises `HugePagesShort` with the pages that are missing, `BackingError`. Populated pages stay, for they may be in use.
 
         >>> from dbs_address_space import AddressSpaceBuilder
         >>> AddressSpaceBuilder(numa_regions=["4MiB"]).build().memory.prealloc().size
@@ -1886,18 +1915,18 @@ class GuestMemory:
         """Sees to it that every page of all regions, or of one (exact base, name or region), is there, and returns a `PreallocReport`.
 
         Works in `threads` threads, by default as many as there are CPUs, up to 16 and one for each 64 MiB, near the NUMA nodes of
-        the region. What is there stays as it is. `progress(p)` has bytes done and total and bytes a second; raising, and Ctrl-C, ends it
+        the region. Present pages stay unchanged. `progress(p)` has bytes done and total and bytes a second; raising, and Ctrl-C, ends it
         within a moment. With `background` it returns a `PreallocHandle` at once; the memory stays until that has ended, even
         when the space is gone. Regions are leased meanwhile, so that removing one is `RegionBusy`.
 
-        Raises `HugePagesShort` with the pages that are missing, `BackingError`. What was populated then stays, for it may be in use.
+        Raises `HugePagesShort` with the pages that are missing, `BackingError`. Populated pages stay, for they may be in use.
 
         >>> from dbs_address_space import AddressSpaceBuilder
         >>> AddressSpaceBuilder(numa_regions=["4MiB"]).build().memory.prealloc().size
         4194304
         """
     def effective(self, region: _Target | None = None) -> tuple[EffectiveBacking, ...]:
-        """What the kernel really gave each region, or one: a tuple of `EffectiveBacking`, read back from the kernel.
+        """The memory really given to each region, or one: a tuple of `EffectiveBacking`, read back from the kernel.
 
         >>> from dbs_address_space import AddressSpaceBuilder
         >>> memory = AddressSpaceBuilder(numa_regions=["4MiB"], mem_prealloc=True).build().memory
@@ -2875,7 +2904,7 @@ class DaxWindow:
         """
     @property
     def mappings(self) -> tuple[DaxMapping, ...]:
-        """What is mapped, a tuple of `DaxMapping` by ascending offset."""
+        """The mapped files, a tuple of `DaxMapping` by ascending offset."""
 
 @final
 class UnplugRequest:

@@ -109,6 +109,8 @@ class InvalidMemorySourceType(InvalidArgument):
 class UnmappedAddress(AddressSpaceError, LookupError):
     """No region, or no memory, at `.address`."""
 
+    address: int
+
 
 class UnknownName(UnmappedAddress, KeyError):
     """No region has the name that was asked for."""

@@ -43,16 +43,23 @@ class GuestFile(io.RawIOBase):
         """The mode in which it was opened."""
         return "rb+" if self._writable else "rb"
 
+    def __repr__(self) -> str:
+        status = "closed" if self.closed else f"at {self._position:#_x}"
+        return f"<GuestFile mode={self.mode!r} {status}>"
+
     def readable(self) -> bool:
         """Whether it can be read: always."""
+        self._checkClosed()
         return True
 
     def writable(self) -> bool:
         """Whether it was opened for writing."""
+        self._checkClosed()
         return self._writable
 
     def seekable(self) -> bool:
         """Whether it can be sought: always."""
+        self._checkClosed()
         return True
 
     def tell(self) -> int:
@@ -78,10 +85,15 @@ class GuestFile(io.RawIOBase):
         self._position = position
         return position
 
+    def read(self, size: int | None = -1, /) -> bytes | None:
+        """Reads up to `size` bytes, or all to the end of the last region for `None` and numbers below 0."""
+        return super().read(-1 if size is None else size)
+
     def readinto(self, buffer: Buffer, /) -> int:
         """Reads up to as many bytes as `buffer` has; 0 at the end of the last region."""
         self._checkClosed()
         with memoryview(buffer).cast("B") as view:
+            # Behind the last region is the end of the file, and no error.
             size = min(len(view), max(self._end() - self._position, 0))
             if size:
                 size = self._read(view[:size])
@@ -110,6 +122,7 @@ class GuestFile(io.RawIOBase):
             size = (refused.address or 0) - self._position
             if size <= 0:
                 raise
+        # Outside the handler, and anew: the map may have changed, and a further refusal lies nearer.
         return self._read(view[:size])
 
     def _read_all(self, view: memoryview) -> int:

@@ -58,6 +58,11 @@ class DimmSlots:
         self._names: dict[int, str] = {}
         self._lock = allocate_lock()
 
+    def __repr__(self) -> str:
+        dimms = self.dimms
+        plugged = ", ".join(f"{slot}: {dimms[slot].name!r} {dimms[slot].size:#_x}" for slot in sorted(dimms))
+        return f"DimmSlots({{{plugged}}}, slots={self.slots}, size={self.size:#_x})"
+
     @property
     def dimms(self) -> dict[int, AddressSpaceRegion]:
         """The regions by slot."""
@@ -91,6 +96,7 @@ class DimmSlots:
             self._check(region, here)
             number = self._slot(None if slot is None else _number(slot), here)
             region = region.replace(base=self._place(region, here, given=base is not None))
+            # Inserted before the slot is taken: a refusal leaves the slot free.
             self.window.insert_region(region)
             self._names[number] = name
             return region
@@ -111,6 +117,7 @@ class DimmSlots:
             if slot is None:
                 raise UnknownName(f"no DIMM is named {name!r}; there are {sorted(self._names.values())}")
             self._space.remove_region(name, timeout=timeout)
+            # Only now: a region that is busy keeps its slot.
             del self._names[slot]
 
     def _here(self) -> dict[int, AddressSpaceRegion]:
@@ -244,6 +251,7 @@ class MemoryBlocks:
         with self._lock:
             blocks = self._blocks(offset, size)
             self._require(blocks, plugged=True)
+            # Given back first: blocks whose discard fails are still plugged in.
             self._memory.discard(*self._place_of(blocks))
             self._plugged[blocks.start : blocks.stop] = bytes(len(blocks))
 
@@ -310,6 +318,7 @@ class MemoryBlocks:
     def __iter__(self) -> Iterator[AddressRange]:
         """The guest physical ranges that are plugged in, joined, as they are now."""
         with self._lock:
+            # A copy, for the caller may plug while it iterates; the zero ends the last run.
             plugged = bytes(self._plugged) + b"\0"
         start = plugged.find(1)
         while start >= 0:

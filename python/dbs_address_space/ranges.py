@@ -53,11 +53,14 @@ class AddressRange(_Numbers):
         """The addresses that both ranges have, or `None`.
 
         >>> AddressRange(0, 0x2000).intersect(AddressRange(0x1000, 0x2000))
-        AddressRange(base=4096, size=4096)
+        AddressRange(base=0x1000, size=0x1000)
         """
         other = AddressRange(*other)
         base, end = max(self.base, other.base), min(self.end, other.end)
         return AddressRange(base, end - base) if base < end else None
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(base={self.base:#_x}, size={self.size:#_x})"
 
     def __str__(self) -> str:
         return f"[{self.base:#_x}, {self.end:#_x})"
@@ -75,3 +78,7 @@ class VhostUserRegion(NamedTuple):
     userspace_addr: int
     mmap_offset: int
     fd: int
+
+    def __repr__(self) -> str:
+        fields = zip(self._fields[:-1], self, strict=False)
+        return f"VhostUserRegion({', '.join(f'{name}={value:#_x}' for name, value in fields)}, fd={self.fd})"

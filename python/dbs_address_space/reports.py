@@ -88,3 +88,7 @@ class DaxMapping(NamedTuple):
     size: int
     file_offset: int
     prot_flags: Prot
+
+    def __repr__(self) -> str:
+        numbers = f"offset={self.offset:#_x}, size={self.size:#_x}, file_offset={self.file_offset:#_x}"
+        return f"DaxMapping({numbers}, prot_flags={self.prot_flags!r})"

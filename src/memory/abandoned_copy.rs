@@ -19,6 +19,7 @@ const ENDED: u8 = 2;
 
 /// Fills a buffer with what lies at `from`, memory of the lease's.
 pub(super) fn read(from: *const u8, mut bytes: Vec<u8>, lease: Lease) -> Result<Vec<u8>, Stopped> {
+    // An address may go to another thread, a raw pointer may not.
     let from = from.expose_provenance();
     on_thread(lease, move || {
         // SAFETY: the vector has as many bytes, and the kernel checks the source.
@@ -65,6 +66,7 @@ fn on_thread<T: Send + 'static>(
     let (sender, receiver) = mpsc::channel();
     let worker = thread::Builder::new().name("guest-copy".into()).spawn(move || {
         let result = work();
+        // Before the answer: the caller may remove the region next, and must not find this copy's lease on it.
         drop(running);
         // Nobody is left to hear it when the caller has given up.
         let _ = sender.send(result);
@@ -85,6 +87,7 @@ struct Copy {
 impl Copy {
     /// Nobody waits any more: until the copy ends, it counts as pending.
     fn give_up(&self) {
+        // A copy that has ended by now must not be counted: nobody would take it off again.
         if self.state.compare_exchange(RUNNING, GIVEN_UP, Ordering::AcqRel, Ordering::Acquire).is_ok() {
             self.lease.region().mapping().pending_copies.fetch_add(1, Ordering::AcqRel);
         }

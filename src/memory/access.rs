@@ -9,6 +9,7 @@ use super::region::MappedRegion;
 use super::section::Section;
 use crate::model::error::{Error, Result};
 use crate::model::format::hex;
+use crate::model::interrupt::{Interrupt, STEP};
 use crate::model::invalid::Invalid;
 use crate::model::range::Range;
 use crate::model::region_map::RegionMap;
@@ -29,6 +30,9 @@ pub enum Shape {
     Run(u64),
 }
 
+/// The size from which on a copy takes long.
+pub const LONG_COPY: u64 = 4 << 20;
+
 /// A way to use memory.
 #[derive(Clone, Copy, Debug)]
 pub struct Verb {
@@ -38,14 +42,14 @@ pub struct Verb {
     pub need: Need,
     /// The parts of a range that it takes.
     pub shape: Shape,
-    /// Whether it takes long whatever the size, as a transfer from a file does.
-    pub is_slow: bool,
+    /// The size from which on it takes longer than giving the interpreter's lock away and getting it back.
+    pub long_from: u64,
 }
 
 impl Verb {
     /// A verb that takes all of a range.
     pub const fn new(name: &'static str, need: Need) -> Self {
-        Self { name, need, shape: Shape::Whole, is_slow: false }
+        Self { name, need, shape: Shape::Whole, long_from: LONG_COPY }
     }
 
     /// The verb with another shape.
@@ -53,9 +57,14 @@ impl Verb {
         Self { shape, ..self }
     }
 
-    /// The verb as one that takes long whatever the size.
+    /// The verb as one that takes long from this size on.
+    pub const fn long_from(self, size: u64) -> Self {
+        Self { long_from: size, ..self }
+    }
+
+    /// The verb as one that takes long whatever the size, because it may wait or runs Python code.
     pub const fn slow(self) -> Self {
-        Self { is_slow: true, ..self }
+        self.long_from(0)
     }
 }
 
@@ -241,13 +250,26 @@ impl<'a> Access<'a> {
 }
 
 /// Copies sections out.
-pub fn read(sections: &[Section<'_>], output: &Output<'_>) -> Result<()> {
-    sections.iter().try_for_each(|section| section.read(output)).map_err(|error| error.of(end(sections)))
+pub fn read(sections: &[Section<'_>], output: &Output<'_>, interrupt: &dyn Interrupt) -> Result<()> {
+    in_steps(sections, interrupt, |part| part.read(output))
 }
 
 /// Copies sections in.
-pub fn write(sections: &[Section<'_>], input: Input<'_>, force: bool) -> Result<()> {
-    sections.iter().try_for_each(|section| section.write(input, force)).map_err(|error| error.of(end(sections)))
+pub fn write(sections: &[Section<'_>], input: Input<'_>, force: bool, interrupt: &dyn Interrupt) -> Result<()> {
+    in_steps(sections, interrupt, |part| part.write(input, force))
+}
+
+/// Calls `copy` for the sections in turn, in parts between which the caller is asked whether to go on.
+fn in_steps(
+    sections: &[Section<'_>],
+    interrupt: &dyn Interrupt,
+    copy: impl Fn(&Section<'_>) -> Result<()>,
+) -> Result<()> {
+    for part in sections.iter().flat_map(|section| section.chunks(STEP)) {
+        copy(&part).map_err(|error| error.of(end(sections)))?;
+        interrupt.check()?;
+    }
+    Ok(())
 }
 
 /// The end of the last section in the buffer.

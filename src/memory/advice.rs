@@ -14,6 +14,7 @@ use super::topology;
 
 /// Gives a mapping its NUMA policy and advice, where `new` asks for something else than `old` did.
 pub(super) fn apply(pages: Pages, is_huge: bool, old: Option<&SharedRegion>, new: &SharedRegion) -> Result<()> {
+    // First of all: advice and locking bring pages in, and each comes from where the policy says then.
     bind(pages, old, new)?;
     let options = |region: &SharedRegion| {
         let options = &region.options;

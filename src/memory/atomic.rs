@@ -43,6 +43,7 @@ impl<'a> Cell<'a> {
     /// Values are the low bytes, little-endian. The order of a compare-exchange that fails is that of its load.
     pub fn apply(&self, operation: Operation, order: Ordering) -> Result<u64> {
         let bits = if operation == Operation::Load { PROT_READ } else { PROT_WRITE };
+        // The path is held across the operation, for it may be the permit.
         let (path, host) = (self.section.path(bits), self.section.host());
         if !path.is_direct() {
             return Err(self.guarded());
@@ -128,6 +129,7 @@ macro_rules! integer {
                     Operation::And(value) => self.fetch_and(low(value), order),
                     Operation::Or(value) => self.fetch_or(low(value), order),
                     Operation::Xor(value) => self.fetch_xor(low(value), order),
+                    // Failing, it is a load alone: an order that releases would make it panic.
                     Operation::CompareExchange(expected, new) => self
                         .compare_exchange(low(expected), low(new), order, load_part(order))
                         .unwrap_or_else(|actual| actual),

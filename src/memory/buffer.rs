@@ -3,6 +3,8 @@
 use std::marker::PhantomData;
 
 use crate::model::error::{Errno, Error, Result};
+use crate::model::int::usize_of;
+use crate::model::interrupt::{Interrupt, STEP};
 use crate::model::invalid::Invalid;
 use crate::sys::copy as kernel;
 use crate::sys::errno::EFAULT;
@@ -17,7 +19,7 @@ pub struct Output<'a> {
     lifetime: PhantomData<&'a mut [u8]>,
 }
 
-// SAFETY: who makes one promises that the bytes may be written for `'a`, from any thread.
+// SAFETY: its maker promises that the bytes may be written for `'a`, from any thread.
 unsafe impl Send for Output<'_> {}
 // SAFETY: as above.
 unsafe impl Sync for Output<'_> {}
@@ -40,10 +42,15 @@ impl Output<'_> {
         self.size
     }
 
-    /// Sets every byte.
-    pub fn fill(&self, byte: u8) {
-        // SAFETY: the promise of `new`.
-        unsafe { std::ptr::write_bytes(self.start, byte, self.size) };
+    /// Sets every byte, unless the caller stops it.
+    pub fn fill(&self, byte: u8, interrupt: &dyn Interrupt) -> Result<()> {
+        let step = usize_of(STEP);
+        for at in (0..self.size).step_by(step) {
+            // SAFETY: the promise of `new`; the part ends with the output.
+            unsafe { std::ptr::write_bytes(self.start.wrapping_add(at), byte, step.min(self.size.abs_diff(at))) };
+            interrupt.check()?;
+        }
+        Ok(())
     }
 
     /// The start of `size` bytes from `at` on.
@@ -97,7 +104,7 @@ pub struct Bytes<'a> {
     lifetime: PhantomData<&'a [u8]>,
 }
 
-// SAFETY: who makes one promises that the bytes may be read for `'a`, from any thread.
+// SAFETY: its maker promises that the bytes may be read for `'a`, from any thread.
 unsafe impl Send for Bytes<'_> {}
 // SAFETY: as above.
 unsafe impl Sync for Bytes<'_> {}

@@ -32,6 +32,7 @@ pub fn first_difference(sections: &[Section<'_>], data: Bytes<'_>, interrupt: &d
 }
 
 fn mismatch(one: &[u8], other: &[u8]) -> Option<usize> {
+    // `==` is memcmp: only a chunk that differs is looked at byte by byte.
     if one == other { None } else { one.iter().zip(other).position(|(one, other)| one != other) }
 }
 

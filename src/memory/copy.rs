@@ -7,18 +7,15 @@ use super::section::Section;
 use super::untorn;
 use crate::model::error::Result;
 use crate::model::int::{u64_of, usize_of};
-use crate::model::interrupt::{Interrupt, Uninterrupted};
+use crate::model::interrupt::{Interrupt, STEP, Uninterrupted};
 use crate::model::region::{PROT_READ, PROT_WRITE};
 use crate::model::room::{self, Room};
-
-/// Bytes that are copied between two looks at the caller's [`Interrupt`].
-const STEP: u64 = 64 << 20;
 
 /// Copies as if through a buffer between the two ranges, which have the same size and may overlap.
 pub fn copy(from: &[Section<'_>], to: &[Section<'_>], interrupt: &dyn Interrupt) -> Result<()> {
     let total: u64 = from.iter().map(Section::size).sum();
     let mut steps = steps(from, to)?;
-    // What lies in both ranges is read before it is written over.
+    // Bytes in both ranges must be read before they are written over.
     let is_backward = from
         .first()
         .zip(to.first())
@@ -49,6 +46,7 @@ fn steps<'a>(from: &[Section<'a>], to: &[Section<'a>]) -> Result<Vec<(Section<'a
 }
 
 fn step(from: Section<'_>, to: Section<'_>, is_backward: bool) -> Result<()> {
+    // Both paths are held to the end, for either may be a permit.
     let (source, target) = (from.path(PROT_READ), to.path(PROT_WRITE));
     match (source.is_direct(), target.is_direct()) {
         (true, true) => {
@@ -79,7 +77,7 @@ fn through_buffer(from: Section<'_>, to: Section<'_>, is_backward: bool) -> Resu
     for (from, to) in chunks {
         let (chunk, _) = buffer.split_at_mut(from.len());
         let copied = from.alone().read(&Output::from(&mut *chunk));
-        // What was read before a fault is written, unless what lies behind it was written first.
+        // Bytes read before a fault are written, unless later ones were written first.
         let there =
             copied.as_ref().map_or_else(|error| if is_backward { 0 } else { error.completed() }, |()| from.size());
         let (chunk, _) = chunk.split_at(usize_of(there));

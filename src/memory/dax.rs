@@ -14,7 +14,7 @@ use crate::model::range::Range;
 /// The name of the lease that a change of a DAX window holds.
 pub const DAX_LEASE: &str = "change of a DAX window";
 
-/// Maps part of a file into a window. What is not there in the file is `MemoryFault` when it is accessed.
+/// Maps part of a file into a window. Pages beyond the file's end are `MemoryFault` when accessed.
 pub fn map_file(region: &MappedRegion, file: &File, mapping: DaxMapping) -> Result<()> {
     let window = window(region)?;
     check(region, mapping.range, mapping.file_offset)?;
@@ -37,6 +37,7 @@ pub fn unmap(region: &MappedRegion, range: Range) -> Result<()> {
     check(region, range, 0)?;
     let (desc, guest) = (region.desc(), region.range().skip(range.base()).take(range.size()));
     let mut held = region.leases().held();
+    // Changes lease the whole window, and so does this one.
     held.retain(|lease| lease.what != DAX_LEASE);
     held.retain(|lease| Range::new(lease.address, lease.size).is_ok_and(|held| held.overlaps(&guest)));
     if !held.is_empty() {

@@ -119,6 +119,7 @@ impl DaxWindow {
 
     /// Maps a file where nothing is mapped.
     pub(super) fn map_file(&self, file: &File, mapping: DaxMapping) -> Result<(), DaxFailure> {
+        // Locked across the system call: two threads that find a place free must not both map it.
         let mut table = self.table();
         if let Some(other) = table.overlapping(mapping.range).next_back() {
             return Err(DaxFailure::Taken(*other));
@@ -136,6 +137,7 @@ impl DaxWindow {
     /// Takes a range out, which may cut mappings and cover holes.
     pub(super) fn unmap(&self, range: Range) -> io::Result<()> {
         let mut table = self.table();
+        // The memory first: the table must not forget what may still be mapped.
         self.clear(range)?;
         table.cut(range);
         Ok(())

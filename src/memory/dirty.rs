@@ -40,6 +40,8 @@ impl DirtyBitmap {
             let word_end = (page | (BITS - 1)).min(last);
             let mask = (u64::MAX << (page % BITS)) & (u64::MAX >> (!word_end % BITS));
             if let Some(word) = usize::try_from(page / BITS).ok().and_then(|index| self.words.get(index)) {
+                // Without a look at the bit: a drain between the look and a skip would lose this write.
+                // Release, so that the drain which finds the bit finds the bytes.
                 word.fetch_or(mask, Ordering::Release);
             }
             page = word_end.saturating_add(1);
@@ -52,6 +54,8 @@ impl DirtySource for DirtyBitmap {
         let mut run: Option<Range> = None;
         let mut base = 0u64;
         for word in &self.words {
+            // Clean words are only looked at: a swap would take the cache line from the writers.
+            // A mark that comes behind the look is found the next time.
             let mut bits = if word.load(Ordering::Relaxed) == 0 { 0 } else { word.swap(0, Ordering::Acquire) };
             while bits != 0 {
                 let first = u64::from(bits.trailing_zeros());
@@ -66,6 +70,7 @@ impl DirtySource for DirtyBitmap {
                     }
                     None => pages,
                 });
+                // The carry clears the run; where it leaves the word, nothing else is left.
                 bits &= bits.checked_add(1 << first).unwrap_or(0);
             }
             base = base.saturating_add(BITS);
@@ -85,9 +90,10 @@ impl WriteTracker {
     /// Begins or ends the tracking of a mapping of `size` bytes.
     pub(super) fn switch(&self, is_on: bool, size: u64) {
         if is_on && !self.is_on.load(Ordering::Acquire) {
-            // What was marked the last time is old news.
+            // Marks of the last time are stale.
             self.bitmap.get_or_init(|| DirtyBitmap::new(size)).drain(&mut |_| ());
         }
+        // Behind the bitmap: a writer that finds this on finds the bitmap too.
         self.is_on.store(is_on, Ordering::Release);
     }
 

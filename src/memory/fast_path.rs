@@ -26,6 +26,7 @@ impl FastPath {
         let mapping = region.mapping();
         let direct = match mapping.touch() {
             Touch::Always => region.desc().prot_flags,
+            // These must be asked again each time, which the long way does.
             Touch::InItsProcess | Touch::FromPopulatedToExported | Touch::Never => 0,
         };
         let dirty = mapping.dirty().map_or(std::ptr::null(), std::ptr::from_ref);

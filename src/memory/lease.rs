@@ -57,6 +57,7 @@ impl Lease {
 
     /// Whether dropping this lease unmaps the memory, which may take long.
     pub fn is_last_user(&self) -> bool {
+        // A hint only: two last users at the same time both say no, and one of them unmaps all the same.
         Arc::strong_count(self.region.shared_mapping()) == 1
     }
 }
@@ -64,6 +65,7 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         if let Some((written, dirty)) = self.written.zip(self.region.mapping().dirty()) {
+            // Before the lease goes: a drain of the region, once it is free, must find the pages.
             dirty.mark(written.base(), written.size());
         }
         if let Some(slot) = self.slot {

@@ -7,8 +7,11 @@ use crate::model::lock::LockGuard;
 use crate::model::wait::Monitor;
 use crate::sys::fork::Process;
 
-/// The time for which accesses are kept waiting for the sake of a removal.
+/// The time for which new leases are kept waiting for the sake of a removal.
 const DRAIN: Duration = Duration::from_millis(50);
+
+/// A view or pin of this age does not end soon. One that does may take that long on a busy machine.
+const LASTING: Duration = Duration::from_secs(1);
 
 /// Whether the lease is a view or a pin, through which a user touches the memory, and not one of our verbs.
 pub(super) fn is_users(lease: &LeaseInfo) -> bool {
@@ -25,13 +28,26 @@ enum Stage {
 }
 
 #[derive(Debug)]
+struct HeldLease {
+    info: LeaseInfo,
+    since: Instant,
+}
+
+impl HeldLease {
+    /// Whether a drain would wait for it in vain, and new leases for the drain.
+    fn is_lasting(&self) -> bool {
+        is_users(&self.info) && self.since.elapsed() >= LASTING
+    }
+}
+
+#[derive(Debug)]
 struct LeaseState {
     stage: Stage,
     /// The leases, each at its slot.
-    held: Vec<Option<LeaseInfo>>,
+    held: Vec<Option<HeldLease>>,
     /// The slots of `held` that no one has.
     free: Vec<usize>,
-    /// Until when new accesses wait, so that those in flight come to an end and a removal gets its turn.
+    /// Until when new leases wait, so that those that are held come to an end and a removal gets its turn.
     drains_until: Option<Instant>,
 }
 
@@ -40,22 +56,26 @@ impl LeaseState {
         self.free.len() == self.held.len()
     }
 
-    /// The time for which a new access has to wait.
+    /// The time for which a new lease has to wait.
     fn drains_for(&self) -> Option<Duration> {
         self.drains_until?.checked_duration_since(Instant::now()).filter(|rest| !rest.is_zero())
     }
 
     fn infos(&self) -> Vec<LeaseInfo> {
-        self.held.iter().flatten().copied().collect()
+        self.held.iter().flatten().map(|lease| lease.info).collect()
     }
 
     fn add(&mut self, info: LeaseInfo) -> usize {
-        let slot = self.free.pop().unwrap_or(self.held.len());
+        let (slot, lease) = (self.free.pop().unwrap_or(self.held.len()), HeldLease { info, since: Instant::now() });
         match self.held.get_mut(slot) {
-            Some(entry) => *entry = Some(info),
-            None => self.held.push(Some(info)),
+            Some(entry) => *entry = Some(lease),
+            None => self.held.push(Some(lease)),
         }
         slot
+    }
+
+    fn drain(&mut self) {
+        self.drains_until = Instant::now().checked_add(DRAIN);
     }
 }
 
@@ -114,8 +134,13 @@ impl LeaseTable {
         }
         state.free.push(slot);
         if state.is_free() {
+            // Slots mean nothing while all are free: a table that was long becomes short again.
             state.held.clear();
             state.free.clear();
+            // The removal that waits has all of the time from now on: on a busy machine it wakes late.
+            if state.drains_for().is_some() {
+                state.drain();
+            }
             drop(state);
             self.state.notify();
         }
@@ -149,6 +174,7 @@ impl LeaseTable {
     fn settle(&self, stage: Stage) {
         let mut state = self.lock();
         state.stage = stage;
+        // The removal has had its turn: nobody need make room for it any more.
         state.drains_until = None;
         drop(state);
         self.state.notify();
@@ -162,6 +188,7 @@ impl LeaseTable {
     /// Waits at most `limit` until no change is deciding about the region, or waits to.
     pub fn wait_settled(&self, limit: Duration) {
         let state = self.lock();
+        // The end of a drain notifies nobody, so that the wait itself must end with it.
         let limit = state.drains_for().map_or(limit, |rest| rest.min(limit));
         drop(self.state.wait(state, limit, |state| state.stage == Stage::Closing || state.drains_for().is_some()));
     }
@@ -171,14 +198,14 @@ impl LeaseTable {
         drop(self.state.wait(self.lock(), limit, |state| !state.is_free()));
     }
 
-    /// Like [`wait_free`](Self::wait_free); for `DRAIN` new accesses wait, where it is accesses that hold the region.
+    /// Like [`wait_free`](Self::wait_free); for `DRAIN` new leases wait.
     ///
-    /// Otherwise a few threads whose accesses take turns would keep it for ever. Views and pins are excluded: only their owner can
-    /// release them, and the owner may be the waiter.
+    /// Otherwise one thread that takes view after view, or a few whose accesses take turns, would keep the region for ever. A view or pin
+    /// that has been held for long is left alone: only its owner can release it, and the owner may be the waiter.
     pub fn drain(&self, limit: Duration) {
         let mut state = self.lock();
-        if !state.held.iter().flatten().any(is_users) {
-            state.drains_until = Instant::now().checked_add(DRAIN);
+        if !state.held.iter().flatten().any(HeldLease::is_lasting) {
+            state.drain();
         }
         drop(self.state.wait(state, limit, |state| !state.is_free()));
     }
@@ -267,10 +294,25 @@ mod tests {
     }
 
     #[test]
-    fn what_a_user_holds_is_not_drained() {
+    fn a_view_is_drained_until_it_lasts() {
         let table = LeaseTable::default();
-        enter(&table, "view", 0);
+        let slot = enter(&table, "view", 0);
         table.drain(Duration::ZERO);
-        enter(&table, "read", 0);
+        assert_eq!(table.enter(lease("read", 0), false), Err(Refused::Closing));
+        table.wait_settled(LONG);
+        table.lock().held[slot].as_mut().unwrap().since = Instant::now().checked_sub(LASTING).unwrap();
+        table.drain(Duration::ZERO);
+        table.leave(enter(&table, "read", 0));
+        table.leave(slot);
+    }
+
+    #[test]
+    fn a_drain_that_has_ended_the_leases_leaves_its_time_to_the_removal() {
+        let table = LeaseTable::default();
+        let slot = enter(&table, "view", 0);
+        table.drain(Duration::ZERO);
+        thread::sleep(DRAIN / 2);
+        table.leave(slot);
+        assert!(table.lock().drains_for().unwrap() > DRAIN / 2);
     }
 }

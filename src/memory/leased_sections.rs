@@ -27,6 +27,7 @@ impl LeasedSections {
                 // The holder of an address may write there unseen, if the region is writable at all.
                 let is_writable = verb.need == Need::Address && region.desc().prot_flags & PROT_WRITE != 0;
                 let lease = Lease::take(region, verb.name, range, is_writable, false);
+                // Those taken so far are let go with the error: kept, they would veto the change that is to be waited for.
                 let lease = lease.map_err(|_| WeakRegion::from(region))?;
                 leased.0.push((lease, range, section.buffer()));
             }

@@ -85,6 +85,7 @@ impl MappedRegions {
 
     /// The mapped regions that share an address with `range`, by ascending base.
     pub fn overlapping(&self, range: Range) -> impl Iterator<Item = &MappedRegion> {
+        // The region before the first that begins in the range may reach into it.
         let first = self.starts.upper_bound(range.base()).saturating_sub(1);
         let regions = self.regions.get(first..).unwrap_or_default().iter().map(|region| &**region);
         regions
@@ -177,6 +178,7 @@ impl Successor {
 
     /// Adds a region.
     pub fn push(&mut self, region: Arc<MappedRegion>) {
+        // First: the fast path takes the bitmap over.
         region.mapping().track_writes(self.is_tracked);
         self.starts.push(region.desc().base());
         self.fast_paths.push(FastPath::of(&region));

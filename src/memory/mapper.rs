@@ -30,6 +30,7 @@ impl<'a> Mapper<'a> {
     pub fn map(&mut self, entry: &RegionEntry) -> Result<MappedRegion> {
         let desc = &entry.desc;
         let region = MappedRegion::of(entry.clone(), Arc::new(Mapping::new(desc)?), Arc::default());
+        // Before any page is there: policy and advice decide where and how pages come.
         region.mapping().advise(None, desc)?;
         let is_locked = desc.options.mlock == Some(true);
         if is_locked || desc.perm_flags & MAP_POPULATE != 0 {

@@ -8,7 +8,7 @@ use std::sync::atomic::AtomicUsize;
 use super::advice;
 use super::dax_window::DaxWindow;
 use super::dirty::{DirtyBitmap, WriteTracker};
-use super::extent::{Extent, HoleFinder};
+use super::extent::HoleFinder;
 use super::gate::Gate;
 use super::mmap::{self, MappedPages};
 use super::present::PresentPages;
@@ -178,13 +178,14 @@ impl Mapping {
     /// Waits for direct copies in flight, so it must be called without the interpreter's lock.
     pub fn export_file(&self) -> Option<(Arc<File>, u64)> {
         let file = self.backing.file.as_ref()?;
+        // Before the descriptor is out: a direct copy under way must end before anyone can punch.
         self.gate.close();
         Some((Arc::clone(file), self.backing.offset))
     }
 
-    /// The extent at the start of a part of the region.
-    pub(super) fn extent_of(&self, part: Range) -> Extent {
-        self.holes.extent_of(&self.backing, part)
+    /// The holes of its file.
+    pub(super) const fn holes(&self) -> &HoleFinder {
+        &self.holes
     }
 
     /// Begins or ends the tracking of our own writes.

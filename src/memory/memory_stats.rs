@@ -63,6 +63,8 @@ fn addresses(region: &MappedRegion) -> (usize, usize) {
 fn effective_region(region: &MappedRegion, mut sums: Smaps) -> Result<MemoryStats> {
     let (host, size) = region.mapping().pages();
     if sums.reaches_out {
+        // The kernel joined the mapping with a neighbour. mincore counts our pages alone;
+        // no call does so for the rest, which is only bounded.
         let resident = smaps::resident(host, size, usize_of(page_size()));
         sums.resident = u64_of(resident.map_err(|error| failed(region.desc(), "mincore failed", &error))?);
         sums.huge = sums.huge.min(sums.resident);

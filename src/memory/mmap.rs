@@ -84,6 +84,7 @@ fn in_span(
     length: u64,
     (guard, align): (u64, u64),
 ) -> io::Result<(Span, *mut u8)> {
+    // Wherever the kernel puts the span, an aligned place between two guards is in it.
     let around = guard.checked_mul(2).and_then(|guards| guards.checked_add(align)).ok_or_else(too_large)?;
     let size = length.checked_add(around).ok_or_else(too_large)?;
     let span = Span::reserve(usize_of(size))?;

@@ -14,7 +14,7 @@ use super::topology;
 use crate::model::error::{Error, Interrupted, Result};
 use crate::model::format::size as size_text;
 use crate::model::int::{u64_of, usize_of};
-use crate::model::interrupt::Interrupt;
+use crate::model::interrupt::{Interrupt, STEP};
 use crate::model::policy::PolicyMode;
 use crate::model::region::{PROT_READ, PROT_WRITE, Region};
 use crate::model::room;
@@ -24,8 +24,6 @@ use crate::sys::host::Host;
 use crate::sys::memory;
 use crate::sys::{numa, smaps};
 
-/// Bytes that a thread takes at a time: between two steps it sees that it should stop.
-const STEP: u64 = 16 << 20;
 /// Less than this is not worth a thread.
 const PER_THREAD: u64 = 64 << 20;
 const MAX_THREADS: usize = 16;
@@ -111,9 +109,11 @@ impl<'a> PreallocWork<'a> {
 
     /// Does the next step; `false` when there is none, or it should stop.
     fn step(&self, pinned: &mut Option<usize>) -> bool {
+        // Relaxed: a late look costs one more step and no more.
         if self.stop.load(Ordering::Relaxed) {
             return false;
         }
+        // Relaxed: the steps were there before the threads, and the addition gives each of them out once.
         let Some(step) = self.steps.get(self.next.fetch_add(1, Ordering::Relaxed)) else { return false };
         if *pinned != Some(step.index)
             && let Some(cpus) = self.cpus.get(step.index).filter(|cpus| !cpus.is_empty())
@@ -124,6 +124,7 @@ impl<'a> PreallocWork<'a> {
         }
         if let Err(error) = self.populate(&step.section) {
             self.stop.store(true, Ordering::Relaxed);
+            // The first failure is told: those of the other threads follow from the same want.
             self.failure.lock().get_or_insert(error);
             return false;
         }
@@ -215,7 +216,7 @@ fn failed(region: &MappedRegion, error: &io::Error) -> Error {
 /// Is told how many bytes are done, and says whether to go on.
 type ReportDone<'a> = dyn FnMut(u64) -> Result<(), Interrupted> + 'a;
 
-/// Populates sections, by `threads` or as many as are worth their while. What is there already is left as it is.
+/// Populates sections, by `threads` or as many as are worth their while. Present pages are left as they are.
 ///
 /// When it fails or is stopped, what was populated stays: the caller decides whether to unmap it.
 pub fn populate(
@@ -227,8 +228,10 @@ pub fn populate(
     let sections = room::collected(sections.iter().copied().filter(can_populate))?;
     let (total, work) = (size_of_all(sections.iter().copied()), PreallocWork::new(&sections)?);
     let threads = threads.unwrap_or_else(|| thread_count(total)).clamp(1, work.steps.len().max(1));
+    // A thread that is pinned stays so: that must be one of ours, never the caller's.
     let is_anywhere = work.cpus.iter().all(BTreeSet::is_empty);
     let told = if threads == 1 && is_anywhere { work.alone(report) } else { in_threads(&work, threads, report)? };
+    // A failure comes before an interruption: it says why the work had ended.
     if let Some(failure) = work.failure.lock().take() {
         return Err(failure);
     }
@@ -243,6 +246,7 @@ fn in_threads(work: &PreallocWork<'_>, threads: usize, report: &mut ReportDone<'
             let spawned =
                 std::thread::Builder::new().name(format!("prealloc-{index}")).spawn_scoped(scope, || work.work());
             if let Err(error) = spawned {
+                // The scope waits for the threads that run already: told to stop, they end after a step.
                 work.stop.store(true, Ordering::Relaxed);
                 let what = format!("thread {index} of {threads} to populate memory: {error}; give threads=");
                 return Err(no_thread(&what, &error));
@@ -300,7 +304,7 @@ impl PreallocJob {
             self.done.store(done, Ordering::Relaxed);
             if self.stop.load(Ordering::Relaxed) { Err(Interrupted) } else { Ok(()) }
         });
-        // Let go first: who sees the end may remove the regions at once.
+        // Let go first: a waiter may remove the regions at once.
         drop(leased);
         *self.result.lock() = Some(result);
         self.result.notify();

@@ -66,6 +66,7 @@ impl Protection {
         let _changing = self.changing.lock();
         // SAFETY: the caller's promise.
         unsafe { memory::protect(host, size, flags)? };
+        // Noted behind the call: what an access reads here, the pages allow.
         self.note(flags);
         Ok(())
     }

@@ -16,7 +16,7 @@ use crate::sys::kvm_slot::StableBytes;
 
 /// A region of a mapped space.
 ///
-/// Verbs see it as long as they hold the snapshot that it is in. What outlives the snapshot is a [`Lease`](super::lease::Lease) on it,
+/// Verbs see it as long as they hold the snapshot that it is in. Longer use needs a [`Lease`](super::lease::Lease) on it,
 /// a [`WeakRegion`](super::lease::WeakRegion), which keeps nothing, or the `Arc` that the participants of a change hold by protocol.
 #[derive(Debug)]
 pub struct MappedRegion {
@@ -122,6 +122,7 @@ impl DirtySource for MappedRegion {
         for info in self.leases.held().iter().filter(|info| info.is_writable) {
             dirty.mark(info.address.saturating_sub(self.desc().base()), info.size);
         }
+        // The last page of the bitmap may reach beyond the region.
         dirty.drain(&mut |pages| found(Range::between(pages.base(), pages.end().min(self.desc().size()))));
     }
 }

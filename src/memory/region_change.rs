@@ -13,7 +13,7 @@ pub struct ClosedRegion {
 }
 
 impl ClosedRegion {
-    /// Closes a region; whoever holds a lease on it vetoes that.
+    /// Closes a region; a lease on it vetoes that.
     pub fn close(region: &MappedRegion) -> Result<Self, Vec<LeaseInfo>> {
         region.leases().close()?;
         Ok(Self { region: region.share(), is_gone: false })

@@ -71,6 +71,7 @@ fn first_extent<'a>(section: &Section<'a>) -> (Section<'a>, ExtentKind) {
     let page_end = |end: u64| end.checked_next_multiple_of(PAGE).unwrap_or(u64::MAX);
     let last_page = end & !(PAGE - 1);
     match extent.kind {
+        // A hole ends where data begins, maybe inside a guest page: only pages without any data are passed.
         ExtentKind::Hole if last_page > section.address() => (up_to(last_page), ExtentKind::Hole),
         ExtentKind::Hole => (up_to(page_end(end)), ExtentKind::Unknown),
         kind => (up_to(page_end(end)), kind),
@@ -82,6 +83,7 @@ fn copy_out<'a>(part: &Section<'_>, kind: ExtentKind, buffer: &'a mut [u8]) -> R
     let (data, _) = buffer.split_at_mut(part.len().min(buffer.len()));
     let output = Output::from(&mut *data);
     match kind {
+        // Data has its pages, and may be touched; all else is read in a way that allocates none.
         ExtentKind::Data => part.alone().read(&output)?,
         ExtentKind::Hole | ExtentKind::Unknown => part.alone().scan(&output)?,
     }

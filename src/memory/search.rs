@@ -85,8 +85,8 @@ impl Search {
     /// Looks at what there is of a window; returns how far behind its start the next one begins.
     fn pass(&mut self, first: &Section<'_>, sections: &[Section<'_>], window: Range) -> Result<u64> {
         if window.base() >= self.data_end {
-            // Far beyond the window: it holds for the windows to come too.
-            let extent = first.extent_in_region();
+            // Also beyond the window: a hole is passed at once, however long.
+            let extent = first.extent_up_to(window.end());
             match extent.kind {
                 // A match may begin in the hole and end behind it.
                 ExtentKind::Hole if self.may_skip(extent.size) => return Ok(extent.size.abs_diff(self.overlap())),

@@ -4,15 +4,15 @@ use std::sync::Arc;
 
 use super::abandoned_copy;
 use super::buffer::{Input, Output};
-use super::extent::Extent;
+use super::extent::{self, Extent};
 use super::lease::Lease;
-use super::path::Path;
+use super::path::{Path, Touch};
 use super::region::MappedRegion;
 use super::untorn;
 use crate::model::error::{Error, Result};
 use crate::model::format::hex;
 use crate::model::int::{u64_of, usize_of};
-use crate::model::interrupt::Interrupt;
+use crate::model::interrupt::{Interrupt, STEP};
 use crate::model::range::Range;
 use crate::model::region::{PROT_READ, PROT_WRITE};
 use crate::model::room;
@@ -21,9 +21,6 @@ use crate::sys::errno::{self, ETIMEDOUT};
 
 /// Bytes that a guarded fill writes at a time, and that a fault handler is given its time for.
 const GUARDED_CHUNK: usize = 64 << 10;
-
-/// Bytes that are brought in between two looks at the caller's [`Interrupt`].
-const STEP: u64 = 64 << 20;
 
 /// A part of one region, for as long as the region is held, and its place in the caller's buffer.
 #[derive(Clone, Copy, Debug)]
@@ -105,6 +102,7 @@ impl<'a> Section<'a> {
     /// Parts of `size` bytes, one after the other, and what is left.
     pub fn chunks(self, size: u64) -> impl DoubleEndedIterator<Item = Self> {
         let size = size.max(1);
+        // No product reaches beyond the size: nothing wraps.
         (0..self.size().div_ceil(size)).map(move |index| self.skip(index.wrapping_mul(size)).take(size))
     }
 
@@ -146,12 +144,18 @@ impl<'a> Section<'a> {
 
     /// The bytes from the first on that are alike in having pages.
     pub(super) fn extent(&self) -> Extent {
-        self.region.mapping().extent_of(self.part)
+        self.extent_of(self.part)
     }
 
-    /// The same without the end of the section: it may go on to the end of the region.
-    pub(super) fn extent_in_region(&self) -> Extent {
-        self.region.mapping().extent_of(Range::between(self.part.base(), self.region.range().size()))
+    /// The same up to a guest physical address, or the end of the region, instead of the end of the section.
+    pub(super) fn extent_up_to(&self, end: u64) -> Extent {
+        self.extent_of(self.region.part(Range::between(self.address(), end)))
+    }
+
+    fn extent_of(&self, part: Range) -> Extent {
+        let mapping = self.region.mapping();
+        let pages = (mapping.touch() != Touch::Never).then(|| mapping.pages_of(part.take(extent::LOOK)));
+        mapping.holes().extent_of(mapping.backing(), part, pages)
     }
 
     /// Copies the part out.
@@ -197,6 +201,7 @@ impl<'a> Section<'a> {
 
     /// Copies the part in; `force` lifts a protection for as long as it takes.
     pub fn write(&self, input: Input<'_>, force: bool) -> Result<()> {
+        // Marked behind the copy, or a drain in between would lose it; also after a fault, before which bytes were written.
         let result = self.write_untracked(input, force);
         self.mark_dirty();
         result
@@ -213,6 +218,7 @@ impl<'a> Section<'a> {
         if !force || self.region.desc().prot_flags & PROT_WRITE != 0 {
             return self.write_by(&self.path(PROT_WRITE), input);
         }
+        // Without bits: the protection that is noted still forbids this; only the pages allow it.
         let work = || self.write_by(&self.path(0), input);
         self.region.mapping().with_write_access(self.part, work).map_err(|error| Error::AccessDenied {
             message: format!("cannot lift the protection of {} for a forced write: {error}", self.region.desc()),

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::model::backing::Seal;
 use crate::model::error::{Errno, Error, Result};
@@ -53,6 +54,15 @@ pub(super) struct Backing {
     pub may_block: bool,
 }
 
+/// The host's answer, or its last one while the process has no descriptor to ask with; before the first answer, memory counts as unsafe.
+fn is_overcommit_strict() -> bool {
+    static LAST: AtomicBool = AtomicBool::new(true);
+    if let Some(is_strict) = Host::default().has_strict_overcommit() {
+        LAST.store(is_strict, Ordering::Relaxed);
+    }
+    LAST.load(Ordering::Relaxed)
+}
+
 /// Opens the backing of a region that has memory.
 pub(super) fn open(region: &SharedRegion) -> Result<Backing> {
     let page_size = page_size(region)?;
@@ -65,7 +75,7 @@ pub(super) fn open(region: &SharedRegion) -> Result<Backing> {
         flags,
         page_size,
         is_window: region.region_type == RegionType::DaxMemory,
-        is_overcommit_strict: Host::default().has_strict_overcommit(),
+        is_overcommit_strict: is_overcommit_strict(),
         is_dontfork: region.options.dontfork == Some(true),
         ..Backing::default()
     };
@@ -137,6 +147,7 @@ fn open_adopted(region: &SharedRegion, backing: Backing) -> Result<Backing> {
         Some(buffer) => Ok(Backing {
             has_fault_handler: smaps::has_fault_handler(buffer.host, usize_of(region.size())),
             buffer: Some(buffer.clone()),
+            // A buffer begins and ends anywhere.
             page_size: 1,
             ..backing
         }),
@@ -210,10 +221,12 @@ fn create_hugetlbfs(region: &SharedRegion, path: &Path) -> Result<File> {
     if path.as_os_str().is_empty() {
         return Err(refused(region, "\"hugetlbfs\" needs mem_file_path", ENOENT));
     }
+    // The folder is asked first, so that nothing is made on another file system.
     require_hugetlbfs(region, path, &file::open_directory(directory_of(path)).map_err(fail)?)?;
     let length = file_end(region)?;
     let made = file::create_new(path).map_err(fail)?;
     let sized = made.set_len(length);
+    // Unlinked whatever came of the size: a failure leaves no file behind.
     std::fs::remove_file(path).and(sized).map_err(fail)?;
     Ok(made)
 }
@@ -310,6 +323,7 @@ fn check_pool(page_size: u64, regions: &[&SharedRegion]) -> Result<()> {
     let pages = |region: &SharedRegion| region.size().div_ceil(page_size);
     let mut left = Host::default().available_huge_pages(page_size);
     let is_short = |region: &&&SharedRegion| {
+        // Counted down, so that the error names the first region for which the pool has nothing left.
         left = left.and_then(|left| left.checked_sub(pages(region)));
         left.is_none()
     };

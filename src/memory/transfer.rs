@@ -11,7 +11,7 @@ use super::section::Section;
 use crate::model::error::{Errno, Error, Result};
 use crate::model::format::hex;
 use crate::model::int::u64_of;
-use crate::model::interrupt::Interrupt;
+use crate::model::interrupt::{Interrupt, STEP};
 use crate::model::region::PROT_WRITE;
 use crate::model::room;
 use crate::model::wait::SLICE;
@@ -19,9 +19,6 @@ use crate::sys::copy::Stopped;
 use crate::sys::errno::{self, EFAULT, EIO};
 use crate::sys::poll::{self, Direction};
 use crate::sys::stream;
-
-/// The most that one system call is asked for.
-const STEP: u64 = 16 << 20;
 
 /// A descriptor, and how far the transfer is.
 #[allow(missing_debug_implementations, reason = "borrows a caller's trait object")]
@@ -72,6 +69,7 @@ impl<'a> Transfer<'a> {
             // SAFETY: the part lies in a mapping that the caller holds; the kernel checks that it can be written.
             unsafe { stream::read(file, at, part.host(), part.len()) }
         });
+        // All of it after an error, for the kernel may have written before that.
         part.take(count.as_ref().map_or(part.size(), |count| u64_of(*count))).mark_dirty();
         count.map_err(|error| self.failed(part, error))
     }
@@ -126,6 +124,7 @@ impl<'a> Transfer<'a> {
         call: impl Fn(&File, Option<u64>) -> io::Result<usize>,
     ) -> Result<usize, Failure> {
         loop {
+            // In slices, before a call that might block for ever; a regular file is always ready.
             while !poll::wait_ready(self.file, direction, SLICE).map_err(Failure::Kernel)? {
                 self.look(true)?;
             }

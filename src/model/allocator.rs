@@ -2,7 +2,7 @@
 
 use super::error::{Error, Result, Shortage};
 use super::format::{hex, size as size_text};
-use super::invalid::{Invalid, Kind};
+use super::invalid::Invalid;
 use super::range::Range;
 
 /// Which of the places that would do is taken.
@@ -18,16 +18,8 @@ pub enum FitPolicy {
 
 impl FitPolicy {
     /// Parses `"first"`, `"last"` or `"best"`.
-    pub fn parse(text: &str) -> Result<Self> {
-        match text {
-            "first" => Ok(Self::First),
-            "last" => Ok(Self::Last),
-            "best" => Ok(Self::Best),
-            _ => {
-                Err(Invalid::unknown(Kind::Argument, "policy", format_args!("{text:?}"), ["first", "last", "best"])
-                    .into())
-            }
-        }
+    pub fn parse(text: &str) -> Result<Self, Invalid> {
+        Invalid::named("policy", text, [("first", Self::First), ("last", Self::Last), ("best", Self::Best)])
     }
 }
 
@@ -65,6 +57,7 @@ impl Wanted {
         let found = match self.policy {
             FitPolicy::First => places.next(),
             FitPolicy::Last => places.last(),
+            // The first of equal holes, which is the lowest.
             FitPolicy::Best => places.min_by_key(|(_, size)| *size),
         };
         found.map(|(place, _)| place).ok_or_else(|| self.no_room(rooms, holes()))
@@ -72,6 +65,7 @@ impl Wanted {
 
     /// The addresses in a hole that the policy prefers.
     fn in_hole(&self, hole: Range) -> Option<Range> {
+        // At least 1, being a power of two: nothing wraps.
         let mask = self.align.wrapping_sub(1);
         // Rounding up may pass 2^64, and rounding down the begin of the hole: the place is checked against the hole at the end.
         let base = match self.policy {
@@ -120,6 +114,7 @@ fn holes<'a>(rooms: &'a [Range], taken: &'a [Range], gap: u64) -> impl Iterator<
         let behind = Range::between(room.end(), room.end());
         let blocked = blocked.take_while(|blocked| blocked.base() < room.end()).chain([behind]);
         let holes = blocked.scan(room.base(), |reached, blocked| {
+            // Widened ranges may overlap: then this is empty, and filtered out below.
             let hole = Range::between(*reached, blocked.base());
             *reached = blocked.end();
             Some(hole)

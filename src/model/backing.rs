@@ -1,7 +1,7 @@
 //! The options with which a region's memory is requested from the kernel.
 
 use super::format;
-use super::invalid::{Invalid, Kind};
+use super::invalid::Invalid;
 use super::policy::NumaPolicy;
 
 /// A seal of a memfd, by the change that it forbids.
@@ -46,9 +46,7 @@ impl Seal {
 
     /// Parses a name.
     pub fn parse(text: &str) -> Result<Self, Invalid> {
-        Self::ALL.into_iter().find(|seal| seal.name() == text).ok_or_else(|| {
-            Invalid::unknown(Kind::Argument, "seal", format_args!("{text:?}"), Self::ALL.map(Self::name))
-        })
+        Invalid::named("seal", text, Self::ALL.map(|seal| (seal.name(), seal)))
     }
 }
 

@@ -101,6 +101,7 @@ impl<'a> ChangeRequest<'a> {
         match self.operations {
             [MapOperation::Insert(region)] => map.insertion_index(region).map(|_| vec![region.clone()]),
             [MapOperation::Remove(_) | MapOperation::Replace(..)] => Ok(vec![]),
+            // Only all steps together tell: a later one may take out what an earlier one added.
             _ => self.change_of(map).map(|change| change.added),
         }
     }

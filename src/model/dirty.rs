@@ -94,8 +94,10 @@ impl DirtyPages {
         match self.blocks.last().copied() {
             _ if block.bits == 0 => {}
             Some(last) if last.end() > block.index => {
+                // A full word has these bits already.
                 if last.bits != u64::MAX {
                     self.blocks.pop();
+                    // Pushed anew, for a word that is full now may join those before it.
                     self.push(Block { bits: last.bits | block.bits, ..block });
                 }
             }
@@ -154,6 +156,7 @@ impl DirtyPages {
     /// The number of pages.
     #[must_use]
     pub fn count(&self) -> u64 {
+        // No range reaches 2^64, so that there are fewer pages, and nothing wraps.
         self.blocks.iter().map(|block| block.count.wrapping_mul(block.bits.count_ones().into())).sum()
     }
 
@@ -304,6 +307,7 @@ impl<'a> Cursor<'a> {
         match self.block {
             Some(block) if block.index == index => (block.bits, block.count),
             Some(block) => (0, block.index.wrapping_sub(index)),
+            // From here on all words are clean.
             None => (0, u64::MAX),
         }
     }

@@ -80,6 +80,7 @@ fn processor(entries: &mut Vec<u8>, node: u32, vcpu: u32, arch: Arch) {
     let domain = node.to_le_bytes();
     let [low, second, third, high] = domain;
     match (arch, u8::try_from(vcpu)) {
+        // 255 is the broadcast, not a processor.
         (Arch::X86_64, Ok(apic)) if apic < u8::MAX => {
             entries.extend([0, 16, low, apic]);
             entries.extend(ENABLED);

@@ -103,6 +103,7 @@ impl Hexdump {
     /// Adds a line of words about addresses that have no bytes.
     pub fn note(&mut self, text: &str) {
         self.flush();
+        // A line behind the note is shown even where it equals the one before.
         self.last = None;
         self.is_repeating = false;
         self.make_room(text.len().saturating_add(1));

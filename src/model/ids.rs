@@ -14,6 +14,7 @@ macro_rules! unique_id {
             #[must_use]
             pub fn unique() -> Self {
                 static NEXT: AtomicU64 = AtomicU64::new(0);
+                // Relaxed: the numbers only have to differ, in whatever order.
                 Self(NEXT.fetch_add(1, Ordering::Relaxed))
             }
         }

@@ -2,6 +2,9 @@
 
 use super::error::Interrupted;
 
+/// The most bytes that are touched between two questions to an [`Interrupt`].
+pub const STEP: u64 = 16 << 20;
+
 /// A caller's answer to work that waits or takes long, and that asks it now and then.
 ///
 /// The binding's implementation attaches to the interpreter, handles signals and calls the user's progress function: so it must not

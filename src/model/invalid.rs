@@ -56,6 +56,12 @@ impl Invalid {
         Self::new(kind, format!("unknown {what} {shown}: use {known}"))
     }
 
+    /// The value among `known` that a text names, or the refusal that lists the names.
+    pub fn named<T: Copy, const N: usize>(what: &str, text: &str, known: [(&'static str, T); N]) -> Result<T, Self> {
+        let found = known.iter().find(|(name, _)| *name == text).map(|(_, value)| *value);
+        found.ok_or_else(|| Self::unknown(Kind::Argument, what, format_args!("{text:?}"), known.map(|(name, _)| name)))
+    }
+
     /// A refusal of any kind.
     pub fn new(kind: Kind, message: impl Into<String>) -> Self {
         Self { kind, message: message.into(), address: None, size: None }

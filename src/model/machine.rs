@@ -2,7 +2,7 @@
 
 use super::error::Result;
 use super::format::hex;
-use super::invalid::{Invalid, Kind};
+use super::invalid::Invalid;
 use super::layout::Layout;
 use super::range::Range;
 
@@ -23,13 +23,8 @@ pub enum Arch {
 
 impl Arch {
     /// Parses `"x86_64"` or `"aarch64"`.
-    pub fn parse(text: &str) -> Result<Self> {
-        match text {
-            "x86_64" => Ok(Self::X86_64),
-            "aarch64" => Ok(Self::Aarch64),
-            _ => Err(Invalid::unknown(Kind::Argument, "architecture", format_args!("{text:?}"), ["x86_64", "aarch64"])
-                .into()),
-        }
+    pub fn parse(text: &str) -> Result<Self, Invalid> {
+        Invalid::named("architecture", text, [Self::X86_64, Self::Aarch64].map(|arch| (arch.name(), arch)))
     }
 
     const fn name(self) -> &'static str {

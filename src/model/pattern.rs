@@ -142,6 +142,7 @@ fn longest_run(mask: &[u8]) -> Option<std::ops::Range<usize>> {
     let counts = |index: usize| mask.get(index) == Some(&0xff);
     let begins = |index: &usize| counts(*index) && !index.checked_sub(1).is_some_and(counts);
     let run = |start: usize| start..(start..mask.len()).find(|index| !counts(*index)).unwrap_or(mask.len());
+    // `max_by_key` takes the last of equal ones: reversed, that is the first.
     (0..mask.len()).filter(begins).map(run).rev().max_by_key(ExactSizeIterator::len)
 }
 

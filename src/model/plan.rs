@@ -305,6 +305,7 @@ impl SpacePlan {
             ));
         };
         let holes = self.layout.mmio_windows().iter().chain(&self.request.machine.reserved);
+        // A hole that reaches mem_end has no RAM behind it.
         let reached = holes.map(Range::end).filter(|end| *end < self.layout.mem_end()).chain(
             self.regions
                 .iter()

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::invalid::{Invalid, Kind};
+use super::invalid::Invalid;
 
 /// The kernel's memory policies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -40,9 +40,7 @@ impl PolicyMode {
 
     /// Parses a name.
     pub fn parse(text: &str) -> Result<Self, Invalid> {
-        Self::ALL.into_iter().find(|mode| mode.name() == text).ok_or_else(|| {
-            Invalid::unknown(Kind::Argument, "NUMA policy", format_args!("{text:?}"), Self::ALL.map(Self::name))
-        })
+        Invalid::named("NUMA policy", text, Self::ALL.map(|mode| (mode.name(), mode)))
     }
 
     /// The kernel's number, of `linux/mempolicy.h`.

@@ -103,6 +103,7 @@ impl Range {
     /// The first `size` bytes, or all when there are not as many.
     #[must_use]
     pub fn take(&self, size: u64) -> Self {
+        // The end cuts the sum in any case, so that saturating changes nothing.
         Self { base: self.base, end: self.base.saturating_add(size).min(self.end) }
     }
 

@@ -93,6 +93,7 @@ impl RegionType {
         let anonymous = MAP_PRIVATE | MAP_ANONYMOUS;
         match self {
             Self::DeviceMemory => (0, PROT_NONE),
+            // Only addresses, over which files are mapped later.
             Self::DaxMemory => (anonymous | MAP_NORESERVE, PROT_NONE),
             Self::FirmwareMemory if source.file.is_some() => (MAP_PRIVATE, PROT_READ | PROT_WRITE),
             Self::FirmwareMemory if source.source_type.is_none() => (anonymous, PROT_READ | PROT_WRITE),

@@ -68,6 +68,7 @@ pub struct RegionMap {
 
 impl PartialEq for RegionMap {
     fn eq(&self, other: &Self) -> bool {
+        // Not the generation: a map is the same whoever published it.
         self.layout == other.layout && self.descriptions().eq(other.descriptions())
     }
 }
@@ -246,6 +247,7 @@ impl RegionMap {
     /// A new map without the region that equals `region`.
     pub fn remove(&self, region: &SharedRegion) -> Result<Self> {
         self.equal_to(region)?;
+        // `equal_to` has just found it.
         let index = self.find_index(region.base()).unwrap_or_default();
         Ok(self.spliced(index, 1, None))
     }
@@ -256,14 +258,15 @@ impl RegionMap {
         if !new.has_backing_of(old) {
             return Err(Invalid::at(
                 format!(
-                    "cannot replace {old} by {new}: range, type and backing must stay the same; \
-                     remove one and insert the other in a transaction"
+                    "cannot replace {old} by {new}: range, type and backing must stay the same; a transaction can remove \
+                     one and insert the other, but the bytes are lost with the memory: read() them before, if they matter"
                 ),
                 Some(new.base()),
                 Some(new.size()),
             )
             .into());
         }
+        // `equal_to` has just found it.
         let index = self.find_index(old.base()).unwrap_or_default();
         // Its own name may stay.
         self.check_name(new, Some(index))?;

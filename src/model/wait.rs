@@ -66,6 +66,7 @@ impl<T> Monitor<T> {
         limit: Duration,
         blocked: impl FnMut(&mut T) -> bool,
     ) -> LockGuard<'a, T> {
+        // Under the lock still: the next thread to change the state finds this waiter counted.
         self.waiting.fetch_add(1, Ordering::Relaxed);
         let (state, _) = self.changed.wait_timeout_while(state, limit, blocked).unwrap_or_else(PoisonError::into_inner);
         self.waiting.fetch_sub(1, Ordering::Relaxed);

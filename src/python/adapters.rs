@@ -2,6 +2,7 @@
 
 use pyo3::prelude::*;
 
+use super::calls::python_call;
 use super::space::PySpace;
 
 #[pymethods]
@@ -11,7 +12,8 @@ impl PySpace {
     /// `uc` is a `unicorn.Uc`. Regions with memory are mapped without a copy, readable and executable where they can be read, writable
     /// where they can be written; the guest's accesses to devices go to `dispatch`. Changes must be made while the engine does
     /// not run, or in one of its hooks; code that it has translated and that is then written from here needs `uc.ctl_flush_tb()`.
-    /// Returns an `Attachment`. Raises `NotMapped`, `ClientError` when the engine refuses.
+    /// Returns an `Attachment`. Raises `NotMapped`, `ClientError` when the engine refuses, `Unsupported` for one whose contexts save
+    /// memory (`UC_CTL_CONTEXT_MEMORY`), which is also what `uc.ctl` raises for that mode while the engine is attached.
     ///
     /// >>> from unicorn import UC_ARCH_X86, UC_MODE_64, Uc
     /// >>> from dbs_address_space import AddressSpaceBuilder
@@ -43,5 +45,6 @@ impl PySpace {
 }
 
 fn attach<'py>(space: Bound<'py, PySpace>, module: &str, to: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    let _guard = python_call();
     space.py().import(module)?.getattr("attach")?.call1((space, to))
 }

@@ -4,6 +4,7 @@ use pyo3::exceptions::{PyImportError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyMemoryView, PyTuple};
 
+use super::calls::python_call;
 use super::convert::U64;
 use crate::model::invalid::Invalid;
 
@@ -22,6 +23,7 @@ impl<'py> ArrayLayout<'py> {
         dtype: &Bound<'py, PyAny>,
         strides: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Self> {
+        let _guard = python_call();
         let numpy = py.import("numpy").map_err(|error| {
             let missing = PyImportError::new_err("array() needs NumPy: pip install 'dbs-address-space[numpy]'");
             missing.set_cause(py, Some(error));
@@ -53,6 +55,7 @@ impl<'py> ArrayLayout<'py> {
     ///
     /// `ndarray(buffer=view)` would keep the view's exporter, which holds no lease; `frombuffer` keeps the view itself.
     pub(super) fn over(&self, view: &Bound<'py, PyMemoryView>) -> PyResult<Bound<'py, PyAny>> {
+        let _guard = python_call();
         self.keywords.set_item("buffer", self.numpy.call_method1("frombuffer", (view, "u1"))?)?;
         self.numpy.getattr("ndarray")?.call((), Some(&self.keywords))
     }
@@ -60,6 +63,7 @@ impl<'py> ArrayLayout<'py> {
 
 /// One int, or several.
 fn lengths(given: &Bound<'_, PyAny>) -> PyResult<Vec<u64>> {
+    let _guard = python_call();
     match given.try_iter() {
         Ok(items) => items.map(|item| Ok(item?.extract::<U64>()?.0)).collect(),
         Err(_) => Ok(vec![given.extract::<U64>()?.0]),

@@ -5,7 +5,9 @@ use std::sync::{Arc, Weak};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 
+use super::calls::python_call;
 use super::interrupt::detached;
+use super::leaving::leave;
 use super::registry::Registry;
 use super::space_ref::SpaceRef;
 use crate::model::error::Error;
@@ -32,7 +34,7 @@ pub struct PyAttachment {
     state: Arc<AttachmentState>,
 }
 
-/// What a handle shares with the space's side of the attachment.
+/// State shared with the space's side of the attachment.
 ///
 /// That side refers to it weakly: the handle is the one owner of the Python objects in it, so the garbage collector finds all of them.
 pub(super) struct AttachmentState {
@@ -41,7 +43,7 @@ pub(super) struct AttachmentState {
     parts: Lock<AttachmentParts>,
 }
 
-/// What goes when the attachment has ended, and what stays.
+/// The attached client, and its error, which outlives it.
 #[derive(Default)]
 struct AttachmentParts {
     attached: Option<Attached>,
@@ -79,11 +81,13 @@ impl AttachmentState {
 
 impl Subscriber for Weak<AttachmentState> {
     fn failed(&self, error: Error) {
+        let _guard = python_call();
         Python::try_attach(|py| {
             let raised = PyErr::from(error);
             let exception = raised.value(py).clone().into_any().unbind();
             let state = self.upgrade();
             if let Some(state) = &state {
+                // The first error is the one that ended it.
                 state.parts(py).error.get_or_insert(exception);
                 state.forget(py);
             }
@@ -94,6 +98,7 @@ impl Subscriber for Weak<AttachmentState> {
     fn left(&self) {
         Python::try_attach(|py| {
             let Some(state) = self.upgrade() else { return };
+            // Taken out in a statement of its own: the object's end, which may run Python code, comes behind the lock.
             let attached = state.parts(py).attached.take();
             drop(attached);
             state.forget(py);
@@ -168,7 +173,7 @@ impl PyAttachment {
     /// >>> attachment.detach()
     /// >>> attachment
     /// Subscription("print", detached)
-    fn detach(&self, py: Python<'_>) -> PyResult<()> {
+    pub(super) fn detach(&self, py: Python<'_>) -> PyResult<()> {
         let Ok((space, subscription)) = self.membership(py) else { return Ok(()) };
         detached(py, None, |interrupt| space.unsubscribe(&subscription, interrupt))
     }
@@ -193,10 +198,10 @@ impl PyAttachment {
         &self,
         py: Python<'_>,
         _type: &Bound<'_, PyAny>,
-        _value: &Bound<'_, PyAny>,
+        value: &Bound<'_, PyAny>,
         _traceback: &Bound<'_, PyAny>,
     ) -> PyResult<bool> {
-        self.detach(py).map(|()| false)
+        leave(value, self.detach(py))
     }
 
     fn __repr__(slf: &Bound<'_, Self>) -> PyResult<String> {
@@ -210,6 +215,7 @@ impl PyAttachment {
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        // Never waited for: the collector may run in the thread that has the lock. Objects not shown count as reachable.
         let Some(parts) = self.state.parts.try_lock() else { return Ok(()) };
         visit.call(&parts.error)?;
         parts.attached.as_ref().map_or(Ok(()), |attached| visit.call(&attached.object))

@@ -3,6 +3,7 @@
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString, PyTuple};
 
+use super::calls::python_call;
 use super::convert::{Size, U32};
 use crate::model::backing::{BackingOptions, Seal};
 use crate::model::invalid::Invalid;
@@ -17,7 +18,7 @@ use crate::model::policy::{NumaPolicy, PolicyMode, node_list, parse_node_list};
 /// >>> from dbs_address_space import NumaPolicy
 /// >>> NumaPolicy("interleave", "0-1,64").nodes
 /// (0, 1, 64)
-#[pyclass(frozen, eq, hash, name = "NumaPolicy", module = "dbs_address_space")]
+#[pyclass(frozen, eq, hash, weakref, name = "NumaPolicy", module = "dbs_address_space")]
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PyNumaPolicy(pub(super) NumaPolicy);
 
@@ -31,6 +32,7 @@ impl PyNumaPolicy {
     #[new]
     #[pyo3(signature = (mode, nodes=None, *, strict=false), text_signature = "(mode, nodes=(), *, strict=False)")]
     fn new(mode: &str, nodes: Option<&Bound<'_, PyAny>>, strict: bool) -> PyResult<Self> {
+        let _guard = python_call();
         let mode = PolicyMode::parse(mode)?;
         let nodes = match nodes {
             None => Default::default(),
@@ -103,7 +105,7 @@ impl PyNumaPolicy {
 /// >>> options = BackingOptions(mlock=True, policy="bind")
 /// >>> AddressSpaceRegion("ram", 0, "1MiB", host_numa_node_id=0, backing=options).backing == options
 /// True
-#[pyclass(frozen, eq, hash, name = "BackingOptions", module = "dbs_address_space")]
+#[pyclass(frozen, eq, hash, weakref, name = "BackingOptions", module = "dbs_address_space")]
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PyBackingOptions(pub(super) BackingOptions);
 
@@ -115,6 +117,7 @@ fn policy(object: &Bound<'_, PyAny>) -> PyResult<NumaPolicy> {
 }
 
 fn seals(object: &Bound<'_, PyAny>) -> PyResult<Vec<Seal>> {
+    let _guard = python_call();
     if object.is_instance_of::<PyString>() {
         return Ok(vec![Seal::parse(&object.extract::<String>()?)?]);
     }
@@ -234,6 +237,7 @@ impl PyBackingOptions {
     /// BackingOptions(ksm=True)
     #[pyo3(signature = (**changes))]
     fn replace<'py>(&self, py: Python<'py>, changes: Option<&Bound<'py, PyDict>>) -> PyResult<Bound<'py, PyAny>> {
+        let _guard = python_call();
         let keywords = self.keywords(py)?;
         if let Some(changes) = changes {
             keywords.update(changes.as_mapping())?;
@@ -242,6 +246,7 @@ impl PyBackingOptions {
     }
 
     fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
+        let _guard = python_call();
         let items: Vec<String> = self
             .keywords(py)?
             .iter()

@@ -7,6 +7,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyString, PyTuple};
 
+use super::calls::python_call;
 use super::convert::Address;
 use super::layout::PyLayout;
 use super::region::PyRegion;
@@ -30,7 +31,7 @@ use crate::model::region_map::{RegionEntry, RegionMap};
 /// >>> base = AddressSpaceBase.from_regions([AddressSpaceRegion("ram", 0, "1MiB", name="ram0")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
 /// >>> base["ram0"] is base.find_region(0x1000)
 /// True
-#[pyclass(frozen, name = "AddressSpaceBase", module = "dbs_address_space")]
+#[pyclass(frozen, weakref, name = "AddressSpaceBase", module = "dbs_address_space")]
 pub struct PyBase {
     pub(super) map: Arc<RegionMap>,
     /// The object of each region, kept from when it is first asked for: a look-up must not search for it.
@@ -56,6 +57,7 @@ impl PyBase {
         let objects = self.objects.get_or_init(py, || self.map.regions().iter().map(|_| PyOnceLock::new()).collect());
         let (Some(object), Some(region)) = (objects.get(index), self.map.regions().get(index)) else { return Ok(None) };
         let find = || RegionObject(Arc::clone(region)).into_pyobject(py).map(Bound::unbind);
+        // Cached in the snapshot's own list: the next look-up of this region takes neither the table nor its lock.
         let object = object.get_or_try_init(py, find)?;
         Ok(Some(object.bind(py).clone()))
     }
@@ -106,6 +108,7 @@ pub(super) fn target(x: &Bound<'_, PyAny>) -> PyResult<RegionTarget> {
 
 /// Regions for a map, from any iterable.
 pub(super) fn regions_of(regions: &Bound<'_, PyAny>) -> PyResult<Vec<SharedRegion>> {
+    let _guard = python_call();
     let region = |item: PyResult<Bound<'_, PyAny>>| {
         let item = item?;
         let region = item.cast::<PyRegion>().map_err(|_| {
@@ -165,11 +168,8 @@ impl PyBase {
         Ok(MapOperation::Replace(target(old)?, handed_over(new)?).apply(&self.map)?.into())
     }
 
-    fn __eq__<'py>(&self, py: Python<'py>, other: &Bound<'_, PyAny>) -> Bound<'py, PyAny> {
-        match other.cast::<Self>() {
-            Ok(other) => pyo3::types::PyBool::new(py, self.map == other.get().map).to_owned().into_any(),
-            Err(_) => py.NotImplemented().into_bound(py),
-        }
+    fn __eq__(&self, other: &Bound<'_, Self>) -> bool {
+        self.map == other.get().map
     }
 
     fn __hash__(&self) -> u64 {
@@ -199,6 +199,7 @@ impl PyBase {
 
     #[allow(clippy::type_complexity, reason = "what pickle asks for")]
     fn __reduce__<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyAny>, (Py<PyTuple>, PyLayout))> {
+        let _guard = python_call();
         Ok((
             py.get_type::<Self>().getattr("from_regions")?,
             (self.all_objects(py)?, PyLayout(self.map.layout().clone())),

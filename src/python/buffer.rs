@@ -12,6 +12,7 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyByteArray, PyBytes, PyInt, PyMemoryView, PyType};
 use pyo3::{Borrowed, ffi};
 
+use super::calls::python_call;
 use super::interrupt::detached;
 use super::space_ref::{OwnedSpace, SpaceRef};
 use crate::memory::buffer::{Bytes, Output};
@@ -31,6 +32,7 @@ use crate::model::source::{KeepAlive, UserBuffer};
 pub(super) fn plain_int(int: Borrowed<'_, '_, PyInt>) -> Option<u64> {
     // SAFETY: a live int.
     let value = unsafe { ffi::PyLong_AsSize_t(int.as_ptr()) };
+    // The C function's -1 may be an error or the number itself.
     if value == usize::MAX && PyErr::take(int.py()).is_some() {
         return None;
     }
@@ -92,7 +94,7 @@ unsafe impl Sync for PyBuffer {}
 
 impl PyBuffer {
     pub(super) fn of(object: &Bound<'_, PyAny>) -> PyResult<Self> {
-        let py = object.py();
+        let (py, _guard) = (object.py(), python_call());
         let may_fault = is_mmap(object)?;
         let mut buffer = Box::<ffi::Py_buffer>::new_uninit();
         // SAFETY: asks a live object to fill the buffer.
@@ -146,6 +148,7 @@ impl Drop for PyBuffer {
 /// Calls `work` with the bytes of a contiguous bytes-like object, which is held meanwhile.
 #[inline]
 pub(super) fn with_input<T>(data: &Bound<'_, PyAny>, work: impl FnOnce(Bytes<'_>) -> PyResult<T>) -> PyResult<T> {
+    // By far the most frequent, and immutable: no buffer need be asked for.
     if let Ok(bytes) = data.cast_exact::<PyBytes>() {
         return work(Bytes::from(bytes.as_bytes()));
     }
@@ -278,7 +281,7 @@ impl PyGuestView {
 #[pymethods]
 impl PyGuestView {
     unsafe fn __getbuffer__(slf: Bound<'_, Self>, view: *mut ffi::Py_buffer, flags: c_int) -> PyResult<()> {
-        // SAFETY: the caller's buffer; whoever asked for it must find no exporter in it when there is an exception.
+        // SAFETY: the caller's buffer; its consumer must find no exporter in it when there is an exception.
         unsafe { (*view).obj = std::ptr::null_mut() };
         let this = slf.get();
         let lease = this.lease(slf.py())?;
@@ -299,6 +302,7 @@ impl PyGuestView {
     unsafe fn __releasebuffer__(slf: Bound<'_, Self>, view: *mut ffi::Py_buffer) {
         // SAFETY: `internal` is what `__getbuffer__` stored, and a buffer is released once.
         let lease = unsafe { Box::from_raw((*view).internal.cast::<Lease>()) };
+        // The last one unmaps, maybe gigabytes: other threads go on meanwhile.
         if lease.is_last_user() {
             slf.py().detach(|| drop(lease));
         }

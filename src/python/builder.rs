@@ -4,6 +4,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString, PyTuple};
 
 use super::backing::PyBackingOptions;
+use super::calls::python_call;
 use super::convert::{self, Size, U32};
 use super::machine::PyMachine;
 use crate::model::format;
@@ -21,7 +22,7 @@ use crate::model::source::SourceType;
 /// >>> from dbs_address_space import NumaRegionInfo
 /// >>> NumaRegionInfo("2GiB", host_numa_node_id=0, guest_numa_node_id=1, vcpu_ids=[2, 3])
 /// NumaRegionInfo('2 GiB', host_numa_node_id=0, guest_numa_node_id=1, vcpu_ids=(2, 3))
-#[pyclass(frozen, eq, hash, name = "NumaRegionInfo", module = "dbs_address_space")]
+#[pyclass(frozen, eq, hash, weakref, name = "NumaRegionInfo", module = "dbs_address_space")]
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PyNumaRegionInfo(pub(super) NumaRegionInfo);
 
@@ -75,6 +76,7 @@ impl PyNumaRegionInfo {
     }
 
     fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
+        let _guard = python_call();
         let node = |node: Option<u32>| node.map_or_else(|| "None".into(), |node| node.to_string());
         Ok(format!(
             "NumaRegionInfo('{}', host_numa_node_id={}, guest_numa_node_id={}, vcpu_ids={})",
@@ -98,7 +100,7 @@ impl PyNumaRegionInfo {
 /// >>> from dbs_address_space import Hotplug
 /// >>> Hotplug("16GiB", slots=4).slots
 /// 4
-#[pyclass(frozen, eq, hash, name = "Hotplug", module = "dbs_address_space")]
+#[pyclass(frozen, eq, hash, weakref, name = "Hotplug", module = "dbs_address_space")]
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PyHotplug(pub(super) Hotplug);
 
@@ -147,7 +149,7 @@ impl PyHotplug {
 /// ...     print(region)
 /// AddressSpaceRegion('ram0' DEFAULT_MEMORY [0x0, 0xc000_0000) 3 GiB rw- shmem)
 /// AddressSpaceRegion('ram1' DEFAULT_MEMORY [0x1_0000_0000, 0x1_4000_0000) 1 GiB rw- shmem)
-#[pyclass(frozen, eq, hash, name = "AddressSpaceBuilder", module = "dbs_address_space")]
+#[pyclass(frozen, eq, hash, weakref, name = "AddressSpaceBuilder", module = "dbs_address_space")]
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PyBuilder(pub(super) PlanRequest);
 
@@ -165,6 +167,7 @@ fn machine(given: Option<&Bound<'_, PyAny>>, arch: Option<&str>, phys_bits: Opti
 }
 
 fn numa_regions(given: &Bound<'_, PyAny>) -> PyResult<Vec<NumaRegionInfo>> {
+    let _guard = python_call();
     if given.is_instance_of::<PyString>() {
         return Err(pyo3::exceptions::PyTypeError::new_err("numa_regions must be a sequence, such as [\"4GiB\"]"));
     }

@@ -6,6 +6,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
 use super::base::PyBase;
+use super::calls::python_call;
 use super::mapping::PyMapping;
 use super::region::PyRegion;
 use super::region_objects::RegionObject;
@@ -24,7 +25,7 @@ use crate::space::proposal::Proposal;
 /// >>> before = AddressSpaceBase.from_regions([], AddressSpaceLayout(1 << 46, 0, 1 << 45))
 /// >>> print(before.diff(before.insert_region(AddressSpaceRegion("ram", 0, "1MiB"))))
 /// + AddressSpaceRegion(DEFAULT_MEMORY [0x0, 0x10_0000) 1 MiB rw- shmem)
-#[pyclass(frozen, name = "AddressSpaceChange", module = "dbs_address_space")]
+#[pyclass(frozen, weakref, name = "AddressSpaceChange", module = "dbs_address_space")]
 #[derive(Debug)]
 pub struct PyChange {
     before: Py<PyBase>,
@@ -68,6 +69,7 @@ impl PyChange {
 
     /// Ends the time in which [`mapping`](Self::mapping) answers.
     pub(super) fn end(&self) {
+        // Dropped behind the lock: the last share in a proposal may unmap memory.
         let proposal = self.proposal().take();
         drop(proposal);
     }
@@ -169,11 +171,9 @@ impl PyChange {
         !self.is_empty(py)
     }
 
-    fn __eq__<'py>(&self, py: Python<'py>, other: &Bound<'_, PyAny>) -> PyResult<Bound<'py, PyAny>> {
-        let Ok(other) = other.cast::<Self>() else { return Ok(py.NotImplemented().into_bound(py)) };
-        let (mine, theirs) = (self, other.get());
-        let same = mine.before.bind(py).eq(&theirs.before)? && mine.after.bind(py).eq(&theirs.after)?;
-        Ok(pyo3::types::PyBool::new(py, same).to_owned().into_any())
+    fn __eq__(&self, other: &Bound<'_, Self>) -> PyResult<bool> {
+        let (py, theirs) = (other.py(), other.get());
+        Ok(self.before.bind(py).eq(&theirs.before)? && self.after.bind(py).eq(&theirs.after)?)
     }
 
     fn __hash__(&self, py: Python<'_>) -> PyResult<isize> {
@@ -195,6 +195,7 @@ impl PyChange {
     }
 
     fn __reduce__<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyAny>, (Py<PyBase>,))> {
+        let _guard = python_call();
         Ok((self.before.bind(py).getattr("diff")?, (self.after(py),)))
     }
 }

@@ -7,11 +7,13 @@ use std::time::Duration;
 
 use pyo3::Borrowed;
 use pyo3::exceptions::{PyOverflowError, PyTypeError};
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBool, PyInt, PyList, PyString, PyTuple};
 
 use super::buffer;
+use super::calls::python_call;
 use crate::model::error::{Errno, Error};
 use crate::model::format;
 use crate::model::invalid::Invalid;
@@ -136,6 +138,7 @@ numbers! { u8: 0xff; u16: 0xffff; u32: 0xffff_ffff; u64: u64::MAX; i32: 0x7fff_f
 /// An int that fits its type, or why not.
 #[inline]
 pub(super) fn narrow<T: Number>(object: Borrowed<'_, '_, PyAny>) -> PyResult<T> {
+    // It fits, having been compared with the type's highest.
     unsigned(object, T::MAX_U64).map(|value| T::try_from(value).unwrap_or(T::MAX))
 }
 
@@ -157,6 +160,7 @@ fn exact_unsigned(object: Borrowed<'_, '_, PyAny>, highest: u64) -> Option<u64> 
 
 #[cold]
 fn unsigned_slowly(object: Borrowed<'_, '_, PyAny>, highest: u64) -> PyResult<u64> {
+    let _guard = python_call();
     if object.is_instance_of::<PyBool>() {
         return Err(Invalid::number(format!("{} is a bool where a number is needed", object.str()?)).into());
     }
@@ -176,6 +180,7 @@ pub(super) fn range(addr: Address, size: Size) -> PyResult<Range> {
 
 /// Text, or the `value` of an enum member.
 fn text_of(object: &Bound<'_, PyAny>, what: &str) -> PyResult<String> {
+    let _guard = python_call();
     let value = if object.is_instance_of::<PyString>() {
         object.clone()
     } else {
@@ -203,6 +208,7 @@ pub(super) fn source_type(object: &Bound<'_, PyAny>) -> PyResult<SourceType> {
 
 /// A path from text or an `os.PathLike`.
 pub(super) fn path(object: &Bound<'_, PyAny>) -> PyResult<PathBuf> {
+    let _guard = python_call();
     object.extract()
 }
 
@@ -230,6 +236,7 @@ pub(super) fn duplicate(object: &Bound<'_, PyAny>) -> PyResult<File> {
 
 /// An int descriptor, or that of anything with `fileno()`; borrowed.
 pub(super) fn descriptor(object: &Bound<'_, PyAny>) -> PyResult<RawFd> {
+    let _guard = python_call();
     let number = match object.getattr_opt("fileno")? {
         Some(fileno) => fileno.call0()?.extract::<CInt>(),
         None => object.extract().map_err(|error: PyErr| match error.is_instance_of::<PyTypeError>(object.py()) {
@@ -248,16 +255,14 @@ impl<'py> FromPyObject<'_, 'py> for Timeout {
     type Error = PyErr;
 
     fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        let _guard = python_call();
         if object.is_instance_of::<PyBool>() {
             return Err(Invalid::argument(format!("timeout is {}: give seconds, not a bool", object.str()?)).into());
         }
         let seconds = match object.extract::<f64>() {
             Err(error) if error.is_instance_of::<PyOverflowError>(object.py()) => {
-                if object.lt(0)? {
-                    f64::NEG_INFINITY
-                } else {
-                    f64::INFINITY
-                }
+                // An int too large for a float: only its sign matters.
+                if object.lt(0)? { f64::NEG_INFINITY } else { f64::INFINITY }
             }
             seconds => seconds?,
         };
@@ -274,6 +279,7 @@ macro_rules! imported {
         $(#[$doc])*
         pub(super) fn $name<'py>(py: Python<'py>, value: impl pyo3::call::PyCallArgs<'py>) -> PyResult<Bound<'py, PyAny>> {
             static CLASS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+            let _guard = python_call();
             CLASS.import(py, $module, $class)?.call1(value)
         }
     };
@@ -320,20 +326,21 @@ imported!(
     py_dax_mapping, "dbs_address_space.reports", "DaxMapping"
 );
 
-/// A tuple of `AddressRange`.
+/// A tuple of `AddressRange`, made without Python code: its own checks have nothing to find.
 pub(super) fn py_ranges(py: Python<'_>, ranges: Vec<Range>) -> PyResult<Bound<'_, PyTuple>> {
-    static MAKE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    let make = MAKE.get_or_try_init(py, || {
-        py.import("dbs_address_space.ranges")?.getattr("AddressRange")?.getattr("_make").map(Bound::unbind)
-    })?;
+    static CLASS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let _guard = python_call();
+    let class = CLASS.import(py, "dbs_address_space.ranges", "AddressRange")?;
+    let new = py.get_type::<PyTuple>().getattr(intern!(py, "__new__"))?;
     let list = PyList::empty(py);
-    ranges.iter().try_for_each(|range| list.append(make.bind(py).call1(((range.base(), range.size()),))?))?;
+    ranges.iter().try_for_each(|range| list.append(new.call1((class, (range.base(), range.size())))?))?;
     Ok(list.to_tuple())
 }
 
 /// The value of the `AddressSpaceRegionType` that a text names; raises `InvalidRegionType` for anything else.
 #[pyfunction]
 pub fn parse_region_type(value: &Bound<'_, PyAny>) -> PyResult<&'static str> {
+    let _guard = python_call();
     match value.cast::<PyString>() {
         Ok(text) => Ok(RegionType::parse(&text.to_string_lossy())?.value()),
         Err(_) => Err(RegionType::unknown(value.repr()?).into()),
@@ -343,6 +350,7 @@ pub fn parse_region_type(value: &Bound<'_, PyAny>) -> PyResult<&'static str> {
 /// The value of the `MemorySourceType` that a text names; raises `InvalidMemorySourceType` for anything else.
 #[pyfunction]
 pub fn parse_source_type(value: &Bound<'_, PyAny>) -> PyResult<&'static str> {
+    let _guard = python_call();
     match value.cast::<PyString>() {
         Ok(text) => Ok(SourceType::parse(&text.to_string_lossy())?.as_str()),
         Err(_) => Err(SourceType::unknown(value.repr()?).into()),

@@ -32,7 +32,7 @@ use crate::model::range::Range;
 /// ...     window.map_file(0, file, 0, 4096, "r--")
 /// >>> memory.read(window.region.base, 5)
 /// b'hello'
-#[pyclass(frozen, name = "DaxWindow", module = "dbs_address_space")]
+#[pyclass(frozen, weakref, name = "DaxWindow", module = "dbs_address_space")]
 #[derive(Debug)]
 pub struct PyDaxWindow {
     space: SpaceRef,
@@ -122,7 +122,7 @@ impl PyDaxWindow {
         self.change(py, |region| dax::unmap(region, range))
     }
 
-    /// What is mapped, a tuple of `DaxMapping` by ascending offset.
+    /// The mapped files, a tuple of `DaxMapping` by ascending offset.
     #[getter]
     fn mappings<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
         let mapping = |mapping: DaxMapping| {

@@ -9,6 +9,8 @@ use pyo3::prelude::*;
 
 use super::attachment::PyAttachment;
 use super::base::target;
+use super::callback;
+use super::calls::python_call;
 use super::convert::{self, Address, U64};
 use super::registry::{Device, Registry};
 use super::space::PySpace;
@@ -54,7 +56,7 @@ impl DeviceClient {
         Err(Invalid::argument(message).about(Some(self.region.base()), Some(self.region.size())).into())
     }
 
-    /// Changes the table of devices. What `update` takes out is dropped after the lock: its end may run Python code.
+    /// Changes the table of devices. Devices taken out are dropped after the lock: their end may run Python code.
     fn update(&self, update: impl FnOnce(&mut std::collections::BTreeMap<u64, Device>) -> Option<Device>) {
         Python::try_attach(|py| {
             let dropped = self.registry.upgrade().and_then(|registry| update(&mut registry.lock(py).devices));
@@ -141,7 +143,7 @@ impl PySpace {
         py: Python<'py>,
         base: &Bound<'_, PyAny>,
         handler: &Bound<'_, PyAny>,
-        widths: Option<Vec<U64>>,
+        widths: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Bound<'py, PyAttachment>> {
         let region = Arc::clone(target(base)?.find(&self.inner().map())?);
         check_is_device(&region)?;
@@ -175,7 +177,9 @@ impl PySpace {
         size: Address,
         value: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let _guard = python_call();
         let found = {
+            // Unlocked before the handler runs, which may attach and detach devices.
             let table = self.registry().get().registry().lock(py);
             let device = table.devices.range(..=addr.0).next_back().map(|(_, device)| device);
             let device = device.filter(|device| addr.0 < device.region.end());
@@ -222,17 +226,22 @@ impl PySpace {
 /// An int from 0 that has no more than `size` bytes.
 #[inline]
 fn check_value(value: &Bound<'_, PyAny>, size: u64, what: impl FnOnce() -> String) -> PyResult<()> {
+    // The size is 1, 2, 4 or 8, as the device has checked.
     let highest = u64::MAX >> 64u64.saturating_sub(size.saturating_mul(8)).min(63);
-    match convert::unsigned(value.as_borrowed(), highest) {
-        Ok(_) => Ok(()),
-        Err(error) if error.is_instance_of::<PyTypeError>(value.py()) => {
-            Err(PyTypeError::new_err(format!("{} is not an int: {}", what(), value.repr()?)))
-        }
-        Err(_) => {
-            let message = format!("{} is {}, which does not fit into {size} bytes", what(), value.repr()?);
-            Err(Invalid::number(message).into())
-        }
-    }
+    convert::unsigned(value.as_borrowed(), highest)
+        .map(drop)
+        .map_err(|error| misfit(value, size, &what(), &error).unwrap_or_else(|failure| failure))
+}
+
+/// The refusal of a value by `check_value`.
+#[cold]
+fn misfit(value: &Bound<'_, PyAny>, size: u64, what: &str, error: &PyErr) -> PyResult<PyErr> {
+    let _guard = python_call();
+    let shown = value.repr()?;
+    Ok(match error.is_instance_of::<PyTypeError>(value.py()) {
+        true => PyTypeError::new_err(format!("{what} is not an int: {shown}")),
+        false => Invalid::number(format!("{what} is {shown}, which does not fit into {size} bytes")).into(),
+    })
 }
 
 fn check_is_device(region: &SharedRegion) -> Result<()> {
@@ -246,20 +255,23 @@ fn check_is_device(region: &SharedRegion) -> Result<()> {
 }
 
 fn check_handler(handler: &Bound<'_, PyAny>) -> PyResult<()> {
+    let _guard = python_call();
     for name in ["read", "write"] {
-        if !handler.getattr_opt(name)?.is_some_and(|method| method.is_callable()) {
+        let Some(method) = handler.getattr_opt(name)?.filter(Bound::is_callable) else {
             let class = handler.get_type().name()?;
             return Err(PyTypeError::new_err(format!(
                 "{class} has no method {name}: a handler has read(offset, size) and write(offset, size, value)"
             )));
-        }
+        };
+        callback::check(&method, &format!("the handler's {name}"))?;
     }
     Ok(())
 }
 
-fn width_bits(widths: Option<Vec<U64>>) -> Result<u64> {
+fn width_bits(widths: Option<&Bound<'_, PyAny>>) -> PyResult<u64> {
     let Some(widths) = widths else { return Ok(1 | 2 | 4 | 8) };
-    let widths: Vec<u64> = widths.into_iter().map(|width| width.0).collect();
+    let _guard = python_call();
+    let widths: Vec<u64> = widths.try_iter()?.map(|width| Ok(width?.extract::<U64>()?.0)).collect::<PyResult<_>>()?;
     if widths.is_empty() || widths.iter().any(|width| ![1, 2, 4, 8].contains(width)) {
         return Err(Invalid::number(format!("widths {widths:?} must be some of 1, 2, 4 and 8")).into());
     }

@@ -4,9 +4,11 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyIterator, PyTuple};
 
 use super::buffer;
+use super::calls::python_call;
 use super::convert::{self, Address, Size};
 use crate::model::dirty::DirtyPages;
 use crate::model::int::usize_of;
+use crate::model::interrupt::Uninterrupted;
 use crate::model::range::Range;
 
 /// Pages that were written, as an immutable value that can be compared, hashed and pickled.
@@ -18,7 +20,7 @@ use crate::model::range::Range;
 /// >>> pages = DirtyPages([(0x1000, 0x2000), (0x8000, 0x1000)])
 /// >>> [str(range) for range in pages], pages.count, pages.size
 /// (['[0x1000, 0x3000)', '[0x8000, 0x9000)'], 3, 12288)
-#[pyclass(frozen, eq, hash, name = "DirtyPages", module = "dbs_address_space")]
+#[pyclass(frozen, eq, hash, weakref, name = "DirtyPages", module = "dbs_address_space")]
 #[derive(Debug, PartialEq, Eq, Hash)]
 pub struct PyDirtyPages(DirtyPages);
 
@@ -54,6 +56,7 @@ impl PyDirtyPages {
     /// The number of bytes.
     #[getter]
     fn size(&self) -> u64 {
+        // The pages of a whole address space have 2^64 bytes, one more than a u64 holds.
         self.0.count().saturating_mul(self.0.page_size())
     }
 
@@ -77,12 +80,13 @@ impl PyDirtyPages {
     /// >>> DirtyPages([(0x1000, 0x2000)]).bitmap(0, 0x4000).tolist()
     /// [False, True, True, False]
     fn bitmap<'py>(&self, py: Python<'py>, base: Address, size: Size) -> PyResult<Bound<'py, PyAny>> {
+        let _guard = python_call();
         let range = convert::range(base, size)?;
         // NumPy's zeroes take no memory until they are written, and a size that can't be had is its `MemoryError`.
         let bools = py.import("numpy")?.call_method1("zeros", (self.0.pages_in(range), "?"))?;
         buffer::with_output(&bools, |output| {
             for run in self.0.positions_in(range)? {
-                output.slice(usize_of(run.base()), usize_of(run.size()))?.fill(1);
+                output.slice(usize_of(run.base()), usize_of(run.size()))?.fill(1, &Uninterrupted)?;
             }
             Ok(())
         })?;
@@ -111,6 +115,7 @@ impl PyDirtyPages {
     }
 
     fn __iter__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyIterator>> {
+        let _guard = python_call();
         convert::py_ranges(py, self.0.ranges())?.try_iter()
     }
 
@@ -134,10 +139,12 @@ impl PyDirtyPages {
     }
 
     fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<(Bound<'py, PyAny>, (Bound<'py, PyTuple>,))> {
+        let _guard = python_call();
         let (py, this) = (slf.py(), &slf.get().0);
         let options = PyDict::new(py);
         options.set_item("page_size", this.page_size())?;
         options.set_item("sources", this.sources())?;
+        // `__reduce__` passes positions only, and these are keywords.
         let rebuild = py.import("functools")?.call_method("partial", (slf.get_type(),), Some(&options))?;
         Ok((rebuild, (convert::py_ranges(py, this.ranges())?,)))
     }

@@ -5,6 +5,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyTuple};
 
+use super::calls::python_call;
 use super::region_objects::RegionObject;
 use crate::model::error::{Errno, Error, LeaseInfo, Shortage};
 use crate::model::invalid::{Invalid, Kind};
@@ -12,6 +13,7 @@ use crate::model::region::SharedRegion;
 
 impl From<Error> for PyErr {
     fn from(error: Error) -> Self {
+        // An error on the way to an exception is told in its place.
         Python::attach(|py| exception(py, &error).unwrap_or_else(|failure| failure))
     }
 }
@@ -87,6 +89,7 @@ fn described<'py>(py: Python<'py>, error: &Error) -> PyResult<Exception<'py>> {
         Error::Reentrant { .. } => Ok(new("ReentrantChange")),
         Error::Forked => Ok(new("ForkedProcess")),
         Error::Client { .. } => Ok(new("ClientError")),
+        // An interruption comes here only at the interpreter's end: elsewhere `PyInterrupt` raises the exception that interrupted.
         Error::NoRoom { .. } | Error::Interrupted => Ok(new("AddressSpaceError")),
     }
 }
@@ -149,12 +152,14 @@ impl<'py> Exception<'py> {
     }
 
     pub(super) fn build(self, message: &str) -> PyResult<PyErr> {
+        let _guard = python_call();
         let class = errors(self.data.py())?.getattr(self.class)?;
         Ok(PyErr::from_value(class.call((message,), Some(&self.data))?))
     }
 }
 
 fn lease_tuple<'py>(py: Python<'py>, leases: &[LeaseInfo]) -> PyResult<Bound<'py, PyTuple>> {
+    let _guard = python_call();
     let class = errors(py)?.getattr("Lease")?;
     let leases: Vec<Bound<'py, PyAny>> =
         leases.iter().map(|lease| class.call1((lease.what, lease.address, lease.size))).collect::<PyResult<_>>()?;
@@ -162,6 +167,7 @@ fn lease_tuple<'py>(py: Python<'py>, leases: &[LeaseInfo]) -> PyResult<Bound<'py
 }
 
 fn errors(py: Python<'_>) -> PyResult<&Bound<'_, PyModule>> {
+    let _guard = python_call();
     static ERRORS: PyOnceLock<Py<PyModule>> = PyOnceLock::new();
     let module = ERRORS.get_or_try_init(py, || py.import("dbs_address_space.errors").map(Bound::unbind))?;
     Ok(module.bind(py))

@@ -7,13 +7,14 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 
 use super::base::PyBase;
-use super::convert::{self, Address, Byte, Size, U32};
+use super::calls::python_call;
+use super::convert::{Byte, U32};
+use super::layout::window;
 use super::numa::PyNumaNode;
 use super::space::PySpace;
 use crate::model::firmware_tables;
 use crate::model::machine::Arch;
 use crate::model::numa::NumaNode;
-use crate::model::range::Range;
 use crate::model::region_map::RegionMap;
 
 fn map_of(space: &Bound<'_, PyAny>) -> PyResult<Arc<RegionMap>> {
@@ -28,11 +29,6 @@ fn nodes_of(given: Option<&Bound<'_, PyDict>>) -> PyResult<BTreeMap<u32, NumaNod
         Ok((id.extract::<U32>()?.0, node.cast::<PyNumaNode>()?.get().node().clone()))
     };
     given.into_iter().flatten().map(node).collect()
-}
-
-fn window(given: &Bound<'_, PyAny>) -> PyResult<Range> {
-    let (base, size): (Address, Size) = given.extract()?;
-    convert::range(base, size)
 }
 
 /// The E820 map of an `AddressSpace` or `AddressSpaceBase`: entries of 20 bytes (base, size, type: 1 RAM, 2 reserved), ascending.
@@ -80,6 +76,7 @@ pub fn srat<'py>(
 /// b'\n\x14\x14\n'
 #[pyfunction]
 pub fn slit<'py>(distances: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
+    let _guard = python_call();
     let row = |row: PyResult<Bound<'py, PyAny>>| -> PyResult<Vec<u8>> {
         row?.try_iter()?.map(|distance| Ok(distance?.extract::<Byte>()?.0)).collect()
     };

@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 
+use super::callback;
+use super::calls::python_call;
 use crate::model::error::{Error, Interrupted, Result};
 use crate::model::interrupt::Interrupt;
 use crate::model::lock::{Lock, LockGuard};
@@ -31,10 +33,11 @@ pub(super) struct PyInterrupt {
 }
 
 impl PyInterrupt {
-    pub(super) fn new(progress: Option<Py<PyAny>>) -> Self {
+    pub(super) fn new(py: Python<'_>, progress: Option<Py<PyAny>>) -> PyResult<Self> {
+        callback::check_progress(py, progress.as_ref())?;
         let now = Instant::now();
         let state = InterruptState { begun: now, last: now, is_complete: false, raised: None };
-        Self { progress, state: Lock::new(state) }
+        Ok(Self { progress, state: Lock::new(state) })
     }
 
     /// The user's function.
@@ -66,6 +69,7 @@ impl PyInterrupt {
         at_once: bool,
         work: impl FnOnce(Python<'_>, Duration) -> PyResult<()>,
     ) -> Result<(), Interrupted> {
+        // Unlocked again before the interpreter's lock is taken, as every lock of ours must be.
         let elapsed = {
             let mut state = self.state();
             if !at_once && state.last.elapsed() < PERIOD {
@@ -74,7 +78,10 @@ impl PyInterrupt {
             state.last = Instant::now();
             state.begun.elapsed()
         };
-        let raised = Python::try_attach(|py| py.check_signals().and_then(|()| work(py, elapsed)).err());
+        let raised = Python::try_attach(|py| {
+            let _guard = python_call();
+            py.check_signals().and_then(|()| work(py, elapsed)).err()
+        });
         match raised {
             Some(None) => Ok(()),
             // Raised, or the interpreter is shutting down: either way the work has to end.
@@ -86,9 +93,11 @@ impl PyInterrupt {
     }
 
     fn call_progress(&self, py: Python<'_>, elapsed: Duration, stage: &str, done: u64, total: u64) -> PyResult<()> {
+        let _guard = python_call();
         static CLASS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
         let Some(progress) = &self.progress else { return Ok(()) };
         let class = CLASS.import(py, "dbs_address_space.progress", "Progress")?;
+        // In KiB, since only a u32 is a float without rounding; beyond 4 TiB the rate is too low.
         let rate = f64::from(u32::try_from(done >> 10).unwrap_or(u32::MAX)) * 1024.0 / elapsed.as_secs_f64().max(1e-9);
         progress.bind(py).call1((class.call1((stage, done, total, rate))?,)).map(drop)
     }
@@ -118,5 +127,5 @@ pub(super) fn detached<T: Send>(
     progress: Option<Py<PyAny>>,
     work: impl FnOnce(&dyn Interrupt) -> Result<T> + Send,
 ) -> PyResult<T> {
-    PyInterrupt::new(progress).run(py, work)
+    PyInterrupt::new(py, progress)?.run(py, work)
 }

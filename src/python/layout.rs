@@ -3,11 +3,13 @@
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
+use super::calls::python_call;
 use super::convert::{self, Address, Size};
 use super::region::PyRegion;
 use crate::model::error::{Errno, Error};
 use crate::model::format::hex;
 use crate::model::layout::Layout;
+use crate::model::range::Range;
 use crate::sys::errno::EIO;
 use crate::sys::host::Host;
 
@@ -25,7 +27,7 @@ pub fn usable_end() -> PyResult<u64> {
     Ok(total.ok_or(Error::Backing { message, errno: Errno::Refused(EIO), region: None })?)
 }
 
-/// What may lie where in an address space: RAM in `[mem_start, mem_end)` outside the MMIO windows, devices and DAX windows in
+/// The bounds of each type of region: RAM in `[mem_start, mem_end)` outside the MMIO windows, devices and DAX windows in
 /// `[mem_end, phys_end)` or in an MMIO window, firmware anywhere below `phys_end`.
 ///
 /// All ends are exclusive, `mem_start <= mem_end <= phys_end`; windows are `(base, size)`, disjoint, below `phys_end`. Raises
@@ -34,9 +36,22 @@ pub fn usable_end() -> PyResult<u64> {
 /// >>> from dbs_address_space import AddressSpaceLayout
 /// >>> AddressSpaceLayout(1 << 46, 0, 1 << 45, mmio_windows=[(0xc000_0000, "1GiB")])
 /// AddressSpaceLayout(phys_end=0x4000_0000_0000, mem_start=0x0, mem_end=0x2000_0000_0000, mmio_windows=((0xc000_0000, 0x4000_0000),))
-#[pyclass(frozen, eq, hash, name = "AddressSpaceLayout", module = "dbs_address_space")]
+#[pyclass(frozen, eq, hash, weakref, name = "AddressSpaceLayout", module = "dbs_address_space")]
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PyLayout(pub(super) Layout);
+
+/// A pair of a base and a size.
+pub(super) fn window(object: &Bound<'_, PyAny>) -> PyResult<Range> {
+    let (base, size): (Address, Size) = object.extract()?;
+    convert::range(base, size)
+}
+
+/// Such pairs; none for `None`.
+pub(super) fn windows(given: Option<&Bound<'_, PyAny>>) -> PyResult<Vec<Range>> {
+    let _guard = python_call();
+    let Some(given) = given else { return Ok(Vec::new()) };
+    given.try_iter()?.map(|object| window(&object?)).collect()
+}
 
 #[pymethods]
 impl PyLayout {
@@ -53,14 +68,7 @@ impl PyLayout {
         mem_end: Address,
         mmio_windows: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
-        let mut windows = Vec::new();
-        if let Some(given) = mmio_windows {
-            for window in given.try_iter()? {
-                let (base, size): (Address, Size) = window?.extract()?;
-                windows.push(convert::range(base, size)?);
-            }
-        }
-        Ok(Self(Layout::new(phys_end.0, mem_start.0, mem_end.0, windows)?))
+        Ok(Self(Layout::new(phys_end.0, mem_start.0, mem_end.0, windows(mmio_windows)?)?))
     }
 
     /// The exclusive end of the guest physical address space.

@@ -4,7 +4,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
 use super::convert::{self, Address, Size, U32};
-use super::layout::PyLayout;
+use super::layout::{PyLayout, window, windows};
 use crate::model::format::hex;
 use crate::model::invalid::Invalid;
 use crate::model::machine::{Arch, Machine};
@@ -21,19 +21,9 @@ use crate::model::range::Range;
 /// >>> machine = Machine("mine", mem_start=0, mem_end=1 << 39, phys_bits=40, mmio_windows=[(0xe000_0000, "512MiB")])
 /// >>> machine.layout.mem_end == 1 << 39
 /// True
-#[pyclass(frozen, eq, hash, name = "Machine", module = "dbs_address_space")]
+#[pyclass(frozen, eq, hash, weakref, name = "Machine", module = "dbs_address_space")]
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PyMachine(pub(super) Machine);
-
-fn window(object: &Bound<'_, PyAny>) -> PyResult<Range> {
-    let (base, size): (Address, Size) = object.extract()?;
-    convert::range(base, size)
-}
-
-fn windows(given: Option<&Bound<'_, PyAny>>) -> PyResult<Vec<Range>> {
-    let Some(given) = given else { return Ok(Vec::new()) };
-    given.try_iter()?.map(|object| window(&object?)).collect()
-}
 
 impl PyMachine {
     pub(super) fn keywords<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {

@@ -22,7 +22,7 @@ use crate::model::region::SharedRegion;
 /// >>> mapping = space.map_memory().mapping(0)
 /// >>> mapping.page_size, mapping.guarded
 /// (4096, False)
-#[pyclass(frozen, name = "Mapping", module = "dbs_address_space")]
+#[pyclass(frozen, weakref, name = "Mapping", module = "dbs_address_space")]
 #[derive(Debug)]
 pub struct PyMapping {
     region: WeakRegion,
@@ -111,12 +111,10 @@ impl PyMapping {
         self.page_size
     }
 
-    fn __eq__<'py>(&self, py: Python<'py>, other: &Bound<'_, PyAny>) -> Bound<'py, PyAny> {
-        let Ok(other) = other.cast::<Self>() else { return py.NotImplemented().into_bound(py) };
+    fn __eq__(&self, other: &Bound<'_, Self>) -> bool {
         let other = other.get();
         let is_same_memory = self.region.is_memory_of(&other.region) && self.guarded == other.guarded;
-        let same = is_same_memory && self.desc() == other.desc();
-        pyo3::types::PyBool::new(py, same).to_owned().into_any()
+        is_same_memory && self.desc() == other.desc()
     }
 
     fn __hash__(&self) -> u64 {

@@ -3,6 +3,7 @@
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
+use super::calls::python_call;
 use super::convert::{self, Address, Size, U32};
 use crate::model::format::hex;
 use crate::model::numa::{NumaIdTable, NumaNode};
@@ -15,7 +16,7 @@ use crate::model::range::Range;
 /// >>> from dbs_address_space import NumaNodeInfo
 /// >>> NumaNodeInfo(0, "1GiB").size
 /// 1073741824
-#[pyclass(frozen, eq, hash, name = "NumaNodeInfo", module = "dbs_address_space")]
+#[pyclass(frozen, eq, hash, weakref, name = "NumaNodeInfo", module = "dbs_address_space")]
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PyNumaNodeInfo(Range);
 
@@ -57,7 +58,7 @@ impl PyNumaNodeInfo {
 /// >>> from dbs_address_space import NumaNode, NumaNodeInfo
 /// >>> NumaNode().add_info(NumaNodeInfo(0, "1GiB")).add_vcpu_ids([0, 1]).vcpu_ids
 /// (0, 1)
-#[pyclass(frozen, eq, hash, name = "NumaNode", module = "dbs_address_space")]
+#[pyclass(frozen, eq, hash, weakref, name = "NumaNode", module = "dbs_address_space")]
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PyNumaNode(NumaNode);
 
@@ -74,6 +75,7 @@ impl From<NumaNode> for PyNumaNode {
 }
 
 pub(super) fn ids(values: Option<&Bound<'_, PyAny>>) -> PyResult<Vec<u32>> {
+    let _guard = python_call();
     let Some(values) = values else { return Ok(Vec::new()) };
     values.try_iter()?.map(|value| Ok(value?.extract::<U32>()?.0)).collect()
 }
@@ -88,6 +90,7 @@ impl PyNumaNode {
     #[new]
     #[pyo3(signature = (region_infos=None, vcpu_ids=None), text_signature = "(region_infos=(), vcpu_ids=())")]
     fn new(region_infos: Option<&Bound<'_, PyAny>>, vcpu_ids: Option<&Bound<'_, PyAny>>) -> PyResult<Self> {
+        let _guard = python_call();
         let mut infos = Vec::new();
         if let Some(given) = region_infos {
             for info in given.try_iter()? {
@@ -132,6 +135,7 @@ impl PyNumaNode {
     }
 
     fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
+        let _guard = python_call();
         Ok(format!(
             "NumaNode(region_infos={}, vcpu_ids={})",
             self.region_infos(py)?.repr()?,
@@ -149,7 +153,7 @@ impl PyNumaNode {
 /// >>> from dbs_address_space import NumaIdTable
 /// >>> NumaIdTable(memory=[0, 1]).memory
 /// (0, 1)
-#[pyclass(frozen, eq, hash, name = "NumaIdTable", module = "dbs_address_space")]
+#[pyclass(frozen, eq, hash, weakref, name = "NumaIdTable", module = "dbs_address_space")]
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PyNumaIdTable(NumaIdTable);
 
@@ -179,6 +183,7 @@ impl PyNumaIdTable {
     }
 
     fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
+        let _guard = python_call();
         Ok(format!("NumaIdTable(memory={}, cpu={})", self.memory(py)?.repr()?, self.cpu(py)?.repr()?))
     }
 

@@ -15,7 +15,7 @@ use crate::model::lock::Lock;
 /// >>> with space.map_memory().pin(0x10, 8) as pin:
 /// ...     pin.size, pin.address == space.memory.host_address(0x10)
 /// (8, True)
-#[pyclass(frozen, name = "Pin", module = "dbs_address_space")]
+#[pyclass(frozen, weakref, name = "Pin", module = "dbs_address_space")]
 #[derive(Debug)]
 pub struct PyPin {
     leased: Lock<Option<LeasedSections>>,
@@ -36,6 +36,7 @@ impl Drop for PyPin {
     fn drop(&mut self) {
         let leased = self.leased.get_mut().take();
         if let Some(leased) = leased.filter(LeasedSections::is_last_user) {
+            // At the interpreter's end there is no lock to let go: then the lease is dropped with the closure.
             let _ = Python::try_attach(|py| py.detach(|| drop(leased)));
         }
     }
@@ -73,6 +74,7 @@ impl PyPin {
     /// >>> pin
     /// Pin(ended)
     fn release(&self, py: Python<'_>) {
+        // Taken out first, and dropped without either lock: it may unmap gigabytes.
         let leased = self.leased.lock().take();
         py.detach(|| drop(leased));
     }

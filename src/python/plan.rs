@@ -4,9 +4,10 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::PathBuf;
 
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyTuple};
+use pyo3::types::{PyDict, PyString, PyTuple};
 
 use super::builder::PyBuilder;
+use super::calls::python_call;
 use super::convert;
 use super::interrupt::detached;
 use super::layout::PyLayout;
@@ -27,7 +28,7 @@ use crate::sys::host::Host;
 /// >>> plan = AddressSpaceBuilder("dragonball", numa_regions=["4GiB"]).plan()
 /// >>> print(plan.reasons[0])
 /// guest node 0: as much of its 4 GiB as fits below the hole [0xc000_0000, 0x1_0000_0000)
-#[pyclass(frozen, name = "AddressSpacePlan", module = "dbs_address_space")]
+#[pyclass(frozen, weakref, name = "AddressSpacePlan", module = "dbs_address_space")]
 #[derive(Debug)]
 pub struct PyPlan {
     plan: SpacePlan,
@@ -144,6 +145,7 @@ impl PyPlan {
     /// >>> AddressSpacePlan.from_json(plan.to_json()) == plan
     /// True
     fn to_json<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        let _guard = python_call();
         slf.py().import("dbs_address_space.formats.plan")?.call_method1("to_json", (slf,))
     }
 
@@ -156,14 +158,13 @@ impl PyPlan {
     /// >>> AddressSpacePlan.from_json(text).regions[0].size
     /// 1073741824
     #[staticmethod]
-    fn from_json<'py>(py: Python<'py>, text: &str) -> PyResult<Bound<'py, PyAny>> {
-        py.import("dbs_address_space.formats.plan")?.call_method1("from_json", (text,))
+    fn from_json<'py>(text: &Bound<'py, PyString>) -> PyResult<Bound<'py, PyAny>> {
+        let _guard = python_call();
+        text.py().import("dbs_address_space.formats.plan")?.call_method1("from_json", (text,))
     }
 
-    fn __eq__<'py>(&self, py: Python<'py>, other: &Bound<'_, PyAny>) -> Bound<'py, PyAny> {
-        let Ok(other) = other.cast::<Self>() else { return py.NotImplemented().into_bound(py) };
-        let same = self.plan.request == other.get().plan.request;
-        pyo3::types::PyBool::new(py, same).to_owned().into_any()
+    fn __eq__(&self, other: &Bound<'_, Self>) -> bool {
+        self.plan.request == other.get().plan.request
     }
 
     fn __hash__(&self) -> u64 {
@@ -192,6 +193,7 @@ impl PyPlan {
     }
 
     fn __reduce__<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyAny>, (PyBuilder,))> {
+        let _guard = python_call();
         Ok((py.get_type::<PyBuilder>().getattr("plan")?, (self.builder(),)))
     }
 }

@@ -24,7 +24,7 @@ pub(super) fn report<'py>(py: Python<'py>, done: &PreallocReport) -> PyResult<Bo
 /// True
 /// >>> handle.report.size
 /// 4194304
-#[pyclass(frozen, name = "PreallocHandle", module = "dbs_address_space")]
+#[pyclass(frozen, weakref, name = "PreallocHandle", module = "dbs_address_space")]
 #[derive(Debug)]
 pub struct PyPreallocHandle(pub(super) Arc<PreallocJob>);
 

@@ -11,6 +11,8 @@ use pyo3::prelude::*;
 use pyo3::types::PyString;
 
 use super::attachment::AttachmentState;
+use super::callback;
+use super::calls::python_call;
 use super::change::PyChange;
 use super::error::Exception;
 use crate::model::error::{ClientException, Error, Result};
@@ -49,6 +51,7 @@ impl PyClient {
 
     /// Calls a phase with the change.
     fn call(&self, phase: &str, proposal: &Arc<Proposal>) -> Result<()> {
+        let _guard = python_call();
         self.with_client(|py, client| {
             let change = self.change_of(py, proposal)?;
             let result = match self.is_observer {
@@ -83,6 +86,7 @@ impl PyClient {
     /// A `ClientError` caused by an `Exception`; Ctrl-C and the like stay what they are.
     fn wrapped(&self, client: &Bound<'_, PyAny>, phase: &str, change: Option<&Py<PyChange>>, raised: PyErr) -> PyErr {
         let py = client.py();
+        // KeyboardInterrupt and SystemExit are not the client's, and pass as they are.
         if !raised.is_instance_of::<PyException>(py) {
             return raised;
         }
@@ -126,8 +130,9 @@ impl Client for PyClient {
     }
 
     fn commit(&self, proposal: &Arc<Proposal>) -> Result<()> {
+        // Whatever comes of it, the offer at the subscription was this one.
         let is_new = self.is_new.swap(false, Ordering::AcqRel);
-        // An observer hears of maps: the first offer is no change of the map, and neither is memory that comes.
+        // An observer hears of maps: the first offer is not a change of the map, and neither is memory that comes.
         let is_old_news = (is_new && !self.replay) || proposal.renews_memory() || proposal.change.is_empty();
         let result = if self.is_observer && is_old_news { Ok(()) } else { self.call("commit", proposal) };
         self.end_change();
@@ -142,6 +147,7 @@ impl Client for PyClient {
 
     /// A client without `leave()` has nothing to let go.
     fn leave(&self) -> Result<()> {
+        let _guard = python_call();
         self.with_client(|_, client| {
             let Some(leave) = client.getattr_opt("leave")? else { return Ok(()) };
             leave.call0().map(drop).map_err(|raised| self.wrapped(client, "leave", None, raised))
@@ -151,9 +157,13 @@ impl Client for PyClient {
 
 /// Whether an object is a plain callable; refuses one that is neither that nor a client.
 pub(super) fn is_observer(client: &Bound<'_, PyAny>) -> PyResult<bool> {
+    let _guard = python_call();
+    if let Some(leave) = client.getattr_opt("leave")? {
+        callback::check(&leave, "the client's leave")?;
+    }
     if !client.hasattr("prepare")? {
         return match client.is_callable() {
-            true => Ok(true),
+            true => callback::check(client, "the observer").map(|()| true),
             false => Err(PyTypeError::new_err(format!(
                 "{} is not a client: it needs prepare(change), commit(change) and rollback(change), or to be callable",
                 client.get_type().name()?
@@ -161,18 +171,20 @@ pub(super) fn is_observer(client: &Bound<'_, PyAny>) -> PyResult<bool> {
         };
     }
     for phase in ["prepare", "commit", "rollback"] {
-        if !client.getattr_opt(phase)?.is_some_and(|method| method.is_callable()) {
+        let Some(method) = client.getattr_opt(phase)?.filter(Bound::is_callable) else {
             return Err(PyTypeError::new_err(format!(
                 "{} has no method {phase}(change): a client has prepare, commit and rollback",
                 client.get_type().name()?
             )));
-        }
+        };
+        callback::check(&method, &format!("the client's {phase}"))?;
     }
     Ok(false)
 }
 
 /// The client's `name` when it has one, else that of the function or the class.
 fn name_of(client: &Bound<'_, PyAny>) -> String {
+    let _guard = python_call();
     let text = |name: &str| client.getattr(name).ok()?.cast_into::<PyString>().ok().map(|text| text.to_string());
     let class = || client.get_type().name().map_or_else(|_| "client".into(), |name| name.to_string());
     text("name").or_else(|| text("__qualname__")).unwrap_or_else(class)

@@ -1,9 +1,12 @@
 //! The queries of a map: of `AddressSpaceBase`, and of `AddressSpace` on its current one.
 
+use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyString, PyTuple};
 
 use super::base::PyBase;
+use super::callback;
+use super::calls::python_call;
 use super::change::PyChange;
 use super::convert::{self, Address, Size};
 use super::layout::PyLayout;
@@ -11,6 +14,30 @@ use super::region::PyRegion;
 use super::space::PySpace;
 use crate::model::region::RegionType;
 use crate::model::render;
+
+/// The exact base that a key in `[]` is; positions and slices look like those of a list, and are refused.
+fn exact_base(key: &Bound<'_, PyAny>) -> PyResult<u64> {
+    match key.extract::<Address>() {
+        Ok(base) => Ok(base.0),
+        Err(error) if error.is_instance_of::<PyTypeError>(key.py()) => {
+            Err(PyTypeError::new_err(format!("{}; {HOW_TO_LOOK_UP}", error.value(key.py()))))
+        }
+        Err(error) => Err(hinted(key.py(), error)),
+    }
+}
+
+/// The error, with a word on what else may have been meant.
+fn hinted(py: Python<'_>, error: PyErr) -> PyErr {
+    let _guard = python_call();
+    let value = error.value(py);
+    let message = value.str().map(|message| format!("{message}; {HOW_TO_LOOK_UP}"));
+    match message.and_then(|message| value.setattr("args", (message,))) {
+        Ok(()) => error,
+        Err(failure) => failure,
+    }
+}
+
+const HOW_TO_LOOK_UP: &str = "[] takes an exact base or a name: .find_region(addr) finds the region that holds an address, .regions[i] the one at a position";
 
 /// The first lines of an example: a map of one region.
 macro_rules! example {
@@ -106,6 +133,8 @@ macro_rules! queries {
             /// >>> guest.walk_regions(lambda region: print(region.name))
             /// ram0
             fn walk_regions(&self, py: Python<'_>, callback: &Bound<'_, PyAny>) -> PyResult<()> {
+                let _guard = python_call();
+                callback::check(callback, "callback")?;
                 let regions = self.regions(py)?;
                 regions.bind(py).iter().try_for_each(|region| callback.call1((region,)).map(drop))
             }
@@ -124,7 +153,7 @@ macro_rules! queries {
             ///
             #[doc = example!($name)]
             /// >>> guest.ranges("ram")
-            /// (AddressRange(base=0, size=1048576),)
+            /// (AddressRange(base=0x0, size=0x10_0000),)
             #[pyo3(signature = (region_type=None))]
             fn ranges<'py>(
                 &self,
@@ -166,8 +195,9 @@ macro_rules! queries {
                         self.query(py, |base| base.object_at(py, base.map.at_name(&name.to_string_lossy())?.base()))
                     }
                     Err(_) => {
-                        let addr = key.extract::<Address>()?;
-                        self.query(py, |base| base.object_at(py, base.map.get(addr.0)?.base()))
+                        let base_addr = exact_base(key)?;
+                        let found = self.query(py, |base| base.object_at(py, base.map.at_base(base_addr)?.base()));
+                        found.map_err(|error| hinted(key.py(), error))
                     }
                 }
             }
@@ -194,10 +224,12 @@ macro_rules! queries {
             }
 
             fn __iter__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+                let _guard = python_call();
                 Ok(self.regions(py)?.bind(py).try_iter()?.into_any())
             }
 
             fn __reversed__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+                let _guard = python_call();
                 py.import("builtins")?.call_method1("reversed", (self.regions(py)?,))
             }
 

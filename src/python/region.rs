@@ -8,6 +8,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
 use super::backing::PyBackingOptions;
+use super::calls::python_call;
 use super::convert::{self, Address, CInt, Name, Protection, Size, U32};
 use super::region_args;
 use crate::model::region::{self, MAP_POPULATE, Region, RegionType, SharedRegion};
@@ -347,6 +348,7 @@ impl PyRegion {
     /// AddressSpaceRegion('ram0' DEFAULT_MEMORY [0x0, 0x8000_0000) 2 GiB rw- shmem)
     #[pyo3(signature = (**changes))]
     fn replace<'py>(&self, py: Python<'py>, changes: Option<&Bound<'py, PyDict>>) -> PyResult<Self> {
+        let _guard = python_call();
         let (old, changes) = (&self.0, changes.cloned().unwrap_or_else(|| PyDict::new(py)));
         let arguments = region_args::changed(py, old, &changes)?;
         let new = py.get_type::<Self>().call((), Some(&arguments))?.cast_into::<Self>()?;
@@ -354,6 +356,7 @@ impl PyRegion {
         if !changes.contains("perm_flags")? {
             region.perm_flags |= old.perm_flags & MAP_POPULATE;
         }
+        // Not among the keywords: a descriptor's number may mean another file by now.
         if !changes.contains("file")? {
             region.source.file.clone_from(&old.source.file);
         }

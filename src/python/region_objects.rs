@@ -26,6 +26,7 @@ struct KnownObjects {
 
 impl KnownObjects {
     fn find<'py>(&self, py: Python<'py>, desc: &SharedRegion) -> Option<Bound<'py, PyRegion>> {
+        // An address may be used again when its region is gone, but then the weak reference is dead.
         self.by_address.get(&address(desc))?.bind(py).upgrade_as().ok().flatten()
     }
 
@@ -51,6 +52,7 @@ impl<'py> IntoPyObject<'py> for RegionObject {
     type Error = PyErr;
 
     fn into_pyobject(self, py: Python<'py>) -> PyResult<Bound<'py, PyRegion>> {
+        // A statement of its own, so that the lock is free when an object is made.
         let known = KNOWN.lock().find(py, &self.0);
         match known {
             Some(object) => Ok(object),
@@ -74,6 +76,7 @@ pub(super) fn handed_over(region: &Bound<'_, PyRegion>) -> PyResult<SharedRegion
 }
 
 fn remember(region: &Bound<'_, PyRegion>) -> PyResult<()> {
+    // Made before the lock: making it may run the collector, and that Python code.
     let weak = PyWeakrefReference::new(region)?.unbind();
     KNOWN.lock().remember(region.py(), &region.get().0, weak);
     Ok(())

@@ -1,4 +1,4 @@
-//! What a space keeps of Python's side: its attachments and the handlers of its devices.
+//! The Python side of a space: its attachments and the handlers of its devices.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -7,6 +7,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyString, PyTuple};
 
 use super::base::PyBase;
+use super::calls::python_call;
 use super::convert::{self, Address, Size};
 use super::interrupt::detached;
 use super::region::PyRegion;
@@ -55,7 +56,7 @@ impl Room {
 /// ...     base = room.insert_region(AddressSpaceRegion("ram", room.base, room.size))
 /// >>> space.reservations
 /// ()
-#[pyclass(frozen, name = "Reservation", module = "dbs_address_space")]
+#[pyclass(frozen, weakref, name = "Reservation", module = "dbs_address_space")]
 #[derive(Debug)]
 pub struct PyReservation {
     space: SpaceRef,
@@ -136,10 +137,8 @@ impl PyReservation {
         self.release();
     }
 
-    fn __eq__<'py>(&self, py: Python<'py>, other: &Bound<'_, PyAny>) -> Bound<'py, PyAny> {
-        let Ok(other) = other.cast::<Self>() else { return py.NotImplemented().into_bound(py) };
-        let same = self.reservation.id == other.get().reservation.id;
-        pyo3::types::PyBool::new(py, same).to_owned().into_any()
+    fn __eq__(&self, other: &Bound<'_, Self>) -> bool {
+        self.reservation.id == other.get().reservation.id
     }
 
     fn __hash__(&self) -> u64 {
@@ -150,6 +149,7 @@ impl PyReservation {
     }
 
     fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
+        let _guard = python_call();
         let range = self.reservation.range;
         let (owner, size) = (PyString::new(py, self.owner()), format::size(range.size()));
         let released = if self.is_active() { "" } else { ", released" };

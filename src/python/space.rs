@@ -9,10 +9,13 @@ use pyo3::exceptions::PyTypeError;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 
+use super::attachment::PyAttachment;
 use super::base::{PyBase, regions_of, target};
+use super::calls::python_call;
 use super::convert::{Address, Timeout};
 use super::interrupt::detached;
 use super::layout::PyLayout;
+use super::leaving::leave;
 use super::memory::PyMemory;
 use super::region::PyRegion;
 use super::region_objects::handed_over;
@@ -43,7 +46,7 @@ use crate::space::AddressSpace;
 /// ...     memory.write(0x1000, b"hello")
 /// ...     memory.read(0x1000, 5)
 /// b'hello'
-#[pyclass(frozen, name = "AddressSpace", module = "dbs_address_space")]
+#[pyclass(frozen, weakref, name = "AddressSpace", module = "dbs_address_space")]
 #[derive(Debug)]
 pub struct PySpace {
     inner: SpaceRef,
@@ -137,6 +140,7 @@ impl PySpace {
 
 /// Frees views that a cycle of garbage holds, and that would keep their regions busy.
 fn collect_garbage() {
+    let _guard = python_call();
     Python::try_attach(|py| py.import("gc").and_then(|gc| gc.call_method0("collect")).map(drop).unwrap_or_default());
 }
 
@@ -179,6 +183,7 @@ impl PySpace {
     /// >>> 0x1000 in space.insert_region(AddressSpaceRegion("ram", 0, "1MiB"))
     /// True
     fn insert_region(&self, py: Python<'_>, region: &Bound<'_, PyRegion>) -> PyResult<Py<PyBase>> {
+        // Noted before the change: its clients are shown the very object that the caller inserted.
         let region = handed_over(region)?;
         let map = detached(py, None, |interrupt| self.inner.insert(region, interrupt))?;
         self.base_of(py, &map)
@@ -204,7 +209,7 @@ impl PySpace {
 
     /// Puts `new` in the place of `old` (exact base, name or region) and returns the map just published; memory and bytes stay.
     ///
-    /// Range, type and backing must be the same (`InvalidAddressRange`: use a transaction); name, protection, node and hints may
+    /// Range, type and backing must be the same (`InvalidAddressRange`; a transaction loses the bytes); name, protection, node and hints may
     /// change. Taking a protection away from a region that is held is `RegionBusy`. Raises `UnmappedAddress`, `DuplicateName`.
     ///
     /// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
@@ -252,6 +257,39 @@ impl PySpace {
         self.inner.load().memory().is_some()
     }
 
+    /// Unmaps the memory, if there is any, and ends every attachment; the space stays as a map. Closing twice does nothing.
+    ///
+    /// `with` closes the space at its end. Raises `RegionBusy` when a view or array holds a region, `ClientError` when a client refuses, and
+    /// then nothing has changed.
+    ///
+    /// >>> from dbs_address_space import AddressSpaceBuilder
+    /// >>> with AddressSpaceBuilder(numa_regions=["4MiB"]).build() as space:
+    /// ...     space.memory.write(0, b"hello")
+    /// >>> space.is_mapped, len(space)
+    /// (False, 1)
+    fn close(&self, py: Python<'_>) -> PyResult<()> {
+        let incarnation = self.inner.load().memory().map(|memory| memory.incarnation());
+        if let Some(incarnation) = incarnation {
+            detached(py, None, |interrupt| self.inner.close_memory(incarnation, interrupt))?;
+        }
+        let handles = self.registry.get().registry().handles(py);
+        handles.iter().filter_map(|handle| handle.cast::<PyAttachment>().ok()).try_for_each(|it| it.get().detach(py))
+    }
+
+    fn __enter__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    fn __exit__(
+        &self,
+        py: Python<'_>,
+        _type: &Bound<'_, PyAny>,
+        value: &Bound<'_, PyAny>,
+        _traceback: &Bound<'_, PyAny>,
+    ) -> PyResult<bool> {
+        leave(value, self.close(py))
+    }
+
     /// Waits until the generation is above `generation` and returns the newest map; `None` after `timeout` seconds.
     ///
     /// Returns at once when it is. Ctrl-C ends the wait. In a forked child: `ForkedProcess`.
@@ -280,6 +318,7 @@ impl PySpace {
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         visit.call(&self.registry)?;
+        // Never waited for: the collector may run in the thread that has the lock.
         let Some(memory) = self.memory.try_lock() else { return Ok(()) };
         memory.as_ref().map_or(Ok(()), |(_, memory)| visit.call(memory))
     }

@@ -57,7 +57,7 @@ impl PySpace {
     /// `ClientError`; `commit(change)` comes after the publication and makes removals real; `rollback(change)` undoes `prepare`
     /// when another client refused. `change.mapping(region)` is the host side. Every present region is offered at once, as added.
     /// A plain callable is an observer: it is called with each change that was published; with `replay`, also with the regions
-    /// that are there. What `commit` or an observer raises is in `Subscription.error`, and the client hears no more. Either may have a
+    /// that are there. Errors of `commit` or an observer are in `Subscription.error`, and the client hears no more. Either may have a
     /// fourth method `leave()`, which `Subscription.detach()` calls last: there the client lets go of the regions.
     ///
     /// A removed region that shares addresses with an added one (`transaction()`) has to be let go in `prepare`. `map_memory()`

@@ -28,7 +28,7 @@ use crate::space::transaction::Transaction;
 /// ...         _ = change.insert_region(AddressSpaceRegion("ram", base, 0x1000))
 /// >>> change.published.generation, len(space)
 /// (1, 2)
-#[pyclass(frozen, name = "Transaction", module = "dbs_address_space")]
+#[pyclass(frozen, weakref, name = "Transaction", module = "dbs_address_space")]
 #[derive(Debug)]
 pub struct PyTransaction {
     space: Py<PySpace>,
@@ -71,6 +71,7 @@ impl PyTransaction {
 impl PyTransaction {
     fn __enter__(slf: Bound<'_, Self>) -> PyResult<Bound<'_, Self>> {
         let this = slf.get();
+        // Begun outside the lock: a refusal is an exception, which runs Python code.
         let transaction = Box::new(Transaction::begin(this.space.get().inner(), this.if_generation)?);
         this.with_state(|state| match state {
             TransactionState::New => {
@@ -91,6 +92,7 @@ impl PyTransaction {
         _exc_value: &Bound<'_, PyAny>,
         _traceback: &Bound<'_, PyAny>,
     ) -> PyResult<bool> {
+        // Closed first: a publication that fails, or calls back, does not find it open.
         let state = self.with_state(|state| std::mem::replace(state, TransactionState::Closed(None)));
         if let (TransactionState::Open(transaction), true) = (state, exc_type.is_none()) {
             // A share of its own: without the interpreter's lock, another thread may drop the last reference to the space.

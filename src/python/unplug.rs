@@ -25,7 +25,7 @@ use crate::model::unplug::{UnplugRequest, UnplugState};
 /// >>> base = space.remove_region("dimm0")
 /// >>> request.done()
 /// True
-#[pyclass(frozen, name = "UnplugRequest", module = "dbs_address_space")]
+#[pyclass(frozen, weakref, name = "UnplugRequest", module = "dbs_address_space")]
 #[derive(Debug)]
 pub struct PyUnplugRequest {
     pub(super) space: SpaceRef,
@@ -86,10 +86,8 @@ impl PyUnplugRequest {
         self.space.cancel_unplug(&self.request);
     }
 
-    fn __eq__<'py>(&self, py: Python<'py>, other: &Bound<'_, PyAny>) -> Bound<'py, PyAny> {
-        let Ok(other) = other.cast::<Self>() else { return py.NotImplemented().into_bound(py) };
-        let same = Arc::ptr_eq(&self.request, &other.get().request);
-        pyo3::types::PyBool::new(py, same).to_owned().into_any()
+    fn __eq__(&self, other: &Bound<'_, Self>) -> bool {
+        Arc::ptr_eq(&self.request, &other.get().request)
     }
 
     fn __hash__(&self) -> usize {

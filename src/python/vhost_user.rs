@@ -8,6 +8,7 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyTuple};
 
 use super::attachment::{PyAttachment, over};
+use super::calls::python_call;
 use super::convert::{self, Address, CInt, Timeout, U32};
 use super::memory::{EVERYWHERE, PyMemory};
 use super::space::PySpace;
@@ -122,6 +123,7 @@ impl PySpace {
         protocol_features: Address,
     ) -> PyResult<Bound<'py, PyVhostUserClient>> {
         self.inner().check_process()?;
+        // Before the negotiation, for which a backend is there once.
         self.inner().check_mapped("vhost-user")?;
         let (socket, timeout) = (convert::descriptor(sock)?, timeout.0);
         let client = Arc::new(py.detach(|| VhostUser::new(socket, timeout, protocol_features.0))?);
@@ -154,6 +156,7 @@ impl PyMemory {
 }
 
 fn to_python<'py>(py: Python<'py>, table: &[VhostUserRegion]) -> PyResult<Bound<'py, PyTuple>> {
+    let _guard = python_call();
     static CLASS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     let class = CLASS.import(py, "dbs_address_space.ranges", "VhostUserRegion")?;
     let region = |region: &VhostUserRegion| {

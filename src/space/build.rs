@@ -22,6 +22,7 @@ pub fn build(plan: &SpacePlan, interrupt: &dyn Interrupt) -> Result<AddressSpace
         let bounds = Bounds { region_type: RegionType::DefaultMemory, low: 0, high: u64::MAX };
         space.reserve(&wanted, bounds, Some(window.base()), HOTPLUG, interrupt)?;
     }
+    // Last: whatever was refused before cost no memory.
     space.map_memory(interrupt)?;
     Ok(space)
 }

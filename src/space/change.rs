@@ -114,6 +114,7 @@ impl AddressSpace {
     pub fn map_memory(&self, interrupt: &dyn Interrupt) -> Result<Incarnation> {
         // Mapped under the turn, other than in a change: a region that came meanwhile would have no memory.
         let turn = self.take_turn(interrupt)?;
+        // Two loads, and one snapshot: nobody else has the turn.
         let (map, memory) = (self.map(), self.load().memory.clone());
         if let Some(memory) = memory {
             return Ok(memory.incarnation());
@@ -157,6 +158,7 @@ impl AddressSpace {
         let participant = MemoryParticipant::prepare_all(memory)?;
         let proposal = Arc::new(Proposal::new(Change::detach_all(&before.map), before.memory.clone(), None));
         let after = SpaceState { map: Arc::clone(&before.map), memory: None };
+        // As in a change: the publication waits for all who have this snapshot.
         drop(before);
         self.publish(turn, self.participants(&proposal), participant, after).map(drop)
     }
@@ -184,15 +186,16 @@ impl AddressSpace {
         let mut drains = true;
         while is_busy(&result) {
             let Some(slice) = deadline.slice() else { break };
-            // Accesses that overlap each other for ever would starve the removal: every second slice keeps new ones out. Not every one,
-            // or one long access would stop all others for as long as it takes.
+            // Asked before the wait, not behind it: what the wait has cleared is to be removed before anyone comes back.
+            interrupt.check()?;
+            // Leases that follow or overlap each other for ever would starve the removal: every second slice keeps new ones out. Not every
+            // one, or one long access would stop all others for as long as it takes.
             match self.leases_of(target) {
                 Some(leases) if drains => leases.drain(slice),
                 Some(leases) => leases.wait_free(slice),
                 None => {}
             }
             drains = !drains;
-            interrupt.check()?;
             result = remove();
         }
         result
@@ -226,6 +229,7 @@ fn wait_for_readers(mut old: Arc<SpaceState>) -> SpaceState {
     const LONGEST_PAUSE: Duration = Duration::from_millis(1);
     let mut pause = Duration::from_micros(1);
     loop {
+        // The swap has made a count of each guard that was taken before it: without readers one share is left.
         match Arc::try_unwrap(old) {
             Ok(snapshot) => return snapshot,
             Err(still_read) => old = still_read,

@@ -36,6 +36,7 @@ impl AddressSpace {
 
     /// Ends a reservation; one that has ended is left alone.
     pub fn release(&self, reservation: &Reservation) {
+        // Without the turn: addresses that become free make no change under way wrong.
         self.reservations().release(reservation.id);
     }
 

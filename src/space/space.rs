@@ -117,6 +117,7 @@ impl AddressSpace {
 
     /// The one publication of a change.
     pub(super) fn swap(&self, after: SpaceState) -> Arc<SpaceState> {
+        // Before the snapshot: a cached map then counts as outdated a moment too early, never as current too long.
         self.generation.store(after.map.generation().0, Ordering::Release);
         let old = self.swap_quietly(after);
         // A waiter looks at the map under this lock: it has either seen the new one, or waits by now and is woken.

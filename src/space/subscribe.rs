@@ -43,6 +43,7 @@ impl AddressSpace {
     pub fn subscribe(&self, subscription: &Arc<Subscription>, interrupt: &dyn Interrupt) -> Result<()> {
         // No region may come or go between the offer and the client's entry in the table, or it would never hear of it.
         let turn = self.take_turn(interrupt)?;
+        // Two loads, and one snapshot: nobody else has the turn.
         let (map, memory) = (self.map(), self.load().memory.clone());
         if subscription.client().needs_memory() {
             self.check_mapped(subscription.name())?;

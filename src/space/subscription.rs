@@ -116,6 +116,7 @@ impl Subscription {
 
     /// Lets the client leave, in the turn; it does so once. [`has_ended`](Self::has_ended) must follow.
     pub(super) fn leave(&self) -> Result<()> {
+        // The lock ends with this statement: a client that leaves may ask for the status.
         let before = std::mem::replace(&mut *self.status(), Status::Left);
         if before == Status::Left { Ok(()) } else { self.client.leave() }
     }

@@ -34,6 +34,7 @@ pub unsafe fn read_guarded(from: *const u8, to: *mut u8, size: usize) -> std::re
         unsafe { libc::process_vm_readv(super::fork::pid(), &raw const local, 1, &raw const remote, 1, 0) }
     });
     match copied {
+        // A refusal comes before the first byte, so the pipe starts over.
         // SAFETY: the target is the caller's promise.
         Err(stopped) if stopped.is_refused() => unsafe { pipe(from, to, size, from.addr()) },
         copied => copied,
@@ -84,6 +85,7 @@ pub unsafe fn read_file(file: &File, offset: u64, to: *mut u8, size: usize) -> s
     repeat(size, |done, rest| {
         let position =
             u64::try_from(done).ok().and_then(|done| offset.checked_add(done)).and_then(|p| i64::try_from(p).ok());
+        // Nothing lies behind the highest offset: the same as the end of the file.
         let Some(position) = position else { return 0 };
         // SAFETY: the buffer is the caller's promise.
         unsafe { libc::pread(file.as_raw_fd(), to.wrapping_add(done).cast(), rest, position) }
@@ -95,7 +97,9 @@ fn repeat(size: usize, step: impl Fn(usize, usize) -> isize) -> std::result::Res
     let mut completed = 0usize;
     while completed < size {
         match usize::try_from(step(completed, size.saturating_sub(completed))) {
+            // Only a file answers 0, at its end.
             Ok(0) => return Err(Stopped { completed, error: None }),
+            // At most the rest each time, so that nothing saturates.
             Ok(count) => completed = completed.saturating_add(count),
             Err(_) => {
                 let error = Error::last_os_error();
@@ -134,6 +138,7 @@ pub fn probe(address: usize) -> Reach {
         Ok(()) => Reach::Guarded,
         Err(Stopped { error, .. }) => {
             let error = error.unwrap_or_else(|| errno::refusal(errno::EFAULT, "not all of it was copied"));
+            // Only a second way of reading tells special pages from missing ones.
             if errno::of(&error) == errno::EFAULT && is_readable(from) {
                 return Reach::Special;
             }
@@ -144,6 +149,7 @@ pub fn probe(address: usize) -> Reach {
 
 /// Whether the kernel can copy a byte from an address into a pipe.
 fn is_readable(from: *const u8) -> bool {
+    // `_reader` stays open, or the write would be EPIPE.
     let Ok((_reader, writer)) = std::io::pipe() else { return false };
     // SAFETY: the kernel checks the source.
     unsafe { libc::write(writer.as_raw_fd(), from.cast(), 1) == 1 }

@@ -16,6 +16,7 @@ const NAME_MAX: usize = 249;
 
 /// A sealable memfd, close-on-exec; of huge pages when `huge_page_size` is given (`Some(0)`: the host's default).
 pub fn memfd(name: &str, huge_page_size: Option<u64>) -> Result<File> {
+    // The name only shows in /proc: a long one is cut, between characters, rather than refused.
     let end = (0..=NAME_MAX).rev().find(|end| name.is_char_boundary(*end)).unwrap_or_default();
     let name = name.get(..end).unwrap_or(name);
     let huge = huge_page_size
@@ -37,6 +38,7 @@ pub fn anonymous_huge_flags(page_size: u64) -> i32 {
 
 /// Gives a memfd its length and its seals.
 pub fn size_and_seal(file: &File, size: u64, seals: u32) -> Result<()> {
+    // In this order: a seal against growing would forbid the sizing.
     file.set_len(size)?;
     seal(file, seals)
 }
@@ -93,6 +95,7 @@ pub fn kind(file: &File) -> Result<FileKind> {
 pub fn hugetlbfs_page_size(file: &File) -> Result<Option<u64>> {
     const HUGETLBFS_MAGIC: i128 = 0x9584_58f6;
     let stat = rustix::fs::fstatfs(file)?;
+    // The type of `f_type` differs between architectures and C libraries.
     Ok((i128::from(stat.f_type) == HUGETLBFS_MAGIC).then(|| u64::try_from(stat.f_bsize).unwrap_or_default()))
 }
 
@@ -106,14 +109,9 @@ pub fn next_data(file: &File, position: u64) -> Option<u64> {
     }
 }
 
-/// The first position from `position` on that has no data, or the end of the file.
-#[must_use]
-pub fn next_hole(file: &File, position: u64) -> Option<u64> {
-    rustix::fs::seek(file, SeekFrom::Hole(position)).ok()
-}
-
 /// Frees a range of a file; what is read there afterwards is zero.
 pub fn punch_hole(file: &File, offset: u64, size: u64) -> Result<()> {
+    // The kernel refuses to punch without KEEP_SIZE.
     Ok(fallocate(file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, offset, size)?)
 }
 
@@ -145,11 +143,13 @@ pub fn open_existing(path: &Path) -> Result<File> {
 
 /// Makes a file that must not exist yet.
 pub fn create_new(path: &Path) -> Result<File> {
+    // Guest memory is for no other user to read.
     File::options().read(true).write(true).create_new(true).mode(0o600).open(path)
 }
 
 /// Opens a directory, to ask about its file system.
 pub fn open_directory(path: &Path) -> Result<File> {
+    // With the flag a path to something else is refused: opening a FIFO would wait for a writer.
     File::options().read(true).custom_flags(libc::O_DIRECTORY).open(path)
 }
 

@@ -9,6 +9,7 @@ static PID: AtomicI32 = AtomicI32::new(0);
 static HOOK: Once = Once::new();
 
 extern "C" fn in_child() {
+    // Relaxed, for a child begins with this one thread.
     PID.store(0, Ordering::Relaxed);
     EPOCH.fetch_add(1, Ordering::Relaxed);
 }
@@ -21,6 +22,7 @@ impl Process {
     /// The process that runs.
     #[must_use]
     pub fn current() -> Self {
+        // A hook can't be removed again, so the process registers one.
         HOOK.call_once(|| {
             // SAFETY: the hook only writes atomics, which is allowed between fork and exec.
             let _ = unsafe { libc::pthread_atfork(None, None, Some(in_child)) };
@@ -32,6 +34,7 @@ impl Process {
     #[inline]
     #[must_use]
     pub fn is_current(self) -> bool {
+        // Relaxed: the counter changes only in a child, before fork returns there.
         EPOCH.load(Ordering::Relaxed) == self.0
     }
 }
@@ -47,6 +50,7 @@ pub fn pid() -> i32 {
     let _ = Process::current();
     // SAFETY: takes nothing, gives an integer.
     let pid = unsafe { libc::getpid() };
+    // Two threads may get here at once, and store the same number.
     PID.store(pid, Ordering::Relaxed);
     pid
 }

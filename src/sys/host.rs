@@ -32,6 +32,14 @@ pub fn page_size() -> u64 {
 }
 
 impl Host {
+    /// The end of the physical addresses that the processors have; `None` where `cpuinfo` does not tell.
+    #[must_use]
+    pub fn physical_end(&self) -> Option<u64> {
+        let cpuinfo = fs::read_to_string(self.procfs.join("cpuinfo")).ok()?;
+        let sizes = cpuinfo.lines().find_map(|line| line.strip_prefix("address sizes")?.split_once(": "))?.1;
+        1u64.checked_shl(sizes.split_once(" bits physical")?.0.parse().ok()?)
+    }
+
     /// The default huge page size in bytes; `None` where the kernel has no huge pages.
     #[must_use]
     pub fn default_huge_page_size(&self) -> Option<u64> {
@@ -44,6 +52,7 @@ impl Host {
         let entries = fs::read_dir(self.sysfs.join(POOLS)).into_iter().flatten().flatten();
         let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
         let mut sizes: Vec<u64> = names.filter_map(|name| kilobytes(name.strip_prefix("hugepages-")?)).collect();
+        // A folder is listed in any order.
         sizes.sort_unstable();
         sizes
     }
@@ -81,10 +90,12 @@ impl Host {
         self.meminfo("MemAvailable:")
     }
 
-    /// Whether the kernel promises no more memory than it has (`vm.overcommit_memory=2`), so that a touch may fail.
+    /// Whether the kernel promises no more memory than it has (`vm.overcommit_memory=2`), so that a touch may fail; `None` where that
+    /// can't be read.
     #[must_use]
-    pub fn has_strict_overcommit(&self) -> bool {
-        number(&self.procfs.join("sys/vm/overcommit_memory")) == Some(2)
+    pub fn has_strict_overcommit(&self) -> Option<bool> {
+        let mode: u64 = number(&self.procfs.join("sys/vm/overcommit_memory"))?;
+        Some(mode > 1)
     }
 
     /// How many mappings a process may have.
@@ -125,6 +136,7 @@ impl Host {
             Some(most.saturating_sub(used))
         };
         let group = root.join(path.trim_start_matches('/'));
+        // The limits of the groups above count as well.
         group.ancestors().take_while(|group| group.starts_with(&root)).filter_map(left).min()
     }
 
@@ -146,6 +158,7 @@ impl Host {
 
     /// The soft limit in a line of `/proc/self/limits`.
     fn limit(&self, label: &str) -> Option<u64> {
+        // A limit that is "unlimited" is not a number, and `None`.
         line(&self.procfs.join("self/limits"), label)?.split_whitespace().next()?.parse().ok()
     }
 }
@@ -251,8 +264,13 @@ mod tests {
     #[test]
     fn a_host_that_tells_nothing_has_no_limits() {
         let silent = host("silent", &[]);
-        assert!(!silent.has_strict_overcommit());
         assert_eq!((silent.cgroup_memory_left(), silent.max_mappings(), silent.total_memory()), (None, None, None));
-        assert!(host("strict", &[("proc/sys/vm/overcommit_memory", "2\n")]).has_strict_overcommit());
+    }
+
+    #[test]
+    fn memory_is_promised_only_by_a_host_that_says_so() {
+        let strict = |value| host("strict", &[("proc/sys/vm/overcommit_memory", value)]).has_strict_overcommit();
+        assert_eq!(["0\n", "1\n", "2\n", "x\n"].map(strict), [Some(false), Some(false), Some(true), None]);
+        assert_eq!(host("silent", &[]).has_strict_overcommit(), None);
     }
 }

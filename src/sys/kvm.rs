@@ -40,6 +40,7 @@ impl Vm {
     /// Duplicates a descriptor and checks that it is a KVM virtual machine (`ErrorKind::InvalidInput`).
     pub fn of(fd: RawFd) -> Result<Self> {
         let fd = OwnedFd::from(super::file::duplicate(fd)?);
+        // Asked before any ioctl: to a descriptor of another kind the same number may mean anything.
         let link = fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()))?;
         if link.as_os_str() != "anon_inode:kvm-vm" {
             return Err(Error::new(ErrorKind::InvalidInput, format!("it is {}", link.display())));
@@ -102,6 +103,7 @@ impl Vm {
         region: &kvm_userspace_memory_region,
         guest_memfd: Option<BorrowedFd<'_>>,
     ) -> Result<()> {
+        // The older request wherever it will do, for every kernel has it.
         let Some(guest_memfd) = guest_memfd else {
             // SAFETY: the request takes this structure; its address is the caller's promise.
             return unsafe { self.ioctl(KVM_SET_USER_MEMORY_REGION, region) }.map(drop);
@@ -124,11 +126,12 @@ impl Vm {
     /// `KVM_GET_DIRTY_LOG`.
     ///
     /// # Safety
-    /// The bitmap has a bit for each page of the slot, in whole words.
-    pub(super) unsafe fn dirty_log(&self, slot: u32, bitmap: &mut [u64]) -> Result<()> {
-        let dirty_bitmap = kvm_dirty_log__bindgen_ty_1 { dirty_bitmap: bitmap.as_mut_ptr().cast() };
+    /// KVM writes a bit for each page of the slot that *it* has under the number, upwards from `bitmap`: all from there up to an
+    /// inaccessible page is the caller's to be overwritten.
+    pub(super) unsafe fn dirty_log(&self, slot: u32, bitmap: *mut u64) -> Result<()> {
+        let dirty_bitmap = kvm_dirty_log__bindgen_ty_1 { dirty_bitmap: bitmap.cast() };
         let get = kvm_dirty_log { slot, padding1: 0, __bindgen_anon_1: dirty_bitmap };
-        // SAFETY: the request takes this structure; that the bitmap is long enough is the caller's promise.
+        // SAFETY: the request takes this structure; where the bitmap lies is the caller's promise.
         unsafe { self.ioctl(KVM_GET_DIRTY_LOG, &get) }.map(drop)
     }
 

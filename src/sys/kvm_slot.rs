@@ -1,7 +1,7 @@
 //! A KVM memory slot: bytes of this process that a guest reads and writes.
 
 use std::fmt::Debug;
-use std::io::{Error, Result};
+use std::io::{Error, ErrorKind, Result};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
@@ -9,6 +9,7 @@ use kvm_bindings::{KVM_MEM_GUEST_MEMFD, kvm_userspace_memory_region};
 
 use super::host::page_size;
 use super::kvm::Vm;
+use super::span::Span;
 
 /// Bytes at a host address that is theirs alone.
 ///
@@ -54,6 +55,7 @@ impl Slot {
         let region = kvm_userspace_memory_region { flags, ..self.region };
         // SAFETY: the slot keeps the bytes until KVM has deleted it, and they are where they were.
         unsafe { self.vm.set_slot(&region, self.guest_memfd.as_ref().map(AsFd::as_fd))? };
+        // Noted only now: after a refusal the slot is what KVM still has.
         (self.region, self.is_set) = (region, true);
         Ok(())
     }
@@ -63,6 +65,7 @@ impl Slot {
         let nothing = kvm_userspace_memory_region { slot: self.id(), ..Default::default() };
         // SAFETY: no bytes, so no promise.
         unsafe { self.vm.set_slot(&nothing, None)? };
+        // Only once KVM has let go: until then the drop below must keep the bytes.
         self.is_set = false;
         Ok(())
     }
@@ -83,18 +86,53 @@ impl Slot {
         self.region.memory_size.div_ceil(page_size())
     }
 
-    /// Fills `bitmap` with a word of the dirty log for each 64 pages; KVM forgets them, unless they are cleared by hand.
-    pub fn dirty_log(&self, bitmap: &mut Vec<u64>) -> Result<()> {
-        let words = self.pages().div_ceil(u64::BITS.into());
-        bitmap.resize(usize::try_from(words).map_err(Error::other)?, 0);
-        // SAFETY: a bit for each page of the slot, in whole words.
-        unsafe { self.vm.dirty_log(self.id(), bitmap) }
+    /// A word of the dirty log for each 64 pages; KVM forgets them, unless they are cleared by hand.
+    ///
+    /// Fails with `EFAULT` when KVM has a larger slot under the number: the machine's owner may have given it to another.
+    pub fn dirty_log(&self) -> Result<Vec<u64>> {
+        let words = usize::try_from(self.pages().div_ceil(u64::BITS.into())).map_err(Error::other)?;
+        let buffer = GuardedWords::new(words)?;
+        // SAFETY: the words end at an inaccessible page, and are the buffer's own.
+        unsafe { self.vm.dirty_log(self.id(), buffer.words.cast())? };
+        buffer.to_vec()
     }
 
     /// Clears the pages whose bits are set: KVM takes a multiple of 64 pages, or all to the end, so the whole slot is given.
     pub fn clear_dirty_log(&self, bitmap: &[u64]) -> Result<()> {
         let pages = u32::try_from(self.pages()).map_err(Error::other)?;
         self.vm.clear_dirty_log(self.id(), pages, bitmap)
+    }
+}
+
+/// Words that end where an inaccessible page begins: a kernel that writes more of them than asked for is stopped there.
+struct GuardedWords {
+    words: *mut [u64],
+    /// Keeps the words mapped.
+    _span: Span,
+}
+
+impl GuardedWords {
+    /// Zeroed words, one at least.
+    fn new(count: usize) -> Result<Self> {
+        let too_many = || Error::from(ErrorKind::OutOfMemory);
+        let page = usize::try_from(page_size()).map_err(Error::other)?;
+        let bytes = count.checked_mul(size_of::<u64>()).ok_or_else(too_many)?;
+        let room = bytes.checked_next_multiple_of(page).ok_or_else(too_many)?;
+        let span = Span::reserve(room.checked_add(page).ok_or_else(too_many)?)?;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+        // SAFETY: nothing has been mapped into the span before.
+        let start = unsafe { span.map(0, room, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0)? };
+        // Whole words from the end of a page on, so they are aligned.
+        let first = start.wrapping_add(room.saturating_sub(bytes)).cast();
+        Ok(Self { words: std::ptr::slice_from_raw_parts_mut(first, count), _span: span })
+    }
+
+    fn to_vec(&self) -> Result<Vec<u64>> {
+        let mut copy = Vec::new();
+        copy.try_reserve_exact(self.words.len()).map_err(|_| Error::from(ErrorKind::OutOfMemory))?;
+        // SAFETY: mapped and readable as long as the span is, and written by the kernel only, in a call that has ended.
+        copy.extend_from_slice(unsafe { &*self.words });
+        Ok(copy)
     }
 }
 

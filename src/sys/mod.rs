@@ -17,3 +17,4 @@ pub mod smaps;
 pub mod socket;
 pub mod span;
 pub mod stream;
+pub mod thread_end;

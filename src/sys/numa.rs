@@ -57,12 +57,14 @@ pub fn nodes_of(pages: &[*mut u8]) -> Result<Vec<Option<u32>>> {
     let (at, nowhere) = (status.as_mut_ptr(), std::ptr::null::<i32>());
     // SAFETY: both arrays have as many entries as is said; without targets no page is moved, and none is touched.
     check(unsafe { libc::syscall(libc::SYS_move_pages, 0, pages.len(), pages.as_ptr(), nowhere, at, 0) })?;
+    // A negative status is an errno: ENOENT where there is no page.
     Ok(status.into_iter().map(|node| u32::try_from(node).ok()).collect())
 }
 
 /// Lets the running thread run on some CPUs only, of those that it may use; `false` when it may use none of them.
 pub fn pin_thread(cpus: &BTreeSet<u32>) -> Result<bool> {
     let (allowed, mut wanted) = (sched_getaffinity(None)?, CpuSet::new());
+    // A CPU set has no bits for higher numbers.
     let known = cpus.iter().filter_map(|cpu| usize::try_from(*cpu).ok()).filter(|cpu| *cpu < CpuSet::MAX_CPU);
     known.filter(|cpu| allowed.is_set(*cpu)).for_each(|cpu| wanted.set(cpu));
     let any = wanted.count() > 0;

@@ -22,7 +22,7 @@ pub fn wait_ready(fd: impl AsFd, direction: Direction, limit: Duration) -> Resul
         Direction::In => PollFlags::IN,
         Direction::Out => PollFlags::OUT,
     };
-    // A limit that no clock can hold is no limit.
+    // A limit that no clock can hold is not a limit.
     let limit = Timespec::try_from(limit).ok();
     match poll(&mut [PollFd::new(&fd, flags)], limit.as_ref()) {
         Err(Errno::INTR) => Ok(false),

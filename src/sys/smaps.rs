@@ -42,6 +42,7 @@ pub fn has_fault_handler(address: usize, size: usize) -> bool {
     let end = address.saturating_add(size);
     // The kernel writes the mappings by ascending address, and each costs it a walk over the pages.
     let ahead = vmas(text).map_while(Result::ok).take_while(|vma| vma.range.start < end);
+    // Registered for missing pages, for write protection, for minor faults.
     let is_asked = |flag: &String| matches!(flag.as_str(), "um" | "uw" | "ui");
     ahead.filter(|vma| address < vma.range.end).any(|vma| vma.counts.flags.iter().any(is_asked))
 }
@@ -133,13 +134,28 @@ pub fn resident(host: *mut u8, size: usize, page_size: usize) -> Result<usize> {
     let mut pages = vec![0u8; PAGES];
     let step = PAGES.saturating_mul(page_size);
     let resident_from = |offset: usize| {
-        let length = step.min(size.saturating_sub(offset));
-        // SAFETY: the kernel writes a byte for each page of the range, of which there are at most as many as bytes.
-        check(unsafe { libc::mincore(host.wrapping_add(offset).cast(), length, pages.as_mut_ptr()) })?;
-        let pages = pages.iter().take(length.div_ceil(page_size));
-        Ok(pages.filter(|page| **page & 1 == 1).map(|_| page_size).sum::<usize>())
+        let pages = residency(host.wrapping_add(offset), size.saturating_sub(offset), page_size, &mut pages)?;
+        Ok(pages.filter(|is_resident| *is_resident).map(|_| page_size).sum::<usize>())
     };
     (0..size).step_by(step).map(resident_from).sum()
+}
+
+/// Whether the first page of a range is in memory, and the bytes of the whole pages from there on that are alike in this.
+pub fn first_run(host: *mut u8, size: usize, page_size: usize) -> Result<(bool, usize)> {
+    let mut pages = [0u8; 64];
+    let mut run = residency(host, size, page_size, &mut pages)?;
+    let is_resident = run.next().unwrap_or_default();
+    let alike = run.take_while(|page| *page == is_resident).count().saturating_add(1);
+    Ok((is_resident, alike.saturating_mul(page_size)))
+}
+
+/// Whether each page of a range is in memory (`mincore(2)`), up to as many pages as there are bytes for them.
+fn residency(host: *mut u8, size: usize, page_size: usize, pages: &mut [u8]) -> Result<impl Iterator<Item = bool>> {
+    let size = size.min(pages.len().saturating_mul(page_size));
+    // SAFETY: the kernel writes a byte for each page of the range, of which there are at most as many.
+    check(unsafe { libc::mincore(host.cast(), size, pages.as_mut_ptr()) })?;
+    // Only the lowest bit has a meaning; the others are reserved.
+    Ok(pages.iter().take(size.div_ceil(page_size)).map(|page| page & 1 == 1))
 }
 
 #[cfg(test)]

@@ -28,6 +28,7 @@ pub fn send(
     }
     while !bytes.is_empty() {
         wait(socket, Direction::Out, deadline)?;
+        // O_NONBLOCK belongs to the description, which its owner shares: each call asks for itself instead.
         let sent = net::sendmsg(socket, &[IoSlice::new(bytes)], &mut beside, SendFlags::NOSIGNAL | SendFlags::DONTWAIT);
         if let Some(sent) = unless_transient(sent)? {
             // They have gone with the first bytes.
@@ -42,6 +43,7 @@ pub fn send(
 pub fn receive(socket: BorrowedFd<'_>, mut buffer: &mut [u8], deadline: Option<Instant>) -> Result<()> {
     while !buffer.is_empty() {
         wait(socket, Direction::In, deadline)?;
+        // No reply brings descriptors; without room for them the kernel closes any that come.
         match unless_transient(net::recv(socket, &mut *buffer, RecvFlags::DONTWAIT))? {
             Some((0, _)) => {
                 return Err(Error::new(ErrorKind::UnexpectedEof, "the other side has closed the connection"));

@@ -19,6 +19,7 @@ unsafe impl Sync for Span {}
 impl Span {
     /// Sets inaccessible addresses aside.
     pub fn reserve(size: usize) -> Result<Self> {
+        // No memory is promised for addresses that are only kept free.
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
         // SAFETY: the kernel chooses the place, so that nothing is replaced.
         let start = unsafe { libc::mmap(std::ptr::null_mut(), size, libc::PROT_NONE, flags, -1, 0) };
@@ -66,6 +67,7 @@ impl Drop for Span {
 unsafe fn map_over(host: *mut u8, size: usize, prot: i32, flags: i32, fd: i32, file_offset: u64) -> Result<*mut u8> {
     let offset =
         i64::try_from(file_offset).map_err(|_| errno::refusal(errno::EOVERFLOW, "no file has such an offset"))?;
+    // Only MAP_FIXED takes the place itself; without it the address is a hint.
     // SAFETY: the caller's promise.
     let at = unsafe { libc::mmap(host.cast(), size, prot, flags | libc::MAP_FIXED, fd, offset) };
     if at == libc::MAP_FAILED { Err(Error::last_os_error()) } else { Ok(at.cast()) }

@@ -24,6 +24,7 @@ pub unsafe fn read(file: &File, at: Option<u64>, to: *mut u8, size: usize) -> Re
         .map(i64::try_from)
         .transpose()
         .map_err(|_| errno::refusal(errno::EOVERFLOW, "no file has such an offset"))?;
+    // Not `Read::read`: a slice would promise that the bytes are there.
     // SAFETY: the caller's promise.
     let count = check(unsafe {
         match at {

@@ -171,7 +171,11 @@ class UnicornKind(Kind):
         return {region.base for region in space} <= {begin for begin, *_ in self.uc.mem_regions()}
 
     def break_commit(self) -> None:
-        self.uc.mem_unmap(0, MIB)
+        def refuse(*_: int) -> None:
+            del self.uc.mem_unmap
+            raise unicorn.UcError(unicorn.UC_ERR_NOMEM)
+
+        self.uc.mem_unmap = refuse
 
 
 class DrgnKind(Kind):

@@ -1,4 +1,4 @@
-"""What ends an attachment leaves no descriptor, client, engine or machine behind."""
+"""The end of an attachment leaves no descriptor, client, engine or machine behind."""
 
 import gc
 import socket

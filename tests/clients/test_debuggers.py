@@ -94,3 +94,15 @@ def test_gdb_finds_guest_memory_in_this_process(space: AddressSpace, tmp_path: P
     )
     assert NEEDLE.decode() in done.stdout, done.stderr
     assert "no guest memory at 0x10" in done.stdout + done.stderr
+
+
+def test_a_volatility_layer_answers_about_every_address(space: AddressSpace) -> None:
+    layer = volatility3.attach(space, Context())
+    for offset, length in [(-1, 1), (1 << 64, 1), (0, 1 << 70), (-(1 << 80), 5)]:
+        assert not layer.is_valid(offset, length)
+        with pytest.raises(InvalidAddressException):
+            layer.mapping(offset, length)
+    assert layer.mapping(-1, 1, ignore_errors=True) == []
+    assert layer.mapping(1 << 64, 1 << 64, ignore_errors=True) == []
+    everything = layer.mapping(-5, 1 << 80, ignore_errors=True)
+    assert [part[0] for part in everything][0] == layer.minimum_address

@@ -1,6 +1,8 @@
 """KVM follows the space: slots, hotplug under a running processor, dirty logs, and refusals that change nothing."""
 
+import ctypes
 import errno
+import mmap
 import os
 import struct
 import sys
@@ -31,6 +33,7 @@ from memory_helpers import GIB, LAYOUT, MIB, PAGE, WINDOW, mapped, ram
 from virtual_machines import HLT, Vm, running, store
 
 CODE = 0x1000
+LOG_DIRTY_PAGES = 1
 DIMM = 64 * MIB
 HIGH = 4 * GIB
 TABLES = 32 * MIB
@@ -365,3 +368,25 @@ def test_exits_are_resolved_to_regions() -> None:
     assert trace == [(8, 1, 0x46)]
     attachment.detach()
     vm.close()
+
+
+def test_a_slot_that_the_owner_gave_to_more_memory_is_stopped_at_our_buffer(space: AddressSpace, vm: Vm) -> None:
+    """KVM writes as many bits as its slot has pages: 128 KiB into 8 bytes, were there no guard page."""
+    slots = space.attach_kvm(vm.fd, dirty_log=True)
+    number, host = slots.slot_of("low"), mmap.mmap(-1, 4 * GIB, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    vm.set_slot(number, 0, 0)
+    vm.set_slot(number, 64 * GIB, 4 * GIB, ctypes.addressof(ctypes.c_char.from_buffer(host)), LOG_DIRTY_PAGES)
+    with pytest.raises(BackingError, match="larger slot") as refused:
+        slots.dirty_log()
+    assert refused.value.errno == errno.EFAULT
+    vm.set_slot(number, 0, 0)
+    with pytest.raises(BackingError, match="deleted"):
+        slots.dirty_log(region="low")
+
+
+def test_an_address_beyond_the_processors_is_not_blamed_on_the_number(vm: Vm) -> None:
+    beyond = AddressSpaceRegion("ram", 1 << 60, PAGE, name="beyond")
+    space = AddressSpace.from_regions([beyond], AddressSpaceLayout(1 << 62, 0, 1 << 61))
+    space.map_memory()
+    with pytest.raises(BackingError, match="beyond the physical addresses"):
+        space.attach_kvm(vm.fd)

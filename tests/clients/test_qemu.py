@@ -118,7 +118,7 @@ def initramfs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def find(memory: GuestMemory, pattern: bytes) -> bytes | None:
-    """What matches, copied at once: the guest may run."""
+    """The matches, copied at once: the guest may run."""
     for region in memory.regions:
         with memory.view(region.base, region.size) as view:
             if found := re.search(pattern, view):

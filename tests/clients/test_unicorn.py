@@ -1,5 +1,6 @@
 """Unicorn follows the space: by pointer, devices through their handlers, and as KVM does it."""
 
+import ctypes
 import gc
 import struct
 from collections.abc import Callable
@@ -14,9 +15,11 @@ from dbs_address_space import (
     AddressSpaceRegion,
     ClientError,
     NotMapped,
+    Unsupported,
 )
+from children import in_child
 from kernel_view import maps_of
-from memory_helpers import MIB, PAGE, ram
+from memory_helpers import MIB, PAGE, mapped, ram
 from unicorn import x86_const
 from virtual_machines import HLT, Vm
 
@@ -188,6 +191,53 @@ def test_all_of_it_is_collected() -> None:
     del uc, space
     gc.collect()
     assert not maps_of("memfd:collected")
+
+
+@pytest.mark.parametrize(
+    "unmapped", [(DIMM, PAGE), (DIMM + 8 * PAGE, PAGE), (DIMM, MIB)], ids=["first", "middle", "all"]
+)
+def test_pages_that_the_engines_owner_unmapped_leave_no_pointer_behind(unmapped: tuple[int, int]) -> None:
+    def remove() -> None:
+        space, _ = mapped(ram(DIMM, MIB, name="dimm"))
+        uc = unicorn.Uc(unicorn.UC_ARCH_X86, unicorn.UC_MODE_32)
+        attachment = space.attach_unicorn(uc)
+        uc.mem_unmap(*unmapped)
+        space.remove_region("dimm")
+        assert attachment.error is None
+        assert regions_of(uc) == []
+        with pytest.raises(unicorn.UcError):
+            uc.mem_read(DIMM + MIB // 2, 4)
+
+    in_child(remove)
+
+
+@pytest.mark.parametrize("is_attached", [False, True], ids=["before", "while attached"])
+@pytest.mark.parametrize(
+    "mode", [unicorn.UC_CTL_CONTEXT_MEMORY, unicorn.UC_CTL_CONTEXT_MEMORY | unicorn.UC_CTL_CONTEXT_CPU]
+)
+def test_contexts_with_memory_are_refused_by_name(
+    space: AddressSpace, uc: unicorn.Uc, mode: int, *, is_attached: bool
+) -> None:
+    def save(mode: int) -> None:
+        uc.ctl(unicorn.UC_CTL_CONTEXT_MODE, unicorn.UC_CTL_IO_WRITE, ctypes.c_int(mode))
+
+    if is_attached:
+        attachment = space.attach_unicorn(uc)
+        with pytest.raises(Unsupported, match="UC_CTL_CONTEXT_MEMORY"):
+            save(mode)
+        context = uc.context_save()
+        uc.mem_write(0, b"one memory")
+        assert space.memory.read(0, 10) == b"one memory"
+        uc.context_restore(context)
+        save(unicorn.UC_CTL_CONTEXT_CPU)
+        attachment.detach()
+        save(mode)
+    else:
+        save(mode)
+        with pytest.raises(Unsupported, match="UC_CTL_CONTEXT_MEMORY"):
+            space.attach_unicorn(uc)
+        assert space.clients == ()
+        assert regions_of(uc) == []
 
 
 def on_unicorn(space: AddressSpace) -> None:

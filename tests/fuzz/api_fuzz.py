@@ -465,7 +465,7 @@ def kinds(values: list[object]) -> str:
 
 
 def announce(call: str) -> None:
-    """What is being called stands where the parent finds it after a signal."""
+    """Writes the call where the parent finds it after a signal."""
     LAST.seek(0)
     LAST.write(call.encode("utf-8", "backslashreplace")[:500].ljust(500))
 

@@ -139,7 +139,7 @@ NOTE = re.compile(r"\[0x([0-9a-f_]+), 0x([0-9a-f_]+)\) has nothing to read")
 
 
 def undump(text: str) -> list[tuple[int, bytes | None]]:
-    """What a hexdump shows: bytes at their addresses, and `None` where there is nothing to read; touching bytes are joined."""
+    """The bytes of a hexdump at their addresses, and `None` where there is nothing to read; touching bytes are joined."""
     shown: list[tuple[int, bytearray | None]] = []
     is_starred = False
     for line in text.splitlines():

@@ -51,7 +51,7 @@ def start_child(body: Callable[[], object]) -> tuple[int, int]:
 
 
 def finish_child(child: int, report: int, timeout: float) -> str:
-    """What went wrong in a child: empty, a traceback, a signal or a hang."""
+    """The failure of a child: empty, a traceback, a signal or a hang."""
     deadline = time.monotonic() + timeout
     while (waited := os.waitpid(child, os.WNOHANG)) == (0, 0) and time.monotonic() < deadline:
         time.sleep(0.002)

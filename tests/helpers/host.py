@@ -1,4 +1,4 @@
-"""What a test needs of the host: programs and rights, huge pages, mounts, limits."""
+"""The needs of tests: programs and rights, huge pages, mounts, limits."""
 
 import fcntl
 import os

@@ -1,4 +1,4 @@
-"""What the kernel says about this process: its mappings, its descriptors, its memory."""
+"""The kernel's view of this process: its mappings, its descriptors, its memory."""
 
 import gc
 from array import array
@@ -30,7 +30,7 @@ def protection(host: int) -> str:
 
 
 def smaps(host: int) -> dict[str, str]:
-    """What /proc/self/smaps says about the mapping that holds a host address."""
+    """The entry in /proc/self/smaps of the mapping that holds a host address."""
     found: dict[str, str] = {}
     inside = False
     for line in Path("/proc/self/smaps").read_text().splitlines():

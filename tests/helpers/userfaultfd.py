@@ -31,7 +31,7 @@ class Handler:
         return address
 
     def close(self) -> None:
-        """Ends it: whoever waits goes on with a page of zeroes."""
+        """Ends it: a waiter goes on with a page of zeroes."""
         os.close(self.fd)
 
 

@@ -66,9 +66,9 @@ class Vm:
             os.close(self.fd)
             self.fd = -1
 
-    def set_slot(self, slot: int, base: int, size: int, host: int = 0) -> None:
-        """What the machine's owner may do at any time: a slot of its own; size 0 deletes it."""
-        fcntl.ioctl(self.fd, KVM_SET_USER_MEMORY_REGION, bytes(UserspaceMemoryRegion(slot, 0, base, size, host)))
+    def set_slot(self, slot: int, base: int, size: int, host: int = 0, flags: int = 0) -> None:
+        """Sets a slot, as the machine's owner may at any time; size 0 deletes it."""
+        fcntl.ioctl(self.fd, KVM_SET_USER_MEMORY_REGION, bytes(UserspaceMemoryRegion(slot, flags, base, size, host)))
 
     def protected_mode(self, entry: int, stack: int = 0) -> None:
         self._start(entry, stack, CR0_PE, None)

@@ -1,4 +1,4 @@
-"""What can be behind a region, what can be done to it, and what can happen to it meanwhile: the axes of the matrix."""
+"""The axes of the matrix: backings of a region, verbs, and events that happen to it meanwhile."""
 
 import ctypes
 import mmap

@@ -52,7 +52,7 @@ class Cell(NamedTuple):
 
 @dataclass
 class Count:
-    """What was run, and the cells that there are."""
+    """The cells that were run, and all that there are."""
 
     cells: int = 0
     possible: list[Cell] = field(default_factory=list)
@@ -140,7 +140,7 @@ def run_cell(cell: Cell, directory: Path) -> None:
 
 
 def checked(cell: Cell, directory: Path) -> str:
-    """What is wrong with a cell: nothing, as a rule."""
+    """Complaints about a cell: none, as a rule."""
     before = held()
     try:
         run_cell(cell, directory)

@@ -1,4 +1,4 @@
-"""What no verb of guest memory takes: an error that says so, and nothing changed."""
+"""Bad arguments to the verbs of guest memory: an error, and nothing changed."""
 
 import threading
 from array import array
@@ -284,10 +284,14 @@ def test_an_address_may_close_the_memory(memory: GuestMemory, verb: Verb) -> Non
 
 def test_a_file_may_close_the_memory(memory: GuestMemory) -> None:
     class File:
-        def fileno(self) -> int:
+        """An object that is read and written in Python, in the midst of the transfer."""
+
+        def readinto(self, _: memoryview) -> int:
             memory.close()
-            return 0
+            return 1
+
+        write = readinto
 
     for verb in (memory.read_from, memory.write_to):
-        with pytest.raises((AddressSpaceError, OSError)):
+        with pytest.raises(AddressSpaceError):
             verb(File(), 0, 1)

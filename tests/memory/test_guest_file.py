@@ -20,7 +20,7 @@ from dbs_address_space import (
     NotMapped,
     UnmappedAddress,
 )
-from memory_helpers import PAGE, make_file, numbered, ram
+from memory_helpers import PAGE, make_file, mapped, numbered, ram
 
 FIRST = 2 * PAGE
 """A hole lies below the first region."""
@@ -28,7 +28,7 @@ JOINT = 4 * PAGE
 HOLE = 6 * PAGE
 BEHIND = 8 * PAGE
 WINDOW = 10 * PAGE
-"""What can't be read, directly behind memory."""
+"""Unreadable addresses, directly behind memory."""
 TAIL = 11 * PAGE
 END = TAIL + 77
 
@@ -326,3 +326,12 @@ def test_lines_can_be_read(memory: GuestMemory) -> None:
 def test_a_file_cannot_be_pickled(memory: GuestMemory) -> None:
     with pytest.raises(TypeError, match="pickle"):
         pickle.dumps(memory.open())
+
+
+def test_it_answers_as_files_do() -> None:
+    with mapped(ram(0, PAGE))[1].open() as opened:
+        assert opened.read(None) == bytes(PAGE)
+        assert opened.read(None) == b""
+    for question in (opened.readable, opened.writable, opened.seekable, opened.tell, opened.read):
+        with pytest.raises(ValueError, match="closed"):
+            question()

@@ -1,9 +1,11 @@
 """Threads beside the long verbs, progress, Ctrl-C, and locks made of atomics."""
 
+import mmap
 import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -43,6 +45,15 @@ def test_other_threads_go_on_meanwhile(memory: GuestMemory, verb: Verb) -> None:
     assert beats_in_time(lambda: beats_more(verb, memory), 30 if verb.long else 0.5) == verb.long
 
 
+GIVEN: dict[str, Callable[[GuestMemory, mmap.mmap], object]] = {
+    "write": lambda memory, given: memory.write(AT, given),
+    "writev": lambda memory, given: memory.writev([(AT, given)]),
+    "read_into": lambda memory, given: memory.read_into(AT, given),
+    "readv_into": lambda memory, given: memory.readv_into([(AT, len(given))], given),
+    "compare": lambda memory, given: memory.compare(AT, given),
+}
+"""The verbs of more bytes than `data` has."""
+
 PROGRESSING = [verb for verb in VERBS if verb.progress]
 
 
@@ -71,7 +82,10 @@ def test_an_exception_from_progress_ends_it(memory: GuestMemory, verb: Verb) -> 
     assert memory.read(OTHER, 8) != bytes(8)
 
 
-@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb.interruptible], ids=str)
+INTERRUPTED = [verb for verb in VERBS if verb.interruptible and verb.name not in GIVEN]
+
+
+@pytest.mark.parametrize("verb", INTERRUPTED, ids=str)
 def test_ctrl_c_ends_it(verb: Verb) -> None:
     size = 8 * GIB
     _, memory = mapped(ram(OTHER, size, mem_type="mmap"), ram(AT, size, mem_type="mmap"))
@@ -81,6 +95,19 @@ def test_ctrl_c_ends_it(verb: Verb) -> None:
         timer.start()
         verb(memory, AT, size, **({"file": file} if "file" in verb.parameters else {}))
     timer.join()
+
+
+@pytest.mark.parametrize("name", GIVEN)
+def test_ctrl_c_ends_what_is_given_bytes(name: str) -> None:
+    """They are there before, and are more than can be copied in the time."""
+    size = 8 * GIB
+    _, memory = mapped(ram(AT, size, mem_type="mmap"))
+    with mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as given:
+        timer = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt):
+            timer.start()
+            GIVEN[name](memory, given)
+        timer.join()
 
 
 def test_a_ticket_lock_over_guest_memory_holds() -> None:

@@ -289,6 +289,8 @@ def test_too_few_descriptors_for_a_hotplug() -> None:
 
 
 def test_views_of_anonymous_memory_need_no_descriptor() -> None:
+    """The process has asked the host once what it promises: before that, memory does not count as safe."""
+    mapped(ram(0, mem_type="mmap"))
     with descriptor_limit(0):
         _, memory = mapped(ram(0, mem_type="mmap"))
         with memory.view(0, 4) as view:

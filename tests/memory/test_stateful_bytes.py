@@ -22,7 +22,7 @@ PAGES = 12
 """Where regions may lie."""
 END = PAGES * PAGE
 NOTHING = 0xEE
-"""What reads put where nothing is."""
+"""The filler of reads where nothing is."""
 
 numbers = st.integers(0, PAGES - 1)
 protections = st.sampled_from(["rw-", "rwx", "r--"])

@@ -1,9 +1,11 @@
-"""Transfers between guest memory and files: who goes on where, what is refused, what stops them midway."""
+"""Transfers between guest memory and files: where each goes on, what is refused, what stops them midway."""
 
 import errno
+import gzip
 import io
 import os
 import tempfile
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -58,14 +60,10 @@ def test_a_file_goes_on_behind_what_was_transferred(
     assert file.read_bytes()[: size + 8] == b"head" + memory.read(addr, size) + b"tail"
 
 
-@pytest.mark.parametrize("kind", ["descriptor", "object", "raw", "buffered"])
+@pytest.mark.parametrize("kind", ["descriptor", "raw", "buffered"])
 def test_a_file_is_anything_with_a_descriptor(memory: GuestMemory, file: Path, kind: str) -> None:
-    class Wrapped:
-        def fileno(self) -> int:
-            return opened.fileno()
-
     with file.open("rb") as opened:
-        source = {"descriptor": opened.fileno(), "object": Wrapped(), "raw": opened.raw, "buffered": opened}[kind]
+        source = {"descriptor": opened.fileno(), "raw": opened.raw, "buffered": opened}[kind]
         before = descriptors()
         assert memory.read_from(source, MIB - 1, PAGE) == PAGE  # type: ignore[arg-type]
         assert descriptors() == before
@@ -210,9 +208,7 @@ def test_descriptors_that_are_not_open(memory: GuestMemory) -> None:
             memory.read_from(descriptor, 0, 1)
 
 
-def test_files_without_a_descriptor(memory: GuestMemory, file: Path) -> None:
-    with pytest.raises(io.UnsupportedOperation):
-        memory.read_from(io.BytesIO(b"bytes"), 0, 1)
+def test_closed_files_are_refused(memory: GuestMemory, file: Path) -> None:
     closed = file.open("rb")
     closed.close()
     with pytest.raises(ValueError, match="closed"):
@@ -240,3 +236,92 @@ def test_a_fault_midway_says_how_far_it_came(memory: GuestMemory, file: Path, cu
         assert (fault.value.address, fault.value.completed) == (MIB + page_end, 100 + page_end)
         assert opened.tell() == fault.value.completed
     assert memory.read(MIB - 100, 100) == DATA[:100]
+
+
+# File objects whose bytes are not those of their descriptor.
+
+
+def test_objects_move_their_own_bytes(memory: GuestMemory, tmp_path: Path) -> None:
+    memory.write(0, b"BODY")
+    with tempfile.NamedTemporaryFile() as named:
+        named.write(b"HEAD")
+        memory.write_to(named, 0, 4)  # type: ignore[arg-type]
+        named.write(b"TAIL")
+        named.seek(0)
+        assert named.read() == b"HEADBODYTAIL"
+        named.seek(2)
+        memory.read_from(named, 0, 8)  # type: ignore[arg-type]
+        assert (memory.read(0, 8), named.tell()) == (b"ADBODYTA", 10)
+    with gzip.open(tmp_path / "z.gz", "wb") as compressed:
+        memory.write_to(compressed, 0, 8)  # type: ignore[arg-type]
+    with gzip.open(tmp_path / "z.gz") as compressed:
+        memory.read_from(compressed, 0x100, 8)  # type: ignore[arg-type]
+    with (tmp_path / "z.gz").open("rb") as raw, io.BufferedReader(gzip.GzipFile(fileobj=raw)) as buffered:  # type: ignore[type-var]
+        memory.read_from(buffered, 0x200, 8)
+    with zipfile.ZipFile(tmp_path / "z.zip", "w") as archive, archive.open("member", "w") as member:
+        memory.write_to(member, 0, 8)  # type: ignore[arg-type]
+    with zipfile.ZipFile(tmp_path / "z.zip") as archive, archive.open("member") as member:
+        memory.read_from(member, 0x300, 8)  # type: ignore[arg-type]
+    assert [memory.read(addr, 8) for addr in (0x100, 0x200, 0x300)] == [b"ADBODYTA"] * 3
+
+
+def test_a_buffer_in_memory_is_a_file(memory: GuestMemory) -> None:
+    assert memory.read_from(io.BytesIO(DATA), 0, END) == END  # type: ignore[arg-type]
+    assert memory.read(0, END) == DATA
+    taken = io.BytesIO()
+    assert memory.write_to(taken, 0, END) == END  # type: ignore[arg-type]
+    assert taken.getvalue() == DATA
+    with pytest.raises(PartialTransfer, match="ended after 0x5 of 0x6 bytes") as partial:
+        memory.read_from(io.BytesIO(b"12345"), 0, 6)  # type: ignore[arg-type]
+    assert partial.value.done == 5
+
+
+def test_a_subclass_counts_what_goes_through_it(memory: GuestMemory, file: Path) -> None:
+    class Counting(io.FileIO):
+        read_bytes = 0
+
+        def readinto(self, buffer: Any) -> int | None:
+            count = super().readinto(buffer)
+            self.read_bytes += count or 0
+            return count
+
+    with Counting(file) as counting:
+        memory.read_from(counting, 0, END)  # type: ignore[arg-type]
+        assert counting.read_bytes == END
+
+
+def test_what_is_not_a_file_is_refused(memory: GuestMemory, file: Path) -> None:
+    class OnlyDescriptor:
+        def fileno(self) -> int:
+            raise AssertionError
+
+    class Lying:
+        def __init__(self, answer: Any) -> None:
+            self.answer = answer
+
+        def readinto(self, _buffer: Any) -> Any:
+            return self.answer
+
+    for verb in (memory.read_from, memory.write_to):
+        for thing in (OnlyDescriptor(), object(), "path", None, 1.5):
+            with pytest.raises(TypeError):
+                verb(thing, 0, 1)  # type: ignore[arg-type]
+    for answer in (-1, 3, 1 << 70, "1"):
+        with pytest.raises(OSError, match="says that it moved"):
+            memory.read_from(Lying(answer), 0, 2)  # type: ignore[arg-type]
+    with pytest.raises(PartialTransfer, match="would block"):
+        memory.read_from(Lying(None), 0, 2)  # type: ignore[arg-type]
+    assert file.read_bytes() == DATA
+    assert memory.read(0, 2) == bytes(2)
+
+
+def test_what_a_file_raises_comes_out_and_says_how_far_it_came(memory: GuestMemory) -> None:
+    class Failing(io.BytesIO):
+        def write(self, data: Any) -> int:
+            if self.tell():
+                raise ZeroDivisionError
+            return super().write(data)
+
+    with pytest.raises(ZeroDivisionError) as failed:
+        memory.write_to(Failing(), 0, END)  # type: ignore[arg-type]
+    assert failed.value.__notes__ == ["write_to: after 0x10_0000 of 0x30_0000 bytes"]

@@ -183,7 +183,7 @@ def hand_over(handler: Handler) -> int:
 
 
 def test_handlers_that_are_killed_while_they_answer() -> None:
-    """What nobody answers any more reads as zeroes: no exception even, but neither a hang nor a death."""
+    """Pages that nobody answers for read as zeroes: no exception even, but neither a hang nor a death."""
 
     def read_on() -> None:
         pages: set[bytes] = set()

@@ -51,7 +51,7 @@ def regions() -> list[AddressSpaceRegion]:
 
 
 def leases_of(space: AddressSpace, base: int) -> tuple[Lease, ...]:
-    """Who holds a region, asked in the only way there is: by trying to remove it."""
+    """The leases of a region, found in the only way: by trying to remove it."""
     with pytest.raises(RegionBusy) as refused:
         space.remove_region(base)
     assert refused.value.region == space[base]

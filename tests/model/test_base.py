@@ -154,11 +154,19 @@ def test_a_region_is_the_same_object_each_time(base: AddressSpaceBase) -> None:
     assert all(one is other for one, other in zip(seen, base.regions, strict=True))
 
 
-def test_items_are_regions_by_address_or_name(base: AddressSpaceBase) -> None:
-    assert base[GIB] == base["low"] == LOW
-    with pytest.raises(UnmappedAddress, match=r"no region holds 0xd000_0000; .*'uart'.*'bios'") as refused:
+def test_items_are_regions_by_exact_base_or_name(base: AddressSpaceBase) -> None:
+    assert base[0] == base["low"] == LOW
+    with pytest.raises(UnmappedAddress, match=r"no region starts at 0xd000_0000; .*'uart'.*'bios'") as refused:
         base[HOLE]
     assert (refused.value.address, refused.value.region) == (HOLE, None)
+    with pytest.raises(UnmappedAddress, match=r"'low'.*\.regions\[1\], \.find_region\(1\)") as inside:
+        base[1]
+    assert inside.value.region == LOW
+    with pytest.raises(InvalidAddressRange, match=r"\.regions\[-1\]"):
+        base[-1]
+    for key in (slice(0, 2), 1.5, None, LOW):
+        with pytest.raises(TypeError, match=r"exact base or the name of a region; \.regions"):
+            base[key]  # type: ignore[index]
     for name in ("", "LOW", "\ud800"):
         with pytest.raises(UnmappedAddress, match="no region is named"):
             base[name]
@@ -232,7 +240,7 @@ def test_replace_keeps_range_type_and_backing(base: AddressSpaceBase) -> None:
         LOW.replace(perm_flags=0x8001),
         LOW.replace(file_offset=PAGE),
     ):
-        with pytest.raises(InvalidAddressRange, match="in a transaction"):
+        with pytest.raises(InvalidAddressRange, match="the bytes are lost"):
             base.replace_region(LOW, wrong)
     with pytest.raises(DuplicateName) as refused:
         base.replace_region(LOW, LOW.replace(name="high"))

@@ -38,7 +38,7 @@ def run(*command: object) -> str:
 
 
 def disassembled(table: bytes, directory: Path) -> str:
-    """What iasl makes of a table, without the lines about time and versions."""
+    """The output of iasl for a table, without the lines about time and versions."""
     path = directory / "table.dat"
     path.write_bytes(table)
     said = run("iasl", "-d", path)

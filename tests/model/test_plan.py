@@ -1,7 +1,10 @@
 """Plans: the original's splits and their borders, problems all at once, values that travel, properties of any plan."""
 
 import copy
+import json
 import pickle
+from collections.abc import Iterator
+from contextlib import suppress
 from itertools import pairwise
 from typing import Any
 
@@ -268,6 +271,33 @@ def test_a_plan_travels_as_json() -> None:
 def test_other_json_is_refused(text: str) -> None:
     with pytest.raises(InvalidPlan):
         AddressSpacePlan.from_json(text)
+
+
+@pytest.mark.parametrize("text", ["[" * 1000 + "]" * 1000, "[" * 100_000, '{"a":' * 1000 + "1" + "}" * 1000, "\ud800"])
+def test_json_that_nests_deep_or_is_not_text_is_refused(text: str) -> None:
+    with pytest.raises(InvalidPlan):
+        AddressSpacePlan.from_json(text)
+
+
+def with_odd_parts(value: Any, odd: Any) -> Iterator[Any]:
+    """The value with each of its parts replaced, one at a time."""
+    yield odd
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, part in list(items):
+        for changed in with_odd_parts(part, odd):
+            copied = copy.copy(value)
+            copied[key] = changed
+            yield copied
+
+
+@pytest.mark.parametrize("odd", [[], {}, None, True, -1, 1 << 70, 1.5, "x", "\ud800", [[]], [1, 2, 3], {"a": 1}])
+def test_json_with_any_odd_part_is_refused_or_a_plan(odd: object) -> None:
+    whole = values()[-1]
+    assert isinstance(whole, AddressSpacePlan)
+    content = json.loads(whole.to_json())
+    for changed in with_odd_parts(content, odd):
+        with suppress(InvalidPlan):
+            assert isinstance(AddressSpacePlan.from_json(json.dumps(changed)), AddressSpacePlan)
 
 
 def test_json_of_other_addresses_is_refused() -> None:

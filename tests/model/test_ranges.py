@@ -76,7 +76,7 @@ def test_intersect_takes_any_pair() -> None:
 def test_text_is_grouped_hex() -> None:
     assert str(AddressRange(0xC000_0000, 1 << 30)) == "[0xc000_0000, 0x1_0000_0000)"
     assert f"{AddressRange(0, 0)}" == "[0x0, 0x0)"
-    assert repr(AddressRange(1, 2)) == "AddressRange(base=1, size=2)"
+    assert repr(AddressRange(1, 2)) == "AddressRange(base=0x1, size=0x2)"
 
 
 def test_ranges_are_values() -> None:

@@ -1,4 +1,4 @@
-"""What `AddressSpaceRegion` takes as numbers, text, names and files, and what it refuses."""
+"""The numbers, texts, names and files that `AddressSpaceRegion` takes or refuses."""
 
 # ruff: noqa: FBT003  the original has positional booleans
 

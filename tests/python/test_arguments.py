@@ -165,7 +165,7 @@ ASKED = {"__getbuffer__"}
 
 
 def blocks(text: str, opening: re.Pattern[str]) -> Iterator[str]:
-    """What the braces behind each `opening` hold."""
+    """The text in the braces behind each `opening`."""
     for match in opening.finditer(text):
         depth, start = 1, match.end()
         for end in range(start, len(text)):

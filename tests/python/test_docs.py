@@ -35,7 +35,7 @@ def is_documented(value: object) -> bool:
 
 
 def public(holder: object) -> dict[str, Any]:
-    """What is public in a module or class and was made there; compiled classes say that they belong to the package."""
+    """The public names of a module or class that were made there; compiled classes say that they belong to the package."""
     name = getattr(holder, "__name__", "")
     homes = {name, "dbs_address_space"} if name.endswith("._core") else {name}
     found = {key: getattr(value, "__func__", value) for key, value in vars(holder).items() if not key.startswith("_")}
@@ -163,7 +163,7 @@ def public_names() -> set[str]:
     "section", (ROOT / "docs/design.md").read_text().split("\n## ")[1:], ids=lambda text: text[:20]
 )
 def test_what_a_section_of_the_design_names_is_in_the_files_that_it_names(section: str) -> None:
-    """Who looks for a word of the design finds it where the section says."""
+    """Each word of the design is found where the section says."""
     files = [ROOT / path for path in FILE.findall(section)]
     code = "\n".join(path.read_text() for path in files if path.is_file())
     names = set(NAME.findall(section)) - public_names()

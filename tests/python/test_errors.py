@@ -274,7 +274,7 @@ CASES: dict[str, tuple[type[AddressSpaceError], Callable[[], object], str, dict[
     "hole": (
         UnmappedAddress,
         lambda: space_of(LOW, ram(GIB))[0x5000],
-        r"no region holds 0x5000; the region before is 'low' \[0x0, 0x2000\); the next is ram \[0x4000_0000,",
+        r"no region starts at 0x5000; the region before is 'low' \[0x0, 0x2000\); the next is ram \[0x4000_0000,",
         {"address": 0x5000},
     ),
     "inside": (

@@ -2,13 +2,15 @@
 
 import sys
 
+import pytest
 from children import run_python
 
 MODULE = "_interpreters" if sys.version_info >= (3, 13) else "_xxsubinterpreters"
+SHARING = '"legacy"' if sys.version_info >= (3, 13) else "isolated=False"
 PROGRAM = f"""
 import {MODULE} as interpreters
 
-other = interpreters.create()
+other = interpreters.create(%s)
 interpreters.run_string(other, '''
 try:
     import dbs_address_space
@@ -22,5 +24,6 @@ interpreters.destroy(other)
 """
 
 
-def test_a_sub_interpreter_is_refused_and_the_main_one_goes_on() -> None:
-    assert run_python(PROGRAM) == "refused: True\n[0x0, 0x1) 4096\n"
+@pytest.mark.parametrize("options", ["", SHARING], ids=["isolated", "sharing"])
+def test_a_sub_interpreter_is_refused_and_the_main_one_goes_on(options: str) -> None:
+    assert run_python(PROGRAM % options) == "refused: True\n[0x0, 0x1) 4096\n"

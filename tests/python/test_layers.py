@@ -15,6 +15,10 @@ LOCKS = ("model/lock.rs", "model/wait.rs")
 NO_CODE = re.compile(r'//[^\n]*|/\*.*?\*/|\bb?r(#*)".*?"\1|"(?:\\.|[^"\\])*"|\'(?:\\.|[^\\\'])\'', re.DOTALL)
 GROUP = re.compile(r"([\w:]+)::\{([^{}]*)\}")
 PATH = re.compile(r"\b(crate|(?:self|super)(?:::super)*)::(\w[\w:]*)")
+FUNCTION = re.compile(r"\bfn\b")
+PYTHON_CALL = re.compile(
+    r"(?<!visit)(?<!self)\.(?:call[01]?|call_method[01]?|getattr(?:_opt)?|hasattr|import|repr|str|try_iter|is_truthy|check_signals)\("
+)
 PYCLASS = re.compile(r"#\[(?:pyo3::)?pyclass\b(.*?)\]", re.DOTALL)
 
 
@@ -37,7 +41,7 @@ def imported(path: str, code: str) -> set[str]:
 
 
 def complaints(path: str, text: str) -> Iterator[str]:
-    """What is wrong with a file, its path relative to `src`."""
+    """The breaches of a file, its path relative to `src`."""
     code, room = code_of(text), room_of(path)
     for other in imported(path, code) - {room}:
         if LEVELS[room] <= LEVELS[other]:
@@ -48,11 +52,20 @@ def complaints(path: str, text: str) -> Iterator[str]:
         yield f"{path} uses libc"
     if path not in LOCKS and re.search(r"\b(Mutex|RwLock|Condvar)\b", code):
         yield f"{path} has a lock that is not of model::lock"
+    if re.search(r"\bSeekFrom::Hole\b|\bSEEK_HOLE\b", code):
+        yield f"{path} asks for the next hole, which the kernel seeks to the end of the data, however little is wanted"
     if room != "python" and re.search(r"\bpyo3\b|\bPy\s*<", code):
         yield f"{path} knows of Python"
-    for arguments in PYCLASS.findall(code):
-        if not re.search(r"\bfrozen\b", arguments):
-            yield f"{path} has a class that is not frozen"
+    if room == "python" and any(unguarded(function) for function in FUNCTION.split(code)):
+        yield f"{path} calls Python without python_call()"
+    if not all(re.search(r"\bfrozen\b", arguments) for arguments in PYCLASS.findall(code)):
+        yield f"{path} has a class that is not frozen"
+
+
+def unguarded(function: str) -> bool:
+    """Whether a function calls Python before it takes the guard of such calls."""
+    call = PYTHON_CALL.search(function)
+    return call is not None and "python_call()" not in function[: call.start()]
 
 
 def files() -> dict[str, str]:
@@ -185,11 +198,13 @@ def test_no_room_is_open_to_other_crates() -> None:
         ("memory/map.rs", "const SIZE: libc::c_int = 1;"),
         ("space/turn.rs", "use std::sync::{Arc, Mutex};"),
         ("python/pin.rs", "struct Pin(std::sync::RwLock<()>);"),
+        ("sys/file.rs", "rustix::fs::seek(file, SeekFrom::Hole(position))"),
         ("space/client.rs", "struct Client(Py<PyAny>);"),
         ("clients/kvm.rs", "use pyo3::prelude::*;"),
         ("python/region.rs", '#[pyclass(eq, name = "frozen")] struct R;'),
         ("python/region.rs", "#[pyclass] struct R;"),
         ("python/region.rs", "#[pyo3::pyclass(\n    eq,\n    hash,\n)]\nstruct R;"),
+        ("python/space.rs", "fn f() { handler.call1((1,)); }"),
     ],
 )
 def test_the_guard_complains(path: str, text: str) -> None:

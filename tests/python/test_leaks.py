@@ -51,7 +51,7 @@ def malloc_used() -> int:
 
 
 class Usage(NamedTuple):
-    """What a process can leak."""
+    """Resources a process can leak."""
 
     descriptors: int
     mappings: int
@@ -66,7 +66,7 @@ class Usage(NamedTuple):
 
 
 SLACK = Usage(descriptors=0, mappings=3, resident=3 * MIB, malloc_used=ROUNDS * 8, python_blocks=ROUNDS // 2)
-"""What the allocators may keep: less than the smallest leak in each round."""
+"""The slack of the allocators: less than the smallest leak in each round."""
 
 
 def assert_flat(begin: Callable[[], Callable[[], object]]) -> None:

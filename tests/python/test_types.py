@@ -1,4 +1,4 @@
-"""What a type checker knows of the package: unpacking, iteration and errors need no `cast` and no `assert`."""
+"""The types that a checker finds: unpacking, iteration and errors need no `cast` and no `assert`."""
 
 import re
 import sys
@@ -20,6 +20,11 @@ REVEALED = {
     "memory.read(0, 1)": "bytes",
     "memory.view(0, 1)": "memoryview[int]",
     "lease.what": "str",
+    "unmapped.address": "int",
+    "base": "int",
+    "size": "int",
+    "total": "int",
+    "pages": "dict[int, int]",
     "error.region": "AddressSpaceRegion | None",
     "fault.completed": "int",
     "[size for _, _, size in busy.leases]": "list[int]",
@@ -30,8 +35,11 @@ from dbs_address_space import *
 
 def program(
     space: AddressSpace, memory: GuestMemory, copied: PreallocReport, cost: PlanCost, lease: Lease,
-    error: AddressSpaceError, fault: MemoryFault, busy: RegionBusy, plan: InvalidPlan,
+    error: AddressSpaceError, unmapped: UnmappedAddress, extent: AddressRange, fault: MemoryFault, busy: RegionBusy,
+    plan: InvalidPlan,
 ) -> None:
+    base, size = extent
+    total, _, pages, _ = cost
 """
 
 

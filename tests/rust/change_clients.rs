@@ -131,7 +131,7 @@ fn subscribe(
     space.subscribe(&subscription, &Uninterrupted).map(|()| subscription)
 }
 
-/// What was written down since the last look.
+/// The entries since the last look.
 fn taken(log: &Log) -> Vec<String> {
     std::mem::take(&mut *log.lock().unwrap())
 }

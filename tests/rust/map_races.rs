@@ -40,7 +40,7 @@ fn ram(base: u64, size: u64) -> Region {
     Region::new(RegionType::DefaultMemory, Range::new(base, size).unwrap(), Source::default()).unwrap()
 }
 
-/// What a writer does next, the same in every run.
+/// The next step of a writer, the same in every run.
 struct Chance(u64);
 
 impl Chance {

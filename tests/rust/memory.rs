@@ -80,7 +80,12 @@ fn short_accesses_leave_memory_that_may_fault_to_the_long_way() {
         verb: Verb::new("read", Need::Read),
         range: Range::new(PAGE - 4, 8).unwrap(),
     };
-    crate::memory::access::read(&access.sections().unwrap(), &Output::from(&mut bytes[..])).unwrap();
+    crate::memory::access::read(
+        &access.sections().unwrap(),
+        &Output::from(&mut bytes[..]),
+        &crate::model::interrupt::Uninterrupted,
+    )
+    .unwrap();
     assert_eq!(bytes, [7; 8]);
 }
 

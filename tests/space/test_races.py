@@ -60,7 +60,7 @@ def threads(count: int, body: Callable[[int], object]) -> Iterator[None]:
 
 
 def check(base: AddressSpaceBase) -> None:
-    """What holds for every snapshot."""
+    """The invariants of every snapshot."""
     for low, high in zip(base.regions, base.regions[1:], strict=False):
         assert low.end <= high.base
     names = [region.name for region in base if region.name]
@@ -119,7 +119,7 @@ def test_every_accepted_insert_is_there_unless_it_was_removed(space: AddressSpac
 
 
 def test_of_overlapping_inserts_one_is_accepted(space: AddressSpace) -> None:
-    """Whoever wins a slot; what was accepted less what was removed is what is there."""
+    """Accepted insertions less removals are the regions that are there, whichever thread wins."""
     balance = [Counter[int]() for _ in range(WRITERS)]
 
     def write(number: int) -> None:

@@ -47,9 +47,8 @@ class Plain:
         return self.first + self.pages
 
     def made(self) -> AddressSpaceRegion:
-        return AddressSpaceRegion(
-            self.region_type, self.first * PAGE, self.pages * PAGE, name=self.name, prot_flags=self.prot
-        )
+        options = {"prot_flags": self.prot} if self.region_type == "ram" else {}
+        return AddressSpaceRegion(self.region_type, self.first * PAGE, self.pages * PAGE, name=self.name, **options)
 
 
 State = tuple[Plain, ...]

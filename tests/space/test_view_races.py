@@ -55,23 +55,22 @@ def test_a_vetoed_removal_fails_nobody_else() -> None:
 def test_a_view_is_of_a_region_that_is_there() -> None:
     def probe() -> None:
         space, memory = mapped(ram(0))
-        done = threading.Event()
-        removed, viewed = [0], [0]
+        viewed, done = threading.Event(), threading.Event()
 
         def remove() -> None:
-            # The child's deadline bounds this: on a busy machine the viewer may get its first turn late.
-            while removed[0] < ROUNDS or not viewed[0]:
-                memory.fill(0, PAGE, removed[0] & 0xFF)
+            # Nobody removes the region before that.
+            assert viewed.wait(30)
+            for number in range(ROUNDS):
+                memory.fill(0, PAGE, number & 0xFF)
                 space.remove_region(0, timeout=None)
-                removed[0] += 1
                 space.insert_region(ram(0))
             done.set()
 
         def view() -> None:
             while not done.is_set():
                 with suppress(UnmappedAddress), memory.view(0, PAGE) as taken:
-                    viewed[0] += 1
                     assert len(set(taken.tobytes())) == 1
+                    viewed.set()
                 spin()
 
         run_threads(remove, view)
@@ -79,8 +78,32 @@ def test_a_view_is_of_a_region_that_is_there() -> None:
     in_child(probe)
 
 
+def test_views_that_follow_each_other_do_not_keep_a_region() -> None:
+    """At hardly any moment is the region free: a removal that only waits for one comes too late."""
+
+    def probe() -> None:
+        space, memory = mapped(ram(0))
+        waited: list[float] = []
+
+        def view() -> None:
+            with suppress(UnmappedAddress):
+                while True:
+                    with memory.view(0, PAGE):
+                        time.sleep(0.002)
+
+        def remove() -> None:
+            began = time.monotonic()
+            space.remove_region(0, timeout=None)
+            waited.append(time.monotonic() - began)
+
+        run_threads(view, view, view, remove)
+        assert waited[0] < 10
+
+    in_child(probe)
+
+
 def test_a_view_never_misses_a_region_that_is_always_there() -> None:
-    """A renewal closes the leases of all old regions, publishes, and ends them: whoever comes meanwhile gets the new one."""
+    """A renewal closes the leases of all old regions, publishes, and ends them: a view taken meanwhile gets the new one."""
 
     def probe() -> None:
         regions = [ram(number * PAGE, mem_type="mmap") for number in range(100)]

@@ -38,7 +38,7 @@ def test_a_symbol_that_is_newer_than_the_tag(tmp_path: Path) -> None:
 
 
 def test_a_strong_symbol_without_a_version_need_not_be_there(tmp_path: Path) -> None:
-    """What linking for manylinux_2_17 gives, and what auditwheel lets pass: import fails where glibc has no memfd_create."""
+    """A library linked for manylinux_2_17, as auditwheel lets it pass: import fails where glibc has no memfd_create."""
     found = problems(compiled(tmp_path, "-s", "-nostdlib"), "manylinux_2_17")
     assert found == ["memfd_create has no version: it need not be in glibc 2.17"]
 

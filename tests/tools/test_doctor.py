@@ -1,4 +1,4 @@
-"""What is missing is said at once, with one command, before anything is installed."""
+"""Missing tools are named at once, with one command, before anything is installed."""
 
 import os
 import shutil

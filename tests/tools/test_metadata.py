@@ -1,4 +1,4 @@
-"""What is said in more than one place is the same everywhere, and the README can be read on an index page."""
+"""Facts that stand in more than one place agree, and the README can be read on an index page."""
 
 import re
 import tomllib

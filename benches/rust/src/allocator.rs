@@ -2,13 +2,13 @@
 
 use std::time::{Duration, Instant};
 
+use _core::measured::AddressSpace;
 use _core::measured::allocator::{FitPolicy, Wanted};
 use _core::measured::interrupt::Uninterrupted;
 use _core::measured::layout::Layout;
 use _core::measured::region::RegionType;
 use _core::measured::region_map::RegionMap;
 use _core::measured::reservations::Bounds;
-use _core::measured::AddressSpace;
 use vm_allocator::{AddressAllocator, AllocPolicy};
 
 use crate::harness::{Comparison, Goal, Pace};

@@ -12,7 +12,7 @@ pub struct Pace {
     pub sample: Duration,
 }
 
-/// What a comparison has to reach.
+/// The goal of a comparison.
 #[derive(Clone, Copy, Debug)]
 pub enum Goal {
     /// The speed of the reference, this many times.
@@ -26,13 +26,13 @@ pub enum Goal {
 /// The samples of both sides, in nanoseconds an operation.
 #[derive(Clone, Debug)]
 pub struct Comparison {
-    /// What was done.
+    /// The work.
     pub name: String,
     /// Our samples.
     pub ours: Vec<f64>,
     /// The reference's, taken in turns with ours.
     pub reference: Vec<f64>,
-    /// What should come out.
+    /// The expected result.
     pub goal: Goal,
 }
 

@@ -5,11 +5,11 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use _core::measured::AddressSpace;
 use _core::measured::change::{MapOperation, RegionTarget};
 use _core::measured::interrupt::Uninterrupted;
 use _core::measured::region::Region;
 use _core::measured::region_map::RegionMap;
-use _core::measured::AddressSpace;
 
 use crate::harness::{Comparison, Goal, Pace};
 use crate::maps::{base, map, random_indexes, region};

@@ -4,13 +4,13 @@ use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Duration;
 
+use _core::measured::AddressSpace;
 use _core::measured::interrupt::Uninterrupted;
 use _core::measured::layout::Layout;
 use _core::measured::range::Range;
 use _core::measured::region::{Region, RegionType};
 use _core::measured::region_map::RegionMap;
 use _core::measured::source::Source;
-use _core::measured::AddressSpace;
 use dbs_address_space as published;
 use vm_memory::GuestAddress;
 

@@ -27,6 +27,7 @@ def attach(space: AddressSpace, program: Program) -> Attachment:
     try:
         program.add_memory_segment(0, ALL_ADDRESSES, reader.read, physical=True)
     except BaseException:
+        # A space that drgn did not take must not stay attached.
         attachment.detach()
         raise
     return attachment

@@ -42,6 +42,7 @@ def memory_arguments(memory: GuestMemory, *, slots: int = 0, max_size: int = 0) 
         arguments += ["-object", ",".join([kind, *(f"{key}={_text(value)}" for key, value in options.items())])]
         if len(backends) > 1:
             arguments += ["-numa", f"node,nodeid={number},memdev=ram{number}"]
+    # QEMU refuses memory-backend= beside NUMA nodes that have a memdev.
     return arguments if len(backends) > 1 else [*arguments, "-machine", "memory-backend=ram0"]
 
 

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+from ctypes import addressof, c_char
 from functools import partial
-from typing import TYPE_CHECKING
+from mmap import mmap
+from typing import TYPE_CHECKING, Any
 
-from unicorn import UC_PROT_EXEC, UC_PROT_NONE, UC_PROT_READ, UC_PROT_WRITE, Uc, UcError
+from unicorn import (
+    UC_CTL_CONTEXT_MEMORY,
+    UC_CTL_CONTEXT_MODE,
+    UC_PROT_EXEC,
+    UC_PROT_NONE,
+    UC_PROT_READ,
+    UC_PROT_WRITE,
+    Uc,
+    UcError,
+)
 
 from dbs_address_space.enums import AddressSpaceRegionType, Prot
+from dbs_address_space.errors import Unsupported
 from dbs_address_space.ranges import AddressRange
 
 if TYPE_CHECKING:
@@ -35,6 +47,8 @@ def attach(space: AddressSpace, uc: Uc) -> Attachment:
     The engine keeps the space and its memory alive until `detach()`, which unmaps what was mapped.
     """
     _ = space.memory  # NotMapped, when there is none
+    if _contexts_have_memory(uc):
+        raise _refusal()
     return space.subscribe(UnicornClient(space, uc))
 
 
@@ -68,6 +82,7 @@ class UnicornClient:
             else:
                 self._late.append(_range(region))
         before, after = set(self._devices), device_pages(change.after)
+        # Devices go before memory comes, and come behind it: a page of theirs may become memory, or the reverse.
         for pages in before - after:
             self._step(partial(self._unmap, pages), partial(self._map_device, pages))
         for region in _memory(change.added):
@@ -80,6 +95,7 @@ class UnicornClient:
 
     def _step(self, do: Callable[[], object], undo: Callable[[], object]) -> None:
         do()
+        # Noted once it is done: a step that fails has nothing to undo.
         self._undo.append(undo)
 
     def commit(self, _change: AddressSpaceChange) -> None:
@@ -129,20 +145,61 @@ class UnicornClient:
         self._devices.add(pages)
 
     def _unmap(self, mapped: AddressRange) -> None:
-        self._uc.mem_unmap(*mapped)
+        # Only what is still there, for the engine's owner may have unmapped pages: a refusal would leave pointers to memory that goes.
+        for first, last, _ in list(self._uc.mem_regions()):
+            if part := AddressRange(first, last + 1 - first).intersect(mapped):
+                self._uc.mem_unmap(*part)
         self._memory.discard(mapped)
         self._devices.discard(mapped)
         self._keep()
 
     def _keep(self) -> None:
         """Lets the engine keep this client, and so the space and its memory, for as long as it has pointers into that."""
-        kept = vars(self._uc).setdefault(KEPT, set())
+        attributes = vars(self._uc)
+        kept = attributes.setdefault(KEPT, set())
         kept.add(self) if self._memory else kept.discard(self)
-        if not kept:
-            del vars(self._uc)[KEPT]
+        if kept:
+            attributes["ctl"] = partial(_ctl, self._uc)
+        else:
+            del attributes[KEPT]
+            attributes.pop("ctl", None)
 
     def _protect(self, region: AddressSpaceRegion) -> None:
         self._uc.mem_protect(region.base, region.size, _protection(region))
+
+
+def _contexts_have_memory(uc: Uc) -> bool:
+    """Whether a saved context has the memory, too (`UC_CTL_CONTEXT_MEMORY`): Unicorn does not tell, but a page of ours does."""
+    place, page = 0, mmap(-1, PAGE)
+    for first, last, _ in sorted(uc.mem_regions()):
+        if first >= place + PAGE:
+            break
+        place = last + 1
+    uc.mem_map_ptr(place, PAGE, UC_PROT_READ | UC_PROT_WRITE, addressof(c_char.from_buffer(page)))
+    try:
+        context = uc.context_save()
+        uc.mem_write(place, b"1")
+        if is_copied := page[0] == 0:
+            uc.context_restore(context)
+        return is_copied
+    finally:
+        uc.mem_unmap(place, PAGE)
+
+
+def _ctl(uc: Uc, ctl: int, op: int, *args: Any) -> Any:
+    """The engine's `ctl` while it has memory of a space."""
+    if ctl == UC_CTL_CONTEXT_MODE and any(getattr(arg, "value", arg) & UC_CTL_CONTEXT_MEMORY for arg in args):
+        raise _refusal()
+    return type(uc).ctl(uc, ctl, op, *args)
+
+
+def _refusal() -> Unsupported:
+    how = "use contexts of the processor alone (UC_CTL_CONTEXT_CPU), in a new engine when this one was in that mode"
+    message = (
+        "Unicorn can't save memory in contexts (UC_CTL_CONTEXT_MEMORY) and follow an address space: it would copy what is written, so "
+        f"that both part, and restore what was removed; {how}"
+    )
+    return Unsupported(message, feature="UC_CTL_CONTEXT_MEMORY", how=how)
 
 
 def _stop(uc: Uc, error: BaseException) -> int:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from volatility3.framework.exceptions import InvalidAddressException
 from volatility3.framework.interfaces.layers import DataLayerInterface
 
-from dbs_address_space.errors import AddressSpaceError
+from dbs_address_space.errors import AddressSpaceError, InvalidAddressRange
 from dbs_address_space.ranges import AddressRange
 
 if TYPE_CHECKING:
@@ -39,16 +39,19 @@ class AddressSpaceLayer(DataLayerInterface):  # type: ignore[misc]  # volatility
     @property
     def minimum_address(self) -> int:
         """The first address with memory."""
-        return int(self._memory.regions[0].base)
+        return min((int(region.base) for region in self._memory.regions), default=0)
 
     @property
     def maximum_address(self) -> int:
         """The last address with memory, inclusive as everywhere in volatility3."""
-        return int(self._memory.regions[-1].last_addr)
+        return max((int(region.last_addr) for region in self._memory.regions), default=0)
 
     def is_valid(self, offset: int, length: int = 1) -> bool:
-        """Whether all of a range has memory."""
-        return bool(self._memory.check_range(offset, length))
+        """Whether all of a range has memory; a range that no machine can have has none."""
+        try:
+            return bool(self._memory.check_range(offset, length))
+        except InvalidAddressRange:
+            return False
 
     def read(self, offset: int, length: int, pad: bool = False) -> bytes:  # noqa: FBT001, FBT002  volatility3's signature
         """The bytes of a range; holes read as zeros with `pad`, else they are `InvalidAddressException`."""
@@ -77,7 +80,9 @@ class AddressSpaceLayer(DataLayerInterface):  # type: ignore[misc]  # volatility
         """The parts of a range that have memory, joined where they touch."""
         parts: list[AddressRange] = []
         for region in self._memory.regions:
-            part = AddressRange(region.base, region.size).intersect(AddressRange(offset, length))
+            # Plain ints: volatility3 asks about ranges below 0 and beyond 2^64, too.
+            low, end = max(region.base, offset), min(region.end, offset + length)
+            part = AddressRange(low, end - low) if low < end else None
             if part and parts and parts[-1].end == part.base:
                 part = AddressRange(parts[-1].base, parts.pop().size + part.size)
             parts += [part] if part else []

@@ -38,7 +38,7 @@ def from_json(text: str) -> AddressSpacePlan:
         plan = _read_builder(content["builder"]).plan()
         here = json.loads(to_json(plan))["regions"]
         there = content["regions"]
-    except (KeyError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
         if isinstance(error, InvalidPlan):
             raise
         raise _invalid(f"not a plan's JSON: {_reason(error)}") from error

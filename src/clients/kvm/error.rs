@@ -7,11 +7,17 @@ use std::sync::Arc;
 use crate::model::error::{Errno, Error};
 use crate::model::format::hex;
 use crate::model::region::SharedRegion;
-use crate::sys::errno::{self, EEXIST, EINVAL, EIO};
+use crate::sys::errno::{self, EEXIST, EFAULT, EINVAL, EIO, ENOENT};
+use crate::sys::host::Host;
 
 /// KVM refused `what` of, or for, a region.
 pub(super) fn refused(region: &SharedRegion, what: &str, error: &io::Error) -> Error {
     let hint = match errno::of(error) {
+        EFAULT => "; KVM has a larger slot under its number: the machine's owner has given that to another",
+        ENOENT => "; its slot was deleted, or the log of that switched off, by others",
+        EINVAL if Host::default().physical_end().is_some_and(|end| region.end() > end) => {
+            "; it lies beyond the physical addresses that this host's processors have"
+        }
         EEXIST => "; a slot that is not ours overlaps it",
         EINVAL => {
             "; the number may be one of the machine's owner (first_slot= leaves room), or the slot was deleted by others"

@@ -99,6 +99,7 @@ impl Kvm {
         if flags & kvm::KVM_MEM_READONLY != 0 && self.vm.capability(kvm::KVM_CAP_READONLY_MEM).unwrap_or(0) == 0 {
             return Err(unsupported("read-only memory", "a kernel that has KVM_CAP_READONLY_MEM"));
         }
+        // Made first: what can fail before a number is taken need not give it back.
         let guest_memfd = self.guest_memfd(desc)?;
         let id = table.numbers.take().ok_or_else(|| table.no_slot_left(desc))?;
         let entry = SlotEntry::new(&self.vm, (id, flags), region, guest_memfd).map_err(|error| {
@@ -118,10 +119,12 @@ impl Kvm {
             // KVM changes a slot between read-only and writable only by deleting it and setting it anew.
             entry.suspend().map_err(|error| refused(new, "deleting the slot of", &error))?;
             if let Err(error) = entry.resume(wanted) {
+                // Back to what it was, if KVM takes it; the first error is the one to tell.
                 let _ = entry.resume(flags);
                 return Err(refused(new, "a slot for", &error));
             }
         }
+        // Also where the flags are the same: the slot is found by the description.
         entry.region = new.clone();
         Ok(())
     }
@@ -137,6 +140,7 @@ impl Kvm {
                 table.slots.insert(region.base(), entry);
                 return Err(refused(region, "deleting the slot of", &error));
             }
+            // Its number stays taken, and its log in the entry: a rollback sets it again as it was.
             table.parked.push(entry);
         }
         proposal.change.replaced.iter().try_for_each(|(_, new)| Self::redescribe(&mut table, new))?;
@@ -252,6 +256,7 @@ impl Client for Kvm {
 
     fn commit(&self, proposal: &Arc<Proposal>) -> Result<()> {
         let mut table = self.table.lock();
+        // Only now can others have their numbers: a rollback would have set them again.
         for entry in std::mem::take(&mut table.parked) {
             table.numbers.give_back(entry.id());
         }

@@ -81,13 +81,12 @@ impl SlotEntry {
     /// Adds what KVM has logged since the last time to `logged`.
     pub(super) fn harvest(&mut self) -> Result<()> {
         // KVM clears its log as it is read, unless that is done by hand: a page that nobody has cleared stays in ours.
+        let more = self.slot.dirty_log()?;
         if !self.is_pending {
-            self.slot.dirty_log(&mut self.logged)?;
+            self.logged = more;
             self.is_pending = true;
             return Ok(());
         }
-        let mut more = Vec::new();
-        self.slot.dirty_log(&mut more)?;
         self.logged.iter_mut().zip(more).for_each(|(logged, more)| *logged |= more);
         Ok(())
     }

@@ -70,6 +70,7 @@ impl SlotTable {
     pub(super) fn delete_all<'a>(&mut self, regions: impl Iterator<Item = &'a SharedRegion>) -> Result<()> {
         let mut result = Ok(());
         for region in regions {
+            // Deleted in any case: `and` keeps the first error.
             result = result.and(self.delete(region));
         }
         result

@@ -118,6 +118,7 @@ impl Connection {
     }
 
     fn receive(&self, request: u32) -> io::Result<Vec<u8>> {
+        // One deadline for header and payload: a peer that sends a byte at a time gets no more time for it.
         let (deadline, mut header) = (self.deadline(), Header::default());
         socket::receive(self.socket.as_fd(), header.as_flattened_mut(), deadline)?;
         let mut payload = vec![0; message::reply_size(request, header)?];

@@ -116,6 +116,7 @@ impl VhostUser {
         if !self.process.is_current() {
             return Err(Error::Forked);
         }
+        // Duplicated first: the caller may close its own while the lock is waited for.
         let files: Vec<File> = fds.iter().map(|fd| duplicate(*fd)).collect::<Result<_>>()?;
         let fds: Vec<BorrowedFd<'_>> = files.iter().map(AsFd::as_fd).collect();
         let connection = &mut self.backend.lock().connection;
@@ -171,6 +172,7 @@ impl Backend {
         let fields: Vec<RegionFields> = table.values().map(VhostUserRegion::fields).collect();
         let fds: Vec<BorrowedFd<'_>> = table.values().map(|region| region.file.as_fd()).collect();
         self.connection.report(message::SET_MEM_TABLE, &message::memory_table(&fields)?, &fds)?;
+        // Only now: after a refusal the backend has the table that it had.
         self.table = table;
         Ok(())
     }
@@ -220,6 +222,7 @@ impl Client for VhostUser {
     }
 
     fn prepare(&self, proposal: &Arc<Proposal>) -> Result<()> {
+        // Before the lock: an export waits for direct copies under way.
         let added = exported(proposal, proposal.change.added.iter())?;
         let mut backend = self.backend.lock();
         let removed = backend.shown(proposal.removed_before());

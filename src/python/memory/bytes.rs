@@ -12,6 +12,7 @@ use crate::model::int::{u64_of, usize_of};
 use crate::model::range::Range;
 use crate::model::room::{self, Room};
 use crate::python::buffer;
+use crate::python::calls::python_call;
 use crate::python::convert::{self, Address, Byte, Size};
 
 /// Bytes that a search for the end of a string reads at a time.
@@ -20,9 +21,9 @@ const STRING_STEP: u64 = 256;
 pub(super) const READ: Verb = Verb::new("read", Need::Read);
 const READ_C_STRING: Verb = Verb::new("read_c_string", Need::Read);
 
-/// A verb that writes; one that is forced needs no protection.
+/// A verb that writes. One that is forced needs no protection; it may wait for others that lift one, so it is long whatever its size.
 const fn writing(name: &'static str, force: bool) -> Verb {
-    Verb::new(name, if force { Need::Nothing } else { Need::Write })
+    if force { Verb::new(name, Need::Nothing).slow() } else { Verb::new(name, Need::Write) }
 }
 
 impl PyMemory {
@@ -57,11 +58,12 @@ impl PyMemory {
             self.short(|map, memory| Access { map, memory, verb, range }.sections().map(drop))?;
         }
         buffer::new_bytes(py, range.size(), |output| {
-            self.run(py, [(verb, &[range])], None, |[sections], _| {
+            self.run(py, [(verb, &[range])], None, |[sections], interrupt| {
                 if let Some(byte) = pad {
-                    output.fill(byte.0);
+                    // First: the new object's bytes are whatever was in the heap, and holes are not written again.
+                    output.fill(byte.0, interrupt)?;
                 }
-                access::read(sections, output)
+                access::read(sections, output, interrupt)
             })
         })
     }
@@ -70,10 +72,11 @@ impl PyMemory {
     fn string_part(&self, py: Python<'_>, range: Range) -> PyResult<Vec<u8>> {
         let verb = READ_C_STRING;
         let reach = self.short(|map, memory| Ok(Access { map, memory, verb, range }.reach()))?;
+        // With nothing to read, the whole range is asked for, and its refusal is the error.
         let range = if reach == 0 { range } else { range.take(reach) };
-        self.run(py, [(verb, &[range])], None, |[sections], _| {
+        self.run(py, [(verb, &[range])], None, |[sections], interrupt| {
             let mut bytes = room::zeroed(usize_of(range.size()))?;
-            access::read(sections, &Output::from(bytes.as_mut_slice())).map(|()| bytes)
+            access::read(sections, &Output::from(bytes.as_mut_slice()), interrupt).map(|()| bytes)
         })
     }
 
@@ -89,7 +92,7 @@ impl PyMemory {
 
     #[cold]
     pub(super) fn read_slowly(&self, py: Python<'_>, range: Range, output: &Output<'_>) -> PyResult<()> {
-        self.run(py, [(READ, &[range])], None, |[sections], _| access::read(sections, output))
+        self.run(py, [(READ, &[range])], None, |[sections], interrupt| access::read(sections, output, interrupt))
     }
 
     /// Writes an input at an address.
@@ -105,7 +108,7 @@ impl PyMemory {
     #[cold]
     fn write_slowly(&self, py: Python<'_>, verb: Verb, range: Range, input: Input<'_>) -> PyResult<()> {
         let force = verb.need == Need::Nothing;
-        self.run(py, [(verb, &[range])], None, |[sections], _| access::write(sections, input, force))
+        self.run(py, [(verb, &[range])], None, |[sections], interrupt| access::write(sections, input, force, interrupt))
     }
 }
 
@@ -179,7 +182,7 @@ impl PyMemory {
 
     /// The bytes up to a zero, without it; `max_size` bytes when there is none before.
     ///
-    /// With `encoding` a `str`. What lies behind the zero is not touched. Raises as `read` does, when there is no memory before the
+    /// With `encoding` a `str`. Memory behind the zero is not touched. Raises as `read` does, when there is no memory before the
     /// zero; `UnicodeDecodeError`.
     ///
     /// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
@@ -196,6 +199,7 @@ impl PyMemory {
         max_size: Size,
         encoding: Option<&Bound<'py, PyString>>,
     ) -> PyResult<Bound<'py, PyAny>> {
+        let _guard = python_call();
         let mut string = Vec::new();
         let mut left = Range::between(addr.0, u64::MAX).take(max_size.0);
         while u64_of(string.len()) < max_size.0 {

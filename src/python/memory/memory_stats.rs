@@ -18,7 +18,7 @@ const VERIFY_PLACEMENT: Verb = Verb::new("verify_placement", Need::Nothing).slow
 
 #[pymethods]
 impl PyMemory {
-    /// What the kernel really gave each region, or one: a tuple of `EffectiveBacking`, read back from the kernel.
+    /// The memory really given to each region, or one: a tuple of `EffectiveBacking`, read back from the kernel.
     ///
     /// >>> from dbs_address_space import AddressSpaceBuilder
     /// >>> memory = AddressSpaceBuilder(numa_regions=["4MiB"], mem_prealloc=True).build().memory

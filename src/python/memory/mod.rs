@@ -13,6 +13,7 @@ use super::base::target;
 use super::convert::{self, Address, Size};
 use super::dax::PyDaxWindow;
 use super::interrupt::detached;
+use super::leaving::leave;
 use super::mapping::PyMapping;
 use super::region_objects::RegionObject;
 use super::registry::PyRegistry;
@@ -58,7 +59,7 @@ pub(super) const EVERYWHERE: Range = Range::between(0, u64::MAX);
 /// >>> memory.write_u32(0x1000, 0x12345678)
 /// >>> memory.read(0x1000, 4)
 /// b'xV4\x12'
-#[pyclass(frozen, name = "GuestMemory", module = "dbs_address_space")]
+#[pyclass(frozen, weakref, name = "GuestMemory", module = "dbs_address_space")]
 #[derive(Debug)]
 pub struct PyMemory {
     space: SpaceRef,
@@ -129,6 +130,7 @@ impl PyMemory {
     /// The regions that have memory, by ascending base.
     #[getter]
     fn regions<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        // Objects are made behind the snapshot: making one may run Python code.
         let descs: Vec<_> =
             self.short(|_, memory| Ok(memory.regions().map(|region| Arc::clone(region.desc())).collect()))?;
         PyTuple::new(py, descs.into_iter().map(RegionObject).collect::<Vec<_>>())
@@ -212,10 +214,10 @@ impl PyMemory {
         &self,
         py: Python<'_>,
         _type: &Bound<'_, PyAny>,
-        _value: &Bound<'_, PyAny>,
+        value: &Bound<'_, PyAny>,
         _traceback: &Bound<'_, PyAny>,
     ) -> PyResult<bool> {
-        self.close(py).map(|()| false)
+        leave(value, self.close(py))
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> std::result::Result<(), PyTraverseError> {
@@ -223,6 +225,7 @@ impl PyMemory {
     }
 
     fn __repr__(&self) -> String {
+        // Held while it is shown: no Python code runs here.
         let snapshot = self.space.load();
         let Ok(memory) = snapshot.memory_of(self.incarnation) else { return "GuestMemory(closed)".into() };
         let size = memory.regions().map(|region| region.range().size()).sum();

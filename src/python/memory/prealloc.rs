@@ -18,11 +18,11 @@ impl PyMemory {
     /// Sees to it that every page of all regions, or of one (exact base, name or region), is there, and returns a `PreallocReport`.
     ///
     /// Works in `threads` threads, by default as many as there are CPUs, up to 16 and one for each 64 MiB, near the NUMA nodes of
-    /// the region. What is there stays as it is. `progress(p)` has bytes done and total and bytes a second; raising, and Ctrl-C, ends it
+    /// the region. Present pages stay unchanged. `progress(p)` has bytes done and total and bytes a second; raising, and Ctrl-C, ends it
     /// within a moment. With `background` it returns a `PreallocHandle` at once; the memory stays until that has ended, even
     /// when the space is gone. Regions are leased meanwhile, so that removing one is `RegionBusy`.
     ///
-    /// Raises `HugePagesShort` with the pages that are missing, `BackingError`. What was populated then stays, for it may be in use.
+    /// Raises `HugePagesShort` with the pages that are missing, `BackingError`. Populated pages stay, for they may be in use.
     ///
     /// >>> from dbs_address_space import AddressSpaceBuilder
     /// >>> AddressSpaceBuilder(numa_regions=["4MiB"]).build().memory.prealloc().size

@@ -3,7 +3,7 @@
 use pyo3::prelude::*;
 
 use super::PyMemory;
-use crate::memory::access::{self, Side};
+use crate::memory::access::{self, LONG_COPY, Side};
 use crate::memory::leased_sections::LeasedSections;
 use crate::memory::mapped_regions::MappedRegions;
 use crate::memory::section::Section;
@@ -12,23 +12,21 @@ use crate::model::interrupt::{Interrupt, Uninterrupted};
 use crate::model::range::Range;
 use crate::model::region_map::RegionMap;
 use crate::model::room::Room;
+use crate::python::callback;
 use crate::python::interrupt::detached;
-
-/// From this size on a copy is long: below it, giving the interpreter's lock away and getting it back takes longer than the copy.
-const LONG: u64 = 4 << 20;
 
 /// Whether a copy of so many bytes is long.
 #[inline]
 pub(super) const fn is_long_copy(size: u64) -> bool {
-    size >= LONG
+    size >= LONG_COPY
 }
 
 /// Whether work is long: by its size or its verb, or because it may wait for a disk or for a handler of faults.
 fn is_long<const N: usize>(sides: &[Side<'_>; N], plans: &[Vec<Section<'_>>; N]) -> bool {
     sides.iter().zip(plans).any(|((verb, ranges), plan)| {
         // The sum is a number: the plan was made for a buffer of that size.
-        let size = ranges.iter().map(Range::size).sum();
-        (verb.is_slow && !plan.is_empty()) || is_long_copy(size) || plan.iter().any(Section::may_block)
+        let size: u64 = ranges.iter().map(Range::size).sum();
+        !plan.is_empty() && (size >= verb.long_from || plan.iter().any(Section::may_block))
     })
 }
 
@@ -61,10 +59,11 @@ impl PyMemory {
         progress: Option<Py<PyAny>>,
         work: impl FnOnce([&[Section<'_>]; N], &dyn Interrupt) -> Result<T> + Send,
     ) -> PyResult<T> {
+        callback::check_progress(py, progress.as_ref())?;
         let snapshot = self.space.load();
         let plans = snapshot.memory_of(self.incarnation).and_then(|memory| access::plan(&snapshot.map, memory, sides));
         let leased = match plans {
-            Ok(plans) if is_long(&sides, &plans) => Ok(LeasedSections::lease_all(sides, &plans)),
+            Ok(plans) if progress.is_some() || is_long(&sides, &plans) => Ok(LeasedSections::lease_all(sides, &plans)),
             Ok(plans) => {
                 let result = work(plans.each_ref().map(Vec::as_slice), &Uninterrupted);
                 drop(plans);
@@ -74,6 +73,7 @@ impl PyMemory {
             }
             Err(error) => Err(error),
         };
+        // Before the wait for a change, which waits for all who have this snapshot.
         drop(snapshot);
         let leased = leased?;
         detached(py, progress, move |interrupt| {

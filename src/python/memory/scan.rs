@@ -18,11 +18,12 @@ use crate::model::interrupt::Interrupt;
 use crate::model::invalid::Invalid;
 use crate::model::range::Range;
 use crate::python::buffer;
+use crate::python::calls::python_call;
 use crate::python::convert::{self, Address, Size};
 
-/// A verb that looks at all bytes of a range, which takes long whatever the size.
+/// A verb that looks at all bytes of a range, for longer than a copy would take.
 const fn scanning(name: &'static str) -> Verb {
-    Verb::new(name, Need::Read).slow()
+    Verb::new(name, Need::Read).long_from(256 << 10)
 }
 
 const COMPARE: Verb = scanning("compare");
@@ -38,7 +39,10 @@ struct PyDigest {
 
 impl Digest for PyDigest {
     fn update(&mut self, bytes: &[u8]) -> Result<()> {
-        Python::attach(|py| self.update.call1(py, (buffer::copied(py, bytes)?,)).map(drop)).map_err(|raised| {
+        let _guard = python_call();
+        let result = Python::attach(|py| self.update.call1(py, (buffer::copied(py, bytes)?,)).map(drop));
+        result.map_err(|raised| {
+            // Kept here, for an error of the work has no room for an exception.
             self.raised = Some(raised);
             Error::Interrupted
         })
@@ -49,11 +53,11 @@ impl PyMemory {
     fn feed(
         &self,
         py: Python<'_>,
-        range: Range,
+        (verb, range): (Verb, Range),
         progress: Option<Py<PyAny>>,
         digest: &mut (dyn Digest + Send),
     ) -> PyResult<()> {
-        self.run(py, [(HASH, &[range])], progress, |[sections], interrupt| hash::hash(sections, digest, interrupt))
+        self.run(py, [(verb, &[range])], progress, |[sections], interrupt| hash::hash(sections, digest, interrupt))
     }
 }
 
@@ -94,10 +98,11 @@ impl PyMemory {
         algorithm: &str,
         progress: Option<Py<PyAny>>,
     ) -> PyResult<Bound<'py, PyBytes>> {
+        let _guard = python_call();
         let range = convert::range(addr, size)?;
         if algorithm == "blake3" {
             let mut hasher = blake3::Hasher::new();
-            self.feed(py, range, progress, &mut hasher)?;
+            self.feed(py, (HASH, range), progress, &mut hasher)?;
             return buffer::copied(py, hasher.finalize().as_bytes());
         }
         let object = py.import("hashlib")?.call_method1("new", (algorithm,)).map_err(|error| {
@@ -106,11 +111,12 @@ impl PyMemory {
                 false => error,
             }
         })?;
+        // SHAKE and its like: how long the digest should be is not said.
         if object.getattr("digest_size")?.eq(0)? {
             return Err(Invalid::argument(format!("digests of {algorithm} have no length of their own")).into());
         }
         let mut digest = PyDigest { update: object.getattr("update")?.unbind(), raised: None };
-        let fed = self.feed(py, range, progress, &mut digest);
+        let fed = self.feed(py, (HASH.slow(), range), progress, &mut digest);
         match digest.raised {
             Some(raised) => return Err(raised),
             None => fed?,

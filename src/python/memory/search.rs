@@ -30,7 +30,7 @@ use crate::python::space_ref::SpaceRef;
 /// >>> from dbs_address_space import BytePattern
 /// >>> BytePattern("488b??c?")
 /// BytePattern('48 8b ?? c?')
-#[pyclass(frozen, eq, hash, name = "BytePattern", module = "dbs_address_space")]
+#[pyclass(frozen, eq, hash, weakref, name = "BytePattern", module = "dbs_address_space")]
 #[derive(Debug, PartialEq, Eq, Hash)]
 pub struct PyPattern(Arc<Pattern>);
 
@@ -105,6 +105,7 @@ impl PySearch {
     fn next(&self, state: &mut SearchState, interrupt: &dyn Interrupt) -> Result<Option<u64>> {
         loop {
             let generation = self.generation()?;
+            // Matches that were found on an older map may be gone from this one.
             if state.generation != Some(generation) {
                 state.search.rewind();
                 state.generation = Some(generation);
@@ -138,6 +139,7 @@ impl PySearch {
     }
 
     fn __next__(&self, py: Python<'_>) -> PyResult<Option<u64>> {
+        // Never waited for: the other thread may wait for the interpreter's lock, which this one has.
         let Some(mut state) = self.state.try_lock() else {
             return Err(Invalid::argument("the search is going on in another thread").into());
         };
@@ -196,7 +198,7 @@ impl PyMemory {
             done: 0,
             generation: None,
         };
-        let (space, interrupt) = (self.space.clone(), PyInterrupt::new(progress));
+        let (space, interrupt) = (self.space.clone(), PyInterrupt::new(needle.py(), progress)?);
         Ok(PySearch { space, incarnation: self.incarnation, interrupt, total, state: Lock::new(found) })
     }
 }

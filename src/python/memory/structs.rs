@@ -9,12 +9,14 @@ use pyo3::types::{PyBytes, PyTuple};
 use super::PyMemory;
 use crate::memory::access::Verb;
 use crate::memory::protection::Need;
+use crate::python::calls::python_call;
 use crate::python::convert::{self, Address, Size};
 
 const UNPACK: Verb = Verb::new("unpack", Need::Read);
 
 /// The module, which keeps the formats that it has seen compiled.
 fn structs(py: Python<'_>) -> PyResult<&Bound<'_, PyModule>> {
+    let _guard = python_call();
     static STRUCT: PyOnceLock<Py<PyModule>> = PyOnceLock::new();
     let module = STRUCT.get_or_try_init(py, || py.import("struct").map(Bound::unbind))?;
     Ok(module.bind(py))
@@ -33,6 +35,7 @@ impl PyMemory {
     /// >>> memory.unpack(0x100, "<QIHH")
     /// (32768, 512, 1, 2)
     fn unpack<'py>(&self, py: Python<'py>, addr: Address, fmt: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        let _guard = python_call();
         let structs = structs(py)?;
         let size: u64 = structs.call_method1(intern!(py, "calcsize"), (fmt,))?.extract()?;
         let bytes = self.bytes_of(py, UNPACK, convert::range(addr, Size(size))?, None)?;
@@ -51,6 +54,7 @@ impl PyMemory {
     /// b'\x124'
     #[pyo3(signature = (addr, fmt, *values))]
     fn pack(&self, py: Python<'_>, addr: Address, fmt: &Bound<'_, PyAny>, values: &Bound<'_, PyTuple>) -> PyResult<()> {
+        let _guard = python_call();
         let arguments: Vec<_> = std::iter::once(fmt.clone()).chain(values.iter()).collect();
         let packed = structs(py)?.getattr(intern!(py, "pack"))?.call1(PyTuple::new(py, arguments)?)?;
         let bytes = packed.cast_into::<PyBytes>().map_err(|_| PyTypeError::new_err("struct.pack gave no bytes"))?;

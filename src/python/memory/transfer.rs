@@ -2,43 +2,98 @@
 
 use std::fs::File;
 
-use pyo3::exceptions::PyTypeError;
+use pyo3::exceptions::{PyOSError, PyTypeError};
 use pyo3::intern;
 use pyo3::prelude::*;
+use pyo3::types::{PyByteArray, PyMemoryView, PySlice};
 
 use super::PyMemory;
 use crate::memory::access::Verb;
+use crate::memory::buffer::Bytes;
 use crate::memory::protection::Need;
 use crate::memory::section::Section;
 use crate::memory::transfer::Transfer;
-use crate::model::error::Result;
+use crate::model::error::{Errno, Error, Result};
+use crate::model::format::hex;
+use crate::model::int::usize_of;
 use crate::model::range::Range;
 use crate::model::region::{PROT_READ, PROT_WRITE};
+use crate::python::calls::python_call;
 use crate::python::convert::{self, Address, Size, U64};
+use crate::python::{buffer, callback};
+use crate::sys::errno::{EAGAIN, EIO};
 use crate::sys::file;
 
+/// The most bytes that a file object is asked for at a time.
+const STEP: u64 = 1 << 20;
+
+/// How the bytes of a file are moved.
+enum Endpoint<'py> {
+    /// By its descriptor: of an int, and of an object whose bytes are those of its descriptor.
+    Descriptor(Descriptor<'py>),
+    /// By its `readinto` or `write`, for only they know what becomes of the bytes.
+    Stream(Bound<'py, PyAny>),
+}
+
+impl<'py> Endpoint<'py> {
+    fn new(object: &Bound<'py, PyAny>, method: &str, needed: i32) -> PyResult<Self> {
+        let _guard = python_call();
+        let io = object.py().import(intern!(object.py(), "io"))?;
+        if object.is_instance(&io.getattr("TextIOBase")?)? {
+            return Err(PyTypeError::new_err("the file is open as text: open it in binary mode"));
+        }
+        if descriptor_is_all(object)? {
+            return Descriptor::new(object, needed).map(Self::Descriptor);
+        }
+        let Some(move_bytes) = object.getattr_opt(method)? else {
+            let class = object.get_type().name()?;
+            return Err(PyTypeError::new_err(format!(
+                "{class} is not a file, for it has no {method}(): give its descriptor, an int"
+            )));
+        };
+        callback::check(&move_bytes, method)?;
+        Ok(Self::Stream(move_bytes))
+    }
+}
+
+/// Whether reads and writes of the descriptor are those of the object: ints, and those of Python's own classes that keep nothing back,
+/// or whose buffer can be emptied. Subclasses and wrappers may compress, count, encrypt or buffer.
+fn descriptor_is_all(object: &Bound<'_, PyAny>) -> PyResult<bool> {
+    let _guard = python_call();
+    let py = object.py();
+    if object.getattr_opt("fileno")?.is_none() {
+        return object.get_type().hasattr("__index__");
+    }
+    let io = py.import(intern!(py, "io"))?;
+    let is_exactly = |object: &Bound<'_, PyAny>, class: &str| Ok::<_, PyErr>(object.get_type().is(&io.getattr(class)?));
+    if is_exactly(object, "FileIO")? || object.get_type().is(&py.import(intern!(py, "socket"))?.getattr("socket")?) {
+        return Ok(true);
+    }
+    for class in ["BufferedReader", "BufferedWriter", "BufferedRandom"] {
+        if is_exactly(object, class)? {
+            // Bytes may wait in the buffer of one that can't be sought and is read.
+            let is_seekable = object.call_method0("seekable")?.is_truthy()?;
+            return Ok(is_exactly(&object.getattr("raw")?, "FileIO")? && (is_seekable || class == "BufferedWriter"));
+        }
+    }
+    Ok(false)
+}
+
 /// A descriptor of the user's, and how to keep a Python file object in step with it.
-struct Endpoint<'py> {
+struct Descriptor<'py> {
     file: File,
     /// A buffered file object, and its position: it may have read ahead.
     buffered: Option<(Bound<'py, PyAny>, u64)>,
 }
 
-impl<'py> Endpoint<'py> {
+impl<'py> Descriptor<'py> {
     fn new(object: &Bound<'py, PyAny>, needed: i32) -> PyResult<Self> {
-        let py = object.py();
-        let io = py.import(intern!(py, "io"))?;
-        if object.is_instance(&io.getattr("TextIOBase")?)? {
-            return Err(PyTypeError::new_err("the file is open as text: open it in binary mode"));
-        }
+        let _guard = python_call();
+        let io = object.py().import(intern!(object.py(), "io"))?;
         let buffered = if object.is_instance(&io.getattr("BufferedIOBase")?)? {
+            // Before the position is asked for: bytes in Python's buffer come first in the file.
             object.call_method0("flush")?;
             let is_seekable = object.call_method0("seekable")?.is_truthy()?;
-            if !is_seekable && object.call_method0("readable")?.is_truthy()? {
-                return Err(PyTypeError::new_err(
-                    "the file is buffered and can't be sought, so bytes may wait in its buffer: give its .raw",
-                ));
-            }
             if is_seekable { Some((object.clone(), object.call_method0("tell")?.extract::<U64>()?.0)) } else { None }
         } else {
             None
@@ -60,6 +115,7 @@ impl<'py> Endpoint<'py> {
         (verb, range): (Verb, Range),
         work: impl FnOnce(&mut Transfer<'_>, &[Section<'_>]) -> Result<()> + Send,
     ) -> PyResult<()> {
+        let _guard = python_call();
         let (endpoint, at) = (&self.file, self.buffered.as_ref().map(|(_, position)| *position));
         let mut done = 0;
         let transferred = memory.run(py, [(verb, &[range])], None, |[sections], interrupt| {
@@ -68,6 +124,7 @@ impl<'py> Endpoint<'py> {
             done = transfer.done();
             result
         });
+        // Also after a failure: Python's position then lies behind the bytes that were transferred.
         let sought = match &self.buffered {
             Some((object, _)) if verb.need == Need::Read && file::appends(endpoint) => {
                 object.call_method1("seek", (0, 2))
@@ -79,15 +136,97 @@ impl<'py> Endpoint<'py> {
     }
 }
 
+impl PyMemory {
+    /// Calls `step` for the bytes that are left of a range, until it has moved all of them.
+    fn stream(
+        &self,
+        py: Python<'_>,
+        (verb, range): (Verb, Range),
+        mut step: impl FnMut(Range) -> PyResult<Option<u64>>,
+    ) -> PyResult<()> {
+        let _guard = python_call();
+        // The file's own code runs meanwhile, which may take long: the region stays, and nothing that was checked is checked in vain.
+        let held = self.lease(py, (verb, &[range]))?;
+        let mut left = range;
+        while !left.is_empty() {
+            let done = range.size().saturating_sub(left.size());
+            let moved = step(left.take(STEP)).map_err(|error| noted(py, error, verb.name, done, range.size()))?;
+            match moved {
+                Some(count) if count > 0 => left = left.skip(count),
+                moved => return Err(stopped(verb, moved.is_none(), done, range.size()).into()),
+            }
+            py.check_signals()?;
+        }
+        py.detach(|| drop(held));
+        Ok(())
+    }
+
+    fn read_stream(&self, py: Python<'_>, readinto: &Bound<'_, PyAny>, range: Range) -> PyResult<()> {
+        let _guard = python_call();
+        let buffer = PyByteArray::new_with(py, usize_of(range.size().min(STEP)), |_| Ok(()))?;
+        self.stream(py, (READ_FROM, range), |part| {
+            let whole = PyMemoryView::from(buffer.as_any())?;
+            let view = whole.get_item(PySlice::new(py, 0, isize::try_from(part.size())?, 1))?;
+            let Some(count) = count(&readinto.call1((view,))?, part.size())? else { return Ok(None) };
+            let bytes = buffer.to_vec();
+            let read = Bytes::from(bytes.get(..usize_of(count)).unwrap_or_default());
+            self.write_from(py, Address(part.base()), read, false)?;
+            Ok(Some(count))
+        })
+    }
+
+    fn write_stream(&self, py: Python<'_>, write: &Bound<'_, PyAny>, range: Range) -> PyResult<()> {
+        let _guard = python_call();
+        let raw = py.import(intern!(py, "io"))?.getattr("RawIOBase")?;
+        let is_raw = write.getattr_opt("__self__")?.is_some_and(|file| file.is_instance(&raw).unwrap_or(false));
+        self.stream(py, (WRITE_TO, range), |part| {
+            let bytes = buffer::new_bytes(py, part.size(), |output| {
+                self.run(py, [(WRITE_PART, &[part])], None, |[sections], _| {
+                    sections.iter().try_for_each(|section| section.scan(output))
+                })
+            })?;
+            let answer = write.call1((bytes,))?;
+            // A raw file says so that it would block; other writers that say nothing took all.
+            if answer.is_none() && !is_raw { Ok(Some(part.size())) } else { count(&answer, part.size()) }
+        })
+    }
+}
+
+/// The bytes that a file object says it moved; `None` when it would block.
+fn count(answer: &Bound<'_, PyAny>, asked: u64) -> PyResult<Option<u64>> {
+    if answer.is_none() {
+        return Ok(None);
+    }
+    let count = answer.extract::<U64>().ok().map(|count| count.0).filter(|count| *count <= asked);
+    let wrong = || PyOSError::new_err(format!("the file says that it moved {answer} bytes of {asked}"));
+    count.map(Some).ok_or_else(wrong)
+}
+
+fn stopped(verb: Verb, would_block: bool, done: u64, size: u64) -> Error {
+    let (why, errno) = if would_block { ("the file would block", EAGAIN) } else { ("the file ended", EIO) };
+    let message = format!("{}: {why} after {} of {} bytes", verb.name, hex(done), hex(size));
+    Error::Partial { message, errno: Errno::Refused(errno), done, size }
+}
+
+/// An exception of a file object passes, with a note on how far it came.
+fn noted(py: Python<'_>, error: PyErr, verb: &str, done: u64, size: u64) -> PyErr {
+    let _guard = python_call();
+    let note = format!("{verb}: after {} of {} bytes", hex(done), hex(size));
+    let _ = error.value(py).call_method1("add_note", (note,));
+    error
+}
+
 const READ_FROM: Verb = Verb::new("read_from", Need::Write).slow();
 const WRITE_TO: Verb = Verb::new("write_to", Need::Read).slow();
+const WRITE_PART: Verb = Verb::new("write_to", Need::Read);
 
 #[pymethods]
 impl PyMemory {
     /// Reads `size` bytes of a file or socket straight into guest memory, and returns `size`.
     ///
-    /// `file` is a descriptor or has `fileno()`; short reads, signals and non-blocking sockets are gone on with, and Ctrl-C ends the
-    /// wait. Raises `PartialTransfer` with `.done` when the file ends or fails before; as `write` does, and then nothing was read.
+    /// `file` is a descriptor or a file object. The descriptor is used of ints, sockets and what `open()` gives; any other object, such
+    /// as `io.BytesIO` or one that decompresses, is read by its `readinto`, and what that raises comes out. Short reads, signals and
+    /// non-blocking sockets are gone on with, and Ctrl-C ends the wait. Raises `TypeError` for what is neither, `PartialTransfer` with `.done` when the file ends or fails before; as `write` does, and then nothing was read.
     ///
     /// >>> import tempfile
     /// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
@@ -101,16 +240,19 @@ impl PyMemory {
     /// b'kernel'
     fn read_from(&self, py: Python<'_>, file: &Bound<'_, PyAny>, addr: Address, size: Size) -> PyResult<u64> {
         let range = convert::range(addr, size)?;
-        let endpoint = Endpoint::new(file, PROT_READ)?;
-        if size.0 > 0 {
-            endpoint.transfer(py, self, (READ_FROM, range), |transfer, sections| transfer.read(sections))?;
+        match Endpoint::new(file, "readinto", PROT_READ)? {
+            _ if range.is_empty() => {}
+            Endpoint::Stream(readinto) => self.read_stream(py, &readinto, range)?,
+            Endpoint::Descriptor(file) => {
+                file.transfer(py, self, (READ_FROM, range), |transfer, sections| transfer.read(sections))?;
+            }
         }
         Ok(size.0)
     }
 
     /// Writes `size` bytes of guest memory to a file or socket, and returns `size`.
     ///
-    /// As `read_from`, the other way; memory that no one has written is sent as zeroes, and not allocated for it. Raises
+    /// As `read_from`, the other way, by the object's `write`; memory that no one has written is sent as zeroes, and not allocated for it. Raises
     /// `PartialTransfer` with `.done`; as `read` does, and then nothing was written.
     ///
     /// >>> import tempfile
@@ -122,9 +264,12 @@ impl PyMemory {
     /// 4096
     fn write_to(&self, py: Python<'_>, file: &Bound<'_, PyAny>, addr: Address, size: Size) -> PyResult<u64> {
         let range = convert::range(addr, size)?;
-        let endpoint = Endpoint::new(file, PROT_WRITE)?;
-        if size.0 > 0 {
-            endpoint.transfer(py, self, (WRITE_TO, range), |transfer, sections| transfer.write(sections))?;
+        match Endpoint::new(file, "write", PROT_WRITE)? {
+            _ if range.is_empty() => {}
+            Endpoint::Stream(write) => self.write_stream(py, &write, range)?,
+            Endpoint::Descriptor(file) => {
+                file.transfer(py, self, (WRITE_TO, range), |transfer, sections| transfer.write(sections))?;
+            }
         }
         Ok(size.0)
     }
@@ -143,6 +288,7 @@ impl PyMemory {
     /// (8188, b'tail')
     #[pyo3(signature = (mode="rb", *, holes="error"))]
     fn open<'py>(slf: Bound<'py, Self>, mode: &str, holes: &str) -> PyResult<Bound<'py, PyAny>> {
+        let _guard = python_call();
         let module = slf.py().import("dbs_address_space.guest_file")?;
         module.getattr("GuestFile")?.call1((slf, mode, holes))
     }

@@ -13,6 +13,7 @@ use crate::model::error::Result;
 use crate::model::invalid::Invalid;
 use crate::model::range::Range;
 use crate::python::buffer;
+use crate::python::calls::python_call;
 use crate::python::convert::Address;
 
 const INTEGER: usize = size_of::<u64>();
@@ -38,6 +39,7 @@ fn integers<'py>(
     bytes: Bound<'py, PyByteArray>,
     format: &str,
 ) -> PyResult<Bound<'py, PyAny>> {
+    let _guard = python_call();
     if like.hasattr("__array_interface__")? {
         let shape = like.getattr("shape")?;
         let flat = like.py().import("numpy")?.call_method1("frombuffer", (bytes, format!("<{}8", kind(format))))?;
@@ -114,9 +116,11 @@ impl PyMemory {
 impl PyMemory {
     /// Reads the integer at each address, those that take the long way one by one.
     fn read_each(&self, py: Python<'_>, addresses: Bytes<'_>, output: &Output<'_>) -> PyResult<()> {
+        let _guard = python_call();
         let is_long = addresses.size() >= LONG_LIST;
         let mut at = 0usize;
         while at < addresses.size() {
+            py.check_signals()?;
             let run = || self.short(|_, memory| read_run(memory, addresses, output, at));
             let end = if is_long { py.detach(run) } else { run() }?;
             if end == at {

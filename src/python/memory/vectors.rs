@@ -11,10 +11,12 @@ use crate::memory::protection::Need;
 use crate::memory::section::Section;
 use crate::model::error::Result;
 use crate::model::int::{u64_of, usize_of};
+use crate::model::interrupt::Interrupt;
 use crate::model::invalid::Invalid;
 use crate::model::range::Range;
 use crate::model::room::Room;
 use crate::python::buffer;
+use crate::python::calls::python_call;
 use crate::python::convert::{self, Address, Size};
 
 const INTEGER: usize = size_of::<u64>();
@@ -27,6 +29,8 @@ type Pair = (Address, Size);
 
 /// Pairs `(addr, size)` from any sequence, or from a buffer of u64 pairs such as an array of shape `(n, 2)`.
 fn pairs(object: &Bound<'_, PyAny>) -> PyResult<Vec<Pair>> {
+    let _guard = python_call();
+    // A list by its items, without an iterator: the usual case of a hot path.
     if let Ok(list) = object.cast_exact::<PyList>() {
         return list.iter().map(|pair| range(&pair)).collect();
     }
@@ -121,6 +125,7 @@ impl PyMemory {
         self.direct(total(pairs)?, |memory| {
             let is_direct = |(addr, size): &Pair| memory.takes(addr.0, usize_of(size.0));
             let mut both = pairs.iter().zip(data);
+            // All are looked at before the first is written: the long way must find nothing written yet.
             let is_written =
                 pairs.iter().all(is_direct) && both.all(|((addr, _), bytes)| memory.write_direct(addr.0, *bytes));
             is_written.then_some(())
@@ -139,11 +144,13 @@ impl PyMemory {
     /// >>> space.map_memory().readv([(0, 2), (0x100, 1)])
     /// [b'\x00\x00', b'\x00']
     fn readv<'py>(&self, py: Python<'py>, ranges: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyList>> {
+        let _guard = python_call();
         let pairs = pairs(ranges)?;
         if let Some(bytes) = self.readv_direct(py, &pairs)? {
             return Ok(bytes);
         }
-        let bytes = pairs.into_iter().map(|pair| self.readv_one(py, pair));
+        let _guard = python_call();
+        let bytes = pairs.into_iter().map(|pair| py.check_signals().and_then(|()| self.readv_one(py, pair)));
         PyList::new(py, bytes.collect::<PyResult<Vec<_>>>()?)
     }
 
@@ -165,7 +172,7 @@ impl PyMemory {
             }
             if self.readv_into_direct(&pairs, output)?.is_none() {
                 let side = (READV_INTO, &checked(&pairs)?[..]);
-                self.run(py, [side], None, |[sections], _| access::read(sections, output))?;
+                self.run(py, [side], None, |[sections], interrupt| access::read(sections, output, interrupt))?;
             }
             Ok(size)
         })
@@ -182,8 +189,10 @@ impl PyMemory {
     /// >>> memory.readv([(0, 2), (0x100, 1)])
     /// [b'ab', b'c']
     fn writev(&self, py: Python<'_>, pairs: &Bound<'_, PyAny>) -> PyResult<()> {
+        let _guard = python_call();
         let given: Vec<(Address, Bound<'_, PyAny>)> =
             pairs.try_iter()?.map(|pair| pair?.extract()).collect::<PyResult<_>>()?;
+        // All buffers are held before the first byte is written: one that can't be had must change nothing.
         let buffers = given.iter().map(|(_, data)| buffer::PyBuffer::of(data)).collect::<PyResult<Vec<_>>>()?;
         let data: Vec<_> = buffers.iter().map(buffer::PyBuffer::bytes).collect();
         let pairs: Vec<Pair> =
@@ -192,7 +201,7 @@ impl PyMemory {
             return Ok(());
         }
         let side = (WRITEV, &checked(&pairs)?[..]);
-        self.run(py, [side], None, |[sections], _| write_each(sections, &pairs, &data))
+        self.run(py, [side], None, |[sections], interrupt| write_each(sections, &pairs, &data, interrupt))
     }
 }
 
@@ -202,12 +211,12 @@ fn too_short(there: usize, needed: usize) -> PyErr {
 }
 
 /// Writes each piece of data to the sections that it lies in; the sections count their places through all data.
-fn write_each(sections: &[Section<'_>], pairs: &[Pair], data: &[Bytes<'_>]) -> Result<()> {
+fn write_each(sections: &[Section<'_>], pairs: &[Pair], data: &[Bytes<'_>], interrupt: &dyn Interrupt) -> Result<()> {
     let mut sections = sections;
     for (bytes, place) in data.iter().zip(places(pairs)) {
         let (mine, rest) = sections.split_at(sections.partition_point(|section| section.buffer().base() < place.end()));
         let mine: Vec<_> = mine.iter().map(|section| section.behind(place.base())).collect();
-        access::write(&mine, Input::Bytes(*bytes), false).map_err(|error| error.after(place.base()))?;
+        access::write(&mine, Input::Bytes(*bytes), false, interrupt).map_err(|error| error.after(place.base()))?;
         sections = rest;
     }
     Ok(())

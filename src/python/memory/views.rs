@@ -53,7 +53,7 @@ impl PyMemory {
         // Held until the view has a lease of its own, so that it shows the region as the snapshot described it.
         let Some(section) = leased.sections().next() else { return PyGuestView::empty(py) };
         let desc = section.region().desc();
-        // Asked under the lease: whoever makes memory guarded looks for leases after that.
+        // Asked under the lease: a thread that makes memory guarded looks for leases after that.
         let is_direct = |interrupt: &dyn Interrupt| section.is_direct(need.bits(), interrupt);
         let is_direct = match unguarded || !section.region().is_guarded() {
             true => true,

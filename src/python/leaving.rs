@@ -1,0 +1,24 @@
+//! The end of a `with` block, which never hides what its body raised.
+
+use pyo3::exceptions::PyException;
+use pyo3::prelude::*;
+
+use super::calls::python_call;
+
+/// The answer of `__exit__`, once all is closed that can be: an exception of the body passes, and a failure to close becomes a note on it.
+///
+/// Ctrl-C and the like come out themselves, with the body's exception as their context.
+pub(super) fn leave(raised: &Bound<'_, PyAny>, closed: PyResult<()>) -> PyResult<bool> {
+    let _guard = python_call();
+    let py = raised.py();
+    let Err(failure) = closed else { return Ok(false) };
+    if raised.is_none() {
+        return Err(failure);
+    }
+    if !failure.is_instance_of::<PyException>(py) {
+        failure.value(py).setattr("__context__", raised)?;
+        return Err(failure);
+    }
+    let note = format!("at the end of the with block, closing failed too: {failure}");
+    raised.call_method1("add_note", (note,)).map(|_| false)
+}

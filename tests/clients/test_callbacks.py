@@ -1,0 +1,71 @@
+"""Callbacks that would never run, because calling them only makes a coroutine, are refused by name."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+from dbs_address_space import AddressSpace, AddressSpaceRegion
+from memory_helpers import MIB, PAGE, WINDOW, mapped, ram
+
+
+async def coroutine(*_: Any) -> None: ...
+
+
+async def generator(*_: Any) -> Any:
+    yield
+
+
+class Called:
+    async def __call__(self, *_: Any) -> None: ...
+
+
+class Client:
+    def prepare(self, change: Any) -> None: ...
+    def commit(self, change: Any) -> None: ...
+    def rollback(self, change: Any) -> None: ...
+    def read(self, offset: int, size: int) -> int:
+        return 0
+
+    def write(self, offset: int, size: int, value: int) -> None: ...
+
+
+def client(phase: str) -> Any:
+    return type("Half", (Client,), {phase: coroutine})()
+
+
+TAKERS: dict[str, Callable[[AddressSpace, Any], object]] = {
+    "subscribe": lambda space, function: space.subscribe(function),
+    "walk_regions": lambda space, function: space.walk_regions(function),
+    "snapshot.walk_regions": lambda space, function: space.snapshot().walk_regions(function),
+    "map_memory": lambda space, function: space.map_memory(progress=function),
+    "copy": lambda space, function: space.memory.copy(0, PAGE, PAGE, progress=function),
+    "hash": lambda space, function: space.memory.hash(0, PAGE, progress=function),
+    "search": lambda space, function: space.memory.search(b"x", progress=function),
+    "prealloc": lambda space, function: space.memory.prealloc(progress=function),
+}
+
+
+@pytest.mark.parametrize("taker", TAKERS)
+@pytest.mark.parametrize("function", [coroutine, generator, Called(), partial(coroutine)], ids=str)
+def test_coroutine_functions_are_refused(taker: str, function: Any) -> None:
+    space, _ = mapped(ram(0, MIB))
+    with pytest.raises(TypeError, match="coroutine function"):
+        TAKERS[taker](space, function)
+    assert space.clients == ()
+
+
+@pytest.mark.parametrize("phase", ["prepare", "commit", "rollback", "leave"])
+def test_phases_that_are_coroutine_functions_are_refused(phase: str) -> None:
+    space, _ = mapped(ram(0))
+    with pytest.raises(TypeError, match=f"the client's {phase} is the coroutine function"):
+        space.subscribe(client(phase))
+    assert space.clients == ()
+
+
+@pytest.mark.parametrize("verb", ["read", "write"])
+def test_handlers_with_coroutine_functions_are_refused(verb: str) -> None:
+    space, _ = mapped(AddressSpaceRegion("device", WINDOW, PAGE, name="uart"))
+    with pytest.raises(TypeError, match=f"the handler's {verb} is the coroutine function"):
+        space.attach_device("uart", client(verb))
+    space.attach_device("uart", Client())

@@ -68,6 +68,7 @@ pub(super) fn copied<'py>(py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, 
 
 /// A bytearray of zeroes.
 pub(super) fn new_bytearray(py: Python<'_>, size: usize) -> PyResult<Bound<'_, PyByteArray>> {
+    let _guard = python_call();
     // PyByteArray_FromStringAndSize prints a SystemError of its own when there is no room: it drops what it has not initialised.
     Ok(py.get_type::<PyByteArray>().call1((size,))?.cast_into()?)
 }
@@ -181,7 +182,7 @@ pub(super) fn with_integers<T>(object: &Bound<'_, PyAny>, work: impl FnOnce(Byte
 /// Whether the bytes of an object are those of an `mmap`, also through memoryviews, and through arrays of NumPy.
 fn is_mmap(object: &Bound<'_, PyAny>) -> PyResult<bool> {
     static MMAP: PyOnceLock<Py<PyType>> = PyOnceLock::new();
-    let py = object.py();
+    let (py, _guard) = (object.py(), python_call());
     let mut exporter = object.clone();
     // A chain that is longer was made to have no end.
     for _ in 0..64 {

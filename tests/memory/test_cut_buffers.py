@@ -1,4 +1,4 @@
-"""A buffer of the user that can not be reached, an mmap of a file that was cut, is an error of each verb that copies from or to it."""
+"""A buffer of the user that is an mmap of a file that was cut: an error of each verb that copies from or to it."""
 
 import mmap
 import os

@@ -17,14 +17,13 @@ const RUNNING: u8 = 0;
 const GIVEN_UP: u8 = 1;
 const ENDED: u8 = 2;
 
-/// Reads `size` bytes at `from`, memory of the lease's.
-pub(super) fn read(from: *const u8, size: usize, lease: Lease) -> Result<Vec<u8>, Stopped> {
+/// Fills a buffer with what lies at `from`, memory of the lease's.
+pub(super) fn read(from: *const u8, mut bytes: Vec<u8>, lease: Lease) -> Result<Vec<u8>, Stopped> {
     // An address may go to another thread, a raw pointer may not.
     let from = from.expose_provenance();
     on_thread(lease, move || {
-        let mut bytes = vec![0; size];
-        // SAFETY: the vector has `size` bytes, and the kernel checks the source.
-        unsafe { copy::read_guarded(std::ptr::with_exposed_provenance(from), bytes.as_mut_ptr(), size) }?;
+        // SAFETY: the vector has as many bytes, and the kernel checks the source.
+        unsafe { copy::read_guarded(std::ptr::with_exposed_provenance(from), bytes.as_mut_ptr(), bytes.len()) }?;
         Ok(bytes)
     })
 }

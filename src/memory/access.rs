@@ -13,6 +13,7 @@ use crate::model::interrupt::{Interrupt, STEP};
 use crate::model::invalid::Invalid;
 use crate::model::range::Range;
 use crate::model::region_map::RegionMap;
+use crate::model::room::Room;
 
 /// The parts of a range that a verb takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,10 +130,10 @@ impl<'a> Access<'a> {
             Shape::Mapped => {
                 for region in self.memory.overlapping(self.range) {
                     self.check(region)?;
-                    found.push(Section::new(region, self.range, buffer));
+                    found.add(Section::new(region, self.range, buffer))?;
                 }
             }
-            Shape::Allowed => found.extend(self.allowed().map(|region| Section::new(region, self.range, buffer))),
+            Shape::Allowed => found.add_all(self.allowed().map(|region| Section::new(region, self.range, buffer)))?,
             Shape::Run(most) => self.run(buffer, most, found),
         }
         Ok(())
@@ -143,7 +144,7 @@ impl<'a> Access<'a> {
         while !left.is_empty() {
             let region = self.memory.find(left.base()).ok_or_else(|| self.unmapped(left.base()))?;
             self.check(region)?;
-            found.push(Section::new(region, self.range, buffer));
+            found.add(Section::new(region, self.range, buffer))?;
             left = Range::between(region.range().end(), left.end());
         }
         Ok(())

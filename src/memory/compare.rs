@@ -8,6 +8,7 @@ use super::section::Section;
 use crate::model::error::Result;
 use crate::model::int::{u64_of, usize_of};
 use crate::model::interrupt::Interrupt;
+use crate::model::room::Room;
 
 /// The first address at which the guest's bytes differ from `data`, which has as many.
 pub fn first_difference(sections: &[Section<'_>], data: Bytes<'_>, interrupt: &dyn Interrupt) -> Result<Option<u64>> {
@@ -17,7 +18,7 @@ pub fn first_difference(sections: &[Section<'_>], data: Bytes<'_>, interrupt: &d
         let data = data.slice(usize_of(part.buffer().base()), part.len())?;
         let difference = match chunk {
             Chunk::Data(bytes) => {
-                expected.resize(bytes.len(), 0);
+                expected.fit(bytes.len())?;
                 data.copy_to(0, &mut expected)?;
                 mismatch(bytes, &expected)
             }
@@ -37,7 +38,7 @@ fn mismatch(one: &[u8], other: &[u8]) -> Option<usize> {
 
 fn first_nonzero(data: Bytes<'_>, buffer: &mut Vec<u8>) -> Result<Option<usize>> {
     for at in (0..data.size()).step_by(CHUNK) {
-        buffer.resize(CHUNK.min(data.size().abs_diff(at)), 0);
+        buffer.fit(CHUNK.min(data.size().abs_diff(at)))?;
         data.copy_to(at, buffer)?;
         if let Some(index) = buffer.iter().position(|byte| *byte != 0) {
             return Ok(at.checked_add(index));

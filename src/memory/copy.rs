@@ -4,15 +4,17 @@ use super::buffer::{Bytes, Input, Output};
 use super::progress::Progress;
 use super::scan::CHUNK;
 use super::section::Section;
+use super::untorn;
 use crate::model::error::Result;
 use crate::model::int::{u64_of, usize_of};
 use crate::model::interrupt::{Interrupt, STEP, Uninterrupted};
 use crate::model::region::{PROT_READ, PROT_WRITE};
+use crate::model::room::{self, Room};
 
 /// Copies as if through a buffer between the two ranges, which have the same size and may overlap.
 pub fn copy(from: &[Section<'_>], to: &[Section<'_>], interrupt: &dyn Interrupt) -> Result<()> {
     let total: u64 = from.iter().map(Section::size).sum();
-    let mut steps = steps(from, to);
+    let mut steps = steps(from, to)?;
     // Bytes in both ranges must be read before they are written over.
     let is_backward = from
         .first()
@@ -30,17 +32,17 @@ pub fn copy(from: &[Section<'_>], to: &[Section<'_>], interrupt: &dyn Interrupt)
 }
 
 /// Pairs of parts, each inside one region on both sides and alone in its buffer.
-fn steps<'a>(from: &[Section<'a>], to: &[Section<'a>]) -> Vec<(Section<'a>, Section<'a>)> {
+fn steps<'a>(from: &[Section<'a>], to: &[Section<'a>]) -> Result<Vec<(Section<'a>, Section<'a>)>> {
     let (mut sources, mut targets) = (from.iter().copied(), to.iter().copied());
     let (mut source, mut target) = (sources.next(), targets.next());
     let mut steps = Vec::new();
     while let (Some(from), Some(to)) = (source, target) {
         let size = from.size().min(to.size()).min(STEP);
-        steps.push((from.take(size).alone(), to.take(size).alone()));
+        steps.add((from.take(size).alone(), to.take(size).alone()))?;
         source = Some(from.skip(size)).filter(|rest| !rest.is_empty()).or_else(|| sources.next());
         target = Some(to.skip(size)).filter(|rest| !rest.is_empty()).or_else(|| targets.next());
     }
-    steps
+    Ok(steps)
 }
 
 fn step(from: Section<'_>, to: Section<'_>, is_backward: bool) -> Result<()> {
@@ -49,7 +51,7 @@ fn step(from: Section<'_>, to: Section<'_>, is_backward: bool) -> Result<()> {
     match (source.is_direct(), target.is_direct()) {
         (true, true) => {
             // SAFETY: both parts lie in mappings that can't fault meanwhile.
-            unsafe { std::ptr::copy(from.host(), to.host(), from.len()) };
+            unsafe { untorn::copy_within(from.host(), to.host(), from.len()) };
             to.mark_dirty();
             Ok(())
         }
@@ -66,8 +68,8 @@ fn step(from: Section<'_>, to: Section<'_>, is_backward: bool) -> Result<()> {
 }
 
 fn through_buffer(from: Section<'_>, to: Section<'_>, is_backward: bool) -> Result<()> {
-    let mut buffer = vec![0; CHUNK.min(from.len())];
-    let mut chunks: Vec<_> = from.chunks(u64_of(CHUNK)).zip(to.chunks(u64_of(CHUNK))).collect();
+    let mut buffer = room::zeroed(CHUNK.min(from.len()))?;
+    let mut chunks = room::collected(from.chunks(u64_of(CHUNK)).zip(to.chunks(u64_of(CHUNK))))?;
     if is_backward {
         chunks.reverse();
     }
@@ -106,7 +108,7 @@ mod tests {
             sizes.iter().map(part).collect::<Vec<_>>()
         };
         let (from, to) = (cut(&[3, 1, 6, 2]), cut(&[5, 5, 2]));
-        let ranges: Vec<_> = steps(&from, &to).iter().map(|(from, to)| (from.range(), to.range())).collect();
+        let ranges: Vec<_> = steps(&from, &to).unwrap().iter().map(|(from, to)| (from.range(), to.range())).collect();
         let expected: Vec<_> = [(0, 3), (3, 4), (4, 5), (5, 10), (10, 12)]
             .map(|(base, end)| (Range::between(base, end), Range::between(base, end)))
             .into();

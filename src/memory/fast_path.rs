@@ -7,7 +7,7 @@ use super::dirty::DirtyBitmap;
 use super::path::Touch;
 use super::protection::Need;
 use super::region::MappedRegion;
-use super::section;
+use super::untorn;
 use crate::model::int::{u64_of, usize_of};
 
 /// The facts of a region that the fast path needs.
@@ -65,7 +65,7 @@ impl DirectBytes<'_> {
     pub fn copy_to(&self, output: &Output<'_>) -> bool {
         let Ok(to) = output.part(0, self.size) else { return false };
         // SAFETY: the bytes lie in one mapping, which can't fault, and the output has as many.
-        unsafe { std::ptr::copy(self.host(), to, self.size) };
+        unsafe { untorn::copy_out(self.host(), to, self.size) };
         true
     }
 
@@ -74,7 +74,7 @@ impl DirectBytes<'_> {
     pub(super) fn copy_from(&self, input: Bytes<'_>) -> bool {
         let Ok(from) = input.part(0, self.size) else { return false };
         // SAFETY: the bytes lie in one mapping, which can't fault, and the input has as many.
-        unsafe { std::ptr::copy(from, self.host(), self.size) };
+        unsafe { untorn::copy_in(from, self.host(), self.size) };
         self.mark_dirty();
         true
     }
@@ -83,7 +83,7 @@ impl DirectBytes<'_> {
     #[inline]
     pub(super) fn read_int<T: ByteValued>(&self) -> Option<T> {
         // SAFETY: the bytes lie in one mapping, which can't fault, and are those of a `T`.
-        (size_of::<T>() == self.size).then(|| unsafe { section::read_int(self.host().cast()) })
+        (size_of::<T>() == self.size).then(|| unsafe { untorn::read_int(self.host().cast()) })
     }
 
     /// Writes an integer, if it has as many bytes; else `false`.
@@ -93,7 +93,7 @@ impl DirectBytes<'_> {
             return false;
         }
         // SAFETY: the bytes lie in one mapping, which can't fault, and are those of a `T`.
-        unsafe { section::write_int(self.host().cast(), value) };
+        unsafe { untorn::write_int(self.host().cast(), value) };
         self.mark_dirty();
         true
     }

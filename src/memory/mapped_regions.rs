@@ -1,5 +1,7 @@
 //! All mapped regions of a snapshot, laid out for look-up.
 
+#![allow(clippy::disallowed_methods, reason = "as many as there are regions")]
+
 use std::sync::Arc;
 
 use vm_memory::ByteValued;

@@ -53,7 +53,7 @@ impl Mapping {
         let window = mapped.own.filter(|_| backing.is_window).map(DaxWindow::new);
         let huge_pages = if backing.is_huge { usize_of(region.size().div_ceil(backing.page_size)) } else { 0 };
         let mapping = Self {
-            present: PresentPages::new(huge_pages),
+            present: PresentPages::new(huge_pages)?,
             mapped,
             start,
             backing,

@@ -7,6 +7,7 @@
 //! [`access`] plans what a verb takes of a range, in [`section`]s of regions, and refuses or does it. Sections are borrowed from the
 //! snapshot; what goes on when the snapshot is let go holds a [`lease`] ([`leased_sections`]), which vetoes the removal of the region.
 
+#![deny(clippy::disallowed_methods, reason = "sizes here are chosen by callers")]
 #![allow(unsafe_code, reason = "this room is where raw guest pointers are copied")]
 
 mod abandoned_copy;
@@ -48,4 +49,5 @@ pub mod source;
 pub mod topology;
 pub mod transfer;
 pub mod translate;
+mod untorn;
 pub mod zero_pages;

@@ -17,6 +17,7 @@ use crate::model::int::{u64_of, usize_of};
 use crate::model::interrupt::{Interrupt, STEP};
 use crate::model::policy::PolicyMode;
 use crate::model::region::{PROT_READ, PROT_WRITE, Region};
+use crate::model::room;
 use crate::model::wait::{Deadline, Monitor};
 use crate::sys::errno::{self, EFAULT, ENOMEM};
 use crate::sys::host::Host;
@@ -88,13 +89,13 @@ struct PreallocWork<'a> {
 }
 
 impl<'a> PreallocWork<'a> {
-    fn new(sections: &[Section<'a>]) -> Self {
+    fn new(sections: &[Section<'a>]) -> Result<Self> {
         let steps = sections.iter().enumerate().flat_map(|(index, section)| {
             let size = STEP.max(section.region().mapping().page_size());
             section.chunks(size).map(move |section| Step { section, index })
         });
-        Self {
-            steps: steps.collect(),
+        Ok(Self {
+            steps: room::collected(steps)?,
             cpus: sections.iter().map(|section| cpus_near(section.region().desc())).collect(),
             next: AtomicUsize::new(0),
             done: AtomicU64::new(0),
@@ -103,7 +104,7 @@ impl<'a> PreallocWork<'a> {
             touched: AtomicBool::new(false),
             failure: Monitor::default(),
             ended: Monitor::default(),
-        }
+        })
     }
 
     /// Does the next step; `false` when there is none, or it should stop.
@@ -224,8 +225,8 @@ pub fn populate(
     report: &mut ReportDone<'_>,
 ) -> Result<PreallocReport> {
     let begun = Instant::now();
-    let sections: Vec<_> = sections.iter().copied().filter(can_populate).collect();
-    let (total, work) = (size_of_all(sections.iter().copied()), PreallocWork::new(&sections));
+    let sections = room::collected(sections.iter().copied().filter(can_populate))?;
+    let (total, work) = (size_of_all(sections.iter().copied()), PreallocWork::new(&sections)?);
     let threads = threads.unwrap_or_else(|| thread_count(total)).clamp(1, work.steps.len().max(1));
     // A thread that is pinned stays so: that must be one of ours, never the caller's.
     let is_anywhere = work.cpus.iter().all(BTreeSet::is_empty);

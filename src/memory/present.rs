@@ -3,15 +3,17 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::model::error::Result;
 use crate::model::int::u64_of;
+use crate::model::room;
 
 /// A bit for each page. One that is set stays set: pages go only when others can take them, and from then on nobody asks.
 #[derive(Debug)]
 pub(super) struct PresentPages(Box<[AtomicU64]>);
 
 impl PresentPages {
-    pub(super) fn new(pages: usize) -> Self {
-        Self((0..pages.div_ceil(64)).map(|_| AtomicU64::new(0)).collect())
+    pub(super) fn new(pages: usize) -> Result<Self> {
+        Ok(Self(room::collected((0..pages.div_ceil(64)).map(|_| AtomicU64::new(0)))?.into()))
     }
 
     /// Notes that pages were brought in.
@@ -52,7 +54,7 @@ mod tests {
     fn pages_are_there_once_each_of_them_is_marked() {
         let ranges = || (0..200usize).step_by(7).flat_map(|start| (start..200).step_by(9).map(move |end| start..end));
         for marked in ranges() {
-            let pages = PresentPages::new(200);
+            let pages = PresentPages::new(200).unwrap();
             pages.mark(marked.clone());
             for asked in ranges() {
                 let expected = asked.clone().all(|page| marked.contains(&page));

@@ -10,6 +10,7 @@ use crate::model::error::Result;
 use crate::model::int::{u64_of, usize_of};
 use crate::model::interrupt::Interrupt;
 use crate::model::range::Range;
+use crate::model::room;
 
 /// Bytes that are copied out at a time: few enough to stay in a cache.
 pub const CHUNK: usize = 128 << 10;
@@ -35,7 +36,7 @@ pub fn walk<T>(
     mut look: impl FnMut(&Section<'_>, Chunk<'_>) -> Result<ControlFlow<T>>,
 ) -> Result<Option<T>> {
     let total = sections.iter().map(Section::size).sum();
-    let mut buffer = vec![0; CHUNK.min(usize_of(total))];
+    let mut buffer = room::zeroed(CHUNK.min(usize_of(total)))?;
     let mut progress = Progress::new(stage, total, interrupt);
     for section in sections {
         let mut left = *section;

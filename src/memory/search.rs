@@ -11,6 +11,7 @@ use crate::model::error::Result;
 use crate::model::int::{u64_of, usize_of};
 use crate::model::pattern::Pattern;
 use crate::model::range::Range;
+use crate::model::room::Room;
 
 /// Smaller holes are read like data.
 const HOLE: u64 = 64 << 10;
@@ -108,7 +109,7 @@ impl Search {
 
     /// Copies the sections into the buffer: directly when all of them are known to have pages.
     fn fill(&mut self, sections: &[Section<'_>], all: Range) -> Result<()> {
-        self.buffer.resize(usize_of(all.size()), 0);
+        self.buffer.fit(usize_of(all.size()))?;
         let output = Output::from(self.buffer.as_mut_slice());
         // The buffer of the sections begins at the position, which may lie in a hole of the map before the first.
         let begin = sections.first().map_or(0, |first| first.buffer().base());

@@ -2,20 +2,20 @@
 
 use std::sync::Arc;
 
-use vm_memory::ByteValued;
-
 use super::abandoned_copy;
 use super::buffer::{Input, Output};
 use super::extent::{self, Extent};
 use super::lease::Lease;
 use super::path::{Path, Touch};
 use super::region::MappedRegion;
+use super::untorn;
 use crate::model::error::{Error, Result};
 use crate::model::format::hex;
 use crate::model::int::{u64_of, usize_of};
 use crate::model::interrupt::Interrupt;
 use crate::model::range::Range;
 use crate::model::region::{PROT_READ, PROT_WRITE};
+use crate::model::room;
 use crate::sys::copy::{self as kernel, Stopped};
 use crate::sys::errno::{self, ETIMEDOUT};
 
@@ -177,7 +177,7 @@ impl<'a> Section<'a> {
         let result = match path {
             Path::Direct | Path::DirectUntilExported(_) => {
                 // SAFETY: the section lies inside the mapping, which can't fault, and the part inside the output.
-                unsafe { std::ptr::copy(host, to, size) };
+                unsafe { untorn::copy_out(host, to, size) };
                 Ok(())
             }
             Path::File(file, start) => {
@@ -194,7 +194,7 @@ impl<'a> Section<'a> {
 
     fn read_on_thread(&self, output: &Output<'_>) -> Result<()> {
         let lease = self.lease_of_thread("read")?;
-        let bytes = abandoned_copy::read(self.host(), self.len(), lease);
+        let bytes = abandoned_copy::read(self.host(), room::zeroed(self.len())?, lease);
         output.put(self.at(), &bytes.map_err(|stopped| self.fault("read", &stopped))?)
     }
 
@@ -231,7 +231,7 @@ impl<'a> Section<'a> {
         match (path, input) {
             // SAFETY: the section lies inside the mapping, which can't fault, and the part inside the input.
             (Path::Direct | Path::DirectUntilExported(_), Input::Bytes(bytes)) => unsafe {
-                std::ptr::copy(bytes.part(self.at(), self.len())?, self.host(), self.len());
+                untorn::copy_in(bytes.part(self.at(), self.len())?, self.host(), self.len());
                 Ok(())
             },
             // SAFETY: the section lies inside the mapping, which can't fault.
@@ -243,17 +243,20 @@ impl<'a> Section<'a> {
                 self.write_guarded(bytes.part(self.at(), self.len())?)
             }
             (Path::Thread, Input::Bytes(bytes)) => self.in_guarded_chunks(|chunk| {
-                let mut copy = vec![0; chunk.len()];
+                let mut copy = room::zeroed(chunk.len())?;
                 bytes.copy_to(chunk.at(), &mut copy)?;
                 chunk.write_on_thread(copy)
             }),
             (Path::File(..) | Path::Kernel, Input::Fill(byte)) => {
-                let pattern = vec![byte; self.len().min(GUARDED_CHUNK)];
+                let mut pattern = room::zeroed(self.len().min(GUARDED_CHUNK))?;
+                pattern.fill(byte);
                 self.in_guarded_chunks(|chunk| chunk.write_guarded(pattern.as_ptr()))
             }
-            (Path::Thread, Input::Fill(byte)) => {
-                self.in_guarded_chunks(|chunk| chunk.write_on_thread(vec![byte; chunk.len()]))
-            }
+            (Path::Thread, Input::Fill(byte)) => self.in_guarded_chunks(|chunk| {
+                let mut copy = room::zeroed(chunk.len())?;
+                copy.fill(byte);
+                chunk.write_on_thread(copy)
+            }),
         }
     }
 
@@ -317,26 +320,6 @@ impl<'a> Section<'a> {
             (_, None) => "the backing file ended".into(),
         }
     }
-}
-
-/// Reads an integer of directly copied memory, without tearing when it is naturally aligned.
-///
-/// # Safety
-/// `host` is valid for reading a `T`.
-#[inline]
-pub(super) unsafe fn read_int<T: ByteValued>(host: *const T) -> T {
-    // SAFETY: the caller's promise; every bit pattern is a `T`.
-    if host.is_aligned() { unsafe { host.read_volatile() } } else { unsafe { host.read_unaligned() } }
-}
-
-/// Writes an integer to directly copied memory, without tearing when it is naturally aligned.
-///
-/// # Safety
-/// `host` is valid for writing a `T`.
-#[inline]
-pub(super) unsafe fn write_int<T: ByteValued>(host: *mut T, value: T) {
-    // SAFETY: the caller's promise.
-    if host.is_aligned() { unsafe { host.write_volatile(value) } } else { unsafe { host.write_unaligned(value) } }
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use crate::model::format::hex;
 use crate::model::int::u64_of;
 use crate::model::interrupt::{Interrupt, STEP};
 use crate::model::region::PROT_WRITE;
+use crate::model::room;
 use crate::model::wait::SLICE;
 use crate::sys::copy::Stopped;
 use crate::sys::errno::{self, EFAULT, EIO};
@@ -75,7 +76,7 @@ impl<'a> Transfer<'a> {
 
     /// The kernel would wait for a fault handler without end.
     fn receive_on_thread(&mut self, part: &Section<'_>) -> Result<usize> {
-        let mut bytes = vec![0; part.len().min(scan::CHUNK)];
+        let mut bytes = room::zeroed(part.len().min(scan::CHUNK))?;
         let before = self.done;
         let (start, size) = (bytes.as_mut_ptr(), bytes.len());
         let count = self.moved(Direction::In, size, |file, at| {

@@ -8,17 +8,18 @@ use crate::model::error::Result;
 use crate::model::int::usize_of;
 use crate::model::interrupt::Interrupt;
 use crate::model::range::{Range, joined};
+use crate::model::room::{self, Room};
 
 /// The guest pages of 4 KiB, whole in one region, that hold nothing but zeroes; touching ones are joined.
 pub fn zero_pages(sections: &[Section<'_>], interrupt: &dyn Interrupt) -> Result<Vec<Range>> {
-    let whole: Vec<Section<'_>> = sections.iter().map(whole_pages).collect();
+    let whole = room::collected(sections.iter().map(whole_pages))?;
     let mut found = Vec::new();
     scan::walk(&whole, "find_zero_pages", interrupt, |part, chunk| {
         match chunk {
-            Chunk::Hole => found.push(part.range()),
+            Chunk::Hole => found.add(part.range())?,
             Chunk::Data(bytes) => {
                 let pages = bytes.chunks(usize_of(PAGE)).zip(part.chunks(PAGE));
-                found.extend(pages.filter(|(bytes, _)| is_zero(bytes)).map(|(_, page)| page.range()));
+                found.add_all(pages.filter(|(bytes, _)| is_zero(bytes)).map(|(_, page)| page.range()))?;
             }
         }
         Ok(ControlFlow::<()>::Continue(()))

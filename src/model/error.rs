@@ -319,6 +319,12 @@ pub enum Error {
         /// Its exception.
         raised: Option<ClientException>,
     },
+    /// The allocator refused room for a result or a buffer.
+    #[error("{message}")]
+    NoRoom {
+        /// About how much was asked for.
+        message: String,
+    },
     /// The caller's [`super::interrupt::Interrupt`] said stop.
     #[error("interrupted")]
     Interrupted,

@@ -1,11 +1,17 @@
 //! Bytes as people read them: sixteen a line, in hexadecimal and as text.
 
+#![deny(clippy::disallowed_methods, reason = "sizes here are chosen by callers")]
+
 use std::fmt::Write;
 
+use super::error::{Error, Result};
 use super::int::{u64_of, usize_of};
 use super::range::Range;
+use super::room;
 
 const WIDTH: usize = 16;
+/// Bytes of a line of text, and a star.
+const LINE: usize = 82;
 
 /// Lines of a dump; equal lines that follow each other become one `*`.
 #[derive(Debug, Default)]
@@ -16,6 +22,8 @@ pub struct Hexdump {
     last: Option<[u8; WIDTH]>,
     is_repeating: bool,
     end: u64,
+    /// The first refusal of room for the text, which is empty from then on.
+    refused: Option<Error>,
 }
 
 impl Hexdump {
@@ -35,7 +43,7 @@ impl Hexdump {
 
     /// Adds bytes that end with a line or before.
     fn add(&mut self, bytes: &[u8]) {
-        self.pending.extend_from_slice(bytes);
+        self.pending.extend(bytes);
         self.end = Range::at(self.end, u64_of(bytes.len())).end();
         if self.pending.len() == WIDTH {
             self.flush();
@@ -69,12 +77,14 @@ impl Hexdump {
         let whole: Option<[u8; WIDTH]> = bytes.try_into().ok();
         if whole.is_some() && whole == self.last {
             if !std::mem::replace(&mut self.is_repeating, true) {
+                self.make_room(LINE);
                 self.text.push_str("*\n");
             }
             return;
         }
         self.last = whole;
         self.is_repeating = false;
+        self.make_room(LINE);
         // Writing to a string can't fail.
         let _ = write!(self.text, "{address:016x} ");
         for column in 0..WIDTH {
@@ -96,18 +106,34 @@ impl Hexdump {
         // A line behind the note is shown even where it equals the one before.
         self.last = None;
         self.is_repeating = false;
+        self.make_room(text.len().saturating_add(1));
         let _ = writeln!(self.text, "{text}");
     }
 
+    /// Sees to it that so many bytes of text can be added.
+    fn make_room(&mut self, bytes: usize) {
+        if self.refused.is_some() {
+            self.text.clear();
+        } else if let Err(refused) = room::reserve(&mut self.text, bytes) {
+            self.text = String::new();
+            self.refused = Some(refused);
+        }
+    }
+
+    /// Whether there is room for all lines up to now.
+    pub fn check(&self) -> Result<()> {
+        self.refused.clone().map_or(Ok(()), Err)
+    }
+
     /// All lines, without the last line feed; behind a star at the end stands the address at which it ends.
-    #[must_use]
-    pub fn finish(mut self) -> String {
+    pub fn finish(mut self) -> Result<String> {
         self.flush();
         if self.is_repeating {
             self.note(&format!("{:016x}", self.end));
         }
+        self.check()?;
         self.text.pop();
-        self.text
+        Ok(self.text)
     }
 }
 
@@ -120,7 +146,7 @@ mod tests {
         let mut dump = Hexdump::default();
         dump.bytes(0x1000, b"hello, guest\0\xff\x7f~tail");
         assert_eq!(
-            dump.finish(),
+            dump.finish().unwrap(),
             "0000000000001000  68 65 6c 6c 6f 2c 20 67  75 65 73 74 00 ff 7f 7e  |hello, guest...~|\n\
              0000000000001010  74 61 69 6c                                       |tail|"
         );
@@ -130,7 +156,7 @@ mod tests {
     fn equal_lines_are_one_star() {
         let mut dump = Hexdump::default();
         dump.bytes(0, &[0; 64]);
-        let text = dump.finish();
+        let text = dump.finish().unwrap();
         assert_eq!(text.lines().count(), 3);
         assert!(text.ends_with("\n*\n0000000000000040"));
     }
@@ -142,7 +168,7 @@ mod tests {
         dump.zeroes(0x10, 40);
         dump.bytes(0x38, b"ent");
         dump.bytes(0x100, b"gap");
-        let text = dump.finish();
+        let text = dump.finish().unwrap();
         let addresses: Vec<&str> = text.lines().map(|line| line.get(12..16).unwrap_or(line)).collect();
         assert_eq!(addresses, ["000d", "001d", "002d", "0100"]);
         assert!(text.contains("|...........ent|"), "{text}");
@@ -152,10 +178,10 @@ mod tests {
     fn many_zeroes_are_one_star_wherever_they_begin() {
         for (before, expected) in [(0u64, vec!["0000", "*", "0000"]), (3, vec!["0000", "0010", "*", "0000"])] {
             let mut dump = Hexdump::default();
-            dump.bytes(0, &vec![1; usize_of(before)]);
+            dump.bytes(0, &[1; 3][..usize_of(before)]);
             assert_eq!(dump.zeroes(before, 1 << 40), (1 << 40) + before);
             dump.bytes((1 << 40) + before, b"end");
-            let text = dump.finish();
+            let text = dump.finish().unwrap();
             let addresses: Vec<&str> = text.lines().map(|line| line.get(12..16).unwrap_or(line)).collect();
             assert_eq!(addresses, expected, "{text}");
         }

@@ -28,6 +28,7 @@ pub mod region;
 pub mod region_map;
 pub mod render;
 pub mod reservations;
+pub mod room;
 pub mod source;
 pub mod unplug;
 pub mod wait;

@@ -18,6 +18,7 @@ use crate::memory::lease::{Lease, WeakRegion};
 use crate::memory::lease_table::Refused;
 use crate::memory::section::Section;
 use crate::model::format::hex;
+use crate::model::int::u64_of;
 use crate::model::range::Range;
 use crate::model::region::{PROT_READ, PROT_WRITE};
 use crate::model::source::{KeepAlive, UserBuffer};
@@ -58,9 +59,16 @@ pub(super) fn new_bytes<'py>(
     Ok(unsafe { object.cast_into_unchecked() })
 }
 
+/// A `bytes` object with a copy of some bytes.
+pub(super) fn copied<'py>(py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, PyBytes>> {
+    new_bytes(py, u64_of(bytes.len()), |output| Ok(output.put(0, bytes)?))
+}
+
 /// A bytearray of zeroes.
 pub(super) fn new_bytearray(py: Python<'_>, size: usize) -> PyResult<Bound<'_, PyByteArray>> {
-    PyByteArray::new_with(py, size, |_| Ok(()))
+    let _guard = python_call();
+    // PyByteArray_FromStringAndSize prints a SystemError of its own when there is no room: it drops what it has not initialised.
+    Ok(py.get_type::<PyByteArray>().call1((size,))?.cast_into()?)
 }
 
 /// A contiguous buffer that is held: its exporter keeps the bytes where they are meanwhile.

@@ -10,7 +10,7 @@ use pyo3::exceptions::{PyOverflowError, PyTypeError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyBool, PyInt, PyString, PyTuple};
+use pyo3::types::{PyBool, PyInt, PyList, PyString, PyTuple};
 
 use super::buffer;
 use super::calls::python_call;
@@ -332,8 +332,9 @@ pub(super) fn py_ranges(py: Python<'_>, ranges: Vec<Range>) -> PyResult<Bound<'_
     let _guard = python_call();
     let class = CLASS.import(py, "dbs_address_space.ranges", "AddressRange")?;
     let new = py.get_type::<PyTuple>().getattr(intern!(py, "__new__"))?;
-    let object = |range: &Range| new.call1((class, (range.base(), range.size())));
-    PyTuple::new(py, ranges.iter().map(object).collect::<PyResult<Vec<_>>>()?)
+    let list = PyList::empty(py);
+    ranges.iter().try_for_each(|range| list.append(new.call1((class, (range.base(), range.size())))?))?;
+    Ok(list.to_tuple())
 }
 
 /// The value of the `AddressSpaceRegionType` that a text names; raises `InvalidRegionType` for anything else.

@@ -1,5 +1,6 @@
 //! The one map from errors to Python's exception classes, which live in `dbs_address_space.errors`.
 
+use pyo3::exceptions::PyMemoryError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyTuple};
@@ -28,6 +29,9 @@ fn exception(py: Python<'_>, error: &Error) -> PyResult<PyErr> {
         && let Some(raised) = raised.get::<PyErr>()
     {
         return Ok(raised.clone_ref(py));
+    }
+    if let Error::NoRoom { message } = error {
+        return Ok(PyMemoryError::new_err(message.clone()));
     }
     described(py, error)?.build(&error.to_string())
 }
@@ -86,7 +90,7 @@ fn described<'py>(py: Python<'py>, error: &Error) -> PyResult<Exception<'py>> {
         Error::Forked => Ok(new("ForkedProcess")),
         Error::Client { .. } => Ok(new("ClientError")),
         // Only at the interpreter's end: elsewhere `PyInterrupt` raises the exception that interrupted.
-        Error::Interrupted => Ok(new("AddressSpaceError")),
+        Error::NoRoom { .. } | Error::Interrupted => Ok(new("AddressSpaceError")),
     }
 }
 

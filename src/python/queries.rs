@@ -37,8 +37,7 @@ fn hinted(py: Python<'_>, error: PyErr) -> PyErr {
     }
 }
 
-const HOW_TO_LOOK_UP: &str =
-    "[] takes an exact base or a name: .find_region(addr) finds the region that holds an address, .regions[i] the one at a position";
+const HOW_TO_LOOK_UP: &str = "[] takes an exact base or a name: .find_region(addr) finds the region that holds an address, .regions[i] the one at a position";
 
 /// The first lines of an example: a map of one region.
 macro_rules! example {

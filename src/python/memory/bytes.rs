@@ -10,6 +10,7 @@ use crate::memory::buffer::{Bytes, Input, Output};
 use crate::memory::protection::Need;
 use crate::model::int::{u64_of, usize_of};
 use crate::model::range::Range;
+use crate::model::room::{self, Room};
 use crate::python::buffer;
 use crate::python::calls::python_call;
 use crate::python::convert::{self, Address, Byte, Size};
@@ -74,7 +75,7 @@ impl PyMemory {
         // With nothing to read, the whole range is asked for, and its refusal is the error.
         let range = if reach == 0 { range } else { range.take(reach) };
         self.run(py, [(verb, &[range])], None, |[sections], interrupt| {
-            let mut bytes = vec![0; usize_of(range.size())];
+            let mut bytes = room::zeroed(usize_of(range.size()))?;
             access::read(sections, &Output::from(bytes.as_mut_slice()), interrupt).map(|()| bytes)
         })
     }
@@ -208,13 +209,13 @@ impl PyMemory {
             let step = left.take(STRING_STEP.abs_diff(left.base() % STRING_STEP));
             let part = self.string_part(py, step)?;
             if let Some(zero) = part.iter().position(|byte| *byte == 0) {
-                string.extend(part.into_iter().take(zero));
+                string.add_all(part.into_iter().take(zero))?;
                 break;
             }
             left = left.skip(u64_of(part.len()));
-            string.extend(part);
+            string.add_all(part)?;
         }
-        let bytes = PyBytes::new(py, &string).into_any();
+        let bytes = buffer::copied(py, &string)?.into_any();
         match encoding {
             Some(encoding) => bytes.call_method1("decode", (encoding,)),
             None => Ok(bytes),

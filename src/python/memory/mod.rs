@@ -1,5 +1,7 @@
 //! `GuestMemory`: the bytes behind an address space. One file for each kind of verb.
 
+#![deny(clippy::disallowed_methods, reason = "sizes here are chosen by callers")]
+
 use std::sync::Arc;
 
 use pyo3::exceptions::PyTypeError;

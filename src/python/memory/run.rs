@@ -11,6 +11,7 @@ use crate::model::error::Result;
 use crate::model::interrupt::{Interrupt, Uninterrupted};
 use crate::model::range::Range;
 use crate::model::region_map::RegionMap;
+use crate::model::room::Room;
 use crate::python::callback;
 use crate::python::interrupt::detached;
 
@@ -77,8 +78,11 @@ impl PyMemory {
         let leased = leased?;
         detached(py, progress, move |interrupt| {
             let leased = self.space.lease(self.incarnation, sides, leased, interrupt)?;
-            let sections = leased.each_ref().map(|side| side.sections().collect::<Vec<_>>());
-            work(sections.each_ref().map(Vec::as_slice), interrupt)
+            let mut all = [const { Vec::new() }; N];
+            for (sections, side) in all.iter_mut().zip(&leased) {
+                sections.add_all(side.sections())?;
+            }
+            work(all.each_ref().map(Vec::as_slice), interrupt)
         })
     }
 

@@ -2,7 +2,7 @@
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyTuple};
+use pyo3::types::{PyBytes, PyString, PyTuple};
 
 use super::PyMemory;
 use super::search::span;
@@ -40,7 +40,7 @@ struct PyDigest {
 impl Digest for PyDigest {
     fn update(&mut self, bytes: &[u8]) -> Result<()> {
         let _guard = python_call();
-        Python::attach(|py| self.update.call1(py, (PyBytes::new(py, bytes),)).map(drop)).map_err(|raised| {
+        Python::attach(|py| self.update.call1(py, (buffer::copied(py, bytes)?,)).map(drop)).map_err(|raised| {
             // Kept here, for an error of the work has no room for an exception.
             self.raised = Some(raised);
             Error::Interrupted
@@ -102,7 +102,7 @@ impl PyMemory {
         if algorithm == "blake3" {
             let mut hasher = blake3::Hasher::new();
             self.feed(py, (HASH, range), progress, &mut hasher)?;
-            return Ok(PyBytes::new(py, hasher.finalize().as_bytes()));
+            return buffer::copied(py, hasher.finalize().as_bytes());
         }
         let object = py.import("hashlib")?.call_method1("new", (algorithm,)).map_err(|error| {
             match error.is_instance_of::<PyValueError>(py) {
@@ -160,9 +160,11 @@ impl PyMemory {
     /// >>> print(memory.hexdump(0xff0, 0x20))
     /// 0000000000000ff0  68 65 6c 6c 6f 2c 20 67  75 65 73 74 00 00 00 00  |hello, guest....|
     /// [0x1000, 0x1010) has nothing to read
-    fn hexdump(&self, py: Python<'_>, addr: Address, size: Size) -> PyResult<String> {
+    fn hexdump<'py>(&self, py: Python<'py>, addr: Address, size: Size) -> PyResult<Bound<'py, PyString>> {
         let range = convert::range(addr, size)?;
-        self.run(py, [(HEXDUMP, &[range])], None, |[sections], interrupt| dump(sections, range, interrupt))
+        let text =
+            self.run(py, [(HEXDUMP, &[range])], None, |[sections], interrupt| dump(sections, range, interrupt))?;
+        PyString::from_bytes(py, text.as_bytes())
     }
 }
 
@@ -180,8 +182,9 @@ fn dump(sections: &[Section<'_>], range: Range, interrupt: &dyn Interrupt) -> Re
             Chunk::Data(bytes) => dump.bytes(part.address(), bytes),
             Chunk::Hole => dump.zeroes(part.address(), part.size()),
         };
+        dump.check()?;
         Ok(std::ops::ControlFlow::<()>::Continue(()))
     })?;
     gap(&mut dump, reached, range.end());
-    Ok(dump.finish())
+    dump.finish()
 }

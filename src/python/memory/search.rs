@@ -17,6 +17,7 @@ use crate::model::invalid::Invalid;
 use crate::model::lock::Lock;
 use crate::model::pattern::Pattern;
 use crate::model::range::Range;
+use crate::model::room;
 use crate::python::buffer;
 use crate::python::convert::{Address, Size, U64};
 use crate::python::interrupt::PyInterrupt;
@@ -65,7 +66,7 @@ fn pattern(needle: &Bound<'_, PyAny>) -> PyResult<Arc<Pattern>> {
         return Ok(Arc::clone(&pattern.get().0));
     }
     buffer::with_input(needle, |bytes| {
-        let mut copy = vec![0; bytes.size()];
+        let mut copy = room::zeroed(bytes.size())?;
         bytes.copy_to(0, &mut copy)?;
         Ok(Arc::new(Pattern::exact(&copy)?))
     })

@@ -14,6 +14,7 @@ use crate::model::int::{u64_of, usize_of};
 use crate::model::interrupt::Interrupt;
 use crate::model::invalid::Invalid;
 use crate::model::range::Range;
+use crate::model::room::Room;
 use crate::python::buffer;
 use crate::python::calls::python_call;
 use crate::python::convert::{self, Address, Size};
@@ -42,10 +43,11 @@ fn pairs(object: &Bound<'_, PyAny>) -> PyResult<Vec<Pair>> {
             return Err(Invalid::number(message).into());
         }
         let integer = |at: usize| integers.integer(at);
-        let pairs = (0..integers.size()).step_by(2 * INTEGER);
-        Ok(pairs
-            .map(|at| Ok((Address(integer(at)?), Size(integer(at.saturating_add(INTEGER))?))))
-            .collect::<Result<_>>()?)
+        let mut pairs = Vec::new();
+        for at in (0..integers.size()).step_by(2 * INTEGER) {
+            pairs.add((Address(integer(at)?), Size(integer(at.saturating_add(INTEGER))?)))?;
+        }
+        Ok(pairs)
     })
 }
 
@@ -65,7 +67,8 @@ fn total(pairs: &[Pair]) -> PyResult<u64> {
 }
 
 fn checked(pairs: &[Pair]) -> PyResult<Vec<Range>> {
-    pairs.iter().map(|(addr, size)| convert::range(*addr, *size)).collect()
+    let mut ranges = Vec::new();
+    pairs.iter().try_for_each(|(addr, size)| Ok(ranges.add(convert::range(*addr, *size)?)?)).map(|()| ranges)
 }
 
 /// The place of each pair's bytes in a buffer that has them one after the other.

@@ -85,9 +85,9 @@ class GuestFile(io.RawIOBase):
         self._position = position
         return position
 
-    def read(self, size: int | None = -1, /) -> bytes | None:
+    def read(self, size: int | None = -1, /) -> bytes:
         """Reads up to `size` bytes, or all to the end of the last region for `None` and numbers below 0."""
-        return super().read(-1 if size is None else size)
+        return super().read(-1 if size is None else size) or b""
 
     def readinto(self, buffer: Buffer, /) -> int:
         """Reads up to as many bytes as `buffer` has; 0 at the end of the last region."""

@@ -20,7 +20,7 @@ pub fn collected<T>(values: impl IntoIterator<Item = T>) -> Result<Vec<T>> {
     Ok(all)
 }
 
-/// What `push`, `extend` and `resize` do.
+/// `push`, `extend` and `resize`, which may be refused.
 pub trait Room<T> {
     /// Adds a value.
     fn add(&mut self, value: T) -> Result<()>;

@@ -89,7 +89,7 @@ fn described<'py>(py: Python<'py>, error: &Error) -> PyResult<Exception<'py>> {
         Error::Reentrant { .. } => Ok(new("ReentrantChange")),
         Error::Forked => Ok(new("ForkedProcess")),
         Error::Client { .. } => Ok(new("ClientError")),
-        // An interruption comes here only at the interpreter's end: elsewhere `PyInterrupt` raises the exception that interrupted.
+        // Only at the interpreter's end: elsewhere `PyInterrupt` raises the exception that interrupted.
         Error::NoRoom { .. } | Error::Interrupted => Ok(new("AddressSpaceError")),
     }
 }

@@ -105,4 +105,4 @@ def test_a_volatility_layer_answers_about_every_address(space: AddressSpace) -> 
     assert layer.mapping(-1, 1, ignore_errors=True) == []
     assert layer.mapping(1 << 64, 1 << 64, ignore_errors=True) == []
     everything = layer.mapping(-5, 1 << 80, ignore_errors=True)
-    assert [part[0] for part in everything][0] == layer.minimum_address
+    assert next(part[0] for part in everything) == layer.minimum_address

@@ -370,18 +370,23 @@ def test_exits_are_resolved_to_regions() -> None:
     vm.close()
 
 
-def test_a_slot_that_the_owner_gave_to_more_memory_is_stopped_at_our_buffer(space: AddressSpace, vm: Vm) -> None:
+def test_a_slot_that_the_owner_gave_to_more_memory_is_stopped_at_our_buffer() -> None:
     """KVM writes as many bits as its slot has pages: 128 KiB into 8 bytes, were there no guard page."""
-    slots = space.attach_kvm(vm.fd, dirty_log=True)
-    number, host = slots.slot_of("low"), mmap.mmap(-1, 4 * GIB, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    vm.set_slot(number, 0, 0)
-    vm.set_slot(number, 64 * GIB, 4 * GIB, ctypes.addressof(ctypes.c_char.from_buffer(host)), LOG_DIRTY_PAGES)
-    with pytest.raises(BackingError, match="larger slot") as refused:
-        slots.dirty_log()
-    assert refused.value.errno == errno.EFAULT
-    vm.set_slot(number, 0, 0)
-    with pytest.raises(BackingError, match="deleted"):
-        slots.dirty_log(region="low")
+
+    def probe() -> None:
+        (space, _), vm = mapped(ram(0, name="low")), Vm()
+        slots = space.attach_kvm(vm.fd, dirty_log=True)
+        number, host = slots.slot_of("low"), mmap.mmap(-1, 4 * GIB, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        vm.set_slot(number, 0, 0)
+        vm.set_slot(number, 64 * GIB, 4 * GIB, ctypes.addressof(ctypes.c_char.from_buffer(host)), LOG_DIRTY_PAGES)
+        with pytest.raises(BackingError, match="larger slot") as refused:
+            slots.dirty_log()
+        assert refused.value.errno == errno.EFAULT
+        vm.set_slot(number, 0, 0)
+        with pytest.raises(BackingError, match="deleted"):
+            slots.dirty_log(region="low")
+
+    in_child(probe)
 
 
 def test_an_address_beyond_the_processors_is_not_blamed_on_the_number(vm: Vm) -> None:

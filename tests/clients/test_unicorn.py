@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import unicorn
+from children import in_child
 from dbs_address_space import (
     AddressSpace,
     AddressSpaceChange,
@@ -17,7 +18,6 @@ from dbs_address_space import (
     NotMapped,
     Unsupported,
 )
-from children import in_child
 from kernel_view import maps_of
 from memory_helpers import MIB, PAGE, mapped, ram
 from unicorn import x86_const

@@ -245,34 +245,34 @@ def test_objects_move_their_own_bytes(memory: GuestMemory, tmp_path: Path) -> No
     memory.write(0, b"BODY")
     with tempfile.NamedTemporaryFile() as named:
         named.write(b"HEAD")
-        memory.write_to(named, 0, 4)  # type: ignore[arg-type]
+        memory.write_to(named, 0, 4)
         named.write(b"TAIL")
         named.seek(0)
         assert named.read() == b"HEADBODYTAIL"
         named.seek(2)
-        memory.read_from(named, 0, 8)  # type: ignore[arg-type]
+        memory.read_from(named, 0, 8)
         assert (memory.read(0, 8), named.tell()) == (b"ADBODYTA", 10)
     with gzip.open(tmp_path / "z.gz", "wb") as compressed:
-        memory.write_to(compressed, 0, 8)  # type: ignore[arg-type]
+        memory.write_to(compressed, 0, 8)
     with gzip.open(tmp_path / "z.gz") as compressed:
-        memory.read_from(compressed, 0x100, 8)  # type: ignore[arg-type]
-    with (tmp_path / "z.gz").open("rb") as raw, io.BufferedReader(gzip.GzipFile(fileobj=raw)) as buffered:  # type: ignore[type-var]
+        memory.read_from(compressed, 0x100, 8)
+    with (tmp_path / "z.gz").open("rb") as raw, io.BufferedReader(gzip.GzipFile(fileobj=raw)) as buffered:
         memory.read_from(buffered, 0x200, 8)
     with zipfile.ZipFile(tmp_path / "z.zip", "w") as archive, archive.open("member", "w") as member:
-        memory.write_to(member, 0, 8)  # type: ignore[arg-type]
+        memory.write_to(member, 0, 8)
     with zipfile.ZipFile(tmp_path / "z.zip") as archive, archive.open("member") as member:
-        memory.read_from(member, 0x300, 8)  # type: ignore[arg-type]
+        memory.read_from(member, 0x300, 8)
     assert [memory.read(addr, 8) for addr in (0x100, 0x200, 0x300)] == [b"ADBODYTA"] * 3
 
 
 def test_a_buffer_in_memory_is_a_file(memory: GuestMemory) -> None:
-    assert memory.read_from(io.BytesIO(DATA), 0, END) == END  # type: ignore[arg-type]
+    assert memory.read_from(io.BytesIO(DATA), 0, END) == END
     assert memory.read(0, END) == DATA
     taken = io.BytesIO()
-    assert memory.write_to(taken, 0, END) == END  # type: ignore[arg-type]
+    assert memory.write_to(taken, 0, END) == END
     assert taken.getvalue() == DATA
     with pytest.raises(PartialTransfer, match="ended after 0x5 of 0x6 bytes") as partial:
-        memory.read_from(io.BytesIO(b"12345"), 0, 6)  # type: ignore[arg-type]
+        memory.read_from(io.BytesIO(b"12345"), 0, 6)
     assert partial.value.done == 5
 
 
@@ -286,7 +286,7 @@ def test_a_subclass_counts_what_goes_through_it(memory: GuestMemory, file: Path)
             return count
 
     with Counting(file) as counting:
-        memory.read_from(counting, 0, END)  # type: ignore[arg-type]
+        memory.read_from(counting, 0, END)
         assert counting.read_bytes == END
 
 
@@ -308,9 +308,9 @@ def test_what_is_not_a_file_is_refused(memory: GuestMemory, file: Path) -> None:
                 verb(thing, 0, 1)  # type: ignore[arg-type]
     for answer in (-1, 3, 1 << 70, "1"):
         with pytest.raises(OSError, match="says that it moved"):
-            memory.read_from(Lying(answer), 0, 2)  # type: ignore[arg-type]
+            memory.read_from(Lying(answer), 0, 2)
     with pytest.raises(PartialTransfer, match="would block"):
-        memory.read_from(Lying(None), 0, 2)  # type: ignore[arg-type]
+        memory.read_from(Lying(None), 0, 2)
     assert file.read_bytes() == DATA
     assert memory.read(0, 2) == bytes(2)
 
@@ -323,5 +323,5 @@ def test_what_a_file_raises_comes_out_and_says_how_far_it_came(memory: GuestMemo
             return super().write(data)
 
     with pytest.raises(ZeroDivisionError) as failed:
-        memory.write_to(Failing(), 0, END)  # type: ignore[arg-type]
+        memory.write_to(Failing(), 0, END)
     assert failed.value.__notes__ == ["write_to: after 0x10_0000 of 0x30_0000 bytes"]

@@ -159,13 +159,13 @@ def test_items_are_regions_by_exact_base_or_name(base: AddressSpaceBase) -> None
     with pytest.raises(UnmappedAddress, match=r"no region starts at 0xd000_0000; .*'uart'.*'bios'") as refused:
         base[HOLE]
     assert (refused.value.address, refused.value.region) == (HOLE, None)
-    with pytest.raises(UnmappedAddress, match=r"'low'.*\.regions\[1\], \.find_region\(1\)") as inside:
+    with pytest.raises(UnmappedAddress, match=r"'low'.*\.find_region\(addr\).*\.regions\[i\]") as inside:
         base[1]
     assert inside.value.region == LOW
-    with pytest.raises(InvalidAddressRange, match=r"\.regions\[-1\]"):
+    with pytest.raises(InvalidAddressRange, match=r"\.regions\[i\]"):
         base[-1]
     for key in (slice(0, 2), 1.5, None, LOW):
-        with pytest.raises(TypeError, match=r"exact base or the name of a region; \.regions"):
+        with pytest.raises(TypeError, match=r"exact base or a name: \.find_region"):
             base[key]  # type: ignore[index]
     for name in ("", "LOW", "\ud800"):
         with pytest.raises(UnmappedAddress, match="no region is named"):

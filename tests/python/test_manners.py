@@ -1,4 +1,4 @@
-"""What Python programmers expect of any class: weak references, `with`, a `repr` that tells something, an honest `dir()`."""
+"""The manners that Python programmers expect of a class: weak references, `with`, a telling `repr`, an honest `dir()`."""
 
 import gc
 import subprocess

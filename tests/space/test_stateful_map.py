@@ -47,7 +47,7 @@ class Plain:
         return self.first + self.pages
 
     def made(self) -> AddressSpaceRegion:
-        options = {"prot_flags": self.prot} if self.region_type == "ram" else {}
+        options: dict[str, Any] = {"prot_flags": self.prot} if self.region_type == "ram" else {}
         return AddressSpaceRegion(self.region_type, self.first * PAGE, self.pages * PAGE, name=self.name, **options)
 
 

@@ -145,7 +145,8 @@ class UnicornClient:
         self._devices.add(pages)
 
     def _unmap(self, mapped: AddressRange) -> None:
-        # Only what is still there, for the engine's owner may have unmapped pages: a refusal would leave pointers to memory that goes.
+        # Only what is still there: the engine's owner may have unmapped pages, and a refusal would leave pointers to memory that
+        # goes.
         for first, last, _ in list(self._uc.mem_regions()):
             if part := AddressRange(first, last + 1 - first).intersect(mapped):
                 self._uc.mem_unmap(*part)
@@ -196,8 +197,8 @@ def _ctl(uc: Uc, ctl: int, op: int, *args: Any) -> Any:
 def _refusal() -> Unsupported:
     how = "use contexts of the processor alone (UC_CTL_CONTEXT_CPU), in a new engine when this one was in that mode"
     message = (
-        "Unicorn can't save memory in contexts (UC_CTL_CONTEXT_MEMORY) and follow an address space: it would copy what is written, so "
-        f"that both part, and restore what was removed; {how}"
+        "Unicorn can't save memory in contexts (UC_CTL_CONTEXT_MEMORY) and follow an address space: it would copy what is "
+        f"written, so that both part, and restore what was removed; {how}"
     )
     return Unsupported(message, feature="UC_CTL_CONTEXT_MEMORY", how=how)
 

@@ -40,8 +40,7 @@ struct PyDigest {
 impl Digest for PyDigest {
     fn update(&mut self, bytes: &[u8]) -> Result<()> {
         let _guard = python_call();
-        let result = Python::attach(|py| self.update.call1(py, (buffer::copied(py, bytes)?,)).map(drop));
-        result.map_err(|raised| {
+        Python::attach(|py| self.update.call1(py, (buffer::copied(py, bytes)?,)).map(drop)).map_err(|raised| {
             // Kept here, for an error of the work has no room for an exception.
             self.raised = Some(raised);
             Error::Interrupted

@@ -25,7 +25,7 @@ from dbs_address_space import (
 )
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from kernel_view import maps_of
+from kernel_view import maps_of, protection
 from memory_helpers import MIB, PAGE, WINDOW, mapped, ram
 
 SIZE = 2 * MIB
@@ -167,6 +167,19 @@ def test_a_window_ends_with_its_region(space: AddressSpace, memory: GuestMemory,
     memory.close()
     with pytest.raises(NotMapped):
         window.unmap(0, PAGE)
+
+
+def test_a_replacement_leaves_the_protection_of_the_files(
+    space: AddressSpace, memory: GuestMemory, file: BinaryIO
+) -> None:
+    memory.dax_window("fs0").map_file(0, file, 0, PAGE, "r--")
+    region = space["fs0"]
+    with pytest.raises(InvalidArgument, match="prot_flags="):
+        region.replace(prot_flags="rw-")
+    space.replace_region("fs0", region.replace(name="fs1"))
+    assert protection(memory.host_address(region.base))[:2] == "r-"
+    with pytest.raises(AccessDenied):
+        memory.write(region.base, b"x")
 
 
 def test_windows_are_not_discarded(memory: GuestMemory, file: BinaryIO) -> None:

@@ -79,7 +79,7 @@ check-targets: $(PACKAGER) ## compile, without linking, for every platform and f
 	$(RUN) tools/check_targets.py
 
 check-oldest-rust: ## compile with the oldest Rust that Cargo.toml promises; rustup brings it
-	rustup toolchain install 1.88 --profile minimal
+	rustup toolchain list | grep -q '^1\.88' || rustup toolchain install 1.88 --profile minimal
 	PYO3_NO_PYTHON=1 PYO3_BUILD_EXTENSION_MODULE=1 cargo +1.88 check --locked --lib
 
 check-dependencies: ## advisories, licences and sources of the crates, by cargo-deny; OFFLINE=1 takes the advisories it has

@@ -260,7 +260,7 @@ impl PySpace {
     /// Unmaps the memory, if there is any, and ends every attachment; the space stays as a map. Closing twice does nothing.
     ///
     /// `with` closes the space at its end. Raises `RegionBusy` when a view or array holds a region, `ClientError` when a client refuses, and
-    /// then nothing has changed.
+    /// then nothing has changed; the error of an attachment that could not let go of everything only when all of them have ended.
     ///
     /// >>> from dbs_address_space import AddressSpaceBuilder
     /// >>> with AddressSpaceBuilder(numa_regions=["4MiB"]).build() as space:
@@ -273,7 +273,10 @@ impl PySpace {
             detached(py, None, |interrupt| self.inner.close_memory(incarnation, interrupt))?;
         }
         let handles = self.registry.get().registry().handles(py);
-        handles.iter().filter_map(|handle| handle.cast::<PyAttachment>().ok()).try_for_each(|it| it.get().detach(py))
+        let attachments = handles.iter().filter_map(|handle| handle.cast::<PyAttachment>().ok());
+        // All of them first: an error of one keeps no other.
+        let ended: Vec<_> = attachments.map(|attachment| attachment.get().detach(py)).collect();
+        ended.into_iter().collect()
     }
 
     fn __enter__(slf: Py<Self>) -> Py<Self> {

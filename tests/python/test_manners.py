@@ -12,6 +12,7 @@ from dbs_address_space import (
     AddressSpace,
     AddressSpaceBuilder,
     AddressSpaceRegion,
+    ClientError,
     DaxMapping,
     DimmSlots,
     DirtyPages,
@@ -94,3 +95,19 @@ def test_reprs_are_in_hex_and_tell_something() -> None:
         "DaxMapping(offset=0x1000, size=0x2000, file_offset=0x0, "
     )
     assert repr(DirtyPages([(1 << 32, 8192)])) == "DirtyPages(2 pages of 4096 bytes in 1 ranges)"
+
+
+def test_closing_a_space_ends_all_attachments_whatever_one_of_them_says() -> None:
+    class Client:
+        def prepare(self, change: object) -> None: ...
+        def commit(self, change: object) -> None: ...
+        def rollback(self, change: object) -> None: ...
+
+        def leave(self) -> None:
+            raise ValueError("not yet")
+
+    space, _ = mapped(ram(0))
+    first, second = space.subscribe(Client()), space.subscribe(print)
+    with pytest.raises(ClientError, match="not yet"):
+        space.close()
+    assert (first.is_attached, second.is_attached, space.is_mapped) == (False, False, False)

@@ -784,7 +784,7 @@ class AddressSpace:
         """Unmaps the memory, if there is any, and ends every attachment; the space stays as a map. Closing twice does nothing.
 
         `with` closes the space at its end. Raises `RegionBusy` when a view or array holds a region, `ClientError` when a client refuses, and
-        then nothing has changed.
+        then nothing has changed; the error of an attachment that could not let go of everything only when all of them have ended.
 
         >>> from dbs_address_space import AddressSpaceBuilder
         >>> with AddressSpaceBuilder(numa_regions=["4MiB"]).build() as space:

@@ -53,10 +53,8 @@ impl PyInterrupt {
     ) -> PyResult<T> {
         let result = py.detach(|| work(self));
         let raised = self.state().raised.take();
-        match (result, raised) {
-            (Err(Error::Interrupted), Some(raised)) => Err(raised),
-            (result, _) => result.map_err(PyErr::from),
-        }
+        // Also when the work came to its end all the same, as a commit does that can't be undone: Ctrl-C must not be lost.
+        raised.map_or_else(|| result.map_err(PyErr::from), Err)
     }
 
     fn state(&self) -> LockGuard<'_, InterruptState> {

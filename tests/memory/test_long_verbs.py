@@ -5,7 +5,8 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -54,6 +55,18 @@ GIVEN: dict[str, Callable[[GuestMemory, mmap.mmap], object]] = {
 }
 """The verbs of more bytes than `data` has."""
 
+
+@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb.form == "forced"], ids=str)
+def test_a_short_forced_write_lets_other_threads_go_on(memory: GuestMemory, verb: Verb) -> None:
+    """It may have to wait for a long one."""
+
+    def write_often() -> None:
+        for _ in range(1000):
+            verb(memory, AT, 8)
+
+    assert beats_in_time(lambda: beats_during(write_often) > 0)
+
+
 PROGRESSING = [verb for verb in VERBS if verb.progress]
 
 
@@ -85,29 +98,38 @@ def test_an_exception_from_progress_ends_it(memory: GuestMemory, verb: Verb) -> 
 INTERRUPTED = [verb for verb in VERBS if verb.interruptible and verb.name not in GIVEN]
 
 
+@contextmanager
+def interrupted() -> Iterator[None]:
+    """Ctrl-C comes soon and ends at once what is done here: all of it, 8 GiB that nobody has touched, would take longer."""
+    sent: list[float] = []
+
+    def send() -> None:
+        sent.append(time.monotonic())
+        os.kill(os.getpid(), signal.SIGINT)
+
+    timer = threading.Timer(0.1, send)
+    with pytest.raises(KeyboardInterrupt):
+        timer.start()
+        yield
+    assert time.monotonic() - sent[0] < 1
+    timer.join()
+
+
 @pytest.mark.parametrize("verb", INTERRUPTED, ids=str)
 def test_ctrl_c_ends_it(verb: Verb) -> None:
     size = 8 * GIB
     _, memory = mapped(ram(OTHER, size, mem_type="mmap"), ram(AT, size, mem_type="mmap"))
-    timer = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
     endless = Path("/dev/null" if verb.name == "write_to" else "/dev/zero")
-    with endless.open("r+b", buffering=0) as file, pytest.raises(KeyboardInterrupt):
-        timer.start()
+    with endless.open("r+b", buffering=0) as file, interrupted():
         verb(memory, AT, size, **({"file": file} if "file" in verb.parameters else {}))
-    timer.join()
 
 
 @pytest.mark.parametrize("name", GIVEN)
 def test_ctrl_c_ends_what_is_given_bytes(name: str) -> None:
-    """They are there before, and are more than can be copied in the time."""
     size = 8 * GIB
     _, memory = mapped(ram(AT, size, mem_type="mmap"))
-    with mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as given:
-        timer = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
-        with pytest.raises(KeyboardInterrupt):
-            timer.start()
-            GIVEN[name](memory, given)
-        timer.join()
+    with mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as given, interrupted():
+        GIVEN[name](memory, given)
 
 
 def test_a_ticket_lock_over_guest_memory_holds() -> None:

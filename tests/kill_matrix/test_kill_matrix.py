@@ -13,6 +13,8 @@ from kill_cells import HUGE, is_huge
 from kill_runner import Count, all_cells, run
 
 SAMPLE = 600
+SEED = 1
+"""The same cells in each run of `make test`, so that a red one is of the change; `make test-long` has them all."""
 
 
 @contextmanager
@@ -52,7 +54,7 @@ def directory(tmp_path: Path) -> Iterator[Path]:
 @pytest.mark.timeout(4 * 3600)
 def test_no_cell_kills_hangs_leaks_or_lies(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cells = all_cells(directory)
-    seed = int(os.environ.get("KILL_MATRIX_SEED", random.randrange(1 << 32)))
+    seed = int(os.environ.get("KILL_MATRIX_SEED", SEED))
     if "KILL_MATRIX" in os.environ:
         chosen = cells
     else:

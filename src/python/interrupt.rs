@@ -7,7 +7,7 @@ use pyo3::sync::PyOnceLock;
 
 use super::callback;
 use super::calls::python_call;
-use crate::model::error::{Error, Interrupted, Result};
+use crate::model::error::{Interrupted, Result};
 use crate::model::interrupt::Interrupt;
 use crate::model::lock::{Lock, LockGuard};
 

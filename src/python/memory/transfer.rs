@@ -5,7 +5,7 @@ use std::fs::File;
 use pyo3::exceptions::{PyOSError, PyTypeError};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyByteArray, PyMemoryView, PySlice};
+use pyo3::types::{PyMemoryView, PySlice};
 
 use super::PyMemory;
 use crate::memory::access::Verb;
@@ -163,7 +163,7 @@ impl PyMemory {
 
     fn read_stream(&self, py: Python<'_>, readinto: &Bound<'_, PyAny>, range: Range) -> PyResult<()> {
         let _guard = python_call();
-        let buffer = PyByteArray::new_with(py, usize_of(range.size().min(STEP)), |_| Ok(()))?;
+        let buffer = buffer::new_bytearray(py, usize_of(range.size().min(STEP)))?;
         self.stream(py, (READ_FROM, range), |part| {
             let whole = PyMemoryView::from(buffer.as_any())?;
             let view = whole.get_item(PySlice::new(py, 0, isize::try_from(part.size())?, 1))?;

@@ -68,9 +68,18 @@ pub(super) fn copied<'py>(py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, 
 
 /// A bytearray of zeroes.
 pub(super) fn new_bytearray(py: Python<'_>, size: usize) -> PyResult<Bound<'_, PyByteArray>> {
-    let _guard = python_call();
-    // PyByteArray_FromStringAndSize prints a SystemError of its own when there is no room: it drops what it has not initialised.
-    Ok(py.get_type::<PyByteArray>().call1((size,))?.cast_into()?)
+    let length =
+        isize::try_from(size).map_err(|_| PyMemoryError::new_err("the result is larger than any bytearray"))?;
+    // Made empty first: PyByteArray_FromStringAndSize of a size without room prints a SystemError, for it drops what it has not
+    // initialised. Not by `bytearray(size)`, whose fresh pages would each be a fault.
+    let array = PyByteArray::new(py, b"");
+    // SAFETY: a live bytearray that nobody else has seen; without room there is an exception.
+    if unsafe { ffi::PyByteArray_Resize(array.as_ptr(), length) } != 0 {
+        return Err(PyErr::fetch(py));
+    }
+    // SAFETY: it has `size` bytes now, which the resizing left as they were found.
+    unsafe { std::ptr::write_bytes(array.data(), 0, size) };
+    Ok(array)
 }
 
 /// A contiguous buffer that is held: its exporter keeps the bytes where they are meanwhile.
@@ -182,23 +191,29 @@ pub(super) fn with_integers<T>(object: &Bound<'_, PyAny>, work: impl FnOnce(Byte
 /// Whether the bytes of an object are those of an `mmap`, also through memoryviews, and through arrays of NumPy.
 fn is_mmap(object: &Bound<'_, PyAny>) -> PyResult<bool> {
     static MMAP: PyOnceLock<Py<PyType>> = PyOnceLock::new();
-    let (py, _guard) = (object.py(), python_call());
+    let py = object.py();
     let mut exporter = object.clone();
     // A chain that is longer was made to have no end.
     for _ in 0..64 {
+        // The most frequent kinds first: this is asked for each short copy.
         if exporter.is_exact_instance_of::<PyBytes>() || exporter.is_exact_instance_of::<PyByteArray>() {
+            break;
+        }
+        let _guard = python_call();
+        if exporter.is_exact_instance_of::<PyMemoryView>() {
+            exporter = exporter.getattr(intern!(py, "obj"))?;
+            continue;
+        }
+        if exporter.is_none() {
             break;
         }
         if exporter.is_instance(MMAP.import(py, "mmap", "mmap")?)? {
             return Ok(true);
         }
-        let is_view = exporter.is_instance_of::<PyMemoryView>();
-        let is_array = exporter.get_type().getattr_opt(intern!(py, "__array_interface__"))?.is_some();
-        exporter = match (is_view, is_array) {
-            (true, _) => exporter.getattr(intern!(py, "obj"))?,
-            (_, true) => exporter.getattr(intern!(py, "base"))?,
-            (false, false) => return Ok(false),
-        };
+        if exporter.get_type().getattr_opt(intern!(py, "__array_interface__"))?.is_none() {
+            break;
+        }
+        exporter = exporter.getattr(intern!(py, "base"))?;
     }
     Ok(false)
 }

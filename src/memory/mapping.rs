@@ -21,7 +21,7 @@ use crate::model::region::{PROT_READ, PROT_WRITE, SharedRegion};
 use crate::sys::copy::{self, Reach};
 use crate::sys::memory::{self, Advice};
 
-/// The memory of a region. How it may be touched is said in [`path`](super::path).
+/// The memory of a region. How it may be touched is said in `path.rs`.
 #[derive(Debug)]
 pub struct Mapping {
     mapped: MappedPages,

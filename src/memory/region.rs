@@ -16,8 +16,8 @@ use crate::sys::kvm_slot::StableBytes;
 
 /// A region of a mapped space.
 ///
-/// Verbs see it as long as they hold the snapshot that it is in. Longer use needs a [`Lease`](super::lease::Lease) on it,
-/// a [`WeakRegion`](super::lease::WeakRegion), which keeps nothing, or the `Arc` that the participants of a change hold by protocol.
+/// Verbs see it as long as they hold the snapshot that it is in. Longer use needs a `Lease` on it,
+/// a `WeakRegion`, which keeps nothing, or the `Arc` that the participants of a change hold by protocol.
 #[derive(Debug)]
 pub struct MappedRegion {
     entry: RegionEntry,

@@ -70,7 +70,7 @@ pub enum Errno {
     Refused(i32),
 }
 
-/// The work was asked to stop; the caller's [`Interrupt`](super::interrupt::Interrupt) knows why.
+/// The work was asked to stop; the caller's `Interrupt` knows why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Interrupted;
 
@@ -325,7 +325,7 @@ pub enum Error {
         /// About how much was asked for.
         message: String,
     },
-    /// The caller's [`super::interrupt::Interrupt`] said stop.
+    /// The caller's `Interrupt` said stop.
     #[error("interrupted")]
     Interrupted,
 }

@@ -83,13 +83,13 @@ impl PyBase {
         }
     }
 
-    /// Runs a query on this map: the counterpart of [`PySpace::query`](super::space::PySpace::query).
+    /// Runs a query on this map: the counterpart of `PySpace::query`.
     #[inline]
     pub(super) fn query<T>(&self, _py: Python<'_>, query: impl FnOnce(&Self) -> PyResult<T>) -> PyResult<T> {
         query(self)
     }
 
-    /// This map: the counterpart of [`PySpace::base`](super::space::PySpace::base).
+    /// This map: the counterpart of `PySpace::base`.
     pub(super) fn base(slf: &Bound<'_, Self>) -> PyResult<Py<Self>> {
         Ok(slf.clone().unbind())
     }

@@ -286,12 +286,12 @@ def test_a_file_may_close_the_memory(memory: GuestMemory) -> None:
     class File:
         """An object that is read and written in Python, in the midst of the transfer."""
 
-        def readinto(self, _: object) -> int:
+        def readinto(self, _buffer: object) -> int:
             memory.close()
             return 1
 
-        def write(self, _: object) -> int:
-            return self.readinto(_)
+        def write(self, data: object) -> int:
+            return self.readinto(data)
 
     for verb in (memory.read_from, memory.write_to):
         with pytest.raises(AddressSpaceError):

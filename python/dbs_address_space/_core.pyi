@@ -1043,7 +1043,8 @@ class AddressSpace:
         `sock` is a connected Unix socket, an int or anything with `fileno()`, that stays the caller's; a duplicate is kept until
         `detach()`. The session is opened and the protocol's features are negotiated here: those that this needs, and those bits of
         `protocol_features` that the back-end offers. `SET_FEATURES` and the rings are the caller's, by `VhostUserClient.send`.
-        Each message waits `timeout` seconds for the back-end. Firmware, devices and DAX windows are not in the table.
+        Each message waits `timeout` seconds for the back-end. Ctrl-C ends the wait in every verb, and after a message without an answer the
+        connection takes no other: detach it. Firmware, devices and DAX windows are not in the table.
 
         A region is removed from the table when its removal is published: the caller must have no request under way in it. Raises
         `NotMapped`, `Unsupported` naming RAM that is not shared, `BackingError` for a back-end that refuses, does not answer or has
@@ -2296,7 +2297,8 @@ class VhostUserClient(Attachment):
 
     It has the front-end's end of the socket: the rest of the conversation, such as the features and the rings, goes through `send` and
     `ask`, so that messages never mix. `detach()` takes all memory from the back-end, whose rings must have been stopped, and raises
-    `BackingError` when the back-end refuses; it is detached all the same. The socket stays its owner's.
+    `BackingError` when the back-end refuses, or leaves a message unanswered for more than a second; it is detached all the same. The socket
+    stays its owner's.
     """
     @property
     def features(self) -> int:
@@ -2314,7 +2316,8 @@ class VhostUserClient(Attachment):
         """Sends a message that has no reply, with descriptors beside it, and returns once the back-end has taken it.
 
         `request` is its number in the protocol, `payload` the bytes after the header. Raises `BackingError` when the back-end refuses,
-        does not answer in time or is gone, `InvalidArgument` once it is detached.
+        does not answer in time or is gone, `InvalidArgument` once it is detached, `ReentrantChange` in a signal handler that runs while
+        another message is waited for.
         """
     def ask(self, request: SupportsIndex, payload: bytes = b"", *, fds: Sequence[SupportsIndex] = ()) -> bytes:
         """Sends a message that has a reply, and returns the reply's payload. Raises as `send` does."""

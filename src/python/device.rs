@@ -16,6 +16,7 @@ use super::registry::{Device, Registry};
 use super::space::PySpace;
 use crate::model::error::{Error, Result};
 use crate::model::format::hex;
+use crate::model::interrupt::Interrupt;
 use crate::model::invalid::{Invalid, Kind};
 use crate::model::lock::Lock;
 use crate::model::region::{RegionType, SharedRegion};
@@ -75,12 +76,12 @@ impl Client for DeviceClient {
         &self.name
     }
 
-    fn prepare(&self, proposal: &Arc<Proposal>) -> Result<()> {
+    fn prepare(&self, proposal: &Arc<Proposal>, _interrupt: &dyn Interrupt) -> Result<()> {
         let is_new = self.pending.lock().is_some();
         if is_new { self.check_free(proposal) } else { Ok(()) }
     }
 
-    fn commit(&self, proposal: &Arc<Proposal>) -> Result<()> {
+    fn commit(&self, proposal: &Arc<Proposal>, _interrupt: &dyn Interrupt) -> Result<()> {
         let base = self.region.base();
         if let Some(device) = self.pending() {
             self.update(|devices| devices.insert(base, device));
@@ -101,11 +102,11 @@ impl Client for DeviceClient {
         Ok(())
     }
 
-    fn rollback(&self, _offer: &Arc<Proposal>) -> Result<()> {
+    fn rollback(&self, _offer: &Arc<Proposal>, _interrupt: &dyn Interrupt) -> Result<()> {
         Ok(())
     }
 
-    fn leave(&self) -> Result<()> {
+    fn leave(&self, _interrupt: &dyn Interrupt) -> Result<()> {
         self.forget();
         Ok(())
     }

@@ -16,6 +16,7 @@ use super::calls::python_call;
 use super::change::PyChange;
 use super::error::Exception;
 use crate::model::error::{ClientException, Error, Result};
+use crate::model::interrupt::Interrupt;
 use crate::model::lock::Lock;
 use crate::space::client::Client;
 use crate::space::proposal::Proposal;
@@ -122,14 +123,14 @@ impl Client for PyClient {
         &self.name
     }
 
-    fn prepare(&self, proposal: &Arc<Proposal>) -> Result<()> {
+    fn prepare(&self, proposal: &Arc<Proposal>, _interrupt: &dyn Interrupt) -> Result<()> {
         if self.is_observer {
             return Ok(());
         }
         self.call("prepare", proposal).inspect_err(|_| self.end_change())
     }
 
-    fn commit(&self, proposal: &Arc<Proposal>) -> Result<()> {
+    fn commit(&self, proposal: &Arc<Proposal>, _interrupt: &dyn Interrupt) -> Result<()> {
         // Whatever comes of it, the offer at the subscription was this one.
         let is_new = self.is_new.swap(false, Ordering::AcqRel);
         // An observer hears of maps: the first offer is not a change of the map, and neither is memory that comes.
@@ -139,14 +140,14 @@ impl Client for PyClient {
         result
     }
 
-    fn rollback(&self, proposal: &Arc<Proposal>) -> Result<()> {
+    fn rollback(&self, proposal: &Arc<Proposal>, _interrupt: &dyn Interrupt) -> Result<()> {
         let result = if self.is_observer { Ok(()) } else { self.call("rollback", proposal) };
         self.end_change();
         result
     }
 
     /// A client without `leave()` has nothing to let go.
-    fn leave(&self) -> Result<()> {
+    fn leave(&self, _interrupt: &dyn Interrupt) -> Result<()> {
         let _guard = python_call();
         self.with_client(|_, client| {
             let Some(leave) = client.getattr_opt("leave")? else { return Ok(()) };

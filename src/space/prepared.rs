@@ -25,7 +25,7 @@ impl<'a> Prepared<'a> {
         for (subscription, proposal) in participants {
             // Noted before the call: writers that wait name this client, and give up on one that never comes back.
             turn.enter(Some(subscription.name()), "prepare");
-            subscription.client().prepare(&proposal)?;
+            subscription.client().prepare(&proposal, turn.interrupt())?;
             prepared.done.push((subscription, proposal));
         }
         turn.enter(None, "change");
@@ -39,7 +39,7 @@ impl<'a> Prepared<'a> {
         for (subscription, proposal) in std::mem::take(&mut self.done) {
             self.turn.enter(Some(subscription.name()), "commit");
             // The others are told whatever one of them answers, for the change is a fact.
-            if let Err(error) = subscription.commit(&proposal) {
+            if let Err(error) = subscription.commit(&proposal, self.turn.interrupt()) {
                 failures.push((subscription, error));
             }
         }
@@ -60,7 +60,7 @@ impl Drop for Prepared<'_> {
         // In reverse, so that a client finds those before it as they were when it was asked. A panic of a client comes here too.
         for (subscription, proposal) in self.done.iter().rev() {
             self.turn.enter(Some(subscription.name()), "rollback");
-            if let Err(error) = subscription.client().rollback(proposal) {
+            if let Err(error) = subscription.client().rollback(proposal, self.turn.interrupt()) {
                 subscription.fail(error);
             }
         }

@@ -10,7 +10,7 @@ use super::subscription::Subscription;
 use super::turn::TurnGuard;
 use crate::model::change::Change;
 use crate::model::error::{Error, Result};
-use crate::model::interrupt::Interrupt;
+use crate::model::interrupt::{Interrupt, Uninterrupted};
 
 /// A writer's turn, at the end of which clients leave that were told to during it.
 pub(super) struct WriterTurn<'a> {
@@ -34,7 +34,7 @@ impl Drop for WriterTurn<'_> {
 
 impl AddressSpace {
     /// Waits for the writers' turn; refused in a forked child.
-    pub(super) fn take_turn(&self, interrupt: &dyn Interrupt) -> Result<WriterTurn<'_>> {
+    pub(super) fn take_turn<'a>(&'a self, interrupt: &'a dyn Interrupt) -> Result<WriterTurn<'a>> {
         self.check_process()?;
         Ok(WriterTurn { space: self, turn: self.turn().take(interrupt)? })
     }
@@ -53,7 +53,7 @@ impl AddressSpace {
         if let Some((_, error)) = prepared.commit().pop() {
             turn.enter(Some(subscription.name()), "rollback");
             // Whatever comes of it, the first error is the one to tell.
-            let _ = subscription.client().rollback(&proposal);
+            let _ = subscription.client().rollback(&proposal, interrupt);
             return Err(error);
         }
         // Only now: a client that refused or failed never was one.
@@ -72,17 +72,21 @@ impl AddressSpace {
             self.leave_later(subscription);
             return Ok(());
         }
-        let turn = self.take_turn(interrupt)?;
+        // A change that waits for this very client would keep the turn for as long as the client is silent.
+        let client = subscription.client();
+        client.hurry(true);
+        let turn = self.take_turn(interrupt).inspect_err(|_| client.hurry(false))?;
         // Out of the table before it lets go, so that a failure half way leaves no client that is asked about changes.
         self.clients().retain(|other| !Arc::ptr_eq(other, subscription));
         turn.enter(Some(subscription.name()), "detach");
-        let result = subscription.leave();
+        let result = subscription.leave(interrupt);
         subscription.has_ended();
         result
     }
 
     fn leave_later(&self, subscription: &Arc<Subscription>) {
         subscription.leave_later();
+        subscription.client().hurry(true);
         let mut clients = self.clients();
         // A client that failed is not there any more.
         if !clients.iter().any(|other| Arc::ptr_eq(other, subscription)) {
@@ -96,7 +100,7 @@ impl AddressSpace {
         let ended: Vec<_> = self.clients().extract_if(.., |subscription| !subscription.is_following()).collect();
         for subscription in ended.iter().filter(|subscription| subscription.is_leaving()) {
             turn.enter(Some(subscription.name()), "detach");
-            if let Err(error) = subscription.leave() {
+            if let Err(error) = subscription.leave(turn.interrupt()) {
                 subscription.fail(error);
             }
             subscription.has_ended();
@@ -118,7 +122,10 @@ impl AddressSpace {
         let clients = std::mem::take(&mut *self.clients());
         if self.check_process().is_ok() {
             // There is nobody left to tell of an error; the client keeps whatever it could not let go.
-            clients.iter().for_each(|subscription| drop(subscription.leave()));
+            for subscription in &clients {
+                subscription.client().hurry(true);
+                drop(subscription.leave(&Uninterrupted));
+            }
         }
     }
 }

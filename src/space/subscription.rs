@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 use super::client::Client;
 use super::proposal::Proposal;
 use crate::model::error::{Error, Result};
+use crate::model::interrupt::Interrupt;
 use crate::model::lock::{Lock, LockGuard};
 use crate::sys::event::Event;
 
@@ -115,10 +116,10 @@ impl Subscription {
     }
 
     /// Lets the client leave, in the turn; it does so once. [`has_ended`](Self::has_ended) must follow.
-    pub(super) fn leave(&self) -> Result<()> {
+    pub(super) fn leave(&self, interrupt: &dyn Interrupt) -> Result<()> {
         // The lock ends with this statement: a client that leaves may ask for the status.
         let before = std::mem::replace(&mut *self.status(), Status::Left);
-        if before == Status::Left { Ok(()) } else { self.client.leave() }
+        if before == Status::Left { Ok(()) } else { self.client.leave(interrupt) }
     }
 
     /// Tells the subscriber that the client has left.
@@ -144,10 +145,10 @@ impl Subscription {
     }
 
     /// Tells the client that a change is published.
-    pub(super) fn commit(&self, proposal: &Arc<Proposal>) -> Result<()> {
+    pub(super) fn commit(&self, proposal: &Arc<Proposal>, interrupt: &dyn Interrupt) -> Result<()> {
         // Before the client is told: whatever it answers, the regions are there for it, or gone.
         self.has_seen_regions.store(!proposal.ends_memory(), Ordering::Release);
-        self.client.commit(proposal)?;
+        self.client.commit(proposal, interrupt)?;
         if let Some(event) = self.event.get() {
             event.signal();
         }

@@ -61,14 +61,15 @@ impl TurnOwner {
 pub struct Turn(Monitor<Option<TurnOwner>>);
 
 /// A turn taken; dropping it lets the next writer in.
-#[derive(Debug)]
+#[allow(missing_debug_implementations, reason = "borrows a caller's trait object")]
 pub struct TurnGuard<'a> {
     turn: &'a Turn,
+    interrupt: &'a dyn Interrupt,
 }
 
 impl Turn {
     /// Waits for the turn; must be called without the interpreter's lock. A thread that has it already is refused at once.
-    pub fn take(&self, interrupt: &dyn Interrupt) -> Result<TurnGuard<'_>> {
+    pub fn take<'a>(&'a self, interrupt: &'a dyn Interrupt) -> Result<TurnGuard<'a>> {
         let thread = thread::current().id();
         loop {
             let owner = self.0.lock();
@@ -81,7 +82,7 @@ impl Turn {
             owner.as_ref().map_or(Ok(()), TurnOwner::check_client_timeout)?;
             if owner.is_none() {
                 *owner = Some(TurnOwner::begin(thread));
-                return Ok(TurnGuard { turn: self });
+                return Ok(TurnGuard { turn: self, interrupt });
             }
             // The check may run a signal handler of the user, which may change this very space.
             drop(owner);
@@ -102,6 +103,11 @@ impl Turn {
 }
 
 impl TurnGuard<'_> {
+    /// The interrupt of the writer, for the clients that it calls.
+    pub(super) fn interrupt(&self) -> &dyn Interrupt {
+        self.interrupt
+    }
+
     /// Notes which client is being called, for the errors of others; its time begins anew.
     pub(super) fn enter(&self, client: Option<&Arc<str>>, phase: &'static str) {
         if let Some(owner) = self.turn.0.lock().as_mut() {

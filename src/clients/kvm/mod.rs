@@ -18,6 +18,7 @@ use self::table::{SlotNumbers, SlotTable};
 use crate::memory::region::MappedRegion;
 use crate::model::dirty::DirtyPages;
 use crate::model::error::{Errno, Error, Result};
+use crate::model::interrupt::Interrupt;
 use crate::model::lock::Lock;
 use crate::model::range::Range;
 use crate::model::region::{PROT_READ, PROT_WRITE, RegionType, SharedRegion};
@@ -247,14 +248,14 @@ impl Client for Kvm {
         true
     }
 
-    fn prepare(&self, proposal: &Arc<Proposal>) -> Result<()> {
+    fn prepare(&self, proposal: &Arc<Proposal>, _interrupt: &dyn Interrupt) -> Result<()> {
         self.prepare_all(proposal).inspect_err(|_| {
             // The error that is returned is why; a slot that KVM does not delete stays with its memory.
             let _ = self.undo(proposal);
         })
     }
 
-    fn commit(&self, proposal: &Arc<Proposal>) -> Result<()> {
+    fn commit(&self, proposal: &Arc<Proposal>, _interrupt: &dyn Interrupt) -> Result<()> {
         let mut table = self.table.lock();
         // Only now can others have their numbers: a rollback would have set them again.
         for entry in std::mem::take(&mut table.parked) {
@@ -263,11 +264,11 @@ impl Client for Kvm {
         table.delete_all(proposal.removed_after().map(|region| &region.desc))
     }
 
-    fn rollback(&self, proposal: &Arc<Proposal>) -> Result<()> {
+    fn rollback(&self, proposal: &Arc<Proposal>, _interrupt: &dyn Interrupt) -> Result<()> {
         self.undo(proposal)
     }
 
-    fn leave(&self) -> Result<()> {
+    fn leave(&self, _interrupt: &dyn Interrupt) -> Result<()> {
         let mut table = self.table.lock();
         let regions: Vec<_> = table.slots.values().map(|entry| Arc::clone(&entry.region)).collect();
         table.delete_all(regions.iter())

@@ -7,7 +7,6 @@ The tables of verbs in the tests are chosen from `VERBS` by trait, so that each 
 import inspect
 import mmap
 import os
-import struct
 from array import array
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -146,11 +145,15 @@ def filled(size: int) -> bytes:
 
 
 def words(there: bytes) -> list[int]:
-    return [value for (value,) in struct.iter_unpack("<Q", there[: len(there) // 8 * 8])]
+    return array("Q", there[: len(there) // 8 * 8]).tolist()
 
 
 def places(there: bytes) -> list[int]:
-    return [at for at in range(len(there)) if there.startswith(NEEDLE, at)]
+    found, at = list[int](), there.find(NEEDLE)
+    while at >= 0:
+        found.append(at)
+        at = there.find(NEEDLE, at + 1)
+    return found
 
 
 def zero_pages(there: bytes) -> int:
@@ -159,8 +162,9 @@ def zero_pages(there: bytes) -> int:
 
 
 def difference(there: bytes) -> int | None:
-    pairs = enumerate(zip(there, data(len(there)), strict=True))
-    return next((at for at, (one, two) in pairs if one != two), None)
+    right = data(len(there))
+    pages = (page for page in range(0, len(there), PAGE) if there[page : page + PAGE] != right[page : page + PAGE])
+    return next((at for page in pages for at in range(page, page + PAGE) if there[at] != right[at]), None)
 
 
 def string(there: bytes) -> bytes:

@@ -11,10 +11,11 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from children import finish_child, start_child
 from dbs_address_space import GuestMemory, Progress
-from memory_helpers import GIB, MIB, mapped, ram
+from memory_helpers import GIB, MIB, PAGE, mapped, ram
 from threads import beats_during, beats_in_time, run_threads, switch_interval
-from verbs import OTHER, VERBS, Verb, data
+from verbs import OTHER, VERBS, Verb, copy_outward, data, integer
 
 AT = 16 * GIB
 SIZE = 64 * MIB
@@ -151,21 +152,50 @@ def test_a_ticket_lock_over_guest_memory_holds() -> None:
     assert memory.load(0) == memory.load(8) == 2 * rounds
 
 
-def test_aligned_integers_do_not_tear() -> None:
-    _, memory = mapped(ram(0))
-    done = threading.Event()
-    values = {0, 2**64 - 1}
+TEARABLE: dict[str, tuple[Callable[[GuestMemory, int, bytes], object], Callable[[GuestMemory, int, int], bytes]]] = {
+    "integers": (
+        lambda memory, addr, value: getattr(memory, f"write_u{8 * len(value)}")(addr, integer(value)),
+        lambda memory, addr, size: getattr(memory, f"read_u{8 * size}")(addr).to_bytes(size, "little"),
+    ),
+    "byte strings": (GuestMemory.write, GuestMemory.read),
+    "vectors": (
+        lambda memory, addr, value: memory.writev([(addr, value)]),
+        lambda memory, addr, size: memory.readv([(addr, size)])[0],
+    ),
+    "copies": (
+        lambda memory, addr, value: memory.copy(addr, PAGE if value[0] else 2 * PAGE, len(value)),
+        copy_outward,
+    ),
+}
+"""How a small value is written, and read."""
 
-    def write() -> None:
-        for number in range(40_000):
-            memory.write_u64(8, (2**64 - 1) * (number % 2))
-        done.set()
 
-    def read() -> None:
-        while not done.is_set():
-            assert memory.read_u64(8) in values
+@pytest.mark.parametrize("width", [2, 4, 8])
+@pytest.mark.parametrize("form", TEARABLE)
+def test_aligned_values_do_not_tear(form: str, width: int) -> None:
+    """Another process writes, for within this one the verbs take turns."""
+    write, read = TEARABLE[form]
+    _, memory = mapped(ram(0, 3 * PAGE))
+    values = [bytes(width), b"\xff" * width]
+    memory.write(PAGE, values[1])
 
-    run_threads(write, read)
+    def write_on() -> None:
+        while True:
+            for value in values:
+                write(memory, 64, value)
+
+    seen, changes, deadline = [values[0]], 0, time.monotonic() + 5
+    child, report = start_child(write_on)
+    try:
+        # As often as the value changes under the reads, the two processes have met.
+        while changes < 1000 and time.monotonic() < deadline:
+            value = read(memory, 64, width)
+            changes += value != seen[-1]
+            seen = [*set(seen) - {value}, value]
+    finally:
+        os.kill(child, signal.SIGKILL)
+        finish_child(child, report, 10)
+    assert set(seen) <= set(values)
 
 
 def test_hotplug_during_a_long_search() -> None:

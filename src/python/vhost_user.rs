@@ -4,12 +4,12 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyTuple};
 
 use super::attachment::{PyAttachment, over};
 use super::calls::python_call;
 use super::convert::{self, Address, CInt, Timeout, U32};
+use super::import_once::ImportOnce;
 use super::memory::{EVERYWHERE, PyMemory};
 use super::space::PySpace;
 use crate::clients::vhost_user::{VhostUser, VhostUserRegion};
@@ -32,8 +32,9 @@ pub struct PyVhostUserClient {
 }
 
 impl PyVhostUserClient {
-    fn regions(&self, py: Python<'_>) -> Vec<VhostUserRegion> {
-        self.client.upgrade().map_or_else(Vec::new, |client| py.detach(|| client.table()))
+    fn regions(&self, py: Python<'_>) -> PyResult<Vec<VhostUserRegion>> {
+        let table = self.client.upgrade().map(|client| py.detach(|| client.table()));
+        Ok(table.transpose()?.unwrap_or_default())
     }
 
     fn message(
@@ -73,7 +74,7 @@ impl PyVhostUserClient {
     /// The regions that the back-end was shown: a tuple of `VhostUserRegion` by ascending address.
     #[getter]
     fn table<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
-        to_python(py, &self.regions(py))
+        to_python(py, &self.regions(py)?)
     }
 
     /// Sends a message that has no reply, with descriptors beside it, and returns once the back-end has taken it.
@@ -97,8 +98,8 @@ impl PyVhostUserClient {
         Ok(PyBytes::new(py, &self.message(py, request, payload, fds, true)?))
     }
 
-    fn __repr__(&self, py: Python<'_>) -> String {
-        format!("VhostUserClient({} of {} regions)", self.regions(py).len(), self.max_regions)
+    fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
+        Ok(format!("VhostUserClient({} of {} regions)", self.regions(py)?.len(), self.max_regions))
     }
 }
 
@@ -127,7 +128,7 @@ impl PySpace {
         self.inner().check_mapped("vhost-user")?;
         let (socket, timeout) = (convert::descriptor(sock)?, timeout.0);
         let client = Arc::new(py.detach(|| VhostUser::new(socket, timeout, protocol_features.0))?);
-        let (features, protocol_features, max_regions) = client.negotiated();
+        let (features, protocol_features, max_regions) = client.negotiated()?;
         let object = PyVhostUserClient { client: Arc::downgrade(&client), features, protocol_features, max_regions };
         self.attach(py, None, |_| client, |attachment| attachment.add_subclass(object))
     }
@@ -157,7 +158,7 @@ impl PyMemory {
 
 fn to_python<'py>(py: Python<'py>, table: &[VhostUserRegion]) -> PyResult<Bound<'py, PyTuple>> {
     let _guard = python_call();
-    static CLASS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    static CLASS: ImportOnce = ImportOnce::new();
     let class = CLASS.import(py, "dbs_address_space.ranges", "VhostUserRegion")?;
     let region = |region: &VhostUserRegion| {
         let VhostUserRegion { guest_phys_addr, memory_size, userspace_addr, mmap_offset, .. } = *region;

@@ -18,13 +18,13 @@ use self::message::RegionFields;
 use crate::memory::region::MappedRegion;
 use crate::model::error::{Errno, Error, Result};
 use crate::model::int::u64_of;
-use crate::model::lock::Lock;
 use crate::model::region::{MAP_PRIVATE, RegionType, SharedRegion};
 use crate::model::region_map::RegionEntry;
 use crate::space::client::Client;
 use crate::space::proposal::Proposal;
 use crate::sys::errno::ENOSPC;
 use crate::sys::fork::Process;
+use crate::sys::lock::Lock;
 
 /// A region of RAM as a backend is shown it.
 #[derive(Clone, Debug)]
@@ -98,16 +98,14 @@ impl VhostUser {
     }
 
     /// The features that the backend offers, those of the protocol that are in use, and how many regions it takes.
-    #[must_use]
-    pub fn negotiated(&self) -> (u64, u64, usize) {
-        let Connection { features, protocol_features, max_regions, .. } = self.backend.lock().connection;
-        (features, protocol_features, max_regions)
+    pub fn negotiated(&self) -> Result<(u64, u64, usize)> {
+        let Connection { features, protocol_features, max_regions, .. } = self.backend.lock()?.connection;
+        Ok((features, protocol_features, max_regions))
     }
 
     /// The regions that the backend was shown, by ascending base.
-    #[must_use]
-    pub fn table(&self) -> Vec<VhostUserRegion> {
-        self.backend.lock().table.values().cloned().collect()
+    pub fn table(&self) -> Result<Vec<VhostUserRegion>> {
+        Ok(self.backend.lock()?.table.values().cloned().collect())
     }
 
     /// Sends a message of the front-end's own; with `has_reply` returns what the backend answers, else waits until it was taken.
@@ -119,7 +117,7 @@ impl VhostUser {
         // Duplicated first: the caller may close its own while the lock is waited for.
         let files: Vec<File> = fds.iter().map(|fd| duplicate(*fd)).collect::<Result<_>>()?;
         let fds: Vec<BorrowedFd<'_>> = files.iter().map(AsFd::as_fd).collect();
-        let connection = &mut self.backend.lock().connection;
+        let connection = &mut self.backend.lock()?.connection;
         if has_reply {
             connection.ask(request, payload, &fds)
         } else {
@@ -224,7 +222,7 @@ impl Client for VhostUser {
     fn prepare(&self, proposal: &Arc<Proposal>) -> Result<()> {
         // Before the lock: an export waits for direct copies under way.
         let added = exported(proposal, proposal.change.added.iter())?;
-        let mut backend = self.backend.lock();
+        let mut backend = self.backend.lock()?;
         let removed = backend.shown(proposal.removed_before());
         let kept = backend.table.keys().filter(|base| !removed.contains(base));
         let needed = kept.chain(added.iter().map(|region| &region.guest_phys_addr)).count();
@@ -239,13 +237,13 @@ impl Client for VhostUser {
     }
 
     fn commit(&self, proposal: &Arc<Proposal>) -> Result<()> {
-        let mut backend = self.backend.lock();
+        let mut backend = self.backend.lock()?;
         let removed = backend.shown(proposal.removed_after());
         backend.update(&removed, &[])
     }
 
     fn rollback(&self, proposal: &Arc<Proposal>) -> Result<()> {
-        let mut backend = self.backend.lock();
+        let mut backend = self.backend.lock()?;
         let added = exported(proposal, proposal.removed_before())?;
         let removed = backend.shown(proposal.change.added.iter());
         backend.update(&removed, &added)
@@ -253,7 +251,7 @@ impl Client for VhostUser {
 
     /// A backend that is gone has nothing to let go.
     fn leave(&self) -> Result<()> {
-        let mut backend = self.backend.lock();
+        let mut backend = self.backend.lock()?;
         if backend.connection.is_broken() {
             return Ok(());
         }

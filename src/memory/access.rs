@@ -171,7 +171,7 @@ impl<'a> Access<'a> {
     /// Refuses a region that does not allow what the verb needs in its part of the range.
     fn check(&self, region: &MappedRegion) -> Result<()> {
         let part = region.range().intersection(&self.range);
-        match region.first_denied(part, self.verb.need.bits()) {
+        match region.first_denied(part, self.verb.need.bits())? {
             Some(denied) => Err(self.denied(denied, region)),
             None => Ok(()),
         }

@@ -85,7 +85,7 @@ fn check_huge(section: &Section<'_>) -> Result<()> {
     let (region, range) = (section.region(), section.range());
     // Closed before the leases are looked at: a view takes its lease before it asks whether the memory is guarded.
     region.mapping().gate().close();
-    let mut held = region.leases().held();
+    let mut held = region.leases().held()?;
     held.retain(is_users);
     if held.iter().any(|lease| Range::new(lease.address, lease.size).is_ok_and(|held| held.overlaps(&range))) {
         return Err(Error::Busy {

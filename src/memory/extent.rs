@@ -1,12 +1,12 @@
 //! Telling the holes of a shared file from its data.
 
 use std::fs::File;
-use std::sync::OnceLock;
 
 use super::protection::Pages;
 use super::source::Backing;
 use crate::model::int::{u64_of, usize_of};
 use crate::model::range::Range;
+use crate::sys::once::Once;
 use crate::sys::{copy, file, smaps};
 
 /// The bytes at whose pages one look goes. `SEEK_HOLE` would go on to the end of the data, which may be gigabytes behind the range.
@@ -38,7 +38,7 @@ pub(super) struct Extent {
 #[derive(Debug, Default)]
 pub(super) struct HoleFinder {
     /// The file through a description whose position is ours alone: `lseek(2)` moves it. `None` when it can't be opened again.
-    seeker: OnceLock<Option<File>>,
+    seeker: Once<Option<File>>,
 }
 
 impl HoleFinder {

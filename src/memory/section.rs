@@ -220,7 +220,7 @@ impl<'a> Section<'a> {
         }
         // Without bits: the protection that is noted still forbids this; only the pages allow it.
         let work = || self.write_by(&self.path(0), input);
-        self.region.mapping().with_write_access(self.part, work).map_err(|error| Error::AccessDenied {
+        self.region.mapping().with_write_access(self.part, work)?.map_err(|error| Error::AccessDenied {
             message: format!("cannot lift the protection of {} for a forced write: {error}", self.region.desc()),
             address: self.address(),
             size: self.size(),

@@ -6,13 +6,12 @@ use std::ffi::{CStr, c_int};
 use std::sync::{Arc, Weak};
 
 use pyo3::exceptions::{PyBufferError, PyMemoryError, PyTypeError};
-use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyByteArray, PyBytes, PyInt, PyMemoryView, PyType};
+use pyo3::types::{PyByteArray, PyBytes, PyInt, PyMemoryView};
 use pyo3::{Borrowed, ffi};
 
 use super::calls::python_call;
+use super::import_once::{ImportOnce, interned};
 use super::interrupt::detached;
 use super::space_ref::{OwnedSpace, SpaceRef};
 use crate::memory::buffer::{Bytes, Output};
@@ -190,7 +189,7 @@ pub(super) fn with_integers<T>(object: &Bound<'_, PyAny>, work: impl FnOnce(Byte
 
 /// Whether the bytes of an object are those of an `mmap`, also through memoryviews, and through arrays of NumPy.
 fn is_mmap(object: &Bound<'_, PyAny>) -> PyResult<bool> {
-    static MMAP: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    static MMAP: ImportOnce = ImportOnce::new();
     let py = object.py();
     let mut exporter = object.clone();
     // A chain that is longer was made to have no end.
@@ -201,7 +200,7 @@ fn is_mmap(object: &Bound<'_, PyAny>) -> PyResult<bool> {
         }
         let _guard = python_call();
         if exporter.is_exact_instance_of::<PyMemoryView>() {
-            exporter = exporter.getattr(intern!(py, "obj"))?;
+            exporter = exporter.getattr(interned!(py, "obj"))?;
             continue;
         }
         if exporter.is_none() {
@@ -210,10 +209,10 @@ fn is_mmap(object: &Bound<'_, PyAny>) -> PyResult<bool> {
         if exporter.is_instance(MMAP.import(py, "mmap", "mmap")?)? {
             return Ok(true);
         }
-        if exporter.get_type().getattr_opt(intern!(py, "__array_interface__"))?.is_none() {
+        if exporter.get_type().getattr_opt(interned!(py, "__array_interface__"))?.is_none() {
             break;
         }
-        exporter = exporter.getattr(intern!(py, "base"))?;
+        exporter = exporter.getattr(interned!(py, "base"))?;
     }
     Ok(false)
 }
@@ -281,7 +280,7 @@ impl PyGuestView {
     /// The region may have lost a protection since this was made; from here on the lease keeps what there is.
     fn allowed(&self, lease: Lease) -> PyResult<Lease> {
         let needed = if self.readonly { PROT_READ } else { PROT_READ | PROT_WRITE };
-        if lease.allows(self.range, needed) {
+        if lease.allows(self.range, needed)? {
             return Ok(lease);
         }
         let address = hex(self.range.base());

@@ -7,13 +7,12 @@ use std::time::Duration;
 
 use pyo3::Borrowed;
 use pyo3::exceptions::{PyOverflowError, PyTypeError};
-use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBool, PyInt, PyList, PyString, PyTuple};
 
 use super::buffer;
 use super::calls::python_call;
+use super::import_once::{ImportOnce, interned};
 use crate::model::error::{Errno, Error};
 use crate::model::format;
 use crate::model::invalid::Invalid;
@@ -278,7 +277,7 @@ macro_rules! imported {
     ($(#[$doc:meta])* $name:ident, $module:literal, $class:literal) => {
         $(#[$doc])*
         pub(super) fn $name<'py>(py: Python<'py>, value: impl pyo3::call::PyCallArgs<'py>) -> PyResult<Bound<'py, PyAny>> {
-            static CLASS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+            static CLASS: ImportOnce = ImportOnce::new();
             let _guard = python_call();
             CLASS.import(py, $module, $class)?.call1(value)
         }
@@ -328,10 +327,10 @@ imported!(
 
 /// A tuple of `AddressRange`, made without Python code: its own checks have nothing to find.
 pub(super) fn py_ranges(py: Python<'_>, ranges: Vec<Range>) -> PyResult<Bound<'_, PyTuple>> {
-    static CLASS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    static CLASS: ImportOnce = ImportOnce::new();
     let _guard = python_call();
     let class = CLASS.import(py, "dbs_address_space.ranges", "AddressRange")?;
-    let new = py.get_type::<PyTuple>().getattr(intern!(py, "__new__"))?;
+    let new = py.get_type::<PyTuple>().getattr(interned!(py, "__new__"))?;
     let list = PyList::empty(py);
     ranges.iter().try_for_each(|range| list.append(new.call1((class, (range.base(), range.size())))?))?;
     Ok(list.to_tuple())

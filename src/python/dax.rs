@@ -47,6 +47,7 @@ impl PyDaxWindow {
 
     /// Runs `work` on the window while it is leased, without the interpreter's lock.
     fn change(&self, py: Python<'_>, work: impl FnOnce(&MappedRegion) -> Result<()> + Send) -> PyResult<()> {
+        self.space.check_process()?;
         detached(py, None, |interrupt| work(self.lease(interrupt)?.region()))
     }
 
@@ -130,10 +131,10 @@ impl PyDaxWindow {
             let (offset, size) = (mapping.range.base(), mapping.range.size());
             convert::py_dax_mapping(py, (offset, size, mapping.file_offset, prot_flags))
         };
-        PyTuple::new(py, self.region.dax_mappings().into_iter().map(mapping).collect::<PyResult<Vec<_>>>()?)
+        PyTuple::new(py, self.region.dax_mappings()?.into_iter().map(mapping).collect::<PyResult<Vec<_>>>()?)
     }
 
-    fn __repr__(&self) -> String {
-        format!("DaxWindow({}, {} mappings)", self.region.desc(), self.region.dax_mappings().len())
+    fn __repr__(&self) -> PyResult<String> {
+        Ok(format!("DaxWindow({}, {} mappings)", self.region.desc(), self.region.dax_mappings()?.len()))
     }
 }

@@ -17,9 +17,9 @@ use super::change::PyChange;
 use super::error::Exception;
 use crate::model::error::{ClientException, Error, Result};
 use crate::model::interrupt::Interrupt;
-use crate::model::lock::Lock;
 use crate::space::client::Client;
 use crate::space::proposal::Proposal;
+use crate::sys::lock::Lock;
 
 /// Forwards to an object with `prepare`, `commit` and `rollback`, or to a callable that only hears of published changes.
 pub(super) struct PyClient {
@@ -100,19 +100,18 @@ impl PyClient {
 
     fn change_of(&self, py: Python<'_>, proposal: &Arc<Proposal>) -> PyResult<Py<PyChange>> {
         // Locked for a moment each time: making the object runs Python code.
-        let under_way = || self.change.lock();
-        if let Some(change) = under_way().as_ref() {
+        if let Some(change) = &*self.change.lock()? {
             return Ok(change.clone_ref(py));
         }
         let change = Py::new(py, PyChange::offered(py, proposal)?)?;
-        *under_way() = Some(change.clone_ref(py));
+        *self.change.lock()? = Some(change.clone_ref(py));
         Ok(change)
     }
 
     /// Ends the change for this client: a change that is kept must not show memory that may be gone.
     fn end_change(&self) {
-        let change = self.change.lock().take();
-        if let Some(change) = change {
+        let change = self.change.lock().map(|mut change| change.take());
+        if let Ok(Some(change)) = change {
             change.get().end();
         }
     }

@@ -4,12 +4,12 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyTuple};
 
 use super::attachment::{PyAttachment, over};
 use super::calls::python_call;
 use super::convert::{self, Address, CInt, Timeout, U32};
+use super::import_once::ImportOnce;
 use super::interrupt::detached;
 use super::memory::{EVERYWHERE, PyMemory};
 use super::space::PySpace;
@@ -34,8 +34,8 @@ pub struct PyVhostUserClient {
 }
 
 impl PyVhostUserClient {
-    fn regions(&self) -> Vec<VhostUserRegion> {
-        self.client.upgrade().map_or_else(Vec::new, |client| client.table())
+    fn regions(&self) -> PyResult<Vec<VhostUserRegion>> {
+        Ok(self.client.upgrade().map(|client| client.table()).transpose()?.unwrap_or_default())
     }
 
     fn message(
@@ -76,7 +76,7 @@ impl PyVhostUserClient {
     /// The regions that the back-end was shown: a tuple of `VhostUserRegion` by ascending address.
     #[getter]
     fn table<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
-        to_python(py, &self.regions())
+        to_python(py, &self.regions()?)
     }
 
     /// Sends a message that has no reply, with descriptors beside it, and returns once the back-end has taken it.
@@ -101,8 +101,8 @@ impl PyVhostUserClient {
         Ok(PyBytes::new(py, &self.message(py, request, payload, fds, true)?))
     }
 
-    fn __repr__(&self) -> String {
-        format!("VhostUserClient({} of {} regions)", self.regions().len(), self.max_regions)
+    fn __repr__(&self) -> PyResult<String> {
+        Ok(format!("VhostUserClient({} of {} regions)", self.regions()?.len(), self.max_regions))
     }
 }
 
@@ -164,7 +164,7 @@ impl PyMemory {
 
 fn to_python<'py>(py: Python<'py>, table: &[VhostUserRegion]) -> PyResult<Bound<'py, PyTuple>> {
     let _guard = python_call();
-    static CLASS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    static CLASS: ImportOnce = ImportOnce::new();
     let class = CLASS.import(py, "dbs_address_space.ranges", "VhostUserRegion")?;
     let region = |region: &VhostUserRegion| {
         let VhostUserRegion { guest_phys_addr, memory_size, userspace_addr, mmap_offset, .. } = *region;

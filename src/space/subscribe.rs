@@ -11,6 +11,7 @@ use super::turn::TurnGuard;
 use crate::model::change::Change;
 use crate::model::error::{Error, Result};
 use crate::model::interrupt::{Interrupt, Uninterrupted};
+use crate::sys::lock::LockGuard;
 
 /// A writer's turn, at the end of which clients leave that were told to during it.
 pub(super) struct WriterTurn<'a> {
@@ -30,6 +31,10 @@ impl Drop for WriterTurn<'_> {
     fn drop(&mut self) {
         self.space.let_clients_leave(&self.turn);
     }
+}
+
+fn following_no_more(mut clients: LockGuard<'_, Vec<Arc<Subscription>>>) -> Vec<Arc<Subscription>> {
+    clients.extract_if(.., |subscription| !subscription.is_following()).collect()
 }
 
 impl AddressSpace {
@@ -58,7 +63,7 @@ impl AddressSpace {
         }
         // Only now: a client that refused or failed never was one.
         subscription.begin();
-        self.clients().push(Arc::clone(subscription));
+        self.clients()?.push(Arc::clone(subscription));
         Ok(())
     }
 
@@ -68,36 +73,38 @@ impl AddressSpace {
     /// may have prepared that change, and has to be told the outcome.
     pub fn unsubscribe(&self, subscription: &Arc<Subscription>, interrupt: &dyn Interrupt) -> Result<()> {
         self.check_process()?;
-        if self.turn().is_mine() {
-            self.leave_later(subscription);
-            return Ok(());
+        if self.turn().is_mine()? {
+            return self.leave_later(subscription);
         }
         // A change that waits for this very client would keep the turn for as long as the client is silent.
         let client = subscription.client();
         client.hurry(true);
         let turn = self.take_turn(interrupt).inspect_err(|_| client.hurry(false))?;
         // Out of the table before it lets go, so that a failure half way leaves no client that is asked about changes.
-        self.clients().retain(|other| !Arc::ptr_eq(other, subscription));
+        self.clients()?.retain(|other| !Arc::ptr_eq(other, subscription));
         turn.enter(Some(subscription.name()), "detach");
         let result = subscription.leave(interrupt);
         subscription.has_ended();
         result
     }
 
-    fn leave_later(&self, subscription: &Arc<Subscription>) {
+    fn leave_later(&self, subscription: &Arc<Subscription>) -> Result<()> {
         subscription.leave_later();
         subscription.client().hurry(true);
-        let mut clients = self.clients();
+        let mut clients = self.clients()?;
         // A client that failed is not there any more.
         if !clients.iter().any(|other| Arc::ptr_eq(other, subscription)) {
             clients.push(Arc::clone(subscription));
         }
+        Ok(())
     }
 
     /// Forgets the clients that follow no more, and lets those leave that are to.
     fn let_clients_leave(&self, turn: &TurnGuard<'_>) {
+        // In a forked child the clients are the parent's.
+        let Ok(clients) = turn.check_process().and_then(|()| Ok(self.clients()?)) else { return };
         // Collected first: a client's end may do anything, also ask for the clients, and must not find their table locked.
-        let ended: Vec<_> = self.clients().extract_if(.., |subscription| !subscription.is_following()).collect();
+        let ended = following_no_more(clients);
         for subscription in ended.iter().filter(|subscription| subscription.is_leaving()) {
             turn.enter(Some(subscription.name()), "detach");
             if let Err(error) = subscription.leave(turn.interrupt()) {
@@ -119,13 +126,12 @@ impl AddressSpace {
 
     /// Lets every client leave, for the last owner of a space: nobody else can have the turn or want it.
     pub fn dismiss(&self) {
-        let clients = std::mem::take(&mut *self.clients());
-        if self.check_process().is_ok() {
-            // There is nobody left to tell of an error; the client keeps whatever it could not let go.
-            for subscription in &clients {
-                subscription.client().hurry(true);
-                drop(subscription.leave(&Uninterrupted));
-            }
+        // In a forked child the clients are the parent's.
+        let clients = self.check_process().and_then(|()| Ok(std::mem::take(&mut *self.clients()?)));
+        // There is nobody left to tell of an error; the client keeps whatever it could not let go.
+        for subscription in clients.iter().flatten() {
+            subscription.client().hurry(true);
+            drop(subscription.leave(&Uninterrupted));
         }
     }
 }

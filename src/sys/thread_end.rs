@@ -3,8 +3,9 @@
 use std::cell::UnsafeCell;
 use std::ffi::c_void;
 use std::mem::transmute;
-use std::sync::OnceLock;
 use std::time::Duration;
+
+use super::once::Once;
 
 type Routine = extern "C" fn(*mut c_void);
 type Push = unsafe extern "C" fn(*mut c_void, Routine, *mut c_void);
@@ -13,7 +14,7 @@ type Pop = unsafe extern "C" fn(*mut c_void, i32);
 /// The C library's list of what a thread does at its end, under the names that the macro `pthread_cleanup_push` of its header had (glibc)
 /// or has (musl). Looked up when it runs: glibc moved them to another library and version.
 fn functions() -> Option<(Push, Pop)> {
-    static FUNCTIONS: OnceLock<Option<(Push, Pop)>> = OnceLock::new();
+    static FUNCTIONS: Once<Option<(Push, Pop)>> = Once::new();
     *FUNCTIONS.get_or_init(|| {
         // SAFETY: looks up names that end with a zero.
         let find = |name: &std::ffi::CStr| unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) };

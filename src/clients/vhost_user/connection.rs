@@ -74,7 +74,7 @@ impl Connection {
     pub(super) fn begin<'a>(&'a self, interrupt: &'a dyn Interrupt) -> Result<Conversation<'a>> {
         let thread = thread::current().id();
         // A signal handler that runs while this thread waits for the backend would wait for itself.
-        if self.state.lock().speaker == Some(thread) {
+        if self.state.lock()?.speaker == Some(thread) {
             return Err(Error::Reentrant {
                 message: "a message to the vhost-user backend from inside the wait for another one: send it later"
                     .into(),
@@ -87,7 +87,8 @@ impl Connection {
                 Ok(Conversation { connection: self, interrupt })
             }
             Ok(None) => Err(refused("another message to the vhost-user backend is under way".into(), ETIMEDOUT)),
-            Err(Interrupted) => Err(refused("the wait for another message's end was interrupted".into(), EINTR)),
+            Err(Error::Interrupted) => Err(refused("the wait for another message's end was interrupted".into(), EINTR)),
+            Err(error) => Err(error),
         }
     }
 
@@ -96,8 +97,8 @@ impl Connection {
         self.is_hurried.store(is_hurried, Ordering::Relaxed);
     }
 
-    pub(super) fn is_broken(&self) -> bool {
-        self.state.lock().broken.is_some()
+    pub(super) fn is_broken(&self) -> Result<bool> {
+        Ok(self.state.lock()?.broken.is_some())
     }
 
     /// The time that a backend has for each message.
@@ -120,8 +121,8 @@ pub(super) struct Conversation<'a> {
 
 impl Drop for Conversation<'_> {
     fn drop(&mut self) {
-        self.connection.state.lock().speaker = None;
-        self.connection.state.notify();
+        // Refused only in a forked child, where nobody waits to speak.
+        let _ = self.connection.state.change(|state| state.speaker = None);
     }
 }
 
@@ -173,7 +174,7 @@ impl Conversation<'_> {
     }
 
     fn transmit(&self, request: u32, flags: u32, payload: &[u8], fds: &[BorrowedFd<'_>]) -> Result<()> {
-        if let Some(why) = &self.connection.state.lock().broken {
+        if let Some(why) = &self.connection.state.lock()?.broken {
             return Err(refused(format!("the connection to the vhost-user backend is lost, detach it: {why}"), EIO));
         }
         // Nothing of a message that can't be sent may go: the connection stays whole.
@@ -241,7 +242,9 @@ impl Conversation<'_> {
             EINTR => format!("the wait for the vhost-user backend's answer to request {request} was interrupted"),
             _ => format!("the vhost-user backend did not take request {request}: {error}"),
         };
-        self.connection.state.lock().broken = Some(message.clone());
+        if let Ok(mut state) = self.connection.state.lock() {
+            state.broken = Some(message.clone());
+        }
         Error::Backing { message, errno: Errno::from(error), region: None }
     }
 }

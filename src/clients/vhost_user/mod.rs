@@ -19,13 +19,13 @@ use crate::memory::region::MappedRegion;
 use crate::model::error::{Errno, Error, Result};
 use crate::model::int::u64_of;
 use crate::model::interrupt::Interrupt;
-use crate::model::lock::Lock;
 use crate::model::region::{MAP_PRIVATE, RegionType, SharedRegion};
 use crate::model::region_map::RegionEntry;
 use crate::space::client::Client;
 use crate::space::proposal::Proposal;
 use crate::sys::errno::ENOSPC;
 use crate::sys::fork::Process;
+use crate::sys::lock::Lock;
 
 /// A region of RAM as a backend is shown it.
 #[derive(Clone, Debug)]
@@ -109,9 +109,8 @@ impl VhostUser {
     }
 
     /// The regions that the backend was shown, by ascending base.
-    #[must_use]
-    pub fn table(&self) -> Vec<VhostUserRegion> {
-        self.table.lock().values().cloned().collect()
+    pub fn table(&self) -> Result<Vec<VhostUserRegion>> {
+        Ok(self.table.lock()?.values().cloned().collect())
     }
 
     /// Sends a message of the front-end's own; with `has_reply` returns what the backend answers, else waits until it was taken.
@@ -153,36 +152,36 @@ impl VhostUser {
     /// region that overlaps another.
     fn update_each(&self, conversation: &Conversation<'_>, removed: &[u64], added: &[VhostUserRegion]) -> Result<()> {
         for base in removed {
-            let shown = self.table.lock().get(base).map(VhostUserRegion::fields);
+            let shown = self.table.lock()?.get(base).map(VhostUserRegion::fields);
             if let Some(fields) = shown {
                 conversation.report(message::REM_MEM_REG, &message::single_region(fields), &[])?;
-                self.table.lock().remove(base);
+                self.table.lock()?.remove(base);
             }
         }
         for region in added {
             let payload = message::single_region(region.fields());
             conversation.report(message::ADD_MEM_REG, &payload, &[region.file.as_fd()])?;
-            self.table.lock().insert(region.guest_phys_addr, region.clone());
+            self.table.lock()?.insert(region.guest_phys_addr, region.clone());
         }
         Ok(())
     }
 
     fn replace_table(&self, conversation: &Conversation<'_>, removed: &[u64], added: &[VhostUserRegion]) -> Result<()> {
-        let mut table = self.table.lock().clone();
+        let mut table = self.table.lock()?.clone();
         table.retain(|base, _| !removed.contains(base));
         table.extend(added.iter().map(|region| (region.guest_phys_addr, region.clone())));
         let fields: Vec<RegionFields> = table.values().map(VhostUserRegion::fields).collect();
         let fds: Vec<BorrowedFd<'_>> = table.values().map(|region| region.file.as_fd()).collect();
         conversation.report(message::SET_MEM_TABLE, &message::memory_table(&fields)?, &fds)?;
         // Only now: after a refusal the backend has the table that it had.
-        *self.table.lock() = table;
+        *self.table.lock()? = table;
         Ok(())
     }
 
     /// Brings the backend back to what it had before the change under way.
     fn restore(&self, conversation: &Conversation<'_>) -> Result<()> {
-        let Some(before) = self.before.lock().take() else { return Ok(()) };
-        let now = self.table.lock().clone();
+        let Some(before) = self.before.lock()?.take() else { return Ok(()) };
+        let now = self.table.lock()?.clone();
         // Told by their fields, not by their bases alone: a region may have come where another was.
         let gone_from = |from: &MemoryTable, to: &MemoryTable| {
             let is_there = |region: &VhostUserRegion| {
@@ -195,13 +194,13 @@ impl VhostUser {
     }
 
     /// The bases of those regions that the backend has.
-    fn shown<'a>(&self, regions: impl Iterator<Item = &'a RegionEntry>) -> Vec<u64> {
-        let table = self.table.lock();
-        regions.map(|region| region.base()).filter(|base| table.contains_key(base)).collect()
+    fn shown<'a>(&self, regions: impl Iterator<Item = &'a RegionEntry>) -> Result<Vec<u64>> {
+        let table = self.table.lock()?;
+        Ok(regions.map(|region| region.base()).filter(|base| table.contains_key(base)).collect())
     }
 
     fn check_room(&self, removed: &[u64], added: &[VhostUserRegion], region: Option<&SharedRegion>) -> Result<()> {
-        let kept = self.table.lock().keys().filter(|base| !removed.contains(base)).count();
+        let kept = self.table.lock()?.keys().filter(|base| !removed.contains(base)).count();
         let (most, needed) = (self.connection.negotiated.max_regions, kept.saturating_add(added.len()));
         if added.is_empty() || needed <= most {
             return Ok(());
@@ -233,10 +232,10 @@ impl Client for VhostUser {
         // Before the conversation: an export waits for direct copies under way.
         let added = exported(proposal, proposal.change.added.iter())?;
         let conversation = self.connection.begin(interrupt)?;
-        let removed = self.shown(proposal.removed_before());
+        let removed = self.shown(proposal.removed_before())?;
         self.check_room(&removed, &added, proposal.change.added.first().map(|region| &region.desc))?;
-        let before = self.table.lock().clone();
-        *self.before.lock() = Some(before);
+        let before = self.table.lock()?.clone();
+        *self.before.lock()? = Some(before);
         self.update(&conversation, &removed, &added).inspect_err(|_| {
             // The error that is returned is why; a backend that takes nothing back is named by the next change.
             let _ = self.restore(&conversation);
@@ -244,8 +243,8 @@ impl Client for VhostUser {
     }
 
     fn commit(&self, proposal: &Arc<Proposal>, interrupt: &dyn Interrupt) -> Result<()> {
-        *self.before.lock() = None;
-        let removed = self.shown(proposal.removed_after());
+        *self.before.lock()? = None;
+        let removed = self.shown(proposal.removed_after())?;
         self.update(&self.connection.begin(interrupt)?, &removed, &[])
     }
 
@@ -260,10 +259,10 @@ impl Client for VhostUser {
     /// A backend that is gone has nothing to let go.
     fn leave(&self, interrupt: &dyn Interrupt) -> Result<()> {
         let conversation = self.connection.begin(interrupt)?;
-        if self.connection.is_broken() {
+        if self.connection.is_broken()? {
             return Ok(());
         }
-        let all: Vec<u64> = self.table.lock().keys().copied().collect();
+        let all: Vec<u64> = self.table.lock()?.keys().copied().collect();
         self.update(&conversation, &all, &[])
     }
 }

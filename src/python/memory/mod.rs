@@ -199,7 +199,7 @@ impl PyMemory {
         self.short(|_, memory| {
             for region in memory.regions() {
                 let guest = |pages: Range| region.range().skip(pages.base()).take(pages.size());
-                region.drain(&mut |pages| found.push(guest(pages)));
+                region.drain(&mut |pages| found.push(guest(pages)))?;
             }
             Ok(())
         })?;

@@ -3,7 +3,6 @@
 use std::fs::File;
 
 use pyo3::exceptions::{PyOSError, PyTypeError};
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyMemoryView, PySlice};
 
@@ -20,6 +19,7 @@ use crate::model::range::Range;
 use crate::model::region::{PROT_READ, PROT_WRITE};
 use crate::python::calls::python_call;
 use crate::python::convert::{self, Address, Size, U64};
+use crate::python::import_once::interned;
 use crate::python::{buffer, callback};
 use crate::sys::errno::{EAGAIN, EIO};
 use crate::sys::file;
@@ -38,7 +38,7 @@ enum Endpoint<'py> {
 impl<'py> Endpoint<'py> {
     fn new(object: &Bound<'py, PyAny>, method: &str, needed: i32) -> PyResult<Self> {
         let _guard = python_call();
-        let io = object.py().import(intern!(object.py(), "io"))?;
+        let io = object.py().import(interned!(object.py(), "io"))?;
         if object.is_instance(&io.getattr("TextIOBase")?)? {
             return Err(PyTypeError::new_err("the file is open as text: open it in binary mode"));
         }
@@ -64,9 +64,9 @@ fn descriptor_is_all(object: &Bound<'_, PyAny>) -> PyResult<bool> {
     if object.getattr_opt("fileno")?.is_none() {
         return object.get_type().hasattr("__index__");
     }
-    let io = py.import(intern!(py, "io"))?;
+    let io = py.import(interned!(py, "io"))?;
     let is_exactly = |object: &Bound<'_, PyAny>, class: &str| Ok::<_, PyErr>(object.get_type().is(&io.getattr(class)?));
-    if is_exactly(object, "FileIO")? || object.get_type().is(&py.import(intern!(py, "socket"))?.getattr("socket")?) {
+    if is_exactly(object, "FileIO")? || object.get_type().is(&py.import(interned!(py, "socket"))?.getattr("socket")?) {
         return Ok(true);
     }
     for class in ["BufferedReader", "BufferedWriter", "BufferedRandom"] {
@@ -89,7 +89,7 @@ struct Descriptor<'py> {
 impl<'py> Descriptor<'py> {
     fn new(object: &Bound<'py, PyAny>, needed: i32) -> PyResult<Self> {
         let _guard = python_call();
-        let io = object.py().import(intern!(object.py(), "io"))?;
+        let io = object.py().import(interned!(object.py(), "io"))?;
         let buffered = if object.is_instance(&io.getattr("BufferedIOBase")?)? {
             // Before the position is asked for: bytes in Python's buffer come first in the file.
             object.call_method0("flush")?;
@@ -177,7 +177,7 @@ impl PyMemory {
 
     fn write_stream(&self, py: Python<'_>, write: &Bound<'_, PyAny>, range: Range) -> PyResult<()> {
         let _guard = python_call();
-        let raw = py.import(intern!(py, "io"))?.getattr("RawIOBase")?;
+        let raw = py.import(interned!(py, "io"))?.getattr("RawIOBase")?;
         let is_raw = write.getattr_opt("__self__")?.is_some_and(|file| file.is_instance(&raw).unwrap_or(false));
         self.stream(py, (WRITE_TO, range), |part| {
             let bytes = buffer::new_bytes(py, part.size(), |output| {

@@ -28,6 +28,11 @@ impl Gate {
         self.process.is_current()
     }
 
+    /// Whether nobody else may take pages away, for what is the same if that changes in the next moment.
+    pub(super) fn is_open(&self) -> bool {
+        self.process.is_current() && !self.is_closed.load(Ordering::Acquire)
+    }
+
     /// A permit for one direct copy, or `None`: then the kernel must make it. Never waits.
     pub(super) fn pass(&self) -> Option<Permit<'_>> {
         // In a forked child the lock may have been left taken by a thread that is not there.

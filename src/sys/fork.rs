@@ -8,6 +8,13 @@ static EPOCH: AtomicU32 = AtomicU32::new(0);
 static PID: AtomicI32 = AtomicI32::new(0);
 static HOOK: Once = Once::new();
 
+/// How often this process was about to be forked.
+static FORKS: AtomicU32 = AtomicU32::new(0);
+
+extern "C" fn before() {
+    FORKS.fetch_add(1, Ordering::Relaxed);
+}
+
 extern "C" fn in_child() {
     // Relaxed, for a child begins with this one thread.
     PID.store(0, Ordering::Relaxed);
@@ -25,7 +32,7 @@ impl Process {
         // A hook can't be removed again, so the process registers one.
         HOOK.call_once(|| {
             // SAFETY: the hook only writes atomics, which is allowed between fork and exec.
-            let _ = unsafe { libc::pthread_atfork(None, None, Some(in_child)) };
+            let _ = unsafe { libc::pthread_atfork(Some(before), None, Some(in_child)) };
         });
         Self(EPOCH.load(Ordering::Relaxed))
     }
@@ -37,6 +44,12 @@ impl Process {
         // Relaxed: the counter changes only in a child, before fork returns there.
         EPOCH.load(Ordering::Relaxed) == self.0
     }
+}
+
+/// How many times this process, or the one that it was forked from, was forked since it first asked for its [`Process`].
+#[must_use]
+pub fn count() -> u32 {
+    FORKS.load(Ordering::Relaxed)
 }
 
 /// The id of this process, without a system call for each question.

@@ -17,7 +17,10 @@ pub fn discard(sections: &[Section<'_>]) -> Result<()> {
     sections.iter().try_for_each(check)?;
     sections.iter().try_for_each(|section| {
         let what = format!("discarding {} of it failed", section.range());
-        discard_checked(section).map_err(|error| failed(section.region().desc(), &what, &error))?;
+        let discarded = discard_checked(section);
+        // Behind it, or a scan in between would note the pages again; also after a failure, before which some may have gone.
+        section.region().mapping().holes().forget(section.part());
+        discarded.map_err(|error| failed(section.region().desc(), &what, &error))?;
         section.mark_dirty();
         Ok(())
     })

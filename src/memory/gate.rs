@@ -23,6 +23,11 @@ impl Gate {
         self.0.is_in_its_process()
     }
 
+    /// Whether nobody else may take pages away, for what is the same if that changes in the next moment.
+    pub(super) fn is_open(&self) -> bool {
+        self.is_in_its_process() && self.0.lock().is_ok_and(|state| !state.is_closed)
+    }
+
     /// A permit for one direct copy, or `None`: then the kernel must make it. Waits for no copy: two in opposite directions would deadlock.
     pub(super) fn pass(&self) -> Option<Permit<'_>> {
         if !self.is_in_its_process() {

@@ -55,12 +55,12 @@ impl Mapping {
         let huge_pages = if backing.is_huge { usize_of(region.size().div_ceil(backing.page_size)) } else { 0 };
         let mapping = Self {
             present: PresentPages::new(huge_pages)?,
+            holes: HoleFinder::new(&backing, region.size())?,
             mapped,
             start,
             backing,
             gate: Gate::default(),
             protection: Protection::new(region.prot_flags),
-            holes: HoleFinder::default(),
             window,
             tracker: WriteTracker::default(),
             pending_copies: AtomicUsize::new(0),

@@ -3,11 +3,13 @@
 #![allow(unsafe_code, reason = "the buffer protocol is pointers")]
 
 use std::ffi::{CStr, c_int};
+use std::marker::PhantomPinned;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Weak};
 
 use pyo3::exceptions::{PyBufferError, PyMemoryError, PyTypeError};
 use pyo3::prelude::*;
-use pyo3::types::{PyByteArray, PyBytes, PyInt, PyMemoryView};
+use pyo3::types::{PyByteArray, PyBytes, PyInt, PyMemoryView, PyType};
 use pyo3::{Borrowed, ffi};
 
 use super::calls::python_call;
@@ -23,6 +25,7 @@ use crate::model::int::u64_of;
 use crate::model::range::Range;
 use crate::model::region::{PROT_READ, PROT_WRITE};
 use crate::model::source::{KeepAlive, UserBuffer};
+use crate::sys::once::Once;
 
 /// The value of an int from 0 to 2^64 - 1.
 ///
@@ -65,29 +68,39 @@ pub(super) fn copied<'py>(py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, 
     new_bytes(py, u64_of(bytes.len()), |output| Ok(output.put(0, bytes)?))
 }
 
-/// A bytearray of zeroes.
-pub(super) fn new_bytearray(py: Python<'_>, size: usize) -> PyResult<Bound<'_, PyByteArray>> {
+/// Bytearrays of `size` bytes that `fill` writes, all of them; no one has seen them yet, so they need no zeroing.
+pub(super) fn new_bytearrays<const N: usize>(
+    py: Python<'_>,
+    size: usize,
+    fill: impl FnOnce([Output<'_>; N]) -> PyResult<()>,
+) -> PyResult<[Bound<'_, PyByteArray>; N]> {
     let length =
         isize::try_from(size).map_err(|_| PyMemoryError::new_err("the result is larger than any bytearray"))?;
     // Made empty first: PyByteArray_FromStringAndSize of a size without room prints a SystemError, for it drops what it has not
     // initialised. Not by `bytearray(size)`, whose fresh pages would each be a fault.
-    let array = PyByteArray::new(py, b"");
-    // SAFETY: a live bytearray that nobody else has seen; without room there is an exception.
-    if unsafe { ffi::PyByteArray_Resize(array.as_ptr(), length) } != 0 {
-        return Err(PyErr::fetch(py));
+    let arrays = [(); N].map(|()| PyByteArray::new(py, b""));
+    for array in &arrays {
+        // SAFETY: a live bytearray that nobody else has seen; without room there is an exception.
+        if unsafe { ffi::PyByteArray_Resize(array.as_ptr(), length) } != 0 {
+            return Err(PyErr::fetch(py));
+        }
     }
-    // SAFETY: it has `size` bytes now, which the resizing left as they were found.
-    unsafe { std::ptr::write_bytes(array.data(), 0, size) };
-    Ok(array)
+    // SAFETY: each has `size` bytes now, and nobody else can change that.
+    fill(arrays.each_ref().map(|array| unsafe { Output::new(array.data(), size) }))?;
+    Ok(arrays)
 }
 
-/// A contiguous buffer that is held: its exporter keeps the bytes where they are meanwhile.
+/// A contiguous buffer that is held: its exporter keeps the bytes where they are meanwhile. It stays where it was filled, for its
+/// pointers may lead into it.
 ///
 /// PyO3's own refuses exporters that leave out strides, as every object of `ctypes` does.
 pub(super) struct PyBuffer {
-    buffer: Box<ffi::Py_buffer>,
+    buffer: ffi::Py_buffer,
+    /// Whether taking and releasing it may run Python code.
+    may_run: bool,
     /// Whether a touch may fault: it is an `mmap`, whose file others may cut.
     may_fault: bool,
+    _stays: PhantomPinned,
 }
 
 impl std::fmt::Debug for PyBuffer {
@@ -102,25 +115,35 @@ unsafe impl Send for PyBuffer {}
 unsafe impl Sync for PyBuffer {}
 
 impl PyBuffer {
-    pub(super) fn of(object: &Bound<'_, PyAny>) -> PyResult<Self> {
-        let (py, _guard) = (object.py(), python_call());
-        let may_fault = is_mmap(object)?;
-        let mut buffer = Box::<ffi::Py_buffer>::new_uninit();
-        // SAFETY: asks a live object to fill the buffer.
-        if unsafe { ffi::PyObject_GetBuffer(object.as_ptr(), buffer.as_mut_ptr(), ffi::PyBUF_FULL_RO) } != 0 {
-            return Err(PyErr::fetch(py));
+    const fn empty() -> Self {
+        Self { buffer: ffi::Py_buffer::new(), may_run: false, may_fault: false, _stays: PhantomPinned }
+    }
+
+    /// A buffer that outlives the call.
+    pub(super) fn of(object: &Bound<'_, PyAny>) -> PyResult<Pin<Box<Self>>> {
+        let mut buffer = Box::pin(Self::empty());
+        buffer.as_mut().fill(object)?;
+        Ok(buffer)
+    }
+
+    /// Takes the buffer of an object; called once.
+    fn fill(self: Pin<&mut Self>, object: &Bound<'_, PyAny>) -> PyResult<&Self> {
+        // SAFETY: nothing is moved out.
+        let this = unsafe { self.get_unchecked_mut() };
+        this.may_run = !is_plain(object);
+        let _guard = this.may_run.then(python_call);
+        this.may_fault = this.may_run && is_mmap(object)?;
+        // SAFETY: asks a live object to fill the buffer, which stays where it is.
+        if unsafe { ffi::PyObject_GetBuffer(object.as_ptr(), &raw mut this.buffer, ffi::PyBUF_FULL_RO) } != 0 {
+            return Err(PyErr::fetch(object.py()));
         }
-        // SAFETY: filled by the call that succeeded; it stays where it is, as its pointers may lead into it.
-        let buffer = Self { buffer: unsafe { buffer.assume_init() }, may_fault };
         // SAFETY: a filled buffer.
-        if unsafe { ffi::PyBuffer_IsContiguous(&raw const *buffer.buffer, std::ffi::c_char::from_ne_bytes([b'C'])) }
-            == 0
-        {
+        if unsafe { ffi::PyBuffer_IsContiguous(&raw const this.buffer, std::ffi::c_char::from_ne_bytes([b'C'])) } == 0 {
             return Err(PyBufferError::new_err(
                 "the buffer is not contiguous: copy it with bytes() or numpy.ascontiguousarray first",
             ));
         }
-        Ok(buffer)
+        Ok(this)
     }
 
     fn size(&self) -> usize {
@@ -149,8 +172,9 @@ impl PyBuffer {
 impl Drop for PyBuffer {
     /// At the interpreter's end nothing can be released any more.
     fn drop(&mut self) {
-        // SAFETY: filled by `PyObject_GetBuffer`, and released once.
-        let _ = Python::try_attach(|_| unsafe { ffi::PyBuffer_Release(&raw mut *self.buffer) });
+        let _guard = self.may_run.then(python_call);
+        // SAFETY: empty, or filled by `PyObject_GetBuffer`, and released once.
+        let _ = Python::try_attach(|_| unsafe { ffi::PyBuffer_Release(&raw mut self.buffer) });
     }
 }
 
@@ -161,13 +185,14 @@ pub(super) fn with_input<T>(data: &Bound<'_, PyAny>, work: impl FnOnce(Bytes<'_>
     if let Ok(bytes) = data.cast_exact::<PyBytes>() {
         return work(Bytes::from(bytes.as_bytes()));
     }
-    work(PyBuffer::of(data)?.bytes())
+    work(pin!(PyBuffer::empty()).fill(data)?.bytes())
 }
 
 /// Calls `work` with a contiguous writable buffer, which is held meanwhile.
 #[inline]
 pub(super) fn with_output<T>(target: &Bound<'_, PyAny>, work: impl FnOnce(&Output<'_>) -> PyResult<T>) -> PyResult<T> {
-    let buffer = PyBuffer::of(target)?;
+    let buffer = pin!(PyBuffer::empty());
+    let buffer = buffer.fill(target)?;
     buffer.require_writable("give a bytearray, a writable memoryview or array")?;
     // SAFETY: the exporter keeps the bytes where they are, and lets us write them, while we hold the buffer.
     work(&unsafe { Output::new(buffer.buffer.buf.cast(), buffer.size()) }.guarded(buffer.may_fault))
@@ -175,7 +200,8 @@ pub(super) fn with_output<T>(target: &Bound<'_, PyAny>, work: impl FnOnce(&Outpu
 
 /// Calls `work` with a contiguous buffer of u64 integers, an array of NumPy for example.
 pub(super) fn with_integers<T>(object: &Bound<'_, PyAny>, work: impl FnOnce(Bytes<'_>) -> PyResult<T>) -> PyResult<T> {
-    let buffer = PyBuffer::of(object)?;
+    let buffer = pin!(PyBuffer::empty());
+    let buffer = buffer.fill(object)?;
     let is_u64 = buffer.buffer.itemsize.unsigned_abs() == size_of::<u64>()
         && matches!(buffer.format().to_str(), Ok("Q" | "L" | "<Q" | "<L" | "=Q" | "=L" | "@Q" | "@L" | "N"));
     if !is_u64 {
@@ -187,34 +213,64 @@ pub(super) fn with_integers<T>(object: &Bound<'_, PyAny>, work: impl FnOnce(Byte
     work(buffer.bytes())
 }
 
+/// Whether an object has bytes of its own, in the heap, and gives them without running Python code: this is asked for each short copy.
+fn is_plain(object: &Bound<'_, PyAny>) -> bool {
+    object.is_exact_instance_of::<PyByteArray>() || object.is_exact_instance_of::<PyBytes>()
+}
+
 /// Whether the bytes of an object are those of an `mmap`, also through memoryviews, and through arrays of NumPy.
 fn is_mmap(object: &Bound<'_, PyAny>) -> PyResult<bool> {
     static MMAP: ImportOnce = ImportOnce::new();
-    let py = object.py();
+    let (py, _guard) = (object.py(), python_call());
     let mut exporter = object.clone();
     // A chain that is longer was made to have no end.
     for _ in 0..64 {
-        // The most frequent kinds first: this is asked for each short copy.
-        if exporter.is_exact_instance_of::<PyBytes>() || exporter.is_exact_instance_of::<PyByteArray>() {
+        if exporter.is_none() || is_plain(&exporter) {
             break;
         }
-        let _guard = python_call();
-        if exporter.is_exact_instance_of::<PyMemoryView>() {
-            exporter = exporter.getattr(interned!(py, "obj"))?;
-            continue;
+        let is_view = exporter.is_exact_instance_of::<PyMemoryView>();
+        if !is_view && !is_array(&exporter)? {
+            return Ok(is_a(&exporter, MMAP.import(py, "mmap", "mmap")?));
         }
-        if exporter.is_none() {
-            break;
-        }
-        if exporter.is_instance(MMAP.import(py, "mmap", "mmap")?)? {
-            return Ok(true);
-        }
-        if exporter.get_type().getattr_opt(interned!(py, "__array_interface__"))?.is_none() {
-            break;
-        }
-        exporter = exporter.getattr(interned!(py, "base"))?;
+        exporter = exporter.getattr(if is_view { interned!(py, "obj") } else { interned!(py, "base") })?;
     }
     Ok(false)
+}
+
+/// Whether an object shows the bytes of its `base`, as arrays of NumPy do.
+#[inline]
+fn is_array(object: &Bound<'_, PyAny>) -> PyResult<bool> {
+    /// NumPy's own class, once an array of it was seen: a look at an attribute of a class takes longer than a small copy.
+    static ARRAY: Once<Py<PyType>> = Once::new();
+    let (py, class) = (object.py(), object.get_type_ptr());
+    match ARRAY.get() {
+        Some(array) if class == array.as_ptr().cast() => Ok(true),
+        _ => is_array_by_its_attributes(object, &ARRAY),
+    }
+}
+
+#[cold]
+fn is_array_by_its_attributes(object: &Bound<'_, PyAny>, numpy: &Once<Py<PyType>>) -> PyResult<bool> {
+    /// The standard library's arrays, which have bytes of their own.
+    static PLAIN: ImportOnce = ImportOnce::new();
+    let (py, class, _guard) = (object.py(), object.get_type(), python_call());
+    if class.is(PLAIN.import(py, "array", "array")?)
+        || class.getattr_opt(interned!(py, "__array_interface__"))?.is_none()
+    {
+        return Ok(false);
+    }
+    if class.name()? == "ndarray" {
+        numpy.get_or_init(|| class.unbind());
+    }
+    Ok(true)
+}
+
+/// Whether an object is of a class or of one that is derived from it, whatever it says of itself.
+fn is_a(object: &Bound<'_, PyAny>, class: &Bound<'_, PyAny>) -> bool {
+    // Somebody may have put something else where the class was.
+    let Ok(class) = class.cast::<PyType>() else { return false };
+    // SAFETY: live types.
+    unsafe { ffi::PyType_IsSubtype(object.get_type_ptr(), class.as_type_ptr()) == 1 }
 }
 
 /// Whether an object has the buffer protocol.
@@ -224,7 +280,7 @@ pub(super) fn is_buffer(object: &Bound<'_, PyAny>) -> bool {
 }
 
 /// A region that shows a user's buffer holds it until the region is gone everywhere.
-impl KeepAlive for PyBuffer {}
+impl KeepAlive for Pin<Box<PyBuffer>> {}
 
 /// The memory of a writable, contiguous buffer, and what keeps it.
 pub(super) fn adopt(object: &Bound<'_, PyAny>) -> PyResult<UserBuffer> {

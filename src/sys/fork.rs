@@ -17,6 +17,13 @@ impl From<Forked> for std::io::Error {
     }
 }
 
+/// How often this process was about to be forked.
+static FORKS: AtomicU32 = AtomicU32::new(0);
+
+extern "C" fn before() {
+    FORKS.fetch_add(1, Ordering::Relaxed);
+}
+
 extern "C" fn in_child() {
     // Relaxed, for a child begins with this one thread.
     PID.store(0, Ordering::Relaxed);
@@ -37,7 +44,7 @@ pub(super) fn epoch() -> u32 {
 fn first_epoch() -> u32 {
     // Two threads that come here at once register two hooks, which bump the number twice. It is a new one all the same.
     // SAFETY: the hook only writes atomics, which is allowed between fork and exec.
-    let _ = unsafe { libc::pthread_atfork(None, None, Some(in_child)) };
+    let _ = unsafe { libc::pthread_atfork(Some(before), None, Some(in_child)) };
     // Behind the hook: nothing is marked with a number that a child would find unchanged.
     let _ = EPOCH.compare_exchange(0, 1, Ordering::Relaxed, Ordering::Relaxed);
     EPOCH.load(Ordering::Relaxed)
@@ -60,6 +67,14 @@ impl Process {
     pub fn is_current(self) -> bool {
         epoch() == self.0
     }
+}
+
+/// How many times this process, or the one that it was forked from, was forked since it first asked.
+#[must_use]
+pub fn count() -> u32 {
+    // Nothing is counted before the hook is there.
+    let _ = epoch();
+    FORKS.load(Ordering::Relaxed)
 }
 
 /// The id of this process, without a system call for each question.

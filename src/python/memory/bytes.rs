@@ -38,7 +38,7 @@ impl PyMemory {
         let bytes = self.direct(size.0, |memory| {
             let bytes = memory.direct_bytes(addr.0, usize_of(size.0))?;
             Some(buffer::new_bytes(py, size.0, |output| {
-                bytes.copy_to(output);
+                bytes.copy_to(output, 0);
                 Ok(())
             }))
         });

@@ -8,13 +8,14 @@ use pyo3::types::{PyMemoryView, PySlice};
 
 use super::PyMemory;
 use crate::memory::access::Verb;
-use crate::memory::buffer::Bytes;
+use crate::memory::buffer::{Bytes, Output};
 use crate::memory::protection::Need;
 use crate::memory::section::Section;
 use crate::memory::transfer::Transfer;
 use crate::model::error::{Errno, Error, Result};
 use crate::model::format::hex;
 use crate::model::int::usize_of;
+use crate::model::interrupt::Uninterrupted;
 use crate::model::range::Range;
 use crate::model::region::{PROT_READ, PROT_WRITE};
 use crate::python::calls::python_call;
@@ -163,7 +164,9 @@ impl PyMemory {
 
     fn read_stream(&self, py: Python<'_>, readinto: &Bound<'_, PyAny>, range: Range) -> PyResult<()> {
         let _guard = python_call();
-        let buffer = buffer::new_bytearray(py, usize_of(range.size().min(STEP)))?;
+        // Zeroes, for the file's own code sees it before it has filled it.
+        let zeroes = |[output]: [Output<'_>; 1]| Ok(output.fill(0, &Uninterrupted)?);
+        let [buffer] = buffer::new_bytearrays(py, usize_of(range.size().min(STEP)), zeroes)?;
         self.stream(py, (READ_FROM, range), |part| {
             let whole = PyMemoryView::from(buffer.as_any())?;
             let view = whole.get_item(PySlice::new(py, 0, isize::try_from(part.size())?, 1))?;

@@ -242,7 +242,7 @@ fn is_mmap(object: &Bound<'_, PyAny>) -> PyResult<bool> {
 fn is_array(object: &Bound<'_, PyAny>) -> PyResult<bool> {
     /// NumPy's own class, once an array of it was seen: a look at an attribute of a class takes longer than a small copy.
     static ARRAY: Once<Py<PyType>> = Once::new();
-    let (py, class) = (object.py(), object.get_type_ptr());
+    let class = object.get_type_ptr();
     match ARRAY.get() {
         Some(array) if class == array.as_ptr().cast() => Ok(true),
         _ => is_array_by_its_attributes(object, &ARRAY),

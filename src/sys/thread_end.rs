@@ -111,16 +111,15 @@ mod tests {
                 IS_UNWOUND.store(true, Ordering::Release);
             }
         }
-        let is_ready = std::sync::Arc::new(std::sync::Barrier::new(2));
-        let is_there = std::sync::Arc::clone(&is_ready);
+        let (is_there, is_ready) = std::sync::mpsc::channel();
         std::thread::spawn(move || {
             let (_frame, _first) = (Frame, EndGuard::new());
             drop(EndGuard::new());
-            is_there.wait();
+            is_there.send(()).unwrap();
             // SAFETY: no frame is unwound, which is what the test is about.
             unsafe { libc::pthread_exit(std::ptr::null_mut()) }
         });
-        is_ready.wait();
+        is_ready.recv().unwrap();
         std::thread::sleep(Duration::from_millis(100));
         assert!(!IS_UNWOUND.load(Ordering::Acquire));
     }

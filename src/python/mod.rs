@@ -36,6 +36,7 @@ mod python_client;
 mod queries;
 pub mod region;
 pub mod region_args;
+pub mod region_key;
 mod region_objects;
 pub mod registry;
 pub mod reservation;

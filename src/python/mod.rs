@@ -20,6 +20,7 @@ pub mod dax;
 pub mod device;
 pub mod dirty;
 pub mod error;
+mod file;
 pub mod firmware_tables;
 pub mod interrupt;
 pub mod kvm;

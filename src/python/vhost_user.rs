@@ -9,7 +9,8 @@ use pyo3::types::{PyBytes, PyTuple};
 
 use super::attachment::{PyAttachment, over};
 use super::calls::python_call;
-use super::convert::{self, Address, CInt, Timeout, U32};
+use super::convert::{Address, CInt, Timeout, U32};
+use super::file;
 use super::memory::{EVERYWHERE, PyMemory};
 use super::space::PySpace;
 use crate::clients::vhost_user::{VhostUser, VhostUserRegion};
@@ -125,7 +126,7 @@ impl PySpace {
         self.inner().check_process()?;
         // Before the negotiation, for which a backend is there once.
         self.inner().check_mapped("vhost-user")?;
-        let (socket, timeout) = (convert::descriptor(sock)?, timeout.0);
+        let (socket, timeout) = (file::descriptor(sock)?, timeout.0);
         let client = Arc::new(py.detach(|| VhostUser::new(socket, timeout, protocol_features.0))?);
         let (features, protocol_features, max_regions) = client.negotiated();
         let object = PyVhostUserClient { client: Arc::downgrade(&client), features, protocol_features, max_regions };

@@ -87,7 +87,7 @@ pub(super) fn new_bytearray(py: Python<'_>, size: usize) -> PyResult<Bound<'_, P
 /// PyO3's own refuses exporters that leave out strides, as every object of `ctypes` does.
 pub(super) struct PyBuffer {
     buffer: Box<ffi::Py_buffer>,
-    /// Whether a touch may fault: it is an `mmap`, whose file others may cut.
+    /// Whether a touch may fault.
     may_fault: bool,
 }
 
@@ -105,7 +105,7 @@ unsafe impl Sync for PyBuffer {}
 impl PyBuffer {
     pub(super) fn of(object: &Bound<'_, PyAny>) -> PyResult<Self> {
         let (py, _guard) = (object.py(), python_call());
-        let may_fault = is_mmap(object)?;
+        let may_fault = may_fault(object)?;
         let mut buffer = Box::<ffi::Py_buffer>::new_uninit();
         // SAFETY: asks a live object to fill the buffer.
         if unsafe { ffi::PyObject_GetBuffer(object.as_ptr(), buffer.as_mut_ptr(), ffi::PyBUF_FULL_RO) } != 0 {
@@ -188,34 +188,35 @@ pub(super) fn with_integers<T>(object: &Bound<'_, PyAny>, work: impl FnOnce(Byte
     work(buffer.bytes())
 }
 
-/// Whether the bytes of an object are those of an `mmap`, also through memoryviews, and through arrays of NumPy.
-fn is_mmap(object: &Bound<'_, PyAny>) -> PyResult<bool> {
-    static MMAP: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+/// Whether a touch of an object's bytes may fault: of all but those that Python's and NumPy's own objects have from the allocator, also
+/// through memoryviews and arrays. An `mmap` may be of a file that others cut, and any other exporter may show one, as those of `ctypes` do.
+fn may_fault(object: &Bound<'_, PyAny>) -> PyResult<bool> {
+    static ARRAY: PyOnceLock<Py<PyType>> = PyOnceLock::new();
     let py = object.py();
     let mut exporter = object.clone();
     // A chain that is longer was made to have no end.
     for _ in 0..64 {
         // The most frequent kinds first: this is asked for each short copy.
         if exporter.is_exact_instance_of::<PyBytes>() || exporter.is_exact_instance_of::<PyByteArray>() {
-            break;
+            return Ok(false);
         }
         let _guard = python_call();
         if exporter.is_exact_instance_of::<PyMemoryView>() {
             exporter = exporter.getattr(intern!(py, "obj"))?;
             continue;
         }
-        if exporter.is_none() {
-            break;
-        }
-        if exporter.is_instance(MMAP.import(py, "mmap", "mmap")?)? {
-            return Ok(true);
-        }
         if exporter.get_type().getattr_opt(intern!(py, "__array_interface__"))?.is_none() {
-            break;
+            return Ok(!exporter.get_type().is(ARRAY.import(py, "array", "array")?));
         }
-        exporter = exporter.getattr(intern!(py, "base"))?;
+        let Some(base) = exporter.getattr_opt(intern!(py, "base"))? else { break };
+        if base.is_none() {
+            let flags = exporter.getattr_opt(intern!(py, "flags"))?;
+            let owns = flags.and_then(|flags| flags.getattr_opt(intern!(py, "owndata")).transpose()).transpose()?;
+            return owns.map_or(Ok(true), |owns| Ok(!owns.is_truthy()?));
+        }
+        exporter = base;
     }
-    Ok(false)
+    Ok(true)
 }
 
 /// Whether an object has the buffer protocol.

@@ -45,7 +45,7 @@ impl Output<'_> {
         self.size
     }
 
-    /// Sets every byte, unless the caller stops it.
+    /// Sets every byte of memory that can't fault, unless the caller stops it.
     pub fn fill(&self, byte: u8, interrupt: &dyn Interrupt) -> Result<()> {
         let step = usize_of(STEP);
         for at in (0..self.size).step_by(step) {

@@ -10,6 +10,7 @@ use super::calls::python_call;
 use super::convert::Address;
 use super::layout::PyLayout;
 use super::region::PyRegion;
+use super::region_key::PyRegionKey;
 use super::region_objects::{RegionObject, handed_over};
 use crate::model::change::{MapOperation, RegionTarget};
 use crate::model::format::hex;
@@ -100,6 +101,9 @@ pub(super) fn target(x: &Bound<'_, PyAny>) -> PyResult<RegionTarget> {
     if let Ok(region) = x.cast::<PyRegion>() {
         return Ok(RegionTarget::Region(Arc::clone(&region.get().0)));
     }
+    if let Ok(key) = x.cast::<PyRegionKey>() {
+        return Ok(RegionTarget::Inserted(key.get().0.clone()));
+    }
     match x.cast::<PyString>() {
         Ok(name) => Ok(RegionTarget::Name(name.to_string_lossy().into())),
         Err(_) => x.extract::<Address>().map(|base| RegionTarget::Base(base.0)),
@@ -166,6 +170,17 @@ impl PyBase {
     /// 0
     fn replace_region(&self, old: &Bound<'_, PyAny>, new: &Bound<'_, PyRegion>) -> PyResult<Self> {
         Ok(MapOperation::Replace(target(old)?, handed_over(new)?).apply(&self.map)?.into())
+    }
+
+    /// The key of a region, which no other has; it can stand for the region wherever a name can.
+    fn _key(&self, x: &Bound<'_, PyAny>) -> PyResult<PyRegionKey> {
+        Ok(PyRegionKey(target(x)?.find(&self.map)?.clone()))
+    }
+
+    /// The region of a key, as it is described here; `None` when it is not here.
+    fn _find_key<'py>(&self, py: Python<'py>, key: &Bound<'_, PyRegionKey>) -> PyResult<Option<Bound<'py, PyRegion>>> {
+        let key = &key.get().0;
+        if self.map.inserted(key).is_ok() { self.object_at(py, key.base()) } else { Ok(None) }
     }
 
     fn __eq__(&self, other: &Bound<'_, Self>) -> bool {

@@ -9,11 +9,11 @@ use std::sync::{Arc, Weak};
 
 use pyo3::exceptions::{PyBufferError, PyMemoryError, PyTypeError};
 use pyo3::prelude::*;
-use pyo3::types::{PyByteArray, PyBytes, PyInt, PyMemoryView, PyType};
+use pyo3::types::{PyByteArray, PyBytes, PyInt, PyMemoryView};
 use pyo3::{Borrowed, ffi};
 
 use super::calls::python_call;
-use super::import_once::{ImportOnce, interned};
+use super::exporter::{is_plain, may_fault};
 use super::interrupt::detached;
 use super::space_ref::{OwnedSpace, SpaceRef};
 use crate::memory::buffer::{Bytes, Output};
@@ -25,7 +25,6 @@ use crate::model::int::u64_of;
 use crate::model::range::Range;
 use crate::model::region::{PROT_READ, PROT_WRITE};
 use crate::model::source::{KeepAlive, UserBuffer};
-use crate::sys::once::Once;
 
 /// The value of an int from 0 to 2^64 - 1.
 ///
@@ -98,7 +97,7 @@ pub(super) struct PyBuffer {
     buffer: ffi::Py_buffer,
     /// Whether taking and releasing it may run Python code.
     may_run: bool,
-    /// Whether a touch may fault: it is an `mmap`, whose file others may cut.
+    /// Whether a touch may fault.
     may_fault: bool,
     _stays: PhantomPinned,
 }
@@ -132,7 +131,7 @@ impl PyBuffer {
         let this = unsafe { self.get_unchecked_mut() };
         this.may_run = !is_plain(object);
         let _guard = this.may_run.then(python_call);
-        this.may_fault = this.may_run && is_mmap(object)?;
+        this.may_fault = this.may_run && may_fault(object)?;
         // SAFETY: asks a live object to fill the buffer, which stays where it is.
         if unsafe { ffi::PyObject_GetBuffer(object.as_ptr(), &raw mut this.buffer, ffi::PyBUF_FULL_RO) } != 0 {
             return Err(PyErr::fetch(object.py()));
@@ -211,66 +210,6 @@ pub(super) fn with_integers<T>(object: &Bound<'_, PyAny>, work: impl FnOnce(Byte
         )));
     }
     work(buffer.bytes())
-}
-
-/// Whether an object has bytes of its own, in the heap, and gives them without running Python code: this is asked for each short copy.
-fn is_plain(object: &Bound<'_, PyAny>) -> bool {
-    object.is_exact_instance_of::<PyByteArray>() || object.is_exact_instance_of::<PyBytes>()
-}
-
-/// Whether the bytes of an object are those of an `mmap`, also through memoryviews, and through arrays of NumPy.
-fn is_mmap(object: &Bound<'_, PyAny>) -> PyResult<bool> {
-    static MMAP: ImportOnce = ImportOnce::new();
-    let (py, _guard) = (object.py(), python_call());
-    let mut exporter = object.clone();
-    // A chain that is longer was made to have no end.
-    for _ in 0..64 {
-        if exporter.is_none() || is_plain(&exporter) {
-            break;
-        }
-        let is_view = exporter.is_exact_instance_of::<PyMemoryView>();
-        if !is_view && !is_array(&exporter)? {
-            return Ok(is_a(&exporter, MMAP.import(py, "mmap", "mmap")?));
-        }
-        exporter = exporter.getattr(if is_view { interned!(py, "obj") } else { interned!(py, "base") })?;
-    }
-    Ok(false)
-}
-
-/// Whether an object shows the bytes of its `base`, as arrays of NumPy do.
-#[inline]
-fn is_array(object: &Bound<'_, PyAny>) -> PyResult<bool> {
-    /// NumPy's own class, once an array of it was seen: a look at an attribute of a class takes longer than a small copy.
-    static ARRAY: Once<Py<PyType>> = Once::new();
-    let class = object.get_type_ptr();
-    match ARRAY.get() {
-        Some(array) if class == array.as_ptr().cast() => Ok(true),
-        _ => is_array_by_its_attributes(object, &ARRAY),
-    }
-}
-
-#[cold]
-fn is_array_by_its_attributes(object: &Bound<'_, PyAny>, numpy: &Once<Py<PyType>>) -> PyResult<bool> {
-    /// The standard library's arrays, which have bytes of their own.
-    static PLAIN: ImportOnce = ImportOnce::new();
-    let (py, class, _guard) = (object.py(), object.get_type(), python_call());
-    if class.is(PLAIN.import(py, "array", "array")?)
-        || class.getattr_opt(interned!(py, "__array_interface__"))?.is_none()
-    {
-        return Ok(false);
-    }
-    if class.name()? == "ndarray" {
-        numpy.get_or_init(|| class.unbind());
-    }
-    Ok(true)
-}
-
-/// Whether an object is of a class or of one that is derived from it, whatever it says of itself.
-fn is_a(object: &Bound<'_, PyAny>, class: &Bound<'_, PyAny>) -> bool {
-    // Somebody may have put something else where the class was.
-    let Ok(class) = class.cast::<PyType>() else { return false };
-    // SAFETY: live types.
-    unsafe { ffi::PyType_IsSubtype(object.get_type_ptr(), class.as_type_ptr()) == 1 }
 }
 
 /// Whether an object has the buffer protocol.

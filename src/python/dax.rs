@@ -6,6 +6,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
 use super::convert::{self, Protection, Size};
+use super::file::user_file;
 use super::interrupt::detached;
 use super::region_objects::RegionObject;
 use super::space_ref::SpaceRef;
@@ -76,6 +77,7 @@ impl PyDaxWindow {
 
     /// Maps `size` bytes of a file, from `file_offset` on, at an offset of the window; the file may be closed then.
     ///
+    /// `file` is one that `AddressSpaceRegion.from_file` takes.
     /// Bytes that the file does not have are `MemoryFault` when accessed. Raises `InvalidAddressRange` when it does not lie in the
     /// window or something is mapped there, `Misaligned`, `BackingError`, `NotMapped` when the region was removed.
     ///
@@ -98,7 +100,7 @@ impl PyDaxWindow {
         size: Size,
         prot: Protection,
     ) -> PyResult<()> {
-        let (file, range) = (convert::user_file(file)?, Range::new(offset.0, size.0)?);
+        let (file, range) = (user_file(file)?, Range::new(offset.0, size.0)?);
         let (file_offset, prot_flags) = (file_offset.0, prot.0);
         let mapping = DaxMapping { range, file_offset, prot_flags, file: file.identity };
         self.change(py, |region| dax::map_file(region, &file.file, mapping))

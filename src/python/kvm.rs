@@ -9,6 +9,7 @@ use super::attachment::{PyAttachment, over};
 use super::base::target;
 use super::convert::{self, Address, Size, U32};
 use super::dirty::PyDirtyPages;
+use super::file;
 use super::space::PySpace;
 use crate::clients::kvm::{Kvm, KvmOptions};
 use crate::model::error::Error;
@@ -136,7 +137,7 @@ impl PySpace {
         }
         let (first_slot, max_slots) = (first_slot.0, max_slots.map(|most| most.0));
         let options = KvmOptions { dirty_log, manual_clear, first_slot, max_slots, guest_memfd };
-        let kvm = Arc::new(Kvm::new(convert::descriptor(vm_fd)?, options)?);
+        let kvm = Arc::new(Kvm::new(file::descriptor(vm_fd)?, options)?);
         self.check_not_attached(py, &kvm)?;
         let slots = PyKvmSlots { kvm: Arc::downgrade(&kvm) };
         self.attach(py, None, |_| kvm, |attachment| attachment.add_subclass(slots))

@@ -8,7 +8,8 @@ use pyo3::types::{PyBytes, PyTuple};
 
 use super::attachment::{PyAttachment, over};
 use super::calls::python_call;
-use super::convert::{self, Address, CInt, Timeout, U32};
+use super::convert::{Address, CInt, Timeout, U32};
+use super::file;
 use super::import_once::ImportOnce;
 use super::interrupt::detached;
 use super::memory::{EVERYWHERE, PyMemory};
@@ -130,7 +131,7 @@ impl PySpace {
         self.inner().check_process()?;
         // Before the negotiation, for which a backend is there once.
         self.inner().check_mapped("vhost-user")?;
-        let (socket, timeout) = (convert::descriptor(sock)?, timeout.0);
+        let (socket, timeout) = (file::descriptor(sock)?, timeout.0);
         let client = detached(py, None, |interrupt| {
             VhostUser::new(socket, timeout, protocol_features.0, interrupt).map(Arc::new)
         })?;

@@ -180,6 +180,12 @@ impl PyMemory {
         self.write_slowly(py, writing("fill", force), convert::range(addr, size)?, Input::Fill(byte.0))
     }
 
+    /// Fills part of one region with zeroes, and nothing that has taken its place.
+    fn _fill_part(&self, py: Python<'_>, region: &Bound<'_, PyAny>, offset: Size, size: Size) -> PyResult<()> {
+        let (verb, range) = self.part_of(writing("fill", false), region, offset, size)?;
+        self.write_slowly(py, verb, range, Input::Fill(0))
+    }
+
     /// The bytes up to a zero, without it; `max_size` bytes when there is none before.
     ///
     /// With `encoding` a `str`. Memory behind the zero is not touched. Raises as `read` does, when there is no memory before the

@@ -20,6 +20,7 @@ use crate::model::range::Range;
 use crate::model::region::{PROT_READ, PROT_WRITE};
 use crate::python::calls::python_call;
 use crate::python::convert::{self, Address, Size, U64};
+use crate::python::file::{self as file_object, PlainFile};
 use crate::python::import_once::interned;
 use crate::python::{buffer, callback};
 use crate::sys::errno::{EAGAIN, EIO};
@@ -57,27 +58,15 @@ impl<'py> Endpoint<'py> {
     }
 }
 
-/// Whether reads and writes of the descriptor are those of the object: ints, and those of Python's own classes that keep nothing back,
-/// or whose buffer can be emptied. Subclasses and wrappers may compress, count, encrypt or buffer.
+/// Whether reads and writes of the descriptor are those of the object.
 fn descriptor_is_all(object: &Bound<'_, PyAny>) -> PyResult<bool> {
     let _guard = python_call();
-    let py = object.py();
-    if object.getattr_opt("fileno")?.is_none() {
-        return object.get_type().hasattr("__index__");
+    match PlainFile::of(object)? {
+        None => Ok(false),
+        Some(PlainFile::Unbuffered | PlainFile::Buffered { is_writer: true }) => Ok(true),
+        // Bytes may wait in the buffer of one that can't be sought and is read.
+        Some(PlainFile::Buffered { is_writer: false }) => object.call_method0("seekable")?.is_truthy(),
     }
-    let io = py.import(interned!(py, "io"))?;
-    let is_exactly = |object: &Bound<'_, PyAny>, class: &str| Ok::<_, PyErr>(object.get_type().is(&io.getattr(class)?));
-    if is_exactly(object, "FileIO")? || object.get_type().is(&py.import(interned!(py, "socket"))?.getattr("socket")?) {
-        return Ok(true);
-    }
-    for class in ["BufferedReader", "BufferedWriter", "BufferedRandom"] {
-        if is_exactly(object, class)? {
-            // Bytes may wait in the buffer of one that can't be sought and is read.
-            let is_seekable = object.call_method0("seekable")?.is_truthy()?;
-            return Ok(is_exactly(&object.getattr("raw")?, "FileIO")? && (is_seekable || class == "BufferedWriter"));
-        }
-    }
-    Ok(false)
 }
 
 /// A descriptor of the user's, and how to keep a Python file object in step with it.
@@ -99,7 +88,7 @@ impl<'py> Descriptor<'py> {
         } else {
             None
         };
-        let file = convert::duplicate(object)?;
+        let file = file_object::duplicate(object)?;
         if file::protection(&file).is_ok_and(|there| there & needed == 0) {
             let what = if needed == PROT_READ { "reading" } else { "writing" };
             let error = io.getattr("UnsupportedOperation")?.call1((format!("the file is not open for {what}"),))?;

@@ -9,6 +9,8 @@ PACKAGER := $(VENV)/packager
 BUILT := $(VENV)/built
 RUST_BENCHES := benches/rust/Cargo.toml
 DEBUG := target/assertions/package
+SANITIZED := target/sanitized
+HOST = $(shell rustc -vV | sed -n 's/^host: //p')
 ADVISORIES := $(wildcard $(or $(CARGO_HOME),$(HOME)/.cargo)/advisory-dbs)
 
 # Tests of the crate link libpython, which need not be where the system looks for libraries.
@@ -17,7 +19,7 @@ CARGO = PYO3_PYTHON=$(CURDIR)/$(RUN) \
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup develop demo test test-debug test-long check format stubs docs bench clean third-party doctor-demo doctor-test
+.PHONY: help setup develop demo test test-debug test-long sanitize check format stubs docs bench clean third-party doctor-demo doctor-test
 .PHONY: wheels test-wheels test-pythons test-bare check-targets check-oldest-rust check-dependencies
 
 help: ## list the targets
@@ -42,6 +44,11 @@ test-debug: $(DEBUG)/built ## run the tests of the package on a build with debug
 
 test-long: $(INSTALLED) $(BUILT) ## run all of the kill matrix and many seeds of the fuzzer, of which make test has a sample
 	KILL_MATRIX=all FUZZ_SEEDS=100 $(RUN) -m pytest tests/kill_matrix tests/fuzz
+
+# Leaks are not looked for: an interpreter that ends leaves its own. A refused size is null, as without the sanitizer.
+sanitize: $(INSTALLED) ## run the tests of the crate under AddressSanitizer, which needs a nightly Rust
+	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 RUSTFLAGS=-Zsanitizer=address CARGO_TARGET_DIR=$(SANITIZED) \
+		$(CARGO) +nightly test --locked --lib --target $(HOST)
 
 check: doctor-test docs $(INSTALLED) $(BUILT) ## formats, lints, types, documentation, licences, and the stub against the extension
 	cargo fmt --check

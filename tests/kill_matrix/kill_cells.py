@@ -20,6 +20,7 @@ from dbs_address_space import (
     AddressSpaceRegion,
     BackingOptions,
     GuestMemory,
+    NumaPolicy,
 )
 from host import huge_page_size
 from memory_helpers import GIB, PAGE, WINDOW, libc, mapped, ram
@@ -42,6 +43,8 @@ class World:
     base: int
     file: int | None = None
     there: bytes | None = None
+    host: int = 0
+    """The address at which the region is mapped."""
     space: AddressSpace = field(init=False)
     memory: GuestMemory = field(init=False)
 
@@ -74,6 +77,16 @@ def of_file(where: str = "disk", *, shared: bool = True) -> Source:
     return source
 
 
+def read_only_file(world: World) -> AddressSpaceRegion:
+    path = world.directory / "disk" / "file"
+    world.there = data(world.size)
+    path.write_bytes(world.there)
+    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    world.use(fd)
+    with path.open("rb") as file:
+        return AddressSpaceRegion.from_file(world.base, world.size, file)
+
+
 def users_memfd(world: World) -> AddressSpaceRegion:
     return AddressSpaceRegion.from_file(world.base, world.size, world.use(os.memfd_create("users")))
 
@@ -96,6 +109,7 @@ SOURCES: dict[str, Source] = {
     "file": of_file(),
     "private file": of_file(shared=False),
     "file on a small tmpfs": of_file("small"),
+    "read-only file": read_only_file,
     "users memfd": users_memfd,
     "users huge memfd": users_huge_memfd,
     "bytearray": lambda world: AddressSpaceRegion.from_buffer(world.base, bytearray(world.size)),
@@ -125,6 +139,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
             "guard pages": BackingOptions(guard_pages=True),
             "locked": BackingOptions(mlock=True),
             "not inherited": BackingOptions(dontfork=True),
+            "unsealed": BackingOptions(seals=()),
+            "bound": BackingOptions(policy=NumaPolicy("bind", [0])),
             "transparent huge pages": BackingOptions(transparent_hugepage=True),
         }.items()
     },
@@ -273,6 +289,28 @@ def being_removed(world: World) -> Any:
     return changing(world, Slow(vetoes=False), lambda: world.space.remove_region(world.base, timeout=0.005))
 
 
+@contextmanager
+def being_discarded(world: World) -> Iterator[None]:
+    """Another thread gives the pages back, again and again."""
+    done, begun = threading.Event(), threading.Event()
+
+    def run() -> None:
+        while not done.is_set():
+            with suppress(AddressSpaceError):
+                world.memory.discard(world.base, world.size)
+            begun.set()
+
+    world.there = None
+    thread = threading.Thread(target=run)
+    thread.start()
+    begun.wait()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
 def vetoed(world: World) -> Any:
     return changing(world, Slow(vetoes=True), lambda: world.space.remove_region(world.base, timeout=0.005))
 
@@ -338,6 +376,7 @@ EVENTS: dict[str, Happening] = {
     "protected": Happening(protected),
     "being protected": Happening(being_protected),
     "discarded": Happening(discarded),
+    "being discarded": Happening(being_discarded),
     "vetoed": Happening(vetoed),
     "removed": Happening(removed),
     "being removed": Happening(being_removed),

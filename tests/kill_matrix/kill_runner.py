@@ -9,8 +9,9 @@ import select
 import signal
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, nullcontext, redirect_stderr
 from dataclasses import dataclass, field
+from io import StringIO
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,6 +27,8 @@ from verbs import OTHER, VERBS, Verb, data
 LARGE = 16 << 20
 BATCH = 200
 """Cells that a child does while it lives."""
+BUG_OF_PYTHON = "SystemError: deallocated bytearray object has exported buffers\n"
+"""`RawIOBase.read` says so when it finds no room for its result, before it raises MemoryError."""
 DEADLINE = 30
 """Seconds for one cell: a page that is never answered is given up much earlier."""
 
@@ -88,12 +91,15 @@ def world_of(cell: Cell, directory: Path, stack: ExitStack) -> World:
         region = region.replace(region_type=cell.region_type, **OPTIONS[cell.option])
         world.space = AddressSpace.from_regions([ram(OTHER, size), region], LAYOUT)
         world.memory = world.space.map_memory()
+        world.host = world.memory.host_address(world.base)
         stack.callback(world.memory.close)
-        if not EVENTS[cell.event].is_fresh:
-            world.memory.write(world.base, data(size), force=True)
+        if world.there is None and EVENTS[cell.event].is_fresh:
+            world.there = bytes(size)
+        elif world.there is None:
+            world.there = data(size)
+            world.memory.write(world.base, world.there, force=True)
     except (AddressSpaceError, TypeError) as refused:
         raise Impossible from refused
-    world.there = bytes(size) if EVENTS[cell.event].is_fresh else data(size)
     world.memory.write(OTHER, data(size))
     return world
 
@@ -124,7 +130,8 @@ def call(world: World, verb: Verb, *, is_large: bool) -> None:
     assert there == after, f"{there!r:.60} is there instead of {after!r:.60}"
 
 
-def run_cell(cell: Cell, directory: Path) -> None:
+def run_cell(cell: Cell, directory: Path) -> str:
+    """Where the region was mapped, as /proc/self/maps says it."""
     happening = EVENTS[cell.event]
     with ExitStack() as stack:
         world = world_of(cell, directory, stack)
@@ -137,20 +144,25 @@ def run_cell(cell: Cell, directory: Path) -> None:
             call(world, cell.verb, is_large=happening.is_large)
         elif problem := finish_child(*start_child(lambda: call(world, cell.verb, is_large=False)), DEADLINE / 2):
             raise AssertionError(problem)
+    return f"{world.host:x}-{world.host + world.size:x} "
 
 
 def checked(cell: Cell, directory: Path) -> str:
     """Complaints about a cell: none, as a rule."""
     before = held()
     try:
-        run_cell(cell, directory)
+        with redirect_stderr(StringIO()) as said:
+            place = run_cell(cell, directory)
+            gc.collect()
     except Impossible:
         return "impossible"
     except BaseException as error:  # noqa: BLE001  whatever it is, it is not allowed here
         return f"{type(error).__name__}: {error}".replace("\n", " ")[:400]
-    gc.collect()
-    left = held() - before
-    return f"left behind: {list(left)}" if left else ""
+    if words := said.getvalue().replace(BUG_OF_PYTHON, ""):
+        return f"said: {words!r:.400}"
+    # Of memory without a name nothing else is mapped in the very same place.
+    left = [*(held() - before), *(line for line in maps() if line.startswith(place) and "/" not in line)]
+    return f"left behind: {left}" if left else ""
 
 
 def held() -> Counter[str]:

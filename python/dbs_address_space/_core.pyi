@@ -787,11 +787,12 @@ class AddressSpace:
     @property
     def is_mapped(self) -> bool:
         """Whether the space has memory."""
-    def close(self) -> None:
+    def close(self, *, timeout: float | None = 0.0) -> None:
         """Unmaps the memory, if there is any, and ends every attachment; the space stays as a map. Closing twice does nothing.
 
-        `with` closes the space at its end. Raises `RegionBusy` when a view or array holds a region, `ClientError` when a client refuses, and
-        then nothing has changed; the error of an attachment that could not let go of everything only when all of them have ended.
+        `with` closes the space at its end. A region that views, arrays or long accesses hold is `RegionBusy`, at once or after `timeout`
+        seconds (`None`: never), as in `remove_region`; a client that refuses is `ClientError`; then nothing has changed. The error of an
+        attachment that could not let go of everything comes only when all of them have ended.
 
         >>> from dbs_address_space import AddressSpaceBuilder
         >>> with AddressSpaceBuilder(numa_regions=["4MiB"]).build() as space:
@@ -1978,10 +1979,11 @@ class GuestMemory:
         >>> memory.dax_window("dax0").mappings
         ()
         """
-    def close(self) -> None:
+    def close(self, *, timeout: float | None = 0.0) -> None:
         """Unmaps everything; the space stays as a map, and `map_memory()` then makes new memory. Closing twice does nothing.
 
-        Raises `RegionBusy` when a view or array holds a region, and then nothing is unmapped.
+        A region that views, arrays or long accesses hold is `RegionBusy`, at once or after `timeout` seconds (`None`: never); then nothing is
+        unmapped.
 
         >>> from dbs_address_space import AddressSpaceBuilder
         >>> space = AddressSpaceBuilder(numa_regions=["4MiB"]).build()

@@ -8,7 +8,7 @@ use super::protection::Need;
 use super::region::MappedRegion;
 use super::section::Section;
 use crate::model::error::{Error, Result};
-use crate::model::format::hex;
+use crate::model::format::{self, hex};
 use crate::model::ids::RegionId;
 use crate::model::interrupt::{Interrupt, STEP};
 use crate::model::invalid::Invalid;
@@ -243,10 +243,19 @@ impl<'a> Access<'a> {
 
     fn denied(&self, address: u64, region: &MappedRegion) -> Error {
         let desc = region.desc();
-        let protection = crate::model::format::protection(desc.prot_flags);
-        let hint = if self.verb.need == Need::Write { "; force=True writes through a protection" } else { "" };
+        let why = match region.window_prot_flags(address) {
+            Some(None) => "where no file is mapped".into(),
+            Some(Some(flags)) => format!("where a file is mapped {}", format::protection(flags)),
+            None if self.verb.need == Need::Write => {
+                format!(
+                    "which is {}; write(force=True) writes through a protection",
+                    format::protection(desc.prot_flags)
+                )
+            }
+            None => format!("which is {}", format::protection(desc.prot_flags)),
+        };
         Error::AccessDenied {
-            message: format!("{}: {} lies in {desc}, which is {protection}{hint}", self.asked(), hex(address)),
+            message: format!("{}: {} lies in {desc}, {why}", self.asked(), hex(address)),
             address,
             size: self.range.size(),
             region: Arc::clone(desc),

@@ -62,7 +62,10 @@ fn window(region: &MappedRegion) -> Result<&DaxWindow> {
 
 fn check(region: &MappedRegion, range: Range, file_offset: u64) -> Result<()> {
     let desc = region.desc();
-    if range.is_empty() || range.end() > desc.size() {
+    if range.is_empty() {
+        return Err(invalid(region, range, "the size is 0"));
+    }
+    if range.end() > desc.size() {
         return Err(invalid(region, range, &format!("the window has {}", size_text(desc.size()))));
     }
     let page_size = region.mapping().page_size();

@@ -60,14 +60,17 @@ impl DaxTable {
         }
     }
 
+    /// What is mapped at a place.
+    fn at(&self, place: u64) -> Option<&DaxMapping> {
+        let before = self.0.range(..=place).next_back().map(|(_, mapping)| mapping);
+        before.filter(|mapping| mapping.range.contains(place))
+    }
+
     /// The first place in a range at which nothing is mapped that has all of the protection bits.
     fn first_denied(&self, range: Range, bits: i32) -> Option<u64> {
         let mut left = range;
         while !left.is_empty() {
-            let here = self.0.range(..=left.base()).next_back().map(|(_, mapping)| mapping);
-            let allows =
-                |mapping: &&DaxMapping| mapping.range.contains(left.base()) && mapping.prot_flags & bits == bits;
-            match here.filter(allows) {
+            match self.at(left.base()).filter(|mapping| mapping.prot_flags & bits == bits) {
                 Some(mapping) => left = Range::between(mapping.range.end(), left.end()),
                 None => return Some(left.base()),
             }
@@ -116,6 +119,11 @@ impl DaxWindow {
     /// The first place in a range at which nothing is mapped that has all of the protection bits.
     pub(super) fn first_denied(&self, range: Range, bits: i32) -> Result<Option<u64>, Forked> {
         Ok(self.table()?.first_denied(range, bits))
+    }
+
+    /// The protection of the file that is mapped at a place.
+    pub(super) fn prot_flags(&self, place: u64) -> Result<Option<i32>, Forked> {
+        Ok(self.table()?.at(place).map(|mapping| mapping.prot_flags))
     }
 
     /// Maps a file where nothing is mapped.

@@ -106,6 +106,12 @@ impl MappedRegion {
             _ => Ok((self.desc().prot_flags & bits != bits).then_some(range.base())),
         }
     }
+
+    /// In a DAX window, the protection of the file that is mapped at an address.
+    pub(super) fn window_prot_flags(&self, address: u64) -> Option<Option<i32>> {
+        let place = self.range().offset_of(address)?;
+        Some(self.mapping.window()?.prot_flags(place).unwrap_or_default())
+    }
 }
 
 // SAFETY: the mapping is unmapped when the last region that shares it is dropped, and a buffer is kept by its backing. What a DAX window

@@ -320,6 +320,9 @@ impl<'a> Section<'a> {
                 "its userfaultfd handler does not answer, and the access was given up".into()
             }
             _ if backing.is_huge => "no huge page was free for it".into(),
+            (_, Some(error)) if self.region.mapping().window().is_some() => {
+                format!("the file that is mapped there was truncated, or its file system is full: {error}")
+            }
             (_, Some(error)) => {
                 format!(
                     "the memory can't be reached (file system full, page lost or not inherited by fork), or the caller's buffer (a file that was cut): {error}"

@@ -367,7 +367,7 @@ pub fn failed(region: &SharedRegion, what: &str, error: &io::Error) -> Error {
         ENOMEM => "; too little memory, or too many mappings (vm.max_map_count)",
         _ => "",
     };
-    let message = format!("cannot map {region}: {what}: {error}{advice}");
+    let message = format!("{region}: {what}: {error}{advice}");
     Error::Backing { message, errno: Errno::from(error), region: Some(Arc::clone(region)) }
 }
 

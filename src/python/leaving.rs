@@ -1,9 +1,21 @@
-//! The end of a `with` block, which never hides what its body raised.
+//! Closing and removing: the wait for those who hold memory, and the end of a `with` block, which never hides what its body raised.
 
 use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
 
 use super::calls::python_call;
+use super::convert::Timeout;
+use crate::space::removal::Patience;
+
+/// A caller's `timeout=`. Views that a cycle of garbage holds, and that would keep their regions busy, are freed first.
+pub(super) fn patience(timeout: Option<Timeout>) -> Patience {
+    Patience { timeout: timeout.map(|timeout| timeout.0), when_busy: collect_garbage }
+}
+
+fn collect_garbage() {
+    let _guard = python_call();
+    Python::try_attach(|py| py.import("gc").and_then(|gc| gc.call_method0("collect")).map(drop).unwrap_or_default());
+}
 
 /// The answer of `__exit__`, once all is closed that can be: an exception of the body passes, and a failure to close becomes a note on it.
 ///

@@ -11,11 +11,10 @@ use pyo3::prelude::*;
 
 use super::attachment::PyAttachment;
 use super::base::{PyBase, regions_of, target};
-use super::calls::python_call;
 use super::convert::{Address, Timeout};
 use super::interrupt::detached;
 use super::layout::PyLayout;
-use super::leaving::leave;
+use super::leaving::{leave, patience};
 use super::memory::PyMemory;
 use super::region::PyRegion;
 use super::region_objects::handed_over;
@@ -136,12 +135,6 @@ impl PySpace {
     }
 }
 
-/// Frees views that a cycle of garbage holds, and that would keep their regions busy.
-fn collect_garbage() {
-    let _guard = python_call();
-    Python::try_attach(|py| py.import("gc").and_then(|gc| gc.call_method0("collect")).map(drop).unwrap_or_default());
-}
-
 #[pymethods]
 impl PySpace {
     #[new]
@@ -199,9 +192,8 @@ impl PySpace {
     /// 0
     #[pyo3(signature = (x, *, timeout=Some(Timeout(Duration::ZERO))), text_signature = "($self, x, *, timeout=0.0)")]
     fn remove_region(&self, py: Python<'_>, x: &Bound<'_, PyAny>, timeout: Option<Timeout>) -> PyResult<Py<PyBase>> {
-        let timeout = timeout.map(|timeout| timeout.0);
-        let target = target(x)?;
-        let map = detached(py, None, |interrupt| self.inner.remove(&target, timeout, interrupt, &collect_garbage))?;
+        let (target, patience) = (target(x)?, patience(timeout));
+        let map = detached(py, None, |interrupt| self.inner.remove(&target, patience, interrupt))?;
         self.base_of(py, &map)
     }
 
@@ -257,18 +249,21 @@ impl PySpace {
 
     /// Unmaps the memory, if there is any, and ends every attachment; the space stays as a map. Closing twice does nothing.
     ///
-    /// `with` closes the space at its end. Raises `RegionBusy` when a view or array holds a region, `ClientError` when a client refuses, and
-    /// then nothing has changed; the error of an attachment that could not let go of everything only when all of them have ended.
+    /// `with` closes the space at its end. A region that views, arrays or long accesses hold is `RegionBusy`, at once or after `timeout`
+    /// seconds (`None`: never), as in `remove_region`; a client that refuses is `ClientError`; then nothing has changed. The error of an
+    /// attachment that could not let go of everything comes only when all of them have ended.
     ///
     /// >>> from dbs_address_space import AddressSpaceBuilder
     /// >>> with AddressSpaceBuilder(numa_regions=["4MiB"]).build() as space:
     /// ...     space.memory.write(0, b"hello")
     /// >>> space.is_mapped, len(space)
     /// (False, 1)
-    fn close(&self, py: Python<'_>) -> PyResult<()> {
+    #[pyo3(signature = (*, timeout=Some(Timeout(Duration::ZERO))), text_signature = "($self, *, timeout=0.0)")]
+    fn close(&self, py: Python<'_>, timeout: Option<Timeout>) -> PyResult<()> {
         let incarnation = self.inner.load().memory().map(|memory| memory.incarnation());
         if let Some(incarnation) = incarnation {
-            detached(py, None, |interrupt| self.inner.close_memory(incarnation, interrupt))?;
+            let patience = patience(timeout);
+            detached(py, None, |interrupt| self.inner.close_memory(incarnation, patience, interrupt))?;
         }
         let handles = self.registry.get().registry().handles(py)?;
         let attachments = handles.iter().filter_map(|handle| handle.cast::<PyAttachment>().ok());
@@ -288,7 +283,7 @@ impl PySpace {
         value: &Bound<'_, PyAny>,
         _traceback: &Bound<'_, PyAny>,
     ) -> PyResult<bool> {
-        leave(value, self.close(py))
+        leave(value, self.close(py, Some(Timeout(Duration::ZERO))))
     }
 
     /// Waits until the generation is above `generation` and returns the newest map; `None` after `timeout` seconds.

@@ -13,17 +13,15 @@ use super::space::AddressSpace;
 use super::state::SpaceState;
 use super::subscribe::WriterTurn;
 use super::subscription::Subscription;
-use crate::memory::lease_table::LeaseTable;
 use crate::memory::mapped_regions::MappedRegions;
 use crate::memory::mapper::Mapper;
 use crate::memory::region::MappedRegion;
 use crate::memory::source;
-use crate::model::change::{Change, ChangeRequest, MapOperation, RegionTarget};
-use crate::model::error::{Error, Result};
+use crate::model::change::{Change, ChangeRequest};
+use crate::model::error::Result;
 use crate::model::ids::{Incarnation, RegionId};
 use crate::model::interrupt::Interrupt;
 use crate::model::region_map::{RegionEntry, RegionMap};
-use crate::model::wait::Deadline;
 
 /// Memory mapped before the turn was taken.
 type MappedAhead = HashMap<RegionId, Arc<MappedRegion>>;
@@ -73,7 +71,7 @@ impl AddressSpace {
     ///
     /// An error before the swap drops `prepared`, which rolls the clients back in reverse, and then `participant`, which opens the
     /// leases again; behind the swap nothing can fail.
-    fn publish(
+    pub(super) fn publish(
         &self,
         turn: WriterTurn<'_>,
         participants: Vec<Participant>,
@@ -92,7 +90,7 @@ impl AddressSpace {
     }
 
     /// The clients that know the regions which are there: those that saw them go with the memory hear of no change until it is back.
-    fn participants(&self, proposal: &Arc<Proposal>) -> Result<Vec<Participant>> {
+    pub(super) fn participants(&self, proposal: &Arc<Proposal>) -> Result<Vec<Participant>> {
         let clients = self.clients()?;
         let asked = clients.iter().filter(|client| client.has_seen_regions() && client.is_following());
         Ok(asked.map(|client| (Arc::clone(client), Arc::clone(proposal))).collect())
@@ -153,57 +151,6 @@ impl AddressSpace {
         Ok(present.map(|client| (Arc::clone(client), Arc::clone(proposal_for(client)))).collect())
     }
 
-    /// Unmaps all regions, unless one is leased. A memory that is closed already stays so.
-    pub fn close_memory(&self, incarnation: Incarnation, interrupt: &dyn Interrupt) -> Result<()> {
-        let turn = self.take_turn(interrupt)?;
-        let before = self.load_full();
-        let Ok(memory) = before.memory_of(incarnation) else { return Ok(()) };
-        let participant = MemoryParticipant::prepare_all(memory)?;
-        let proposal = Arc::new(Proposal::new(Change::detach_all(&before.map), before.memory.clone(), None));
-        let after = SpaceState { map: Arc::clone(&before.map), memory: None };
-        // As in a change: the publication waits for all who have this snapshot.
-        drop(before);
-        self.publish(turn, self.participants(&proposal)?, participant, after).map(drop)
-    }
-
-    /// Removes a region; while it is leased, waits up to `timeout` (`None`: for ever) and tries again.
-    ///
-    /// It waits without the turn, and looks the region up anew each time: another writer may have replaced or removed it. `when_busy`
-    /// is called once, before the first wait or the refusal.
-    pub fn remove(
-        &self,
-        target: &RegionTarget,
-        timeout: Option<Duration>,
-        interrupt: &dyn Interrupt,
-        when_busy: &dyn Fn(),
-    ) -> Result<Arc<RegionMap>> {
-        let removal = [MapOperation::Remove(target.clone())];
-        let remove = || self.change(&ChangeRequest::of(&removal), interrupt);
-        let is_busy = |result: &Result<_>| matches!(result, Err(Error::Busy { .. }));
-        let deadline = Deadline::after(timeout);
-        let mut result = remove();
-        if is_busy(&result) {
-            when_busy();
-            result = remove();
-        }
-        let mut drains = true;
-        while is_busy(&result) {
-            let Some(slice) = deadline.slice() else { break };
-            // Asked before the wait, not behind it: what the wait has cleared is to be removed before anyone comes back.
-            interrupt.check()?;
-            // Leases that follow or overlap each other for ever would starve the removal: every second slice keeps new ones out. Not every
-            // one, or one long access would stop all others for as long as it takes.
-            match self.leases_of(target) {
-                Some(leases) if drains => leases.drain(slice)?,
-                Some(leases) => leases.wait_free(slice)?,
-                None => {}
-            }
-            drains = !drains;
-            result = remove();
-        }
-        result
-    }
-
     /// The grace period: waits until the last reader has left the old snapshot, so that no late write reaches memory that leaves with it.
     ///
     /// Readers hold a snapshot for one short access and never while they wait, so that this ends soon; polling costs them nothing.
@@ -221,12 +168,6 @@ impl AddressSpace {
             std::thread::sleep(pause);
             pause = pause.saturating_mul(2).min(LONGEST_PAUSE);
         }
-    }
-
-    fn leases_of(&self, target: &RegionTarget) -> Option<Arc<LeaseTable>> {
-        let snapshot = self.load();
-        let region = target.find(&snapshot.map).ok()?;
-        snapshot.memory.as_ref()?.find(region.base()).map(|region| Arc::clone(region.leases()))
     }
 }
 

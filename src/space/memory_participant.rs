@@ -86,7 +86,10 @@ fn busy(region: &SharedRegion, leases: Vec<LeaseInfo>) -> Error {
         more => format!(" and {more} more"),
     };
     Error::Busy {
-        message: format!("{region} is in use by {}{more}: release it, or wait with timeout=", first.join(", ")),
+        message: format!(
+            "{region} is in use by {}{more}: release it; remove_region() and close() wait for that with timeout=",
+            first.join(", ")
+        ),
         region: Arc::clone(region),
         leases,
     }

@@ -10,6 +10,7 @@ pub mod lease;
 pub mod memory_participant;
 pub mod prepared;
 pub mod proposal;
+pub mod removal;
 pub mod reserve;
 #[allow(clippy::module_inception, reason = "the room's main thing")]
 pub mod space;

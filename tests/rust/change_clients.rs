@@ -20,9 +20,11 @@ use crate::model::source::Source;
 use crate::space::AddressSpace;
 use crate::space::client::Client;
 use crate::space::proposal::Proposal;
+use crate::space::removal::Patience;
 use crate::space::subscription::{Subscriber, Subscription};
 
 const PAGE: u64 = 4096;
+const AT_ONCE: Patience = Patience { timeout: Some(Duration::ZERO), when_busy: || () };
 const LOW: u64 = 0;
 const HIGH: u64 = 16 * PAGE;
 
@@ -424,7 +426,7 @@ fn closing_the_memory_looks_like_the_removal_of_every_region() {
     subscribe(&space, &log, "a", |_, _| Ok(())).unwrap();
     taken(&log);
     let incarnation = space.map_memory(&Uninterrupted).unwrap();
-    space.close_memory(incarnation, &Uninterrupted).unwrap();
+    space.close_memory(incarnation, AT_ONCE, &Uninterrupted).unwrap();
     assert_eq!(taken(&log), ["a prepare +0 -2 ~0", "a commit +0 -2 ~0"]);
     assert_eq!((space.map().regions().len(), is_mapped("closed")), (2, false));
 }

@@ -15,10 +15,12 @@ use crate::model::region::{Region, RegionType};
 use crate::model::region_map::RegionMap;
 use crate::model::source::Source;
 use crate::space::AddressSpace;
+use crate::space::removal::Patience;
 use crate::space::state::SpaceState;
 use crate::space::transaction::Transaction;
 
 const PAGE: u64 = 4096;
+const FOR_EVER: Patience = Patience { timeout: None, when_busy: || () };
 const FAR: u64 = 1 << 32;
 const WRITERS: u64 = 8;
 const READERS: usize = 2;
@@ -113,7 +115,7 @@ fn every_accepted_insert_is_there(is_mapped: bool) {
         for _ in 0..rounds(is_mapped) {
             let base = (chance.below(16) * WRITERS + number) * 4 * PAGE;
             if mine.remove(&base) {
-                let map = space.remove(&RegionTarget::Base(base), None, &Uninterrupted, &|| ()).unwrap();
+                let map = space.remove(&RegionTarget::Base(base), FOR_EVER, &Uninterrupted).unwrap();
                 assert!(map.find(base).is_none());
             } else {
                 assert!(space.insert(ram(base, 4 * PAGE), &Uninterrupted).unwrap().find(base).is_some());
@@ -150,7 +152,7 @@ fn of_overlapping_inserts_one_is_accepted() {
             match space.insert(ram(slot + number * 512, 4 * PAGE), &Uninterrupted) {
                 Ok(_) => inserted.fetch_add(1, Ordering::Relaxed),
                 Err(Error::Overlap { conflict, .. }) => {
-                    let removal = space.remove(&RegionTarget::Region(conflict), None, &Uninterrupted, &|| ());
+                    let removal = space.remove(&RegionTarget::Region(conflict), FOR_EVER, &Uninterrupted);
                     removed.fetch_add(u64::from(removal.is_ok()), Ordering::Relaxed)
                 }
                 Err(error) => panic!("{error}"),

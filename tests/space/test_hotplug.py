@@ -249,6 +249,31 @@ def test_a_wait_that_is_too_short_changes_nothing(space: AddressSpace, memory: G
     space.remove_region(DIMM)
 
 
+@pytest.mark.parametrize("what", ["space", "memory"])
+def test_closing_waits_for_views_and_for_readers_without_a_pause(
+    space: AddressSpace, memory: GuestMemory, what: str
+) -> None:
+    space.insert_region(ram(DIMM, 8 * MIB))
+    closing = space if what == "space" else memory
+    view, stop = memory.view(0, 8), threading.Event()
+    with pytest.raises(RegionBusy, match=r"close\(\) wait for that with timeout="):
+        closing.close(timeout=0.06)
+    assert space.is_mapped
+
+    def read() -> None:
+        with suppress(NotMapped, UnmappedAddress):
+            while not stop.is_set():
+                memory.read(DIMM, 8 * MIB)
+
+    def close() -> None:
+        view.release()
+        closing.close(timeout=60)
+        stop.set()
+
+    run_threads(read, read, close)
+    assert not space.is_mapped
+
+
 def test_a_long_read_in_flight_is_waited_for(space: AddressSpace, memory: GuestMemory) -> None:
     """A removal without patience may find it busy, and says with what; one with patience gets its turn."""
     space.insert_region(ram(DIMM, 64 * MIB))

@@ -3,6 +3,7 @@
 #![deny(clippy::disallowed_methods, reason = "sizes here are chosen by callers")]
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use pyo3::exceptions::PyTypeError;
 use pyo3::gc::{PyTraverseError, PyVisit};
@@ -10,10 +11,10 @@ use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
 use super::base::target;
-use super::convert::{self, Address, Size};
+use super::convert::{self, Address, Size, Timeout};
 use super::dax::PyDaxWindow;
 use super::interrupt::detached;
-use super::leaving::leave;
+use super::leaving::{leave, patience};
 use super::mapping::PyMapping;
 use super::region_key::PyRegionKey;
 use super::region_objects::RegionObject;
@@ -190,15 +191,18 @@ impl PyMemory {
 
     /// Unmaps everything; the space stays as a map, and `map_memory()` then makes new memory. Closing twice does nothing.
     ///
-    /// Raises `RegionBusy` when a view or array holds a region, and then nothing is unmapped.
+    /// A region that views, arrays or long accesses hold is `RegionBusy`, at once or after `timeout` seconds (`None`: never); then nothing is
+    /// unmapped.
     ///
     /// >>> from dbs_address_space import AddressSpaceBuilder
     /// >>> space = AddressSpaceBuilder(numa_regions=["4MiB"]).build()
     /// >>> space.memory.close()
     /// >>> space.is_mapped
     /// False
-    fn close(&self, py: Python<'_>) -> PyResult<()> {
-        detached(py, None, |interrupt| self.space.close_memory(self.incarnation, interrupt))
+    #[pyo3(signature = (*, timeout=Some(Timeout(Duration::ZERO))), text_signature = "($self, *, timeout=0.0)")]
+    fn close(&self, py: Python<'_>, timeout: Option<Timeout>) -> PyResult<()> {
+        let patience = patience(timeout);
+        detached(py, None, |interrupt| self.space.close_memory(self.incarnation, patience, interrupt))
     }
 
     /// Marks every write through this package, or stops to. For tests and benches: the tracking to come has a name of its own.
@@ -230,7 +234,7 @@ impl PyMemory {
         value: &Bound<'_, PyAny>,
         _traceback: &Bound<'_, PyAny>,
     ) -> PyResult<bool> {
-        leave(value, self.close(py))
+        leave(value, self.close(py, Some(Timeout(Duration::ZERO))))
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> std::result::Result<(), PyTraverseError> {

@@ -1,0 +1,100 @@
+//! Taking memory away that others may hold: at once, or as soon as they let it go.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::memory_participant::MemoryParticipant;
+use super::proposal::Proposal;
+use super::space::AddressSpace;
+use super::state::SpaceState;
+use crate::memory::lease_table::LeaseTable;
+use crate::model::change::{Change, ChangeRequest, MapOperation, RegionTarget};
+use crate::model::error::{Error, Result};
+use crate::model::ids::Incarnation;
+use crate::model::interrupt::Interrupt;
+use crate::model::region::SharedRegion;
+use crate::model::region_map::RegionMap;
+use crate::model::wait::Deadline;
+
+/// What a caller does about leases that are in the way.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// How long they are waited for; `None`: for ever.
+    pub timeout: Option<Duration>,
+    /// Called once, before the first wait or the refusal: it may free leases.
+    pub when_busy: fn(),
+}
+
+impl AddressSpace {
+    /// Removes a region; while it is leased, waits and tries again.
+    ///
+    /// It looks the region up anew each time: another writer may have replaced or removed it.
+    pub fn remove(
+        &self,
+        target: &RegionTarget,
+        patience: Patience,
+        interrupt: &dyn Interrupt,
+    ) -> Result<Arc<RegionMap>> {
+        let removal = [MapOperation::Remove(target.clone())];
+        self.until_free(patience, interrupt, || self.change(&ChangeRequest::of(&removal), interrupt))
+    }
+
+    /// Unmaps all regions; while one is leased, waits and tries again. A memory that is closed already stays so.
+    pub fn close_memory(&self, incarnation: Incarnation, patience: Patience, interrupt: &dyn Interrupt) -> Result<()> {
+        self.until_free(patience, interrupt, || self.close_free_memory(incarnation, interrupt))
+    }
+
+    fn close_free_memory(&self, incarnation: Incarnation, interrupt: &dyn Interrupt) -> Result<()> {
+        let turn = self.take_turn(interrupt)?;
+        let before = self.load_full();
+        let Ok(memory) = before.memory_of(incarnation) else { return Ok(()) };
+        let participant = MemoryParticipant::prepare_all(memory)?;
+        let proposal = Arc::new(Proposal::new(Change::detach_all(&before.map), before.memory.clone(), None));
+        let after = SpaceState { map: Arc::clone(&before.map), memory: None };
+        // As in a change: the publication waits for all who have this snapshot.
+        drop(before);
+        self.publish(turn, self.participants(&proposal)?, participant, after).map(drop)
+    }
+
+    /// Tries until no lease is in the way. It waits without the turn.
+    fn until_free<T>(
+        &self,
+        patience: Patience,
+        interrupt: &dyn Interrupt,
+        attempt: impl Fn() -> Result<T>,
+    ) -> Result<T> {
+        let deadline = Deadline::after(patience.timeout);
+        let mut result = attempt();
+        if busy_region(&result).is_some() {
+            (patience.when_busy)();
+            result = attempt();
+        }
+        let mut drains = true;
+        while let Some(region) = busy_region(&result) {
+            let Some(slice) = deadline.slice() else { break };
+            // Asked before the wait, not behind it: what the wait has cleared is to be removed before anyone comes back.
+            interrupt.check()?;
+            // Leases that follow or overlap each other for ever would starve the removal: every second slice keeps new ones out. Not every
+            // one, or one long access would stop all others for as long as it takes.
+            match self.leases_of(region) {
+                Some(leases) if drains => leases.drain(slice)?,
+                Some(leases) => leases.wait_free(slice)?,
+                None => {}
+            }
+            drains = !drains;
+            result = attempt();
+        }
+        result
+    }
+
+    fn leases_of(&self, region: &SharedRegion) -> Option<Arc<LeaseTable>> {
+        self.load().memory.as_ref()?.find(region.base()).map(|region| Arc::clone(region.leases()))
+    }
+}
+
+const fn busy_region<T>(result: &Result<T>) -> Option<&SharedRegion> {
+    match result {
+        Err(Error::Busy { region, .. }) => Some(region),
+        _ => None,
+    }
+}

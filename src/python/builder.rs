@@ -6,6 +6,7 @@ use pyo3::types::{PyDict, PyString, PyTuple};
 use super::backing::PyBackingOptions;
 use super::calls::python_call;
 use super::convert::{self, Size, U32};
+use super::enum_members;
 use super::machine::PyMachine;
 use crate::model::format;
 use crate::model::invalid::Invalid;
@@ -222,7 +223,7 @@ impl PyBuilder {
         let keywords = PyDict::new(py);
         let infos: Vec<PyNumaRegionInfo> = request.numa_regions.iter().cloned().map(PyNumaRegionInfo).collect();
         keywords.set_item("numa_regions", PyTuple::new(py, infos)?)?;
-        keywords.set_item("mem_type", convert::py_source_type(py, (request.source_type.as_str(),))?)?;
+        keywords.set_item("mem_type", enum_members::source_type(py, request.source_type.as_str())?)?;
         keywords.set_item("mem_file_path", request.path.as_os_str())?;
         keywords.set_item("mem_prealloc", request.prealloc)?;
         keywords.set_item("firmware", request.firmware)?;

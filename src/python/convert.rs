@@ -246,22 +246,6 @@ macro_rules! imported {
 }
 
 imported!(
-    /// A member of `AddressSpaceRegionType`.
-    py_region_type, "dbs_address_space.enums", "AddressSpaceRegionType"
-);
-imported!(
-    /// A member of `MemorySourceType`.
-    py_source_type, "dbs_address_space.enums", "MemorySourceType"
-);
-imported!(
-    /// A `Prot`.
-    py_protection, "dbs_address_space.enums", "Prot"
-);
-imported!(
-    /// A `MapFlags`.
-    py_map_flags, "dbs_address_space.enums", "MapFlags"
-);
-imported!(
     /// An `AddressRange`.
     py_range, "dbs_address_space.ranges", "AddressRange"
 );

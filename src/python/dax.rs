@@ -6,6 +6,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
 use super::convert::{self, Protection, Size};
+use super::enum_members;
 use super::file::user_file;
 use super::interrupt::detached;
 use super::region_objects::RegionObject;
@@ -129,7 +130,7 @@ impl PyDaxWindow {
     #[getter]
     fn mappings<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
         let mapping = |mapping: DaxMapping| {
-            let prot_flags = convert::py_protection(py, (mapping.prot_flags,))?;
+            let prot_flags = enum_members::protection(py, mapping.prot_flags)?;
             let (offset, size) = (mapping.range.base(), mapping.range.size());
             convert::py_dax_mapping(py, (offset, size, mapping.file_offset, prot_flags))
         };

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 
-use super::convert;
+use super::enum_members;
 use super::region_objects::RegionObject;
 use crate::memory::lease::WeakRegion;
 use crate::memory::region::MappedRegion;
@@ -96,7 +96,7 @@ impl PyMapping {
     /// The protection, a `Prot`.
     #[getter]
     fn prot_flags<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        convert::py_protection(py, (self.desc().prot_flags,))
+        enum_members::protection(py, self.desc().prot_flags)
     }
 
     /// Whether accesses go through the kernel, because a touch may fault.

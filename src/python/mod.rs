@@ -19,6 +19,7 @@ pub mod convert;
 pub mod dax;
 pub mod device;
 pub mod dirty;
+mod enum_members;
 pub mod error;
 mod exporter;
 mod file;

@@ -9,6 +9,7 @@ use super::callback;
 use super::calls::python_call;
 use super::change::PyChange;
 use super::convert::{self, Address, Size};
+use super::enum_members;
 use super::layout::PyLayout;
 use super::region::PyRegion;
 use super::space::PySpace;
@@ -113,7 +114,7 @@ macro_rules! queries {
             /// rw-
             fn prot_flags<'py>(&self, py: Python<'py>, addr: Address) -> PyResult<Bound<'py, PyAny>> {
                 let prot_flags = self.query(py, |base| Ok(base.map.get(addr.0)?.prot_flags))?;
-                convert::py_protection(py, (prot_flags,))
+                enum_members::protection(py, prot_flags)
             }
 
             /// The host's NUMA node of the region that holds `addr`, or `None`; raises `UnmappedAddress` in a hole.

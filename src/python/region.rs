@@ -10,6 +10,7 @@ use pyo3::types::{PyDict, PyString};
 use super::backing::PyBackingOptions;
 use super::calls::python_call;
 use super::convert::{self, Address, CInt, Name, Protection, Size, U32};
+use super::enum_members;
 use super::file::user_file;
 use super::region_args;
 use crate::model::region::{self, MAP_POPULATE, Region, RegionType, SharedRegion};
@@ -214,7 +215,7 @@ impl PyRegion {
     /// The region's meaning to the guest, an `AddressSpaceRegionType`.
     #[getter]
     fn region_type<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        convert::py_region_type(py, (self.0.region_type.value(),))
+        enum_members::region_type(py, self.0.region_type.value())
     }
 
     /// The first address.
@@ -250,7 +251,7 @@ impl PyRegion {
     /// The source that was given, a `MemorySourceType`, or `None`.
     #[getter]
     fn mem_type<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
-        self.0.source.source_type.map(|source| convert::py_source_type(py, (source.as_str(),))).transpose()
+        self.0.source.source_type.map(|source| enum_members::source_type(py, source.as_str())).transpose()
     }
 
     /// The path of a `"hugetlbfs"` source; empty for the others.
@@ -274,13 +275,13 @@ impl PyRegion {
     /// The `mmap` flags, a `MapFlags`.
     #[getter]
     fn perm_flags<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        convert::py_map_flags(py, (self.0.perm_flags,))
+        enum_members::map_flags(py, self.0.perm_flags)
     }
 
     /// The `mmap` protection, a `Prot`.
     #[getter]
     fn prot_flags<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        convert::py_protection(py, (self.0.prot_flags,))
+        enum_members::protection(py, self.0.prot_flags)
     }
 
     /// The page size of a huge source in bytes, or `None` for the host's default.

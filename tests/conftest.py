@@ -2,7 +2,9 @@
 
 import gc
 import signal
+import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion, GuestMemory, _core
@@ -43,6 +45,14 @@ def any_switches(request: pytest.FixtureRequest) -> Iterator[None]:
 def constant_switches() -> Iterator[None]:
     with switch_interval(1e-5):
         yield
+
+
+@pytest.fixture
+def unraisable(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The exceptions that Python could raise nowhere."""
+    raised: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda raised_: raised.append(raised_.exc_value))
+    return raised
 
 
 @pytest.fixture

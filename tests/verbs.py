@@ -319,6 +319,16 @@ Query = partial(Verb, kind="query")
 Change = partial(Verb, kind="change")
 
 
+def part_of(name: str) -> Call:
+    """A verb on a part of the region that holds an address."""
+
+    def call(memory: GuestMemory, addr: int, size: int) -> None:
+        base = memory.mapping(addr).base
+        getattr(memory, name)(base, addr - base, size)
+
+    return call
+
+
 def integers(width: int) -> Iterator[Verb]:
     load, store = f"read_u{8 * width}", f"write_u{8 * width}"
     traits: dict[str, Any] = {"kind": "integer", "widths": (width,)}
@@ -408,6 +418,9 @@ VERBS: tuple[Verb, ...] = (
     Change("discard", GuestMemory.discard, writing(bytes), needs="w", writes=True, widths=(PAGE,)),
     Change("_track_writes", lambda memory, _, __: memory._track_writes(is_tracked=True)),  # noqa: SLF001
     Change("_drain_writes", lambda memory, _, __: memory._drain_writes()),  # noqa: SLF001
+    Query("_key", lambda memory, addr, _: memory._key(memory.mapping(addr).base)),  # noqa: SLF001
+    Change("_fill_part", part_of("_fill_part"), writing(bytes), writes=True, needs="w", widths=(PAGE,)),
+    Change("_discard_part", part_of("_discard_part"), writing(bytes), writes=True, needs="w", widths=(PAGE,)),
     Change("close", lambda memory, _, __: memory.close()),
     Change("__enter__", enter),
     Change("__exit__", enter),

@@ -75,7 +75,7 @@ class _Writable(Protocol):
 
 _File: TypeAlias = int | _HasFileno
 _Path: TypeAlias = str | PathLike[str]
-_Target: TypeAlias = SupportsIndex | str | AddressSpaceRegion
+_Target: TypeAlias = SupportsIndex | str | AddressSpaceRegion | _RegionKey
 _Ranges: TypeAlias = Iterable[tuple[_Address, _Size]] | Buffer
 _Window: TypeAlias = tuple[_Address, _Size]
 _ProgressFunction: TypeAlias = Callable[[Progress], object]
@@ -168,7 +168,8 @@ class AddressSpaceRegion:
     and source. The memory itself is made by `AddressSpace.map_memory()` or on insertion into a mapped space.
 
     What would have no effect is refused: a device region has no source, flags or options; a DAX region none but `alignment` and
-    `guard_pages`; a buffer is mapped already.
+    `guard_pages`; a buffer is mapped already; `mem_file_path` is for `"hugetlbfs"`, and `file_offset` for that and for `file`.
+    `is_hotplug` and `is_anonpage` are for whoever asks the region.
 
     `backing` are `BackingOptions`; `page_size`, `is_hugepage` and `is_mergeable` set one of them each, and must not contradict it.
 
@@ -218,7 +219,7 @@ class AddressSpaceRegion:
     ) -> AddressSpaceRegion:
         """RAM, readable and writable, from one of the original's sources; the eight positional values of its README are accepted.
 
-        `mem_prealloc` faults every page in when the region is mapped. `mem_file_path` is for `"hugetlbfs"` and else ignored.
+        `mem_prealloc` faults every page in when the region is mapped. `mem_file_path` is for `"hugetlbfs"`, and else empty.
         Raises as the class does.
 
         >>> from dbs_address_space import AddressSpaceRegion
@@ -292,7 +293,8 @@ class AddressSpaceRegion:
     ) -> AddressSpaceRegion:
         """RAM over part of a file: a memfd of another process, an image, a device file. Any offset will do, also one inside a page.
 
-        The descriptor (an int, or anything with `fileno()`) is duplicated. `shared=False` keeps writes out of the file. `prot_flags`
+        `file` is a descriptor or what `open()` gives in a binary mode, which is flushed; it is duplicated. Another file object, such as
+        that of `gzip.open()` or a named temporary file, is a `TypeError`. `shared=False` keeps writes out of the file. `prot_flags`
         are what the descriptor allows when not given. A file may be cut by anyone, so accesses go through the kernel and a fault is a
         `MemoryFault`. Raises as the class does; the length is checked when the region is mapped.
 
@@ -465,6 +467,9 @@ class AddressSpaceLayout:
     def __getnewargs_ex__(self) -> tuple[tuple[int, int, int], dict[str, Any]]: ...
 
 @final
+class _RegionKey: ...
+
+@final
 class AddressSpaceBase:
     """The map of an address space as an immutable value: sorted regions and the layout that they keep.
 
@@ -509,6 +514,8 @@ class AddressSpaceBase:
         >>> len(base.remove_region(0))
         0
         """
+    def _key(self, x: _Target) -> _RegionKey: ...
+    def _find_key(self, key: _RegionKey) -> AddressSpaceRegion | None: ...
     def replace_region(self, old: _Target, new: AddressSpaceRegion) -> AddressSpaceBase:
         """A new map with `new` in the place of `old`: the same range and backing, another name, protection, node or hint.
 
@@ -1043,7 +1050,8 @@ class AddressSpace:
         `sock` is a connected Unix socket, an int or anything with `fileno()`, that stays the caller's; a duplicate is kept until
         `detach()`. The session is opened and the protocol's features are negotiated here: those that this needs, and those bits of
         `protocol_features` that the back-end offers. `SET_FEATURES` and the rings are the caller's, by `VhostUserClient.send`.
-        Each message waits `timeout` seconds for the back-end. Firmware, devices and DAX windows are not in the table.
+        Each message waits `timeout` seconds for the back-end. Ctrl-C ends the wait in every verb, and after a message without an answer the
+        connection takes no other: detach it. Firmware, devices and DAX windows are not in the table.
 
         A region is removed from the table when its removal is published: the caller must have no request under way in it. Raises
         `NotMapped`, `Unsupported` naming RAM that is not shared, `BackingError` for a back-end that refuses, does not answer or has
@@ -1880,6 +1888,9 @@ class GuestMemory:
         (0, 1048576, 0)
         """
     def _track_writes(self, is_tracked: bool) -> None: ...
+    def _key(self, region: _Target) -> _RegionKey: ...
+    def _discard_part(self, region: _RegionKey, offset: _Size, size: _Size) -> None: ...
+    def _fill_part(self, region: _RegionKey, offset: _Size, size: _Size) -> None: ...
     def _drain_writes(self) -> tuple[AddressRange, ...]: ...
     @overload
     def prealloc(
@@ -2296,7 +2307,8 @@ class VhostUserClient(Attachment):
 
     It has the front-end's end of the socket: the rest of the conversation, such as the features and the rings, goes through `send` and
     `ask`, so that messages never mix. `detach()` takes all memory from the back-end, whose rings must have been stopped, and raises
-    `BackingError` when the back-end refuses; it is detached all the same. The socket stays its owner's.
+    `BackingError` when the back-end refuses, or leaves a message unanswered for more than a second; it is detached all the same. The socket
+    stays its owner's.
     """
     @property
     def features(self) -> int:
@@ -2314,7 +2326,8 @@ class VhostUserClient(Attachment):
         """Sends a message that has no reply, with descriptors beside it, and returns once the back-end has taken it.
 
         `request` is its number in the protocol, `payload` the bytes after the header. Raises `BackingError` when the back-end refuses,
-        does not answer in time or is gone, `InvalidArgument` once it is detached.
+        does not answer in time or is gone, `InvalidArgument` once it is detached, `ReentrantChange` in a signal handler that runs while
+        another message is waited for.
         """
     def ask(self, request: SupportsIndex, payload: bytes = b"", *, fds: Sequence[SupportsIndex] = ()) -> bytes:
         """Sends a message that has a reply, and returns the reply's payload. Raises as `send` does."""
@@ -2514,7 +2527,8 @@ class BackingOptions:
     - `page_size`: of a huge source, any that the host lists; the region's `page_size`.
     - `alignment`: of the host address, a power of two. Anonymous memory with `transparent_hugepage` is aligned to 2 MiB anyway.
     - `reserve`: whether memory is set aside when mapping; `False` is `MAP_NORESERVE`, with which a full pool is found out later.
-    - `transparent_hugepage`, `ksm`: advised or forbidden; the region's `is_hugepage` and `is_mergeable` for `True`.
+    - `transparent_hugepage`, `ksm`: advised or forbidden; the region's `is_hugepage` and `is_mergeable` for `True`. The kernel merges
+      private memory of small pages alone; elsewhere `ksm` is for whoever asks the region.
     - `dontdump`, `dontfork`: left out of core dumps; not there in forked children, where an access is `MemoryFault`.
     - `mlock`: all pages are there and stay there.
     - `guard_pages`: an inaccessible page before and behind the mapping.
@@ -2873,6 +2887,7 @@ class DaxWindow:
     def map_file(self, offset: _Size, file: _File, file_offset: _Size, size: _Size, prot: _Protection = "rw-") -> None:
         """Maps `size` bytes of a file, from `file_offset` on, at an offset of the window; the file may be closed then.
 
+        `file` is one that `AddressSpaceRegion.from_file` takes.
         Bytes that the file does not have are `MemoryFault` when accessed. Raises `InvalidAddressRange` when it does not lie in the
         window or something is mapped there, `Misaligned`, `BackingError`, `NotMapped` when the region was removed.
 

@@ -216,7 +216,7 @@ class ReentrantChange(AddressSpaceError, RuntimeError):
 
 
 class ForkedProcess(AddressSpaceError, RuntimeError):
-    """A forked child can't change the space of its parent."""
+    """A forked child can't change the space of its parent, nor wait for it or use what a thread of it had locked."""
 
 
 class ClientError(AddressSpaceError, RuntimeError):

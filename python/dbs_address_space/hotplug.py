@@ -1,11 +1,13 @@
 """Memory that comes and goes while the guest runs: DIMMs in slots, and blocks inside a region as virtio-mem has them."""
 
+# ruff: noqa: SLF001  the keys of regions are the package's own
+
 from __future__ import annotations
 
 from _thread import allocate_lock
 
 from ._core import AddressSpaceRegion, checked_range
-from .errors import InvalidAddressRange, Misaligned, NoSpace, RegionOverlap, UnknownName, UnmappedAddress
+from .errors import InvalidAddressRange, Misaligned, NoSpace, NotMapped, RegionOverlap, UnknownName, UnmappedAddress
 from .ranges import AddressRange
 
 TYPE_CHECKING = False
@@ -55,7 +57,7 @@ class DimmSlots:
         self.size: int = _bytes(size)
         self.align: int = _bytes(align)
         self._space = space
-        self._names: dict[int, str] = {}
+        self._keys: dict[int, Any] = {}
         self._lock = allocate_lock()
 
     def __repr__(self) -> str:
@@ -97,8 +99,7 @@ class DimmSlots:
             number = self._slot(None if slot is None else _number(slot), here)
             region = region.replace(base=self._place(region, here, given=base is not None))
             # Inserted before the slot is taken: a refusal leaves the slot free.
-            self.window.insert_region(region)
-            self._names[number] = name
+            self._keys[number] = self.window.insert_region(region)._key(region.base)
             return region
 
     def unplug(self, name: str, *, timeout: float | None = 0.0) -> None:
@@ -115,17 +116,23 @@ class DimmSlots:
         with self._lock:
             slot = next((slot for slot, region in self._here().items() if region.name == name), None)
             if slot is None:
-                raise UnknownName(f"no DIMM is named {name!r}; there are {sorted(self._names.values())}")
-            self._space.remove_region(name, timeout=timeout)
+                raise UnknownName(self._no_dimm(name))
+            self._space.remove_region(self._keys[slot], timeout=timeout)
             # Only now: a region that is busy keeps its slot.
-            del self._names[slot]
+            del self._keys[slot]
+
+    def _no_dimm(self, name: str) -> str:
+        base = self._space.snapshot()
+        other = f", and {base[name]!r} is not one: remove_region() removes it" if name in base else ""
+        return f"no DIMM is named {name!r}{other}; there are {sorted(str(dimm.name) for dimm in self._here().values())}"
 
     def _here(self) -> dict[int, AddressSpaceRegion]:
         """The DIMMs that are plugged in, without those that others have removed meanwhile."""
         base = self._space.snapshot()
-        here = {slot: base[name] for slot, name in self._names.items() if name in base}
-        self._names = {slot: name for slot, name in self._names.items() if slot in here}
-        return dict(sorted(here.items()))
+        found = {slot: base._find_key(key) for slot, key in sorted(self._keys.items())}
+        here = {slot: region for slot, region in found.items() if region is not None}
+        self._keys = {slot: self._keys[slot] for slot in here}
+        return here
 
     def _check(self, region: AddressSpaceRegion, here: dict[int, AddressSpaceRegion]) -> None:
         for what, value in (("base", region.base), ("size", region.size)):
@@ -191,7 +198,9 @@ class MemoryBlocks:
 
     At first no block is plugged in. Plugging makes memory the guest's (and populates it with `prealloc`); unplugging gives it
     back to the host, the right way for its backing, after which it reads as zero. Offsets are bytes in the region, multiples of
-    `block_size`. A device may refuse accesses to an unplugged block; this class does not. Safe to use from any thread.
+    `block_size`. A device may refuse accesses to an unplugged block; this class does not. Once the region was removed everything
+    here raises `UnmappedAddress`, whatever has taken its place, and `NotMapped` once the memory was closed. Safe to use from any
+    thread.
 
     >>> from dbs_address_space import AddressSpaceBuilder
     >>> memory = AddressSpaceBuilder(numa_regions=["64MiB"]).build().memory
@@ -206,10 +215,12 @@ class MemoryBlocks:
         self, memory: GuestMemory, region: SupportsIndex | str | AddressSpaceRegion, *, block_size: int = 2 << 20
     ) -> None:
         """Takes a mapped region; raises `Misaligned` when blocks are not whole pages of it or do not divide it."""
-        state = memory.effective(region)[0]
+        # The region is this one: another that takes its place or its name later is not.
+        self._key = memory._key(region)
+        state = memory.effective(self._key)[0]
         self.region: AddressSpaceRegion = state.region
         self.block_size: int = block_size
-        page_size = max(memory.mapping(self.region.base).page_size, 1)
+        page_size = max(state.page_size, 1)
         if block_size <= 0 or block_size % page_size or self.region.size % block_size:
             message = (
                 f"blocks of {block_size:#x} bytes do not divide {self.region!r} into whole pages of {page_size:#x}"
@@ -234,7 +245,7 @@ class MemoryBlocks:
             self._require(blocks, plugged=False)
             if prealloc:
                 # They are zero already: this brings their pages in.
-                self._memory.fill(*self._place_of(blocks))
+                self._memory._fill_part(self._key, *self._part_of(blocks))
             self._plugged[blocks.start : blocks.stop] = b"\1" * len(blocks)
 
     def unplug(self, offset: SupportsIndex, size: SupportsIndex | str) -> None:
@@ -252,7 +263,7 @@ class MemoryBlocks:
             blocks = self._blocks(offset, size)
             self._require(blocks, plugged=True)
             # Given back first: blocks whose discard fails are still plugged in.
-            self._memory.discard(*self._place_of(blocks))
+            self._memory._discard_part(self._key, *self._part_of(blocks))
             self._plugged[blocks.start : blocks.stop] = bytes(len(blocks))
 
     def unplug_all(self) -> None:
@@ -267,7 +278,7 @@ class MemoryBlocks:
         0
         """
         with self._lock:
-            self._memory.discard(self.region.base, self.region.size)
+            self._memory._discard_part(self._key, 0, self.region.size)
             self._plugged[:] = bytes(len(self._plugged))
 
     def is_plugged(self, offset: SupportsIndex, size: SupportsIndex | str) -> bool:
@@ -287,10 +298,16 @@ class MemoryBlocks:
     def plugged_size(self) -> int:
         """The bytes that are plugged in."""
         with self._lock:
+            self._check_there()
             return sum(self._plugged) * self.block_size
+
+    def _check_there(self) -> None:
+        """Raises `UnmappedAddress` when the region was removed, `NotMapped` when the memory was closed."""
+        self._memory._key(self._key)
 
     def _blocks(self, offset: SupportsIndex, size: SupportsIndex | str) -> range:
         """The indexes of the blocks of a range."""
+        self._check_there()
         first, length = checked_range(offset, size)
         base = self.region.base + first
         if not length or first + length > self.region.size:
@@ -302,9 +319,9 @@ class MemoryBlocks:
             raise Misaligned(message, address=base, size=length, region=self.region)
         return range(first // self.block_size, (first + length) // self.block_size)
 
-    def _place_of(self, blocks: range) -> tuple[int, int]:
-        """The address and the number of bytes of blocks."""
-        return self.region.base + blocks.start * self.block_size, len(blocks) * self.block_size
+    def _part_of(self, blocks: range) -> tuple[int, int]:
+        """The offset in the region and the number of bytes of blocks."""
+        return blocks.start * self.block_size, len(blocks) * self.block_size
 
     def _require(self, blocks: range, *, plugged: bool) -> None:
         wrong = next((block for block in blocks if bool(self._plugged[block]) is not plugged), None)
@@ -318,6 +335,7 @@ class MemoryBlocks:
     def __iter__(self) -> Iterator[AddressRange]:
         """The guest physical ranges that are plugged in, joined, as they are now."""
         with self._lock:
+            self._check_there()
             # A copy, for the caller may plug while it iterates; the zero ends the last run.
             plugged = bytes(self._plugged) + b"\0"
         start = plugged.find(1)
@@ -327,4 +345,8 @@ class MemoryBlocks:
             start = plugged.find(1, stop)
 
     def __repr__(self) -> str:
-        return f"MemoryBlocks({self.region!r}, {self.plugged_size:#x} of {self.region.size:#x} bytes plugged in)"
+        try:
+            plugged = f"{self.plugged_size:#x} of {self.region.size:#x} bytes plugged in"
+        except (NotMapped, UnmappedAddress):
+            plugged = "removed"
+        return f"MemoryBlocks({self.region!r}, {plugged})"

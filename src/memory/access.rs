@@ -9,6 +9,7 @@ use super::region::MappedRegion;
 use super::section::Section;
 use crate::model::error::{Error, Result};
 use crate::model::format::hex;
+use crate::model::ids::RegionId;
 use crate::model::interrupt::{Interrupt, STEP};
 use crate::model::invalid::Invalid;
 use crate::model::range::Range;
@@ -22,6 +23,8 @@ pub enum Shape {
     Whole,
     /// All of it, inside one mapping: so is a joint.
     Single,
+    /// All of it, in that very region: one that took its place is refused.
+    Of(RegionId),
     /// The parts that have memory: a protection is refused, the rest left out.
     Mapped,
     /// The parts that allow what the verb needs: the rest is left out.
@@ -127,6 +130,12 @@ impl<'a> Access<'a> {
                     _ => return Err(self.unmapped(self.range.base())),
                 }
             }
+            Shape::Of(id) => {
+                let first = found.len();
+                self.whole(buffer, found)?;
+                let other = found.iter().skip(first).find(|section| section.region().id() != id);
+                other.map_or(Ok(()), |other| Err(self.replaced(other.region())))?;
+            }
             Shape::Mapped => {
                 for region in self.memory.overlapping(self.range) {
                     self.check(region)?;
@@ -171,7 +180,7 @@ impl<'a> Access<'a> {
     /// Refuses a region that does not allow what the verb needs in its part of the range.
     fn check(&self, region: &MappedRegion) -> Result<()> {
         let part = region.range().intersection(&self.range);
-        match region.first_denied(part, self.verb.need.bits()) {
+        match region.first_denied(part, self.verb.need.bits())? {
             Some(denied) => Err(self.denied(denied, region)),
             None => Ok(()),
         }
@@ -209,6 +218,17 @@ impl<'a> Access<'a> {
             },
             None => self
                 .sized(self.map.unmapped(address, &format!("{}: no region holds {}{at}", self.asked(), hex(address)))),
+        }
+    }
+
+    /// The refusal of a region that has taken the place of the one that is meant.
+    fn replaced(&self, other: &MappedRegion) -> Error {
+        let desc = other.desc();
+        Error::Unmapped {
+            message: format!("{}: the region was removed; {desc} is there now, and another region", self.asked()),
+            address: Some(self.range.base()),
+            size: Some(self.range.size()),
+            region: Some(Arc::clone(desc)),
         }
     }
 
@@ -265,9 +285,12 @@ fn in_steps(
     interrupt: &dyn Interrupt,
     copy: impl Fn(&Section<'_>) -> Result<()>,
 ) -> Result<()> {
-    for part in sections.iter().flat_map(|section| section.chunks(STEP)) {
+    for (index, part) in sections.iter().flat_map(|section| section.chunks(STEP)).enumerate() {
+        // Only between two parts: a look at the clock takes longer than most copies.
+        if index > 0 {
+            interrupt.check()?;
+        }
         copy(&part).map_err(|error| error.of(end(sections)))?;
-        interrupt.check()?;
     }
     Ok(())
 }

@@ -9,6 +9,9 @@ use crate::model::invalid::Invalid;
 use crate::sys::copy as kernel;
 use crate::sys::errno::EFAULT;
 
+/// Integers that verbs on many of them copy at a time: a small part of a stack.
+pub const BLOCK: usize = 512;
+
 /// Bytes that may be written, and that others may write too.
 #[derive(Debug)]
 pub struct Output<'a> {
@@ -42,7 +45,7 @@ impl Output<'_> {
         self.size
     }
 
-    /// Sets every byte, unless the caller stops it.
+    /// Sets every byte of memory that can't fault, unless the caller stops it.
     pub fn fill(&self, byte: u8, interrupt: &dyn Interrupt) -> Result<()> {
         let step = usize_of(STEP);
         for at in (0..self.size).step_by(step) {
@@ -76,6 +79,13 @@ impl Output<'_> {
         // SAFETY: the promise of `new`, and as many bytes as there are.
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
         Ok(())
+    }
+
+    /// Writes integers at `at`.
+    #[inline]
+    pub fn put_integers(&self, at: usize, integers: &[u64]) -> Result<()> {
+        // SAFETY: the bytes of the integers.
+        self.put(at, unsafe { std::slice::from_raw_parts(integers.as_ptr().cast(), size_of_val(integers)) })
     }
 }
 
@@ -150,6 +160,17 @@ impl Bytes<'_> {
         // SAFETY: the promise of `new`, and as many bytes as there are.
         unsafe { std::ptr::copy_nonoverlapping(from, to.as_mut_ptr(), to.len()) };
         Ok(())
+    }
+
+    /// Copies integers of 8 bytes from `at` on, as many as there are and as fit into `block`.
+    #[inline]
+    pub fn integers<'a>(&self, at: usize, block: &'a mut [u64]) -> Result<&'a [u64]> {
+        let there = self.size.saturating_sub(at).checked_div(size_of::<u64>()).unwrap_or_default();
+        let count = block.len().min(there);
+        let (block, _) = block.split_at_mut(count);
+        // SAFETY: the bytes of the block, which may be any.
+        self.copy_to(at, unsafe { std::slice::from_raw_parts_mut(block.as_mut_ptr().cast(), size_of_val(block)) })?;
+        Ok(block)
     }
 
     /// The integer of 8 bytes at `at`.

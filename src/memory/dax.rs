@@ -36,7 +36,7 @@ pub fn unmap(region: &MappedRegion, range: Range) -> Result<()> {
     let window = window(region)?;
     check(region, range, 0)?;
     let (desc, guest) = (region.desc(), region.range().skip(range.base()).take(range.size()));
-    let mut held = region.leases().held();
+    let mut held = region.leases().held()?;
     // Changes lease the whole window, and so does this one.
     held.retain(|lease| lease.what != DAX_LEASE);
     held.retain(|lease| Range::new(lease.address, lease.size).is_ok_and(|held| held.overlaps(&guest)));

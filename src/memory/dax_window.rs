@@ -7,9 +7,10 @@ use std::os::fd::AsRawFd;
 
 use super::mmap::OwnPages;
 use crate::model::int::{u64_of, usize_of};
-use crate::model::lock::{Lock, LockGuard};
 use crate::model::range::Range;
 use crate::model::region::{MAP_ANONYMOUS, MAP_NORESERVE, MAP_PRIVATE, MAP_SHARED, PROT_NONE};
+use crate::sys::fork::Forked;
+use crate::sys::lock::{Lock, LockGuard};
 use crate::sys::span;
 
 /// A part of a file in a window.
@@ -103,24 +104,24 @@ impl DaxWindow {
         Self { pages, table: Lock::default() }
     }
 
-    fn table(&self) -> LockGuard<'_, DaxTable> {
+    fn table(&self) -> Result<LockGuard<'_, DaxTable>, Forked> {
         self.table.lock()
     }
 
     /// The mappings by ascending place.
-    pub fn mappings(&self) -> Vec<DaxMapping> {
-        self.table().0.values().copied().collect()
+    pub fn mappings(&self) -> Result<Vec<DaxMapping>, Forked> {
+        Ok(self.table()?.0.values().copied().collect())
     }
 
     /// The first place in a range at which nothing is mapped that has all of the protection bits.
-    pub(super) fn first_denied(&self, range: Range, bits: i32) -> Option<u64> {
-        self.table().first_denied(range, bits)
+    pub(super) fn first_denied(&self, range: Range, bits: i32) -> Result<Option<u64>, Forked> {
+        Ok(self.table()?.first_denied(range, bits))
     }
 
     /// Maps a file where nothing is mapped.
     pub(super) fn map_file(&self, file: &File, mapping: DaxMapping) -> Result<(), DaxFailure> {
         // Locked across the system call: two threads that find a place free must not both map it.
-        let mut table = self.table();
+        let mut table = self.table().map_err(|forked| DaxFailure::Kernel(forked.into()))?;
         if let Some(other) = table.overlapping(mapping.range).next_back() {
             return Err(DaxFailure::Taken(*other));
         }
@@ -136,7 +137,7 @@ impl DaxWindow {
 
     /// Takes a range out, which may cut mappings and cover holes.
     pub(super) fn unmap(&self, range: Range) -> io::Result<()> {
-        let mut table = self.table();
+        let mut table = self.table()?;
         // The memory first: the table must not forget what may still be mapped.
         self.clear(range)?;
         table.cut(range);

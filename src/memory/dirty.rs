@@ -1,9 +1,10 @@
 //! Which pages were written.
 
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::model::range::Range;
+use crate::sys::fork::Forked;
+use crate::sys::once::Once;
 
 /// Bytes that one bit stands for.
 pub const PAGE: u64 = 4096;
@@ -14,7 +15,7 @@ pub trait DirtySource: Send + Sync {
     /// Calls `found` with each run of written pages, as offsets into the region by ascending start, and forgets them.
     ///
     /// A write that is under way may be found now or the next time, never not at all.
-    fn drain(&self, found: &mut dyn FnMut(Range));
+    fn drain(&self, found: &mut dyn FnMut(Range)) -> Result<(), Forked>;
 }
 
 /// One bit a page, set after each write of ours.
@@ -47,10 +48,9 @@ impl DirtyBitmap {
             page = word_end.saturating_add(1);
         }
     }
-}
 
-impl DirtySource for DirtyBitmap {
-    fn drain(&self, found: &mut dyn FnMut(Range)) {
+    /// Calls `found` with each run of written pages, and forgets them.
+    pub fn drain(&self, found: &mut dyn FnMut(Range)) {
         let mut run: Option<Range> = None;
         let mut base = 0u64;
         for word in &self.words {
@@ -82,7 +82,7 @@ impl DirtySource for DirtyBitmap {
 /// The bitmap of our own writes to a mapping, from the first time on when they are tracked.
 #[derive(Debug, Default)]
 pub(super) struct WriteTracker {
-    bitmap: OnceLock<DirtyBitmap>,
+    bitmap: Once<DirtyBitmap>,
     is_on: AtomicBool,
 }
 

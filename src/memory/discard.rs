@@ -17,7 +17,10 @@ pub fn discard(sections: &[Section<'_>]) -> Result<()> {
     sections.iter().try_for_each(check)?;
     sections.iter().try_for_each(|section| {
         let what = format!("discarding {} of it failed", section.range());
-        discard_checked(section).map_err(|error| failed(section.region().desc(), &what, &error))?;
+        let discarded = discard_checked(section);
+        // Behind it, or a scan in between would note the pages again; also after a failure, before which some may have gone.
+        section.region().mapping().holes().forget(section.part());
+        discarded.map_err(|error| failed(section.region().desc(), &what, &error))?;
         section.mark_dirty();
         Ok(())
     })
@@ -85,7 +88,7 @@ fn check_huge(section: &Section<'_>) -> Result<()> {
     let (region, range) = (section.region(), section.range());
     // Closed before the leases are looked at: a view takes its lease before it asks whether the memory is guarded.
     region.mapping().gate().close();
-    let mut held = region.leases().held();
+    let mut held = region.leases().held()?;
     held.retain(is_users);
     if held.iter().any(|lease| Range::new(lease.address, lease.size).is_ok_and(|held| held.overlaps(&range))) {
         return Err(Error::Busy {

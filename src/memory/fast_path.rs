@@ -60,10 +60,10 @@ impl DirectBytes<'_> {
         self.size
     }
 
-    /// Copies them to an output of the same size; `false`, and nothing is done, when it is shorter or may fault.
+    /// Copies them to their place in an output; `false`, and nothing is done, when that ends before or may fault.
     #[inline]
-    pub fn copy_to(&self, output: &Output<'_>) -> bool {
-        let Ok(to) = output.part(0, self.size) else { return false };
+    pub fn copy_to(&self, output: &Output<'_>, at: usize) -> bool {
+        let Ok(to) = output.part(at, self.size) else { return false };
         if output.may_fault {
             return false;
         }

@@ -1,57 +1,70 @@
 //! A gate for direct copies of memory that others may take away later: open until it is closed for good.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use crate::model::wait::{Monitor, SLICE};
 
-use crate::model::lock::{SharedGuard, SharedLock};
-use crate::sys::fork::Process;
+#[derive(Debug, Default)]
+struct GateState {
+    is_closed: bool,
+    /// The copies that passed and have not ended.
+    copying: usize,
+}
 
 /// Lets direct copies pass in the process that made it, until it is closed.
-#[derive(Debug)]
-pub(super) struct Gate {
-    is_closed: AtomicBool,
-    /// Held, shared, by each copy that passed.
-    copying: SharedLock<()>,
-    process: Process,
-}
+#[derive(Debug, Default)]
+pub(super) struct Gate(Monitor<GateState>);
 
 /// Held by a direct copy: the gate does not close under it.
 #[derive(Debug)]
-pub struct Permit<'a>(#[allow(dead_code, reason = "held, not read")] SharedGuard<'a, ()>);
+pub struct Permit<'a>(&'a Gate);
 
 impl Gate {
-    pub(super) fn new() -> Self {
-        Self { is_closed: AtomicBool::new(false), copying: SharedLock::default(), process: Process::current() }
-    }
-
     /// Whether this is the process that made the gate, and not a forked child of it.
     pub(super) fn is_in_its_process(&self) -> bool {
-        self.process.is_current()
+        self.0.is_in_its_process()
     }
 
-    /// A permit for one direct copy, or `None`: then the kernel must make it. Never waits.
+    /// Whether nobody else may take pages away, for what is the same if that changes in the next moment.
+    pub(super) fn is_open(&self) -> bool {
+        self.is_in_its_process() && self.0.lock().is_ok_and(|state| !state.is_closed)
+    }
+
+    /// A permit for one direct copy, or `None`: then the kernel must make it. Waits for no copy: two in opposite directions would deadlock.
     pub(super) fn pass(&self) -> Option<Permit<'_>> {
-        // In a forked child the lock may have been left taken by a thread that is not there.
-        if !self.process.is_current() {
+        if !self.is_in_its_process() {
             return None;
         }
-        // Only `close` locks it for writing. To wait for it would deadlock two copies in opposite directions.
-        let held = self.copying.try_read()?;
-        // Asked under the lock: `close` sets the flag before it waits for the lock.
-        (!self.is_closed.load(Ordering::Acquire)).then_some(Permit(held))
+        let mut state = self.0.lock().ok()?;
+        // One look for both: a copy that is not counted yet finds the gate closed.
+        if state.is_closed {
+            return None;
+        }
+        state.copying = state.copying.saturating_add(1);
+        Some(Permit(self))
     }
 
     /// Lets no copy pass from here on, and waits for those that did: never called with the interpreter's lock.
     pub(super) fn close(&self) {
-        self.is_closed.store(true, Ordering::Release);
+        // Refused only in a forked child, where nothing passes.
+        let Ok(mut state) = self.0.lock() else { return };
+        state.is_closed = true;
         // Each caller waits, also one that finds it closed: the first may still be waiting.
-        if self.process.is_current() {
-            drop(self.copying.write());
+        while state.copying > 0 {
+            let Ok(later) = self.0.wait(state, SLICE, |state| state.copying > 0) else { return };
+            state = later;
         }
+    }
+}
+
+impl Drop for Permit<'_> {
+    fn drop(&mut self) {
+        // Refused only in a forked child, where nobody waits.
+        let _ = self.0.0.change(|state| state.copying = state.copying.saturating_sub(1));
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
     use std::thread;
     use std::time::Duration;
 
@@ -59,7 +72,7 @@ mod tests {
 
     #[test]
     fn nothing_passes_a_closed_gate() {
-        let gate = Gate::new();
+        let gate = Gate::default();
         assert!(gate.pass().is_some());
         gate.close();
         assert!(gate.pass().is_none());
@@ -67,14 +80,14 @@ mod tests {
 
     #[test]
     fn several_copies_pass_at_once() {
-        let gate = Gate::new();
+        let gate = Gate::default();
         let (one, two) = (gate.pass(), gate.pass());
         assert!(one.is_some() && two.is_some());
     }
 
     #[test]
     fn every_caller_of_close_waits_for_the_copies_that_passed() {
-        let gate = Gate::new();
+        let gate = Gate::default();
         let is_copied = AtomicBool::new(false);
         thread::scope(|scope| {
             let permit = gate.pass().unwrap();

@@ -3,7 +3,7 @@
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::{Arc, Weak};
 
-use super::dax_window::DaxMapping;
+use super::dax_window::{DaxMapping, DaxWindow};
 use super::lease_table::{LeaseTable, Refused};
 use super::mapping::Mapping;
 use super::region::MappedRegion;
@@ -11,6 +11,7 @@ use crate::model::error::LeaseInfo;
 use crate::model::range::Range;
 use crate::model::region::SharedRegion;
 use crate::model::region_map::RegionEntry;
+use crate::sys::fork::Forked;
 
 /// Keeps a region's memory mapped, and the region in its space, until it is dropped.
 ///
@@ -51,7 +52,7 @@ impl Lease {
     }
 
     /// Whether the memory has the protection bits all over a range, as long as the lease is held.
-    pub fn allows(&self, range: Range, bits: i32) -> bool {
+    pub fn allows(&self, range: Range, bits: i32) -> Result<bool, Forked> {
         self.region.mapping().allows(self.region.part(range), bits)
     }
 
@@ -118,7 +119,8 @@ impl WeakRegion {
     }
 
     /// The files in it, when it is a DAX window that is still there.
-    pub fn dax_mappings(&self) -> Vec<DaxMapping> {
-        self.mapping.upgrade().and_then(|mapping| Some(mapping.window()?.mappings())).unwrap_or_default()
+    pub fn dax_mappings(&self) -> Result<Vec<DaxMapping>, Forked> {
+        let mapping = self.mapping.upgrade();
+        mapping.as_ref().and_then(|mapping| mapping.window()).map_or(Ok(Vec::new()), DaxWindow::mappings)
     }
 }

@@ -3,9 +3,8 @@
 use std::time::{Duration, Instant};
 
 use crate::model::error::LeaseInfo;
-use crate::model::lock::LockGuard;
 use crate::model::wait::Monitor;
-use crate::sys::fork::Process;
+use crate::sys::fork::Forked;
 
 /// The time for which new leases are kept waiting for the sake of a removal.
 const DRAIN: Duration = Duration::from_millis(50);
@@ -81,10 +80,7 @@ impl LeaseState {
 
 /// The leases of one region in one space.
 #[derive(Debug)]
-pub struct LeaseTable {
-    state: Monitor<LeaseState>,
-    process: Process,
-}
+pub struct LeaseTable(Monitor<LeaseState>);
 
 /// The reason why no lease was given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,22 +94,15 @@ pub enum Refused {
 impl Default for LeaseTable {
     fn default() -> Self {
         let state = LeaseState { stage: Stage::Open, held: Vec::new(), free: Vec::new(), drains_until: None };
-        Self { state: Monitor::new(state), process: Process::current() }
+        Self(Monitor::new(state))
     }
 }
 
 impl LeaseTable {
-    fn lock(&self) -> LockGuard<'_, LeaseState> {
-        self.state.lock()
-    }
-
     /// Adds a lease, and returns its slot; one that is nested in a lease of the same caller does not wait for a drain, which waits for
-    /// the outer one. In a forked child, where nothing can be removed, none is counted and no lock taken.
+    /// the outer one. In a forked child, where nothing can be removed, none is counted.
     pub(super) fn enter(&self, info: LeaseInfo, is_nested: bool) -> Result<Option<usize>, Refused> {
-        if !self.process.is_current() {
-            return Ok(None);
-        }
-        let mut state = self.lock();
+        let Some(mut state) = self.0.lock().ok().filter(|_| self.0.is_in_its_process()) else { return Ok(None) };
         match state.stage {
             Stage::Closing => Err(Refused::Closing),
             Stage::Closed => Err(Refused::Closed),
@@ -124,11 +113,8 @@ impl LeaseTable {
 
     /// Takes out what [`enter`](Self::enter) added.
     pub(super) fn leave(&self, slot: usize) {
-        // A child has a copy of its parent's leases, and maybe the lock as a thread of the parent held it.
-        if !self.process.is_current() {
-            return;
-        }
-        let mut state = self.lock();
+        // In a forked child this is a copy of its parent's lease, which vetoes nothing.
+        let Ok(mut state) = self.0.lock() else { return };
         if let Some(entry) = state.held.get_mut(slot) {
             *entry = None;
         }
@@ -142,23 +128,23 @@ impl LeaseTable {
                 state.drain();
             }
             drop(state);
-            self.state.notify();
+            self.0.wake();
         }
     }
 
     /// All leases that are held.
-    pub fn held(&self) -> Vec<LeaseInfo> {
-        self.lock().infos()
+    pub fn held(&self) -> Result<Vec<LeaseInfo>, Forked> {
+        Ok(self.0.lock()?.infos())
     }
 
     /// Refuses new leases from here on, unless someone holds one: then nothing changes and the holders are named.
-    pub(super) fn close(&self) -> Result<(), Vec<LeaseInfo>> {
-        let mut state = self.lock();
+    pub(super) fn close(&self) -> Result<Result<(), Vec<LeaseInfo>>, Forked> {
+        let mut state = self.0.lock()?;
         if !state.is_free() {
-            return Err(state.infos());
+            return Ok(Err(state.infos()));
         }
         state.stage = Stage::Closing;
-        Ok(())
+        Ok(Ok(()))
     }
 
     /// The change was undone, or has kept the region.
@@ -172,42 +158,42 @@ impl LeaseTable {
     }
 
     fn settle(&self, stage: Stage) {
-        let mut state = self.lock();
-        state.stage = stage;
-        // The removal has had its turn: nobody need make room for it any more.
-        state.drains_until = None;
-        drop(state);
-        self.state.notify();
+        // Refused only in a forked child, where nobody waits and no lease is counted.
+        let _ = self.0.change(|state| {
+            state.stage = stage;
+            // The removal has had its turn: nobody need make room for it any more.
+            state.drains_until = None;
+        });
     }
 
     /// Whether a change is deciding about the region at this moment.
-    pub fn is_closing(&self) -> bool {
-        self.lock().stage == Stage::Closing
+    pub fn is_closing(&self) -> Result<bool, Forked> {
+        Ok(self.0.lock()?.stage == Stage::Closing)
     }
 
     /// Waits at most `limit` until no change is deciding about the region, or waits to.
-    pub fn wait_settled(&self, limit: Duration) {
-        let state = self.lock();
+    pub fn wait_settled(&self, limit: Duration) -> Result<(), Forked> {
+        let state = self.0.lock()?;
         // The end of a drain notifies nobody, so that the wait itself must end with it.
         let limit = state.drains_for().map_or(limit, |rest| rest.min(limit));
-        drop(self.state.wait(state, limit, |state| state.stage == Stage::Closing || state.drains_for().is_some()));
+        self.0.wait(state, limit, |state| state.stage == Stage::Closing || state.drains_for().is_some()).map(drop)
     }
 
     /// Waits at most `limit` until no one holds a lease.
-    pub fn wait_free(&self, limit: Duration) {
-        drop(self.state.wait(self.lock(), limit, |state| !state.is_free()));
+    pub fn wait_free(&self, limit: Duration) -> Result<(), Forked> {
+        self.0.wait(self.0.lock()?, limit, |state| !state.is_free()).map(drop)
     }
 
     /// Like [`wait_free`](Self::wait_free); for `DRAIN` new leases wait.
     ///
     /// Otherwise one thread that takes view after view, or a few whose accesses take turns, would keep the region for ever. A view or pin
     /// that has been held for long is left alone: only its owner can release it, and the owner may be the waiter.
-    pub fn drain(&self, limit: Duration) {
-        let mut state = self.lock();
+    pub fn drain(&self, limit: Duration) -> Result<(), Forked> {
+        let mut state = self.0.lock()?;
         if !state.held.iter().flatten().any(HeldLease::is_lasting) {
             state.drain();
         }
-        drop(self.state.wait(state, limit, |state| !state.is_free()));
+        self.0.wait(state, limit, |state| !state.is_free()).map(drop)
     }
 }
 
@@ -231,11 +217,11 @@ mod tests {
     fn a_lease_vetoes_until_it_is_given_back() {
         let table = LeaseTable::default();
         let (read, view) = (enter(&table, "read", 0), enter(&table, "view", 8));
-        assert_eq!(table.close(), Err(vec![lease("read", 0), lease("view", 8)]));
+        assert_eq!(table.close().unwrap(), Err(vec![lease("read", 0), lease("view", 8)]));
         table.leave(read);
-        assert_eq!(table.close(), Err(vec![lease("view", 8)]));
+        assert_eq!(table.close().unwrap(), Err(vec![lease("view", 8)]));
         table.leave(view);
-        assert_eq!(table.close(), Ok(()));
+        assert_eq!(table.close().unwrap(), Ok(()));
     }
 
     #[test]
@@ -244,20 +230,20 @@ mod tests {
         let slots = [0, 1, 2].map(|address| enter(&table, "read", address));
         table.leave(slots[1]);
         assert_eq!(enter(&table, "view", 9), slots[1]);
-        assert_eq!(table.held(), [lease("read", 0), lease("view", 9), lease("read", 2)]);
+        assert_eq!(table.held().unwrap(), [lease("read", 0), lease("view", 9), lease("read", 2)]);
     }
 
     #[test]
     fn a_closed_table_gives_no_lease_and_a_reopened_one_does() {
         let table = LeaseTable::default();
-        table.close().unwrap();
-        assert!(table.is_closing());
+        table.close().unwrap().unwrap();
+        assert!(table.is_closing().unwrap());
         assert_eq!(table.enter(lease("read", 0), false), Err(Refused::Closing));
         table.reopen();
         table.leave(enter(&table, "read", 0));
-        table.close().unwrap();
+        table.close().unwrap().unwrap();
         table.finish();
-        assert!(!table.is_closing());
+        assert!(!table.is_closing().unwrap());
         assert_eq!(table.enter(lease("read", 0), true), Err(Refused::Closed));
     }
 
@@ -266,13 +252,13 @@ mod tests {
         let (table, begun) = (LeaseTable::default(), Instant::now());
         let slot = enter(&table, "read", 0);
         thread::scope(|scope| {
-            scope.spawn(|| table.wait_free(LONG));
+            scope.spawn(|| table.wait_free(LONG).unwrap());
             thread::sleep(Duration::from_millis(10));
             table.leave(slot);
         });
-        table.close().unwrap();
+        table.close().unwrap().unwrap();
         thread::scope(|scope| {
-            scope.spawn(|| table.wait_settled(LONG));
+            scope.spawn(|| table.wait_settled(LONG).unwrap());
             thread::sleep(Duration::from_millis(10));
             table.finish();
         });
@@ -283,13 +269,13 @@ mod tests {
     fn a_drain_keeps_new_accesses_waiting_but_not_nested_ones() {
         let table = LeaseTable::default();
         let slot = enter(&table, "read", 0);
-        table.drain(Duration::ZERO);
+        table.drain(Duration::ZERO).unwrap();
         assert_eq!(table.enter(lease("read", 0), false), Err(Refused::Closing));
-        assert!(!table.is_closing());
+        assert!(!table.is_closing().unwrap());
         let nested = table.enter(lease("read", 0), true).unwrap().unwrap();
         table.leave(slot);
         table.leave(nested);
-        table.wait_settled(LONG);
+        table.wait_settled(LONG).unwrap();
         enter(&table, "read", 0);
     }
 
@@ -297,11 +283,11 @@ mod tests {
     fn a_view_is_drained_until_it_lasts() {
         let table = LeaseTable::default();
         let slot = enter(&table, "view", 0);
-        table.drain(Duration::ZERO);
+        table.drain(Duration::ZERO).unwrap();
         assert_eq!(table.enter(lease("read", 0), false), Err(Refused::Closing));
-        table.wait_settled(LONG);
-        table.lock().held[slot].as_mut().unwrap().since = Instant::now().checked_sub(LASTING).unwrap();
-        table.drain(Duration::ZERO);
+        table.wait_settled(LONG).unwrap();
+        table.0.lock().unwrap().held[slot].as_mut().unwrap().since = Instant::now().checked_sub(LASTING).unwrap();
+        table.drain(Duration::ZERO).unwrap();
         table.leave(enter(&table, "read", 0));
         table.leave(slot);
     }
@@ -310,9 +296,9 @@ mod tests {
     fn a_drain_that_has_ended_the_leases_leaves_its_time_to_the_removal() {
         let table = LeaseTable::default();
         let slot = enter(&table, "view", 0);
-        table.drain(Duration::ZERO);
+        table.drain(Duration::ZERO).unwrap();
         thread::sleep(DRAIN / 2);
         table.leave(slot);
-        assert!(table.lock().drains_for().unwrap() > DRAIN / 2);
+        assert!(table.0.lock().unwrap().drains_for().unwrap() > DRAIN / 2);
     }
 }

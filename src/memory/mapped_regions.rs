@@ -118,7 +118,7 @@ impl MappedRegions {
     /// Fills the output from one region, or does nothing and gives `false`.
     #[inline]
     pub fn read_direct(&self, addr: u64, output: &Output<'_>) -> bool {
-        self.direct_bytes(addr, output.size()).is_some_and(|bytes| bytes.copy_to(output))
+        self.direct_bytes(addr, output.size()).is_some_and(|bytes| bytes.copy_to(output, 0))
     }
 
     /// Whether [`write_direct`](Self::write_direct) will do.

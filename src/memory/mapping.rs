@@ -19,6 +19,7 @@ use crate::model::int::{u64_of, usize_of};
 use crate::model::range::Range;
 use crate::model::region::{PROT_READ, PROT_WRITE, SharedRegion};
 use crate::sys::copy::{self, Reach};
+use crate::sys::fork::Forked;
 use crate::sys::memory::{self, Advice};
 
 /// The memory of a region. How it may be touched is said in `path.rs`.
@@ -54,12 +55,12 @@ impl Mapping {
         let huge_pages = if backing.is_huge { usize_of(region.size().div_ceil(backing.page_size)) } else { 0 };
         let mapping = Self {
             present: PresentPages::new(huge_pages)?,
+            holes: HoleFinder::new(&backing, region.size())?,
             mapped,
             start,
             backing,
-            gate: Gate::new(),
+            gate: Gate::default(),
             protection: Protection::new(region.prot_flags),
-            holes: HoleFinder::default(),
             window,
             tracker: WriteTracker::default(),
             pending_copies: AtomicUsize::new(0),
@@ -199,10 +200,10 @@ impl Mapping {
     }
 
     /// Whether all of a part has the protection bits; in a DAX window that is up to the files.
-    pub(super) fn allows(&self, part: Range, bits: i32) -> bool {
+    pub(super) fn allows(&self, part: Range, bits: i32) -> Result<bool, Forked> {
         match &self.window {
-            Some(window) => window.first_denied(part, bits).is_none(),
-            None => self.prot_flags() & bits == bits,
+            Some(window) => Ok(window.first_denied(part, bits)?.is_none()),
+            None => Ok(self.prot_flags() & bits == bits),
         }
     }
 
@@ -225,13 +226,13 @@ impl Mapping {
     }
 
     /// Runs `work` while the pages of a part can be read and written, and restores their protection.
-    pub(super) fn with_write_access<T>(&self, part: Range, work: impl FnOnce() -> T) -> io::Result<T> {
+    pub(super) fn with_write_access<T>(&self, part: Range, work: impl FnOnce() -> T) -> Result<io::Result<T>, Forked> {
         if self.mapped.own.is_none() {
-            return Ok(work());
+            return Ok(Ok(work()));
         }
         if self.window.is_some() {
             let what = "what a DAX window shows has its own protection";
-            return Err(io::Error::new(io::ErrorKind::PermissionDenied, what));
+            return Ok(Err(io::Error::new(io::ErrorKind::PermissionDenied, what)));
         }
         // SAFETY: pages of this mapping.
         unsafe { self.protection.lifted(self.pages_of(part), work) }

@@ -21,6 +21,7 @@ use crate::model::room;
 use crate::model::wait::{Deadline, Monitor};
 use crate::sys::errno::{self, EFAULT, ENOMEM};
 use crate::sys::host::Host;
+use crate::sys::lock::Lock;
 use crate::sys::memory;
 use crate::sys::{numa, smaps};
 
@@ -83,7 +84,7 @@ struct PreallocWork<'a> {
     stop: AtomicBool,
     has_populate: bool,
     touched: AtomicBool,
-    failure: Monitor<Option<Error>>,
+    failure: Lock<Option<Error>>,
     /// Threads that have ended.
     ended: Monitor<usize>,
 }
@@ -102,7 +103,7 @@ impl<'a> PreallocWork<'a> {
             stop: AtomicBool::new(false),
             has_populate: memory::has_populate(),
             touched: AtomicBool::new(false),
-            failure: Monitor::default(),
+            failure: Lock::default(),
             ended: Monitor::default(),
         })
     }
@@ -125,7 +126,10 @@ impl<'a> PreallocWork<'a> {
         if let Err(error) = self.populate(&step.section) {
             self.stop.store(true, Ordering::Relaxed);
             // The first failure is told: those of the other threads follow from the same want.
-            self.failure.lock().get_or_insert(error);
+            // Refused only in a forked child, which has no such thread.
+            if let Ok(mut failure) = self.failure.lock() {
+                failure.get_or_insert(error);
+            }
             return false;
         }
         self.done.fetch_add(step.section.size(), Ordering::Relaxed);
@@ -146,23 +150,19 @@ impl<'a> PreallocWork<'a> {
     fn work(&self) {
         let mut pinned = None;
         while self.step(&mut pinned) {}
-        let mut ended = self.ended.lock();
-        *ended = ended.saturating_add(1);
-        drop(ended);
-        self.ended.notify();
+        let _ = self.ended.change(|ended| *ended = ended.saturating_add(1));
     }
 
     /// Waits for the threads and tells how far they are; asks them to stop when `report` says so.
-    fn watch(&self, threads: usize, report: &mut ReportDone<'_>) -> Result<(), Interrupted> {
+    fn watch(&self, threads: usize, report: &mut ReportDone<'_>) -> Result<()> {
         loop {
-            let ended = self.ended.lock();
-            let ended = self.ended.wait(ended, LOOK, |ended| *ended < threads);
+            let ended = self.ended.wait(self.ended.lock()?, LOOK, |ended| *ended < threads)?;
             let all = *ended >= threads;
             drop(ended);
             let told = report(self.done.load(Ordering::Relaxed));
             if told.is_err() {
                 self.stop.store(true, Ordering::Relaxed);
-                return told;
+                return Ok(told?);
             }
             if all {
                 return Ok(());
@@ -171,7 +171,7 @@ impl<'a> PreallocWork<'a> {
     }
 
     /// Does all of it on this thread.
-    fn alone(&self, report: &mut ReportDone<'_>) -> Result<(), Interrupted> {
+    fn alone(&self, report: &mut ReportDone<'_>) -> Result<()> {
         while self.step(&mut None) {
             report(self.done.load(Ordering::Relaxed))?;
         }
@@ -232,7 +232,7 @@ pub fn populate(
     let is_anywhere = work.cpus.iter().all(BTreeSet::is_empty);
     let told = if threads == 1 && is_anywhere { work.alone(report) } else { in_threads(&work, threads, report)? };
     // A failure comes before an interruption: it says why the work had ended.
-    if let Some(failure) = work.failure.lock().take() {
+    if let Some(failure) = work.failure.lock()?.take() {
         return Err(failure);
     }
     told?;
@@ -240,7 +240,7 @@ pub fn populate(
     Ok(PreallocReport { size: total, threads, elapsed: begun.elapsed(), touched })
 }
 
-fn in_threads(work: &PreallocWork<'_>, threads: usize, report: &mut ReportDone<'_>) -> Result<Result<(), Interrupted>> {
+fn in_threads(work: &PreallocWork<'_>, threads: usize, report: &mut ReportDone<'_>) -> Result<Result<()>> {
     std::thread::scope(|scope| {
         for index in 0..threads {
             let spawned =
@@ -281,8 +281,8 @@ impl PreallocJob {
     }
 
     /// Its outcome; `None` while it runs.
-    pub fn result(&self) -> Option<Result<PreallocReport>> {
-        self.result.lock().clone()
+    pub fn result(&self) -> Result<Option<Result<PreallocReport>>> {
+        Ok(self.result.lock()?.clone())
     }
 
     /// Waits for its end, up to a time (`None`: for ever); whether it has ended.
@@ -306,7 +306,7 @@ impl PreallocJob {
         });
         // Let go first: a waiter may remove the regions at once.
         drop(leased);
-        *self.result.lock() = Some(result);
-        self.result.notify();
+        // Refused only in a forked child, which has no such thread.
+        let _ = self.result.change(|ended| *ended = Some(result));
     }
 }

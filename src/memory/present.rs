@@ -7,7 +7,8 @@ use crate::model::error::Result;
 use crate::model::int::u64_of;
 use crate::model::room;
 
-/// A bit for each page. One that is set stays set: pages go only when others can take them, and from then on nobody asks.
+/// A bit for each page, or for each block of pages. One of huge pages stays set: those go only when others can take them, and from
+/// then on nobody asks.
 #[derive(Debug)]
 pub(super) struct PresentPages(Box<[AtomicU64]>);
 
@@ -19,7 +20,14 @@ impl PresentPages {
     /// Notes that pages were brought in.
     pub(super) fn mark(&self, pages: Range<usize>) {
         for (word, bits) in self.words(pages) {
-            word.fetch_or(bits, Ordering::Release);
+            word.fetch_or(bits, Ordering::AcqRel);
+        }
+    }
+
+    /// Notes that pages are gone, or may be.
+    pub(super) fn clear(&self, pages: Range<usize>) {
+        for (word, bits) in self.words(pages) {
+            word.fetch_and(!bits, Ordering::AcqRel);
         }
     }
 
@@ -60,6 +68,8 @@ mod tests {
                 let expected = asked.clone().all(|page| marked.contains(&page));
                 assert_eq!(pages.has(asked.clone()), expected, "{asked:?} of {marked:?}");
             }
+            pages.clear(marked.clone());
+            assert!(!marked.clone().any(|page| pages.has(page..page + 1)));
         }
     }
 }

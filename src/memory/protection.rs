@@ -3,9 +3,9 @@
 use std::io;
 use std::sync::atomic::{AtomicI32, Ordering};
 
-use crate::model::lock::{Lock, LockGuard};
 use crate::model::region::{PROT_READ, PROT_WRITE};
-use crate::sys::fork::Process;
+use crate::sys::fork::Forked;
+use crate::sys::lock::Lock;
 use crate::sys::memory;
 
 /// The protection that an access needs.
@@ -41,12 +41,11 @@ pub(super) struct Protection {
     flags: AtomicI32,
     /// Held while the protection is changed, or lifted for a forced write: two that overlap would restore what neither found.
     changing: Lock<()>,
-    process: Process,
 }
 
 impl Protection {
     pub(super) fn new(flags: i32) -> Self {
-        Self { flags: AtomicI32::new(flags), changing: Lock::default(), process: Process::current() }
+        Self { flags: AtomicI32::new(flags), changing: Lock::default() }
     }
 
     pub(super) fn flags(&self) -> i32 {
@@ -63,7 +62,7 @@ impl Protection {
     /// # Safety
     /// The pages are those of the mapping, and no one touches them who relies on a protection that is taken away.
     pub(super) unsafe fn set(&self, (host, size): Pages, flags: i32) -> io::Result<()> {
-        let _changing = self.changing.lock();
+        let _changing = self.changing.lock()?;
         // SAFETY: the caller's promise.
         unsafe { memory::protect(host, size, flags)? };
         // Noted behind the call: what an access reads here, the pages allow.
@@ -75,24 +74,20 @@ impl Protection {
     ///
     /// # Safety
     /// The pages belong to the mapping.
-    pub(super) unsafe fn lifted<T>(&self, (host, size): Pages, work: impl FnOnce() -> T) -> io::Result<T> {
-        let _changing = self.lock()?;
+    pub(super) unsafe fn lifted<T>(
+        &self,
+        (host, size): Pages,
+        work: impl FnOnce() -> T,
+    ) -> Result<io::Result<T>, Forked> {
+        let _changing = self.changing.lock()?;
         let before = self.flags();
         // SAFETY: pages of the mapping; a protection is only added while others access them.
-        unsafe { memory::protect(host, size, before | PROT_READ | PROT_WRITE)? };
-        let result = work();
-        // SAFETY: back to the protection that everyone else relies on.
-        unsafe { memory::protect(host, size, before)? };
-        Ok(result)
-    }
-
-    /// In a forked child the lock may have been left taken by a thread that is not there: then the write is refused.
-    fn lock(&self) -> io::Result<LockGuard<'_, ()>> {
-        if self.process.is_current() {
-            return Ok(self.changing.lock());
-        }
-        self.changing
-            .try_lock()
-            .ok_or_else(|| io::Error::new(io::ErrorKind::WouldBlock, "locked by a thread of the parent process"))
+        let lifted = unsafe { memory::protect(host, size, before | PROT_READ | PROT_WRITE) };
+        Ok(lifted.and_then(|()| {
+            let result = work();
+            // SAFETY: back to the protection that everyone else relies on.
+            unsafe { memory::protect(host, size, before)? };
+            Ok(result)
+        }))
     }
 }

@@ -12,6 +12,7 @@ use crate::model::invalid::Invalid;
 use crate::model::range::Range;
 use crate::model::region::SharedRegion;
 use crate::model::region_map::RegionEntry;
+use crate::sys::fork::Forked;
 use crate::sys::kvm_slot::StableBytes;
 
 /// A region of a mapped space.
@@ -96,13 +97,13 @@ impl MappedRegion {
     }
 
     /// The first address in part of the region whose protection lacks some of the bits; in a DAX window it is that of the files.
-    pub fn first_denied(&self, range: Range, bits: i32) -> Option<u64> {
+    pub fn first_denied(&self, range: Range, bits: i32) -> Result<Option<u64>, Forked> {
         match self.mapping.window() {
             Some(window) if bits != 0 => {
                 let offset = window.first_denied(self.part(range), bits)?;
-                Some(self.range().skip(offset).base())
+                Ok(offset.map(|offset| self.range().skip(offset).base()))
             }
-            _ => (self.desc().prot_flags & bits != bits).then_some(range.base()),
+            _ => Ok((self.desc().prot_flags & bits != bits).then_some(range.base())),
         }
     }
 }
@@ -117,12 +118,13 @@ unsafe impl StableBytes for MappedRegion {
 
 impl DirtySource for MappedRegion {
     /// Memory that is leased for writing counts as written each time.
-    fn drain(&self, found: &mut dyn FnMut(Range)) {
-        let Some(dirty) = self.mapping.dirty() else { return };
-        for info in self.leases.held().iter().filter(|info| info.is_writable) {
+    fn drain(&self, found: &mut dyn FnMut(Range)) -> Result<(), Forked> {
+        let Some(dirty) = self.mapping.dirty() else { return Ok(()) };
+        for info in self.leases.held()?.iter().filter(|info| info.is_writable) {
             dirty.mark(info.address.saturating_sub(self.desc().base()), info.size);
         }
         // The last page of the bitmap may reach beyond the region.
         dirty.drain(&mut |pages| found(Range::between(pages.base(), pages.end().min(self.desc().size()))));
+        Ok(())
     }
 }

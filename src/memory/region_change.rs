@@ -13,10 +13,9 @@ pub struct ClosedRegion {
 }
 
 impl ClosedRegion {
-    /// Closes a region; a lease on it vetoes that.
-    pub fn close(region: &MappedRegion) -> Result<Self, Vec<LeaseInfo>> {
-        region.leases().close()?;
-        Ok(Self { region: region.share(), is_gone: false })
+    /// Closes a region; leases on it veto that.
+    pub fn close(region: &MappedRegion) -> Result<Result<Self, Vec<LeaseInfo>>> {
+        Ok(region.leases().close()?.map(|()| Self { region: region.share(), is_gone: false }))
     }
 
     /// The region is gone: leases on it are refused for good.

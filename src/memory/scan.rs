@@ -36,7 +36,7 @@ pub fn walk<T>(
     mut look: impl FnMut(&Section<'_>, Chunk<'_>) -> Result<ControlFlow<T>>,
 ) -> Result<Option<T>> {
     let total = sections.iter().map(Section::size).sum();
-    let mut buffer = room::zeroed(CHUNK.min(usize_of(total)))?;
+    let mut buffer = room::unwritten(CHUNK.min(usize_of(total)))?;
     let mut progress = Progress::new(stage, total, interrupt);
     for section in sections {
         let mut left = *section;
@@ -78,16 +78,19 @@ fn first_extent<'a>(section: &Section<'a>) -> (Section<'a>, ExtentKind) {
     }
 }
 
-/// A copy of bytes that are alike in having pages.
-fn copy_out<'a>(part: &Section<'_>, kind: ExtentKind, buffer: &'a mut [u8]) -> Result<&'a [u8]> {
-    let (data, _) = buffer.split_at_mut(part.len().min(buffer.len()));
-    let output = Output::from(&mut *data);
+/// A copy of bytes that are alike in having pages, in a buffer that has room for them.
+fn copy_out<'a>(part: &Section<'_>, kind: ExtentKind, buffer: &'a mut Vec<u8>) -> Result<&'a [u8]> {
+    buffer.clear();
+    // SAFETY: the room of the buffer, which nobody else has.
+    let output = unsafe { Output::new(buffer.as_mut_ptr(), buffer.capacity()) };
     match kind {
         // Data has its pages, and may be touched; all else is read in a way that allocates none.
         ExtentKind::Data => part.alone().read(&output)?,
         ExtentKind::Hole | ExtentKind::Unknown => part.alone().scan(&output)?,
     }
-    Ok(data)
+    // SAFETY: as many bytes were written.
+    unsafe { buffer.set_len(part.len()) };
+    Ok(buffer)
 }
 
 /// Passes on `size` zeroes, in parts.

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use super::abandoned_copy;
 use super::buffer::{Input, Output};
-use super::extent::{self, Extent};
+use super::extent::Extent;
 use super::lease::Lease;
 use super::path::{Path, Touch};
+use super::protection::Pages;
 use super::region::MappedRegion;
 use super::untorn;
 use crate::model::error::{Error, Result};
@@ -154,8 +155,9 @@ impl<'a> Section<'a> {
 
     fn extent_of(&self, part: Range) -> Extent {
         let mapping = self.region.mapping();
-        let pages = (mapping.touch() != Touch::Never).then(|| mapping.pages_of(part.take(extent::LOOK)));
-        mapping.holes().extent_of(mapping.backing(), part, pages)
+        let pages_of = |block| mapping.pages_of(block);
+        let pages_of: Option<&dyn Fn(Range) -> Pages> = (mapping.touch() != Touch::Never).then_some(&pages_of);
+        mapping.holes().extent_of(mapping.backing(), part, pages_of, mapping.gate().is_open())
     }
 
     /// Copies the part out.
@@ -220,7 +222,7 @@ impl<'a> Section<'a> {
         }
         // Without bits: the protection that is noted still forbids this; only the pages allow it.
         let work = || self.write_by(&self.path(0), input);
-        self.region.mapping().with_write_access(self.part, work).map_err(|error| Error::AccessDenied {
+        self.region.mapping().with_write_access(self.part, work)?.map_err(|error| Error::AccessDenied {
             message: format!("cannot lift the protection of {} for a forced write: {error}", self.region.desc()),
             address: self.address(),
             size: self.size(),

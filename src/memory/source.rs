@@ -425,6 +425,11 @@ impl Backing {
         Some((file, self.offset))
     }
 
+    /// Whether the kernel tells bytes of its file that were written from others; a file of huge pages is all data to it.
+    pub(super) fn has_holes(&self) -> bool {
+        self.shown_file().is_some() && !self.is_huge
+    }
+
     /// The bytes between the start of the page that the region begins in and the region.
     pub(super) fn lead(&self) -> u64 {
         let start = self.buffer.as_ref().map_or(self.offset, |buffer| u64_of(buffer.host));

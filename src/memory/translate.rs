@@ -1,10 +1,12 @@
 //! Many addresses at once.
 
-use super::buffer::{Bytes, Output};
+use super::buffer::{BLOCK, Bytes, Output};
 use super::mapped_regions::MappedRegions;
 use super::region::MappedRegion;
 use crate::model::address_index::AddressIndex;
 use crate::model::error::Result;
+use crate::model::int::u64_of;
+use crate::model::interrupt::{Interrupt, STEP};
 
 /// A copy of what look-ups need of the map, so that they go on without holding it.
 #[derive(Debug)]
@@ -49,29 +51,31 @@ impl Translator {
 
     /// Writes the host address and the region's index of each address; where there is no memory, `(0, -1)`.
     ///
-    /// Returns the first address without memory, at which it stops when `must_exist`.
+    /// When `must_exist`, it stops at the first address without memory, and returns that.
     pub fn translate(
         &self,
         addresses: Bytes<'_>,
-        hosts: &Output<'_>,
-        indexes: &Output<'_>,
+        [hosts, indexes]: &[Output<'_>; 2],
         must_exist: bool,
+        interrupt: &dyn Interrupt,
     ) -> Result<Option<u64>> {
         let mut hint = 0;
-        let mut missing = None;
-        for at in (0..addresses.size()).step_by(size_of::<u64>()) {
-            let address = addresses.integer(at)?;
-            let found = self.find(address, &mut hint);
-            if found.is_none() && missing.is_none() {
-                missing = Some(address);
-                if must_exist {
-                    break;
-                }
+        let (mut block, mut found) = ([0; BLOCK], ([0; BLOCK], [0; BLOCK]));
+        for at in (0..addresses.size()).step_by(size_of_val(&block)) {
+            let block = addresses.integers(at, &mut block)?;
+            for (address, (host, index)) in block.iter().zip(found.0.iter_mut().zip(&mut found.1)) {
+                (*host, *index) = match self.find(*address, &mut hint) {
+                    Some((host, index)) => (host, index.cast_unsigned()),
+                    None if must_exist => return Ok(Some(*address)),
+                    None => (0, u64::MAX),
+                };
             }
-            let (host, index) = found.unwrap_or((0, -1));
-            hosts.put(at, &host.to_ne_bytes())?;
-            indexes.put(at, &index.to_ne_bytes())?;
+            hosts.put_integers(at, found.0.get(..block.len()).unwrap_or_default())?;
+            indexes.put_integers(at, found.1.get(..block.len()).unwrap_or_default())?;
+            if u64_of(at).is_multiple_of(STEP) {
+                interrupt.check()?;
+            }
         }
-        Ok(missing)
+        Ok(None)
     }
 }

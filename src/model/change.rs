@@ -16,6 +16,10 @@ pub enum RegionTarget {
     Name(Box<str>),
     /// The region that equals this one.
     Region(SharedRegion),
+    /// This very region, however it is described by now.
+    Inserted(RegionEntry),
+    /// This very region, described as it is here.
+    Unchanged(RegionEntry),
 }
 
 impl RegionTarget {
@@ -25,6 +29,8 @@ impl RegionTarget {
             Self::Base(base) => map.at_base(*base),
             Self::Name(name) => map.at_name(name),
             Self::Region(region) => map.equal_to(region),
+            Self::Inserted(region) => map.inserted(region),
+            Self::Unchanged(region) => map.equal_to(region).and_then(|_| map.inserted(region)),
         }
     }
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::ids::Generation;
 use super::invalid::Invalid;
 use super::region::Region;
+use crate::sys::fork::Forked;
 
 /// The result of everything in this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -308,8 +309,10 @@ pub enum Error {
         /// The phase that called back.
         message: String,
     },
-    /// A change in a forked child.
-    #[error("this address space belongs to the parent process: a forked child can use the memory but change nothing")]
+    /// A change in a forked child, or something that a thread of its parent had locked.
+    #[error(
+        "this belongs to the parent process: a forked child can use the memory, but neither change the space nor wait for it"
+    )]
     Forked,
     /// A client refused, failed or does not come back.
     #[error("{message}")]
@@ -368,6 +371,12 @@ impl Error {
 impl From<Interrupted> for Error {
     fn from(_: Interrupted) -> Self {
         Self::Interrupted
+    }
+}
+
+impl From<Forked> for Error {
+    fn from(_: Forked) -> Self {
+        Self::Forked
     }
 }
 

@@ -1,4 +1,4 @@
-//! The map of an address space as pure data: no I/O, no `unsafe`, no Python.
+//! The map of an address space as pure data: no I/O, no `unsafe`, no Python. Of system calls it knows only the locks.
 //!
 //! A [`region::Region`] describes a range and where its bytes will live, a [`layout::Layout`] says what may lie where, and a
 //! [`region_map::RegionMap`] is the immutable, sorted set of regions that readers share.
@@ -17,7 +17,6 @@ pub mod int;
 pub mod interrupt;
 pub mod invalid;
 pub mod layout;
-pub mod lock;
 pub mod machine;
 pub mod numa;
 pub mod pattern;

@@ -175,7 +175,7 @@ impl Region {
     fn check_source(&self) -> Result<(), Invalid> {
         let Source { source_type, file, buffer, .. } = &self.source;
         if self.source.is_adopted() && source_type.is_some() || file.is_some() && buffer.is_some() {
-            let message = "a file, a buffer and mem_type= exclude each other: each of them is the source";
+            let message = "file=, a buffer and mem_type= exclude each other: each of them is the source";
             return Err(Invalid::new(Kind::MemorySourceType, message));
         }
         match buffer {
@@ -208,19 +208,27 @@ impl Region {
             let message = format!("{what}: leave mem_type=, mem_file_path=, file=, file_offset= and a buffer out");
             return Err(Invalid::new(Kind::MemorySourceType, message));
         }
-        let (perm_flags, prot_flags) = self.region_type.default_flags(&source);
-        if self.perm_flags == perm_flags
-            && (self.prot_flags == prot_flags || source.buffer.is_some())
-            && self.options == options
-            && self.host_numa_node_id.is_none()
-        {
+        let idle = self.idle_arguments(&source, &options);
+        if idle.is_empty() {
             return Ok(());
         }
-        let rest = "leave perm_flags=, prot_flags=, host_numa_node_id= and backing= out";
         let but = "; a DAX window may have alignment or guard_pages, a buffer prot_flags=";
-        Err(Invalid::argument(format!("{what}: {rest}{but}")))
+        Err(Invalid::argument(format!("{what}: leave {} out{but}", idle.join(" and "))))
     }
 
+    /// The arguments that are given, although the type allows no more than these options of this source.
+    fn idle_arguments(&self, source: &Source, options: &BackingOptions) -> Vec<&'static str> {
+        let (perm_flags, prot_flags) = self.region_type.default_flags(source);
+        let given = [
+            ("perm_flags=", self.perm_flags != perm_flags),
+            ("prot_flags=", self.prot_flags != prot_flags && source.buffer.is_none()),
+            ("host_numa_node_id=", self.host_numa_node_id.is_some()),
+            ("backing= (page_size=, is_hugepage=, is_mergeable=)", self.options != *options),
+        ];
+        given.into_iter().filter_map(|(name, is_given)| is_given.then_some(name)).collect()
+    }
+
+    /// Refuses options that would have no effect on the source.
     fn check_options(&self) -> Result<(), Invalid> {
         let options = &self.options;
         options.check()?;
@@ -228,14 +236,27 @@ impl Region {
             let sources = "\"hugeshmem\", \"hugemmap\" or \"hugetlbfs\"";
             return Err(Invalid::number(format!("page_size= goes with a huge mem_type: {sources}")));
         }
-        let refusal = if self.is_huge() && options.transparent_hugepage == Some(true) {
-            "transparent_hugepage= is for sources of small pages: this one takes huge pages from the pool"
-        } else if options.seals.is_some() && !self.is_memfd() {
-            "seals= goes with a memfd: mem_type \"shmem\" or \"hugeshmem\""
-        } else {
-            return Ok(());
-        };
-        Err(Invalid::argument(refusal))
+        let has_path = self.source.source_type == Some(SourceType::FileOnHugeTlbFs);
+        let refusals = [
+            (
+                self.is_huge() && options.transparent_hugepage == Some(true),
+                "transparent_hugepage= is for sources of small pages: this one takes huge pages from the pool",
+            ),
+            (
+                options.seals.is_some() && !self.is_memfd(),
+                "seals= goes with a memfd: mem_type \"shmem\" or \"hugeshmem\"",
+            ),
+            (
+                !has_path && !self.source.path.as_os_str().is_empty(),
+                "mem_file_path= goes with mem_type \"hugetlbfs\"; another file is opened and given as file=",
+            ),
+            (
+                !has_path && self.source.file.is_none() && self.source.file_offset != 0,
+                "file_offset= goes with file= or with mem_type \"hugetlbfs\"",
+            ),
+        ];
+        let refusal = refusals.into_iter().find_map(|(is_idle, why)| is_idle.then_some(why));
+        refusal.map_or(Ok(()), |why| Err(Invalid::argument(why)))
     }
 
     /// Whether its source takes pages from the kernel's pool of huge pages.

@@ -211,6 +211,20 @@ impl RegionMap {
         })
     }
 
+    /// The very region that was inserted as `region`, which may be described otherwise by now.
+    pub fn inserted(&self, region: &RegionEntry) -> Result<&RegionEntry> {
+        let here = self.find(region.base());
+        here.filter(|here| here.id == region.id).ok_or_else(|| Error::Unmapped {
+            message: match here {
+                Some(other) => format!("{region} was removed; {other} is there now, and another region"),
+                None => format!("{region} was removed"),
+            },
+            address: Some(region.base()),
+            size: Some(region.size()),
+            region: here.map(|here| Arc::clone(here)),
+        })
+    }
+
     /// An error about an address in a hole: `message`, completed with the regions before and behind it.
     #[must_use]
     pub fn unmapped(&self, addr: u64, message: &str) -> Error {

@@ -13,6 +13,13 @@ pub fn zeroed<T: Clone + Default>(count: usize) -> Result<Vec<T>> {
     Ok(all)
 }
 
+/// None yet, with room for as many.
+pub fn unwritten<T>(count: usize) -> Result<Vec<T>> {
+    let mut all = Vec::new();
+    all.try_reserve_exact(count).map_err(|refused| no_room::<T>(count, &refused))?;
+    Ok(all)
+}
+
 /// All that an iterator gives.
 pub fn collected<T>(values: impl IntoIterator<Item = T>) -> Result<Vec<T>> {
     let mut all = Vec::new();

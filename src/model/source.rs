@@ -129,7 +129,7 @@ impl std::hash::Hash for UserBuffer {
 pub struct Source {
     /// The source type; `None` for a user's file, or for the default of the region's type.
     pub source_type: Option<SourceType>,
-    /// Path of a [`SourceType::FileOnHugeTlbFs`]; ignored by the others.
+    /// Path of a [`SourceType::FileOnHugeTlbFs`]; empty for the others.
     pub path: PathBuf,
     /// A file that the user gave.
     pub file: Option<UserFile>,

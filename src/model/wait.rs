@@ -1,12 +1,11 @@
 //! Waiting: state behind a lock that threads wait on, in slices between which the caller's [`Interrupt`] is asked.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Condvar, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::error::Interrupted;
+use super::error::Result;
 use super::interrupt::Interrupt;
-use super::lock::{Lock, LockGuard};
+use crate::sys::fork::{Forked, Process};
+use crate::sys::lock::{Lock, LockGuard, Signal};
 
 /// The longest wait between two calls of [`Interrupt::check`]: Ctrl-C may take as long.
 pub const SLICE: Duration = Duration::from_millis(50);
@@ -31,46 +30,68 @@ impl Deadline {
     }
 }
 
-/// State that threads wait on. Waking nobody costs no system call.
-#[derive(Debug, Default)]
+/// State that threads wait on. In a forked child those that would change it may be missing: there nobody waits.
+#[derive(Debug)]
 pub struct Monitor<T> {
     state: Lock<T>,
-    changed: Condvar,
-    waiting: AtomicUsize,
+    changed: Signal,
+    process: Process,
+}
+
+impl<T: Default> Default for Monitor<T> {
+    fn default() -> Self {
+        Self::new(T::default())
+    }
 }
 
 impl<T> Monitor<T> {
     /// Begins with a state.
-    pub const fn new(state: T) -> Self {
-        Self { state: Lock::new(state), changed: Condvar::new(), waiting: AtomicUsize::new(0) }
+    pub fn new(state: T) -> Self {
+        Self { state: Lock::new(state), changed: Signal::new(), process: Process::current() }
+    }
+
+    /// Whether this is the process that made it, and not a forked child.
+    #[inline]
+    pub fn is_in_its_process(&self) -> bool {
+        self.process.is_current()
     }
 
     /// Locks the state.
-    pub fn lock(&self) -> LockGuard<'_, T> {
+    pub fn lock(&self) -> Result<LockGuard<'_, T>, Forked> {
         self.state.lock()
     }
 
-    /// Wakes all waiters; call it after the state has changed under the lock, so that a waiter sees the change or is seen.
-    pub fn notify(&self) {
-        // Relaxed will do, for the lock orders it: a waiter that locked before the change was counted before it, and one that locks
-        // behind it sees the change and does not wait.
-        if self.waiting.load(Ordering::Relaxed) > 0 {
-            self.changed.notify_all();
-        }
+    /// Changes the state and wakes all waiters.
+    pub fn change<R>(&self, change: impl FnOnce(&mut T) -> R) -> Result<R, Forked> {
+        let result = change(&mut *self.lock()?);
+        self.wake();
+        Ok(result)
     }
 
-    /// Waits at most `limit` while the state is `blocked`.
+    /// Wakes all waiters; call it after the state has changed under the lock.
+    pub fn wake(&self) {
+        self.changed.all();
+    }
+
+    /// Waits at most `limit` while the state is `blocked`; refused in a forked child.
     pub fn wait<'a>(
         &'a self,
-        state: LockGuard<'a, T>,
+        mut state: LockGuard<'a, T>,
         limit: Duration,
-        blocked: impl FnMut(&mut T) -> bool,
-    ) -> LockGuard<'a, T> {
-        // Under the lock still: the next thread to change the state finds this waiter counted.
-        self.waiting.fetch_add(1, Ordering::Relaxed);
-        let (state, _) = self.changed.wait_timeout_while(state, limit, blocked).unwrap_or_else(PoisonError::into_inner);
-        self.waiting.fetch_sub(1, Ordering::Relaxed);
-        state
+        mut blocked: impl FnMut(&mut T) -> bool,
+    ) -> Result<LockGuard<'a, T>, Forked> {
+        let end = Instant::now().checked_add(limit);
+        while blocked(&mut state) {
+            if !self.is_in_its_process() {
+                return Err(Forked);
+            }
+            let left = end.map_or(limit, |end| end.saturating_duration_since(Instant::now()));
+            if left.is_zero() {
+                break;
+            }
+            state = self.changed.wait(state, left)?;
+        }
+        Ok(state)
     }
 
     /// Waits while the state is `blocked`, up to a deadline; `None` when the time is up.
@@ -79,14 +100,14 @@ impl<T> Monitor<T> {
         deadline: Deadline,
         interrupt: &dyn Interrupt,
         mut blocked: impl FnMut(&mut T) -> bool,
-    ) -> Result<Option<LockGuard<'_, T>>, Interrupted> {
+    ) -> Result<Option<LockGuard<'_, T>>> {
         loop {
-            let mut state = self.lock();
+            let mut state = self.lock()?;
             if !blocked(&mut state) {
                 return Ok(Some(state));
             }
             let Some(slice) = deadline.slice() else { return Ok(None) };
-            let mut state = self.wait(state, slice, &mut blocked);
+            let mut state = self.wait(state, slice, &mut blocked)?;
             if !blocked(&mut state) {
                 return Ok(Some(state));
             }
@@ -100,6 +121,7 @@ impl<T> Monitor<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::error::{Error, Interrupted};
     use crate::model::interrupt::Uninterrupted;
 
     /// Says stop at the first question.
@@ -129,15 +151,15 @@ mod tests {
         let play = |parity: u32| {
             for _ in 0..ROUNDS / 2 {
                 let turn = monitor.wait_until(Deadline::after(None), &Uninterrupted, |count| *count % 2 != parity);
-                *turn.unwrap().unwrap() += 1;
-                monitor.notify();
+                drop(turn.unwrap());
+                monitor.change(|count| *count += 1).unwrap();
             }
         };
         std::thread::scope(|scope| {
             scope.spawn(|| play(0));
             scope.spawn(|| play(1));
         });
-        assert_eq!(*monitor.lock(), ROUNDS);
+        assert_eq!(*monitor.lock().unwrap(), ROUNDS);
         assert!(begin.elapsed() < SLICE * ROUNDS / 2, "{:?}", begin.elapsed());
     }
 
@@ -147,8 +169,8 @@ mod tests {
         let wait = |timeout, interrupt: &dyn Interrupt| {
             monitor.wait_until(Deadline::after(timeout), interrupt, |()| true).map(|state| state.is_some())
         };
-        assert_eq!(wait(Some(Duration::from_millis(1)), &Uninterrupted), Ok(false));
-        assert_eq!(wait(None, &Stop), Err(Interrupted));
+        assert!(matches!(wait(Some(Duration::from_millis(1)), &Uninterrupted), Ok(false)));
+        assert!(matches!(wait(None, &Stop), Err(Error::Interrupted)));
     }
 
     #[test]
@@ -159,6 +181,6 @@ mod tests {
             panic!("with the lock");
         };
         std::thread::scope(|scope| assert!(scope.spawn(holds).join().is_err()));
-        assert_eq!(*monitor.lock(), 7);
+        assert_eq!(*monitor.lock().unwrap(), 7);
     }
 }

@@ -4,6 +4,7 @@ use pyo3::prelude::*;
 
 use super::buffer::adopt;
 use super::convert::{self, Address, Name, Protection, Size};
+use super::file::user_file;
 use super::region::PyRegion;
 use crate::model::region::{self, Region, RegionType};
 use crate::model::source::Source;
@@ -13,7 +14,8 @@ use crate::sys::file;
 impl PyRegion {
     /// RAM over part of a file: a memfd of another process, an image, a device file. Any offset will do, also one inside a page.
     ///
-    /// The descriptor (an int, or anything with `fileno()`) is duplicated. `shared=False` keeps writes out of the file. `prot_flags`
+    /// `file` is a descriptor or what `open()` gives in a binary mode, which is flushed; it is duplicated. Another file object, such as
+    /// that of `gzip.open()` or a named temporary file, is a `TypeError`. `shared=False` keeps writes out of the file. `prot_flags`
     /// are what the descriptor allows when not given. A file may be cut by anyone, so accesses go through the kernel and a fault is a
     /// `MemoryFault`. Raises as the class does; the length is checked when the region is mapped.
     ///
@@ -36,7 +38,7 @@ impl PyRegion {
         shared: bool,
         prot_flags: Option<Protection>,
     ) -> PyResult<Self> {
-        let file = convert::user_file(file)?;
+        let file = user_file(file)?;
         let allowed = if shared { file::protection(&file.file) } else { Ok(region::PROT_READ | region::PROT_WRITE) };
         let source = Source { file: Some(file), file_offset: offset.0, ..Source::default() };
         let mut region = Region::new(RegionType::DefaultMemory, convert::range(base, size)?, source)?;

@@ -21,24 +21,29 @@ impl PySpace {
         class: impl FnOnce(PyClassInitializer<PyAttachment>) -> PyClassInitializer<T>,
     ) -> PyResult<Bound<'py, T>> {
         let registry = self.registry().get().registry();
-        let id = registry.new_id(py);
+        let id = registry.new_id(py)?;
         let state = Arc::new(AttachmentState::new(registry, id));
         let weak = Arc::downgrade(&state);
         let subscription = Arc::new(Subscription::new(client(&weak), Box::new(weak)));
         let membership = (self.inner().clone(), Arc::clone(&subscription));
-        let attachment = PyAttachment::new(py, state, membership, object.map(|object| object.clone().unbind()));
+        let attachment = PyAttachment::new(py, state, membership, object.map(|object| object.clone().unbind()))?;
         let handle = Bound::new(py, class(attachment.into()))?;
         // Before the client is offered anything: it may fail at another thread's change as soon as it follows.
-        registry.add(py, id, handle.as_any());
+        registry.add(py, id, handle.as_any())?;
         let attached = detached(py, None, |interrupt| self.inner().subscribe(&subscription, interrupt));
         attached.inspect_err(|_| drop(registry.remove(py, id)))?;
         Ok(handle)
     }
 
     /// The attachments that follow the space, in the order in which they are asked.
-    pub(super) fn attachments<'py>(&self, py: Python<'py>) -> Vec<Bound<'py, PyAttachment>> {
-        let handles = self.registry().get().registry().handles(py).into_iter();
-        let attachments = handles.filter_map(|handle| handle.cast_into::<PyAttachment>().ok());
-        attachments.filter(|attachment| attachment.get().is_following(py)).collect()
+    pub(super) fn attachments<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyAttachment>>> {
+        let handles = self.registry().get().registry().handles(py)?.into_iter();
+        let mut following = Vec::new();
+        for attachment in handles.filter_map(|handle| handle.cast_into::<PyAttachment>().ok()) {
+            if attachment.get().is_following(py)? {
+                following.push(attachment);
+            }
+        }
+        Ok(following)
     }
 }

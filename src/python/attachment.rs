@@ -12,8 +12,9 @@ use super::registry::Registry;
 use super::space_ref::SpaceRef;
 use crate::model::error::Error;
 use crate::model::invalid::Invalid;
-use crate::model::lock::{Lock, LockGuard};
 use crate::space::subscription::{Subscriber, Subscription};
+use crate::sys::fork::Forked;
+use crate::sys::lock::{Lock, LockGuard};
 
 /// Something that follows an address space until `detach()`; also a context manager that detaches it.
 ///
@@ -64,17 +65,26 @@ impl AttachmentState {
     }
 
     /// Locked only while attached and for a moment, like the registry: what is taken out is dropped after it was let go.
-    fn parts(&self, _attached: Python<'_>) -> LockGuard<'_, AttachmentParts> {
+    fn parts(&self, _attached: Python<'_>) -> Result<LockGuard<'_, AttachmentParts>, Forked> {
         self.parts.lock()
     }
 
     /// The client, when it is a Python object and has not left.
     pub(super) fn object<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
-        Some(self.parts(py).attached.as_ref()?.object.as_ref()?.bind(py).clone())
+        Some(self.parts(py).ok()?.attached.as_ref()?.object.as_ref()?.bind(py).clone())
+    }
+
+    /// Keeps the first error, which is the one that ended it.
+    fn note(&self, py: Python<'_>, exception: Py<PyAny>) {
+        if let Ok(mut parts) = self.parts(py)
+            && parts.error.is_none()
+        {
+            parts.error = Some(exception);
+        }
     }
 
     fn forget(&self, py: Python<'_>) {
-        let forgotten = self.registry.upgrade().and_then(|registry| registry.remove(py, self.id));
+        let forgotten = self.registry.upgrade().and_then(|registry| registry.remove(py, self.id).ok());
         drop(forgotten);
     }
 }
@@ -87,8 +97,7 @@ impl Subscriber for Weak<AttachmentState> {
             let exception = raised.value(py).clone().into_any().unbind();
             let state = self.upgrade();
             if let Some(state) = &state {
-                // The first error is the one that ended it.
-                state.parts(py).error.get_or_insert(exception);
+                state.note(py, exception);
                 state.forget(py);
             }
             raised.write_unraisable(py, state.and_then(|state| state.object(py)).as_ref());
@@ -99,7 +108,7 @@ impl Subscriber for Weak<AttachmentState> {
         Python::try_attach(|py| {
             let Some(state) = self.upgrade() else { return };
             // Taken out in a statement of its own: the object's end, which may run Python code, comes behind the lock.
-            let attached = state.parts(py).attached.take();
+            let attached = state.parts(py).map(|mut parts| parts.attached.take());
             drop(attached);
             state.forget(py);
         });
@@ -113,16 +122,16 @@ impl PyAttachment {
         state: Arc<AttachmentState>,
         membership: (SpaceRef, Arc<Subscription>),
         object: Option<Py<PyAny>>,
-    ) -> Self {
+    ) -> PyResult<Self> {
         let (space, subscription) = membership;
         let name = Arc::clone(subscription.name());
-        state.parts(py).attached = Some(Attached { space, subscription, object });
-        Self { name, state }
+        state.parts(py)?.attached = Some(Attached { space, subscription, object });
+        Ok(Self { name, state })
     }
 
     /// Whether it follows its space.
-    pub(super) fn is_following(&self, py: Python<'_>) -> bool {
-        self.state.parts(py).attached.as_ref().is_some_and(|attached| attached.subscription.is_following())
+    pub(super) fn is_following(&self, py: Python<'_>) -> PyResult<bool> {
+        Ok(self.state.parts(py)?.attached.as_ref().is_some_and(|attached| attached.subscription.is_following()))
     }
 
     /// The client, when it is a Python object and has not left.
@@ -132,7 +141,7 @@ impl PyAttachment {
 
     /// The space and the membership in it; refused once they were let go.
     pub(super) fn membership(&self, py: Python<'_>) -> PyResult<(SpaceRef, Arc<Subscription>)> {
-        let parts = self.state.parts(py);
+        let parts = self.state.parts(py)?;
         let attached = parts.attached.as_ref().map(|it| (it.space.clone(), Arc::clone(&it.subscription)));
         drop(parts);
         attached.ok_or_else(over)
@@ -148,7 +157,7 @@ pub(super) fn over() -> PyErr {
 impl PyAttachment {
     /// Whether it follows the space: neither detached nor over for another reason.
     #[getter]
-    fn is_attached(&self, py: Python<'_>) -> bool {
+    fn is_attached(&self, py: Python<'_>) -> PyResult<bool> {
         self.is_following(py)
     }
 
@@ -157,8 +166,8 @@ impl PyAttachment {
     /// It is what `commit` or `rollback` raised, where nothing can be undone any more: the change was made all the same.
     /// `sys.unraisablehook` was told of it too.
     #[getter]
-    fn error(&self, py: Python<'_>) -> Option<Py<PyAny>> {
-        self.state.parts(py).error.as_ref().map(|error| error.clone_ref(py))
+    fn error(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
+        Ok(self.state.parts(py)?.error.as_ref().map(|error| error.clone_ref(py)))
     }
 
     /// Ends the attachment and leaves no trace of it; doing it twice does nothing.
@@ -206,7 +215,7 @@ impl PyAttachment {
 
     fn __repr__(slf: &Bound<'_, Self>) -> PyResult<String> {
         let (py, this) = (slf.py(), slf.get());
-        let status = match (this.is_following(py), this.error(py)) {
+        let status = match (this.is_following(py)?, this.error(py)?) {
             (true, _) => "attached",
             (false, None) => "detached",
             (false, Some(_)) => "failed",

@@ -92,7 +92,8 @@ impl PyNumaPolicy {
 /// - `page_size`: of a huge source, any that the host lists; the region's `page_size`.
 /// - `alignment`: of the host address, a power of two. Anonymous memory with `transparent_hugepage` is aligned to 2 MiB anyway.
 /// - `reserve`: whether memory is set aside when mapping; `False` is `MAP_NORESERVE`, with which a full pool is found out later.
-/// - `transparent_hugepage`, `ksm`: advised or forbidden; the region's `is_hugepage` and `is_mergeable` for `True`.
+/// - `transparent_hugepage`, `ksm`: advised or forbidden; the region's `is_hugepage` and `is_mergeable` for `True`. The kernel merges
+///   private memory of small pages alone; elsewhere `ksm` is for whoever asks the region.
 /// - `dontdump`, `dontfork`: left out of core dumps; not there in forked children, where an access is `MemoryFault`.
 /// - `mlock`: all pages are there and stay there.
 /// - `guard_pages`: an inaccessible page before and behind the mapping.

@@ -4,18 +4,19 @@ use std::sync::Arc;
 
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyString, PyTuple};
 
 use super::calls::python_call;
 use super::convert::Address;
 use super::layout::PyLayout;
 use super::region::PyRegion;
+use super::region_key::PyRegionKey;
 use super::region_objects::{RegionObject, handed_over};
 use crate::model::change::{MapOperation, RegionTarget};
 use crate::model::format::hex;
 use crate::model::region::SharedRegion;
 use crate::model::region_map::{RegionEntry, RegionMap};
+use crate::sys::once::Once;
 
 /// The map of an address space as an immutable value: sorted regions and the layout that they keep.
 ///
@@ -35,13 +36,13 @@ use crate::model::region_map::{RegionEntry, RegionMap};
 pub struct PyBase {
     pub(super) map: Arc<RegionMap>,
     /// The object of each region, kept from when it is first asked for: a look-up must not search for it.
-    objects: PyOnceLock<Box<[PyOnceLock<Py<PyRegion>>]>>,
-    tuple: PyOnceLock<Py<PyTuple>>,
+    objects: Once<Box<[Once<Py<PyRegion>>]>>,
+    tuple: Once<Py<PyTuple>>,
 }
 
 impl From<Arc<RegionMap>> for PyBase {
     fn from(map: Arc<RegionMap>) -> Self {
-        Self { map, objects: PyOnceLock::new(), tuple: PyOnceLock::new() }
+        Self { map, objects: Once::new(), tuple: Once::new() }
     }
 }
 
@@ -54,18 +55,18 @@ impl From<RegionMap> for PyBase {
 impl PyBase {
     /// The object of the region at an index.
     fn object<'py>(&self, py: Python<'py>, index: usize) -> PyResult<Option<Bound<'py, PyRegion>>> {
-        let objects = self.objects.get_or_init(py, || self.map.regions().iter().map(|_| PyOnceLock::new()).collect());
+        let objects = self.objects.get_or_init(|| self.map.regions().iter().map(|_| Once::new()).collect());
         let (Some(object), Some(region)) = (objects.get(index), self.map.regions().get(index)) else { return Ok(None) };
         let find = || RegionObject(Arc::clone(region)).into_pyobject(py).map(Bound::unbind);
         // Cached in the snapshot's own list: the next look-up of this region takes neither the table nor its lock.
-        let object = object.get_or_try_init(py, find)?;
+        let object = object.get_or_try_init(find)?;
         Ok(Some(object.bind(py).clone()))
     }
 
     /// The objects of all regions, the same tuple each time.
     pub(super) fn all_objects(&self, py: Python<'_>) -> PyResult<Py<PyTuple>> {
         let make = || self.objects_of(py, self.map.regions()).map(Bound::unbind);
-        Ok(self.tuple.get_or_try_init(py, make)?.clone_ref(py))
+        Ok(self.tuple.get_or_try_init(make)?.clone_ref(py))
     }
 
     /// The objects of regions that lie side by side.
@@ -99,6 +100,9 @@ impl PyBase {
 pub(super) fn target(x: &Bound<'_, PyAny>) -> PyResult<RegionTarget> {
     if let Ok(region) = x.cast::<PyRegion>() {
         return Ok(RegionTarget::Region(Arc::clone(&region.get().0)));
+    }
+    if let Ok(key) = x.cast::<PyRegionKey>() {
+        return Ok(RegionTarget::Inserted(key.get().0.clone()));
     }
     match x.cast::<PyString>() {
         Ok(name) => Ok(RegionTarget::Name(name.to_string_lossy().into())),
@@ -166,6 +170,17 @@ impl PyBase {
     /// 0
     fn replace_region(&self, old: &Bound<'_, PyAny>, new: &Bound<'_, PyRegion>) -> PyResult<Self> {
         Ok(MapOperation::Replace(target(old)?, handed_over(new)?).apply(&self.map)?.into())
+    }
+
+    /// The key of a region, which no other has; it can stand for the region wherever a name can.
+    fn _key(&self, x: &Bound<'_, PyAny>) -> PyResult<PyRegionKey> {
+        Ok(PyRegionKey(target(x)?.find(&self.map)?.clone()))
+    }
+
+    /// The region of a key, as it is described here; `None` when it is not here.
+    fn _find_key<'py>(&self, py: Python<'py>, key: &Bound<'_, PyRegionKey>) -> PyResult<Option<Bound<'py, PyRegion>>> {
+        let key = &key.get().0;
+        if self.map.inserted(key).is_ok() { self.object_at(py, key.base()) } else { Ok(None) }
     }
 
     fn __eq__(&self, other: &Bound<'_, Self>) -> bool {

@@ -3,16 +3,17 @@
 #![allow(unsafe_code, reason = "the buffer protocol is pointers")]
 
 use std::ffi::{CStr, c_int};
+use std::marker::PhantomPinned;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Weak};
 
 use pyo3::exceptions::{PyBufferError, PyMemoryError, PyTypeError};
-use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyByteArray, PyBytes, PyInt, PyMemoryView, PyType};
+use pyo3::types::{PyByteArray, PyBytes, PyInt, PyMemoryView};
 use pyo3::{Borrowed, ffi};
 
 use super::calls::python_call;
+use super::exporter::{is_plain, may_fault};
 use super::interrupt::detached;
 use super::space_ref::{OwnedSpace, SpaceRef};
 use crate::memory::buffer::{Bytes, Output};
@@ -66,29 +67,39 @@ pub(super) fn copied<'py>(py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, 
     new_bytes(py, u64_of(bytes.len()), |output| Ok(output.put(0, bytes)?))
 }
 
-/// A bytearray of zeroes.
-pub(super) fn new_bytearray(py: Python<'_>, size: usize) -> PyResult<Bound<'_, PyByteArray>> {
+/// Bytearrays of `size` bytes that `fill` writes, all of them; no one has seen them yet, so they need no zeroing.
+pub(super) fn new_bytearrays<const N: usize>(
+    py: Python<'_>,
+    size: usize,
+    fill: impl FnOnce([Output<'_>; N]) -> PyResult<()>,
+) -> PyResult<[Bound<'_, PyByteArray>; N]> {
     let length =
         isize::try_from(size).map_err(|_| PyMemoryError::new_err("the result is larger than any bytearray"))?;
     // Made empty first: PyByteArray_FromStringAndSize of a size without room prints a SystemError, for it drops what it has not
     // initialised. Not by `bytearray(size)`, whose fresh pages would each be a fault.
-    let array = PyByteArray::new(py, b"");
-    // SAFETY: a live bytearray that nobody else has seen; without room there is an exception.
-    if unsafe { ffi::PyByteArray_Resize(array.as_ptr(), length) } != 0 {
-        return Err(PyErr::fetch(py));
+    let arrays = [(); N].map(|()| PyByteArray::new(py, b""));
+    for array in &arrays {
+        // SAFETY: a live bytearray that nobody else has seen; without room there is an exception.
+        if unsafe { ffi::PyByteArray_Resize(array.as_ptr(), length) } != 0 {
+            return Err(PyErr::fetch(py));
+        }
     }
-    // SAFETY: it has `size` bytes now, which the resizing left as they were found.
-    unsafe { std::ptr::write_bytes(array.data(), 0, size) };
-    Ok(array)
+    // SAFETY: each has `size` bytes now, and nobody else can change that.
+    fill(arrays.each_ref().map(|array| unsafe { Output::new(array.data(), size) }))?;
+    Ok(arrays)
 }
 
-/// A contiguous buffer that is held: its exporter keeps the bytes where they are meanwhile.
+/// A contiguous buffer that is held: its exporter keeps the bytes where they are meanwhile. It stays where it was filled, for its
+/// pointers may lead into it.
 ///
 /// PyO3's own refuses exporters that leave out strides, as every object of `ctypes` does.
 pub(super) struct PyBuffer {
-    buffer: Box<ffi::Py_buffer>,
-    /// Whether a touch may fault: it is an `mmap`, whose file others may cut.
+    buffer: ffi::Py_buffer,
+    /// Whether taking and releasing it may run Python code.
+    may_run: bool,
+    /// Whether a touch may fault.
     may_fault: bool,
+    _stays: PhantomPinned,
 }
 
 impl std::fmt::Debug for PyBuffer {
@@ -103,25 +114,35 @@ unsafe impl Send for PyBuffer {}
 unsafe impl Sync for PyBuffer {}
 
 impl PyBuffer {
-    pub(super) fn of(object: &Bound<'_, PyAny>) -> PyResult<Self> {
-        let (py, _guard) = (object.py(), python_call());
-        let may_fault = is_mmap(object)?;
-        let mut buffer = Box::<ffi::Py_buffer>::new_uninit();
-        // SAFETY: asks a live object to fill the buffer.
-        if unsafe { ffi::PyObject_GetBuffer(object.as_ptr(), buffer.as_mut_ptr(), ffi::PyBUF_FULL_RO) } != 0 {
-            return Err(PyErr::fetch(py));
+    const fn empty() -> Self {
+        Self { buffer: ffi::Py_buffer::new(), may_run: false, may_fault: false, _stays: PhantomPinned }
+    }
+
+    /// A buffer that outlives the call.
+    pub(super) fn of(object: &Bound<'_, PyAny>) -> PyResult<Pin<Box<Self>>> {
+        let mut buffer = Box::pin(Self::empty());
+        buffer.as_mut().fill(object)?;
+        Ok(buffer)
+    }
+
+    /// Takes the buffer of an object; called once.
+    fn fill(self: Pin<&mut Self>, object: &Bound<'_, PyAny>) -> PyResult<&Self> {
+        // SAFETY: nothing is moved out.
+        let this = unsafe { self.get_unchecked_mut() };
+        this.may_run = !is_plain(object);
+        let _guard = this.may_run.then(python_call);
+        this.may_fault = this.may_run && may_fault(object)?;
+        // SAFETY: asks a live object to fill the buffer, which stays where it is.
+        if unsafe { ffi::PyObject_GetBuffer(object.as_ptr(), &raw mut this.buffer, ffi::PyBUF_FULL_RO) } != 0 {
+            return Err(PyErr::fetch(object.py()));
         }
-        // SAFETY: filled by the call that succeeded; it stays where it is, as its pointers may lead into it.
-        let buffer = Self { buffer: unsafe { buffer.assume_init() }, may_fault };
         // SAFETY: a filled buffer.
-        if unsafe { ffi::PyBuffer_IsContiguous(&raw const *buffer.buffer, std::ffi::c_char::from_ne_bytes([b'C'])) }
-            == 0
-        {
+        if unsafe { ffi::PyBuffer_IsContiguous(&raw const this.buffer, std::ffi::c_char::from_ne_bytes([b'C'])) } == 0 {
             return Err(PyBufferError::new_err(
                 "the buffer is not contiguous: copy it with bytes() or numpy.ascontiguousarray first",
             ));
         }
-        Ok(buffer)
+        Ok(this)
     }
 
     fn size(&self) -> usize {
@@ -150,8 +171,9 @@ impl PyBuffer {
 impl Drop for PyBuffer {
     /// At the interpreter's end nothing can be released any more.
     fn drop(&mut self) {
-        // SAFETY: filled by `PyObject_GetBuffer`, and released once.
-        let _ = Python::try_attach(|_| unsafe { ffi::PyBuffer_Release(&raw mut *self.buffer) });
+        let _guard = self.may_run.then(python_call);
+        // SAFETY: empty, or filled by `PyObject_GetBuffer`, and released once.
+        let _ = Python::try_attach(|_| unsafe { ffi::PyBuffer_Release(&raw mut self.buffer) });
     }
 }
 
@@ -162,13 +184,14 @@ pub(super) fn with_input<T>(data: &Bound<'_, PyAny>, work: impl FnOnce(Bytes<'_>
     if let Ok(bytes) = data.cast_exact::<PyBytes>() {
         return work(Bytes::from(bytes.as_bytes()));
     }
-    work(PyBuffer::of(data)?.bytes())
+    work(pin!(PyBuffer::empty()).fill(data)?.bytes())
 }
 
 /// Calls `work` with a contiguous writable buffer, which is held meanwhile.
 #[inline]
 pub(super) fn with_output<T>(target: &Bound<'_, PyAny>, work: impl FnOnce(&Output<'_>) -> PyResult<T>) -> PyResult<T> {
-    let buffer = PyBuffer::of(target)?;
+    let buffer = pin!(PyBuffer::empty());
+    let buffer = buffer.fill(target)?;
     buffer.require_writable("give a bytearray, a writable memoryview or array")?;
     // SAFETY: the exporter keeps the bytes where they are, and lets us write them, while we hold the buffer.
     work(&unsafe { Output::new(buffer.buffer.buf.cast(), buffer.size()) }.guarded(buffer.may_fault))
@@ -176,7 +199,8 @@ pub(super) fn with_output<T>(target: &Bound<'_, PyAny>, work: impl FnOnce(&Outpu
 
 /// Calls `work` with a contiguous buffer of u64 integers, an array of NumPy for example.
 pub(super) fn with_integers<T>(object: &Bound<'_, PyAny>, work: impl FnOnce(Bytes<'_>) -> PyResult<T>) -> PyResult<T> {
-    let buffer = PyBuffer::of(object)?;
+    let buffer = pin!(PyBuffer::empty());
+    let buffer = buffer.fill(object)?;
     let is_u64 = buffer.buffer.itemsize.unsigned_abs() == size_of::<u64>()
         && matches!(buffer.format().to_str(), Ok("Q" | "L" | "<Q" | "<L" | "=Q" | "=L" | "@Q" | "@L" | "N"));
     if !is_u64 {
@@ -188,36 +212,6 @@ pub(super) fn with_integers<T>(object: &Bound<'_, PyAny>, work: impl FnOnce(Byte
     work(buffer.bytes())
 }
 
-/// Whether the bytes of an object are those of an `mmap`, also through memoryviews, and through arrays of NumPy.
-fn is_mmap(object: &Bound<'_, PyAny>) -> PyResult<bool> {
-    static MMAP: PyOnceLock<Py<PyType>> = PyOnceLock::new();
-    let py = object.py();
-    let mut exporter = object.clone();
-    // A chain that is longer was made to have no end.
-    for _ in 0..64 {
-        // The most frequent kinds first: this is asked for each short copy.
-        if exporter.is_exact_instance_of::<PyBytes>() || exporter.is_exact_instance_of::<PyByteArray>() {
-            break;
-        }
-        let _guard = python_call();
-        if exporter.is_exact_instance_of::<PyMemoryView>() {
-            exporter = exporter.getattr(intern!(py, "obj"))?;
-            continue;
-        }
-        if exporter.is_none() {
-            break;
-        }
-        if exporter.is_instance(MMAP.import(py, "mmap", "mmap")?)? {
-            return Ok(true);
-        }
-        if exporter.get_type().getattr_opt(intern!(py, "__array_interface__"))?.is_none() {
-            break;
-        }
-        exporter = exporter.getattr(intern!(py, "base"))?;
-    }
-    Ok(false)
-}
-
 /// Whether an object has the buffer protocol.
 pub(super) fn is_buffer(object: &Bound<'_, PyAny>) -> bool {
     // SAFETY: asks a live object.
@@ -225,7 +219,7 @@ pub(super) fn is_buffer(object: &Bound<'_, PyAny>) -> bool {
 }
 
 /// A region that shows a user's buffer holds it until the region is gone everywhere.
-impl KeepAlive for PyBuffer {}
+impl KeepAlive for Pin<Box<PyBuffer>> {}
 
 /// The memory of a writable, contiguous buffer, and what keeps it.
 pub(super) fn adopt(object: &Bound<'_, PyAny>) -> PyResult<UserBuffer> {
@@ -281,7 +275,7 @@ impl PyGuestView {
     /// The region may have lost a protection since this was made; from here on the lease keeps what there is.
     fn allowed(&self, lease: Lease) -> PyResult<Lease> {
         let needed = if self.readonly { PROT_READ } else { PROT_READ | PROT_WRITE };
-        if lease.allows(self.range, needed) {
+        if lease.allows(self.range, needed)? {
             return Ok(lease);
         }
         let address = hex(self.range.base());

@@ -12,10 +12,10 @@ use super::region::PyRegion;
 use super::region_objects::RegionObject;
 use crate::model::change::Change;
 use crate::model::error::Error;
-use crate::model::lock::{Lock, LockGuard};
 use crate::model::region::SharedRegion;
 use crate::model::region_map::{RegionEntry, RegionMap};
 use crate::space::proposal::Proposal;
+use crate::sys::lock::Lock;
 
 /// The difference between two maps: the regions that were added, removed, and replaced with their backing kept.
 ///
@@ -63,14 +63,14 @@ impl PyChange {
     pub(super) fn offered(py: Python<'_>, proposal: &Arc<Proposal>) -> PyResult<Self> {
         let base = |map: &Arc<RegionMap>| Py::new(py, PyBase::from(Arc::clone(map)));
         let change = Self::of(py, &proposal.change, base(&proposal.change.before)?, base(&proposal.change.after)?)?;
-        *change.proposal() = Some(Arc::clone(proposal));
+        *change.proposal.lock()? = Some(Arc::clone(proposal));
         Ok(change)
     }
 
     /// Ends the time in which [`mapping`](Self::mapping) answers.
     pub(super) fn end(&self) {
         // Dropped behind the lock: the last share in a proposal may unmap memory.
-        let proposal = self.proposal().take();
+        let proposal = self.proposal.lock().map(|mut proposal| proposal.take());
         drop(proposal);
     }
 
@@ -83,10 +83,6 @@ impl PyChange {
         let maps = if is_removed { [&change.before, &change.after] } else { [&change.after, &change.before] };
         let there = || maps.into_iter().filter_map(|map| map.find(desc.base()));
         there().find(|entry| Arc::ptr_eq(entry, desc)).or_else(|| there().find(|entry| entry.desc == *desc))
-    }
-
-    fn proposal(&self) -> LockGuard<'_, Option<Arc<Proposal>>> {
-        self.proposal.lock()
     }
 
     fn is_empty(&self, py: Python<'_>) -> bool {
@@ -151,7 +147,7 @@ impl PyChange {
     /// >>> subscription = space.subscribe(show, replay=True)
     /// 4194304
     fn mapping(&self, region: &Bound<'_, PyRegion>) -> PyResult<PyMapping> {
-        let proposal = self.proposal().clone();
+        let proposal = self.proposal.lock()?.clone();
         let proposal = proposal.filter(|proposal| proposal.has_memory()).ok_or_else(|| Error::NotMapped {
             message: "the change shows no memory: ask in a client's prepare, commit or rollback, on a mapped space"
                 .into(),

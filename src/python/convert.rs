@@ -1,26 +1,21 @@
 //! Arguments from Python, checked; enum members and named tuples to Python.
 
-use std::fs::File;
-use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use pyo3::Borrowed;
 use pyo3::exceptions::{PyOverflowError, PyTypeError};
-use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBool, PyInt, PyList, PyString, PyTuple};
 
 use super::buffer;
 use super::calls::python_call;
-use crate::model::error::{Errno, Error};
+use super::import_once::{ImportOnce, interned};
 use crate::model::format;
 use crate::model::invalid::Invalid;
 use crate::model::range::Range;
 use crate::model::region::RegionType;
-use crate::model::source::{SourceType, UserFile};
-use crate::sys::file;
+use crate::model::source::SourceType;
 
 /// Ints of Python's, checked: no other parameter of a method is a number (`tests/python/test_arguments.py`).
 macro_rules! integers {
@@ -192,7 +187,7 @@ fn text_of(object: &Bound<'_, PyAny>, what: &str) -> PyResult<String> {
     Ok(text.to_string_lossy().into())
 }
 
-fn type_name(object: &Bound<'_, PyAny>) -> String {
+pub(super) fn type_name(object: &Bound<'_, PyAny>) -> String {
     object.get_type().name().map_or_else(|_| "that".into(), |name| name.to_string())
 }
 
@@ -210,41 +205,6 @@ pub(super) fn source_type(object: &Bound<'_, PyAny>) -> PyResult<SourceType> {
 pub(super) fn path(object: &Bound<'_, PyAny>) -> PyResult<PathBuf> {
     let _guard = python_call();
     object.extract()
-}
-
-/// A file that the user gave for a region.
-pub(super) fn user_file(object: &Bound<'_, PyAny>) -> PyResult<UserFile> {
-    let file = duplicate(object)?;
-    let identity = file::identity(&file).map_err(|error| Error::Backing {
-        message: format!("looking at the file failed: {error}"),
-        errno: Errno::from(&error),
-        region: None,
-    })?;
-    Ok(UserFile { file: file.into(), identity })
-}
-
-/// Our own duplicate of an int descriptor, or of anything with `fileno()`.
-pub(super) fn duplicate(object: &Bound<'_, PyAny>) -> PyResult<File> {
-    let fd = descriptor(object)?;
-    let duplicate = file::duplicate(fd).map_err(|error| Error::Backing {
-        message: format!("file descriptor {fd} can't be duplicated: {error}"),
-        errno: Errno::from(&error),
-        region: None,
-    });
-    Ok(duplicate?)
-}
-
-/// An int descriptor, or that of anything with `fileno()`; borrowed.
-pub(super) fn descriptor(object: &Bound<'_, PyAny>) -> PyResult<RawFd> {
-    let _guard = python_call();
-    let number = match object.getattr_opt("fileno")? {
-        Some(fileno) => fileno.call0()?.extract::<CInt>(),
-        None => object.extract().map_err(|error: PyErr| match error.is_instance_of::<PyTypeError>(object.py()) {
-            true => PyTypeError::new_err(format!("file must be an int or have fileno(), not {}", type_name(object))),
-            false => error,
-        }),
-    };
-    Ok(number?.0)
 }
 
 /// Seconds to wait.
@@ -278,7 +238,7 @@ macro_rules! imported {
     ($(#[$doc:meta])* $name:ident, $module:literal, $class:literal) => {
         $(#[$doc])*
         pub(super) fn $name<'py>(py: Python<'py>, value: impl pyo3::call::PyCallArgs<'py>) -> PyResult<Bound<'py, PyAny>> {
-            static CLASS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+            static CLASS: ImportOnce = ImportOnce::new();
             let _guard = python_call();
             CLASS.import(py, $module, $class)?.call1(value)
         }
@@ -328,10 +288,10 @@ imported!(
 
 /// A tuple of `AddressRange`, made without Python code: its own checks have nothing to find.
 pub(super) fn py_ranges(py: Python<'_>, ranges: Vec<Range>) -> PyResult<Bound<'_, PyTuple>> {
-    static CLASS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    static CLASS: ImportOnce = ImportOnce::new();
     let _guard = python_call();
     let class = CLASS.import(py, "dbs_address_space.ranges", "AddressRange")?;
-    let new = py.get_type::<PyTuple>().getattr(intern!(py, "__new__"))?;
+    let new = py.get_type::<PyTuple>().getattr(interned!(py, "__new__"))?;
     let list = PyList::empty(py);
     ranges.iter().try_for_each(|range| list.append(new.call1((class, (range.base(), range.size())))?))?;
     Ok(list.to_tuple())

@@ -6,6 +6,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
 use super::convert::{self, Protection, Size};
+use super::file::user_file;
 use super::interrupt::detached;
 use super::region_objects::RegionObject;
 use super::space_ref::SpaceRef;
@@ -47,6 +48,7 @@ impl PyDaxWindow {
 
     /// Runs `work` on the window while it is leased, without the interpreter's lock.
     fn change(&self, py: Python<'_>, work: impl FnOnce(&MappedRegion) -> Result<()> + Send) -> PyResult<()> {
+        self.space.check_process()?;
         detached(py, None, |interrupt| work(self.lease(interrupt)?.region()))
     }
 
@@ -75,6 +77,7 @@ impl PyDaxWindow {
 
     /// Maps `size` bytes of a file, from `file_offset` on, at an offset of the window; the file may be closed then.
     ///
+    /// `file` is one that `AddressSpaceRegion.from_file` takes.
     /// Bytes that the file does not have are `MemoryFault` when accessed. Raises `InvalidAddressRange` when it does not lie in the
     /// window or something is mapped there, `Misaligned`, `BackingError`, `NotMapped` when the region was removed.
     ///
@@ -97,7 +100,7 @@ impl PyDaxWindow {
         size: Size,
         prot: Protection,
     ) -> PyResult<()> {
-        let (file, range) = (convert::user_file(file)?, Range::new(offset.0, size.0)?);
+        let (file, range) = (user_file(file)?, Range::new(offset.0, size.0)?);
         let (file_offset, prot_flags) = (file_offset.0, prot.0);
         let mapping = DaxMapping { range, file_offset, prot_flags, file: file.identity };
         self.change(py, |region| dax::map_file(region, &file.file, mapping))
@@ -130,10 +133,10 @@ impl PyDaxWindow {
             let (offset, size) = (mapping.range.base(), mapping.range.size());
             convert::py_dax_mapping(py, (offset, size, mapping.file_offset, prot_flags))
         };
-        PyTuple::new(py, self.region.dax_mappings().into_iter().map(mapping).collect::<PyResult<Vec<_>>>()?)
+        PyTuple::new(py, self.region.dax_mappings()?.into_iter().map(mapping).collect::<PyResult<Vec<_>>>()?)
     }
 
-    fn __repr__(&self) -> String {
-        format!("DaxWindow({}, {} mappings)", self.region.desc(), self.region.dax_mappings().len())
+    fn __repr__(&self) -> PyResult<String> {
+        Ok(format!("DaxWindow({}, {} mappings)", self.region.desc(), self.region.dax_mappings()?.len()))
     }
 }

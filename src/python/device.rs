@@ -1,10 +1,10 @@
 //! Devices: handlers that answer for device regions, and the dispatch of accesses to them.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
 use pyo3::exceptions::PyTypeError;
-use pyo3::intern;
 use pyo3::prelude::*;
 
 use super::attachment::PyAttachment;
@@ -12,15 +12,17 @@ use super::base::target;
 use super::callback;
 use super::calls::python_call;
 use super::convert::{self, Address, U64};
+use super::import_once::interned;
 use super::registry::{Device, Registry};
 use super::space::PySpace;
 use crate::model::error::{Error, Result};
 use crate::model::format::hex;
+use crate::model::interrupt::Interrupt;
 use crate::model::invalid::{Invalid, Kind};
-use crate::model::lock::Lock;
 use crate::model::region::{RegionType, SharedRegion};
 use crate::space::client::Client;
 use crate::space::proposal::Proposal;
+use crate::sys::lock::Lock;
 
 /// Keeps a handler in step with its region, and takes it away with it.
 struct DeviceClient {
@@ -39,17 +41,14 @@ impl DeviceClient {
         Self { registry, region, name, pending, over }
     }
 
-    fn pending(&self) -> Option<Device> {
-        self.pending.lock().take()
-    }
-
     /// Whether the region is there and no other handler answers for it.
     fn check_free(&self, proposal: &Proposal) -> Result<()> {
         proposal.change.after.equal_to(&self.region)?;
         let taken = Python::try_attach(|py| {
-            self.registry.upgrade().is_some_and(|registry| registry.lock(py).devices.contains_key(&self.region.base()))
+            let registry = self.registry.upgrade();
+            registry.map_or(Ok(false), |registry| Ok(registry.lock(py)?.devices.contains_key(&self.region.base())))
         });
-        if taken != Some(true) {
+        if !taken.unwrap_or(Ok::<_, Error>(false))? {
             return Ok(());
         }
         let message = format!("{} has a handler already: detach that one first", self.region);
@@ -57,16 +56,19 @@ impl DeviceClient {
     }
 
     /// Changes the table of devices. Devices taken out are dropped after the lock: their end may run Python code.
-    fn update(&self, update: impl FnOnce(&mut std::collections::BTreeMap<u64, Device>) -> Option<Device>) {
-        Python::try_attach(|py| {
-            let dropped = self.registry.upgrade().and_then(|registry| update(&mut registry.lock(py).devices));
+    fn update(&self, update: impl FnOnce(&mut BTreeMap<u64, Device>) -> Option<Device>) -> Result<()> {
+        let updated = Python::try_attach(|py| {
+            let Some(registry) = self.registry.upgrade() else { return Ok(()) };
+            let dropped = update(&mut registry.lock(py)?.devices);
             drop(dropped);
+            Ok(())
         });
+        updated.unwrap_or(Ok(()))
     }
 
-    fn forget(&self) {
+    fn forget(&self) -> Result<()> {
         self.over.store(true, Ordering::Release);
-        self.update(|devices| devices.remove(&self.region.base()));
+        self.update(|devices| devices.remove(&self.region.base()))
     }
 }
 
@@ -75,39 +77,39 @@ impl Client for DeviceClient {
         &self.name
     }
 
-    fn prepare(&self, proposal: &Arc<Proposal>) -> Result<()> {
-        let is_new = self.pending.lock().is_some();
+    fn prepare(&self, proposal: &Arc<Proposal>, _interrupt: &dyn Interrupt) -> Result<()> {
+        let is_new = self.pending.lock()?.is_some();
         if is_new { self.check_free(proposal) } else { Ok(()) }
     }
 
-    fn commit(&self, proposal: &Arc<Proposal>) -> Result<()> {
+    fn commit(&self, proposal: &Arc<Proposal>, _interrupt: &dyn Interrupt) -> Result<()> {
         let base = self.region.base();
-        if let Some(device) = self.pending() {
-            self.update(|devices| devices.insert(base, device));
+        let pending = self.pending.lock()?.take();
+        if let Some(device) = pending {
+            self.update(|devices| devices.insert(base, device))?;
         } else if let Some((_, new)) = proposal.change.replaced.iter().find(|(old, _)| old.base() == base) {
             self.update(|devices| {
                 devices.entry(base).and_modify(|device| device.region = Arc::clone(new));
                 None
-            });
+            })?;
         } else if proposal.change.before.find(base).is_some()
             && proposal.change.removed.iter().any(|old| old.base() == base)
         {
             // Memory that comes or goes shows all regions as removed; a device stays in the map.
             let stays = proposal.ends_memory() || proposal.renews_memory();
             if !stays {
-                self.forget();
+                self.forget()?;
             }
         }
         Ok(())
     }
 
-    fn rollback(&self, _offer: &Arc<Proposal>) -> Result<()> {
+    fn rollback(&self, _offer: &Arc<Proposal>, _interrupt: &dyn Interrupt) -> Result<()> {
         Ok(())
     }
 
-    fn leave(&self) -> Result<()> {
-        self.forget();
-        Ok(())
+    fn leave(&self, _interrupt: &dyn Interrupt) -> Result<()> {
+        self.forget()
     }
 
     fn is_over(&self) -> bool {
@@ -180,7 +182,7 @@ impl PySpace {
         let _guard = python_call();
         let found = {
             // Unlocked before the handler runs, which may attach and detach devices.
-            let table = self.registry().get().registry().lock(py);
+            let table = self.registry().get().registry().lock(py)?;
             let device = table.devices.range(..=addr.0).next_back().map(|(_, device)| device);
             let device = device.filter(|device| addr.0 < device.region.end());
             device.map(|device| Ok::<_, Error>((device.handler.bind(py).clone(), device.check(addr.0, size.0)?)))
@@ -188,13 +190,13 @@ impl PySpace {
         let (handler, offset) = found.unwrap_or_else(|| Err(self.no_handler(addr.0, size.0)))?;
         match value {
             None => {
-                let answer = handler.call_method1(intern!(py, "read"), (offset, size.0))?;
+                let answer = handler.call_method1(interned!(py, "read"), (offset, size.0))?;
                 check_value(&answer, size.0, || self.label(addr.0, "the answer of"))?;
                 Ok(Some(answer))
             }
             Some(value) => {
                 check_value(value, size.0, || self.label(addr.0, "the value for"))?;
-                handler.call_method1(intern!(py, "write"), (offset, size.0, value)).map(|_| None)
+                handler.call_method1(interned!(py, "write"), (offset, size.0, value)).map(|_| None)
             }
         }
     }

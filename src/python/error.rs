@@ -2,7 +2,6 @@
 
 use pyo3::exceptions::PyMemoryError;
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyTuple};
 
 use super::calls::python_call;
@@ -10,11 +9,19 @@ use super::region_objects::RegionObject;
 use crate::model::error::{Errno, Error, LeaseInfo, Shortage};
 use crate::model::invalid::{Invalid, Kind};
 use crate::model::region::SharedRegion;
+use crate::sys::fork::Forked;
+use crate::sys::once::Once;
 
 impl From<Error> for PyErr {
     fn from(error: Error) -> Self {
         // An error on the way to an exception is told in its place.
         Python::attach(|py| exception(py, &error).unwrap_or_else(|failure| failure))
+    }
+}
+
+impl From<Forked> for PyErr {
+    fn from(_: Forked) -> Self {
+        Error::Forked.into()
     }
 }
 
@@ -168,7 +175,7 @@ fn lease_tuple<'py>(py: Python<'py>, leases: &[LeaseInfo]) -> PyResult<Bound<'py
 
 fn errors(py: Python<'_>) -> PyResult<&Bound<'_, PyModule>> {
     let _guard = python_call();
-    static ERRORS: PyOnceLock<Py<PyModule>> = PyOnceLock::new();
-    let module = ERRORS.get_or_try_init(py, || py.import("dbs_address_space.errors").map(Bound::unbind))?;
+    static ERRORS: Once<Py<PyModule>> = Once::new();
+    let module = ERRORS.get_or_try_init(|| py.import("dbs_address_space.errors").map(Bound::unbind))?;
     Ok(module.bind(py))
 }

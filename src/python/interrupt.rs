@@ -3,13 +3,13 @@
 use std::time::{Duration, Instant};
 
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 
 use super::callback;
 use super::calls::python_call;
+use super::import_once::ImportOnce;
 use crate::model::error::{Interrupted, Result};
 use crate::model::interrupt::Interrupt;
-use crate::model::lock::{Lock, LockGuard};
+use crate::sys::lock::{Lock, LockGuard};
 
 /// Signals are handled, and the user's function is called, at most 20 times a second: taking the interpreter's lock may cost a switch
 /// interval each time.
@@ -52,13 +52,14 @@ impl PyInterrupt {
         work: impl FnOnce(&dyn Interrupt) -> Result<T> + Send,
     ) -> PyResult<T> {
         let result = py.detach(|| work(self));
-        let raised = self.state().raised.take();
+        let raised = self.state.lock()?.raised.take();
         // Also when the work came to its end all the same, as a commit does that can't be undone: Ctrl-C must not be lost.
         raised.map_or_else(|| result.map_err(PyErr::from), Err)
     }
 
-    fn state(&self) -> LockGuard<'_, InterruptState> {
-        self.state.lock()
+    /// Refused only in a child that a fork of the work's own left without the thread: there it has to end.
+    fn state(&self) -> Result<LockGuard<'_, InterruptState>, Interrupted> {
+        self.state.lock().map_err(|_| Interrupted)
     }
 
     /// Runs `work` attached, unless the last time was a moment ago.
@@ -69,7 +70,7 @@ impl PyInterrupt {
     ) -> Result<(), Interrupted> {
         // Unlocked again before the interpreter's lock is taken, as every lock of ours must be.
         let elapsed = {
-            let mut state = self.state();
+            let mut state = self.state()?;
             if !at_once && state.last.elapsed() < PERIOD {
                 return Ok(());
             }
@@ -84,7 +85,7 @@ impl PyInterrupt {
             Some(None) => Ok(()),
             // Raised, or the interpreter is shutting down: either way the work has to end.
             raised => {
-                self.state().raised = raised.flatten();
+                self.state()?.raised = raised.flatten();
                 Err(Interrupted)
             }
         }
@@ -92,7 +93,7 @@ impl PyInterrupt {
 
     fn call_progress(&self, py: Python<'_>, elapsed: Duration, stage: &str, done: u64, total: u64) -> PyResult<()> {
         let _guard = python_call();
-        static CLASS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+        static CLASS: ImportOnce = ImportOnce::new();
         let Some(progress) = &self.progress else { return Ok(()) };
         let class = CLASS.import(py, "dbs_address_space.progress", "Progress")?;
         // In KiB, since only a u32 is a float without rounding; beyond 4 TiB the rate is too low.
@@ -112,7 +113,7 @@ impl Interrupt for PyInterrupt {
 
     fn progress(&self, stage: &'static str, done: u64, total: u64) -> Result<(), Interrupted> {
         let is_complete = self.progress.is_some() && done == total;
-        if std::mem::replace(&mut self.state().is_complete, is_complete) && is_complete {
+        if std::mem::replace(&mut self.state()?.is_complete, is_complete) && is_complete {
             return self.check();
         }
         self.now_and_then(is_complete, |py, elapsed| self.call_progress(py, elapsed, stage, done, total))

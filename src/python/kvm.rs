@@ -9,6 +9,7 @@ use super::attachment::{PyAttachment, over};
 use super::base::target;
 use super::convert::{self, Address, Size, U32};
 use super::dirty::PyDirtyPages;
+use super::file;
 use super::space::PySpace;
 use crate::clients::kvm::{Kvm, KvmOptions};
 use crate::model::error::Error;
@@ -41,8 +42,9 @@ impl PyKvmSlots {
         Ok(Arc::clone(target(region)?.find(&space.map())?))
     }
 
-    fn slots(&self, py: Python<'_>) -> Vec<(u64, u32)> {
-        self.kvm.upgrade().map_or_else(Vec::new, |kvm| py.detach(|| kvm.base_to_slot()))
+    fn slots(&self, py: Python<'_>) -> PyResult<Vec<(u64, u32)>> {
+        let slots = self.kvm.upgrade().map(|kvm| py.detach(|| kvm.base_to_slot()));
+        Ok(slots.transpose()?.unwrap_or_default())
     }
 }
 
@@ -52,7 +54,7 @@ impl PyKvmSlots {
     #[getter]
     fn base_to_slot<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let slots = PyDict::new(py);
-        for (base, slot) in self.slots(py) {
+        for (base, slot) in self.slots(py)? {
             slots.set_item(base, slot)?;
         }
         Ok(slots)
@@ -98,8 +100,8 @@ impl PyKvmSlots {
         Ok(py.detach(|| kvm.set_private(range, private))?)
     }
 
-    fn __repr__(&self, py: Python<'_>) -> String {
-        format!("KvmSlots({} slots)", self.slots(py).len())
+    fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
+        Ok(format!("KvmSlots({} slots)", self.slots(py)?.len()))
     }
 }
 
@@ -135,7 +137,7 @@ impl PySpace {
         }
         let (first_slot, max_slots) = (first_slot.0, max_slots.map(|most| most.0));
         let options = KvmOptions { dirty_log, manual_clear, first_slot, max_slots, guest_memfd };
-        let kvm = Arc::new(Kvm::new(convert::descriptor(vm_fd)?, options)?);
+        let kvm = Arc::new(Kvm::new(file::descriptor(vm_fd)?, options)?);
         self.check_not_attached(py, &kvm)?;
         let slots = PyKvmSlots { kvm: Arc::downgrade(&kvm) };
         self.attach(py, None, |_| kvm, |attachment| attachment.add_subclass(slots))
@@ -149,7 +151,7 @@ impl PySpace {
             let slots = attachment.as_any().cast::<PyKvmSlots>().ok();
             slots.and_then(|slots| slots.get().kvm.upgrade()).is_some_and(|attached| attached.is_same_machine(kvm))
         };
-        match self.attachments(py).iter().any(is_it) {
+        match self.attachments(py)?.iter().any(is_it) {
             true => {
                 Err(Invalid::argument("the virtual machine is attached to this space already: detach it first").into())
             }

@@ -6,7 +6,7 @@ use pyo3::prelude::*;
 use crate::memory::leased_sections::LeasedSections;
 use crate::model::format::hex;
 use crate::model::invalid::Invalid;
-use crate::model::lock::Lock;
+use crate::sys::lock::Lock;
 
 /// A range of guest memory that stays at its host address until the pin ends. Made by `GuestMemory.pin`; used in `with`.
 ///
@@ -43,8 +43,8 @@ impl Drop for PyPin {
 }
 
 impl PyPin {
-    fn is_held(&self) -> bool {
-        self.leased.lock().is_some()
+    fn is_held(&self) -> PyResult<bool> {
+        Ok(self.leased.lock()?.is_some())
     }
 }
 
@@ -53,7 +53,7 @@ impl PyPin {
     /// The host address of the first byte; raises `InvalidArgument`, a `ValueError`, when the pin has ended.
     #[getter]
     fn address(&self) -> PyResult<usize> {
-        if self.is_held() {
+        if self.is_held()? {
             return Ok(self.address);
         }
         Err(Invalid::argument("the pin has ended: its host address may be anything now").into())
@@ -73,10 +73,11 @@ impl PyPin {
     /// >>> pin.release()
     /// >>> pin
     /// Pin(ended)
-    fn release(&self, py: Python<'_>) {
+    fn release(&self, py: Python<'_>) -> PyResult<()> {
         // Taken out first, and dropped without either lock: it may unmap gigabytes.
-        let leased = self.leased.lock().take();
+        let leased = self.leased.lock()?.take();
         py.detach(|| drop(leased));
+        Ok(())
     }
 
     fn __enter__(slf: Py<Self>) -> Py<Self> {
@@ -89,17 +90,16 @@ impl PyPin {
         _type: &Bound<'_, PyAny>,
         _value: &Bound<'_, PyAny>,
         _traceback: &Bound<'_, PyAny>,
-    ) -> bool {
-        self.release(py);
-        false
+    ) -> PyResult<bool> {
+        self.release(py).map(|()| false)
     }
 
-    fn __repr__(&self) -> String {
-        if !self.is_held() {
-            return "Pin(ended)".into();
+    fn __repr__(&self) -> PyResult<String> {
+        if !self.is_held()? {
+            return Ok("Pin(ended)".into());
         }
         let hex = |value: usize| hex(u64::try_from(value).unwrap_or_default());
-        format!("Pin({} bytes at host {})", hex(self.size), hex(self.address))
+        Ok(format!("Pin({} bytes at host {})", hex(self.size), hex(self.address)))
     }
 
     #[allow(clippy::unused_self, reason = "a method for pickle")]

@@ -37,8 +37,8 @@ impl PyPreallocHandle {
     /// >>> handle = memory.prealloc(background=True)
     /// >>> handle.wait(), handle.done()
     /// (True, True)
-    fn done(&self) -> bool {
-        self.0.result().is_some()
+    fn done(&self) -> PyResult<bool> {
+        Ok(self.0.result()?.is_some())
     }
 
     /// Waits until it has ended, at most `timeout` seconds (`None`: for ever), and tells whether it has. Ctrl-C ends the wait only.
@@ -74,7 +74,7 @@ impl PyPreallocHandle {
     /// The `PreallocReport` when it is complete; `None` while it runs, and when it was cancelled. Raises what it failed with.
     #[getter]
     fn report<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
-        match self.0.result() {
+        match self.0.result()? {
             None | Some(Err(Error::Interrupted)) => Ok(None),
             Some(Ok(done)) => report(py, &done).map(Some),
             Some(Err(error)) => Err(error.into()),
@@ -83,10 +83,11 @@ impl PyPreallocHandle {
 
     fn __repr__(&self) -> String {
         let state = match self.0.result() {
-            None => "running",
-            Some(Ok(_)) => "complete",
-            Some(Err(Error::Interrupted)) => "cancelled",
-            Some(Err(_)) => "failed",
+            Ok(None) => "running",
+            Ok(Some(Ok(_))) => "complete",
+            Ok(Some(Err(Error::Interrupted))) => "cancelled",
+            Ok(Some(Err(_))) => "failed",
+            Err(_) => "locked by the parent process",
         };
         let (done, total) = self.0.progress();
         format!("PreallocHandle({state}, {done} of {total} bytes)")

@@ -16,9 +16,10 @@ use super::calls::python_call;
 use super::change::PyChange;
 use super::error::Exception;
 use crate::model::error::{ClientException, Error, Result};
-use crate::model::lock::Lock;
+use crate::model::interrupt::Interrupt;
 use crate::space::client::Client;
 use crate::space::proposal::Proposal;
+use crate::sys::lock::Lock;
 
 /// Forwards to an object with `prepare`, `commit` and `rollback`, or to a callable that only hears of published changes.
 pub(super) struct PyClient {
@@ -99,19 +100,18 @@ impl PyClient {
 
     fn change_of(&self, py: Python<'_>, proposal: &Arc<Proposal>) -> PyResult<Py<PyChange>> {
         // Locked for a moment each time: making the object runs Python code.
-        let under_way = || self.change.lock();
-        if let Some(change) = under_way().as_ref() {
+        if let Some(change) = &*self.change.lock()? {
             return Ok(change.clone_ref(py));
         }
         let change = Py::new(py, PyChange::offered(py, proposal)?)?;
-        *under_way() = Some(change.clone_ref(py));
+        *self.change.lock()? = Some(change.clone_ref(py));
         Ok(change)
     }
 
     /// Ends the change for this client: a change that is kept must not show memory that may be gone.
     fn end_change(&self) {
-        let change = self.change.lock().take();
-        if let Some(change) = change {
+        let change = self.change.lock().map(|mut change| change.take());
+        if let Ok(Some(change)) = change {
             change.get().end();
         }
     }
@@ -122,14 +122,14 @@ impl Client for PyClient {
         &self.name
     }
 
-    fn prepare(&self, proposal: &Arc<Proposal>) -> Result<()> {
+    fn prepare(&self, proposal: &Arc<Proposal>, _interrupt: &dyn Interrupt) -> Result<()> {
         if self.is_observer {
             return Ok(());
         }
         self.call("prepare", proposal).inspect_err(|_| self.end_change())
     }
 
-    fn commit(&self, proposal: &Arc<Proposal>) -> Result<()> {
+    fn commit(&self, proposal: &Arc<Proposal>, _interrupt: &dyn Interrupt) -> Result<()> {
         // Whatever comes of it, the offer at the subscription was this one.
         let is_new = self.is_new.swap(false, Ordering::AcqRel);
         // An observer hears of maps: the first offer is not a change of the map, and neither is memory that comes.
@@ -139,14 +139,14 @@ impl Client for PyClient {
         result
     }
 
-    fn rollback(&self, proposal: &Arc<Proposal>) -> Result<()> {
+    fn rollback(&self, proposal: &Arc<Proposal>, _interrupt: &dyn Interrupt) -> Result<()> {
         let result = if self.is_observer { Ok(()) } else { self.call("rollback", proposal) };
         self.end_change();
         result
     }
 
     /// A client without `leave()` has nothing to let go.
-    fn leave(&self) -> Result<()> {
+    fn leave(&self, _interrupt: &dyn Interrupt) -> Result<()> {
         let _guard = python_call();
         self.with_client(|_, client| {
             let Some(leave) = client.getattr_opt("leave")? else { return Ok(()) };

@@ -10,6 +10,7 @@ use pyo3::types::{PyDict, PyString};
 use super::backing::PyBackingOptions;
 use super::calls::python_call;
 use super::convert::{self, Address, CInt, Name, Protection, Size, U32};
+use super::file::user_file;
 use super::region_args;
 use crate::model::region::{self, MAP_POPULATE, Region, RegionType, SharedRegion};
 use crate::model::source::Source;
@@ -21,7 +22,8 @@ use crate::model::source::Source;
 /// and source. The memory itself is made by `AddressSpace.map_memory()` or on insertion into a mapped space.
 ///
 /// What would have no effect is refused: a device region has no source, flags or options; a DAX region none but `alignment` and
-/// `guard_pages`; a buffer is mapped already.
+/// `guard_pages`; a buffer is mapped already; `mem_file_path` is for `"hugetlbfs"`, and `file_offset` for that and for `file`.
+/// `is_hotplug` and `is_anonpage` are for whoever asks the region.
 ///
 /// `backing` are `BackingOptions`; `page_size`, `is_hugepage` and `is_mergeable` set one of them each, and must not contradict it.
 ///
@@ -86,7 +88,7 @@ impl PyRegion {
         let source = Source {
             source_type: mem_type.map(convert::source_type).transpose()?,
             path: mem_file_path.map(convert::path).transpose()?.unwrap_or_default(),
-            file: file.map(convert::user_file).transpose()?,
+            file: file.map(user_file).transpose()?,
             buffer: None,
             file_offset: file_offset.0,
         };
@@ -105,7 +107,7 @@ impl PyRegion {
 
     /// RAM, readable and writable, from one of the original's sources; the eight positional values of its README are accepted.
     ///
-    /// `mem_prealloc` faults every page in when the region is mapped. `mem_file_path` is for `"hugetlbfs"` and else ignored.
+    /// `mem_prealloc` faults every page in when the region is mapped. `mem_file_path` is for `"hugetlbfs"`, and else empty.
     /// Raises as the class does.
     ///
     /// >>> from dbs_address_space import AddressSpaceRegion
@@ -356,7 +358,7 @@ impl PyRegion {
         if !changes.contains("perm_flags")? {
             region.perm_flags |= old.perm_flags & MAP_POPULATE;
         }
-        // Not among the keywords: a descriptor's number may mean another file by now.
+        // The duplicate is the file of equal regions, and need not be held twice.
         if !changes.contains("file")? {
             region.source.file.clone_from(&old.source.file);
         }

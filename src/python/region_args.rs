@@ -1,5 +1,7 @@
 //! The arguments of a region: those that several constructors share, and the way back from a region to its arguments.
 
+use std::os::fd::AsRawFd;
+
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
@@ -63,6 +65,8 @@ pub(super) fn changed<'py>(
     arguments.set_item("region_type", region.region_type.value())?;
     arguments.set_item("base", region.base())?;
     arguments.set_item("size", region.size())?;
+    // Only here: a descriptor's number means this file for as long as the region is there.
+    arguments.set_item("file", region.source.file.as_ref().map(|user_file| user_file.file.as_raw_fd()))?;
     arguments.update(changes.as_mapping())?;
     Ok(arguments)
 }

@@ -4,22 +4,21 @@
 //! cycle. So the objects are remembered here, weakly, by the address of their description. Each keeps its own description alive, so
 //! that an address whose object lives is that object's; an entry whose object has died means nothing.
 
-use std::collections::HashMap;
-use std::sync::{Arc, LazyLock};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use pyo3::prelude::*;
 use pyo3::types::{PyWeakrefMethods, PyWeakrefReference};
 
 use super::region::PyRegion;
-use crate::model::lock::Lock;
 use crate::model::region::SharedRegion;
+use crate::sys::lock::Lock;
 
 /// Locked while attached and for a moment; nothing that may run Python code, such as making an object, happens meanwhile.
-static KNOWN: LazyLock<Lock<KnownObjects>> = LazyLock::new(Lock::default);
+static KNOWN: Lock<KnownObjects> = Lock::new(KnownObjects { by_address: BTreeMap::new(), sweep_at: 0 });
 
-#[derive(Default)]
 struct KnownObjects {
-    by_address: HashMap<usize, Py<PyWeakrefReference>>,
+    by_address: BTreeMap<usize, Py<PyWeakrefReference>>,
     /// At this many entries the dead ones are forgotten: seldom enough to cost nothing, often enough to stay within twice the living.
     sweep_at: usize,
 }
@@ -53,7 +52,7 @@ impl<'py> IntoPyObject<'py> for RegionObject {
 
     fn into_pyobject(self, py: Python<'py>) -> PyResult<Bound<'py, PyRegion>> {
         // A statement of its own, so that the lock is free when an object is made.
-        let known = KNOWN.lock().find(py, &self.0);
+        let known = KNOWN.lock()?.find(py, &self.0);
         match known {
             Some(object) => Ok(object),
             None => {
@@ -68,7 +67,7 @@ impl<'py> IntoPyObject<'py> for RegionObject {
 /// The description of a region that a user hands over for insertion: where it is shown, it is shown as that object.
 pub(super) fn handed_over(region: &Bound<'_, PyRegion>) -> PyResult<SharedRegion> {
     let desc = &region.get().0;
-    let is_known = KNOWN.lock().find(region.py(), desc).is_some();
+    let is_known = KNOWN.lock()?.find(region.py(), desc).is_some();
     if !is_known {
         remember(region)?;
     }
@@ -78,6 +77,6 @@ pub(super) fn handed_over(region: &Bound<'_, PyRegion>) -> PyResult<SharedRegion
 fn remember(region: &Bound<'_, PyRegion>) -> PyResult<()> {
     // Made before the lock: making it may run the collector, and that Python code.
     let weak = PyWeakrefReference::new(region)?.unbind();
-    KNOWN.lock().remember(region.py(), &region.get().0, weak);
+    KNOWN.lock()?.remember(region.py(), &region.get().0, weak);
     Ok(())
 }

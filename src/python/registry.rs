@@ -6,11 +6,12 @@ use std::sync::Arc;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 
-use crate::model::error::Result;
+use crate::model::error;
 use crate::model::format::hex;
 use crate::model::invalid::Invalid;
-use crate::model::lock::{Lock, LockGuard};
 use crate::model::region::SharedRegion;
+use crate::sys::fork::Forked;
+use crate::sys::lock::{Lock, LockGuard};
 
 /// The handler of a device region.
 pub(super) struct Device {
@@ -22,7 +23,7 @@ pub(super) struct Device {
 
 impl Device {
     /// Whether an access lies in the device and has a width that it takes.
-    pub(super) fn check(&self, addr: u64, size: u64) -> Result<u64> {
+    pub(super) fn check(&self, addr: u64, size: u64) -> error::Result<u64> {
         let offset = addr.saturating_sub(self.region.base());
         let problem = if !size.is_power_of_two() || self.widths & size == 0 {
             let widths: Vec<_> = (0..4).map(|bit| 1u64 << bit).filter(|width| self.widths & width != 0).collect();
@@ -53,32 +54,33 @@ pub(super) struct Registry(Lock<RegistryTable>);
 
 impl Registry {
     /// Nothing of Python may run under this lock, not even the end of an object: drop what is taken out after the lock.
-    pub(super) fn lock(&self, _attached: Python<'_>) -> LockGuard<'_, RegistryTable> {
+    pub(super) fn lock(&self, _attached: Python<'_>) -> Result<LockGuard<'_, RegistryTable>, Forked> {
         self.0.lock()
     }
 
     /// A number for an attachment.
-    pub(super) fn new_id(&self, py: Python<'_>) -> u64 {
-        let mut table = self.lock(py);
+    pub(super) fn new_id(&self, py: Python<'_>) -> Result<u64, Forked> {
+        let mut table = self.lock(py)?;
         table.last_id = table.last_id.wrapping_add(1);
-        table.last_id
+        Ok(table.last_id)
     }
 
     /// Keeps an attachment, which thus goes on when its handle is dropped.
-    pub(super) fn add(&self, py: Python<'_>, id: u64, handle: &Bound<'_, PyAny>) {
+    pub(super) fn add(&self, py: Python<'_>, id: u64, handle: &Bound<'_, PyAny>) -> Result<(), Forked> {
         let handle = handle.clone().unbind();
-        let replaced = self.lock(py).attachments.insert(id, handle);
+        let replaced = self.lock(py)?.attachments.insert(id, handle);
         drop(replaced);
+        Ok(())
     }
 
     /// Takes out an attachment that has ended.
-    pub(super) fn remove(&self, py: Python<'_>, id: u64) -> Option<Py<PyAny>> {
-        self.lock(py).attachments.remove(&id)
+    pub(super) fn remove(&self, py: Python<'_>, id: u64) -> Result<Option<Py<PyAny>>, Forked> {
+        Ok(self.lock(py)?.attachments.remove(&id))
     }
 
     /// The handles of all attachments, by their numbers.
-    pub(super) fn handles<'py>(&self, py: Python<'py>) -> Vec<Bound<'py, PyAny>> {
-        self.lock(py).attachments.values().map(|handle| handle.bind(py).clone()).collect()
+    pub(super) fn handles<'py>(&self, py: Python<'py>) -> Result<Vec<Bound<'py, PyAny>>, Forked> {
+        Ok(self.lock(py)?.attachments.values().map(|handle| handle.bind(py).clone()).collect())
     }
 }
 
@@ -97,7 +99,7 @@ impl PyRegistry {
 
 #[pymethods]
 impl PyRegistry {
-    fn __traverse__(&self, visit: PyVisit<'_>) -> std::result::Result<(), PyTraverseError> {
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         let Some(table) = self.0.0.try_lock() else { return Ok(()) };
         table.attachments.values().try_for_each(|attachment| visit.call(attachment))?;
         table.devices.values().try_for_each(|device| visit.call(&device.handler))

@@ -93,8 +93,8 @@ impl PyReservation {
 
     /// Whether it has not been released.
     #[getter]
-    fn is_active(&self) -> bool {
-        self.space.is_reserved(&self.reservation)
+    fn is_active(&self) -> PyResult<bool> {
+        Ok(self.space.is_reserved(&self.reservation)?)
     }
 
     /// Inserts a region that lies in the reservation, which others can't, and returns the map just published.
@@ -120,8 +120,8 @@ impl PyReservation {
     /// >>> room.release()
     /// >>> room.is_active
     /// False
-    fn release(&self) {
-        self.space.release(&self.reservation);
+    fn release(&self) -> PyResult<()> {
+        Ok(self.space.release(&self.reservation)?)
     }
 
     fn __enter__(slf: Py<Self>) -> Py<Self> {
@@ -133,8 +133,8 @@ impl PyReservation {
         _exc_type: Option<&Bound<'_, PyAny>>,
         _exc_value: Option<&Bound<'_, PyAny>>,
         _traceback: Option<&Bound<'_, PyAny>>,
-    ) {
-        self.release();
+    ) -> PyResult<()> {
+        self.release()
     }
 
     fn __eq__(&self, other: &Bound<'_, Self>) -> bool {
@@ -152,7 +152,7 @@ impl PyReservation {
         let _guard = python_call();
         let range = self.reservation.range;
         let (owner, size) = (PyString::new(py, self.owner()), format::size(range.size()));
-        let released = if self.is_active() { "" } else { ", released" };
+        let released = if self.is_active()? { "" } else { ", released" };
         Ok(format!("Reservation({range} {size}, owner={}{released})", owner.repr()?))
     }
 
@@ -228,7 +228,7 @@ impl PySpace {
     /// The reservations that have not been released, by ascending base.
     #[getter]
     fn reservations<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
-        let reservations = self.inner().reservation_list().into_iter();
+        let reservations = self.inner().reservation_list()?.into_iter();
         PyTuple::new(py, reservations.map(|reservation| self.reservation(py, reservation)))
     }
 }

@@ -24,9 +24,9 @@ use super::space_ref::SpaceRef;
 use crate::model::error::Error;
 use crate::model::format;
 use crate::model::ids::{Generation, Incarnation};
-use crate::model::lock::Lock;
 use crate::model::region_map::RegionMap;
 use crate::space::AddressSpace;
+use crate::sys::lock::Lock;
 
 /// A live guest physical address space: the regions that exist, their types, and the memory behind them.
 ///
@@ -123,16 +123,14 @@ impl PySpace {
     }
 
     fn memory_of(&self, py: Python<'_>, incarnation: Incarnation) -> PyResult<Py<PyMemory>> {
-        let cached = |py| {
-            let memory = self.memory.lock();
-            memory.as_ref().filter(|(cached, _)| *cached == incarnation).map(|(_, memory)| memory.clone_ref(py))
-        };
-        if let Some(memory) = cached(py) {
-            return Ok(memory);
+        if let Some((cached, memory)) = &*self.memory.lock()?
+            && *cached == incarnation
+        {
+            return Ok(memory.clone_ref(py));
         }
         let memory = Py::new(py, PyMemory::new(self.inner.clone(), self.registry.clone_ref(py), incarnation))?;
         // The one before is dropped once the lock is free: its end may run Python code.
-        let replaced = self.memory.lock().replace((incarnation, memory.clone_ref(py)));
+        let replaced = self.memory.lock()?.replace((incarnation, memory.clone_ref(py)));
         drop(replaced);
         Ok(memory)
     }
@@ -272,7 +270,7 @@ impl PySpace {
         if let Some(incarnation) = incarnation {
             detached(py, None, |interrupt| self.inner.close_memory(incarnation, interrupt))?;
         }
-        let handles = self.registry.get().registry().handles(py);
+        let handles = self.registry.get().registry().handles(py)?;
         let attachments = handles.iter().filter_map(|handle| handle.cast::<PyAttachment>().ok());
         // All of them first: an error of one keeps no other.
         let ended: Vec<_> = attachments.map(|attachment| attachment.get().detach(py)).collect();

@@ -102,6 +102,6 @@ impl PySpace {
     /// (Subscription("print", attached),)
     #[getter]
     fn clients<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
-        PyTuple::new(py, self.attachments(py))
+        PyTuple::new(py, self.attachments(py)?)
     }
 }

@@ -12,8 +12,8 @@ use super::region_objects::handed_over;
 use super::space::PySpace;
 use crate::model::error::Result;
 use crate::model::ids::Generation;
-use crate::model::lock::Lock;
 use crate::space::transaction::Transaction;
+use crate::sys::lock::Lock;
 
 /// Many changes of an address space, published once, or none of them.
 ///
@@ -49,15 +49,15 @@ impl PyTransaction {
     }
 
     /// The lock is never held while Python code runs: that may come back here. An error that becomes an exception runs some.
-    fn with_state<T>(&self, work: impl FnOnce(&mut TransactionState) -> T) -> T {
-        work(&mut self.state.lock())
+    fn with_state<T>(&self, work: impl FnOnce(&mut TransactionState) -> T) -> PyResult<T> {
+        Ok(work(&mut *self.state.lock()?))
     }
 
     fn with_open<T>(&self, work: impl FnOnce(&mut Transaction) -> Result<T>) -> PyResult<T> {
         let result = self.with_state(|state| match state {
             TransactionState::Open(transaction) => Some(work(transaction)),
             TransactionState::New | TransactionState::Closed(_) => None,
-        });
+        })?;
         Ok(result
             .ok_or_else(|| PyRuntimeError::new_err("the transaction is not open: use it in a with statement"))??)
     }
@@ -81,7 +81,7 @@ impl PyTransaction {
             TransactionState::Open(_) | TransactionState::Closed(_) => {
                 Err(PyRuntimeError::new_err("a transaction can be entered once; make a new one"))
             }
-        })?;
+        })??;
         Ok(slf)
     }
 
@@ -93,14 +93,14 @@ impl PyTransaction {
         _traceback: &Bound<'_, PyAny>,
     ) -> PyResult<bool> {
         // Closed first: a publication that fails, or calls back, does not find it open.
-        let state = self.with_state(|state| std::mem::replace(state, TransactionState::Closed(None)));
+        let state = self.with_state(|state| std::mem::replace(state, TransactionState::Closed(None)))?;
         if let (TransactionState::Open(transaction), true) = (state, exc_type.is_none()) {
             // A share of its own: without the interpreter's lock, another thread may drop the last reference to the space.
             let space = self.space.get().inner().clone();
             let published = detached(py, None, |interrupt| transaction.publish(&space, interrupt))?;
             if let Some(map) = published {
                 let base = self.space.get().base_of(py, &map)?;
-                self.with_state(|state| *state = TransactionState::Closed(Some(base)));
+                self.with_state(|state| *state = TransactionState::Closed(Some(base)))?;
             }
         }
         Ok(false)
@@ -146,7 +146,7 @@ impl PyTransaction {
 
     /// The map that the exit published, or `None` before it and when nothing was published.
     #[getter]
-    fn published(&self, py: Python<'_>) -> Option<Py<PyBase>> {
+    fn published(&self, py: Python<'_>) -> PyResult<Option<Py<PyBase>>> {
         self.with_state(|state| match state {
             TransactionState::Closed(base) => base.as_ref().map(|base| base.clone_ref(py)),
             TransactionState::New | TransactionState::Open(_) => None,
@@ -157,7 +157,7 @@ impl PyTransaction {
         visit.call(&self.space)
     }
 
-    fn __repr__(&self) -> &'static str {
+    fn __repr__(&self) -> PyResult<&'static str> {
         self.with_state(|state| match state {
             TransactionState::New => "Transaction(not entered)",
             TransactionState::Open(_) => "Transaction(open)",

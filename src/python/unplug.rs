@@ -46,14 +46,14 @@ impl PyUnplugRequest {
     /// >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "1MiB", name="ram0")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
     /// >>> space.request_unplug("ram0").done()
     /// False
-    fn done(&self) -> bool {
-        self.request.state() == UnplugState::Done
+    fn done(&self) -> PyResult<bool> {
+        Ok(self.request.state()? == UnplugState::Done)
     }
 
     /// Whether the request was withdrawn.
     #[getter]
-    fn cancelled(&self) -> bool {
-        self.request.state() == UnplugState::Cancelled
+    fn cancelled(&self) -> PyResult<bool> {
+        Ok(self.request.state()? == UnplugState::Cancelled)
     }
 
     /// Waits until the region is removed or the request withdrawn, at most `timeout` seconds (`None`: for ever); whether it is removed.
@@ -82,8 +82,8 @@ impl PyUnplugRequest {
     /// >>> request.cancel()
     /// >>> request.cancelled, space.unplug_requests
     /// (True, ())
-    fn cancel(&self) {
-        self.space.cancel_unplug(&self.request);
+    fn cancel(&self) -> PyResult<()> {
+        Ok(self.space.cancel_unplug(&self.request)?)
     }
 
     fn __eq__(&self, other: &Bound<'_, Self>) -> bool {
@@ -96,9 +96,10 @@ impl PyUnplugRequest {
 
     fn __repr__(&self) -> String {
         let state = match self.request.state() {
-            UnplugState::Pending => "pending",
-            UnplugState::Done => "done",
-            UnplugState::Cancelled => "cancelled",
+            Ok(UnplugState::Pending) => "pending",
+            Ok(UnplugState::Done) => "done",
+            Ok(UnplugState::Cancelled) => "cancelled",
+            Err(_) => "locked by the parent process",
         };
         format!("UnplugRequest({}, {state})", self.request.region)
     }
@@ -125,6 +126,6 @@ impl PySpace {
     #[getter]
     fn unplug_requests<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
         let of = |request| PyUnplugRequest { space: self.inner().clone(), request };
-        PyTuple::new(py, self.inner().unplug_requests().into_iter().map(of))
+        PyTuple::new(py, self.inner().unplug_requests()?.into_iter().map(of))
     }
 }

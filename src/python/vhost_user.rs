@@ -4,12 +4,14 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyTuple};
 
 use super::attachment::{PyAttachment, over};
 use super::calls::python_call;
-use super::convert::{self, Address, CInt, Timeout, U32};
+use super::convert::{Address, CInt, Timeout, U32};
+use super::file;
+use super::import_once::ImportOnce;
+use super::interrupt::detached;
 use super::memory::{EVERYWHERE, PyMemory};
 use super::space::PySpace;
 use crate::clients::vhost_user::{VhostUser, VhostUserRegion};
@@ -21,7 +23,8 @@ use crate::model::error::Result;
 ///
 /// It has the front-end's end of the socket: the rest of the conversation, such as the features and the rings, goes through `send` and
 /// `ask`, so that messages never mix. `detach()` takes all memory from the back-end, whose rings must have been stopped, and raises
-/// `BackingError` when the back-end refuses; it is detached all the same. The socket stays its owner's.
+/// `BackingError` when the back-end refuses, or leaves a message unanswered for more than a second; it is detached all the same. The socket
+/// stays its owner's.
 #[pyclass(frozen, extends = PyAttachment, name = "VhostUserClient", module = "dbs_address_space")]
 pub struct PyVhostUserClient {
     /// Gone once it is detached, and with it the duplicate of the socket.
@@ -32,8 +35,8 @@ pub struct PyVhostUserClient {
 }
 
 impl PyVhostUserClient {
-    fn regions(&self, py: Python<'_>) -> Vec<VhostUserRegion> {
-        self.client.upgrade().map_or_else(Vec::new, |client| py.detach(|| client.table()))
+    fn regions(&self) -> PyResult<Vec<VhostUserRegion>> {
+        Ok(self.client.upgrade().map(|client| client.table()).transpose()?.unwrap_or_default())
     }
 
     fn message(
@@ -46,7 +49,8 @@ impl PyVhostUserClient {
     ) -> PyResult<Vec<u8>> {
         let client = self.client.upgrade().ok_or_else(over)?;
         let fds: Vec<_> = fds.into_iter().map(|fd| fd.0).collect();
-        Ok(py.detach(|| client.message(request.0, payload.unwrap_or_default(), &fds, has_reply))?)
+        let payload = payload.unwrap_or_default();
+        detached(py, None, |interrupt| client.message(request.0, payload, &fds, has_reply, interrupt))
     }
 }
 
@@ -73,13 +77,14 @@ impl PyVhostUserClient {
     /// The regions that the back-end was shown: a tuple of `VhostUserRegion` by ascending address.
     #[getter]
     fn table<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
-        to_python(py, &self.regions(py))
+        to_python(py, &self.regions()?)
     }
 
     /// Sends a message that has no reply, with descriptors beside it, and returns once the back-end has taken it.
     ///
     /// `request` is its number in the protocol, `payload` the bytes after the header. Raises `BackingError` when the back-end refuses,
-    /// does not answer in time or is gone, `InvalidArgument` once it is detached.
+    /// does not answer in time or is gone, `InvalidArgument` once it is detached, `ReentrantChange` in a signal handler that runs while
+    /// another message is waited for.
     #[pyo3(signature = (request, payload=None, *, fds=Vec::new()), text_signature = "($self, request, payload=b'', *, fds=())")]
     fn send(&self, py: Python<'_>, request: U32, payload: Option<&[u8]>, fds: Vec<CInt>) -> PyResult<()> {
         self.message(py, request, payload, fds, false).map(drop)
@@ -97,8 +102,8 @@ impl PyVhostUserClient {
         Ok(PyBytes::new(py, &self.message(py, request, payload, fds, true)?))
     }
 
-    fn __repr__(&self, py: Python<'_>) -> String {
-        format!("VhostUserClient({} of {} regions)", self.regions(py).len(), self.max_regions)
+    fn __repr__(&self) -> PyResult<String> {
+        Ok(format!("VhostUserClient({} of {} regions)", self.regions()?.len(), self.max_regions))
     }
 }
 
@@ -109,7 +114,8 @@ impl PySpace {
     /// `sock` is a connected Unix socket, an int or anything with `fileno()`, that stays the caller's; a duplicate is kept until
     /// `detach()`. The session is opened and the protocol's features are negotiated here: those that this needs, and those bits of
     /// `protocol_features` that the back-end offers. `SET_FEATURES` and the rings are the caller's, by `VhostUserClient.send`.
-    /// Each message waits `timeout` seconds for the back-end. Firmware, devices and DAX windows are not in the table.
+    /// Each message waits `timeout` seconds for the back-end. Ctrl-C ends the wait in every verb, and after a message without an answer the
+    /// connection takes no other: detach it. Firmware, devices and DAX windows are not in the table.
     ///
     /// A region is removed from the table when its removal is published: the caller must have no request under way in it. Raises
     /// `NotMapped`, `Unsupported` naming RAM that is not shared, `BackingError` for a back-end that refuses, does not answer or has
@@ -125,8 +131,10 @@ impl PySpace {
         self.inner().check_process()?;
         // Before the negotiation, for which a backend is there once.
         self.inner().check_mapped("vhost-user")?;
-        let (socket, timeout) = (convert::descriptor(sock)?, timeout.0);
-        let client = Arc::new(py.detach(|| VhostUser::new(socket, timeout, protocol_features.0))?);
+        let (socket, timeout) = (file::descriptor(sock)?, timeout.0);
+        let client = detached(py, None, |interrupt| {
+            VhostUser::new(socket, timeout, protocol_features.0, interrupt).map(Arc::new)
+        })?;
         let (features, protocol_features, max_regions) = client.negotiated();
         let object = PyVhostUserClient { client: Arc::downgrade(&client), features, protocol_features, max_regions };
         self.attach(py, None, |_| client, |attachment| attachment.add_subclass(object))
@@ -157,7 +165,7 @@ impl PyMemory {
 
 fn to_python<'py>(py: Python<'py>, table: &[VhostUserRegion]) -> PyResult<Bound<'py, PyTuple>> {
     let _guard = python_call();
-    static CLASS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    static CLASS: ImportOnce = ImportOnce::new();
     let class = CLASS.import(py, "dbs_address_space.ranges", "VhostUserRegion")?;
     let region = |region: &VhostUserRegion| {
         let VhostUserRegion { guest_phys_addr, memory_size, userspace_addr, mmap_offset, .. } = *region;

@@ -42,7 +42,7 @@ impl AddressSpace {
         // all of them are made again.
         let before = self.load_full();
         let change = request.change_of(&before.map)?;
-        self.reservations().check(&change.added, request.reservation)?;
+        self.reservations()?.check(&change.added, request.reservation)?;
         let memory = before.memory_after(&change, |region| match ahead.remove(&region.id) {
             Some(mapped) => Ok(mapped),
             // The space was mapped since, so that there was nothing to map ahead.
@@ -59,8 +59,11 @@ impl AddressSpace {
         let after = SpaceState { map: Arc::clone(&proposal.change.after), memory };
         // The publication waits until nobody has this snapshot, we included.
         drop(before);
-        let old = self.publish(turn, self.participants(&proposal), participant, after)?;
-        self.unplugs().removed(&proposal.change.removed);
+        let old = self.publish(turn, self.participants(&proposal)?, participant, after)?;
+        // Refused only in a forked child, where nobody waits for a request.
+        if let Ok(mut unplugs) = self.unplugs() {
+            unplugs.removed(&proposal.change.removed);
+        }
         // Unmapping gigabytes takes long: only now, when the next writer has the turn.
         drop((old, ahead));
         Ok(Arc::clone(&proposal.change.after))
@@ -83,16 +86,16 @@ impl AddressSpace {
         participant.commit();
         prepared.commit_all();
         // The turn is kept until protections have shrunk, for the next change may widen them again.
-        let old = wait_for_readers(old);
+        let old = self.wait_for_readers(old);
         participant.finish();
         Ok(old)
     }
 
     /// The clients that know the regions which are there: those that saw them go with the memory hear of no change until it is back.
-    fn participants(&self, proposal: &Arc<Proposal>) -> Vec<Participant> {
-        let clients = self.clients();
+    fn participants(&self, proposal: &Arc<Proposal>) -> Result<Vec<Participant>> {
+        let clients = self.clients()?;
         let asked = clients.iter().filter(|client| client.has_seen_regions() && client.is_following());
-        asked.map(|client| (Arc::clone(client), Arc::clone(proposal))).collect()
+        Ok(asked.map(|client| (Arc::clone(client), Arc::clone(proposal))).collect())
     }
 
     /// Checks a request on the current map, so that an overlap costs no mapping, and maps the regions that it adds.
@@ -105,7 +108,7 @@ impl AddressSpace {
             return Ok(MappedAhead::new());
         }
         let added = request.added_to(&map)?;
-        self.reservations().check(&added, request.reservation)?;
+        self.reservations()?.check(&added, request.reservation)?;
         let mapped = map_all(&added, interrupt)?;
         Ok(mapped.into_iter().map(|region| (region.id(), region)).collect())
     }
@@ -121,7 +124,7 @@ impl AddressSpace {
         }
         let incarnation = Incarnation::unique();
         let memory = Arc::new(MappedRegions::new(incarnation, false, map_all(map.regions(), interrupt)?));
-        let prepared = Prepared::all(self.invite_to_memory(&map, &memory), &turn)?;
+        let prepared = Prepared::all(self.invite_to_memory(&map, &memory)?, &turn)?;
         self.swap_quietly(SpaceState { map, memory: Some(memory) });
         prepared.commit_all();
         Ok(incarnation)
@@ -135,19 +138,19 @@ impl AddressSpace {
         let old = self.swap_quietly(SpaceState { map: Arc::clone(&before.map), memory });
         drop(before);
         // A writer that is still in the old snapshot marks as it did before.
-        wait_for_readers(old);
+        self.wait_for_readers(old);
         Ok(())
     }
 
     /// Clients that know the regions get them as removed and added, since the mapping is new; clients that saw them go, when the memory
     /// was closed, get them as added only.
-    fn invite_to_memory(&self, map: &Arc<RegionMap>, memory: &Arc<MappedRegions>) -> Vec<Participant> {
+    fn invite_to_memory(&self, map: &Arc<RegionMap>, memory: &Arc<MappedRegions>) -> Result<Vec<Participant>> {
         let proposal = |change| Arc::new(Proposal::new(change, None, Some(Arc::clone(memory))));
         let (remap, attach_all) = (proposal(Change::remap(map)), proposal(Change::attach_all(map)));
         let proposal_for = |client: &Subscription| if client.has_seen_regions() { &remap } else { &attach_all };
-        let clients = self.clients();
+        let clients = self.clients()?;
         let present = clients.iter().filter(|subscription| subscription.is_following());
-        present.map(|client| (Arc::clone(client), Arc::clone(proposal_for(client)))).collect()
+        Ok(present.map(|client| (Arc::clone(client), Arc::clone(proposal_for(client)))).collect())
     }
 
     /// Unmaps all regions, unless one is leased. A memory that is closed already stays so.
@@ -160,7 +163,7 @@ impl AddressSpace {
         let after = SpaceState { map: Arc::clone(&before.map), memory: None };
         // As in a change: the publication waits for all who have this snapshot.
         drop(before);
-        self.publish(turn, self.participants(&proposal), participant, after).map(drop)
+        self.publish(turn, self.participants(&proposal)?, participant, after).map(drop)
     }
 
     /// Removes a region; while it is leased, waits up to `timeout` (`None`: for ever) and tries again.
@@ -191,14 +194,33 @@ impl AddressSpace {
             // Leases that follow or overlap each other for ever would starve the removal: every second slice keeps new ones out. Not every
             // one, or one long access would stop all others for as long as it takes.
             match self.leases_of(target) {
-                Some(leases) if drains => leases.drain(slice),
-                Some(leases) => leases.wait_free(slice),
+                Some(leases) if drains => leases.drain(slice)?,
+                Some(leases) => leases.wait_free(slice)?,
                 None => {}
             }
             drains = !drains;
             result = remove();
         }
         result
+    }
+
+    /// The grace period: waits until the last reader has left the old snapshot, so that no late write reaches memory that leaves with it.
+    ///
+    /// Readers hold a snapshot for one short access and never while they wait, so that this ends soon; polling costs them nothing.
+    fn wait_for_readers(&self, mut old: Arc<SpaceState>) -> SpaceState {
+        const LONGEST_PAUSE: Duration = Duration::from_millis(1);
+        let mut pause = Duration::from_micros(1);
+        loop {
+            // The swap has made a count of each guard that was taken before it: without readers one share is left.
+            match Arc::try_unwrap(old) {
+                Ok(snapshot) => return snapshot,
+                // Some of the readers of a forked child's, a client of which forked it in this change, are its parent's.
+                Err(still_read) if self.check_process().is_err() => return SpaceState::clone(&still_read),
+                Err(still_read) => old = still_read,
+            }
+            std::thread::sleep(pause);
+            pause = pause.saturating_mul(2).min(LONGEST_PAUSE);
+        }
     }
 
     fn leases_of(&self, target: &RegionTarget) -> Option<Arc<LeaseTable>> {
@@ -220,21 +242,4 @@ fn map_all(regions: &[RegionEntry], interrupt: &dyn Interrupt) -> Result<Vec<Arc
 fn map_one(region: &RegionEntry, interrupt: &dyn Interrupt) -> Result<Arc<MappedRegion>> {
     source::check_pools(std::iter::once(&region.desc))?;
     Mapper::new(interrupt, region.size()).map(region).map(Arc::new)
-}
-
-/// The grace period: waits until the last reader has left the old snapshot, so that no late write reaches memory that leaves with it.
-///
-/// Readers hold a snapshot for one short access and never while they wait, so that this ends soon; polling costs them nothing.
-fn wait_for_readers(mut old: Arc<SpaceState>) -> SpaceState {
-    const LONGEST_PAUSE: Duration = Duration::from_millis(1);
-    let mut pause = Duration::from_micros(1);
-    loop {
-        // The swap has made a count of each guard that was taken before it: without readers one share is left.
-        match Arc::try_unwrap(old) {
-            Ok(snapshot) => return snapshot,
-            Err(still_read) => old = still_read,
-        }
-        std::thread::sleep(pause);
-        pause = pause.saturating_mul(2).min(LONGEST_PAUSE);
-    }
 }

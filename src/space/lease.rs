@@ -45,12 +45,12 @@ impl AddressSpace {
     /// Must be called without the interpreter's lock.
     pub fn wait_settled(&self, region: &WeakRegion, interrupt: &dyn Interrupt) -> Result<()> {
         // The change that would decide is waiting for this very call.
-        if region.leases().is_closing() && self.turn().is_mine() {
+        if region.leases().is_closing()? && self.turn().is_mine()? {
             return Err(Error::Reentrant {
                 message: format!("{} is being removed by the change that this call is part of", region.desc()),
             });
         }
-        region.leases().wait_settled(SLICE);
+        region.leases().wait_settled(SLICE)?;
         // A client that waits for this thread never lets the change decide: refused in time, the thread can let the client go on.
         self.turn().check_client_timeout()?;
         Ok(interrupt.check_now()?)

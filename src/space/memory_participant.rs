@@ -72,7 +72,7 @@ fn mapped<'a>(memory: &'a MappedRegions, region: &RegionEntry) -> Option<&'a Map
 }
 
 fn close(region: &MappedRegion) -> Result<ClosedRegion> {
-    ClosedRegion::close(region).map_err(|leases| busy(region.desc(), leases))
+    ClosedRegion::close(region)?.map_err(|leases| busy(region.desc(), leases))
 }
 
 fn busy(region: &SharedRegion, leases: Vec<LeaseInfo>) -> Error {

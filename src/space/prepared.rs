@@ -23,11 +23,13 @@ impl<'a> Prepared<'a> {
     pub(super) fn all(participants: Vec<Participant>, turn: &'a TurnGuard<'a>) -> Result<Self> {
         let mut prepared = Self { turn, done: Vec::with_capacity(participants.len()) };
         for (subscription, proposal) in participants {
+            turn.check_process()?;
             // Noted before the call: writers that wait name this client, and give up on one that never comes back.
             turn.enter(Some(subscription.name()), "prepare");
-            subscription.client().prepare(&proposal)?;
+            subscription.client().prepare(&proposal, turn.interrupt())?;
             prepared.done.push((subscription, proposal));
         }
+        turn.check_process()?;
         turn.enter(None, "change");
         Ok(prepared)
     }
@@ -38,8 +40,10 @@ impl<'a> Prepared<'a> {
         // Taken out first: from here on nothing is rolled back, for the change is published.
         for (subscription, proposal) in std::mem::take(&mut self.done) {
             self.turn.enter(Some(subscription.name()), "commit");
-            // The others are told whatever one of them answers, for the change is a fact.
-            if let Err(error) = subscription.commit(&proposal) {
+            // The others are told whatever one of them answers, for the change is a fact. But not in a forked child.
+            if self.turn.check_process().is_ok()
+                && let Err(error) = subscription.commit(&proposal, self.turn.interrupt())
+            {
                 failures.push((subscription, error));
             }
         }
@@ -59,8 +63,11 @@ impl Drop for Prepared<'_> {
     fn drop(&mut self) {
         // In reverse, so that a client finds those before it as they were when it was asked. A panic of a client comes here too.
         for (subscription, proposal) in self.done.iter().rev() {
+            if self.turn.check_process().is_err() {
+                return;
+            }
             self.turn.enter(Some(subscription.name()), "rollback");
-            if let Err(error) = subscription.client().rollback(proposal) {
+            if let Err(error) = subscription.client().rollback(proposal, self.turn.interrupt()) {
                 subscription.fail(error);
             }
         }

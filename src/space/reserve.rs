@@ -15,7 +15,7 @@ impl AddressSpace {
     /// The base of free addresses, where neither regions nor reservations are; they may be taken by the time it returns.
     pub fn find_free(&self, wanted: &Wanted, bounds: Bounds) -> Result<u64> {
         let map = self.map();
-        self.reservations().find_free(&map, wanted, bounds).map(|range| range.base())
+        self.reservations()?.find_free(&map, wanted, bounds).map(|range| range.base())
     }
 
     /// Keeps free addresses for an owner: at `base`, or where the policy finds them.
@@ -31,25 +31,24 @@ impl AddressSpace {
         // that it is about to publish would have a region here.
         let _turn = self.take_turn(interrupt)?;
         let map = self.map();
-        self.reservations().reserve(&map, (wanted, bounds), base, owner)
+        self.reservations()?.reserve(&map, (wanted, bounds), base, owner)
     }
 
     /// Ends a reservation; one that has ended is left alone.
-    pub fn release(&self, reservation: &Reservation) {
+    pub fn release(&self, reservation: &Reservation) -> Result<()> {
         // Without the turn: addresses that become free make no change under way wrong.
-        self.reservations().release(reservation.id);
+        self.reservations()?.release(reservation.id);
+        Ok(())
     }
 
     /// The reservations by ascending base.
-    #[must_use]
-    pub fn reservation_list(&self) -> Vec<Arc<Reservation>> {
-        self.reservations().held().to_vec()
+    pub fn reservation_list(&self) -> Result<Vec<Arc<Reservation>>> {
+        Ok(self.reservations()?.held().to_vec())
     }
 
     /// Whether a reservation has not ended.
-    #[must_use]
-    pub fn is_reserved(&self, reservation: &Reservation) -> bool {
-        self.reservations().held().iter().any(|held| held.id == reservation.id)
+    pub fn is_reserved(&self, reservation: &Reservation) -> Result<bool> {
+        Ok(self.reservations()?.held().iter().any(|held| held.id == reservation.id))
     }
 
     /// Inserts a region inside a reservation, which only its holder can.

@@ -14,13 +14,13 @@ use crate::model::change::{ChangeRequest, MapOperation, RegionTarget};
 use crate::model::error::{Error, Result};
 use crate::model::ids::Generation;
 use crate::model::interrupt::Interrupt;
-use crate::model::lock::{Lock, LockGuard};
 use crate::model::region::SharedRegion;
 use crate::model::region_map::RegionMap;
 use crate::model::reservations::ReservationTable;
 use crate::model::unplug::UnplugTable;
 use crate::model::wait::{Deadline, Monitor};
-use crate::sys::fork::Process;
+use crate::sys::fork::{Forked, Process};
+use crate::sys::lock::{Lock, LockGuard};
 
 /// A live guest physical address space: readers never wait, writers take turns, no change is lost.
 ///
@@ -107,11 +107,11 @@ impl AddressSpace {
         &self.turn
     }
 
-    pub(super) fn reservations(&self) -> LockGuard<'_, ReservationTable> {
+    pub(super) fn reservations(&self) -> Result<LockGuard<'_, ReservationTable>, Forked> {
         self.reservations.lock()
     }
 
-    pub(super) fn unplugs(&self) -> LockGuard<'_, UnplugTable> {
+    pub(super) fn unplugs(&self) -> Result<LockGuard<'_, UnplugTable>, Forked> {
         self.unplugs.lock()
     }
 
@@ -120,9 +120,9 @@ impl AddressSpace {
         // Before the snapshot: a cached map then counts as outdated a moment too early, never as current too long.
         self.generation.store(after.map.generation().0, Ordering::Release);
         let old = self.swap_quietly(after);
-        // A waiter looks at the map under this lock: it has either seen the new one, or waits by now and is woken.
-        drop(self.published.lock());
-        self.published.notify();
+        // A waiter looks at the map under this lock: it has either seen the new one, or waits by now and is woken. It is refused only
+        // in a forked child, where nobody waits.
+        let _ = self.published.change(|()| ());
         old
     }
 
@@ -167,15 +167,16 @@ impl AddressSpace {
         interrupt: &dyn Interrupt,
     ) -> Result<Option<Arc<RegionMap>>> {
         let is_old = |_: &mut ()| self.load().map.generation() <= generation;
-        // In a forked child no newer map will ever come; one that is there already may be had.
-        if is_old(&mut ()) {
-            self.check_process()?;
+        // In a forked child no newer map will ever come; one that is there already may be had, whoever has the lock.
+        if !is_old(&mut ()) {
+            return Ok(Some(self.map()));
         }
+        self.check_process()?;
         Ok(self.published.wait_until(Deadline::after(timeout), interrupt, is_old)?.map(|_| self.map()))
     }
 
     /// The clients in the order in which they are asked.
-    pub(super) fn clients(&self) -> LockGuard<'_, Vec<Arc<Subscription>>> {
+    pub(super) fn clients(&self) -> Result<LockGuard<'_, Vec<Arc<Subscription>>>, Forked> {
         self.clients.lock()
     }
 }

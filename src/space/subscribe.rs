@@ -10,7 +10,8 @@ use super::subscription::Subscription;
 use super::turn::TurnGuard;
 use crate::model::change::Change;
 use crate::model::error::{Error, Result};
-use crate::model::interrupt::Interrupt;
+use crate::model::interrupt::{Interrupt, Uninterrupted};
+use crate::sys::lock::LockGuard;
 
 /// A writer's turn, at the end of which clients leave that were told to during it.
 pub(super) struct WriterTurn<'a> {
@@ -32,9 +33,13 @@ impl Drop for WriterTurn<'_> {
     }
 }
 
+fn following_no_more(mut clients: LockGuard<'_, Vec<Arc<Subscription>>>) -> Vec<Arc<Subscription>> {
+    clients.extract_if(.., |subscription| !subscription.is_following()).collect()
+}
+
 impl AddressSpace {
     /// Waits for the writers' turn; refused in a forked child.
-    pub(super) fn take_turn(&self, interrupt: &dyn Interrupt) -> Result<WriterTurn<'_>> {
+    pub(super) fn take_turn<'a>(&'a self, interrupt: &'a dyn Interrupt) -> Result<WriterTurn<'a>> {
         self.check_process()?;
         Ok(WriterTurn { space: self, turn: self.turn().take(interrupt)? })
     }
@@ -53,12 +58,12 @@ impl AddressSpace {
         if let Some((_, error)) = prepared.commit().pop() {
             turn.enter(Some(subscription.name()), "rollback");
             // Whatever comes of it, the first error is the one to tell.
-            let _ = subscription.client().rollback(&proposal);
+            let _ = subscription.client().rollback(&proposal, interrupt);
             return Err(error);
         }
         // Only now: a client that refused or failed never was one.
         subscription.begin();
-        self.clients().push(Arc::clone(subscription));
+        self.clients()?.push(Arc::clone(subscription));
         Ok(())
     }
 
@@ -68,35 +73,41 @@ impl AddressSpace {
     /// may have prepared that change, and has to be told the outcome.
     pub fn unsubscribe(&self, subscription: &Arc<Subscription>, interrupt: &dyn Interrupt) -> Result<()> {
         self.check_process()?;
-        if self.turn().is_mine() {
-            self.leave_later(subscription);
-            return Ok(());
+        if self.turn().is_mine()? {
+            return self.leave_later(subscription);
         }
-        let turn = self.take_turn(interrupt)?;
+        // A change that waits for this very client would keep the turn for as long as the client is silent.
+        let client = subscription.client();
+        client.hurry(true);
+        let turn = self.take_turn(interrupt).inspect_err(|_| client.hurry(false))?;
         // Out of the table before it lets go, so that a failure half way leaves no client that is asked about changes.
-        self.clients().retain(|other| !Arc::ptr_eq(other, subscription));
+        self.clients()?.retain(|other| !Arc::ptr_eq(other, subscription));
         turn.enter(Some(subscription.name()), "detach");
-        let result = subscription.leave();
+        let result = subscription.leave(interrupt);
         subscription.has_ended();
         result
     }
 
-    fn leave_later(&self, subscription: &Arc<Subscription>) {
+    fn leave_later(&self, subscription: &Arc<Subscription>) -> Result<()> {
         subscription.leave_later();
-        let mut clients = self.clients();
+        subscription.client().hurry(true);
+        let mut clients = self.clients()?;
         // A client that failed is not there any more.
         if !clients.iter().any(|other| Arc::ptr_eq(other, subscription)) {
             clients.push(Arc::clone(subscription));
         }
+        Ok(())
     }
 
     /// Forgets the clients that follow no more, and lets those leave that are to.
     fn let_clients_leave(&self, turn: &TurnGuard<'_>) {
+        // In a forked child the clients are the parent's.
+        let Ok(clients) = turn.check_process().and_then(|()| Ok(self.clients()?)) else { return };
         // Collected first: a client's end may do anything, also ask for the clients, and must not find their table locked.
-        let ended: Vec<_> = self.clients().extract_if(.., |subscription| !subscription.is_following()).collect();
+        let ended = following_no_more(clients);
         for subscription in ended.iter().filter(|subscription| subscription.is_leaving()) {
             turn.enter(Some(subscription.name()), "detach");
-            if let Err(error) = subscription.leave() {
+            if let Err(error) = subscription.leave(turn.interrupt()) {
                 subscription.fail(error);
             }
             subscription.has_ended();
@@ -115,10 +126,12 @@ impl AddressSpace {
 
     /// Lets every client leave, for the last owner of a space: nobody else can have the turn or want it.
     pub fn dismiss(&self) {
-        let clients = std::mem::take(&mut *self.clients());
-        if self.check_process().is_ok() {
-            // There is nobody left to tell of an error; the client keeps whatever it could not let go.
-            clients.iter().for_each(|subscription| drop(subscription.leave()));
+        // In a forked child the clients are the parent's.
+        let clients = self.check_process().and_then(|()| Ok(std::mem::take(&mut *self.clients()?)));
+        // There is nobody left to tell of an error; the client keeps whatever it could not let go.
+        for subscription in clients.iter().flatten() {
+            subscription.client().hurry(true);
+            drop(subscription.leave(&Uninterrupted));
         }
     }
 }

@@ -1,14 +1,15 @@
 //! A client's membership in a space, from the first offer until it has left.
 
 use std::os::fd::RawFd;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use super::client::Client;
 use super::proposal::Proposal;
 use crate::model::error::{Error, Result};
-use crate::model::lock::{Lock, LockGuard};
+use crate::model::interrupt::Interrupt;
 use crate::sys::event::Event;
+use crate::sys::once::Once;
 
 /// The maker of a subscription, who is told how it ends: in the turn, without the interpreter's lock.
 pub trait Subscriber: Send + Sync {
@@ -19,28 +20,25 @@ pub trait Subscriber: Send + Sync {
     fn left(&self);
 }
 
-/// How far a subscription is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Status {
-    /// The client has not yet taken what is there.
-    New,
-    Following,
-    /// The client is to leave as soon as the change under way is decided.
-    Leaving,
-    Failed,
-    Left,
-}
+/// How far a subscription is: the client has not yet taken what is there.
+const NEW: u8 = 0;
+const FOLLOWING: u8 = 1;
+/// The client is to leave as soon as the change under way is decided.
+const LEAVING: u8 = 2;
+const FAILED: u8 = 3;
+const LEFT: u8 = 4;
 
 /// A client's membership in a space.
 pub struct Subscription {
     client: Arc<dyn Client>,
     subscriber: Box<dyn Subscriber>,
     name: Arc<str>,
-    status: Lock<Status>,
+    /// One of the above.
+    status: AtomicU8,
     /// Whether the client was offered the regions that are there.
     has_seen_regions: AtomicBool,
     /// Made when it is first asked for.
-    event: OnceLock<Event>,
+    event: Once<Event>,
 }
 
 impl std::fmt::Debug for Subscription {
@@ -57,9 +55,9 @@ impl Subscription {
             name: client.name().into(),
             client,
             subscriber,
-            status: Lock::new(Status::New),
+            status: AtomicU8::new(NEW),
             has_seen_regions: AtomicBool::new(true),
-            event: OnceLock::new(),
+            event: Once::new(),
         }
     }
 
@@ -78,47 +76,37 @@ impl Subscription {
     /// Whether the client follows later changes.
     #[must_use]
     pub fn is_following(&self) -> bool {
-        *self.status() == Status::Following && !self.client.is_over()
+        self.status.load(Ordering::Acquire) == FOLLOWING && !self.client.is_over()
     }
 
     /// A descriptor that becomes readable with each change that was committed.
     pub fn event(&self) -> std::io::Result<RawFd> {
-        if self.event.get().is_none() {
-            // Of two threads that make one at the same time, the first is kept.
-            let _ = self.event.set(Event::new()?);
-        }
-        self.event.get().map(Event::descriptor).ok_or_else(|| std::io::Error::other("no event"))
-    }
-
-    fn status(&self) -> LockGuard<'_, Status> {
-        self.status.lock()
+        self.event.get_or_try_init(Event::new).map(Event::descriptor)
     }
 
     pub(super) fn begin(&self) {
-        *self.status() = Status::Following;
+        self.status.store(FOLLOWING, Ordering::Release);
     }
 
     /// Lets the client leave when the turn ends.
     pub(super) fn leave_later(&self) {
-        let mut status = self.status();
-        if *status != Status::Left {
-            *status = Status::Leaving;
-        }
+        // One that has left stays so.
+        let later = |status| (status != LEFT).then_some(LEAVING);
+        let _ = self.status.fetch_update(Ordering::AcqRel, Ordering::Acquire, later);
     }
 
     /// Whether the client is to leave now that nothing is being decided: it was told to, or has nothing to follow any more.
     ///
     /// A client that failed waits until it is told to: its slots may be all that a guest which still runs has.
     pub(super) fn is_leaving(&self) -> bool {
-        let status = *self.status();
-        status == Status::Leaving || (status == Status::Following && self.client.is_over())
+        let status = self.status.load(Ordering::Acquire);
+        status == LEAVING || (status == FOLLOWING && self.client.is_over())
     }
 
     /// Lets the client leave, in the turn; it does so once. [`has_ended`](Self::has_ended) must follow.
-    pub(super) fn leave(&self) -> Result<()> {
-        // The lock ends with this statement: a client that leaves may ask for the status.
-        let before = std::mem::replace(&mut *self.status(), Status::Left);
-        if before == Status::Left { Ok(()) } else { self.client.leave() }
+    pub(super) fn leave(&self, interrupt: &dyn Interrupt) -> Result<()> {
+        let before = self.status.swap(LEFT, Ordering::AcqRel);
+        if before == LEFT { Ok(()) } else { self.client.leave(interrupt) }
     }
 
     /// Tells the subscriber that the client has left.
@@ -129,12 +117,8 @@ impl Subscription {
     /// Ends the subscription after an error that can't be returned to anyone.
     pub(super) fn fail(&self, error: Error) {
         // A client that failed no longer agrees with the space: asked about later changes, it would do harm.
-        let mut status = self.status();
         // One that was told to leave does so all the same.
-        if *status == Status::Following {
-            *status = Status::Failed;
-        }
-        drop(status);
+        let _ = self.status.compare_exchange(FOLLOWING, FAILED, Ordering::AcqRel, Ordering::Acquire);
         self.subscriber.failed(error);
     }
 
@@ -144,10 +128,10 @@ impl Subscription {
     }
 
     /// Tells the client that a change is published.
-    pub(super) fn commit(&self, proposal: &Arc<Proposal>) -> Result<()> {
+    pub(super) fn commit(&self, proposal: &Arc<Proposal>, interrupt: &dyn Interrupt) -> Result<()> {
         // Before the client is told: whatever it answers, the regions are there for it, or gone.
         self.has_seen_regions.store(!proposal.ends_memory(), Ordering::Release);
-        self.client.commit(proposal)?;
+        self.client.commit(proposal, interrupt)?;
         if let Some(event) = self.event.get() {
             event.signal();
         }

@@ -52,7 +52,7 @@ impl Transaction {
 
     /// The replay on a newer map must mean the region that is here now, whatever others put at its base or under its name.
     fn found(&self, target: &RegionTarget) -> Result<RegionTarget> {
-        target.find(&self.staged).map(|region| RegionTarget::Region(Arc::clone(region)))
+        target.find(&self.staged).map(|region| RegionTarget::Unchanged(region.clone()))
     }
 
     fn stage(&mut self, operation: MapOperation) -> Result<()> {

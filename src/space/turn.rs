@@ -61,27 +61,28 @@ impl TurnOwner {
 pub struct Turn(Monitor<Option<TurnOwner>>);
 
 /// A turn taken; dropping it lets the next writer in.
-#[derive(Debug)]
+#[allow(missing_debug_implementations, reason = "borrows a caller's trait object")]
 pub struct TurnGuard<'a> {
     turn: &'a Turn,
+    interrupt: &'a dyn Interrupt,
 }
 
 impl Turn {
     /// Waits for the turn; must be called without the interpreter's lock. A thread that has it already is refused at once.
-    pub fn take(&self, interrupt: &dyn Interrupt) -> Result<TurnGuard<'_>> {
+    pub fn take<'a>(&'a self, interrupt: &'a dyn Interrupt) -> Result<TurnGuard<'a>> {
         let thread = thread::current().id();
         loop {
-            let owner = self.0.lock();
+            let owner = self.0.lock()?;
             // A client's phase, or a signal handler in one, changes the space: waiting for itself it would never end.
             if let Some(owner) = owner.as_ref().filter(|owner| owner.thread == thread) {
                 return Err(Error::Reentrant { message: owner.refusal() });
             }
-            let mut owner = self.0.wait(owner, SLICE, |owner| owner.is_some());
+            let mut owner = self.0.wait(owner, SLICE, |owner| owner.is_some())?;
             // Given up only while a client is being called: mapping and unmapping may take minutes, and end by themselves.
             owner.as_ref().map_or(Ok(()), TurnOwner::check_client_timeout)?;
             if owner.is_none() {
                 *owner = Some(TurnOwner::begin(thread));
-                return Ok(TurnGuard { turn: self });
+                return Ok(TurnGuard { turn: self, interrupt });
             }
             // The check may run a signal handler of the user, which may change this very space.
             drop(owner);
@@ -91,20 +92,30 @@ impl Turn {
 
     /// Refuses to wait longer for a client that has not come back within [`CLIENT_TIMEOUT`].
     pub fn check_client_timeout(&self) -> Result<()> {
-        self.0.lock().as_ref().map_or(Ok(()), TurnOwner::check_client_timeout)
+        self.0.lock()?.as_ref().map_or(Ok(()), TurnOwner::check_client_timeout)
     }
 
     /// Whether the running thread has the turn.
-    #[must_use]
-    pub fn is_mine(&self) -> bool {
-        self.0.lock().as_ref().is_some_and(|owner| owner.thread == thread::current().id())
+    pub fn is_mine(&self) -> Result<bool> {
+        Ok(self.0.lock()?.as_ref().is_some_and(|owner| owner.thread == thread::current().id()))
     }
 }
 
 impl TurnGuard<'_> {
+    /// The interrupt of the writer, for the clients that it calls.
+    pub(super) fn interrupt(&self) -> &dyn Interrupt {
+        self.interrupt
+    }
+
+    /// Refuses to go on in a child that a client forked and came back in: what is left to do is the parent's.
+    pub(super) fn check_process(&self) -> Result<()> {
+        if self.turn.0.is_in_its_process() { Ok(()) } else { Err(Error::Forked) }
+    }
+
     /// Notes which client is being called, for the errors of others; its time begins anew.
     pub(super) fn enter(&self, client: Option<&Arc<str>>, phase: &'static str) {
-        if let Some(owner) = self.turn.0.lock().as_mut() {
+        let Ok(mut owner) = self.turn.0.lock() else { return };
+        if let Some(owner) = owner.as_mut() {
             owner.client = client.cloned();
             owner.phase = phase;
             owner.since = Instant::now();
@@ -115,8 +126,8 @@ impl TurnGuard<'_> {
 impl Drop for TurnGuard<'_> {
     fn drop(&mut self) {
         // All waiters are woken, for each may be about to give up: one that was chosen and left would strand the others.
-        *self.turn.0.lock() = None;
-        self.turn.0.notify();
+        // Refused only in a forked child, where nobody waits.
+        let _ = self.turn.0.change(|owner| *owner = None);
     }
 }
 
@@ -153,7 +164,7 @@ mod tests {
             }
         });
         assert_eq!(most.load(Ordering::SeqCst), 1);
-        assert!(!turn.is_mine());
+        assert!(!turn.is_mine().unwrap());
     }
 
     #[test]
@@ -162,7 +173,7 @@ mod tests {
         let guard = turn.take(&Uninterrupted).unwrap();
         guard.enter(Some(&"kvm".into()), "prepare");
         let Err(Error::Reentrant { message }) = turn.take(&Uninterrupted) else { panic!() };
-        assert!(turn.is_mine() && message.contains("prepare of client \"kvm\""), "{message}");
+        assert!(turn.is_mine().unwrap() && message.contains("prepare of client \"kvm\""), "{message}");
         drop(guard);
         drop(turn.take(&Uninterrupted).unwrap());
     }
@@ -173,14 +184,14 @@ mod tests {
         std::thread::scope(|scope| {
             let guard = turn.take(&Uninterrupted).unwrap();
             scope.spawn(|| {
-                assert!(!turn.is_mine());
+                assert!(!turn.is_mine().unwrap());
                 assert!(matches!(turn.take(&Stop), Err(Error::Interrupted)));
                 is_over.store(true, Ordering::SeqCst);
             });
             while !is_over.load(Ordering::SeqCst) {
                 thread::yield_now();
             }
-            assert!(turn.is_mine());
+            assert!(turn.is_mine().unwrap());
             drop(guard);
         });
     }
@@ -197,7 +208,7 @@ mod tests {
         assert!(matches!(owner(Some("slow")).check_client_timeout(), Err(Error::Client { .. })));
         let turn = Turn::default();
         let guard = turn.take(&Uninterrupted).unwrap();
-        *turn.0.lock() = Some(owner(Some("slow")));
+        *turn.0.lock().unwrap() = Some(owner(Some("slow")));
         assert!(turn.check_client_timeout().is_err());
         guard.enter(Some(&"next".into()), "prepare");
         assert!(turn.check_client_timeout().is_ok());

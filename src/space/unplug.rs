@@ -13,19 +13,19 @@ impl AddressSpace {
         self.check_process()?;
         // Locked before the map is looked at. A removal settles its requests once it is published: this one either finds the region
         // gone, or is in the table by then.
-        let mut unplugs = self.unplugs();
+        let mut unplugs = self.unplugs()?;
         let map = self.map();
         Ok(unplugs.request(target.find(&map)?))
     }
 
     /// Withdraws a request; one that is settled is left alone.
-    pub fn cancel_unplug(&self, request: &UnplugRequest) {
-        self.unplugs().cancel(request);
+    pub fn cancel_unplug(&self, request: &UnplugRequest) -> Result<()> {
+        self.unplugs()?.cancel(request);
+        Ok(())
     }
 
     /// The requests that are pending, oldest first.
-    #[must_use]
-    pub fn unplug_requests(&self) -> Vec<Arc<UnplugRequest>> {
-        self.unplugs().pending().to_vec()
+    pub fn unplug_requests(&self) -> Result<Vec<Arc<UnplugRequest>>> {
+        Ok(self.unplugs()?.pending().to_vec())
     }
 }

@@ -2,7 +2,8 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::LazyLock;
+
+use super::once::Once;
 
 /// Where a host tells about itself; a copy of another host's files does as well.
 #[derive(Clone, Debug)]
@@ -23,12 +24,12 @@ impl Default for Host {
 /// The page size of this host in bytes.
 #[must_use]
 pub fn page_size() -> u64 {
-    static SIZE: LazyLock<u64> = LazyLock::new(|| {
+    static SIZE: Once<u64> = Once::new();
+    *SIZE.get_or_init(|| {
         // SAFETY: takes an integer, gives an integer.
         let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
         u64::try_from(size).unwrap_or(4096)
-    });
-    *SIZE
+    })
 }
 
 impl Host {

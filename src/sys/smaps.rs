@@ -140,17 +140,33 @@ pub fn resident(host: *mut u8, size: usize, page_size: usize) -> Result<usize> {
     (0..size).step_by(step).map(resident_from).sum()
 }
 
-/// Whether the first page of a range is in memory, and the bytes of the whole pages from there on that are alike in this.
-pub fn first_run(host: *mut u8, size: usize, page_size: usize) -> Result<(bool, usize)> {
+/// Whole pages, one after the other, that are in memory, or that are not.
+#[derive(Debug)]
+pub struct Run {
+    /// Whether they are.
+    pub is_resident: bool,
+    /// The bytes.
+    pub size: usize,
+    /// All pages that were asked about are alike in this.
+    pub is_all: bool,
+}
+
+/// Of the pages of a range, those that are alike from the one numbered `first` on. At most 64 pages are looked at.
+pub fn run_of(host: *mut u8, size: usize, page_size: usize, first: usize) -> Result<Run> {
     let mut pages = [0u8; 64];
-    let mut run = residency(host, size, page_size, &mut pages)?;
-    let is_resident = run.next().unwrap_or_default();
-    let alike = run.take_while(|page| *page == is_resident).count().saturating_add(1);
-    Ok((is_resident, alike.saturating_mul(page_size)))
+    let mut states = residency(host, size, page_size, &mut pages)?;
+    let is_resident = states.clone().nth(first).unwrap_or_default();
+    let alike = states.clone().skip(first).take_while(|page| *page == is_resident).count();
+    Ok(Run { is_resident, size: alike.saturating_mul(page_size), is_all: states.all(|page| page == is_resident) })
 }
 
 /// Whether each page of a range is in memory (`mincore(2)`), up to as many pages as there are bytes for them.
-fn residency(host: *mut u8, size: usize, page_size: usize, pages: &mut [u8]) -> Result<impl Iterator<Item = bool>> {
+fn residency(
+    host: *mut u8,
+    size: usize,
+    page_size: usize,
+    pages: &mut [u8],
+) -> Result<impl Iterator<Item = bool> + Clone> {
     let size = size.min(pages.len().saturating_mul(page_size));
     // SAFETY: the kernel writes a byte for each page of the range, of which there are at most as many.
     check(unsafe { libc::mincore(host.cast(), size, pages.as_mut_ptr()) })?;

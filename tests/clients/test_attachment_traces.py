@@ -2,7 +2,6 @@
 
 import gc
 import socket
-import sys
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -27,13 +26,6 @@ def kind(request: pytest.FixtureRequest) -> Iterator[Kind]:
 @pytest.fixture
 def space() -> AddressSpace:
     return space_to_follow()
-
-
-@pytest.fixture
-def unraisable(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    raised: list[Any] = []
-    monkeypatch.setattr(sys, "unraisablehook", lambda raised_: raised.append(raised_.exc_value))
-    return raised
 
 
 def end_by_detaching(_space: AddressSpace, attachment: Attachment) -> None:

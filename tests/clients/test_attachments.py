@@ -1,7 +1,6 @@
 """One contract for all that follows a space: whatever attaches it, the same handle and the same ends."""
 
 import gc
-import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -49,13 +48,6 @@ def kind(request: pytest.FixtureRequest) -> Iterator[Kind]:
 @pytest.fixture
 def space() -> AddressSpace:
     return space_to_follow()
-
-
-@pytest.fixture
-def unraisable(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    raised: list[Any] = []
-    monkeypatch.setattr(sys, "unraisablehook", lambda raised_: raised.append(raised_.exc_value))
-    return raised
 
 
 def assert_over(space: AddressSpace, attachment: Attachment, kind: Kind) -> None:

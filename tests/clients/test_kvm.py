@@ -5,7 +5,6 @@ import errno
 import mmap
 import os
 import struct
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -278,11 +277,7 @@ def test_the_owner_may_close_its_descriptor_and_memory_may_close(space: AddressS
     slots.detach()
 
 
-def test_a_slot_that_can_not_be_deleted_keeps_its_memory(
-    space: AddressSpace, vm: Vm, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    reported: list[Any] = []
-    monkeypatch.setattr(sys, "unraisablehook", lambda raised: reported.append(raised.exc_value))
+def test_a_slot_that_can_not_be_deleted_keeps_its_memory(space: AddressSpace, vm: Vm, unraisable: list[Any]) -> None:
     slots = space.attach_kvm(vm.fd)
     space.insert_region(ram(2 * DIMM, MIB, name="stuck"))
     vm.set_slot(slots.slot_of("stuck"), 0, 0)
@@ -291,7 +286,7 @@ def test_a_slot_that_can_not_be_deleted_keeps_its_memory(
     assert slots.error.errno == errno.EINVAL
     assert slots.error.region is not None
     assert slots.error.region.name == "stuck"
-    assert [str(error) for error in reported] == [str(slots.error)]
+    assert [str(error) for error in unraisable] == [str(slots.error)]
     assert maps_of("memfd:stuck")
     assert not space.clients
     space.remove_region("dimm")

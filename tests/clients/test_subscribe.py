@@ -67,13 +67,6 @@ def regions() -> list[AddressSpaceRegion]:
     return [ram(0, name="low"), AddressSpaceRegion("device", WINDOW, PAGE, name="uart")]
 
 
-@pytest.fixture
-def unraisable(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    raised: list[Any] = []
-    monkeypatch.setattr(sys, "unraisablehook", lambda raised_: raised.append(raised_.exc_value))
-    return raised
-
-
 def phases(log: Log) -> list[tuple[str, str]]:
     return [(name, phase) for name, phase, _ in log]
 

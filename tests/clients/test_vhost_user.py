@@ -174,7 +174,9 @@ class Backend(threading.Thread):
         self.slots = slots
         self.socket, self.front = socket.socketpair()
         self.refuse: set[int] = set()
+        self.refuse_bases: set[int] = set()
         self.silent: set[int] = set()
+        self.delay = 0.0
         self.requests: list[int] = []
         self.table: dict[int, tuple[int, ...]] = {}
         self.start()
@@ -203,7 +205,10 @@ class Backend(threading.Thread):
             GET_PROTOCOL_FEATURES: self.protocol_features or 0,
             GET_MAX_MEM_SLOTS: self.slots,
         }
-        refused = request in self.refuse
+        refused = request in self.refuse or (
+            request == ADD_MEM_REG and struct.unpack_from("<Q", payload, 8)[0] in self.refuse_bases
+        )
+        time.sleep(self.delay)
         if not refused:
             self.take(request, payload, fds)
         if request in numbers or flags & 8:

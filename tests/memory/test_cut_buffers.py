@@ -4,6 +4,8 @@ import mmap
 import os
 from array import array
 from collections.abc import Callable
+from ctypes import Structure, addressof, c_ubyte
+from pickle import PickleBuffer
 
 import numpy as np
 import pytest
@@ -34,10 +36,31 @@ USES: dict[str, Callable[[GuestMemory, memoryview], object]] = {
     "read_many_u64": lambda memory, buffer: memory.read_many_u64(buffer.cast("Q")),
     "file": file_write,
 }
+KEPT: list[object] = []
+
+
+def structure(size: int) -> type[Structure]:
+    return type("Whole", (Structure,), {"_fields_": [("field", c_ubyte * size)]})
+
+
+def at_address(exporter: mmap.mmap) -> memoryview:
+    """Nothing leads from it to the mmap, which lives on: its mapping is what may be cut."""
+    pinned = (c_ubyte * len(exporter)).from_buffer(exporter)
+    KEPT.append(pinned)
+    return memoryview((c_ubyte * len(exporter)).from_address(addressof(pinned))).cast("B")
+
+
 EXPORTERS: dict[str, Callable[[mmap.mmap], memoryview]] = {
     "mmap": memoryview,
     "memoryview": lambda exporter: memoryview(memoryview(exporter)[:]).cast("B"),
     "NumPy": lambda exporter: np.frombuffer(exporter, "u1")[:][:].data,
+    "np.memmap": lambda exporter: np.ndarray.__new__(np.memmap, (len(exporter),), "u1", exporter).data,
+    "np.ndarray": lambda exporter: np.ndarray((len(exporter),), "u1", memoryview(exporter)).data,
+    "ctypes": lambda exporter: memoryview((c_ubyte * len(exporter)).from_buffer(exporter)).cast("B"),
+    "a field of ctypes": lambda exporter: memoryview(structure(len(exporter)).from_buffer(exporter).field).cast("B"),
+    "ctypes at an address": at_address,
+    "NumPy over ctypes": lambda exporter: np.ctypeslib.as_array((c_ubyte * len(exporter)).from_buffer(exporter)).data,
+    "PickleBuffer": lambda exporter: PickleBuffer(exporter).raw(),
 }
 
 

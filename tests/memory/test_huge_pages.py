@@ -46,6 +46,9 @@ def mount(tmp_path: Path) -> Iterator[Path]:
 
 
 def huge_ram(base: int, pages: int, mem_type: str, **options: Any) -> AddressSpaceRegion:
+    """RAM of a huge source; `mem_file_path` is for the one that has a path."""
+    if mem_type != "hugetlbfs":
+        options.pop("mem_file_path", None)
     return ram(base, pages * HUGE, mem_type=mem_type, **options)
 
 
@@ -122,7 +125,7 @@ def test_force_writes_through_the_protection_of_huge_pages(mem_type: str) -> Non
 
 @pytest.mark.parametrize("mem_type", SOURCES)
 def test_whole_huge_pages_only(mem_type: str, tmp_path: Path) -> None:
-    small = ram(GIB, MIB, mem_type=mem_type, mem_file_path=tmp_path / "ram")
+    small = huge_ram(GIB, 1, mem_type, mem_file_path=tmp_path / "ram").replace(size=MIB)
     with nothing_left(small) as space, pytest.raises(Misaligned, match="page size") as refused:
         space.map_memory()
     assert refused.value.region == small

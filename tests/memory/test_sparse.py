@@ -1,14 +1,16 @@
 """Looking at memory that no one has written does not allocate it."""
 
+import ctypes
 import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from children import in_child
 from dbs_address_space import AddressSpaceRegion, BytePattern, GuestMemory
 from host import huge_pages
 from kernel_view import resident
-from memory_helpers import GIB, MIB, PAGE, blocks, mapped, ram
+from memory_helpers import GIB, MIB, PAGE, blocks, libc, mapped, ram
 from verbs import OTHER, VERBS, Verb
 
 AT = GIB
@@ -100,6 +102,48 @@ def test_a_scan_of_anonymous_memory_makes_nothing_resident(scan: str) -> None:
     before = resident()
     SCANS[scan](memory, 0, SIZE)
     assert resident() - before < 64 * MIB
+
+
+def take_back_by_discard(memory: GuestMemory) -> None:
+    memory.discard(AT + MIB, MIB)
+
+
+def take_back_in_a_child(memory: GuestMemory) -> None:
+    in_child(lambda: memory.discard(AT + MIB, MIB))
+
+
+def take_back_by_descriptor(memory: GuestMemory) -> None:
+    fd = memory.mapping(AT).fd
+    assert fd is not None
+    punch = 3  # FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE
+    assert libc.fallocate(fd, punch, ctypes.c_long(MIB), ctypes.c_long(MIB)) == 0
+
+
+@pytest.mark.parametrize("take_back", [take_back_by_discard, take_back_in_a_child, take_back_by_descriptor])
+@pytest.mark.parametrize("scan", [str(verb) for verb in LOOKS if verb.sparse])
+def test_what_was_there_is_not_taken_for_granted(
+    memory: GuestMemory, scan: str, take_back: Callable[[GuestMemory], None]
+) -> None:
+    memory.fill(AT, 4 * MIB, 1)
+    for at in range(0, 4 * MIB, 64 * PAGE):
+        SCANS[scan](memory, AT + at, PAGE)
+    take_back(memory)
+    for at in range(0, 4 * MIB, PAGE):
+        SCANS[scan](memory, AT + at, PAGE)
+    assert blocks(memory, AT) == 3 * MIB // 512
+
+
+@pytest.mark.parametrize("scan", [str(verb) for verb in LOOKS if verb.sparse])
+def test_a_small_scan_of_written_memory_asks_the_kernel_once(memory: GuestMemory, scan: str) -> None:
+    def calls() -> int:
+        return int(Path("/proc/self/io").read_text().split("syscr: ")[1].split()[0])
+
+    memory.fill(AT, MIB, 1)
+    SCANS[scan](memory, AT, PAGE)
+    before = calls()
+    for at in range(0, 64 * PAGE, PAGE):
+        SCANS[scan](memory, AT + at, PAGE)
+    assert calls() - before < 8
 
 
 @pytest.mark.parametrize("verb", [verb for verb in LOOKS if verb.sparse], ids=str)

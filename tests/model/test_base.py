@@ -14,6 +14,7 @@ from dbs_address_space import (
     AddressSpaceChange,
     AddressSpaceLayout,
     AddressSpaceRegion,
+    BackingOptions,
     DuplicateName,
     InvalidAddressRange,
     InvalidRegionType,
@@ -238,7 +239,7 @@ def test_replace_keeps_range_type_and_backing(base: AddressSpaceBase) -> None:
         LOW.replace(region_type="firmware"),
         LOW.replace(mem_type="mmap"),
         LOW.replace(perm_flags=0x8001),
-        LOW.replace(file_offset=PAGE),
+        LOW.replace(backing=BackingOptions(guard_pages=True)),
     ):
         with pytest.raises(InvalidAddressRange, match="the bytes are lost"):
             base.replace_region(LOW, wrong)

@@ -165,8 +165,8 @@ def test_the_eight_values_of_the_originals_readme() -> None:
         False,
     )
     assert region == AddressSpaceRegion("ram", 0x100000, 0x100000, mem_type="shmem")
-    hints = AddressSpaceRegion.create_default_memory_region(0, PAGE, 1, "shmem", "/ignored", True, True, True)
-    assert (hints.host_numa_node_id, hints.mem_file_path) == (1, "/ignored")
+    hints = AddressSpaceRegion.create_default_memory_region(0, PAGE, 1, "shmem", "", True, True, True)
+    assert hints.host_numa_node_id == 1
     assert (hints.perm_flags, hints.is_hotplug, hints.is_mergeable) == (MAP_SHARED | MAP_POPULATE, True, True)
 
 
@@ -280,7 +280,8 @@ def test_regions_are_equal_by_value() -> None:
         if name not in {"file", "mem_type", "page_size"}
     ]
     changes += [{"base": PAGE}, {"size": 2 * PAGE}, {"region_type": "firmware"}, {"page_size": None}]
-    changes += [{"mem_type": "hugeshmem"}, {"mem_type": None, "page_size": None}]
+    no_path = {"mem_file_path": "", "file_offset": 0}
+    changes += [no_path | {"mem_type": "hugeshmem"}, no_path | {"mem_type": None, "page_size": None}]
     others = [region.replace(**change) for change in changes]
     assert len({region, same, *others}) == 1 + len(others)
     assert region != "ram"
@@ -459,7 +460,9 @@ def test_a_type_takes_only_what_has_an_effect(
     with pytest.raises(error, match=r"leave .* out"):
         AddressSpaceRegion(region_type, 0, PAGE).replace(**arguments)
     with tempfile.TemporaryFile() as file:
-        assert AddressSpaceRegion("ram", 0, PAGE, **arguments | ({"file": file} if "file" in arguments else {}))
+        source: dict[str, Any] = {"file": file} if arguments.keys() & {"file", "file_offset"} else {}
+        source |= {"mem_type": "hugetlbfs"} if "mem_file_path" in arguments else {}
+        assert AddressSpaceRegion("ram", 0, PAGE, **arguments | source)
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,7 @@ def test_options_are_keywords() -> None:
 )
 def test_sizes_may_be_text(text: str, size: int) -> None:
     assert AddressSpaceRegion("ram", 0, text).size == size
-    assert ram(0, mem_type="shmem").replace(size=text, file_offset=text).file_offset == size
+    assert ram(0, mem_type="hugetlbfs").replace(size=text, file_offset=text).file_offset == size
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -262,10 +263,9 @@ def test_a_fork_amid_forced_writes() -> None:
             memory.write(0, data, force=True)
 
     def child() -> None:
-        try:
+        # It may also succeed.
+        with suppress(ForkedProcess):
             memory.write(0, b"x", force=True)
-        except PermissionError as refused:
-            assert "parent process" in str(refused)  # noqa: PT017  it may also succeed
 
     thread = threading.Thread(target=write)
     thread.start()

@@ -8,10 +8,13 @@ from pathlib import Path
 import pytest
 
 SRC = Path(__file__).parents[2] / "src"
-LEVELS = {"sys": 0, "model": 0, "memory": 1, "space": 2, "clients": 3, "image": 4, "python": 5}
-"""How high a room lies; those of one level know nothing of each other."""
+LEVELS = {"sys": 0, "model": 1, "memory": 2, "space": 3, "clients": 4, "image": 5, "python": 6}
+"""How high a room lies."""
 UNSAFE = ("sys/", "memory/", "python/buffer.rs")
-LOCKS = ("model/lock.rs", "model/wait.rs")
+PURE = re.compile(r"crate::sys::(?!(?:fork|lock|sync)\b)")
+"""Of system calls, the map as pure data knows none: of their room, only what threads and processes share."""
+LOCKS = re.compile(r"\b(Mutex|RwLock|Condvar|Barrier|(?:Py)?OnceLock|LazyLock|OnceCell|GILOnceCell|intern!)")
+"""Names of locks that wait for another thread, which in a forked child may be missing."""
 NO_CODE = re.compile(r'//[^\n]*|/\*.*?\*/|\bb?r(#*)".*?"\1|"(?:\\.|[^"\\])*"|\'(?:\\.|[^\\\'])\'', re.DOTALL)
 GROUP = re.compile(r"([\w:]+)::\{([^{}]*)\}")
 PATH = re.compile(r"\b(crate|(?:self|super)(?:::super)*)::(\w[\w:]*)")
@@ -43,15 +46,13 @@ def imported(path: str, code: str) -> set[str]:
 def complaints(path: str, text: str) -> Iterator[str]:
     """The breaches of a file, its path relative to `src`."""
     code, room = code_of(text), room_of(path)
-    for other in imported(path, code) - {room}:
-        if LEVELS[room] <= LEVELS[other]:
-            yield f"{path} imports from {other}, which does not lie below {room}"
+    yield from imported_wrongly(path, code)
     if not path.startswith(UNSAFE) and re.search(r"\bunsafe\b|\b(allow|expect)\s*\(\s*unsafe_code\b", code):
         yield f"{path} has unsafe code"
     if room != "sys" and re.search(r"\blibc\s*::", code):
         yield f"{path} uses libc"
-    if path not in LOCKS and re.search(r"\b(Mutex|RwLock|Condvar)\b", code):
-        yield f"{path} has a lock that is not of model::lock"
+    if LOCKS.search(code):
+        yield f"{path} has a lock that is not of sys::lock, or a value made once that is not of sys::once"
     if re.search(r"\bSeekFrom::Hole\b|\bSEEK_HOLE\b", code):
         yield f"{path} asks for the next hole, which the kernel seeks to the end of the data, however little is wanted"
     if room != "python" and re.search(r"\bpyo3\b|\bPy\s*<", code):
@@ -60,6 +61,15 @@ def complaints(path: str, text: str) -> Iterator[str]:
         yield f"{path} calls Python without python_call()"
     if not all(re.search(r"\bfrozen\b", arguments) for arguments in PYCLASS.findall(code)):
         yield f"{path} has a class that is not frozen"
+
+
+def imported_wrongly(path: str, code: str) -> Iterator[str]:
+    room = room_of(path)
+    for other in imported(path, code) - {room}:
+        if LEVELS[room] <= LEVELS[other]:
+            yield f"{path} imports from {other}, which does not lie below {room}"
+    if room == "model" and PURE.search(code):
+        yield f"{path} knows of system calls"
 
 
 def unguarded(function: str) -> bool:
@@ -197,6 +207,9 @@ def test_no_room_is_open_to_other_crates() -> None:
         ("python/region.rs", "fn f<'a>(x: &'a u8) { let quote = '\"'; unsafe {} }"),
         ("memory/map.rs", "const SIZE: libc::c_int = 1;"),
         ("space/turn.rs", "use std::sync::{Arc, Mutex};"),
+        ("memory/extent.rs", "use std::sync::OnceLock;"),
+        ("python/error.rs", "static ERRORS: PyOnceLock<Py<PyModule>> = PyOnceLock::new();"),
+        ("python/device.rs", 'intern!(py, "read")'),
         ("python/pin.rs", "struct Pin(std::sync::RwLock<()>);"),
         ("sys/file.rs", "rustix::fs::seek(file, SeekFrom::Hole(position))"),
         ("space/client.rs", "struct Client(Py<PyAny>);"),
@@ -224,8 +237,9 @@ def test_the_guard_complains(path: str, text: str) -> None:
         ("python/buffer.rs", "unsafe { f() }"),
         ("python/region.rs", '#[pyclass(frozen, name = "R")] struct R(Py<PyAny>);'),
         ("sys/file.rs", "const A: libc::c_int = 1;"),
-        ("model/lock.rs", "pub struct Lock<T>(std::sync::Mutex<T>);"),
-        ("space/turn.rs", "use std::sync::{Arc, OnceLock}; use crate::model::lock::{Lock, SharedLock};"),
+        ("space/turn.rs", "use std::sync::Arc; use crate::sys::lock::Lock; use crate::sys::once::Once;"),
+        ("model/wait.rs", "use crate::sys::fork::Process; use crate::sys::lock::Lock;"),
+        ("python/device.rs", 'interned!(py, "read")'),
     ],
 )
 def test_the_guard_is_silent(path: str, text: str) -> None:

@@ -49,19 +49,19 @@ impl Client for Recorder {
         &self.name
     }
 
-    fn prepare(&self, proposal: &Arc<Proposal>) -> Result<()> {
+    fn prepare(&self, proposal: &Arc<Proposal>, _interrupt: &dyn Interrupt) -> Result<()> {
         self.report("prepare", &proposal.change)
     }
 
-    fn commit(&self, proposal: &Arc<Proposal>) -> Result<()> {
+    fn commit(&self, proposal: &Arc<Proposal>, _interrupt: &dyn Interrupt) -> Result<()> {
         self.report("commit", &proposal.change)
     }
 
-    fn rollback(&self, proposal: &Arc<Proposal>) -> Result<()> {
+    fn rollback(&self, proposal: &Arc<Proposal>, _interrupt: &dyn Interrupt) -> Result<()> {
         self.report("rollback", &proposal.change)
     }
 
-    fn leave(&self) -> Result<()> {
+    fn leave(&self, _interrupt: &dyn Interrupt) -> Result<()> {
         self.log.lock().unwrap().push(format!("{} leave", self.name));
         Ok(())
     }

@@ -4,4 +4,18 @@
 that make a QEMU use the memory and a reader of a QEMU's map, `gdb` a script for `gdb -p`.
 """
 
+from importlib import import_module
+from types import ModuleType
+
 __all__: list[str] = []
+_MODULES = ("drgn", "gdb", "qemu", "unicorn", "volatility3")
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name in _MODULES:
+        return import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return list(_MODULES)

@@ -18,7 +18,7 @@ use self::table::{SlotNumbers, SlotTable};
 use crate::memory::region::MappedRegion;
 use crate::model::dirty::DirtyPages;
 use crate::model::error::{Errno, Error, Result};
-use crate::model::lock::Lock;
+use crate::model::interrupt::Interrupt;
 use crate::model::range::Range;
 use crate::model::region::{PROT_READ, PROT_WRITE, RegionType, SharedRegion};
 use crate::model::region_map::RegionEntry;
@@ -26,6 +26,7 @@ use crate::space::client::Client;
 use crate::space::proposal::Proposal;
 use crate::sys::host::page_size;
 use crate::sys::kvm::{self, Vm};
+use crate::sys::lock::Lock;
 
 /// How a virtual machine is attached.
 #[derive(Clone, Copy, Debug, Default)]
@@ -74,7 +75,7 @@ impl Kvm {
         self.vm.is_same(&other.vm)
     }
 
-    /// In a forked child KVM answers nothing, and a thread of the parent may have held the lock.
+    /// In a forked child KVM answers nothing.
     fn check_process(&self) -> Result<()> {
         if self.vm.is_ours() { Ok(()) } else { Err(Error::Forked) }
     }
@@ -132,7 +133,7 @@ impl Kvm {
     /// Deletes the slots that are in the way and sets the new ones. KVM refuses a slot over the addresses of another (`EEXIST`), so
     /// the deletions come first; a removed region that is in nobody's way keeps its slot until `commit`.
     fn prepare_all(&self, proposal: &Proposal) -> Result<()> {
-        let mut table = self.table.lock();
+        let mut table = self.table.lock()?;
         for region in proposal.removed_before() {
             let Some(mut entry) = table.slots.remove(&region.base()) else { continue };
             let suspended = entry.suspend();
@@ -150,7 +151,7 @@ impl Kvm {
 
     /// Undoes as much of a prepare as was done, in reverse: what was added makes room for what was parked. The first error of it.
     fn undo(&self, proposal: &Proposal) -> Result<()> {
-        let mut table = self.table.lock();
+        let mut table = self.table.lock()?;
         let mut result = Ok(());
         for region in proposal.change.added.iter().rev() {
             // A region that was not added yet may have the base of one that is still there.
@@ -170,27 +171,26 @@ impl Kvm {
     }
 
     /// The slot number of each region, by ascending base.
-    #[must_use]
-    pub fn base_to_slot(&self) -> Vec<(u64, u32)> {
-        self.table.lock().slots.iter().map(|(base, entry)| (*base, entry.id())).collect()
+    pub fn base_to_slot(&self) -> Result<Vec<(u64, u32)>> {
+        Ok(self.table.lock()?.slots.iter().map(|(base, entry)| (*base, entry.id())).collect())
     }
 
     /// The slot number of a region.
     pub fn slot_of(&self, region: &SharedRegion) -> Result<u32> {
-        self.table.lock().entry(region).map(|entry| entry.id())
+        self.table.lock()?.entry(region).map(|entry| entry.id())
     }
 
     /// Switches the log of a region.
     pub fn set_dirty_log(&self, region: &SharedRegion, on: bool) -> Result<()> {
         self.check_process()?;
-        let switched = self.table.lock().entry(region)?.set_logging(on);
+        let switched = self.table.lock()?.entry(region)?.set_logging(on);
         switched.map_err(|error| refused(region, "switching the dirty log of", &error))
     }
 
     /// The pages that the guest wrote, of a region or of all that are logged; cleared, they are not told again.
     pub fn dirty_log(&self, region: Option<&SharedRegion>, clear: bool) -> Result<DirtyPages> {
         self.check_process()?;
-        let mut table = self.table.lock();
+        let mut table = self.table.lock()?;
         match region {
             Some(region) if !table.entry(region)?.is_logging() => return Err(not_logged(&region.label())),
             None if !self.options.dirty_log && table.logging(None).next().is_none() => {
@@ -218,7 +218,7 @@ impl Kvm {
         }
         let by_hand = self.options.manual_clear;
         let clear = |entry: &mut SlotEntry| entry.clear(pages, by_hand).map_err(|error| not_cleared(entry, &error));
-        self.table.lock().logging(None).try_for_each(clear)
+        self.table.lock()?.logging(None).try_for_each(clear)
     }
 
     /// Makes pages private to the guest, or shared with the host.
@@ -247,15 +247,15 @@ impl Client for Kvm {
         true
     }
 
-    fn prepare(&self, proposal: &Arc<Proposal>) -> Result<()> {
+    fn prepare(&self, proposal: &Arc<Proposal>, _interrupt: &dyn Interrupt) -> Result<()> {
         self.prepare_all(proposal).inspect_err(|_| {
             // The error that is returned is why; a slot that KVM does not delete stays with its memory.
             let _ = self.undo(proposal);
         })
     }
 
-    fn commit(&self, proposal: &Arc<Proposal>) -> Result<()> {
-        let mut table = self.table.lock();
+    fn commit(&self, proposal: &Arc<Proposal>, _interrupt: &dyn Interrupt) -> Result<()> {
+        let mut table = self.table.lock()?;
         // Only now can others have their numbers: a rollback would have set them again.
         for entry in std::mem::take(&mut table.parked) {
             table.numbers.give_back(entry.id());
@@ -263,12 +263,12 @@ impl Client for Kvm {
         table.delete_all(proposal.removed_after().map(|region| &region.desc))
     }
 
-    fn rollback(&self, proposal: &Arc<Proposal>) -> Result<()> {
+    fn rollback(&self, proposal: &Arc<Proposal>, _interrupt: &dyn Interrupt) -> Result<()> {
         self.undo(proposal)
     }
 
-    fn leave(&self) -> Result<()> {
-        let mut table = self.table.lock();
+    fn leave(&self, _interrupt: &dyn Interrupt) -> Result<()> {
+        let mut table = self.table.lock()?;
         let regions: Vec<_> = table.slots.values().map(|entry| Arc::clone(&entry.region)).collect();
         table.delete_all(regions.iter())
     }

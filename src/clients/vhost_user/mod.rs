@@ -13,18 +13,19 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use self::connection::{Connection, duplicate};
+use self::connection::{Connection, Conversation, Negotiated, duplicate};
 use self::message::RegionFields;
 use crate::memory::region::MappedRegion;
 use crate::model::error::{Errno, Error, Result};
 use crate::model::int::u64_of;
-use crate::model::lock::Lock;
+use crate::model::interrupt::Interrupt;
 use crate::model::region::{MAP_PRIVATE, RegionType, SharedRegion};
 use crate::model::region_map::RegionEntry;
 use crate::space::client::Client;
 use crate::space::proposal::Proposal;
 use crate::sys::errno::ENOSPC;
 use crate::sys::fork::Process;
+use crate::sys::lock::Lock;
 
 /// A region of RAM as a backend is shown it.
 #[derive(Clone, Debug)]
@@ -85,117 +86,123 @@ type MemoryTable = BTreeMap<u64, VhostUserRegion>;
 /// The front-end's side of a backend that follows a space.
 #[derive(Debug)]
 pub struct VhostUser {
-    backend: Lock<Backend>,
+    connection: Connection,
+    /// Locked for a moment each, never while the backend is waited for; only who has the conversation changes it.
+    table: Lock<MemoryTable>,
+    /// The table before the change under way, for a rollback.
+    before: Lock<Option<MemoryTable>>,
     process: Process,
 }
 
 impl VhostUser {
     /// Negotiates with the backend at the other end of a socket, which stays its owner's; a duplicate is used.
-    pub fn new(socket: RawFd, timeout: Duration, protocol_features: u64) -> Result<Self> {
-        let connection = Connection::new(socket, timeout, protocol_features)?;
-        let backend = Lock::new(Backend { connection, table: BTreeMap::new() });
-        Ok(Self { backend, process: Process::current() })
+    pub fn new(socket: RawFd, timeout: Duration, protocol_features: u64, interrupt: &dyn Interrupt) -> Result<Self> {
+        let connection = Connection::new(socket, timeout, protocol_features, interrupt)?;
+        Ok(Self { connection, table: Lock::default(), before: Lock::default(), process: Process::current() })
     }
 
     /// The features that the backend offers, those of the protocol that are in use, and how many regions it takes.
     #[must_use]
-    pub fn negotiated(&self) -> (u64, u64, usize) {
-        let Connection { features, protocol_features, max_regions, .. } = self.backend.lock().connection;
+    pub const fn negotiated(&self) -> (u64, u64, usize) {
+        let Negotiated { features, protocol_features, max_regions } = self.connection.negotiated;
         (features, protocol_features, max_regions)
     }
 
     /// The regions that the backend was shown, by ascending base.
-    #[must_use]
-    pub fn table(&self) -> Vec<VhostUserRegion> {
-        self.backend.lock().table.values().cloned().collect()
+    pub fn table(&self) -> Result<Vec<VhostUserRegion>> {
+        Ok(self.table.lock()?.values().cloned().collect())
     }
 
     /// Sends a message of the front-end's own; with `has_reply` returns what the backend answers, else waits until it was taken.
-    pub fn message(&self, request: u32, payload: &[u8], fds: &[RawFd], has_reply: bool) -> Result<Vec<u8>> {
+    pub fn message(
+        &self,
+        request: u32,
+        payload: &[u8],
+        fds: &[RawFd],
+        has_reply: bool,
+        interrupt: &dyn Interrupt,
+    ) -> Result<Vec<u8>> {
         // In a forked child the conversation is the parent's.
         if !self.process.is_current() {
             return Err(Error::Forked);
         }
-        // Duplicated first: the caller may close its own while the lock is waited for.
+        // Duplicated first: the caller may close its own while another message is waited for.
         let files: Vec<File> = fds.iter().map(|fd| duplicate(*fd)).collect::<Result<_>>()?;
         let fds: Vec<BorrowedFd<'_>> = files.iter().map(AsFd::as_fd).collect();
-        let connection = &mut self.backend.lock().connection;
+        let conversation = self.connection.begin(interrupt)?;
         if has_reply {
-            connection.ask(request, payload, &fds)
+            conversation.ask(request, payload, &fds)
         } else {
-            connection.report(request, payload, &fds).map(|()| vec![])
+            conversation.report(request, payload, &fds).map(|()| vec![])
         }
     }
-}
 
-/// A backend: the connection to it, and what it has mapped.
-#[derive(Debug)]
-struct Backend {
-    connection: Connection,
-    table: MemoryTable,
-}
-
-impl Backend {
     /// Takes away what goes and shows what comes, in one message or in one for each.
-    fn update(&mut self, removed: &[u64], added: &[VhostUserRegion]) -> Result<()> {
+    fn update(&self, conversation: &Conversation<'_>, removed: &[u64], added: &[VhostUserRegion]) -> Result<()> {
         if removed.is_empty() && added.is_empty() {
             Ok(())
-        } else if self.connection.has_memory_slots() {
-            self.update_each(removed, added)
+        } else if self.connection.negotiated.has_memory_slots() {
+            self.update_each(conversation, removed, added)
         } else {
-            self.replace_table(removed, added)
+            self.replace_table(conversation, removed, added)
         }
     }
 
     /// The table follows each message, so that it is true when a later one is refused. Removals come first: a backend may refuse a
     /// region that overlaps another.
-    fn update_each(&mut self, removed: &[u64], added: &[VhostUserRegion]) -> Result<()> {
+    fn update_each(&self, conversation: &Conversation<'_>, removed: &[u64], added: &[VhostUserRegion]) -> Result<()> {
         for base in removed {
-            if let Some(region) = self.table.get(base) {
-                let payload = message::single_region(region.fields());
-                self.connection.report(message::REM_MEM_REG, &payload, &[])?;
-                self.table.remove(base);
+            let shown = self.table.lock()?.get(base).map(VhostUserRegion::fields);
+            if let Some(fields) = shown {
+                conversation.report(message::REM_MEM_REG, &message::single_region(fields), &[])?;
+                self.table.lock()?.remove(base);
             }
         }
         for region in added {
             let payload = message::single_region(region.fields());
-            self.connection.report(message::ADD_MEM_REG, &payload, &[region.file.as_fd()])?;
-            self.table.insert(region.guest_phys_addr, region.clone());
+            conversation.report(message::ADD_MEM_REG, &payload, &[region.file.as_fd()])?;
+            self.table.lock()?.insert(region.guest_phys_addr, region.clone());
         }
         Ok(())
     }
 
-    fn replace_table(&mut self, removed: &[u64], added: &[VhostUserRegion]) -> Result<()> {
-        let mut table = self.table.clone();
+    fn replace_table(&self, conversation: &Conversation<'_>, removed: &[u64], added: &[VhostUserRegion]) -> Result<()> {
+        let mut table = self.table.lock()?.clone();
         table.retain(|base, _| !removed.contains(base));
         table.extend(added.iter().map(|region| (region.guest_phys_addr, region.clone())));
         let fields: Vec<RegionFields> = table.values().map(VhostUserRegion::fields).collect();
         let fds: Vec<BorrowedFd<'_>> = table.values().map(|region| region.file.as_fd()).collect();
-        self.connection.report(message::SET_MEM_TABLE, &message::memory_table(&fields)?, &fds)?;
+        conversation.report(message::SET_MEM_TABLE, &message::memory_table(&fields)?, &fds)?;
         // Only now: after a refusal the backend has the table that it had.
-        self.table = table;
+        *self.table.lock()? = table;
         Ok(())
     }
 
-    /// Brings the backend back to what it had.
-    fn restore(&mut self, before: &MemoryTable) -> Result<()> {
-        let added: Vec<u64> = self.table.keys().filter(|base| !before.contains_key(base)).copied().collect();
-        let removed: Vec<VhostUserRegion> = before
-            .iter()
-            .filter(|(base, _)| !self.table.contains_key(base))
-            .map(|(_, region)| region.clone())
-            .collect();
-        self.update(&added, &removed)
+    /// Brings the backend back to what it had before the change under way.
+    fn restore(&self, conversation: &Conversation<'_>) -> Result<()> {
+        let Some(before) = self.before.lock()?.take() else { return Ok(()) };
+        let now = self.table.lock()?.clone();
+        // Told by their fields, not by their bases alone: a region may have come where another was.
+        let gone_from = |from: &MemoryTable, to: &MemoryTable| {
+            let is_there = |region: &VhostUserRegion| {
+                to.get(&region.guest_phys_addr).is_some_and(|other| other.fields() == region.fields())
+            };
+            from.values().filter(|region| !is_there(region)).cloned().collect::<Vec<_>>()
+        };
+        let removed: Vec<u64> = gone_from(&now, &before).iter().map(|region| region.guest_phys_addr).collect();
+        self.update(conversation, &removed, &gone_from(&before, &now))
     }
 
     /// The bases of those regions that the backend has.
-    fn shown<'a>(&self, regions: impl Iterator<Item = &'a RegionEntry>) -> Vec<u64> {
-        regions.map(|region| region.base()).filter(|base| self.table.contains_key(base)).collect()
+    fn shown<'a>(&self, regions: impl Iterator<Item = &'a RegionEntry>) -> Result<Vec<u64>> {
+        let table = self.table.lock()?;
+        Ok(regions.map(|region| region.base()).filter(|base| table.contains_key(base)).collect())
     }
 
-    fn check_room(&self, region: Option<&SharedRegion>, needed: usize) -> Result<()> {
-        let most = self.connection.max_regions;
-        if needed <= most {
+    fn check_room(&self, removed: &[u64], added: &[VhostUserRegion], region: Option<&SharedRegion>) -> Result<()> {
+        let kept = self.table.lock()?.keys().filter(|base| !removed.contains(base)).count();
+        let (most, needed) = (self.connection.negotiated.max_regions, kept.saturating_add(added.len()));
+        if added.is_empty() || needed <= most {
             return Ok(());
         }
         let message = format!("the vhost-user backend takes {most} regions of memory, and this change needs {needed}");
@@ -221,43 +228,41 @@ impl Client for VhostUser {
         true
     }
 
-    fn prepare(&self, proposal: &Arc<Proposal>) -> Result<()> {
-        // Before the lock: an export waits for direct copies under way.
+    fn prepare(&self, proposal: &Arc<Proposal>, interrupt: &dyn Interrupt) -> Result<()> {
+        // Before the conversation: an export waits for direct copies under way.
         let added = exported(proposal, proposal.change.added.iter())?;
-        let mut backend = self.backend.lock();
-        let removed = backend.shown(proposal.removed_before());
-        let kept = backend.table.keys().filter(|base| !removed.contains(base));
-        let needed = kept.chain(added.iter().map(|region| &region.guest_phys_addr)).count();
-        if !added.is_empty() {
-            backend.check_room(proposal.change.added.first().map(|region| &region.desc), needed)?;
-        }
-        let before = backend.table.clone();
-        backend.update(&removed, &added).inspect_err(|_| {
+        let conversation = self.connection.begin(interrupt)?;
+        let removed = self.shown(proposal.removed_before())?;
+        self.check_room(&removed, &added, proposal.change.added.first().map(|region| &region.desc))?;
+        let before = self.table.lock()?.clone();
+        *self.before.lock()? = Some(before);
+        self.update(&conversation, &removed, &added).inspect_err(|_| {
             // The error that is returned is why; a backend that takes nothing back is named by the next change.
-            let _ = backend.restore(&before);
+            let _ = self.restore(&conversation);
         })
     }
 
-    fn commit(&self, proposal: &Arc<Proposal>) -> Result<()> {
-        let mut backend = self.backend.lock();
-        let removed = backend.shown(proposal.removed_after());
-        backend.update(&removed, &[])
+    fn commit(&self, proposal: &Arc<Proposal>, interrupt: &dyn Interrupt) -> Result<()> {
+        *self.before.lock()? = None;
+        let removed = self.shown(proposal.removed_after())?;
+        self.update(&self.connection.begin(interrupt)?, &removed, &[])
     }
 
-    fn rollback(&self, proposal: &Arc<Proposal>) -> Result<()> {
-        let mut backend = self.backend.lock();
-        let added = exported(proposal, proposal.removed_before())?;
-        let removed = backend.shown(proposal.change.added.iter());
-        backend.update(&removed, &added)
+    fn rollback(&self, _proposal: &Arc<Proposal>, interrupt: &dyn Interrupt) -> Result<()> {
+        self.restore(&self.connection.begin(interrupt)?)
+    }
+
+    fn hurry(&self, is_hurried: bool) {
+        self.connection.hurry(is_hurried);
     }
 
     /// A backend that is gone has nothing to let go.
-    fn leave(&self) -> Result<()> {
-        let mut backend = self.backend.lock();
-        if backend.connection.is_broken() {
+    fn leave(&self, interrupt: &dyn Interrupt) -> Result<()> {
+        let conversation = self.connection.begin(interrupt)?;
+        if self.connection.is_broken()? {
             return Ok(());
         }
-        let all: Vec<u64> = backend.table.keys().copied().collect();
-        backend.update(&all, &[])
+        let all: Vec<u64> = self.table.lock()?.keys().copied().collect();
+        self.update(&conversation, &all, &[])
     }
 }

@@ -38,7 +38,7 @@ impl PyMemory {
         let bytes = self.direct(size.0, |memory| {
             let bytes = memory.direct_bytes(addr.0, usize_of(size.0))?;
             Some(buffer::new_bytes(py, size.0, |output| {
-                bytes.copy_to(output);
+                bytes.copy_to(output, 0);
                 Ok(())
             }))
         });
@@ -178,6 +178,12 @@ impl PyMemory {
     #[pyo3(signature = (addr, size, byte=Byte(0), *, force=false), text_signature = "($self, addr, size, byte=0, *, force=False)")]
     fn fill(&self, py: Python<'_>, addr: Address, size: Size, byte: Byte, force: bool) -> PyResult<()> {
         self.write_slowly(py, writing("fill", force), convert::range(addr, size)?, Input::Fill(byte.0))
+    }
+
+    /// Fills part of one region with zeroes, and nothing that has taken its place.
+    fn _fill_part(&self, py: Python<'_>, region: &Bound<'_, PyAny>, offset: Size, size: Size) -> PyResult<()> {
+        let (verb, range) = self.part_of(writing("fill", false), region, offset, size)?;
+        self.write_slowly(py, verb, range, Input::Fill(0))
     }
 
     /// The bytes up to a zero, without it; `max_size` bytes when there is none before.

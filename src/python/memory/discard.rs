@@ -28,4 +28,10 @@ impl PyMemory {
         let range = convert::range(addr, size)?;
         self.run(py, [(DISCARD, &[range])], None, |[sections], _| discard::discard(sections))
     }
+
+    /// Discards part of one region, and nothing that has taken its place.
+    fn _discard_part(&self, py: Python<'_>, region: &Bound<'_, PyAny>, offset: Size, size: Size) -> PyResult<()> {
+        let (verb, range) = self.part_of(DISCARD, region, offset, size)?;
+        self.run(py, [(verb, &[range])], None, |[sections], _| discard::discard(sections))
+    }
 }

@@ -15,6 +15,7 @@ use super::dax::PyDaxWindow;
 use super::interrupt::detached;
 use super::leaving::leave;
 use super::mapping::PyMapping;
+use super::region_key::PyRegionKey;
 use super::region_objects::RegionObject;
 use super::registry::PyRegistry;
 use super::space_ref::SpaceRef;
@@ -73,14 +74,14 @@ impl PyMemory {
         Self { space, registry, incarnation }
     }
 
-    /// The verb and the range for one region (exact base, name or region), or for all that have memory.
+    /// The verb and the range for one region (exact base, name or region) and no other that takes its place, or for all that have memory.
     fn regions_of(&self, verb: Verb, region: Option<&Bound<'_, PyAny>>) -> PyResult<(Verb, Range)> {
         let Some(region) = region else { return Ok((verb.shaped(Shape::Mapped), EVERYWHERE)) };
         let target = target(region)?;
         self.short(|map, memory| {
             let desc = target.find(map)?;
             match memory.find(desc.base()) {
-                Some(_) => Ok((verb, desc.range)),
+                Some(_) => Ok((verb.shaped(Shape::Of(desc.id)), desc.range)),
                 None => Err(Error::Unmapped {
                     message: format!("{desc} is a device: it has no memory"),
                     address: Some(desc.base()),
@@ -89,6 +90,12 @@ impl PyMemory {
                 }),
             }
         })
+    }
+
+    /// The verb and the range for a part of a region, which lies in it.
+    fn part_of(&self, verb: Verb, region: &Bound<'_, PyAny>, offset: Size, size: Size) -> PyResult<(Verb, Range)> {
+        let (verb, range) = self.regions_of(verb, Some(region))?;
+        Ok((verb, range.skip(offset.0).take(size.0)))
     }
 
     /// Calls `look` with the byte at an address, which is neither read nor held.
@@ -175,6 +182,12 @@ impl PyMemory {
         })
     }
 
+    /// The key of a region with memory, which no other has; it can stand for the region wherever a name can.
+    fn _key(&self, region: &Bound<'_, PyAny>) -> PyResult<PyRegionKey> {
+        let target = target(region)?;
+        self.short(|map, _| target.find(map).cloned()).map(PyRegionKey)
+    }
+
     /// Unmaps everything; the space stays as a map, and `map_memory()` then makes new memory. Closing twice does nothing.
     ///
     /// Raises `RegionBusy` when a view or array holds a region, and then nothing is unmapped.
@@ -199,7 +212,7 @@ impl PyMemory {
         self.short(|_, memory| {
             for region in memory.regions() {
                 let guest = |pages: Range| region.range().skip(pages.base()).take(pages.size());
-                region.drain(&mut |pages| found.push(guest(pages)));
+                region.drain(&mut |pages| found.push(guest(pages)))?;
             }
             Ok(())
         })?;

@@ -14,7 +14,6 @@ use crate::model::error::Result;
 use crate::model::ids::{Generation, Incarnation};
 use crate::model::interrupt::Interrupt;
 use crate::model::invalid::Invalid;
-use crate::model::lock::Lock;
 use crate::model::pattern::Pattern;
 use crate::model::range::Range;
 use crate::model::room;
@@ -22,6 +21,7 @@ use crate::python::buffer;
 use crate::python::convert::{Address, Size, U64};
 use crate::python::interrupt::PyInterrupt;
 use crate::python::space_ref::SpaceRef;
+use crate::sys::lock::Lock;
 
 /// Bytes to search for, of which some nibbles may be anything: hexadecimal digits and `?`, with or without spaces.
 ///

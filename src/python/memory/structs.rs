@@ -1,9 +1,7 @@
 //! Values in the formats of the `struct` module.
 
 use pyo3::exceptions::PyTypeError;
-use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyTuple};
 
 use super::PyMemory;
@@ -11,14 +9,16 @@ use crate::memory::access::Verb;
 use crate::memory::protection::Need;
 use crate::python::calls::python_call;
 use crate::python::convert::{self, Address, Size};
+use crate::python::import_once::interned;
+use crate::sys::once::Once;
 
 const UNPACK: Verb = Verb::new("unpack", Need::Read);
 
 /// The module, which keeps the formats that it has seen compiled.
 fn structs(py: Python<'_>) -> PyResult<&Bound<'_, PyModule>> {
     let _guard = python_call();
-    static STRUCT: PyOnceLock<Py<PyModule>> = PyOnceLock::new();
-    let module = STRUCT.get_or_try_init(py, || py.import("struct").map(Bound::unbind))?;
+    static STRUCT: Once<Py<PyModule>> = Once::new();
+    let module = STRUCT.get_or_try_init(|| py.import("struct").map(Bound::unbind))?;
     Ok(module.bind(py))
 }
 
@@ -37,9 +37,9 @@ impl PyMemory {
     fn unpack<'py>(&self, py: Python<'py>, addr: Address, fmt: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
         let _guard = python_call();
         let structs = structs(py)?;
-        let size: u64 = structs.call_method1(intern!(py, "calcsize"), (fmt,))?.extract()?;
+        let size: u64 = structs.call_method1(interned!(py, "calcsize"), (fmt,))?.extract()?;
         let bytes = self.bytes_of(py, UNPACK, convert::range(addr, Size(size))?, None)?;
-        structs.call_method1(intern!(py, "unpack"), (fmt, bytes))
+        structs.call_method1(interned!(py, "unpack"), (fmt, bytes))
     }
 
     /// Writes values at an address, in a format of the `struct` module.
@@ -56,7 +56,7 @@ impl PyMemory {
     fn pack(&self, py: Python<'_>, addr: Address, fmt: &Bound<'_, PyAny>, values: &Bound<'_, PyTuple>) -> PyResult<()> {
         let _guard = python_call();
         let arguments: Vec<_> = std::iter::once(fmt.clone()).chain(values.iter()).collect();
-        let packed = structs(py)?.getattr(intern!(py, "pack"))?.call1(PyTuple::new(py, arguments)?)?;
+        let packed = structs(py)?.getattr(interned!(py, "pack"))?.call1(PyTuple::new(py, arguments)?)?;
         let bytes = packed.cast_into::<PyBytes>().map_err(|_| PyTypeError::new_err("struct.pack gave no bytes"))?;
         self.write_from(py, addr, bytes.as_bytes().into(), false)
     }

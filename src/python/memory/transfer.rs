@@ -3,23 +3,25 @@
 use std::fs::File;
 
 use pyo3::exceptions::{PyOSError, PyTypeError};
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyMemoryView, PySlice};
 
 use super::PyMemory;
 use crate::memory::access::Verb;
-use crate::memory::buffer::Bytes;
+use crate::memory::buffer::{Bytes, Output};
 use crate::memory::protection::Need;
 use crate::memory::section::Section;
 use crate::memory::transfer::Transfer;
 use crate::model::error::{Errno, Error, Result};
 use crate::model::format::hex;
 use crate::model::int::usize_of;
+use crate::model::interrupt::Uninterrupted;
 use crate::model::range::Range;
 use crate::model::region::{PROT_READ, PROT_WRITE};
 use crate::python::calls::python_call;
 use crate::python::convert::{self, Address, Size, U64};
+use crate::python::file::{self as file_object, PlainFile};
+use crate::python::import_once::interned;
 use crate::python::{buffer, callback};
 use crate::sys::errno::{EAGAIN, EIO};
 use crate::sys::file;
@@ -38,7 +40,7 @@ enum Endpoint<'py> {
 impl<'py> Endpoint<'py> {
     fn new(object: &Bound<'py, PyAny>, method: &str, needed: i32) -> PyResult<Self> {
         let _guard = python_call();
-        let io = object.py().import(intern!(object.py(), "io"))?;
+        let io = object.py().import(interned!(object.py(), "io"))?;
         if object.is_instance(&io.getattr("TextIOBase")?)? {
             return Err(PyTypeError::new_err("the file is open as text: open it in binary mode"));
         }
@@ -56,27 +58,15 @@ impl<'py> Endpoint<'py> {
     }
 }
 
-/// Whether reads and writes of the descriptor are those of the object: ints, and those of Python's own classes that keep nothing back,
-/// or whose buffer can be emptied. Subclasses and wrappers may compress, count, encrypt or buffer.
+/// Whether reads and writes of the descriptor are those of the object.
 fn descriptor_is_all(object: &Bound<'_, PyAny>) -> PyResult<bool> {
     let _guard = python_call();
-    let py = object.py();
-    if object.getattr_opt("fileno")?.is_none() {
-        return object.get_type().hasattr("__index__");
+    match PlainFile::of(object)? {
+        None => Ok(false),
+        Some(PlainFile::Unbuffered | PlainFile::Buffered { is_writer: true }) => Ok(true),
+        // Bytes may wait in the buffer of one that can't be sought and is read.
+        Some(PlainFile::Buffered { is_writer: false }) => object.call_method0("seekable")?.is_truthy(),
     }
-    let io = py.import(intern!(py, "io"))?;
-    let is_exactly = |object: &Bound<'_, PyAny>, class: &str| Ok::<_, PyErr>(object.get_type().is(&io.getattr(class)?));
-    if is_exactly(object, "FileIO")? || object.get_type().is(&py.import(intern!(py, "socket"))?.getattr("socket")?) {
-        return Ok(true);
-    }
-    for class in ["BufferedReader", "BufferedWriter", "BufferedRandom"] {
-        if is_exactly(object, class)? {
-            // Bytes may wait in the buffer of one that can't be sought and is read.
-            let is_seekable = object.call_method0("seekable")?.is_truthy()?;
-            return Ok(is_exactly(&object.getattr("raw")?, "FileIO")? && (is_seekable || class == "BufferedWriter"));
-        }
-    }
-    Ok(false)
 }
 
 /// A descriptor of the user's, and how to keep a Python file object in step with it.
@@ -89,7 +79,7 @@ struct Descriptor<'py> {
 impl<'py> Descriptor<'py> {
     fn new(object: &Bound<'py, PyAny>, needed: i32) -> PyResult<Self> {
         let _guard = python_call();
-        let io = object.py().import(intern!(object.py(), "io"))?;
+        let io = object.py().import(interned!(object.py(), "io"))?;
         let buffered = if object.is_instance(&io.getattr("BufferedIOBase")?)? {
             // Before the position is asked for: bytes in Python's buffer come first in the file.
             object.call_method0("flush")?;
@@ -98,7 +88,7 @@ impl<'py> Descriptor<'py> {
         } else {
             None
         };
-        let file = convert::duplicate(object)?;
+        let file = file_object::duplicate(object)?;
         if file::protection(&file).is_ok_and(|there| there & needed == 0) {
             let what = if needed == PROT_READ { "reading" } else { "writing" };
             let error = io.getattr("UnsupportedOperation")?.call1((format!("the file is not open for {what}"),))?;
@@ -163,7 +153,9 @@ impl PyMemory {
 
     fn read_stream(&self, py: Python<'_>, readinto: &Bound<'_, PyAny>, range: Range) -> PyResult<()> {
         let _guard = python_call();
-        let buffer = buffer::new_bytearray(py, usize_of(range.size().min(STEP)))?;
+        // Zeroes, for the file's own code sees it before it has filled it.
+        let zeroes = |[output]: [Output<'_>; 1]| Ok(output.fill(0, &Uninterrupted)?);
+        let [buffer] = buffer::new_bytearrays(py, usize_of(range.size().min(STEP)), zeroes)?;
         self.stream(py, (READ_FROM, range), |part| {
             let whole = PyMemoryView::from(buffer.as_any())?;
             let view = whole.get_item(PySlice::new(py, 0, isize::try_from(part.size())?, 1))?;
@@ -177,7 +169,7 @@ impl PyMemory {
 
     fn write_stream(&self, py: Python<'_>, write: &Bound<'_, PyAny>, range: Range) -> PyResult<()> {
         let _guard = python_call();
-        let raw = py.import(intern!(py, "io"))?.getattr("RawIOBase")?;
+        let raw = py.import(interned!(py, "io"))?.getattr("RawIOBase")?;
         let is_raw = write.getattr_opt("__self__")?.is_some_and(|file| file.is_instance(&raw).unwrap_or(false));
         self.stream(py, (WRITE_TO, range), |part| {
             let bytes = buffer::new_bytes(py, part.size(), |output| {

@@ -10,28 +10,17 @@ use crate::memory::mapped_regions::MappedRegions;
 use crate::memory::protection::Need;
 use crate::memory::translate::Translator;
 use crate::model::error::Result;
+use crate::model::interrupt::{Interrupt, Uninterrupted};
 use crate::model::invalid::Invalid;
 use crate::model::range::Range;
 use crate::python::buffer;
 use crate::python::calls::python_call;
 use crate::python::convert::Address;
+use crate::python::interrupt::detached;
 
 const INTEGER: usize = size_of::<u64>();
 /// From this many bytes of addresses on, look-ups go on without the interpreter's lock.
 const LONG_LIST: usize = 64 << 10;
-
-/// Two results of an operation on many addresses.
-fn pair<'py>(
-    py: Python<'py>,
-    like: &Bound<'py, PyAny>,
-    size: usize,
-    formats: [&str; 2],
-    fill: impl FnOnce(&Output<'_>, &Output<'_>) -> PyResult<()>,
-) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyAny>)> {
-    let [one, two] = [buffer::new_bytearray(py, size)?, buffer::new_bytearray(py, size)?];
-    buffer::with_output(&one, |first| buffer::with_output(&two, |second| fill(first, second)))?;
-    Ok((integers(like, one, formats[0])?, integers(like, two, formats[1])?))
-}
 
 /// A bytearray as an array of NumPy where the addresses came in one, else as a memoryview of integers.
 fn integers<'py>(
@@ -82,14 +71,16 @@ impl PyMemory {
         };
         let translator = self.short(|_, memory| Ok(Translator::new(memory)))?;
         buffer::with_integers(addresses, |integers| {
-            pair(py, addresses, integers.size(), ["Q", "q"], |hosts, indexes| {
-                let work = || translator.translate(integers, hosts, indexes, must_exist);
-                let missing = if integers.size() < LONG_LIST { work() } else { py.detach(work) }?;
-                match missing.filter(|_| must_exist) {
+            let translate = |results: [Output<'_>; 2]| {
+                let work = |interrupt: &dyn Interrupt| translator.translate(integers, &results, must_exist, interrupt);
+                let is_long = integers.size() >= LONG_LIST;
+                match if is_long { detached(py, None, work)? } else { work(&Uninterrupted)? } {
                     Some(address) => Err(self.no_memory_at(address)),
                     None => Ok(()),
                 }
-            })
+            };
+            let [hosts, indexes] = buffer::new_bytearrays(py, integers.size(), translate)?;
+            Ok((self::integers(addresses, hosts, "Q")?, self::integers(addresses, indexes, "q")?))
         })
     }
 
@@ -106,8 +97,8 @@ impl PyMemory {
     /// [7, 0]
     fn read_many_u64<'py>(&self, py: Python<'py>, addresses: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
         buffer::with_integers(addresses, |integers| {
-            let values = buffer::new_bytearray(py, integers.size())?;
-            buffer::with_output(&values, |output| self.read_each(py, integers, output))?;
+            let read = |[output]: [Output<'_>; 1]| self.read_each(py, integers, &output);
+            let [values] = buffer::new_bytearrays(py, integers.size(), read)?;
             self::integers(addresses, values, "Q")
         })
     }

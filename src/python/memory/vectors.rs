@@ -5,7 +5,7 @@ use pyo3::types::{PyBytes, PyList, PyTuple};
 
 use super::PyMemory;
 use crate::memory::access::{self, Verb};
-use crate::memory::buffer::{Bytes, Input, Output};
+use crate::memory::buffer::{BLOCK, Bytes, Input, Output};
 use crate::memory::fast_path::DirectBytes;
 use crate::memory::protection::Need;
 use crate::memory::section::Section;
@@ -14,7 +14,7 @@ use crate::model::int::{u64_of, usize_of};
 use crate::model::interrupt::Interrupt;
 use crate::model::invalid::Invalid;
 use crate::model::range::Range;
-use crate::model::room::Room;
+use crate::model::room::{self, Room};
 use crate::python::buffer;
 use crate::python::calls::python_call;
 use crate::python::convert::{self, Address, Size};
@@ -42,10 +42,10 @@ fn pairs(object: &Bound<'_, PyAny>) -> PyResult<Vec<Pair>> {
             let message = "a buffer of ranges needs pairs of an address and a size, of 8 bytes each";
             return Err(Invalid::number(message).into());
         }
-        let integer = |at: usize| integers.integer(at);
-        let mut pairs = Vec::new();
-        for at in (0..integers.size()).step_by(2 * INTEGER) {
-            pairs.add((Address(integer(at)?), Size(integer(at.saturating_add(INTEGER))?)))?;
+        let (mut pairs, mut block) = (Vec::new(), [0; BLOCK]);
+        for at in (0..integers.size()).step_by(size_of_val(&block)) {
+            let (block, _) = integers.integers(at, &mut block)?.as_chunks();
+            pairs.add_all(block.iter().map(|[addr, size]| (Address(*addr), Size(*size))))?;
         }
         Ok(pairs)
     })
@@ -86,7 +86,7 @@ impl PyMemory {
     fn readv_direct<'py>(&self, py: Python<'py>, pairs: &[Pair]) -> PyResult<Option<Bound<'py, PyList>>> {
         let bytes = |source: DirectBytes<'_>| {
             buffer::new_bytes(py, u64_of(source.size()), |output| {
-                source.copy_to(output);
+                source.copy_to(output, 0);
                 Ok(())
             })
         };
@@ -109,14 +109,19 @@ impl PyMemory {
     /// Reads all ranges on one snapshot, when each of them is one direct copy; else does nothing.
     fn readv_into_direct(&self, pairs: &[Pair], output: &Output<'_>) -> PyResult<Option<()>> {
         self.direct(total(pairs)?, |memory| {
-            let sources = pairs.iter().map(|(addr, size)| memory.direct_bytes(addr.0, usize_of(size.0)));
-            let sources = sources.collect::<Option<Vec<_>>>()?;
+            let source = |(addr, size): &Pair| memory.direct_bytes(addr.0, usize_of(size.0));
+            // All are found before the first is copied: where one is refused, the buffer stays as it is.
+            let mut sources = room::unwritten(pairs.len()).ok()?;
+            pairs.iter().try_for_each(|pair| sources.add(source(pair)?).ok())?;
             let mut at = 0usize;
-            for source in sources {
-                source.copy_to(&output.slice(at, source.size()).ok()?).then_some(())?;
-                at = at.checked_add(source.size())?;
-            }
-            Some(())
+            sources
+                .into_iter()
+                .all(|source: DirectBytes<'_>| {
+                    let place = at;
+                    at = at.saturating_add(source.size());
+                    source.copy_to(output, place)
+                })
+                .then_some(())
         })
     }
 
@@ -194,7 +199,7 @@ impl PyMemory {
             pairs.try_iter()?.map(|pair| pair?.extract()).collect::<PyResult<_>>()?;
         // All buffers are held before the first byte is written: one that can't be had must change nothing.
         let buffers = given.iter().map(|(_, data)| buffer::PyBuffer::of(data)).collect::<PyResult<Vec<_>>>()?;
-        let data: Vec<_> = buffers.iter().map(buffer::PyBuffer::bytes).collect();
+        let data: Vec<_> = buffers.iter().map(|buffer| buffer.bytes()).collect();
         let pairs: Vec<Pair> =
             given.iter().zip(&data).map(|((addr, _), bytes)| (*addr, Size::of(bytes.size()))).collect();
         if self.writev_direct(&pairs, &data)?.is_some() {

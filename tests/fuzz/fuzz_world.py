@@ -5,6 +5,7 @@ import inspect
 import os
 import random
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from importlib import import_module
@@ -76,6 +77,7 @@ class World:
         self.random = random.Random(seed)
         self.call = call
         self.depth = 0
+        self.thread = threading.Thread()
         self.path = directory / "bytes"
         self.path.write_bytes(bytes(range(256)) * 64)
         self.file = self.path.open("r+b", buffering=0)
@@ -150,6 +152,19 @@ class World:
         self.memory.write_u64(base, 1)
         self.space.remove_region(base)
 
+    def meddle_in_thread(self) -> None:
+        # One at a time: clients that are told of what it does may wish for another.
+        if self.thread.is_alive():
+            return
+        self.thread = threading.Thread(target=self.meddle_quietly)
+        self.thread.start()
+        # A caller that held a lock would be waited for.
+        self.thread.join(0.5)
+
+    def meddle_quietly(self) -> None:
+        with suppress(Exception):
+            self.meddle()
+
     def close(self) -> None:
         self.memory.close()
 
@@ -180,6 +195,8 @@ class World:
             raise SystemError(f"a forked child ended with {status}")
 
     def end(self) -> None:
+        if self.thread.is_alive():
+            self.thread.join()
         for kind in self.kinds:
             end(kind)
         self.objects.clear()

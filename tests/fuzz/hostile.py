@@ -7,10 +7,8 @@ import mmap
 import os
 import random
 import signal
-import threading
 from array import array
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from copy import deepcopy
 from functools import partial
 from typing import Any, Protocol
@@ -29,6 +27,9 @@ class Victim(Protocol):
 
     def meddle(self) -> None:
         """A change, a write and a removal."""
+
+    def meddle_in_thread(self) -> None:
+        """The same by another thread, for which the caller waits."""
 
     def close(self) -> None:
         """Closes the memory."""
@@ -53,18 +54,6 @@ def refuse(error: type[BaseException]) -> Callable[[Victim], None]:
     return act
 
 
-def in_thread(victim: Victim) -> None:
-    """A caller that holds a lock while it calls back would be waited for."""
-    thread = threading.Thread(target=quietly, args=(victim.meddle,))
-    thread.start()
-    thread.join(1)
-
-
-def quietly(act: Callable[[], object]) -> None:
-    with suppress(Exception):
-        act()
-
-
 MOODS: dict[str, Callable[[Victim], object]] = {
     "raise": refuse(HostileError),
     "interrupt": refuse(KeyboardInterrupt),
@@ -76,7 +65,7 @@ MOODS: dict[str, Callable[[Victim], object]] = {
     "detach": lambda victim: victim.detach(),
     "fork": lambda victim: victim.fork(),
     "recurse": lambda victim: victim.call_again(),
-    "thread": in_thread,
+    "thread": lambda victim: victim.meddle_in_thread(),
     "collect": lambda _: gc.collect(),
 }
 

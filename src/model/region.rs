@@ -191,17 +191,16 @@ impl Region {
     /// Refuses what would have no effect: RAM and firmware have any source, which of them a buffer is there already; a DAX window has
     /// host addresses alone, a device no memory.
     fn check_type(&self) -> Result<(), Invalid> {
-        let BackingOptions { alignment, guard_pages, .. } = self.options;
-        let placement = BackingOptions { alignment, guard_pages, ..BackingOptions::default() };
+        let BackingOptions { alignment, guard_pages, may_block, .. } = self.options;
+        let blocking = BackingOptions { may_block, ..BackingOptions::default() };
+        let placement = BackingOptions { alignment, guard_pages, ..blocking.clone() };
         let bare = |source_type| Source { source_type: self.source.source_type.and(source_type), ..Source::default() };
         let (what, source, options) = match self.region_type {
             RegionType::DaxMemory => {
                 ("a DAX window is addresses for files", bare(Some(SourceType::MmapAnonymous)), placement)
             }
             RegionType::DeviceMemory => ("a device region has no memory", bare(None), BackingOptions::default()),
-            _ if self.source.buffer.is_some() => {
-                ("a buffer is mapped already", self.source.clone(), BackingOptions::default())
-            }
+            _ if self.source.buffer.is_some() => ("a buffer is mapped already", self.source.clone(), blocking),
             RegionType::DefaultMemory | RegionType::FirmwareMemory => return Ok(()),
         };
         if self.source != source {
@@ -217,7 +216,7 @@ impl Region {
             return Ok(());
         }
         let rest = "leave perm_flags=, prot_flags=, host_numa_node_id= and backing= out";
-        let but = "; a DAX window may have alignment or guard_pages, a buffer prot_flags=";
+        let but = "; a DAX window may have alignment, guard_pages or may_block, a buffer prot_flags= or may_block";
         Err(Invalid::argument(format!("{what}: {rest}{but}")))
     }
 
@@ -232,6 +231,10 @@ impl Region {
             "transparent_hugepage= is for sources of small pages: this one takes huge pages from the pool"
         } else if options.seals.is_some() && !self.is_memfd() {
             "seals= goes with a memfd: mem_type \"shmem\" or \"hugeshmem\""
+        } else if options.may_block == Some(true)
+            && (options.mlock == Some(true) || self.perm_flags & MAP_POPULATE != 0)
+        {
+            "may_block= is for memory whose pages somebody brings in when they are touched: leave MAP_POPULATE (mem_prealloc=) and mlock= out"
         } else {
             return Ok(());
         };

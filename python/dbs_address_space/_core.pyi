@@ -311,8 +311,8 @@ class AddressSpaceRegion:
         """RAM over a writable, contiguous buffer: an `mmap.mmap`, a `shared_memory` block's `buf`, an array of NumPy, a bytearray.
 
         The buffer is held for as long as the region is, so its owner can't close or resize it. It may lie and end anywhere. Accesses
-        go through the kernel, for its owner may protect or cut it; where a userfaultfd was registered on it before it is mapped, one
-        that is not answered within a second is given up with `MemoryFault`. Raises `TypeError` for a read-only buffer, `BufferError`
+        go through the kernel, for its owner may protect or cut it; where a userfaultfd was registered on it before it is mapped, or
+        with `.replace(backing=BackingOptions(may_block=True))`, one that is not answered within a second is given up with `MemoryFault`. Raises `TypeError` for a read-only buffer, `BufferError`
         for one that is not contiguous, `InvalidAddressRange` for an empty one.
 
         >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
@@ -680,6 +680,7 @@ class AddressSpaceChange:
         >>> subscription = space.subscribe(show, replay=True)
         4194304
         """
+    def _keep(self, region: AddressSpaceRegion) -> object: ...
     def __bool__(self) -> bool: ...
     def __eq__(self, other: object, /) -> bool: ...
     def __hash__(self) -> int: ...
@@ -2534,6 +2535,8 @@ class BackingOptions:
     - `dontdump`, `dontfork`: left out of core dumps; not there in forked children, where an access is `MemoryFault`.
     - `mlock`: all pages are there and stay there.
     - `guard_pages`: an inaccessible page before and behind the mapping.
+    - `may_block`: somebody answers page faults of the memory, as with a userfaultfd: accesses let other threads run, and one that is not
+      answered within a second is `MemoryFault`. Views and atomics are refused. For memory that is registered only after it was mapped.
     - `seals`: of a memfd, some of `"shrink"`, `"grow"`, `"seal"` (the three that are the default) and `"future-write"`.
     - `policy`: a `NumaPolicy` or its mode alone.
 
@@ -2556,6 +2559,7 @@ class BackingOptions:
         dontfork: bool | None = None,
         mlock: bool | None = None,
         guard_pages: bool | None = None,
+        may_block: bool | None = None,
         seals: Iterable[str] | None = None,
         policy: NumaPolicy | str | None = None,
     ) -> Self: ...
@@ -2586,6 +2590,9 @@ class BackingOptions:
     @property
     def guard_pages(self) -> bool | None:
         """Whether inaccessible pages lie before and behind it."""
+    @property
+    def may_block(self) -> bool | None:
+        """Whether accesses may wait for whoever answers page faults."""
     @property
     def seals(self) -> tuple[str, ...] | None:
         """The seals of a memfd, a tuple of their names."""

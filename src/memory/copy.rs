@@ -55,15 +55,21 @@ fn step(from: Section<'_>, to: Section<'_>, is_backward: bool) -> Result<()> {
             to.mark_dirty();
             Ok(())
         }
-        // SAFETY: the part lies in a mapping that can't fault meanwhile.
-        (true, false) => to.write(Input::Bytes(unsafe { Bytes::new(from.host(), from.len()) }), false),
-        (false, true) => {
+        (true, false) if !to.may_block() => {
+            // SAFETY: the part lies in a mapping that can't fault meanwhile.
+            to.write(Input::Bytes(unsafe { Bytes::new(from.host(), from.len()) }), false)
+        }
+        (false, true) if !from.may_block() => {
             // SAFETY: the part lies in a mapping that can't fault meanwhile, and may be written.
             let read = from.read(&unsafe { Output::new(to.host(), to.len()) });
             to.mark_dirty();
             read
         }
-        (false, false) => through_buffer(from, to, is_backward),
+        _ => {
+            // Whoever closes the gate of one side would wait, in vain, for a disk or a fault handler of the other.
+            drop((source, target));
+            through_buffer(from, to, is_backward)
+        }
     }
 }
 

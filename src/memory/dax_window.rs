@@ -88,14 +88,23 @@ pub(super) enum DaxFailure {
     Kernel(io::Error),
 }
 
+impl From<Forked> for DaxFailure {
+    fn from(forked: Forked) -> Self {
+        Self::Kernel(forked.into())
+    }
+}
+
 /// A window: addresses that are ours to map files into, and what is there.
 #[derive(Debug)]
 pub struct DaxWindow {
     pages: OwnPages,
+    /// Held across the system calls of a change, which may take long: two threads that find a place free must not both map it.
+    changing: Lock<()>,
+    /// Held for a moment each, for accesses look into it with the interpreter's lock.
     table: Lock<DaxTable>,
 }
 
-// SAFETY: the window's addresses are only mapped over, with the table locked.
+// SAFETY: the window's addresses are only mapped over by one change at a time.
 unsafe impl Send for DaxWindow {}
 // SAFETY: as above.
 unsafe impl Sync for DaxWindow {}
@@ -104,7 +113,7 @@ impl DaxWindow {
     /// A window in which nothing is mapped, to be kept beside its pages. What is mapped there comes and goes: `Touch::of` says that
     /// nobody touches it directly.
     pub(super) fn new(pages: OwnPages) -> Self {
-        Self { pages, table: Lock::default() }
+        Self { pages, changing: Lock::default(), table: Lock::default() }
     }
 
     fn table(&self) -> Result<LockGuard<'_, DaxTable>, Forked> {
@@ -128,10 +137,10 @@ impl DaxWindow {
 
     /// Maps a file where nothing is mapped.
     pub(super) fn map_file(&self, file: &File, mapping: DaxMapping) -> Result<(), DaxFailure> {
-        // Locked across the system call: two threads that find a place free must not both map it.
-        let mut table = self.table().map_err(|forked| DaxFailure::Kernel(forked.into()))?;
-        if let Some(other) = table.overlapping(mapping.range).next_back() {
-            return Err(DaxFailure::Taken(*other));
+        let _changing = self.changing.lock()?;
+        let taken = self.table()?.overlapping(mapping.range).next_back().copied();
+        if let Some(other) = taken {
+            return Err(DaxFailure::Taken(other));
         }
         let source = Some((file.as_raw_fd(), mapping.file_offset));
         if let Err(error) = self.map_over(mapping.range, mapping.prot_flags, MAP_SHARED, source) {
@@ -139,16 +148,16 @@ impl DaxWindow {
             let _ = self.clear(mapping.range);
             return Err(DaxFailure::Kernel(error));
         }
-        table.insert(mapping);
+        self.table()?.insert(mapping);
         Ok(())
     }
 
     /// Takes a range out, which may cut mappings and cover holes.
     pub(super) fn unmap(&self, range: Range) -> io::Result<()> {
-        let mut table = self.table()?;
+        let _changing = self.changing.lock()?;
         // The memory first: the table must not forget what may still be mapped.
         self.clear(range)?;
-        table.cut(range);
+        self.table()?.cut(range);
         Ok(())
     }
 

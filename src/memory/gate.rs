@@ -85,6 +85,26 @@ mod tests {
         assert!(one.is_some() && two.is_some());
     }
 
+    /// Copies in opposite directions between two mappings, while both gates are being closed: neither copy waits for the other.
+    #[test]
+    fn nobody_who_has_passed_one_gate_waits_at_another() {
+        let gates = [Gate::new(), Gate::new()];
+        thread::scope(|scope| {
+            let [one, other] = gates.each_ref().map(Gate::pass);
+            assert!(one.is_some() && other.is_some());
+            for gate in &gates {
+                scope.spawn(|| gate.close());
+            }
+            while !gates.iter().all(|gate| gate.is_closed.load(Ordering::Acquire)) {
+                thread::yield_now();
+            }
+            // Both copies go on to their second side.
+            assert!(gates[1].pass().is_none());
+            assert!(gates[0].pass().is_none());
+            drop((one, other));
+        });
+    }
+
     #[test]
     fn every_caller_of_close_waits_for_the_copies_that_passed() {
         let gate = Gate::default();

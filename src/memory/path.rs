@@ -29,6 +29,8 @@ impl Touch {
     /// The rules. The first one that fits decides.
     const fn of(backing: &Backing) -> Self {
         match backing {
+            // Whoever must answer the fault may want the interpreter's lock, or be gone.
+            Backing { has_fault_handler: true, .. } => Self::Never,
             // The owner of a file that is mapped into a DAX window may cut it.
             Backing { is_window: true, .. } => Self::Never,
             // The owner of a file or buffer may cut, protect or unmap it.
@@ -137,6 +139,7 @@ mod tests {
             (small.clone(), Touch::Always),
             (Backing { is_dontfork: true, ..small.clone() }, Touch::InItsProcess),
             (Backing { can_shrink: true, ..small.clone() }, Touch::Never),
+            (Backing { has_fault_handler: true, ..small.clone() }, Touch::Never),
             (Backing { is_foreign: true, ..small.clone() }, Touch::Never),
             (Backing { is_window: true, ..small }, Touch::Never),
             (strict.clone(), Touch::Never),

@@ -77,6 +77,8 @@ pub(super) fn open(region: &SharedRegion) -> Result<Backing> {
         is_window: region.region_type == RegionType::DaxMemory,
         is_overcommit_strict: is_overcommit_strict(),
         is_dontfork: region.options.dontfork == Some(true),
+        has_fault_handler: region.options.may_block == Some(true),
+        may_block: region.options.may_block == Some(true),
         ..Backing::default()
     };
     let pool = Backing { is_huge: true, ..small.clone() };
@@ -145,7 +147,8 @@ fn open_adopted(region: &SharedRegion, backing: Backing) -> Result<Backing> {
     let backing = Backing { is_foreign: true, may_block: true, ..backing };
     match &region.source.buffer {
         Some(buffer) => Ok(Backing {
-            has_fault_handler: smaps::has_fault_handler(buffer.host, usize_of(region.size())),
+            has_fault_handler: backing.has_fault_handler
+                || smaps::has_fault_handler(buffer.host, usize_of(region.size())),
             buffer: Some(buffer.clone()),
             // A buffer begins and ends anywhere.
             page_size: 1,
@@ -419,9 +422,10 @@ impl Backing {
         self.flags & MAP_NORESERVE == 0
     }
 
-    /// The file and where in it the region begins, if the file shows what the memory shows and can be read.
+    /// The file and where in it the region begins, if the file shows what the memory shows and can be read: whoever answers faults brings
+    /// pages that the file does not have.
     pub(super) fn shown_file(&self) -> Option<(&File, u64)> {
-        let file = self.file.as_ref().filter(|_| self.is_regular && !self.is_private())?;
+        let file = self.file.as_ref().filter(|_| self.is_regular && !self.is_private() && !self.has_fault_handler)?;
         Some((file, self.offset))
     }
 

@@ -71,6 +71,8 @@ pub struct BackingOptions {
     pub mlock: Option<bool>,
     /// Inaccessible pages before and behind the mapping.
     pub guard_pages: Option<bool>,
+    /// Whether an access may wait for whoever answers its page faults.
+    pub may_block: Option<bool>,
     /// Seals of a memfd; empty for none.
     pub seals: Option<Vec<Seal>>,
     /// NUMA placement.
@@ -124,6 +126,7 @@ impl BackingOptions {
             && self.reserve == other.reserve
             && self.dontfork == other.dontfork
             && self.guard_pages == other.guard_pages
+            && self.may_block == other.may_block
             && self.seals == other.seals
     }
 }

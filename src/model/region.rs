@@ -191,17 +191,16 @@ impl Region {
     /// Refuses what would have no effect: RAM and firmware have any source, which of them a buffer is there already; a DAX window has
     /// host addresses alone, a device no memory.
     fn check_type(&self) -> Result<(), Invalid> {
-        let BackingOptions { alignment, guard_pages, .. } = self.options;
-        let placement = BackingOptions { alignment, guard_pages, ..BackingOptions::default() };
+        let BackingOptions { alignment, guard_pages, may_block, .. } = self.options;
+        let blocking = BackingOptions { may_block, ..BackingOptions::default() };
+        let placement = BackingOptions { alignment, guard_pages, ..blocking.clone() };
         let bare = |source_type| Source { source_type: self.source.source_type.and(source_type), ..Source::default() };
         let (what, source, options) = match self.region_type {
             RegionType::DaxMemory => {
                 ("a DAX window is addresses for files", bare(Some(SourceType::MmapAnonymous)), placement)
             }
             RegionType::DeviceMemory => ("a device region has no memory", bare(None), BackingOptions::default()),
-            _ if self.source.buffer.is_some() => {
-                ("a buffer is mapped already", self.source.clone(), BackingOptions::default())
-            }
+            _ if self.source.buffer.is_some() => ("a buffer is mapped already", self.source.clone(), blocking),
             RegionType::DefaultMemory | RegionType::FirmwareMemory => return Ok(()),
         };
         if self.source != source {
@@ -212,7 +211,7 @@ impl Region {
         if idle.is_empty() {
             return Ok(());
         }
-        let but = "; a DAX window may have alignment or guard_pages, a buffer prot_flags=";
+        let but = "; a DAX window may have alignment, guard_pages or may_block, a buffer prot_flags= or may_block";
         Err(Invalid::argument(format!("{what}: leave {} out{but}", idle.join(" and "))))
     }
 
@@ -253,6 +252,10 @@ impl Region {
             (
                 !has_path && self.source.file.is_none() && self.source.file_offset != 0,
                 "file_offset= goes with file= or with mem_type \"hugetlbfs\"",
+            ),
+            (
+                options.may_block == Some(true) && (options.mlock == Some(true) || self.perm_flags & MAP_POPULATE != 0),
+                "may_block= is for memory whose pages somebody brings in when they are touched: leave MAP_POPULATE (mem_prealloc=) and mlock= out",
             ),
         ];
         let refusal = refusals.into_iter().find_map(|(is_idle, why)| is_idle.then_some(why));

@@ -50,8 +50,8 @@ impl PyRegion {
     /// RAM over a writable, contiguous buffer: an `mmap.mmap`, a `shared_memory` block's `buf`, an array of NumPy, a bytearray.
     ///
     /// The buffer is held for as long as the region is, so its owner can't close or resize it. It may lie and end anywhere. Accesses
-    /// go through the kernel, for its owner may protect or cut it; where a userfaultfd was registered on it before it is mapped, one
-    /// that is not answered within a second is given up with `MemoryFault`. Raises `TypeError` for a read-only buffer, `BufferError`
+    /// go through the kernel, for its owner may protect or cut it; where a userfaultfd was registered on it before it is mapped, or
+    /// with `.replace(backing=BackingOptions(may_block=True))`, one that is not answered within a second is given up with `MemoryFault`. Raises `TypeError` for a read-only buffer, `BufferError`
     /// for one that is not contiguous, `InvalidAddressRange` for an empty one.
     ///
     /// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion

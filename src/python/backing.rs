@@ -97,6 +97,8 @@ impl PyNumaPolicy {
 /// - `dontdump`, `dontfork`: left out of core dumps; not there in forked children, where an access is `MemoryFault`.
 /// - `mlock`: all pages are there and stay there.
 /// - `guard_pages`: an inaccessible page before and behind the mapping.
+/// - `may_block`: somebody answers page faults of the memory, as with a userfaultfd: accesses let other threads run, and one that is not
+///   answered within a second is `MemoryFault`. Views and atomics are refused. For memory that is registered only after it was mapped.
 /// - `seals`: of a memfd, some of `"shrink"`, `"grow"`, `"seal"` (the three that are the default) and `"future-write"`.
 /// - `policy`: a `NumaPolicy` or its mode alone.
 ///
@@ -129,7 +131,7 @@ fn seals(object: &Bound<'_, PyAny>) -> PyResult<Vec<Seal>> {
 impl PyBackingOptions {
     #[new]
     #[pyo3(signature = (*, page_size=None, alignment=None, reserve=None, transparent_hugepage=None, ksm=None, dontdump=None, dontfork=None, mlock=None,
-        guard_pages=None, seals=None, policy=None))]
+        guard_pages=None, may_block=None, seals=None, policy=None))]
     #[allow(clippy::too_many_arguments, reason = "the keywords that users were promised")]
     fn new(
         page_size: Option<Size>,
@@ -141,6 +143,7 @@ impl PyBackingOptions {
         dontfork: Option<bool>,
         mlock: Option<bool>,
         guard_pages: Option<bool>,
+        may_block: Option<bool>,
         seals: Option<&Bound<'_, PyAny>>,
         policy: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
@@ -154,6 +157,7 @@ impl PyBackingOptions {
             dontfork,
             mlock,
             guard_pages,
+            may_block,
             seals: seals.map(self::seals).transpose()?,
             policy: policy.map(self::policy).transpose()?,
         };
@@ -212,6 +216,12 @@ impl PyBackingOptions {
     #[getter]
     fn guard_pages(&self) -> Option<bool> {
         self.0.guard_pages
+    }
+
+    /// Whether accesses may wait for whoever answers page faults.
+    #[getter]
+    fn may_block(&self) -> Option<bool> {
+        self.0.may_block
     }
 
     /// The seals of a memfd, a tuple of their names.
@@ -275,6 +285,7 @@ impl PyBackingOptions {
             ("dontfork", self.0.dontfork),
             ("mlock", self.0.mlock),
             ("guard_pages", self.0.guard_pages),
+            ("may_block", self.0.may_block),
         ] {
             keywords.set_item(name, value)?;
         }

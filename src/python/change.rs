@@ -10,6 +10,7 @@ use super::calls::python_call;
 use super::mapping::PyMapping;
 use super::region::PyRegion;
 use super::region_objects::RegionObject;
+use crate::memory::region::MappedRegion;
 use crate::model::change::Change;
 use crate::model::error::Error;
 use crate::model::region::SharedRegion;
@@ -85,6 +86,23 @@ impl PyChange {
         there().find(|entry| Arc::ptr_eq(entry, desc)).or_else(|| there().find(|entry| entry.desc == *desc))
     }
 
+    fn mapped(&self, region: &Bound<'_, PyRegion>) -> PyResult<Arc<MappedRegion>> {
+        let proposal = self.proposal.lock()?.clone();
+        let proposal = proposal.filter(|proposal| proposal.has_memory()).ok_or_else(|| Error::NotMapped {
+            message: "the change shows no memory: ask in a client's prepare, commit or rollback, on a mapped space"
+                .into(),
+        })?;
+        let shown = self.entry_of(&proposal.change, region);
+        let region = &region.get().0;
+        let mapped = shown.and_then(|shown| proposal.mapping(shown)).ok_or_else(|| Error::Unmapped {
+            message: format!("{region} has no memory in this change"),
+            address: Some(region.base()),
+            size: Some(region.size()),
+            region: Some(Arc::clone(region)),
+        })?;
+        Ok(Arc::clone(mapped))
+    }
+
     fn is_empty(&self, py: Python<'_>) -> bool {
         [&self.added, &self.removed, &self.replaced].iter().all(|regions| regions.bind(py).is_empty())
     }
@@ -147,20 +165,13 @@ impl PyChange {
     /// >>> subscription = space.subscribe(show, replay=True)
     /// 4194304
     fn mapping(&self, region: &Bound<'_, PyRegion>) -> PyResult<PyMapping> {
-        let proposal = self.proposal.lock()?.clone();
-        let proposal = proposal.filter(|proposal| proposal.has_memory()).ok_or_else(|| Error::NotMapped {
-            message: "the change shows no memory: ask in a client's prepare, commit or rollback, on a mapped space"
-                .into(),
-        })?;
-        let shown = self.entry_of(&proposal.change, region);
-        let region = &region.get().0;
-        let mapped = shown.and_then(|shown| proposal.mapping(shown)).ok_or_else(|| Error::Unmapped {
-            message: format!("{region} has no memory in this change"),
-            address: Some(region.base()),
-            size: Some(region.size()),
-            region: Some(Arc::clone(region)),
-        })?;
-        Ok(PyMapping::of(mapped))
+        Ok(PyMapping::of(&*self.mapped(region)?))
+    }
+
+    /// The memory of a region as `mapping` finds it, mapped for as long as the result is kept: for clients that hand out pointers to it,
+    /// which somebody may still have when the region is gone.
+    fn _keep(&self, region: &Bound<'_, PyRegion>) -> PyResult<PyKeptMemory> {
+        self.mapped(region).map(|mapped| PyKeptMemory(Some(mapped)))
     }
 
     fn __bool__(&self, py: Python<'_>) -> bool {
@@ -193,5 +204,20 @@ impl PyChange {
     fn __reduce__<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyAny>, (Py<PyBase>,))> {
         let _guard = python_call();
         Ok((self.before.bind(py).getattr("diff")?, (self.after(py),)))
+    }
+}
+
+/// Memory that stays mapped for as long as this is kept, and vetoes nothing.
+#[pyclass(frozen, name = "_KeptMemory", module = "dbs_address_space._core")]
+pub struct PyKeptMemory(Option<Arc<MappedRegion>>);
+
+impl Drop for PyKeptMemory {
+    /// The last share unmaps the memory, which takes long, without the interpreter's lock.
+    fn drop(&mut self) {
+        let memory = self.0.take();
+        if memory.as_ref().is_some_and(|memory| Arc::strong_count(memory) == 1) {
+            // At the interpreter's end there is no lock to let go: then the memory is dropped with the closure.
+            let _ = Python::try_attach(|py| py.detach(|| drop(memory)));
+        }
     }
 }

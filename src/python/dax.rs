@@ -53,6 +53,11 @@ impl PyDaxWindow {
         detached(py, None, |interrupt| work(self.lease(interrupt)?.region()))
     }
 
+    /// Without the interpreter's lock, for the memory may be unmapped at the end of this look, when its region was just removed.
+    fn files(&self, py: Python<'_>) -> Result<Vec<DaxMapping>> {
+        Ok(py.detach(|| self.region.dax_mappings())?)
+    }
+
     /// Holds the region, so that it is not removed meanwhile.
     fn lease(&self, interrupt: &dyn Interrupt) -> Result<Lease> {
         loop {
@@ -134,10 +139,10 @@ impl PyDaxWindow {
             let (offset, size) = (mapping.range.base(), mapping.range.size());
             convert::py_dax_mapping(py, (offset, size, mapping.file_offset, prot_flags))
         };
-        PyTuple::new(py, self.region.dax_mappings()?.into_iter().map(mapping).collect::<PyResult<Vec<_>>>()?)
+        PyTuple::new(py, self.files(py)?.into_iter().map(mapping).collect::<PyResult<Vec<_>>>()?)
     }
 
-    fn __repr__(&self) -> PyResult<String> {
-        Ok(format!("DaxWindow({}, {} mappings)", self.region.desc(), self.region.dax_mappings()?.len()))
+    fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
+        Ok(format!("DaxWindow({}, {} mappings)", self.region.desc(), self.files(py)?.len()))
     }
 }

@@ -35,16 +35,18 @@ impl AddressSpace {
         self.check_process()?;
         // Mapping may take minutes: done before the turn is taken, it delays no other writer, and can be interrupted at no cost.
         let mut ahead = self.map_ahead(request, interrupt)?;
+        // Before the turn, so that it goes behind it: after a refusal, unmapping takes long and may call the owner of a buffer.
+        let memory;
         let turn = self.take_turn(interrupt)?;
         // Loaded inside the turn: nobody else publishes from here on. The checks made ahead were made on a map that may be gone, so
         // all of them are made again.
         let before = self.load_full();
         let change = request.change_of(&before.map)?;
         self.reservations()?.check(&change.added, request.reservation)?;
-        let memory = before.memory_after(&change, |region| match ahead.remove(&region.id) {
+        memory = before.memory_after(&change, |region| match ahead.remove(&region.id) {
             Some(mapped) => Ok(mapped),
             // The space was mapped since, so that there was nothing to map ahead.
-            None => map_one(region, interrupt),
+            None => map_one(region, &*turn),
         })?;
         // Leases are closed before any client is asked: a client that made room for a change can't be told that a view forbids it.
         let participant = before
@@ -54,7 +56,7 @@ impl AddressSpace {
             .transpose()?
             .unwrap_or_default();
         let proposal = Arc::new(Proposal::new(change, before.memory.clone(), memory.clone()));
-        let after = SpaceState { map: Arc::clone(&proposal.change.after), memory };
+        let after = SpaceState { map: Arc::clone(&proposal.change.after), memory: memory.clone() };
         // The publication waits until nobody has this snapshot, we included.
         drop(before);
         let old = self.publish(turn, self.participants(&proposal)?, participant, after)?;
@@ -113,17 +115,19 @@ impl AddressSpace {
 
     /// Maps all regions; a space that is mapped already is left as it is. Returns which `map_memory` made the memory.
     pub fn map_memory(&self, interrupt: &dyn Interrupt) -> Result<Incarnation> {
-        // Mapped under the turn, other than in a change: a region that came meanwhile would have no memory.
+        // As in a change.
+        let memory;
+        // Mapped under the turn, other than there: a region that came meanwhile would have no memory.
         let turn = self.take_turn(interrupt)?;
         // Two loads, and one snapshot: nobody else has the turn.
-        let (map, memory) = (self.map(), self.load().memory.clone());
-        if let Some(memory) = memory {
-            return Ok(memory.incarnation());
+        let (map, mapped) = (self.map(), self.load().memory.clone());
+        if let Some(mapped) = mapped {
+            return Ok(mapped.incarnation());
         }
         let incarnation = Incarnation::unique();
-        let memory = Arc::new(MappedRegions::new(incarnation, false, map_all(map.regions(), interrupt)?));
+        memory = Arc::new(MappedRegions::new(incarnation, false, map_all(map.regions(), &*turn)?));
         let prepared = Prepared::all(self.invite_to_memory(&map, &memory)?, &turn)?;
-        self.swap_quietly(SpaceState { map, memory: Some(memory) });
+        self.swap_quietly(SpaceState { map, memory: Some(Arc::clone(&memory)) });
         prepared.commit_all();
         Ok(incarnation)
     }

@@ -26,7 +26,7 @@ impl<'a> Prepared<'a> {
             turn.check_process()?;
             // Noted before the call: writers that wait name this client, and give up on one that never comes back.
             turn.enter(Some(subscription.name()), "prepare");
-            subscription.client().prepare(&proposal, turn.interrupt())?;
+            subscription.client().prepare(&proposal, turn)?;
             prepared.done.push((subscription, proposal));
         }
         turn.check_process()?;
@@ -36,24 +36,29 @@ impl<'a> Prepared<'a> {
 
     /// Tells each client in order that the change is published, and returns those that failed at it.
     pub(super) fn commit(mut self) -> Vec<(Arc<Subscription>, Error)> {
+        self.commit_each()
+    }
+
+    fn commit_each(&mut self) -> Vec<(Arc<Subscription>, Error)> {
         let mut failures = Vec::new();
         // Taken out first: from here on nothing is rolled back, for the change is published.
         for (subscription, proposal) in std::mem::take(&mut self.done) {
             self.turn.enter(Some(subscription.name()), "commit");
             // The others are told whatever one of them answers, for the change is a fact. But not in a forked child.
             if self.turn.check_process().is_ok()
-                && let Err(error) = subscription.commit(&proposal, self.turn.interrupt())
+                && let Err(error) = subscription.commit(&proposal, self.turn)
             {
                 failures.push((subscription, error));
             }
         }
-        self.turn.enter(None, "change");
         failures
     }
 
     /// [`commit`](Self::commit); a failure ends the subscription, which reports it.
-    pub(super) fn commit_all(self) {
-        for (subscription, error) in self.commit() {
+    pub(super) fn commit_all(mut self) {
+        for (subscription, error) in self.commit_each() {
+            // The report runs code of the user's too.
+            self.turn.enter(Some(subscription.name()), "commit");
             subscription.fail(error);
         }
     }
@@ -67,7 +72,7 @@ impl Drop for Prepared<'_> {
                 return;
             }
             self.turn.enter(Some(subscription.name()), "rollback");
-            if let Err(error) = subscription.client().rollback(proposal, self.turn.interrupt()) {
+            if let Err(error) = subscription.client().rollback(proposal, self.turn) {
                 subscription.fail(error);
             }
         }

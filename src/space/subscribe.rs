@@ -58,7 +58,7 @@ impl AddressSpace {
         if let Some((_, error)) = prepared.commit().pop() {
             turn.enter(Some(subscription.name()), "rollback");
             // Whatever comes of it, the first error is the one to tell.
-            let _ = subscription.client().rollback(&proposal, interrupt);
+            let _ = subscription.client().rollback(&proposal, &*turn);
             return Err(error);
         }
         // Only now: a client that refused or failed never was one.
@@ -83,7 +83,7 @@ impl AddressSpace {
         // Out of the table before it lets go, so that a failure half way leaves no client that is asked about changes.
         self.clients()?.retain(|other| !Arc::ptr_eq(other, subscription));
         turn.enter(Some(subscription.name()), "detach");
-        let result = subscription.leave(interrupt);
+        let result = subscription.leave(&*turn);
         subscription.has_ended();
         result
     }
@@ -107,7 +107,7 @@ impl AddressSpace {
         let ended = following_no_more(clients);
         for subscription in ended.iter().filter(|subscription| subscription.is_leaving()) {
             turn.enter(Some(subscription.name()), "detach");
-            if let Err(error) = subscription.leave(turn.interrupt()) {
+            if let Err(error) = subscription.leave(turn) {
                 subscription.fail(error);
             }
             subscription.has_ended();

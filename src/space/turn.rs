@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
-use crate::model::error::{Error, Result};
+use crate::model::error::{Error, Interrupted, Result};
 use crate::model::interrupt::Interrupt;
 use crate::model::wait::{Monitor, SLICE};
 
@@ -21,6 +21,8 @@ struct TurnOwner {
     thread: ThreadId,
     /// The client that is being called.
     client: Option<Arc<str>>,
+    /// Whether code of a user's is being called, a client or another, which may wait for one of those that wait for the turn.
+    is_calling: bool,
     phase: &'static str,
     /// When the phase began.
     since: Instant,
@@ -28,7 +30,12 @@ struct TurnOwner {
 
 impl TurnOwner {
     fn begin(thread: ThreadId) -> Self {
-        Self { thread, client: None, phase: "change", since: Instant::now() }
+        Self { thread, client: None, is_calling: false, phase: "change", since: Instant::now() }
+    }
+
+    fn enter(&mut self, client: Option<&Arc<str>>, is_calling: bool, phase: &'static str) {
+        (self.client, self.is_calling, self.phase) = (client.cloned(), is_calling, phase);
+        self.since = Instant::now();
     }
 
     fn refusal(&self) -> String {
@@ -44,12 +51,12 @@ impl TurnOwner {
     }
 
     fn check_client_timeout(&self) -> Result<()> {
-        if self.client.is_none() || self.since.elapsed() < CLIENT_TIMEOUT {
+        if !self.is_calling || self.since.elapsed() < CLIENT_TIMEOUT {
             return Ok(());
         }
         let message = format!(
             "another change is in the {}, and this one will not wait for it any longer: nothing was changed; \
-             a client must not wait for a thread that changes the space or takes what is being removed",
+             a client, signal handler or progress function must not wait for a thread that changes the space or takes what is being removed",
             self.whereabouts()
         );
         Err(Error::Client { message, raised: None })
@@ -102,11 +109,6 @@ impl Turn {
 }
 
 impl TurnGuard<'_> {
-    /// The interrupt of the writer, for the clients that it calls.
-    pub(super) fn interrupt(&self) -> &dyn Interrupt {
-        self.interrupt
-    }
-
     /// Refuses to go on in a child that a client forked and came back in: what is left to do is the parent's.
     pub(super) fn check_process(&self) -> Result<()> {
         if self.turn.0.is_in_its_process() { Ok(()) } else { Err(Error::Forked) }
@@ -116,10 +118,41 @@ impl TurnGuard<'_> {
     pub(super) fn enter(&self, client: Option<&Arc<str>>, phase: &'static str) {
         let Ok(mut owner) = self.turn.0.lock() else { return };
         if let Some(owner) = owner.as_mut() {
-            owner.client = client.cloned();
-            owner.phase = phase;
-            owner.since = Instant::now();
+            owner.enter(client, client.is_some(), phase);
         }
+    }
+
+    /// Asks the writer's interrupt, which may run code of the user's: unless a client is being called, that has its own time.
+    fn ask(&self, question: impl FnOnce() -> Result<(), Interrupted>) -> Result<(), Interrupted> {
+        let is_first = self.turn.0.lock().is_ok_and(|mut owner| {
+            owner.as_mut().is_some_and(|owner| {
+                let is_first = !owner.is_calling;
+                if is_first {
+                    owner.enter(None, true, "signal handler or progress function");
+                }
+                is_first
+            })
+        });
+        let answer = question();
+        if is_first {
+            self.enter(None, "change");
+        }
+        answer
+    }
+}
+
+/// The writer's interrupt, for all that is asked or reported in the turn.
+impl Interrupt for TurnGuard<'_> {
+    fn check(&self) -> Result<(), Interrupted> {
+        self.ask(|| self.interrupt.check())
+    }
+
+    fn check_now(&self) -> Result<(), Interrupted> {
+        self.ask(|| self.interrupt.check_now())
+    }
+
+    fn progress(&self, stage: &'static str, done: u64, total: u64) -> Result<(), Interrupted> {
+        self.ask(|| self.interrupt.progress(stage, done, total))
     }
 }
 
@@ -136,7 +169,6 @@ mod tests {
     use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
     use super::*;
-    use crate::model::error::Interrupted;
     use crate::model::interrupt::Uninterrupted;
 
     /// Says stop at the first question.
@@ -196,11 +228,39 @@ mod tests {
         });
     }
 
+    /// Looks at the turn from where a signal handler or progress function runs.
+    struct Looks<'a>(&'a Turn, AtomicBool);
+
+    impl Interrupt for Looks<'_> {
+        fn check(&self) -> Result<(), Interrupted> {
+            let owner = self.0.0.lock();
+            self.1.store(owner.as_ref().is_some_and(|owner| owner.is_calling), Ordering::SeqCst);
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn what_an_interrupt_runs_has_its_time_like_a_client() {
+        let turn = Turn::default();
+        let looks = Looks(&turn, AtomicBool::new(false));
+        let guard = turn.take(&looks).unwrap();
+        guard.progress("map", 1, 2).unwrap();
+        assert!(looks.1.load(Ordering::SeqCst));
+        assert!(turn.0.lock().as_ref().is_some_and(|owner| !owner.is_calling));
+        // Inside a client's phase it is that which counts.
+        let since = |turn: &Turn| turn.0.lock().as_ref().map(|owner| (owner.phase, owner.since));
+        guard.enter(Some(&"kvm".into()), "prepare");
+        let before = since(&turn);
+        guard.check().unwrap();
+        assert_eq!(since(&turn), before);
+    }
+
     #[test]
     fn a_client_has_its_time_and_the_space_itself_any() {
         let long_ago = Instant::now().checked_sub(CLIENT_TIMEOUT).unwrap();
         let owner = |client: Option<&str>| TurnOwner {
             client: client.map(Into::into),
+            is_calling: client.is_some(),
             since: long_ago,
             ..TurnOwner::begin(thread::current().id())
         };

@@ -277,3 +277,81 @@ def test_unicorn_and_kvm_run_a_program_alike() -> None:
     assert seen[0] == seen[1]
     assert len(seen[0][0]) == 300
     assert struct.unpack_from("<I", seen[0][2], 4) == (298,)
+
+
+def refusing(uc: unicorn.Uc) -> None:
+    """Lets the engine refuse the next `mem_unmap`, whoever calls it."""
+
+    def refuse(*_: int) -> None:
+        del uc.mem_unmap
+        raise unicorn.UcError(unicorn.UC_ERR_NOMEM)
+
+    uc.mem_unmap = refuse
+
+
+def test_memory_that_the_engine_refuses_to_unmap_stays_mapped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine still has the pointer, and the guest may use it."""
+    monkeypatch.setattr("sys.unraisablehook", lambda _: None)
+
+    def remove() -> None:
+        space, memory = mapped(ram(0, MIB, name="low"), ram(DIMM, MIB, name="refused"))
+        uc = unicorn.Uc(unicorn.UC_ARCH_X86, unicorn.UC_MODE_32)
+        attachment = space.attach_unicorn(uc)
+        memory.write(DIMM, b"there still")
+        refusing(uc)
+        space.remove_region("refused")
+        assert isinstance(attachment.error, ClientError)
+        assert not attachment.is_attached
+        del space, memory
+        gc.collect()
+        assert bytes(uc.mem_read(DIMM, 11)) == b"there still"
+        uc.mem_write(DIMM + MIB - 4, b"last")
+        assert maps_of("memfd:refused")
+        attachment.detach()
+        assert not maps_of("memfd:refused")
+        assert regions_of(uc) == []
+
+    in_child(remove)
+
+
+@pytest.mark.parametrize("end", ["removal", "detach", "refused swap"])
+def test_pages_that_the_engines_owner_mapped_in_a_gap_are_his(end: str) -> None:
+    space, memory = mapped(ram(DIMM, MIB, name="dimm"))
+    uc = unicorn.Uc(unicorn.UC_ARCH_X86, unicorn.UC_MODE_32)
+    attachment = space.attach_unicorn(uc)
+    gap = DIMM + 8 * PAGE
+    uc.mem_unmap(gap, PAGE)
+    uc.mem_map(gap, PAGE, unicorn.UC_PROT_READ | unicorn.UC_PROT_WRITE)
+    uc.mem_write(gap, b"his own")
+    space.replace_region("dimm", space["dimm"].replace(prot_flags="r--"))
+    space.replace_region("dimm", space["dimm"].replace(prot_flags="rw-"))
+    before = regions_of(uc)
+    match end:
+        case "removal":
+            space.remove_region("dimm")
+        case "detach":
+            attachment.detach()
+        case _:
+            with pytest.raises(ClientError), space.transaction() as change:
+                change.remove_region("dimm")
+                change.insert_region(ram(DIMM, 2 * MIB, name="larger"))
+            assert regions_of(uc) == before
+            uc.mem_write(gap - PAGE, b"ours")
+            assert memory.read(gap - PAGE, 4) == b"ours"
+            attachment.detach()
+    assert [region[:2] for region in regions_of(uc)] == [(gap, gap + PAGE)]
+    assert bytes(uc.mem_read(gap, 7)) == b"his own"
+
+
+def test_the_engine_keeps_no_memory_that_its_owner_unmapped() -> None:
+    space, memory = mapped(ram(DIMM, MIB, name="unmapped-by-owner"))
+    uc = unicorn.Uc(unicorn.UC_ARCH_X86, unicorn.UC_MODE_32)
+    attachment = space.attach_unicorn(uc)
+    for half in (DIMM, DIMM + MIB // 2):
+        uc.mem_unmap(half, MIB // 2)
+    space.remove_region("unmapped-by-owner")
+    assert not maps_of("memfd:unmapped-by-owner")
+    assert attachment.error is None
+    attachment.detach()
+    assert "mem_unmap" not in vars(uc)
+    memory.close()

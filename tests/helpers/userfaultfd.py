@@ -3,6 +3,7 @@
 import ctypes
 import fcntl
 import os
+import select
 import struct
 from dataclasses import dataclass
 
@@ -12,6 +13,8 @@ from memory_helpers import PAGE
 SYS_USERFAULTFD = {"x86_64": 323, "aarch64": 282}
 API, REGISTER, COPY = 0xC018AA3F, 0xC020AA00, 0xC028AA03
 MODE_MISSING = 1
+EVENT_UNMAP = 1 << 6
+"""A feature: whoever unmaps pages waits until the event has been read."""
 MESSAGE = 32
 
 
@@ -30,17 +33,21 @@ class Handler:
         fcntl.ioctl(self.fd, COPY, request)
         return address
 
+    def wait(self, seconds: float = 20) -> None:
+        """Waits until there is something to read."""
+        assert select.select([self.fd], [], [], seconds)[0]
+
     def close(self) -> None:
         """Ends it: a waiter goes on with a page of zeroes."""
         os.close(self.fd)
 
 
-def register(address: int, size: int) -> Handler:
+def register(address: int, size: int, features: int = 0) -> Handler:
     """A handler for faults in memory of ours; skips where that is not allowed."""
     libc = ctypes.CDLL(None, use_errno=True)
     fd = libc.syscall(SYS_USERFAULTFD[os.uname().machine], os.O_CLOEXEC | os.O_NONBLOCK)
     require(fd >= 0, f"userfaultfd is not allowed here ({os.strerror(ctypes.get_errno())})")
     os.set_blocking(fd, True)
-    fcntl.ioctl(fd, API, bytearray(struct.pack("<QQQ", 0xAA, 0, 0)))
+    fcntl.ioctl(fd, API, bytearray(struct.pack("<QQQ", 0xAA, features, 0)))
     fcntl.ioctl(fd, REGISTER, bytearray(struct.pack("<QQQQ", address, size, MODE_MISSING, 0)))
     return Handler(fd)

@@ -1,6 +1,7 @@
 """DAX windows: files mapped and unmapped while the space lives, read through guest memory, safe whatever becomes of them."""
 
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -27,6 +28,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from kernel_view import maps_of, protection
 from memory_helpers import MIB, PAGE, WINDOW, mapped, ram
+from userfaultfd import EVENT_UNMAP, MESSAGE, register
 
 SIZE = 2 * MIB
 
@@ -186,6 +188,26 @@ def test_windows_are_not_discarded(memory: GuestMemory, file: BinaryIO) -> None:
     memory.dax_window("fs0").map_file(0, file, 0, PAGE)
     with pytest.raises(Unsupported, match="unmap"):
         memory.discard(WINDOW, PAGE)
+
+
+def test_looks_at_a_window_wait_for_no_change_of_it(space: AddressSpace, memory: GuestMemory, file: BinaryIO) -> None:
+    """The change is held up in the kernel: it unmaps pages, and nobody reads the event of that."""
+
+    def look() -> None:
+        window = memory.dax_window("fs0")
+        handler = register(memory.host_address(WINDOW), SIZE, EVENT_UNMAP)
+        change = threading.Thread(target=window.map_file, args=(0, file, 0, PAGE))
+        change.start()
+        handler.wait()
+        with pytest.raises(AccessDenied):
+            memory.read(WINDOW + PAGE, 8)
+        assert window.mappings == ()
+        assert "0 mappings" in repr(window)
+        os.read(handler.fd, MESSAGE)
+        change.join()
+        assert memory.read(WINDOW, 1) == b"\1"
+
+    in_child(look, timeout=20)
 
 
 def test_children_share_it(memory: GuestMemory, file: BinaryIO) -> None:

@@ -11,7 +11,18 @@ from contextlib import contextmanager
 
 import pytest
 from children import fork, in_child
-from dbs_address_space import AddressSpace, AddressSpaceRegion, GuestMemory, MemoryFault, RegionBusy
+from dbs_address_space import (
+    MAP_POPULATE,
+    MAP_SHARED,
+    AddressSpace,
+    AddressSpaceRegion,
+    BackingOptions,
+    GuestMemory,
+    InvalidArgument,
+    MemoryFault,
+    RegionBusy,
+    Unsupported,
+)
 from memory_helpers import GIB, PAGE, drain, mapped, numbered, ram, track
 from userfaultfd import Handler, register
 from verbs import OTHER, VERBS
@@ -20,12 +31,36 @@ AT = GIB
 SIZE = 16 * PAGE
 
 
+@pytest.fixture(autouse=True, params=["adopted", "adopted late", "mmap", "shmem"])
+def source(request: pytest.FixtureRequest) -> str:
+    """Whose memory it is: a buffer's, registered before it is mapped or after, or that of a region that may block."""
+    SOURCE[:] = [request.param]
+    return str(request.param)
+
+
+SOURCE = ["adopted"]
+BLOCKS = BackingOptions(may_block=True)
+
+
+def prepared(size: int, first: int) -> tuple[AddressSpace, GuestMemory, Handler]:
+    match SOURCE[0]:
+        case "mmap" | "shmem" as mem_type:
+            space, memory = mapped(ram(AT, size, mem_type=mem_type, backing=BLOCKS))
+            return space, memory, register(memory.host_address(AT) + first, size - first)
+        case how:
+            buffer = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            address = ctypes.addressof(ctypes.c_char.from_buffer(buffer)) + first
+            if how == "adopted":
+                handler = register(address, size - first)
+                return *mapped(AddressSpaceRegion.from_buffer(AT, buffer)), handler
+            space, memory = mapped(AddressSpaceRegion.from_buffer(AT, buffer).replace(backing=BLOCKS))
+            return space, memory, register(address, size - first)
+
+
 @contextmanager
 def handled(size: int = SIZE, first: int = 0) -> Iterator[tuple[AddressSpace, GuestMemory, Handler]]:
-    """Adopted memory without pages, and the handler of its faults from `first` on."""
-    buffer = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    handler = register(ctypes.addressof(ctypes.c_char.from_buffer(buffer)) + first, size - first)
-    space, memory = mapped(AddressSpaceRegion.from_buffer(AT, buffer))
+    """Memory without pages, and the handler of its faults from `first` on."""
+    space, memory, handler = prepared(size, first)
     try:
         yield space, memory, handler
     finally:
@@ -201,3 +236,44 @@ def test_handlers_that_are_killed_while_they_answer() -> None:
         assert pages == {bytes(PAGE), b"\5" * PAGE}
 
     in_child(read_on, timeout=100)
+
+
+def test_ctrl_c_ends_the_wait_for_a_handler() -> None:
+    def wait() -> None:
+        with handled() as (_, memory, _):
+            signal.signal(signal.SIGALRM, signal.default_int_handler)
+            signal.setitimer(signal.ITIMER_REAL, 0.1)
+            with pytest.raises((KeyboardInterrupt, MemoryFault)):
+                memory.read(AT, 8)
+                time.sleep(20)
+
+    in_child(wait, timeout=15)
+
+
+def test_what_may_block_is_touched_by_nobody_directly(source: str) -> None:
+    with handled() as (space, memory, _):
+        assert memory.mapping(AT).guarded
+        for verb in (lambda: memory.view(AT, 8), lambda: memory.load(AT)):
+            with pytest.raises(Unsupported):
+                verb()
+        assert memory.prealloc().size == 0
+        if source != "adopted":
+            assert space[AT].backing == BLOCKS
+            with pytest.raises(InvalidArgument, match="replace"):
+                space.replace_region(AT, space[AT].replace(backing=BackingOptions()))
+
+
+def test_pages_that_are_not_in_the_file_are_the_handlers() -> None:
+    """A hole of the file does not read as zeroes where somebody else brings the pages."""
+    pages = 64
+    with handled(pages * PAGE) as (_, memory, handler):
+        # A daemon, for it waits for ever where nobody asks.
+        threading.Thread(target=lambda: [handler.answer(6) for _ in range(pages)], daemon=True).start()
+        assert memory.compare(AT, b"\6" * PAGE * pages) is None
+
+
+def test_memory_whose_pages_come_on_demand_is_not_brought_in_before() -> None:
+    for asks in ({"perm_flags": MAP_SHARED | MAP_POPULATE}, {"backing": BackingOptions(may_block=True, mlock=True)}):
+        keywords = {"backing": BLOCKS} | asks
+        with pytest.raises(InvalidArgument, match="may_block"):
+            ram(AT, SIZE, **keywords)

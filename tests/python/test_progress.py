@@ -2,11 +2,14 @@
 
 import copy
 import pickle
+import sys
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from dbs_address_space import MAP_POPULATE, MAP_SHARED, AddressSpace, Progress, tqdm_progress
+from children import in_child
+from dbs_address_space import MAP_POPULATE, MAP_SHARED, AddressSpace, ClientError, Progress, tqdm_progress
 from kernel_view import maps_of
 from memory_helpers import LAYOUT, MIB, ram
 
@@ -75,6 +78,44 @@ def test_what_it_raises_undoes_everything_and_comes_out(error: type[BaseExceptio
     assert not maps_of("/memfd:progress-")
     with space.map_memory():
         assert maps_of("/memfd:progress-")
+
+
+def wait_in_progress(space: AddressSpace, wait: Callable[..., object]) -> None:
+    space.map_memory(progress=wait)
+
+
+def wait_in_the_report_of_an_error(space: AddressSpace, wait: Callable[..., object]) -> None:
+    def fail(_: object) -> None:
+        raise ValueError
+
+    space.subscribe(fail)
+    sys.unraisablehook = wait
+    space.remove_region(0)
+
+
+@pytest.mark.parametrize("call", [wait_in_progress, wait_in_the_report_of_an_error])
+def test_who_is_called_in_the_turn_has_its_time(call: Callable[[AddressSpace, Callable[..., object]], None]) -> None:
+    """A callback that waits for a writer, which waits for the turn: the writer gives up."""
+
+    def run() -> None:
+        space, refused = populated(), []
+
+        def write() -> None:
+            with pytest.raises(ClientError, match="nothing was changed") as raised:
+                space.insert_region(ram(8 * MIB))
+            refused.append(raised.value)
+
+        def wait(*_: object) -> None:
+            if not refused:
+                thread = threading.Thread(target=write)
+                thread.start()
+                thread.join()
+
+        call(space, wait)
+        assert refused
+        assert 8 * MIB not in [region.base for region in space.regions]
+
+    in_child(run, timeout=40)
 
 
 def test_a_space_without_memory_has_nothing_to_tell() -> None:

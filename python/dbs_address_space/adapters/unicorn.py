@@ -38,18 +38,34 @@ __all__ = ["attach"]
 PAGE = 0x1000
 """The unit of Unicorn's mappings, whatever the guest's pages are."""
 KEPT = "_address_spaces"
-"""The attribute of an engine that keeps the memory which it has pointers into."""
+"""The attribute of an engine that keeps the clients whose memory it has pointers into."""
 
 
 def attach(space: AddressSpace, uc: Uc) -> Attachment:
     """Maps every region of a mapped space into an engine, which follows it from here on.
 
-    The engine keeps the space and its memory alive until `detach()`, which unmaps what was mapped.
+    The engine keeps the space and its memory alive until `detach()`, which unmaps what was mapped. Memory that it refuses to
+    unmap stays mapped for as long as the engine lives. Pages that its owner unmaps with `uc.mem_unmap` are his from then on.
     """
     _ = space.memory  # NotMapped, when there is none
     if _contexts_have_memory(uc):
         raise _refusal()
     return space.subscribe(UnicornClient(space, uc))
+
+
+class Mapped:
+    """The parts of a region, or of the pages of a device, that the engine has: its owner may have unmapped others."""
+
+    def __init__(self, parts: list[AddressRange], kept: object = None) -> None:
+        """`kept` keeps the memory behind the parts mapped."""
+        self.parts: list[AddressRange] = parts
+        self._kept = kept
+
+    def cut(self, gone: AddressRange) -> None:
+        """Notes that a range is not mapped any more; the memory is let go with the last pointer to it."""
+        self.parts = [left for part in self.parts for left in _without(part, gone)]
+        if not self.parts:
+            self._kept = None
 
 
 class UnicornClient:
@@ -63,7 +79,7 @@ class UnicornClient:
         self._uc = uc
         self._undo: list[Callable[[], object]] = []
         self._late: list[AddressRange] = []
-        self._memory: set[AddressRange] = set()
+        self._mapped: dict[AddressRange, Mapped] = {}
         self._devices: set[AddressRange] = set()
 
     def prepare(self, change: AddressSpaceChange) -> None:
@@ -78,7 +94,8 @@ class UnicornClient:
         self._late = []
         for region in _memory(change.removed):
             if any(_range(region).intersect(_range(added)) for added in change.added):
-                self._step(partial(self._unmap, _range(region)), partial(self._map_memory, change, region))
+                parts = self._parts(region)
+                self._step(partial(self._unmap, _range(region)), partial(self._map_memory, change, region, parts))
             else:
                 self._late.append(_range(region))
         before, after = set(self._devices), device_pages(change.after)
@@ -86,7 +103,8 @@ class UnicornClient:
         for pages in before - after:
             self._step(partial(self._unmap, pages), partial(self._map_device, pages))
         for region in _memory(change.added):
-            self._step(partial(self._map_memory, change, region), partial(self._unmap, _range(region)))
+            whole = _range(region)
+            self._step(partial(self._map_memory, change, region, [whole]), partial(self._unmap, whole))
         for pages in after - before:
             self._step(partial(self._map_device, pages), partial(self._unmap, pages))
         for old, new in change.replaced:
@@ -94,15 +112,14 @@ class UnicornClient:
                 self._step(partial(self._protect, new), partial(self._protect, old))
 
     def _step(self, do: Callable[[], object], undo: Callable[[], object]) -> None:
-        do()
-        # Noted once it is done: a step that fails has nothing to undo.
+        # Noted first, for a step may fail halfway: what undoes it does only what is missing.
         self._undo.append(undo)
+        do()
 
     def commit(self, _change: AddressSpaceChange) -> None:
         """Unmaps the memory that was removed."""
         self._undo = []
-        while self._late:
-            self._unmap(self._late.pop())
+        self._unmap_all(self._late)
 
     def rollback(self, _change: AddressSpaceChange) -> None:
         """Undoes what `prepare` did, in reverse."""
@@ -110,23 +127,41 @@ class UnicornClient:
             self._undo.pop()()
 
     def leave(self) -> None:
-        """Unmaps all of it; a range that the engine refuses to unmap stops none of the others, and is raised at the end."""
+        """Unmaps all of it."""
+        self._unmap_all(list(self._mapped))
+
+    def _unmap_all(self, ranges: Iterable[AddressRange]) -> None:
+        """A range that the engine refuses to unmap stops none of the others, and is raised at the end. Its memory is kept."""
         refused: list[UcError] = []
-        for mapped in self._memory | self._devices:
+        for whole in ranges:
             try:
-                self._unmap(mapped)
+                self._unmap(whole)
             except UcError as error:
                 refused.append(error)
         if refused:
             raise refused[0]
 
-    def _map_memory(self, change: AddressSpaceChange, region: AddressSpaceRegion) -> None:
-        host = change.mapping(region).host_address
-        self._uc.mem_map_ptr(region.base, region.size, _protection(region), host)
-        self._memory.add(_range(region))
+    def _parts(self, region: AddressSpaceRegion) -> list[AddressRange]:
+        mapped = self._mapped.get(_range(region))
+        return list(mapped.parts) if mapped else []
+
+    def _map_memory(self, change: AddressSpaceChange, region: AddressSpaceRegion, parts: list[AddressRange]) -> None:
+        """Maps those of the parts that are not mapped."""
+        host = change.mapping(region).host_address - region.base
+        mapped = self._mapped.get(_range(region)) or Mapped([], change._keep(region))  # noqa: SLF001  of this package
+        for part in (part for part in parts if part not in mapped.parts):
+            self._uc.mem_map_ptr(part.base, part.size, _protection(region), host + part.base)
+            mapped.parts.append(part)
+            self._note(_range(region), mapped)
+        self._note(_range(region), mapped)
+
+    def _note(self, whole: AddressRange, mapped: Mapped) -> None:
+        self._mapped[whole] = mapped
         self._keep()
 
     def _map_device(self, pages: AddressRange) -> None:
+        if pages in self._devices:
+            return
         dispatch, base = self._space.dispatch, pages.base
 
         def read(uc: Uc, offset: int, size: int, _data: object) -> int:
@@ -143,30 +178,41 @@ class UnicornClient:
 
         self._uc.mmio_map(base, pages.size, read, None, write, None)
         self._devices.add(pages)
+        self._note(pages, Mapped([pages]))
 
-    def _unmap(self, mapped: AddressRange) -> None:
-        # Only what is still there: the engine's owner may have unmapped pages, and a refusal would leave pointers to memory that
-        # goes.
-        for first, last, _ in list(self._uc.mem_regions()):
-            if part := AddressRange(first, last + 1 - first).intersect(mapped):
-                self._uc.mem_unmap(*part)
-        self._memory.discard(mapped)
-        self._devices.discard(mapped)
+    def _unmap(self, whole: AddressRange) -> None:
+        mapped = self._mapped.get(whole, Mapped([]))
+        for part in mapped.parts:
+            # Only what is still there: the engine's owner may have unmapped pages where we do not see it.
+            for first, last, _ in list(self._uc.mem_regions()):
+                if there := AddressRange(first, last + 1 - first).intersect(part):
+                    self._uc.mem_unmap(*there)
+                    mapped.cut(there)
+        self._mapped.pop(whole, None)
+        self._devices.discard(whole)
         self._keep()
 
+    def forget(self, unmapped: AddressRange) -> None:
+        """The engine's owner has unmapped pages: what he maps there is his."""
+        for mapped in self._mapped.values():
+            mapped.cut(unmapped)
+
     def _keep(self) -> None:
-        """Lets the engine keep this client, and so the space and its memory, for as long as it has pointers into that."""
+        """Lets the engine keep this client, and so the memory, while it has pointers into that; its owner's calls are heard."""
         attributes = vars(self._uc)
         kept = attributes.setdefault(KEPT, set())
-        kept.add(self) if self._memory else kept.discard(self)
-        if kept:
-            attributes["ctl"] = partial(_ctl, self._uc)
-        else:
+        kept.add(self) if self._mapped else kept.discard(self)
+        for name, heard in HEARD.items():
+            if kept:
+                attributes.setdefault(name, partial(heard, self._uc))
+            elif getattr(attributes.get(name), "func", None) is heard:
+                del attributes[name]
+        if not kept:
             del attributes[KEPT]
-            attributes.pop("ctl", None)
 
     def _protect(self, region: AddressSpaceRegion) -> None:
-        self._uc.mem_protect(region.base, region.size, _protection(region))
+        for part in self._parts(region):
+            self._uc.mem_protect(part.base, part.size, _protection(region))
 
 
 def _contexts_have_memory(uc: Uc) -> bool:
@@ -192,6 +238,17 @@ def _ctl(uc: Uc, ctl: int, op: int, *args: Any) -> Any:
     if ctl == UC_CTL_CONTEXT_MODE and any(getattr(arg, "value", arg) & UC_CTL_CONTEXT_MEMORY for arg in args):
         raise _refusal()
     return type(uc).ctl(uc, ctl, op, *args)
+
+
+def _mem_unmap(uc: Uc, address: int, size: int) -> None:
+    """The engine's `mem_unmap` while it has memory of a space."""
+    type(uc).mem_unmap(uc, address, size)
+    for client in getattr(uc, KEPT, ()):
+        client.forget(AddressRange(address, size))
+
+
+HEARD: dict[str, Callable[..., Any]] = {"ctl": _ctl, "mem_unmap": _mem_unmap}
+"""The engine's methods in whose place others stand while it has memory of a space."""
 
 
 def _refusal() -> Unsupported:
@@ -228,6 +285,11 @@ def device_pages(base: AddressSpaceBase) -> set[AddressRange]:
 
 def _memory(regions: Iterable[AddressSpaceRegion]) -> list[AddressSpaceRegion]:
     return [region for region in regions if region.region_type is not AddressSpaceRegionType.DEVICE_MEMORY]
+
+
+def _without(part: AddressRange, gone: AddressRange) -> list[AddressRange]:
+    ends = (part.base, min(part.end, gone.base)), (max(part.base, gone.end), part.end)
+    return [AddressRange(first, end - first) for first, end in ends if first < end]
 
 
 def _range(region: AddressSpaceRegion) -> AddressRange:

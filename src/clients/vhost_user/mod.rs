@@ -179,12 +179,15 @@ impl Backend {
 
     /// Brings the backend back to what it had.
     fn restore(&mut self, before: &MemoryTable) -> Result<()> {
-        let added: Vec<u64> = self.table.keys().filter(|base| !before.contains_key(base)).copied().collect();
-        let removed: Vec<VhostUserRegion> = before
-            .iter()
-            .filter(|(base, _)| !self.table.contains_key(base))
-            .map(|(_, region)| region.clone())
-            .collect();
+        // By the memory, not by the base alone: a region may have taken another's place.
+        let missing = |from: &MemoryTable, other: &MemoryTable| -> Vec<VhostUserRegion> {
+            let is_there = |region: &VhostUserRegion| {
+                other.get(&region.guest_phys_addr).is_some_and(|there| there.fields() == region.fields())
+            };
+            from.values().filter(|region| !is_there(region)).cloned().collect()
+        };
+        let (added, removed) = (missing(&self.table, before), missing(before, &self.table));
+        let added: Vec<u64> = added.iter().map(|region| region.guest_phys_addr).collect();
         self.update(&added, &removed)
     }
 

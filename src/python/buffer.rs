@@ -205,8 +205,14 @@ fn may_fault(object: &Bound<'_, PyAny>) -> PyResult<bool> {
             exporter = exporter.getattr(intern!(py, "obj"))?;
             continue;
         }
+        if let Ok(view) = exporter.cast_exact::<PyGuestView>() {
+            return Ok(!view.get().region.is_always_direct());
+        }
+        if exporter.get_type().is(ARRAY.import(py, "array", "array")?) {
+            return Ok(false);
+        }
         if exporter.get_type().getattr_opt(intern!(py, "__array_interface__"))?.is_none() {
-            return Ok(!exporter.get_type().is(ARRAY.import(py, "array", "array")?));
+            break;
         }
         let Some(base) = exporter.getattr_opt(intern!(py, "base"))? else { break };
         if base.is_none() {

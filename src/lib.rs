@@ -86,7 +86,7 @@ mod _core {
     #[pymodule_export]
     use super::python::transaction::PyTransaction;
     #[pymodule_export]
-    use super::python::unplug::PyUnplugRequest;
+    use super::python::unplug_request::PyUnplugRequest;
     #[pymodule_export]
     use super::python::vhost_user::PyVhostUserClient;
 

@@ -75,7 +75,7 @@ class _Writable(Protocol):
 
 _File: TypeAlias = int | _HasFileno
 _Path: TypeAlias = str | PathLike[str]
-_Target: TypeAlias = SupportsIndex | str | AddressSpaceRegion | _RegionKey
+_Target: TypeAlias = SupportsIndex | str | AddressSpaceRegion | UnplugRequest | _RegionKey
 _Ranges: TypeAlias = Iterable[tuple[_Address, _Size]] | Buffer
 _Window: TypeAlias = tuple[_Address, _Size]
 _ProgressFunction: TypeAlias = Callable[[Progress], object]
@@ -738,7 +738,7 @@ class AddressSpace:
         True
         """
     def remove_region(self, x: _Target, *, timeout: float | None = 0.0) -> AddressSpaceBase:
-        """Removes a region, given by its exact base, its name or an equal region, and returns the map just published.
+        """Removes a region, given by its exact base, its name, an equal region or an `UnplugRequest`, and returns the map just published.
 
         In a mapped space its memory is unmapped; once this has returned no late write can reach it. A region that views, arrays or
         long accesses hold is `RegionBusy`, at once or after `timeout` seconds (`None`: never); Ctrl-C ends the wait. Raises
@@ -863,8 +863,8 @@ class AddressSpace:
     def request_unplug(self, region: _Target) -> UnplugRequest:
         """Asks for a region (exact base, name or region) to be given up and returns the `UnplugRequest`; nothing is removed.
 
-        The code that drives the guest finds it in `unplug_requests`, and calls `remove_region` when the guest has let go, or cancels it.
-        Asking again gives the same request. Raises `UnmappedAddress`.
+        The code that drives the guest finds it in `unplug_requests`, and gives it to `remove_region` when the guest has let go, or
+        cancels it. Asking again gives the same request. Raises `UnmappedAddress`.
 
         >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
         >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "1MiB", name="ram0")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
@@ -2932,7 +2932,7 @@ class DaxWindow:
 
 @final
 class UnplugRequest:
-    """A request that the guest give a region up; `remove_region` removes it, once the guest has let go.
+    """A request that the guest give a region up; `remove_region` takes the request, once the guest has let go, and removes that very region.
 
     Made by `AddressSpace.request_unplug(region)`; the code that drives the guest finds it in `AddressSpace.unplug_requests`.
 
@@ -2941,7 +2941,7 @@ class UnplugRequest:
     >>> request = space.request_unplug("dimm0")
     >>> request.wait(0.0)
     False
-    >>> base = space.remove_region("dimm0")
+    >>> base = space.remove_region(request)
     >>> request.done()
     True
     """

@@ -6,6 +6,7 @@ use std::sync::{Arc, Weak};
 use super::dax_window::{DaxMapping, DaxWindow};
 use super::lease_table::{LeaseTable, Refused};
 use super::mapping::Mapping;
+use super::path::Touch;
 use super::region::MappedRegion;
 use crate::model::error::LeaseInfo;
 use crate::model::range::Range;
@@ -104,6 +105,11 @@ impl WeakRegion {
     /// Whether both are the same memory.
     pub fn is_memory_of(&self, other: &Self) -> bool {
         self.mapping.ptr_eq(&other.mapping)
+    }
+
+    /// Whether no touch of it can fault for as long as it is mapped and its protection stays.
+    pub fn is_always_direct(&self) -> bool {
+        self.mapping.upgrade().is_some_and(|mapping| mapping.touch() == Touch::Always)
     }
 
     /// Takes a lease on part of the region, if it is still there.

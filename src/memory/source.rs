@@ -12,8 +12,8 @@ use crate::model::error::{Errno, Error, Result};
 use crate::model::format;
 use crate::model::int::{u64_of, usize_of};
 use crate::model::region::{
-    MAP_ANONYMOUS, MAP_FIXED, MAP_FIXED_NOREPLACE, MAP_GROWSDOWN, MAP_HUGETLB, MAP_NORESERVE, MAP_PRIVATE, RegionType,
-    SharedRegion,
+    MAP_ANONYMOUS, MAP_FIXED, MAP_FIXED_NOREPLACE, MAP_GROWSDOWN, MAP_HUGETLB, MAP_NORESERVE, MAP_PRIVATE, MAP_SHARED,
+    RegionType, SharedRegion,
 };
 use crate::model::source::{SourceType, UserBuffer};
 use crate::sys::errno::{self, EINVAL, EISDIR, EMFILE, ENFILE, ENODEV, ENOENT, ENOMEM, EOVERFLOW};
@@ -95,18 +95,31 @@ pub(super) fn open(region: &SharedRegion) -> Result<Backing> {
     }
 }
 
+/// The bits of `mmap` flags that say whether the mapping is shared: a number of the kernel's, of which it knows more than two.
+const MAP_TYPE: i32 = 0xf;
+
 /// Refuses flags that could lay the mapping over memory that isn't ours, and those that contradict the source: memory of another kind
-/// than the source says could fault under a touch.
+/// than the source says could fault under a touch, or not be what its file shows.
 fn check_flags(region: &SharedRegion) -> Result<()> {
-    let is_huge = region.effective_source().is_some_and(SourceType::is_huge);
+    let (flags, is_huge) = (region.perm_flags, region.effective_source().is_some_and(SourceType::is_huge));
     let refusals = [
-        (MAP_FIXED | MAP_FIXED_NOREPLACE, true, "MAP_FIXED can't be asked for: the kernel chooses the host address"),
-        (MAP_GROWSDOWN, true, "MAP_GROWSDOWN can't be asked for: a region has a fixed size"),
-        (MAP_HUGETLB, !is_huge, "MAP_HUGETLB needs a huge mem_type: \"hugeshmem\", \"hugemmap\" or \"hugetlbfs\""),
-        (MAP_ANONYMOUS, region.has_file(), "MAP_ANONYMOUS contradicts its file or memfd"),
+        (
+            !matches!(flags & MAP_TYPE, MAP_SHARED | MAP_PRIVATE),
+            "MAP_SHARED or MAP_PRIVATE must be asked for, and not both",
+        ),
+        (
+            flags & (MAP_FIXED | MAP_FIXED_NOREPLACE) != 0,
+            "MAP_FIXED can't be asked for: the kernel chooses the host address",
+        ),
+        (flags & MAP_GROWSDOWN != 0, "MAP_GROWSDOWN can't be asked for: a region has a fixed size"),
+        (
+            flags & MAP_HUGETLB != 0 && !is_huge,
+            "MAP_HUGETLB needs a huge mem_type: \"hugeshmem\", \"hugemmap\" or \"hugetlbfs\"",
+        ),
+        (flags & MAP_ANONYMOUS != 0 && region.has_file(), "MAP_ANONYMOUS contradicts its file or memfd"),
     ];
-    let refusal = refusals.iter().find(|(flags, refused, _)| *refused && region.perm_flags & flags != 0);
-    refusal.map_or(Ok(()), |(.., why)| Err(refused(region, why, EINVAL)))
+    let refusal = refusals.into_iter().find_map(|(is_refused, why)| is_refused.then_some(why));
+    refusal.map_or(Ok(()), |why| Err(refused(region, why, EINVAL)))
 }
 
 fn open_memfd(region: &SharedRegion, huge_page_size: Option<u64>, backing: Backing) -> Result<Backing> {

@@ -12,6 +12,7 @@ use super::layout::PyLayout;
 use super::region::PyRegion;
 use super::region_key::PyRegionKey;
 use super::region_objects::{RegionObject, handed_over};
+use super::unplug_request::PyUnplugRequest;
 use crate::model::change::{MapOperation, RegionTarget};
 use crate::model::format::hex;
 use crate::model::region::SharedRegion;
@@ -96,13 +97,16 @@ impl PyBase {
     }
 }
 
-/// The region that an exact base, an equal region or a name stands for.
+/// The region that an exact base, an equal region, a name, or what means one region stands for.
 pub(super) fn target(x: &Bound<'_, PyAny>) -> PyResult<RegionTarget> {
     if let Ok(region) = x.cast::<PyRegion>() {
         return Ok(RegionTarget::Region(Arc::clone(&region.get().0)));
     }
     if let Ok(key) = x.cast::<PyRegionKey>() {
         return Ok(RegionTarget::Inserted(key.get().0.clone()));
+    }
+    if let Ok(request) = x.cast::<PyUnplugRequest>() {
+        return Ok(RegionTarget::Inserted(request.get().request.region.clone()));
     }
     match x.cast::<PyString>() {
         Ok(name) => Ok(RegionTarget::Name(name.to_string_lossy().into())),

@@ -131,7 +131,7 @@ impl PyBuffer {
         let this = unsafe { self.get_unchecked_mut() };
         this.may_run = !is_plain(object);
         let _guard = this.may_run.then(python_call);
-        this.may_fault = this.may_run && may_fault(object)?;
+        this.may_fault = this.may_run && may_fault(object, PyGuestView::may_fault)?;
         // SAFETY: asks a live object to fill the buffer, which stays where it is.
         if unsafe { ffi::PyObject_GetBuffer(object.as_ptr(), &raw mut this.buffer, ffi::PyBUF_FULL_RO) } != 0 {
             return Err(PyErr::fetch(object.py()));
@@ -256,6 +256,11 @@ impl PyGuestView {
     /// An empty memoryview, which holds nothing.
     pub(super) fn empty(py: Python<'_>) -> PyResult<Bound<'_, PyMemoryView>> {
         PyMemoryView::from(PyByteArray::new(py, b"").as_any())
+    }
+
+    /// Whether a touch of the bytes of one may fault, which its region decides; `None` of another object.
+    fn may_fault(exporter: &Bound<'_, PyAny>) -> Option<bool> {
+        exporter.cast_exact::<Self>().ok().map(|view| !view.get().region.is_always_direct())
     }
 
     /// A lease on the bytes; while a change is deciding about the region, waits for what it decides.

@@ -13,8 +13,12 @@ pub(super) fn is_plain(object: &Bound<'_, PyAny>) -> bool {
 }
 
 /// Whether a touch of an object's bytes may fault: of all but those that Python's and NumPy's own objects have from the allocator, also
-/// through memoryviews and arrays. An `mmap` may be of a file that others cut, and any other exporter may show one, as those of `ctypes` do.
-pub(super) fn may_fault(object: &Bound<'_, PyAny>) -> PyResult<bool> {
+/// through memoryviews and arrays, and of what is `known`. An `mmap` may be of a file that others cut, and any other exporter may show one, as
+/// those of `ctypes` do.
+pub(super) fn may_fault(
+    object: &Bound<'_, PyAny>,
+    known: impl Fn(&Bound<'_, PyAny>) -> Option<bool>,
+) -> PyResult<bool> {
     static ARRAY: ImportOnce = ImportOnce::new();
     let (py, _guard) = (object.py(), python_call());
     let mut exporter = object.clone();
@@ -26,6 +30,9 @@ pub(super) fn may_fault(object: &Bound<'_, PyAny>) -> PyResult<bool> {
         if exporter.is_exact_instance_of::<PyMemoryView>() {
             exporter = exporter.getattr(interned!(py, "obj"))?;
             continue;
+        }
+        if let Some(may_fault) = known(&exporter) {
+            return Ok(may_fault);
         }
         if !is_numpy_array(&exporter)? {
             return Ok(!exporter.get_type().is(ARRAY.import(py, "array", "array")?));

@@ -49,4 +49,5 @@ mod space_ref;
 pub mod subscription;
 pub mod transaction;
 pub mod unplug;
+pub mod unplug_request;
 pub mod vhost_user;

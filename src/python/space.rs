@@ -180,7 +180,7 @@ impl PySpace {
         self.base_of(py, &map)
     }
 
-    /// Removes a region, given by its exact base, its name or an equal region, and returns the map just published.
+    /// Removes a region, given by its exact base, its name, an equal region or an `UnplugRequest`, and returns the map just published.
     ///
     /// In a mapped space its memory is unmapped; once this has returned no late write can reach it. A region that views, arrays or
     /// long accesses hold is `RegionBusy`, at once or after `timeout` seconds (`None`: never); Ctrl-C ends the wait. Raises

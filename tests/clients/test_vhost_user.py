@@ -257,8 +257,32 @@ def acknowledging() -> Iterator[Backend]:
 
 
 def agree(space: AddressSpace, client: VhostUserClient, backend: Backend) -> None:
-    assert [region[:4] for region in client.table] == list(backend.table.values())
+    assert [region[:4] for region in client.table] == sorted(backend.table.values())
     assert client.table == space.memory.vhost_user_regions()
+
+
+class SecondAddition(set[int]):
+    """Refuses the second region that is added, and nothing else."""
+
+    count = 0
+
+    def __contains__(self, request: object) -> bool:
+        self.count += request == ADD_MEM_REG
+        return request == ADD_MEM_REG and self.count == 2
+
+
+def test_a_region_that_took_anothers_place_goes_again_when_the_next_is_refused(space: AddressSpace) -> None:
+    backend = Backend(KINDS["slots"], slots=32)
+    client, low = space.attach_vhost_user(backend.front, timeout=20), space["low"]
+    space.memory.write(low.base, b"kept")
+    backend.refuse = SecondAddition()
+    with pytest.raises(BackingError, match="refused"), space.transaction() as change:
+        change.remove_region("low")
+        change.insert_region(low)
+        change.insert_region(ram(DIMM, MIB, name="refused"))
+    agree(space, client, backend)
+    assert space.memory.read(low.base, 4) == b"kept"
+    backend.close()
 
 
 def test_every_kind_of_backend_is_kept_in_step(space: AddressSpace, backend: Backend) -> None:

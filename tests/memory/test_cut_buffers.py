@@ -10,7 +10,7 @@ from pickle import PickleBuffer
 import numpy as np
 import pytest
 from children import in_child
-from dbs_address_space import GuestMemory
+from dbs_address_space import AddressSpaceRegion, GuestMemory
 from memory_helpers import GIB, MIB, PAGE, mapped, ram
 
 SIZE = 4 * PAGE
@@ -78,6 +78,21 @@ def test_a_buffer_that_was_cut_is_an_error(use: str, of: str, mem_type: str) -> 
         _, memory = mapped(ram(GIB, MIB, mem_type=mem_type))
         fd, mapping = exporter(array("Q", [GIB] * (SIZE // 8)).tobytes())
         buffer = EXPORTERS[of](mapping)
+        os.ftruncate(fd, PAGE)
+        with pytest.raises(OSError, match="buffer") as raised:
+            USES[use](memory, buffer)
+        assert raised.value.errno == 14
+
+    in_child(child)
+
+
+@pytest.mark.parametrize("use", USES)
+def test_a_view_of_guest_memory_that_was_cut_is_an_error(use: str) -> None:
+    def child() -> None:
+        _, memory = mapped(ram(GIB, MIB))
+        fd, _ = exporter(array("Q", [GIB] * (SIZE // 8)).tobytes())
+        _, other = mapped(AddressSpaceRegion.from_file(0, SIZE, fd))
+        buffer = other.view(0, SIZE, unguarded=True)
         os.ftruncate(fd, PAGE)
         with pytest.raises(OSError, match="buffer") as raised:
             USES[use](memory, buffer)

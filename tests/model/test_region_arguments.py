@@ -12,6 +12,7 @@ import pytest
 from dbs_address_space import (
     MAP_ANONYMOUS,
     MAP_PRIVATE,
+    MAP_SHARED,
     AddressSpace,
     AddressSpaceError,
     AddressSpaceRegion,
@@ -249,4 +250,18 @@ def test_flags_that_place_or_grow_a_mapping_are_refused_when_it_is_made(flag: in
     assert (refused.value.errno, refused.value.region) == (22, region)
     assert "rrno" not in str(refused.value)
     assert "Invalid argument" not in str(refused.value)
+    assert not space.is_mapped
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [0, MAP_ANONYMOUS, MAP_SHARED | MAP_PRIVATE, 8 | MAP_ANONYMOUS],
+    ids=["none", "neither", "both", "DROPPABLE"],
+)
+def test_a_mapping_is_either_shared_or_private(flags: int) -> None:
+    """Both bits are MAP_SHARED_VALIDATE to the kernel: discarded pages of what counts as private would part from the file."""
+    space = AddressSpace.from_regions([ram(0, perm_flags=flags)], LAYOUT)
+    with pytest.raises(BackingError, match="MAP_SHARED or MAP_PRIVATE") as refused:
+        space.map_memory()
+    assert refused.value.errno == 22
     assert not space.is_mapped

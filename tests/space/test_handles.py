@@ -86,12 +86,15 @@ class MappingHandle(Handle):
 
 class Unplug(Handle):
     def make(self, space: AddressSpace) -> Any:
+        self.space = space
         return space.request_unplug("mine")
 
     def holds(self, handle: Any) -> None:
         assert handle.done()
         handle.cancel()
         assert handle.done()
+        with pytest.raises(UnmappedAddress, match=r"'mine'.*was removed"):
+            self.space.remove_region(handle)
 
 
 class Device(Handle):
@@ -265,6 +268,15 @@ def test_blocks_that_wait_for_a_change_give_nothing_back_of_what_it_brings() -> 
     assert "removed" in str(refused[0])
     check_untouched(space, other)
     memory.close()
+
+
+def test_a_request_removes_its_region_under_another_name() -> None:
+    region = ram(BASE, SIZE, name="mine")
+    space, _ = mapped(region)
+    request = space.request_unplug("mine")
+    space.replace_region("mine", region.replace(name="renamed"))
+    assert len(space.remove_region(request)) == 0
+    assert request.done()
 
 
 # DIMMs.

@@ -167,9 +167,9 @@ class AddressSpaceRegion:
     `file` nor `mem_type` is a memfd, or anonymous with `MAP_ANONYMOUS`. Flags and hints that are not given are those of the type
     and source. The memory itself is made by `AddressSpace.map_memory()` or on insertion into a mapped space.
 
-    What would have no effect is refused: a device region has no source, flags or options; a DAX region none but `alignment` and
-    `guard_pages`; a buffer is mapped already; `mem_file_path` is for `"hugetlbfs"`, and `file_offset` for that and for `file`.
-    `is_hotplug` and `is_anonpage` are for whoever asks the region.
+    What would have no effect is refused: a device region has no source, flags or options; a DAX region none but `alignment`, `guard_pages`
+    and `may_block`; a buffer is mapped already, and none but `may_block`; `mem_file_path` is for `"hugetlbfs"`, and `file_offset` for that
+    and for `file`. `is_hotplug` and `is_anonpage` are for whoever asks the region.
 
     `backing` are `BackingOptions`; `page_size`, `is_hugepage` and `is_mergeable` set one of them each, and must not contradict it.
 

@@ -88,14 +88,14 @@ mod tests {
     /// Copies in opposite directions between two mappings, while both gates are being closed: neither copy waits for the other.
     #[test]
     fn nobody_who_has_passed_one_gate_waits_at_another() {
-        let gates = [Gate::new(), Gate::new()];
+        let gates = [Gate::default(), Gate::default()];
         thread::scope(|scope| {
             let [one, other] = gates.each_ref().map(Gate::pass);
             assert!(one.is_some() && other.is_some());
             for gate in &gates {
                 scope.spawn(|| gate.close());
             }
-            while !gates.iter().all(|gate| gate.is_closed.load(Ordering::Acquire)) {
+            while !gates.iter().all(|gate| gate.0.lock().unwrap().is_closed) {
                 thread::yield_now();
             }
             // Both copies go on to their second side.

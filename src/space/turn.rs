@@ -233,7 +233,7 @@ mod tests {
 
     impl Interrupt for Looks<'_> {
         fn check(&self) -> Result<(), Interrupted> {
-            let owner = self.0.0.lock();
+            let owner = self.0.0.lock().unwrap();
             self.1.store(owner.as_ref().is_some_and(|owner| owner.is_calling), Ordering::SeqCst);
             Ok(())
         }
@@ -246,9 +246,9 @@ mod tests {
         let guard = turn.take(&looks).unwrap();
         guard.progress("map", 1, 2).unwrap();
         assert!(looks.1.load(Ordering::SeqCst));
-        assert!(turn.0.lock().as_ref().is_some_and(|owner| !owner.is_calling));
+        assert!(turn.0.lock().unwrap().as_ref().is_some_and(|owner| !owner.is_calling));
         // Inside a client's phase it is that which counts.
-        let since = |turn: &Turn| turn.0.lock().as_ref().map(|owner| (owner.phase, owner.since));
+        let since = |turn: &Turn| turn.0.lock().unwrap().as_ref().map(|owner| (owner.phase, owner.since));
         guard.enter(Some(&"kvm".into()), "prepare");
         let before = since(&turn);
         guard.check().unwrap();

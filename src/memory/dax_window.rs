@@ -60,7 +60,7 @@ impl DaxTable {
         }
     }
 
-    /// What is mapped at a place.
+    /// The mapping at a place.
     fn at(&self, place: u64) -> Option<&DaxMapping> {
         let before = self.0.range(..=place).next_back().map(|(_, mapping)| mapping);
         before.filter(|mapping| mapping.range.contains(place))

@@ -16,7 +16,7 @@ use crate::model::region::SharedRegion;
 use crate::model::region_map::RegionMap;
 use crate::model::wait::Deadline;
 
-/// What a caller does about leases that are in the way.
+/// A caller's way with leases that are in the way.
 #[derive(Clone, Copy, Debug)]
 pub struct Patience {
     /// How long they are waited for; `None`: for ever.

@@ -29,14 +29,13 @@ pub struct Transfer<'a> {
     at: Option<u64>,
     total: u64,
     done: u64,
-    is_blocking: bool,
     interrupt: &'a dyn Interrupt,
 }
 
 impl<'a> Transfer<'a> {
     /// A transfer of `total` bytes.
     pub fn new(verb: &'static str, file: &'a File, at: Option<u64>, total: u64, interrupt: &'a dyn Interrupt) -> Self {
-        Self { verb, file, at, total, done: 0, is_blocking: stream::is_blocking(file), interrupt }
+        Self { verb, file, at, total, done: 0, interrupt }
     }
 
     /// The bytes that were transferred.
@@ -65,7 +64,7 @@ impl<'a> Transfer<'a> {
     }
 
     fn receive(&mut self, part: &Section<'_>) -> Result<usize> {
-        let count = self.moved(Direction::In, part.len(), |file, at| {
+        let count = self.moved(Direction::In, |file, at| {
             // SAFETY: the part lies in a mapping that the caller holds; the kernel checks that it can be written.
             unsafe { stream::read(file, at, part.host(), part.len()) }
         });
@@ -79,7 +78,7 @@ impl<'a> Transfer<'a> {
         let mut bytes = room::zeroed(part.len().min(scan::CHUNK))?;
         let before = self.done;
         let (start, size) = (bytes.as_mut_ptr(), bytes.len());
-        let count = self.moved(Direction::In, size, |file, at| {
+        let count = self.moved(Direction::In, |file, at| {
             // SAFETY: the vector has as many bytes.
             unsafe { stream::read(file, at, start, size) }
         });
@@ -105,7 +104,7 @@ impl<'a> Transfer<'a> {
     fn send(&mut self, bytes: &[u8]) -> Result<()> {
         let mut sent = 0usize;
         while let Some(rest) = bytes.get(sent..).filter(|rest| !rest.is_empty()) {
-            let count = self.moved(Direction::Out, rest.len(), |file, at| stream::write(file, at, rest));
+            let count = self.moved(Direction::Out, |file, at| stream::write(file, at, rest));
             let count = count.map_err(|failure| match failure {
                 Failure::Stopped(error) => error,
                 Failure::Kernel(error) => self.refused(&error),
@@ -120,7 +119,6 @@ impl<'a> Transfer<'a> {
     fn moved(
         &mut self,
         direction: Direction,
-        asked: usize,
         call: impl Fn(&File, Option<u64>) -> io::Result<usize>,
     ) -> Result<usize, Failure> {
         loop {
@@ -131,9 +129,7 @@ impl<'a> Transfer<'a> {
             match call(self.file, self.at.map(|at| at.saturating_add(self.done))) {
                 Ok(count) => {
                     self.done = self.done.saturating_add(u64_of(count));
-                    // A signal may have cut a write short, and the next one would block.
-                    let is_cut = self.is_blocking && direction == Direction::Out && count < asked;
-                    self.look(is_cut)?;
+                    self.look(false)?;
                     return Ok(count);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => self.look(true)?,

@@ -5,15 +5,10 @@ use std::io::{Result, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 
-use rustix::fs::{OFlags, fcntl_getfl};
+use rustix::fs::{FileType, fstat};
+use rustix::net::{SendFlags, send};
 
 use super::errno::{self, check};
-
-/// Whether a call on the descriptor may wait, for want of `O_NONBLOCK`.
-#[must_use]
-pub fn is_blocking(file: &File) -> bool {
-    fcntl_getfl(file).is_ok_and(|flags| !flags.contains(OFlags::NONBLOCK))
-}
 
 /// Reads at most `size` bytes to an address, from the descriptor's position or from `at`; 0 at the end of the file.
 ///
@@ -35,10 +30,17 @@ pub unsafe fn read(file: &File, at: Option<u64>, to: *mut u8, size: usize) -> Re
     Ok(count.unsigned_abs())
 }
 
-/// Writes at most all of `bytes`, at the descriptor's position or at `at`.
+/// Writes at most all of `bytes`, at the descriptor's position or at `at`, to one that is ready to be written.
+///
+/// It never waits for a reader: a signal that comes just before a call that waits would be forgotten until the reader comes.
 pub fn write(mut file: &File, at: Option<u64>, bytes: &[u8]) -> Result<usize> {
-    match at {
-        None => file.write(bytes),
-        Some(at) => file.write_at(bytes, at),
+    if let Some(at) = at {
+        return file.write_at(bytes, at);
+    }
+    match FileType::from_raw_mode(fstat(file)?.st_mode) {
+        FileType::RegularFile | FileType::BlockDevice => file.write(bytes),
+        FileType::Socket => Ok(send(file, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)?),
+        // A pipe that is ready has room for so many.
+        _ => file.write(bytes.get(..libc::PIPE_BUF).unwrap_or(bytes)),
     }
 }

@@ -232,13 +232,13 @@ BUFFERS: list[Callable[[], Any]] = [
     lambda: np.zeros(8, ">u8"),
     lambda: np.zeros(0, "u1"),
     lambda: np.zeros(3, [("a", "u1"), ("b", "<u8")]),
-    lambda: np.broadcast_to(np.uint8(1), (1 << 40,)),
+    lambda: np.broadcast_to(np.uint8(1), (1 << 16,)),
     lambda: array("d", [0.5]),
     lambda: array("Q", [0, 8, 1 << 44]),
     ctypes.c_uint64 * 8,
     ctypes.c_uint8,
 ]
-CONSTANTS: list[Any] = [1j, ..., NotImplemented, range(3), int, object, print, {}, ()]
+CONSTANTS: list[Any] = [1j, ..., NotImplemented, range(3), int, object, repr, {}, ()]
 OTHERS: list[Callable[[], Any]] = [
     *(partial(deepcopy, constant) for constant in CONSTANTS),
     lambda: "low",

@@ -214,6 +214,29 @@ def test_ctrl_c_ends_a_write_that_waits(memory: GuestMemory, delay: float) -> No
         memory.write_to(writer, 0, MIB)
 
 
+@pytest.mark.parametrize("kind", ["pipe", "socket"])
+def test_ctrl_c_that_interrupts_no_call_ends_a_write(memory: GuestMemory, kind: str) -> None:
+    """The kernel tells another thread of the signal, or this one just before it would wait."""
+
+    def transfer() -> None:
+        signal.signal(signal.SIGUSR1, interrupt)
+
+        near, far = socket.socketpair()
+        with pipe() as (reader, writer), near, far:
+
+            def tell() -> None:
+                # There is a little room, for which the writer is waiting.
+                time.sleep(0.1)
+                os.read(reader, 8192) if kind == "pipe" else far.recv(8192)
+                time.sleep(0.1)
+                signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)
+
+            with running(tell), pytest.raises(KeyboardInterrupt):
+                memory.write_to(writer if kind == "pipe" else near.fileno(), 0, END)
+
+    in_child(transfer, timeout=20)
+
+
 @pytest.mark.parametrize("is_sparse", [True, False], ids=["sparse", "dense"])
 def test_ctrl_c_ends_a_write_that_would_block_again(memory: GuestMemory, is_sparse: bool) -> None:  # noqa: FBT001
     """The reader takes a little right after the signal: the next write would wait in the kernel, the signal forgotten."""

@@ -17,7 +17,7 @@ CARGO = PYO3_PYTHON=$(CURDIR)/$(RUN) \
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup develop demo test test-debug test-long check format stubs docs bench clean third-party doctor-demo doctor-test
+.PHONY: help setup develop demo test test-debug test-long proofs check format stubs docs bench clean third-party doctor-demo doctor-test
 .PHONY: wheels test-wheels test-pythons test-bare check-targets check-oldest-rust check-dependencies
 
 help: ## list the targets
@@ -34,6 +34,7 @@ demo: $(BUILT) ## run a virtual machine on an address space that Python built
 # Tests before lints: who tries the package wants to know first whether it works here.
 test: doctor-test $(INSTALLED) $(BUILT) ## run the tests of the crate and of the package, then check
 	$(CARGO) test --locked
+	$(MAKE) proofs
 	$(RUN) -m pytest
 	$(MAKE) check
 
@@ -42,6 +43,10 @@ test-debug: $(DEBUG)/built ## run the tests of the package on a build with debug
 
 test-long: $(INSTALLED) $(BUILT) ## run all of the kill matrix and many seeds of the fuzzer, of which make test has a sample
 	KILL_MATRIX=all FUZZ_SEEDS=100 $(RUN) -m pytest tests/kill_matrix tests/fuzz
+
+# Built apart: in this build locks and threads are those that `shuttle` plays.
+proofs: $(RUNS) ## try the interleavings of locks, leases, turn, gate and change, with shuttle
+	CARGO_TARGET_DIR=target/proofs $(CARGO) test --locked --lib --features shuttle proofs::
 
 check: doctor-test docs $(INSTALLED) $(BUILT) ## formats, lints, types, documentation, licences, and the stub against the extension
 	cargo fmt --check

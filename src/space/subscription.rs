@@ -2,13 +2,13 @@
 
 use std::os::fd::RawFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use super::client::Client;
 use super::proposal::Proposal;
 use crate::model::error::{Error, Result};
 use crate::sys::event::Event;
 use crate::sys::once::Once;
+use crate::sys::sync::{AtomicBool, AtomicU8, Ordering};
 
 /// The maker of a subscription, who is told how it ends: in the turn, without the interpreter's lock.
 pub trait Subscriber: Send + Sync {

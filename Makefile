@@ -19,7 +19,7 @@ CARGO = PYO3_PYTHON=$(CURDIR)/$(RUN) \
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup develop demo test test-debug test-long sanitize check format stubs docs bench clean third-party doctor-demo doctor-test
+.PHONY: help setup develop demo test test-debug test-long proofs sanitize check format stubs docs bench clean third-party doctor-demo doctor-test
 .PHONY: wheels test-wheels test-pythons test-bare check-targets check-oldest-rust check-dependencies
 
 help: ## list the targets
@@ -36,6 +36,7 @@ demo: $(BUILT) ## run a virtual machine on an address space that Python built
 # Tests before lints: who tries the package wants to know first whether it works here.
 test: doctor-test $(INSTALLED) $(BUILT) ## run the tests of the crate and of the package, then check
 	$(CARGO) test --locked
+	$(MAKE) proofs
 	$(RUN) -m pytest
 	$(MAKE) check
 
@@ -49,6 +50,10 @@ test-long: $(INSTALLED) $(BUILT) ## run all of the kill matrix and many seeds of
 sanitize: $(INSTALLED) ## run the tests of the crate under AddressSanitizer, which needs a nightly Rust
 	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 RUSTFLAGS=-Zsanitizer=address CARGO_TARGET_DIR=$(SANITIZED) \
 		$(CARGO) +nightly test --locked --lib --target $(HOST)
+
+# Built apart: in this build locks and threads are those that `shuttle` plays.
+proofs: $(RUNS) ## try the interleavings of locks, leases, turn, gate and change, with shuttle
+	CARGO_TARGET_DIR=target/proofs $(CARGO) test --locked --lib --features shuttle proofs::
 
 check: doctor-test docs $(INSTALLED) $(BUILT) ## formats, lints, types, documentation, licences, and the stub against the extension
 	cargo fmt --check

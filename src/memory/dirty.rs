@@ -1,10 +1,9 @@
 //! Which pages were written.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-
 use crate::model::range::Range;
 use crate::sys::fork::Forked;
 use crate::sys::once::Once;
+use crate::sys::sync::{AtomicBool, AtomicU64, Ordering};
 
 /// Bytes that one bit stands for.
 pub const PAGE: u64 = 4096;

@@ -126,3 +126,77 @@ mod tests {
         });
     }
 }
+
+#[cfg(all(test, feature = "shuttle"))]
+mod proofs {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::memory::lease_table::LeaseTable;
+    use crate::memory::present::PresentPages;
+    use crate::model::error::LeaseInfo;
+    use crate::sys::sync::{AtomicBool, Ordering, prove, thread};
+
+    /// The steps of `Mapping::path` and `Mapping::export_file`: the permit comes before the look at the pages.
+    #[test]
+    fn no_direct_copy_meets_a_page_that_another_process_took() {
+        prove(|| {
+            let (gate, pages) = (Arc::new(Gate::default()), Arc::new(PresentPages::new(1).unwrap()));
+            let is_taken = Arc::new(AtomicBool::new(false));
+            let copies: Vec<_> = (0..2)
+                .map(|_| {
+                    let (gate, pages, is_taken) = (Arc::clone(&gate), Arc::clone(&pages), Arc::clone(&is_taken));
+                    thread::spawn(move || {
+                        pages.mark(0..1);
+                        let permit = gate.pass();
+                        if permit.is_some() && pages.has(0..1) {
+                            assert!(!is_taken.load(Ordering::SeqCst));
+                            thread::yield_now();
+                            assert!(!is_taken.load(Ordering::SeqCst));
+                        }
+                        drop(permit);
+                    })
+                })
+                .collect();
+            let exports: Vec<_> = (0..2)
+                .map(|_| {
+                    let (gate, is_taken) = (Arc::clone(&gate), Arc::clone(&is_taken));
+                    thread::spawn(move || {
+                        gate.close();
+                        // From here on the descriptor is out.
+                        is_taken.store(true, Ordering::SeqCst);
+                    })
+                })
+                .collect();
+            copies.into_iter().chain(exports).for_each(|thread| thread.join().unwrap());
+        });
+    }
+
+    /// The steps of a view of huge pages, and of `discard`: each does its own first and looks at the other's then.
+    #[test]
+    fn no_view_is_of_a_page_that_a_discard_took() {
+        prove(|| {
+            let (gate, table) = (Arc::new(Gate::default()), Arc::new(LeaseTable::default()));
+            let is_taken = Arc::new(AtomicBool::new(false));
+            let view = {
+                let (gate, table, is_taken) = (Arc::clone(&gate), Arc::clone(&table), Arc::clone(&is_taken));
+                move || {
+                    let info = LeaseInfo { what: "view", address: 0, size: 8, is_writable: true };
+                    let slot = table.enter(info, false).unwrap().unwrap();
+                    if gate.pass().is_some() {
+                        assert!(!is_taken.load(Ordering::SeqCst));
+                        thread::yield_now();
+                        assert!(!is_taken.load(Ordering::SeqCst));
+                    }
+                    table.leave(slot);
+                }
+            };
+            let view = thread::spawn(view);
+            gate.close();
+            if table.held().unwrap().is_empty() {
+                is_taken.store(true, Ordering::SeqCst);
+            }
+            view.join().unwrap();
+        });
+    }
+}

@@ -302,3 +302,57 @@ mod tests {
         assert!(table.0.lock().unwrap().drains_for().unwrap() > DRAIN / 2);
     }
 }
+
+#[cfg(all(test, feature = "shuttle"))]
+mod proofs {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::model::wait::SLICE;
+    use crate::sys::sync::{AtomicBool, Ordering, prove, thread};
+
+    /// Takes a lease; a change that decides meanwhile is waited for.
+    fn take(table: &LeaseTable) -> Option<usize> {
+        let info = LeaseInfo { what: "view", address: 0, size: 8, is_writable: false };
+        loop {
+            match table.enter(info, false) {
+                Ok(slot) => return slot,
+                Err(Refused::Closed) => return None,
+                Err(Refused::Closing) => table.wait_settled(SLICE).unwrap(),
+            }
+        }
+    }
+
+    /// A lease finds the region there for as long as it is held, and a decision is learned by those that wait for it.
+    #[test]
+    fn a_region_is_there_while_it_is_leased() {
+        prove(|| {
+            let (table, is_gone) = (Arc::new(LeaseTable::default()), Arc::new(AtomicBool::new(false)));
+            let user = || {
+                let (table, is_gone) = (Arc::clone(&table), Arc::clone(&is_gone));
+                move || {
+                    let Some(slot) = take(&table) else { return };
+                    // The lease first, then the look.
+                    assert!(!is_gone.load(Ordering::SeqCst));
+                    thread::yield_now();
+                    assert!(!is_gone.load(Ordering::SeqCst));
+                    table.leave(slot);
+                }
+            };
+            let users = [thread::spawn(user()), thread::spawn(user())];
+            // A change that is vetoed later, and one that is not.
+            for is_made in [false, true] {
+                while table.close().unwrap().is_err() {
+                    table.wait_free(SLICE).unwrap();
+                }
+                if is_made {
+                    is_gone.store(true, Ordering::SeqCst);
+                    table.finish();
+                } else {
+                    table.reopen();
+                }
+            }
+            users.into_iter().for_each(|user| user.join().unwrap());
+        });
+    }
+}

@@ -1,11 +1,11 @@
 //! The pages of a mapping that are known to be there.
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::model::error::Result;
 use crate::model::int::u64_of;
 use crate::model::room;
+use crate::sys::sync::{AtomicU64, Ordering};
 
 /// A bit for each page, or for each block of pages. One of huge pages stays set: those go only when others can take them, and from
 /// then on nobody asks.

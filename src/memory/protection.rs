@@ -1,12 +1,12 @@
 //! The protection that accesses need, and the protection that pages have.
 
 use std::io;
-use std::sync::atomic::{AtomicI32, Ordering};
 
 use crate::model::region::{PROT_READ, PROT_WRITE};
 use crate::sys::fork::Forked;
 use crate::sys::lock::Lock;
 use crate::sys::memory;
+use crate::sys::sync::{AtomicI32, Ordering};
 
 /// The protection that an access needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -184,3 +184,33 @@ mod tests {
         assert_eq!(*monitor.lock().unwrap(), 7);
     }
 }
+
+#[cfg(all(test, feature = "shuttle"))]
+mod proofs {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::sys::sync::{prove, thread};
+
+    /// Nothing but a wake-up ends a wait here.
+    #[test]
+    fn no_change_is_missed_by_who_waits_for_it() {
+        prove(|| {
+            let monitor = Arc::new(Monitor::new(0));
+            let threads: Vec<_> = (0..3)
+                .map(|turn| {
+                    let monitor = Arc::clone(&monitor);
+                    thread::spawn(move || {
+                        let mut state = monitor.lock().unwrap();
+                        while *state != turn {
+                            state = monitor.wait(state, SLICE, |state| *state != turn).unwrap();
+                        }
+                        drop(state);
+                        monitor.change(|state| *state += 1).unwrap();
+                    })
+                })
+                .collect();
+            threads.into_iter().for_each(|thread| thread.join().unwrap());
+        });
+    }
+}

@@ -22,6 +22,7 @@ use crate::model::error::Result;
 use crate::model::ids::{Incarnation, RegionId};
 use crate::model::interrupt::Interrupt;
 use crate::model::region_map::{RegionEntry, RegionMap};
+use crate::sys::sync::thread;
 
 /// Memory mapped before the turn was taken.
 type MappedAhead = HashMap<RegionId, Arc<MappedRegion>>;
@@ -169,7 +170,7 @@ impl AddressSpace {
                 Err(still_read) if self.check_process().is_err() => return SpaceState::clone(&still_read),
                 Err(still_read) => old = still_read,
             }
-            std::thread::sleep(pause);
+            thread::sleep(pause);
             pause = pause.saturating_mul(2).min(LONGEST_PAUSE);
         }
     }

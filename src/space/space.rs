@@ -1,10 +1,9 @@
 //! The handle that everything goes through.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use arc_swap::{ArcSwap, Guard};
+use arc_swap::Guard;
 
 use super::state::SpaceState;
 use super::subscription::Subscription;
@@ -21,6 +20,7 @@ use crate::model::unplug::UnplugTable;
 use crate::model::wait::{Deadline, Monitor};
 use crate::sys::fork::{Forked, Process};
 use crate::sys::lock::{Lock, LockGuard};
+use crate::sys::sync::{ArcSwap, AtomicU64, Ordering};
 
 /// A live guest physical address space: readers never wait, writers take turns, no change is lost.
 ///

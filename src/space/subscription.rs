@@ -2,7 +2,6 @@
 
 use std::os::fd::RawFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use super::client::Client;
 use super::proposal::Proposal;
@@ -10,6 +9,7 @@ use crate::model::error::{Error, Result};
 use crate::model::interrupt::Interrupt;
 use crate::sys::event::Event;
 use crate::sys::once::Once;
+use crate::sys::sync::{AtomicBool, AtomicU8, Ordering};
 
 /// The maker of a subscription, who is told how it ends: in the turn, without the interpreter's lock.
 pub trait Subscriber: Send + Sync {

@@ -5,12 +5,12 @@
 //! the interpreter's lock go before it waits here; the second is refused at once; only a time limit can end the third.
 
 use std::sync::Arc;
-use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
 use crate::model::error::{Error, Interrupted, Result};
 use crate::model::interrupt::Interrupt;
 use crate::model::wait::{Monitor, SLICE};
+use crate::sys::sync::thread::{self, ThreadId};
 
 /// How long writers wait for one call of a client before they give up.
 pub const CLIENT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -272,5 +272,33 @@ mod tests {
         assert!(turn.check_client_timeout().is_err());
         guard.enter(Some(&"next".into()), "prepare");
         assert!(turn.check_client_timeout().is_ok());
+    }
+}
+
+#[cfg(all(test, feature = "shuttle"))]
+mod proofs {
+    use super::*;
+    use crate::model::interrupt::Uninterrupted;
+    use crate::sys::sync::{AtomicBool, Ordering, prove};
+
+    #[test]
+    fn each_writer_has_the_turn_alone_and_none_waits_for_ever() {
+        prove(|| {
+            let (turn, is_taken) = (Arc::new(Turn::default()), Arc::new(AtomicBool::new(false)));
+            let writers: Vec<_> = (0..3)
+                .map(|_| {
+                    let (turn, is_taken) = (Arc::clone(&turn), Arc::clone(&is_taken));
+                    thread::spawn(move || {
+                        let guard = turn.take(&Uninterrupted).unwrap();
+                        assert!(!is_taken.swap(true, Ordering::SeqCst));
+                        guard.enter(None, "prepare");
+                        assert!(turn.is_mine().unwrap());
+                        assert!(matches!(turn.take(&Uninterrupted), Err(Error::Reentrant { .. })));
+                        is_taken.store(false, Ordering::SeqCst);
+                    })
+                })
+                .collect();
+            writers.into_iter().for_each(|writer| writer.join().unwrap());
+        });
     }
 }

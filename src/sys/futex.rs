@@ -1,27 +1,77 @@
 //! Sleeping until a word changes.
 
-use std::time::Duration;
+#[cfg(not(feature = "shuttle"))]
+mod chosen {
+    use std::time::Duration;
 
-use rustix::event::Timespec;
-use rustix::thread::futex::{self, Flags};
+    use rustix::event::Timespec;
+    use rustix::thread::futex::{self, Flags};
 
-use super::sync::AtomicU32;
+    use crate::sys::sync::AtomicU32;
 
-/// Sleeps while the word is `expected`, at most `limit`; may end for no reason.
-pub(super) fn wait(word: &AtomicU32, expected: u32, limit: Option<Duration>) {
-    // A time beyond what the kernel counts is as good as none.
-    let limit = limit.and_then(|limit| Timespec::try_from(limit).ok());
-    // Whatever it answers, the caller looks at the word.
-    let _ = futex::wait(word, Flags::PRIVATE, expected, limit.as_ref());
+    /// Sleeps while the word is `expected`, at most `limit`; may end for no reason.
+    pub fn wait(word: &AtomicU32, expected: u32, limit: Option<Duration>) {
+        // A time beyond what the kernel counts is as good as none.
+        let limit = limit.and_then(|limit| Timespec::try_from(limit).ok());
+        // Whatever it answers, the caller looks at the word.
+        let _ = futex::wait(word, Flags::PRIVATE, expected, limit.as_ref());
+    }
+
+    /// Wakes one that sleeps.
+    pub fn wake_one(word: &AtomicU32) {
+        // It fails for no word that there is.
+        let _ = futex::wake(word, Flags::PRIVATE, 1);
+    }
+
+    /// Wakes all that sleep.
+    pub fn wake_all(word: &AtomicU32) {
+        let _ = futex::wake(word, Flags::PRIVATE, u32::MAX >> 1);
+    }
 }
 
-/// Wakes one that sleeps.
-pub(super) fn wake_one(word: &AtomicU32) {
-    // It fails for no word that there is.
-    let _ = futex::wake(word, Flags::PRIVATE, 1);
+/// The kernel's part, as `make proofs` plays it: no sleep ends because its time is up, so that a wake-up which is lost is a deadlock.
+#[cfg(feature = "shuttle")]
+mod chosen {
+    use std::time::Duration;
+
+    use crate::sys::sync::{AtomicU32, Ordering, PlayedMutex, thread};
+
+    shuttle::lazy_static! {
+        /// Those that sleep, by the address of their word.
+        static ref SLEEPERS: PlayedMutex<Vec<(usize, thread::Thread)>> = PlayedMutex::default();
+    }
+
+    fn address(word: &AtomicU32) -> usize {
+        std::ptr::from_ref(word).addr()
+    }
+
+    pub fn wait(word: &AtomicU32, expected: u32, _limit: Option<Duration>) {
+        let Ok(mut sleepers) = SLEEPERS.lock() else { return };
+        if word.load(Ordering::SeqCst) == expected {
+            let me = thread::current();
+            sleepers.push((address(word), me.clone()));
+            drop(sleepers);
+            thread::park();
+            // A park may end for no reason: as in the kernel, who is awake is not woken in the place of another.
+            if let Ok(mut sleepers) = SLEEPERS.lock() {
+                sleepers.retain(|(_, sleeper)| sleeper.id() != me.id());
+            }
+        }
+    }
+
+    fn wake(word: &AtomicU32, most: usize) {
+        let Ok(mut sleepers) = SLEEPERS.lock() else { return };
+        let meant = |(slept, _): &mut (usize, thread::Thread)| *slept == address(word);
+        sleepers.extract_if(.., meant).take(most).for_each(|(_, sleeper)| sleeper.unpark());
+    }
+
+    pub fn wake_one(word: &AtomicU32) {
+        wake(word, 1);
+    }
+
+    pub fn wake_all(word: &AtomicU32) {
+        wake(word, usize::MAX);
+    }
 }
 
-/// Wakes all that sleep.
-pub(super) fn wake_all(word: &AtomicU32) {
-    let _ = futex::wake(word, Flags::PRIVATE, u32::MAX >> 1);
-}
+pub(super) use chosen::*;

@@ -14,7 +14,7 @@ use super::futex;
 use super::sync::{AtomicU32, Ordering, spin_loop};
 
 /// Looks at a taken lock before the thread sleeps: most are held for less time than that takes.
-const SPINS: u32 = 100;
+const SPINS: u32 = if cfg!(feature = "shuttle") { 1 } else { 100 };
 /// In the word beside the holder: somebody sleeps.
 const SLEEPERS: u32 = 1;
 
@@ -178,5 +178,35 @@ impl Signal {
         futex::wait(&self.count, count, Some(limit));
         self.waiting.fetch_sub(1, Ordering::Relaxed);
         lock.lock()
+    }
+}
+
+#[cfg(all(test, feature = "shuttle"))]
+mod proofs {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::sys::sync::{prove, thread};
+
+    #[test]
+    fn one_thread_has_the_state_and_none_sleeps_for_ever() {
+        prove(|| {
+            let lock = Arc::new(Lock::new((0, false)));
+            let threads: Vec<_> = (0..3)
+                .map(|_| {
+                    let lock = Arc::clone(&lock);
+                    thread::spawn(move || {
+                        for _ in 0..2 {
+                            let mut state = lock.lock().unwrap();
+                            assert!(!std::mem::replace(&mut state.1, true));
+                            thread::yield_now();
+                            *state = (state.0 + 1, false);
+                        }
+                    })
+                })
+                .collect();
+            threads.into_iter().for_each(|thread| thread.join().unwrap());
+            assert_eq!(lock.lock().unwrap().0, 6);
+        });
     }
 }

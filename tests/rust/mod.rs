@@ -12,3 +12,5 @@
 mod change_clients;
 mod map_races;
 mod memory;
+#[cfg(feature = "shuttle")]
+mod proofs;

@@ -1,9 +1,11 @@
 //! Regions over memory that someone else made.
 
+use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 
 use super::buffer::adopt;
 use super::convert::{self, Address, Name, Protection, Size};
+use super::files;
 use super::region::PyRegion;
 use crate::model::region::{self, Region, RegionType};
 use crate::model::source::Source;
@@ -13,9 +15,10 @@ use crate::sys::file;
 impl PyRegion {
     /// RAM over part of a file: a memfd of another process, an image, a device file. Any offset will do, also one inside a page.
     ///
-    /// The descriptor (an int, or anything with `fileno()`) is duplicated. `shared=False` keeps writes out of the file. `prot_flags`
-    /// are what the descriptor allows when not given. A file may be cut by anyone, so accesses go through the kernel and a fault is a
-    /// `MemoryFault`. Raises as the class does; the length is checked when the region is mapped.
+    /// `file` is a path, an int or anything with `fileno()`, whose descriptor is duplicated. `size` is all from `offset` on where it is not
+    /// given: `from_file(base, file=path)`. `shared=False` keeps writes out of the file. `prot_flags` are what the descriptor allows when
+    /// not given; a path is opened for writing too, unless they or `shared=False` say that it need not be. A file may be cut by anyone, so accesses go through the kernel and a fault is a
+    /// `MemoryFault`. Raises as the class does, and what opening the path does; the length is checked when the region is mapped.
     ///
     /// >>> import tempfile
     /// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
@@ -25,18 +28,24 @@ impl PyRegion {
     /// >>> AddressSpace.from_regions([region], AddressSpaceLayout(1 << 46, 0, 1 << 45)).map_memory().read(0, 5)
     /// b'image'
     #[staticmethod]
-    #[pyo3(signature = (base, size, file, offset=Size(0), *, name=None, shared=true, prot_flags=None),
-        text_signature = "(base, size, file, offset=0, *, name=None, shared=True, prot_flags=None)")]
+    #[pyo3(signature = (base, size=None, file=None, offset=Size(0), *, name=None, shared=true, prot_flags=None),
+        text_signature = "(base, size=None, file=None, offset=0, *, name=None, shared=True, prot_flags=None)")]
     fn from_file(
         base: Address,
-        size: Size,
-        file: &Bound<'_, PyAny>,
+        size: Option<Size>,
+        file: Option<&Bound<'_, PyAny>>,
         offset: Size,
         name: Option<Name>,
         shared: bool,
         prot_flags: Option<Protection>,
     ) -> PyResult<Self> {
-        let file = convert::user_file(file)?;
+        let missing = "file is missing: from_file(base, file=...) takes all of a file, from_file(base, size, file, offset) a part of it";
+        let file = file.ok_or_else(|| PyTypeError::new_err(missing))?;
+        let is_written = shared && prot_flags.is_none_or(|flags| flags.0 & region::PROT_WRITE != 0);
+        let (file, size) = files::with_file(file, if is_written { "r+b" } else { "rb" }, |file| {
+            let size = size.map_or_else(|| files::rest_from(file, offset), Ok)?;
+            Ok((convert::user_file(file)?, size))
+        })?;
         let allowed = if shared { file::protection(&file.file) } else { Ok(region::PROT_READ | region::PROT_WRITE) };
         let source = Source { file: Some(file), file_offset: offset.0, ..Source::default() };
         let mut region = Region::new(RegionType::DefaultMemory, convert::range(base, size)?, source)?;

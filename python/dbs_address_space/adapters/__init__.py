@@ -5,3 +5,12 @@ that make a QEMU use the memory and a reader of a QEMU's map, `gdb` a script for
 """
 
 __all__: list[str] = []
+
+
+def needs(package: str, error: ModuleNotFoundError) -> ModuleNotFoundError:
+    """The error of an adapter whose program is not installed; any other module that is missing is told of as it is."""
+    if error.name is None or error.name.partition(".")[0] != package:
+        return error
+    return ModuleNotFoundError(
+        f"this adapter needs {package}: pip install 'dbs-address-space[{package}]'", name=package
+    )

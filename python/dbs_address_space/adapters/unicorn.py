@@ -7,16 +7,21 @@ from functools import partial
 from mmap import mmap
 from typing import TYPE_CHECKING, Any
 
-from unicorn import (
-    UC_CTL_CONTEXT_MEMORY,
-    UC_CTL_CONTEXT_MODE,
-    UC_PROT_EXEC,
-    UC_PROT_NONE,
-    UC_PROT_READ,
-    UC_PROT_WRITE,
-    Uc,
-    UcError,
-)
+from dbs_address_space.adapters import needs
+
+try:
+    from unicorn import (
+        UC_CTL_CONTEXT_MEMORY,
+        UC_CTL_CONTEXT_MODE,
+        UC_PROT_EXEC,
+        UC_PROT_NONE,
+        UC_PROT_READ,
+        UC_PROT_WRITE,
+        Uc,
+        UcError,
+    )
+except ModuleNotFoundError as _error:
+    raise needs("unicorn", _error) from _error
 
 from dbs_address_space.enums import AddressSpaceRegionType, Prot
 from dbs_address_space.errors import Unsupported
@@ -47,6 +52,8 @@ def attach(space: AddressSpace, uc: Uc) -> Attachment:
     The engine keeps the space and its memory alive until `detach()`, which unmaps what was mapped.
     """
     _ = space.memory  # NotMapped, when there is none
+    if not isinstance(uc, Uc):
+        raise TypeError(f"uc must be a unicorn.Uc, not {type(uc).__name__}")
     if _contexts_have_memory(uc):
         raise _refusal()
     return space.subscribe(UnicornClient(space, uc))

@@ -62,7 +62,7 @@ check: doctor-test docs $(INSTALLED) $(BUILT) ## formats, lints, types, document
 	$(RUN) -m ruff format --check
 	$(RUN) -m ruff check
 	$(RUN) -m mypy
-	$(RUN) -m mypy.stubtest dbs_address_space._core
+	$(RUN) tools/check_stub.py
 	$(RUN) tools/complete_types.py
 	$(RUN) tools/third_party.py --check
 

@@ -44,6 +44,8 @@ mod _core {
     #[pymodule_export]
     use super::python::builder::{PyBuilder, PyHotplug, PyNumaRegionInfo};
     #[pymodule_export]
+    use super::python::callback::checked_answer;
+    #[pymodule_export]
     use super::python::change::PyChange;
     #[pymodule_export]
     use super::python::convert::{
@@ -55,6 +57,8 @@ mod _core {
     use super::python::dirty::PyDirtyPages;
     #[pymodule_export]
     use super::python::firmware_tables::{device_tree, e820, slit, srat};
+    #[pymodule_export]
+    use super::python::guesses::{guessed, guessed_name};
     #[pymodule_export]
     use super::python::kvm::PyKvmSlots;
     #[pymodule_export]

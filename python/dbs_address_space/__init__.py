@@ -32,6 +32,9 @@ from ._core import __version__, usable_end
 # The native classes that say they belong here. Type checkers, which can't follow, read the stub instead.
 globals().update({name: value for name, value in vars(_core).items() if getattr(value, "__module__", "") == __name__})
 _NATIVE = [name for name in globals() if name[0] != "_" and name != "sys"] + ["__version__"]
+for _native in _NATIVE[:-1]:
+    if isinstance(globals()[_native], type):
+        _core.guessed(globals()[_native])
 _MODULES = ("errors", "enums", "ranges", "progress", "reports", "hotplug")
 _PUBLIC_MODULES = ("adapters", "tables")
 
@@ -50,7 +53,8 @@ def __getattr__(name: str) -> object:
             module = import_module(f"{__name__}.{module_name}")
             if name in module.__all__:
                 return globals().setdefault(name, getattr(module, name))
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    hint = _core.guessed_name(name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}{f': use {hint}' if hint else ''}")
 
 
 def __dir__() -> list[str]:

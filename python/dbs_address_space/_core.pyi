@@ -1,7 +1,7 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from os import PathLike
 from types import TracebackType
-from typing import Any, Final, Literal, NoReturn, Protocol, Self, SupportsIndex, TypeAlias, final, overload
+from typing import Any, Final, Literal, NoReturn, Protocol, Self, SupportsIndex, TypeAlias, TypeVar, final, overload
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -44,9 +44,12 @@ __all__ = [
     "UnplugRequest",
     "VhostUserClient",
     "__version__",
+    "checked_answer",
     "checked_range",
     "device_tree",
     "e820",
+    "guessed",
+    "guessed_name",
     "parse_protection",
     "parse_region_type",
     "parse_source_type",
@@ -61,6 +64,8 @@ __version__: Final[str]
 class _HasFileno(Protocol):
     def fileno(self) -> int: ...
 
+_Answer = TypeVar("_Answer")
+_Class = TypeVar("_Class", bound=type[Any])
 _Address: TypeAlias = SupportsIndex
 _Size: TypeAlias = SupportsIndex | str
 _RegionType: TypeAlias = AddressSpaceRegionType | str
@@ -143,6 +148,15 @@ def device_tree(space: AddressSpace | AddressSpaceBase, *, numa_nodes: dict[int,
     >>> b"memory@40000000" in device_tree(AddressSpaceBuilder("virt", numa_regions=["64MiB"]).build())
     True
     """
+
+def checked_answer(value: _Answer, what: str) -> _Answer:
+    """The answer of a user's function, for the callers in Python; raises `TypeError` for a coroutine."""
+
+def guessed(owner: _Class) -> _Class:
+    """Gives a class the guesses of its name, and returns the class: a decorator."""
+
+def guessed_name(name: str) -> str | None:
+    """Our name for a guess at one of the package's."""
 
 def checked_range(base: _Address, size: _Size) -> tuple[int, int]:
     """`(base, size)` as ints, checked like every range of this package."""
@@ -283,8 +297,8 @@ class AddressSpaceRegion:
     @staticmethod
     def from_file(
         base: _Address,
-        size: _Size,
-        file: _File,
+        size: _Size | None = None,
+        file: _File | _Path | None = None,
         offset: _Size = 0,
         *,
         name: str | None = None,
@@ -1084,7 +1098,7 @@ class AddressSpace:
         write 0xbeef
         """
     @overload
-    def dispatch(self, addr: _Address, size: SupportsIndex, value: None = None) -> int:
+    def dispatch(self, addr: _Address, size: _Size, value: None = None) -> int:
         """Routes an access to the handler of the device that holds `addr`: a read without `value`, which returns what the handler
         returns, else a write.
 
@@ -1103,7 +1117,7 @@ class AddressSpace:
         0 2 7
         """
     @overload
-    def dispatch(self, addr: _Address, size: SupportsIndex, value: SupportsIndex) -> None:
+    def dispatch(self, addr: _Address, size: _Size, value: SupportsIndex) -> None:
         """Routes an access to the handler of the device that holds `addr`: a read without `value`, which returns what the handler
         returns, else a write.
 
@@ -1362,7 +1376,7 @@ class GuestMemory:
         >>> memory.read_u64(0)
         7
         """
-    def load(self, addr: _Address, size: SupportsIndex = 8, *, order: str = "acquire") -> int:
+    def load(self, addr: _Address, size: _Size = 8, *, order: str = "acquire") -> int:
         """Loads a naturally aligned little-endian integer of 1, 2, 4 or 8 bytes atomically.
 
         `order`: `"relaxed"`, `"acquire"` or `"seq_cst"`. Raises `Misaligned`, `Unsupported` on guarded memory, else as `read` does.
@@ -1376,7 +1390,7 @@ class GuestMemory:
         self,
         addr: _Address,
         value: SupportsIndex,
-        size: SupportsIndex = 8,
+        size: _Size = 8,
         *,
         order: str = "release",
     ) -> None:
@@ -1388,7 +1402,7 @@ class GuestMemory:
         >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "4KiB")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
         >>> space.map_memory().store(8, 1)
         """
-    def swap(self, addr: _Address, value: SupportsIndex, size: SupportsIndex = 8, *, order: str = "seq_cst") -> int:
+    def swap(self, addr: _Address, value: SupportsIndex, size: _Size = 8, *, order: str = "seq_cst") -> int:
         """Writes `value` atomically, and returns what was there.
 
         The integer is little-endian, has 1, 2, 4 or 8 bytes and is naturally aligned. `order`: `"relaxed"`, `"acquire"`,
@@ -1402,9 +1416,7 @@ class GuestMemory:
         >>> memory.swap(3, 0b1010, 1), memory.read_u8(3)
         (12, 10)
         """
-    def fetch_add(
-        self, addr: _Address, value: SupportsIndex, size: SupportsIndex = 8, *, order: str = "seq_cst"
-    ) -> int:
+    def fetch_add(self, addr: _Address, value: SupportsIndex, size: _Size = 8, *, order: str = "seq_cst") -> int:
         """Adds `value`, wrapping, atomically, and returns what was there.
 
         The integer is little-endian, has 1, 2, 4 or 8 bytes and is naturally aligned. `order`: `"relaxed"`, `"acquire"`,
@@ -1418,9 +1430,7 @@ class GuestMemory:
         >>> memory.fetch_add(3, 0b1010, 1), memory.read_u8(3)
         (12, 22)
         """
-    def fetch_sub(
-        self, addr: _Address, value: SupportsIndex, size: SupportsIndex = 8, *, order: str = "seq_cst"
-    ) -> int:
+    def fetch_sub(self, addr: _Address, value: SupportsIndex, size: _Size = 8, *, order: str = "seq_cst") -> int:
         """Subtracts `value`, wrapping, atomically, and returns what was there.
 
         The integer is little-endian, has 1, 2, 4 or 8 bytes and is naturally aligned. `order`: `"relaxed"`, `"acquire"`,
@@ -1434,9 +1444,7 @@ class GuestMemory:
         >>> memory.fetch_sub(3, 0b1010, 1), memory.read_u8(3)
         (12, 2)
         """
-    def fetch_and(
-        self, addr: _Address, value: SupportsIndex, size: SupportsIndex = 8, *, order: str = "seq_cst"
-    ) -> int:
+    def fetch_and(self, addr: _Address, value: SupportsIndex, size: _Size = 8, *, order: str = "seq_cst") -> int:
         """Does a bitwise and with `value` atomically, and returns what was there.
 
         The integer is little-endian, has 1, 2, 4 or 8 bytes and is naturally aligned. `order`: `"relaxed"`, `"acquire"`,
@@ -1450,7 +1458,7 @@ class GuestMemory:
         >>> memory.fetch_and(3, 0b1010, 1), memory.read_u8(3)
         (12, 8)
         """
-    def fetch_or(self, addr: _Address, value: SupportsIndex, size: SupportsIndex = 8, *, order: str = "seq_cst") -> int:
+    def fetch_or(self, addr: _Address, value: SupportsIndex, size: _Size = 8, *, order: str = "seq_cst") -> int:
         """Does a bitwise or with `value` atomically, and returns what was there.
 
         The integer is little-endian, has 1, 2, 4 or 8 bytes and is naturally aligned. `order`: `"relaxed"`, `"acquire"`,
@@ -1464,9 +1472,7 @@ class GuestMemory:
         >>> memory.fetch_or(3, 0b1010, 1), memory.read_u8(3)
         (12, 14)
         """
-    def fetch_xor(
-        self, addr: _Address, value: SupportsIndex, size: SupportsIndex = 8, *, order: str = "seq_cst"
-    ) -> int:
+    def fetch_xor(self, addr: _Address, value: SupportsIndex, size: _Size = 8, *, order: str = "seq_cst") -> int:
         """Does a bitwise exclusive or with `value` atomically, and returns what was there.
 
         The integer is little-endian, has 1, 2, 4 or 8 bytes and is naturally aligned. `order`: `"relaxed"`, `"acquire"`,
@@ -1485,7 +1491,7 @@ class GuestMemory:
         addr: _Address,
         expected: SupportsIndex,
         new: SupportsIndex,
-        size: SupportsIndex = 8,
+        size: _Size = 8,
         *,
         order: str = "seq_cst",
     ) -> int:
@@ -1740,10 +1746,10 @@ class GuestMemory:
         0000000000000ff0  68 65 6c 6c 6f 2c 20 67  75 65 73 74 00 00 00 00  |hello, guest....|
         [0x1000, 0x1010) has nothing to read
         """
-    def read_from(self, file: _File | _Readable, addr: _Address, size: _Size) -> int:
-        """Reads `size` bytes of a file or socket straight into guest memory, and returns `size`.
+    def read_from(self, file: _File | _Readable | _Path, addr: _Address, size: _Size | None = None) -> int:
+        """Reads `size` bytes of a file or socket straight into guest memory, and returns their number; all that is left of it by default.
 
-        `file` is a descriptor or a file object. The descriptor is used of ints, sockets and what `open()` gives; any other object, such
+        `file` is a path, a descriptor or a file object. The descriptor is used of ints, sockets and what `open()` gives; any other object, such
         as `io.BytesIO` or one that decompresses, is read by its `readinto`, and what that raises comes out. Short reads, signals and
         non-blocking sockets are gone on with, and Ctrl-C ends the wait. Raises `TypeError` for what is neither, `PartialTransfer` with `.done` when the file ends or fails before; as `write` does, and then nothing was read.
 
@@ -1758,10 +1764,10 @@ class GuestMemory:
         >>> memory.read(0x100, 6)
         b'kernel'
         """
-    def write_to(self, file: _File | _Writable, addr: _Address, size: _Size) -> int:
+    def write_to(self, file: _File | _Writable | _Path, addr: _Address, size: _Size) -> int:
         """Writes `size` bytes of guest memory to a file or socket, and returns `size`.
 
-        As `read_from`, the other way, by the object's `write`; memory that no one has written is sent as zeroes, and not allocated for it. Raises
+        As `read_from`, the other way, by the object's `write`; a path is created, or its old bytes go; memory that no one has written is sent as zeroes, and not allocated for it. Raises
         `PartialTransfer` with `.done`; as `read` does, and then nothing was written.
 
         >>> import tempfile

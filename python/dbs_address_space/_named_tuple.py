@@ -18,4 +18,13 @@ else:
 
     NamedTuple = type.__new__(_Fields, "NamedTuple", (), {"__doc__": "The base of a named tuple."})
 
-__all__ = ["NamedTuple"]
+
+def in_hex(record: Any, *names: str) -> str:
+    """The `repr` of a named tuple, with the named fields in hex: addresses and bytes."""
+    shown = (
+        f"{name}={value:#_x}" if name in names else f"{name}={value!r}" for name, value in record._asdict().items()
+    )
+    return f"{type(record).__name__}({', '.join(shown)})"
+
+
+__all__ = ["NamedTuple", "in_hex"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ._core import AddressSpaceChange, AddressSpaceRegion
-from ._named_tuple import NamedTuple
+from ._named_tuple import NamedTuple, in_hex
 
 
 class Lease(NamedTuple):
@@ -18,6 +18,9 @@ class Lease(NamedTuple):
     what: str
     address: int
     size: int
+
+    def __repr__(self) -> str:
+        return in_hex(self, "address", "size")
 
 
 class AddressSpaceError(Exception):

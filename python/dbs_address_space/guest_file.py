@@ -6,6 +6,7 @@ import io
 import operator
 import os
 
+from ._core import checked_range
 from .errors import AccessDenied, InvalidAddressRange, InvalidArgument, UnmappedAddress
 
 TYPE_CHECKING = False
@@ -17,6 +18,13 @@ if TYPE_CHECKING:
     from ._core import GuestMemory
 
 __all__ = ["GuestFile"]
+
+
+def _offset(value: SupportsIndex) -> int:
+    """An int of any size, for files have positions that memory has not; a `bool` is refused as everywhere."""
+    if isinstance(value, bool):
+        checked_range(value, 0)
+    return operator.index(value)
 
 
 class GuestFile(io.RawIOBase):
@@ -70,7 +78,7 @@ class GuestFile(io.RawIOBase):
     def seek(self, offset: SupportsIndex, whence: int = os.SEEK_SET, /) -> int:
         """Moves to an address, or relative to the position or to the end of the last region; returns the address."""
         self._checkClosed()
-        match whence:
+        match checked_range(whence, 0)[0]:
             case os.SEEK_SET:
                 origin = 0
             case os.SEEK_CUR:
@@ -79,24 +87,37 @@ class GuestFile(io.RawIOBase):
                 origin = self._end()
             case _:
                 raise InvalidArgument(f"whence is {whence}: use os.SEEK_SET, SEEK_CUR or SEEK_END")
-        position = origin + operator.index(offset)
+        position = origin + _offset(offset)
         if position < 0:
-            raise InvalidAddressRange(f"negative address {position:#x}")
+            raise InvalidAddressRange(f"cannot seek to {position:#_x}: the first address of the file is 0x0")
         self._position = position
         return position
 
-    def read(self, size: int | None = -1, /) -> bytes:
+    def read(self, size: SupportsIndex | None = -1, /) -> bytes:
         """Reads up to `size` bytes, or all to the end of the last region for `None` and numbers below 0."""
-        return super().read(-1 if size is None else size) or b""
+        return super().read(self._limit(size)) or b""
+
+    def readline(self, size: SupportsIndex | None = -1, /) -> bytes:
+        """Reads up to the end of a line, and at most `size` bytes of it where that is not below 0."""
+        return super().readline(self._limit(size))
+
+    def readlines(self, hint: SupportsIndex | None = -1, /) -> list[bytes]:
+        """Reads lines until they have `hint` bytes together, or all where that is not above 0."""
+        return super().readlines(self._limit(hint))
 
     def readinto(self, buffer: Buffer, /) -> int:
         """Reads up to as many bytes as `buffer` has; 0 at the end of the last region."""
         self._checkClosed()
-        with memoryview(buffer).cast("B") as view:
+        with memoryview(buffer) as whole:
+            if whole.readonly:
+                raise TypeError(
+                    f"{type(buffer).__name__} is read-only: give a buffer that can be written, as a bytearray"
+                )
             # Behind the last region is the end of the file, and no error.
-            size = min(len(view), max(self._end() - self._position, 0))
+            size = min(whole.nbytes, self._left())
             if size:
-                size = self._read(view[:size])
+                with whole.cast("B") as view:
+                    size = self._read(view[:size])
         self._position += size
         return size
 
@@ -105,14 +126,23 @@ class GuestFile(io.RawIOBase):
         self._checkClosed()
         if not self._writable:
             raise io.UnsupportedOperation("the file is open for reading only")
-        with memoryview(data).cast("B") as view:
+        with memoryview(data) as view:
             self._memory.write(self._position, view)
-            self._position += len(view)
-            return len(view)
+            self._position += view.nbytes
+            return view.nbytes
 
     def _end(self) -> int:
         regions = self._memory.regions
         return regions[-1].end if regions else 0
+
+    def _left(self) -> int:
+        return max(self._end() - self._position, 0)
+
+    def _limit(self, size: SupportsIndex | None) -> int:
+        """The number of bytes that a read may have: `io` would make room for all that it is asked for."""
+        self._checkClosed()
+        number = -1 if size is None else _offset(size)
+        return min(number, self._left()) if number >= 0 else -1
 
     def _read(self, view: memoryview) -> int:
         """Fills `view` as far as it can be; raises when its first byte can't."""

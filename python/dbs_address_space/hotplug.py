@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from _thread import allocate_lock
 
-from ._core import AddressSpaceRegion, checked_range
+from ._core import AddressSpaceRegion, checked_range, guessed
 from .errors import InvalidAddressRange, Misaligned, NoSpace, NotMapped, RegionOverlap, UnknownName, UnmappedAddress
 from .ranges import AddressRange
 
@@ -23,6 +23,7 @@ _OWNER = "hotplug"
 _DIMM_ALIGN = 128 << 20
 
 
+@guessed
 class DimmSlots:
     """The DIMM slots of a machine: a DIMM is a region in the window that a plan's `hotplug` has reserved.
 
@@ -193,6 +194,7 @@ def _aligned(address: int, align: int) -> int:
     return -(-address // align) * align
 
 
+@guessed
 class MemoryBlocks:
     """A region whose memory comes and goes in blocks while its addresses stay, as a virtio-mem device has it.
 
@@ -212,22 +214,28 @@ class MemoryBlocks:
     """
 
     def __init__(
-        self, memory: GuestMemory, region: SupportsIndex | str | AddressSpaceRegion, *, block_size: int = 2 << 20
+        self,
+        memory: GuestMemory,
+        region: SupportsIndex | str | AddressSpaceRegion,
+        *,
+        block_size: SupportsIndex | str = 2 << 20,
     ) -> None:
         """Takes a mapped region; raises `Misaligned` when blocks are not whole pages of it or do not divide it."""
+        if region is None:  # which means all regions elsewhere
+            raise TypeError("region is None: give a region of the memory, its base or its name")
         # The region is this one: another that takes its place or its name later is not.
         self._key = memory._key(region)
         state = memory.effective(self._key)[0]
         self.region: AddressSpaceRegion = state.region
-        self.block_size: int = block_size
+        self.block_size: int = _bytes(block_size)
         page_size = max(state.page_size, 1)
-        if block_size <= 0 or block_size % page_size or self.region.size % block_size:
+        if not self.block_size or self.block_size % page_size or self.region.size % self.block_size:
             message = (
-                f"blocks of {block_size:#x} bytes do not divide {self.region!r} into whole pages of {page_size:#x}"
+                f"blocks of {self.block_size:#x} bytes do not divide {self.region!r} into whole pages of {page_size:#x}"
             )
             raise Misaligned(message, address=self.region.base, size=self.region.size, region=self.region)
         self._memory = memory
-        self._plugged = bytearray(self.region.size // block_size)
+        self._plugged = bytearray(self.region.size // self.block_size)
         self._lock = allocate_lock()
 
     def plug(self, offset: SupportsIndex, size: SupportsIndex | str, *, prealloc: bool = False) -> None:

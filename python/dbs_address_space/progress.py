@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ._named_tuple import NamedTuple
+from ._named_tuple import NamedTuple, in_hex
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,6 +23,9 @@ class Progress(NamedTuple):
     done: int
     total: int
     rate: float
+
+    def __repr__(self) -> str:
+        return in_hex(self, "done", "total")
 
 
 def tqdm_progress(bar: Any) -> Callable[[Progress], None]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ._core import checked_range
-from ._named_tuple import NamedTuple
+from ._core import checked_range, guessed
+from ._named_tuple import NamedTuple, in_hex
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ class _Numbers(NamedTuple):
     size: int
 
 
+@guessed
 class AddressRange(_Numbers):
     """A half-open range of guest physical addresses, in bytes; it may be empty. The size may be text such as `"2GiB"`.
 
@@ -80,5 +81,4 @@ class VhostUserRegion(NamedTuple):
     fd: int
 
     def __repr__(self) -> str:
-        fields = zip(self._fields[:-1], self, strict=False)
-        return f"VhostUserRegion({', '.join(f'{name}={value:#_x}' for name, value in fields)}, fd={self.fd})"
+        return in_hex(self, "guest_phys_addr", "memory_size", "userspace_addr", "mmap_offset")

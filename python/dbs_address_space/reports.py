@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ._named_tuple import NamedTuple
+from ._named_tuple import NamedTuple, in_hex
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,6 +24,12 @@ class PlanCost(NamedTuple):
     pages: dict[int, int]
     nodes: dict[int | None, int]
 
+    def __repr__(self) -> str:
+        pages = ", ".join(f"{size:#_x}: {count}" for size, count in self.pages.items())
+        nodes = ", ".join(f"{node}: {size:#_x}" for node, size in self.nodes.items())
+        sizes = f"size={self.size:#_x}, preallocated={self.preallocated:#_x}"
+        return f"PlanCost({sizes}, pages={{{pages}}}, nodes={{{nodes}}})"
+
 
 class PreallocReport(NamedTuple):
     """The result of `GuestMemory.prealloc()`: bytes that are populated now, threads that worked, and for how many seconds.
@@ -38,6 +44,9 @@ class PreallocReport(NamedTuple):
     threads: int
     seconds: float
     touched: bool
+
+    def __repr__(self) -> str:
+        return in_hex(self, "size")
 
     @property
     def rate(self) -> float:
@@ -65,6 +74,9 @@ class EffectiveBacking(NamedTuple):
     policy: NumaPolicy | None
     nodes: dict[int, int]
 
+    def __repr__(self) -> str:
+        return in_hex(self, "page_size", "resident", "huge", "locked")
+
     @property
     def huge_share(self) -> float:
         """The part of the resident bytes that lies in huge pages, from 0 to 1."""
@@ -90,5 +102,4 @@ class DaxMapping(NamedTuple):
     prot_flags: Prot
 
     def __repr__(self) -> str:
-        numbers = f"offset={self.offset:#_x}, size={self.size:#_x}, file_offset={self.file_offset:#_x}"
-        return f"DaxMapping({numbers}, prot_flags={self.prot_flags!r})"
+        return in_hex(self, "offset", "size", "file_offset")

@@ -208,7 +208,7 @@ impl<'a> Access<'a> {
         match device {
             Some(region) => Error::Unmapped {
                 message: format!(
-                    "{}: {}{at} belongs to the device region {region}, which has no memory",
+                    "{}: {}{at} belongs to the device region {region}, which has no memory: space.dispatch(addr, size) asks its handler",
                     self.asked(),
                     hex(address)
                 ),

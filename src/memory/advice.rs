@@ -2,6 +2,7 @@
 
 use crate::model::error::{Errno, Error, Result};
 use crate::model::policy::{NumaPolicy, PolicyMode};
+use crate::model::quote::quoted;
 use crate::model::region::SharedRegion;
 use crate::sys::errno::{self, EINVAL, EIO, ENOMEM, EPERM};
 use crate::sys::host::Host;
@@ -85,8 +86,10 @@ fn check_nodes(region: &SharedRegion, policy: &NumaPolicy) -> Result<()> {
         return match policy.mode {
             PolicyMode::Default | PolicyMode::Preferred => Ok(()),
             mode => {
-                let message =
-                    format!("the NUMA policy {:?} needs nodes: name them, or give host_numa_node_id", mode.name());
+                let message = format!(
+                    "the NUMA policy {} needs nodes: name them, or give host_numa_node_id",
+                    quoted(mode.name())
+                );
                 Err(numa_error(region, &message, Errno::Refused(EINVAL)))
             }
         };

@@ -130,7 +130,7 @@ pub enum Error {
         region: Option<Arc<Region>>,
     },
     /// No region has a name.
-    #[error("no region is named {name:?}")]
+    #[error("no region is named {}", super::quote::quoted(.name))]
     UnknownName {
         /// The name asked for.
         name: String,

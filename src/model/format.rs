@@ -1,6 +1,7 @@
 //! Numbers as people read them: grouped hex, binary sizes, `rwx`.
 
 use super::invalid::Invalid;
+use super::quote::quoted;
 
 /// `0xc000_0000`: hexadecimal, grouped by four digits from the right.
 #[must_use]
@@ -52,7 +53,8 @@ pub fn parse_size(text: &str) -> Result<u64, Invalid> {
     let value = digits.parse::<u64>().ok().zip(shift).and_then(|(value, shift)| value.checked_mul(1 << shift));
     value.ok_or_else(|| {
         Invalid::number(format!(
-            "{text:?} is not a size: write \"4096\", \"512 MiB\", \"2GiB\" or \"2G\" (binary units, below 16 EiB)"
+            "{text} is not a size: write \"4096\", \"512 MiB\", \"2GiB\" or \"2G\" (binary units, below 16 EiB)",
+            text = quoted(text)
         ))
     })
 }
@@ -74,7 +76,8 @@ pub fn parse_protection(text: &str) -> Result<i32, Invalid> {
     };
     (0..8).find(is_it).ok_or_else(|| {
         Invalid::argument(format!(
-            "unknown protection {text:?}: use letters of 'rwx' in this order, with '-' for what is missing"
+            "unknown protection {text}: use letters of 'rwx' in this order, with '-' for what is missing",
+            text = quoted(text)
         ))
     })
 }

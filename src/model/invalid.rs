@@ -1,5 +1,6 @@
 //! A wrong argument: the errors of values, which know nothing of regions.
 
+use super::quote::quoted;
 use std::fmt::Display;
 
 /// The kind of a wrong argument, for which Python has a class each.
@@ -47,7 +48,7 @@ impl Invalid {
 
     /// A text that names no value of an enumeration: `shown` is that text as the message quotes it.
     pub fn unknown<'a>(kind: Kind, what: &str, shown: impl Display, known: impl IntoIterator<Item = &'a str>) -> Self {
-        let known: Vec<String> = known.into_iter().map(|name| format!("{name:?}")).collect();
+        let known: Vec<String> = known.into_iter().map(quoted).collect();
         let known = match known.split_last() {
             Some((last, [])) => last.clone(),
             Some((last, others)) => format!("{} or {last}", others.join(", ")),
@@ -59,7 +60,7 @@ impl Invalid {
     /// The value among `known` that a text names, or the refusal that lists the names.
     pub fn named<T: Copy, const N: usize>(what: &str, text: &str, known: [(&'static str, T); N]) -> Result<T, Self> {
         let found = known.iter().find(|(name, _)| *name == text).map(|(_, value)| *value);
-        found.ok_or_else(|| Self::unknown(Kind::Argument, what, format_args!("{text:?}"), known.map(|(name, _)| name)))
+        found.ok_or_else(|| Self::unknown(Kind::Argument, what, quoted(text), known.map(|(name, _)| name)))
     }
 
     /// A refusal of any kind.

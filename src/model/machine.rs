@@ -4,6 +4,7 @@ use super::error::Result;
 use super::format::hex;
 use super::invalid::Invalid;
 use super::layout::Layout;
+use super::quote::quoted;
 use super::range::Range;
 
 const MIB: u64 = 1 << 20;
@@ -60,7 +61,8 @@ impl Machine {
     /// A machine with a layout, nothing reserved, no minimal split and no firmware.
     pub fn new(name: &str, phys_bits: u32, mem: Range, mmio_windows: Vec<Range>) -> Result<Self> {
         if name.is_empty() || name.chars().any(char::is_control) {
-            let message = format!("{name:?} can't be a machine's name: it is empty or has control characters");
+            let message =
+                format!("{name} can't be a machine's name: it is empty or has control characters", name = quoted(name));
             return Err(Invalid::argument(message).into());
         }
         let layout = Layout::new(phys_end(phys_bits)?, mem.base(), mem.end(), mmio_windows)?;
@@ -105,15 +107,21 @@ impl Machine {
             "dragonball" => None,
             _ => {
                 let known = "\"dragonball\", \"pc\", \"q35\", \"microvm\", \"virt\", or a Machine of your own";
-                return Err(Invalid::argument(format!("unknown machine {name:?}: use {known}")).into());
+                return Err(
+                    Invalid::argument(format!("unknown machine {name}: use {known}", name = quoted(name))).into()
+                );
             }
         };
         if let (Some(arch), Some(only)) = (arch, only)
             && arch != only
         {
-            return Err(
-                Invalid::argument(format!("the machine {name:?} is {}, not {}", only.name(), arch.name())).into()
-            );
+            return Err(Invalid::argument(format!(
+                "the machine {name} is {}, not {}",
+                only.name(),
+                arch.name(),
+                name = quoted(name)
+            ))
+            .into());
         }
         let arch = arch.or(only).unwrap_or(Arch::X86_64);
         let bits = phys_bits.unwrap_or(if arch == Arch::Aarch64 { 40 } else { 46 });

@@ -22,6 +22,7 @@ pub mod numa;
 pub mod pattern;
 pub mod plan;
 pub mod policy;
+pub mod quote;
 pub mod range;
 pub mod region;
 pub mod region_map;

@@ -1,5 +1,6 @@
 //! Patterns to search for: bytes, or bytes with masked nibbles.
 
+use super::quote::quoted;
 use memchr::memmem::Finder;
 
 use super::error::Result;
@@ -46,7 +47,8 @@ impl Pattern {
         let digits: Vec<char> = text.chars().filter(|c| !c.is_whitespace()).collect();
         let bad = |what: String| {
             Invalid::argument(format!(
-                "{text:?} is not a byte pattern: {what}; write hexadecimal bytes such as \"48 8b ?? c?\""
+                "{text} is not a byte pattern: {what}; write hexadecimal bytes such as \"48 8b ?? c?\"",
+                text = quoted(text)
             ))
             .into()
         };
@@ -56,7 +58,7 @@ impl Pattern {
         let mut nibbles = digits.into_iter().map(|digit| match (digit, digit.to_digit(16)) {
             ('?', _) => Ok((0, 0)),
             (_, Some(value)) => Ok((u8::try_from(value).unwrap_or_default(), 0xf)),
-            _ => Err(bad(format!("{digit:?} is neither a digit nor '?'"))),
+            _ => Err(bad(format!("{digit} is neither a digit nor '?'", digit = quoted(&digit.to_string())))),
         });
         let (mut bytes, mut mask) = (Vec::new(), Vec::new());
         while let (Some(high), Some(low)) = (nibbles.next(), nibbles.next()) {

@@ -1,5 +1,6 @@
 //! NUMA policies: the nodes of the host that memory should come from.
 
+use super::quote::quoted;
 use std::collections::BTreeSet;
 
 use super::invalid::Invalid;
@@ -81,8 +82,9 @@ impl NumaPolicy {
         match self.mode {
             PolicyMode::Default if count > 0 => Err(Invalid::argument("the NUMA policy \"default\" takes no nodes")),
             PolicyMode::Preferred if count > 1 => Err(Invalid::argument(format!(
-                "the NUMA policy {name:?} takes one node, not {}: use \"preferred-many\"",
-                node_list(&self.nodes)
+                "the NUMA policy {name} takes one node, not {}: use \"preferred-many\"",
+                node_list(&self.nodes),
+                name = quoted(name)
             ))),
             _ => Ok(()),
         }

@@ -7,6 +7,7 @@ use super::backing::BackingOptions;
 use super::format;
 use super::invalid::{Invalid, Kind};
 use super::policy::{NumaPolicy, PolicyMode};
+use super::quote::quoted;
 use super::range::Range;
 use super::source::{Source, SourceType};
 
@@ -78,7 +79,7 @@ impl RegionType {
     /// Parses a value or a member name, in any case.
     pub fn parse(text: &str) -> Result<Self, Invalid> {
         let is_it = |t: &Self| text.eq_ignore_ascii_case(t.value()) || text.eq_ignore_ascii_case(t.name());
-        Self::ALL.into_iter().find(is_it).ok_or_else(|| Self::unknown(format_args!("{text:?}")))
+        Self::ALL.into_iter().find(is_it).ok_or_else(|| Self::unknown(quoted(text)))
     }
 
     /// The refusal of anything else, `shown` as a message quotes it.
@@ -166,7 +167,8 @@ impl Region {
         }
         match &self.name {
             Some(name) if name.is_empty() || name.chars().any(char::is_control) => Err(Invalid::argument(format!(
-                "{name:?} can't be a region's name: it is empty or has control characters"
+                "{name} can't be a region's name: it is empty or has control characters",
+                name = quoted(name)
             ))),
             _ => Ok(()),
         }

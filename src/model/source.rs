@@ -1,5 +1,6 @@
 //! The source of a region's bytes.
 
+use super::quote::quoted;
 use std::fmt::Display;
 use std::fs::File;
 use std::path::PathBuf;
@@ -39,7 +40,7 @@ impl SourceType {
     /// Parses one of the nine strings: case-sensitive, untrimmed.
     pub fn parse(text: &str) -> Result<Self, Invalid> {
         let found = Self::NAMES.into_iter().find(|(name, _)| *name == text);
-        found.map(|(_, source)| source).ok_or_else(|| Self::unknown(format_args!("{text:?}")))
+        found.map(|(_, source)| source).ok_or_else(|| Self::unknown(quoted(text)))
     }
 
     /// The refusal of anything else, `shown` as a message quotes it.

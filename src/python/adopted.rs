@@ -1,10 +1,11 @@
 //! Regions over memory that someone else made.
 
+use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 
 use super::buffer::adopt;
 use super::convert::{self, Address, Name, Protection, Size};
-use super::file::user_file;
+use super::file::{self as given, user_file};
 use super::region::PyRegion;
 use crate::model::region::{self, Region, RegionType};
 use crate::model::source::Source;
@@ -14,10 +15,12 @@ use crate::sys::file;
 impl PyRegion {
     /// RAM over part of a file: a memfd of another process, an image, a device file. Any offset will do, also one inside a page.
     ///
-    /// `file` is a descriptor or what `open()` gives in a binary mode, which is flushed; it is duplicated. Another file object, such as
-    /// that of `gzip.open()` or a named temporary file, is a `TypeError`. `shared=False` keeps writes out of the file. `prot_flags`
-    /// are what the descriptor allows when not given. A file may be cut by anyone, so accesses go through the kernel and a fault is a
-    /// `MemoryFault`. Raises as the class does; the length is checked when the region is mapped.
+    /// `file` is a path, a descriptor, or what `open()` gives in a binary mode, which is flushed; it is duplicated. Another file object, such as
+    /// that of `gzip.open()` or a named temporary file, is a `TypeError`. `size` is all from `offset` on where it is not given:
+    /// `from_file(base, file=path)`. `shared=False` keeps writes out of the file. `prot_flags` are what the descriptor allows when not
+    /// given; a path is opened for writing too, unless they or `shared=False` say that it need not be. A file may be cut by anyone, so
+    /// accesses go through the kernel and a fault is a `MemoryFault`. Raises as the class does, and what opening the path does; the length
+    /// is checked when the region is mapped.
     ///
     /// >>> import tempfile
     /// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
@@ -27,18 +30,26 @@ impl PyRegion {
     /// >>> AddressSpace.from_regions([region], AddressSpaceLayout(1 << 46, 0, 1 << 45)).map_memory().read(0, 5)
     /// b'image'
     #[staticmethod]
-    #[pyo3(signature = (base, size, file, offset=Size(0), *, name=None, shared=true, prot_flags=None),
-        text_signature = "(base, size, file, offset=0, *, name=None, shared=True, prot_flags=None)")]
+    #[pyo3(signature = (base, size=None, file=None, offset=Size(0), *, name=None, shared=true, prot_flags=None),
+        text_signature = "(base, size=None, file=None, offset=0, *, name=None, shared=True, prot_flags=None)")]
     fn from_file(
         base: Address,
-        size: Size,
-        file: &Bound<'_, PyAny>,
+        size: Option<Size>,
+        file: Option<&Bound<'_, PyAny>>,
         offset: Size,
         name: Option<Name>,
         shared: bool,
         prot_flags: Option<Protection>,
     ) -> PyResult<Self> {
-        let file = user_file(file)?;
+        let missing = "file is missing: from_file(base, file=...) takes all of a file, from_file(base, size, file, offset) a part of it";
+        let file = file.ok_or_else(|| PyTypeError::new_err(missing))?;
+        let is_written = shared && prot_flags.is_none_or(|flags| flags.0 & region::PROT_WRITE != 0);
+        let (file, size) = given::with_file(file, if is_written { "r+b" } else { "rb" }, |file| {
+            // Made of the file first: that empties its buffer, and the rest is what is there then.
+            let user = user_file(file)?;
+            let size = size.map_or_else(|| given::rest_from(file, offset), Ok)?;
+            Ok((user, size))
+        })?;
         let allowed = if shared { file::protection(&file.file) } else { Ok(region::PROT_READ | region::PROT_WRITE) };
         let source = Source { file: Some(file), file_offset: offset.0, ..Source::default() };
         let mut region = Region::new(RegionType::DefaultMemory, convert::range(base, size)?, source)?;

@@ -1,6 +1,6 @@
 //! NumPy arrays over guest memory, through a memoryview.
 
-use pyo3::exceptions::{PyImportError, PyTypeError};
+use pyo3::exceptions::{PyModuleNotFoundError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyMemoryView, PyTuple};
 
@@ -24,11 +24,7 @@ impl<'py> ArrayLayout<'py> {
         strides: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Self> {
         let _guard = python_call();
-        let numpy = py.import("numpy").map_err(|error| {
-            let missing = PyImportError::new_err("array() needs NumPy: pip install 'dbs-address-space[numpy]'");
-            missing.set_cause(py, Some(error));
-            missing
-        })?;
+        let numpy = numpy(py, "array")?;
         let dtype = numpy.call_method1("dtype", (dtype,))?;
         let shape = lengths(shape)?;
         if dtype.getattr("hasobject")?.is_truthy()? {
@@ -59,6 +55,17 @@ impl<'py> ArrayLayout<'py> {
         self.keywords.set_item("buffer", self.numpy.call_method1("frombuffer", (view, "u1"))?)?;
         self.numpy.getattr("ndarray")?.call((), Some(&self.keywords))
     }
+}
+
+/// NumPy, or how to get it for a verb.
+pub(super) fn numpy<'py>(py: Python<'py>, verb: &str) -> PyResult<Bound<'py, PyModule>> {
+    let _guard = python_call();
+    py.import("numpy").map_err(|error| {
+        let message = format!("{verb}() needs NumPy: pip install 'dbs-address-space[numpy]'");
+        let missing = PyModuleNotFoundError::new_err(message);
+        missing.set_cause(py, Some(error));
+        missing
+    })
 }
 
 /// One int, or several.

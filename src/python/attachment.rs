@@ -1,5 +1,6 @@
 //! `Attachment`: the handle of everything that follows an address space.
 
+use crate::model::quote::quoted;
 use std::sync::{Arc, Weak};
 
 use pyo3::gc::{PyTraverseError, PyVisit};
@@ -220,7 +221,7 @@ impl PyAttachment {
             (false, None) => "detached",
             (false, Some(_)) => "failed",
         };
-        Ok(format!("{}({:?}, {status})", slf.get_type().name()?, this.name))
+        Ok(format!("{}({}, {status})", slf.get_type().name()?, quoted(&this.name)))
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {

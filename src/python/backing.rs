@@ -1,10 +1,13 @@
 //! `BackingOptions` and `NumaPolicy`.
 
+use crate::model::format::hex;
+use crate::model::quote::quoted;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyString, PyTuple};
+use pyo3::types::{PyDict, PyInt, PyString, PyTuple};
 
 use super::calls::python_call;
 use super::convert::{Size, U32};
+use super::keywords;
 use crate::model::backing::{BackingOptions, Seal};
 use crate::model::invalid::Invalid;
 use crate::model::policy::{NumaPolicy, PolicyMode, node_list, parse_node_list};
@@ -40,7 +43,8 @@ impl PyNumaPolicy {
                 let text = text.extract::<String>()?;
                 parse_node_list(&text).ok_or_else(|| {
                     Invalid::argument(format!(
-                        "{text:?} is not a list of NUMA nodes: write \"0\", \"0-3\" or \"0,2-3\""
+                        "{text} is not a list of NUMA nodes: write \"0\", \"0-3\" or \"0,2-3\"",
+                        text = quoted(&text)
                     ))
                 })?
             }
@@ -131,7 +135,8 @@ fn seals(object: &Bound<'_, PyAny>) -> PyResult<Vec<Seal>> {
 impl PyBackingOptions {
     #[new]
     #[pyo3(signature = (*, page_size=None, alignment=None, reserve=None, transparent_hugepage=None, ksm=None, dontdump=None, dontfork=None, mlock=None,
-        guard_pages=None, may_block=None, seals=None, policy=None))]
+        guard_pages=None, may_block=None, seals=None, policy=None, **others),
+        text_signature = "(*, page_size=None, alignment=None, reserve=None, transparent_hugepage=None, ksm=None, dontdump=None, dontfork=None, mlock=None, guard_pages=None, may_block=None, seals=None, policy=None)")]
     #[allow(clippy::too_many_arguments, reason = "the keywords that users were promised")]
     fn new(
         page_size: Option<Size>,
@@ -146,7 +151,9 @@ impl PyBackingOptions {
         may_block: Option<bool>,
         seals: Option<&Bound<'_, PyAny>>,
         policy: Option<&Bound<'_, PyAny>>,
+        others: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<Self> {
+        keywords::refuse::<Self>(others)?;
         let options = BackingOptions {
             page_size: page_size.map(|size| size.0),
             alignment: alignment.map(|size| size.0),
@@ -262,13 +269,22 @@ impl PyBackingOptions {
             .keywords(py)?
             .iter()
             .filter(|(_, value)| !value.is_none())
-            .map(|(name, value)| Ok(format!("{name}={}", value.repr()?)))
+            .map(|(name, value)| Ok(format!("{name}={}", shown(&value)?)))
             .collect::<PyResult<_>>()?;
         Ok(format!("BackingOptions({})", items.join(", ")))
     }
 
     fn __getnewargs_ex__<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyTuple>, Bound<'py, PyDict>)> {
         Ok((PyTuple::empty(py), self.keywords(py)?))
+    }
+}
+
+/// A size in hex, anything else as it is.
+fn shown(value: &Bound<'_, PyAny>) -> PyResult<String> {
+    let _guard = python_call();
+    match value.cast_exact::<PyInt>() {
+        Ok(size) => Ok(hex(size.extract()?)),
+        Err(_) => Ok(value.repr()?.to_string()),
     }
 }
 

@@ -22,6 +22,7 @@ use crate::memory::lease_table::Refused;
 use crate::memory::section::Section;
 use crate::model::format::hex;
 use crate::model::int::u64_of;
+use crate::model::quote::quoted;
 use crate::model::range::Range;
 use crate::model::region::{PROT_READ, PROT_WRITE};
 use crate::model::source::{KeepAlive, UserBuffer};
@@ -205,8 +206,8 @@ pub(super) fn with_integers<T>(object: &Bound<'_, PyAny>, work: impl FnOnce(Byte
         && matches!(buffer.format().to_str(), Ok("Q" | "L" | "<Q" | "<L" | "=Q" | "=L" | "@Q" | "@L" | "N"));
     if !is_u64 {
         return Err(PyTypeError::new_err(format!(
-            "the buffer must hold unsigned integers of 8 bytes (array('Q'), dtype '<u8'), not items of format {:?}",
-            buffer.format()
+            "the buffer must hold unsigned integers of 8 bytes (array('Q'), dtype '<u8'), not items of format {}",
+            quoted(&buffer.format().to_string_lossy())
         )));
     }
     work(buffer.bytes())

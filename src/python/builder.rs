@@ -1,5 +1,6 @@
 //! `AddressSpaceBuilder` and its arguments: `NumaRegionInfo`, `Hotplug`.
 
+use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString, PyTuple};
 
@@ -7,6 +8,7 @@ use super::backing::PyBackingOptions;
 use super::calls::python_call;
 use super::convert::{self, Size, U32};
 use super::enum_members;
+use super::keywords;
 use super::machine::PyMachine;
 use crate::model::format;
 use crate::model::invalid::Invalid;
@@ -170,7 +172,7 @@ fn machine(given: Option<&Bound<'_, PyAny>>, arch: Option<&str>, phys_bits: Opti
 fn numa_regions(given: &Bound<'_, PyAny>) -> PyResult<Vec<NumaRegionInfo>> {
     let _guard = python_call();
     if given.is_instance_of::<PyString>() {
-        return Err(pyo3::exceptions::PyTypeError::new_err("numa_regions must be a sequence, such as [\"4GiB\"]"));
+        return Err(PyTypeError::new_err("numa_regions must be a sequence, such as [\"4GiB\"]"));
     }
     let info = |item: Bound<'_, PyAny>| match item.cast::<PyNumaRegionInfo>() {
         Ok(info) => Ok(info.get().0.clone()),
@@ -182,14 +184,14 @@ fn numa_regions(given: &Bound<'_, PyAny>) -> PyResult<Vec<NumaRegionInfo>> {
 #[pymethods]
 impl PyBuilder {
     #[new]
-    #[pyo3(signature = (machine=None, *, arch=None, numa_regions, mem_type=None, mem_file_path=None, mem_prealloc=false, phys_bits=None, firmware=false,
-        dax_window=None, hotplug=None, backing=None),
+    #[pyo3(signature = (machine=None, *, arch=None, numa_regions=None, mem_type=None, mem_file_path=None, mem_prealloc=false, phys_bits=None, firmware=false,
+        dax_window=None, hotplug=None, backing=None, **others),
         text_signature = "(machine='dragonball', *, arch=None, numa_regions, mem_type='shmem', mem_file_path='', mem_prealloc=False, phys_bits=None, firmware=False, dax_window=None, hotplug=None, backing=None)")]
     #[allow(clippy::too_many_arguments, reason = "the keywords that users were promised")]
     fn new(
         machine: Option<&Bound<'_, PyAny>>,
         arch: Option<&str>,
-        numa_regions: &Bound<'_, PyAny>,
+        numa_regions: Option<&Bound<'_, PyAny>>,
         mem_type: Option<&Bound<'_, PyAny>>,
         mem_file_path: Option<&Bound<'_, PyAny>>,
         mem_prealloc: bool,
@@ -198,7 +200,11 @@ impl PyBuilder {
         dax_window: Option<Size>,
         hotplug: Option<&Bound<'_, PyHotplug>>,
         backing: Option<&Bound<'_, PyBackingOptions>>,
+        others: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<Self> {
+        keywords::refuse::<Self>(others)?;
+        let missing = "AddressSpaceBuilder() needs numa_regions, such as [\"4GiB\"]";
+        let numa_regions = numa_regions.ok_or_else(|| PyTypeError::new_err(missing))?;
         Ok(Self(PlanRequest {
             machine: self::machine(machine, arch, phys_bits)?,
             numa_regions: self::numa_regions(numa_regions)?,

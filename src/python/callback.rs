@@ -2,6 +2,7 @@
 
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
+use pyo3::types::PyInt;
 
 use super::calls::python_call;
 
@@ -26,5 +27,40 @@ pub(super) fn check(function: &Bound<'_, PyAny>, what: &str) -> PyResult<()> {
 
 /// [`check`] for a progress function, which short work takes and never calls.
 pub(super) fn check_progress(py: Python<'_>, progress: Option<&Py<PyAny>>) -> PyResult<()> {
-    progress.map_or(Ok(()), |progress| check(progress.bind(py), "progress"))
+    let Some(progress) = progress.map(|progress| progress.bind(py)) else { return Ok(()) };
+    if !progress.is_callable() {
+        let class = progress.get_type().name()?;
+        return Err(PyTypeError::new_err(format!("progress must be a function that takes a Progress, not {class}")));
+    }
+    check(progress, "progress")
+}
+
+/// The answer of a user's function, unless it is a coroutine: a plain function may return one, too.
+#[inline]
+pub(super) fn answer<'py>(answer: Bound<'py, PyAny>, what: &str) -> PyResult<Bound<'py, PyAny>> {
+    if answer.is_none() || answer.is_exact_instance_of::<PyInt>() { Ok(answer) } else { awaitable(answer, what) }
+}
+
+#[cold]
+fn awaitable<'py>(answer: Bound<'py, PyAny>, what: &str) -> PyResult<Bound<'py, PyAny>> {
+    let _guard = python_call();
+    let class = answer.get_type();
+    if !class.hasattr("__await__")? {
+        return Ok(answer);
+    }
+    // Else Python would warn that it was never awaited, which this says better.
+    if let Some(close) = answer.getattr_opt("close")? {
+        close.call0()?;
+    }
+    Err(PyTypeError::new_err(format!(
+        "{what} returned a {}, which nobody awaits: give a plain function, which may hand over to a loop with \
+         loop.call_soon_threadsafe()",
+        class.name()?
+    )))
+}
+
+/// The answer of a user's function, for the callers in Python; raises `TypeError` for a coroutine.
+#[pyfunction]
+pub fn checked_answer<'py>(value: Bound<'py, PyAny>, what: &str) -> PyResult<Bound<'py, PyAny>> {
+    answer(value, what)
 }

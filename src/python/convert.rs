@@ -13,6 +13,7 @@ use super::calls::python_call;
 use super::import_once::{ImportOnce, interned};
 use crate::model::format;
 use crate::model::invalid::Invalid;
+use crate::model::quote::quoted;
 use crate::model::range::Range;
 use crate::model::region::RegionType;
 use crate::model::source::SourceType;
@@ -90,7 +91,10 @@ impl<'py> FromPyObject<'_, 'py> for Name {
     fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
         let text = object.cast::<PyString>()?;
         let name = text.to_cow().map_err(|_| {
-            Invalid::argument(format!("{:?} can't be a region's name: it has lone surrogates", text.to_string_lossy()))
+            Invalid::argument(format!(
+                "{} can't be a region's name: it has lone surrogates",
+                quoted(&text.to_string_lossy())
+            ))
         })?;
         Ok(Self(name.into()))
     }

@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
-use pyo3::exceptions::PyTypeError;
+use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 
 use super::attachment::PyAttachment;
 use super::base::target;
 use super::callback;
 use super::calls::python_call;
-use super::convert::{self, Address, U64};
+use super::convert::{self, Address, Size, U64};
 use super::import_once::interned;
 use super::registry::{Device, Registry};
 use super::space::PySpace;
@@ -19,6 +19,7 @@ use crate::model::error::{Error, Result};
 use crate::model::format::hex;
 use crate::model::interrupt::Interrupt;
 use crate::model::invalid::{Invalid, Kind};
+use crate::model::quote::listed;
 use crate::model::region::{RegionType, SharedRegion};
 use crate::space::client::Client;
 use crate::space::proposal::Proposal;
@@ -176,7 +177,7 @@ impl PySpace {
         &self,
         py: Python<'py>,
         addr: Address,
-        size: Address,
+        size: Size,
         value: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Option<Bound<'py, PyAny>>> {
         let _guard = python_call();
@@ -191,12 +192,14 @@ impl PySpace {
         match value {
             None => {
                 let answer = handler.call_method1(interned!(py, "read"), (offset, size.0))?;
+                let answer = callback::answer(answer, "the handler's read")?;
                 check_value(&answer, size.0, || self.label(addr.0, "the answer of"))?;
                 Ok(Some(answer))
             }
             Some(value) => {
                 check_value(value, size.0, || self.label(addr.0, "the value for"))?;
-                handler.call_method1(interned!(py, "write"), (offset, size.0, value)).map(|_| None)
+                let written = handler.call_method1(interned!(py, "write"), (offset, size.0, value))?;
+                callback::answer(written, "the handler's write").map(|_| None)
             }
         }
     }
@@ -239,11 +242,14 @@ fn check_value(value: &Bound<'_, PyAny>, size: u64, what: impl FnOnce() -> Strin
 #[cold]
 fn misfit(value: &Bound<'_, PyAny>, size: u64, what: &str, error: &PyErr) -> PyResult<PyErr> {
     let _guard = python_call();
-    let shown = value.repr()?;
-    Ok(match error.is_instance_of::<PyTypeError>(value.py()) {
-        true => PyTypeError::new_err(format!("{what} is not an int: {shown}")),
-        false => Invalid::number(format!("{what} is {shown}, which does not fit into {size} bytes")).into(),
-    })
+    if error.is_instance_of::<PyTypeError>(value.py()) {
+        return Ok(PyTypeError::new_err(format!("{what} is not an int: {}", value.repr()?)));
+    }
+    if !error.is_instance_of::<PyValueError>(value.py()) {
+        // The value's own `__index__` raised it.
+        return Ok(error.clone_ref(value.py()));
+    }
+    Ok(Invalid::number(format!("{what} is {}, which does not fit into {size} bytes", value.repr()?)).into())
 }
 
 fn check_is_device(region: &SharedRegion) -> Result<()> {
@@ -275,7 +281,7 @@ fn width_bits(widths: Option<&Bound<'_, PyAny>>) -> PyResult<u64> {
     let _guard = python_call();
     let widths: Vec<u64> = widths.try_iter()?.map(|width| Ok(width?.extract::<U64>()?.0)).collect::<PyResult<_>>()?;
     if widths.is_empty() || widths.iter().any(|width| ![1, 2, 4, 8].contains(width)) {
-        return Err(Invalid::number(format!("widths {widths:?} must be some of 1, 2, 4 and 8")).into());
+        return Err(Invalid::number(format!("widths {} must be some of 1, 2, 4 and 8", listed(&widths))).into());
     }
     Ok(widths.into_iter().fold(0, |bits, width| bits | width))
 }

@@ -3,10 +3,12 @@
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyIterator, PyTuple};
 
+use super::array::numpy;
 use super::buffer;
 use super::calls::python_call;
 use super::convert::{self, Address, Size};
 use crate::model::dirty::DirtyPages;
+use crate::model::format::hex;
 use crate::model::int::usize_of;
 use crate::model::interrupt::Uninterrupted;
 use crate::model::range::Range;
@@ -40,10 +42,16 @@ impl PyDirtyPages {
 impl PyDirtyPages {
     #[new]
     #[pyo3(signature = (ranges=None, *, page_size=Size(4096), sources=Vec::new()), text_signature = "(ranges=(), *, page_size=4096, sources=())")]
-    fn new(ranges: Option<Vec<(Address, Size)>>, page_size: Size, sources: Vec<String>) -> PyResult<Self> {
-        let ranges = ranges.unwrap_or_default();
-        let ranges: Vec<Range> =
-            ranges.into_iter().map(|(base, size)| convert::range(base, size)).collect::<PyResult<_>>()?;
+    fn new(ranges: Option<&Bound<'_, PyAny>>, page_size: Size, sources: Vec<String>) -> PyResult<Self> {
+        let _guard = python_call();
+        let range = |pair: PyResult<Bound<'_, PyAny>>| {
+            let (base, size): (Address, Size) = pair?.extract()?;
+            convert::range(base, size)
+        };
+        let ranges: Vec<Range> = match ranges {
+            Some(ranges) => ranges.try_iter()?.map(range).collect::<PyResult<_>>()?,
+            None => Vec::new(),
+        };
         Ok(Self(DirtyPages::new(page_size.0, sources)?.with_ranges(&ranges)?))
     }
 
@@ -83,7 +91,7 @@ impl PyDirtyPages {
         let _guard = python_call();
         let range = convert::range(base, size)?;
         // NumPy's zeroes take no memory until they are written, and a size that can't be had is its `MemoryError`.
-        let bools = py.import("numpy")?.call_method1("zeros", (self.0.pages_in(range), "?"))?;
+        let bools = numpy(py, "bitmap")?.call_method1("zeros", (self.0.pages_in(range), "?"))?;
         buffer::with_output(&bools, |output| {
             for run in self.0.positions_in(range)? {
                 output.slice(usize_of(run.base()), usize_of(run.size()))?.fill(1, &Uninterrupted)?;
@@ -135,7 +143,7 @@ impl PyDirtyPages {
         let (count, ranges) = (self.0.count(), self.0.ranges().len());
         let sources = self.0.sources().join("+");
         let from = if sources.is_empty() { String::new() } else { format!(" from {sources}") };
-        format!("DirtyPages({count} pages of {} bytes in {ranges} ranges{from})", self.0.page_size())
+        format!("DirtyPages({count} pages of {} bytes in {ranges} ranges{from})", hex(self.0.page_size()))
     }
 
     fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<(Bound<'py, PyAny>, (Bound<'py, PyTuple>,))> {

@@ -98,7 +98,8 @@ impl PyInterrupt {
         let class = CLASS.import(py, "dbs_address_space.progress", "Progress")?;
         // In KiB, since only a u32 is a float without rounding; beyond 4 TiB the rate is too low.
         let rate = f64::from(u32::try_from(done >> 10).unwrap_or(u32::MAX)) * 1024.0 / elapsed.as_secs_f64().max(1e-9);
-        progress.bind(py).call1((class.call1((stage, done, total, rate))?,)).map(drop)
+        let told = progress.bind(py).call1((class.call1((stage, done, total, rate))?,))?;
+        callback::answer(told, "progress").map(drop)
     }
 }
 

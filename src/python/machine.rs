@@ -4,6 +4,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
 use super::convert::{self, Address, Size, U32};
+use super::keywords;
 use super::layout::{PyLayout, window, windows};
 use crate::model::format::hex;
 use crate::model::invalid::Invalid;
@@ -46,7 +47,7 @@ impl PyMachine {
 #[pymethods]
 impl PyMachine {
     #[new]
-    #[pyo3(signature = (name, *, mem_start, mem_end, phys_bits, mmio_windows=None, reserved=None, min_split=Size(128 << 20), split_end=None, firmware=None, max_vcpus=U32(255)),
+    #[pyo3(signature = (name, *, mem_start, mem_end, phys_bits, mmio_windows=None, reserved=None, min_split=Size(128 << 20), split_end=None, firmware=None, max_vcpus=U32(255), **others),
         text_signature = "(name, *, mem_start, mem_end, phys_bits, mmio_windows=(), reserved=(), min_split='128MiB', split_end=None, firmware=None, max_vcpus=255)")]
     #[allow(clippy::too_many_arguments, reason = "the keywords that users were promised")]
     fn new(
@@ -60,7 +61,9 @@ impl PyMachine {
         split_end: Option<Address>,
         firmware: Option<&Bound<'_, PyAny>>,
         max_vcpus: U32,
+        others: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<Self> {
+        keywords::refuse::<Self>(others)?;
         if mem_start.0 > mem_end.0 {
             let (start, end) = (hex(mem_start.0), hex(mem_end.0));
             let message = format!("a machine needs mem_start <= mem_end, not {start} and {end}");

@@ -8,6 +8,7 @@ use super::convert::{self, Timeout};
 use super::interrupt::detached;
 use crate::memory::prealloc::{PreallocJob, PreallocReport};
 use crate::model::error::Error;
+use crate::model::format::hex;
 
 /// A `PreallocReport`.
 pub(super) fn report<'py>(py: Python<'py>, done: &PreallocReport) -> PyResult<Bound<'py, PyAny>> {
@@ -90,6 +91,6 @@ impl PyPreallocHandle {
             Err(_) => "locked by the parent process",
         };
         let (done, total) = self.0.progress();
-        format!("PreallocHandle({state}, {done} of {total} bytes)")
+        format!("PreallocHandle({state}, {} of {} bytes)", hex(done), hex(total))
     }
 }

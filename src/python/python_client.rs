@@ -3,6 +3,7 @@
 //! The space calls it in the writer's turn, in the thread that makes the change and without the interpreter's lock. Each phase takes
 //! that lock for the call alone, so the order is always the turn, then the interpreter's lock.
 
+use crate::model::quote::quoted;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
@@ -59,6 +60,7 @@ impl PyClient {
                 true => client.call1((&change,)),
                 false => client.call_method1(phase, (&change,)),
             };
+            let result = result.and_then(|told| callback::answer(told, phase));
             result.map(drop).map_err(|raised| self.wrapped(client, phase, Some(&change), raised))
         })
     }
@@ -78,7 +80,7 @@ impl PyClient {
                 Err(Error::Client { message: raised.to_string(), raised: Some(ClientException::new(raised)) })
             }
             None => Err(Error::Client {
-                message: format!("client {:?} can't be asked: the interpreter is shutting down", self.name),
+                message: format!("client {} can't be asked: the interpreter is shutting down", quoted(&self.name)),
                 raised: None,
             }),
         }
@@ -92,7 +94,7 @@ impl PyClient {
             return raised;
         }
         let done = if phase == "prepare" { "refused the change" } else { "failed" };
-        let message = format!("client {:?} {done} in {phase}: {raised}", self.name);
+        let message = format!("client {} {done} in {phase}: {raised}", quoted(&self.name));
         let error = client_error(&message, client, change).unwrap_or_else(|failure| failure);
         error.set_cause(py, Some(raised));
         error
@@ -150,7 +152,8 @@ impl Client for PyClient {
         let _guard = python_call();
         self.with_client(|_, client| {
             let Some(leave) = client.getattr_opt("leave")? else { return Ok(()) };
-            leave.call0().map(drop).map_err(|raised| self.wrapped(client, "leave", None, raised))
+            let left = leave.call0().and_then(|told| callback::answer(told, "leave"));
+            left.map(drop).map_err(|raised| self.wrapped(client, "leave", None, raised))
         })
     }
 }

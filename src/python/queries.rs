@@ -137,7 +137,8 @@ macro_rules! queries {
                 let _guard = python_call();
                 callback::check(callback, "callback")?;
                 let regions = self.regions(py)?;
-                regions.bind(py).iter().try_for_each(|region| callback.call1((region,)).map(drop))
+                let call = |region| callback::answer(callback.call1((region,))?, "callback").map(drop);
+                regions.bind(py).iter().try_for_each(call)
             }
 
             /// The regions that share an address with `[base, base + size)`, by ascending base.

@@ -12,6 +12,7 @@ use super::calls::python_call;
 use super::convert::{self, Address, CInt, Name, Protection, Size, U32};
 use super::enum_members;
 use super::file::user_file;
+use super::keywords;
 use super::region_args;
 use crate::model::region::{self, MAP_POPULATE, Region, RegionType, SharedRegion};
 use crate::model::source::Source;
@@ -64,7 +65,7 @@ impl PyRegion {
     #[new]
     #[pyo3(signature = (region_type, base, size, *, name=None, host_numa_node_id=None, mem_type=None, mem_file_path=None, file=None,
         file_offset=Size(0), perm_flags=None, prot_flags=None, page_size=None, is_hugepage=None, is_hotplug=false, is_anonpage=None,
-        is_mergeable=None, backing=None),
+        is_mergeable=None, backing=None, **others),
         text_signature = "(region_type, base, size, *, name=None, host_numa_node_id=None, mem_type=None, mem_file_path='', file=None, file_offset=0, perm_flags=None, prot_flags=None, page_size=None, is_hugepage=None, is_hotplug=False, is_anonpage=None, is_mergeable=False, backing=None)")]
     #[allow(clippy::too_many_arguments, reason = "the keywords that users were promised")]
     fn new(
@@ -85,7 +86,9 @@ impl PyRegion {
         is_anonpage: Option<bool>,
         is_mergeable: Option<bool>,
         backing: Option<&Bound<'_, PyBackingOptions>>,
+        others: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<Self> {
+        keywords::refuse::<Self>(others)?;
         let source = Source {
             source_type: mem_type.map(convert::source_type).transpose()?,
             path: mem_file_path.map(convert::path).transpose()?.unwrap_or_default(),

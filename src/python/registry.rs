@@ -9,6 +9,7 @@ use pyo3::prelude::*;
 use crate::model::error;
 use crate::model::format::hex;
 use crate::model::invalid::Invalid;
+use crate::model::quote::listed;
 use crate::model::region::SharedRegion;
 use crate::sys::fork::Forked;
 use crate::sys::lock::{Lock, LockGuard};
@@ -27,7 +28,7 @@ impl Device {
         let offset = addr.saturating_sub(self.region.base());
         let problem = if !size.is_power_of_two() || self.widths & size == 0 {
             let widths: Vec<_> = (0..4).map(|bit| 1u64 << bit).filter(|width| self.widths & width != 0).collect();
-            format!("it takes widths {widths:?}")
+            format!("it takes widths {}", listed(&widths))
         } else if size > self.region.size().saturating_sub(offset) {
             String::from("the access crosses its end")
         } else {

@@ -8,6 +8,7 @@ use arc_swap::{ArcSwap, Guard};
 use pyo3::exceptions::PyTypeError;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
+use pyo3::types::PyTuple;
 
 use super::attachment::PyAttachment;
 use super::base::{PyBase, regions_of, target};
@@ -138,8 +139,21 @@ impl PySpace {
 #[pymethods]
 impl PySpace {
     #[new]
-    fn new(py: Python<'_>, layout: &Bound<'_, PyLayout>) -> PyResult<Self> {
-        Self::begin(py, RegionMap::empty(layout.get().0.clone()))
+    #[pyo3(signature = (layout, *others), text_signature = "(layout)")]
+    fn new(layout: &Bound<'_, PyAny>, others: &Bound<'_, PyTuple>) -> PyResult<Self> {
+        let py = layout.py();
+        match layout.cast::<PyLayout>() {
+            Ok(layout) if others.is_empty() => Self::begin(py, RegionMap::empty(layout.get().0.clone())),
+            _ => {
+                let how =
+                    "AddressSpace(layout) begins empty: AddressSpace.from_regions(regions, layout) begins with regions";
+                let given = layout.get_type().name()?;
+                Err(PyTypeError::new_err(format!(
+                    "AddressSpace takes one AddressSpaceLayout, not {given} and {} more; {how}",
+                    others.len()
+                )))
+            }
+        }
     }
 
     /// A space that begins with regions in any order.

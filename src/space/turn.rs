@@ -4,6 +4,7 @@
 //! phase changes the space; and against a thread that a phase started and waits for. The first is the caller's to avoid, by letting
 //! the interpreter's lock go before it waits here; the second is refused at once; only a time limit can end the third.
 
+use crate::model::quote::quoted;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -46,7 +47,7 @@ impl TurnOwner {
     }
 
     fn whereabouts(&self) -> String {
-        let client = self.client.as_ref().map(|name| format!(" of client {name:?}"));
+        let client = self.client.as_ref().map(|name| format!(" of client {}", quoted(name)));
         format!("{}{} since {:.1} s", self.phase, client.unwrap_or_default(), self.since.elapsed().as_secs_f64())
     }
 

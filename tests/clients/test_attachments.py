@@ -34,7 +34,7 @@ from dbs_address_space import (
     VhostUserClient,
 )
 from kernel_view import descriptors, maps_of
-from memory_helpers import MIB, PAGE, mapped, ram
+from memory_helpers import LAYOUT, MIB, PAGE, mapped, ram
 from threads import run_threads
 
 
@@ -59,7 +59,7 @@ def assert_over(space: AddressSpace, attachment: Attachment, kind: Kind) -> None
 
 
 def test_every_verb_has_a_kind() -> None:
-    verbs = {name for name in dir(AddressSpace) if name.startswith("attach_")} | {"subscribe"}
+    verbs = {name for name in dir(AddressSpace(LAYOUT)) if name.startswith("attach_")} | {"subscribe"}
     assert {kind.verb for kind in ATTACHED.values()} == verbs
 
 

@@ -2,10 +2,12 @@
 
 from collections.abc import Callable
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from dbs_address_space import AddressSpace, AddressSpaceRegion
+from dbs_address_space import AddressSpace, AddressSpaceRegion, ClientError
+from dbs_address_space.adapters import qemu
 from memory_helpers import MIB, PAGE, WINDOW, mapped, ram
 
 
@@ -69,3 +71,56 @@ def test_handlers_with_coroutine_functions_are_refused(verb: str) -> None:
     with pytest.raises(TypeError, match=f"the handler's {verb} is the coroutine function"):
         space.attach_device("uart", client(verb))
     space.attach_device("uart", Client())
+
+
+def makes_a_coroutine(*_: Any) -> Any:
+    return coroutine()
+
+
+def phase_that_makes_a_coroutine(phase: str) -> Any:
+    return type("Half", (Client,), {phase: makes_a_coroutine})()
+
+
+@pytest.mark.parametrize("taker", ["walk_regions", "snapshot.walk_regions", "prealloc"])
+def test_a_function_that_returns_a_coroutine_is_an_error(taker: str) -> None:
+    space, _ = mapped(ram(0, MIB))
+    with pytest.raises(TypeError, match="returned a coroutine, which nobody awaits"):
+        TAKERS[taker](space, makes_a_coroutine)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_observer_that_answers_with_a_coroutine_is_ended() -> None:
+    space, _ = mapped(ram(0, MIB))
+    attachment = space.subscribe(makes_a_coroutine)
+    space.insert_region(ram(MIB))
+    assert isinstance(attachment.error, ClientError)
+    assert "returned a coroutine" in str(attachment.error)
+
+
+@pytest.mark.parametrize("phase", ["prepare", "commit"])
+def test_a_client_that_answers_with_a_coroutine_is_refused(phase: str) -> None:
+    space, _ = mapped(ram(0, MIB))
+    with pytest.raises(ClientError, match=f"{phase} returned a coroutine"):
+        space.subscribe(phase_that_makes_a_coroutine(phase))
+
+
+@pytest.mark.parametrize("value", [None, 1])
+def test_a_handler_that_returns_a_coroutine_is_an_error(value: int | None) -> None:
+    space, _ = mapped(AddressSpaceRegion("device", WINDOW, PAGE, name="uart"))
+    space.attach_device("uart", SimpleNamespace(read=makes_a_coroutine, write=makes_a_coroutine))
+    with pytest.raises(TypeError, match="returned a coroutine"):
+        space.dispatch(WINDOW, 1, value)
+
+
+def test_a_file_that_returns_a_coroutine_is_an_error() -> None:
+    _, memory = mapped(ram(0, MIB))
+    with pytest.raises(TypeError, match="the file returned a coroutine"):
+        memory.read_from(SimpleNamespace(readinto=makes_a_coroutine), 0, 8)
+    with pytest.raises(TypeError, match="the file returned a coroutine"):
+        memory.write_to(SimpleNamespace(write=makes_a_coroutine), 0, 8)
+
+
+@pytest.mark.parametrize("execute", [coroutine, makes_a_coroutine])
+def test_a_monitor_that_returns_a_coroutine_is_an_error(execute: Any) -> None:
+    with pytest.raises(TypeError, match="execute returned a coroutine"):
+        qemu.read_space(execute)

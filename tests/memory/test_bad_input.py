@@ -1,5 +1,6 @@
 """Bad arguments to the verbs of guest memory: an error, and nothing changed."""
 
+import inspect
 import threading
 from array import array
 from collections.abc import Callable
@@ -86,6 +87,8 @@ def test_what_is_no_address(memory: GuestMemory, verb: Verb) -> None:
 def test_what_is_no_size(memory: GuestMemory, verb: Verb) -> None:
     wrong: list[Wrong] = [*NUMBERS, ("", InvalidAddressRange), ("2GB", InvalidAddressRange)]
     for number, error in wrong:
+        if number is None and "size=None" in str(inspect.signature(getattr(GuestMemory, verb.name))):
+            continue
         with pytest.raises(error):
             verb(memory, 0, number)
     assert unchanged(memory)

@@ -44,8 +44,8 @@ def refusal(verb: Verb, memory: GuestMemory, addr: int, size: int) -> type[Addre
     return None
 
 
-def test_every_name_has_a_verb() -> None:
-    names = {name for name in dir(GuestMemory) if name != "__module__" and not hasattr(object, name)}
+def test_every_name_has_a_verb(memory: GuestMemory) -> None:
+    names = {name for name in dir(memory) if name != "__module__" and not hasattr(object, name)}
     assert {verb.name for verb in VERBS} == names
     assert len({str(verb) for verb in VERBS}) == len(VERBS)
 

@@ -67,7 +67,7 @@ def test_ranges_do_not_touch_and_coalescing_fills_the_gaps(numbers: set[int], ga
 def test_what_it_refuses_and_shows() -> None:
     pages = DirtyPages([(0, 2 * PAGE), (PAGE, 3 * PAGE)], sources=["write", "kvm", "kvm"])
     assert (pages.count, pages.sources, pages.page_size) == (4, ("kvm", "write"), PAGE)
-    assert repr(pages) == "DirtyPages(4 pages of 4096 bytes in 1 ranges from kvm+write)"
+    assert repr(pages) == "DirtyPages(4 pages of 0x1000 bytes in 1 ranges from kvm+write)"
     assert (pages | make(set(), "uffd")).sources == ("kvm", "uffd", "write")
     with pytest.raises(InvalidAddressRange, match="can't be combined"):
         pages | DirtyPages(page_size="2MiB")

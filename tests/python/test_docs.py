@@ -30,8 +30,10 @@ def modules() -> list[ModuleType]:
 
 
 def is_documented(value: object) -> bool:
-    """Whether it is something that can have a docstring of its own."""
-    return inspect.isclass(value) or inspect.isroutine(value) or inspect.isdatadescriptor(value)
+    """Whether it is something that can have a docstring of its own; a guess is not there (`src/python/guesses.rs`)."""
+    return type(value).__name__ != "_Guess" and (
+        inspect.isclass(value) or inspect.isroutine(value) or inspect.isdatadescriptor(value)
+    )
 
 
 def public(holder: object) -> dict[str, Any]:

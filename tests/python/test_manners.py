@@ -1,6 +1,7 @@
 """The manners that Python programmers expect of a class: weak references, `with`, a telling `repr`, an honest `dir()`."""
 
 import gc
+import re
 import subprocess
 import sys
 import weakref
@@ -12,16 +13,22 @@ from dbs_address_space import (
     AddressSpace,
     AddressSpaceBuilder,
     AddressSpaceRegion,
+    BackingOptions,
     ClientError,
     DaxMapping,
     DimmSlots,
     DirtyPages,
     Hotplug,
+    Lease,
+    PlanCost,
+    PreallocReport,
+    Progress,
     Prot,
     RegionBusy,
     _core,
 )
-from memory_helpers import LAYOUT, MIB, mapped, ram
+from memory_helpers import LAYOUT, MIB, PAGE, mapped, ram
+from public_callables import World, signatures
 
 CLASSES = [value for value in vars(_core).values() if isinstance(value, type)]
 
@@ -95,7 +102,7 @@ def test_reprs_are_in_hex_and_tell_something() -> None:
     assert repr(DaxMapping(4096, 8192, 0, Prot.READ)).startswith(
         "DaxMapping(offset=0x1000, size=0x2000, file_offset=0x0, "
     )
-    assert repr(DirtyPages([(1 << 32, 8192)])) == "DirtyPages(2 pages of 4096 bytes in 1 ranges)"
+    assert repr(DirtyPages([(1 << 32, 8192)])) == "DirtyPages(2 pages of 0x1000 bytes in 1 ranges)"
 
 
 def test_closing_a_space_ends_all_attachments_whatever_one_of_them_says() -> None:
@@ -112,3 +119,54 @@ def test_closing_a_space_ends_all_attachments_whatever_one_of_them_says() -> Non
     with pytest.raises(ClientError, match="not yet"):
         space.close()
     assert (first.is_attached, second.is_attached, space.is_mapped) == (False, False, False)
+
+
+DECIMAL = re.compile(r"(?<![\w.])\d{4,}(?![\w.]|_)")
+"""A number that is long enough to be an address or bytes."""
+
+
+def everything() -> list[object]:
+    """An object of each class, with values of their own kinds."""
+    world = World()
+    memory, plan = world.memory, AddressSpaceBuilder("q35", numa_regions=["1GiB"]).plan()
+    names = {signature.owner for signature in signatures()} - {""}
+    return [
+        *(world.owner(name) for name in sorted(names)),
+        BackingOptions(page_size="2MiB", alignment="4MiB", policy="bind", seals=["grow"]),
+        plan.cost,
+        memory.prealloc(),
+        memory.effective()[0],
+        memory.verify_placement()[0]._replace(sampled=7, nodes={0: 7}),
+        memory.search(b"x", start=PAGE),
+        Progress("map", MIB, 1 << 30, 3.0),
+        Lease("view", PAGE, PAGE),
+    ]
+
+
+def test_no_repr_has_bytes_in_decimal() -> None:
+    shown = [repr(value) for value in everything()]
+    assert [
+        text for text in shown if DECIMAL.search(re.sub(r"nodes=\{0: \d+\}|seconds=[\d.e-]+|: \d+\}, nodes=", "", text))
+    ] == []
+    assert [text for text in shown if " object at 0x" in text] == []
+    assert len(shown) >= 38
+
+
+def test_reprs_of_reports_are_their_values() -> None:
+    for value in (
+        BackingOptions(page_size="2MiB", alignment="4MiB"),
+        AddressSpaceBuilder("q35", numa_regions=["1GiB"]).plan().cost,
+        Progress("map", MIB, 1 << 30, 3.0),
+        Lease("view", PAGE, PAGE),
+        PreallocReport(MIB, threads=1, seconds=0.5, touched=False),
+    ):
+        assert eval(repr(value), vars(dbs_address_space) | {"PlanCost": PlanCost}) == value
+
+
+HANDLES = ["DimmSlots", "GuestFile", "MemoryBlocks"]
+
+
+@pytest.mark.parametrize("name", HANDLES)
+def test_every_handle_in_python_has_weak_references(name: str) -> None:
+    handle = World().owner(name)
+    assert weakref.ref(handle)() is handle

@@ -1,9 +1,13 @@
 """The types that a checker finds: unpacking, iteration and errors need no `cast` and no `assert`."""
 
+import json
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
+import dbs_address_space
 import pytest
 
 api = pytest.importorskip("mypy.api", reason="mypy is not installed")
@@ -43,9 +47,27 @@ def program(
 """
 
 
-def test_types_are_revealed(tmp_path: Path) -> None:
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
     path = tmp_path / "program.py"
     path.write_text(PROGRAM + "".join(f"    reveal_type({expression})\n" for expression in REVEALED))
+    return path
+
+
+def test_pyright_finds_them(path: Path) -> None:
+    checker = Path(sys.executable).parent / "basedpyright"
+    if not checker.exists():
+        pytest.skip("basedpyright is not installed")
+    # It takes no package from a .pth file.
+    environment = os.environ | {"PYTHONPATH": str(Path(dbs_address_space.__path__[0]).parent)}
+    command = [str(checker), "--pythonpath", sys.executable, "--outputjson", str(path)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=path.parent, env=environment)
+    found = [one["message"] for one in json.loads(done.stdout)["generalDiagnostics"]]
+    types = [match[1] for message in found if (match := re.fullmatch(r'Type of ".*" is "(.*)"', message))]
+    assert dict(zip(REVEALED, types, strict=True)) == REVEALED, done.stdout
+
+
+def test_mypy_finds_them(path: Path, tmp_path: Path) -> None:
     options = ["--strict", "--hide-error-context", "--no-color-output", "--no-error-summary", f"--cache-dir={tmp_path}"]
     said, errors, _ = api.run([*options, f"--python-executable={sys.executable}", str(path)])
     assert errors == ""

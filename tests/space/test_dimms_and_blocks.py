@@ -267,7 +267,7 @@ def test_blocks_of_huge_pages() -> None:
         memory.close()
 
 
-@pytest.mark.parametrize("block_size", [0, -1, 1, PAGE + 1, 3 * MIB, 2 * SIZE])
+@pytest.mark.parametrize("block_size", [0, 1, PAGE + 1, 3 * MIB, 2 * SIZE])
 def test_blocks_divide_their_region(block_size: int) -> None:
     with pytest.raises(Misaligned):
         MemoryBlocks(mapped(ram(0, SIZE))[1], 0, block_size=block_size)

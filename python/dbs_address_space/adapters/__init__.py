@@ -19,3 +19,12 @@ def __getattr__(name: str) -> ModuleType:
 
 def __dir__() -> list[str]:
     return list(_MODULES)
+
+
+def needs(package: str, error: ModuleNotFoundError) -> ModuleNotFoundError:
+    """The error of an adapter whose program is not installed; any other module that is missing is told of as it is."""
+    if error.name is None or error.name.partition(".")[0] != package:
+        return error
+    return ModuleNotFoundError(
+        f"this adapter needs {package}: pip install 'dbs-address-space[{package}]'", name=package
+    )

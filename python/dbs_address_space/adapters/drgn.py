@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from drgn import FaultError, Program
+from dbs_address_space.adapters import needs
 
-from dbs_address_space.errors import AddressSpaceError
+try:
+    from drgn import FaultError, Program
+except ModuleNotFoundError as _error:
+    raise needs("drgn", _error) from _error
+
+from dbs_address_space.errors import AddressSpaceError, InvalidArgument
 
 if TYPE_CHECKING:
     from dbs_address_space._core import AddressSpace, AddressSpaceChange, Attachment
@@ -22,6 +27,12 @@ def attach(space: AddressSpace, program: Program) -> Attachment:
     drgn can't remove a segment: after `detach()`, which releases the space, a read of it is `FaultError`.
     """
     _ = space.memory  # NotMapped, when there is none
+    if not isinstance(program, Program):
+        raise TypeError(f"program must be a drgn.Program, not {type(program).__name__}")
+    if program.platform is None:
+        raise InvalidArgument(
+            "the program has no platform, so drgn can't read physical memory: make it Program(Platform(Architecture.X86_64))"
+        )
     reader = Reader(space)
     attachment = space.subscribe(reader)
     try:

@@ -10,11 +10,12 @@ import re
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from dbs_address_space._core import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+from dbs_address_space._core import AddressSpace, AddressSpaceLayout, AddressSpaceRegion, checked_answer, checked_range
 from dbs_address_space.errors import InvalidArgument, Unsupported
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import SupportsIndex
 
     from dbs_address_space._core import GuestMemory
 
@@ -26,13 +27,14 @@ _TYPES = {"ram": "ram", "nv-ram": "ram", "rom": "firmware", "romd": "firmware"}
 _END = 1 << 52
 
 
-def memory_arguments(memory: GuestMemory, *, slots: int = 0, max_size: int = 0) -> list[str]:
+def memory_arguments(memory: GuestMemory, *, slots: SupportsIndex = 0, max_size: SupportsIndex | str = 0) -> list[str]:
     """Command-line arguments that make the RAM of a space the RAM of a QEMU machine.
 
     Regions that are parts of one file, in order and without a gap in the file, are one backend. A single backend is the
     machine's memory, which QEMU lays out itself, with a hole below 4 GiB; each of several is a NUMA node. `slots` and
     `max_size` leave room for `hotplug_commands`. Raises `Unsupported` for RAM that is not shared, or that is not all of its file.
     """
+    slots, max_size = checked_range(slots, max_size)
     backends = _backends(memory)
     room = f",slots={slots},maxmem={max_size >> 10}K" if slots else ""
     arguments = ["-m", f"size={sum(size for _, size in backends) >> 10}K{room}"]
@@ -105,10 +107,11 @@ def _device_name(region: AddressSpaceRegion) -> str:
 def read_space(execute: Callable[[str, dict[str, Any]], Any]) -> AddressSpace:
     """The map of a running QEMU, unmapped: regions as its flat view has them, memory devices by their own names.
 
-    `execute(command, arguments)` sends a QMP command and returns its result.
+    `execute(command, arguments)` sends a QMP command and returns its result. Raises `TypeError` for one that returns a coroutine.
     """
-    tree = execute("human-monitor-command", {"command-line": "info mtree -f"})
-    devices = [device["data"] for device in execute("query-memory-devices", {})]
+    tree = checked_answer(execute("human-monitor-command", {"command-line": "info mtree -f"}), "execute")
+    listed = checked_answer(execute("query-memory-devices", {}), "execute")
+    devices = [device["data"] for device in listed]
     return space_of_tree(tree, {device["addr"]: device["id"] for device in devices if device.get("id")})
 
 

@@ -7,16 +7,21 @@ from functools import partial
 from mmap import mmap
 from typing import TYPE_CHECKING, Any
 
-from unicorn import (
-    UC_CTL_CONTEXT_MEMORY,
-    UC_CTL_CONTEXT_MODE,
-    UC_PROT_EXEC,
-    UC_PROT_NONE,
-    UC_PROT_READ,
-    UC_PROT_WRITE,
-    Uc,
-    UcError,
-)
+from dbs_address_space.adapters import needs
+
+try:
+    from unicorn import (
+        UC_CTL_CONTEXT_MEMORY,
+        UC_CTL_CONTEXT_MODE,
+        UC_PROT_EXEC,
+        UC_PROT_NONE,
+        UC_PROT_READ,
+        UC_PROT_WRITE,
+        Uc,
+        UcError,
+    )
+except ModuleNotFoundError as _error:
+    raise needs("unicorn", _error) from _error
 
 from dbs_address_space.enums import AddressSpaceRegionType, Prot
 from dbs_address_space.errors import Unsupported
@@ -48,6 +53,8 @@ def attach(space: AddressSpace, uc: Uc) -> Attachment:
     unmap stays mapped for as long as the engine lives. Pages that its owner unmaps with `uc.mem_unmap` are his from then on.
     """
     _ = space.memory  # NotMapped, when there is none
+    if not isinstance(uc, Uc):
+        raise TypeError(f"uc must be a unicorn.Uc, not {type(uc).__name__}")
     if _contexts_have_memory(uc):
         raise _refusal()
     return space.subscribe(UnicornClient(space, uc))

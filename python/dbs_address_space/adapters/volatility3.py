@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from volatility3.framework.exceptions import InvalidAddressException
-from volatility3.framework.interfaces.layers import DataLayerInterface
+from dbs_address_space.adapters import needs
+
+try:
+    from volatility3.framework.exceptions import InvalidAddressException
+    from volatility3.framework.interfaces.layers import DataLayerInterface
+except ModuleNotFoundError as _error:
+    raise needs("volatility3", _error) from _error
 
 from dbs_address_space.errors import AddressSpaceError, InvalidAddressRange
 from dbs_address_space.ranges import AddressRange

@@ -1,5 +1,6 @@
 //! Atomic operations on naturally aligned integers.
 
+use crate::model::quote::quoted;
 use std::sync::atomic::Ordering;
 
 use pyo3::prelude::*;
@@ -29,7 +30,11 @@ const CHANGES: &Orders = &[
 fn ordering(name: &str, allowed: &Orders) -> PyResult<Ordering> {
     allowed.iter().find(|(known, _)| *known == name).map(|(_, ordering)| *ordering).ok_or_else(|| {
         let known: Vec<&str> = allowed.iter().map(|(known, _)| *known).collect();
-        let message = format!("order={name:?} is not an order of this access: use one of {}", known.join(", "));
+        let message = format!(
+            "order={name} is not an order of this access: use one of {}",
+            known.join(", "),
+            name = quoted(name)
+        );
         Invalid::argument(message).into()
     })
 }

@@ -1,5 +1,6 @@
 //! Looking at many bytes: comparing, hashing, dumping, finding.
 
+use crate::model::quote::quoted;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString, PyTuple};
@@ -106,7 +107,12 @@ impl PyMemory {
         }
         let object = py.import("hashlib")?.call_method1("new", (algorithm,)).map_err(|error| {
             match error.is_instance_of::<PyValueError>(py) {
-                true => Invalid::argument(format!("algorithm={algorithm:?}: {}", error.value(py))).into(),
+                true => Invalid::argument(format!(
+                    "algorithm={algorithm}: {}",
+                    error.value(py),
+                    algorithm = quoted(algorithm)
+                ))
+                .into(),
                 false => error,
             }
         })?;

@@ -11,6 +11,7 @@ use crate::memory::protection::Need;
 use crate::memory::search::Search;
 use crate::memory::section::Section;
 use crate::model::error::Result;
+use crate::model::format::hex;
 use crate::model::ids::{Generation, Incarnation};
 use crate::model::interrupt::Interrupt;
 use crate::model::invalid::Invalid;
@@ -73,7 +74,7 @@ fn pattern(needle: &Bound<'_, PyAny>) -> PyResult<Arc<Pattern>> {
 }
 
 /// The matches of a search, found as they are asked for.
-#[pyclass(frozen, name = "_Search", module = "dbs_address_space._core")]
+#[pyclass(frozen, weakref, name = "_Search", module = "dbs_address_space._core")]
 #[derive(Debug)]
 pub struct PySearch {
     space: SpaceRef,
@@ -132,6 +133,12 @@ impl PySearch {
 impl PySearch {
     fn __iter__(slf: Py<Self>) -> Py<Self> {
         slf
+    }
+
+    fn __repr__(&self) -> String {
+        let position = self.state.try_lock().map(|state| hex(state.search.left().base()));
+        let at = position.map_or_else(|| "in use".into(), |position| format!("at {position}"));
+        format!("<matches of GuestMemory.search, {at}, in {} bytes>", hex(self.total))
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {

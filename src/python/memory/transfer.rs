@@ -7,7 +7,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyMemoryView, PySlice};
 
 use super::PyMemory;
-use crate::memory::access::Verb;
+use crate::memory::access::{Access, Verb};
 use crate::memory::buffer::{Bytes, Output};
 use crate::memory::protection::Need;
 use crate::memory::section::Section;
@@ -189,6 +189,7 @@ fn count(answer: &Bound<'_, PyAny>, asked: u64) -> PyResult<Option<u64>> {
     if answer.is_none() {
         return Ok(None);
     }
+    callback::answer(answer.clone(), "the file")?;
     let count = answer.extract::<U64>().ok().map(|count| count.0).filter(|count| *count <= asked);
     let wrong = || PyOSError::new_err(format!("the file says that it moved {answer} bytes of {asked}"));
     count.map(Some).ok_or_else(wrong)
@@ -214,9 +215,9 @@ const WRITE_PART: Verb = Verb::new("write_to", Need::Read);
 
 #[pymethods]
 impl PyMemory {
-    /// Reads `size` bytes of a file or socket straight into guest memory, and returns `size`.
+    /// Reads `size` bytes of a file or socket straight into guest memory, and returns their number; all that is left of it by default.
     ///
-    /// `file` is a descriptor or a file object. The descriptor is used of ints, sockets and what `open()` gives; any other object, such
+    /// `file` is a path, a descriptor or a file object. The descriptor is used of ints, sockets and what `open()` gives; any other object, such
     /// as `io.BytesIO` or one that decompresses, is read by its `readinto`, and what that raises comes out. Short reads, signals and
     /// non-blocking sockets are gone on with, and Ctrl-C ends the wait. Raises `TypeError` for what is neither, `PartialTransfer` with `.done` when the file ends or fails before; as `write` does, and then nothing was read.
     ///
@@ -230,21 +231,26 @@ impl PyMemory {
     /// 6
     /// >>> memory.read(0x100, 6)
     /// b'kernel'
-    fn read_from(&self, py: Python<'_>, file: &Bound<'_, PyAny>, addr: Address, size: Size) -> PyResult<u64> {
-        let range = convert::range(addr, size)?;
-        match Endpoint::new(file, "readinto", PROT_READ)? {
-            _ if range.is_empty() => {}
-            Endpoint::Stream(readinto) => self.read_stream(py, &readinto, range)?,
-            Endpoint::Descriptor(file) => {
-                file.transfer(py, self, (READ_FROM, range), |transfer, sections| transfer.read(sections))?;
+    #[pyo3(signature = (file, addr, size=None))]
+    fn read_from(&self, py: Python<'_>, file: &Bound<'_, PyAny>, addr: Address, size: Option<Size>) -> PyResult<u64> {
+        file_object::with_file(file, "rb", |file| {
+            let endpoint = Endpoint::new(file, "readinto", PROT_READ)?;
+            let size = size.map_or_else(|| file_object::rest(file), Ok)?;
+            let range = convert::range(addr, size)?;
+            match endpoint {
+                _ if range.is_empty() => {}
+                Endpoint::Stream(readinto) => self.read_stream(py, &readinto, range)?,
+                Endpoint::Descriptor(file) => {
+                    file.transfer(py, self, (READ_FROM, range), |transfer, sections| transfer.read(sections))?;
+                }
             }
-        }
-        Ok(size.0)
+            Ok(size.0)
+        })
     }
 
     /// Writes `size` bytes of guest memory to a file or socket, and returns `size`.
     ///
-    /// As `read_from`, the other way, by the object's `write`; memory that no one has written is sent as zeroes, and not allocated for it. Raises
+    /// As `read_from`, the other way, by the object's `write`; a path is created, or its old bytes go; memory that no one has written is sent as zeroes, and not allocated for it. Raises
     /// `PartialTransfer` with `.done`; as `read` does, and then nothing was written.
     ///
     /// >>> import tempfile
@@ -256,14 +262,20 @@ impl PyMemory {
     /// 4096
     fn write_to(&self, py: Python<'_>, file: &Bound<'_, PyAny>, addr: Address, size: Size) -> PyResult<u64> {
         let range = convert::range(addr, size)?;
-        match Endpoint::new(file, "write", PROT_WRITE)? {
-            _ if range.is_empty() => {}
-            Endpoint::Stream(write) => self.write_stream(py, &write, range)?,
-            Endpoint::Descriptor(file) => {
-                file.transfer(py, self, (WRITE_TO, range), |transfer, sections| transfer.write(sections))?;
-            }
+        if file_object::is_path(file)? {
+            // Before the file at the path loses its old bytes.
+            self.short(|map, memory| Access { map, memory, verb: WRITE_TO, range }.sections().map(drop))?;
         }
-        Ok(size.0)
+        file_object::with_file(file, "wb", |file| {
+            match Endpoint::new(file, "write", PROT_WRITE)? {
+                _ if range.is_empty() => {}
+                Endpoint::Stream(write) => self.write_stream(py, &write, range)?,
+                Endpoint::Descriptor(file) => {
+                    file.transfer(py, self, (WRITE_TO, range), |transfer, sections| transfer.write(sections))?;
+                }
+            }
+            Ok(size.0)
+        })
     }
 
     /// Guest physical memory as an unbuffered binary file: positions are addresses.

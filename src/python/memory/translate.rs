@@ -1,5 +1,6 @@
 //! Many addresses in one call.
 
+use crate::model::quote::quoted;
 use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyMemoryView};
 
@@ -67,7 +68,13 @@ impl PyMemory {
         let must_exist = match missing {
             "raise" => true,
             "mark" => false,
-            _ => return Err(Invalid::argument(format!("missing={missing:?} is neither \"raise\" nor \"mark\"")).into()),
+            _ => {
+                return Err(Invalid::argument(format!(
+                    "missing={missing} is neither \"raise\" nor \"mark\"",
+                    missing = quoted(missing)
+                ))
+                .into());
+            }
         };
         let translator = self.short(|_, memory| Ok(Translator::new(memory)))?;
         buffer::with_integers(addresses, |integers| {

@@ -1,0 +1,25 @@
+//! Texts and lists as messages show them.
+
+/// A text in double quotes, without control characters. The one place where a value is written as Rust does.
+#[must_use]
+pub fn quoted(text: &str) -> String {
+    format!("{text:?}")
+}
+
+/// Numbers in brackets: `[1, 2]`.
+#[must_use]
+pub fn listed(numbers: &[u64]) -> String {
+    format!("[{}]", numbers.iter().map(u64::to_string).collect::<Vec<_>>().join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_of_a_text_moves_the_cursor() {
+        assert_eq!(quoted("a\"\n\u{1b}"), r#""a\"\n\u{1b}""#);
+        assert_eq!(listed(&[1, 2]), "[1, 2]");
+        assert_eq!(listed(&[]), "[]");
+    }
+}

@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
+use super::advice;
 use super::lease_table::is_users;
 use super::section::Section;
 use super::source::failed;
@@ -22,8 +23,21 @@ pub fn discard(sections: &[Section<'_>]) -> Result<()> {
         section.region().mapping().holes().forget(section.part());
         discarded.map_err(|error| failed(section.region().desc(), &what, &error))?;
         section.mark_dirty();
-        Ok(())
+        if shows_private_file(section) { renew(section) } else { Ok(()) }
     })
+}
+
+fn shows_private_file(section: &Section<'_>) -> bool {
+    let backing = section.region().mapping().backing();
+    backing.file.is_some() && backing.is_private()
+}
+
+/// Asks for the region's options for pages that took the place of others; locked ones come back when they are touched.
+fn renew(section: &Section<'_>) -> Result<()> {
+    let (host, size, desc) = (section.host(), section.len(), section.region().desc());
+    advice::apply((host, size), false, None, desc)?;
+    let locked = if desc.options.mlock == Some(true) { memory::lock_on_fault(host, size) } else { Ok(()) };
+    locked.map_err(|error| failed(desc, "locking what took the place of discarded pages failed", &error))
 }
 
 fn discard_checked(section: &Section<'_>) -> io::Result<()> {

@@ -71,6 +71,13 @@ pub fn lock(host: *mut u8, size: usize) -> Result<()> {
     check(unsafe { libc::mlock(host.cast(), size) }).map(drop)
 }
 
+/// Locks what is there, and all else once it is there (`mlock2(2)`).
+pub fn lock_on_fault(host: *mut u8, size: usize) -> Result<()> {
+    const MLOCK_ONFAULT: u32 = 1;
+    // SAFETY: as above.
+    check(unsafe { libc::mlock2(host.cast(), size, MLOCK_ONFAULT) }).map(drop)
+}
+
 /// `munlock(2)`.
 pub fn unlock(host: *mut u8, size: usize) -> Result<()> {
     // SAFETY: takes addresses, and changes neither contents nor access.

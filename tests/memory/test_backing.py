@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from children import in_child
 from dbs_address_space import (
+    MAP_PRIVATE,
     AddressSpaceBuilder,
     AddressSpaceRegion,
     BackingError,
@@ -29,6 +30,7 @@ from kernel_view import covers, maps, smaps
 from memory_helpers import GIB, LAYOUT, MIB, PAGE, WINDOW, make_file, mapped, ram
 
 SOURCES = ["shmem", "mmap"]
+NODE_0 = NumaPolicy("bind", "0")
 THP = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 
@@ -359,3 +361,20 @@ def test_effective_of_many_and_one() -> None:
     assert [states[base].resident for base in (0, MIB, 2 * MIB)] == [0, PAGE, 0]
     assert memory.effective("b")[0].resident == PAGE
     assert sum(states[MIB].nodes.values()) == 1
+
+
+def test_discarded_pages_of_a_private_file_keep_the_options(tmp_path: Path) -> None:
+    options = BackingOptions(
+        dontdump=True, dontfork=True, mlock=True, transparent_hugepage=True, ksm=True, policy=NODE_0
+    )
+    with make_file(tmp_path / "file", 8 * PAGE).open("r+b") as file:
+        _, memory = mapped(ram(0, 8 * PAGE, file=file, perm_flags=MAP_PRIVATE, backing=options))
+    before = memory.effective()[0]
+    memory.discard(2 * PAGE, PAGE)
+    after = memory.effective()[0]
+    assert (before.locked, after.locked, after.resident) == (8 * PAGE, 7 * PAGE, 7 * PAGE)
+    assert {"dd", "dc", "lo", "hg", "mg"} <= after.flags & before.flags
+    memory.write(2 * PAGE, b"back")
+    assert memory.effective()[0].locked == 8 * PAGE
+    places = [f"{memory.host_address(page * PAGE):x} bind:0 " for page in (0, 2, 3)]
+    assert all(place in Path("/proc/self/numa_maps").read_text() for place in places)

@@ -120,7 +120,7 @@ impl AddressSpace {
             return Ok(memory.incarnation());
         }
         let incarnation = Incarnation::unique();
-        let memory = Arc::new(MappedRegions::new(incarnation, false, map_all(map.regions(), interrupt)?));
+        let memory = Arc::new(MappedRegions::new(incarnation, false, map_all(map.regions(), interrupt)?)?);
         let prepared = Prepared::all(self.invite_to_memory(&map, &memory), &turn)?;
         self.swap_quietly(SpaceState { map, memory: Some(memory) });
         prepared.commit_all();
@@ -131,7 +131,7 @@ impl AddressSpace {
     pub fn track_writes(&self, incarnation: Incarnation, is_tracked: bool, interrupt: &dyn Interrupt) -> Result<()> {
         let _turn = self.take_turn(interrupt)?;
         let before = self.load_full();
-        let memory = Some(Arc::new(before.memory_of(incarnation)?.tracked(is_tracked)));
+        let memory = Some(Arc::new(before.memory_of(incarnation)?.tracked(is_tracked)?));
         let old = self.swap_quietly(SpaceState { map: Arc::clone(&before.map), memory });
         drop(before);
         // A writer that is still in the old snapshot marks as it did before.

@@ -11,6 +11,7 @@ SRC = Path(__file__).parents[2] / "src"
 LEVELS = {"sys": 0, "model": 0, "memory": 1, "space": 2, "clients": 3, "image": 4, "python": 5}
 """How high a room lies; those of one level know nothing of each other."""
 UNSAFE = ("sys/", "memory/", "python/buffer.rs")
+ITERATES = ("python/convert.rs",)
 LOCKS = ("model/lock.rs", "model/wait.rs")
 NO_CODE = re.compile(r'//[^\n]*|/\*.*?\*/|\bb?r(#*)".*?"\1|"(?:\\.|[^"\\])*"|\'(?:\\.|[^\\\'])\'', re.DOTALL)
 GROUP = re.compile(r"([\w:]+)::\{([^{}]*)\}")
@@ -56,10 +57,17 @@ def complaints(path: str, text: str) -> Iterator[str]:
         yield f"{path} asks for the next hole, which the kernel seeks to the end of the data, however little is wanted"
     if room != "python" and re.search(r"\bpyo3\b|\bPy\s*<", code):
         yield f"{path} knows of Python"
-    if room == "python" and any(unguarded(function) for function in FUNCTION.split(code)):
-        yield f"{path} calls Python without python_call()"
+    if room == "python":
+        yield from complaints_of_binding(path, code)
     if not all(re.search(r"\bfrozen\b", arguments) for arguments in PYCLASS.findall(code)):
         yield f"{path} has a class that is not frozen"
+
+
+def complaints_of_binding(path: str, code: str) -> Iterator[str]:
+    if any(unguarded(function) for function in FUNCTION.split(code)):
+        yield f"{path} calls Python without python_call()"
+    if path not in ITERATES and ".try_iter()" in code:
+        yield f"{path} goes through a caller's iterable other than by convert::items"
 
 
 def unguarded(function: str) -> bool:
@@ -205,6 +213,7 @@ def test_no_room_is_open_to_other_crates() -> None:
         ("python/region.rs", "#[pyclass] struct R;"),
         ("python/region.rs", "#[pyo3::pyclass(\n    eq,\n    hash,\n)]\nstruct R;"),
         ("python/space.rs", "fn f() { handler.call1((1,)); }"),
+        ("python/space.rs", "fn f() { let _guard = python_call(); given.try_iter()?.collect() }"),
     ],
 )
 def test_the_guard_complains(path: str, text: str) -> None:

@@ -289,7 +289,7 @@ pub fn write(sections: &[Section<'_>], input: Input<'_>, force: bool, interrupt:
 }
 
 /// Calls `copy` for the sections in turn, in parts between which the caller is asked whether to go on.
-fn in_steps(
+pub(super) fn in_steps(
     sections: &[Section<'_>],
     interrupt: &dyn Interrupt,
     copy: impl Fn(&Section<'_>) -> Result<()>,

@@ -1,6 +1,9 @@
 //! Which pages were written.
 
+use crate::model::error::Result;
+use crate::model::int::usize_of;
 use crate::model::range::Range;
+use crate::model::room;
 use crate::sys::fork::Forked;
 use crate::sys::once::Once;
 use crate::sys::sync::{AtomicBool, AtomicU64, Ordering};
@@ -18,15 +21,16 @@ pub trait DirtySource: Send + Sync {
 }
 
 /// One bit a page, set after each write of ours.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct DirtyBitmap {
-    words: Box<[AtomicU64]>,
+    words: Vec<AtomicU64>,
 }
 
 impl DirtyBitmap {
     /// A clean bitmap for `size` bytes.
-    pub fn new(size: u64) -> Self {
-        Self { words: (0..size.div_ceil(PAGE).div_ceil(BITS)).map(|_| AtomicU64::new(0)).collect() }
+    pub fn new(size: u64) -> Result<Self> {
+        let words = usize_of(size.div_ceil(PAGE).div_ceil(BITS));
+        Ok(Self { words: room::collected((0..words).map(|_| AtomicU64::new(0)))? })
     }
 
     /// Marks the pages of `size` bytes at `offset`, which were written before this call.
@@ -87,13 +91,16 @@ pub(super) struct WriteTracker {
 
 impl WriteTracker {
     /// Begins or ends the tracking of a mapping of `size` bytes.
-    pub(super) fn switch(&self, is_on: bool, size: u64) {
+    pub(super) fn switch(&self, is_on: bool, size: u64) -> Result<()> {
         if is_on && !self.is_on.load(Ordering::Acquire) {
+            // Made before it is known whether one is there: two threads may get here at once, and one of theirs is taken.
+            let new = if self.bitmap.get().is_some() { DirtyBitmap::default() } else { DirtyBitmap::new(size)? };
             // Marks of the last time are stale.
-            self.bitmap.get_or_init(|| DirtyBitmap::new(size)).drain(&mut |_| ());
+            self.bitmap.get_or_init(|| new).drain(&mut |_| ());
         }
         // Behind the bitmap: a writer that finds this on finds the bitmap too.
         self.is_on.store(is_on, Ordering::Release);
+        Ok(())
     }
 
     /// The bitmap, while writes are tracked.
@@ -114,7 +121,7 @@ mod tests {
 
     #[test]
     fn runs_are_found_once_and_joined_over_words() {
-        let bitmap = DirtyBitmap::new(200 * PAGE);
+        let bitmap = DirtyBitmap::new(200 * PAGE).unwrap();
         bitmap.mark(0, 1);
         bitmap.mark(60 * PAGE + 17, 10 * PAGE);
         bitmap.mark(63 * PAGE, 2);
@@ -126,7 +133,7 @@ mod tests {
 
     #[test]
     fn a_mark_is_as_exact_as_a_plain_loop() {
-        let bitmap = DirtyBitmap::new(130 * PAGE);
+        let bitmap = DirtyBitmap::new(130 * PAGE).unwrap();
         for (offset, size) in [(0, 0), (4095, 2), (64 * PAGE - 1, 1), (64 * PAGE, PAGE), (3, 130 * PAGE - 3)] {
             bitmap.mark(offset, size);
             let pages: u64 = drained(&bitmap).iter().map(|(_, count)| count).sum();
@@ -138,7 +145,7 @@ mod tests {
     #[test]
     fn no_write_is_lost_between_marks_and_drains() {
         const ROUNDS: u64 = 20_000;
-        let (bitmap, value) = (DirtyBitmap::new(PAGE), AtomicU64::new(0));
+        let (bitmap, value) = (DirtyBitmap::new(PAGE).unwrap(), AtomicU64::new(0));
         let mut seen = 0;
         std::thread::scope(|scope| {
             let writer = scope.spawn(|| {

@@ -9,22 +9,32 @@ use super::section::Section;
 use super::source::failed;
 use crate::model::error::{Error, Result};
 use crate::model::format::{hex, size as size_text};
+use crate::model::interrupt::{Interrupt, STEP};
 use crate::model::range::Range;
 use crate::model::region::{MAP_ANONYMOUS, MAP_NORESERVE, MAP_PRIVATE};
 use crate::sys::{file, memory, span};
 
 /// Discards the sections. All are checked before the first is discarded.
-pub fn discard(sections: &[Section<'_>]) -> Result<()> {
+pub fn discard(sections: &[Section<'_>], interrupt: &dyn Interrupt) -> Result<()> {
     sections.iter().try_for_each(check)?;
-    sections.iter().try_for_each(|section| {
-        let what = format!("discarding {} of it failed", section.range());
-        let discarded = discard_checked(section);
-        // Behind it, or a scan in between would note the pages again; also after a failure, before which some may have gone.
-        section.region().mapping().holes().forget(section.part());
-        discarded.map_err(|error| failed(section.region().desc(), &what, &error))?;
-        section.mark_dirty();
-        if shows_private_file(section) { renew(section) } else { Ok(()) }
-    })
+    for section in sections {
+        // Whole pages each time, however large.
+        for part in section.chunks(STEP.max(section.region().mapping().page_size())) {
+            discard_part(&part)?;
+            interrupt.check()?;
+        }
+    }
+    Ok(())
+}
+
+fn discard_part(part: &Section<'_>) -> Result<()> {
+    let discarded = discard_checked(part);
+    // Behind it, or a scan in between would note the pages again; also after a failure, before which some may have gone.
+    part.region().mapping().holes().forget(part.part());
+    let what = || format!("discarding {} of it failed", part.range());
+    discarded.map_err(|error| failed(part.region().desc(), &what(), &error))?;
+    part.mark_dirty();
+    if shows_private_file(part) { renew(part) } else { Ok(()) }
 }
 
 fn shows_private_file(section: &Section<'_>) -> bool {

@@ -4,8 +4,10 @@ use super::access::Side;
 use super::lease::{Lease, WeakRegion};
 use super::protection::Need;
 use super::section::Section;
+use crate::model::error::Result;
 use crate::model::range::Range;
 use crate::model::region::PROT_WRITE;
+use crate::model::room::Room;
 
 /// Parts of regions, each with its place in the caller's buffer, that can be used for as long as this is held.
 #[derive(Debug, Default)]
@@ -14,25 +16,26 @@ pub struct LeasedSections(Vec<(Lease, Range, Range)>);
 impl LeasedSections {
     /// Takes a lease for each section of each side, under the snapshot that they were planned on.
     ///
-    /// `Err` is a region that a change is deciding about, or that is gone: let the snapshot go, wait for what the change decides, then
+    /// `Err` in the result is a region that a change is deciding about, or that is gone: let the snapshot go, wait for what the change decides, then
     /// plan again, for nothing known before the wait holds.
     pub fn lease_all<const N: usize>(
         sides: [Side<'_>; N],
         plans: &[Vec<Section<'_>>; N],
-    ) -> Result<[Self; N], WeakRegion> {
+    ) -> Result<Result<[Self; N], WeakRegion>> {
         let mut all = [const { Self(Vec::new()) }; N];
         for ((leased, (verb, _)), plan) in all.iter_mut().zip(sides).zip(plans) {
             for section in plan {
                 let (region, range) = (section.region(), section.range());
                 // The holder of an address may write there unseen, if the region is writable at all.
                 let is_writable = verb.need == Need::Address && region.desc().prot_flags & PROT_WRITE != 0;
-                let lease = Lease::take(region, verb.name, range, is_writable, false);
-                // Those taken so far are let go with the error: kept, they would veto the change that is to be waited for.
-                let lease = lease.map_err(|_| WeakRegion::from(region))?;
-                leased.0.push((lease, range, section.buffer()));
+                // Those taken so far are let go with a refusal: kept, they would veto the change that is to be waited for.
+                let Ok(lease) = Lease::take(region, verb.name, range, is_writable, false) else {
+                    return Ok(Err(WeakRegion::from(region)));
+                };
+                leased.0.add((lease, range, section.buffer()))?;
             }
         }
-        Ok(all)
+        Ok(Ok(all))
     }
 
     /// The sections.

@@ -36,14 +36,14 @@ impl MappedRegions {
     /// Lays out regions that are sorted by base, and marks our own writes to them or not.
     ///
     /// `incarnation` tells one `map_memory` from the next.
-    pub fn new(incarnation: Incarnation, is_tracked: bool, regions: Vec<Arc<MappedRegion>>) -> Self {
+    pub fn new(incarnation: Incarnation, is_tracked: bool, regions: Vec<Arc<MappedRegion>>) -> Result<Self> {
         let mut next = Successor::new(incarnation, is_tracked, regions.len());
-        regions.into_iter().for_each(|region| next.push(region));
-        next.finish()
+        regions.into_iter().try_for_each(|region| next.push(region))?;
+        Ok(next.finish())
     }
 
     /// The same regions, with our own writes marked or not.
-    pub fn tracked(&self, is_tracked: bool) -> Self {
+    pub fn tracked(&self, is_tracked: bool) -> Result<Self> {
         Self::new(self.incarnation, is_tracked, self.regions.to_vec())
     }
 
@@ -172,17 +172,17 @@ impl Successor {
 
     /// Takes over the memory of a region of the last map under another description of its range.
     pub fn describe(&mut self, region: &MappedRegion, entry: &RegionEntry) -> Result<()> {
-        self.push(Arc::new(region.described(entry)?));
-        Ok(())
+        self.push(Arc::new(region.described(entry)?))
     }
 
     /// Adds a region.
-    pub fn push(&mut self, region: Arc<MappedRegion>) {
+    pub fn push(&mut self, region: Arc<MappedRegion>) -> Result<()> {
         // First: the fast path takes the bitmap over.
-        region.mapping().track_writes(self.is_tracked);
+        region.mapping().track_writes(self.is_tracked)?;
         self.starts.push(region.desc().base());
         self.fast_paths.push(FastPath::of(&region));
         self.regions.push(region);
+        Ok(())
     }
 
     /// The map.

@@ -190,8 +190,8 @@ impl Mapping {
     }
 
     /// Begins or ends the tracking of our own writes.
-    pub(super) fn track_writes(&self, is_on: bool) {
-        self.tracker.switch(is_on, u64_of(self.pages().1));
+    pub(super) fn track_writes(&self, is_on: bool) -> Result<()> {
+        self.tracker.switch(is_on, u64_of(self.pages().1))
     }
 
     /// The bitmap of our own writes, while they are tracked.

@@ -38,7 +38,7 @@ mod os_error;
 pub mod path;
 pub mod prealloc;
 mod present;
-mod progress;
+pub mod progress;
 pub mod protection;
 pub mod region;
 pub mod region_change;

@@ -5,7 +5,7 @@ use crate::model::interrupt::Interrupt;
 
 /// Counts bytes, and tells the caller's [`Interrupt`] of them.
 #[allow(missing_debug_implementations, reason = "borrows a caller's trait object")]
-pub(super) struct Progress<'a> {
+pub struct Progress<'a> {
     stage: &'static str,
     done: u64,
     total: u64,
@@ -14,7 +14,12 @@ pub(super) struct Progress<'a> {
 
 impl<'a> Progress<'a> {
     pub(super) const fn new(stage: &'static str, total: u64, interrupt: &'a dyn Interrupt) -> Self {
-        Self { stage, done: 0, total, interrupt }
+        Self::at(stage, 0, total, interrupt)
+    }
+
+    /// The progress of work that was begun before.
+    pub const fn at(stage: &'static str, done: u64, total: u64, interrupt: &'a dyn Interrupt) -> Self {
+        Self { stage, done, total, interrupt }
     }
 
     /// The bytes that are done.
@@ -25,6 +30,13 @@ impl<'a> Progress<'a> {
     /// Adds to the bytes that are done; `Err` when the work should stop.
     pub(super) fn advance(&mut self, size: u64) -> Result<(), Interrupted> {
         self.done = self.done.saturating_add(size);
+        self.interrupt.progress(self.stage, self.done, self.total)
+    }
+}
+
+/// Each question whether to go on tells how far the work is.
+impl Interrupt for Progress<'_> {
+    fn check(&self) -> Result<(), Interrupted> {
         self.interrupt.progress(self.stage, self.done, self.total)
     }
 }

@@ -8,14 +8,12 @@ use super::progress::Progress;
 use super::section::Section;
 use crate::model::error::Result;
 use crate::model::int::{u64_of, usize_of};
-use crate::model::interrupt::Interrupt;
+use crate::model::interrupt::{Interrupt, STEP};
 use crate::model::range::Range;
 use crate::model::room;
 
 /// Bytes that are copied out at a time: few enough to stay in a cache.
 pub const CHUNK: usize = 128 << 10;
-/// Bytes of a hole that are passed at a time, between two looks at the caller's [`Interrupt`].
-const HOLE_STEP: u64 = 64 << 20;
 /// Bytes of a guest page.
 pub(super) const PAGE: u64 = 4096;
 
@@ -43,7 +41,7 @@ pub fn walk<T>(
         while !left.is_empty() {
             let (alike, kind) = first_extent(&left);
             left = left.skip(alike.size());
-            for part in alike.chunks(if kind == ExtentKind::Hole { HOLE_STEP } else { u64_of(CHUNK) }) {
+            for part in alike.chunks(if kind == ExtentKind::Hole { STEP } else { u64_of(CHUNK) }) {
                 let chunk = match kind {
                     ExtentKind::Hole => Chunk::Hole,
                     kind => {

@@ -1,17 +1,18 @@
 //! Finding bytes in guest memory, a window at a time.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
+use super::access;
 use super::buffer::Output;
 use super::extent::ExtentKind;
 use super::scan::CHUNK;
 use super::section::Section;
 use crate::model::error::Result;
 use crate::model::int::{u64_of, usize_of};
-use crate::model::pattern::Pattern;
+use crate::model::interrupt::{Interrupt, STEP};
+use crate::model::pattern::{Look, Pattern};
 use crate::model::range::Range;
-use crate::model::room::Room;
+use crate::model::room;
 
 /// Smaller holes are read like data.
 const HOLE: u64 = 64 << 10;
@@ -21,31 +22,57 @@ const HOLE: u64 = 64 << 10;
 pub struct Search {
     pattern: Arc<Pattern>,
     align: u64,
-    /// The addresses that are left to search.
+    /// The addresses that are left to look at.
     left: Range,
     /// Up to here the memory is known to have pages, as long as the map does not change.
     data_end: u64,
-    found: VecDeque<u64>,
+    /// The addresses of the window in which matches may still begin.
+    starts: Range,
+    /// The bytes from the first of these on, and those behind that a match may reach into; copied from the memory.
     buffer: Vec<u8>,
+    /// Where in the buffer the first of these is.
+    from: usize,
 }
 
 impl Search {
     /// A search for matches that lie in a range and begin at multiples of `align`.
     pub fn new(pattern: Arc<Pattern>, range: Range, align: u64) -> Self {
-        Self { pattern, align, left: range, data_end: 0, found: VecDeque::new(), buffer: Vec::new() }
+        let starts = range.take(0);
+        Self { pattern, align, left: range, data_end: 0, starts, buffer: Vec::new(), from: 0 }
     }
 
-    /// The next match of the window that was looked at.
-    pub fn pop(&mut self) -> Option<u64> {
-        self.found.pop_front()
+    /// The next match of the window that was looked at. The caller is asked whether to go on each time that it was worked for.
+    pub fn next(&mut self, interrupt: &dyn Interrupt) -> Result<Option<u64>> {
+        while !self.starts.is_empty() {
+            let (mut passed, mut found) = (self.starts.size(), None);
+            match self.pattern.find(&self.buffer, self.from, usize_of(STEP)) {
+                Look::Found(start) => {
+                    let address = self.starts.skip(u64_of(start.abs_diff(self.from))).base();
+                    found = Some(address).filter(|address| address.is_multiple_of(self.align));
+                    // The next place where a match may begin.
+                    let next = address.checked_add(1).and_then(|next| next.checked_next_multiple_of(self.align));
+                    passed = next.unwrap_or(u64::MAX).abs_diff(self.starts.base());
+                    found = found.filter(|_| start < self.from.saturating_add(usize_of(self.starts.size())));
+                }
+                Look::Paused(next) => passed = u64_of(next.abs_diff(self.from)),
+                Look::Nowhere => {}
+            }
+            self.from = self.from.saturating_add(usize_of(passed));
+            self.starts = self.starts.skip(passed);
+            if found.is_some() {
+                return Ok(found);
+            }
+            interrupt.check()?;
+        }
+        Ok(None)
     }
 
-    /// The map has changed: matches that were not taken yet are looked for again.
+    /// The map has changed: matches that were not found yet are looked for in it.
     pub fn rewind(&mut self) {
         self.data_end = 0;
-        if let Some(first) = self.found.front() {
-            self.left = Range::between(*first, self.left.end());
-            self.found.clear();
+        if !self.starts.is_empty() {
+            self.left = Range::between(self.starts.base(), self.left.end());
+            self.starts = self.starts.take(0);
         }
     }
 
@@ -72,18 +99,24 @@ impl Search {
     /// Looks at sections that touch each other, and returns how many bytes are behind it; without a section the search is over.
     ///
     /// Sections that do not fill the window end at a hole, a device region or the end.
-    pub fn look(&mut self, sections: &[Section<'_>]) -> Result<u64> {
+    pub fn look(&mut self, sections: &[Section<'_>], interrupt: &dyn Interrupt) -> Result<u64> {
         let Some(first) = sections.first() else {
             self.left = Range::between(self.left.end(), self.left.end());
             return Ok(0);
         };
         let window = Range::between(first.address(), self.left.end());
-        self.left = window.skip(self.pass(first, sections, window)?);
+        self.left = window.skip(self.pass(first, sections, window, interrupt)?);
         Ok(window.size().abs_diff(self.left.size()))
     }
 
     /// Looks at what there is of a window; returns how far behind its start the next one begins.
-    fn pass(&mut self, first: &Section<'_>, sections: &[Section<'_>], window: Range) -> Result<u64> {
+    fn pass(
+        &mut self,
+        first: &Section<'_>,
+        sections: &[Section<'_>],
+        window: Range,
+        interrupt: &dyn Interrupt,
+    ) -> Result<u64> {
         if window.base() >= self.data_end {
             // Also beyond the window: a hole is passed at once, however long.
             let extent = first.extent_up_to(window.end());
@@ -96,8 +129,8 @@ impl Search {
         }
         let size = sections.iter().map(Section::size).sum();
         if size >= u64_of(self.pattern.size()) {
-            self.fill(sections, window.take(size))?;
-            self.collect(window);
+            self.fill(sections, window.take(size), interrupt)?;
+            (self.starts, self.from) = (window.take(size).take(self.step()), 0);
         }
         Ok(if size >= self.window() { self.step() } else { size })
     }
@@ -108,35 +141,23 @@ impl Search {
     }
 
     /// Copies the sections into the buffer: directly when all of them are known to have pages.
-    fn fill(&mut self, sections: &[Section<'_>], all: Range) -> Result<()> {
-        self.buffer.fit(usize_of(all.size()))?;
-        let output = Output::from(self.buffer.as_mut_slice());
+    fn fill(&mut self, sections: &[Section<'_>], all: Range, interrupt: &dyn Interrupt) -> Result<()> {
+        let size = usize_of(all.size());
+        if self.buffer.capacity() < size {
+            self.buffer = room::unwritten(size)?;
+        }
+        self.buffer.clear();
+        // SAFETY: the room of the buffer, which nobody else has.
+        let output = unsafe { Output::new(self.buffer.as_mut_ptr(), size) };
         // The buffer of the sections begins at the position, which may lie in a hole of the map before the first.
         let begin = sections.first().map_or(0, |first| first.buffer().base());
-        match sections {
-            [only] if all.end() <= self.data_end => only.behind(begin).read(&output),
-            several => several.iter().try_for_each(|section| section.behind(begin).scan(&output)),
-        }
-    }
-
-    /// The matches in the buffer, which begins with the window.
-    fn collect(&mut self, window: Range) {
-        let step = usize_of(self.step());
-        let mut from = Some(0);
-        while let Some(start) =
-            from.and_then(|from| self.pattern.find(&self.buffer, from)).filter(|start| *start < step)
-        {
-            let address = window.skip(u64_of(start)).base();
-            if address.is_multiple_of(self.align) {
-                self.found.push_back(address);
-            }
-            from = self.next_start(address, start);
-        }
-    }
-
-    /// The next place in the buffer where a match may begin.
-    fn next_start(&self, address: u64, start: usize) -> Option<usize> {
-        let next = address.checked_add(1)?.checked_next_multiple_of(self.align)?;
-        start.checked_add(usize_of(next.abs_diff(address)))
+        let is_data = sections.len() == 1 && all.end() <= self.data_end;
+        access::in_steps(sections, interrupt, |part| {
+            let part = part.behind(begin);
+            if is_data { part.read(&output) } else { part.scan(&output) }
+        })?;
+        // SAFETY: as many bytes were written, for sections that touch each other fill a window.
+        unsafe { self.buffer.set_len(size) };
+        Ok(())
     }
 }

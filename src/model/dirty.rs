@@ -1,9 +1,12 @@
 //! A set of dirty pages: the words of a bitmap over guest physical memory that are not zero, with stretches of full ones as one.
 
+#![deny(clippy::disallowed_methods, reason = "sizes here are chosen by callers")]
+
 use super::error::{Error, Result};
 use super::int::usize_of;
 use super::invalid::Invalid;
 use super::range::{Range, joined};
+use super::room::{self, Room};
 
 const BITS: u64 = 64;
 /// Words of a bitmap that are looked at together.
@@ -70,7 +73,7 @@ impl DirtyPages {
     }
 
     /// Adds a bitmap whose first bit is the page at `base`; bitmaps come by ascending base.
-    pub fn push_bitmap(&mut self, base: u64, bitmap: &[u64]) {
+    pub fn push_bitmap(&mut self, base: u64, bitmap: &[u64]) -> Result<()> {
         let Position { word: first, bit, upper } = Position::of(base >> self.shift());
         let stretches = (first..).step_by(STRETCH).zip(bitmap.chunks(STRETCH));
         // Most of a log is clean: whole stretches are looked at together.
@@ -79,40 +82,40 @@ impl DirtyPages {
             for (word, (index, next)) in stretch.iter().zip(places).filter(|(word, _)| **word != 0) {
                 // The bits pushed out of this word are the low ones of the next.
                 let rotated = word.rotate_left(bit);
-                self.push_word(index, rotated & upper);
-                self.push_word(next, rotated & !upper);
+                self.push_word(index, rotated & upper)?;
+                self.push_word(next, rotated & !upper)?;
             }
         }
+        Ok(())
     }
 
-    fn push_word(&mut self, index: u64, bits: u64) {
-        self.push(Block { index, count: 1, bits });
+    fn push_word(&mut self, index: u64, bits: u64) -> Result<()> {
+        self.push(Block { index, count: 1, bits })
     }
 
     /// Adds a block behind all others; a single word may also add to the last word that is there.
-    fn push(&mut self, block: Block) {
+    fn push(&mut self, block: Block) -> Result<()> {
         match self.blocks.last().copied() {
-            _ if block.bits == 0 => {}
+            _ if block.bits == 0 => Ok(()),
+            // A full word has these bits already.
+            Some(last) if last.end() > block.index && last.bits == u64::MAX => Ok(()),
             Some(last) if last.end() > block.index => {
-                // A full word has these bits already.
-                if last.bits != u64::MAX {
-                    self.blocks.pop();
-                    // Pushed anew, for a word that is full now may join those before it.
-                    self.push(Block { bits: last.bits | block.bits, ..block });
-                }
+                self.blocks.pop();
+                // Pushed anew, for a word that is full now may join those before it.
+                self.push(Block { bits: last.bits | block.bits, ..block })
             }
             Some(last) if last.bits & block.bits == u64::MAX && last.end() == block.index => {
                 self.blocks.pop();
-                self.blocks.push(Block { count: block.end().wrapping_sub(last.index), ..last });
+                self.blocks.add(Block { count: block.end().wrapping_sub(last.index), ..last })
             }
-            _ => self.blocks.push(block),
+            _ => self.blocks.add(block),
         }
     }
 
     /// The same with the pages of ranges, which must be whole pages; any order.
-    pub fn with_ranges(mut self, ranges: &[Range]) -> Result<Self> {
-        let mut ranges = ranges.to_vec();
-        ranges.sort();
+    pub fn with_ranges(mut self, mut ranges: Vec<Range>) -> Result<Self> {
+        // Equal ones need no order, and a stable sort would need room.
+        ranges.sort_unstable();
         // Ranges may overlap: pages that are there already are not pushed again, for words are only ever added at the end.
         let mut reached = 0;
         for range in ranges {
@@ -122,7 +125,7 @@ impl DirtyPages {
                 return Err(Error::Misaligned { message, address, size, region: None });
             }
             let pages = self.pages_of(range);
-            self.push_pages(Range::between(reached.max(pages.base()), pages.end()));
+            self.push_pages(Range::between(reached.max(pages.base()), pages.end()))?;
             reached = reached.max(pages.end());
         }
         Ok(self)
@@ -136,21 +139,21 @@ impl DirtyPages {
         Range::between(range.base() >> self.shift(), range.end().div_ceil(self.page_size))
     }
 
-    fn push_pages(&mut self, pages: Range) {
+    fn push_pages(&mut self, pages: Range) -> Result<()> {
         if pages.is_empty() {
-            return;
+            return Ok(());
         }
         let (first, last) = (pages.base() / BITS, pages.last_addr() / BITS);
         let (low, high) = (u64::MAX << (pages.base() % BITS), u64::MAX >> (!pages.last_addr() % BITS));
         if first == last {
             return self.push_word(first, low & high);
         }
-        self.push_word(first, low);
+        self.push_word(first, low)?;
         let between = Range::between(first, last).size().wrapping_sub(1);
         if between > 0 {
-            self.push(Block { index: last.wrapping_sub(between), count: between, bits: u64::MAX });
+            self.push(Block { index: last.wrapping_sub(between), count: between, bits: u64::MAX })?;
         }
-        self.push_word(last, high);
+        self.push_word(last, high)
     }
 
     /// The number of pages.
@@ -180,29 +183,31 @@ impl DirtyPages {
     }
 
     /// The bitmap of a range: a bit for each page that it touches.
-    #[must_use]
-    pub fn bitmap(&self, range: Range) -> Vec<u64> {
+    pub fn bitmap(&self, range: Range) -> Result<Vec<u64>> {
         let pages = self.pages_of(range);
         let Position { word: first, bit, upper } = Position::of(pages.base());
         let word = |(index, next)| (self.word(index) & upper | self.word(next) & !upper).rotate_right(bit);
         let count = usize_of(pages.size().div_ceil(BITS));
-        let mut words: Vec<u64> = (first..).zip((first..).skip(1)).take(count).map(word).collect();
+        let mut words = room::collected((first..).zip((first..).skip(1)).take(count).map(word))?;
         // Pages behind the range are not asked for.
         if let (Some(last), rest @ 1..) = (words.last_mut(), pages.size() % BITS) {
             *last &= !(u64::MAX << rest);
         }
-        words
+        Ok(words)
     }
 
     /// The dirty pages among those that a range touches, counted from its first one.
     pub fn positions_in(&self, range: Range) -> Result<Vec<Range>> {
         let pages = self.pages_of(range);
         let mut all = Self::new(self.page_size, vec![])?;
-        all.push_pages(pages);
-        let runs = self.intersection(&all)?.ranges();
+        all.push_pages(pages)?;
+        let mut runs = self.intersection(&all)?.ranges()?;
         let position = |page: u64| Range::between(pages.base(), page).size();
-        let positions = |run| Range::between(position(self.pages_of(run).base()), position(self.pages_of(run).end()));
-        Ok(runs.into_iter().map(positions).collect())
+        for run in &mut runs {
+            let pages = self.pages_of(*run);
+            *run = Range::between(position(pages.base()), position(pages.end()));
+        }
+        Ok(runs)
     }
 
     /// How many pages a range touches.
@@ -212,14 +217,13 @@ impl DirtyPages {
     }
 
     /// The pages as ranges that do not touch, ascending.
-    #[must_use]
-    pub fn ranges(&self) -> Vec<Range> {
+    pub fn ranges(&self) -> Result<Vec<Range>> {
         let runs = self.blocks.iter().flat_map(Runs::of);
         // The end of the very last page is beyond what a range can have, and is cut.
         let addresses = |(first, last): (u64, u64)| {
             Range::between(first << self.shift(), Range::at(last << self.shift(), self.page_size).end())
         };
-        joined(runs.map(addresses))
+        Ok(joined(room::collected(runs.map(addresses))?))
     }
 
     /// The pages of both.
@@ -247,7 +251,7 @@ impl DirtyPages {
         while let Some(index) = [mine.start(), theirs.start()].into_iter().flatten().min() {
             let ((left, most_left), (right, most_right)) = (mine.at(index), theirs.at(index));
             let count = most_left.min(most_right);
-            merged.push(Block { index, count, bits: merge(left, right) });
+            merged.push(Block { index, count, bits: merge(left, right) })?;
             mine.skip_to(index.wrapping_add(count));
             theirs.skip_to(index.wrapping_add(count));
         }
@@ -255,18 +259,17 @@ impl DirtyPages {
     }
 
     /// With the clean pages between two dirty ones that are at most `gap` bytes apart: fewer, longer ranges.
-    #[must_use]
-    pub fn coalesce(&self, gap: u64) -> Self {
+    pub fn coalesce(&self, gap: u64) -> Result<Self> {
         let mut result = Self { page_size: self.page_size, blocks: Vec::new(), sources: self.sources.clone() };
-        let mut ranges = self.ranges().into_iter().peekable();
+        let mut ranges = self.ranges()?.into_iter().peekable();
         while let Some(range) = ranges.next() {
             let mut end = range.end();
             while let Some(next) = ranges.next_if(|next| Range::between(end, next.base()).size() <= gap) {
                 end = next.end();
             }
-            result.push_pages(self.pages_of(Range::between(range.base(), end)));
+            result.push_pages(self.pages_of(Range::between(range.base(), end)))?;
         }
-        result
+        Ok(result)
     }
 }
 
@@ -360,27 +363,30 @@ mod tests {
         for first in [0u64, 1, 63, 64, 65, 1000] {
             let mut pages = DirtyPages::new(4096, vec![]).unwrap();
             let bitmap = [0x8000_0000_0000_0001, 0, u64::MAX, 5];
-            pages.push_bitmap(first << 12, &bitmap);
-            assert_eq!(pages.bitmap(Range::new(first << 12, 256 << 12).unwrap()), bitmap);
+            pages.push_bitmap(first << 12, &bitmap).unwrap();
+            assert_eq!(pages.bitmap(Range::new(first << 12, 256 << 12).unwrap()).unwrap(), bitmap);
             assert_eq!(pages.count(), 68);
-            assert_eq!(pages.clone(), DirtyPages::new(4096, vec![]).unwrap().with_ranges(&pages.ranges()).unwrap());
+            assert_eq!(
+                pages.clone(),
+                DirtyPages::new(4096, vec![]).unwrap().with_ranges(pages.ranges().unwrap()).unwrap()
+            );
         }
     }
 
     fn of(numbers: &[u64]) -> DirtyPages {
         let ranges: Vec<Range> = numbers.iter().map(|page| Range::at(page << 12, 1 << 12)).collect();
-        DirtyPages::new(4096, vec![]).unwrap().with_ranges(&ranges).unwrap()
+        DirtyPages::new(4096, vec![]).unwrap().with_ranges(ranges).unwrap()
     }
 
     fn numbers(pages: &DirtyPages) -> Vec<u64> {
-        pages.ranges().iter().flat_map(|range| range.base() >> 12..range.end() >> 12).collect()
+        pages.ranges().unwrap().iter().flat_map(|range| range.base() >> 12..range.end() >> 12).collect()
     }
 
     #[test]
     fn a_long_range_is_a_few_blocks_and_a_full_word_joins_them() {
-        let whole = DirtyPages::new(4096, vec![]).unwrap().with_ranges(&[Range::at(1 << 12, 1 << 60)]).unwrap();
+        let whole = DirtyPages::new(4096, vec![]).unwrap().with_ranges(vec![Range::at(1 << 12, 1 << 60)]).unwrap();
         assert_eq!((whole.blocks.len(), whole.count()), (3, 1 << 48));
-        assert_eq!(whole.ranges(), [Range::at(1 << 12, 1 << 60)]);
+        assert_eq!(whole.ranges().unwrap(), [Range::at(1 << 12, 1 << 60)]);
         let hole = of(&(6400..6464).collect::<Vec<_>>());
         let cut = whole.difference(&hole).unwrap();
         assert_eq!((cut.blocks.len(), cut.count()), (4, (1 << 48) - 64));
@@ -394,7 +400,7 @@ mod tests {
         let all = [0, 1, 3, 62, 63, 64, 65, 127, 129, 191, 192];
         let pages = of(&all);
         assert_eq!(numbers(&pages), all);
-        let lengths: Vec<u64> = pages.ranges().iter().map(|range| range.size() >> 12).collect();
+        let lengths: Vec<u64> = pages.ranges().unwrap().iter().map(|range| range.size() >> 12).collect();
         assert_eq!(lengths, [2, 1, 4, 1, 1, 2]);
         assert!((0..200).all(|page| pages.contains(page << 12 | 0xfff) == all.contains(&page)));
     }
@@ -402,8 +408,8 @@ mod tests {
     #[test]
     fn the_last_page_of_all_is_cut_at_the_last_end() {
         let mut pages = DirtyPages::new(4096, vec![]).unwrap();
-        pages.push_bitmap(!0xfff, &[1]);
-        assert_eq!(pages.ranges(), [Range::between(!0xfff, u64::MAX)]);
+        pages.push_bitmap(!0xfff, &[1]).unwrap();
+        assert_eq!(pages.ranges().unwrap(), [Range::between(!0xfff, u64::MAX)]);
     }
 
     #[test]
@@ -419,9 +425,9 @@ mod tests {
     #[test]
     fn clean_pages_between_are_taken_up_to_the_gap() {
         let pages = of(&[0, 2, 5, 70]);
-        assert_eq!(numbers(&pages.coalesce(0)), numbers(&pages));
-        assert_eq!(numbers(&pages.coalesce(1 << 12)), [0, 1, 2, 5, 70]);
-        assert_eq!(numbers(&pages.coalesce(2 << 12)), [0, 1, 2, 3, 4, 5, 70]);
-        assert_eq!(pages.coalesce(u64::MAX).count(), 71);
+        assert_eq!(numbers(&pages.coalesce(0).unwrap()), numbers(&pages));
+        assert_eq!(numbers(&pages.coalesce(1 << 12).unwrap()), [0, 1, 2, 5, 70]);
+        assert_eq!(numbers(&pages.coalesce(2 << 12).unwrap()), [0, 1, 2, 3, 4, 5, 70]);
+        assert_eq!(pages.coalesce(u64::MAX).unwrap().count(), 71);
     }
 }

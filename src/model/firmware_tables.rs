@@ -32,7 +32,7 @@ const LOCAL: u8 = 10;
 pub fn e820(map: &RegionMap, has_bios_hole: bool) -> Vec<u8> {
     let ranges = |wanted: RegionType| {
         let regions = map.regions().iter().filter(move |region| region.region_type == wanted && !region.is_hotplug);
-        joined(regions.map(|region| region.range))
+        joined(regions.map(|region| region.range).collect())
     };
     let (mut ram, mut reserved) = (ranges(RegionType::DefaultMemory), ranges(RegionType::FirmwareMemory));
     if has_bios_hole {

@@ -91,13 +91,14 @@ impl Hexdump {
             if column.is_multiple_of(8) {
                 self.text.push(' ');
             }
-            let _ = match bytes.get(column) {
-                Some(byte) => write!(self.text, "{byte:02x} "),
-                None => write!(self.text, "   "),
-            };
+            // By digits: a formatted number takes ten times as long.
+            let digit = |value: u8| char::from_digit(u32::from(value), 16).unwrap_or_default();
+            let digits = bytes.get(column).map_or([' ', ' '], |byte| [digit(byte >> 4), digit(byte & 0xf)]);
+            self.text.extend(digits.into_iter().chain([' ']));
         }
-        let shown = bytes.iter().map(|byte| if (0x20..0x7f).contains(byte) { char::from(*byte) } else { '.' });
-        let _ = writeln!(self.text, " |{}|", shown.collect::<String>());
+        self.text.push_str(" |");
+        self.text.extend(bytes.iter().map(|byte| if (0x20..0x7f).contains(byte) { char::from(*byte) } else { '.' }));
+        self.text.push_str("|\n");
     }
 
     /// Adds a line of words about addresses that have no bytes.

@@ -282,7 +282,7 @@ impl SpacePlan {
         let rooms = within(&self.layout.rooms(RegionType::DaxMemory), self.layout.mem_end(), u64::MAX);
         let wanted = Wanted { size, align: DAX_ALIGN, guard_gap: 0, policy: FitPolicy::First };
         // A user's reserved ranges may overlap.
-        match wanted.place(&rooms, &joined(self.request.machine.reserved.iter().copied())) {
+        match wanted.place(&rooms, &joined(self.request.machine.reserved.clone())) {
             Ok(range) => {
                 let reason = format!("the first {} above mem_end {}", size_text(size), hex(self.layout.mem_end()));
                 self.add_named(RegionType::DaxMemory, range, "dax0", reason);

@@ -133,15 +133,15 @@ impl std::fmt::Display for Range {
 }
 
 /// Ranges by ascending base joined where they touch or overlap.
-pub fn joined(ranges: impl IntoIterator<Item = Range>) -> Vec<Range> {
-    let mut result: Vec<Range> = Vec::new();
-    for range in ranges {
-        match result.last_mut() {
-            Some(last) if last.end >= range.base => last.end = last.end.max(range.end),
-            _ => result.push(range),
+pub fn joined(mut ranges: Vec<Range>) -> Vec<Range> {
+    ranges.dedup_by(|range, last| {
+        let touches = last.end >= range.base;
+        if touches {
+            last.end = last.end.max(range.end);
         }
-    }
-    result
+        touches
+    });
+    ranges
 }
 
 #[cfg(test)]
@@ -166,7 +166,7 @@ mod tests {
         assert!(!low.overlaps(&high) && !high.overlaps(&low));
         assert!(low.overlaps(&Range::new(0xfff, 1).unwrap()));
         assert!(!low.overlaps(&Range::new(0x10, 0).unwrap()));
-        assert_eq!(joined([low, high]), vec![Range::new(0, 0x2000).unwrap()]);
+        assert_eq!(joined(vec![low, high]), vec![Range::new(0, 0x2000).unwrap()]);
     }
 
     #[test]
@@ -218,7 +218,7 @@ mod tests {
     #[test]
     fn joined_ranges_have_the_same_addresses_and_do_not_touch() {
         for (one, two) in all().flat_map(|one| all().map(move |two| (one, two))).filter(|(one, two)| one <= two) {
-            let both = joined([one, two]);
+            let both = joined(vec![one, two]);
             for addr in 0..8 {
                 let expected = one.contains(addr) || two.contains(addr);
                 assert_eq!(both.iter().any(|range| range.contains(addr)), expected, "{addr} in {one} {two}");

@@ -307,7 +307,7 @@ impl RegionMap {
     #[must_use]
     pub fn ranges(&self, region_type: Option<RegionType>) -> Vec<Range> {
         let wanted = self.regions.iter().filter(|region| region_type.is_none_or(|t| region.region_type == t));
-        joined(wanted.map(|region| region.range))
+        joined(wanted.map(|region| region.range).collect())
     }
 
     /// The ranges between `low` and `high` that no region covers.

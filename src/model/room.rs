@@ -82,6 +82,14 @@ pub fn reserve(text: &mut String, bytes: usize) -> Result<()> {
     text.try_reserve(bytes).map_err(|refused| no_room::<u8>(text.len(), &refused))
 }
 
+/// A copy of a text.
+pub fn text(given: &str) -> Result<String> {
+    let mut text = String::new();
+    text.try_reserve_exact(given.len()).map_err(|refused| no_room::<u8>(given.len(), &refused))?;
+    text.push_str(given);
+    Ok(text)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,7 +5,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyMemoryView, PyTuple};
 
 use super::calls::python_call;
-use super::convert::U64;
+use super::convert::{self, U64};
 use crate::model::invalid::Invalid;
 
 /// The bytes that an array takes, and how NumPy lays it over them.
@@ -71,9 +71,9 @@ pub(super) fn numpy<'py>(py: Python<'py>, verb: &str) -> PyResult<Bound<'py, PyM
 /// One int, or several.
 fn lengths(given: &Bound<'_, PyAny>) -> PyResult<Vec<u64>> {
     let _guard = python_call();
-    match given.try_iter() {
-        Ok(items) => items.map(|item| Ok(item?.extract::<U64>()?.0)).collect(),
-        Err(_) => Ok(vec![given.extract::<U64>()?.0]),
+    match given.hasattr("__iter__")? {
+        true => convert::items(given, |item| Ok(item.extract::<U64>()?.0)),
+        false => Ok(vec![given.extract::<U64>()?.0]),
     }
 }
 

@@ -6,7 +6,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyInt, PyString, PyTuple};
 
 use super::calls::python_call;
-use super::convert::{Size, U32};
+use super::convert::{self, Size, U32};
 use super::keywords;
 use crate::model::backing::{BackingOptions, Seal};
 use crate::model::invalid::Invalid;
@@ -48,7 +48,7 @@ impl PyNumaPolicy {
                     ))
                 })?
             }
-            Some(given) => given.try_iter()?.map(|node| Ok(node?.extract::<U32>()?.0)).collect::<PyResult<_>>()?,
+            Some(given) => convert::items(given, |node| Ok(node.extract::<U32>()?.0))?.into_iter().collect(),
         };
         let policy = NumaPolicy { mode, nodes, strict };
         policy.check()?;
@@ -128,7 +128,7 @@ fn seals(object: &Bound<'_, PyAny>) -> PyResult<Vec<Seal>> {
     if object.is_instance_of::<PyString>() {
         return Ok(vec![Seal::parse(&object.extract::<String>()?)?]);
     }
-    object.try_iter()?.map(|seal| Ok(Seal::parse(&seal?.extract::<String>()?)?)).collect()
+    convert::items(object, |seal| Ok(Seal::parse(&seal.extract::<String>()?)?))
 }
 
 #[pymethods]

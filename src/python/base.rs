@@ -7,7 +7,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyString, PyTuple};
 
 use super::calls::python_call;
-use super::convert::Address;
+use super::convert::{self, Address};
 use super::layout::PyLayout;
 use super::region::PyRegion;
 use super::region_key::PyRegionKey;
@@ -116,15 +116,12 @@ pub(super) fn target(x: &Bound<'_, PyAny>) -> PyResult<RegionTarget> {
 
 /// Regions for a map, from any iterable.
 pub(super) fn regions_of(regions: &Bound<'_, PyAny>) -> PyResult<Vec<SharedRegion>> {
-    let _guard = python_call();
-    let region = |item: PyResult<Bound<'_, PyAny>>| {
-        let item = item?;
+    convert::items(regions, |item| {
         let region = item.cast::<PyRegion>().map_err(|_| {
             PyTypeError::new_err(format!("regions must hold AddressSpaceRegion objects, not {}", item.get_type()))
         })?;
         handed_over(region)
-    };
-    regions.try_iter()?.map(region).collect()
+    })
 }
 
 #[pymethods]

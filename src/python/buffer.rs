@@ -25,6 +25,7 @@ use crate::model::int::u64_of;
 use crate::model::quote::quoted;
 use crate::model::range::Range;
 use crate::model::region::{PROT_READ, PROT_WRITE};
+use crate::model::room;
 use crate::model::source::{KeepAlive, UserBuffer};
 
 /// The value of an int from 0 to 2^64 - 1.
@@ -120,7 +121,7 @@ impl PyBuffer {
     }
 
     /// A buffer that outlives the call.
-    pub(super) fn of(object: &Bound<'_, PyAny>) -> PyResult<Pin<Box<Self>>> {
+    fn of(object: &Bound<'_, PyAny>) -> PyResult<Pin<Box<Self>>> {
         let mut buffer = Box::pin(Self::empty());
         buffer.as_mut().fill(object)?;
         Ok(buffer)
@@ -175,6 +176,24 @@ impl Drop for PyBuffer {
         let _guard = self.may_run.then(python_call);
         // SAFETY: empty, or filled by `PyObject_GetBuffer`, and released once.
         let _ = Python::try_attach(|_| unsafe { ffi::PyBuffer_Release(&raw mut self.buffer) });
+    }
+}
+
+/// The buffers of as many objects as a caller chose.
+pub(super) struct PyBuffers(Vec<PyBuffer>);
+
+impl PyBuffers {
+    pub(super) fn of<'a, 'py: 'a>(objects: impl ExactSizeIterator<Item = &'a Bound<'py, PyAny>>) -> PyResult<Self> {
+        let mut all = Self(room::collected((0..objects.len()).map(|_| PyBuffer::empty()))?);
+        for (buffer, object) in all.0.iter_mut().zip(objects) {
+            // SAFETY: the vector has all of its items, and nothing moves them.
+            unsafe { Pin::new_unchecked(buffer) }.fill(object)?;
+        }
+        Ok(all)
+    }
+
+    pub(super) fn bytes(&self) -> impl ExactSizeIterator<Item = Bytes<'_>> {
+        self.0.iter().map(PyBuffer::bytes)
     }
 }
 

@@ -170,15 +170,13 @@ fn machine(given: Option<&Bound<'_, PyAny>>, arch: Option<&str>, phys_bits: Opti
 }
 
 fn numa_regions(given: &Bound<'_, PyAny>) -> PyResult<Vec<NumaRegionInfo>> {
-    let _guard = python_call();
     if given.is_instance_of::<PyString>() {
         return Err(PyTypeError::new_err("numa_regions must be a sequence, such as [\"4GiB\"]"));
     }
-    let info = |item: Bound<'_, PyAny>| match item.cast::<PyNumaRegionInfo>() {
+    convert::items(given, |item| match item.cast::<PyNumaRegionInfo>() {
         Ok(info) => Ok(info.get().0.clone()),
         Err(_) => Ok(PyNumaRegionInfo::new(item.extract()?, None, None, None)?.0),
-    };
-    given.try_iter()?.map(|item| info(item?)).collect()
+    })
 }
 
 #[pymethods]

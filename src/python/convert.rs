@@ -16,6 +16,7 @@ use crate::model::invalid::Invalid;
 use crate::model::quote::quoted;
 use crate::model::range::Range;
 use crate::model::region::RegionType;
+use crate::model::room::{self, Room};
 use crate::model::source::SourceType;
 
 /// Ints of Python's, checked: no other parameter of a method is a number (`tests/python/test_arguments.py`).
@@ -96,7 +97,7 @@ impl<'py> FromPyObject<'_, 'py> for Name {
                 quoted(&text.to_string_lossy())
             ))
         })?;
-        Ok(Self(name.into()))
+        Ok(Self(room::text(&name)?.into()))
     }
 }
 
@@ -281,8 +282,40 @@ pub(super) fn py_ranges(py: Python<'_>, ranges: Vec<Range>) -> PyResult<Bound<'_
     let class = CLASS.import(py, "dbs_address_space.ranges", "AddressRange")?;
     let new = py.get_type::<PyTuple>().getattr(interned!(py, "__new__"))?;
     let list = PyList::empty(py);
-    ranges.iter().try_for_each(|range| list.append(new.call1((class, (range.base(), range.size())))?))?;
+    for (index, range) in ranges.iter().enumerate() {
+        handle_signals(py, index)?;
+        list.append(new.call1((class, (range.base(), range.size())))?)?;
+    }
     Ok(list.to_tuple())
+}
+
+/// Handles signals now and then, in a loop over as many items as a caller chose.
+#[inline]
+fn handle_signals(py: Python<'_>, index: usize) -> PyResult<()> {
+    let _guard = python_call();
+    if index.is_multiple_of(4096) { py.check_signals() } else { Ok(()) }
+}
+
+/// The values that `each` makes of the items of a caller's iterable, which may be without end.
+pub(super) fn items<'py, T>(
+    given: &Bound<'py, PyAny>,
+    mut each: impl FnMut(Bound<'py, PyAny>) -> PyResult<T>,
+) -> PyResult<Vec<T>> {
+    let _guard = python_call();
+    if given.is_instance_of::<PyString>() {
+        return Err(PyTypeError::new_err("a str is not what is needed here: give a sequence, such as a tuple of one"));
+    }
+    collected(given.py(), given.try_iter()?.map(|item| each(item?)))
+}
+
+/// The items of an iterator, as many as a caller chose: Ctrl-C ends it, and a refusal of room is a `MemoryError`.
+pub(super) fn collected<T>(py: Python<'_>, items: impl Iterator<Item = PyResult<T>>) -> PyResult<Vec<T>> {
+    let mut all = room::unwritten(items.size_hint().0)?;
+    for (index, item) in items.enumerate() {
+        handle_signals(py, index)?;
+        all.add(item?)?;
+    }
+    Ok(all)
 }
 
 /// The value of the `AddressSpaceRegionType` that a text names; raises `InvalidRegionType` for anything else.

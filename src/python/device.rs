@@ -278,8 +278,7 @@ fn check_handler(handler: &Bound<'_, PyAny>) -> PyResult<()> {
 
 fn width_bits(widths: Option<&Bound<'_, PyAny>>) -> PyResult<u64> {
     let Some(widths) = widths else { return Ok(1 | 2 | 4 | 8) };
-    let _guard = python_call();
-    let widths: Vec<u64> = widths.try_iter()?.map(|width| Ok(width?.extract::<U64>()?.0)).collect::<PyResult<_>>()?;
+    let widths = convert::items(widths, |width| Ok(width.extract::<U64>()?.0))?;
     if widths.is_empty() || widths.iter().any(|width| ![1, 2, 4, 8].contains(width)) {
         return Err(Invalid::number(format!("widths {} must be some of 1, 2, 4 and 8", listed(&widths))).into());
     }

@@ -7,11 +7,11 @@ use super::array::numpy;
 use super::buffer;
 use super::calls::python_call;
 use super::convert::{self, Address, Size};
+use super::interrupt::detached;
+use super::layout::window;
 use crate::model::dirty::DirtyPages;
 use crate::model::format::hex;
 use crate::model::int::usize_of;
-use crate::model::interrupt::Uninterrupted;
-use crate::model::range::Range;
 
 /// Pages that were written, as an immutable value that can be compared, hashed and pickled.
 ///
@@ -41,18 +41,11 @@ impl PyDirtyPages {
 #[pymethods]
 impl PyDirtyPages {
     #[new]
-    #[pyo3(signature = (ranges=None, *, page_size=Size(4096), sources=Vec::new()), text_signature = "(ranges=(), *, page_size=4096, sources=())")]
-    fn new(ranges: Option<&Bound<'_, PyAny>>, page_size: Size, sources: Vec<String>) -> PyResult<Self> {
-        let _guard = python_call();
-        let range = |pair: PyResult<Bound<'_, PyAny>>| {
-            let (base, size): (Address, Size) = pair?.extract()?;
-            convert::range(base, size)
-        };
-        let ranges: Vec<Range> = match ranges {
-            Some(ranges) => ranges.try_iter()?.map(range).collect::<PyResult<_>>()?,
-            None => Vec::new(),
-        };
-        Ok(Self(DirtyPages::new(page_size.0, sources)?.with_ranges(&ranges)?))
+    #[pyo3(signature = (ranges=None, *, page_size=Size(4096), sources=None), text_signature = "(ranges=(), *, page_size=4096, sources=())")]
+    fn new(ranges: Option<&Bound<'_, PyAny>>, page_size: Size, sources: Option<&Bound<'_, PyAny>>) -> PyResult<Self> {
+        let ranges = ranges.map_or_else(|| Ok(Vec::new()), |given| convert::items(given, |item| window(&item)))?;
+        let sources = sources.map_or_else(|| Ok(Vec::new()), |given| convert::items(given, |item| item.extract()))?;
+        Ok(Self(DirtyPages::new(page_size.0, sources)?.with_ranges(ranges)?))
     }
 
     /// The number of pages.
@@ -93,10 +86,10 @@ impl PyDirtyPages {
         // NumPy's zeroes take no memory until they are written, and a size that can't be had is its `MemoryError`.
         let bools = numpy(py, "bitmap")?.call_method1("zeros", (self.0.pages_in(range), "?"))?;
         buffer::with_output(&bools, |output| {
-            for run in self.0.positions_in(range)? {
-                output.slice(usize_of(run.base()), usize_of(run.size()))?.fill(1, &Uninterrupted)?;
-            }
-            Ok(())
+            detached(py, None, |interrupt| {
+                let mut runs = self.0.positions_in(range)?.into_iter();
+                runs.try_for_each(|run| output.slice(usize_of(run.base()), usize_of(run.size()))?.fill(1, interrupt))
+            })
         })?;
         Ok(bools)
     }
@@ -106,16 +99,16 @@ impl PyDirtyPages {
     /// >>> from dbs_address_space import DirtyPages
     /// >>> len(DirtyPages([(0, 0x1000), (0x2000, 0x1000), (0x9000, 0x1000)]).coalesce("4KiB"))
     /// 2
-    fn coalesce(&self, gap: Size) -> Self {
-        Self(self.0.coalesce(gap.0))
+    fn coalesce(&self, gap: Size) -> PyResult<Self> {
+        Ok(Self(self.0.coalesce(gap.0)?))
     }
 
     fn __contains__(&self, addr: Address) -> bool {
         self.0.contains(addr.0)
     }
 
-    fn __len__(&self) -> usize {
-        self.0.ranges().len()
+    fn __len__(&self) -> PyResult<usize> {
+        Ok(self.0.ranges()?.len())
     }
 
     fn __bool__(&self) -> bool {
@@ -123,8 +116,7 @@ impl PyDirtyPages {
     }
 
     fn __iter__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyIterator>> {
-        let _guard = python_call();
-        convert::py_ranges(py, self.0.ranges())?.try_iter()
+        PyIterator::from_object(convert::py_ranges(py, self.0.ranges()?)?.as_any())
     }
 
     fn __or__(&self, other: PyRef<'_, Self>) -> PyResult<Self> {
@@ -139,11 +131,11 @@ impl PyDirtyPages {
         Ok(Self(self.0.difference(&other.0)?))
     }
 
-    fn __repr__(&self) -> String {
-        let (count, ranges) = (self.0.count(), self.0.ranges().len());
+    fn __repr__(&self) -> PyResult<String> {
+        let (count, ranges) = (self.0.count(), self.0.ranges()?.len());
         let sources = self.0.sources().join("+");
         let from = if sources.is_empty() { String::new() } else { format!(" from {sources}") };
-        format!("DirtyPages({count} pages of {} bytes in {ranges} ranges{from})", hex(self.0.page_size()))
+        Ok(format!("DirtyPages({count} pages of {} bytes in {ranges} ranges{from})", hex(self.0.page_size())))
     }
 
     fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<(Bound<'py, PyAny>, (Bound<'py, PyTuple>,))> {
@@ -154,6 +146,6 @@ impl PyDirtyPages {
         options.set_item("sources", this.sources())?;
         // `__reduce__` passes positions only, and these are keywords.
         let rebuild = py.import("functools")?.call_method("partial", (slf.get_type(),), Some(&options))?;
-        Ok((rebuild, (convert::py_ranges(py, this.ranges())?,)))
+        Ok((rebuild, (convert::py_ranges(py, this.ranges()?)?,)))
     }
 }

@@ -7,8 +7,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 
 use super::base::PyBase;
-use super::calls::python_call;
-use super::convert::{Byte, U32};
+use super::convert::{self, Byte, U32};
 use super::layout::window;
 use super::numa::PyNumaNode;
 use super::space::PySpace;
@@ -76,11 +75,8 @@ pub fn srat<'py>(
 /// b'\n\x14\x14\n'
 #[pyfunction]
 pub fn slit<'py>(distances: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
-    let _guard = python_call();
-    let row = |row: PyResult<Bound<'py, PyAny>>| -> PyResult<Vec<u8>> {
-        row?.try_iter()?.map(|distance| Ok(distance?.extract::<Byte>()?.0)).collect()
-    };
-    let rows: Vec<Vec<u8>> = distances.try_iter()?.map(row).collect::<PyResult<_>>()?;
+    let distance = |distance: Bound<'py, PyAny>| Ok(distance.extract::<Byte>()?.0);
+    let rows = convert::items(distances, |row| convert::items(&row, distance))?;
     Ok(PyBytes::new(distances.py(), &firmware_tables::slit(&rows)?))
 }
 

@@ -3,7 +3,6 @@
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
-use super::calls::python_call;
 use super::convert::{self, Address, Size};
 use super::region::PyRegion;
 use crate::model::error::{Errno, Error};
@@ -48,9 +47,7 @@ pub(super) fn window(object: &Bound<'_, PyAny>) -> PyResult<Range> {
 
 /// Such pairs; none for `None`.
 pub(super) fn windows(given: Option<&Bound<'_, PyAny>>) -> PyResult<Vec<Range>> {
-    let _guard = python_call();
-    let Some(given) = given else { return Ok(Vec::new()) };
-    given.try_iter()?.map(|object| window(&object?)).collect()
+    given.map_or_else(|| Ok(Vec::new()), |given| convert::items(given, |item| window(&item)))
 }
 
 #[pymethods]

@@ -75,9 +75,7 @@ impl From<NumaNode> for PyNumaNode {
 }
 
 pub(super) fn ids(values: Option<&Bound<'_, PyAny>>) -> PyResult<Vec<u32>> {
-    let _guard = python_call();
-    let Some(values) = values else { return Ok(Vec::new()) };
-    values.try_iter()?.map(|value| Ok(value?.extract::<U32>()?.0)).collect()
+    values.map_or_else(|| Ok(Vec::new()), |given| convert::items(given, |value| Ok(value.extract::<U32>()?.0)))
 }
 
 #[pymethods]
@@ -90,14 +88,9 @@ impl PyNumaNode {
     #[new]
     #[pyo3(signature = (region_infos=None, vcpu_ids=None), text_signature = "(region_infos=(), vcpu_ids=())")]
     fn new(region_infos: Option<&Bound<'_, PyAny>>, vcpu_ids: Option<&Bound<'_, PyAny>>) -> PyResult<Self> {
-        let _guard = python_call();
-        let mut infos = Vec::new();
-        if let Some(given) = region_infos {
-            for info in given.try_iter()? {
-                infos.push(info?.cast::<PyNumaNodeInfo>()?.get().0);
-            }
-        }
-        Ok(Self(NumaNode { region_infos: infos, vcpu_ids: ids(vcpu_ids)? }))
+        let info = |item: Bound<'_, PyAny>| Ok(item.cast::<PyNumaNodeInfo>()?.get().0);
+        let infos = region_infos.map_or_else(|| Ok(Vec::new()), |given| convert::items(given, info));
+        Ok(Self(NumaNode { region_infos: infos?, vcpu_ids: ids(vcpu_ids)? }))
     }
 
     /// The memory ranges, a tuple of `NumaNodeInfo`.

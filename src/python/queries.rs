@@ -2,7 +2,7 @@
 
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
-use pyo3::types::{PyString, PyTuple};
+use pyo3::types::{PyIterator, PyString, PyTuple};
 
 use super::base::PyBase;
 use super::callback;
@@ -226,8 +226,7 @@ macro_rules! queries {
             }
 
             fn __iter__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-                let _guard = python_call();
-                Ok(self.regions(py)?.bind(py).try_iter()?.into_any())
+                Ok(PyIterator::from_object(self.regions(py)?.bind(py))?.into_any())
             }
 
             fn __reversed__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {

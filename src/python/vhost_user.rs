@@ -8,7 +8,7 @@ use pyo3::types::{PyBytes, PyTuple};
 
 use super::attachment::{PyAttachment, over};
 use super::calls::python_call;
-use super::convert::{Address, CInt, Timeout, U32};
+use super::convert::{self, Address, CInt, Timeout, U32};
 use super::file;
 use super::import_once::ImportOnce;
 use super::interrupt::detached;
@@ -44,11 +44,11 @@ impl PyVhostUserClient {
         py: Python<'_>,
         request: U32,
         payload: Option<&[u8]>,
-        fds: Vec<CInt>,
+        fds: Option<&Bound<'_, PyAny>>,
         has_reply: bool,
     ) -> PyResult<Vec<u8>> {
         let client = self.client.upgrade().ok_or_else(over)?;
-        let fds: Vec<_> = fds.into_iter().map(|fd| fd.0).collect();
+        let fds = fds.map_or_else(|| Ok(Vec::new()), |given| convert::items(given, |fd| Ok(fd.extract::<CInt>()?.0)))?;
         let payload = payload.unwrap_or_default();
         detached(py, None, |interrupt| client.message(request.0, payload, &fds, has_reply, interrupt))
     }
@@ -85,19 +85,19 @@ impl PyVhostUserClient {
     /// `request` is its number in the protocol, `payload` the bytes after the header. Raises `BackingError` when the back-end refuses,
     /// does not answer in time or is gone, `InvalidArgument` once it is detached, `ReentrantChange` in a signal handler that runs while
     /// another message is waited for.
-    #[pyo3(signature = (request, payload=None, *, fds=Vec::new()), text_signature = "($self, request, payload=b'', *, fds=())")]
-    fn send(&self, py: Python<'_>, request: U32, payload: Option<&[u8]>, fds: Vec<CInt>) -> PyResult<()> {
+    #[pyo3(signature = (request, payload=None, *, fds=None), text_signature = "($self, request, payload=b'', *, fds=())")]
+    fn send(&self, py: Python<'_>, request: U32, payload: Option<&[u8]>, fds: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
         self.message(py, request, payload, fds, false).map(drop)
     }
 
     /// Sends a message that has a reply, and returns the reply's payload. Raises as `send` does.
-    #[pyo3(signature = (request, payload=None, *, fds=Vec::new()), text_signature = "($self, request, payload=b'', *, fds=())")]
+    #[pyo3(signature = (request, payload=None, *, fds=None), text_signature = "($self, request, payload=b'', *, fds=())")]
     fn ask<'py>(
         &self,
         py: Python<'py>,
         request: U32,
         payload: Option<&[u8]>,
-        fds: Vec<CInt>,
+        fds: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Bound<'py, PyBytes>> {
         Ok(PyBytes::new(py, &self.message(py, request, payload, fds, true)?))
     }

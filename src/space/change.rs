@@ -126,7 +126,7 @@ impl AddressSpace {
             return Ok(mapped.incarnation());
         }
         let incarnation = Incarnation::unique();
-        memory = Arc::new(MappedRegions::new(incarnation, false, map_all(map.regions(), &*turn)?));
+        memory = Arc::new(MappedRegions::new(incarnation, false, map_all(map.regions(), &*turn)?)?);
         let prepared = Prepared::all(self.invite_to_memory(&map, &memory)?, &turn)?;
         self.swap_quietly(SpaceState { map, memory: Some(Arc::clone(&memory)) });
         prepared.commit_all();
@@ -137,7 +137,7 @@ impl AddressSpace {
     pub fn track_writes(&self, incarnation: Incarnation, is_tracked: bool, interrupt: &dyn Interrupt) -> Result<()> {
         let _turn = self.take_turn(interrupt)?;
         let before = self.load_full();
-        let memory = Some(Arc::new(before.memory_of(incarnation)?.tracked(is_tracked)));
+        let memory = Some(Arc::new(before.memory_of(incarnation)?.tracked(is_tracked)?));
         let old = self.swap_quietly(SpaceState { map: Arc::clone(&before.map), memory });
         drop(before);
         // A writer that is still in the old snapshot marks as it did before.

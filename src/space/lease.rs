@@ -18,7 +18,7 @@ impl AddressSpace {
     ) -> Result<Result<[LeasedSections; N], WeakRegion>> {
         let snapshot = self.load();
         let plans = access::plan(&snapshot.map, snapshot.memory_of(incarnation)?, sides)?;
-        Ok(LeasedSections::lease_all(sides, &plans))
+        LeasedSections::lease_all(sides, &plans)
     }
 
     /// Goes on from what [`try_lease`](Self::try_lease) gave: waits for the change that is deciding about a region, and tries again.

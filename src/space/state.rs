@@ -59,7 +59,7 @@ impl SpaceState {
             next.keep(memory, reached..at);
             reached = at;
             if let MemoryEdit::Add(new) = edit {
-                next.push(map(new)?);
+                next.push(map(new)?)?;
             } else if let Some(old) = memory.regions().nth(at) {
                 reached = index_sum(at, 1);
                 if let MemoryEdit::Replace(new) = edit {
@@ -128,7 +128,8 @@ mod tests {
         let layout = Layout::new(32 << 12, 0, 16 << 12, vec![]).unwrap();
         let before = Arc::new(RegionMap::from_regions(regions, layout).unwrap());
         let ram = before.regions().iter().filter(|region| region.has_memory());
-        let memory = MappedRegions::new(Incarnation::unique(), false, ram.map(|region| map(region).unwrap()).collect());
+        let memory =
+            MappedRegions::new(Incarnation::unique(), false, ram.map(|region| map(region).unwrap()).collect()).unwrap();
         SpaceState { map: before, memory: Some(Arc::new(memory)) }
     }
 

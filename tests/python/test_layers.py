@@ -17,6 +17,8 @@ PURE = re.compile(r"crate::sys::(?!(?:fork|lock|sync)\b)")
 """Of system calls, the map as pure data knows none: of their room, only what threads and processes share."""
 LOCKS = re.compile(r"\b(Mutex|RwLock|Condvar|Barrier|(?:Py)?OnceLock|LazyLock|OnceCell|GILOnceCell|intern!)")
 """Names of locks that wait for another thread, which in a forked child may be missing."""
+ITERATES = ("python/convert.rs",)
+"""Where a caller's iterable is gone through, in steps between which signals are handled."""
 NO_CODE = re.compile(r'//[^\n]*|/\*.*?\*/|\bb?r(#*)".*?"\1|"(?:\\.|[^"\\])*"|\'(?:\\.|[^\\\'])\'', re.DOTALL)
 GROUP = re.compile(r"([\w:]+)::\{([^{}]*)\}")
 PATH = re.compile(r"\b(crate|(?:self|super)(?:::super)*)::(\w[\w:]*)")
@@ -59,8 +61,8 @@ def complaints(path: str, text: str) -> Iterator[str]:
         yield f"{path} asks for the next hole, which the kernel seeks to the end of the data, however little is wanted"
     if room != "python" and re.search(r"\bpyo3\b|\bPy\s*<", code):
         yield f"{path} knows of Python"
-    if room == "python" and any(unguarded(function) for function in FUNCTION.split(code)):
-        yield f"{path} calls Python without python_call()"
+    if room == "python":
+        yield from complaints_of_binding(path, code)
     if not all(re.search(r"\bfrozen\b", arguments) for arguments in PYCLASS.findall(code)):
         yield f"{path} has a class that is not frozen"
 
@@ -72,6 +74,13 @@ def imported_wrongly(path: str, code: str) -> Iterator[str]:
             yield f"{path} imports from {other}, which does not lie below {room}"
     if room == "model" and PURE.search(code):
         yield f"{path} knows of system calls"
+
+
+def complaints_of_binding(path: str, code: str) -> Iterator[str]:
+    if any(unguarded(function) for function in FUNCTION.split(code)):
+        yield f"{path} calls Python without python_call()"
+    if path not in ITERATES and ".try_iter()" in code:
+        yield f"{path} goes through a caller's iterable other than by convert::items"
 
 
 def unguarded(function: str) -> bool:
@@ -229,6 +238,7 @@ def test_no_room_is_open_to_other_crates() -> None:
         ("python/region.rs", "#[pyclass] struct R;"),
         ("python/region.rs", "#[pyo3::pyclass(\n    eq,\n    hash,\n)]\nstruct R;"),
         ("python/space.rs", "fn f() { handler.call1((1,)); }"),
+        ("python/space.rs", "fn f() { let _guard = python_call(); given.try_iter()?.collect() }"),
     ],
 )
 def test_the_guard_complains(path: str, text: str) -> None:

@@ -201,7 +201,7 @@ impl Kvm {
         let mut pages = no_pages()?;
         for entry in table.logging(region) {
             entry.harvest().map_err(|error| refused(&entry.region, "reading the dirty log of", &error))?;
-            pages.push_bitmap(entry.region.base(), &entry.logged);
+            pages.push_bitmap(entry.region.base(), &entry.logged)?;
             if clear {
                 entry.clear_all(self.options.manual_clear).map_err(|error| not_cleared(entry, &error))?;
             }

@@ -1,6 +1,6 @@
 //! The slot of one region, with what KVM has logged of it.
 
-use std::io::Result;
+use std::io::{ErrorKind, Result};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -105,7 +105,7 @@ impl SlotEntry {
         if !self.is_pending {
             return Ok(());
         }
-        let mut cleared = pages.bitmap(self.region.range);
+        let mut cleared = pages.bitmap(self.region.range).map_err(|_| ErrorKind::OutOfMemory)?;
         cleared.iter_mut().zip(&self.logged).for_each(|(cleared, logged)| *cleared &= logged);
         if by_hand && cleared.iter().any(|word| *word != 0) {
             self.slot.clear_dirty_log(&cleared)?;

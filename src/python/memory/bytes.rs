@@ -209,6 +209,7 @@ impl PyMemory {
         let mut string = Vec::new();
         let mut left = Range::between(addr.0, u64::MAX).take(max_size.0);
         while u64_of(string.len()) < max_size.0 {
+            py.check_signals()?;
             // Refuses what lies behind the last address.
             convert::range(Address(left.base()), Size(1))?;
             // Up to a multiple of the step: no page behind the one with the zero is touched.

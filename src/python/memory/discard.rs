@@ -15,8 +15,8 @@ impl PyMemory {
     /// Gives whole pages back to the host, the right way for each backing; afterwards they read as zero.
     ///
     /// A file, the user's too, gets a hole where the region lies in it. Raises `Misaligned` for what is not whole pages,
-    /// `UnmappedAddress`, `RegionBusy` for huge pages that a view holds, `BackingError`, `Unsupported`. A range over several regions is
-    /// discarded one by one.
+    /// `UnmappedAddress`, `RegionBusy` for huge pages that a view holds, `BackingError`, `Unsupported`. A range is discarded
+    /// part by part; Ctrl-C ends it midway.
     ///
     /// >>> from dbs_address_space import AddressSpaceBuilder
     /// >>> memory = AddressSpaceBuilder(numa_regions=["4MiB"]).build().memory
@@ -26,12 +26,12 @@ impl PyMemory {
     /// b'\x01\x00'
     fn discard(&self, py: Python<'_>, addr: Address, size: Size) -> PyResult<()> {
         let range = convert::range(addr, size)?;
-        self.run(py, [(DISCARD, &[range])], None, |[sections], _| discard::discard(sections))
+        self.run(py, [(DISCARD, &[range])], None, |[sections], interrupt| discard::discard(sections, interrupt))
     }
 
     /// Discards part of one region, and nothing that has taken its place.
     fn _discard_part(&self, py: Python<'_>, region: &Bound<'_, PyAny>, offset: Size, size: Size) -> PyResult<()> {
         let (verb, range) = self.part_of(DISCARD, region, offset, size)?;
-        self.run(py, [(verb, &[range])], None, |[sections], _| discard::discard(sections))
+        self.run(py, [(verb, &[range])], None, |[sections], interrupt| discard::discard(sections, interrupt))
     }
 }

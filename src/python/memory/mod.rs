@@ -28,6 +28,7 @@ use crate::model::error::Error;
 use crate::model::format;
 use crate::model::ids::Incarnation;
 use crate::model::range::Range;
+use crate::model::room::Room;
 
 mod atomic;
 mod bytes;
@@ -212,13 +213,18 @@ impl PyMemory {
 
     /// The pages that were written since the last call: a tuple of `AddressRange`.
     fn _drain_writes<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
-        let mut found = Vec::new();
-        self.short(|_, memory| {
+        let found = self.short(|_, memory| {
+            let mut found = Ok(Vec::new());
             for region in memory.regions() {
                 let guest = |pages: Range| region.range().skip(pages.base()).take(pages.size());
-                region.drain(&mut |pages| found.push(guest(pages)))?;
+                region.drain(&mut |pages| {
+                    if let Ok(all) = &mut found {
+                        let added = all.add(guest(pages));
+                        found = added.map(|()| std::mem::take(all));
+                    }
+                })?;
             }
-            Ok(())
+            found
         })?;
         convert::py_ranges(py, found)
     }

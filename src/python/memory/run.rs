@@ -63,7 +63,7 @@ impl PyMemory {
         let snapshot = self.space.load();
         let plans = snapshot.memory_of(self.incarnation).and_then(|memory| access::plan(&snapshot.map, memory, sides));
         let leased = match plans {
-            Ok(plans) if progress.is_some() || is_long(&sides, &plans) => Ok(LeasedSections::lease_all(sides, &plans)),
+            Ok(plans) if progress.is_some() || is_long(&sides, &plans) => LeasedSections::lease_all(sides, &plans),
             Ok(plans) => {
                 let result = work(plans.each_ref().map(Vec::as_slice), &Uninterrupted);
                 drop(plans);

@@ -3,10 +3,12 @@
 use std::sync::Arc;
 
 use pyo3::prelude::*;
+use pyo3::types::PyString;
 use pyo3::{PyTraverseError, PyVisit};
 
 use super::PyMemory;
 use crate::memory::access::{Access, Shape, Verb};
+use crate::memory::progress::Progress;
 use crate::memory::protection::Need;
 use crate::memory::search::Search;
 use crate::memory::section::Section;
@@ -19,6 +21,7 @@ use crate::model::pattern::Pattern;
 use crate::model::range::Range;
 use crate::model::room;
 use crate::python::buffer;
+use crate::python::calls::python_call;
 use crate::python::convert::{Address, Size, U64};
 use crate::python::interrupt::PyInterrupt;
 use crate::python::space_ref::SpaceRef;
@@ -46,16 +49,17 @@ impl PyPattern {
         self.0.size()
     }
 
-    fn __str__(&self) -> String {
-        self.0.to_string()
+    fn __str__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyString>> {
+        PyString::from_bytes(py, self.0.text()?.as_bytes())
     }
 
-    fn __repr__(&self) -> String {
-        format!("BytePattern('{}')", self.0)
+    fn __repr__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let _guard = python_call();
+        PyString::new(py, "BytePattern('{}')").into_any().call_method1("format", (self.__str__(py)?,))
     }
 
-    fn __getnewargs__(&self) -> (String,) {
-        (self.0.to_string(),)
+    fn __getnewargs__<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyString>,)> {
+        Ok((self.__str__(py)?,))
     }
 }
 
@@ -69,7 +73,7 @@ fn pattern(needle: &Bound<'_, PyAny>) -> PyResult<Arc<Pattern>> {
     buffer::with_input(needle, |bytes| {
         let mut copy = room::zeroed(bytes.size())?;
         bytes.copy_to(0, &mut copy)?;
-        Ok(Arc::new(Pattern::exact(&copy)?))
+        Ok(Arc::new(Pattern::exact(copy)?))
     })
 }
 
@@ -111,7 +115,8 @@ impl PySearch {
                 state.search.rewind();
                 state.generation = Some(generation);
             }
-            if let Some(found) = state.search.pop() {
+            let progress = Progress::at(SEARCH.name, state.done, self.total, interrupt);
+            if let Some(found) = state.search.next(&progress)? {
                 return Ok(Some(found));
             }
             let range = state.search.left();
@@ -122,8 +127,8 @@ impl PySearch {
             let leased = self.space.try_lease(self.incarnation, sides)?;
             let [leased] = self.space.lease(self.incarnation, sides, leased, interrupt)?;
             // The map may have grown since the total was taken.
-            state.done =
-                state.done.saturating_add(state.search.look(&leased.sections().collect::<Vec<_>>())?).min(self.total);
+            let looked_at = state.search.look(&room::collected(leased.sections())?, &progress)?;
+            state.done = state.done.saturating_add(looked_at).min(self.total);
             interrupt.progress("search", state.done, self.total)?;
         }
     }

@@ -7,6 +7,7 @@ use pyo3::types::{PyBytes, PyTuple};
 use super::PyMemory;
 use crate::memory::access::Verb;
 use crate::memory::protection::Need;
+use crate::model::room;
 use crate::python::calls::python_call;
 use crate::python::convert::{self, Address, Size};
 use crate::python::import_once::interned;
@@ -55,7 +56,7 @@ impl PyMemory {
     #[pyo3(signature = (addr, fmt, *values))]
     fn pack(&self, py: Python<'_>, addr: Address, fmt: &Bound<'_, PyAny>, values: &Bound<'_, PyTuple>) -> PyResult<()> {
         let _guard = python_call();
-        let arguments: Vec<_> = std::iter::once(fmt.clone()).chain(values.iter()).collect();
+        let arguments = room::collected(std::iter::once(fmt.clone()).chain(values.iter()))?;
         let packed = structs(py)?.getattr(interned!(py, "pack"))?.call1(PyTuple::new(py, arguments)?)?;
         let bytes = packed.cast_into::<PyBytes>().map_err(|_| PyTypeError::new_err("struct.pack gave no bytes"))?;
         self.write_from(py, addr, bytes.as_bytes().into(), false)

@@ -7,6 +7,7 @@ use super::PyMemory;
 use crate::memory::access::{self, Verb};
 use crate::memory::buffer::{BLOCK, Bytes, Input, Output};
 use crate::memory::fast_path::DirectBytes;
+use crate::memory::mapped_regions::MappedRegions;
 use crate::memory::protection::Need;
 use crate::memory::section::Section;
 use crate::model::error::Result;
@@ -21,6 +22,9 @@ use crate::python::convert::{self, Address, Size};
 
 const INTEGER: usize = size_of::<u64>();
 
+/// More ranges than that take long, however short they are.
+const MANY: usize = 1 << 16;
+
 const READV: Verb = Verb::new("readv", Need::Read);
 const READV_INTO: Verb = Verb::new("readv_into", Need::Read);
 const WRITEV: Verb = Verb::new("writev", Need::Write);
@@ -32,10 +36,10 @@ fn pairs(object: &Bound<'_, PyAny>) -> PyResult<Vec<Pair>> {
     let _guard = python_call();
     // A list by its items, without an iterator: the usual case of a hot path.
     if let Ok(list) = object.cast_exact::<PyList>() {
-        return list.iter().map(|pair| range(&pair)).collect();
+        return convert::collected(object.py(), list.iter().map(|pair| range(&pair)));
     }
     if !buffer::is_buffer(object) {
-        return object.try_iter()?.map(|pair| range(&pair?)).collect();
+        return convert::items(object, |pair| range(&pair));
     }
     buffer::with_integers(object, |integers| {
         if !integers.size().is_multiple_of(2 * INTEGER) {
@@ -71,6 +75,10 @@ fn checked(pairs: &[Pair]) -> PyResult<Vec<Range>> {
     pairs.iter().try_for_each(|(addr, size)| Ok(ranges.add(convert::range(*addr, *size)?)?)).map(|()| ranges)
 }
 
+const fn long_if_many(verb: Verb, pairs: &[Pair]) -> Verb {
+    if pairs.len() > MANY { verb.slow() } else { verb }
+}
+
 /// The place of each pair's bytes in a buffer that has them one after the other.
 fn places(pairs: &[Pair]) -> impl Iterator<Item = Range> {
     let mut left = Range::between(0, u64::MAX);
@@ -81,7 +89,20 @@ fn places(pairs: &[Pair]) -> impl Iterator<Item = Range> {
     })
 }
 
+/// All ranges, when each of them can be copied directly: they are found before the first is copied, so that a refusal changes nothing.
+fn sources<'a>(memory: &'a MappedRegions, pairs: &[Pair]) -> Option<Vec<DirectBytes<'a>>> {
+    let mut sources = room::unwritten(pairs.len()).ok()?;
+    pairs.iter().try_for_each(|(addr, size)| sources.add(memory.direct_bytes(addr.0, usize_of(size.0))?).ok())?;
+    Some(sources)
+}
+
 impl PyMemory {
+    /// Makes direct copies of some ranges, unless they are many or long together.
+    fn direct_all<T>(&self, pairs: &[Pair], copy: impl FnOnce(&MappedRegions) -> Option<T>) -> PyResult<Option<T>> {
+        let size = total(pairs)?;
+        if pairs.len() > MANY { Ok(None) } else { self.direct(size, copy) }
+    }
+
     /// The bytes of all ranges from one snapshot, when each of them is one direct copy.
     fn readv_direct<'py>(&self, py: Python<'py>, pairs: &[Pair]) -> PyResult<Option<Bound<'py, PyList>>> {
         let bytes = |source: DirectBytes<'_>| {
@@ -90,9 +111,9 @@ impl PyMemory {
                 Ok(())
             })
         };
-        let read = self.direct(total(pairs)?, |memory| {
-            let sources = pairs.iter().map(|(addr, size)| memory.direct_bytes(addr.0, usize_of(size.0)));
-            let sources = sources.collect::<Option<Vec<_>>>()?;
+        let read = self.direct_all(pairs, |memory| {
+            let sources = sources(memory, pairs)?;
+            // No more than MANY.
             Some(sources.into_iter().map(bytes).collect::<PyResult<Vec<_>>>())
         });
         // No list is made under the snapshot: that may collect garbage, which runs Python code.
@@ -108,26 +129,20 @@ impl PyMemory {
 
     /// Reads all ranges on one snapshot, when each of them is one direct copy; else does nothing.
     fn readv_into_direct(&self, pairs: &[Pair], output: &Output<'_>) -> PyResult<Option<()>> {
-        self.direct(total(pairs)?, |memory| {
-            let source = |(addr, size): &Pair| memory.direct_bytes(addr.0, usize_of(size.0));
-            // All are found before the first is copied: where one is refused, the buffer stays as it is.
-            let mut sources = room::unwritten(pairs.len()).ok()?;
-            pairs.iter().try_for_each(|pair| sources.add(source(pair)?).ok())?;
+        self.direct_all(pairs, |memory| {
             let mut at = 0usize;
-            sources
-                .into_iter()
-                .all(|source: DirectBytes<'_>| {
-                    let place = at;
-                    at = at.saturating_add(source.size());
-                    source.copy_to(output, place)
-                })
-                .then_some(())
+            let mut copied = sources(memory, pairs)?.into_iter().map(|source| {
+                let place = at;
+                at = at.saturating_add(source.size());
+                source.copy_to(output, place)
+            });
+            copied.all(|is_copied| is_copied).then_some(())
         })
     }
 
     /// Writes all ranges on one snapshot, when each of them is one direct copy; else does nothing.
     fn writev_direct(&self, pairs: &[Pair], data: &[Bytes<'_>]) -> PyResult<Option<()>> {
-        self.direct(total(pairs)?, |memory| {
+        self.direct_all(pairs, |memory| {
             let is_direct = |(addr, size): &Pair| memory.takes(addr.0, usize_of(size.0));
             let mut both = pairs.iter().zip(data);
             // All are looked at before the first is written: the long way must find nothing written yet.
@@ -154,9 +169,7 @@ impl PyMemory {
         if let Some(bytes) = self.readv_direct(py, &pairs)? {
             return Ok(bytes);
         }
-        let _guard = python_call();
-        let bytes = pairs.into_iter().map(|pair| py.check_signals().and_then(|()| self.readv_one(py, pair)));
-        PyList::new(py, bytes.collect::<PyResult<Vec<_>>>()?)
+        PyList::new(py, convert::collected(py, pairs.into_iter().map(|pair| self.readv_one(py, pair)))?)
     }
 
     /// Reads many ranges into one writable, contiguous buffer, one after the other; returns how many bytes that are.
@@ -176,7 +189,7 @@ impl PyMemory {
                 return Err(too_short(output.size(), size));
             }
             if self.readv_into_direct(&pairs, output)?.is_none() {
-                let side = (READV_INTO, &checked(&pairs)?[..]);
+                let side = (long_if_many(READV_INTO, &pairs), &checked(&pairs)?[..]);
                 self.run(py, [side], None, |[sections], interrupt| access::read(sections, output, interrupt))?;
             }
             Ok(size)
@@ -195,17 +208,16 @@ impl PyMemory {
     /// [b'ab', b'c']
     fn writev(&self, py: Python<'_>, pairs: &Bound<'_, PyAny>) -> PyResult<()> {
         let _guard = python_call();
-        let given: Vec<(Address, Bound<'_, PyAny>)> =
-            pairs.try_iter()?.map(|pair| pair?.extract()).collect::<PyResult<_>>()?;
+        let given = convert::items(pairs, |pair| pair.extract::<(Address, Bound<'_, PyAny>)>())?;
         // All buffers are held before the first byte is written: one that can't be had must change nothing.
-        let buffers = given.iter().map(|(_, data)| buffer::PyBuffer::of(data)).collect::<PyResult<Vec<_>>>()?;
-        let data: Vec<_> = buffers.iter().map(|buffer| buffer.bytes()).collect();
-        let pairs: Vec<Pair> =
-            given.iter().zip(&data).map(|((addr, _), bytes)| (*addr, Size::of(bytes.size()))).collect();
+        let buffers = buffer::PyBuffers::of(given.iter().map(|(_, data)| data))?;
+        let data = room::collected(buffers.bytes())?;
+        let sizes = data.iter().map(|bytes| Size::of(bytes.size()));
+        let pairs = room::collected(given.iter().map(|(addr, _)| *addr).zip(sizes))?;
         if self.writev_direct(&pairs, &data)?.is_some() {
             return Ok(());
         }
-        let side = (WRITEV, &checked(&pairs)?[..]);
+        let side = (long_if_many(WRITEV, &pairs), &checked(&pairs)?[..]);
         self.run(py, [side], None, |[sections], interrupt| write_each(sections, &pairs, &data, interrupt))
     }
 }
@@ -220,8 +232,9 @@ fn write_each(sections: &[Section<'_>], pairs: &[Pair], data: &[Bytes<'_>], inte
     let mut sections = sections;
     for (bytes, place) in data.iter().zip(places(pairs)) {
         let (mine, rest) = sections.split_at(sections.partition_point(|section| section.buffer().base() < place.end()));
-        let mine: Vec<_> = mine.iter().map(|section| section.behind(place.base())).collect();
+        let mine = room::collected(mine.iter().map(|section| section.behind(place.base())))?;
         access::write(&mine, Input::Bytes(*bytes), false, interrupt).map_err(|error| error.after(place.base()))?;
+        interrupt.check()?;
         sections = rest;
     }
     Ok(())

@@ -16,10 +16,12 @@ use crate::model::format::size as size_text;
 use crate::model::int::{u64_of, usize_of};
 use crate::model::interrupt::{Interrupt, STEP};
 use crate::model::policy::PolicyMode;
+use crate::model::range::Range;
 use crate::model::region::{PROT_READ, PROT_WRITE, Region};
 use crate::model::room;
 use crate::model::wait::{Deadline, Monitor};
 use crate::sys::errno::{self, EFAULT, ENOMEM};
+use crate::sys::fork::Forked;
 use crate::sys::host::Host;
 use crate::sys::lock::Lock;
 use crate::sys::memory;
@@ -68,16 +70,18 @@ fn thread_count(total: u64) -> usize {
 }
 
 /// One step of the work.
-struct Step<'a> {
-    section: Section<'a>,
-    /// The index of the section that it is part of, to pin a thread once for all its steps.
+struct Step {
+    range: Range,
+    /// The index of the region that it is part of, to pin a thread once for all its steps.
     index: usize,
 }
 
-/// Work that threads share.
-struct PreallocWork<'a> {
-    steps: Vec<Step<'a>>,
-    /// The CPUs near each section.
+/// Work that threads share. It owns its regions: in a child that a report forks, those threads are missing, and nothing may wait for them
+/// as the end of a scope does.
+struct PreallocWork {
+    steps: Vec<Step>,
+    regions: Vec<MappedRegion>,
+    /// The CPUs near each of them.
     cpus: Vec<BTreeSet<u32>>,
     next: AtomicUsize,
     done: AtomicU64,
@@ -89,14 +93,15 @@ struct PreallocWork<'a> {
     ended: Monitor<usize>,
 }
 
-impl<'a> PreallocWork<'a> {
-    fn new(sections: &[Section<'a>]) -> Result<Self> {
+impl PreallocWork {
+    fn new(sections: &[Section<'_>]) -> Result<Self> {
         let steps = sections.iter().enumerate().flat_map(|(index, section)| {
             let size = STEP.max(section.region().mapping().page_size());
-            section.chunks(size).map(move |section| Step { section, index })
+            section.chunks(size).map(move |part| Step { range: part.range(), index })
         });
         Ok(Self {
             steps: room::collected(steps)?,
+            regions: sections.iter().map(|section| section.region().share()).collect(),
             cpus: sections.iter().map(|section| cpus_near(section.region().desc())).collect(),
             next: AtomicUsize::new(0),
             done: AtomicU64::new(0),
@@ -123,7 +128,8 @@ impl<'a> PreallocWork<'a> {
             let _ = numa::pin_thread(cpus);
             *pinned = Some(step.index);
         }
-        if let Err(error) = self.populate(&step.section) {
+        let Some(region) = self.regions.get(step.index) else { return false };
+        if let Err(error) = self.populate(&Section::new(region, step.range, Range::between(0, step.range.size()))) {
             self.stop.store(true, Ordering::Relaxed);
             // The first failure is told: those of the other threads follow from the same want.
             // Refused only in a forked child, which has no such thread.
@@ -132,7 +138,7 @@ impl<'a> PreallocWork<'a> {
             }
             return false;
         }
-        self.done.fetch_add(step.section.size(), Ordering::Relaxed);
+        self.done.fetch_add(step.range.size(), Ordering::Relaxed);
         true
     }
 
@@ -154,18 +160,22 @@ impl<'a> PreallocWork<'a> {
     }
 
     /// Waits for the threads and tells how far they are; asks them to stop when `report` says so.
-    fn watch(&self, threads: usize, report: &mut ReportDone<'_>) -> Result<()> {
+    fn watch(&self, threads: usize, report: &mut ReportDone<'_>) -> Result<Result<(), Interrupted>, Forked> {
+        let mut told = Ok(());
         loop {
             let ended = self.ended.wait(self.ended.lock()?, LOOK, |ended| *ended < threads)?;
             let all = *ended >= threads;
             drop(ended);
-            let told = report(self.done.load(Ordering::Relaxed));
-            if told.is_err() {
-                self.stop.store(true, Ordering::Relaxed);
-                return Ok(told?);
+            if told.is_ok() {
+                told = report(self.done.load(Ordering::Relaxed));
+                self.stop.fetch_or(told.is_err(), Ordering::Relaxed);
+            }
+            // The report may have come back in a child that it forked.
+            if !self.ended.is_in_its_process() {
+                return Err(Forked);
             }
             if all {
-                return Ok(());
+                return Ok(told);
             }
         }
     }
@@ -226,7 +236,7 @@ pub fn populate(
 ) -> Result<PreallocReport> {
     let begun = Instant::now();
     let sections = room::collected(sections.iter().copied().filter(can_populate))?;
-    let (total, work) = (size_of_all(sections.iter().copied()), PreallocWork::new(&sections)?);
+    let (total, work) = (size_of_all(sections.iter().copied()), Arc::new(PreallocWork::new(&sections)?));
     let threads = threads.unwrap_or_else(|| thread_count(total)).clamp(1, work.steps.len().max(1));
     // A thread that is pinned stays so: that must be one of ours, never the caller's.
     let is_anywhere = work.cpus.iter().all(BTreeSet::is_empty);
@@ -240,20 +250,26 @@ pub fn populate(
     Ok(PreallocReport { size: total, threads, elapsed: begun.elapsed(), touched })
 }
 
-fn in_threads(work: &PreallocWork<'_>, threads: usize, report: &mut ReportDone<'_>) -> Result<Result<()>> {
-    std::thread::scope(|scope| {
-        for index in 0..threads {
-            let spawned =
-                std::thread::Builder::new().name(format!("prealloc-{index}")).spawn_scoped(scope, || work.work());
-            if let Err(error) = spawned {
-                // The scope waits for the threads that run already: told to stop, they end after a step.
+fn in_threads(work: &Arc<PreallocWork>, threads: usize, report: &mut ReportDone<'_>) -> Result<Result<()>> {
+    let mut running = Vec::new();
+    let mut failure = None;
+    for index in 0..threads {
+        let shared = Arc::clone(work);
+        match std::thread::Builder::new().name(format!("prealloc-{index}")).spawn(move || shared.work()) {
+            Ok(thread) => running.push(thread),
+            Err(error) => {
+                // Those that run already are waited for: told to stop, they end after a step.
                 work.stop.store(true, Ordering::Relaxed);
                 let what = format!("thread {index} of {threads} to populate memory: {error}; give threads=");
-                return Err(no_thread(&what, &error));
+                failure = Some(no_thread(&what, &error));
+                break;
             }
         }
-        Ok(work.watch(threads, report))
-    })
+    }
+    let told = work.watch(running.len(), report)?;
+    // They have ended but for their shares in the memory, which nobody is to find mapped later.
+    running.into_iter().for_each(|thread| drop(thread.join()));
+    failure.map_or(Ok(told.map_err(Error::from)), Err)
 }
 
 fn no_thread(what: &str, error: &io::Error) -> Error {

@@ -34,11 +34,13 @@ mod chosen {
 mod chosen {
     use std::time::Duration;
 
-    use crate::sys::sync::{AtomicU32, Ordering, PlayedMutex, thread};
+    use shuttle::sync::mpsc::{Sender, channel};
+
+    use crate::sys::sync::{AtomicU32, Ordering, PlayedMutex};
 
     shuttle::lazy_static! {
         /// Those that sleep, by the address of their word.
-        static ref SLEEPERS: PlayedMutex<Vec<(usize, thread::Thread)>> = PlayedMutex::default();
+        static ref SLEEPERS: PlayedMutex<Vec<(usize, Sender<()>)>> = PlayedMutex::default();
     }
 
     fn address(word: &AtomicU32) -> usize {
@@ -48,21 +50,17 @@ mod chosen {
     pub fn wait(word: &AtomicU32, expected: u32, _limit: Option<Duration>) {
         let Ok(mut sleepers) = SLEEPERS.lock() else { return };
         if word.load(Ordering::SeqCst) == expected {
-            let me = thread::current();
-            sleepers.push((address(word), me.clone()));
+            let (waker, woken) = channel();
+            sleepers.push((address(word), waker));
             drop(sleepers);
-            thread::park();
-            // A park may end for no reason: as in the kernel, who is awake is not woken in the place of another.
-            if let Ok(mut sleepers) = SLEEPERS.lock() {
-                sleepers.retain(|(_, sleeper)| sleeper.id() != me.id());
-            }
+            let _ = woken.recv();
         }
     }
 
     fn wake(word: &AtomicU32, most: usize) {
         let Ok(mut sleepers) = SLEEPERS.lock() else { return };
-        let meant = |(slept, _): &mut (usize, thread::Thread)| *slept == address(word);
-        sleepers.extract_if(.., meant).take(most).for_each(|(_, sleeper)| sleeper.unpark());
+        let meant = |(slept, _): &mut (usize, Sender<()>)| *slept == address(word);
+        sleepers.extract_if(.., meant).take(most).for_each(|(_, waker)| drop(waker.send(())));
     }
 
     pub fn wake_one(word: &AtomicU32) {

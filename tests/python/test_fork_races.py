@@ -177,6 +177,27 @@ class Forks:
         return run
 
 
+def test_a_report_of_threads_may_fork() -> None:
+    """The child comes back from it, and has none of the threads that populate."""
+    _, memory = mapped(ram(0, 64 * MIB))
+    client, parent = Forks(""), os.getpid()
+
+    def forks(_: object) -> None:
+        if client.child < 0:
+            client.child = fork()
+
+    refused = False
+    try:
+        memory.prealloc(threads=2, progress=forks)
+    except ForkedProcess:
+        refused = True
+    if os.getpid() != parent:
+        run_and_exit(lambda: memory.read(0, 4) if refused else pytest.fail("populated"), client.report)
+    os.close(client.report)
+    assert finish_child(client.child, client.reading, 30) == ""
+    assert not refused
+
+
 @pytest.mark.parametrize("phase", ["prepare", "commit"])
 def test_a_change_whose_client_forks_goes_on_in_the_parent_alone(phase: str) -> None:
     space, memory = mapped(ram(OTHER))

@@ -307,10 +307,12 @@ class AddressSpaceRegion:
     ) -> AddressSpaceRegion:
         """RAM over part of a file: a memfd of another process, an image, a device file. Any offset will do, also one inside a page.
 
-        `file` is a descriptor or what `open()` gives in a binary mode, which is flushed; it is duplicated. Another file object, such as
-        that of `gzip.open()` or a named temporary file, is a `TypeError`. `shared=False` keeps writes out of the file. `prot_flags`
-        are what the descriptor allows when not given. A file may be cut by anyone, so accesses go through the kernel and a fault is a
-        `MemoryFault`. Raises as the class does; the length is checked when the region is mapped.
+        `file` is a path, a descriptor, or what `open()` gives in a binary mode, which is flushed; it is duplicated. Another file object, such as
+        that of `gzip.open()` or a named temporary file, is a `TypeError`. `size` is all from `offset` on where it is not given:
+        `from_file(base, file=path)`. `shared=False` keeps writes out of the file. `prot_flags` are what the descriptor allows when not
+        given; a path is opened for writing too, unless they or `shared=False` say that it need not be. A file may be cut by anyone, so
+        accesses go through the kernel and a fault is a `MemoryFault`. Raises as the class does, and what opening the path does; the length
+        is checked when the region is mapped.
 
         >>> import tempfile
         >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion

@@ -48,7 +48,8 @@ impl PyVhostUserClient {
         has_reply: bool,
     ) -> PyResult<Vec<u8>> {
         let client = self.client.upgrade().ok_or_else(over)?;
-        let fds = fds.map_or_else(|| Ok(Vec::new()), |given| convert::items(given, |fd| Ok(fd.extract::<CInt>()?.0)))?;
+        let fds =
+            fds.map_or_else(|| Ok(Vec::new()), |given| convert::items(given, |fd| Ok(fd.extract::<CInt>()?.0)))?;
         let payload = payload.unwrap_or_default();
         detached(py, None, |interrupt| client.message(request.0, payload, &fds, has_reply, interrupt))
     }
@@ -86,7 +87,13 @@ impl PyVhostUserClient {
     /// does not answer in time or is gone, `InvalidArgument` once it is detached, `ReentrantChange` in a signal handler that runs while
     /// another message is waited for.
     #[pyo3(signature = (request, payload=None, *, fds=None), text_signature = "($self, request, payload=b'', *, fds=())")]
-    fn send(&self, py: Python<'_>, request: U32, payload: Option<&[u8]>, fds: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
+    fn send(
+        &self,
+        py: Python<'_>,
+        request: U32,
+        payload: Option<&[u8]>,
+        fds: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<()> {
         self.message(py, request, payload, fds, false).map(drop)
     }
 

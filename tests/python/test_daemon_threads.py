@@ -49,7 +49,7 @@ def transact():
         transaction.replace_region(0, region.replace(prot_flags="rw-"))
 
 def getters(object):
-    return [getattr(object, name) for name in dir(type(object)) if not callable(getattr(type(object), name))]
+    return [getattr(object, name) for name in dir(object) if not callable(getattr(type(object), name))]
 
 GROUPS = {{
     "queries": [

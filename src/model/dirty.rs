@@ -9,6 +9,8 @@ use super::range::{Range, joined};
 use super::room::{self, Room};
 
 const BITS: u64 = 64;
+/// Sources are kinds of writers, of which there are few: KVM, a tracker, this package.
+const MOST_SOURCES: usize = 64;
 /// Words of a bitmap that are looked at together.
 const STRETCH: usize = 64;
 
@@ -51,8 +53,12 @@ impl DirtyPages {
             let message = format!("page_size {page_size} is not a power of two");
             return Err(Invalid::at(message, None, Some(page_size)).into());
         }
-        sources.sort();
+        sources.sort_unstable();
         sources.dedup();
+        if sources.len() > MOST_SOURCES {
+            let message = format!("there are {} sources, and DirtyPages has at most {MOST_SOURCES}", sources.len());
+            return Err(Invalid::argument(message).into());
+        }
         Ok(Self { page_size, blocks: Vec::new(), sources })
     }
 
@@ -246,7 +252,7 @@ impl DirtyPages {
             let message = format!("pages of {} and of {} bytes can't be combined", self.page_size, other.page_size);
             return Err(Invalid::at(message, None, Some(other.page_size)).into());
         }
-        let mut merged = Self::new(self.page_size, [self.sources(), other.sources()].concat())?;
+        let mut merged = Self::new(self.page_size, self.sources().iter().chain(other.sources()).cloned().collect())?;
         let (mut mine, mut theirs) = (Cursor::new(self), Cursor::new(other));
         while let Some(index) = [mine.start(), theirs.start()].into_iter().flatten().min() {
             let ((left, most_left), (right, most_right)) = (mine.at(index), theirs.at(index));

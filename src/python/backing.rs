@@ -40,7 +40,7 @@ impl PyNumaPolicy {
         let nodes = match nodes {
             None => Default::default(),
             Some(text) if text.is_instance_of::<PyString>() => {
-                let text = text.extract::<String>()?;
+                let text = convert::text(text)?;
                 parse_node_list(&text).ok_or_else(|| {
                     Invalid::argument(format!(
                         "{text} is not a list of NUMA nodes: write \"0\", \"0-3\" or \"0,2-3\"",
@@ -118,7 +118,7 @@ pub struct PyBackingOptions(pub(super) BackingOptions);
 
 fn policy(object: &Bound<'_, PyAny>) -> PyResult<NumaPolicy> {
     if object.is_instance_of::<PyString>() {
-        return Ok(PyNumaPolicy::new(&object.extract::<String>()?, None, false)?.0);
+        return Ok(PyNumaPolicy::new(&convert::text(object)?, None, false)?.0);
     }
     Ok(object.cast::<PyNumaPolicy>()?.get().0.clone())
 }
@@ -126,9 +126,9 @@ fn policy(object: &Bound<'_, PyAny>) -> PyResult<NumaPolicy> {
 fn seals(object: &Bound<'_, PyAny>) -> PyResult<Vec<Seal>> {
     let _guard = python_call();
     if object.is_instance_of::<PyString>() {
-        return Ok(vec![Seal::parse(&object.extract::<String>()?)?]);
+        return Ok(vec![Seal::parse(&convert::text(object)?)?]);
     }
-    convert::items(object, |seal| Ok(Seal::parse(&seal.extract::<String>()?)?))
+    convert::items(object, |seal| Ok(Seal::parse(&convert::text(&seal)?)?))
 }
 
 #[pymethods]

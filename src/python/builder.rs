@@ -164,7 +164,7 @@ fn machine(given: Option<&Bound<'_, PyAny>>, arch: Option<&str>, phys_bits: Opti
         }
         return Ok(machine.get().0.clone());
     }
-    let name = given.map(|given| given.extract::<String>()).transpose()?;
+    let name = given.map(convert::text).transpose()?;
     let arch = arch.map(Arch::parse).transpose()?;
     Ok(Machine::named(name.as_deref().unwrap_or("dragonball"), arch, phys_bits.map(|bits| bits.0))?)
 }

@@ -101,6 +101,11 @@ impl<'py> FromPyObject<'_, 'py> for Name {
     }
 }
 
+/// A copy of a text.
+pub(super) fn text(object: &Bound<'_, PyAny>) -> PyResult<String> {
+    Ok(room::text(&object.cast::<PyString>()?.to_cow()?)?)
+}
+
 /// A protection: bits, or text such as `"rw-"`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Protection(pub(super) i32);

@@ -110,7 +110,9 @@ pub(super) fn with_file<T>(
     if !is_path(file)? {
         return work(file);
     }
-    let opened = file.py().import(interned!(file.py(), "io"))?.getattr("FileIO")?.call1((file, mode))?;
+    // Its path, not it: an object with `__index__` would be taken for a descriptor, and that would be closed.
+    let path = file.py().import(interned!(file.py(), "os"))?.getattr("fspath")?.call1((file,))?;
+    let opened = file.py().import(interned!(file.py(), "io"))?.getattr("FileIO")?.call1((path, mode))?;
     let result = work(&opened);
     let closed = opened.call_method0("close");
     result.and_then(|value| closed.map(|_| value))

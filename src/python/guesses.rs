@@ -9,6 +9,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyCFunction, PyDict, PyList, PyTuple, PyType};
 
 use super::calls::python_call;
+use super::convert;
 use super::guess_table::{CLASSES, MODULE, STATIC};
 
 /// A name that somebody may look for in a class, and ours.
@@ -17,20 +18,31 @@ use super::guess_table::{CLASSES, MODULE, STATIC};
 pub struct PyGuess {
     name: &'static str,
     ours: &'static str,
-    /// Whether it would be called on the class.
-    is_static: bool,
+    class: String,
+}
+
+impl PyGuess {
+    fn refusal(&self, class: &dyn std::fmt::Display) -> PyErr {
+        let Self { name, ours, .. } = self;
+        PyAttributeError::new_err(format!("{class} has no attribute '{name}': use {ours}"))
+    }
 }
 
 #[pymethods]
 impl PyGuess {
     fn __get__(slf: Py<Self>, instance: Option<&Bound<'_, PyAny>>, owner: &Bound<'_, PyAny>) -> PyResult<Py<Self>> {
-        let _guard = python_call();
-        let Self { name, ours, is_static } = slf.get();
-        if instance.is_none() && !is_static {
+        // Of the class itself it is there: whoever goes through the names of a class finds something under each.
+        if instance.is_none() {
             return Ok(slf);
         }
-        let class = owner.getattr("__name__")?;
-        Err(PyAttributeError::new_err(format!("{class} has no attribute '{name}': use {ours}")))
+        let _guard = python_call();
+        Err(slf.get().refusal(&owner.getattr("__name__")?))
+    }
+
+    /// Called on the class, as a constructor of another name would be.
+    #[pyo3(signature = (*_arguments, **_keywords))]
+    fn __call__(&self, _arguments: &Bound<'_, PyTuple>, _keywords: Option<&Bound<'_, PyDict>>) -> PyResult<()> {
+        Err(self.refusal(&self.class))
     }
 
     fn __repr__(&self) -> String {
@@ -69,12 +81,9 @@ fn attributes<'py>(object: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyList>> {
         })
     };
     let kept = PyList::empty(py);
-    for name in PyAny::type_object(py).call_method1("__dir__", (object,))?.try_iter()? {
-        let name = name?;
-        if !is_guess(&name)? {
-            kept.append(name)?;
-        }
-    }
+    convert::items(&PyAny::type_object(py).call_method1("__dir__", (object,))?, |name| {
+        if is_guess(&name)? { Ok(()) } else { kept.append(name) }
+    })?;
     Ok(kept)
 }
 
@@ -82,13 +91,13 @@ fn attributes<'py>(object: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyList>> {
 #[pyfunction]
 pub fn guessed<'py>(owner: Bound<'py, PyType>) -> PyResult<Bound<'py, PyType>> {
     let _guard = python_call();
-    let (py, name) = (owner.py(), owner.name()?.to_string());
-    for (table, is_static) in [(CLASSES, false), (STATIC, true)] {
-        let guesses = table.iter().filter(|(classes, _)| classes.split(' ').any(|one| one == name));
+    let (py, class) = (owner.py(), owner.name()?.to_string());
+    for table in [CLASSES, STATIC] {
+        let guesses = table.iter().filter(|(classes, _)| classes.split(' ').any(|one| one == class));
         for (names, ours) in guesses.flat_map(|(_, guesses)| *guesses) {
             names
                 .split(' ')
-                .try_for_each(|name| owner.setattr(name, Py::new(py, PyGuess { name, ours, is_static })?))?;
+                .try_for_each(|name| owner.setattr(name, Py::new(py, PyGuess { name, ours, class: class.clone() })?))?;
             owner.setattr("__dir__", Py::new(py, PyDir)?)?;
         }
     }

@@ -61,8 +61,9 @@ def members() -> list[Member]:
 
 def is_own(kind: type, name: str) -> bool:
     """Whether a public member is the package's, and not what every object or tuple has."""
-    builtin = any(getattr(kind, name) == getattr(plain, name, None) for plain in (object, tuple))
-    return is_public(name) and not builtin
+    member = getattr(kind, name)
+    builtin = any(member == getattr(plain, name, None) for plain in (object, tuple))
+    return is_public(name) and not builtin and type(member).__name__ != "_Guess"
 
 
 def is_plain(kind: type) -> bool:

@@ -1,7 +1,7 @@
 """Every public callable as its source declares it, with an object that has it and arguments that do."""
 
 import ast
-import io
+import os
 from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -108,6 +108,8 @@ class World:
         self.space.insert_region(self.uart)
         self.space.insert_region(AddressSpaceRegion.create_dax_region(0xC020_0000, 2 * MIB, name="dax"))
         handler = SimpleNamespace(read=lambda _offset, _size: 0, write=lambda _offset, _size, _value: None)
+        self.descriptor = os.memfd_create("a user's")
+        os.ftruncate(self.descriptor, 2 * MIB)
         self.handler = handler
         self.space.attach_device("uart", handler)
         self.memory = self.space.memory
@@ -218,7 +220,7 @@ class World:
             "dtype": lambda: "u1",
             "encoding": lambda: "ascii",
             "execute": lambda: lambda *_: "",
-            "file": lambda: io.BytesIO(bytes(PAGE)),
+            "file": lambda: self.descriptor,
             "fmt": lambda: "<B",
             "gap": lambda: 0,
             "handler": lambda: self.handler,

@@ -79,8 +79,7 @@ def of_file(where: str = "disk", *, shared: bool = True) -> Source:
 
 def read_only_file(world: World) -> AddressSpaceRegion:
     path = world.directory / "disk" / "file"
-    world.there = data(world.size)
-    path.write_bytes(world.there)
+    path.write_bytes(data(world.size))
     fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     world.use(fd)
     with path.open("rb") as file:

@@ -93,7 +93,9 @@ def world_of(cell: Cell, directory: Path, stack: ExitStack) -> World:
         world.memory = world.space.map_memory()
         world.host = world.memory.host_address(world.base)
         stack.callback(world.memory.close)
-        if world.there is None and EVENTS[cell.event].is_fresh:
+        if world.file is not None and (shown := os.pread(world.file, size, region.file_offset)).strip(b"\0"):
+            world.there = shown.ljust(size, b"\0")
+        elif EVENTS[cell.event].is_fresh:
             world.there = bytes(size)
         elif world.there is None:
             world.there = data(size)

@@ -190,10 +190,11 @@ def test_windows_are_not_discarded(memory: GuestMemory, file: BinaryIO) -> None:
         memory.discard(WINDOW, PAGE)
 
 
-def test_looks_at_a_window_wait_for_no_change_of_it(space: AddressSpace, memory: GuestMemory, file: BinaryIO) -> None:
+def test_looks_at_a_window_wait_for_no_change_of_it(regions: list[AddressSpaceRegion], file: BinaryIO) -> None:
     """The change is held up in the kernel: it unmaps pages, and nobody reads the event of that."""
 
     def look() -> None:
+        _, memory = mapped(*regions)
         window = memory.dax_window("fs0")
         handler = register(memory.host_address(WINDOW), SIZE, EVENT_UNMAP)
         change = threading.Thread(target=window.map_file, args=(0, file, 0, PAGE))
@@ -206,6 +207,7 @@ def test_looks_at_a_window_wait_for_no_change_of_it(space: AddressSpace, memory:
         os.read(handler.fd, MESSAGE)
         change.join()
         assert memory.read(WINDOW, 1) == b"\1"
+        os.close(handler.fd)  # or the end of the memory would wait, too
 
     in_child(look, timeout=20)
 

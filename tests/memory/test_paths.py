@@ -160,3 +160,15 @@ def test_no_descriptor_stays_open(path: Path, memory: GuestMemory) -> None:
     with tempfile.TemporaryFile() as file, pytest.raises(UnmappedAddress):
         memory.read_from(file.fileno(), 8 * PAGE, 1)
     assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_a_path_that_is_an_index_too_is_no_descriptor(path: Path, memory: GuestMemory) -> None:
+    class Index(PathLike):
+        def __index__(self) -> int:
+            return other.fileno()
+
+    with tempfile.TemporaryFile() as other:
+        memory.write_to(Index(path), 0, 8)
+        memory.read_from(Index(path), 0)
+        AddressSpaceRegion.from_file(0, file=Index(path))
+        os.fstat(other.fileno())

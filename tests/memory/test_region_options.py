@@ -86,6 +86,7 @@ BACKING: dict[str, Option] = {
     "dontfork": always(value=True),
     "mlock": always(value=True),
     "guard_pages": always(value=True, types={"dax"}),
+    "may_block": always(value=True, sources=ALL | {"buffer"}, types={"dax"}),
     "seals": always((), MEMFD),
     "policy": always(NumaPolicy("bind", "0")),
 }
@@ -155,11 +156,17 @@ def test_an_option_does_something_or_is_refused_by_name(region_type: str, source
     assert region.replace() == region
     shown = getattr(region if table == "argument" else region.backing, name)
     assert shown is not None
-    is_hint = name in HINTS or (name in MERGING and like not in PRIVATE) or (region_type, name) == ("dax", "mem_type")
+    is_hint = (
+        name in HINTS
+        or (name in MERGING and like not in PRIVATE)
+        or not DETAILS.isdisjoint({(region_type, name), (like, name)})
+    )
     if region_type != "device" and source not in HUGE and not is_hint:
         assert evidence(region) != evidence(plain)
 
 
+DETAILS = {("dax", "mem_type"), ("dax", "may_block"), ("buffer", "may_block")}
+"""Options that only the time of an access shows, and the one memory that a window can have."""
 HINTS = {"is_hotplug", "is_anonpage"}
 """Options that only the region itself shows, to whoever builds tables and devices from it."""
 MERGING = {"is_mergeable", "ksm"}
@@ -182,6 +189,7 @@ def evidence(region: AddressSpaceRegion) -> dict[str, Any]:
             "flags": state.flags,
             "resident": state.resident,
             "locked": state.locked,
+            "through the kernel": mapping.guarded,
             "policy": state.policy,
             "seals": seals,
             "aligned": region.backing.alignment and host % region.backing.alignment == 0,

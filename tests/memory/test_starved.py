@@ -61,7 +61,7 @@ CHOSEN: dict[str, Callable[[GuestMemory], object]] = {
     "readv_into without end": lambda memory: memory.readv_into(itertools.repeat((GIB, 0)), bytearray(8)),
     "writev": lambda memory: memory.writev([(GIB, b"")] * (MANY // 4)),
     "writev without end": lambda memory: memory.writev(itertools.repeat((GIB, b""))),
-    "search for much": lambda memory: list(memory.search(LARGE, GIB)),
+    "search for much": lambda memory: list(memory.search(LARGE, GIB, limit=3)),
     "search for zeroes": lambda memory: sum(1 for _ in memory.search(bytes(2), GIB + 1, GIB + MIB)),
     "BytePattern": lambda memory: list(memory.search(BytePattern(TEXT), GIB, GIB + SIZE)),
     "BytePattern as text": lambda _: [
@@ -69,7 +69,7 @@ CHOSEN: dict[str, Callable[[GuestMemory], object]] = {
         str(BytePattern(MIXED)),
         pickle.dumps(BytePattern(MIXED)),
     ],
-    "pack": lambda memory: memory.pack(GIB, f"{MANY}B", *bytes(MANY)),
+    "pack": lambda memory: memory.pack(GIB, f"{MANY}B", *b"\1" * MANY),
     "_track_writes": lambda memory: memory._track_writes(is_tracked=True),  # noqa: SLF001
     "DirtyPages of many": lambda _: DirtyPages([(at, PAGE) for at in SCATTERED]),
     "DirtyPages without end": lambda _: DirtyPages(itertools.repeat((0, PAGE))),

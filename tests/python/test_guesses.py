@@ -120,7 +120,7 @@ def test_a_guess_is_answered_with_our_name(name: str, world: World) -> None:
 def test_a_guess_at_a_constructor_is_answered(name: str) -> None:
     for guess, ours in CLASSES[name].items():
         with pytest.raises(AttributeError, match=re.escape(ours)):
-            getattr(getattr(dbs_address_space, name), guess)
+            getattr(getattr(dbs_address_space, name), guess)(0)
 
 
 def test_a_guess_at_a_name_of_the_package_is_answered() -> None:

@@ -44,7 +44,8 @@ impl PyDirtyPages {
     #[pyo3(signature = (ranges=None, *, page_size=Size(4096), sources=None), text_signature = "(ranges=(), *, page_size=4096, sources=())")]
     fn new(ranges: Option<&Bound<'_, PyAny>>, page_size: Size, sources: Option<&Bound<'_, PyAny>>) -> PyResult<Self> {
         let ranges = ranges.map_or_else(|| Ok(Vec::new()), |given| convert::items(given, |item| window(&item)))?;
-        let sources = sources.map_or_else(|| Ok(Vec::new()), |given| convert::items(given, |item| convert::text(&item)))?;
+        let sources =
+            sources.map_or_else(|| Ok(Vec::new()), |given| convert::items(given, |item| convert::text(&item)))?;
         Ok(Self(DirtyPages::new(page_size.0, sources)?.with_ranges(ranges)?))
     }
 

@@ -53,12 +53,13 @@ sanitize: $(INSTALLED) ## run the tests of the crate under AddressSanitizer, whi
 
 # Built apart: in this build locks and threads are those that `shuttle` plays.
 proofs: $(RUNS) ## try the interleavings of locks, leases, turn, gate and change, with shuttle
-	CARGO_TARGET_DIR=target/proofs $(CARGO) test --locked --lib --features shuttle proofs::
+	CARGO_TARGET_DIR=target/proofs RUSTFLAGS=-Dwarnings $(CARGO) test --locked --lib --features shuttle proofs::
 
 check: doctor-test docs $(INSTALLED) $(BUILT) ## formats, lints, types, documentation, licences, and the stub against the extension
 	cargo fmt --check
 	cargo fmt --check --manifest-path $(RUST_BENCHES)
 	$(CARGO) clippy --locked --all-targets -- -D warnings
+	RUSTFLAGS=-Dwarnings $(CARGO) check --locked --manifest-path $(RUST_BENCHES)
 	$(RUN) -m ruff format --check
 	$(RUN) -m ruff check
 	$(RUN) -m mypy

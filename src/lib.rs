@@ -30,7 +30,7 @@ mod tests;
 #[cfg(feature = "benches")]
 pub mod measured {
     pub use crate::model::{allocator, change, interrupt, layout, range, region, region_map, reservations, source};
-    pub use crate::space::AddressSpace;
+    pub use crate::space::{AddressSpace, removal};
 }
 
 #[pyo3::pymodule]

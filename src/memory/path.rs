@@ -58,7 +58,7 @@ pub enum Path<'a> {
     /// By a plain copy.
     Direct,
     /// By a plain copy, for as long as the permit is held.
-    DirectUntilExported(#[expect(dead_code, reason = "held, not read")] Permit<'a>),
+    DirectUntilExported(#[allow(dead_code, reason = "held, not read")] Permit<'a>),
     /// Reads by `pread(2)` from the file, in which the region begins at an offset: holes stay holes. Writes as for [`Self::Kernel`]:
     /// `pwrite(2)` would grow a file that was cut.
     File(&'a File, u64),

@@ -60,7 +60,9 @@ mod chosen {
     fn wake(word: &AtomicU32, most: usize) {
         let Ok(mut sleepers) = SLEEPERS.lock() else { return };
         let meant = |(slept, _): &mut (usize, Sender<()>)| *slept == address(word);
-        sleepers.extract_if(.., meant).take(most).for_each(|(_, waker)| drop(waker.send(())));
+        sleepers.extract_if(.., meant).take(most).for_each(|(_, waker)| {
+            let _ = waker.send(());
+        });
     }
 
     pub fn wake_one(word: &AtomicU32) {

@@ -13,8 +13,10 @@ use crate::model::region::{PROT_READ, PROT_WRITE, Region, RegionType};
 use crate::model::region_map::RegionMap;
 use crate::model::source::Source;
 use crate::space::AddressSpace;
+use crate::space::removal::Patience;
 use crate::sys::sync::{AtomicU32, Ordering, prove, thread};
 
+const FOR_EVER: Patience = Patience { timeout: None, when_busy: || () };
 const BASE: RegionTarget = RegionTarget::Base(0);
 
 fn region(prot_flags: i32) -> Region {
@@ -56,7 +58,7 @@ fn in_threads(bodies: Vec<Box<dyn FnOnce() + Send>>) {
 
 /// Removes the region, as often as it takes.
 fn remove(space: &AddressSpace) {
-    while let Err(error) = space.remove(&BASE, None, &Uninterrupted, &|| ()) {
+    while let Err(error) = space.remove(&BASE, FOR_EVER, &Uninterrupted) {
         assert!(matches!(error, Error::Busy { .. }), "{error}");
     }
 }

@@ -10,6 +10,7 @@ use _core::measured::change::{MapOperation, RegionTarget};
 use _core::measured::interrupt::Uninterrupted;
 use _core::measured::region::Region;
 use _core::measured::region_map::RegionMap;
+use _core::measured::removal::Patience;
 
 use crate::harness::{Comparison, Goal, Pace};
 use crate::maps::{base, map, random_indexes, region};
@@ -32,8 +33,12 @@ impl Shared for AddressSpace {
 
     fn plug_and_unplug(&self, region: &Arc<Region>) {
         self.insert(Arc::clone(region), &Uninterrupted).expect("the hole is free");
-        self.remove(&RegionTarget::Region(Arc::clone(region)), None, &Uninterrupted, &|| ())
-            .expect("the region is there");
+        self.remove(
+            &RegionTarget::Region(Arc::clone(region)),
+            Patience { timeout: None, when_busy: || () },
+            &Uninterrupted,
+        )
+        .expect("the region is there");
     }
 }
 

@@ -7,7 +7,8 @@ from ._named_tuple import NamedTuple, in_hex
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Self, SupportsIndex
+    from collections.abc import Iterable
+    from typing import Any, Self, SupportsIndex
 
 __all__ = ["AddressRange", "VhostUserRegion"]
 
@@ -35,7 +36,11 @@ class AddressRange(_Numbers):
 
     def __new__(cls, base: SupportsIndex, size: SupportsIndex | str) -> Self:
         """Checks the numbers, as for every range of this package."""
-        return cls._make(checked_range(base, size))
+        return tuple.__new__(cls, checked_range(base, size))
+
+    @classmethod
+    def _make(cls, iterable: Iterable[Any]) -> Self:  # type: ignore[override]  # `_replace` makes its result so
+        return cls(*iterable)
 
     @property
     def end(self) -> int:

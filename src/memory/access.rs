@@ -246,7 +246,7 @@ impl<'a> Access<'a> {
         let why = match region.window_prot_flags(address) {
             Some(None) => "where no file is mapped".into(),
             Some(Some(flags)) => format!("where a file is mapped {}", format::protection(flags)),
-            None if self.verb.need == Need::Write => {
+            None if matches!(self.verb.need, Need::Write | Need::ReadWrite) => {
                 format!(
                     "which is {}; write(force=True) writes through a protection",
                     format::protection(desc.prot_flags)

@@ -15,6 +15,8 @@ pub enum Need {
     Read,
     /// `PROT_WRITE`.
     Write,
+    /// Both: what is replaced is given back.
+    ReadWrite,
     /// No protection: the access only asks for something, or lifts a protection that forbids it.
     Nothing,
     /// No protection, for the address itself is handed out: as much as the region allows may be done there at any time.
@@ -27,6 +29,7 @@ impl Need {
         match self {
             Self::Read => PROT_READ,
             Self::Write => PROT_WRITE,
+            Self::ReadWrite => PROT_READ | PROT_WRITE,
             Self::Nothing | Self::Address => 0,
         }
     }

@@ -35,6 +35,8 @@ pub const PROT_NONE: i32 = 0;
 pub const PROT_READ: i32 = 1;
 /// `mmap`'s `PROT_WRITE`.
 pub const PROT_WRITE: i32 = 2;
+/// `mmap`'s `PROT_EXEC`.
+pub const PROT_EXEC: i32 = 4;
 
 /// The meaning of a region to the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -104,7 +104,7 @@ impl ReservationTable {
         self.taken = None;
     }
 
-    /// Refuses regions that are added where someone else has a reservation.
+    /// Refuses regions that are added where someone else has a reservation, and those that are added by one that has ended.
     pub fn check(&self, added: &[RegionEntry], except: Option<ReservationId>) -> Result<()> {
         for region in added {
             if let Some(reservation) = self.in_the_way(region.range, except) {
@@ -118,6 +118,11 @@ impl ReservationTable {
                     conflict: None,
                 });
             }
+        }
+        if except.is_some_and(|id| !self.held.iter().any(|held| held.id == id)) {
+            let message =
+                "the reservation was released: reserve the addresses again, or insert the region into the space";
+            return Err(Invalid::argument(message).into());
         }
         Ok(())
     }

@@ -12,7 +12,8 @@ impl PySpace {
     /// `uc` is a `unicorn.Uc`. Regions with memory are mapped without a copy, readable and executable where they can be read, writable
     /// where they can be written; the guest's accesses to devices go to `dispatch`. Changes must be made while the engine does
     /// not run, or in one of its hooks; code that it has translated and that is then written from here needs `uc.ctl_flush_tb()`.
-    /// Returns an `Attachment`. Raises `NotMapped`, `ClientError` when the engine refuses, `Unsupported` for one whose contexts save
+    /// `uc.mem_write` to what the space protects is a forced write of the space; `uc.mem_protect` that would let the engine write there is
+    /// `Unsupported`. Returns an `Attachment`. Raises `NotMapped`, `ClientError` when the engine refuses, `Unsupported` for one whose contexts save
     /// memory (`UC_CTL_CONTEXT_MEMORY`), which is also what `uc.ctl` raises for that mode while the engine is attached.
     ///
     /// >>> from unicorn import UC_ARCH_X86, UC_MODE_64, Uc

@@ -6,23 +6,32 @@ use pyo3::types::PyInt;
 
 use super::calls::python_call;
 
-/// Refuses a coroutine function: its call would give a coroutine that nobody runs. `what` is what it is given as.
+/// Refuses a coroutine or generator function: its call would give one that nobody runs. `what` is what it is given as.
 pub(super) fn check(function: &Bound<'_, PyAny>, what: &str) -> PyResult<()> {
     let _guard = python_call();
     let inspect = function.py().import("inspect")?;
-    let is_async = |function: &Bound<'_, PyAny>| {
-        let asked = |question| inspect.call_method1(question, (function,))?.is_truthy();
-        Ok::<_, PyErr>(asked("iscoroutinefunction")? || asked("isasyncgenfunction")?)
+    let is = |function: &Bound<'_, PyAny>, questions: &[&str]| {
+        let mut asked = questions.iter().map(|question| inspect.call_method1(*question, (function,))?.is_truthy());
+        asked.try_fold(false, |found, answer| Ok::<_, PyErr>(found || answer?))
     };
     let call = function.getattr_opt("__call__")?;
-    if !is_async(function)? && !call.is_some_and(|call| is_async(&call).unwrap_or(false)) {
+    let is_any = |questions: &[&str]| {
+        Ok::<_, PyErr>(
+            is(function, questions)? || call.as_ref().is_some_and(|call| is(call, questions).unwrap_or(false)),
+        )
+    };
+    let (kind, advice) = if is_any(&["iscoroutinefunction", "isasyncgenfunction"])? {
+        (
+            "coroutine",
+            "nobody would await: give a plain function, which may hand over to a loop with loop.call_soon_threadsafe()",
+        )
+    } else if is_any(&["isgeneratorfunction"])? {
+        ("generator", "nobody would iterate: give a function without yield")
+    } else {
         return Ok(());
-    }
+    };
     let name = function.getattr("__qualname__").or_else(|_| function.get_type().name().map(Bound::into_any))?;
-    Err(PyTypeError::new_err(format!(
-        "{what} is the coroutine function {name}, which nobody would await: give a plain function, which may hand over to a loop \
-         with loop.call_soon_threadsafe()"
-    )))
+    Err(PyTypeError::new_err(format!("{what} is the {kind} function {name}, which {advice}")))
 }
 
 /// [`check`] for a progress function, which short work takes and never calls.

@@ -15,7 +15,7 @@ use crate::model::format;
 use crate::model::invalid::Invalid;
 use crate::model::quote::quoted;
 use crate::model::range::Range;
-use crate::model::region::RegionType;
+use crate::model::region::{PROT_EXEC, PROT_READ, PROT_WRITE, RegionType};
 use crate::model::room::{self, Room};
 use crate::model::source::SourceType;
 
@@ -116,7 +116,16 @@ impl<'py> FromPyObject<'_, 'py> for Protection {
     fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
         match object.cast::<PyString>() {
             Ok(text) => parse_protection(&text).map(Self),
-            Err(_) => object.extract::<CInt>().map(|flags| Self(flags.0)),
+            Err(_) => {
+                let CInt(flags) = object.extract()?;
+                if flags & !(PROT_READ | PROT_WRITE | PROT_EXEC) == 0 {
+                    return Ok(Self(flags));
+                }
+                let message = format!(
+                    "{flags:#x} is not a protection: give some of Prot.READ, WRITE and EXEC, or text such as \"rw-\""
+                );
+                Err(Invalid::argument(message).into())
+            }
         }
     }
 }

@@ -1,6 +1,6 @@
 """Callbacks that would never run, because calling them only makes a coroutine, are refused by name."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -124,3 +124,17 @@ def test_a_file_that_returns_a_coroutine_is_an_error() -> None:
 def test_a_monitor_that_returns_a_coroutine_is_an_error(execute: Any) -> None:
     with pytest.raises(TypeError, match="execute returned a coroutine"):
         qemu.read_space(execute)
+
+
+def yields(*_: object) -> Iterator[None]:
+    yield
+
+
+class Yields:
+    prepare = commit = rollback = yields
+
+
+@pytest.mark.parametrize("client", [yields, Yields()])
+def test_a_generator_function_would_never_run(client: Any) -> None:
+    with pytest.raises(TypeError, match="is the generator function"):
+        mapped(ram(0))[0].subscribe(client)

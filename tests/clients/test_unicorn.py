@@ -355,3 +355,26 @@ def test_the_engine_keeps_no_memory_that_its_owner_unmapped() -> None:
     attachment.detach()
     assert "mem_unmap" not in vars(uc)
     memory.close()
+
+
+@pytest.mark.parametrize("is_detached", [False, True])
+def test_what_the_space_protects_is_written_by_it_and_not_by_the_engine(
+    space: AddressSpace, uc: unicorn.Uc, *, is_detached: bool
+) -> None:
+    """In the host it is protected, too: the engine's own store would be a signal."""
+    space.insert_region(AddressSpaceRegion.create_firmware_region(1 << 32, "64KiB", "r-x"))
+    memory = space.memory
+    attachment = space.attach_unicorn(uc)
+    uc.mem_write(1 << 32, b"bios")
+    assert memory.read(1 << 32, 4) == uc.mem_read(1 << 32, 4) == b"bios"
+    uc.mem_write(0, b"ram")
+    with pytest.raises(Unsupported, match="replace_region"):
+        uc.mem_protect(1 << 32, PAGE, unicorn.UC_PROT_ALL)
+    uc.mem_protect(1 << 32, PAGE, unicorn.UC_PROT_READ)
+    space.replace_region(1 << 32, space[1 << 32].replace(prot_flags="rwx"))
+    uc.mem_protect(1 << 32, PAGE, unicorn.UC_PROT_ALL)
+    uc.mem_write(1 << 32, b"BIOS")
+    assert memory.read(1 << 32, 4) == b"BIOS"
+    if is_detached:
+        attachment.detach()
+        assert not {"mem_write", "mem_protect", "mem_unmap", "ctl"} & vars(uc).keys()

@@ -201,3 +201,13 @@ def test_compare_exchange_lets_one_thread_win(memory: GuestMemory) -> None:
     with switch_interval(1e-6):
         run_threads(count, count)
     assert sorted(wins) == list(range(10_000))
+
+
+def test_what_gives_the_old_value_back_needs_to_read() -> None:
+    memory = mapped(ram(0, prot_flags="-w-"))[1]
+    memory.store(0, 1, 4)
+    for call in (memory.fetch_add, memory.fetch_or):
+        with pytest.raises(AccessDenied):
+            call(0, 1)
+    with pytest.raises(AccessDenied):
+        memory.compare_exchange(0, 0, 1)

@@ -96,3 +96,9 @@ def test_ranges_match_patterns() -> None:
             assert base == 1
         case _:
             pytest.fail("no match")
+
+
+def test_a_replacement_is_checked_too() -> None:
+    assert AddressRange(0, 4)._replace(base=2) == (2, 4)
+    with pytest.raises(InvalidAddressRange):
+        AddressRange(0, 4)._replace(size=-5)

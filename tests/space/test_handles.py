@@ -16,6 +16,7 @@ from dbs_address_space import (
     DimmSlots,
     GuestMemory,
     Hotplug,
+    InvalidArgument,
     MemoryBlocks,
     NotMapped,
     RegionBusy,
@@ -366,3 +367,12 @@ def test_a_transaction_means_the_regions_that_were_there(verb: str) -> None:
     with pytest.raises(UnmappedAddress, match=r"'mine'.*was removed"):
         stage_and_lose()
     check_untouched(space, other)
+
+
+def test_a_released_reservation_inserts_nothing() -> None:
+    space = mapped(ram(0))[0]
+    reservation = space.reserve("1MiB", owner="dimm")
+    reservation.release()
+    with pytest.raises(InvalidArgument, match="was released"):
+        reservation.insert_region(ram(reservation.base, PAGE))
+    assert len(space) == 1

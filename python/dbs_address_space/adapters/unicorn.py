@@ -204,6 +204,15 @@ class UnicornClient:
         for mapped in self._mapped.values():
             mapped.cut(unmapped)
 
+    def protects(self, wanted: AddressRange) -> bool:
+        """Whether some of it may not be written: the host protects it, too, and the engine's own store would be a signal."""
+        shown = (region for region in self._space.regions if _range(region) in self._mapped)
+        return any(not region.prot_flags & Prot.WRITE and _range(region).intersect(wanted) for region in shown)
+
+    def write(self, address: int, data: bytes) -> None:
+        """Writes as the engine's `mem_write` does: through a protection."""
+        self._space.memory.write(address, data, force=True)
+
     def _keep(self) -> None:
         """Lets the engine keep this client, and so the memory, while it has pointers into that; its owner's calls are heard."""
         attributes = vars(self._uc)
@@ -219,7 +228,7 @@ class UnicornClient:
 
     def _protect(self, region: AddressSpaceRegion) -> None:
         for part in self._parts(region):
-            self._uc.mem_protect(part.base, part.size, _protection(region))
+            type(self._uc).mem_protect(self._uc, part.base, part.size, _protection(region))
 
 
 def _contexts_have_memory(uc: Uc) -> bool:
@@ -254,7 +263,33 @@ def _mem_unmap(uc: Uc, address: int, size: int) -> None:
         client.forget(AddressRange(address, size))
 
 
-HEARD: dict[str, Callable[..., Any]] = {"ctl": _ctl, "mem_unmap": _mem_unmap}
+def _protecting(uc: Uc, wanted: AddressRange) -> UnicornClient | None:
+    return next((client for client in getattr(uc, KEPT, ()) if client.protects(wanted)), None)
+
+
+def _mem_write(uc: Uc, address: int, data: bytes) -> None:
+    """The engine's `mem_write` while it has memory of a space."""
+    if client := _protecting(uc, AddressRange(address, len(data))):
+        client.write(address, bytes(data))
+    else:
+        type(uc).mem_write(uc, address, data)
+
+
+def _mem_protect(uc: Uc, address: int, size: int, perms: int = UC_PROT_READ | UC_PROT_WRITE | UC_PROT_EXEC) -> None:
+    """The engine's `mem_protect` while it has memory of a space."""
+    if perms & UC_PROT_WRITE and _protecting(uc, AddressRange(address, size)):
+        how = "give the region another protection with replace_region"
+        message = f"Unicorn can't be let write {AddressRange(address, size)}, which the space protects: {how}"
+        raise Unsupported(message, feature="writes through a protection", how=how)
+    type(uc).mem_protect(uc, address, size, perms)
+
+
+HEARD: dict[str, Callable[..., Any]] = {
+    "ctl": _ctl,
+    "mem_protect": _mem_protect,
+    "mem_unmap": _mem_unmap,
+    "mem_write": _mem_write,
+}
 """The engine's methods in whose place others stand while it has memory of a space."""
 
 

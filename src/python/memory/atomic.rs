@@ -114,7 +114,7 @@ impl PyMemory {
     ) -> PyResult<u64> {
         let order = ordering(order, CHANGES)?;
         let operation = Operation::CompareExchange(operand(expected, size)?, operand(new, size)?);
-        self.atomic("compare_exchange", Need::Write, (addr, size), operation, order)
+        self.atomic("compare_exchange", Need::ReadWrite, (addr, size), operation, order)
     }
 }
 
@@ -138,7 +138,7 @@ macro_rules! change {
             fn $name(&self, addr: Address, value: &Bound<'_, PyAny>, size: Size, order: &str) -> PyResult<u64> {
                 let order = ordering(order, CHANGES)?;
                 let operation = Operation::$operation(operand(value, size)?);
-                self.atomic(stringify!($name), Need::Write, (addr, size), operation, order)
+                self.atomic(stringify!($name), Need::ReadWrite, (addr, size), operation, order)
             }
         }
     };

@@ -98,7 +98,7 @@ check-oldest-rust: ## compile with the oldest Rust that Cargo.toml promises; rus
 check-dependencies: ## advisories, licences and sources of the crates, by cargo-deny; OFFLINE=1 takes the advisories it has
 	cargo deny $(if $(OFFLINE),--offline) check bans licenses sources $(if $(OFFLINE),$(ADVISORIES:%=advisories),advisories)
 
-test-wheels: $(PACKAGER) ## run what is in dist/: on an emulated aarch64, on musl, and the sdist without git
+test-wheels: $(PACKAGER) ## run what is in dist/: here, on an emulated aarch64, on musl, and the sdist without git
 	$(RUN) tools/try_wheels.py
 
 test-pythons: $(PACKAGER) $(BUILT) ## run the tests on every CPython from 3.11 on

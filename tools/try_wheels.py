@@ -1,4 +1,4 @@
-"""Runs what is in dist/ as a user would have it: on an emulated aarch64, on musl, and from the sdist, without git."""
+"""Runs what is in dist/ as a user would have it: here, on an emulated aarch64, on musl, and from the sdist, without git."""
 
 import argparse
 import os
@@ -13,6 +13,7 @@ from pathlib import Path
 
 import musl_python
 from debian import Debian
+from try_pythons import environment_for
 from wheels import DIST, ROOT, TARGET
 
 TRIALS = TARGET / "trials"
@@ -84,6 +85,12 @@ def run(command: Sequence[str | Path], folder: Path, files: Sequence[str], *, de
     subprocess.run([*command, "-m", "pytest", *options, *files], check=True, env=environment, cwd=ROOT)
 
 
+def try_native() -> None:
+    """The wheel of this machine with all tests: it is linked in another way than the extension that `make test` builds."""
+    python = environment_for("native", Path(sys.executable), only(f"*-manylinux_*_{os.uname().machine}.whl"))
+    run([python], TRIALS, ["tests"])
+
+
 def try_aarch64() -> None:
     """The aarch64 wheel in Debian's Python for that machine, each instruction emulated."""
     emulator = Debian(DEBIAN / "amd64", ("bookworm",)).unpack(["qemu-user-static"], DEBIAN / "emulator")
@@ -126,7 +133,7 @@ def try_sdist() -> None:
         )
 
 
-TRIES = {"aarch64": try_aarch64, "musl": try_musl, "sdist": try_sdist}
+TRIES = {"native": try_native, "aarch64": try_aarch64, "musl": try_musl, "sdist": try_sdist}
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ use std::sync::{Arc, Weak};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 
-use super::calls::python_call;
+use super::calls::{self, python_call};
 use super::interrupt::detached;
 use super::leaving::leave;
 use super::registry::Registry;
@@ -93,7 +93,7 @@ impl AttachmentState {
 impl Subscriber for Weak<AttachmentState> {
     fn failed(&self, error: Error) {
         let _guard = python_call();
-        Python::try_attach(|py| {
+        calls::attach(|py| {
             let raised = PyErr::from(error);
             let exception = raised.value(py).clone().into_any().unbind();
             let state = self.upgrade();
@@ -106,7 +106,7 @@ impl Subscriber for Weak<AttachmentState> {
     }
 
     fn left(&self) {
-        Python::try_attach(|py| {
+        calls::attach(|py| {
             let Some(state) = self.upgrade() else { return };
             // Taken out in a statement of its own: the object's end, which may run Python code, comes behind the lock.
             let attached = state.parts(py).map(|mut parts| parts.attached.take());

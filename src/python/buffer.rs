@@ -12,7 +12,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes, PyInt, PyMemoryView};
 use pyo3::{Borrowed, ffi};
 
-use super::calls::python_call;
+use super::calls::{self, python_call};
 use super::exporter::{is_plain, may_fault};
 use super::interrupt::detached;
 use super::space_ref::{OwnedSpace, SpaceRef};
@@ -173,9 +173,8 @@ impl PyBuffer {
 impl Drop for PyBuffer {
     /// At the interpreter's end nothing can be released any more.
     fn drop(&mut self) {
-        let _guard = self.may_run.then(python_call);
         // SAFETY: empty, or filled by `PyObject_GetBuffer`, and released once.
-        let _ = Python::try_attach(|_| unsafe { ffi::PyBuffer_Release(&raw mut self.buffer) });
+        let _ = calls::attach(|_| unsafe { ffi::PyBuffer_Release(&raw mut self.buffer) });
     }
 }
 
@@ -339,7 +338,7 @@ impl PyGuestView {
         let lease = unsafe { Box::from_raw((*view).internal.cast::<Lease>()) };
         // The last one unmaps, maybe gigabytes: other threads go on meanwhile.
         if lease.is_last_user() {
-            slf.py().detach(|| drop(lease));
+            calls::detach(slf.py(), || drop(lease));
         }
     }
 }

@@ -1,4 +1,6 @@
-//! The one guard of every call from here into Python.
+//! The one guard of every call from here into Python, and the ways to give up the interpreter's lock and to take it.
+
+use pyo3::Python;
 
 use crate::sys::thread_end::EndGuard;
 
@@ -10,4 +12,16 @@ use crate::sys::thread_end::EndGuard;
 #[must_use]
 pub(super) fn python_call() -> EndGuard {
     EndGuard::new()
+}
+
+/// Runs `work` without the interpreter's lock. The guard is for taking it back, which the interpreter's end makes the end of the thread.
+pub(super) fn detach<T: Send>(py: Python<'_>, work: impl FnOnce() -> T + Send) -> T {
+    let _guard = python_call();
+    py.detach(work)
+}
+
+/// Runs `work` with the interpreter's lock, unless the interpreter has ended.
+pub(super) fn attach<T>(work: impl for<'py> FnOnce(Python<'py>) -> T) -> Option<T> {
+    let _guard = python_call();
+    Python::try_attach(work)
 }

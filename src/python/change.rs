@@ -6,7 +6,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
 use super::base::PyBase;
-use super::calls::python_call;
+use super::calls::{self, python_call};
 use super::mapping::PyMapping;
 use super::region::PyRegion;
 use super::region_objects::RegionObject;
@@ -217,7 +217,7 @@ impl Drop for PyKeptMemory {
         let memory = self.0.take();
         if memory.as_ref().is_some_and(|memory| Arc::strong_count(memory) == 1) {
             // At the interpreter's end there is no lock to let go: then the memory is dropped with the closure.
-            let _ = Python::try_attach(|py| py.detach(|| drop(memory)));
+            let _ = calls::attach(|py| calls::detach(py, || drop(memory)));
         }
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
+use super::calls;
 use super::convert::{self, Protection, Size};
 use super::enum_members;
 use super::file::user_file;
@@ -55,7 +56,7 @@ impl PyDaxWindow {
 
     /// Without the interpreter's lock, for the memory may be unmapped at the end of this look, when its region was just removed.
     fn files(&self, py: Python<'_>) -> Result<Vec<DaxMapping>> {
-        Ok(py.detach(|| self.region.dax_mappings())?)
+        Ok(calls::detach(py, || self.region.dax_mappings())?)
     }
 
     /// Holds the region, so that it is not removed meanwhile.

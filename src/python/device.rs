@@ -10,7 +10,7 @@ use pyo3::prelude::*;
 use super::attachment::PyAttachment;
 use super::base::target;
 use super::callback;
-use super::calls::python_call;
+use super::calls::{self, python_call};
 use super::convert::{self, Address, Size, U64};
 use super::import_once::interned;
 use super::registry::{Device, Registry};
@@ -45,7 +45,7 @@ impl DeviceClient {
     /// Whether the region is there and no other handler answers for it.
     fn check_free(&self, proposal: &Proposal) -> Result<()> {
         proposal.change.after.equal_to(&self.region)?;
-        let taken = Python::try_attach(|py| {
+        let taken = calls::attach(|py| {
             let registry = self.registry.upgrade();
             registry.map_or(Ok(false), |registry| Ok(registry.lock(py)?.devices.contains_key(&self.region.base())))
         });
@@ -58,7 +58,7 @@ impl DeviceClient {
 
     /// Changes the table of devices. Devices taken out are dropped after the lock: their end may run Python code.
     fn update(&self, update: impl FnOnce(&mut BTreeMap<u64, Device>) -> Option<Device>) -> Result<()> {
-        let updated = Python::try_attach(|py| {
+        let updated = calls::attach(|py| {
             let Some(registry) = self.registry.upgrade() else { return Ok(()) };
             let dropped = update(&mut registry.lock(py)?.devices);
             drop(dropped);

@@ -1,10 +1,10 @@
 //! The one map from errors to Python's exception classes, which live in `dbs_address_space.errors`.
 
-use pyo3::exceptions::PyMemoryError;
+use pyo3::exceptions::{PyMemoryError, PyRuntimeError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
-use super::calls::python_call;
+use super::calls::{self, python_call};
 use super::region_objects::RegionObject;
 use crate::model::error::{Errno, Error, LeaseInfo, Shortage};
 use crate::model::invalid::{Invalid, Kind};
@@ -15,7 +15,8 @@ use crate::sys::once::Once;
 impl From<Error> for PyErr {
     fn from(error: Error) -> Self {
         // An error on the way to an exception is told in its place.
-        Python::attach(|py| exception(py, &error).unwrap_or_else(|failure| failure))
+        calls::attach(|py| exception(py, &error).unwrap_or_else(|failure| failure))
+            .unwrap_or_else(|| PyRuntimeError::new_err(error.to_string()))
     }
 }
 

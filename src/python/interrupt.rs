@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use pyo3::prelude::*;
 
 use super::callback;
-use super::calls::python_call;
+use super::calls::{self, python_call};
 use super::import_once::ImportOnce;
 use crate::model::error::{Interrupted, Result};
 use crate::model::interrupt::Interrupt;
@@ -51,7 +51,7 @@ impl PyInterrupt {
         py: Python<'_>,
         work: impl FnOnce(&dyn Interrupt) -> Result<T> + Send,
     ) -> PyResult<T> {
-        let result = py.detach(|| work(self));
+        let result = calls::detach(py, || work(self));
         let raised = self.state.lock()?.raised.take();
         // Also when the work came to its end all the same, as a commit does that can't be undone: Ctrl-C must not be lost.
         raised.map_or_else(|| result.map_err(PyErr::from), Err)
@@ -77,10 +77,7 @@ impl PyInterrupt {
             state.last = Instant::now();
             state.begun.elapsed()
         };
-        let raised = Python::try_attach(|py| {
-            let _guard = python_call();
-            py.check_signals().and_then(|()| work(py, elapsed)).err()
-        });
+        let raised = calls::attach(|py| py.check_signals().and_then(|()| work(py, elapsed)).err());
         match raised {
             Some(None) => Ok(()),
             // Raised, or the interpreter is shutting down: either way the work has to end.

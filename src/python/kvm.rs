@@ -7,6 +7,7 @@ use pyo3::types::PyDict;
 
 use super::attachment::{PyAttachment, over};
 use super::base::target;
+use super::calls;
 use super::convert::{self, Address, Size, U32};
 use super::dirty::PyDirtyPages;
 use super::file;
@@ -43,7 +44,7 @@ impl PyKvmSlots {
     }
 
     fn slots(&self, py: Python<'_>) -> PyResult<Vec<(u64, u32)>> {
-        let slots = self.kvm.upgrade().map(|kvm| py.detach(|| kvm.base_to_slot()));
+        let slots = self.kvm.upgrade().map(|kvm| calls::detach(py, || kvm.base_to_slot()));
         Ok(slots.transpose()?.unwrap_or_default())
     }
 }
@@ -63,7 +64,7 @@ impl PyKvmSlots {
     /// The slot number of a region; raises `UnmappedAddress` when it has none.
     fn slot_of(slf: &Bound<'_, Self>, region: &Bound<'_, PyAny>) -> PyResult<u32> {
         let (kvm, region) = (slf.get().kvm()?, Self::region(slf, region)?);
-        Ok(slf.py().detach(|| kvm.slot_of(&region))?)
+        Ok(calls::detach(slf.py(), || kvm.slot_of(&region))?)
     }
 
     /// The pages that the guest wrote since they were last cleared, in `region` or in all regions that are logged: `DirtyPages`.
@@ -74,7 +75,7 @@ impl PyKvmSlots {
     fn dirty_log(slf: &Bound<'_, Self>, region: Option<&Bound<'_, PyAny>>, clear: bool) -> PyResult<PyDirtyPages> {
         let kvm = slf.get().kvm()?;
         let region = region.map(|region| Self::region(slf, region)).transpose()?;
-        Ok(slf.py().detach(|| kvm.dirty_log(region.as_ref(), clear))?.into())
+        Ok(calls::detach(slf.py(), || kvm.dirty_log(region.as_ref(), clear))?.into())
     }
 
     /// Marks pages that `dirty_log(clear=False)` gave as clean.
@@ -82,13 +83,13 @@ impl PyKvmSlots {
     /// With `manual_clear` only these pages are write-protected again, in units that KVM accepts, and no other page is touched.
     fn clear_dirty_log(&self, py: Python<'_>, pages: &Bound<'_, PyDirtyPages>) -> PyResult<()> {
         let (kvm, pages) = (self.kvm()?, pages.get());
-        Ok(py.detach(|| kvm.clear_dirty_log(pages.inner()))?)
+        Ok(calls::detach(py, || kvm.clear_dirty_log(pages.inner()))?)
     }
 
     /// Switches the log of a region, while the guest runs; switching it off forgets what was logged.
     fn set_dirty_log(slf: &Bound<'_, Self>, region: &Bound<'_, PyAny>, on: bool) -> PyResult<()> {
         let (kvm, region) = (slf.get().kvm()?, Self::region(slf, region)?);
-        Ok(slf.py().detach(|| kvm.set_dirty_log(&region, on))?)
+        Ok(calls::detach(slf.py(), || kvm.set_dirty_log(&region, on))?)
     }
 
     /// Makes `[addr, addr + size)` private to the guest, its pages then coming from the guest_memfd, or shared again.
@@ -97,7 +98,7 @@ impl PyKvmSlots {
     #[pyo3(signature = (addr, size, private=true))]
     fn set_private(&self, py: Python<'_>, addr: Address, size: Size, private: bool) -> PyResult<()> {
         let (kvm, range) = (self.kvm()?, convert::range(addr, size)?);
-        Ok(py.detach(|| kvm.set_private(range, private))?)
+        Ok(calls::detach(py, || kvm.set_private(range, private))?)
     }
 
     fn __repr__(&self, py: Python<'_>) -> PyResult<String> {

@@ -3,7 +3,7 @@
 use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
 
-use super::calls::python_call;
+use super::calls::{self, python_call};
 use super::convert::Timeout;
 use crate::space::removal::Patience;
 
@@ -14,7 +14,7 @@ pub(super) fn patience(timeout: Option<Timeout>) -> Patience {
 
 fn collect_garbage() {
     let _guard = python_call();
-    Python::try_attach(|py| py.import("gc").and_then(|gc| gc.call_method0("collect")).map(drop).unwrap_or_default());
+    calls::attach(|py| py.import("gc").and_then(|gc| gc.call_method0("collect")).map(drop).unwrap_or_default());
 }
 
 /// The answer of `__exit__`, once all is closed that can be: an exception of the body passes, and a failure to close becomes a note on it.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 
+use super::calls;
 use super::enum_members;
 use super::region_objects::RegionObject;
 use crate::memory::lease::WeakRegion;
@@ -84,7 +85,7 @@ impl PyMapping {
         let gone = || Error::NotMapped {
             message: format!("{} is not mapped any more, its descriptor is closed", self.desc()),
         };
-        Ok(py.detach(|| self.region.export_descriptor()).ok_or_else(gone)?)
+        Ok(calls::detach(py, || self.region.export_descriptor()).ok_or_else(gone)?)
     }
 
     /// Where in the file the region begins; `None` for anonymous memory.

@@ -3,6 +3,7 @@
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 
+use super::calls;
 use crate::memory::leased_sections::LeasedSections;
 use crate::model::format::hex;
 use crate::model::invalid::Invalid;
@@ -37,7 +38,7 @@ impl Drop for PyPin {
         let leased = self.leased.get_mut().take();
         if let Some(leased) = leased.filter(LeasedSections::is_last_user) {
             // At the interpreter's end there is no lock to let go: then the lease is dropped with the closure.
-            let _ = Python::try_attach(|py| py.detach(|| drop(leased)));
+            let _ = calls::attach(|py| calls::detach(py, || drop(leased)));
         }
     }
 }
@@ -76,7 +77,7 @@ impl PyPin {
     fn release(&self, py: Python<'_>) -> PyResult<()> {
         // Taken out first, and dropped without either lock: it may unmap gigabytes.
         let leased = self.leased.lock()?.take();
-        py.detach(|| drop(leased));
+        calls::detach(py, || drop(leased));
         Ok(())
     }
 

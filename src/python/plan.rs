@@ -7,7 +7,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString, PyTuple};
 
 use super::builder::PyBuilder;
-use super::calls::python_call;
+use super::calls::{self, python_call};
 use super::convert;
 use super::interrupt::detached;
 use super::layout::PyLayout;
@@ -121,7 +121,7 @@ impl PyPlan {
     ) -> PyResult<Bound<'py, PyTuple>> {
         let this = Host::default();
         let host = Host { sysfs: sysfs.unwrap_or(this.sysfs), procfs: procfs.unwrap_or(this.procfs) };
-        PyTuple::new(py, py.detach(|| host::problems(&self.plan, &host)))
+        PyTuple::new(py, calls::detach(py, || host::problems(&self.plan, &host)))
     }
 
     /// The mapped `AddressSpace`, or nothing: whatever fails, all that was taken is given back.

@@ -13,7 +13,7 @@ use pyo3::types::PyString;
 
 use super::attachment::AttachmentState;
 use super::callback;
-use super::calls::python_call;
+use super::calls::{self, python_call};
 use super::change::PyChange;
 use super::error::Exception;
 use crate::model::error::{ClientException, Error, Result};
@@ -67,7 +67,7 @@ impl PyClient {
 
     /// Runs `work` attached; what it raises becomes an error that carries the exception.
     fn with_client(&self, work: impl FnOnce(Python<'_>, &Bound<'_, PyAny>) -> PyResult<()>) -> Result<()> {
-        let outcome = Python::try_attach(|py| {
+        let outcome = calls::attach(|py| {
             // Without its object nobody is left who could ask what became of it.
             let Some(client) = self.attachment.upgrade().and_then(|attachment| attachment.object(py)) else {
                 return Ok(());

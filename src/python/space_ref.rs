@@ -3,8 +3,7 @@
 use std::ops::Deref;
 use std::sync::{Arc, Weak};
 
-use pyo3::prelude::*;
-
+use super::calls;
 use crate::space::AddressSpace;
 
 /// A share in a space; when the last one goes, its clients leave and its memory is unmapped.
@@ -51,6 +50,6 @@ impl Drop for OwnedSpace {
         };
         // Unmapping takes long, and clients take the interpreter's lock: it is let go for them. At the interpreter's end there is none
         // to let go, and the space is dropped with what it has.
-        let _ = Python::try_attach(|py| py.detach(end));
+        let _ = calls::attach(|py| calls::detach(py, end));
     }
 }

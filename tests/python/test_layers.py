@@ -26,6 +26,9 @@ FUNCTION = re.compile(r"\bfn\b")
 PYTHON_CALL = re.compile(
     r"(?<!visit)(?<!self)\.(?:call[01]?|call_method[01]?|getattr(?:_opt)?|hasattr|import|repr|str|try_iter|is_truthy|check_signals)\("
 )
+ATTACHES = re.compile(r"\bpy(?:\(\))?\.detach\(|\bPython::(?:try_)?(?:attach|detach)\b|\bwith_gil\b")
+"""Ways to give up the interpreter's lock and to take it, which at the interpreter's end may end the thread."""
+GUARD = re.compile(r"python_call\(\)|calls::attach\(")
 PYCLASS = re.compile(r"#\[(?:pyo3::)?pyclass\b(.*?)\]", re.DOTALL)
 
 
@@ -79,6 +82,8 @@ def imported_wrongly(path: str, code: str) -> Iterator[str]:
 def complaints_of_binding(path: str, code: str) -> Iterator[str]:
     if any(unguarded(function) for function in FUNCTION.split(code)):
         yield f"{path} calls Python without python_call()"
+    if path != "python/calls.rs" and ATTACHES.search(code):
+        yield f"{path} gives up the interpreter's lock, or takes it, other than by calls::detach and calls::attach"
     if path not in ITERATES and ".try_iter()" in code:
         yield f"{path} goes through a caller's iterable other than by convert::items"
 
@@ -86,7 +91,7 @@ def complaints_of_binding(path: str, code: str) -> Iterator[str]:
 def unguarded(function: str) -> bool:
     """Whether a function calls Python before it takes the guard of such calls."""
     call = PYTHON_CALL.search(function)
-    return call is not None and "python_call()" not in function[: call.start()]
+    return call is not None and not GUARD.search(function[: call.start()])
 
 
 def files() -> dict[str, str]:
@@ -238,6 +243,8 @@ def test_no_room_is_open_to_other_crates() -> None:
         ("python/region.rs", "#[pyclass] struct R;"),
         ("python/region.rs", "#[pyo3::pyclass(\n    eq,\n    hash,\n)]\nstruct R;"),
         ("python/space.rs", "fn f() { handler.call1((1,)); }"),
+        ("python/space.rs", "fn f() { slf.py().detach(|| drop(lease)) }"),
+        ("python/space.rs", "fn f() { Python::try_attach(|py| work(py)) }"),
         ("python/space.rs", "fn f() { let _guard = python_call(); given.try_iter()?.collect() }"),
     ],
 )
@@ -261,6 +268,7 @@ def test_the_guard_complains(path: str, text: str) -> None:
         ("space/turn.rs", "use std::sync::Arc; use crate::sys::lock::Lock; use crate::sys::once::Once;"),
         ("model/wait.rs", "use crate::sys::fork::Process; use crate::sys::lock::Lock;"),
         ("python/device.rs", 'interned!(py, "read")'),
+        ("python/device.rs", "fn f() { calls::attach(|py| handler.call0(py)); self.detach(py) }"),
     ],
 )
 def test_the_guard_is_silent(path: str, text: str) -> None:

@@ -19,7 +19,7 @@ use crate::model::interrupt::Interrupt;
 use crate::model::invalid::Invalid;
 use crate::model::range::Range;
 use crate::python::buffer;
-use crate::python::calls::python_call;
+use crate::python::calls::{self, python_call};
 use crate::python::convert::{self, Address, Size};
 
 /// A verb that looks at all bytes of a range, for longer than a copy would take.
@@ -40,8 +40,8 @@ struct PyDigest {
 
 impl Digest for PyDigest {
     fn update(&mut self, bytes: &[u8]) -> Result<()> {
-        let _guard = python_call();
-        Python::attach(|py| self.update.call1(py, (buffer::copied(py, bytes)?,)).map(drop)).map_err(|raised| {
+        let updated = calls::attach(|py| self.update.call1(py, (buffer::copied(py, bytes)?,)).map(drop));
+        updated.ok_or(Error::Interrupted)?.map_err(|raised| {
             // Kept here, for an error of the work has no room for an exception.
             self.raised = Some(raised);
             Error::Interrupted

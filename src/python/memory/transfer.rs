@@ -18,7 +18,7 @@ use crate::model::int::usize_of;
 use crate::model::interrupt::Uninterrupted;
 use crate::model::range::Range;
 use crate::model::region::{PROT_READ, PROT_WRITE};
-use crate::python::calls::python_call;
+use crate::python::calls::{self, python_call};
 use crate::python::convert::{self, Address, Size, U64};
 use crate::python::file::{self as file_object, PlainFile};
 use crate::python::import_once::interned;
@@ -147,7 +147,7 @@ impl PyMemory {
             }
             py.check_signals()?;
         }
-        py.detach(|| drop(held));
+        calls::detach(py, || drop(held));
         Ok(())
     }
 

@@ -15,7 +15,7 @@ use crate::model::interrupt::{Interrupt, Uninterrupted};
 use crate::model::invalid::Invalid;
 use crate::model::range::Range;
 use crate::python::buffer;
-use crate::python::calls::python_call;
+use crate::python::calls::{self, python_call};
 use crate::python::convert::Address;
 use crate::python::interrupt::detached;
 
@@ -120,7 +120,7 @@ impl PyMemory {
         while at < addresses.size() {
             py.check_signals()?;
             let run = || self.short(|_, memory| read_run(memory, addresses, output, at));
-            let end = if is_long { py.detach(run) } else { run() }?;
+            let end = if is_long { calls::detach(py, run) } else { run() }?;
             if end == at {
                 let value: u64 = self.read_int(py, Address(addresses.integer(at)?))?;
                 output.put(at, &value.to_ne_bytes())?;

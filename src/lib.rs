@@ -72,6 +72,8 @@ mod _core {
     #[pymodule_export]
     use super::python::memory::search::PyPattern;
     #[pymodule_export]
+    use super::python::memory::wait::PyValueBell;
+    #[pymodule_export]
     use super::python::numa::{PyNumaIdTable, PyNumaNode, PyNumaNodeInfo};
     #[pymodule_export]
     use super::python::pin::PyPin;

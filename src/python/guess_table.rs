@@ -230,6 +230,8 @@ const MEMORY: &[(&str, &str)] = &[
         "dirty dirty_log get_dirty_log dirty_bitmap dirty_pages",
         "KvmSlots.dirty_log(), of space.attach_kvm(vm_fd, dirty_log=True)",
     ),
+    ("wait_for wait_until wait_on wait_change futex_wait futex monitor mwait", "wait_value(addr, expected)"),
+    ("wake notify futex_wake signal notify_all", "wake_value(addr)"),
     ("scatter_read read_vectored readv_bytes read_many", "readv(ranges)"),
     ("write_vectored write_many scatter_write", "writev(pairs)"),
     ("closed is_closed is_open", "the space: space.is_mapped"),

@@ -64,6 +64,8 @@ mod _core {
     #[pymodule_export]
     use super::python::layout::{PyLayout, usable_end};
     #[pymodule_export]
+    use super::python::loop_observer::PyLoopObserver;
+    #[pymodule_export]
     use super::python::machine::PyMachine;
     #[pymodule_export]
     use super::python::mapping::PyMapping;

@@ -1,4 +1,4 @@
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
 from os import PathLike
 from types import TracebackType
 from typing import Any, Final, Literal, NoReturn, Protocol, Self, SupportsIndex, TypeAlias, TypeVar, final, overload
@@ -483,6 +483,8 @@ class AddressSpaceLayout:
     def __getnewargs_ex__(self) -> tuple[tuple[int, int, int], dict[str, Any]]: ...
 
 @final
+class _LoopObserver: ...
+
 class _ValueBell:
     def __init__(self) -> None: ...
     def ring(self) -> None: ...
@@ -1020,6 +1022,10 @@ class AddressSpace:
         that are there. Errors of `commit` or an observer are in `Subscription.error`, and the client hears no more. Either may have a
         fourth method `leave()`, which `Subscription.detach()` calls last: there the client lets go of the regions.
 
+        In a running asyncio loop an observer may be a coroutine function: the loop begins a task with each change, which waits for none of
+        them and shows no `mapping` when it is over; what a task raises, the loop's exception handler is told. Clients can't be: a change waits for
+        them.
+
         A removed region that shares addresses with an added one (`transaction()`) has to be let go in `prepare`. `map_memory()`
         on a space whose regions a client knows shows each as removed and added; closing the memory removes them all. A change from
         inside a client is `ReentrantChange`. Raises `TypeError` for an object that is neither, `ClientError` when it refuses.
@@ -1037,6 +1043,24 @@ class AddressSpace:
         ...     _ = space.insert_region(AddressSpaceRegion("ram", base, 0x1000))
         Traceback (most recent call last):
         dbs_address_space.errors.ClientError: client "NoMoreThanOne" refused the change in prepare: ValueError: one region is enough
+        """
+    def changes(self, generation: SupportsIndex | None = None) -> AsyncIterator[AddressSpaceChange]:
+        """The changes of the space, for `async for` in a running asyncio loop: each an `AddressSpaceChange` from the map last seen to that of now.
+
+        Changes that come while the loop is busy are one, which may be empty: then only the generation has moved. It begins with the map of
+        this call; given a `generation` that the space is past already, all that is there comes at once, as added. It ends when the space is
+        closed. Ending or cancelling it leaves nothing attached. Raises `ForkedProcess` in a forked child.
+
+        >>> import asyncio
+        >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+        >>> space = AddressSpace(AddressSpaceLayout(1 << 46, 0, 1 << 45))
+        >>> async def main():
+        ...     changes = space.changes()
+        ...     _ = space.insert_region(AddressSpaceRegion("ram", 0, "1MiB"))
+        ...     async for change in changes:
+        ...         return change
+        >>> print(asyncio.run(main()))
+        + AddressSpaceRegion(DEFAULT_MEMORY [0x0, 0x10_0000) 1 MiB rw- shmem)
         """
     @property
     def clients(self) -> tuple[Attachment, ...]:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
-from dbs_address_space._core import _ValueBell
+from dbs_address_space._core import AddressSpaceBase, _ValueBell
 
 if TYPE_CHECKING:
-    from asyncio import AbstractEventLoop, Future
+    from asyncio import AbstractEventLoop, Future, Task
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+    from typing import Any
 
-    from dbs_address_space._core import GuestMemory
+    from dbs_address_space._core import AddressSpace, AddressSpaceChange, GuestMemory
 
 __all__: list[str] = []
 _IDLE = 0.1
@@ -118,3 +121,81 @@ async def wait_value(memory: GuestMemory, place: tuple[int, int, int], seconds: 
         return waiter.future.result() if done else memory.wait_value(*place, timeout=0)
     finally:
         thread.remove(waiter)
+
+
+class _Follower:
+    """A client for `changes`: the descriptor of its subscription tells of changes, and itself of the end."""
+
+    name = "changes"
+
+    def __init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.news = asyncio.Event()
+        self.has_left = False
+
+    def __call__(self, change: AddressSpaceChange) -> None:
+        """Hears of the changes that move regions, and not of all."""
+
+    def leave(self) -> None:
+        self.has_left = True
+        # Its loop may be closed.
+        with suppress(RuntimeError):
+            self.loop.call_soon_threadsafe(self.news.set)
+
+    @contextmanager
+    def listening(self, descriptor: int) -> Iterator[None]:
+        """Hears while it lasts; by a descriptor of its own, for the subscription's may be closed at any time."""
+        own = os.dup(descriptor)
+
+        def hear() -> None:
+            os.eventfd_read(own)
+            self.news.set()
+
+        self.loop.add_reader(own, hear)
+        try:
+            yield
+        finally:
+            self.loop.remove_reader(own)
+            os.close(own)
+
+
+def changes(space: AddressSpace, generation: int | None) -> AsyncIterator[AddressSpaceChange]:
+    """`AddressSpace.changes`."""
+    seen = space.snapshot()
+    if generation is not None and seen.generation > generation:
+        seen = AddressSpaceBase.from_regions([], space.layout)
+    return _changes_since(space, seen)
+
+
+async def _changes_since(space: AddressSpace, seen: AddressSpaceBase) -> AsyncIterator[AddressSpaceChange]:
+    follower = _Follower()
+    with space.subscribe(follower) as subscription, follower.listening(subscription.fileno()):
+        while True:
+            # Before the look: what comes behind it is heard.
+            follower.news.clear()
+            now = space.snapshot()
+            if now.generation != seen.generation:
+                yield seen.diff(now)
+                seen = now
+            elif follower.has_left:
+                return
+            else:
+                await follower.news.wait()
+
+
+_tasks: set[Task[Any]] = set()
+"""A loop keeps its tasks only weakly."""
+
+
+def begin(observer: Callable[[AddressSpaceChange], Coroutine[Any, Any, Any]], change: AddressSpaceChange) -> None:
+    """Begins, in its loop, an observer that is a coroutine function."""
+    task = asyncio.get_running_loop().create_task(observer(change))
+    _tasks.add(task)
+    task.add_done_callback(_end)
+
+
+def _end(task: Task[Any]) -> None:
+    _tasks.discard(task)
+    if not task.cancelled() and (error := task.exception()):
+        message = "an observer of an AddressSpace failed"
+        task.get_loop().call_exception_handler({"message": message, "exception": error, "task": task})

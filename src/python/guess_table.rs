@@ -286,7 +286,7 @@ const MAP: &[(&str, &str)] = &[
     ("end max_addr last_address top", "last_addr"),
     ("walk foreach for_each iterate visit", "walk_regions(callback), or iteration"),
     ("version revision", "generation"),
-    ("compare changes delta", "diff(after)"),
+    ("compare delta", "diff(after)"),
     ("is_valid_address address_in_range contains has_region has", "`region in space`, or find_region(addr)"),
     ("e820 e820_table", "tables.e820(space)"),
     ("to_json to_dict dump dumps save", "AddressSpacePlan.to_json(), or pickle of snapshot()"),

@@ -16,7 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from memory_helpers import LAYOUT, PAGE, mapped, ram
 
-DESCRIPTORS = Path("/proc/self/fd")
+
+def descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def run(main: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
@@ -89,7 +91,7 @@ def test_who_was_away_has_all_that_is_there(space: AddressSpace) -> None:
 def test_a_cancelled_iterator_leaves_nothing() -> None:
     async def main() -> Any:
         space = AddressSpace(LAYOUT)
-        descriptors = len(list(DESCRIPTORS.iterdir()))
+        before = descriptors()
         task = asyncio.ensure_future(next_of(space.changes()))
         await asyncio.sleep(0.01)
         assert [repr(client) for client in space.clients] == ['Subscription("changes", attached)']
@@ -97,7 +99,7 @@ def test_a_cancelled_iterator_leaves_nothing() -> None:
         with pytest.raises(asyncio.CancelledError):
             await task
         assert space.clients == ()
-        assert len(list(DESCRIPTORS.iterdir())) == descriptors
+        assert descriptors() == before
         # One that is left by break ends by itself.
         space.insert_region(ram(0))
         async for _ in space.changes(0):
@@ -105,7 +107,7 @@ def test_a_cancelled_iterator_leaves_nothing() -> None:
         gc.collect()
         await asyncio.sleep(0.01)
         assert space.clients == ()
-        assert len(list(DESCRIPTORS.iterdir())) == descriptors
+        assert descriptors() == before
         return weakref.ref(space)
 
     space = run(main)

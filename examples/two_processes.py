@@ -2,8 +2,8 @@
 
     python examples/two_processes.py [requests]
 
-Who has nothing to do sleeps in `wait_value`, on the other's index, until that wakes him. The queue is a split one of VIRTIO 1.2: a
-table of descriptors, a ring of those on offer, a ring of those used. The device answers each request with its text in capitals.
+Who has nothing to do sleeps in `wait_value`, on the other's index, until that wakes him. The queue is a split one of VIRTIO:
+a table of descriptors, a ring of those on offer, a ring of those used. The device answers each request with its text in capitals.
 """
 
 import multiprocessing

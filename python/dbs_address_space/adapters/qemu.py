@@ -11,20 +11,30 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from dbs_address_space._core import AddressSpace, AddressSpaceLayout, AddressSpaceRegion, checked_answer, checked_range
-from dbs_address_space.errors import InvalidArgument, Unsupported
+from dbs_address_space.adapters._qemu_map import END, flat_view, unique_name
+from dbs_address_space.adapters._qemu_space import QemuSpace, open_space, open_space_async, ram_names, run_steps
+from dbs_address_space.errors import Unsupported
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
     from typing import SupportsIndex
 
     from dbs_address_space._core import GuestMemory
 
-__all__ = ["hotplug_commands", "memory_arguments", "read_space", "space_of_tree", "unplug_commands"]
+__all__ = [
+    "QemuSpace",
+    "hotplug_commands",
+    "memory_arguments",
+    "open_space",
+    "open_space_async",
+    "read_space",
+    "space_of_tree",
+    "unplug_commands",
+]
 
-_LINE = re.compile(r"\s*([0-9a-f]{16})-([0-9a-f]{16}) \(prio -?\d+, ([^)]*)\): (.*?)(?: @([0-9a-f]+))?(?: KVM)?\s*$")
+_VIDEO = re.compile(r"\b(vram|ram_bar|vgamem|framebuffer)\b|\.vram")
 _TYPES = {"ram": "ram", "nv-ram": "ram", "rom": "firmware", "romd": "firmware"}
 """QEMU's types of ranges in its flat view, and ours; every other range is a device."""
-_END = 1 << 52
 
 
 def memory_arguments(memory: GuestMemory, *, slots: SupportsIndex = 0, max_size: SupportsIndex | str = 0) -> list[str]:
@@ -112,37 +122,32 @@ def read_space(execute: Callable[[str, dict[str, Any]], Any]) -> AddressSpace:
     tree = checked_answer(execute("human-monitor-command", {"command-line": "info mtree -f"}), "execute")
     listed = checked_answer(execute("query-memory-devices", {}), "execute")
     devices = [device["data"] for device in listed]
-    return space_of_tree(tree, {device["addr"]: device["id"] for device in devices if device.get("id")})
+    names = {device["addr"]: device["id"] for device in devices if device.get("id") and "addr" in device}
+    return space_of_tree(tree, names, ram=run_steps(ram_names(), execute))
 
 
-def space_of_tree(text: str, names: dict[int, str] | None = None) -> AddressSpace:
+def space_of_tree(
+    text: str, names: dict[int, str] | None = None, *, ram: Collection[str] | None = None
+) -> AddressSpace:
     """A space from what `info mtree -f` prints; `names` are those of memory devices, which are hotplugged, by their address.
 
-    RAM, ROM and other ranges become `ram`, `firmware` and `device` regions. A name that QEMU gives several ranges is numbered.
+    RAM, ROM and other ranges become `ram`, `firmware` and `device` regions. A range that does not show the begin of something has
+    the offset in its name, as `ram0@0x100000`. QEMU prints video memory and what devices share as RAM, too: `ram` has the names
+    of what is RAM; without it, only what is named as video memory is a device.
     """
     names = names or {}
     regions: list[AddressSpaceRegion] = []
-    seen: dict[str, int] = {}
-    for base, end, theirs, name in _flat_view(text):
-        label = names.get(base, name)
-        seen[label] = seen.get(label, 0) + 1
-        unique = label if seen[label] == 1 else f"{label}#{seen[label]}"
-        kind, plugged = _TYPES.get(theirs, "device"), base in names
-        regions.append(AddressSpaceRegion(kind, base, end - base, name=unique, is_hotplug=plugged))
+    seen: set[str] = set()
+    for base, size, theirs, name, offset in flat_view(text):
+        unique, plugged = unique_name(names.get(base, name), offset, seen), base in names
+        is_ram = plugged or (name in ram if ram is not None else not _VIDEO.search(name))
+        kind = "device" if theirs == "ram" and not is_ram else _TYPES.get(theirs, "device")
+        regions.append(AddressSpaceRegion(kind, base, size, name=unique, is_hotplug=plugged))
     return AddressSpace.from_regions(regions, _layout(regions))
-
-
-def _flat_view(text: str) -> list[tuple[int, int, str, str]]:
-    """The ranges of the address space named memory: base, exclusive end, kind, name."""
-    for view in re.split(r"^FlatView ", text, flags=re.MULTILINE):
-        if re.search(r'^ AS "memory"', view, flags=re.MULTILINE):
-            found = [match for line in view.splitlines() if (match := _LINE.match(line))]
-            return [(int(match[1], 16), int(match[2], 16) + 1, match[3], match[4]) for match in found]
-    raise InvalidArgument("this is not what info mtree -f prints: it has no address space named memory")
 
 
 def _layout(regions: list[AddressSpaceRegion]) -> AddressSpaceLayout:
     """Devices between the RAM get windows; those behind it need none."""
     ram_end = max((region.end for region in regions if region.region_type.value == "ram"), default=0)
     devices = [region for region in regions if region.region_type.value == "device" and region.base < ram_end]
-    return AddressSpaceLayout(_END, 0, ram_end, mmio_windows=[(region.base, region.size) for region in devices])
+    return AddressSpaceLayout(END, 0, ram_end, mmio_windows=[(region.base, region.size) for region in devices])

@@ -7,9 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dbs_address_space import AddressRange, AddressSpace, InvalidArgument, RegionBusy, Unsupported
+from dbs_address_space import (
+    AddressRange,
+    AddressSpace,
+    AddressSpaceBuilder,
+    InvalidArgument,
+    NumaRegionInfo,
+    RegionBusy,
+    Unsupported,
+)
 from dbs_address_space.adapters import qemu
-from memory_helpers import GIB, MIB, PAGE
+from memory_helpers import GIB, MIB, PAGE, ram
 from test_qemu import Qmp, running
 
 MEMFD = "memory-backend-memfd,share=on"
@@ -209,3 +217,43 @@ def test_a_process_that_is_not_known_and_a_map_that_never_rests_are_errors(tmp_p
             qemu.open_space(moving, pid=qemu.open_space(qmp).pid)
         with pytest.raises(FileNotFoundError):
             qemu.open_space(qmp, pid=1 << 22)
+
+
+@pytest.mark.parametrize("kind", ["pc", "q35"])
+def test_a_plan_gives_the_nodes_their_memory_and_processors(tmp_path: Path, kind: str) -> None:
+    """The first node has RAM on both sides of the hole, and processors that are not neighbours."""
+    sizes = {0: "3840MiB", 1: "1GiB"}
+    nodes = [NumaRegionInfo(size, guest_numa_node_id=node, vcpu_ids=[node, 3 - node]) for node, size in sizes.items()]
+    plan = AddressSpaceBuilder(kind, numa_regions=nodes).plan()
+    with qemu.space_of_plan(plan) as space:
+        assert len(plan.numa_nodes[0].region_infos) == 2
+        arguments = qemu.memory_arguments(space.memory, plan=plan)
+        with running(tmp_path, "-M", kind, *arguments, "-S") as qmp, qemu.open_space(qmp) as opened:
+            said = monitor(qmp, "info numa").replace("\r", "")
+            for node, parts in plan.numa_nodes.items():
+                assert f"node {node} cpus: {' '.join(map(str, sorted(parts.vcpu_ids)))}\n" in said
+                assert f"node {node} size: {sum(info.size for info in parts.region_infos) // MIB} MB" in said
+                for info in parts.region_infos:
+                    last = info.base + info.size - 16
+                    space.memory.write(last, b"%016x" % last)
+                    assert opened.memory.read(last, 16) == seen_by_guest(qmp, tmp_path, last, 16) == b"%016x" % last
+
+
+def test_nodes_that_qemu_can_not_have_are_refused() -> None:
+    nodes = [NumaRegionInfo("3GiB", guest_numa_node_id=0), NumaRegionInfo("64MiB", guest_numa_node_id=1)]
+    plan = AddressSpaceBuilder("q35", numa_regions=nodes).plan()
+    with plan.build() as space, pytest.raises(Unsupported, match="RAM of node 0, from 0x0 on, is not one file"):
+        qemu.memory_arguments(space.memory, plan=plan)
+    swapped = [NumaRegionInfo("64MiB", guest_numa_node_id=1), NumaRegionInfo("64MiB", guest_numa_node_id=0)]
+    plan = AddressSpaceBuilder("q35", numa_regions=swapped).plan()
+    with qemu.space_of_plan(plan) as space, pytest.raises(Unsupported, match="node 0, from 0x4000000 on"):
+        qemu.memory_arguments(space.memory, plan=plan)
+    plan = AddressSpaceBuilder("q35", numa_regions=nodes[1:]).plan()
+    with qemu.space_of_plan(plan) as space:
+        space.insert_region(ram(GIB, name="more"))
+        with pytest.raises(Unsupported, match="the RAM at 0x40000000 is in no node"):
+            qemu.memory_arguments(space.memory, plan=plan)
+    private = [NumaRegionInfo("3GiB", guest_numa_node_id=0)]
+    plan = AddressSpaceBuilder("q35", numa_regions=private, mem_type="mmap").plan()
+    with pytest.raises(Unsupported, match="must be one file of small pages"):
+        qemu.space_of_plan(plan)

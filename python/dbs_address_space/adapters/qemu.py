@@ -5,21 +5,23 @@ QEMU opens the descriptors through `/proc`, so it must run as the same user; it 
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
-from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from itertools import accumulate, chain, groupby
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dbs_address_space._core import AddressSpace, AddressSpaceLayout, AddressSpaceRegion, checked_answer, checked_range
 from dbs_address_space.adapters._qemu_map import END, flat_view, unique_name
 from dbs_address_space.adapters._qemu_space import QemuSpace, open_space, open_space_async, ram_names, run_steps
+from dbs_address_space.enums import MemorySourceType
 from dbs_address_space.errors import Unsupported
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
     from typing import SupportsIndex
 
-    from dbs_address_space._core import GuestMemory
+    from dbs_address_space._core import AddressSpacePlan, GuestMemory
 
 __all__ = [
     "QemuSpace",
@@ -28,6 +30,7 @@ __all__ = [
     "open_space",
     "open_space_async",
     "read_space",
+    "space_of_plan",
     "space_of_tree",
     "unplug_commands",
 ]
@@ -37,29 +40,113 @@ _TYPES = {"ram": "ram", "nv-ram": "ram", "rom": "firmware", "romd": "firmware"}
 """QEMU's types of ranges in its flat view, and ours; every other range is a device."""
 
 
-def memory_arguments(memory: GuestMemory, *, slots: SupportsIndex = 0, max_size: SupportsIndex | str = 0) -> list[str]:
+class _Backend(NamedTuple):
+    """A file behind RAM, and the regions that follow each other in it, by base and size."""
+
+    descriptor: int
+    regions: tuple[tuple[int, int], ...]
+
+    @property
+    def size(self) -> int:
+        return sum(size for _, size in self.regions)
+
+
+def space_of_plan(plan: AddressSpacePlan) -> AddressSpace:
+    """A mapped space of a plan, in which the RAM of each NUMA node is one file, as `memory_arguments` needs it.
+
+    The regions of a node that has several are parts of one memfd, at rising offsets. Raises `Unsupported` for such a node whose
+    memory is not `"shmem"`, and what `map_memory` raises.
+    """
+    regions = {region.base: region for region in plan.regions}
+    for node in plan.numa_nodes.values():
+        if len(node.region_infos) > 1:
+            regions.update(_in_one_file([regions[info.base] for info in node.region_infos]))
+    space = AddressSpace.from_regions(list(regions.values()), plan.layout)
+    space.map_memory()
+    return space
+
+
+def _in_one_file(regions: list[AddressSpaceRegion]) -> dict[int, AddressSpaceRegion]:
+    for region in regions:
+        if region.mem_type is not MemorySourceType.MEMFD_SHARED:
+            raise Unsupported(
+                f"{region} is a part of a NUMA node, whose parts must be one file of small pages",
+                feature="parts of one file",
+                how='plan it with mem_type="shmem", or give each node one region',
+            )
+    descriptor = os.memfd_create(regions[0].name or "node", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        os.ftruncate(descriptor, sum(region.size for region in regions))
+        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+        offsets = accumulate((region.size for region in regions), initial=0)
+        parts = zip(regions, offsets, strict=False)
+        return {
+            region.base: region.replace(mem_type=None, file=descriptor, file_offset=offset) for region, offset in parts
+        }
+    finally:
+        os.close(descriptor)
+
+
+def memory_arguments(
+    memory: GuestMemory,
+    *,
+    slots: SupportsIndex = 0,
+    max_size: SupportsIndex | str = 0,
+    plan: AddressSpacePlan | None = None,
+) -> list[str]:
     """Command-line arguments that make the RAM of a space the RAM of a QEMU machine.
 
     Regions that are parts of one file, in order and without a gap in the file, are one backend. A single backend is the
-    machine's memory, which QEMU lays out itself, with a hole below 4 GiB; each of several is a NUMA node. `slots` and
-    `max_size` leave room for `hotplug_commands`. Raises `Unsupported` for RAM that is not shared, or that is not all of its file.
+    machine's memory, which QEMU lays out itself, with a hole below 4 GiB; each of several is a NUMA node. With the `plan` that
+    the space was made of by `space_of_plan`, nodes and processors are those of the plan. `slots` and `max_size` leave room for
+    `hotplug_commands`. Raises `Unsupported` for RAM that is not shared, or not all of its file, and for nodes that are not
+    one file each, by ascending addresses.
     """
     slots, max_size = checked_range(slots, max_size)
     backends = _backends(memory)
     room = f",slots={slots},maxmem={max_size >> 10}K" if slots else ""
-    arguments = ["-m", f"size={sum(size for _, size in backends) >> 10}K{room}"]
-    for number, (fd, size) in enumerate(backends):
-        options = _backend(f"ram{number}", fd, size)
+    arguments = ["-m", f"size={sum(backend.size for backend in backends) >> 10}K{room}"]
+    for number, backend in enumerate(backends):
+        options = _backend(f"ram{number}", backend.descriptor, backend.size)
         kind = options.pop("qom-type")
         arguments += ["-object", ",".join([kind, *(f"{key}={_text(value)}" for key, value in options.items())])]
-        if len(backends) > 1:
-            arguments += ["-numa", f"node,nodeid={number},memdev=ram{number}"]
+    if plan is not None and plan.numa_nodes:
+        return arguments + _planned_nodes(backends, plan)
+    if len(backends) > 1:
+        nodes = (["-numa", f"node,nodeid={number},memdev=ram{number}"] for number in range(len(backends)))
+        return arguments + list(chain.from_iterable(nodes))
     # QEMU refuses memory-backend= beside NUMA nodes that have a memdev.
-    return arguments if len(backends) > 1 else [*arguments, "-machine", "memory-backend=ram0"]
+    return [*arguments, "-machine", "memory-backend=ram0"]
 
 
-def _backends(memory: GuestMemory) -> list[tuple[int, int]]:
-    """A descriptor and a size for each file behind the RAM."""
+def _planned_nodes(backends: list[_Backend], plan: AddressSpacePlan) -> list[str]:
+    """The NUMA nodes of a plan; QEMU gives them addresses in the order of their numbers."""
+    arguments: list[str] = []
+    left = dict(enumerate(backends))
+    for node, parts in sorted(plan.numa_nodes.items()):
+        text = f"node,nodeid={node}"
+        if parts.region_infos:
+            number, backend = next(iter(left.items()), (0, _Backend(-1, ())))
+            if backend.regions != tuple((info.base, info.size) for info in parts.region_infos):
+                raise Unsupported(
+                    f"the RAM of node {node}, from {parts.region_infos[0].base:#x} on, is not one file behind those before",
+                    feature="a NUMA node of several files",
+                    how="make the space by space_of_plan(plan), of nodes that ascend with their addresses",
+                )
+            del left[number]
+            text += f",memdev=ram{number}"
+        arguments += ["-numa", text + "".join(f",cpus={vcpu}" for vcpu in parts.vcpu_ids)]
+    if left:
+        (base, _), *_ = next(iter(left.values())).regions
+        raise Unsupported(
+            f"the RAM at {base:#x} is in no node of the plan", feature="RAM without a node", how="plan it"
+        )
+    vcpus = sum(len(parts.vcpu_ids) for parts in plan.numa_nodes.values())
+    return [*arguments, "-smp", str(vcpus)] if vcpus else arguments
+
+
+def _backends(memory: GuestMemory) -> list[_Backend]:
+    """The files behind the RAM, each of them all."""
     found = []
     for _, parts in groupby(memory.vhost_user_regions(), key=lambda region: _identity(region.fd)):
         regions = list(parts)
@@ -72,7 +159,7 @@ def _backends(memory: GuestMemory) -> list[tuple[int, int]]:
                     how="give the RAM files of its own, or regions that follow each other in one file",
                 )
             reached += region.memory_size
-        found.append((regions[0].fd, reached))
+        found.append(_Backend(regions[0].fd, tuple((region.guest_phys_addr, region.memory_size) for region in regions)))
     return found
 
 

@@ -64,6 +64,8 @@ mod _core {
     #[pymodule_export]
     use super::python::layout::{PyLayout, usable_end};
     #[pymodule_export]
+    use super::python::loop_observer::PyLoopObserver;
+    #[pymodule_export]
     use super::python::machine::PyMachine;
     #[pymodule_export]
     use super::python::mapping::PyMapping;
@@ -71,6 +73,8 @@ mod _core {
     use super::python::memory::PyMemory;
     #[pymodule_export]
     use super::python::memory::search::PyPattern;
+    #[pymodule_export]
+    use super::python::memory::wait::PyValueBell;
     #[pymodule_export]
     use super::python::numa::{PyNumaIdTable, PyNumaNode, PyNumaNodeInfo};
     #[pymodule_export]

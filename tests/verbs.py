@@ -4,6 +4,7 @@ The tables of verbs in the tests are chosen from `VERBS` by trait, so that each 
 `memory/test_verbs.py` finds a name without an entry, and a trait that is wrong.
 """
 
+import asyncio
 import inspect
 import mmap
 import os
@@ -241,6 +242,18 @@ def search(memory: GuestMemory, addr: int, size: int, **keywords: Any) -> list[i
     return [place - addr for place in memory.search(NEEDLE, addr, addr + size, **keywords)]
 
 
+def wait_value(memory: GuestMemory, addr: Any, size: Any) -> int:
+    """The value that is there, at once: it is not what is expected, or the time is up."""
+    return memory.wait_value(addr, 0, size, timeout=0)
+
+
+def wait_value_async(memory: GuestMemory, addr: Any, size: Any) -> int:
+    async def wait() -> int:
+        return await memory.wait_value_async(addr, 0, size, timeout=0)
+
+    return asyncio.run(wait())
+
+
 def find_zero_pages(memory: GuestMemory, addr: int, size: int) -> int:
     return sum(pages.size for pages in memory.find_zero_pages(addr, addr + size))
 
@@ -393,6 +406,9 @@ VERBS: tuple[Verb, ...] = (
         lambda memory, addr, size: memory.compare_exchange(addr, 0, integer(data(size)), size),
         operated(lambda old, value: old or value),
     ),
+    Verb("wait_value", wait_value, of(integer), kind="integer", needs="r", widths=(1, 2, 4, 8)),
+    Verb("wait_value_async", wait_value_async, of(integer), kind="integer", needs="r", widths=(1, 2, 4, 8)),
+    Verb("wake_value", GuestMemory.wake_value, of(lambda _: 0), kind="integer", needs="r", widths=(1, 2, 4, 8)),
     Scanner("search", search, of(places), parts=True),
     Scanner("find_zero_pages", find_zero_pages, of(zero_pages), parts=True),
     Scanner("hexdump", hexdump, same),

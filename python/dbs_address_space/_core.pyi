@@ -1,4 +1,4 @@
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
 from os import PathLike
 from types import TracebackType
 from typing import Any, Final, Literal, NoReturn, Protocol, Self, SupportsIndex, TypeAlias, TypeVar, final, overload
@@ -483,6 +483,16 @@ class AddressSpaceLayout:
     def __getnewargs_ex__(self) -> tuple[tuple[int, int, int], dict[str, Any]]: ...
 
 @final
+class _LoopObserver: ...
+
+class _ValueBell:
+    def __init__(self) -> None: ...
+    def ring(self) -> None: ...
+    def clear(self) -> None: ...
+    def wait(
+        self, waiters: Iterable[tuple[GuestMemory, int, int, int]], timeout: float, poll: float
+    ) -> list[tuple[int, Any]]: ...
+
 class _RegionKey: ...
 
 @final
@@ -1012,6 +1022,10 @@ class AddressSpace:
         that are there. Errors of `commit` or an observer are in `Subscription.error`, and the client hears no more. Either may have a
         fourth method `leave()`, which `Subscription.detach()` calls last: there the client lets go of the regions.
 
+        In a running asyncio loop an observer may be a coroutine function: the loop begins a task with each change, which waits for none of
+        them and shows no `mapping` when it is over; what a task raises, the loop's exception handler is told. Clients can't be: a change waits for
+        them.
+
         A removed region that shares addresses with an added one (`transaction()`) has to be let go in `prepare`. `map_memory()`
         on a space whose regions a client knows shows each as removed and added; closing the memory removes them all. A change from
         inside a client is `ReentrantChange`. Raises `TypeError` for an object that is neither, `ClientError` when it refuses.
@@ -1029,6 +1043,24 @@ class AddressSpace:
         ...     _ = space.insert_region(AddressSpaceRegion("ram", base, 0x1000))
         Traceback (most recent call last):
         dbs_address_space.errors.ClientError: client "NoMoreThanOne" refused the change in prepare: ValueError: one region is enough
+        """
+    def changes(self, generation: SupportsIndex | None = None) -> AsyncIterator[AddressSpaceChange]:
+        """The changes of the space, for `async for` in a running asyncio loop: each an `AddressSpaceChange` from the map last seen to that of now.
+
+        Changes that come while the loop is busy are one, which may be empty: then only the generation has moved. It begins with the map of
+        this call; given a `generation` that the space is past already, all that is there comes at once, as added. It ends when the space is
+        closed. Ending or cancelling it leaves nothing attached. Raises `ForkedProcess` in a forked child.
+
+        >>> import asyncio
+        >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+        >>> space = AddressSpace(AddressSpaceLayout(1 << 46, 0, 1 << 45))
+        >>> async def main():
+        ...     changes = space.changes()
+        ...     _ = space.insert_region(AddressSpaceRegion("ram", 0, "1MiB"))
+        ...     async for change in changes:
+        ...         return change
+        >>> print(asyncio.run(main()))
+        + AddressSpaceRegion(DEFAULT_MEMORY [0x0, 0x10_0000) 1 MiB rw- shmem)
         """
     @property
     def clients(self) -> tuple[Attachment, ...]:
@@ -1404,6 +1436,66 @@ class GuestMemory:
         >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
         >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "4KiB")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
         >>> space.map_memory().store(8, 1)
+        """
+    def wait_value(
+        self,
+        addr: _Address,
+        expected: SupportsIndex,
+        size: _Size = 4,
+        *,
+        timeout: float | None = None,
+        poll: float = 0.001,
+    ) -> int:
+        """Waits until an integer is not `expected` and returns what is there then: `expected` itself after `timeout` seconds (`None`: never).
+
+        The integer is little-endian, has 1, 2, 4 or 8 bytes and is naturally aligned. The wait sleeps, in this process, until `wake_value` or
+        another process's futex wakes it, and looks every `poll` seconds, 50 ms at most, for guests, devices and NumPy wake nobody. It lets other
+        threads run, holds no region, and follows the map: when the region goes, it is `UnmappedAddress`. Ctrl-C ends it. Raises
+        `Misaligned`, `InvalidAddressRange` for a value that does not fit, else as `read` does.
+
+        >>> from dbs_address_space import AddressSpaceBuilder
+        >>> memory = AddressSpaceBuilder(numa_regions=["4MiB"]).build().memory
+        >>> memory.store(0x1000, 7, 4)
+        >>> memory.wait_value(0x1000, 6), memory.wait_value(0x1000, 7, timeout=0.01)
+        (7, 7)
+        """
+    def wait_value_async(
+        self,
+        addr: _Address,
+        expected: SupportsIndex,
+        size: _Size = 4,
+        *,
+        timeout: float | None = None,
+        poll: float = 0.001,
+    ) -> Coroutine[Any, Any, int]:
+        """`wait_value` for asyncio: a coroutine that waits without a thread of its own.
+
+        Arguments, result and errors are those of `wait_value`; cancelling it ends the wait. One thread a loop sleeps for all its waits: on 127 words
+        of 4 bytes, while it looks at what is beyond them every `poll` seconds.
+
+        >>> import asyncio
+        >>> from dbs_address_space import AddressSpaceBuilder
+        >>> memory = AddressSpaceBuilder(numa_regions=["4MiB"]).build().memory
+        >>> async def main():
+        ...     waiter = asyncio.create_task(memory.wait_value_async(0x1000, 0))
+        ...     await asyncio.sleep(0.01)
+        ...     memory.store(0x1000, 7, 4)
+        ...     memory.wake_value(0x1000)
+        ...     return await waiter
+        >>> asyncio.run(main())
+        7
+        """
+    def wake_value(self, addr: _Address, size: _Size = 4) -> int:
+        """Wakes all who sleep in `wait_value` for that integer, in any process that shares the memory, and returns how many.
+
+        Call it after the write. It wakes other users of futexes there too. Nobody can sleep on read-only anonymous memory, nor where the
+        memory is not aligned on the host or may block; who waits there looks now and then. Raises `Misaligned`, else as `read` does.
+
+        >>> from dbs_address_space import AddressSpaceBuilder
+        >>> memory = AddressSpaceBuilder(numa_regions=["4MiB"]).build().memory
+        >>> memory.store(0x1000, 7, 4)
+        >>> memory.wake_value(0x1000)
+        0
         """
     def swap(self, addr: _Address, value: SupportsIndex, size: _Size = 8, *, order: str = "seq_cst") -> int:
         """Writes `value` atomically, and returns what was there.

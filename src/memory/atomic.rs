@@ -38,6 +38,16 @@ impl<'a> Cell<'a> {
         Ok(Self { verb: name, section })
     }
 
+    /// A place that an atomic operation may use if its memory can't fault.
+    pub(super) const fn of(section: Section<'a>) -> Self {
+        Self { verb: "load", section }
+    }
+
+    /// The place in its region.
+    pub(super) const fn section(&self) -> &Section<'a> {
+        &self.section
+    }
+
     /// Does one operation and returns the value before it.
     ///
     /// Values are the low bytes, little-endian. The order of a compare-exchange that fails is that of its load.
@@ -50,18 +60,19 @@ impl<'a> Cell<'a> {
         }
         // SAFETY: inside a mapping that can't fault meanwhile and is only touched by copies and atomics. As many bytes as `new` lets
         // pass, naturally aligned: a region that is touched directly begins with a page on both sides.
-        let old = unsafe {
-            match self.section.size() {
-                1 => u64::from(AtomicU8::from_ptr(host).apply(operation, order)),
-                2 => u64::from(AtomicU16::from_ptr(host.cast()).apply(operation, order)),
-                4 => u64::from(AtomicU32::from_ptr(host.cast()).apply(operation, order)),
-                _ => AtomicU64::from_ptr(host.cast()).apply(operation, order),
-            }
-        };
+        let old = unsafe { apply(host, self.section.size(), operation, order) };
         if operation != Operation::Load {
             self.section.mark_dirty();
         }
         Ok(old)
+    }
+
+    /// The value, unless the memory may fault.
+    pub(super) fn loaded(&self) -> Option<u64> {
+        // As in `apply`.
+        let (path, host) = (self.section.path(PROT_READ), self.section.host());
+        // SAFETY: as there.
+        path.is_direct().then(|| unsafe { apply(host, self.section.size(), Operation::Load, Ordering::Acquire) })
     }
 
     fn guarded(&self) -> Error {
@@ -74,6 +85,20 @@ impl<'a> Cell<'a> {
             feature: "atomic access to guarded memory",
             how: "use read_u8..read_u64 and write_u8..write_u64".into(),
             region: Some(Arc::clone(region)),
+        }
+    }
+}
+
+/// # Safety
+/// `host` is naturally aligned for 1, 2, 4 or 8 bytes that can't fault and are only touched by copies and atomics.
+unsafe fn apply(host: *mut u8, size: u64, operation: Operation, order: Ordering) -> u64 {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match size {
+            1 => u64::from(AtomicU8::from_ptr(host).apply(operation, order)),
+            2 => u64::from(AtomicU16::from_ptr(host.cast()).apply(operation, order)),
+            4 => u64::from(AtomicU32::from_ptr(host.cast()).apply(operation, order)),
+            _ => AtomicU64::from_ptr(host.cast()).apply(operation, order),
         }
     }
 }

@@ -77,8 +77,9 @@ impl MappedRegions {
         region.range().contains(addr).then_some(region)
     }
 
-    /// The mapped region that holds `addr`, for the participants of a change: they keep it until they have committed or rolled back,
-    /// as their protocol says. Verbs, which only see the memory of a snapshot and not its `Arc`, can't call it: they take leases.
+    /// The mapped region that holds `addr`, for the participants of a change, who keep it until they have committed or rolled back,
+    /// as their protocol says, and for a look of who waits for a value. Other verbs, which only see the memory of a snapshot and not its
+    /// `Arc`, can't call it: they take leases.
     pub fn for_participant(self: &Arc<Self>, addr: u64) -> Option<&Arc<MappedRegion>> {
         self.find_shared(addr)
     }

@@ -159,6 +159,11 @@ impl Mapping {
         self.backing.file.as_ref().map(|_| self.backing.offset)
     }
 
+    /// Whether a copy may wait for a disk, or for whoever answers its faults.
+    pub const fn may_block(&self) -> bool {
+        self.backing.may_block
+    }
+
     /// The backing that was opened.
     pub(super) const fn backing(&self) -> &Backing {
         &self.backing

@@ -50,4 +50,5 @@ pub mod topology;
 pub mod transfer;
 pub mod translate;
 mod untorn;
+pub mod value;
 pub mod zero_pages;

@@ -119,7 +119,7 @@ impl<'a> Section<'a> {
 
     /// Whether a copy may wait for a disk, or for whoever answers its faults.
     pub fn may_block(&self) -> bool {
-        self.region.mapping().backing().may_block
+        self.region.mapping().may_block()
     }
 
     /// The host address of the first byte.

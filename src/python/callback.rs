@@ -6,26 +6,31 @@ use pyo3::types::PyInt;
 
 use super::calls::python_call;
 
-/// Refuses a coroutine or generator function: its call would give one that nobody runs. `what` is what it is given as.
-pub(super) fn check(function: &Bound<'_, PyAny>, what: &str) -> PyResult<()> {
+/// Whether a function, or a call of an object, is one of those that `inspect` has these questions for.
+fn is_any(function: &Bound<'_, PyAny>, questions: &[&str]) -> PyResult<bool> {
     let _guard = python_call();
     let inspect = function.py().import("inspect")?;
-    let is = |function: &Bound<'_, PyAny>, questions: &[&str]| {
+    let is = |function: &Bound<'_, PyAny>| {
         let mut asked = questions.iter().map(|question| inspect.call_method1(*question, (function,))?.is_truthy());
         asked.try_fold(false, |found, answer| Ok::<_, PyErr>(found || answer?))
     };
-    let call = function.getattr_opt("__call__")?;
-    let is_any = |questions: &[&str]| {
-        Ok::<_, PyErr>(
-            is(function, questions)? || call.as_ref().is_some_and(|call| is(call, questions).unwrap_or(false)),
-        )
-    };
-    let (kind, advice) = if is_any(&["iscoroutinefunction", "isasyncgenfunction"])? {
+    Ok(is(function)? || function.getattr_opt("__call__")?.is_some_and(|call| is(&call).unwrap_or(false)))
+}
+
+/// Whether calling a function makes a coroutine, which somebody has to await.
+pub(super) fn is_coroutine_function(function: &Bound<'_, PyAny>) -> PyResult<bool> {
+    is_any(function, &["iscoroutinefunction"])
+}
+
+/// Refuses a coroutine or generator function: its call would give one that nobody runs. `what` is what it is given as.
+pub(super) fn check(function: &Bound<'_, PyAny>, what: &str) -> PyResult<()> {
+    let _guard = python_call();
+    let (kind, advice) = if is_any(function, &["iscoroutinefunction", "isasyncgenfunction"])? {
         (
             "coroutine",
             "nobody would await: give a plain function, which may hand over to a loop with loop.call_soon_threadsafe()",
         )
-    } else if is_any(&["isgeneratorfunction"])? {
+    } else if is_any(function, &["isgeneratorfunction"])? {
         ("generator", "nobody would iterate: give a function without yield")
     } else {
         return Ok(());

@@ -32,6 +32,7 @@ mod keywords;
 pub mod kvm;
 pub mod layout;
 mod leaving;
+pub mod loop_observer;
 pub mod machine;
 pub mod mapping;
 pub mod memory;

@@ -6,6 +6,10 @@ use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
 use super::attachment::PyAttachment;
+use super::calls::python_call;
+use super::convert::Address;
+use super::import_once::ImportOnce;
+use super::loop_observer::PyLoopObserver;
 use super::python_client::{PyClient, is_observer};
 use super::space::PySpace;
 
@@ -26,7 +30,7 @@ impl PySubscription {
     /// The client or callable that was given to `subscribe()`; `None` once it is detached.
     #[getter]
     fn client<'py>(slf: &Bound<'py, Self>) -> Option<Bound<'py, PyAny>> {
-        slf.as_super().get().object(slf.py())
+        slf.as_super().get().object(slf.py()).map(PyLoopObserver::function_of)
     }
 
     /// A descriptor that is readable once a change was committed since it was last read, for `select`, `poll` and asyncio.
@@ -60,6 +64,10 @@ impl PySpace {
     /// that are there. Errors of `commit` or an observer are in `Subscription.error`, and the client hears no more. Either may have a
     /// fourth method `leave()`, which `Subscription.detach()` calls last: there the client lets go of the regions.
     ///
+    /// In a running asyncio loop an observer may be a coroutine function: the loop begins a task with each change, which waits for none of
+    /// them and shows no `mapping` when it is over; what a task raises, the loop's exception handler is told. Clients can't be: a change waits for
+    /// them.
+    ///
     /// A removed region that shares addresses with an added one (`transaction()`) has to be let go in `prepare`. `map_memory()`
     /// on a space whose regions a client knows shows each as removed and added; closing the memory removes them all. A change from
     /// inside a client is `ReentrantChange`. Raises `TypeError` for an object that is neither, `ClientError` when it refuses.
@@ -83,14 +91,40 @@ impl PySpace {
         client_or_callable: &Bound<'py, PyAny>,
         replay: bool,
     ) -> PyResult<Bound<'py, PySubscription>> {
-        let (py, object) = (client_or_callable.py(), client_or_callable);
+        let (py, given) = (client_or_callable.py(), client_or_callable);
+        let observer = PyLoopObserver::of(given)?.map(Bound::into_any);
+        let object = observer.as_ref().unwrap_or(given);
         let is_observer = is_observer(object)?;
         self.attach(
             py,
             Some(object),
-            |attachment| Arc::new(PyClient::new(attachment, object, is_observer, replay)),
+            |attachment| Arc::new(PyClient::new(attachment, given, is_observer, replay)),
             |attachment| attachment.add_subclass(PySubscription),
         )
+    }
+
+    /// The changes of the space, for `async for` in a running asyncio loop: each an `AddressSpaceChange` from the map last seen to that of now.
+    ///
+    /// Changes that come while the loop is busy are one, which may be empty: then only the generation has moved. It begins with the map of
+    /// this call; given a `generation` that the space is past already, all that is there comes at once, as added. It ends when the space is
+    /// closed. Ending or cancelling it leaves nothing attached. Raises `ForkedProcess` in a forked child.
+    ///
+    /// >>> import asyncio
+    /// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+    /// >>> space = AddressSpace(AddressSpaceLayout(1 << 46, 0, 1 << 45))
+    /// >>> async def main():
+    /// ...     changes = space.changes()
+    /// ...     _ = space.insert_region(AddressSpaceRegion("ram", 0, "1MiB"))
+    /// ...     async for change in changes:
+    /// ...         return change
+    /// >>> print(asyncio.run(main()))
+    /// + AddressSpaceRegion(DEFAULT_MEMORY [0x0, 0x10_0000) 1 MiB rw- shmem)
+    #[pyo3(signature = (generation=None))]
+    fn changes<'py>(slf: &Bound<'py, Self>, generation: Option<Address>) -> PyResult<Bound<'py, PyAny>> {
+        let _guard = python_call();
+        static CHANGES: ImportOnce = ImportOnce::new();
+        let changes = CHANGES.import(slf.py(), "dbs_address_space.aio", "changes")?;
+        changes.call1((slf, generation.map(|generation| generation.0)))
     }
 
     /// The attachments that follow the space, in the order in which they are asked: a tuple of `Attachment`.

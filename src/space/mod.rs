@@ -20,5 +20,6 @@ pub mod subscription;
 pub mod transaction;
 pub mod turn;
 pub mod unplug;
+pub mod wait_value;
 
 pub use space::AddressSpace;

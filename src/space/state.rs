@@ -15,7 +15,8 @@ use crate::model::region_map::{RegionEntry, RegionMap};
 pub struct SpaceState {
     /// The regions and their layout.
     pub map: Arc<RegionMap>,
-    /// Their memory, when the space is mapped. The `Arc` outlives the snapshot without a lease: only a change may keep it.
+    /// Their memory, when the space is mapped. The `Arc` outlives the snapshot without a lease: only a change may keep it, and for a
+    /// moment the look of who waits for a value.
     pub(super) memory: Option<Arc<MappedRegions>>,
 }
 

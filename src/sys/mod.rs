@@ -7,7 +7,7 @@ pub mod errno;
 pub mod event;
 pub mod file;
 pub mod fork;
-mod futex;
+pub mod futex;
 pub mod host;
 pub mod kvm;
 pub mod kvm_slot;

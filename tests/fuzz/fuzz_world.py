@@ -24,6 +24,7 @@ from dbs_address_space import (
     DirtyPages,
     Machine,
 )
+from dbs_address_space.adapters import _qemu_space, qemu
 from fuzz_arguments import DEVICE, WINDOW
 from hostile import Hostile
 
@@ -46,7 +47,8 @@ def is_public(name: str) -> bool:
 def classes() -> list[type]:
     found = {value for module in MODULES for value in vars(module).values() if inspect.isclass(value)}
     found |= {getattr(package, name) for name in dir(package) if inspect.isclass(getattr(package, name))}
-    ours = [kind for kind in found if kind.__module__.startswith("dbs_address_space") and kind.__name__ != "NamedTuple"]
+    ours = [kind for kind in found if kind.__module__.startswith("dbs_address_space") and is_public(kind.__name__)]
+    ours = [kind for kind in ours if kind.__name__ != "NamedTuple"]
     return sorted(ours, key=lambda kind: kind.__name__)
 
 
@@ -127,6 +129,7 @@ class World:
         for kind in self.kinds:
             yield kind.attach(followed)
         yield space.attach_device("device", Hostile(self, "collect"))
+        yield qemu.QemuSpace(os.getpid(), _qemu_space._Found((), 1 << 20))  # noqa: SLF001  no QEMU is needed for an empty one
 
     def instance(self, kind: Any) -> Any:
         """An object of a class; now and then the class itself."""

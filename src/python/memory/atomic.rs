@@ -40,7 +40,7 @@ fn ordering(name: &str, allowed: &Orders) -> PyResult<Ordering> {
 }
 
 /// An integer of `size` bytes.
-fn operand(value: &Bound<'_, PyAny>, size: Size) -> PyResult<u64> {
+pub(super) fn operand(value: &Bound<'_, PyAny>, size: Size) -> PyResult<u64> {
     let value = value.as_borrowed();
     Ok(match size.0 {
         1 => narrow::<u8>(value)?.into(),

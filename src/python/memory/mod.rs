@@ -45,6 +45,7 @@ mod transfer;
 mod translate;
 mod vectors;
 mod views;
+pub mod wait;
 
 /// All addresses.
 pub(super) const EVERYWHERE: Range = Range::between(0, u64::MAX);

@@ -2,6 +2,7 @@
 
 import gzip
 import random
+import struct
 import time
 from pathlib import Path
 
@@ -58,3 +59,34 @@ def test_a_changed_byte_is_answered(path: Path) -> None:
             content[place] = value
             answered(bytes(content))
         content[place] = before
+
+
+SPACES = b" " * 300_000
+LONG = {
+    "a log": b"BIOS-e820: [mem 0x0-0x1] a" + SPACES + b"b",
+    "sysfs": b"0 0x0 0x1 a" + SPACES + b"b",
+    "iomem": b"00000000-00000fff : a" + SPACES + b"b",
+    "iomem, nested": b"\n".join(b"  " * level + b"00000000-00000fff : a" for level in range(500)),
+    "mtree": b'FlatView #0\n AS "memory", root: system\n  0000000000000000-0000000000000fff (prio 0, ram): a'
+    + SPACES
+    + b"b",
+    "memmap": b"memmap=" + b"9" * 300_000,
+    "memmap, many": b" ".join(b"memmap=4K@%dM" % number for number in range(30_000)),
+    "JSON, nested": b'{"format": "dbs-address-space/map", "": ' + b"[" * 300_000,
+    "JSON, a number": b'{"format": "dbs-address-space/map", "version": ' + b"9" * 300_000 + b"}",
+    "LiME, many": b"EMiL\1\0\0\0".ljust(32, b"\0") * 10_000,
+    "efi": b"efi: mem" + b"9" * 300_000 + b": [",
+}
+
+
+@pytest.mark.parametrize("kind", LONG)
+def test_a_long_text_is_answered(kind: str) -> None:
+    answered(LONG[kind])
+
+
+def test_a_table_of_more_entries_than_machines_have_is_refused() -> None:
+    table = b"".join(struct.pack("<QQI", page << 13, 4096 << page % 2, 1 + page % 2) for page in range(15_000))
+    began = time.monotonic()
+    with pytest.raises(FormatError, match="more than 8192 ranges"):
+        load(table, format="e820")
+    assert time.monotonic() - began < 1

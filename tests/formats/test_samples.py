@@ -53,6 +53,12 @@ RIGHT: dict[str, Holds | str] = {
     "lime-truncated-header.lime": r"truncated.*\(at offset 0x1020\)",
     "lime-version-2.lime": r"version 2 is not known",
     "lime-single-byte.lime": Holds([(0x5000, 0x5001)]),
+    "e820-20-byte.bin": Holds([(0, 0x9_FC00), (0x10_0000, 0x8000_0000)], options={"format": "e820"}),
+    "e820-24-byte.bin": Holds([(0, 0x9_FC00), (0x10_0000, 0x8000_0000)], options={"format": "e820", "entry_size": 24}),
+    "dmesg-qemu-numa-memmap-arg.txt": Holds([(0, 0x9_FC00), (0x10_0000, 0x3FFE_0000)]),
+    "sys-firmware-memmap.txt": Holds([(0, 0x9_FC00), (0x10_0000, 0x3FFE_0000)]),
+    "iomem-qemu-numa-memmap-arg.txt": Holds([(0x1000, 0x9_FC00), (0x10_0000, 0x1000_0000), (0x1100_0000, 0x3FFE_0000)]),
+    "mtree-q35-dimm-virtio-mem.txt": Holds([(0, 0xC_0000), (0x10_0000, 0x4000_0000), (1 << 32, 0x1_6000_0000)]),
 }
 
 

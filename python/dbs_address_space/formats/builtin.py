@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from importlib import import_module
+from pathlib import Path
 
 from .registry import Format
 
@@ -60,6 +61,12 @@ def _format(
     return Format(name, title, sniff=sniff, read=_in(module or name, "read"), write=write, **more)
 
 
+def _is_memmap(source: Source) -> bool:
+    if source.is_directory:
+        return (Path(source.path) / "0/start").exists()
+    return _has(rb"\A\d+ 0x[0-9a-f]+ 0x[0-9a-f]+ \w")(source)
+
+
 FORMATS = (
     _format("elf", "an ELF64 core dump", _begins(b"\x7fELF"), writes=True, suffixes=(".elf", ".core")),
     _format("lime", "a LiME dump", _begins(b"EMiL"), writes=True, suffixes=(".lime",)),
@@ -71,5 +78,25 @@ FORMATS = (
         writes=True,
         suffixes=(".json",),
     ),
+    _format("mtree", "the map of a QEMU", _has(rb"^FlatView #")),
+    _format(
+        "log",
+        "the memory map in a kernel's log",
+        _has(rb"BIOS-e820: |efi: mem\d+: "),
+        module="kernel_log",
+        writes=True,
+        suffixes=(".log",),
+    ),
+    _format("iomem", "/proc/iomem", _has(rb"\A *[0-9a-f]{8,16}-[0-9a-f]{8,16} : ")),
+    _format("firmware-memmap", "/sys/firmware/memmap", _is_memmap, module="firmware_memmap"),
+    _format(
+        "memmap",
+        "memmap= of a kernel's command line",
+        _has(rb"(\A|\s)memmap=\S"),
+        module="memmap_parameter",
+        writes=True,
+        suffixes=(".cmdline",),
+    ),
+    _format("e820", "an E820 table in binary", None, writes=True, suffixes=(".e820",)),
     _format("raw", "raw memory", None, writes=True, suffixes=(".raw",)),
 )

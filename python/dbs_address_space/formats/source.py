@@ -19,7 +19,7 @@ __all__ = ["Source"]
 
 HEAD = 64 << 10
 """How much of a file its recognition may look at."""
-MAX_TEXT = 64 << 20
+MAX_TEXT = 16 << 20
 """The most that is taken of a text, a pipe, or a file whose size the kernel does not tell."""
 
 
@@ -102,10 +102,14 @@ class Source:
         return struct.unpack(fmt, self.read(offset, struct.calcsize(fmt), what))
 
     def text(self) -> str:
-        """The whole as text; what is not UTF-8 becomes a replacement character. A `FormatError` for more than 64 MiB."""
+        """The whole as text; what is not UTF-8 becomes a replacement character. A `FormatError` for more than 16 MiB."""
         if self.size > MAX_TEXT:
             raise self.error(f"{self.size >> 20} MiB are too much for a text: the most is {MAX_TEXT >> 20}")
         return self.read(0, self.size).decode(errors="replace")
+
+    def lines(self) -> list[tuple[int, str]]:
+        """The lines of a text and their numbers, without white space at their ends: patterns would try each of it as an end."""
+        return [(number, line.rstrip()) for number, line in enumerate(self.text().splitlines(), 1)]
 
     def error(self, problem: str, *, line: int | None = None, offset: int | None = None) -> FormatError:
         """The error that says what is wrong, and where."""

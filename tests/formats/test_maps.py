@@ -195,7 +195,7 @@ def test_each_form_of_memmap(parameters: str, expected: list[tuple[str, int, int
 def test_a_part_of_memmap_that_is_wrong_is_named() -> None:
     for part in ("16M@", "x", "1M^2M", "16M@0,nothing"):
         with pytest.raises(FormatError, match="memmap="):
-            load(f"memmap={part}".encode())
+            load(f"memmap={part}".encode(), format="memmap")
 
 
 KINDS = ("ram", "firmware", "Reserved", "ACPI Tables", "ACPI Non-volatile Storage", "Unusable memory", "Soft Reserved")

@@ -53,6 +53,28 @@ RIGHT: dict[str, Holds | str] = {
     "lime-truncated-header.lime": r"truncated.*\(at offset 0x1020\)",
     "lime-version-2.lime": r"version 2 is not known",
     "lime-single-byte.lime": Holds([(0x5000, 0x5001)]),
+    "windows-full.dmp": Holds(
+        [(0x1000, 0x4000), (0x10_0000, 0x10_2000), (1 << 32, 0x1_0000_1000)], {0x10_1000: b"pfn101 "}
+    ),
+    "windows-bitmap.dmp": Holds(
+        [(0x1000, 0x4000), (0x2_0000, 0x2_2000), (0x4_0000, 0x4_1000), (0x5_F000, 0x6_0000)], {0x5_F000: b"pfn95 "}
+    ),
+    "windows-truncated.dmp": r"truncated: the memory \[0x1000, 0x4000\) .* 0x2000 are missing",
+    "windows-bitmap-count-wrong.dmp": r"truncated: the memory \[0x1000, 0x3000\) .* 0x1000 are missing",
+    "windows-type-triage-minidump-4.dmp": r"a Windows dump of type 4 \(small\)",
+    "windows-type-kernel-8.dmp": r"a Windows dump of type 8 \(kernel memory\)",
+    "windows-32bit.dmp": r"32-bit Windows",
+    "xen-hvm-pfn.core": Holds([(0, 0x2000), (1 << 32, 0x1_0000_1000)]),
+    "xen-pv-p2m.core": Holds([(0, 0x1000), (0x5000, 0x6000)]),
+    "vmware/guest.vmem": Holds([(0, 0x3000), (1 << 32, 0x1_0000_2000)]),
+    "vmware/guest.vmsn": Holds([(0, 0x3000), (1 << 32, 0x1_0000_2000)]),
+    "vmware/flat.vmem": Holds([(0, 0x2000)]),
+    "vmware/flat.vmss": Holds([(0, 0x2000)]),
+    "cloud-hypervisor": Holds([(0, 0x4000), (1 << 32, 0x1_0000_2000)], {1 << 32: b"chhi"}),
+    "qemu72-microvm.mig.gz": r"a migration stream of QEMU.*dump-guest-memory",
+    "qemu-mapped-ram.mig.gz": r"a migration stream of QEMU.*dump-guest-memory",
+    "libvirt-save.img": r"virsh dump --memory-only",
+    "libvirt-save-gzip.img": r"virsh dump --memory-only",
     "e820-20-byte.bin": Holds([(0, 0x9_FC00), (0x10_0000, 0x8000_0000)], options={"format": "e820"}),
     "e820-24-byte.bin": Holds([(0, 0x9_FC00), (0x10_0000, 0x8000_0000)], options={"format": "e820", "entry_size": 24}),
     "dmesg-qemu-numa-memmap-arg.txt": Holds([(0, 0x9_FC00), (0x10_0000, 0x3FFE_0000)]),

@@ -52,7 +52,8 @@ def load(
             known = ", ".join(registry.names("read"))
             raise opened.error(f"nothing known; raw memory needs format='raw', the others are {known}")
         opened.format = found.name
-        assert found.read is not None  # noqa: S101  what is recognized can be read, if only to refuse it
+        if found.read is None:
+            raise opened.error(f"{found.title}, which is not read: {found.refusal}")
         return found.read(opened, **options)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 
-from dbs_address_space._core import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+from dbs_address_space._core import AddressSpace, AddressSpaceLayout, AddressSpaceRegion, protection_text
 from dbs_address_space.errors import AddressSpaceError
 
 TYPE_CHECKING = False
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 __all__ = ["FORMAT", "VERSION", "content_of", "read", "write"]
 
 FORMAT, VERSION = "dbs-address-space/map", 1
-BITS = ((1, "r"), (2, "w"), (4, "x"))
 
 
 def write(space: AddressSpace, file: BinaryIO, _tick: Ticker) -> None:
@@ -63,7 +62,7 @@ def _region(region: AddressSpaceRegion) -> dict[str, Any]:
         "name": region.name,
         "region_type": region.region_type.value,
         **_range(region),
-        "prot": "".join(word if region.prot_flags & bit else "-" for bit, word in BITS) if has_memory else None,
+        "prot": protection_text(region.prot_flags) if has_memory else None,
         "host_numa_node_id": region.host_numa_node_id,
         "is_hotplug": region.is_hotplug,
         "backing": _backing(region) if has_memory else None,

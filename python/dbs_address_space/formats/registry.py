@@ -21,7 +21,8 @@ class Format:
     """A format of files: how it is recognized, read and written, and its usual suffixes.
 
     `sniff(source)` looks at the content; without it the format is read only when it is named. `read(source, **options)` gives the
-    space, `write(space, file, tick)` writes to a new file. Either may be missing.
+    space, `write(space, file, tick)` writes to a new file. Either may be missing; `refusal` says why a file can't be
+    read, and what to do instead.
 
     >>> Format("numbers", "a list of numbers").name
     'numbers'
@@ -36,9 +37,10 @@ class Format:
         read: Callable[..., AddressSpace] | None = None,
         write: Callable[[AddressSpace, BinaryIO, Ticker], None] | None = None,
         suffixes: tuple[str, ...] = (),
+        refusal: str = "there is no reader",
     ) -> None:
         """Takes a name for programs, and a title for people."""
-        self.name, self.title, self.suffixes = name, title, suffixes
+        self.name, self.title, self.suffixes, self.refusal = name, title, suffixes, refusal
         self.sniff, self.read, self.write = sniff, read, write
 
     def __repr__(self) -> str:

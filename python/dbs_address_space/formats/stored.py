@@ -73,7 +73,7 @@ def mapped(source: Source, pieces: Iterable[Piece], *, absent: str = "error", pa
 
 def _there(source: Source, piece: Piece, partial: bool) -> Iterable[Piece]:  # noqa: FBT001  as it was given
     """The piece as far as the file has it."""
-    if piece.size < 1 or piece.end > 2**64 - 1:
+    if piece.base < 0 or piece.size < 1 or piece.end > 2**64 - 1:
         raise source.error(f"{piece.size:#x} bytes at {piece.base:#x} are not a range of addresses below 2^64 - 1")
     if piece.offset is None:
         return [piece]

@@ -216,7 +216,7 @@ def test_a_format_of_ones_own(own_formats: None, tmp_path: Path, space: AddressS
     formats.register(mine)
     dump(space, tmp_path / "a.mine")
     assert load(tmp_path / "a.mine", name="theirs")["theirs"].size == space.ram_size
-    with pytest.raises(FormatError, match=r"truncated: the size is \[0x4, 0x8\)") as raised:
+    with pytest.raises(FormatError, match=r"truncated: of the size, \[0x4, 0x8\)") as raised:
         load(b"MINE")
     assert (raised.value.format, raised.value.offset) == ("mine", 4)
     with pytest.raises(InvalidArgument, match="there is a format 'mine' already"):

@@ -36,7 +36,7 @@ RIGHT: dict[str, Holds | str] = {
     "elf-filesz-gt-memsz.core": r"the segment at 0x1000 has 0x2000 bytes in the file and 0x1000 in memory",
     "elf-notes-only.core": r"there is no memory in it",
     "elf-no-phdrs.core": r"no program headers",
-    "elf-truncated-in-phdrs.core": r"truncated: the table of 2 program headers .* 0x2e are missing",
+    "elf-truncated-in-phdrs.core": r"truncated: of the table of 2 program headers, .* 0x2e bytes are missing",
     "elf-phentsize-64.core": Holds([(0x5000, 0x6000), (0x9000, 0xA000)], {0x5000: b"five", 0x9000: b"nine"}),
     "elf-overlap-same-bytes.core": Holds([(0x10_0000, 0x10_2000)]),
     "elf-partial-overlap.core": r"\[0x1000, 0x3000\) and \[0x2000, 0x4000\) overlap",
@@ -45,7 +45,7 @@ RIGHT: dict[str, Holds | str] = {
     "elf-big-endian-ppc64.core": r"big-endian",
     "elf-et-exec.core": r"not a core dump",
     "elf-aarch64.core": Holds([(0x4000_0000, 0x4000_1000)]),
-    "elf-pn-xnum-lie.core": r"truncated: the table of 2147483647 program headers",
+    "elf-pn-xnum-lie.core": r"truncated: of the table of 2147483647 program headers",
     "lime-two-ranges-mid-page.lime": Holds([(0x1000, 0x3004), (1 << 32, 0x1_0000_1000)], {0x3000: b"tail"}),
     "lime-avml-style-blocks.lime": Holds([(0, 0x8000), (0xC000, 0x1_0000)]),
     "lime-unsorted.lime": Holds([(0x1000, 0x2000), (1 << 32, 0x1_0000_1000)]),
@@ -53,14 +53,21 @@ RIGHT: dict[str, Holds | str] = {
     "lime-truncated-header.lime": r"truncated.*\(at offset 0x1020\)",
     "lime-version-2.lime": r"version 2 is not known",
     "lime-single-byte.lime": Holds([(0x5000, 0x5001)]),
+    "kdump-qemu72-microvm.flat.gz": MICROVM,
+    "kdump-microvm-rearranged.kdump.gz": MICROVM,
+    "kdump-flat-shuffled.flat.gz": MICROVM,
+    "kdump-flat-no-end-flag.flat.gz": r"truncated: of the next block or the end of the stream",
+    "kdump-bitmap-blocks-4g.kdump.gz": r"truncated: of the bitmaps, ",
+    "kdump-block-size-3.kdump.gz": r"blocks of 4097 bytes",
+    "kdump-page-desc-outside.kdump.gz": r"truncated: of the page at 0x0, ",
     "windows-full.dmp": Holds(
         [(0x1000, 0x4000), (0x10_0000, 0x10_2000), (1 << 32, 0x1_0000_1000)], {0x10_1000: b"pfn101 "}
     ),
     "windows-bitmap.dmp": Holds(
         [(0x1000, 0x4000), (0x2_0000, 0x2_2000), (0x4_0000, 0x4_1000), (0x5_F000, 0x6_0000)], {0x5_F000: b"pfn95 "}
     ),
-    "windows-truncated.dmp": r"truncated: the memory \[0x1000, 0x4000\) .* 0x2000 are missing",
-    "windows-bitmap-count-wrong.dmp": r"truncated: the memory \[0x1000, 0x3000\) .* 0x1000 are missing",
+    "windows-truncated.dmp": r"truncated: of the memory \[0x1000, 0x4000\), .* 0x2000 bytes are missing",
+    "windows-bitmap-count-wrong.dmp": r"truncated: of the memory \[0x1000, 0x3000\), .* 0x1000 bytes are missing",
     "windows-type-triage-minidump-4.dmp": r"a Windows dump of type 4 \(small\)",
     "windows-type-kernel-8.dmp": r"a Windows dump of type 8 \(kernel memory\)",
     "windows-32bit.dmp": r"32-bit Windows",
@@ -129,7 +136,10 @@ def test_what_was_left_out_reads_as_zeroes_only_on_demand() -> None:
 
 def test_what_a_cut_file_has_is_read_on_demand() -> None:
     content = (SAMPLES / "lime-unsorted.lime").read_bytes()[:-0x1000]
-    with pytest.raises(FormatError, match=re.escape("truncated: the memory [0x1000, 0x2000) is [0x1040, 0x2040)")):
+    with pytest.raises(
+        FormatError,
+        match=re.escape("truncated: of the memory [0x1000, 0x2000), [0x1040, 0x2040), 0x1000 bytes are missing"),
+    ):
         load(content)
     memory = load(content, partial=True).memory
     assert memory.read(1 << 32, 4)

@@ -126,6 +126,8 @@ FORMATS = (
     _format("xen", "a Xen core dump", _is_xen),
     _format("elf", "an ELF64 core dump", _begins(b"\x7fELF"), writes=True, suffixes=(".elf", ".core")),
     _format("lime", "a LiME dump", _begins(b"EMiL"), writes=True, suffixes=(".lime",)),
+    _format("kdump", "a compressed kdump", _begins(b"KDUMP   ")),
+    _format("flattened", "a stream of makedumpfile", _begins(b"makedumpfile\0\0\0\0")),
     _format("windows", "a dump of 64-bit Windows", _begins(b"PAGEDU64")),
     _format("vmware", "the memory of a VMware machine", _is_vmware),
     _format("cloud-hypervisor", "a snapshot of cloud-hypervisor", _is_snapshot, module="cloud_hypervisor"),

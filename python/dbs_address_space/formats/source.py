@@ -43,6 +43,14 @@ class Source:
             os.close(self.fd)
             raise
 
+    @classmethod
+    def of_descriptor(cls, fd: int, source: Source) -> Self:
+        """A file that was made of another one, whose path and format its errors tell."""
+        made = cls.__new__(cls)
+        made.path, made.format, made.fd = source.path, source.format, os.dup(fd)
+        made.is_directory, made.size = False, os.fstat(fd).st_size
+        return made
+
     def _settle(self) -> None:
         status = os.fstat(self.fd)
         self.is_directory = stat.S_ISDIR(status.st_mode)
@@ -91,11 +99,9 @@ class Source:
         """Refuses a part of the file that it does not have."""
         if offset < 0 or size < 0 or offset + size > self.size:
             missing = offset + size - max(self.size, offset)
-            raise self.error(
-                f"truncated: {what} is [{offset:#x}, {offset + size:#x}), but the file has {self.size:#x} bytes; "
-                f"{missing:#x} are missing",
-                offset=offset,
-            )
+            part = f"[{offset:#x}, {offset + size:#x})"
+            problem = f"truncated: of {what}, {part}, {missing:#x} bytes are missing; the file has {self.size:#x}"
+            raise self.error(problem, offset=offset)
 
     def unpack(self, fmt: str, offset: int, what: str = "it") -> tuple[Any, ...]:
         """Numbers at an offset, in a format of `struct`."""

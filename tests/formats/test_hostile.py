@@ -10,7 +10,7 @@ import pytest
 from dbs_address_space import AccessDenied, AddressSpace, FormatError, MemoryFault, load
 
 SAMPLES = sorted(path for path in (Path(__file__).parent / "samples").iterdir() if path.is_file())
-EDGE = 96
+EDGE = 64
 """All bytes of the beginning are changed, and the file is cut at each; of the rest, some."""
 
 

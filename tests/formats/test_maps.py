@@ -2,11 +2,25 @@
 
 import json
 import re
+import shutil
 import struct
+import subprocess
 from pathlib import Path
 
 import pytest
-from dbs_address_space import AddressSpace, AddressSpaceRegion, FormatError, InvalidArgument, dump, load
+from dbs_address_space import (
+    AddressRange,
+    AddressSpace,
+    AddressSpaceBuilder,
+    AddressSpaceRegion,
+    FormatError,
+    Hotplug,
+    InvalidArgument,
+    dump,
+    load,
+    tables,
+)
+from host import require
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from memory_helpers import LAYOUT, MIB
@@ -236,3 +250,48 @@ def test_a_machines_map_tells_its_firmware_of_memory_but_not_of_dimms(tmp_path: 
     dump(AddressSpace.from_regions(regions, LAYOUT), tmp_path / "table.e820")
     space = load(tmp_path / "table.e820", format="e820")
     assert kinds(space) == [("System RAM", "ram", 0, MIB), ("Reserved", "device", 0xFFF0_0000, 1 << 32)]
+
+
+def test_srat_knows_nodes_and_room() -> None:
+    space = load(SAMPLES / "srat-qemu72-2-nodes-hotplug.bin")
+    assert kinds(space) == [
+        ("node 0", "ram", 0, 0xA_0000),
+        ("node 0#2", "ram", 0x10_0000, 0x2000_0000),
+        ("node 1", "ram", 0x2000_0000, 0x4000_0000),
+    ]
+    assert space.layout.mem_end == 0x2_4000_0000, "RAM may be plugged in up to there"
+
+
+def test_our_tables_are_read_back() -> None:
+    plan = AddressSpaceBuilder("q35", numa_regions=["1GiB", "3GiB"], hotplug=Hotplug("16GiB")).plan()
+    table = tables.srat(plan.numa_nodes, hotplug_window=plan.hotplug_window, arch="x86_64")
+    there = [AddressRange(info.base, info.size) for node in plan.numa_nodes.values() for info in node.region_infos]
+    space = load(table)
+    assert sorted(AddressRange(region.base, region.size) for region in space.regions) == sorted(there)
+    assert plan.hotplug_window is not None
+    assert space.layout.mem_end == plan.hotplug_window.end
+    with pytest.raises(FormatError, match="the checksum is wrong"):
+        load(table[:-1] + bytes([table[-1] ^ 1]))
+
+
+def test_a_device_tree_has_memory_and_keeps_some_of_it(tmp_path: Path) -> None:
+    program = shutil.which("dtc")
+    require(program, "there is no dtc (Debian: device-tree-compiler)")
+    source = """/dts-v1/;
+/memreserve/ 0x40100000 0x1000;
+/ {
+    #address-cells = <2>; #size-cells = <2>;
+    memory@80000000 { device_type = "memory"; reg = <0 0x80000000 0 0x40000000>; numa-node-id = <1>; };
+    memory@40000000 { device_type = "memory"; reg = <0 0x40000000 0 0x40000000 4 0 1 0>; };
+    reserved-memory { #address-cells = <1>; #size-cells = <1>; ranges; secure@50000000 { reg = <0x50000000 0x1000>; no-map; }; };
+};
+"""
+    tree = subprocess.run([str(program), "-O", "dtb"], input=source.encode(), capture_output=True, check=True).stdout
+    assert ram(load(tree)) == [
+        (0x4000_0000, 0x4010_0000),
+        (0x4010_1000, 0x5000_0000),
+        (0x5000_1000, 0xC000_0000),
+        (4 << 32, 5 << 32),
+    ]
+    reserved = [(region.base, region.end) for region in load(tree).regions if region.region_type.value == "device"]
+    assert reserved == [(0x4010_0000, 0x4010_1000), (0x5000_0000, 0x5000_1000)]

@@ -60,6 +60,12 @@ RIGHT: dict[str, Holds | str] = {
     "kdump-bitmap-blocks-4g.kdump.gz": r"truncated: of the bitmaps, ",
     "kdump-block-size-3.kdump.gz": r"blocks of 4097 bytes",
     "kdump-page-desc-outside.kdump.gz": r"truncated: of the page at 0x0, ",
+    "avml-v2.avml": Holds([(0x1000, 0x2_9000), (1 << 32, 0x1_0000_2000)]),
+    "avml-wrong-trailer.avml": r"the memory \[.*\) has 0x.* packed bytes, and 0x7 by its end",
+    "avml-cut.avml": r"truncated: of the memory \[",
+    "avml-bad-crc.avml": r"the memory \[.*\) at 0x.* can't be unpacked",
+    "virt-2-nodes.dtb.gz": Holds([(0x4000_0000, 0xC000_0000)]),
+    "srat-qemu72-2-nodes-hotplug.bin": Holds([(0, 0xA_0000), (0x10_0000, 0x4000_0000)]),
     "windows-full.dmp": Holds(
         [(0x1000, 0x4000), (0x10_0000, 0x10_2000), (1 << 32, 0x1_0000_1000)], {0x10_1000: b"pfn101 "}
     ),

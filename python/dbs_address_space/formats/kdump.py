@@ -8,8 +8,9 @@ from __future__ import annotations
 import struct
 import zlib
 
+from dbs_address_space._core import unpack_snappy
 from dbs_address_space._named_tuple import NamedTuple
-from dbs_address_space.errors import FormatError
+from dbs_address_space.errors import FormatError, InvalidArgument
 
 from .bits import runs
 from .unpacked import Unpacked
@@ -26,8 +27,8 @@ __all__ = ["read"]
 
 BLOCK_SIZES = (4096, 8192, 16384, 32768, 65536)
 DESCRIPTOR = struct.Struct("<QII8x")
-ZLIB = 1
-OTHERS = {2: "LZO", 4: "Snappy", 0x20: "Zstd"}
+ZLIB, SNAPPY = 1, 4
+OTHERS = {2: "LZO", 0x20: "Zstd"}
 AT_STATUS, INCOMPLETE = 424, 8
 AT_SPLIT, AT_FRAMES = 12, 96
 WIDE = 6
@@ -99,6 +100,8 @@ def _page(source: Source, block: int, base: int, descriptor: tuple[int, int, int
     data = source.read(offset, size, what)
     if flags & ZLIB:
         data = _inflated(source, data, block, what, offset)
+    elif flags & SNAPPY:
+        data = _unpacked(source, data, what, offset)
     elif flags:
         name = OTHERS.get(flags & sum(OTHERS), f"method {flags:#x}")
         raise source.error(
@@ -115,4 +118,11 @@ def _inflated(source: Source, data: bytes, block: int, what: str, offset: int) -
     try:
         return unpacker.decompress(data, block + 1)
     except zlib.error as error:
+        raise source.error(f"{what} can't be unpacked: {error}", offset=offset) from error
+
+
+def _unpacked(source: Source, data: bytes, what: str, offset: int) -> bytes:
+    try:
+        return unpack_snappy(data)
+    except InvalidArgument as error:
         raise source.error(f"{what} can't be unpacked: {error}", offset=offset) from error

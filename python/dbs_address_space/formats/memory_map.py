@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from .source import Source
 
-__all__ = ["NAMES", "RAM", "RESERVED", "TYPES", "Entry", "entries_of", "map_of", "settled", "without"]
+__all__ = ["NAMES", "RAM", "RESERVED", "TYPES", "Entry", "Names", "entries_of", "map_of", "settled", "without"]
 
 RAM, RESERVED = "System RAM", "Reserved"
 TYPES = {
@@ -54,13 +54,24 @@ class Entry(NamedTuple):
         return f"{self.kind!r} [{self.base:#x}, {self.end:#x}){where}"
 
 
+class Names:
+    """Names of regions, numbered where there are several of one."""
+
+    def __init__(self) -> None:
+        """Knows no name yet."""
+        self._seen: dict[str, int] = {}
+
+    def unique(self, name: str) -> str:
+        """The name, or the name and its number from the second one on."""
+        self._seen[name] = self._seen.get(name, 0) + 1
+        return name if self._seen[name] == 1 else f"{name}#{self._seen[name]}"
+
+
 def map_of(source: Source, entries: Iterable[Entry]) -> AddressSpace:
     """An unmapped space of entries that do not overlap; a kind that has several is numbered."""
-    regions, seen = [], dict[str, int]()
+    regions, names = [], Names()
     for entry in entries:
-        seen[entry.kind] = seen.get(entry.kind, 0) + 1
-        name = entry.kind if seen[entry.kind] == 1 else f"{entry.kind}#{seen[entry.kind]}"
-        regions.append(_region(source, entry, name))
+        regions.append(_region(source, entry, names.unique(entry.kind)))
         if len(regions) > MOST_ENTRIES:
             raise source.error(f"more than {MOST_ENTRIES} ranges are not a machine's", line=entry.line or None)
     if not regions:

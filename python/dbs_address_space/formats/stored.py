@@ -141,18 +141,18 @@ def _regions(fd: int, pieces: list[Piece], absent: str) -> Iterable[AddressSpace
             yield AddressSpaceRegion("ram", piece.base, piece.size, mem_type="mmap", prot_flags="---", name=name)
 
 
-def space_of(source: Source, regions: Iterable[AddressSpaceRegion]) -> AddressSpace:
-    """An unmapped space of regions as they are in a file, with a layout that allows them."""
+def space_of(source: Source, regions: Iterable[AddressSpaceRegion], *, mem_end: int = 0) -> AddressSpace:
+    """An unmapped space of regions as they are in a file, with a layout that allows them, and RAM up to `mem_end`."""
     regions = list(regions)
     ends = {region.region_type.value: region.end for region in sorted(regions, key=lambda region: region.end)}
-    ram_end = ends.get("ram", 0)
+    ram_end = max(ends.get("ram", 0), mem_end)
     windows = [
         (region.base, region.size)
         for region in regions
         if region.region_type.value in ("device", "dax") and region.base < ram_end
     ]
     try:
-        layout = AddressSpaceLayout(max(MIN_END, *ends.values(), 0), 0, ram_end, mmio_windows=windows)
+        layout = AddressSpaceLayout(max(MIN_END, ram_end, *ends.values()), 0, ram_end, mmio_windows=windows)
         return AddressSpace.from_regions(regions, layout)
     except AddressSpaceError as error:
         raise source.error(str(error)) from error

@@ -45,6 +45,11 @@ class Unpacked:
         """Memory that is not in the dump."""
         self._note(Piece(base, size, None))
 
+    def reached(self, base: int) -> int:
+        """The end of what was added at an address and behind it, one after the other; the address itself if nothing was."""
+        last = self._pieces[-1] if self._pieces else None
+        return last.end if last is not None and last.offset is not None and last.base <= base <= last.end else base
+
     def _note(self, piece: Piece) -> None:
         last = self._pieces[-1] if self._pieces else None
         if last is not None and last.end == piece.base and last.shift == piece.shift:

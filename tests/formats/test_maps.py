@@ -33,7 +33,7 @@ EFI = """\
 [    0.0] efi: mem02: [Conventional Memory|   |  |SP|WB|UC] range=[0x0000000000200000-0x00000000002fffff] (1MB)
 [    0.0] efi: mem03: [Boot Code          |   |  |  |WB|UC] range=[0x00000000000a0000-0x00000000000fffff] (0MB)
 [    0.0] efi: mem04: [Runtime Data       |RUN|  |  |WB|UC] range=[0x0000000000300000-0x00000000003fffff] (1MB)
-[    0.1] efi: mem00: [Loader Data        |   |  |  |WB|UC] range=[0x0000000000000000-0x000000000000ffff] (0MB)
+[    0.1] efi: mem00: [Reserved           |   |  |  |WB|UC] range=[0x0000000000000000-0x000000000000ffff] (0MB)
 """
 
 
@@ -184,6 +184,7 @@ def test_e820_lets_anything_beat_ram() -> None:
             "memmap=0x1000#0x2000,4K!0x8000",
             [("ACPI Tables", 0x2000, 0x3000), ("Persistent Memory (legacy)", 0x8000, 0x9000)],
         ),
+        ("memmap=16M@0 memmap=16M@8M", [("System RAM", 0, 16 * MIB), ("System RAM#2", 16 * MIB, 24 * MIB)]),
         ("memmap=16M@0 memmap=8M", [("System RAM", 0, 8 * MIB)]),
         (
             "memmap=16M@0 memmap=1M\\$1M",

@@ -66,7 +66,7 @@ def _tree(source: Source) -> list[_Node]:
 
 def _regions(nodes: list[_Node]) -> Iterable[Entry]:
     for node in nodes:
-        if node.entry.kind != RAM and node.is_window:
+        if node.is_window:
             yield from _regions(node.below)
         else:
             yield node.entry

@@ -9,14 +9,11 @@ from __future__ import annotations
 import os
 import struct
 
-from dbs_address_space._named_tuple import NamedTuple
-
 from .copying import memory_regions, write_sparse
 from .stored import Piece, mapped
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from typing import BinaryIO
 
     from dbs_address_space._core import AddressSpace, AddressSpaceRegion
@@ -39,27 +36,18 @@ PAGE = 4096
 
 def read(source: Source, *, absent: str = "error", partial: bool = False) -> AddressSpace:
     """The memory of a dump, mapped where it lies. A tail that is not in the file was left out: it is not zero."""
-    segments = list(_segments(source))
-    is_virtual = any(0 < segment.virtual < 1 << 63 for segment in segments)
-    if is_virtual and not any(segment.physical for segment in segments):
+    segments = _segments(source)
+    is_virtual = any(0 < virtual < 1 << 63 for _, _, _, virtual, *_ in segments)
+    if is_virtual and not any(physical for _, _, _, _, physical, *_ in segments):
         raise source.error("it is the core of a process, whose segments have no physical addresses")
-    pieces = [piece for segment in segments for piece in _pieces(source, segment)]
+    # A dump of virtual addresses has a page once for each of them: only the first is looked at.
+    places = {(physical, stored, size, offset) for _, _, offset, _, physical, stored, size, _ in segments}
+    pieces = [piece for place in places for piece in _pieces(source, *place)]
     return mapped(source, pieces, absent=absent, partial=partial)
 
 
-class _Segment(NamedTuple):
-    kind: int
-    flags: int
-    offset: int
-    virtual: int
-    physical: int
-    file_size: int
-    memory_size: int
-    align: int
-
-
-def _segments(source: Source) -> Iterator[_Segment]:
-    """The segments that are loaded, whatever the order and the size of their headers."""
+def _segments(source: Source) -> list[tuple[int, ...]]:
+    """The program headers of what is loaded, wherever they are and whatever their size."""
     identity, kind, *_, phoff, shoff, _, _, stride, count, _, _, _ = source.unpack(HEADER.format, 0, "the ELF header")
     if identity[4:6] != IDENTITY[4:6]:
         what = "32-bit" if identity[4] == 1 else "big-endian" if identity[5] == 2 else "odd"  # noqa: PLR2004  ELF's numbers
@@ -73,15 +61,14 @@ def _segments(source: Source) -> Iterator[_Segment]:
     if stride < SEGMENT.size:
         raise source.error(f"program headers of {stride} bytes are too short", offset=54)
     table = source.read(phoff, count * stride, f"the table of {count} program headers")
-    headers = (SEGMENT.unpack_from(table, at) for at in range(0, len(table), stride))
-    return (_Segment(*header) for header in headers if header[0] == LOAD)
+    headers = struct.iter_unpack(f"{SEGMENT.format}{stride - SEGMENT.size}x", table)
+    return [header for header in headers if header[0] == LOAD]
 
 
-def _pieces(source: Source, segment: _Segment) -> list[Piece]:
-    base, stored, size = segment.physical, segment.file_size, segment.memory_size
+def _pieces(source: Source, base: int, stored: int, size: int, offset: int) -> list[Piece]:
     if stored > size:
         raise source.error(f"the segment at {base:#x} has {stored:#x} bytes in the file and {size:#x} in memory")
-    parts = [(base, stored, segment.offset), (base + stored, size - stored, None)]
+    parts = [(base, stored, offset), (base + stored, size - stored, None)]
     return [Piece(*part) for part in parts if part[1]]
 
 

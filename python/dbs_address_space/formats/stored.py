@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from operator import itemgetter
 
 from dbs_address_space._core import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
 from dbs_address_space._named_tuple import NamedTuple
@@ -88,16 +89,23 @@ def _there(source: Source, piece: Piece, partial: bool) -> Iterable[Piece]:  # n
 
 def _joined(source: Source, pieces: list[Piece]) -> list[Piece]:
     """By address, with one piece for what goes on; the same bytes twice are taken once, other ones at one address are refused."""
+    if not pieces:
+        return []
+    ordered = sorted(pieces, key=itemgetter(0, 1))
     joined: list[Piece] = []
-    for piece in sorted(pieces, key=lambda piece: (piece.base, piece.end)):
-        last = joined[-1] if joined else None
-        if last is None or last.end < piece.base or (last.end == piece.base and last.shift != piece.shift):
-            joined.append(piece)
-        elif last.shift == piece.shift:
-            joined[-1] = last._replace(size=max(last.end, piece.end) - last.base)
+    first, end, shift = ordered[0], ordered[0].end, ordered[0].shift
+    for piece in ordered:
+        base, size, offset = piece
+        goes_on = shift is None if offset is None else offset - base == shift
+        if goes_on and base <= end:
+            end = max(end, base + size)
+        elif base >= end:
+            joined.append(first._replace(size=end - first.base))
+            first, end, shift = piece, base + size, piece.shift
         else:
+            last = first._replace(size=end - first.base)
             raise source.error(f"{last} and {piece} overlap, and are not the same bytes")
-    return joined
+    return [*joined, first._replace(size=end - first.base)]
 
 
 def _few(source: Source, pieces: list[Piece]) -> tuple[int, list[Piece]]:

@@ -1,17 +1,21 @@
 """Maps and memory in a format are read back the same, whatever the regions and the bytes."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
-from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion, dump, load
+from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion, FormatError, dump, load
+from dbs_address_space.formats import map_json
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from memory_helpers import PAGE
 
 LAYOUT = AddressSpaceLayout(1 << 46, 0, 1 << 45, mmio_windows=[(0xC000_0000, "1GiB")])
 TRIES = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+SCHEMA = json.loads((Path(map_json.__file__).parent / "map.schema.json").read_text())
 PROTECTIONS = {"ram": ["rw-", "r--", "---"], "firmware": ["rw-", "r-x"]}
 
 
@@ -80,7 +84,43 @@ def test_memory_comes_back(tmp_path: Path, format_: str, space: AddressSpace, se
 def test_a_map_comes_back_as_json(tmp_path: Path, space: AddressSpace) -> None:
     path = tmp_path / "map.json"
     dump(space, path)
+    jsonschema.validate(json.loads(path.read_text()), SCHEMA, jsonschema.Draft202012Validator)
     assert load(path).snapshot() == space.snapshot()
+
+
+MAP = {
+    "format": "dbs-address-space/map",
+    "version": 1,
+    "layout": {"mem_start": 0, "mem_end": "0x10000", "phys_end": "0x20000", "later": True},
+    "regions": [{"region_type": "ram", "base": 0x1000, "end": "0x2000", "later": None}],
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"version": 2}, "version 2"),
+        ({"layout": {"mem_start": "0x0"}}, "phys_end' is missing"),
+        ({"regions": [{"region_type": "ram", "base": "0x0"}]}, r"regions\[0\]: 'end' is missing"),
+        ({"regions": [{"region_type": "rom", "base": "0x0", "end": "0x1000"}]}, r"regions\[0\]: .*rom"),
+        ({"regions": [{"region_type": "ram", "base": [], "end": "0x1000"}]}, r"regions\[0\]"),
+        ({"regions": 7}, "the map: "),
+        ({"regions": [{"region_type": "ram", "base": 0, "end": 4096}] * 2}, "overlap"),
+    ],
+    ids=range(7),
+)
+def test_a_wrong_map_is_refused(change: dict[str, Any], reason: str) -> None:
+    assert load(json.dumps(MAP).encode()).ram_size == PAGE, (
+        "addresses may be ints, and keys that are not known are passed over"
+    )
+    with pytest.raises(FormatError, match=reason):
+        load(json.dumps({**MAP, **change}).encode())
+
+
+def test_json_that_is_cut_says_where() -> None:
+    with pytest.raises(FormatError, match="not JSON") as raised:
+        load(json.dumps(MAP, indent=1)[:-2].encode())
+    assert raised.value.line == len(json.dumps(MAP, indent=1)[:-2].splitlines())
 
 
 @given(space=spaces(("ram",)))

@@ -88,6 +88,8 @@ mod _core {
     #[pymodule_export]
     use super::python::reservation::PyReservation;
     #[pymodule_export]
+    use super::python::snappy::unpack_snappy;
+    #[pymodule_export]
     use super::python::space::PySpace;
     #[pymodule_export]
     use super::python::subscription::PySubscription;

@@ -17,7 +17,7 @@ TEXTS = re.compile(r"LICENSE-(MIT|BSD.*)")
 HEAD = """\
 The libraries that the wheels of dbs-address-space contain, as Cargo.lock has them. `make third-party` writes this file.
 
-A library that offers the Apache License 2.0 is used under it (see LICENSE), and memchr under the MIT licence.
+A library that offers the Apache License 2.0 is used under it (see LICENSE), memchr under the MIT licence, snap under its own.
 The texts of other licences than Apache, and whose they are, follow the list.
 """
 # What the compilers add.

@@ -33,6 +33,7 @@ from ._core import (
 )
 from .enums import *
 from .errors import *
+from .formats.exchange import *
 from .hotplug import *
 from .progress import *
 from .ranges import *

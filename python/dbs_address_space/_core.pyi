@@ -56,6 +56,7 @@ __all__ = [
     "protection_text",
     "slit",
     "srat",
+    "unpack_snappy",
     "usable_end",
 ]
 
@@ -172,6 +173,16 @@ def parse_protection(text: str) -> int:
 
 def protection_text(bits: SupportsIndex) -> str:
     """A protection's bits as in `/proc/PID/maps`."""
+
+def unpack_snappy(data: bytes, *, framed: bool = False) -> bytes:
+    r"""The content of Snappy-packed bytes: of one block, or with `framed=True` of one chunk of the framing format, whose checksum is checked.
+
+    Raises `InvalidArgument` for what is not Snappy, or has more than 64 KiB.
+
+    >>> from dbs_address_space._core import unpack_snappy
+    >>> unpack_snappy(b"\x05\x10hello")
+    b'hello'
+    """
 
 @final
 class AddressSpaceRegion:

@@ -187,6 +187,19 @@ class InvalidPlan(AddressSpaceError, ValueError):
     """The problems, one text for each."""
 
 
+class FormatError(AddressSpaceError, ValueError):
+    """A file that is not what its format wants, that ends early, or of a kind that can't be read; the text says where."""
+
+    path: str = ""
+    """The file, as it was given."""
+    format: str = ""
+    """The name of the format, empty where none was recognized."""
+    line: int | None = None
+    """The line, from 1 on, of a text."""
+    offset: int | None = None
+    """The offset in bytes."""
+
+
 class RegionBusy(AddressSpaceError, BufferError):
     """Something holds the region, so it can't be removed."""
 

@@ -48,6 +48,7 @@ pub mod region_key;
 mod region_objects;
 pub mod registry;
 pub mod reservation;
+pub mod snappy;
 pub mod space;
 mod space_ref;
 pub mod subscription;

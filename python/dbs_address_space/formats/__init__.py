@@ -1,3 +1,9 @@
-"""Formats in which plans are written and read."""
+"""Files that hold a map of guest physical memory, or the memory itself, for `load` and `dump`; formats of your own.
 
-__all__: list[str] = []
+Each format is a small module here; `builtin` has the table of all, and says by which bytes each is recognized.
+"""
+
+from .registry import Format, register
+from .source import Source
+
+__all__ = ["Format", "Source", "register"]

@@ -1,0 +1,111 @@
+"""Maps and memory from files, and into files."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from dbs_address_space.errors import InvalidArgument
+
+from . import registry
+from .copying import Ticker
+from .source import Source
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, BinaryIO
+
+    from typing_extensions import Buffer
+
+    from dbs_address_space._core import AddressSpace
+    from dbs_address_space.progress import Progress
+
+__all__ = ["dump", "load"]
+
+
+def load(
+    source: str | os.PathLike[str] | BinaryIO | Buffer,
+    *,
+    format: str | None = None,  # noqa: A002  what one looks for
+    **options: Any,
+) -> AddressSpace:
+    """A space from a file that holds a map, or memory: a mapped, read-only space where there is memory in it.
+
+    `source` is a path, what `open()` gives in a binary mode, or the bytes of a file. The format is recognized by the content, or
+    `format` names it. `docs/formats.md` has all formats and the `options` of each. Memory is mapped where it lies in the file,
+    which may be larger than the host's memory; compressed memory is unpacked. Bytes that a dump does not have can't be read:
+    `UnmappedAddress` where it does not know of memory, `AccessDenied` where it leaves some out; `absent="zero"` makes zeroes of
+    the latter. Raises `FormatError` with `.path`, `.line` and `.offset`, `TypeError` for an option that the format does not have,
+    and what opening does.
+
+    >>> import struct
+    >>> page = b"hello".ljust(4096)
+    >>> lime = struct.pack("<IIQQ8x", 0x4C694D45, 1, 0x1000, 0x1FFF) + page
+    >>> load(lime).memory.read(0x1000, 5)
+    b'hello'
+    """
+    with Source(source) as opened:
+        found = registry.named(format, "read") if format is not None else registry.recognized(opened)
+        if found is None:
+            known = ", ".join(registry.names("read"))
+            raise opened.error(f"nothing known; raw memory needs format='raw', the others are {known}")
+        opened.format = found.name
+        if found.read is None:
+            raise opened.error(f"{found.title}, which is not read: {found.refusal}")
+        return found.read(opened, **options)
+
+
+def dump(
+    space: AddressSpace,
+    path: str | os.PathLike[str],
+    *,
+    format: str | None = None,  # noqa: A002  as for `load`
+    progress: Callable[[Progress], object] | None = None,
+) -> None:
+    """Writes the memory of a mapped space, or the map of any, to a new file: `"elf"`, `"lime"` or `"raw"`, or as `"json"`.
+
+    Without `format` the suffix of the path decides. `docs/formats.md` has all of them. The file appears under its name when it is
+    whole, and replaces what was there; an error or Ctrl-C leaves nothing behind. Pages of zeroes become holes of the file, and
+    none is allocated in the guest. The guest may run: each page is as it was at some moment of the dump. `progress(p)` is called
+    at most 20 times a second. Raises `InvalidArgument` for an unknown format or a path that is not a plain file, `NotMapped`
+    where a format wants memory, `OSError`.
+
+    >>> import tempfile
+    >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+    >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "1MiB")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+    >>> space.map_memory().write(0x1000, b"hello")
+    >>> with tempfile.TemporaryDirectory() as directory:
+    ...     dump(space, directory + "/guest.elf")
+    ...     load(directory + "/guest.elf").memory.read(0x1000, 5)
+    b'hello'
+    """
+    target = Path(path).resolve()
+    found = registry.named(format, "write") if format is not None else registry.of_suffix(target.name)
+    if found is None or found.write is None:
+        known = ", ".join(registry.names("write"))
+        raise InvalidArgument(f"the suffix of {str(path)!r} tells no format: give format=, one of {known}")
+    if target.exists() and not target.is_file():
+        raise InvalidArgument(f"{str(path)!r} is not a plain file, and would be replaced")
+    _write(target, lambda file: found.write(space, file, Ticker(progress)))  # type: ignore[misc]
+
+
+def _write(target: Path, write: Callable[[BinaryIO], None]) -> None:
+    """Makes a file under another name beside the target, and renames it when it is whole."""
+    fd, temporary = tempfile.mkstemp(prefix=".", suffix=".part", dir=target.parent)
+    try:
+        with os.fdopen(fd, "w+b") as file:
+            write(file)
+            os.fchmod(fd, 0o666 & ~_umask())
+        Path(temporary).rename(target)
+    except BaseException:
+        Path(temporary).unlink()
+        raise
+
+
+def _umask() -> int:
+    """The permissions that new files of this process lack; only a change of them tells."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,57 @@
+"""LiME dumps, version 1: records of a header of 32 bytes and the bytes of a range, whose last address it has.
+
+After LiME's documentation of its format. AVML writes it too, in records of at most 16 MiB, and leaves out blocks of zeroes: the
+map of a LiME file is what it holds, not all the memory that the machine had.
+"""
+
+from __future__ import annotations
+
+import struct
+
+from .copying import memory_regions, write_sparse
+from .stored import Piece, mapped
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import BinaryIO
+
+    from dbs_address_space._core import AddressSpace
+
+    from .copying import Ticker
+    from .source import Source
+
+__all__ = ["read", "write"]
+
+MAGIC, VERSION = 0x4C694D45, 1
+HEADER = struct.Struct("<IIQQ8x")
+
+
+def read(source: Source, *, partial: bool = False) -> AddressSpace:
+    """The memory of a dump, mapped where it lies."""
+    return mapped(source, _records(source, partial), partial=partial)
+
+
+def _records(source: Source, partial: bool) -> Iterator[Piece]:  # noqa: FBT001  as it was given
+    position = 0
+    while position < source.size:
+        if partial and position + HEADER.size > source.size:
+            return
+        magic, version, first, last = HEADER.unpack(source.read(position, HEADER.size, "the header of a record"))
+        if magic != MAGIC:
+            raise source.error("no record begins here", offset=position)
+        if version != VERSION:
+            raise source.error(f"version {version} is not known, only {VERSION}", offset=position)
+        if last < first:
+            raise source.error(f"a record ends at {last:#x}, before it begins at {first:#x}", offset=position)
+        yield Piece(first, last - first + 1, position + HEADER.size)
+        position += HEADER.size + last - first + 1
+
+
+def write(space: AddressSpace, file: BinaryIO, tick: Ticker) -> None:
+    """A record for each region, by ascending address; what can't be read is left out."""
+    regions, _ = memory_regions(space)
+    tick.total = sum(region.size for region in regions)
+    for region in regions:
+        file.write(HEADER.pack(MAGIC, VERSION, region.base, region.last_addr))
+        write_sparse(space.memory, region.base, region.size, file, tick)

@@ -1,0 +1,224 @@
+"""Recognition, sources of every kind, and files that appear whole or not at all."""
+
+import os
+import re
+import signal
+import struct
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import pytest
+from dbs_address_space import (
+    AddressSpace,
+    AddressSpaceRegion,
+    FormatError,
+    InvalidArgument,
+    MemoryFault,
+    NotMapped,
+    Progress,
+    dump,
+    formats,
+    load,
+)
+from dbs_address_space.formats import registry
+from memory_helpers import GIB, LAYOUT, MIB, PAGE
+
+LIME = struct.pack("<IIQQ8x", 0x4C69_4D45, 1, 0x1000, 0x1FFF) + b"page".ljust(PAGE)
+
+
+@pytest.fixture
+def own_formats() -> Iterator[None]:
+    """The table as it was, afterwards."""
+    before = dict(registry._formats())  # noqa: SLF001
+    yield
+    registry._FORMATS.clear()  # noqa: SLF001
+    registry._FORMATS.update(before)  # noqa: SLF001
+
+
+def test_a_source_is_a_path_a_file_or_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "a dump"
+    path.write_bytes(LIME)
+    with path.open("rb") as file:
+        file.seek(7)
+        spaces = [load(path), load(str(path)), load(file), load(LIME), load(bytearray(LIME)), load(path, format="lime")]
+    assert {space.memory.read(0x1000, 4) for space in spaces} == {b"page"}
+
+
+def test_a_pipe_is_read_to_its_end() -> None:
+    reader, writer = os.pipe()
+    os.write(writer, LIME)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as file:
+        assert load(file).memory.read(0x1000, 4) == b"page"
+
+
+def test_what_nobody_knows_is_never_guessed(tmp_path: Path) -> None:
+    for content in (b"", b"\0" * PAGE, b"what?"):
+        with pytest.raises(FormatError, match="raw memory needs format='raw'"):
+            load(content)
+    with pytest.raises(FormatError, match=re.escape(str(tmp_path))):
+        load(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        load(tmp_path / "nothing")
+    with pytest.raises(TypeError):
+        load(7)  # type: ignore[arg-type]  # what is tested
+
+
+def test_an_unknown_format_is_refused_with_those_that_there_are() -> None:
+    with pytest.raises(InvalidArgument, match=r"there is no format 'elv'; those to read are .*elf, .*lime"):
+        load(LIME, format="elv")
+    with pytest.raises(TypeError, match="absent"):
+        load(LIME, absent="zero")
+    with pytest.raises(InvalidArgument, match="absent='one'"):
+        load(_elf(), absent="one")
+
+
+def _elf() -> bytes:
+    return (Path(__file__).parent / "samples/elf-aarch64.core").read_bytes()
+
+
+def test_raw_memory_lies_where_the_caller_says() -> None:
+    content = b"low".ljust(PAGE) + b"high".ljust(2 * PAGE)
+    memory = load(content, format="raw", ranges=[(0, PAGE), (4 * GIB, "8KiB")]).memory
+    assert (memory.read(0, 3), memory.read(4 * GIB, 4)) == (b"low", b"high")
+    assert load(content, format="raw", base=MIB).memory.read(MIB, 3) == b"low"
+    with pytest.raises(FormatError, match="it has 0x3000 bytes; the ranges have 0x1000"):
+        load(content, format="raw", ranges=[(0, PAGE)])
+
+
+def test_memory_stays_in_its_file(tmp_path: Path) -> None:
+    """It is not copied: what the file loses later is a fault, and no signal."""
+    path = tmp_path / "guest.lime"
+    path.write_bytes(LIME)
+    memory = load(path).memory
+    with path.open("r+b") as file:
+        file.seek(32)
+        file.write(b"PAGE")
+        file.flush()
+        assert memory.read(0x1000, 4) == b"PAGE"
+        file.truncate(0)
+    with pytest.raises(MemoryFault):
+        memory.read(0x1000, 4)
+
+
+def descriptors() -> int:
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+def test_many_pieces_take_one_descriptor_or_are_copied() -> None:
+    content = b"".join(
+        struct.pack("<IIQQ8x", 0x4C69_4D45, 1, page * PAGE, page * PAGE + PAGE - 1) + bytes([page & 0xFF]) * PAGE
+        for page in range(16500)
+    )
+    before = descriptors()
+    few, many = load(content[: 1000 * (32 + PAGE)]), load(content)
+    assert len(few.regions) == 1000
+    assert len(many.regions) == 1
+    assert descriptors() <= before + 4
+    assert few.memory.read(999 * PAGE - 1, 2) == many.memory.read(999 * PAGE - 1, 2) == bytes([998 & 0xFF, 999 & 0xFF])
+
+
+def test_a_dump_is_sparse_and_allocates_nothing(tmp_path: Path) -> None:
+    space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, GIB, name="ram")], LAYOUT)
+    memory = space.map_memory()
+    memory.write(512 * MIB, b"data" * MIB)
+    mapping = memory.mapping(0)
+    assert mapping.fd is not None
+    before = os.fstat(mapping.fd).st_blocks
+    for suffix in ("elf", "lime", "raw"):
+        path = tmp_path / f"guest.{suffix}"
+        dump(space, path)
+        assert path.stat().st_blocks * 512 <= 4 * MIB * 1.05
+        assert path.stat().st_size >= GIB
+    assert os.fstat(mapping.fd).st_blocks == before
+
+
+def test_progress_is_told_of_all_bytes(tmp_path: Path, space: AddressSpace) -> None:
+    told: list[Progress] = []
+    dump(space, tmp_path / "guest.elf", progress=told.append)
+    assert (told[-1].stage, told[-1].done) == ("dump", told[-1].total)
+
+
+def test_a_file_appears_whole_or_not_at_all(tmp_path: Path, space: AddressSpace) -> None:
+    path = tmp_path / "guest.elf"
+    path.write_bytes(b"before")
+
+    def fails(_: object) -> None:
+        assert path.read_bytes() == b"before"
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        dump(space, path, progress=fails)
+    assert [file.name for file in tmp_path.iterdir()] == ["guest.elf"]
+    dump(space, path)
+    assert path.read_bytes()[:4] == b"\x7fELF"
+    assert path.stat().st_mode & 0o777 == 0o666 & ~_umask()
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def test_a_link_is_followed_and_a_pipe_left_alone(tmp_path: Path, space: AddressSpace) -> None:
+    (tmp_path / "link.elf").symlink_to(tmp_path / "guest.elf")
+    dump(space, tmp_path / "link.elf")
+    assert (tmp_path / "link.elf").is_symlink()
+    assert load(tmp_path / "guest.elf").ram_size == space.ram_size
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InvalidArgument, match="not a plain file"):
+        dump(space, tmp_path / "pipe", format="elf")
+    with pytest.raises(InvalidArgument, match="tells no format"):
+        dump(space, tmp_path / "guest")
+
+
+def test_only_memory_that_is_there_is_dumped(tmp_path: Path) -> None:
+    space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, PAGE)], LAYOUT)
+    with pytest.raises(NotMapped):
+        dump(space, tmp_path / "guest.elf")
+    assert list(tmp_path.iterdir()) == []
+    dump(space, tmp_path / "map.json")
+
+
+def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
+    space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, 8 * GIB, mem_type="mmap")], LAYOUT)
+    space.map_memory()
+    timer = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
+
+    def start(_: object) -> None:
+        if timer.ident is None:
+            timer.start()
+
+    with pytest.raises(KeyboardInterrupt):
+        while True:
+            dump(space, tmp_path / "guest.elf", progress=start)
+    assert list(tmp_path.glob(".*")) == []
+
+
+def test_a_format_of_ones_own(own_formats: None, tmp_path: Path, space: AddressSpace) -> None:
+    def read(source: formats.Source, *, name: str = "mine") -> AddressSpace:
+        size = int.from_bytes(source.read(4, 4, "the size"), "little")
+        return AddressSpace.from_regions([AddressSpaceRegion("ram", 0, size, name=name)], LAYOUT)
+
+    def write(space: AddressSpace, file: BinaryIO, _: object) -> None:
+        file.write(b"MINE" + space.ram_size.to_bytes(4, "little"))
+
+    mine = formats.Format(
+        "mine",
+        "a format of mine",
+        sniff=lambda source: source.head[:4] == b"MINE",
+        read=read,
+        write=write,
+        suffixes=(".mine",),
+    )
+    formats.register(mine)
+    dump(space, tmp_path / "a.mine")
+    assert load(tmp_path / "a.mine", name="theirs")["theirs"].size == space.ram_size
+    with pytest.raises(FormatError, match=r"truncated: of the size, \[0x4, 0x8\)") as raised:
+        load(b"MINE")
+    assert (raised.value.format, raised.value.offset) == ("mine", 4)
+    with pytest.raises(InvalidArgument, match="there is a format 'mine' already"):
+        formats.register(mine)

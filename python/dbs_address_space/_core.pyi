@@ -2407,8 +2407,9 @@ class Machine:
 
     `mem_start`, `mem_end` (exclusive) and `phys_bits` bound RAM and everything; `mmio_windows` and `reserved` are `(base, size)`
     and hold no RAM, and nothing is placed in a reserved range. Below a hole less than `min_split` is left unused. RAM that does not
-    all fit below the first window ends at `split_end`, where the window then begins, as in QEMU's `pc` and `q35`. `firmware` is
-    `(base, size)`. Raises `InvalidAddressRange`, and `InvalidArgument` for a bad name.
+    all fit below the first window ends at `split_end`, where the window then begins, as in QEMU's `pc` and `q35`. With
+    `pci_hole64_size`, the bytes that 64-bit PCI devices need, RAM that does not fit below `mem_end` may end so many bytes below the
+    end of all addresses, QEMU's rule. `firmware` is `(base, size)`. Raises `InvalidAddressRange`, and `InvalidArgument` for a bad name.
 
     >>> from dbs_address_space import Machine
     >>> machine = Machine("mine", mem_start=0, mem_end=1 << 39, phys_bits=40, mmio_windows=[(0xe000_0000, "512MiB")])
@@ -2428,6 +2429,7 @@ class Machine:
         split_end: _Address | None = None,
         firmware: _Window | None = None,
         max_vcpus: SupportsIndex = 255,
+        pci_hole64_size: _Size | None = None,
     ) -> Self: ...
     @staticmethod
     def named(name: str, *, arch: str | None = None, phys_bits: SupportsIndex | None = None) -> Machine:
@@ -2458,6 +2460,9 @@ class Machine:
     @property
     def split_end(self) -> int | None:
         """The end of RAM below the first window when it does not all fit there, or `None`."""
+    @property
+    def pci_hole64_size(self) -> int | None:
+        """The bytes behind all RAM that 64-bit PCI devices need, or `None` where `mem_end` is fixed."""
     @property
     def firmware(self) -> AddressRange | None:
         """The addresses of firmware, an `AddressRange`, or `None`."""

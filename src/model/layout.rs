@@ -54,6 +54,13 @@ impl Layout {
         &self.mmio_windows
     }
 
+    /// The same layout with another end of RAM, as far as its addresses allow.
+    #[must_use]
+    pub fn ending_at(self, mem_end: u64) -> Self {
+        let mem_end = mem_end.min(self.phys_end).max(self.mem_start);
+        Self { mem_end, ..self }
+    }
+
     /// `Err` with the reason when the layout does not allow the region.
     pub fn check_region(&self, region: &SharedRegion) -> Result<()> {
         self.refusal(region).map_or(Ok(()), |reason| Err(Error::Layout { region: SharedRegion::clone(region), reason }))

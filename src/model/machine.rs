@@ -11,7 +11,7 @@ const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 const END_OF_32_BITS: u64 = 1 << 32;
 /// The widest guest physical addresses that x86_64 and aarch64 have.
-const MAX_PHYS_BITS: u32 = 52;
+pub const MAX_PHYS_BITS: u32 = 52;
 
 /// A processor architecture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -51,6 +51,9 @@ pub struct Machine {
     pub min_split: u64,
     /// Where the RAM below the first window ends when it does not all fit there; the window then begins here.
     pub split_end: Option<u64>,
+    /// The bytes behind all RAM that 64-bit PCI devices need. RAM that does not fit below the layout's `mem_end` may reach up to there;
+    /// without, `mem_end` is fixed.
+    pub pci_hole64_size: Option<u64>,
     /// Where firmware lies.
     pub firmware: Option<Range>,
     /// The number of vCPUs that it can have.
@@ -74,6 +77,7 @@ impl Machine {
             reserved: vec![],
             min_split: 0,
             split_end: None,
+            pci_hole64_size: None,
             firmware: None,
             max_vcpus: 255,
         })
@@ -127,14 +131,21 @@ impl Machine {
         let bits = phys_bits.unwrap_or(if arch == Arch::Aarch64 { 40 } else { 46 });
         check_phys_bits(bits)?;
         match (name, arch) {
-            ("pc", _) => qemu_pc(name, bits, 0xe000_0000, 0xc000_0000),
-            ("q35", _) => qemu_pc(name, bits, 0xb000_0000, 0x8000_0000),
-            ("microvm", _) => qemu_pc(name, bits, 0xc000_0000, 0xc000_0000),
+            ("pc", _) => qemu_pc(name, bits, (0xe000_0000, 0xc000_0000), 2 * GIB),
+            ("q35", _) => qemu_pc(name, bits, (0xb000_0000, 0x8000_0000), 32 * GIB),
+            ("microvm", _) => qemu_pc(name, bits, (0xc000_0000, 0xc000_0000), 0),
             ("virt", _) => qemu_virt(bits),
             (_, Arch::X86_64) => dragonball_x86_64(bits),
             (_, Arch::Aarch64) => dragonball_aarch64(bits),
         }?
         .checked()
+    }
+
+    /// The exclusive end of all RAM that the machine can have.
+    #[must_use]
+    pub fn ram_limit(&self) -> u64 {
+        let behind = self.pci_hole64_size.map(|size| self.layout.phys_end().saturating_sub(size));
+        behind.unwrap_or_default().max(self.layout.mem_end())
     }
 
     /// The layout for so much RAM: the first window widens when the RAM does not fit below it.
@@ -180,7 +191,7 @@ fn ram(name: &str, bits: u32, start: u64, end: u64) -> Result<Range> {
     Ok(ram)
 }
 
-/// RAM up to half of the address space, as the original; PCI devices lie above.
+/// RAM up to half of the address space, as the original; PCI devices lie above. Machines of QEMU go beyond when they need to.
 const fn half(phys_bits: u32) -> u64 {
     (1u64 << phys_bits) / 2
 }
@@ -201,20 +212,27 @@ fn dragonball_aarch64(bits: u32) -> Result<Machine> {
 }
 
 /// RAM that reaches `highest` is cut at `split_end`, and the rest continues at 4 GiB.
-fn qemu_pc(name: &str, bits: u32, highest: u64, split_end: u64) -> Result<Machine> {
+fn qemu_pc(name: &str, bits: u32, (highest, split_end): (u64, u64), pci_hole64: u64) -> Result<Machine> {
     let window = Range::between(highest, END_OF_32_BITS);
-    let machine = Machine::new(name, bits, Range::between(0, half(bits)), vec![window])?;
+    // QEMU has no hole for a guest of 32 bits.
+    let pci_hole64 = if bits <= 32 { 0 } else { pci_hole64 };
+    let limit = phys_end(bits)?.saturating_sub(pci_hole64);
+    if limit < END_OF_32_BITS {
+        let message = format!("phys_bits is {bits}: too few for the machine '{name}' and its 64-bit PCI hole");
+        return Err(Invalid::number(message).into());
+    }
+    let machine = Machine::new(name, bits, Range::between(0, half(bits).min(limit)), vec![window])?;
     let firmware = if name == "microvm" { END_OF_32_BITS - (64 << 10) } else { END_OF_32_BITS - (256 << 10) };
     let firmware = Some(Range::between(firmware, END_OF_32_BITS));
     let max_vcpus = if name == "pc" { 255 } else { 288 };
-    Ok(Machine { split_end: Some(split_end), firmware, max_vcpus, ..machine })
+    Ok(Machine { split_end: Some(split_end), pci_hole64_size: Some(pci_hole64), firmware, max_vcpus, ..machine })
 }
 
-/// Devices and flash lie below 1 GiB, RAM begins there.
+/// Devices and flash lie below 1 GiB, RAM begins there. High PCI windows that find no room behind it are left out, as QEMU does.
 fn qemu_virt(bits: u32) -> Result<Machine> {
     let mem = ram("virt", bits, GIB, half(bits))?;
     let machine = Machine::new("virt", bits, mem, vec![Range::between(0, GIB)])?;
-    Ok(Machine { firmware: Some(Range::between(0, 64 * MIB)), max_vcpus: 512, ..machine })
+    Ok(Machine { firmware: Some(Range::between(0, 64 * MIB)), pci_hole64_size: Some(0), max_vcpus: 512, ..machine })
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use super::error::{Error, Result};
 use super::format::{hex, size as size_text};
 use super::invalid::Invalid;
 use super::layout::Layout;
-use super::machine::Machine;
+use super::machine::{MAX_PHYS_BITS, Machine};
 use super::numa::{NumaNode, NumaRegionInfo};
 use super::policy::PolicyMode;
 use super::range::{Range, joined};
@@ -104,6 +104,7 @@ impl SpacePlan {
         // problems at once, not of one after each try.
         let layout =
             request.machine.layout_for(ram.unwrap_or(u64::MAX)).unwrap_or_else(|_| request.machine.layout.clone());
+        let layout = layout.ending_at(request.machine.ram_limit());
         let mut plan = Self {
             layout,
             regions: vec![],
@@ -116,9 +117,10 @@ impl SpacePlan {
         };
         plan.check_request();
         plan.place_ram();
+        plan.place_hotplug_window(ram);
+        plan.settle_mem_end();
         plan.place_firmware();
         plan.place_dax_window();
-        plan.place_hotplug_window(ram);
         plan.count_cost();
         plan
     }
@@ -194,10 +196,11 @@ impl SpacePlan {
             if let Err(left) = cursor.take(info.size, &mut found) {
                 let ends = hex(self.layout.mem_end());
                 self.problem(format!(
-                    "numa_regions[{index}]: {} of its {} do not fit below mem_end {ends} of the machine '{}'; give more phys_bits",
+                    "numa_regions[{index}]: {} of its {} do not fit below mem_end {ends} of the machine '{}'; {}",
                     size_text(left),
                     size_text(info.size),
-                    self.request.machine.name
+                    self.request.machine.name,
+                    self.more_room()
                 ));
             }
             for (range, reason) in found {
@@ -264,6 +267,9 @@ impl SpacePlan {
             let message = format!("the firmware at {range} overlaps {ram}");
             self.problem(message);
         }
+        if let Some(window) = self.hotplug_window.filter(|window| window.overlaps(&range)) {
+            self.problem(format!("the firmware at {range} overlaps the window {window} for hotplug"));
+        }
         self.add_named(RegionType::FirmwareMemory, range, "firmware", "where the machine starts to execute".into());
     }
 
@@ -282,7 +288,10 @@ impl SpacePlan {
         let rooms = within(&self.layout.rooms(RegionType::DaxMemory), self.layout.mem_end(), u64::MAX);
         let wanted = Wanted { size, align: DAX_ALIGN, guard_gap: 0, policy: FitPolicy::First };
         // A user's reserved ranges may overlap.
-        match wanted.place(&rooms, &joined(self.request.machine.reserved.clone())) {
+        let mut taken = self.request.machine.reserved.clone();
+        taken.extend(self.regions.iter().map(|region| region.range));
+        taken.sort_unstable();
+        match wanted.place(&rooms, &joined(taken)) {
             Ok(range) => {
                 let reason = format!("the first {} above mem_end {}", size_text(size), hex(self.layout.mem_end()));
                 self.add_named(RegionType::DaxMemory, range, "dax0", reason);
@@ -318,12 +327,31 @@ impl SpacePlan {
         match base.zip(end).filter(|(_, end)| *end <= self.layout.mem_end()) {
             Some((base, end)) => self.hotplug_window = Some(Range::between(base, end)),
             None => self.problem(format!(
-                "hotplug: {} and {slots} slots do not fit below mem_end {} of the machine '{}'; give more phys_bits",
+                "hotplug: {} and {slots} slots do not fit below mem_end {} of the machine '{}'; {}",
                 size_text(more),
                 hex(self.layout.mem_end()),
-                self.request.machine.name
+                self.request.machine.name,
+                self.more_room()
             )),
         }
+    }
+
+    /// The advice where addresses are too few, which holds for a machine by its name and for a `Machine`.
+    fn more_room(&self) -> &'static str {
+        let machine = &self.request.machine;
+        match (machine.phys_bits, machine.ram_limit() < machine.layout.phys_end()) {
+            (..MAX_PHYS_BITS, _) => "use a Machine with more phys_bits or a higher mem_end",
+            (_, true) => "no machine has more phys_bits: ask for less, or use a Machine with a higher mem_end",
+            (_, false) => "no machine has more addresses: ask for less",
+        }
+    }
+
+    /// RAM ends where the machine says, or behind what did not fit there; devices may lie above.
+    fn settle_mem_end(&mut self) {
+        let ends = self.regions.iter().map(|region| region.end()).chain(self.hotplug_window.map(|window| window.end()));
+        let reached = ends.max().unwrap_or_default().checked_next_multiple_of(HOTPLUG_ALIGN).unwrap_or(u64::MAX);
+        let end = reached.min(self.layout.mem_end()).max(self.request.machine.layout.mem_end());
+        self.layout = self.layout.clone().ending_at(end);
     }
 
     fn count_cost(&mut self) {

@@ -15,8 +15,9 @@ use crate::model::range::Range;
 ///
 /// `mem_start`, `mem_end` (exclusive) and `phys_bits` bound RAM and everything; `mmio_windows` and `reserved` are `(base, size)`
 /// and hold no RAM, and nothing is placed in a reserved range. Below a hole less than `min_split` is left unused. RAM that does not
-/// all fit below the first window ends at `split_end`, where the window then begins, as in QEMU's `pc` and `q35`. `firmware` is
-/// `(base, size)`. Raises `InvalidAddressRange`, and `InvalidArgument` for a bad name.
+/// all fit below the first window ends at `split_end`, where the window then begins, as in QEMU's `pc` and `q35`. With
+/// `pci_hole64_size`, the bytes that 64-bit PCI devices need, RAM that does not fit below `mem_end` may end so many bytes below the
+/// end of all addresses, QEMU's rule. `firmware` is `(base, size)`. Raises `InvalidAddressRange`, and `InvalidArgument` for a bad name.
 ///
 /// >>> from dbs_address_space import Machine
 /// >>> machine = Machine("mine", mem_start=0, mem_end=1 << 39, phys_bits=40, mmio_windows=[(0xe000_0000, "512MiB")])
@@ -38,6 +39,7 @@ impl PyMachine {
         keywords.set_item("reserved", pairs(&machine.reserved))?;
         keywords.set_item("min_split", machine.min_split)?;
         keywords.set_item("split_end", machine.split_end)?;
+        keywords.set_item("pci_hole64_size", machine.pci_hole64_size)?;
         keywords.set_item("firmware", machine.firmware.map(|range| (range.base(), range.size())))?;
         keywords.set_item("max_vcpus", machine.max_vcpus)?;
         Ok(keywords)
@@ -47,8 +49,8 @@ impl PyMachine {
 #[pymethods]
 impl PyMachine {
     #[new]
-    #[pyo3(signature = (name, *, mem_start, mem_end, phys_bits, mmio_windows=None, reserved=None, min_split=Size(128 << 20), split_end=None, firmware=None, max_vcpus=U32(255), **others),
-        text_signature = "(name, *, mem_start, mem_end, phys_bits, mmio_windows=(), reserved=(), min_split='128MiB', split_end=None, firmware=None, max_vcpus=255)")]
+    #[pyo3(signature = (name, *, mem_start, mem_end, phys_bits, mmio_windows=None, reserved=None, min_split=Size(128 << 20), split_end=None, firmware=None, max_vcpus=U32(255), pci_hole64_size=None, **others),
+        text_signature = "(name, *, mem_start, mem_end, phys_bits, mmio_windows=(), reserved=(), min_split='128MiB', split_end=None, firmware=None, max_vcpus=255, pci_hole64_size=None)")]
     #[allow(clippy::too_many_arguments, reason = "the keywords that users were promised")]
     fn new(
         name: &str,
@@ -61,6 +63,7 @@ impl PyMachine {
         split_end: Option<Address>,
         firmware: Option<&Bound<'_, PyAny>>,
         max_vcpus: U32,
+        pci_hole64_size: Option<Size>,
         others: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<Self> {
         keywords::refuse::<Self>(others)?;
@@ -77,6 +80,7 @@ impl PyMachine {
             split_end: split_end.map(|end| end.0),
             firmware: firmware.map(window).transpose()?,
             max_vcpus: max_vcpus.0,
+            pci_hole64_size: pci_hole64_size.map(|size| size.0),
             ..machine
         };
         Ok(Self(machine.checked()?))
@@ -131,6 +135,12 @@ impl PyMachine {
     #[getter]
     fn split_end(&self) -> Option<u64> {
         self.0.split_end
+    }
+
+    /// The bytes behind all RAM that 64-bit PCI devices need, or `None` where `mem_end` is fixed.
+    #[getter]
+    fn pci_hole64_size(&self) -> Option<u64> {
+        self.0.pci_hole64_size
     }
 
     /// The addresses of firmware, an `AddressRange`, or `None`.

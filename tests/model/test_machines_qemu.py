@@ -1,8 +1,8 @@
 """Machines against QEMU: the same RAM, the same E820, the same hotplug window, for sizes from 1 MiB to 64 GiB."""
 
 import pytest
-from dbs_address_space import AddressSpaceBuilder, AddressSpacePlan, Hotplug, NumaRegionInfo
-from qemu_helpers import joined, qemu
+from dbs_address_space import AddressSpaceBuilder, AddressSpacePlan, Hotplug, Machine, NumaRegionInfo
+from qemu_helpers import joined, qemu, refusal
 
 MIB = 1 << 20
 GIB = 1 << 30
@@ -25,10 +25,11 @@ def ram_of(plan: AddressSpacePlan) -> list[tuple[int, int]]:
     return joined([(region.base, region.end) for region in plan.regions if region.region_type.value == "ram"])
 
 
-def memory_arguments(size: int) -> list[str]:
+def memory_arguments(size: int, *, bits: int = 40, more: str = "") -> list[str]:
     """RAM that takes nothing from the host. An Intel guest: AMD's has an IOMMU window at 1 TiB."""
     backend = f"memory-backend-ram,id=ram,size={size},reserve=off"
-    return ["-cpu", "Haswell,vendor=GenuineIntel,enforce=off,check=off", "-m", f"{size}B", "-object", backend]
+    cpu = f"Haswell,vendor=GenuineIntel,enforce=off,check=off,phys-bits={bits}"
+    return ["-cpu", cpu, "-m", f"{size}B{more}", "-object", backend]
 
 
 @pytest.mark.parametrize(("machine", "size"), CASES)
@@ -67,3 +68,62 @@ def test_arm_ram_is_that_of_qemu(size: int) -> None:
     with qemu("virt,memory-backend=ram", *arguments, program="qemu-system-aarch64") as oracle:
         ram = joined([(low, end) for low, end, kind, name in oracle.flat_view() if name == "ram"])
     assert ram_of(plan_of("virt", size * MIB)) == ram
+
+
+PCI_HOLE = {"pc": 2 * GIB, "q35": 32 * GIB}
+SPLIT_END = {"pc": 3 * GIB, "q35": 2 * GIB}
+
+
+def fits(machine: str, bits: int, size: int, hotplug: Hotplug | None = None) -> bool:
+    """Whether the plan has no problem; one that has is of its addresses, and says nothing that would be refused."""
+    made = AddressSpaceBuilder(machine, phys_bits=bits, numa_regions=[NumaRegionInfo(size)], hotplug=hotplug).plan()
+    assert all("do not fit below mem_end" in problem for problem in made.problems)
+    assert all(("more phys_bits or" in problem) == (bits < 52) for problem in made.problems)
+    return not made.problems
+
+
+@pytest.mark.parametrize("machine", ["pc", "q35"])
+@pytest.mark.parametrize("bits", [36, 39, 40, 41, 42])  # QEMU 7.2 describes no more RAM to its firmware
+def test_ram_ends_where_that_of_qemu_does(machine: str, bits: int) -> None:
+    most = (1 << bits) - PCI_HOLE[machine] - (4 * GIB - SPLIT_END[machine])
+    for size in [most, most + MIB]:
+        refused = refusal(f"{machine},memory-backend=ram", *memory_arguments(size, bits=bits))
+        assert ("phys-bits too low" in refused) == bool(refused) == (size > most)
+        assert fits(machine, bits, size) == (not refused)
+
+
+@pytest.mark.parametrize("machine", ["pc", "q35"])
+@pytest.mark.parametrize("bits", range(36, 53))
+def test_the_most_memory_is_that_of_qemu(machine: str, bits: int) -> None:
+    most = (1 << bits) - PCI_HOLE[machine] - 4 * GIB
+    for size in [most, most + 128 * MIB]:
+        more = f",slots=1,maxmem={size}B"
+        refused = refusal(f"{machine},memory-backend=ram", *memory_arguments(GIB, bits=bits, more=more))
+        assert ("phys-bits too low" in refused) == bool(refused) == (size > most)
+        assert fits(machine, bits, GIB, Hotplug(size, 1)) == (not refused)
+
+
+@pytest.mark.parametrize(("cpu", "bits"), [("cortex-a53", 40), ("cortex-a57", 44), ("neoverse-n1", 48), ("max", 52)])
+def test_the_most_memory_of_arm_is_that_of_qemu(cpu: str, bits: int) -> None:
+    most = (1 << bits) - 2 * GIB
+    for size in [most, most + 128 * MIB]:
+        arguments = ["-cpu", cpu, "-m", f"1G,slots=1,maxmem={size}B"]
+        refused = refusal("virt", *arguments, program="qemu-system-aarch64")
+        assert (f"limited to {bits} bits" in refused) == bool(refused) == (size > most)
+        assert fits("virt", bits, GIB, Hotplug(size, 1)) == (not refused)
+
+
+@pytest.mark.parametrize(
+    ("machine", "bits", "size", "most"),
+    [("q35", 40, 600, 0), ("q35", 40, 960, 0), ("pc", 40, 600, 0), ("q35", 39, 400, 0), ("q35", 40, 4, 700)],
+)
+def test_ram_may_reach_over_half_of_the_addresses(machine: str, bits: int, size: int, most: int) -> None:
+    hotplug = Hotplug(most * GIB, 1) if most else None
+    made = AddressSpaceBuilder(machine, phys_bits=bits, numa_regions=[size * GIB], hotplug=hotplug).plan()
+    assert made.problems == ()
+    half, end = 1 << (bits - 1), made.layout.mem_end
+    assert half < end <= made.layout.phys_end - PCI_HOLE[machine]
+    assert end - GIB < (made.hotplug_window or made.regions[-1]).end <= end
+    # What needs no more leaves the rest to devices.
+    assert AddressSpaceBuilder(machine, phys_bits=bits, numa_regions=["8GiB"]).plan().layout.mem_end == half
+    assert Machine.named(machine, phys_bits=bits).layout.mem_end == half

@@ -157,6 +157,8 @@ def test_every_problem_is_found_at_once() -> None:
         ([(1 << 64) - 4096, (1 << 64) - 4096], {}, r"2\^64"),
         ([(1 << 64) - 4096], {}, "mem_end"),
         (["1GiB"], {"dax_window": 64 * TIB}, "dax_window"),
+        ([1 << 52], {"machine": "q35", "phys_bits": 52}, "no machine has more phys_bits: ask for less"),
+        ([1 << 52], {"machine": "virt", "phys_bits": 52}, "no machine has more addresses: ask for less"),
         (["1GiB"], {"hotplug": Hotplug("1GiB")}, "max_memory"),
         (["1GiB"], {"hotplug": Hotplug("64TiB")}, "do not fit"),
         (["1GiB"], {"arch": "aarch64", "firmware": True}, "firmware"),
@@ -212,6 +214,15 @@ def test_an_unknown_source_is_refused_at_once() -> None:
         plan("1GiB", mem_type="SHMEM")
 
 
+def test_what_overlaps_firmware_is_a_problem_or_lies_elsewhere() -> None:
+    mine = {"mem_start": 0, "mem_end": 8 * GIB, "phys_bits": 34}
+    low, high = (Machine("mine", **mine, firmware=(base, MIB)) for base in (4 * GIB, 8 * GIB))  # type: ignore[arg-type]
+    in_window = plan("1GiB", machine=low, firmware=True, hotplug=Hotplug("4GiB", slots=1))
+    assert ["hotplug" in problem for problem in in_window.problems] == [True]
+    *_, firmware, dax = plan("1GiB", machine=high, firmware=True, dax_window="1GiB").regions
+    assert (firmware.end, dax.base) == (8 * GIB + MIB, 8 * GIB + 2 * MIB)
+
+
 def test_a_machine_of_your_own() -> None:
     hyper_transport = (0xFD_0000_0000, 0x3_0000_0000)
     machine = Machine(
@@ -234,7 +245,13 @@ def test_a_machine_of_your_own() -> None:
 
 def values() -> list[object]:
     machine = Machine(
-        "mine", mem_start=0, mem_end=1 << 40, phys_bits=41, mmio_windows=[(GIB, GIB)], firmware=(GIB, "1MiB")
+        "mine",
+        mem_start=0,
+        mem_end=1 << 40,
+        phys_bits=41,
+        mmio_windows=[(GIB, GIB)],
+        firmware=(GIB, "1MiB"),
+        pci_hole64_size="8GiB",
     )
     info = NumaRegionInfo("1GiB", 0, 1, [2, 3])
     options = BackingOptions(

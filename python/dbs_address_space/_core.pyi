@@ -83,6 +83,7 @@ _Path: TypeAlias = str | PathLike[str]
 _Target: TypeAlias = SupportsIndex | str | AddressSpaceRegion | UnplugRequest | _RegionKey
 _Ranges: TypeAlias = Iterable[tuple[_Address, _Size]] | Buffer
 _Window: TypeAlias = tuple[_Address, _Size]
+_Reserved: TypeAlias = _Window | tuple[_Address, _Size, str]
 _ProgressFunction: TypeAlias = Callable[[Progress], object]
 
 class _Client(Protocol):
@@ -431,8 +432,11 @@ class AddressSpaceLayout:
     """The bounds of each type of region: RAM in `[mem_start, mem_end)` outside the MMIO windows, devices and DAX windows in
     `[mem_end, phys_end)` or in an MMIO window, firmware anywhere below `phys_end`.
 
-    All ends are exclusive, `mem_start <= mem_end <= phys_end`; windows are `(base, size)`, disjoint, below `phys_end`. Raises
-    `InvalidAddressRange`.
+    All ends are exclusive, `mem_start <= mem_end <= phys_end`; windows are `(base, size)`, disjoint, below `phys_end`. `reserved` ranges,
+    `(base, size)` or `(base, size, kind)`, are kept for ever: nothing is placed there, and the guest is told of them. Their kind is
+    `"reserved"`, `"acpi"`, `"nvs"`, `"persistent"` or `"soft-reserved"`, the types 2, 3, 4, 7 and 0xefffffff of E820. RAM may be inserted
+    wholly into one of the other four kinds, a DAX window into a persistent one, a device into one that lies in an MMIO window, firmware
+    into any. Raises `InvalidAddressRange`, and `InvalidArgument` for another kind.
 
     >>> from dbs_address_space import AddressSpaceLayout
     >>> AddressSpaceLayout(1 << 46, 0, 1 << 45, mmio_windows=[(0xc000_0000, "1GiB")])
@@ -446,7 +450,8 @@ class AddressSpaceLayout:
         mem_start: _Address,
         mem_end: _Address,
         *,
-        mmio_windows: Iterable[tuple[_Address, _Size]] = (),
+        mmio_windows: Iterable[_Window] = (),
+        reserved: Iterable[_Reserved] = (),
     ) -> Self: ...
     @property
     def phys_end(self) -> int:
@@ -460,6 +465,9 @@ class AddressSpaceLayout:
     @property
     def mmio_windows(self) -> tuple[AddressRange, ...]:
         """Where devices may lie below `mem_end` and RAM may not: a sorted tuple of `AddressRange`."""
+    @property
+    def reserved(self) -> tuple[tuple[int, int, str], ...]:
+        """The ranges that are kept for ever: a sorted tuple of `(base, size, kind)`."""
     @property
     def usable_end(self) -> int:
         """The host's memory size less one, as `usable_end()`; no part of equality or pickles."""
@@ -2405,8 +2413,8 @@ class DirtyPages:
 class Machine:
     """The address map of a kind of machine: where its RAM may lie, and the holes round which RAM is split.
 
-    `mem_start`, `mem_end` (exclusive) and `phys_bits` bound RAM and everything; `mmio_windows` and `reserved` are `(base, size)`
-    and hold no RAM, and nothing is placed in a reserved range. Below a hole less than `min_split` is left unused. RAM that does not
+    `mem_start`, `mem_end` (exclusive) and `phys_bits` bound RAM and everything; `mmio_windows` are `(base, size)` and hold
+    no RAM; `reserved` ranges, `(base, size)` or `(base, size, kind)`, are kept for ever, as in an `AddressSpaceLayout`. Below a hole less than `min_split` is left unused. RAM that does not
     all fit below the first window ends at `split_end`, where the window then begins, as in QEMU's `pc` and `q35`. With
     `pci_hole64_size`, the bytes that 64-bit PCI devices need, RAM that does not fit below `mem_end` may end so many bytes below the
     end of all addresses, QEMU's rule. `firmware` is `(base, size)`. Raises `InvalidAddressRange`, and `InvalidArgument` for a bad name.
@@ -2424,7 +2432,7 @@ class Machine:
         mem_end: _Address,
         phys_bits: SupportsIndex,
         mmio_windows: Iterable[_Window] = (),
-        reserved: Iterable[_Window] = (),
+        reserved: Iterable[_Reserved] = (),
         min_split: _Size = "128MiB",
         split_end: _Address | None = None,
         firmware: _Window | None = None,
@@ -2452,8 +2460,8 @@ class Machine:
     def phys_bits(self) -> int:
         """Bits of a guest physical address."""
     @property
-    def reserved(self) -> tuple[AddressRange, ...]:
-        """The ranges in which nothing is placed: a sorted tuple of `AddressRange`."""
+    def reserved(self) -> tuple[tuple[int, int, str], ...]:
+        """The ranges that are kept for ever: a sorted tuple of `(base, size, kind)`."""
     @property
     def min_split(self) -> int:
         """Below a hole, less than these bytes are left unused."""
@@ -2654,7 +2662,8 @@ class AddressSpaceBuilder:
     `numa_regions` are `NumaRegionInfo`s (or sizes) in the order of their addresses. `mem_type` is one of the memory sources; for
     `"hugetlbfs"` each region gets a file, `mem_file_path` with its number. With `mem_prealloc` every page is there from the
     beginning. `firmware` adds the machine's firmware region, `dax_window` a window of that size, `hotplug` room for more memory
-    (`Hotplug`). `backing` are the `BackingOptions` of all RAM.
+    (`Hotplug`). With `amd_1tb_relocation`, QEMU's option for vCPUs of AMD, the HyperTransport range below 1 TiB is reserved where addresses
+    reach it, and RAM above 4 GiB begins at 1 TiB where it or the PCI devices behind it would reach that range. `backing` are the `BackingOptions` of all RAM.
 
     Nothing is looked up on the host before `build()` or `plan().check_host()`. Raises `InvalidArgument` for a value that no plan can
     have; everything else that is wrong is in the plan's `problems`.
@@ -2678,6 +2687,7 @@ class AddressSpaceBuilder:
         firmware: bool = False,
         dax_window: _Size | None = None,
         hotplug: Hotplug | None = None,
+        amd_1tb_relocation: bool = False,
         backing: BackingOptions | None = None,
     ) -> Self: ...
     def plan(self) -> AddressSpacePlan:

@@ -6,6 +6,7 @@ use super::invalid::Invalid;
 use super::layout::Layout;
 use super::quote::quoted;
 use super::range::Range;
+use super::reserved::ReservedRange;
 
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
@@ -43,10 +44,8 @@ pub struct Machine {
     pub name: Box<str>,
     /// Bits of a guest physical address.
     pub phys_bits: u32,
-    /// Bounds and MMIO windows.
+    /// Bounds, MMIO windows and reserved ranges.
     pub layout: Layout,
-    /// Where neither RAM nor anything else that is placed may lie.
-    pub reserved: Vec<Range>,
     /// Below a hole, less than this much is left unused rather than made a region.
     pub min_split: u64,
     /// Where the RAM below the first window ends when it does not all fit there; the window then begins here.
@@ -74,7 +73,6 @@ impl Machine {
             name,
             phys_bits,
             layout,
-            reserved: vec![],
             min_split: 0,
             split_end: None,
             pci_hole64_size: None,
@@ -83,15 +81,17 @@ impl Machine {
         })
     }
 
+    /// The machine with reserved ranges in its layout.
+    pub fn with_reserved(self, reserved: Vec<ReservedRange>) -> Result<Self> {
+        Ok(Self { layout: self.layout.with_reserved(reserved)?, ..self })
+    }
+
     /// Refuses windows that a machine can't have; every public way to make one ends here.
-    pub fn checked(mut self) -> Result<Self> {
+    pub fn checked(self) -> Result<Self> {
         let phys_end = self.layout.phys_end();
-        self.reserved.sort_unstable();
-        for window in self.reserved.iter().chain(&self.firmware) {
-            if window.is_empty() || window.end() > phys_end {
-                let message = format!("the window {window} is empty or ends past phys_end {}", hex(phys_end));
-                return Err(Invalid::at(message, Some(window.base()), Some(window.size())).into());
-            }
+        if let Some(window) = self.firmware.filter(|window| window.is_empty() || window.end() > phys_end) {
+            let message = format!("the window {window} is empty or ends past phys_end {}", hex(phys_end));
+            return Err(Invalid::at(message, Some(window.base()), Some(window.size())).into());
         }
         if let Some(end) = self.split_end {
             let first = self.layout.mmio_windows().first();
@@ -162,7 +162,9 @@ impl Machine {
         if let Some(window) = windows.first_mut() {
             *window = Range::between(end, first.end());
         }
-        Layout::new(self.layout.phys_end(), self.layout.mem_start(), self.layout.mem_end(), windows)
+        let reserved = self.layout.reserved().to_vec();
+        Layout::new(self.layout.phys_end(), self.layout.mem_start(), self.layout.mem_end(), windows)?
+            .with_reserved(reserved)
     }
 }
 
@@ -279,7 +281,10 @@ mod tests {
     fn reserved_ranges_and_splits_must_fit_the_layout() {
         let machine =
             || Machine::new("mine", 40, Range::between(0, 1 << 39), vec![Range::between(GIB, 2 * GIB)]).unwrap();
-        let reserving = |range| Machine { reserved: vec![range], ..machine() }.checked().is_ok();
+        let reserving = |range| {
+            let reserved = ReservedRange { range, kind: crate::model::reserved::ReservedKind::Acpi };
+            machine().with_reserved(vec![reserved]).is_ok()
+        };
         assert!(reserving(Range::between(0, 1 << 40)));
         assert!(!reserving(Range::between(5, 5)) && !reserving(Range::between(0, (1 << 40) + 1)));
         let splitting = |end| Machine { split_end: Some(end), ..machine() }.checked().is_ok();

@@ -6,15 +6,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::allocator::{FitPolicy, Wanted, within};
+use super::allocator::{FitPolicy, Wanted, within, without};
 use super::backing::BackingOptions;
 use super::error::{Error, Result};
 use super::format::{hex, size as size_text};
+use super::hyper_transport::{self, HYPER_TRANSPORT};
 use super::invalid::Invalid;
 use super::layout::Layout;
 use super::machine::{MAX_PHYS_BITS, Machine};
 use super::numa::{NumaNode, NumaRegionInfo};
 use super::policy::PolicyMode;
+use super::ram_cursor::RamCursor;
 use super::range::{Range, joined};
 use super::region::{MAP_POPULATE, Region, RegionType, SharedRegion};
 use super::source::{Source, SourceType};
@@ -38,6 +40,14 @@ pub struct Hotplug {
     pub slots: u32,
 }
 
+impl Hotplug {
+    /// The bytes of the window beside so much RAM, with room to align each slot.
+    fn window_size(self, ram: u64) -> Option<u64> {
+        let more = self.max_memory.checked_sub(ram)?;
+        u64::from(self.slots).checked_mul(HOTPLUG_ALIGN)?.checked_add(more)
+    }
+}
+
 /// The memory that a machine should have, as a user asks for it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PlanRequest {
@@ -57,6 +67,8 @@ pub struct PlanRequest {
     pub dax_window: Option<u64>,
     /// A window for more memory.
     pub hotplug: Option<Hotplug>,
+    /// Whether RAM keeps clear of AMD's HyperTransport range, as QEMU has it for AMD's vCPUs.
+    pub amd_1tb_relocation: bool,
     /// How the memory is to be had.
     pub options: BackingOptions,
 }
@@ -93,6 +105,8 @@ pub struct SpacePlan {
     pub cost: PlanCost,
     /// Everything that is wrong; such a plan can be looked at, not built.
     pub problems: Vec<String>,
+    /// Where RAM can't lie; sorted and joined.
+    holes: Vec<Range>,
 }
 
 impl SpacePlan {
@@ -113,9 +127,11 @@ impl SpacePlan {
             hotplug_window: None,
             cost: PlanCost::default(),
             problems: vec![],
+            holes: vec![],
             request,
         };
         plan.check_request();
+        plan.find_holes(ram);
         plan.place_ram();
         plan.place_hotplug_window(ram);
         plan.settle_mem_end();
@@ -187,8 +203,40 @@ impl SpacePlan {
         self.problems.extend(problems);
     }
 
+    fn find_holes(&mut self, ram: Option<u64>) {
+        let relocation = if self.request.amd_1tb_relocation { self.relocation(ram) } else { None };
+        let reserved = self.layout.reserved().iter().map(|reserved| reserved.range);
+        let mut holes: Vec<Range> = self.layout.mmio_windows().iter().copied().chain(reserved).collect();
+        holes.extend(relocation);
+        holes.sort_unstable();
+        self.holes = joined(holes);
+    }
+
+    /// As QEMU does it: the range is reserved on every machine that reaches it.
+    fn relocation(&mut self, ram: Option<u64>) -> Option<Range> {
+        let machine = &self.request.machine;
+        if machine.pci_hole64_size.is_none_or(|size| size == 0) {
+            let name = &machine.name;
+            self.problem(format!(
+                "amd_1tb_relocation: the machine '{name}' has no 64-bit PCI hole, as pc and q35 have"
+            ));
+            return None;
+        }
+        let plugged = self.request.hotplug.and_then(|hotplug| hotplug.window_size(ram?));
+        let relocation = hyper_transport::relocation(machine, &self.layout, ram?, plugged);
+        if HYPER_TRANSPORT.range.end() <= self.layout.phys_end() {
+            let reserved = [self.layout.reserved(), &[HYPER_TRANSPORT]].concat();
+            match self.layout.clone().with_reserved(reserved) {
+                Ok(layout) => self.layout = layout,
+                Err(error) => self.problem(format!("amd_1tb_relocation: {error}")),
+            }
+        }
+        relocation
+    }
+
     fn place_ram(&mut self) {
-        let mut cursor = RamCursor::new(self);
+        let bounds = Range::between(self.layout.mem_start(), self.layout.mem_end());
+        let mut cursor = RamCursor::new(bounds, self.holes.clone(), self.page_size(), self.request.machine.min_split);
         let infos = self.request.numa_regions.clone();
         for (index, info) in infos.iter().enumerate() {
             let node = info.guest_numa_node_id.unwrap_or_default();
@@ -287,9 +335,7 @@ impl SpacePlan {
         }
         let rooms = within(&self.layout.rooms(RegionType::DaxMemory), self.layout.mem_end(), u64::MAX);
         let wanted = Wanted { size, align: DAX_ALIGN, guard_gap: 0, policy: FitPolicy::First };
-        // A user's reserved ranges may overlap.
-        let mut taken = self.request.machine.reserved.clone();
-        taken.extend(self.regions.iter().map(|region| region.range));
+        let mut taken: Vec<Range> = self.regions.iter().map(|region| region.range).collect();
         taken.sort_unstable();
         match wanted.place(&rooms, &joined(taken)) {
             Ok(range) => {
@@ -300,9 +346,10 @@ impl SpacePlan {
         }
     }
 
-    /// Behind all RAM and holes, with room to align each slot, as QEMU does it.
+    /// Behind all RAM and windows, with room to align each slot, as QEMU does it.
     fn place_hotplug_window(&mut self, ram: Option<u64>) {
-        let Some(Hotplug { max_memory, slots }) = self.request.hotplug else { return };
+        let Some(hotplug) = self.request.hotplug else { return };
+        let Hotplug { max_memory, slots } = hotplug;
         if slots == 0 || slots > MAX_SLOTS {
             self.problem(format!("hotplug has {slots} slots: it needs 1 to {MAX_SLOTS}"));
         }
@@ -313,19 +360,16 @@ impl SpacePlan {
                 size_text(ram.unwrap_or(u64::MAX))
             ));
         };
-        let holes = self.layout.mmio_windows().iter().chain(&self.request.machine.reserved);
-        // A hole that reaches mem_end has no RAM behind it.
-        let reached = holes.map(Range::end).filter(|end| *end < self.layout.mem_end()).chain(
-            self.regions
-                .iter()
-                .filter(|region| region.region_type == RegionType::DefaultMemory)
-                .map(|region| region.end()),
-        );
-        let base = reached.max().unwrap_or_default().checked_next_multiple_of(HOTPLUG_ALIGN);
-        let size = u64::from(slots).checked_mul(HOTPLUG_ALIGN).and_then(|extra| more.checked_add(extra));
-        let end = base.zip(size).and_then(|(base, size)| base.checked_add(size));
-        match base.zip(end).filter(|(_, end)| *end <= self.layout.mem_end()) {
-            Some((base, end)) => self.hotplug_window = Some(Range::between(base, end)),
+        // A window that reaches mem_end has no RAM behind it.
+        let windows = self.layout.mmio_windows().iter().map(Range::end).filter(|end| *end < self.layout.mem_end());
+        let low = self.regions.iter().map(|region| region.end()).chain(windows).max().unwrap_or_default();
+        let rooms = without(&[Range::between(low, self.layout.mem_end())], &self.holes);
+        let place = |size| {
+            let wanted = Wanted { size, align: HOTPLUG_ALIGN, guard_gap: 0, policy: FitPolicy::First };
+            wanted.place(&rooms, &[]).ok()
+        };
+        match ram.and_then(|ram| hotplug.window_size(ram)).and_then(place) {
+            Some(window) => self.hotplug_window = Some(window),
             None => self.problem(format!(
                 "hotplug: {} and {slots} slots do not fit below mem_end {} of the machine '{}'; {}",
                 size_text(more),
@@ -384,61 +428,10 @@ fn total(request: &PlanRequest) -> Option<u64> {
     request.numa_regions.iter().try_fold(0u64, |sum, info| sum.checked_add(info.size))
 }
 
-/// The place of the next RAM, which only ever moves up.
-struct RamCursor {
-    at: u64,
-    page_size: u64,
-    min_split: u64,
-    mem_end: u64,
-    /// MMIO windows and reserved ranges, sorted and joined.
-    obstacles: Vec<Range>,
-}
-
-impl RamCursor {
-    fn new(plan: &SpacePlan) -> Self {
-        let mut windows: Vec<Range> = plan.layout.mmio_windows().to_vec();
-        windows.extend(&plan.request.machine.reserved);
-        windows.sort_unstable();
-        let page_size = plan.page_size();
-        let at = plan.layout.mem_start().checked_next_multiple_of(page_size).unwrap_or(u64::MAX);
-        let (min_split, mem_end) = (plan.request.machine.min_split, plan.layout.mem_end());
-        Self { at, page_size, min_split, mem_end, obstacles: joined(windows) }
-    }
-
-    /// Ranges for `size` bytes with the reason for each; `Err` with the bytes that do not fit.
-    fn take(&mut self, size: u64, found: &mut Vec<(Range, String)>) -> std::result::Result<(), u64> {
-        let mut left = size;
-        let mut split = None;
-        while left > 0 {
-            let obstacle = self.obstacles.iter().find(|obstacle| obstacle.end() > self.at).copied();
-            let room_end = obstacle.map_or(self.mem_end, |obstacle| obstacle.base().min(self.mem_end));
-            let room = Range::between(self.at, room_end);
-            if let Some(rest) = room.size().checked_sub(left) {
-                let reason = split.map_or_else(
-                    || format!("all of its {}", size_text(size)),
-                    |hole| format!("the rest of its {}, behind the hole {hole}", size_text(size)),
-                );
-                found.push((room.take(left), reason));
-                self.at = room.last(rest).base();
-                return Ok(());
-            }
-            let Some(hole) = obstacle.filter(|obstacle| obstacle.end() < self.mem_end) else { return Err(left) };
-            // Below a hole only whole pages can be used, and a rest too small to be worth a region is left out, as the original does.
-            let usable = room.take(room.size() & !self.page_size.wrapping_sub(1));
-            if !usable.is_empty() && usable.size() >= self.min_split {
-                found.push((usable, format!("as much of its {} as fits below the hole {hole}", size_text(size))));
-                left = left.abs_diff(usable.size());
-            }
-            self.at = hole.end().checked_next_multiple_of(self.page_size).unwrap_or(u64::MAX);
-            split = Some(hole);
-        }
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::reserved::{ReservedKind, ReservedRange};
 
     const MIB: u64 = 1 << 20;
 
@@ -458,6 +451,7 @@ mod tests {
             firmware: false,
             dax_window: None,
             hotplug: None,
+            amd_1tb_relocation: false,
             options: BackingOptions::default(),
         })
     }
@@ -511,11 +505,12 @@ mod tests {
     }
 
     #[test]
-    fn a_dax_window_keeps_clear_of_reserved_ranges_that_overlap() {
+    fn a_dax_window_keeps_clear_of_reserved_ranges() {
         let request = plan("q35", &[64 * MIB]).request;
         let end = request.machine.layout.mem_end();
-        let reserved = vec![Range::at(end, 8 * MIB), Range::at(end + 2 * MIB, 2 * MIB)];
-        let machine = Machine { reserved, ..request.machine };
+        let reserved = [Range::at(end, 2 * MIB), Range::at(end + 2 * MIB, 6 * MIB)];
+        let reserved = reserved.map(|range| ReservedRange { range, kind: ReservedKind::Persistent });
+        let machine = request.machine.with_reserved(reserved.to_vec()).unwrap();
         let plan = SpacePlan::of(PlanRequest { machine, dax_window: Some(DAX_ALIGN), ..request });
         assert_eq!(plan.problems, Vec::<String>::new());
         assert_eq!(plan.regions.last().unwrap().range, Range::at(end + 8 * MIB, DAX_ALIGN));

@@ -142,7 +142,8 @@ impl PyHotplug {
 /// `numa_regions` are `NumaRegionInfo`s (or sizes) in the order of their addresses. `mem_type` is one of the memory sources; for
 /// `"hugetlbfs"` each region gets a file, `mem_file_path` with its number. With `mem_prealloc` every page is there from the
 /// beginning. `firmware` adds the machine's firmware region, `dax_window` a window of that size, `hotplug` room for more memory
-/// (`Hotplug`). `backing` are the `BackingOptions` of all RAM.
+/// (`Hotplug`). With `amd_1tb_relocation`, QEMU's option for vCPUs of AMD, the HyperTransport range below 1 TiB is reserved where addresses
+/// reach it, and RAM above 4 GiB begins at 1 TiB where it or the PCI devices behind it would reach that range. `backing` are the `BackingOptions` of all RAM.
 ///
 /// Nothing is looked up on the host before `build()` or `plan().check_host()`. Raises `InvalidArgument` for a value that no plan can
 /// have; everything else that is wrong is in the plan's `problems`.
@@ -183,8 +184,8 @@ fn numa_regions(given: &Bound<'_, PyAny>) -> PyResult<Vec<NumaRegionInfo>> {
 impl PyBuilder {
     #[new]
     #[pyo3(signature = (machine=None, *, arch=None, numa_regions=None, mem_type=None, mem_file_path=None, mem_prealloc=false, phys_bits=None, firmware=false,
-        dax_window=None, hotplug=None, backing=None, **others),
-        text_signature = "(machine='dragonball', *, arch=None, numa_regions, mem_type='shmem', mem_file_path='', mem_prealloc=False, phys_bits=None, firmware=False, dax_window=None, hotplug=None, backing=None)")]
+        dax_window=None, hotplug=None, amd_1tb_relocation=false, backing=None, **others),
+        text_signature = "(machine='dragonball', *, arch=None, numa_regions, mem_type='shmem', mem_file_path='', mem_prealloc=False, phys_bits=None, firmware=False, dax_window=None, hotplug=None, amd_1tb_relocation=False, backing=None)")]
     #[allow(clippy::too_many_arguments, reason = "the keywords that users were promised")]
     fn new(
         machine: Option<&Bound<'_, PyAny>>,
@@ -197,6 +198,7 @@ impl PyBuilder {
         firmware: bool,
         dax_window: Option<Size>,
         hotplug: Option<&Bound<'_, PyHotplug>>,
+        amd_1tb_relocation: bool,
         backing: Option<&Bound<'_, PyBackingOptions>>,
         others: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<Self> {
@@ -212,6 +214,7 @@ impl PyBuilder {
             firmware,
             dax_window: dax_window.map(|size| size.0),
             hotplug: hotplug.map(|hotplug| hotplug.get().0),
+            amd_1tb_relocation,
             options: backing.map(|options| options.get().0.clone()).unwrap_or_default(),
         }))
     }
@@ -233,6 +236,7 @@ impl PyBuilder {
         keywords.set_item("firmware", request.firmware)?;
         keywords.set_item("dax_window", request.dax_window)?;
         keywords.set_item("hotplug", request.hotplug.map(PyHotplug))?;
+        keywords.set_item("amd_1tb_relocation", request.amd_1tb_relocation)?;
         keywords.set_item("backing", PyBackingOptions(request.options.clone()))?;
         Ok(((PyMachine(request.machine.clone()),), keywords))
     }

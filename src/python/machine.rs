@@ -5,7 +5,7 @@ use pyo3::types::{PyDict, PyTuple};
 
 use super::convert::{self, Address, Size, U32};
 use super::keywords;
-use super::layout::{PyLayout, window, windows};
+use super::layout::{self, PyLayout, window, windows};
 use crate::model::format::hex;
 use crate::model::invalid::Invalid;
 use crate::model::machine::{Arch, Machine};
@@ -13,8 +13,8 @@ use crate::model::range::Range;
 
 /// The address map of a kind of machine: where its RAM may lie, and the holes round which RAM is split.
 ///
-/// `mem_start`, `mem_end` (exclusive) and `phys_bits` bound RAM and everything; `mmio_windows` and `reserved` are `(base, size)`
-/// and hold no RAM, and nothing is placed in a reserved range. Below a hole less than `min_split` is left unused. RAM that does not
+/// `mem_start`, `mem_end` (exclusive) and `phys_bits` bound RAM and everything; `mmio_windows` are `(base, size)` and hold
+/// no RAM; `reserved` ranges, `(base, size)` or `(base, size, kind)`, are kept for ever, as in an `AddressSpaceLayout`. Below a hole less than `min_split` is left unused. RAM that does not
 /// all fit below the first window ends at `split_end`, where the window then begins, as in QEMU's `pc` and `q35`. With
 /// `pci_hole64_size`, the bytes that 64-bit PCI devices need, RAM that does not fit below `mem_end` may end so many bytes below the
 /// end of all addresses, QEMU's rule. `firmware` is `(base, size)`. Raises `InvalidAddressRange`, and `InvalidArgument` for a bad name.
@@ -36,7 +36,7 @@ impl PyMachine {
         keywords.set_item("mem_end", layout.mem_end())?;
         keywords.set_item("phys_bits", machine.phys_bits)?;
         keywords.set_item("mmio_windows", pairs(layout.mmio_windows()))?;
-        keywords.set_item("reserved", pairs(&machine.reserved))?;
+        keywords.set_item("reserved", layout::reserved_of(layout))?;
         keywords.set_item("min_split", machine.min_split)?;
         keywords.set_item("split_end", machine.split_end)?;
         keywords.set_item("pci_hole64_size", machine.pci_hole64_size)?;
@@ -73,9 +73,9 @@ impl PyMachine {
             return Err(Invalid::at(message, Some(mem_start.0), None).into());
         }
         let ram = Range::between(mem_start.0, mem_end.0);
-        let machine = Machine::new(name, phys_bits.0, ram, windows(mmio_windows)?)?;
+        let machine =
+            Machine::new(name, phys_bits.0, ram, windows(mmio_windows)?)?.with_reserved(layout::reserved(reserved)?)?;
         let machine = Machine {
-            reserved: windows(reserved)?,
             min_split: min_split.0,
             split_end: split_end.map(|end| end.0),
             firmware: firmware.map(window).transpose()?,
@@ -119,10 +119,10 @@ impl PyMachine {
         self.0.phys_bits
     }
 
-    /// The ranges in which nothing is placed: a sorted tuple of `AddressRange`.
+    /// The ranges that are kept for ever: a sorted tuple of `(base, size, kind)`.
     #[getter]
     fn reserved<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
-        convert::py_ranges(py, self.0.reserved.clone())
+        self.layout().reserved(py)
     }
 
     /// Below a hole, less than these bytes are left unused.

@@ -1,7 +1,17 @@
 """Machines against QEMU: the same RAM, the same E820, the same hotplug window, for sizes from 1 MiB to 64 GiB."""
 
+import struct
+
 import pytest
-from dbs_address_space import AddressSpaceBuilder, AddressSpacePlan, Hotplug, Machine, NumaRegionInfo
+from dbs_address_space import (
+    AddressSpaceBase,
+    AddressSpaceBuilder,
+    AddressSpacePlan,
+    Hotplug,
+    Machine,
+    NumaRegionInfo,
+    tables,
+)
 from qemu_helpers import joined, qemu, refusal
 
 MIB = 1 << 20
@@ -12,6 +22,7 @@ SIZES = {
     "q35": [1, 128, 2815, 2816, 2817, 65536],
     "microvm": [128, 3071, 3072, 3073, 65536],
 }
+INTEL, AMD = "Haswell,vendor=GenuineIntel", "EPYC,vendor=AuthenticAMD"
 CASES = [(machine, size) for machine, sizes in SIZES.items() for size in sizes]
 
 
@@ -25,10 +36,10 @@ def ram_of(plan: AddressSpacePlan) -> list[tuple[int, int]]:
     return joined([(region.base, region.end) for region in plan.regions if region.region_type.value == "ram"])
 
 
-def memory_arguments(size: int, *, bits: int = 40, more: str = "") -> list[str]:
-    """RAM that takes nothing from the host. An Intel guest: AMD's has an IOMMU window at 1 TiB."""
+def memory_arguments(size: int, *, bits: int = 40, more: str = "", model: str = INTEL) -> list[str]:
+    """RAM that takes nothing from the host."""
     backend = f"memory-backend-ram,id=ram,size={size},reserve=off"
-    cpu = f"Haswell,vendor=GenuineIntel,enforce=off,check=off,phys-bits={bits}"
+    cpu = f"{model},enforce=off,check=off,phys-bits={bits}"
     return ["-cpu", cpu, "-m", f"{size}B{more}", "-object", backend]
 
 
@@ -127,3 +138,44 @@ def test_ram_may_reach_over_half_of_the_addresses(machine: str, bits: int, size:
     # What needs no more leaves the rest to devices.
     assert AddressSpaceBuilder(machine, phys_bits=bits, numa_regions=["8GiB"]).plan().layout.mem_end == half
     assert Machine.named(machine, phys_bits=bits).layout.mem_end == half
+
+
+@pytest.mark.parametrize("machine", ["pc", "q35"])
+@pytest.mark.parametrize(
+    ("bits", "size", "most"),
+    [
+        (39, 4, 0),
+        (40, 4, 0),
+        (40, 970, 0),
+        (40, 1000, 0),
+        (41, 970, 0),
+        (41, 1000, 0),
+        (41, 4, 900),
+        (42, 4, 1000),
+        (42, 1500, 1600),
+        (42, 1, 1100),
+    ],
+)
+def test_ram_of_amd_is_moved_as_by_qemu(machine: str, bits: int, size: int, most: int) -> None:
+    hotplug = Hotplug(most * GIB, 1) if most else None
+    builder = AddressSpaceBuilder(
+        machine, phys_bits=bits, numa_regions=[size * GIB], hotplug=hotplug, amd_1tb_relocation=True
+    )
+    made, more = builder.plan(), f",slots=1,maxmem={most}G" if most else ""
+    arguments = memory_arguments(size * GIB, bits=bits, more=more, model=AMD)
+    if refusal(f"{machine},memory-backend=ram", *arguments):
+        assert made.problems
+        return
+    assert made.problems == ()
+    with qemu(f"{machine},memory-backend=ram", *arguments) as oracle:
+        assert ram_of(made) == oracle.ram()
+        e820 = sorted(oracle.e820())
+        if hotplug:
+            oracle.ask("object-add", **{"qom-type": "memory-backend-ram", "id": "dimm", "size": GIB, "reserve": False})
+            oracle.ask("device_add", driver="pc-dimm", id="dimm0", memdev="dimm")
+            (dimm,) = oracle.ask("query-memory-devices")
+            assert made.hotplug_window is not None
+            assert made.hotplug_window.base == dimm["data"]["addr"]
+    table = tables.e820(AddressSpaceBase.from_regions(made.regions, made.layout))
+    assert e820 == list(struct.iter_unpack("<QQI", table))
+    assert [(0xFD_0000_0000, 12 * GIB, 2)] * (bits >= 40) == [entry for entry in e820 if entry[2] == 2]

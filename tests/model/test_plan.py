@@ -13,6 +13,7 @@ from dbs_address_space import (
     AddressSpaceBuilder,
     AddressSpaceLayout,
     AddressSpacePlan,
+    AddressSpaceRegion,
     AddressSpaceRegionType,
     BackingOptions,
     Hotplug,
@@ -20,6 +21,7 @@ from dbs_address_space import (
     InvalidArgument,
     InvalidMemorySourceType,
     InvalidPlan,
+    LayoutViolation,
     Machine,
     NumaNode,
     NumaNodeInfo,
@@ -241,6 +243,29 @@ def test_a_machine_of_your_own() -> None:
         (1 << 40, 2 * TIB - (0xFD_0000_0000 - 2 * GIB) + MIB),
     ]
     assert made.cost.size == 2 * TIB
+    assert made.layout.reserved == machine.reserved == ((*hyper_transport, "reserved"),)
+
+
+def test_reserved_ranges_stay_reserved_in_the_space() -> None:
+    kept = [(2 * GIB, GIB, "persistent"), (GIB, GIB // 2, "reserved")]
+    machine = Machine("mine", mem_start=0, mem_end=4 * GIB, phys_bits=40, min_split=0, reserved=kept)
+    made = plan("1GiB", machine=machine, hotplug=Hotplug("2GiB", slots=1))
+    (problem,) = made.problems
+    assert "hotplug: 1 GiB and 1 slots do not fit below mem_end 0x1_0000_0000" in problem
+    assert problem.endswith("use a Machine with more phys_bits or a higher mem_end")
+    space = plan("1GiB", machine=machine).build()
+    assert space.layout.reserved == ((GIB, GIB // 2, "reserved"), (2 * GIB, GIB, "persistent"))
+    assert [space.find_free(size) for size in (GIB // 2, GIB)] == [GIB + GIB // 2, 3 * GIB]
+    with pytest.raises(LayoutViolation, match="reserved for ever"):
+        space.insert_region(AddressSpaceRegion("ram", GIB, GIB))
+    space.insert_region(AddressSpaceRegion("dax", 2 * GIB, GIB))
+
+
+@pytest.mark.parametrize("machine", ["dragonball", "microvm", "virt"])
+def test_relocation_is_for_machines_with_a_pci_hole(machine: str) -> None:
+    assert "has no 64-bit PCI hole" in plan("1GiB", machine=machine, amd_1tb_relocation=True).problems[0]
+    reserved = Machine("mine", mem_start=0, mem_end=GIB, phys_bits=41, pci_hole64_size=GIB, reserved=[(1 << 39, TIB)])
+    assert "overlap" in plan("1GiB", machine=reserved, amd_1tb_relocation=True).problems[0]
 
 
 def values() -> list[object]:
@@ -252,6 +277,7 @@ def values() -> list[object]:
         mmio_windows=[(GIB, GIB)],
         firmware=(GIB, "1MiB"),
         pci_hole64_size="8GiB",
+        reserved=[(1 << 40, GIB), (3 << 39, GIB, "nvs")],
     )
     info = NumaRegionInfo("1GiB", 0, 1, [2, 3])
     options = BackingOptions(

@@ -2735,6 +2735,9 @@ class AddressSpacePlan:
     def hotplug_window(self) -> AddressRange | None:
         """The addresses for memory that is plugged in later, an `AddressRange`, or `None`."""
     @property
+    def hotplug(self) -> Hotplug | None:
+        """The `Hotplug` that was asked for, or `None`."""
+    @property
     def problems(self) -> tuple[str, ...]:
         """All problems, one text for each; a plan with problems can be looked at, not built."""
     @property
@@ -2767,12 +2770,24 @@ class AddressSpacePlan:
         AddressSpace(1 regions, 64 MiB RAM, mapped, generation 0)
         """
     def to_json(self) -> str:
-        """The plan as JSON text: the builder's arguments, and for readers the regions.
+        """The plan as JSON text, all of it keyed: the builder's arguments, and for readers everything that `print` shows. Numbers are bytes.
+
+        Its keys are `format`, `version`, `builder`, `layout`, `numa_nodes`, `regions`, `hotplug_window`, `cost` and `problems`.
 
         >>> from dbs_address_space import AddressSpaceBuilder, AddressSpacePlan
         >>> plan = AddressSpaceBuilder(numa_regions=["4GiB"]).plan()
         >>> AddressSpacePlan.from_json(plan.to_json()) == plan
         True
+        """
+    def diff(self, other: AddressSpacePlan) -> dict[str, tuple[Any, Any]]:
+        """Whatever differs in another plan: a dict of `(here, there)` by the path in the JSON of both, empty for equal plans.
+
+        Regions are known by their names, and `None` stands for what a plan does not have.
+
+        >>> from dbs_address_space import AddressSpaceBuilder
+        >>> small, large = (AddressSpaceBuilder(numa_regions=[size]).plan() for size in ("1GiB", "2GiB"))
+        >>> small.diff(large)["regions.ram0.size"]
+        (1073741824, 2147483648)
         """
     @staticmethod
     def from_json(text: str) -> AddressSpacePlan:

@@ -22,6 +22,7 @@ pub mod machine;
 pub mod numa;
 pub mod pattern;
 pub mod plan;
+pub mod plan_text;
 pub mod policy;
 pub mod quote;
 pub mod ram_cursor;

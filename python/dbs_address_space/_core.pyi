@@ -2417,7 +2417,7 @@ class Machine:
     no RAM; `reserved` ranges, `(base, size)` or `(base, size, kind)`, are kept for ever, as in an `AddressSpaceLayout`. Below a hole less than `min_split` is left unused. RAM that does not
     all fit below the first window ends at `split_end`, where the window then begins, as in QEMU's `pc` and `q35`. With
     `pci_hole64_size`, the bytes that 64-bit PCI devices need, RAM that does not fit below `mem_end` may end so many bytes below the
-    end of all addresses, QEMU's rule. `firmware` is `(base, size)`. Raises `InvalidAddressRange`, and `InvalidArgument` for a bad name.
+    end of all addresses, QEMU's rule. `firmware` is `(base, size)`, `arch` the architecture of hosts that can run it. Raises `InvalidAddressRange`, and `InvalidArgument` for a bad name.
 
     >>> from dbs_address_space import Machine
     >>> machine = Machine("mine", mem_start=0, mem_end=1 << 39, phys_bits=40, mmio_windows=[(0xe000_0000, "512MiB")])
@@ -2438,6 +2438,7 @@ class Machine:
         firmware: _Window | None = None,
         max_vcpus: SupportsIndex = 255,
         pci_hole64_size: _Size | None = None,
+        arch: str | None = None,
     ) -> Self: ...
     @staticmethod
     def named(name: str, *, arch: str | None = None, phys_bits: SupportsIndex | None = None) -> Machine:
@@ -2456,6 +2457,9 @@ class Machine:
     @property
     def layout(self) -> AddressSpaceLayout:
         """The bounds and windows, an `AddressSpaceLayout`."""
+    @property
+    def arch(self) -> str | None:
+        """`"x86_64"`, `"aarch64"`, or `None` for a machine of your own that runs on any host."""
     @property
     def phys_bits(self) -> int:
         """Bits of a guest physical address."""
@@ -2750,10 +2754,11 @@ class AddressSpacePlan:
     def builder(self) -> AddressSpaceBuilder:
         """The builder that the plan is of."""
     def check_host(self, *, sysfs: _Path = "/sys", procfs: _Path = "/proc") -> tuple[str, ...]:
-        """The reasons why this host, as it is now, can't build the plan: a tuple of texts, empty when it can.
+        """The reasons why this host, as it is now, can't build the plan or run it: a tuple of texts, empty when it can. Takes nothing.
 
-        Looks at NUMA nodes, huge page pools, free memory and limits; takes nothing. `sysfs` and `procfs` may name a copy of another
-        host's.
+        Looks at the nodes that the plan names, at memory and huge pages, of each node that it binds to too, at overcommitment, limits of
+        the process and its cgroups, the host's architecture and physical addresses, and KVM's slots. `sysfs` and `procfs` may name
+        copies of another host's; `docs/machines.md` lists the files. What a file does not tell does not count.
 
         >>> from dbs_address_space import AddressSpaceBuilder
         >>> AddressSpaceBuilder(numa_regions=["64MiB"]).plan().check_host()

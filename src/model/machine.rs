@@ -29,7 +29,9 @@ impl Arch {
         Invalid::named("architecture", text, [Self::X86_64, Self::Aarch64].map(|arch| (arch.name(), arch)))
     }
 
-    const fn name(self) -> &'static str {
+    /// The name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
         match self {
             Self::X86_64 => "x86_64",
             Self::Aarch64 => "aarch64",
@@ -42,6 +44,8 @@ impl Arch {
 pub struct Machine {
     /// The name.
     pub name: Box<str>,
+    /// The architecture of its processors; `None` where nothing hangs on it.
+    pub arch: Option<Arch>,
     /// Bits of a guest physical address.
     pub phys_bits: u32,
     /// Bounds, MMIO windows and reserved ranges.
@@ -71,6 +75,7 @@ impl Machine {
         let name = name.into();
         Ok(Self {
             name,
+            arch: None,
             phys_bits,
             layout,
             min_split: 0,
@@ -130,15 +135,15 @@ impl Machine {
         let arch = arch.or(only).unwrap_or(Arch::X86_64);
         let bits = phys_bits.unwrap_or(if arch == Arch::Aarch64 { 40 } else { 46 });
         check_phys_bits(bits)?;
-        match (name, arch) {
+        let machine = match (name, arch) {
             ("pc", _) => qemu_pc(name, bits, (0xe000_0000, 0xc000_0000), 2 * GIB),
             ("q35", _) => qemu_pc(name, bits, (0xb000_0000, 0x8000_0000), 32 * GIB),
             ("microvm", _) => qemu_pc(name, bits, (0xc000_0000, 0xc000_0000), 0),
             ("virt", _) => qemu_virt(bits),
             (_, Arch::X86_64) => dragonball_x86_64(bits),
             (_, Arch::Aarch64) => dragonball_aarch64(bits),
-        }?
-        .checked()
+        }?;
+        Self { arch: Some(arch), ..machine }.checked()
     }
 
     /// The exclusive end of all RAM that the machine can have.

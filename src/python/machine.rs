@@ -17,7 +17,7 @@ use crate::model::range::Range;
 /// no RAM; `reserved` ranges, `(base, size)` or `(base, size, kind)`, are kept for ever, as in an `AddressSpaceLayout`. Below a hole less than `min_split` is left unused. RAM that does not
 /// all fit below the first window ends at `split_end`, where the window then begins, as in QEMU's `pc` and `q35`. With
 /// `pci_hole64_size`, the bytes that 64-bit PCI devices need, RAM that does not fit below `mem_end` may end so many bytes below the
-/// end of all addresses, QEMU's rule. `firmware` is `(base, size)`. Raises `InvalidAddressRange`, and `InvalidArgument` for a bad name.
+/// end of all addresses, QEMU's rule. `firmware` is `(base, size)`, `arch` the architecture of hosts that can run it. Raises `InvalidAddressRange`, and `InvalidArgument` for a bad name.
 ///
 /// >>> from dbs_address_space import Machine
 /// >>> machine = Machine("mine", mem_start=0, mem_end=1 << 39, phys_bits=40, mmio_windows=[(0xe000_0000, "512MiB")])
@@ -40,6 +40,7 @@ impl PyMachine {
         keywords.set_item("min_split", machine.min_split)?;
         keywords.set_item("split_end", machine.split_end)?;
         keywords.set_item("pci_hole64_size", machine.pci_hole64_size)?;
+        keywords.set_item("arch", machine.arch.map(Arch::name))?;
         keywords.set_item("firmware", machine.firmware.map(|range| (range.base(), range.size())))?;
         keywords.set_item("max_vcpus", machine.max_vcpus)?;
         Ok(keywords)
@@ -49,8 +50,8 @@ impl PyMachine {
 #[pymethods]
 impl PyMachine {
     #[new]
-    #[pyo3(signature = (name, *, mem_start, mem_end, phys_bits, mmio_windows=None, reserved=None, min_split=Size(128 << 20), split_end=None, firmware=None, max_vcpus=U32(255), pci_hole64_size=None, **others),
-        text_signature = "(name, *, mem_start, mem_end, phys_bits, mmio_windows=(), reserved=(), min_split='128MiB', split_end=None, firmware=None, max_vcpus=255, pci_hole64_size=None)")]
+    #[pyo3(signature = (name, *, mem_start, mem_end, phys_bits, mmio_windows=None, reserved=None, min_split=Size(128 << 20), split_end=None, firmware=None, max_vcpus=U32(255), pci_hole64_size=None, arch=None, **others),
+        text_signature = "(name, *, mem_start, mem_end, phys_bits, mmio_windows=(), reserved=(), min_split='128MiB', split_end=None, firmware=None, max_vcpus=255, pci_hole64_size=None, arch=None)")]
     #[allow(clippy::too_many_arguments, reason = "the keywords that users were promised")]
     fn new(
         name: &str,
@@ -64,6 +65,7 @@ impl PyMachine {
         firmware: Option<&Bound<'_, PyAny>>,
         max_vcpus: U32,
         pci_hole64_size: Option<Size>,
+        arch: Option<&str>,
         others: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<Self> {
         keywords::refuse::<Self>(others)?;
@@ -76,6 +78,7 @@ impl PyMachine {
         let machine =
             Machine::new(name, phys_bits.0, ram, windows(mmio_windows)?)?.with_reserved(layout::reserved(reserved)?)?;
         let machine = Machine {
+            arch: arch.map(Arch::parse).transpose()?,
             min_split: min_split.0,
             split_end: split_end.map(|end| end.0),
             firmware: firmware.map(window).transpose()?,
@@ -111,6 +114,12 @@ impl PyMachine {
     #[getter]
     fn layout(&self) -> PyLayout {
         PyLayout(self.0.layout.clone())
+    }
+
+    /// `"x86_64"`, `"aarch64"`, or `None` for a machine of your own that runs on any host.
+    #[getter]
+    fn arch(&self) -> Option<&'static str> {
+        self.0.arch.map(Arch::name)
     }
 
     /// Bits of a guest physical address.

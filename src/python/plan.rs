@@ -111,10 +111,11 @@ impl PyPlan {
         PyBuilder(self.plan.request.clone())
     }
 
-    /// The reasons why this host, as it is now, can't build the plan: a tuple of texts, empty when it can.
+    /// The reasons why this host, as it is now, can't build the plan or run it: a tuple of texts, empty when it can. Takes nothing.
     ///
-    /// Looks at NUMA nodes, huge page pools, free memory and limits; takes nothing. `sysfs` and `procfs` may name a copy of another
-    /// host's.
+    /// Looks at the nodes that the plan names, at memory and huge pages, of each node that it binds to too, at overcommitment, limits of
+    /// the process and its cgroups, the host's architecture and physical addresses, and KVM's slots. `sysfs` and `procfs` may name
+    /// copies of another host's; `docs/machines.md` lists the files. What a file does not tell does not count.
     ///
     /// >>> from dbs_address_space import AddressSpaceBuilder
     /// >>> AddressSpaceBuilder(numa_regions=["64MiB"]).plan().check_host()

@@ -278,6 +278,7 @@ def values() -> list[object]:
         mmio_windows=[(GIB, GIB)],
         firmware=(GIB, "1MiB"),
         pci_hole64_size="8GiB",
+        arch="aarch64",
         reserved=[(1 << 40, GIB), (3 << 39, GIB, "nvs")],
     )
     info = NumaRegionInfo("1GiB", 0, 1, [2, 3])

@@ -2487,14 +2487,19 @@ class Machine:
 
 @final
 class NumaRegionInfo:
-    """Memory that a machine should have: how much, for which guest node, from which host node.
+    """Memory that a machine should have: how much, for which guest node, from which host node, and of which kind.
 
     `size` is in bytes, or text such as `"2GiB"`; ints below 1 MiB are refused, for the original counts MiB. Without a guest node it
-    belongs to node 0. Raises `InvalidAddressRange`.
+    belongs to node 0; a guest node without memory has the size 0. `mem_type`, `mem_file_path`, `page_size`, `policy` and `prefault`
+    are for this memory alone, and the builder's where not given. `name` is the region's; where a hole splits the memory, the next
+    ones are called `name-1` and so on. Raises `InvalidAddressRange`, and `InvalidArgument` for other values.
 
-    >>> from dbs_address_space import NumaRegionInfo
+    >>> from dbs_address_space import AddressSpaceBuilder, NumaRegionInfo
     >>> NumaRegionInfo("2GiB", host_numa_node_id=0, guest_numa_node_id=1, vcpu_ids=[2, 3])
     NumaRegionInfo('2 GiB', host_numa_node_id=0, guest_numa_node_id=1, vcpu_ids=(2, 3))
+    >>> fast = NumaRegionInfo("1GiB", mem_type="hugeshmem", page_size="1GiB", policy="bind", name="fast")
+    >>> [region.name for region in AddressSpaceBuilder(numa_regions=[fast, "1GiB"]).plan().regions]
+    ['fast', 'ram1']
     """
 
     __match_args__: Final = ("size", "host_numa_node_id", "guest_numa_node_id", "vcpu_ids")
@@ -2504,6 +2509,13 @@ class NumaRegionInfo:
         host_numa_node_id: SupportsIndex | None = None,
         guest_numa_node_id: SupportsIndex | None = None,
         vcpu_ids: Iterable[SupportsIndex] = (),
+        *,
+        mem_type: _Source | None = None,
+        mem_file_path: _Path | None = None,
+        page_size: _Size | None = None,
+        policy: NumaPolicy | str | None = None,
+        prefault: bool | None = None,
+        name: str | None = None,
     ) -> Self: ...
     @property
     def size(self) -> int:
@@ -2517,9 +2529,27 @@ class NumaRegionInfo:
     @property
     def vcpu_ids(self) -> tuple[int, ...]:
         """The vCPUs of the guest's node."""
+    @property
+    def page_size(self) -> int | None:
+        """The size of its huge pages in bytes, or `None` for the builder's."""
+    @property
+    def policy(self) -> NumaPolicy | None:
+        """The nodes of the host, a `NumaPolicy`, or `None` for the builder's."""
+    @property
+    def prefault(self) -> bool | None:
+        """Whether every page is there from the beginning, or `None` for the builder's choice."""
+    @property
+    def name(self) -> str | None:
+        """The name of its first region, or `None`."""
+    @property
+    def mem_type(self) -> MemorySourceType | None:
+        """The `MemorySourceType`, or `None` for the builder's."""
+    @property
+    def mem_file_path(self) -> str | None:
+        """The path of its files on a hugetlbfs mount, or `None` for the builder's."""
     def __eq__(self, other: object, /) -> bool: ...
     def __hash__(self) -> int: ...
-    def __getnewargs__(self) -> tuple[int, int | None, int | None, tuple[int, ...]]: ...
+    def __getnewargs_ex__(self) -> tuple[tuple[int, int | None, int | None, tuple[int, ...]], dict[str, Any]]: ...
 
 @final
 class NumaPolicy:
@@ -2663,7 +2693,7 @@ class AddressSpaceBuilder:
     """Makes an address space for a machine: first a plan that can be looked at, then the memory.
 
     `machine` is a name of `Machine.named` or a `Machine`; `arch` and `phys_bits` are for a name only, and its own where not given.
-    `numa_regions` are `NumaRegionInfo`s (or sizes) in the order of their addresses. `mem_type` is one of the memory sources; for
+    `numa_regions` are `NumaRegionInfo`s (or sizes) in the order of their addresses, with choices of their own. `mem_type` is one of the memory sources; for
     `"hugetlbfs"` each region gets a file, `mem_file_path` with its number. With `mem_prealloc` every page is there from the
     beginning. `firmware` adds the machine's firmware region, `dax_window` a window of that size, `hotplug` room for more memory
     (`Hotplug`). With `amd_1tb_relocation`, QEMU's option for vCPUs of AMD, the HyperTransport range below 1 TiB is reserved where addresses

@@ -14,7 +14,7 @@ use super::hyper_transport::{self, HYPER_TRANSPORT};
 use super::invalid::Invalid;
 use super::layout::Layout;
 use super::machine::{MAX_PHYS_BITS, Machine};
-use super::numa::{NumaNode, NumaRegionInfo};
+use super::numa::{NumaNode, NumaRegionInfo, Zone};
 use super::policy::PolicyMode;
 use super::ram_cursor::RamCursor;
 use super::range::{Range, joined};
@@ -137,6 +137,7 @@ impl SpacePlan {
         plan.settle_mem_end();
         plan.place_firmware();
         plan.place_dax_window();
+        plan.check_names();
         plan.count_cost();
         plan
     }
@@ -150,9 +151,17 @@ impl SpacePlan {
         self.problems.push(problem);
     }
 
-    fn page_size(&self) -> u64 {
-        let huge = self.request.source_type.is_huge().then(|| self.request.options.page_size.unwrap_or(HUGE_PAGE));
-        huge.unwrap_or(SMALL_PAGE)
+    fn source_of(&self, info: &NumaRegionInfo) -> SourceType {
+        info.zone.source_type.unwrap_or(self.request.source_type)
+    }
+
+    fn page_size(&self, info: &NumaRegionInfo) -> u64 {
+        let asked = info.zone.page_size.or(self.request.options.page_size);
+        if self.source_of(info).is_huge() { asked.unwrap_or(HUGE_PAGE) } else { SMALL_PAGE }
+    }
+
+    fn path_of<'a>(&'a self, info: &'a NumaRegionInfo) -> &'a Path {
+        info.zone.path.as_ref().unwrap_or(&self.request.path)
     }
 
     fn check_request(&mut self) {
@@ -162,7 +171,10 @@ impl SpacePlan {
         if total(&self.request).is_none() {
             self.problem("the sizes of numa_regions add up to more than 2^64 - 1 bytes".into());
         }
-        if self.request.source_type == SourceType::FileOnHugeTlbFs && self.request.path == Path::new("") {
+        let lacks_path = |info: &NumaRegionInfo| {
+            self.source_of(info) == SourceType::FileOnHugeTlbFs && self.path_of(info) == Path::new("")
+        };
+        if self.request.numa_regions.iter().any(lacks_path) {
             self.problem("mem_type \"hugetlbfs\" needs mem_file_path, a path on a hugetlbfs mount".into());
         }
         self.check_sizes();
@@ -170,8 +182,8 @@ impl SpacePlan {
     }
 
     fn check_sizes(&mut self) {
-        let page_size = self.page_size();
         let odd = |(index, info): (usize, &NumaRegionInfo)| {
+            let page_size = self.page_size(info);
             let page = size_text(page_size);
             (!info.size.is_multiple_of(page_size)).then(|| {
                 format!("numa_regions[{index}] has {} bytes, not a multiple of its page size {page}", hex(info.size))
@@ -236,12 +248,13 @@ impl SpacePlan {
 
     fn place_ram(&mut self) {
         let bounds = Range::between(self.layout.mem_start(), self.layout.mem_end());
-        let mut cursor = RamCursor::new(bounds, self.holes.clone(), self.page_size(), self.request.machine.min_split);
+        let mut cursor = RamCursor::new(bounds, self.holes.clone(), self.request.machine.min_split);
         let infos = self.request.numa_regions.clone();
         for (index, info) in infos.iter().enumerate() {
             let node = info.guest_numa_node_id.unwrap_or_default();
-            let mut found = Vec::new();
-            if let Err(left) = cursor.take(info.size, &mut found) {
+            let (mut found, page_size) = (Vec::new(), self.page_size(info));
+            self.align(&mut cursor, index, info);
+            if let Err(left) = cursor.take(info.size, page_size, &mut found) {
                 let ends = hex(self.layout.mem_end());
                 self.problem(format!(
                     "numa_regions[{index}]: {} of its {} do not fit below mem_end {ends} of the machine '{}'; {}",
@@ -251,8 +264,8 @@ impl SpacePlan {
                     self.more_room()
                 ));
             }
-            for (range, reason) in found {
-                self.add_ram(range, info, format!("guest node {node}: {reason}"));
+            for (part, (range, reason)) in found.into_iter().enumerate() {
+                self.add_ram(range, info, part, format!("guest node {node}: {reason}"));
             }
             let vcpus = &mut self.numa_nodes.entry(node).or_default().vcpu_ids;
             for vcpu in &info.vcpu_ids {
@@ -263,22 +276,37 @@ impl SpacePlan {
         }
     }
 
-    fn add_ram(&mut self, range: Range, info: &NumaRegionInfo, reason: String) {
-        let request = &self.request;
+    /// RAM of whole pages begins at one: what would have to be left out before it is a problem.
+    fn align(&mut self, cursor: &mut RamCursor, index: usize, info: &NumaRegionInfo) {
+        let page_size = self.page_size(info);
+        let odd = if info.size == 0 { None } else { cursor.align(page_size) };
+        if let Some((less, more)) = odd.filter(|_| index > 0) {
+            let (page, less, more) = (size_text(page_size), size_text(less), size_text(more));
+            self.problem(format!(
+                "numa_regions[{index}] has pages of {page} and would not begin at one: give the memory before it {less} more or {more} less"
+            ));
+        }
+    }
+
+    fn add_ram(&mut self, range: Range, info: &NumaRegionInfo, part: usize, reason: String) {
+        let (request, zone) = (&self.request, &info.zone);
         let index = self.regions.len();
-        let mut path = request.path.clone().into_os_string();
+        let source_type = self.source_of(info);
+        let mut path = self.path_of(info).as_os_str().to_owned();
         // A file each: regions of one file would show the same bytes.
-        if request.source_type == SourceType::FileOnHugeTlbFs {
+        if source_type == SourceType::FileOnHugeTlbFs {
             path.push(index.to_string());
         }
-        let huge_page = request.source_type.is_huge().then(|| self.page_size());
-        let source = Source { source_type: Some(request.source_type), path: path.into(), ..Source::default() };
+        let huge_page = source_type.is_huge().then(|| self.page_size(info));
+        // What all have does not reach a zone of another source.
+        let small_page = zone.page_size.or(request.options.page_size.filter(|_| zone.source_type.is_none()));
+        let source = Source { source_type: Some(source_type), path: path.into(), ..Source::default() };
         let region = Region::new(RegionType::DefaultMemory, range, source).and_then(|mut region| {
-            let page_size = huge_page.or(request.options.page_size);
-            region.options = BackingOptions { page_size, ..request.options.clone() };
-            region.name = Some(format!("ram{index}").into());
+            let policy = zone.policy.clone().or_else(|| request.options.policy.clone());
+            region.options = BackingOptions { page_size: huge_page.or(small_page), policy, ..request.options.clone() };
+            region.name = Some(name_of(zone, part, index).into());
             region.host_numa_node_id = info.host_numa_node_id;
-            region.perm_flags |= if request.prealloc { MAP_POPULATE } else { 0 };
+            region.perm_flags |= if zone.prefault.unwrap_or(request.prealloc) { MAP_POPULATE } else { 0 };
             region.check().map(|()| region)
         });
         self.numa_nodes.entry(info.guest_numa_node_id.unwrap_or_default()).or_default().region_infos.push(range);
@@ -398,6 +426,14 @@ impl SpacePlan {
         self.layout = self.layout.clone().ending_at(end);
     }
 
+    fn check_names(&mut self) {
+        let mut names = BTreeSet::new();
+        let twice = self.regions.iter().find(|region| !names.insert(&region.name));
+        if let Some(problem) = twice.map(|region| format!("two regions have the name of {region}: give each its own")) {
+            self.problem(problem);
+        }
+    }
+
     fn count_cost(&mut self) {
         let cost = &mut self.cost;
         for region in self.regions.iter().filter(|region| region.region_type != RegionType::DaxMemory) {
@@ -419,6 +455,15 @@ fn node_of(region: &Region) -> Option<u32> {
     policy.nodes.first().copied()
 }
 
+/// The name of a part of a zone: its own, with a number from the second on, or that of the region.
+fn name_of(zone: &Zone, part: usize, index: usize) -> String {
+    match (&zone.name, part) {
+        (None, _) => format!("ram{index}"),
+        (Some(name), 0) => name.to_string(),
+        (Some(name), part) => format!("{name}-{part}"),
+    }
+}
+
 /// Capped: the regions of a plan with problems may overlap, and have more bytes than there are addresses.
 fn add(sum: &mut u64, value: u64) {
     *sum = sum.saturating_add(value);
@@ -436,12 +481,7 @@ mod tests {
     const MIB: u64 = 1 << 20;
 
     fn plan(machine: &str, sizes: &[u64]) -> SpacePlan {
-        let info = |size: &u64| NumaRegionInfo {
-            size: *size,
-            host_numa_node_id: None,
-            guest_numa_node_id: None,
-            vcpu_ids: vec![],
-        };
+        let info = |size: &u64| NumaRegionInfo { size: *size, ..NumaRegionInfo::default() };
         SpacePlan::of(PlanRequest {
             machine: Machine::named(machine, None, None).unwrap(),
             numa_regions: sizes.iter().map(info).collect(),

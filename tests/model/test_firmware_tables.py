@@ -262,3 +262,18 @@ def test_srat_says_what_qemus_says() -> None:
     ours = affinities(srat(made.numa_nodes, hotplug_window=made.hotplug_window))
     assert ours[0] == theirs[0] == {0: 0, 1: 1, 2: 0, 3: 1}
     assert ours[1] == without_bios_hole(theirs[1])
+
+
+def test_a_node_without_memory_is_as_in_qemus_srat() -> None:
+    infos = [NumaRegionInfo("3GiB", None, 0, [0]), NumaRegionInfo(0, None, 1, [1])]
+    made = AddressSpaceBuilder("q35", numa_regions=infos).plan()
+    arguments = ["-cpu", "Haswell,vendor=GenuineIntel,enforce=off,check=off", "-m", "3G", "-smp", "2,sockets=2"]
+    arguments += ["-object", "memory-backend-ram,id=m0,size=3G,reserve=off", "-numa", "node,nodeid=0,memdev=m0"]
+    arguments += ["-numa", "node,nodeid=1", "-numa", "cpu,node-id=0,socket-id=0", "-numa", "cpu,node-id=1,socket-id=1"]
+    with qemu("q35", *arguments) as oracle:
+        tables = oracle.fw_cfg_file("etc/acpi/tables")
+    at = tables.index(b"SRAT")
+    theirs = affinities(tables[at : at + int.from_bytes(tables[at + 4 : at + 8], "little")])
+    ours = affinities(srat(made.numa_nodes))
+    assert ours[0] == theirs[0] == {0: 0, 1: 1}
+    assert ours[1] == without_bios_hole(theirs[1])

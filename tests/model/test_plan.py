@@ -179,7 +179,7 @@ def test_what_is_wrong_is_a_problem(sizes: list[int | str], options: dict[str, A
 @pytest.mark.parametrize(
     ("call", "error", "expected"),
     [
-        (lambda: NumaRegionInfo(0), InvalidAddressRange, "above 0"),
+        (lambda: NumaRegionInfo(0), InvalidAddressRange, "above 0; a guest node without memory"),
         (lambda: NumaRegionInfo(6144), InvalidAddressRange, "did you mean '6144MiB'"),
         (lambda: NumaRegionInfo(1 << 64), InvalidAddressRange, "0x10000000000000000 is out of range"),
         (lambda: NumaRegionInfo(-1), InvalidAddressRange, "-0x1 is out of range"),

@@ -110,7 +110,7 @@ def _builder(builder: AddressSpaceBuilder) -> dict[str, Any]:
         **keywords,
         "machine": _arguments(machine),
         "mem_type": keywords["mem_type"].value,
-        "numa_regions": [_keyed(_INFO, info.__getnewargs__()) for info in keywords["numa_regions"]],
+        "numa_regions": [_info(info) for info in keywords["numa_regions"]],
         "hotplug": keywords["hotplug"] and _keyed(_HOTPLUG, keywords["hotplug"].__getnewargs__()),
         "backing": _options(keywords["backing"]),
     }
@@ -182,21 +182,33 @@ def _values(keys: tuple[str, ...], given: dict[str, Any] | None) -> tuple[Any, .
 
 def _options(options: BackingOptions) -> dict[str, Any]:
     _, keywords = options.__getnewargs_ex__()
-    given = {name: value for name, value in keywords.items() if value is not None}
-    if "policy" in given:
-        (mode, nodes), strict = given["policy"].__getnewargs_ex__()
-        given["policy"] = {"mode": mode, "nodes": nodes, **strict}
-    return given
+    return _without_policy({name: value for name, value in keywords.items() if value is not None})
+
+
+def _info(info: NumaRegionInfo) -> dict[str, Any]:
+    arguments, keywords = info.__getnewargs_ex__()
+    if "mem_type" in keywords:
+        keywords["mem_type"] = keywords["mem_type"].value
+    return {**_keyed(_INFO, arguments), **_without_policy(keywords)}
+
+
+def _without_policy(given: dict[str, Any]) -> dict[str, Any]:
+    """With the arguments of the policy in its place."""
+    if "policy" not in given:
+        return given
+    (mode, nodes), strict = given["policy"].__getnewargs_ex__()
+    return {**given, "policy": {"mode": mode, "nodes": nodes, **strict}}
+
+
+def _with_policy(given: dict[str, Any]) -> dict[str, Any]:
+    return {**given, "policy": NumaPolicy(**given["policy"])} if "policy" in given else given
 
 
 def _read_builder(arguments: dict[str, Any]) -> AddressSpaceBuilder:
-    options = dict(arguments["backing"])
-    if "policy" in options:
-        options["policy"] = NumaPolicy(**options["policy"])
     read = {
-        "numa_regions": [NumaRegionInfo(**info) for info in arguments["numa_regions"]],
+        "numa_regions": [NumaRegionInfo(**_with_policy(info)) for info in arguments["numa_regions"]],
         "hotplug": arguments["hotplug"] and Hotplug(**arguments["hotplug"]),
-        "backing": BackingOptions(**options),
+        "backing": BackingOptions(**_with_policy(arguments["backing"])),
     }
     machine = Machine(**_read_machine(arguments["machine"]))
     rest = {name: value for name, value in arguments.items() if name != "machine"}

@@ -42,7 +42,7 @@ mod _core {
     #[pymodule_export]
     use super::python::base::PyBase;
     #[pymodule_export]
-    use super::python::builder::{PyBuilder, PyHotplug, PyNumaRegionInfo};
+    use super::python::builder::{PyBuilder, PyHotplug};
     #[pymodule_export]
     use super::python::callback::checked_answer;
     #[pymodule_export]
@@ -77,6 +77,8 @@ mod _core {
     use super::python::memory::wait::PyValueBell;
     #[pymodule_export]
     use super::python::numa::{PyNumaIdTable, PyNumaNode, PyNumaNodeInfo};
+    #[pymodule_export]
+    use super::python::numa_region_info::PyNumaRegionInfo;
     #[pymodule_export]
     use super::python::pin::PyPin;
     #[pymodule_export]

@@ -84,6 +84,7 @@ _Path: TypeAlias = str | PathLike[str]
 _Target: TypeAlias = SupportsIndex | str | AddressSpaceRegion | UnplugRequest | _RegionKey
 _Ranges: TypeAlias = Iterable[tuple[_Address, _Size]] | Buffer
 _Window: TypeAlias = tuple[_Address, _Size]
+_Reserved: TypeAlias = _Window | tuple[_Address, _Size, str]
 _ProgressFunction: TypeAlias = Callable[[Progress], object]
 
 class _Client(Protocol):
@@ -442,8 +443,11 @@ class AddressSpaceLayout:
     """The bounds of each type of region: RAM in `[mem_start, mem_end)` outside the MMIO windows, devices and DAX windows in
     `[mem_end, phys_end)` or in an MMIO window, firmware anywhere below `phys_end`.
 
-    All ends are exclusive, `mem_start <= mem_end <= phys_end`; windows are `(base, size)`, disjoint, below `phys_end`. Raises
-    `InvalidAddressRange`.
+    All ends are exclusive, `mem_start <= mem_end <= phys_end`; windows are `(base, size)`, disjoint, below `phys_end`. `reserved` ranges,
+    `(base, size)` or `(base, size, kind)`, are kept for ever: nothing is placed there, and the guest is told of them. Their kind is
+    `"reserved"`, `"acpi"`, `"nvs"`, `"persistent"` or `"soft-reserved"`, the types 2, 3, 4, 7 and 0xefffffff of E820. RAM may be inserted
+    wholly into one of the other four kinds, a DAX window into a persistent one, a device into one that lies in an MMIO window, firmware
+    into any. Raises `InvalidAddressRange`, and `InvalidArgument` for another kind.
 
     >>> from dbs_address_space import AddressSpaceLayout
     >>> AddressSpaceLayout(1 << 46, 0, 1 << 45, mmio_windows=[(0xc000_0000, "1GiB")])
@@ -457,7 +461,8 @@ class AddressSpaceLayout:
         mem_start: _Address,
         mem_end: _Address,
         *,
-        mmio_windows: Iterable[tuple[_Address, _Size]] = (),
+        mmio_windows: Iterable[_Window] = (),
+        reserved: Iterable[_Reserved] = (),
     ) -> Self: ...
     @property
     def phys_end(self) -> int:
@@ -471,6 +476,9 @@ class AddressSpaceLayout:
     @property
     def mmio_windows(self) -> tuple[AddressRange, ...]:
         """Where devices may lie below `mem_end` and RAM may not: a sorted tuple of `AddressRange`."""
+    @property
+    def reserved(self) -> tuple[tuple[int, int, str], ...]:
+        """The ranges that are kept for ever: a sorted tuple of `(base, size, kind)`."""
     @property
     def usable_end(self) -> int:
         """The host's memory size less one, as `usable_end()`; no part of equality or pickles."""
@@ -2508,10 +2516,11 @@ class DirtyPages:
 class Machine:
     """The address map of a kind of machine: where its RAM may lie, and the holes round which RAM is split.
 
-    `mem_start`, `mem_end` (exclusive) and `phys_bits` bound RAM and everything; `mmio_windows` and `reserved` are `(base, size)`
-    and hold no RAM, and nothing is placed in a reserved range. Below a hole less than `min_split` is left unused. RAM that does not
-    all fit below the first window ends at `split_end`, where the window then begins, as in QEMU's `pc` and `q35`. `firmware` is
-    `(base, size)`. Raises `InvalidAddressRange`, and `InvalidArgument` for a bad name.
+    `mem_start`, `mem_end` (exclusive) and `phys_bits` bound RAM and everything; `mmio_windows` are `(base, size)` and hold
+    no RAM; `reserved` ranges, `(base, size)` or `(base, size, kind)`, are kept for ever, as in an `AddressSpaceLayout`. Below a hole less than `min_split` is left unused. RAM that does not
+    all fit below the first window ends at `split_end`, where the window then begins, as in QEMU's `pc` and `q35`. With
+    `pci_hole64_size`, the bytes that 64-bit PCI devices need, RAM that does not fit below `mem_end` may end so many bytes below the
+    end of all addresses, QEMU's rule. `firmware` is `(base, size)`, `arch` the architecture of hosts that can run it. Raises `InvalidAddressRange`, and `InvalidArgument` for a bad name.
 
     >>> from dbs_address_space import Machine
     >>> machine = Machine("mine", mem_start=0, mem_end=1 << 39, phys_bits=40, mmio_windows=[(0xe000_0000, "512MiB")])
@@ -2526,11 +2535,13 @@ class Machine:
         mem_end: _Address,
         phys_bits: SupportsIndex,
         mmio_windows: Iterable[_Window] = (),
-        reserved: Iterable[_Window] = (),
+        reserved: Iterable[_Reserved] = (),
         min_split: _Size = "128MiB",
         split_end: _Address | None = None,
         firmware: _Window | None = None,
         max_vcpus: SupportsIndex = 255,
+        pci_hole64_size: _Size | None = None,
+        arch: str | None = None,
     ) -> Self: ...
     @staticmethod
     def named(name: str, *, arch: str | None = None, phys_bits: SupportsIndex | None = None) -> Machine:
@@ -2550,17 +2561,23 @@ class Machine:
     def layout(self) -> AddressSpaceLayout:
         """The bounds and windows, an `AddressSpaceLayout`."""
     @property
+    def arch(self) -> str | None:
+        """`"x86_64"`, `"aarch64"`, or `None` for a machine of your own that runs on any host."""
+    @property
     def phys_bits(self) -> int:
         """Bits of a guest physical address."""
     @property
-    def reserved(self) -> tuple[AddressRange, ...]:
-        """The ranges in which nothing is placed: a sorted tuple of `AddressRange`."""
+    def reserved(self) -> tuple[tuple[int, int, str], ...]:
+        """The ranges that are kept for ever: a sorted tuple of `(base, size, kind)`."""
     @property
     def min_split(self) -> int:
         """Below a hole, less than these bytes are left unused."""
     @property
     def split_end(self) -> int | None:
         """The end of RAM below the first window when it does not all fit there, or `None`."""
+    @property
+    def pci_hole64_size(self) -> int | None:
+        """The bytes behind all RAM that 64-bit PCI devices need, or `None` where `mem_end` is fixed."""
     @property
     def firmware(self) -> AddressRange | None:
         """The addresses of firmware, an `AddressRange`, or `None`."""
@@ -2573,14 +2590,19 @@ class Machine:
 
 @final
 class NumaRegionInfo:
-    """Memory that a machine should have: how much, for which guest node, from which host node.
+    """Memory that a machine should have: how much, for which guest node, from which host node, and of which kind.
 
     `size` is in bytes, or text such as `"2GiB"`; ints below 1 MiB are refused, for the original counts MiB. Without a guest node it
-    belongs to node 0. Raises `InvalidAddressRange`.
+    belongs to node 0; a guest node without memory has the size 0. `mem_type`, `mem_file_path`, `page_size`, `policy` and `prefault`
+    are for this memory alone, and the builder's where not given. `name` is the region's; where a hole splits the memory, the next
+    ones are called `name-1` and so on. Raises `InvalidAddressRange`, and `InvalidArgument` for other values.
 
-    >>> from dbs_address_space import NumaRegionInfo
+    >>> from dbs_address_space import AddressSpaceBuilder, NumaRegionInfo
     >>> NumaRegionInfo("2GiB", host_numa_node_id=0, guest_numa_node_id=1, vcpu_ids=[2, 3])
     NumaRegionInfo('2 GiB', host_numa_node_id=0, guest_numa_node_id=1, vcpu_ids=(2, 3))
+    >>> fast = NumaRegionInfo("1GiB", mem_type="hugeshmem", page_size="1GiB", policy="bind", name="fast")
+    >>> [region.name for region in AddressSpaceBuilder(numa_regions=[fast, "1GiB"]).plan().regions]
+    ['fast', 'ram1']
     """
 
     __match_args__: Final = ("size", "host_numa_node_id", "guest_numa_node_id", "vcpu_ids")
@@ -2590,6 +2612,13 @@ class NumaRegionInfo:
         host_numa_node_id: SupportsIndex | None = None,
         guest_numa_node_id: SupportsIndex | None = None,
         vcpu_ids: Iterable[SupportsIndex] = (),
+        *,
+        mem_type: _Source | None = None,
+        mem_file_path: _Path | None = None,
+        page_size: _Size | None = None,
+        policy: NumaPolicy | str | None = None,
+        prefault: bool | None = None,
+        name: str | None = None,
     ) -> Self: ...
     @property
     def size(self) -> int:
@@ -2603,9 +2632,27 @@ class NumaRegionInfo:
     @property
     def vcpu_ids(self) -> tuple[int, ...]:
         """The vCPUs of the guest's node."""
+    @property
+    def page_size(self) -> int | None:
+        """The size of its huge pages in bytes, or `None` for the builder's."""
+    @property
+    def policy(self) -> NumaPolicy | None:
+        """The nodes of the host, a `NumaPolicy`, or `None` for the builder's."""
+    @property
+    def prefault(self) -> bool | None:
+        """Whether every page is there from the beginning, or `None` for the builder's choice."""
+    @property
+    def name(self) -> str | None:
+        """The name of its first region, or `None`."""
+    @property
+    def mem_type(self) -> MemorySourceType | None:
+        """The `MemorySourceType`, or `None` for the builder's."""
+    @property
+    def mem_file_path(self) -> str | None:
+        """The path of its files on a hugetlbfs mount, or `None` for the builder's."""
     def __eq__(self, other: object, /) -> bool: ...
     def __hash__(self) -> int: ...
-    def __getnewargs__(self) -> tuple[int, int | None, int | None, tuple[int, ...]]: ...
+    def __getnewargs_ex__(self) -> tuple[tuple[int, int | None, int | None, tuple[int, ...]], dict[str, Any]]: ...
 
 @final
 class NumaPolicy:
@@ -2749,10 +2796,11 @@ class AddressSpaceBuilder:
     """Makes an address space for a machine: first a plan that can be looked at, then the memory.
 
     `machine` is a name of `Machine.named` or a `Machine`; `arch` and `phys_bits` are for a name only, and its own where not given.
-    `numa_regions` are `NumaRegionInfo`s (or sizes) in the order of their addresses. `mem_type` is one of the memory sources; for
+    `numa_regions` are `NumaRegionInfo`s (or sizes) in the order of their addresses, with choices of their own. `mem_type` is one of the memory sources; for
     `"hugetlbfs"` each region gets a file, `mem_file_path` with its number. With `mem_prealloc` every page is there from the
     beginning. `firmware` adds the machine's firmware region, `dax_window` a window of that size, `hotplug` room for more memory
-    (`Hotplug`). `backing` are the `BackingOptions` of all RAM.
+    (`Hotplug`). With `amd_1tb_relocation`, QEMU's option for vCPUs of AMD, the HyperTransport range below 1 TiB is reserved where addresses
+    reach it, and RAM above 4 GiB begins at 1 TiB where it or the PCI devices behind it would reach that range. `backing` are the `BackingOptions` of all RAM.
 
     Nothing is looked up on the host before `build()` or `plan().check_host()`. Raises `InvalidArgument` for a value that no plan can
     have; everything else that is wrong is in the plan's `problems`.
@@ -2776,6 +2824,7 @@ class AddressSpaceBuilder:
         firmware: bool = False,
         dax_window: _Size | None = None,
         hotplug: Hotplug | None = None,
+        amd_1tb_relocation: bool = False,
         backing: BackingOptions | None = None,
     ) -> Self: ...
     def plan(self) -> AddressSpacePlan:
@@ -2823,6 +2872,9 @@ class AddressSpacePlan:
     def hotplug_window(self) -> AddressRange | None:
         """The addresses for memory that is plugged in later, an `AddressRange`, or `None`."""
     @property
+    def hotplug(self) -> Hotplug | None:
+        """The `Hotplug` that was asked for, or `None`."""
+    @property
     def problems(self) -> tuple[str, ...]:
         """All problems, one text for each; a plan with problems can be looked at, not built."""
     @property
@@ -2835,10 +2887,11 @@ class AddressSpacePlan:
     def builder(self) -> AddressSpaceBuilder:
         """The builder that the plan is of."""
     def check_host(self, *, sysfs: _Path = "/sys", procfs: _Path = "/proc") -> tuple[str, ...]:
-        """The reasons why this host, as it is now, can't build the plan: a tuple of texts, empty when it can.
+        """The reasons why this host, as it is now, can't build the plan or run it: a tuple of texts, empty when it can. Takes nothing.
 
-        Looks at NUMA nodes, huge page pools, free memory and limits; takes nothing. `sysfs` and `procfs` may name a copy of another
-        host's.
+        Looks at the nodes that the plan names, at memory and huge pages, of each node that it binds to too, at overcommitment, limits of
+        the process and its cgroups, the host's architecture and physical addresses, and KVM's slots. `sysfs` and `procfs` may name
+        copies of another host's; `docs/machines.md` lists the files. What a file does not tell does not count.
 
         >>> from dbs_address_space import AddressSpaceBuilder
         >>> AddressSpaceBuilder(numa_regions=["64MiB"]).plan().check_host()
@@ -2855,12 +2908,24 @@ class AddressSpacePlan:
         AddressSpace(1 regions, 64 MiB RAM, mapped, generation 0)
         """
     def to_json(self) -> str:
-        """The plan as JSON text: the builder's arguments, and for readers the regions.
+        """The plan as JSON text, all of it keyed: the builder's arguments, and for readers everything that `print` shows. Numbers are bytes.
+
+        Its keys are `format`, `version`, `builder`, `layout`, `numa_nodes`, `regions`, `hotplug_window`, `cost` and `problems`.
 
         >>> from dbs_address_space import AddressSpaceBuilder, AddressSpacePlan
         >>> plan = AddressSpaceBuilder(numa_regions=["4GiB"]).plan()
         >>> AddressSpacePlan.from_json(plan.to_json()) == plan
         True
+        """
+    def diff(self, other: AddressSpacePlan) -> dict[str, tuple[Any, Any]]:
+        """Whatever differs in another plan: a dict of `(here, there)` by the path in the JSON of both, empty for equal plans.
+
+        Regions are known by their names, and `None` stands for what a plan does not have.
+
+        >>> from dbs_address_space import AddressSpaceBuilder
+        >>> small, large = (AddressSpaceBuilder(numa_regions=[size]).plan() for size in ("1GiB", "2GiB"))
+        >>> small.diff(large)["regions.ram0.size"]
+        (1073741824, 2147483648)
         """
     @staticmethod
     def from_json(text: str) -> AddressSpacePlan:

@@ -6,8 +6,17 @@ from __future__ import annotations
 
 from _thread import allocate_lock
 
-from ._core import AddressSpaceRegion, checked_range, guessed
-from .errors import InvalidAddressRange, Misaligned, NoSpace, NotMapped, RegionOverlap, UnknownName, UnmappedAddress
+from ._core import AddressSpacePlan, AddressSpaceRegion, checked_range, guessed
+from .errors import (
+    InvalidAddressRange,
+    InvalidArgument,
+    Misaligned,
+    NoSpace,
+    NotMapped,
+    RegionOverlap,
+    UnknownName,
+    UnmappedAddress,
+)
 from .ranges import AddressRange
 
 TYPE_CHECKING = False
@@ -27,15 +36,17 @@ _DIMM_ALIGN = 128 << 20
 class DimmSlots:
     """The DIMM slots of a machine: a DIMM is a region in the window that a plan's `hotplug` has reserved.
 
-    `slots` and `size`, the bytes that all DIMMs may have together, are those of the plan's `Hotplug`. A DIMM's base and size are
-    multiples of `align` (128 MiB, the unit in which Linux adds memory). Another part of the program may not insert into the
-    window. Safe to use from any thread.
+    `slots` and `size`, the bytes that all DIMMs may have together, are given, or those of the `plan` that the space was built of.
+    A DIMM's base and size are multiples of `align` (128 MiB, the unit in which Linux adds memory). Another part of the program
+    may not insert into the window. Safe to use from any thread.
 
     >>> from dbs_address_space import AddressSpaceBuilder, Hotplug
-    >>> space = AddressSpaceBuilder("q35", numa_regions=["1GiB"], hotplug=Hotplug("4GiB", slots=2)).build()
-    >>> slots = DimmSlots(space, slots=2, size=3 << 30)
+    >>> plan = AddressSpaceBuilder("q35", numa_regions=["1GiB"], hotplug=Hotplug("4GiB", slots=2)).plan()
+    >>> slots = DimmSlots(plan.build(), plan=plan)
     >>> slots.plug("1GiB", name="dimm0").base == 4 << 30
     True
+    >>> slots.slots, slots.size == 3 << 30
+    (2, True)
     >>> slots.unplug("dimm0")
     >>> slots.dimms
     {}
@@ -45,15 +56,21 @@ class DimmSlots:
         self,
         space: AddressSpace,
         *,
-        slots: SupportsIndex,
-        size: SupportsIndex | str,
+        plan: AddressSpacePlan | None = None,
+        slots: SupportsIndex | None = None,
+        size: SupportsIndex | str | None = None,
         align: SupportsIndex | str = _DIMM_ALIGN,
     ) -> None:
-        """Takes the window of the space; raises `UnmappedAddress` when it has none, `InvalidAddressRange` for bad numbers."""
+        """Takes the window of the space; raises `UnmappedAddress` when it has none, `InvalidArgument` for bad arguments."""
         windows: list[Reservation] = [window for window in space.reservations if window.owner == _OWNER]
         if not windows:
             raise UnmappedAddress(f"{space!r} has no window reserved for {_OWNER!r}: plan it with hotplug=Hotplug(...)")
         self.window: Reservation = windows[0]
+        if plan is not None:
+            planned_slots, planned_size = _planned(plan, self.window)
+            slots, size = planned_slots if slots is None else slots, planned_size if size is None else size
+        if slots is None or size is None:
+            raise TypeError("DimmSlots() needs plan=, or slots= and size=")
         self.slots: int = _number(slots)
         self.size: int = _bytes(size)
         self.align: int = _bytes(align)
@@ -180,6 +197,19 @@ class DimmSlots:
             free = self.window.size - sum(dimm.size for dimm in dimms)
             raise NoSpace(f"no place for {region!r} between {dimms}", size=region.size, free=free, align=self.align)
         return place
+
+
+def _planned(plan: AddressSpacePlan, window: Reservation) -> tuple[int, int]:
+    """The slots of a plan, and the bytes that it has for them."""
+    if not isinstance(plan, AddressSpacePlan):
+        raise TypeError(f"plan must be an AddressSpacePlan, not {type(plan).__name__}")
+    hotplug = plan.hotplug
+    if hotplug is None or plan.hotplug_window != (window.base, window.size):
+        raise InvalidArgument(
+            f"{plan!r} does not have the window {AddressRange(window.base, window.size)} of the space"
+        )
+    begins_with = sum(region.size for region in plan.regions if region.region_type.value == "ram")
+    return hotplug.slots, hotplug.max_memory - begins_with
 
 
 def _number(value: SupportsIndex) -> int:

@@ -6,6 +6,8 @@ from ._named_tuple import NamedTuple, in_hex
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from ._core import AddressSpaceRegion, NumaPolicy
     from .enums import Prot
 
@@ -16,7 +18,11 @@ class PlanCost(NamedTuple):
     """The cost of a plan for a host: bytes of RAM and firmware, bytes that are populated from the beginning, pages, nodes.
 
     `pages` counts pages by their size in bytes, `nodes` bytes by host NUMA node, where `None` stands for any. Small pages count
-    4 KiB, and huge ones 2 MiB where no size is given: a plan looks at no host.
+    4 KiB, and huge ones 2 MiB where no size is given: a plan looks at no host. Costs add, also by `sum()`.
+
+    >>> both = PlanCost(8192, 0, {4096: 2}, {None: 8192}) + PlanCost(4096, 4096, {4096: 1}, {0: 4096})
+    >>> both.size, both.preallocated, both.pages, both.nodes
+    (12288, 4096, {4096: 3}, {None: 8192, 0: 4096})
     """
 
     size: int
@@ -24,11 +30,24 @@ class PlanCost(NamedTuple):
     pages: dict[int, int]
     nodes: dict[int | None, int]
 
+    def __add__(self, other: object) -> PlanCost:  # the sum of costs is not a longer tuple
+        if not isinstance(other, PlanCost):
+            return NotImplemented
+        pages, nodes = _added(self.pages, other.pages), _added(self.nodes, other.nodes)
+        return PlanCost(self.size + other.size, self.preallocated + other.preallocated, pages, nodes)
+
+    def __radd__(self, other: object) -> PlanCost:
+        return self if other == 0 else NotImplemented  # the 0 that `sum()` begins with
+
     def __repr__(self) -> str:
         pages = ", ".join(f"{size:#_x}: {count}" for size, count in self.pages.items())
         nodes = ", ".join(f"{node}: {size:#_x}" for node, size in self.nodes.items())
         sizes = f"size={self.size:#_x}, preallocated={self.preallocated:#_x}"
         return f"PlanCost({sizes}, pages={{{pages}}}, nodes={{{nodes}}})"
+
+
+def _added(one: dict[Any, int], other: dict[Any, int]) -> dict[Any, int]:
+    return {key: one.get(key, 0) + other.get(key, 0) for key in one | other}
 
 
 class PreallocReport(NamedTuple):

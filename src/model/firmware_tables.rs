@@ -15,6 +15,7 @@ use super::numa::NumaNode;
 use super::range::{Range, joined};
 use super::region::RegionType;
 use super::region_map::RegionMap;
+use super::reserved::{ReservedKind, ReservedRange};
 
 const OEM: [u8; 6] = *b"DBSASP";
 const OEM_TABLE: [u8; 8] = *b"DBSASMEM";
@@ -23,7 +24,6 @@ const HEADER: u32 = 36;
 /// From the EBDA to 1 MiB, where a PC has video memory and ROMs.
 const BIOS_HOLE: Range = Range::between(0x9_fc00, 0x10_0000);
 const E820_RAM: u32 = 1;
-const E820_RESERVED: u32 = 2;
 /// The distance of a node to itself, which the ACPI specification fixes.
 const LOCAL: u8 = 10;
 
@@ -38,9 +38,13 @@ pub fn e820(map: &RegionMap, has_bios_hole: bool) -> Vec<u8> {
     if has_bios_hole {
         ram = without(&ram, &[BIOS_HOLE]);
         reserved.push(BIOS_HOLE);
+        reserved.sort_unstable();
     }
-    let mut entries: Vec<(Range, u32)> = ram.into_iter().map(|range| (range, E820_RAM)).collect();
-    entries.extend(reserved.into_iter().map(|range| (range, E820_RESERVED)));
+    let kept: Vec<Range> = map.layout().reserved().iter().map(|reserved| reserved.range).collect();
+    let mut entries: Vec<(Range, u32)> = without(&ram, &kept).into_iter().map(|range| (range, E820_RAM)).collect();
+    let firmware = without(&joined(reserved), &kept).into_iter();
+    entries.extend(firmware.map(|range| (range, ReservedKind::Reserved.e820_type())));
+    entries.extend(map.layout().reserved().iter().map(|reserved| (reserved.range, reserved.kind.e820_type())));
     entries.sort_unstable();
     let bytes = |(range, kind): (Range, u32)| {
         [&range.base().to_le_bytes()[..], &range.size().to_le_bytes(), &kind.to_le_bytes()].concat()
@@ -131,7 +135,7 @@ pub fn slit(distances: &[Vec<u8>]) -> Result<Vec<u8>> {
     Ok(table.as_slice().to_vec())
 }
 
-/// A flattened device tree of the memory alone, each range with its node where `nodes` says one.
+/// A flattened device tree of memory and reserved ranges alone, each range of memory with its node where `nodes` says one.
 pub fn device_tree(map: &RegionMap, nodes: &BTreeMap<u32, NumaNode>) -> Result<Vec<u8>> {
     let written = write_tree(map, nodes);
     written.map_err(|error| Invalid::argument(format!("the device tree can't be written: {error}")).into())
@@ -151,14 +155,46 @@ fn write_tree(map: &RegionMap, nodes: &BTreeMap<u32, NumaNode>) -> std::result::
         }
         tree.end_node(memory)?;
     }
+    write_reserved(&mut tree, map.layout().reserved())?;
     tree.end_node(root)?;
     tree.finish()
+}
+
+/// Persistent memory is a node of its own, as Linux binds it; the rest is reserved memory that the guest does not map.
+fn write_reserved(tree: &mut FdtWriter, ranges: &[ReservedRange]) -> std::result::Result<(), vm_fdt::Error> {
+    let (persistent, others): (Vec<&ReservedRange>, Vec<_>) =
+        ranges.iter().partition(|reserved| reserved.kind == ReservedKind::Persistent);
+    for reserved in persistent {
+        let node = tree.begin_node(&format!("pmem@{:x}", reserved.range.base()))?;
+        tree.property_string("compatible", "pmem-region")?;
+        tree.property_array_u64("reg", &[reserved.range.base(), reserved.range.size()])?;
+        tree.end_node(node)?;
+    }
+    if others.is_empty() {
+        return Ok(());
+    }
+    let parent = tree.begin_node("reserved-memory")?;
+    tree.property_u32("#address-cells", 2)?;
+    tree.property_u32("#size-cells", 2)?;
+    tree.property_null("ranges")?;
+    for reserved in others {
+        let node = tree.begin_node(&format!("{}@{:x}", reserved.kind.name(), reserved.range.base()))?;
+        tree.property_array_u64("reg", &[reserved.range.base(), reserved.range.size()])?;
+        tree.property_null("no-map")?;
+        tree.end_node(node)?;
+    }
+    tree.end_node(parent)
 }
 
 /// RAM by ascending base with its guest node; touching ranges of one node are joined.
 fn memory_of(map: &RegionMap, nodes: &BTreeMap<u32, NumaNode>) -> Vec<(Range, Option<u32>)> {
     let mut memory: Vec<(Range, Option<u32>)> = Vec::new();
-    for region in map.regions().iter().filter(|region| region.region_type == RegionType::DefaultMemory) {
+    let persistent = |range: &Range| {
+        let kept = map.layout().reserved().iter();
+        kept.filter(|reserved| reserved.kind == ReservedKind::Persistent).any(|reserved| reserved.range.covers(range))
+    };
+    let ram = map.regions().iter().filter(|region| region.region_type == RegionType::DefaultMemory);
+    for region in ram.filter(|region| !persistent(&region.range)) {
         let owner = |(_, node): &(&u32, &NumaNode)| node.region_infos.iter().any(|info| info.covers(&region.range));
         let node = nodes.iter().find(owner).map(|(id, _)| *id);
         match memory.last_mut() {

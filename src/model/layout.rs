@@ -6,6 +6,7 @@ use super::format::hex;
 use super::invalid::Invalid;
 use super::range::{Range, joined};
 use super::region::{Region, RegionType, SharedRegion};
+use super::reserved::{ReservedKind, ReservedRange};
 
 /// The bounds that every region of a space must keep. All ends are exclusive.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -14,6 +15,7 @@ pub struct Layout {
     mem_start: u64,
     mem_end: u64,
     mmio_windows: Box<[Range]>,
+    reserved: Box<[ReservedRange]>,
 }
 
 impl Layout {
@@ -26,8 +28,16 @@ impl Layout {
         }
         // Sorted, so that equal layouts are equal values in whatever order the windows came.
         mmio_windows.sort_unstable();
-        check_windows(&mmio_windows, phys_end)?;
-        Ok(Self { phys_end, mem_start, mem_end, mmio_windows: mmio_windows.into() })
+        check_ranges("MMIO window", &mmio_windows, phys_end)?;
+        Ok(Self { phys_end, mem_start, mem_end, mmio_windows: mmio_windows.into(), reserved: Box::default() })
+    }
+
+    /// The same layout with other reserved ranges: disjoint, below `phys_end`.
+    pub fn with_reserved(self, mut reserved: Vec<ReservedRange>) -> Result<Self> {
+        reserved.sort_unstable();
+        let ranges: Vec<Range> = reserved.iter().map(|reserved| reserved.range).collect();
+        check_ranges("reserved range", &ranges, self.phys_end)?;
+        Ok(Self { reserved: reserved.into(), ..self })
     }
 
     /// The exclusive end of the guest physical address space.
@@ -54,19 +64,34 @@ impl Layout {
         &self.mmio_windows
     }
 
+    /// The ranges that are kept for ever, in which nothing is placed; sorted.
+    #[must_use]
+    pub const fn reserved(&self) -> &[ReservedRange] {
+        &self.reserved
+    }
+
+    /// The same layout with another end of RAM, as far as its addresses allow.
+    #[must_use]
+    pub fn ending_at(self, mem_end: u64) -> Self {
+        let mem_end = mem_end.min(self.phys_end).max(self.mem_start);
+        Self { mem_end, ..self }
+    }
+
     /// `Err` with the reason when the layout does not allow the region.
     pub fn check_region(&self, region: &SharedRegion) -> Result<()> {
         self.refusal(region).map_or(Ok(()), |reason| Err(Error::Layout { region: SharedRegion::clone(region), reason }))
     }
 
-    /// The sorted ranges in which a region of a type may lie.
+    /// The sorted ranges in which a region of a type may be placed.
     #[must_use]
     pub fn rooms(&self, region_type: RegionType) -> Vec<Range> {
-        match region_type {
+        let rooms = match region_type {
             RegionType::DefaultMemory => without(&[Range::between(self.mem_start, self.mem_end)], &self.mmio_windows),
             RegionType::DeviceMemory | RegionType::DaxMemory => self.device_rooms(),
-            RegionType::FirmwareMemory => vec![Range::between(0, self.phys_end)],
-        }
+            RegionType::FirmwareMemory => return vec![Range::between(0, self.phys_end)],
+        };
+        let reserved: Vec<Range> = self.reserved.iter().map(|reserved| reserved.range).collect();
+        without(&rooms, &reserved)
     }
 
     /// The windows and the part above `mem_end`, joined, for a window may reach over `mem_end`.
@@ -79,6 +104,25 @@ impl Layout {
     }
 
     fn refusal(&self, region: &Region) -> Option<String> {
+        let in_the_way = self.reserved.iter().find(|reserved| reserved.range.overlaps(&region.range));
+        match in_the_way.filter(|_| region.region_type != RegionType::FirmwareMemory) {
+            Some(reserved) if self.may_hold(reserved, region) => None,
+            Some(reserved) => Some(format!("reaches into {reserved}, which is reserved for ever")),
+            None => self.refusal_elsewhere(region),
+        }
+    }
+
+    /// Whether a region was meant to lie in a reserved range: memory in one of memory, a device in a part of an MMIO window.
+    fn may_hold(&self, reserved: &ReservedRange, region: &Region) -> bool {
+        let is_for_it = match (region.region_type, reserved.kind) {
+            (RegionType::DefaultMemory, kind) => kind != ReservedKind::Reserved,
+            (RegionType::DaxMemory, kind) => kind == ReservedKind::Persistent,
+            _ => self.mmio_windows.iter().any(|window| window.covers(&reserved.range)),
+        };
+        is_for_it && reserved.range.covers(&region.range)
+    }
+
+    fn refusal_elsewhere(&self, region: &Region) -> Option<String> {
         match region.region_type {
             RegionType::DefaultMemory => self.ram_refusal(region),
             RegionType::DeviceMemory | RegionType::DaxMemory => self.device_refusal(region),
@@ -127,16 +171,16 @@ fn exceeds(region: &Region, name: &str, limit: u64) -> Option<String> {
     Some(format!("ends {} bytes past {name} {}{inclusive}", hex(over), hex(limit)))
 }
 
-fn check_windows(windows: &[Range], phys_end: u64) -> Result<()> {
-    for window in windows {
+fn check_ranges(what: &str, ranges: &[Range], phys_end: u64) -> Result<()> {
+    for window in ranges {
         if window.is_empty() || window.end() > phys_end {
-            let message = format!("the MMIO window {window} is empty or ends past phys_end {}", hex(phys_end));
+            let message = format!("the {what} {window} is empty or ends past phys_end {}", hex(phys_end));
             return Err(Invalid::at(message, Some(window.base()), Some(window.size())).into());
         }
     }
-    for (low, high) in windows.iter().zip(windows.iter().skip(1)) {
+    for (low, high) in ranges.iter().zip(ranges.iter().skip(1)) {
         if low.overlaps(high) {
-            let message = format!("the MMIO windows {low} and {high} overlap");
+            let message = format!("the {what}s {low} and {high} overlap");
             return Err(Invalid::at(message, Some(high.base()), Some(high.size())).into());
         }
     }

@@ -6,12 +6,13 @@ use super::invalid::Invalid;
 use super::layout::Layout;
 use super::quote::quoted;
 use super::range::Range;
+use super::reserved::ReservedRange;
 
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 const END_OF_32_BITS: u64 = 1 << 32;
 /// The widest guest physical addresses that x86_64 and aarch64 have.
-const MAX_PHYS_BITS: u32 = 52;
+pub const MAX_PHYS_BITS: u32 = 52;
 
 /// A processor architecture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -28,7 +29,9 @@ impl Arch {
         Invalid::named("architecture", text, [Self::X86_64, Self::Aarch64].map(|arch| (arch.name(), arch)))
     }
 
-    const fn name(self) -> &'static str {
+    /// The name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
         match self {
             Self::X86_64 => "x86_64",
             Self::Aarch64 => "aarch64",
@@ -41,16 +44,19 @@ impl Arch {
 pub struct Machine {
     /// The name.
     pub name: Box<str>,
+    /// The architecture of its processors; `None` where nothing hangs on it.
+    pub arch: Option<Arch>,
     /// Bits of a guest physical address.
     pub phys_bits: u32,
-    /// Bounds and MMIO windows.
+    /// Bounds, MMIO windows and reserved ranges.
     pub layout: Layout,
-    /// Where neither RAM nor anything else that is placed may lie.
-    pub reserved: Vec<Range>,
     /// Below a hole, less than this much is left unused rather than made a region.
     pub min_split: u64,
     /// Where the RAM below the first window ends when it does not all fit there; the window then begins here.
     pub split_end: Option<u64>,
+    /// The bytes behind all RAM that 64-bit PCI devices need. RAM that does not fit below the layout's `mem_end` may reach up to there;
+    /// without, `mem_end` is fixed.
+    pub pci_hole64_size: Option<u64>,
     /// Where firmware lies.
     pub firmware: Option<Range>,
     /// The number of vCPUs that it can have.
@@ -69,25 +75,28 @@ impl Machine {
         let name = name.into();
         Ok(Self {
             name,
+            arch: None,
             phys_bits,
             layout,
-            reserved: vec![],
             min_split: 0,
             split_end: None,
+            pci_hole64_size: None,
             firmware: None,
             max_vcpus: 255,
         })
     }
 
+    /// The machine with reserved ranges in its layout.
+    pub fn with_reserved(self, reserved: Vec<ReservedRange>) -> Result<Self> {
+        Ok(Self { layout: self.layout.with_reserved(reserved)?, ..self })
+    }
+
     /// Refuses windows that a machine can't have; every public way to make one ends here.
-    pub fn checked(mut self) -> Result<Self> {
+    pub fn checked(self) -> Result<Self> {
         let phys_end = self.layout.phys_end();
-        self.reserved.sort_unstable();
-        for window in self.reserved.iter().chain(&self.firmware) {
-            if window.is_empty() || window.end() > phys_end {
-                let message = format!("the window {window} is empty or ends past phys_end {}", hex(phys_end));
-                return Err(Invalid::at(message, Some(window.base()), Some(window.size())).into());
-            }
+        if let Some(window) = self.firmware.filter(|window| window.is_empty() || window.end() > phys_end) {
+            let message = format!("the window {window} is empty or ends past phys_end {}", hex(phys_end));
+            return Err(Invalid::at(message, Some(window.base()), Some(window.size())).into());
         }
         if let Some(end) = self.split_end {
             let first = self.layout.mmio_windows().first();
@@ -126,15 +135,22 @@ impl Machine {
         let arch = arch.or(only).unwrap_or(Arch::X86_64);
         let bits = phys_bits.unwrap_or(if arch == Arch::Aarch64 { 40 } else { 46 });
         check_phys_bits(bits)?;
-        match (name, arch) {
-            ("pc", _) => qemu_pc(name, bits, 0xe000_0000, 0xc000_0000),
-            ("q35", _) => qemu_pc(name, bits, 0xb000_0000, 0x8000_0000),
-            ("microvm", _) => qemu_pc(name, bits, 0xc000_0000, 0xc000_0000),
+        let machine = match (name, arch) {
+            ("pc", _) => qemu_pc(name, bits, (0xe000_0000, 0xc000_0000), 2 * GIB),
+            ("q35", _) => qemu_pc(name, bits, (0xb000_0000, 0x8000_0000), 32 * GIB),
+            ("microvm", _) => qemu_pc(name, bits, (0xc000_0000, 0xc000_0000), 0),
             ("virt", _) => qemu_virt(bits),
             (_, Arch::X86_64) => dragonball_x86_64(bits),
             (_, Arch::Aarch64) => dragonball_aarch64(bits),
-        }?
-        .checked()
+        }?;
+        Self { arch: Some(arch), ..machine }.checked()
+    }
+
+    /// The exclusive end of all RAM that the machine can have.
+    #[must_use]
+    pub fn ram_limit(&self) -> u64 {
+        let behind = self.pci_hole64_size.map(|size| self.layout.phys_end().saturating_sub(size));
+        behind.unwrap_or_default().max(self.layout.mem_end())
     }
 
     /// The layout for so much RAM: the first window widens when the RAM does not fit below it.
@@ -151,7 +167,9 @@ impl Machine {
         if let Some(window) = windows.first_mut() {
             *window = Range::between(end, first.end());
         }
-        Layout::new(self.layout.phys_end(), self.layout.mem_start(), self.layout.mem_end(), windows)
+        let reserved = self.layout.reserved().to_vec();
+        Layout::new(self.layout.phys_end(), self.layout.mem_start(), self.layout.mem_end(), windows)?
+            .with_reserved(reserved)
     }
 }
 
@@ -180,7 +198,7 @@ fn ram(name: &str, bits: u32, start: u64, end: u64) -> Result<Range> {
     Ok(ram)
 }
 
-/// RAM up to half of the address space, as the original; PCI devices lie above.
+/// RAM up to half of the address space, as the original; PCI devices lie above. Machines of QEMU go beyond when they need to.
 const fn half(phys_bits: u32) -> u64 {
     (1u64 << phys_bits) / 2
 }
@@ -201,20 +219,27 @@ fn dragonball_aarch64(bits: u32) -> Result<Machine> {
 }
 
 /// RAM that reaches `highest` is cut at `split_end`, and the rest continues at 4 GiB.
-fn qemu_pc(name: &str, bits: u32, highest: u64, split_end: u64) -> Result<Machine> {
+fn qemu_pc(name: &str, bits: u32, (highest, split_end): (u64, u64), pci_hole64: u64) -> Result<Machine> {
     let window = Range::between(highest, END_OF_32_BITS);
-    let machine = Machine::new(name, bits, Range::between(0, half(bits)), vec![window])?;
+    // QEMU has no hole for a guest of 32 bits.
+    let pci_hole64 = if bits <= 32 { 0 } else { pci_hole64 };
+    let limit = phys_end(bits)?.saturating_sub(pci_hole64);
+    if limit < END_OF_32_BITS {
+        let message = format!("phys_bits is {bits}: too few for the machine '{name}' and its 64-bit PCI hole");
+        return Err(Invalid::number(message).into());
+    }
+    let machine = Machine::new(name, bits, Range::between(0, half(bits).min(limit)), vec![window])?;
     let firmware = if name == "microvm" { END_OF_32_BITS - (64 << 10) } else { END_OF_32_BITS - (256 << 10) };
     let firmware = Some(Range::between(firmware, END_OF_32_BITS));
     let max_vcpus = if name == "pc" { 255 } else { 288 };
-    Ok(Machine { split_end: Some(split_end), firmware, max_vcpus, ..machine })
+    Ok(Machine { split_end: Some(split_end), pci_hole64_size: Some(pci_hole64), firmware, max_vcpus, ..machine })
 }
 
-/// Devices and flash lie below 1 GiB, RAM begins there.
+/// Devices and flash lie below 1 GiB, RAM begins there. High PCI windows that find no room behind it are left out, as QEMU does.
 fn qemu_virt(bits: u32) -> Result<Machine> {
     let mem = ram("virt", bits, GIB, half(bits))?;
     let machine = Machine::new("virt", bits, mem, vec![Range::between(0, GIB)])?;
-    Ok(Machine { firmware: Some(Range::between(0, 64 * MIB)), max_vcpus: 512, ..machine })
+    Ok(Machine { firmware: Some(Range::between(0, 64 * MIB)), pci_hole64_size: Some(0), max_vcpus: 512, ..machine })
 }
 
 #[cfg(test)]
@@ -261,7 +286,10 @@ mod tests {
     fn reserved_ranges_and_splits_must_fit_the_layout() {
         let machine =
             || Machine::new("mine", 40, Range::between(0, 1 << 39), vec![Range::between(GIB, 2 * GIB)]).unwrap();
-        let reserving = |range| Machine { reserved: vec![range], ..machine() }.checked().is_ok();
+        let reserving = |range| {
+            let reserved = ReservedRange { range, kind: crate::model::reserved::ReservedKind::Acpi };
+            machine().with_reserved(vec![reserved]).is_ok()
+        };
         assert!(reserving(Range::between(0, 1 << 40)));
         assert!(!reserving(Range::between(5, 5)) && !reserving(Range::between(0, (1 << 40) + 1)));
         let splitting = |end| Machine { split_end: Some(end), ..machine() }.checked().is_ok();

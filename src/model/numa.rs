@@ -1,8 +1,12 @@
 //! The memory and processors of a guest's NUMA nodes.
 
+use std::path::PathBuf;
+
 use super::error::Result;
 use super::invalid::Invalid;
+use super::policy::NumaPolicy;
 use super::range::Range;
+use super::source::SourceType;
 
 /// The unit of the original's sizes.
 const MIB: u64 = 1 << 20;
@@ -25,8 +29,25 @@ pub struct NumaIdTable {
     pub cpu: Vec<u32>,
 }
 
+/// Choices for one part of a machine's memory; `None` for what all parts have.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Zone {
+    /// Where its bytes come from.
+    pub source_type: Option<SourceType>,
+    /// For `hugetlbfs`: the path, to which the number of each region is added.
+    pub path: Option<PathBuf>,
+    /// The size of its huge pages.
+    pub page_size: Option<u64>,
+    /// The nodes of the host.
+    pub policy: Option<NumaPolicy>,
+    /// Whether all its pages are there from the beginning.
+    pub prefault: Option<bool>,
+    /// The name of its first region, from which the names of the others are made.
+    pub name: Option<Box<str>>,
+}
+
 /// Memory that a plan is asked for: so much of it, for a guest node, from a host node.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct NumaRegionInfo {
     /// The number of bytes.
     pub size: u64,
@@ -36,13 +57,16 @@ pub struct NumaRegionInfo {
     pub guest_numa_node_id: Option<u32>,
     /// The vCPUs of that node.
     pub vcpu_ids: Vec<u32>,
+    /// Its own choices.
+    pub zone: Zone,
 }
 
 impl NumaRegionInfo {
-    /// Refuses 0, and sizes that look like the original's MiB.
+    /// Refuses sizes that look like the original's MiB, and 0 where no guest node is named that has no memory.
     pub fn check(&self) -> Result<()> {
         let message = match self.size {
-            0 => "a NUMA region needs a size above 0".into(),
+            0 if self.guest_numa_node_id.is_some() => return Ok(()),
+            0 => "a NUMA region needs a size above 0; a guest node without memory needs its guest_numa_node_id".into(),
             size if size < MIB => format!("a NUMA region of {size} bytes: sizes are bytes, did you mean '{size}MiB'?"),
             _ => return Ok(()),
         };

@@ -6,15 +6,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::allocator::{FitPolicy, Wanted, within};
+use super::allocator::{FitPolicy, Wanted, within, without};
 use super::backing::BackingOptions;
 use super::error::{Error, Result};
 use super::format::{hex, size as size_text};
+use super::hyper_transport::{self, HYPER_TRANSPORT};
 use super::invalid::Invalid;
 use super::layout::Layout;
-use super::machine::Machine;
-use super::numa::{NumaNode, NumaRegionInfo};
+use super::machine::{MAX_PHYS_BITS, Machine};
+use super::numa::{NumaNode, NumaRegionInfo, Zone};
 use super::policy::PolicyMode;
+use super::ram_cursor::RamCursor;
 use super::range::{Range, joined};
 use super::region::{MAP_POPULATE, Region, RegionType, SharedRegion};
 use super::source::{Source, SourceType};
@@ -38,6 +40,14 @@ pub struct Hotplug {
     pub slots: u32,
 }
 
+impl Hotplug {
+    /// The bytes of the window beside so much RAM, with room to align each slot.
+    fn window_size(self, ram: u64) -> Option<u64> {
+        let more = self.max_memory.checked_sub(ram)?;
+        u64::from(self.slots).checked_mul(HOTPLUG_ALIGN)?.checked_add(more)
+    }
+}
+
 /// The memory that a machine should have, as a user asks for it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PlanRequest {
@@ -57,6 +67,8 @@ pub struct PlanRequest {
     pub dax_window: Option<u64>,
     /// A window for more memory.
     pub hotplug: Option<Hotplug>,
+    /// Whether RAM keeps clear of AMD's HyperTransport range, as QEMU has it for AMD's vCPUs.
+    pub amd_1tb_relocation: bool,
     /// How the memory is to be had.
     pub options: BackingOptions,
 }
@@ -93,6 +105,8 @@ pub struct SpacePlan {
     pub cost: PlanCost,
     /// Everything that is wrong; such a plan can be looked at, not built.
     pub problems: Vec<String>,
+    /// Where RAM can't lie; sorted and joined.
+    holes: Vec<Range>,
 }
 
 impl SpacePlan {
@@ -104,6 +118,7 @@ impl SpacePlan {
         // problems at once, not of one after each try.
         let layout =
             request.machine.layout_for(ram.unwrap_or(u64::MAX)).unwrap_or_else(|_| request.machine.layout.clone());
+        let layout = layout.ending_at(request.machine.ram_limit());
         let mut plan = Self {
             layout,
             regions: vec![],
@@ -112,13 +127,17 @@ impl SpacePlan {
             hotplug_window: None,
             cost: PlanCost::default(),
             problems: vec![],
+            holes: vec![],
             request,
         };
         plan.check_request();
+        plan.find_holes(ram);
         plan.place_ram();
+        plan.place_hotplug_window(ram);
+        plan.settle_mem_end();
         plan.place_firmware();
         plan.place_dax_window();
-        plan.place_hotplug_window(ram);
+        plan.check_names();
         plan.count_cost();
         plan
     }
@@ -132,9 +151,17 @@ impl SpacePlan {
         self.problems.push(problem);
     }
 
-    fn page_size(&self) -> u64 {
-        let huge = self.request.source_type.is_huge().then(|| self.request.options.page_size.unwrap_or(HUGE_PAGE));
-        huge.unwrap_or(SMALL_PAGE)
+    fn source_of(&self, info: &NumaRegionInfo) -> SourceType {
+        info.zone.source_type.unwrap_or(self.request.source_type)
+    }
+
+    fn page_size(&self, info: &NumaRegionInfo) -> u64 {
+        let asked = info.zone.page_size.or(self.request.options.page_size);
+        if self.source_of(info).is_huge() { asked.unwrap_or(HUGE_PAGE) } else { SMALL_PAGE }
+    }
+
+    fn path_of<'a>(&'a self, info: &'a NumaRegionInfo) -> &'a Path {
+        info.zone.path.as_ref().unwrap_or(&self.request.path)
     }
 
     fn check_request(&mut self) {
@@ -144,7 +171,10 @@ impl SpacePlan {
         if total(&self.request).is_none() {
             self.problem("the sizes of numa_regions add up to more than 2^64 - 1 bytes".into());
         }
-        if self.request.source_type == SourceType::FileOnHugeTlbFs && self.request.path == Path::new("") {
+        let lacks_path = |info: &NumaRegionInfo| {
+            self.source_of(info) == SourceType::FileOnHugeTlbFs && self.path_of(info) == Path::new("")
+        };
+        if self.request.numa_regions.iter().any(lacks_path) {
             self.problem("mem_type \"hugetlbfs\" needs mem_file_path, a path on a hugetlbfs mount".into());
         }
         self.check_sizes();
@@ -152,8 +182,8 @@ impl SpacePlan {
     }
 
     fn check_sizes(&mut self) {
-        let page_size = self.page_size();
         let odd = |(index, info): (usize, &NumaRegionInfo)| {
+            let page_size = self.page_size(info);
             let page = size_text(page_size);
             (!info.size.is_multiple_of(page_size)).then(|| {
                 format!("numa_regions[{index}] has {} bytes, not a multiple of its page size {page}", hex(info.size))
@@ -185,23 +215,57 @@ impl SpacePlan {
         self.problems.extend(problems);
     }
 
+    fn find_holes(&mut self, ram: Option<u64>) {
+        let relocation = if self.request.amd_1tb_relocation { self.relocation(ram) } else { None };
+        let reserved = self.layout.reserved().iter().map(|reserved| reserved.range);
+        let mut holes: Vec<Range> = self.layout.mmio_windows().iter().copied().chain(reserved).collect();
+        holes.extend(relocation);
+        holes.sort_unstable();
+        self.holes = joined(holes);
+    }
+
+    /// As QEMU does it: the range is reserved on every machine that reaches it.
+    fn relocation(&mut self, ram: Option<u64>) -> Option<Range> {
+        let machine = &self.request.machine;
+        if machine.pci_hole64_size.is_none_or(|size| size == 0) {
+            let name = &machine.name;
+            self.problem(format!(
+                "amd_1tb_relocation: the machine '{name}' has no 64-bit PCI hole, as pc and q35 have"
+            ));
+            return None;
+        }
+        let plugged = self.request.hotplug.and_then(|hotplug| hotplug.window_size(ram?));
+        let relocation = hyper_transport::relocation(machine, &self.layout, ram?, plugged);
+        if HYPER_TRANSPORT.range.end() <= self.layout.phys_end() {
+            let reserved = [self.layout.reserved(), &[HYPER_TRANSPORT]].concat();
+            match self.layout.clone().with_reserved(reserved) {
+                Ok(layout) => self.layout = layout,
+                Err(error) => self.problem(format!("amd_1tb_relocation: {error}")),
+            }
+        }
+        relocation
+    }
+
     fn place_ram(&mut self) {
-        let mut cursor = RamCursor::new(self);
+        let bounds = Range::between(self.layout.mem_start(), self.layout.mem_end());
+        let mut cursor = RamCursor::new(bounds, self.holes.clone(), self.request.machine.min_split);
         let infos = self.request.numa_regions.clone();
         for (index, info) in infos.iter().enumerate() {
             let node = info.guest_numa_node_id.unwrap_or_default();
-            let mut found = Vec::new();
-            if let Err(left) = cursor.take(info.size, &mut found) {
+            let (mut found, page_size) = (Vec::new(), self.page_size(info));
+            self.align(&mut cursor, index, info);
+            if let Err(left) = cursor.take(info.size, page_size, &mut found) {
                 let ends = hex(self.layout.mem_end());
                 self.problem(format!(
-                    "numa_regions[{index}]: {} of its {} do not fit below mem_end {ends} of the machine '{}'; give more phys_bits",
+                    "numa_regions[{index}]: {} of its {} do not fit below mem_end {ends} of the machine '{}'; {}",
                     size_text(left),
                     size_text(info.size),
-                    self.request.machine.name
+                    self.request.machine.name,
+                    self.more_room()
                 ));
             }
-            for (range, reason) in found {
-                self.add_ram(range, info, format!("guest node {node}: {reason}"));
+            for (part, (range, reason)) in found.into_iter().enumerate() {
+                self.add_ram(range, info, part, format!("guest node {node}: {reason}"));
             }
             let vcpus = &mut self.numa_nodes.entry(node).or_default().vcpu_ids;
             for vcpu in &info.vcpu_ids {
@@ -212,22 +276,37 @@ impl SpacePlan {
         }
     }
 
-    fn add_ram(&mut self, range: Range, info: &NumaRegionInfo, reason: String) {
-        let request = &self.request;
+    /// RAM of whole pages begins at one: what would have to be left out before it is a problem.
+    fn align(&mut self, cursor: &mut RamCursor, index: usize, info: &NumaRegionInfo) {
+        let page_size = self.page_size(info);
+        let odd = if info.size == 0 { None } else { cursor.align(page_size) };
+        if let Some((less, more)) = odd.filter(|_| index > 0) {
+            let (page, less, more) = (size_text(page_size), size_text(less), size_text(more));
+            self.problem(format!(
+                "numa_regions[{index}] has pages of {page} and would not begin at one: give the memory before it {less} more or {more} less"
+            ));
+        }
+    }
+
+    fn add_ram(&mut self, range: Range, info: &NumaRegionInfo, part: usize, reason: String) {
+        let (request, zone) = (&self.request, &info.zone);
         let index = self.regions.len();
-        let mut path = request.path.clone().into_os_string();
+        let source_type = self.source_of(info);
+        let mut path = self.path_of(info).as_os_str().to_owned();
         // A file each: regions of one file would show the same bytes.
-        if request.source_type == SourceType::FileOnHugeTlbFs {
+        if source_type == SourceType::FileOnHugeTlbFs {
             path.push(index.to_string());
         }
-        let huge_page = request.source_type.is_huge().then(|| self.page_size());
-        let source = Source { source_type: Some(request.source_type), path: path.into(), ..Source::default() };
+        let huge_page = source_type.is_huge().then(|| self.page_size(info));
+        // What all have does not reach a zone of another source.
+        let small_page = zone.page_size.or(request.options.page_size.filter(|_| zone.source_type.is_none()));
+        let source = Source { source_type: Some(source_type), path: path.into(), ..Source::default() };
         let region = Region::new(RegionType::DefaultMemory, range, source).and_then(|mut region| {
-            let page_size = huge_page.or(request.options.page_size);
-            region.options = BackingOptions { page_size, ..request.options.clone() };
-            region.name = Some(format!("ram{index}").into());
+            let policy = zone.policy.clone().or_else(|| request.options.policy.clone());
+            region.options = BackingOptions { page_size: huge_page.or(small_page), policy, ..request.options.clone() };
+            region.name = Some(name_of(zone, part, index).into());
             region.host_numa_node_id = info.host_numa_node_id;
-            region.perm_flags |= if request.prealloc { MAP_POPULATE } else { 0 };
+            region.perm_flags |= if zone.prefault.unwrap_or(request.prealloc) { MAP_POPULATE } else { 0 };
             region.check().map(|()| region)
         });
         self.numa_nodes.entry(info.guest_numa_node_id.unwrap_or_default()).or_default().region_infos.push(range);
@@ -264,6 +343,9 @@ impl SpacePlan {
             let message = format!("the firmware at {range} overlaps {ram}");
             self.problem(message);
         }
+        if let Some(window) = self.hotplug_window.filter(|window| window.overlaps(&range)) {
+            self.problem(format!("the firmware at {range} overlaps the window {window} for hotplug"));
+        }
         self.add_named(RegionType::FirmwareMemory, range, "firmware", "where the machine starts to execute".into());
     }
 
@@ -281,8 +363,9 @@ impl SpacePlan {
         }
         let rooms = within(&self.layout.rooms(RegionType::DaxMemory), self.layout.mem_end(), u64::MAX);
         let wanted = Wanted { size, align: DAX_ALIGN, guard_gap: 0, policy: FitPolicy::First };
-        // A user's reserved ranges may overlap.
-        match wanted.place(&rooms, &joined(self.request.machine.reserved.clone())) {
+        let mut taken: Vec<Range> = self.regions.iter().map(|region| region.range).collect();
+        taken.sort_unstable();
+        match wanted.place(&rooms, &joined(taken)) {
             Ok(range) => {
                 let reason = format!("the first {} above mem_end {}", size_text(size), hex(self.layout.mem_end()));
                 self.add_named(RegionType::DaxMemory, range, "dax0", reason);
@@ -291,9 +374,10 @@ impl SpacePlan {
         }
     }
 
-    /// Behind all RAM and holes, with room to align each slot, as QEMU does it.
+    /// Behind all RAM and windows, with room to align each slot, as QEMU does it.
     fn place_hotplug_window(&mut self, ram: Option<u64>) {
-        let Some(Hotplug { max_memory, slots }) = self.request.hotplug else { return };
+        let Some(hotplug) = self.request.hotplug else { return };
+        let Hotplug { max_memory, slots } = hotplug;
         if slots == 0 || slots > MAX_SLOTS {
             self.problem(format!("hotplug has {slots} slots: it needs 1 to {MAX_SLOTS}"));
         }
@@ -304,25 +388,49 @@ impl SpacePlan {
                 size_text(ram.unwrap_or(u64::MAX))
             ));
         };
-        let holes = self.layout.mmio_windows().iter().chain(&self.request.machine.reserved);
-        // A hole that reaches mem_end has no RAM behind it.
-        let reached = holes.map(Range::end).filter(|end| *end < self.layout.mem_end()).chain(
-            self.regions
-                .iter()
-                .filter(|region| region.region_type == RegionType::DefaultMemory)
-                .map(|region| region.end()),
-        );
-        let base = reached.max().unwrap_or_default().checked_next_multiple_of(HOTPLUG_ALIGN);
-        let size = u64::from(slots).checked_mul(HOTPLUG_ALIGN).and_then(|extra| more.checked_add(extra));
-        let end = base.zip(size).and_then(|(base, size)| base.checked_add(size));
-        match base.zip(end).filter(|(_, end)| *end <= self.layout.mem_end()) {
-            Some((base, end)) => self.hotplug_window = Some(Range::between(base, end)),
+        // A window that reaches mem_end has no RAM behind it.
+        let windows = self.layout.mmio_windows().iter().map(Range::end).filter(|end| *end < self.layout.mem_end());
+        let low = self.regions.iter().map(|region| region.end()).chain(windows).max().unwrap_or_default();
+        let rooms = without(&[Range::between(low, self.layout.mem_end())], &self.holes);
+        let place = |size| {
+            let wanted = Wanted { size, align: HOTPLUG_ALIGN, guard_gap: 0, policy: FitPolicy::First };
+            wanted.place(&rooms, &[]).ok()
+        };
+        match ram.and_then(|ram| hotplug.window_size(ram)).and_then(place) {
+            Some(window) => self.hotplug_window = Some(window),
             None => self.problem(format!(
-                "hotplug: {} and {slots} slots do not fit below mem_end {} of the machine '{}'; give more phys_bits",
+                "hotplug: {} and {slots} slots do not fit below mem_end {} of the machine '{}'; {}",
                 size_text(more),
                 hex(self.layout.mem_end()),
-                self.request.machine.name
+                self.request.machine.name,
+                self.more_room()
             )),
+        }
+    }
+
+    /// The advice where addresses are too few, which holds for a machine by its name and for a `Machine`.
+    fn more_room(&self) -> &'static str {
+        let machine = &self.request.machine;
+        match (machine.phys_bits, machine.ram_limit() < machine.layout.phys_end()) {
+            (..MAX_PHYS_BITS, _) => "use a Machine with more phys_bits or a higher mem_end",
+            (_, true) => "no machine has more phys_bits: ask for less, or use a Machine with a higher mem_end",
+            (_, false) => "no machine has more addresses: ask for less",
+        }
+    }
+
+    /// RAM ends where the machine says, or behind what did not fit there; devices may lie above.
+    fn settle_mem_end(&mut self) {
+        let ends = self.regions.iter().map(|region| region.end()).chain(self.hotplug_window.map(|window| window.end()));
+        let reached = ends.max().unwrap_or_default().checked_next_multiple_of(HOTPLUG_ALIGN).unwrap_or(u64::MAX);
+        let end = reached.min(self.layout.mem_end()).max(self.request.machine.layout.mem_end());
+        self.layout = self.layout.clone().ending_at(end);
+    }
+
+    fn check_names(&mut self) {
+        let mut names = BTreeSet::new();
+        let twice = self.regions.iter().find(|region| !names.insert(&region.name));
+        if let Some(problem) = twice.map(|region| format!("two regions have the name of {region}: give each its own")) {
+            self.problem(problem);
         }
     }
 
@@ -347,6 +455,15 @@ fn node_of(region: &Region) -> Option<u32> {
     policy.nodes.first().copied()
 }
 
+/// The name of a part of a zone: its own, with a number from the second on, or that of the region.
+fn name_of(zone: &Zone, part: usize, index: usize) -> String {
+    match (&zone.name, part) {
+        (None, _) => format!("ram{index}"),
+        (Some(name), 0) => name.to_string(),
+        (Some(name), part) => format!("{name}-{part}"),
+    }
+}
+
 /// Capped: the regions of a plan with problems may overlap, and have more bytes than there are addresses.
 fn add(sum: &mut u64, value: u64) {
     *sum = sum.saturating_add(value);
@@ -356,71 +473,15 @@ fn total(request: &PlanRequest) -> Option<u64> {
     request.numa_regions.iter().try_fold(0u64, |sum, info| sum.checked_add(info.size))
 }
 
-/// The place of the next RAM, which only ever moves up.
-struct RamCursor {
-    at: u64,
-    page_size: u64,
-    min_split: u64,
-    mem_end: u64,
-    /// MMIO windows and reserved ranges, sorted and joined.
-    obstacles: Vec<Range>,
-}
-
-impl RamCursor {
-    fn new(plan: &SpacePlan) -> Self {
-        let mut windows: Vec<Range> = plan.layout.mmio_windows().to_vec();
-        windows.extend(&plan.request.machine.reserved);
-        windows.sort_unstable();
-        let page_size = plan.page_size();
-        let at = plan.layout.mem_start().checked_next_multiple_of(page_size).unwrap_or(u64::MAX);
-        let (min_split, mem_end) = (plan.request.machine.min_split, plan.layout.mem_end());
-        Self { at, page_size, min_split, mem_end, obstacles: joined(windows) }
-    }
-
-    /// Ranges for `size` bytes with the reason for each; `Err` with the bytes that do not fit.
-    fn take(&mut self, size: u64, found: &mut Vec<(Range, String)>) -> std::result::Result<(), u64> {
-        let mut left = size;
-        let mut split = None;
-        while left > 0 {
-            let obstacle = self.obstacles.iter().find(|obstacle| obstacle.end() > self.at).copied();
-            let room_end = obstacle.map_or(self.mem_end, |obstacle| obstacle.base().min(self.mem_end));
-            let room = Range::between(self.at, room_end);
-            if let Some(rest) = room.size().checked_sub(left) {
-                let reason = split.map_or_else(
-                    || format!("all of its {}", size_text(size)),
-                    |hole| format!("the rest of its {}, behind the hole {hole}", size_text(size)),
-                );
-                found.push((room.take(left), reason));
-                self.at = room.last(rest).base();
-                return Ok(());
-            }
-            let Some(hole) = obstacle.filter(|obstacle| obstacle.end() < self.mem_end) else { return Err(left) };
-            // Below a hole only whole pages can be used, and a rest too small to be worth a region is left out, as the original does.
-            let usable = room.take(room.size() & !self.page_size.wrapping_sub(1));
-            if !usable.is_empty() && usable.size() >= self.min_split {
-                found.push((usable, format!("as much of its {} as fits below the hole {hole}", size_text(size))));
-                left = left.abs_diff(usable.size());
-            }
-            self.at = hole.end().checked_next_multiple_of(self.page_size).unwrap_or(u64::MAX);
-            split = Some(hole);
-        }
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::reserved::{ReservedKind, ReservedRange};
 
     const MIB: u64 = 1 << 20;
 
     fn plan(machine: &str, sizes: &[u64]) -> SpacePlan {
-        let info = |size: &u64| NumaRegionInfo {
-            size: *size,
-            host_numa_node_id: None,
-            guest_numa_node_id: None,
-            vcpu_ids: vec![],
-        };
+        let info = |size: &u64| NumaRegionInfo { size: *size, ..NumaRegionInfo::default() };
         SpacePlan::of(PlanRequest {
             machine: Machine::named(machine, None, None).unwrap(),
             numa_regions: sizes.iter().map(info).collect(),
@@ -430,6 +491,7 @@ mod tests {
             firmware: false,
             dax_window: None,
             hotplug: None,
+            amd_1tb_relocation: false,
             options: BackingOptions::default(),
         })
     }
@@ -483,11 +545,12 @@ mod tests {
     }
 
     #[test]
-    fn a_dax_window_keeps_clear_of_reserved_ranges_that_overlap() {
+    fn a_dax_window_keeps_clear_of_reserved_ranges() {
         let request = plan("q35", &[64 * MIB]).request;
         let end = request.machine.layout.mem_end();
-        let reserved = vec![Range::at(end, 8 * MIB), Range::at(end + 2 * MIB, 2 * MIB)];
-        let machine = Machine { reserved, ..request.machine };
+        let reserved = [Range::at(end, 2 * MIB), Range::at(end + 2 * MIB, 6 * MIB)];
+        let reserved = reserved.map(|range| ReservedRange { range, kind: ReservedKind::Persistent });
+        let machine = request.machine.with_reserved(reserved.to_vec()).unwrap();
         let plan = SpacePlan::of(PlanRequest { machine, dax_window: Some(DAX_ALIGN), ..request });
         assert_eq!(plan.problems, Vec::<String>::new());
         assert_eq!(plan.regions.last().unwrap().range, Range::at(end + 8 * MIB, DAX_ALIGN));

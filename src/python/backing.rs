@@ -116,7 +116,7 @@ impl PyNumaPolicy {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PyBackingOptions(pub(super) BackingOptions);
 
-fn policy(object: &Bound<'_, PyAny>) -> PyResult<NumaPolicy> {
+pub(super) fn policy(object: &Bound<'_, PyAny>) -> PyResult<NumaPolicy> {
     if object.is_instance_of::<PyString>() {
         return Ok(PyNumaPolicy::new(&convert::text(object)?, None, false)?.0);
     }

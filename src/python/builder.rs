@@ -1,100 +1,21 @@
-//! `AddressSpaceBuilder` and its arguments: `NumaRegionInfo`, `Hotplug`.
+//! `AddressSpaceBuilder` and `Hotplug`.
 
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString, PyTuple};
 
 use super::backing::PyBackingOptions;
-use super::calls::python_call;
 use super::convert::{self, Size, U32};
 use super::enum_members;
 use super::keywords;
 use super::machine::PyMachine;
+use super::numa_region_info::PyNumaRegionInfo;
 use crate::model::format;
 use crate::model::invalid::Invalid;
 use crate::model::machine::{Arch, Machine};
 use crate::model::numa::NumaRegionInfo;
 use crate::model::plan::{Hotplug, PlanRequest};
 use crate::model::source::SourceType;
-
-/// Memory that a machine should have: how much, for which guest node, from which host node.
-///
-/// `size` is in bytes, or text such as `"2GiB"`; ints below 1 MiB are refused, for the original counts MiB. Without a guest node it
-/// belongs to node 0. Raises `InvalidAddressRange`.
-///
-/// >>> from dbs_address_space import NumaRegionInfo
-/// >>> NumaRegionInfo("2GiB", host_numa_node_id=0, guest_numa_node_id=1, vcpu_ids=[2, 3])
-/// NumaRegionInfo('2 GiB', host_numa_node_id=0, guest_numa_node_id=1, vcpu_ids=(2, 3))
-#[pyclass(frozen, eq, hash, weakref, name = "NumaRegionInfo", module = "dbs_address_space")]
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct PyNumaRegionInfo(pub(super) NumaRegionInfo);
-
-#[pymethods]
-impl PyNumaRegionInfo {
-    #[classattr]
-    fn __match_args__() -> (&'static str, &'static str, &'static str, &'static str) {
-        ("size", "host_numa_node_id", "guest_numa_node_id", "vcpu_ids")
-    }
-
-    #[new]
-    #[pyo3(signature = (size, host_numa_node_id=None, guest_numa_node_id=None, vcpu_ids=None), text_signature = "(size, host_numa_node_id=None, guest_numa_node_id=None, vcpu_ids=())")]
-    fn new(
-        size: Size,
-        host_numa_node_id: Option<U32>,
-        guest_numa_node_id: Option<U32>,
-        vcpu_ids: Option<&Bound<'_, PyAny>>,
-    ) -> PyResult<Self> {
-        let info = NumaRegionInfo {
-            size: size.0,
-            host_numa_node_id: host_numa_node_id.map(|node| node.0),
-            guest_numa_node_id: guest_numa_node_id.map(|node| node.0),
-            vcpu_ids: super::numa::ids(vcpu_ids)?,
-        };
-        info.check()?;
-        Ok(Self(info))
-    }
-
-    /// The number of bytes.
-    #[getter]
-    fn size(&self) -> u64 {
-        self.0.size
-    }
-
-    /// The host's NUMA node, or `None` for any.
-    #[getter]
-    fn host_numa_node_id(&self) -> Option<u32> {
-        self.0.host_numa_node_id
-    }
-
-    /// The guest's NUMA node, or `None` for 0.
-    #[getter]
-    fn guest_numa_node_id(&self) -> Option<u32> {
-        self.0.guest_numa_node_id
-    }
-
-    /// The vCPUs of the guest's node.
-    #[getter]
-    fn vcpu_ids<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
-        PyTuple::new(py, &self.0.vcpu_ids)
-    }
-
-    fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
-        let _guard = python_call();
-        let node = |node: Option<u32>| node.map_or_else(|| "None".into(), |node| node.to_string());
-        Ok(format!(
-            "NumaRegionInfo('{}', host_numa_node_id={}, guest_numa_node_id={}, vcpu_ids={})",
-            format::size(self.0.size),
-            node(self.0.host_numa_node_id),
-            node(self.0.guest_numa_node_id),
-            self.vcpu_ids(py)?.repr()?
-        ))
-    }
-
-    #[allow(clippy::type_complexity, reason = "what pickle asks for")]
-    fn __getnewargs__<'py>(&self, py: Python<'py>) -> PyResult<(u64, Option<u32>, Option<u32>, Bound<'py, PyTuple>)> {
-        Ok((self.0.size, self.0.host_numa_node_id, self.0.guest_numa_node_id, self.vcpu_ids(py)?))
-    }
-}
 
 /// A window for memory that is plugged in later: `max_memory` in all, the memory at the start included, in up to `slots` DIMMs.
 ///
@@ -139,10 +60,11 @@ impl PyHotplug {
 /// Makes an address space for a machine: first a plan that can be looked at, then the memory.
 ///
 /// `machine` is a name of `Machine.named` or a `Machine`; `arch` and `phys_bits` are for a name only, and its own where not given.
-/// `numa_regions` are `NumaRegionInfo`s (or sizes) in the order of their addresses. `mem_type` is one of the memory sources; for
+/// `numa_regions` are `NumaRegionInfo`s (or sizes) in the order of their addresses, with choices of their own. `mem_type` is one of the memory sources; for
 /// `"hugetlbfs"` each region gets a file, `mem_file_path` with its number. With `mem_prealloc` every page is there from the
 /// beginning. `firmware` adds the machine's firmware region, `dax_window` a window of that size, `hotplug` room for more memory
-/// (`Hotplug`). `backing` are the `BackingOptions` of all RAM.
+/// (`Hotplug`). With `amd_1tb_relocation`, QEMU's option for vCPUs of AMD, the HyperTransport range below 1 TiB is reserved where addresses
+/// reach it, and RAM above 4 GiB begins at 1 TiB where it or the PCI devices behind it would reach that range. `backing` are the `BackingOptions` of all RAM.
 ///
 /// Nothing is looked up on the host before `build()` or `plan().check_host()`. Raises `InvalidArgument` for a value that no plan can
 /// have; everything else that is wrong is in the plan's `problems`.
@@ -175,7 +97,7 @@ fn numa_regions(given: &Bound<'_, PyAny>) -> PyResult<Vec<NumaRegionInfo>> {
     }
     convert::items(given, |item| match item.cast::<PyNumaRegionInfo>() {
         Ok(info) => Ok(info.get().0.clone()),
-        Err(_) => Ok(PyNumaRegionInfo::new(item.extract()?, None, None, None)?.0),
+        Err(_) => PyNumaRegionInfo::of_size(item.extract()?),
     })
 }
 
@@ -183,8 +105,8 @@ fn numa_regions(given: &Bound<'_, PyAny>) -> PyResult<Vec<NumaRegionInfo>> {
 impl PyBuilder {
     #[new]
     #[pyo3(signature = (machine=None, *, arch=None, numa_regions=None, mem_type=None, mem_file_path=None, mem_prealloc=false, phys_bits=None, firmware=false,
-        dax_window=None, hotplug=None, backing=None, **others),
-        text_signature = "(machine='dragonball', *, arch=None, numa_regions, mem_type='shmem', mem_file_path='', mem_prealloc=False, phys_bits=None, firmware=False, dax_window=None, hotplug=None, backing=None)")]
+        dax_window=None, hotplug=None, amd_1tb_relocation=false, backing=None, **others),
+        text_signature = "(machine='dragonball', *, arch=None, numa_regions, mem_type='shmem', mem_file_path='', mem_prealloc=False, phys_bits=None, firmware=False, dax_window=None, hotplug=None, amd_1tb_relocation=False, backing=None)")]
     #[allow(clippy::too_many_arguments, reason = "the keywords that users were promised")]
     fn new(
         machine: Option<&Bound<'_, PyAny>>,
@@ -197,6 +119,7 @@ impl PyBuilder {
         firmware: bool,
         dax_window: Option<Size>,
         hotplug: Option<&Bound<'_, PyHotplug>>,
+        amd_1tb_relocation: bool,
         backing: Option<&Bound<'_, PyBackingOptions>>,
         others: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<Self> {
@@ -212,6 +135,7 @@ impl PyBuilder {
             firmware,
             dax_window: dax_window.map(|size| size.0),
             hotplug: hotplug.map(|hotplug| hotplug.get().0),
+            amd_1tb_relocation,
             options: backing.map(|options| options.get().0.clone()).unwrap_or_default(),
         }))
     }
@@ -233,6 +157,7 @@ impl PyBuilder {
         keywords.set_item("firmware", request.firmware)?;
         keywords.set_item("dax_window", request.dax_window)?;
         keywords.set_item("hotplug", request.hotplug.map(PyHotplug))?;
+        keywords.set_item("amd_1tb_relocation", request.amd_1tb_relocation)?;
         keywords.set_item("backing", PyBackingOptions(request.options.clone()))?;
         Ok(((PyMachine(request.machine.clone()),), keywords))
     }

@@ -1,5 +1,6 @@
 //! `AddressSpaceLayout` and `usable_end()`.
 
+use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
@@ -9,6 +10,7 @@ use crate::model::error::{Errno, Error};
 use crate::model::format::hex;
 use crate::model::layout::Layout;
 use crate::model::range::Range;
+use crate::model::reserved::{ReservedKind, ReservedRange};
 use crate::sys::errno::EIO;
 use crate::sys::host::Host;
 
@@ -29,8 +31,11 @@ pub fn usable_end() -> PyResult<u64> {
 /// The bounds of each type of region: RAM in `[mem_start, mem_end)` outside the MMIO windows, devices and DAX windows in
 /// `[mem_end, phys_end)` or in an MMIO window, firmware anywhere below `phys_end`.
 ///
-/// All ends are exclusive, `mem_start <= mem_end <= phys_end`; windows are `(base, size)`, disjoint, below `phys_end`. Raises
-/// `InvalidAddressRange`.
+/// All ends are exclusive, `mem_start <= mem_end <= phys_end`; windows are `(base, size)`, disjoint, below `phys_end`. `reserved` ranges,
+/// `(base, size)` or `(base, size, kind)`, are kept for ever: nothing is placed there, and the guest is told of them. Their kind is
+/// `"reserved"`, `"acpi"`, `"nvs"`, `"persistent"` or `"soft-reserved"`, the types 2, 3, 4, 7 and 0xefffffff of E820. RAM may be inserted
+/// wholly into one of the other four kinds, a DAX window into a persistent one, a device into one that lies in an MMIO window, firmware
+/// into any. Raises `InvalidAddressRange`, and `InvalidArgument` for another kind.
 ///
 /// >>> from dbs_address_space import AddressSpaceLayout
 /// >>> AddressSpaceLayout(1 << 46, 0, 1 << 45, mmio_windows=[(0xc000_0000, "1GiB")])
@@ -50,6 +55,34 @@ pub(super) fn windows(given: Option<&Bound<'_, PyAny>>) -> PyResult<Vec<Range>> 
     given.map_or_else(|| Ok(Vec::new()), |given| convert::items(given, |item| window(&item)))
 }
 
+/// Reserved ranges, each with its kind, or without one for `"reserved"`.
+pub(super) fn reserved(given: Option<&Bound<'_, PyAny>>) -> PyResult<Vec<ReservedRange>> {
+    let reserved = |item: Bound<'_, PyAny>| match item.cast::<PyTuple>().map(|tuple| tuple.len()) {
+        Ok(2) => Ok(ReservedRange { range: window(&item)?, kind: ReservedKind::Reserved }),
+        Ok(3) => {
+            let (base, size, kind): (Address, Size, Bound<'_, PyAny>) = item.extract()?;
+            Ok(ReservedRange { range: convert::range(base, size)?, kind: ReservedKind::parse(&convert::text(&kind)?)? })
+        }
+        _ => Err(PyTypeError::new_err("a reserved range must be a tuple: (base, size) or (base, size, kind)")),
+    };
+    given.map_or_else(|| Ok(Vec::new()), |given| convert::items(given, reserved))
+}
+
+/// Triples as `reserved` takes them.
+pub(super) fn reserved_of(layout: &Layout) -> Vec<(u64, u64, &'static str)> {
+    let triple = |reserved: &ReservedRange| (reserved.range.base(), reserved.range.size(), reserved.kind.name());
+    layout.reserved().iter().map(triple).collect()
+}
+
+/// Tuples as a keyword of a `repr`; nothing where there are none.
+fn keyword(name: &str, tuples: &[String]) -> String {
+    match tuples {
+        [] => String::new(),
+        [one] => format!(", {name}=({one},)"),
+        more => format!(", {name}=({})", more.join(", ")),
+    }
+}
+
 #[pymethods]
 impl PyLayout {
     #[classattr]
@@ -58,14 +91,17 @@ impl PyLayout {
     }
 
     #[new]
-    #[pyo3(signature = (phys_end, mem_start, mem_end, *, mmio_windows=None), text_signature = "(phys_end, mem_start, mem_end, *, mmio_windows=())")]
+    #[pyo3(signature = (phys_end, mem_start, mem_end, *, mmio_windows=None, reserved=None),
+        text_signature = "(phys_end, mem_start, mem_end, *, mmio_windows=(), reserved=())")]
     fn new(
         phys_end: Address,
         mem_start: Address,
         mem_end: Address,
         mmio_windows: Option<&Bound<'_, PyAny>>,
+        reserved: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
-        Ok(Self(Layout::new(phys_end.0, mem_start.0, mem_end.0, windows(mmio_windows)?)?))
+        let layout = Layout::new(phys_end.0, mem_start.0, mem_end.0, windows(mmio_windows)?)?;
+        Ok(Self(layout.with_reserved(self::reserved(reserved)?)?))
     }
 
     /// The exclusive end of the guest physical address space.
@@ -90,6 +126,12 @@ impl PyLayout {
     #[getter]
     fn mmio_windows<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
         convert::py_ranges(py, self.0.mmio_windows().to_vec())
+    }
+
+    /// The ranges that are kept for ever: a sorted tuple of `(base, size, kind)`.
+    #[getter]
+    pub(super) fn reserved<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        PyTuple::new(py, reserved_of(&self.0))
     }
 
     /// The host's memory size less one, as `usable_end()`; no part of equality or pickles.
@@ -118,13 +160,13 @@ impl PyLayout {
     fn __repr__(&self) -> String {
         let windows: Vec<String> =
             self.0.mmio_windows().iter().map(|w| format!("({}, {})", hex(w.base()), hex(w.size()))).collect();
-        let windows = match windows.as_slice() {
-            [] => String::new(),
-            [one] => format!(", mmio_windows=({one},)"),
-            more => format!(", mmio_windows=({})", more.join(", ")),
-        };
+        let reserved: Vec<String> = reserved_of(&self.0)
+            .into_iter()
+            .map(|(base, size, kind)| format!("({}, {}, '{kind}')", hex(base), hex(size)))
+            .collect();
+        let (windows, reserved) = (keyword("mmio_windows", &windows), keyword("reserved", &reserved));
         let (phys, start, end) = (hex(self.phys_end()), hex(self.mem_start()), hex(self.mem_end()));
-        format!("AddressSpaceLayout(phys_end={phys}, mem_start={start}, mem_end={end}{windows})")
+        format!("AddressSpaceLayout(phys_end={phys}, mem_start={start}, mem_end={end}{windows}{reserved})")
     }
 
     fn __copy__(slf: Py<Self>) -> Py<Self> {
@@ -140,6 +182,7 @@ impl PyLayout {
         let windows: Vec<(u64, u64)> =
             self.0.mmio_windows().iter().map(|window| (window.base(), window.size())).collect();
         keywords.set_item("mmio_windows", windows)?;
+        keywords.set_item("reserved", self.reserved(py)?)?;
         Ok(((self.phys_end(), self.mem_start(), self.mem_end()), keywords))
     }
 }

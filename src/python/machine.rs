@@ -5,7 +5,7 @@ use pyo3::types::{PyDict, PyTuple};
 
 use super::convert::{self, Address, Size, U32};
 use super::keywords;
-use super::layout::{PyLayout, window, windows};
+use super::layout::{self, PyLayout, window, windows};
 use crate::model::format::hex;
 use crate::model::invalid::Invalid;
 use crate::model::machine::{Arch, Machine};
@@ -13,10 +13,11 @@ use crate::model::range::Range;
 
 /// The address map of a kind of machine: where its RAM may lie, and the holes round which RAM is split.
 ///
-/// `mem_start`, `mem_end` (exclusive) and `phys_bits` bound RAM and everything; `mmio_windows` and `reserved` are `(base, size)`
-/// and hold no RAM, and nothing is placed in a reserved range. Below a hole less than `min_split` is left unused. RAM that does not
-/// all fit below the first window ends at `split_end`, where the window then begins, as in QEMU's `pc` and `q35`. `firmware` is
-/// `(base, size)`. Raises `InvalidAddressRange`, and `InvalidArgument` for a bad name.
+/// `mem_start`, `mem_end` (exclusive) and `phys_bits` bound RAM and everything; `mmio_windows` are `(base, size)` and hold
+/// no RAM; `reserved` ranges, `(base, size)` or `(base, size, kind)`, are kept for ever, as in an `AddressSpaceLayout`. Below a hole less than `min_split` is left unused. RAM that does not
+/// all fit below the first window ends at `split_end`, where the window then begins, as in QEMU's `pc` and `q35`. With
+/// `pci_hole64_size`, the bytes that 64-bit PCI devices need, RAM that does not fit below `mem_end` may end so many bytes below the
+/// end of all addresses, QEMU's rule. `firmware` is `(base, size)`, `arch` the architecture of hosts that can run it. Raises `InvalidAddressRange`, and `InvalidArgument` for a bad name.
 ///
 /// >>> from dbs_address_space import Machine
 /// >>> machine = Machine("mine", mem_start=0, mem_end=1 << 39, phys_bits=40, mmio_windows=[(0xe000_0000, "512MiB")])
@@ -35,9 +36,11 @@ impl PyMachine {
         keywords.set_item("mem_end", layout.mem_end())?;
         keywords.set_item("phys_bits", machine.phys_bits)?;
         keywords.set_item("mmio_windows", pairs(layout.mmio_windows()))?;
-        keywords.set_item("reserved", pairs(&machine.reserved))?;
+        keywords.set_item("reserved", layout::reserved_of(layout))?;
         keywords.set_item("min_split", machine.min_split)?;
         keywords.set_item("split_end", machine.split_end)?;
+        keywords.set_item("pci_hole64_size", machine.pci_hole64_size)?;
+        keywords.set_item("arch", machine.arch.map(Arch::name))?;
         keywords.set_item("firmware", machine.firmware.map(|range| (range.base(), range.size())))?;
         keywords.set_item("max_vcpus", machine.max_vcpus)?;
         Ok(keywords)
@@ -47,8 +50,8 @@ impl PyMachine {
 #[pymethods]
 impl PyMachine {
     #[new]
-    #[pyo3(signature = (name, *, mem_start, mem_end, phys_bits, mmio_windows=None, reserved=None, min_split=Size(128 << 20), split_end=None, firmware=None, max_vcpus=U32(255), **others),
-        text_signature = "(name, *, mem_start, mem_end, phys_bits, mmio_windows=(), reserved=(), min_split='128MiB', split_end=None, firmware=None, max_vcpus=255)")]
+    #[pyo3(signature = (name, *, mem_start, mem_end, phys_bits, mmio_windows=None, reserved=None, min_split=Size(128 << 20), split_end=None, firmware=None, max_vcpus=U32(255), pci_hole64_size=None, arch=None, **others),
+        text_signature = "(name, *, mem_start, mem_end, phys_bits, mmio_windows=(), reserved=(), min_split='128MiB', split_end=None, firmware=None, max_vcpus=255, pci_hole64_size=None, arch=None)")]
     #[allow(clippy::too_many_arguments, reason = "the keywords that users were promised")]
     fn new(
         name: &str,
@@ -61,6 +64,8 @@ impl PyMachine {
         split_end: Option<Address>,
         firmware: Option<&Bound<'_, PyAny>>,
         max_vcpus: U32,
+        pci_hole64_size: Option<Size>,
+        arch: Option<&str>,
         others: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<Self> {
         keywords::refuse::<Self>(others)?;
@@ -70,13 +75,15 @@ impl PyMachine {
             return Err(Invalid::at(message, Some(mem_start.0), None).into());
         }
         let ram = Range::between(mem_start.0, mem_end.0);
-        let machine = Machine::new(name, phys_bits.0, ram, windows(mmio_windows)?)?;
+        let machine =
+            Machine::new(name, phys_bits.0, ram, windows(mmio_windows)?)?.with_reserved(layout::reserved(reserved)?)?;
         let machine = Machine {
-            reserved: windows(reserved)?,
+            arch: arch.map(Arch::parse).transpose()?,
             min_split: min_split.0,
             split_end: split_end.map(|end| end.0),
             firmware: firmware.map(window).transpose()?,
             max_vcpus: max_vcpus.0,
+            pci_hole64_size: pci_hole64_size.map(|size| size.0),
             ..machine
         };
         Ok(Self(machine.checked()?))
@@ -109,16 +116,22 @@ impl PyMachine {
         PyLayout(self.0.layout.clone())
     }
 
+    /// `"x86_64"`, `"aarch64"`, or `None` for a machine of your own that runs on any host.
+    #[getter]
+    fn arch(&self) -> Option<&'static str> {
+        self.0.arch.map(Arch::name)
+    }
+
     /// Bits of a guest physical address.
     #[getter]
     fn phys_bits(&self) -> u32 {
         self.0.phys_bits
     }
 
-    /// The ranges in which nothing is placed: a sorted tuple of `AddressRange`.
+    /// The ranges that are kept for ever: a sorted tuple of `(base, size, kind)`.
     #[getter]
     fn reserved<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
-        convert::py_ranges(py, self.0.reserved.clone())
+        self.layout().reserved(py)
     }
 
     /// Below a hole, less than these bytes are left unused.
@@ -131,6 +144,12 @@ impl PyMachine {
     #[getter]
     fn split_end(&self) -> Option<u64> {
         self.0.split_end
+    }
+
+    /// The bytes behind all RAM that 64-bit PCI devices need, or `None` where `mem_end` is fixed.
+    #[getter]
+    fn pci_hole64_size(&self) -> Option<u64> {
+        self.0.pci_hole64_size
     }
 
     /// The addresses of firmware, an `AddressRange`, or `None`.

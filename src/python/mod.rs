@@ -37,6 +37,7 @@ pub mod machine;
 pub mod mapping;
 pub mod memory;
 pub mod numa;
+pub mod numa_region_info;
 pub mod pin;
 pub mod plan;
 pub mod prealloc;

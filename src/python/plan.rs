@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString, PyTuple};
 
-use super::builder::PyBuilder;
+use super::builder::{PyBuilder, PyHotplug};
 use super::calls::{self, python_call};
 use super::convert;
 use super::interrupt::detached;
@@ -18,6 +18,7 @@ use super::space::PySpace;
 use crate::memory::host;
 use crate::model::format;
 use crate::model::plan::SpacePlan;
+use crate::model::plan_text;
 use crate::sys::host::Host;
 
 /// The place of everything in a machine's memory, before any of it is there. A value: it compares, hashes, pickles and travels as JSON.
@@ -76,6 +77,12 @@ impl PyPlan {
         self.plan.hotplug_window.map(|range| convert::py_range(py, (range.base(), range.size()))).transpose()
     }
 
+    /// The `Hotplug` that was asked for, or `None`.
+    #[getter]
+    fn hotplug(&self) -> Option<PyHotplug> {
+        self.plan.request.hotplug.map(PyHotplug)
+    }
+
     /// All problems, one text for each; a plan with problems can be looked at, not built.
     #[getter]
     fn problems<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
@@ -104,10 +111,11 @@ impl PyPlan {
         PyBuilder(self.plan.request.clone())
     }
 
-    /// The reasons why this host, as it is now, can't build the plan: a tuple of texts, empty when it can.
+    /// The reasons why this host, as it is now, can't build the plan or run it: a tuple of texts, empty when it can. Takes nothing.
     ///
-    /// Looks at NUMA nodes, huge page pools, free memory and limits; takes nothing. `sysfs` and `procfs` may name a copy of another
-    /// host's.
+    /// Looks at the nodes that the plan names, at memory and huge pages, of each node that it binds to too, at overcommitment, limits of
+    /// the process and its cgroups, the host's architecture and physical addresses, and KVM's slots. `sysfs` and `procfs` may name
+    /// copies of another host's; `docs/machines.md` lists the files. What a file does not tell does not count.
     ///
     /// >>> from dbs_address_space import AddressSpaceBuilder
     /// >>> AddressSpaceBuilder(numa_regions=["64MiB"]).plan().check_host()
@@ -138,7 +146,9 @@ impl PyPlan {
         Py::new(py, PySpace::of(py, space)?)
     }
 
-    /// The plan as JSON text: the builder's arguments, and for readers the regions.
+    /// The plan as JSON text, all of it keyed: the builder's arguments, and for readers everything that `print` shows. Numbers are bytes.
+    ///
+    /// Its keys are `format`, `version`, `builder`, `layout`, `numa_nodes`, `regions`, `hotplug_window`, `cost` and `problems`.
     ///
     /// >>> from dbs_address_space import AddressSpaceBuilder, AddressSpacePlan
     /// >>> plan = AddressSpaceBuilder(numa_regions=["4GiB"]).plan()
@@ -147,6 +157,19 @@ impl PyPlan {
     fn to_json<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
         let _guard = python_call();
         slf.py().import("dbs_address_space.formats.plan")?.call_method1("to_json", (slf,))
+    }
+
+    /// Whatever differs in another plan: a dict of `(here, there)` by the path in the JSON of both, empty for equal plans.
+    ///
+    /// Regions are known by their names, and `None` stands for what a plan does not have.
+    ///
+    /// >>> from dbs_address_space import AddressSpaceBuilder
+    /// >>> small, large = (AddressSpaceBuilder(numa_regions=[size]).plan() for size in ("1GiB", "2GiB"))
+    /// >>> small.diff(large)["regions.ram0.size"]
+    /// (1073741824, 2147483648)
+    fn diff<'py>(slf: &Bound<'py, Self>, other: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        let _guard = python_call();
+        slf.py().import("dbs_address_space.formats.plan")?.call_method1("diff", (slf, other))
     }
 
     /// The plan of a JSON text that `to_json()` made.
@@ -180,16 +203,7 @@ impl PyPlan {
     }
 
     fn __str__(&self) -> String {
-        let lines = self.plan.regions.iter().zip(&self.plan.reasons);
-        let mut lines: Vec<String> =
-            lines.map(|(region, reason)| format!("{region} {}: {reason}", format::size(region.size()))).collect();
-        lines
-            .extend(self.plan.hotplug_window.map(|window| format!("hotplug {window} {}", format::size(window.size()))));
-        lines.extend(
-            self.plan.cost.pages.iter().map(|(size, count)| format!("{count} pages of {}", format::size(*size))),
-        );
-        lines.extend(self.plan.problems.iter().map(|problem| format!("problem: {problem}")));
-        lines.join("\n")
+        plan_text::lines(&self.plan).join("\n")
     }
 
     fn __reduce__<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyAny>, (PyBuilder,))> {

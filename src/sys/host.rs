@@ -1,6 +1,7 @@
 //! Facts of a host: page sizes, huge page pools, memory, limits and NUMA nodes, read from its `/proc` and `/sys`.
 
 use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use super::once::Once;
@@ -36,9 +37,31 @@ impl Host {
     /// The end of the physical addresses that the processors have; `None` where `cpuinfo` does not tell.
     #[must_use]
     pub fn physical_end(&self) -> Option<u64> {
-        let cpuinfo = fs::read_to_string(self.procfs.join("cpuinfo")).ok()?;
+        let cpuinfo = self.cpuinfo()?;
         let sizes = cpuinfo.lines().find_map(|line| line.strip_prefix("address sizes")?.split_once(": "))?.1;
         1u64.checked_shl(sizes.split_once(" bits physical")?.0.parse().ok()?)
+    }
+
+    /// The end of the addresses that a guest of KVM has: the processors', and on x86_64 those of tables with four levels without `la57`.
+    #[must_use]
+    pub fn guest_physical_end(&self) -> Option<u64> {
+        const FOUR_LEVELS: u64 = 1 << 48;
+        let cpuinfo = self.cpuinfo().unwrap_or_default();
+        let flags = cpuinfo.lines().find(|line| line.starts_with("flags")).unwrap_or_default();
+        let has_five = flags.split_whitespace().any(|flag| flag == "la57");
+        self.physical_end().map(|end| if has_five { end } else { end.min(FOUR_LEVELS) })
+    }
+
+    /// `x86_64` or `aarch64`, by the name that the kernel gives, or before Linux 6.1 by what `cpuinfo` tells.
+    #[must_use]
+    pub fn architecture(&self) -> Option<String> {
+        if let Ok(name) = fs::read_to_string(self.procfs.join("sys/kernel/arch")) {
+            return Some(name.trim().to_owned());
+        }
+        let cpuinfo = self.cpuinfo()?;
+        let tells = |label: &str| cpuinfo.lines().any(|line| line.starts_with(label));
+        let known = [("vendor_id", "x86_64"), ("CPU implementer", "aarch64")];
+        known.into_iter().find(|(label, _)| tells(label)).map(|(_, name)| name.to_owned())
     }
 
     /// The default huge page size in bytes; `None` where the kernel has no huge pages.
@@ -91,6 +114,18 @@ impl Host {
         self.meminfo("MemAvailable:")
     }
 
+    /// Bytes of swap space.
+    #[must_use]
+    pub fn total_swap(&self) -> u64 {
+        self.meminfo("SwapTotal:").unwrap_or_default()
+    }
+
+    /// Bytes that the kernel still promises under strict overcommit.
+    #[must_use]
+    pub fn commit_left(&self) -> Option<u64> {
+        Some(self.meminfo("CommitLimit:")?.saturating_sub(self.meminfo("Committed_AS:")?))
+    }
+
     /// Whether the kernel promises no more memory than it has (`vm.overcommit_memory=2`), so that a touch may fail; `None` where that
     /// can't be read.
     #[must_use]
@@ -126,19 +161,50 @@ impl Host {
         if capabilities & (1 << CAP_IPC_LOCK) == 0 { self.limit("Max locked memory") } else { None }
     }
 
-    /// Bytes that this process's cgroups, v2, still allow; `None` without a limit.
+    /// How many bytes this process may map (`RLIMIT_AS`); `None` without a limit.
     #[must_use]
-    pub fn cgroup_memory_left(&self) -> Option<u64> {
-        let path = line(&self.procfs.join("self/cgroup"), "0::")?;
-        let root = self.sysfs.join("fs/cgroup");
-        let left = |group: &Path| {
-            let (most, used) = (number(&group.join("memory.max"))?, number(&group.join("memory.current"))?);
-            // A group may be above a limit that was lowered: nothing is left then.
-            Some(most.saturating_sub(used))
-        };
-        let group = root.join(path.trim_start_matches('/'));
-        // The limits of the groups above count as well.
-        group.ancestors().take_while(|group| group.starts_with(&root)).filter_map(left).min()
+    pub fn max_address_space(&self) -> Option<u64> {
+        self.limit("Max address space")
+    }
+
+    /// How many bytes this process has mapped.
+    #[must_use]
+    pub fn address_space_used(&self) -> u64 {
+        line(&self.procfs.join("self/status"), "VmSize:").and_then(|text| kilobytes(&text)).unwrap_or_default()
+    }
+
+    /// How many mappings this process has.
+    #[must_use]
+    pub fn mappings(&self) -> usize {
+        fs::read_to_string(self.procfs.join("self/maps")).map_or(0, |text| text.lines().count())
+    }
+
+    /// How many memory slots a machine of KVM has; `None` where there is no KVM, and for the copy of another host.
+    #[must_use]
+    pub fn max_memory_slots(&self) -> Option<u64> {
+        (self.procfs == Self::default().procfs).then(super::kvm::max_memory_slots)?
+    }
+
+    /// Bytes of a node's memory that can be had without swapping: free, or of the page cache.
+    #[must_use]
+    pub fn available_node_memory(&self, node: u32) -> Option<u64> {
+        let text = self.node_list(&format!("node{node}/meminfo"))?;
+        let bytes = |label: &str| text.lines().find_map(|line| kilobytes(line.split_once(label)?.1));
+        let cache = ["Active(file):", "Inactive(file):", "SReclaimable:"].into_iter().filter_map(bytes);
+        Some(cache.fold(bytes("MemFree:")?, u64::saturating_add))
+    }
+
+    /// The file whose number is how many huge pages of a size a node has.
+    #[must_use]
+    pub fn node_huge_page_pool(&self, node: u32, page_size: u64) -> PathBuf {
+        let name = format!("node{node}/hugepages/hugepages-{}kB/nr_hugepages", page_size / 1024);
+        self.sysfs.join(NODES).join(name)
+    }
+
+    /// The huge pages of a size that are free on a node; `None` where it does not tell.
+    #[must_use]
+    pub fn free_huge_pages_on(&self, node: u32, page_size: u64) -> Option<u64> {
+        number(&self.node_huge_page_pool(node, page_size).with_file_name("free_hugepages"))
     }
 
     /// A list of NUMA nodes, such as `online` or `has_memory`, as the kernel writes it.
@@ -153,6 +219,13 @@ impl Host {
         self.node_list(&format!("node{node}/cpulist"))
     }
 
+    /// The beginning of `cpuinfo`, with the first processor: the kernel takes long to tell of hundreds.
+    fn cpuinfo(&self) -> Option<String> {
+        let mut begin = Vec::new();
+        fs::File::open(self.procfs.join("cpuinfo")).ok()?.take(FIRST_PROCESSOR).read_to_end(&mut begin).ok()?;
+        Some(String::from_utf8_lossy(&begin).into_owned())
+    }
+
     fn meminfo(&self, label: &str) -> Option<u64> {
         kilobytes(&line(&self.procfs.join("meminfo"), label)?)
     }
@@ -164,16 +237,18 @@ impl Host {
     }
 }
 
+/// Bytes that hold what `cpuinfo` tells of one processor.
+const FIRST_PROCESSOR: u64 = 8192;
 const POOLS: &str = "kernel/mm/hugepages";
 const NODES: &str = "devices/system/node";
 
 /// The first word of a file, where it is a number.
-fn number(path: &Path) -> Option<u64> {
+pub(super) fn number(path: &Path) -> Option<u64> {
     fs::read_to_string(path).ok()?.split_whitespace().next()?.parse().ok()
 }
 
 /// The rest of the first line of a file that begins with a label.
-fn line(path: &Path, label: &str) -> Option<String> {
+pub(super) fn line(path: &Path, label: &str) -> Option<String> {
     let text = fs::read_to_string(path).ok()?;
     text.lines().find_map(|line| line.strip_prefix(label)).map(|rest| rest.trim().to_owned())
 }

@@ -2,6 +2,7 @@
 
 #![allow(unsafe_code, reason = "this room is where system calls are made")]
 
+mod cgroup;
 pub mod copy;
 pub mod errno;
 pub mod event;

@@ -30,7 +30,7 @@ SOURCE = Path(package.__file__).parent
 UNCALLED = {"AddressSpace.attach_unicorn", "AddressSpace.attach_drgn", "KvmSlots", "VhostUserClient"}
 """Callables that want another program, and are tested where that is."""
 
-NEEDED = {"AddressSpaceRegion.from_file.file"}
+NEEDED = {"AddressSpaceRegion.from_file.file", "DimmSlots.__init__.size", "DimmSlots.__init__.slots"}
 """Arguments that may be left out by the signature alone."""
 
 

@@ -125,6 +125,17 @@ def qemu(machine: str, *arguments: str, program: str = "qemu-system-x86_64") -> 
                 process.kill()
 
 
+def refusal(machine: str, *arguments: str, program: str = "qemu-system-x86_64") -> str:
+    """The refusal of a machine by QEMU; "" for one that it makes."""
+    require(shutil.which(program), f"{program} is not installed")
+    command = [program, "-S", "-display", "none", "-nodefaults", "-accel", "tcg", "-machine", machine, *arguments]
+    asked = '{"execute": "qmp_capabilities"} {"execute": "quit"}'
+    command += ["-qmp", "stdio"]
+    done = subprocess.run(command, check=False, input=asked, capture_output=True, text=True, timeout=60)
+    assert bool(done.returncode) == bool(done.stderr), done
+    return done.stderr
+
+
 def listener(path: Path) -> socket.socket:
     made = socket.socket(socket.AF_UNIX)
     made.bind(str(path))

@@ -11,6 +11,7 @@ import pytest
 from dbs_address_space import (
     AddressSpace,
     AddressSpaceBuilder,
+    AddressSpaceLayout,
     AddressSpaceRegion,
     Hotplug,
     InvalidAddressRange,
@@ -80,6 +81,52 @@ def test_e820_joins_what_touches_and_leaves_out_what_was_plugged_in() -> None:
     assert entries(e820(space)) == [(0, 2 * MIB, 1)]
     assert entries(e820(space, bios_hole=True)) == [(0, 0x9FC00, 1), (0x9FC00, 0x60400, 2), (MIB, MIB, 1)]
     assert e820(AddressSpace(LAYOUT)) == b""
+
+
+RESERVED = [
+    (1 * MIB, MIB, "reserved"),
+    (2 * MIB, MIB, "acpi"),
+    (4 * MIB, MIB, "nvs"),
+    (6 * MIB, MIB, "persistent"),
+    (8 * MIB, MIB, "soft-reserved"),
+]
+"""Of which all but the first have RAM; the last lies above all RAM of the space."""
+
+
+def with_reserved() -> AddressSpace:
+    space = AddressSpace(AddressSpaceLayout(1 << 40, 0, 1 << 39, reserved=RESERVED))
+    for base, size in [(0, MIB), (2 * MIB, MIB), (3 * MIB, MIB), (4 * MIB, MIB), (5 * MIB, MIB), (6 * MIB, MIB)]:
+        space.insert_region(ram(base, size))
+    return space
+
+
+def test_e820_tells_of_reserved_ranges_by_their_kind() -> None:
+    kinds = [1, 2, 3, 1, 4, 1, 7, 0xEFFFFFFF]
+    bases = [number * MIB for number in [0, 1, 2, 3, 4, 5, 6, 8]]
+    space = with_reserved()
+    assert entries(e820(space)) == [(base, MIB, kind) for base, kind in zip(bases, kinds, strict=True)]
+    assert e820(space.snapshot()) == e820(space)
+    space.insert_region(AddressSpaceRegion.create_firmware_region(MIB // 2 * 3, MIB // 2))
+    assert entries(e820(space))[1] == (MIB, MIB, 2)
+
+
+def test_reserved_memory_is_read_back_by_dtc(tmp_path: Path) -> None:
+    path = tmp_path / "memory.dtb"
+    path.write_bytes(device_tree(with_reserved()))
+    text = run("dtc", "-I", "dtb", "-O", "dts", path)
+    inner = text[text.index("reserved-memory {") :]
+    assert re.findall(r"([a-z-]+)@([0-9a-f]+) \{", inner) == [
+        ("reserved", "100000"),
+        ("acpi", "200000"),
+        ("nvs", "400000"),
+        ("soft-reserved", "800000"),
+    ]
+    assert inner.count("no-map;") == 4
+    assert "ranges;" in inner
+    pmem = re.findall(r"pmem@600000 \{(.*?)\};", text, re.DOTALL)
+    assert ['compatible = "pmem-region"' in pmem[0], "reg = <0x00 0x600000 0x00 0x100000>;" in pmem[0]] == [True, True]
+    assert re.findall(r"memory@([0-9a-f]+) \{", text) == ["0", "200000"]
+    assert "reg = <0x00 0x200000 0x00 0x400000>;" in text
 
 
 @pytest.mark.parametrize("size", [16, 2048, 4096])
@@ -214,4 +261,19 @@ def test_srat_says_what_qemus_says() -> None:
     theirs = affinities(tables[at : at + int.from_bytes(tables[at + 4 : at + 8], "little")])
     ours = affinities(srat(made.numa_nodes, hotplug_window=made.hotplug_window))
     assert ours[0] == theirs[0] == {0: 0, 1: 1, 2: 0, 3: 1}
+    assert ours[1] == without_bios_hole(theirs[1])
+
+
+def test_a_node_without_memory_is_as_in_qemus_srat() -> None:
+    infos = [NumaRegionInfo("3GiB", None, 0, [0]), NumaRegionInfo(0, None, 1, [1])]
+    made = AddressSpaceBuilder("q35", numa_regions=infos).plan()
+    arguments = ["-cpu", "Haswell,vendor=GenuineIntel,enforce=off,check=off", "-m", "3G", "-smp", "2,sockets=2"]
+    arguments += ["-object", "memory-backend-ram,id=m0,size=3G,reserve=off", "-numa", "node,nodeid=0,memdev=m0"]
+    arguments += ["-numa", "node,nodeid=1", "-numa", "cpu,node-id=0,socket-id=0", "-numa", "cpu,node-id=1,socket-id=1"]
+    with qemu("q35", *arguments) as oracle:
+        tables = oracle.fw_cfg_file("etc/acpi/tables")
+    at = tables.index(b"SRAT")
+    theirs = affinities(tables[at : at + int.from_bytes(tables[at + 4 : at + 8], "little")])
+    ours = affinities(srat(made.numa_nodes))
+    assert ours[0] == theirs[0] == {0: 0, 1: 1}
     assert ours[1] == without_bios_hole(theirs[1])

@@ -9,10 +9,15 @@ import numpy as np
 import pytest
 from dbs_address_space import (
     AddressRange,
+    AddressSpace,
+    AddressSpaceBase,
     AddressSpaceLayout,
     AddressSpaceRegion,
     InvalidAddressRange,
+    InvalidArgument,
     LayoutViolation,
+    NoSpace,
+    RegionOverlap,
     usable_end,
 )
 
@@ -158,6 +163,82 @@ def test_windows_are_kept_in_order() -> None:
     assert layout.mmio_windows == (AddressRange(0x1000, 0x1000), AddressRange(0x3000, 0x1000))
     assert layout.mmio_windows[0].end == 0x2000
     assert SMALL.mmio_windows == ()
+
+
+KINDS = ["reserved", "acpi", "nvs", "persistent", "soft-reserved"]
+KEPT = AddressSpaceLayout(
+    1 << 20,
+    0,
+    1 << 19,
+    mmio_windows=[(0x7_0000, 0x8000)],
+    reserved=[(0x1_0000 * number, 0x4000, kind) for number, kind in enumerate(KINDS, 1)]
+    + [(0x7_0000, 0x4000), (0x9_0000, 0x4000)],
+)
+"""Reserved ranges of each kind among RAM, one in an MMIO window, and one above RAM."""
+
+
+@pytest.mark.parametrize(("region_type", "kinds"), [("ram", KINDS[1:]), ("dax", ["persistent"]), ("device", [])])
+def test_a_reserved_range_holds_what_its_kind_is_for(region_type: str, kinds: list[str]) -> None:
+    for base, size, kind in KEPT.reserved[:5]:
+        reason = f"reaches into [{base:#_x}, {base + size:#_x}) ({kind}), which is reserved for ever"
+        assert (reason in refusal(KEPT, region_type, base, size)) == (kind not in kinds)
+        assert (refusal(KEPT, region_type, base, size) == "") == (kind in kinds)
+        assert reason in refusal(KEPT, region_type, base - 0x1000, size)
+        assert reason in refusal(KEPT, region_type, base + size - 1, 2)
+        assert refusal(KEPT, "firmware", base - 1, size) == ""
+
+
+def test_a_device_may_lie_in_the_reserved_part_of_a_window() -> None:
+    assert refusal(KEPT, "device", 0x7_0000, 0x1000) == ""
+    assert "reserved for ever" in refusal(KEPT, "device", 0x7_3000, 0x2000)
+    assert "reserved for ever" in refusal(KEPT, "device", 0x9_0000, 0x1000)
+    assert "reserved for ever" in refusal(KEPT, "ram", 0x7_0000, 0x1000)
+
+
+@pytest.mark.parametrize("region_type", ["ram", "device", "dax"])
+def test_nothing_is_placed_in_a_reserved_range(region_type: str) -> None:
+    space = AddressSpace(KEPT)
+    with pytest.raises(RegionOverlap, match="such regions may lie in"):
+        space.reserve(0x1000, owner="it", base=KEPT.reserved[0][0], region_type=region_type, align=0x1000)
+    with pytest.raises(NoSpace):
+        while True:
+            base = space.find_free(0x1000, region_type=region_type, align=0x1000)
+            space.insert_region(AddressSpaceRegion(region_type, base, 0x1000))
+    assert not any(space.overlapping(base, size) for base, size, _ in KEPT.reserved)
+    rooms = (1 << 19) - 0x8000 - 5 * 0x4000 if region_type == "ram" else 0x4000 + (1 << 19) - 0x4000
+    assert sum(region.size for region in space) == rooms
+
+
+@pytest.mark.parametrize(
+    ("reserved", "error", "reason"),
+    [
+        ([(0, 0)], InvalidAddressRange, "the reserved range .* is empty"),
+        ([(1 << 46, 1, "nvs")], InvalidAddressRange, "ends past phys_end"),
+        ([(0, 2, "nvs"), (1, 2, "acpi")], InvalidAddressRange, "the reserved ranges .* overlap"),
+        ([(-1, 1, "acpi")], InvalidAddressRange, "out of range"),
+        ([(0, 1, "ram")], InvalidArgument, 'unknown kind of reserved range "ram": use "reserved", "acpi"'),
+        ([(0, 1, 7)], TypeError, "str"),
+        ([(0,)], TypeError, "must be a tuple"),
+        ([[0, 1, "acpi"]], TypeError, "must be a tuple"),
+    ],
+)
+def test_reserved_ranges_are_checked(reserved: list[Any], error: type[Exception], reason: str) -> None:
+    with pytest.raises(error, match=reason):
+        AddressSpaceLayout(1 << 46, 0, 1 << 45, reserved=reserved)
+
+
+def test_reserved_ranges_are_a_part_of_the_layout() -> None:
+    assert AddressSpaceLayout(9, 0, 9, reserved=[(3, 1), (0, "1B", "nvs")]).reserved == (
+        (0, 1, "nvs"),
+        (3, 1, "reserved"),
+    )
+    without = AddressSpaceLayout(1 << 20, 0, 1 << 19, mmio_windows=KEPT.mmio_windows)
+    assert without != KEPT
+    for again in (pickle.loads(pickle.dumps(KEPT)), eval(repr(KEPT))):
+        assert again == KEPT
+        assert again.reserved == KEPT.reserved
+    base = AddressSpaceBase.from_regions([], KEPT)
+    assert pickle.loads(pickle.dumps(base)).layout.reserved == KEPT.reserved
 
 
 @pytest.mark.parametrize("number", [-1, 2**64, True], ids=str)

@@ -13,6 +13,7 @@ from dbs_address_space import (
     AddressSpaceBuilder,
     AddressSpaceLayout,
     AddressSpacePlan,
+    AddressSpaceRegion,
     AddressSpaceRegionType,
     BackingOptions,
     Hotplug,
@@ -20,11 +21,13 @@ from dbs_address_space import (
     InvalidArgument,
     InvalidMemorySourceType,
     InvalidPlan,
+    LayoutViolation,
     Machine,
     NumaNode,
     NumaNodeInfo,
     NumaPolicy,
     NumaRegionInfo,
+    PlanCost,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -157,6 +160,8 @@ def test_every_problem_is_found_at_once() -> None:
         ([(1 << 64) - 4096, (1 << 64) - 4096], {}, r"2\^64"),
         ([(1 << 64) - 4096], {}, "mem_end"),
         (["1GiB"], {"dax_window": 64 * TIB}, "dax_window"),
+        ([1 << 52], {"machine": "q35", "phys_bits": 52}, "no machine has more phys_bits: ask for less"),
+        ([1 << 52], {"machine": "virt", "phys_bits": 52}, "no machine has more addresses: ask for less"),
         (["1GiB"], {"hotplug": Hotplug("1GiB")}, "max_memory"),
         (["1GiB"], {"hotplug": Hotplug("64TiB")}, "do not fit"),
         (["1GiB"], {"arch": "aarch64", "firmware": True}, "firmware"),
@@ -174,7 +179,7 @@ def test_what_is_wrong_is_a_problem(sizes: list[int | str], options: dict[str, A
 @pytest.mark.parametrize(
     ("call", "error", "expected"),
     [
-        (lambda: NumaRegionInfo(0), InvalidAddressRange, "above 0"),
+        (lambda: NumaRegionInfo(0), InvalidAddressRange, "above 0; a guest node without memory"),
         (lambda: NumaRegionInfo(6144), InvalidAddressRange, "did you mean '6144MiB'"),
         (lambda: NumaRegionInfo(1 << 64), InvalidAddressRange, "0x10000000000000000 is out of range"),
         (lambda: NumaRegionInfo(-1), InvalidAddressRange, "-0x1 is out of range"),
@@ -212,6 +217,15 @@ def test_an_unknown_source_is_refused_at_once() -> None:
         plan("1GiB", mem_type="SHMEM")
 
 
+def test_what_overlaps_firmware_is_a_problem_or_lies_elsewhere() -> None:
+    mine = {"mem_start": 0, "mem_end": 8 * GIB, "phys_bits": 34}
+    low, high = (Machine("mine", **mine, firmware=(base, MIB)) for base in (4 * GIB, 8 * GIB))  # type: ignore[arg-type]
+    in_window = plan("1GiB", machine=low, firmware=True, hotplug=Hotplug("4GiB", slots=1))
+    assert ["hotplug" in problem for problem in in_window.problems] == [True]
+    *_, firmware, dax = plan("1GiB", machine=high, firmware=True, dax_window="1GiB").regions
+    assert (firmware.end, dax.base) == (8 * GIB + MIB, 8 * GIB + 2 * MIB)
+
+
 def test_a_machine_of_your_own() -> None:
     hyper_transport = (0xFD_0000_0000, 0x3_0000_0000)
     machine = Machine(
@@ -230,11 +244,42 @@ def test_a_machine_of_your_own() -> None:
         (1 << 40, 2 * TIB - (0xFD_0000_0000 - 2 * GIB) + MIB),
     ]
     assert made.cost.size == 2 * TIB
+    assert made.layout.reserved == machine.reserved == ((*hyper_transport, "reserved"),)
+
+
+def test_reserved_ranges_stay_reserved_in_the_space() -> None:
+    kept = [(2 * GIB, GIB, "persistent"), (GIB, GIB // 2, "reserved")]
+    machine = Machine("mine", mem_start=0, mem_end=4 * GIB, phys_bits=40, min_split=0, reserved=kept)
+    made = plan("1GiB", machine=machine, hotplug=Hotplug("2GiB", slots=1))
+    (problem,) = made.problems
+    assert "hotplug: 1 GiB and 1 slots do not fit below mem_end 0x1_0000_0000" in problem
+    assert problem.endswith("use a Machine with more phys_bits or a higher mem_end")
+    space = plan("1GiB", machine=machine).build()
+    assert space.layout.reserved == ((GIB, GIB // 2, "reserved"), (2 * GIB, GIB, "persistent"))
+    assert [space.find_free(size) for size in (GIB // 2, GIB)] == [GIB + GIB // 2, 3 * GIB]
+    with pytest.raises(LayoutViolation, match="reserved for ever"):
+        space.insert_region(AddressSpaceRegion("ram", GIB, GIB))
+    space.insert_region(AddressSpaceRegion("dax", 2 * GIB, GIB))
+
+
+@pytest.mark.parametrize("machine", ["dragonball", "microvm", "virt"])
+def test_relocation_is_for_machines_with_a_pci_hole(machine: str) -> None:
+    assert "has no 64-bit PCI hole" in plan("1GiB", machine=machine, amd_1tb_relocation=True).problems[0]
+    reserved = Machine("mine", mem_start=0, mem_end=GIB, phys_bits=41, pci_hole64_size=GIB, reserved=[(1 << 39, TIB)])
+    assert "overlap" in plan("1GiB", machine=reserved, amd_1tb_relocation=True).problems[0]
 
 
 def values() -> list[object]:
     machine = Machine(
-        "mine", mem_start=0, mem_end=1 << 40, phys_bits=41, mmio_windows=[(GIB, GIB)], firmware=(GIB, "1MiB")
+        "mine",
+        mem_start=0,
+        mem_end=1 << 40,
+        phys_bits=41,
+        mmio_windows=[(GIB, GIB)],
+        firmware=(GIB, "1MiB"),
+        pci_hole64_size="8GiB",
+        arch="aarch64",
+        reserved=[(1 << 40, GIB), (3 << 39, GIB, "nvs")],
     )
     info = NumaRegionInfo("1GiB", 0, 1, [2, 3])
     options = BackingOptions(
@@ -265,6 +310,94 @@ def test_a_plan_travels_as_json() -> None:
     assert again == made
     assert again.regions == made.regions
     assert str(again) == str(made)
+    assert made.diff(again) == {}
+
+
+def big_plan(**options: Any) -> AddressSpacePlan:
+    """A plan that has everything."""
+    machine = Machine(
+        "mine", mem_start=0, mem_end=64 * GIB, phys_bits=40, firmware=(GIB, "1MiB"), reserved=[(TIB // 2, GIB, "nvs")]
+    )
+    infos = [NumaRegionInfo("1GiB", 0, 0, [0, 1, 2]), NumaRegionInfo("1GiB", None, 7)]
+    given: dict[str, Any] = {"numa_regions": infos, "mem_type": "hugemmap", "mem_prealloc": True, "firmware": True}
+    given |= {"hotplug": Hotplug("4GiB", slots=1), "backing": BackingOptions(policy="bind")}
+    return AddressSpaceBuilder(machine, **{**given, **options}).plan()
+
+
+def test_what_is_printed_is_the_whole_plan() -> None:
+    assert (
+        str(big_plan(numa_regions=["1GiB", "1536KiB"], firmware=False)).splitlines()[-1].startswith("problem: numa_reg")
+    )
+    of = "hugemmap, pages of 2 MiB, policy"
+    assert str(big_plan()).splitlines() == [
+        "machine 'mine': 40 bits, RAM below 0x10_0000_0000",
+        "reserved: [0x80_0000_0000, 0x80_4000_0000) (nvs)",
+        "guest node 0: 1 GiB, vCPUs 0-2",
+        "guest node 7: 1 GiB, no vCPUs",
+        f"'ram0' [0x0, 0x4000_0000) 1 GiB {of} bind:0, populated by build(): guest node 0: all of its 1 GiB",
+        f"'ram1' [0x4000_0000, 0x8000_0000) 1 GiB {of} bind, populated by build(): guest node 7: all of its 1 GiB",
+        "'firmware' [0x4000_0000, 0x4010_0000) 1 MiB mmap: where the machine starts to execute",
+        "hotplug [0x8000_0000, 0x1_4000_0000) 3 GiB",
+        "256 pages of 4 KiB",
+        "1024 pages of 2 MiB",
+        "1 GiB of host node 0",
+        "problem: the firmware at [0x4000_0000, 0x4010_0000) overlaps 'ram1' [0x4000_0000, 0x8000_0000)",
+    ]
+
+
+def test_json_has_all_that_is_printed_under_keys() -> None:
+    made = big_plan()
+    content = json.loads(made.to_json())
+    assert content["builder"]["numa_regions"][1]["guest_numa_node_id"] == 7
+    assert content["builder"]["hotplug"] == {"max_memory": 4 * GIB, "slots": 1}
+    assert content["builder"]["machine"]["firmware"] == {"base": GIB, "size": MIB}
+    assert content["layout"]["mem_end"] == 64 * GIB
+    assert content["layout"]["reserved"] == [{"base": TIB // 2, "size": GIB, "kind": "nvs"}]
+    assert content["numa_nodes"]["7"] == {"regions": [{"base": GIB, "size": GIB}], "vcpu_ids": []}
+    ram, _, firmware = content["regions"]
+    assert [ram[key] for key in ("name", "mem_type", "page_size", "prealloc")] == ["ram0", "hugemmap", 2 * MIB, True]
+    assert (ram["host_numa_node_id"], ram["backing"]["policy"]["mode"], ram["reason"]) == (0, "bind", made.reasons[0])
+    assert (firmware["region_type"], firmware["base"], firmware["prealloc"]) == ("firmware", GIB, False)
+    assert content["hotplug_window"] == {"base": 2 * GIB, "size": 3 * GIB}
+    assert content["cost"]["pages"] == [{"page_size": 4096, "count": 256}, {"page_size": 2 * MIB, "count": 1024}]
+    assert content["cost"]["nodes"] == [
+        {"host_numa_node_id": None, "size": GIB + MIB},
+        {"host_numa_node_id": 0, "size": GIB},
+    ]
+    assert tuple(content["problems"]) == made.problems
+
+
+def test_plans_differ_where_they_differ() -> None:
+    here, there = (
+        big_plan(firmware=False),
+        big_plan(firmware=False, backing=BackingOptions(policy="bind", dontdump=True)),
+    )
+    assert here.diff(there) == {
+        "builder.backing.dontdump": (None, True),
+        "regions.ram0.backing.dontdump": (None, True),
+        "regions.ram1.backing.dontdump": (None, True),
+    }
+    assert big_plan(firmware=False).diff(here) == {}
+    more = here.diff(big_plan())
+    assert more["builder.firmware"] == (False, True)
+    assert more["regions.firmware.base"] == (None, GIB)
+    assert [path for path in more if path.startswith("problems")] == ["problems.0"]
+    with pytest.raises(TypeError):
+        here.diff("")  # type: ignore[arg-type]
+
+
+def test_costs_add() -> None:
+    one, other = big_plan().cost, plan(NumaRegionInfo("4GiB", 3)).cost
+    both = one + other
+    assert type(both) is PlanCost
+    assert (both.size, both.preallocated) == (6 * GIB + MIB, 2 * GIB)
+    assert both.pages == {4096: 256 + (1 << 20), 2 * MIB: 1024}
+    assert both.nodes == {None: GIB + MIB, 0: GIB, 3: 4 * GIB}
+    assert sum([one, other]) == both
+    assert one.pages == big_plan().cost.pages
+    for wrong in (1, (1, 2), "x"):
+        with pytest.raises(TypeError):
+            one + wrong
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", "null", '{"format": "x", "version": 1}', '{"format": 1'])

@@ -94,7 +94,7 @@ def test_the_package_is_typed() -> None:
         (AddressSpaceRegion.create_device_region, "(base, size, *, name=None)"),
         (AddressSpaceRegion.create_firmware_region, "(base, size, prot_flags=3, *, name=None)"),
         (AddressSpaceRegion.create_dax_region, "(base, size, *, name=None)"),
-        (AddressSpaceLayout, "(phys_end, mem_start, mem_end, *, mmio_windows=())"),
+        (AddressSpaceLayout, "(phys_end, mem_start, mem_end, *, mmio_windows=(), reserved=())"),
         (AddressSpaceBase.from_regions, "(regions, layout)"),
         (AddressSpaceBase.gaps, "(self, /, low=0, high=None)"),
         (AddressSpace, "(layout)"),

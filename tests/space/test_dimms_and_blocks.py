@@ -11,6 +11,7 @@ from dbs_address_space import (
     DimmSlots,
     Hotplug,
     InvalidAddressRange,
+    InvalidArgument,
     MemoryBlocks,
     Misaligned,
     NoSpace,
@@ -35,6 +36,22 @@ def machine(slots: int = 4, most: int = 16, **options: Any) -> tuple[AddressSpac
 
 
 # DIMMs.
+
+
+def test_a_plan_has_the_numbers() -> None:
+    plan = AddressSpaceBuilder("q35", numa_regions=["3GiB", "1GiB"], hotplug=Hotplug("6GiB", slots=3)).plan()
+    space = plan.build()
+    slots = DimmSlots(space, plan=plan)
+    assert (slots.slots, slots.size) == (3, 2 * GIB)
+    slots = DimmSlots(space, plan=plan, slots=1)
+    assert (slots.slots, slots.size) == (1, 2 * GIB)
+    for other in (Hotplug("8GiB", slots=3), None):
+        with pytest.raises(InvalidArgument, match="does not have the window"):
+            DimmSlots(space, plan=AddressSpaceBuilder("q35", numa_regions=["4GiB"], hotplug=other).plan())
+    wrong: Any = {"plan": space}
+    for arguments in (wrong, {}, {"slots": 1}, {"size": GIB}):
+        with pytest.raises(TypeError, match="plan"):
+            DimmSlots(space, **arguments)
 
 
 def test_dimms_come_and_go() -> None:

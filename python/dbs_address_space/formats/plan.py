@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dbs_address_space._core import (
     AddressSpaceBuilder,
@@ -14,17 +14,64 @@ from dbs_address_space._core import (
     NumaPolicy,
     NumaRegionInfo,
 )
+from dbs_address_space.enums import MapFlags
 from dbs_address_space.errors import AddressSpaceError, InvalidPlan
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from dbs_address_space._core import AddressSpaceRegion, NumaNode
+    from dbs_address_space.reports import PlanCost
+
+_RANGE = ("base", "size")
+_RESERVED = ("base", "size", "kind")
+_INFO = ("size", "host_numa_node_id", "guest_numa_node_id", "vcpu_ids")
+_HOTPLUG = ("max_memory", "slots")
 
 FORMAT = "dbs-address-space-plan"
 VERSION = 1
 
 
 def to_json(plan: AddressSpacePlan) -> str:
-    """The builder's arguments, by which `from_json` makes the plan again, and the regions for readers. Numbers are bytes."""
-    regions = [[region.name, region.region_type.value, region.base, region.size] for region in plan.regions]
-    content = {"format": FORMAT, "version": VERSION, "builder": _builder(plan.builder), "regions": regions}
-    return json.dumps(content, indent=1)
+    """The builder's arguments, by which `from_json` makes the plan again, and for readers all that it is. Numbers are bytes."""
+    return json.dumps(_content(plan), indent=1)
+
+
+def diff(before: AddressSpacePlan, after: AddressSpacePlan) -> dict[str, tuple[Any, Any]]:
+    """The leaves of both JSON texts that differ, by their paths."""
+    here, there = (dict(_leaves("", _content(plan))) for plan in (before, after))
+    return {path: (here.get(path), there.get(path)) for path in here | there if here.get(path) != there.get(path)}
+
+
+def _content(plan: AddressSpacePlan) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "builder": _builder(plan.builder),
+        "layout": _layout(plan),
+        "numa_nodes": {str(number): _node(node) for number, node in plan.numa_nodes.items()},
+        "regions": [_region(region, reason) for region, reason in zip(plan.regions, plan.reasons, strict=True)],
+        "hotplug_window": _range(plan.hotplug_window),
+        "cost": _cost(plan.cost),
+        "problems": plan.problems,
+    }
+
+
+def _leaves(path: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """The values that hold no others, with their paths; regions go by their names, for their number says little."""
+    parts: Iterable[tuple[Any, Any]]
+    if isinstance(value, dict):
+        parts = value.items()
+    elif isinstance(value, (list, tuple)):
+        names = [
+            part["name"] if isinstance(part, dict) and "name" in part else index for index, part in enumerate(value)
+        ]
+        parts = zip(names, value, strict=True)
+    else:
+        yield path, value
+        return
+    for name, part in parts:
+        yield from _leaves(f"{path}.{name}".lstrip("."), part)
 
 
 def from_json(text: str) -> AddressSpacePlan:
@@ -36,8 +83,8 @@ def from_json(text: str) -> AddressSpacePlan:
                 f"format {content['format']!r} version {content['version']!r} is not {FORMAT!r} version {VERSION}"
             )
         plan = _read_builder(content["builder"]).plan()
-        here = json.loads(to_json(plan))["regions"]
-        there = content["regions"]
+        here = [_place(region) for region in json.loads(to_json(plan))["regions"]]
+        there = [_place(region) for region in content["regions"]]
     except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
         if isinstance(error, InvalidPlan):
             raise
@@ -63,40 +110,115 @@ def _builder(builder: AddressSpaceBuilder) -> dict[str, Any]:
         **keywords,
         "machine": _arguments(machine),
         "mem_type": keywords["mem_type"].value,
-        "numa_regions": [info.__getnewargs__() for info in keywords["numa_regions"]],
-        "hotplug": keywords["hotplug"] and keywords["hotplug"].__getnewargs__(),
+        "numa_regions": [_info(info) for info in keywords["numa_regions"]],
+        "hotplug": keywords["hotplug"] and _keyed(_HOTPLUG, keywords["hotplug"].__getnewargs__()),
         "backing": _options(keywords["backing"]),
     }
 
 
 def _arguments(machine: Machine) -> dict[str, Any]:
     (name,), keywords = machine.__getnewargs_ex__()
-    return {"name": name, **keywords}
+    windows = {
+        "mmio_windows": [_range(window) for window in machine.layout.mmio_windows],
+        "reserved": [_keyed(_RESERVED, reserved) for reserved in machine.reserved],
+        "firmware": _range(machine.firmware),
+    }
+    return {"name": name, **keywords, **windows}
+
+
+def _layout(plan: AddressSpacePlan) -> dict[str, Any]:
+    layout = plan.layout
+    return {
+        "phys_end": layout.phys_end,
+        "mem_start": layout.mem_start,
+        "mem_end": layout.mem_end,
+        "mmio_windows": [_range(window) for window in layout.mmio_windows],
+        "reserved": [_keyed(_RESERVED, reserved) for reserved in layout.reserved],
+    }
+
+
+def _node(node: NumaNode) -> dict[str, Any]:
+    return {"regions": [_range((info.base, info.size)) for info in node.region_infos], "vcpu_ids": node.vcpu_ids}
+
+
+def _region(region: AddressSpaceRegion, reason: str) -> dict[str, Any]:
+    return {
+        "name": region.name,
+        "region_type": region.region_type.value,
+        "base": region.base,
+        "size": region.size,
+        "mem_type": region.mem_type and region.mem_type.value,
+        "mem_file_path": region.mem_file_path,
+        "page_size": region.page_size,
+        "host_numa_node_id": region.host_numa_node_id,
+        "prealloc": bool(region.perm_flags & MapFlags.POPULATE),
+        "backing": _options(region.backing),
+        "reason": reason,
+    }
+
+
+def _place(region: dict[str, Any]) -> tuple[Any, ...]:
+    """The part that two versions have to agree on."""
+    return region["name"], region["region_type"], region["base"], region["size"]
+
+
+def _cost(cost: PlanCost) -> dict[str, Any]:
+    pages = [{"page_size": size, "count": count} for size, count in cost.pages.items()]
+    nodes = [{"host_numa_node_id": node, "size": size} for node, size in cost.nodes.items()]
+    return {"size": cost.size, "preallocated": cost.preallocated, "pages": pages, "nodes": nodes}
+
+
+def _range(given: tuple[int, int] | None) -> dict[str, int] | None:
+    return given and _keyed(_RANGE, given)
+
+
+def _keyed(keys: tuple[str, ...], values: tuple[Any, ...]) -> dict[str, Any]:
+    return dict(zip(keys, values, strict=True))
+
+
+def _values(keys: tuple[str, ...], given: dict[str, Any] | None) -> tuple[Any, ...] | None:
+    return None if given is None else tuple(given[key] for key in keys)
 
 
 def _options(options: BackingOptions) -> dict[str, Any]:
     _, keywords = options.__getnewargs_ex__()
-    given = {name: value for name, value in keywords.items() if value is not None}
-    if "policy" in given:
-        (mode, nodes), strict = given["policy"].__getnewargs_ex__()
-        given["policy"] = {"mode": mode, "nodes": nodes, **strict}
-    return given
+    return _without_policy({name: value for name, value in keywords.items() if value is not None})
 
 
-def _tuples(value: Any) -> Any:
-    """Windows, which are lists of lists in JSON."""
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+def _info(info: NumaRegionInfo) -> dict[str, Any]:
+    arguments, keywords = info.__getnewargs_ex__()
+    if "mem_type" in keywords:
+        keywords["mem_type"] = keywords["mem_type"].value
+    return {**_keyed(_INFO, arguments), **_without_policy(keywords)}
+
+
+def _without_policy(given: dict[str, Any]) -> dict[str, Any]:
+    """With the arguments of the policy in its place."""
+    if "policy" not in given:
+        return given
+    (mode, nodes), strict = given["policy"].__getnewargs_ex__()
+    return {**given, "policy": {"mode": mode, "nodes": nodes, **strict}}
+
+
+def _with_policy(given: dict[str, Any]) -> dict[str, Any]:
+    return {**given, "policy": NumaPolicy(**given["policy"])} if "policy" in given else given
 
 
 def _read_builder(arguments: dict[str, Any]) -> AddressSpaceBuilder:
-    options = dict(arguments["backing"])
-    if "policy" in options:
-        options["policy"] = NumaPolicy(**options["policy"])
     read = {
-        "numa_regions": [NumaRegionInfo(*info) for info in arguments["numa_regions"]],
-        "hotplug": arguments["hotplug"] and Hotplug(*arguments["hotplug"]),
-        "backing": BackingOptions(**options),
+        "numa_regions": [NumaRegionInfo(**_with_policy(info)) for info in arguments["numa_regions"]],
+        "hotplug": arguments["hotplug"] and Hotplug(**arguments["hotplug"]),
+        "backing": BackingOptions(**_with_policy(arguments["backing"])),
     }
-    machine = Machine(**{name: _tuples(value) for name, value in arguments["machine"].items()})
+    machine = Machine(**_read_machine(arguments["machine"]))
     rest = {name: value for name, value in arguments.items() if name != "machine"}
     return AddressSpaceBuilder(machine, **{**rest, **read})
+
+
+def _read_machine(arguments: dict[str, Any]) -> dict[str, Any]:
+    windows = {
+        "mmio_windows": [_values(_RANGE, window) for window in arguments["mmio_windows"]],
+        "reserved": [_values(_RESERVED, reserved) for reserved in arguments["reserved"]],
+        "firmware": _values(_RANGE, arguments["firmware"]),
+    }
+    return {**arguments, **windows}

@@ -1,0 +1,51 @@
+//! A plan as text for people.
+
+use std::collections::BTreeSet;
+
+use super::format::{hex, size as size_text};
+use super::numa::NumaNode;
+use super::plan::SpacePlan;
+use super::policy::node_list;
+use super::range::Range;
+use super::region::{MAP_POPULATE, Region};
+
+/// The machine, its nodes, each region with its source, its policy and the reason for its place, the cost, and every problem.
+#[must_use]
+pub fn lines(plan: &SpacePlan) -> Vec<String> {
+    let (machine, layout) = (&plan.request.machine, &plan.layout);
+    let (name, bits, end) = (&machine.name, machine.phys_bits, hex(layout.mem_end()));
+    let mut lines = vec![format!("machine '{name}': {bits} bits, RAM below {end}")];
+    lines.extend(layout.reserved().iter().map(|reserved| format!("reserved: {reserved}")));
+    lines.extend(plan.numa_nodes.iter().map(|(id, node)| format!("guest node {id}: {}", node_text(node))));
+    let regions = plan.regions.iter().zip(&plan.reasons);
+    lines.extend(regions.map(|(region, reason)| format!("{region} {}: {reason}", region_text(region))));
+    lines.extend(plan.hotplug_window.map(|window| format!("hotplug {window} {}", size_text(window.size()))));
+    lines.extend(cost_lines(plan));
+    lines.extend(plan.problems.iter().map(|problem| format!("problem: {problem}")));
+    lines
+}
+
+fn node_text(node: &NumaNode) -> String {
+    let size = node.region_infos.iter().map(Range::size).fold(0, u64::saturating_add);
+    let vcpus: BTreeSet<u32> = node.vcpu_ids.iter().copied().collect();
+    let vcpus = if vcpus.is_empty() { "no vCPUs".into() } else { format!("vCPUs {}", node_list(&vcpus)) };
+    format!("{}, {vcpus}", size_text(size))
+}
+
+fn region_text(region: &Region) -> String {
+    let mut text = format!("{} {}", size_text(region.size()), region.backing_word());
+    let page_size = region.options.page_size.map(|size| format!("pages of {}", size_text(size)));
+    let policy = region.numa_policy().map(|policy| format!("policy {policy}"));
+    let populated = (region.perm_flags & MAP_POPULATE != 0).then(|| "populated by build()".to_owned());
+    for part in [page_size, policy, populated].into_iter().flatten() {
+        text.push_str(", ");
+        text.push_str(&part);
+    }
+    text
+}
+
+fn cost_lines(plan: &SpacePlan) -> impl Iterator<Item = String> {
+    let pages = plan.cost.pages.iter().map(|(size, count)| format!("{count} pages of {}", size_text(*size)));
+    let of_node = |(node, size): (&Option<u32>, &u64)| Some(format!("{} of host node {}", size_text(*size), (*node)?));
+    pages.chain(plan.cost.nodes.iter().filter_map(of_node))
+}

@@ -30,5 +30,6 @@ pub mod render;
 pub mod reservations;
 pub mod room;
 pub mod source;
+pub mod tracking;
 pub mod unplug;
 pub mod wait;

@@ -227,8 +227,8 @@ const MEMORY: &[(&str, &str)] = &[
     ("flush msync sync resize", "nothing: writes are there at once, and a region's size stays"),
     ("numa placement numa_nodes", "effective(), or verify_placement()"),
     (
-        "dirty dirty_log get_dirty_log dirty_bitmap dirty_pages",
-        "KvmSlots.dirty_log(), of space.attach_kvm(vm_fd, dirty_log=True)",
+        "dirty_log get_dirty_log dirty_bitmap dirty_pages",
+        "dirty.start(), or KvmSlots.dirty_log() of space.attach_kvm(vm_fd, dirty_log=True)",
     ),
     ("scatter_read read_vectored readv_bytes read_many", "readv(ranges)"),
     ("write_vectored write_many scatter_write", "writev(pairs)"),

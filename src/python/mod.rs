@@ -50,6 +50,7 @@ pub mod reservation;
 pub mod space;
 mod space_ref;
 pub mod subscription;
+pub mod tracker;
 pub mod transaction;
 pub mod unplug;
 pub mod unplug_request;

@@ -18,6 +18,7 @@ use rustix::ioctl::{Opcode, opcode};
 
 use super::errno::{self, check};
 use super::fork::Process;
+use super::ioctl::request;
 
 const KVM: u8 = 0xae;
 const KVM_CHECK_EXTENSION: Opcode = opcode::none(KVM, 0x03);
@@ -154,10 +155,4 @@ impl Vm {
         // SAFETY: the structure lives through the call; the rest is the caller's promise.
         check(unsafe { libc::ioctl(self.fd.as_raw_fd(), request(opcode), std::ptr::from_ref(argument)) })
     }
-}
-
-/// The number of a request in the C library's type, which differs between C libraries.
-#[allow(clippy::cast_possible_wrap, reason = "musl takes the same bits as a signed number")]
-const fn request(opcode: Opcode) -> libc::Ioctl {
-    opcode as libc::Ioctl
 }

@@ -41,7 +41,7 @@ def guarded(pace: Pace) -> Iterator[Result]:
 def tracked(pace: Pace) -> Iterator[Result]:
     """The same writes into two spaces, of which one marks them."""
     ours, reference = mapped(spaces.ram(0, SIZE)), mapped(spaces.ram(0, SIZE))
-    ours._track_writes(True)  # noqa: FBT003, SLF001  the tracking to come has a name
+    ours.dirty.start("api")
     for name, text in (("write_u64", "memory.write_u64(64, 7)"), ("write, 1 MiB", "memory.write(64, data)")):
         sides = (statement(text, memory=memory, data=bytes(1 << 20)) for memory in (ours, reference))
         samples = pace.in_turns(*sides)

@@ -96,6 +96,8 @@ mod _core {
     #[pymodule_export]
     use super::python::subscription::PySubscription;
     #[pymodule_export]
+    use super::python::tracker::PyTracker;
+    #[pymodule_export]
     use super::python::transaction::PyTransaction;
     #[pymodule_export]
     use super::python::unplug_request::PyUnplugRequest;

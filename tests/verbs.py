@@ -432,8 +432,9 @@ VERBS: tuple[Verb, ...] = (
     Query("dax_window", lambda memory, addr, _: memory.dax_window(addr)),
     Change("prealloc", prealloc, long=True, interruptible=True),
     Change("discard", GuestMemory.discard, writing(bytes), needs="w", writes=True, widths=(PAGE,)),
-    Change("_track_writes", lambda memory, _, __: memory._track_writes(is_tracked=True)),  # noqa: SLF001
-    Change("_drain_writes", lambda memory, _, __: memory._drain_writes()),  # noqa: SLF001
+    Query("dirty", lambda memory, _, __: memory.dirty.available()),
+    Query("data_ranges", lambda memory, _, __: memory.data_ranges()),
+    Query("resident", lambda memory, _, __: memory.resident()),
     Query("_key", lambda memory, addr, _: memory._key(memory.mapping(addr).base)),  # noqa: SLF001
     Change("_fill_part", part_of("_fill_part"), writing(bytes), writes=True, needs="w", widths=(PAGE,)),
     Change("_discard_part", part_of("_discard_part"), writing(bytes), writes=True, needs="w", widths=(PAGE,)),

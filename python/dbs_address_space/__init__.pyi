@@ -11,6 +11,7 @@ from ._core import (
     BytePattern as BytePattern,
     DaxWindow as DaxWindow,
     DirtyPages as DirtyPages,
+    DirtyTracker as DirtyTracker,
     GuestMemory as GuestMemory,
     Hotplug as Hotplug,
     KvmSlots as KvmSlots,

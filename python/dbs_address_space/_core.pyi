@@ -26,6 +26,7 @@ __all__ = [
     "BytePattern",
     "DaxWindow",
     "DirtyPages",
+    "DirtyTracker",
     "GuestMemory",
     "Hotplug",
     "KvmSlots",
@@ -2009,11 +2010,41 @@ class GuestMemory:
         >>> region.guest_phys_addr, region.memory_size, region.mmap_offset
         (0, 1048576, 0)
         """
-    def _track_writes(self, is_tracked: bool) -> None: ...
+    @property
+    def dirty(self) -> _Dirty:
+        """The tracking of writes: `start()` it, and see which sources are `available()`.
+
+        >>> from dbs_address_space import AddressSpaceBuilder
+        >>> memory = AddressSpaceBuilder(numa_regions=["4MiB"]).build().memory
+        >>> tracker = memory.dirty.start("api")
+        >>> tracker.sources
+        ('api',)
+        """
+    def data_ranges(self) -> tuple[AddressRange, ...]:
+        """The ranges that have data, ascending: of files what they have, of other memory what this process has pages of, in memory or in swap.
+
+        All others read as zeroes, and nothing is allocated to find out. Raises `Unsupported` for anonymous memory before Linux 6.7.
+
+        >>> from dbs_address_space import AddressSpaceBuilder
+        >>> memory = AddressSpaceBuilder(numa_regions=["4MiB"]).build().memory
+        >>> memory.write_u8(0x3000, 1)
+        >>> [str(data) for data in memory.data_ranges()]
+        ['[0x3000, 0x4000)']
+        """
+    def resident(self) -> tuple[AddressRange, ...]:
+        """The ranges that are in memory now, rather than in swap, in a file or nowhere (`mincore(2)`, `PAGEMAP_SCAN`), ascending.
+
+        Raises `Unsupported` for anonymous memory before Linux 6.7.
+
+        >>> from dbs_address_space import AddressSpaceBuilder
+        >>> memory = AddressSpaceBuilder(numa_regions=["4MiB"]).build().memory
+        >>> memory.fill(0x3000, "8KiB", 1)
+        >>> [str(range) for range in memory.resident()]
+        ['[0x3000, 0x5000)']
+        """
     def _key(self, region: _Target) -> _RegionKey: ...
     def _discard_part(self, region: _RegionKey, offset: _Size, size: _Size) -> None: ...
     def _fill_part(self, region: _RegionKey, offset: _Size, size: _Size) -> None: ...
-    def _drain_writes(self) -> tuple[AddressRange, ...]: ...
     @overload
     def prealloc(
         self,
@@ -2455,6 +2486,94 @@ class VhostUserClient(Attachment):
     def ask(self, request: SupportsIndex, payload: bytes = b"", *, fds: Sequence[SupportsIndex] = ()) -> bytes:
         """Sends a message that has a reply, and returns the reply's payload. Raises as `send` does."""
 
+_TrackingMode: TypeAlias = Literal["auto", "pagemap", "kvm", "api"]
+
+@final
+class _Dirty:
+    def start(
+        self,
+        mode: _TrackingMode = "auto",
+        *,
+        exact: bool = False,
+        page_size: _Size | None = None,
+        trust: Sequence[str] = (),
+    ) -> DirtyTracker: ...
+    def available(self) -> dict[str, str | None]: ...
+
+@final
+class DirtyTracker:
+    """Finds the pages that were written since it was started, or since they were collected; used in `with`, it stops.
+
+    Made by `GuestMemory.dirty.start`. It keeps nothing in the space: what is unplugged leaves its set, what is plugged counts as written
+    where it has data. After `GuestMemory.close()` it raises `NotMapped`, and `ForkedProcess` in a forked child.
+
+    >>> from dbs_address_space import AddressSpaceBuilder
+    >>> memory = AddressSpaceBuilder(numa_regions=["4MiB"]).build().memory
+    >>> tracker = memory.dirty.start("api")
+    >>> memory.fill(0x3000, "8KiB", 0xff)
+    >>> tracker.collect().count, tracker.collect().count
+    (2, 0)
+    >>> tracker.stop()
+    """
+    def collect(self) -> DirtyPages:
+        """The pages that were written since the last time; from here on a new write is found again. What is read behind this call has all of them.
+
+        When it raises, no page is lost: the next call finds them.
+
+        >>> from dbs_address_space import AddressSpaceBuilder
+        >>> memory = AddressSpaceBuilder(numa_regions=["4MiB"]).build().memory
+        >>> with memory.dirty.start("api") as tracker:
+        ...     memory.write_u64(0x5008, 1)
+        ...     0x5000 in tracker.collect()
+        True
+        """
+    def peek(self) -> DirtyPages:
+        """The same, and keeps them for the next `collect()`.
+
+        >>> from dbs_address_space import AddressSpaceBuilder
+        >>> memory = AddressSpaceBuilder(numa_regions=["4MiB"]).build().memory
+        >>> with memory.dirty.start("api") as tracker:
+        ...     memory.write_u64(0x5008, 1)
+        ...     tracker.peek().count, tracker.collect().count
+        (1, 1)
+        """
+    def put_back(self, pages: DirtyPages) -> None:
+        """Gives pages back that could not be used, such as those of a backup that failed: the next `collect()` finds them again.
+
+        >>> from dbs_address_space import AddressSpaceBuilder, DirtyPages
+        >>> memory = AddressSpaceBuilder(numa_regions=["4MiB"]).build().memory
+        >>> with memory.dirty.start("api") as tracker:
+        ...     tracker.put_back(DirtyPages([(0x2000, 0x1000)]))
+        ...     tracker.collect().count
+        1
+        """
+    def stop(self) -> None:
+        """Ends it; a second time does nothing. It finds nothing any more.
+
+        >>> from dbs_address_space import AddressSpaceBuilder
+        >>> AddressSpaceBuilder(numa_regions=["4MiB"]).build().memory.dirty.start("api").stop()
+        """
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The observers of the writes, a sorted tuple: `"api"`, `"kvm"`, `"pagemap"`."""
+    @property
+    def blind_to(self) -> frozenset[str]:
+        """Writers whom none of the sources sees."""
+    @property
+    def is_exact(self) -> bool:
+        """Whether the pages that are found are those that were written by whom the sources see, none less and none more."""
+    @property
+    def generation(self) -> int:
+        """The generation of the map that the last set belongs to."""
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self,
+        _type: type[BaseException] | None,
+        _value: BaseException | None,
+        _traceback: TracebackType | None,
+        /,
+    ) -> bool: ...
+
 @final
 class DirtyPages:
     """Pages that were written, as an immutable value that can be compared, hashed and pickled.
@@ -2468,7 +2587,12 @@ class DirtyPages:
     (['[0x1000, 0x3000)', '[0x8000, 0x9000)'], 3, 12288)
     """
     def __new__(
-        cls, ranges: Iterable[tuple[_Address, _Size]] = (), *, page_size: _Size = 4096, sources: Sequence[str] = ()
+        cls,
+        ranges: Iterable[tuple[_Address, _Size]] = (),
+        *,
+        page_size: _Size = 4096,
+        sources: Sequence[str] = (),
+        is_exact: bool = False,
     ) -> Self: ...
     @property
     def count(self) -> int:
@@ -2482,6 +2606,24 @@ class DirtyPages:
     @property
     def sources(self) -> tuple[str, ...]:
         """The observers of the writes, a sorted tuple: `"kvm"`."""
+    @property
+    def blind_to(self) -> frozenset[str]:
+        """Writers whom none of the sources sees, such as `"vhost-user back-ends"`.
+
+        >>> from dbs_address_space import DirtyPages
+        >>> sorted(DirtyPages(sources=("kvm",)).blind_to)[-2:]
+        ['raw pointers', 'vhost-user back-ends']
+        """
+    @property
+    def is_exact(self) -> bool:
+        """Whether the pages are those that were written by whom the sources see, none less and none more."""
+    def resized(self, page_size: _Size) -> DirtyPages:
+        """The same in larger pages, a power of two; `InvalidAddressRange` for smaller ones, which can't be told apart.
+
+        >>> from dbs_address_space import DirtyPages
+        >>> [str(pages) for pages in DirtyPages([(0x3000, 0x1000)]).resized("2MiB")]
+        ['[0x0, 0x20_0000)']
+        """
     def bitmap(self, base: _Address, size: _Size) -> NDArray[np.bool_]:
         """A NumPy array with a bool for each page that `[base, base + size)` touches; needs NumPy.
 

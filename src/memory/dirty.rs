@@ -1,23 +1,24 @@
 //! Which pages were written.
 
+use std::fmt::Debug;
+
 use crate::model::error::Result;
 use crate::model::int::usize_of;
 use crate::model::range::Range;
 use crate::model::room;
-use crate::sys::fork::Forked;
-use crate::sys::once::Once;
-use crate::sys::sync::{AtomicBool, AtomicU64, Ordering};
+use crate::sys::sync::{AtomicU64, Ordering};
 
 /// Bytes that one bit stands for.
 pub const PAGE: u64 = 4096;
 const BITS: u64 = 64;
 
-/// Someone who knows which pages of a region were written since the last time it was asked.
-pub trait DirtySource: Send + Sync {
-    /// Calls `found` with each run of written pages, as offsets into the region by ascending start, and forgets them.
-    ///
-    /// A write that is under way may be found now or the next time, never not at all.
-    fn drain(&self, found: &mut dyn FnMut(Range)) -> Result<(), Forked>;
+/// A client that knows of writes which no page table of this process shows: a log of KVM's.
+pub trait WriteLog: Debug + Send + Sync {
+    /// Whether it logs.
+    fn is_on(&self) -> Result<bool>;
+
+    /// Tells the consumers of the mapping of all that was logged since the last time.
+    fn sync(&self) -> Result<()>;
 }
 
 /// One bit a page, set after each write of ours.
@@ -52,14 +53,31 @@ impl DirtyBitmap {
         }
     }
 
+    /// Marks the pages of another bitmap's words, which begins where this one does.
+    pub fn mark_words(&self, words: &[u64]) {
+        let marked = self.words.iter().zip(words).filter(|(_, more)| **more != 0);
+        marked.for_each(|(word, more)| _ = word.fetch_or(*more, Ordering::Release));
+    }
+
     /// Calls `found` with each run of written pages, and forgets them.
     pub fn drain(&self, found: &mut dyn FnMut(Range)) {
+        // Clean words are only looked at: a swap would take the cache line from the writers.
+        // A mark that comes behind the look is found the next time.
+        let taken =
+            |word: &AtomicU64| if word.load(Ordering::Relaxed) == 0 { 0 } else { word.swap(0, Ordering::Acquire) };
+        self.runs(taken, found);
+    }
+
+    /// Calls `found` with each run of written pages, and keeps them.
+    pub fn peek(&self, found: &mut dyn FnMut(Range)) {
+        self.runs(|word| word.load(Ordering::Acquire), found);
+    }
+
+    fn runs(&self, bits_of: impl Fn(&AtomicU64) -> u64, found: &mut dyn FnMut(Range)) {
         let mut run: Option<Range> = None;
         let mut base = 0u64;
         for word in &self.words {
-            // Clean words are only looked at: a swap would take the cache line from the writers.
-            // A mark that comes behind the look is found the next time.
-            let mut bits = if word.load(Ordering::Relaxed) == 0 { 0 } else { word.swap(0, Ordering::Acquire) };
+            let mut bits = bits_of(word);
             while bits != 0 {
                 let first = u64::from(bits.trailing_zeros());
                 let count = u64::from((bits >> first).trailing_ones());
@@ -79,33 +97,6 @@ impl DirtyBitmap {
             base = base.saturating_add(BITS);
         }
         run.into_iter().for_each(found);
-    }
-}
-
-/// The bitmap of our own writes to a mapping, from the first time on when they are tracked.
-#[derive(Debug, Default)]
-pub(super) struct WriteTracker {
-    bitmap: Once<DirtyBitmap>,
-    is_on: AtomicBool,
-}
-
-impl WriteTracker {
-    /// Begins or ends the tracking of a mapping of `size` bytes.
-    pub(super) fn switch(&self, is_on: bool, size: u64) -> Result<()> {
-        if is_on && !self.is_on.load(Ordering::Acquire) {
-            // Made before it is known whether one is there: two threads may get here at once, and one of theirs is taken.
-            let new = if self.bitmap.get().is_some() { DirtyBitmap::default() } else { DirtyBitmap::new(size)? };
-            // Marks of the last time are stale.
-            self.bitmap.get_or_init(|| new).drain(&mut |_| ());
-        }
-        // Behind the bitmap: a writer that finds this on finds the bitmap too.
-        self.is_on.store(is_on, Ordering::Release);
-        Ok(())
-    }
-
-    /// The bitmap, while writes are tracked.
-    pub(super) fn bitmap(&self) -> Option<&DirtyBitmap> {
-        self.bitmap.get().filter(|_| self.is_on.load(Ordering::Acquire))
     }
 }
 

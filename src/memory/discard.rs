@@ -33,7 +33,8 @@ fn discard_part(part: &Section<'_>) -> Result<()> {
     part.region().mapping().holes().forget(part.part());
     let what = || format!("discarding {} of it failed", part.range());
     discarded.map_err(|error| failed(part.region().desc(), &what(), &error))?;
-    part.mark_dirty();
+    // Behind the discard, as a mark is behind a write; page tables do not show it.
+    part.region().mapping().note_change(part.part())?;
     if shows_private_file(part) { renew(part) } else { Ok(()) }
 }
 
@@ -47,7 +48,9 @@ fn renew(section: &Section<'_>) -> Result<()> {
     let (host, size, desc) = (section.host(), section.len(), section.region().desc());
     advice::apply((host, size), false, None, desc)?;
     let locked = if desc.options.mlock == Some(true) { memory::lock_on_fault(host, size) } else { Ok(()) };
-    locked.map_err(|error| failed(desc, "locking what took the place of discarded pages failed", &error))
+    locked.map_err(|error| failed(desc, "locking what took the place of discarded pages failed", &error))?;
+    let watched = section.region().mapping().renew_watch();
+    watched.map_err(|error| failed(desc, "watching what took the place of discarded pages failed", &error))
 }
 
 fn discard_checked(section: &Section<'_>) -> io::Result<()> {

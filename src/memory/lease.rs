@@ -112,6 +112,12 @@ impl WeakRegion {
         self.mapping.upgrade().is_some_and(|mapping| mapping.touch() == Touch::Always)
     }
 
+    /// The region, if its memory is still there; kept for a moment, and not touched: that takes a lease.
+    pub fn upgrade(&self) -> Option<MappedRegion> {
+        let mapping = self.mapping.upgrade()?;
+        Some(MappedRegion::of(self.entry.clone(), mapping, Arc::clone(&self.leases)))
+    }
+
     /// Takes a lease on part of the region, if it is still there.
     pub fn lease(&self, what: &'static str, range: Range, is_writable: bool) -> Result<Lease, Refused> {
         let mapping = self.mapping.upgrade().ok_or(Refused::Closed)?;

@@ -10,6 +10,7 @@ use super::buffer::{Bytes, Output};
 use super::fast_path::{DirectBytes, FastPath};
 use super::protection::Need;
 use super::region::MappedRegion;
+use super::tracking::Consumer;
 use crate::model::address_index::AddressIndex;
 use crate::model::error::Result;
 use crate::model::ids::Incarnation;
@@ -20,7 +21,7 @@ use crate::model::region_map::RegionEntry;
 #[derive(Debug)]
 pub struct MappedRegions {
     incarnation: Incarnation,
-    is_tracked: bool,
+    consumers: Arc<[Consumer]>,
     starts: AddressIndex,
     /// Beside the regions, index by index, so that a short access reads nothing else of them.
     fast_paths: Box<[FastPath]>,
@@ -33,23 +34,35 @@ unsafe impl Send for MappedRegions {}
 unsafe impl Sync for MappedRegions {}
 
 impl MappedRegions {
-    /// Lays out regions that are sorted by base, and marks our own writes to them or not.
+    /// Lays out regions that are sorted by base.
     ///
     /// `incarnation` tells one `map_memory` from the next.
-    pub fn new(incarnation: Incarnation, is_tracked: bool, regions: Vec<Arc<MappedRegion>>) -> Result<Self> {
-        let mut next = Successor::new(incarnation, is_tracked, regions.len());
+    pub fn new(incarnation: Incarnation, regions: Vec<Arc<MappedRegion>>) -> Result<Self> {
+        let mut next = Successor::new(incarnation, Arc::default(), regions.len());
         regions.into_iter().try_for_each(|region| next.push(region))?;
         Ok(next.finish())
     }
 
-    /// The same regions, with our own writes marked or not.
-    pub fn tracked(&self, is_tracked: bool) -> Result<Self> {
-        Self::new(self.incarnation, is_tracked, self.regions.to_vec())
+    /// The same regions, followed by these consumers; those that are new to a region find nothing in it yet.
+    pub fn followed(&self, consumers: Arc<[Consumer]>) -> Result<Self> {
+        let mut next = Successor::new(self.incarnation, Arc::clone(&consumers), self.regions.len());
+        for region in &self.regions {
+            let begun =
+                consumers.iter().try_for_each(|consumer| region.mapping().follow(region.desc(), *consumer, false));
+            begun?;
+            next.push(Arc::clone(region))?;
+        }
+        Ok(next.finish())
+    }
+
+    /// The consumers, who want to know which pages are written.
+    pub fn consumers(&self) -> &[Consumer] {
+        &self.consumers
     }
 
     /// Begins the map behind this one: as long, or a little longer.
     pub fn successor(&self) -> Successor {
-        Successor::new(self.incarnation, self.is_tracked, self.regions.len())
+        Successor::new(self.incarnation, Arc::clone(&self.consumers), self.regions.len())
     }
 
     /// The index of the first region at or behind `base`.
@@ -150,18 +163,18 @@ impl MappedRegions {
 #[derive(Debug)]
 pub struct Successor {
     incarnation: Incarnation,
-    is_tracked: bool,
+    consumers: Arc<[Consumer]>,
     starts: Vec<u64>,
     fast_paths: Vec<FastPath>,
     regions: Vec<Arc<MappedRegion>>,
 }
 
 impl Successor {
-    fn new(incarnation: Incarnation, is_tracked: bool, size: usize) -> Self {
+    fn new(incarnation: Incarnation, consumers: Arc<[Consumer]>, size: usize) -> Self {
         // One more, for most changes insert one.
         let size = size.saturating_add(1);
         let (starts, regions) = (Vec::with_capacity(size), Vec::with_capacity(size));
-        Self { incarnation, is_tracked, starts, fast_paths: Vec::with_capacity(size), regions }
+        Self { incarnation, consumers, starts, fast_paths: Vec::with_capacity(size), regions }
     }
 
     /// Takes over regions of the last map as they are.
@@ -179,7 +192,8 @@ impl Successor {
     /// Adds a region.
     pub fn push(&mut self, region: Arc<MappedRegion>) -> Result<()> {
         // First: the fast path takes the bitmap over.
-        region.mapping().track_writes(self.is_tracked)?;
+        let (mapping, desc) = (region.mapping(), region.desc());
+        self.consumers.iter().try_for_each(|consumer| mapping.follow(desc, *consumer, true))?;
         self.starts.push(region.desc().base());
         self.fast_paths.push(FastPath::of(&region));
         self.regions.push(region);
@@ -190,7 +204,7 @@ impl Successor {
     pub fn finish(self) -> MappedRegions {
         MappedRegions {
             incarnation: self.incarnation,
-            is_tracked: self.is_tracked,
+            consumers: self.consumers,
             starts: AddressIndex::new(self.starts.into()),
             fast_paths: self.fast_paths.into(),
             regions: self.regions.into(),

@@ -7,13 +7,13 @@ use std::sync::atomic::AtomicUsize;
 
 use super::advice;
 use super::dax_window::DaxWindow;
-use super::dirty::{DirtyBitmap, WriteTracker};
 use super::extent::HoleFinder;
 use super::gate::Gate;
 use super::mmap::{self, MappedPages};
 use super::present::PresentPages;
 use super::protection::{Pages, Protection};
 use super::source::{self, Backing};
+use super::tracking::Tracking;
 use crate::model::error::Result;
 use crate::model::int::{u64_of, usize_of};
 use crate::model::range::Range;
@@ -25,6 +25,8 @@ use crate::sys::memory::{self, Advice};
 /// The memory of a region. How it may be touched is said in `path.rs`.
 #[derive(Debug)]
 pub struct Mapping {
+    /// First, so that it is dropped while the pages are there, which the kernel watches.
+    tracking: Tracking,
     mapped: MappedPages,
     /// The first byte of the region, which may lie behind the start of the pages.
     start: *mut u8,
@@ -35,7 +37,6 @@ pub struct Mapping {
     present: PresentPages,
     holes: HoleFinder,
     window: Option<DaxWindow>,
-    tracker: WriteTracker,
     /// Copies that were given up because a userfaultfd handler did not answer, and that go on.
     pub(super) pending_copies: AtomicUsize,
 }
@@ -54,6 +55,7 @@ impl Mapping {
         let window = mapped.own.filter(|_| backing.is_window).map(DaxWindow::new);
         let huge_pages = if backing.is_huge { usize_of(region.size().div_ceil(backing.page_size)) } else { 0 };
         let mapping = Self {
+            tracking: Tracking::default(),
             present: PresentPages::new(huge_pages)?,
             holes: HoleFinder::new(&backing, region.size())?,
             mapped,
@@ -62,7 +64,6 @@ impl Mapping {
             gate: Gate::default(),
             protection: Protection::new(region.prot_flags),
             window,
-            tracker: WriteTracker::default(),
             pending_copies: AtomicUsize::new(0),
         };
         source::seal_mapped(region, &mapping.backing)?;
@@ -194,14 +195,14 @@ impl Mapping {
         &self.holes
     }
 
-    /// Begins or ends the tracking of our own writes.
-    pub(super) fn track_writes(&self, is_on: bool) -> Result<()> {
-        self.tracker.switch(is_on, u64_of(self.pages().1))
+    /// The consumers, who want to know which pages are written.
+    pub(super) const fn tracking(&self) -> &Tracking {
+        &self.tracking
     }
 
-    /// The bitmap of our own writes, while they are tracked.
-    pub(super) fn dirty(&self) -> Option<&DirtyBitmap> {
-        self.tracker.bitmap()
+    /// The pages, where this process mapped them.
+    pub(super) fn own_pages(&self) -> Option<Pages> {
+        self.mapped.own.map(|own| own.pages())
     }
 
     /// Whether all of a part has the protection bits; in a DAX window that is up to the files.

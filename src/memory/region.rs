@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use super::dirty::DirtySource;
 use super::lease_table::LeaseTable;
 use super::mapping::Mapping;
 use crate::model::error::Result;
@@ -86,7 +85,7 @@ impl MappedRegion {
     }
 
     /// The part of a range that lies in the region, counted from the region's start.
-    pub(super) fn part(&self, range: Range) -> Range {
+    pub fn part(&self, range: Range) -> Range {
         let part = self.range().intersection(&range);
         Range::between(part.base().abs_diff(self.range().base()), part.end().abs_diff(self.range().base()))
     }
@@ -119,18 +118,5 @@ impl MappedRegion {
 unsafe impl StableBytes for MappedRegion {
     fn bytes(&self) -> *mut [u8] {
         std::ptr::slice_from_raw_parts_mut(self.mapping.host(0), usize_of(self.range().size()))
-    }
-}
-
-impl DirtySource for MappedRegion {
-    /// Memory that is leased for writing counts as written each time.
-    fn drain(&self, found: &mut dyn FnMut(Range)) -> Result<(), Forked> {
-        let Some(dirty) = self.mapping.dirty() else { return Ok(()) };
-        for info in self.leases.held()?.iter().filter(|info| info.is_writable) {
-            dirty.mark(info.address.saturating_sub(self.desc().base()), info.size);
-        }
-        // The last page of the bitmap may reach beyond the region.
-        dirty.drain(&mut |pages| found(Range::between(pages.base(), pages.end().min(self.desc().size()))));
-        Ok(())
     }
 }

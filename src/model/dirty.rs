@@ -22,6 +22,7 @@ pub struct DirtyPages {
     page_size: u64,
     blocks: Vec<Block>,
     sources: Vec<String>,
+    is_exact: bool,
 }
 
 /// Words of the bitmap that are alike. In a set they ascend, none is zero, only full words come in numbers, and full blocks that
@@ -59,7 +60,7 @@ impl DirtyPages {
             let message = format!("there are {} sources, and DirtyPages has at most {MOST_SOURCES}", sources.len());
             return Err(Invalid::argument(message).into());
         }
-        Ok(Self { page_size, blocks: Vec::new(), sources })
+        Ok(Self { page_size, blocks: Vec::new(), sources, is_exact: false })
     }
 
     /// Bytes a page.
@@ -72,6 +73,36 @@ impl DirtyPages {
     #[must_use]
     pub fn sources(&self) -> &[String] {
         &self.sources
+    }
+
+    /// The same, with the word of those who saw the writes for it that all pages were written, and no other was by whom they see.
+    #[must_use]
+    pub const fn with_exactness(mut self, is_exact: bool) -> Self {
+        self.is_exact = is_exact;
+        self
+    }
+
+    /// Whether all of the pages were written, and all that were written by whom the sources see are there.
+    #[must_use]
+    pub const fn is_exact(&self) -> bool {
+        self.is_exact
+    }
+
+    /// The same in larger pages, each of which has one of these.
+    pub fn resized(&self, page_size: u64) -> Result<Self> {
+        if page_size < self.page_size {
+            let message = format!("pages of {} bytes can't be told apart in pages of {page_size}", self.page_size);
+            return Err(Invalid::at(message, None, Some(page_size)).into());
+        }
+        let mut resized =
+            Self::new(page_size, self.sources.clone())?.with_exactness(self.is_exact && page_size == self.page_size);
+        let mut reached = 0;
+        for range in self.ranges()? {
+            let pages = resized.pages_of(range);
+            resized.push_pages(Range::between(reached.max(pages.base()), pages.end()))?;
+            reached = reached.max(pages.end());
+        }
+        Ok(resized)
     }
 
     const fn shift(&self) -> u32 {
@@ -252,7 +283,8 @@ impl DirtyPages {
             let message = format!("pages of {} and of {} bytes can't be combined", self.page_size, other.page_size);
             return Err(Invalid::at(message, None, Some(other.page_size)).into());
         }
-        let mut merged = Self::new(self.page_size, self.sources().iter().chain(other.sources()).cloned().collect())?;
+        let sources = self.sources().iter().chain(other.sources()).cloned().collect();
+        let mut merged = Self::new(self.page_size, sources)?.with_exactness(self.is_exact && other.is_exact);
         let (mut mine, mut theirs) = (Cursor::new(self), Cursor::new(other));
         while let Some(index) = [mine.start(), theirs.start()].into_iter().flatten().min() {
             let ((left, most_left), (right, most_right)) = (mine.at(index), theirs.at(index));
@@ -266,7 +298,7 @@ impl DirtyPages {
 
     /// With the clean pages between two dirty ones that are at most `gap` bytes apart: fewer, longer ranges.
     pub fn coalesce(&self, gap: u64) -> Result<Self> {
-        let mut result = Self { page_size: self.page_size, blocks: Vec::new(), sources: self.sources.clone() };
+        let mut result = Self { blocks: Vec::new(), sources: self.sources.clone(), is_exact: false, ..*self };
         let mut ranges = self.ranges()?.into_iter().peekable();
         while let Some(range) = ranges.next() {
             let mut end = range.end();

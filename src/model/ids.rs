@@ -38,6 +38,11 @@ unique_id! {
     ReservationId
 }
 
+unique_id! {
+    /// Identifies one who wants to know which pages were written.
+    ConsumerId
+}
+
 /// The number of maps that a space had published when it published this one; 0 for a new or detached map.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Generation(pub u64);

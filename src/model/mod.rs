@@ -34,5 +34,6 @@ pub mod reservations;
 pub mod reserved;
 pub mod room;
 pub mod source;
+pub mod tracking;
 pub mod unplug;
 pub mod wait;

@@ -1,7 +1,7 @@
 //! `DirtyPages`.
 
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyIterator, PyTuple};
+use pyo3::types::{PyDict, PyFrozenSet, PyIterator, PyTuple};
 
 use super::array::numpy;
 use super::buffer;
@@ -12,6 +12,7 @@ use super::layout::window;
 use crate::model::dirty::DirtyPages;
 use crate::model::format::hex;
 use crate::model::int::usize_of;
+use crate::model::tracking;
 
 /// Pages that were written, as an immutable value that can be compared, hashed and pickled.
 ///
@@ -41,12 +42,17 @@ impl PyDirtyPages {
 #[pymethods]
 impl PyDirtyPages {
     #[new]
-    #[pyo3(signature = (ranges=None, *, page_size=Size(4096), sources=None), text_signature = "(ranges=(), *, page_size=4096, sources=())")]
-    fn new(ranges: Option<&Bound<'_, PyAny>>, page_size: Size, sources: Option<&Bound<'_, PyAny>>) -> PyResult<Self> {
+    #[pyo3(signature = (ranges=None, *, page_size=Size(4096), sources=None, is_exact=false), text_signature = "(ranges=(), *, page_size=4096, sources=(), is_exact=False)")]
+    fn new(
+        ranges: Option<&Bound<'_, PyAny>>,
+        page_size: Size,
+        sources: Option<&Bound<'_, PyAny>>,
+        is_exact: bool,
+    ) -> PyResult<Self> {
         let ranges = ranges.map_or_else(|| Ok(Vec::new()), |given| convert::items(given, |item| window(&item)))?;
         let sources =
             sources.map_or_else(|| Ok(Vec::new()), |given| convert::items(given, |item| convert::text(&item)))?;
-        Ok(Self(DirtyPages::new(page_size.0, sources)?.with_ranges(ranges)?))
+        Ok(Self(DirtyPages::new(page_size.0, sources)?.with_ranges(ranges)?.with_exactness(is_exact)))
     }
 
     /// The number of pages.
@@ -72,6 +78,31 @@ impl PyDirtyPages {
     #[getter]
     fn sources<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
         PyTuple::new(py, self.0.sources())
+    }
+
+    /// Writers whom none of the sources sees, such as `"vhost-user back-ends"`.
+    ///
+    /// >>> from dbs_address_space import DirtyPages
+    /// >>> sorted(DirtyPages(sources=("kvm",)).blind_to)[-2:]
+    /// ['raw pointers', 'vhost-user back-ends']
+    #[getter]
+    fn blind_to<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyFrozenSet>> {
+        PyFrozenSet::new(py, tracking::blind_to(self.0.sources()))
+    }
+
+    /// Whether the pages are those that were written by whom the sources see, none less and none more.
+    #[getter]
+    fn is_exact(&self) -> bool {
+        self.0.is_exact()
+    }
+
+    /// The same in larger pages, a power of two; `InvalidAddressRange` for smaller ones, which can't be told apart.
+    ///
+    /// >>> from dbs_address_space import DirtyPages
+    /// >>> [str(pages) for pages in DirtyPages([(0x3000, 0x1000)]).resized("2MiB")]
+    /// ['[0x0, 0x20_0000)']
+    fn resized(&self, page_size: Size) -> PyResult<Self> {
+        Ok(Self(self.0.resized(page_size.0)?))
     }
 
     /// A NumPy array with a bool for each page that `[base, base + size)` touches; needs NumPy.
@@ -145,6 +176,9 @@ impl PyDirtyPages {
         let options = PyDict::new(py);
         options.set_item("page_size", this.page_size())?;
         options.set_item("sources", this.sources())?;
+        if this.is_exact() {
+            options.set_item("is_exact", true)?;
+        }
         // `__reduce__` passes positions only, and these are keywords.
         let rebuild = py.import("functools")?.call_method("partial", (slf.get_type(),), Some(&options))?;
         Ok((rebuild, (convert::py_ranges(py, this.ranges()?)?,)))

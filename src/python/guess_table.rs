@@ -226,8 +226,8 @@ const MEMORY: &[(&str, &str)] = &[
     ("flush msync sync resize", "nothing: writes are there at once, and a region's size stays"),
     ("numa placement numa_nodes", "effective(), or verify_placement()"),
     (
-        "dirty dirty_log get_dirty_log dirty_bitmap dirty_pages",
-        "KvmSlots.dirty_log(), of space.attach_kvm(vm_fd, dirty_log=True)",
+        "dirty_log get_dirty_log dirty_bitmap dirty_pages",
+        "dirty.start(), or KvmSlots.dirty_log() of space.attach_kvm(vm_fd, dirty_log=True)",
     ),
     ("wait_for wait_until wait_on wait_change futex_wait futex monitor mwait", "wait_value(addr, expected)"),
     ("wake notify futex_wake signal notify_all", "wake_value(addr)"),

@@ -53,6 +53,7 @@ pub mod snappy;
 pub mod space;
 mod space_ref;
 pub mod subscription;
+pub mod tracker;
 pub mod transaction;
 pub mod unplug;
 pub mod unplug_request;

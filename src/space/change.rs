@@ -126,23 +126,11 @@ impl AddressSpace {
             return Ok(mapped.incarnation());
         }
         let incarnation = Incarnation::unique();
-        memory = Arc::new(MappedRegions::new(incarnation, false, map_all(map.regions(), &*turn)?)?);
+        memory = Arc::new(MappedRegions::new(incarnation, map_all(map.regions(), &*turn)?)?);
         let prepared = Prepared::all(self.invite_to_memory(&map, &memory)?, &turn)?;
         self.swap_quietly(SpaceState { map, memory: Some(Arc::clone(&memory)) });
         prepared.commit_all();
         Ok(incarnation)
-    }
-
-    /// Begins or ends the marking of our own writes: all that begin once this has returned are marked, or none is.
-    pub fn track_writes(&self, incarnation: Incarnation, is_tracked: bool, interrupt: &dyn Interrupt) -> Result<()> {
-        let _turn = self.take_turn(interrupt)?;
-        let before = self.load_full();
-        let memory = Some(Arc::new(before.memory_of(incarnation)?.tracked(is_tracked)?));
-        let old = self.swap_quietly(SpaceState { map: Arc::clone(&before.map), memory });
-        drop(before);
-        // A writer that is still in the old snapshot marks as it did before.
-        self.wait_for_readers(old);
-        Ok(())
     }
 
     /// Clients that know the regions get them as removed and added, since the mapping is new; clients that saw them go, when the memory
@@ -159,7 +147,7 @@ impl AddressSpace {
     /// The grace period: waits until the last reader has left the old snapshot, so that no late write reaches memory that leaves with it.
     ///
     /// Readers hold a snapshot for one short access and never while they wait, so that this ends soon; polling costs them nothing.
-    fn wait_for_readers(&self, mut old: Arc<SpaceState>) -> SpaceState {
+    pub(super) fn wait_for_readers(&self, mut old: Arc<SpaceState>) -> SpaceState {
         const LONGEST_PAUSE: Duration = Duration::from_millis(1);
         let mut pause = Duration::from_micros(1);
         loop {

@@ -23,6 +23,11 @@ pub trait Client: Send + Sync {
         false
     }
 
+    /// Whether it writes to the memory where no page table and no log of this process shows it.
+    fn writes_unseen(&self) -> bool {
+        false
+    }
+
     /// Makes additions real and checks removals; an error undoes the whole change, and the client's own part is undone already.
     fn prepare(&self, proposal: &Arc<Proposal>, interrupt: &dyn Interrupt) -> Result<()>;
 

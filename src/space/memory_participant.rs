@@ -124,7 +124,7 @@ mod tests {
         let with_memory =
             |region: &RegionEntry| Arc::new(Mapper::new(&Uninterrupted, region.size()).map(region).unwrap());
         let memory = map.regions().iter().map(with_memory).collect();
-        (Arc::new(map), MappedRegions::new(Incarnation::unique(), false, memory).unwrap())
+        (Arc::new(map), MappedRegions::new(Incarnation::unique(), memory).unwrap())
     }
 
     fn lease(memory: &MappedRegions, index: usize) -> Result<Lease, Refused> {

@@ -17,6 +17,7 @@ pub mod space;
 pub mod state;
 pub mod subscribe;
 pub mod subscription;
+pub mod tracker;
 pub mod transaction;
 pub mod turn;
 pub mod unplug;

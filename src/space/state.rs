@@ -130,7 +130,7 @@ mod tests {
         let before = Arc::new(RegionMap::from_regions(regions, layout).unwrap());
         let ram = before.regions().iter().filter(|region| region.has_memory());
         let memory =
-            MappedRegions::new(Incarnation::unique(), false, ram.map(|region| map(region).unwrap()).collect()).unwrap();
+            MappedRegions::new(Incarnation::unique(), ram.map(|region| map(region).unwrap()).collect()).unwrap();
         SpaceState { map: before, memory: Some(Arc::new(memory)) }
     }
 

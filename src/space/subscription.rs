@@ -73,6 +73,11 @@ impl Subscription {
         &self.name
     }
 
+    /// Whether the client writes where nobody in this process sees it.
+    pub fn writes_unseen(&self) -> bool {
+        self.client.writes_unseen()
+    }
+
     /// Whether the client follows later changes.
     #[must_use]
     pub fn is_following(&self) -> bool {

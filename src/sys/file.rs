@@ -109,6 +109,18 @@ pub fn next_data(file: &File, position: u64) -> Option<u64> {
     }
 }
 
+/// Calls `found` with the start and the end of each run of data between two positions, ascending. One walk over all of them costs as
+/// much as the file has runs.
+pub fn data_runs(file: &File, start: u64, end: u64, found: &mut dyn FnMut(u64, u64)) {
+    let mut position = start;
+    while let Some(data) = next_data(file, position).filter(|data| *data < end) {
+        let hole = rustix::fs::seek(file, SeekFrom::Hole(data)).unwrap_or(end).min(end);
+        found(data, hole);
+        // A file that was cut meanwhile has its end here.
+        position = hole.max(data.saturating_add(1));
+    }
+}
+
 /// Frees a range of a file; what is read there afterwards is zero.
 pub fn punch_hole(file: &File, offset: u64, size: u64) -> Result<()> {
     // The kernel refuses to punch without KEEP_SIZE.

@@ -18,6 +18,7 @@ use rustix::ioctl::{Opcode, opcode};
 
 use super::errno::{self, check};
 use super::fork::Process;
+use super::ioctl::request;
 
 const KVM: u8 = 0xae;
 const KVM_CHECK_EXTENSION: Opcode = opcode::none(KVM, 0x03);
@@ -156,8 +157,6 @@ impl Vm {
     }
 }
 
-/// The number of a request in the C library's type, which differs between C libraries.
-#[allow(clippy::cast_possible_wrap, reason = "musl takes the same bits as a signed number")]
 /// The memory slots that a machine has by default (`KVM_CAP_NR_MEMSLOTS` of `/dev/kvm`); `None` without KVM.
 #[must_use]
 pub fn max_memory_slots() -> Option<u64> {
@@ -165,8 +164,4 @@ pub fn max_memory_slots() -> Option<u64> {
     // SAFETY: the request takes a number, so the kernel touches no memory of ours.
     let value = check(unsafe { libc::ioctl(device.as_raw_fd(), request(KVM_CHECK_EXTENSION), KVM_CAP_NR_MEMSLOTS) });
     value.ok().map(|slots| u64::from(slots.unsigned_abs())).filter(|slots| *slots > 0)
-}
-
-const fn request(opcode: Opcode) -> libc::Ioctl {
-    opcode as libc::Ioctl
 }

@@ -1,7 +1,7 @@
 //! The mappings of this process as the kernel describes them (`/proc/self/smaps`, `mincore(2)`).
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Result};
+use std::io::{BufRead, BufReader, Error, Result};
 use std::ops::Range;
 
 use super::errno::check;
@@ -138,6 +138,28 @@ pub fn resident(host: *mut u8, size: usize, page_size: usize) -> Result<usize> {
         Ok(pages.filter(|is_resident| *is_resident).map(|_| page_size).sum::<usize>())
     };
     (0..size).step_by(step).map(resident_from).sum()
+}
+
+/// Calls `found` with the offset and the size of each run of small pages that are in memory (`mincore(2)`).
+pub fn resident_runs(host: *mut u8, size: usize, found: &mut dyn FnMut(usize, usize)) -> Result<()> {
+    let page_size = usize::try_from(super::host::page_size()).map_err(Error::other)?;
+    let mut pages = [0u8; 4096];
+    let step = pages.len().saturating_mul(page_size);
+    let mut run: Option<Range<usize>> = None;
+    for offset in (0..size).step_by(step) {
+        let states = residency(host.wrapping_add(offset), size.saturating_sub(offset), page_size, &mut pages)?;
+        for (page, _) in (offset..).step_by(page_size).zip(states).filter(|(_, is_resident)| *is_resident) {
+            run = match run {
+                Some(run) if run.end == page => Some(run.start..page.saturating_add(page_size)),
+                other => {
+                    other.into_iter().for_each(|run| found(run.start, run.len()));
+                    Some(page..page.saturating_add(page_size))
+                }
+            };
+        }
+    }
+    run.into_iter().for_each(|run| found(run.start, run.len()));
+    Ok(())
 }
 
 /// Whole pages, one after the other, that are in memory, or that are not.

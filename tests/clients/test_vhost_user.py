@@ -358,6 +358,20 @@ def test_a_message_that_can_not_be_sent_leaves_the_connection_whole(
     client.detach()
 
 
+def test_a_tracker_beside_a_backend_wants_to_know_that_its_writes_are_unseen(
+    space: AddressSpace, acknowledging: Backend
+) -> None:
+    client = space.attach_vhost_user(acknowledging.front)
+    for mode in ("auto", "pagemap", "api"):
+        with pytest.raises(Unsupported, match="trust=") as refused:
+            space.memory.dirty.start(mode)
+        assert "vhost-user" in str(refused.value)
+    with space.memory.dirty.start(trust=("vhost-user",)) as tracker:
+        assert "vhost-user back-ends" in tracker.blind_to
+    client.detach()
+    space.memory.dirty.start().stop()
+
+
 def test_a_silent_and_a_dead_backend_are_named_in_time(space: AddressSpace, acknowledging: Backend) -> None:
     client = space.attach_vhost_user(acknowledging.front, timeout=0.2)
     before = space.snapshot()

@@ -84,14 +84,14 @@ class Model:
             region.dirty.update(range(low // PAGE, (high - 1) // PAGE + 1))
 
     def drain(self) -> list[tuple[int, int]]:
-        """The pages that were written since the last time, as ranges that end with their region."""
-        found = []
+        """The pages that hold what was written since the last time, as ranges; each region counts from its base."""
+        pages: set[int] = set()
         for region in self.regions:
-            for first, last in runs(sorted(region.dirty)):
-                base = region.base + first * PAGE
-                found.append((base, min(region.base + (last + 1) * PAGE, region.end) - base))
+            for number in region.dirty:
+                start = region.base + number * PAGE
+                pages.update(range(start // PAGE, -(-min(start + PAGE, region.end) // PAGE)))
             region.dirty.clear()
-        return found
+        return [(first * PAGE, (last - first + 1) * PAGE) for first, last in runs(sorted(pages))]
 
     def readable(self, start: int, end: int) -> Iterator[tuple[int, bytes]]:
         """The readable parts of a range, joined where regions touch."""

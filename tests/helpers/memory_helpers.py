@@ -6,8 +6,9 @@ import os
 from functools import cache
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
-from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion, GuestMemory
+from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion, DirtyTracker, GuestMemory
 
 PAGE = mmap.PAGESIZE
 MIB = 1 << 20
@@ -54,15 +55,21 @@ def transfer_regions(tmp_path: Path) -> list[AddressSpaceRegion]:
         ]
 
 
+TRACKERS: WeakKeyDictionary[GuestMemory, DirtyTracker] = WeakKeyDictionary()
+
+
 def track(memory: GuestMemory, is_tracked: bool = True) -> None:  # noqa: FBT001, FBT002
-    private: Any = memory
-    private._track_writes(is_tracked)  # noqa: SLF001
+    """Begins to follow this package's own writes, or ends it."""
+    if is_tracked and memory not in TRACKERS:
+        TRACKERS[memory] = memory.dirty.start("api")
+    elif not is_tracked:
+        TRACKERS.pop(memory).stop()
 
 
 def drain(memory: GuestMemory) -> list[tuple[int, int]]:
     """The pages that were written since the last time, as (base, size)."""
-    private: Any = memory
-    return [(pages.base, pages.size) for pages in private._drain_writes()]  # noqa: SLF001
+    tracker = TRACKERS.get(memory)
+    return [] if tracker is None else [(pages.base, pages.size) for pages in tracker.collect()]
 
 
 def blocks(memory: GuestMemory, addr: int) -> int:

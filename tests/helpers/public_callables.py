@@ -135,6 +135,7 @@ class World:
             "DaxWindow": lambda: memory.dax_window("dax"),
             "DimmSlots": lambda: DimmSlots(space, slots=2, size=GIB),
             "DirtyPages": package.DirtyPages,
+            "DirtyTracker": lambda: memory.dirty.start("api"),
             "GuestFile": self.file,
             "GuestMemory": lambda: memory,
             "Hotplug": lambda: Hotplug("1GiB"),

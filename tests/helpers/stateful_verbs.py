@@ -142,3 +142,7 @@ class VerbsBesideModel(RuleBasedStateMachine):
         modelled.dirty.clear()
         if modelled.is_direct or region.perm_flags & MapFlags.PRIVATE:
             modelled.data[:] = bytes(len(modelled.data))
+        # What is plugged counts as written where it has data, and maybe in more pages.
+        found = drain(self.memory)
+        for at in (region.base + offset for offset, byte in enumerate(modelled.data) if byte):
+            assert any(base <= at < base + size for base, size in found)

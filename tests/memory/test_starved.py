@@ -70,7 +70,7 @@ CHOSEN: dict[str, Callable[[GuestMemory], object]] = {
         pickle.dumps(BytePattern(MIXED)),
     ],
     "pack": lambda memory: memory.pack(GIB, f"{MANY}B", *b"\1" * MANY),
-    "_track_writes": lambda memory: memory._track_writes(is_tracked=True),  # noqa: SLF001
+    "a tracker": lambda memory: memory.dirty.start("api"),
     "DirtyPages of many": lambda _: DirtyPages([(at, PAGE) for at in SCATTERED]),
     "DirtyPages without end": lambda _: DirtyPages(itertools.repeat((0, PAGE))),
     "sources": lambda _: DirtyPages(sources=["kvm"] * MANY),

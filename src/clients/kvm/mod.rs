@@ -5,6 +5,7 @@
 //! KVM wants the old slot deleted first: for that moment the guest finds nothing there, so its processors must be paused.
 
 mod error;
+mod log;
 mod slot;
 mod table;
 
@@ -13,8 +14,10 @@ use std::os::fd::{OwnedFd, RawFd};
 use std::sync::Arc;
 
 use self::error::{not_a_machine, not_logged, refused, unsupported};
+use self::log::KvmLog;
 use self::slot::SlotEntry;
 use self::table::{SlotNumbers, SlotTable};
+use crate::memory::dirty::WriteLog;
 use crate::memory::region::MappedRegion;
 use crate::model::dirty::DirtyPages;
 use crate::model::error::{Errno, Error, Result};
@@ -48,7 +51,7 @@ pub struct KvmOptions {
 pub struct Kvm {
     vm: Arc<Vm>,
     options: KvmOptions,
-    table: Lock<SlotTable>,
+    table: Arc<Lock<SlotTable>>,
 }
 
 impl Kvm {
@@ -66,7 +69,7 @@ impl Kvm {
         }
         let end = options.max_slots.and_then(|most| options.first_slot.checked_add(most)).unwrap_or(limit);
         let numbers = SlotNumbers::new(options.first_slot, end.min(limit));
-        Ok(Self { vm: Arc::new(vm), options, table: Lock::new(SlotTable::new(numbers)) })
+        Ok(Self { vm: Arc::new(vm), options, table: Arc::new(Lock::new(SlotTable::new(numbers))) })
     }
 
     /// Whether both are attached to one virtual machine, as far as the kernel tells.
@@ -103,7 +106,10 @@ impl Kvm {
         // Made first: what can fail before a number is taken need not give it back.
         let guest_memfd = self.guest_memfd(desc)?;
         let id = table.numbers.take().ok_or_else(|| table.no_slot_left(desc))?;
-        let entry = SlotEntry::new(&self.vm, (id, flags), region, guest_memfd).map_err(|error| {
+        let (log_table, by_hand) = (Arc::downgrade(&self.table), self.options.manual_clear);
+        let log: Arc<dyn WriteLog> = Arc::new(KvmLog { table: log_table, region: region.id(), by_hand });
+        region.mapping().add_log(Arc::downgrade(&log))?;
+        let entry = SlotEntry::new(&self.vm, (id, flags), region, guest_memfd, log).map_err(|error| {
             table.numbers.give_back(id);
             refused(desc, &format!("slot {id} for"), &error)
         })?;

@@ -4,6 +4,7 @@ use std::io::{ErrorKind, Result};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use crate::memory::dirty::WriteLog;
 use crate::memory::region::MappedRegion;
 use crate::model::dirty::DirtyPages;
 use crate::model::region_map::RegionEntry;
@@ -20,6 +21,10 @@ pub(super) struct SlotEntry {
     pub(super) logged: Vec<u64>,
     /// Whether `logged` has pages that are not cleared yet.
     is_pending: bool,
+    /// Whose memory it is: others who follow the guest's writes are told of what is read from the log.
+    memory: Arc<MappedRegion>,
+    /// For those who ask by themselves.
+    _log: Arc<dyn WriteLog>,
 }
 
 impl SlotEntry {
@@ -29,11 +34,13 @@ impl SlotEntry {
         (id, flags): (u32, u32),
         region: &Arc<MappedRegion>,
         guest_memfd: Option<OwnedFd>,
+        log: Arc<dyn WriteLog>,
     ) -> Result<Self> {
         // Kept without a lease, as a participant of the change may: the slot is deleted when the region goes.
-        let bytes = Arc::clone(region);
+        let (bytes, memory) = (Arc::clone(region), Arc::clone(region));
         let slot = Slot::new(vm, (id, flags), region.desc().base(), bytes, guest_memfd)?;
-        Ok(Self { slot, region: region.entry().clone(), logged: Vec::new(), is_pending: false })
+        let entry = region.entry().clone();
+        Ok(Self { slot, region: entry, logged: Vec::new(), is_pending: false, memory, _log: log })
     }
 
     /// The slot's number.
@@ -53,6 +60,10 @@ impl SlotEntry {
     /// Switches the log while the slot stays; what was logged is forgotten.
     pub(super) fn set_logging(&mut self, on: bool) -> Result<()> {
         if on != self.is_logging() {
+            if self.is_logging() {
+                // For those who follow the guest; for the machine's owner it is forgotten.
+                self.harvest()?;
+            }
             self.slot.set(self.flags() ^ KVM_MEM_LOG_DIRTY_PAGES)?;
             self.is_pending = false;
         }
@@ -75,6 +86,10 @@ impl SlotEntry {
 
     /// Deletes the slot and its log.
     pub(super) fn delete(&mut self) -> Result<()> {
+        if self.is_logging() {
+            // For those who follow the guest. Without it the slot must go all the same.
+            let _ = self.harvest();
+        }
         self.slot.delete()
     }
 
@@ -82,6 +97,7 @@ impl SlotEntry {
     pub(super) fn harvest(&mut self) -> Result<()> {
         // KVM clears its log as it is read, unless that is done by hand: a page that nobody has cleared stays in ours.
         let more = self.slot.dirty_log()?;
+        self.memory.mapping().note_guest_writes(&more)?;
         if !self.is_pending {
             self.logged = more;
             self.is_pending = true;
@@ -93,11 +109,26 @@ impl SlotEntry {
 
     /// Makes all pages clean; `by_hand` when KVM does not do it as its log is read.
     pub(super) fn clear_all(&mut self, by_hand: bool) -> Result<()> {
-        if by_hand && self.is_pending && self.logged.iter().any(|word| *word != 0) {
-            self.slot.clear_dirty_log(&self.logged)?;
+        if by_hand && self.is_pending {
+            self.clear_by_hand(&self.logged)?;
         }
         self.is_pending = false;
         Ok(())
+    }
+
+    /// Brings what the guest wrote up to now to those who follow it. What is logged for the machine's owner stays.
+    pub(super) fn sync(&mut self, by_hand: bool) -> Result<()> {
+        self.harvest()?;
+        if by_hand { self.clear_by_hand(&self.logged) } else { Ok(()) }
+    }
+
+    fn clear_by_hand(&self, pages: &[u64]) -> Result<()> {
+        if pages.iter().all(|word| *word == 0) {
+            return Ok(());
+        }
+        self.slot.clear_dirty_log(pages)?;
+        // Once more: a page that the guest wrote again since the log was read has just been cleared unseen.
+        Ok(self.memory.mapping().note_guest_writes(pages)?)
     }
 
     /// Makes those of the pages clean that were harvested: KVM must not be told to forget one that nobody has seen.
@@ -107,8 +138,8 @@ impl SlotEntry {
         }
         let mut cleared = pages.bitmap(self.region.range).map_err(|_| ErrorKind::OutOfMemory)?;
         cleared.iter_mut().zip(&self.logged).for_each(|(cleared, logged)| *cleared &= logged);
-        if by_hand && cleared.iter().any(|word| *word != 0) {
-            self.slot.clear_dirty_log(&cleared)?;
+        if by_hand {
+            self.clear_by_hand(&cleared)?;
         }
         self.logged.iter_mut().zip(cleared).for_each(|(logged, cleared)| *logged &= !cleared);
         Ok(())

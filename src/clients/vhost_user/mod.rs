@@ -224,6 +224,10 @@ impl Client for VhostUser {
         "vhost-user"
     }
 
+    fn writes_unseen(&self) -> bool {
+        true
+    }
+
     fn needs_memory(&self) -> bool {
         true
     }

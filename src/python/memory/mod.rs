@@ -20,19 +20,19 @@ use super::region_key::PyRegionKey;
 use super::region_objects::RegionObject;
 use super::registry::PyRegistry;
 use super::space_ref::SpaceRef;
+use super::tracker::PyDirty;
 use crate::memory::access::{Access, Shape, Verb};
-use crate::memory::dirty::DirtySource;
 use crate::memory::protection::Need;
 use crate::memory::section::Section;
 use crate::model::error::Error;
 use crate::model::format;
 use crate::model::ids::Incarnation;
 use crate::model::range::Range;
-use crate::model::room::Room;
 
 mod atomic;
 mod bytes;
 mod copy;
+mod data;
 mod discard;
 mod integers;
 mod memory_stats;
@@ -207,27 +207,16 @@ impl PyMemory {
         detached(py, None, |interrupt| self.space.close_memory(self.incarnation, patience, interrupt))
     }
 
-    /// Marks every write through this package, or stops to. For tests and benches: the tracking to come has a name of its own.
-    fn _track_writes(&self, py: Python<'_>, is_tracked: bool) -> PyResult<()> {
-        detached(py, None, |interrupt| self.space.track_writes(self.incarnation, is_tracked, interrupt))
-    }
-
-    /// The pages that were written since the last call: a tuple of `AddressRange`.
-    fn _drain_writes<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
-        let found = self.short(|_, memory| {
-            let mut found = Ok(Vec::new());
-            for region in memory.regions() {
-                let guest = |pages: Range| region.range().skip(pages.base()).take(pages.size());
-                region.drain(&mut |pages| {
-                    if let Ok(all) = &mut found {
-                        let added = all.add(guest(pages));
-                        found = added.map(|()| std::mem::take(all));
-                    }
-                })?;
-            }
-            found
-        })?;
-        convert::py_ranges(py, found)
+    /// The tracking of writes: `start()` it, and see which sources are `available()`.
+    ///
+    /// >>> from dbs_address_space import AddressSpaceBuilder
+    /// >>> memory = AddressSpaceBuilder(numa_regions=["4MiB"]).build().memory
+    /// >>> tracker = memory.dirty.start("api")
+    /// >>> tracker.sources
+    /// ('api',)
+    #[getter]
+    fn dirty(&self) -> PyDirty {
+        PyDirty { space: self.space.clone(), incarnation: self.incarnation }
     }
 
     fn __enter__(slf: Py<Self>) -> Py<Self> {

@@ -1,0 +1,237 @@
+//! Telling the consumers of a mapping of the writes to it.
+
+use std::sync::{Arc, Weak};
+
+use super::dirty::{DirtyBitmap, WriteLog};
+use super::mapping::Mapping;
+use super::region::MappedRegion;
+use super::source::failed;
+use super::tracking::{Consumer, Follower, sees_guest, sees_ours};
+use super::watch::{CollectError, NoWatch, Watch};
+use crate::model::error::{Error, Result};
+use crate::model::ids::ConsumerId;
+use crate::model::int::u64_of;
+use crate::model::range::Range;
+use crate::model::region::SharedRegion;
+use crate::model::room::Room;
+use crate::model::tracking::{Observer, TrackingMode};
+use crate::sys::fork::Forked;
+use crate::sys::sync::Ordering;
+
+impl Mapping {
+    /// The bitmap of our own writes, while somebody wants them.
+    pub(super) fn dirty(&self) -> Option<&DirtyBitmap> {
+        self.tracking().bitmap()
+    }
+
+    /// Begins to tell a consumer of the writes to a region, which this is the memory of; what has data counts as written if `is_new`.
+    ///
+    /// To begin twice does nothing.
+    pub(super) fn follow(&self, region: &SharedRegion, consumer: Consumer, is_new: bool) -> Result<()> {
+        if self.tracking().find(consumer.id)?.is_some() {
+            return Ok(());
+        }
+        let pages = Arc::new(DirtyBitmap::new(region.size())?);
+        let observer = self.observer_for(region, consumer)?;
+        if is_new {
+            self.data_runs(region, &mut |run| pages.mark(run.base(), run.size()))?;
+        }
+        if sees_ours(observer) {
+            // Made before it is known whether one is there: two threads may get here at once, and one of theirs is taken.
+            let tracking = self.tracking();
+            if tracking.bitmap.get().is_none() {
+                let new = DirtyBitmap::new(region.size())?;
+                tracking.bitmap.get_or_init(|| new);
+            }
+            if !tracking.is_marking.load(Ordering::Acquire) {
+                // Marks of the last time are stale.
+                tracking.bitmap.get().into_iter().for_each(|bitmap| bitmap.drain(&mut |_| ()));
+            }
+            // Behind the bitmap: a writer that finds this on finds the bitmap too.
+            tracking.is_marking.store(true, Ordering::Release);
+        }
+        // A page of a file that was not there is in no page table, and a read brings it in as a store does.
+        let is_exact = observer == Observer::Pagemap && (consumer.is_exact || self.backing().file.is_none());
+        let mut followers = self.tracking().followers.lock()?;
+        followers.add(Follower { id: consumer.id, observer, is_exact, pages })
+    }
+
+    /// Ends it; nobody is told any more whom no consumer needs.
+    pub fn unfollow(&self, id: ConsumerId) -> Result<(), Forked> {
+        let tracking = self.tracking();
+        tracking.followers.lock()?.retain(|follower| follower.id != id);
+        if !tracking.has(sees_ours)? {
+            tracking.is_marking.store(false, Ordering::Release);
+        }
+        if !tracking.has(|observer| observer == Observer::Pagemap)? {
+            // Dropped behind the lock: the kernel walks the pages.
+            let watch = tracking.watch.lock()?.take();
+            drop(watch);
+        }
+        Ok(())
+    }
+
+    /// The observer of the writes to a region for a consumer.
+    fn observer_for(&self, region: &SharedRegion, consumer: Consumer) -> Result<Observer> {
+        match consumer.mode {
+            TrackingMode::Api => Ok(Observer::Api),
+            TrackingMode::Kvm => Ok(Observer::Kvm),
+            TrackingMode::Pagemap => match self.begin_watch(region, consumer.is_exact)? {
+                Ok(()) => Ok(Observer::Pagemap),
+                Err(why) => Err(cannot_watch(region, why)),
+            },
+            TrackingMode::Auto => {
+                Ok(if self.begin_watch(region, consumer.is_exact)?.is_ok() { Observer::Pagemap } else { Observer::Kvm })
+            }
+        }
+    }
+
+    fn begin_watch(&self, region: &SharedRegion, is_exact: bool) -> Result<Result<(), NoWatch>> {
+        let (own, tracking) = (self.own_pages(), self.tracking());
+        let Some(pages) = own.filter(|_| self.window().is_none()) else { return Ok(Err(NoWatch::Foreign)) };
+        let mut watch = tracking.watch.lock()?;
+        if watch.is_none() {
+            match Watch::new(pages) {
+                Ok(new) => *watch = Some(Arc::new(new)),
+                Err(why) => return Ok(Err(why)),
+            }
+        }
+        let watch = watch.clone();
+        watch.map_or(Ok(Ok(())), |watch| self.arm(&watch, region, is_exact).map(Ok))
+    }
+
+    /// Protects what is there. A page of a file that is in no page table of ours yet would count as written once it is read.
+    fn arm(&self, watch: &Watch, region: &SharedRegion, is_exact: bool) -> Result<()> {
+        let refused =
+            |error: std::io::Error| failed(region, "write-protecting its pages (UFFDIO_WRITEPROTECT) failed", &error);
+        watch.protect_there().map_err(refused)?;
+        if is_exact && self.backing().file.is_some() {
+            return watch.protect(self.pages()).map_err(refused);
+        }
+        let mut result = Ok(());
+        self.file_runs(&mut |run| {
+            if result.is_ok() {
+                result = watch.protect(self.pages_of(run));
+            }
+        });
+        result.map_err(refused)
+    }
+
+    /// Adds a client's log.
+    pub fn add_log(&self, log: Weak<dyn WriteLog>) -> Result<()> {
+        let mut logs = self.tracking().logs.lock()?;
+        logs.retain(|log| log.strong_count() > 0);
+        logs.add(log)
+    }
+
+    /// Whether a client logs what a guest writes.
+    pub fn has_log(&self) -> Result<bool> {
+        let logs = self.tracking().logs.lock()?.clone();
+        // Behind the lock: a log has one of its own.
+        logs.iter().filter_map(Weak::upgrade).try_fold(false, |has, log| Ok(has || log.is_on()?))
+    }
+
+    /// Tells those who follow the guest of the pages that it wrote: a bit for each, from the start of the region on.
+    pub fn note_guest_writes(&self, bitmap: &[u64]) -> Result<(), Forked> {
+        self.tracking().note(sees_guest, &|pages| pages.mark_words(bitmap))
+    }
+
+    /// Tells all of pages whose bytes changed otherwise than by a store.
+    pub(super) fn note_change(&self, part: Range) -> Result<(), Forked> {
+        self.tracking().note(|_| true, &|pages| pages.mark(part.base(), part.size()))
+    }
+
+    /// Watches pages that took the place of others.
+    pub(super) fn renew_watch(&self) -> std::io::Result<()> {
+        self.tracking().watch()?.map_or(Ok(()), |watch| watch.renew())
+    }
+}
+
+fn cannot_watch(region: &SharedRegion, why: NoWatch) -> Error {
+    let how = why.how();
+    Error::Unsupported {
+        message: format!("the kernel can't watch the writes to {region}: it needs {how}"),
+        feature: "pagemap",
+        how,
+        region: Some(Arc::clone(region)),
+    }
+}
+
+impl MappedRegion {
+    /// Brings what was written up to now to the consumers, and calls `found` with the pages of one of them, as offsets into the region by
+    /// ascending start; forgets them for it unless it only looks.
+    ///
+    /// A write that is under way may be found now or the next time, never not at all.
+    pub fn written(&self, id: ConsumerId, is_look: bool, found: &mut dyn FnMut(Range)) -> Result<()> {
+        let Some((observer, pages)) = self.mapping().tracking().find(id)? else { return Ok(()) };
+        match observer {
+            Observer::Pagemap => self.sync_watch()?,
+            Observer::Api => self.sync_ours()?,
+            Observer::Kvm => {
+                self.sync_ours()?;
+                let logs = self.mapping().tracking().logs.lock()?.clone();
+                logs.iter().filter_map(Weak::upgrade).try_for_each(|log| log.sync())?;
+            }
+        }
+        // The last page of the bitmap may reach beyond the region.
+        let mut clip = |run: Range| found(Range::between(run.base(), run.end().min(self.desc().size())));
+        if is_look {
+            pages.peek(&mut clip)
+        } else {
+            pages.drain(&mut clip)
+        }
+        Ok(())
+    }
+
+    /// Gives pages back to a consumer that could not use them.
+    pub fn put_back(&self, id: ConsumerId, part: Range) -> Result<(), Forked> {
+        let found = self.mapping().tracking().find(id)?;
+        found.into_iter().for_each(|(_, pages)| pages.mark(part.base(), part.size()));
+        Ok(())
+    }
+
+    /// Whether a consumer finds all pages that were written by whom its source sees, and no others.
+    pub fn is_tracked_exactly(&self, id: ConsumerId) -> Result<bool, Forked> {
+        let followers = self.mapping().tracking().followers.lock()?;
+        Ok(followers.iter().any(|follower| follower.id == id && follower.is_exact))
+    }
+
+    /// The observer of the writes to it for a consumer.
+    pub fn observer(&self, id: ConsumerId) -> Result<Option<Observer>, Forked> {
+        Ok(self.mapping().tracking().find(id)?.map(|(observer, _)| observer))
+    }
+
+    /// Our own writes; memory that is leased for writing counts as written each time.
+    fn sync_ours(&self) -> Result<()> {
+        let Some(bitmap) = self.mapping().dirty() else { return Ok(()) };
+        for info in self.leases().held()?.iter().filter(|info| info.is_writable) {
+            bitmap.mark(info.address.saturating_sub(self.desc().base()), info.size);
+        }
+        let followers = self.mapping().tracking().followers.lock()?;
+        bitmap.drain(&mut |run| {
+            let concerned = followers.iter().filter(|follower| sees_ours(follower.observer));
+            concerned.for_each(|follower| follower.pages.mark(run.base(), run.size()));
+        });
+        Ok(())
+    }
+
+    fn sync_watch(&self) -> Result<()> {
+        let mapping = self.mapping();
+        let Some(watch) = mapping.tracking().watch()? else { return Ok(()) };
+        let (lead, size) = (mapping.backing().lead(), self.desc().size());
+        let collected = watch.collect(&mut |offset, run| {
+            // The first page may begin before the region.
+            let end = u64_of(offset.saturating_add(run)).saturating_sub(lead).min(size);
+            let part = Range::between(u64_of(offset).saturating_sub(lead), end);
+            let _ = mapping.tracking().note(|observer| observer == Observer::Pagemap, &|pages| {
+                pages.mark(part.base(), part.size());
+            });
+        });
+        collected.map_err(|error| match error {
+            CollectError::Kernel(error) => {
+                failed(self.desc(), "looking for its written pages (PAGEMAP_SCAN) failed", &error)
+            }
+            CollectError::Room(error) => error,
+        })
+    }
+}

@@ -1,0 +1,173 @@
+//! The kernel's notes of who stores where: the registration of a mapping with this process's userfaultfd.
+
+use std::io;
+use std::sync::Arc;
+
+use super::protection::Pages;
+use crate::model::error::Result;
+use crate::model::room::Room;
+use crate::sys::errno::{self, EBUSY};
+use crate::sys::lock::Lock;
+use crate::sys::pagemap::{Pagemap, Query};
+use crate::sys::userfault::Userfault;
+
+/// The descriptors that all watches of the process share, whatever the number of regions.
+#[derive(Debug)]
+struct Kernel {
+    userfault: Userfault,
+    pagemap: Pagemap,
+}
+
+/// Pages whose stores the kernel notes, through whichever mapping of this process they come: from Python, from a guest, from the kernel.
+#[derive(Debug)]
+pub(super) struct Watch {
+    kernel: Arc<Kernel>,
+    host: usize,
+    size: usize,
+    /// A scan and the protection of what it found are one step: a store between those of another thread would be protected unseen.
+    scanning: Lock<()>,
+}
+
+/// Why pages can't be watched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoWatch {
+    /// The kernel has not what it takes, or forbids it: the error number.
+    Kernel(i32),
+    /// Another userfaultfd has the pages.
+    Taken,
+    /// Someone else made the memory, or maps files into it.
+    Foreign,
+}
+
+impl NoWatch {
+    /// The remedy.
+    pub fn how(self) -> String {
+        match self {
+            Self::Kernel(errno::EPERM) => {
+                "a process that may call userfaultfd(2): this one's seccomp filter or user forbids it".into()
+            }
+            Self::Kernel(_) => {
+                "Linux 6.7 or newer, which has PAGEMAP_SCAN and userfaultfd's asynchronous write protection".into()
+            }
+            Self::Taken => "memory that no other userfaultfd is registered on".into(),
+            Self::Foreign => "memory that this package mapped, other than a DAX window".into(),
+        }
+    }
+}
+
+impl Kernel {
+    fn open() -> io::Result<Self> {
+        Ok(Self { userfault: Userfault::open()?, pagemap: Pagemap::open()? })
+    }
+
+    /// The one of this process: a forked child has its parent's at first, which acts on the parent.
+    fn current() -> io::Result<Arc<Self>> {
+        static CURRENT: Lock<Option<Arc<Kernel>>> = Lock::new(None);
+        let mut current = CURRENT.lock()?;
+        let ours = current.take().filter(|kernel| kernel.pagemap.is_ours());
+        let kernel = ours.map_or_else(|| Self::open().map(Arc::new), Ok)?;
+        *current = Some(Arc::clone(&kernel));
+        Ok(kernel)
+    }
+}
+
+fn kernel() -> Result<Arc<Kernel>, NoWatch> {
+    Kernel::current().map_err(|error| NoWatch::Kernel(errno::of(&error)))
+}
+
+/// Whether pages can be watched at all.
+pub fn available() -> Result<(), NoWatch> {
+    kernel().map(drop)
+}
+
+/// Calls `found` with the start and the size of each run of pages that a query asks for.
+pub(super) fn scan(
+    (host, size): Pages,
+    query: Query,
+    found: &mut dyn FnMut(usize, usize),
+) -> Result<io::Result<()>, NoWatch> {
+    kernel().map(|kernel| kernel.pagemap.scan(host, size, query, found))
+}
+
+impl Watch {
+    /// Begins to watch whole pages of one mapping. None is protected yet: all that is there counts as written.
+    pub(super) fn new((host, size): Pages) -> Result<Self, NoWatch> {
+        let kernel = kernel()?;
+        kernel.userfault.register(host, size).map_err(|error| match errno::of(&error) {
+            EBUSY => NoWatch::Taken,
+            other => NoWatch::Kernel(other),
+        })?;
+        Ok(Self { kernel, host: host.expose_provenance(), size, scanning: Lock::new(()) })
+    }
+
+    fn host(&self) -> *mut u8 {
+        std::ptr::with_exposed_provenance_mut(self.host)
+    }
+
+    /// Protects the pages that are there.
+    pub(super) fn protect_there(&self) -> io::Result<()> {
+        let _scanning = self.scanning.lock()?;
+        self.kernel.pagemap.protect_there(self.host(), self.size)
+    }
+
+    /// Protects pages, also those that are not in this process's page tables yet.
+    pub(super) fn protect(&self, (host, size): Pages) -> io::Result<()> {
+        let _scanning = self.scanning.lock()?;
+        self.kernel.userfault.protect(host, size)
+    }
+
+    /// Registers pages anew that took the place of others.
+    pub(super) fn renew(&self) -> io::Result<()> {
+        self.kernel.userfault.register(self.host(), self.size)
+    }
+
+    /// Calls `found` with each run of pages that were stored to since the last time, counted from the first one, and protects them.
+    ///
+    /// What is read behind this has every store that was found, and a store that comes later is found the next time.
+    pub(super) fn collect(&self, found: &mut dyn FnMut(usize, usize)) -> Result<(), CollectError> {
+        let _scanning = self.scanning.lock().map_err(io::Error::from)?;
+        let mut runs = Vec::new();
+        let mut room = Ok(());
+        self.kernel.pagemap.scan(self.host(), self.size, Query::Written, &mut |start, size| {
+            if room.is_ok() {
+                room = runs.add((start, size));
+            }
+        })?;
+        room?;
+        // Told first: when the protection of some fails, they are found once more, and none is lost.
+        runs.iter().for_each(|(start, size)| found(start.saturating_sub(self.host), *size));
+        for (start, size) in runs {
+            // Each run by itself: over a gap, pages would be protected that were stored to since the scan.
+            self.kernel.userfault.protect(std::ptr::with_exposed_provenance_mut(start), size)?;
+        }
+        Ok(())
+    }
+}
+
+/// A collection that failed; what was found before is not lost.
+#[derive(Debug)]
+pub(super) enum CollectError {
+    /// The kernel refused.
+    Kernel(io::Error),
+    /// There is not room for so many runs.
+    Room(crate::model::error::Error),
+}
+
+impl From<io::Error> for CollectError {
+    fn from(error: io::Error) -> Self {
+        Self::Kernel(error)
+    }
+}
+
+impl From<crate::model::error::Error> for CollectError {
+    fn from(error: crate::model::error::Error) -> Self {
+        Self::Room(error)
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        // Refused in a forked child, whose pages were never registered.
+        let _ = self.kernel.userfault.unregister(self.host(), self.size);
+    }
+}

@@ -1,0 +1,165 @@
+//! `/proc/self/pagemap`: which pages of this process are there, and which were stored to since they were protected.
+
+use std::fs::File;
+use std::io::{Error, Result};
+use std::os::fd::AsRawFd;
+
+use rustix::ioctl::{Opcode, opcode};
+
+use super::errno::{self, check};
+use super::fork::{Forked, Process};
+use super::ioctl::request;
+
+/// The argument of `PAGEMAP_SCAN`, as the kernel lays it out (`linux/fs.h`).
+#[repr(C)]
+#[derive(Debug, Default)]
+struct ScanArgument {
+    size: u64,
+    flags: u64,
+    start: u64,
+    end: u64,
+    walk_end: u64,
+    vec: u64,
+    vec_len: u64,
+    max_pages: u64,
+    category_inverted: u64,
+    category_mask: u64,
+    category_anyof_mask: u64,
+    return_mask: u64,
+}
+
+/// Pages that are alike.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+struct PageRun {
+    start: u64,
+    end: u64,
+    categories: u64,
+}
+
+const PAGEMAP_SCAN: Opcode = opcode::read_write::<ScanArgument>(b'f', 16);
+const PM_SCAN_WP_MATCHING: u64 = 1;
+const PM_SCAN_CHECK_WPASYNC: u64 = 2;
+const PAGE_IS_WRITTEN: u64 = 1 << 1;
+const PAGE_IS_FILE: u64 = 1 << 2;
+const PAGE_IS_PRESENT: u64 = 1 << 3;
+const PAGE_IS_SWAPPED: u64 = 1 << 4;
+const PAGE_IS_PFNZERO: u64 = 1 << 5;
+const THERE: u64 = PAGE_IS_PRESENT | PAGE_IS_SWAPPED;
+/// Runs that one call returns.
+const RUNS: usize = 256;
+
+/// A question about pages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Query {
+    /// They were stored to since they were protected, in memory that is watched. A page that is not there was not: the kernel takes
+    /// an empty entry of a page table for a written one. Swapped pages are there.
+    Written,
+    /// They are in memory or in swap, and not the kernel's page of zeroes.
+    There,
+    /// They are there, and are not pages of a file: of a private mapping, those that were written.
+    Own,
+    /// They are in memory.
+    Present,
+}
+
+impl Query {
+    const fn argument(self) -> ScanArgument {
+        let (mask, any_of, flags) = match self {
+            Self::Written => (PAGE_IS_WRITTEN | PAGE_IS_PFNZERO, THERE, PM_SCAN_CHECK_WPASYNC),
+            Self::There => (PAGE_IS_PFNZERO, THERE, 0),
+            // Asked for only where it must be: it makes the kernel look at each page.
+            Self::Own => (PAGE_IS_PFNZERO | PAGE_IS_FILE, THERE, 0),
+            Self::Present => (PAGE_IS_PFNZERO, PAGE_IS_PRESENT, 0),
+        };
+        ScanArgument {
+            size: 96,
+            flags,
+            start: 0,
+            end: 0,
+            walk_end: 0,
+            vec: 0,
+            vec_len: 0,
+            max_pages: 0,
+            category_inverted: PAGE_IS_PFNZERO | PAGE_IS_FILE & mask,
+            category_mask: mask,
+            category_anyof_mask: any_of,
+            return_mask: PAGE_IS_WRITTEN,
+        }
+    }
+}
+
+/// The page tables of the process that opened it.
+#[derive(Debug)]
+pub struct Pagemap {
+    file: File,
+    process: Process,
+}
+
+impl Pagemap {
+    /// Opens it; `ENOTTY` where the kernel can't scan, as before 6.7.
+    pub fn open() -> Result<Self> {
+        let pagemap = Self { file: File::open("/proc/self/pagemap")?, process: Process::current() };
+        // An empty range: only whether the kernel knows the request.
+        pagemap.call(&mut Query::There.argument())?;
+        Ok(pagemap)
+    }
+
+    /// Whether the running process is the one that opened it.
+    pub fn is_ours(&self) -> bool {
+        self.process.is_current()
+    }
+
+    /// Calls `found` with the start and the size of each run of pages, by ascending address.
+    pub fn scan(&self, host: *mut u8, size: usize, query: Query, found: &mut dyn FnMut(usize, usize)) -> Result<()> {
+        let mut runs = [PageRun::default(); RUNS];
+        let (mut start, end) = (host.addr(), host.addr().saturating_add(size));
+        while start < end {
+            let count = self.runs(start, end, query.argument(), &mut runs)?;
+            let there = runs.get(..count).unwrap_or_default();
+            for run in there {
+                let (from, to) = (address(run.start)?, address(run.end)?);
+                found(from, to.saturating_sub(from));
+            }
+            // Not from `walk_end` on: it is stale where the runs did not fit.
+            start = match there.last() {
+                Some(last) if count == RUNS => address(last.end)?,
+                _ => end,
+            };
+        }
+        Ok(())
+    }
+
+    /// Protects all pages that are there, in memory that is watched: what is stored to them from then on is found.
+    pub fn protect_there(&self, host: *mut u8, size: usize) -> Result<()> {
+        let range = (host.addr(), host.addr().saturating_add(size));
+        let flags = PM_SCAN_WP_MATCHING | PM_SCAN_CHECK_WPASYNC;
+        self.runs(range.0, range.1, ScanArgument { flags, ..Query::There.argument() }, &mut []).map(drop)
+    }
+
+    fn runs(&self, start: usize, end: usize, argument: ScanArgument, runs: &mut [PageRun]) -> Result<usize> {
+        let vec = if runs.is_empty() { 0 } else { number(runs.as_mut_ptr().expose_provenance())? };
+        let mut argument =
+            ScanArgument { start: number(start)?, end: number(end)?, vec, vec_len: number(runs.len())?, ..argument };
+        self.call(&mut argument)
+    }
+
+    fn call(&self, argument: &mut ScanArgument) -> Result<usize> {
+        // In a forked child the descriptor still shows the parent's tables.
+        if !self.process.is_current() {
+            return Err(Forked.into());
+        }
+        // SAFETY: the argument is the kernel's layout, and its vector is empty or the caller's for the call.
+        let count =
+            check(unsafe { libc::ioctl(self.file.as_raw_fd(), request(PAGEMAP_SCAN), std::ptr::from_mut(argument)) })?;
+        usize::try_from(count).map_err(Error::other)
+    }
+}
+
+fn number(value: usize) -> Result<u64> {
+    u64::try_from(value).map_err(Error::other)
+}
+
+fn address(value: u64) -> Result<usize> {
+    usize::try_from(value).map_err(|_| errno::refusal(errno::EOVERFLOW, "the kernel named an address that is not one"))
+}

@@ -4,21 +4,12 @@ use crate::model::error::Result;
 use crate::model::int::usize_of;
 use crate::model::range::Range;
 use crate::model::room;
-use crate::sys::fork::Forked;
 use crate::sys::once::Once;
 use crate::sys::sync::{AtomicBool, AtomicU64, Ordering};
 
 /// Bytes that one bit stands for.
 pub const PAGE: u64 = 4096;
 const BITS: u64 = 64;
-
-/// Someone who knows which pages of a region were written since the last time it was asked.
-pub trait DirtySource: Send + Sync {
-    /// Calls `found` with each run of written pages, as offsets into the region by ascending start, and forgets them.
-    ///
-    /// A write that is under way may be found now or the next time, never not at all.
-    fn drain(&self, found: &mut dyn FnMut(Range)) -> Result<(), Forked>;
-}
 
 /// One bit a page, set after each write of ours.
 #[derive(Debug, Default)]
@@ -52,7 +43,9 @@ impl DirtyBitmap {
         }
     }
 
-    /// Calls `found` with each run of written pages, and forgets them.
+    /// Calls `found` with each run of written pages by ascending start, and forgets them.
+    ///
+    /// A write that is under way may be found now or the next time, never not at all.
     pub fn drain(&self, found: &mut dyn FnMut(Range)) {
         let mut run: Option<Range> = None;
         let mut base = 0u64;

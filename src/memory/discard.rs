@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 
 use super::advice;
-use super::lease_table::is_users;
+use super::places::is_users;
 use super::section::Section;
 use super::source::failed;
 use crate::model::error::{Error, Result};
@@ -19,7 +19,7 @@ pub fn discard(sections: &[Section<'_>], interrupt: &dyn Interrupt) -> Result<()
     sections.iter().try_for_each(check)?;
     for section in sections {
         // Whole pages each time, however large.
-        for part in section.chunks(STEP.max(section.region().mapping().page_size())) {
+        for part in section.chunks(STEP.max(section.region().storage().page_size())) {
             discard_part(&part)?;
             interrupt.check()?;
         }
@@ -30,7 +30,7 @@ pub fn discard(sections: &[Section<'_>], interrupt: &dyn Interrupt) -> Result<()
 fn discard_part(part: &Section<'_>) -> Result<()> {
     let discarded = discard_checked(part);
     // Behind it, or a scan in between would note the pages again; also after a failure, before which some may have gone.
-    part.region().mapping().holes().forget(part.part());
+    part.region().storage().holes().forget(part.part());
     let what = || format!("discarding {} of it failed", part.range());
     discarded.map_err(|error| failed(part.region().desc(), &what(), &error))?;
     part.mark_dirty();
@@ -38,7 +38,7 @@ fn discard_part(part: &Section<'_>) -> Result<()> {
 }
 
 fn shows_private_file(section: &Section<'_>) -> bool {
-    let backing = section.region().mapping().backing();
+    let backing = section.region().storage().backing();
     backing.file.is_some() && backing.is_private()
 }
 
@@ -51,7 +51,7 @@ fn renew(section: &Section<'_>) -> Result<()> {
 }
 
 fn discard_checked(section: &Section<'_>) -> io::Result<()> {
-    let (backing, host, size) = (section.region().mapping().backing(), section.host(), section.len());
+    let (backing, host, size) = (section.region().storage().backing(), section.host(), section.len());
     match &backing.file {
         Some(file) if !backing.is_private() => {
             let part = section.part();
@@ -74,7 +74,7 @@ fn discard_checked(section: &Section<'_>) -> io::Result<()> {
 /// Refuses what can't be discarded.
 fn check(section: &Section<'_>) -> Result<()> {
     let (region, range) = (section.region(), section.range());
-    let (desc, backing) = (region.desc(), region.mapping().backing());
+    let (desc, backing) = (region.desc(), region.storage().backing());
     if backing.is_window {
         return Err(Error::Unsupported {
             message: format!("{desc} is a DAX window: its files are unmapped, not discarded"),
@@ -111,7 +111,7 @@ fn check(section: &Section<'_>) -> Result<()> {
 fn check_huge(section: &Section<'_>) -> Result<()> {
     let (region, range) = (section.region(), section.range());
     // Closed before the leases are looked at: a view takes its lease before it asks whether the memory is guarded.
-    region.mapping().gate().close();
+    region.storage().gate().close();
     let mut held = region.leases().held()?;
     held.retain(is_users);
     if held.iter().any(|lease| Range::new(lease.address, lease.size).is_ok_and(|held| held.overlaps(&range))) {

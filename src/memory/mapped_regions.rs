@@ -178,7 +178,7 @@ impl Successor {
     /// Adds a region.
     pub fn push(&mut self, region: Arc<MappedRegion>) -> Result<()> {
         // First: the fast path takes the bitmap over.
-        region.mapping().track_writes(self.is_tracked)?;
+        region.storage().track_writes(self.is_tracked)?;
         self.starts.push(region.desc().base());
         self.fast_paths.push(FastPath::of(&region));
         self.regions.push(region);

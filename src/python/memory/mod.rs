@@ -21,14 +21,13 @@ use super::region_objects::RegionObject;
 use super::registry::PyRegistry;
 use super::space_ref::SpaceRef;
 use crate::memory::access::{Access, Shape, Verb};
-use crate::memory::dirty::DirtySource;
 use crate::memory::protection::Need;
 use crate::memory::section::Section;
+use crate::memory::written;
 use crate::model::error::Error;
 use crate::model::format;
 use crate::model::ids::Incarnation;
 use crate::model::range::Range;
-use crate::model::room::Room;
 
 mod atomic;
 mod bytes;
@@ -213,19 +212,7 @@ impl PyMemory {
 
     /// The pages that were written since the last call: a tuple of `AddressRange`.
     fn _drain_writes<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
-        let found = self.short(|_, memory| {
-            let mut found = Ok(Vec::new());
-            for region in memory.regions() {
-                let guest = |pages: Range| region.range().skip(pages.base()).take(pages.size());
-                region.drain(&mut |pages| {
-                    if let Ok(all) = &mut found {
-                        let added = all.add(guest(pages));
-                        found = added.map(|()| std::mem::take(all));
-                    }
-                })?;
-            }
-            found
-        })?;
+        let found = self.short(|_, memory| written::drain(memory))?;
         convert::py_ranges(py, found)
     }
 

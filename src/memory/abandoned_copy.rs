@@ -58,7 +58,7 @@ fn on_thread<T: Send + 'static>(
     lease: Lease,
     work: impl FnOnce() -> Result<T, Stopped> + Send + 'static,
 ) -> Result<T, Stopped> {
-    if lease.region().mapping().pending_copies.load(Ordering::Acquire) != 0 {
+    if lease.region().storage().pending_copies.load(Ordering::Acquire) != 0 {
         return Err(pending());
     }
     let copy = Arc::new(Copy { lease, state: AtomicU8::new(RUNNING) });
@@ -89,7 +89,7 @@ impl Copy {
     fn give_up(&self) {
         // A copy that has ended by now must not be counted: nobody would take it off again.
         if self.state.compare_exchange(RUNNING, GIVEN_UP, Ordering::AcqRel, Ordering::Acquire).is_ok() {
-            self.lease.region().mapping().pending_copies.fetch_add(1, Ordering::AcqRel);
+            self.lease.region().storage().pending_copies.fetch_add(1, Ordering::AcqRel);
         }
     }
 }
@@ -101,7 +101,7 @@ impl Drop for Running {
     fn drop(&mut self) {
         // When this comes before the addition the count wraps for a moment, which is not 0 either.
         if self.0.state.swap(ENDED, Ordering::AcqRel) == GIVEN_UP {
-            self.0.lease.region().mapping().pending_copies.fetch_sub(1, Ordering::AcqRel);
+            self.0.lease.region().storage().pending_copies.fetch_sub(1, Ordering::AcqRel);
         }
     }
 }

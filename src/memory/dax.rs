@@ -54,7 +54,7 @@ pub fn check_window(region: &MappedRegion) -> Result<()> {
 
 fn window(region: &MappedRegion) -> Result<&DaxWindow> {
     let desc = region.desc();
-    region.mapping().window().ok_or_else(|| {
+    region.storage().dax_window().ok_or_else(|| {
         let message = format!("{desc} is not a DAX window: create it with create_dax_region");
         Invalid::argument(message).about(Some(desc.base()), Some(desc.size())).into()
     })
@@ -68,7 +68,7 @@ fn check(region: &MappedRegion, range: Range, file_offset: u64) -> Result<()> {
     if range.end() > desc.size() {
         return Err(invalid(region, range, &format!("the window has {}", size_text(desc.size()))));
     }
-    let page_size = region.mapping().page_size();
+    let page_size = region.storage().page_size();
     for (what, value) in [("offset", range.base()), ("size", range.size()), ("file offset", file_offset)] {
         if !value.is_multiple_of(page_size) {
             return Err(Error::Misaligned {

@@ -59,7 +59,9 @@ impl DirtyBitmap {
         marked.for_each(|(word, more)| _ = word.fetch_or(*more, Ordering::Release));
     }
 
-    /// Calls `found` with each run of written pages, and forgets them.
+    /// Calls `found` with each run of written pages by ascending start, and forgets them.
+    ///
+    /// A write that is under way may be found now or the next time, never not at all.
     pub fn drain(&self, found: &mut dyn FnMut(Range)) {
         // Clean words are only looked at: a swap would take the cache line from the writers.
         // A mark that comes behind the look is found the next time.

@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 
 use super::advice;
-use super::lease_table::is_users;
+use super::places::is_users;
 use super::section::Section;
 use super::source::failed;
 use crate::model::error::{Error, Result};
@@ -19,7 +19,7 @@ pub fn discard(sections: &[Section<'_>], interrupt: &dyn Interrupt) -> Result<()
     sections.iter().try_for_each(check)?;
     for section in sections {
         // Whole pages each time, however large.
-        for part in section.chunks(STEP.max(section.region().mapping().page_size())) {
+        for part in section.chunks(STEP.max(section.region().storage().page_size())) {
             discard_part(&part)?;
             interrupt.check()?;
         }
@@ -30,16 +30,16 @@ pub fn discard(sections: &[Section<'_>], interrupt: &dyn Interrupt) -> Result<()
 fn discard_part(part: &Section<'_>) -> Result<()> {
     let discarded = discard_checked(part);
     // Behind it, or a scan in between would note the pages again; also after a failure, before which some may have gone.
-    part.region().mapping().holes().forget(part.part());
+    part.region().storage().holes().forget(part.part());
     let what = || format!("discarding {} of it failed", part.range());
     discarded.map_err(|error| failed(part.region().desc(), &what(), &error))?;
     // Behind the discard, as a mark is behind a write; page tables do not show it.
-    part.region().mapping().note_change(part.part())?;
+    part.region().storage().note_change(part.part())?;
     if shows_private_file(part) { renew(part) } else { Ok(()) }
 }
 
 fn shows_private_file(section: &Section<'_>) -> bool {
-    let backing = section.region().mapping().backing();
+    let backing = section.region().storage().backing();
     backing.file.is_some() && backing.is_private()
 }
 
@@ -49,12 +49,12 @@ fn renew(section: &Section<'_>) -> Result<()> {
     advice::apply((host, size), false, None, desc)?;
     let locked = if desc.options.mlock == Some(true) { memory::lock_on_fault(host, size) } else { Ok(()) };
     locked.map_err(|error| failed(desc, "locking what took the place of discarded pages failed", &error))?;
-    let watched = section.region().mapping().renew_watch();
+    let watched = section.region().storage().renew_watch();
     watched.map_err(|error| failed(desc, "watching what took the place of discarded pages failed", &error))
 }
 
 fn discard_checked(section: &Section<'_>) -> io::Result<()> {
-    let (backing, host, size) = (section.region().mapping().backing(), section.host(), section.len());
+    let (backing, host, size) = (section.region().storage().backing(), section.host(), section.len());
     match &backing.file {
         Some(file) if !backing.is_private() => {
             let part = section.part();
@@ -77,7 +77,7 @@ fn discard_checked(section: &Section<'_>) -> io::Result<()> {
 /// Refuses what can't be discarded.
 fn check(section: &Section<'_>) -> Result<()> {
     let (region, range) = (section.region(), section.range());
-    let (desc, backing) = (region.desc(), region.mapping().backing());
+    let (desc, backing) = (region.desc(), region.storage().backing());
     if backing.is_window {
         return Err(Error::Unsupported {
             message: format!("{desc} is a DAX window: its files are unmapped, not discarded"),
@@ -114,7 +114,7 @@ fn check(section: &Section<'_>) -> Result<()> {
 fn check_huge(section: &Section<'_>) -> Result<()> {
     let (region, range) = (section.region(), section.range());
     // Closed before the leases are looked at: a view takes its lease before it asks whether the memory is guarded.
-    region.mapping().gate().close();
+    region.storage().gate().close();
     let mut held = region.leases().held()?;
     held.retain(is_users);
     if held.iter().any(|lease| Range::new(lease.address, lease.size).is_ok_and(|held| held.overlaps(&range))) {

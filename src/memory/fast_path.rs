@@ -19,18 +19,21 @@ pub(super) struct FastPath {
     direct: i32,
     /// The bitmap that writes are marked in; null when they are not tracked.
     dirty: *const DirtyBitmap,
+    /// The offset of the region's first byte in the bitmap.
+    dirty_at: u64,
 }
 
 impl FastPath {
     pub(super) fn of(region: &MappedRegion) -> Self {
-        let mapping = region.mapping();
-        let direct = match mapping.touch() {
+        let storage = region.storage();
+        let direct = match storage.touch() {
             Touch::Always => region.desc().prot_flags,
             // These must be asked again each time, which the long way does.
             Touch::InItsProcess | Touch::FromPopulatedToExported | Touch::Never => 0,
         };
-        let dirty = mapping.dirty().map_or(std::ptr::null(), std::ptr::from_ref);
-        Self { size: region.desc().size(), host: mapping.host(0), direct, dirty }
+        let dirty = storage.dirty().map_or(std::ptr::null(), std::ptr::from_ref);
+        let dirty_at = region.window().shown().base();
+        Self { size: region.desc().size(), host: region.start(), direct, dirty, dirty_at }
     }
 
     /// Whether bytes can be touched directly.
@@ -109,7 +112,7 @@ impl DirectBytes<'_> {
     fn mark_dirty(&self) {
         // SAFETY: null, or the bitmap of a mapping that the snapshot keeps.
         if let Some(dirty) = unsafe { self.path.dirty.as_ref() } {
-            dirty.mark(self.offset, u64_of(self.size));
+            dirty.mark(self.path.dirty_at.saturating_add(self.offset), u64_of(self.size));
         }
     }
 }

@@ -2,15 +2,15 @@
 
 use std::sync::{Arc, Weak};
 
-use super::dirty::{DirtyBitmap, WriteLog};
-use super::mapping::Mapping;
+use super::dirty::{DirtyBitmap, PAGE, WriteLog};
 use super::region::MappedRegion;
 use super::source::failed;
+use super::storage::Storage;
 use super::tracking::{Consumer, Follower, sees_guest, sees_ours};
 use super::watch::{CollectError, NoWatch, Watch};
 use crate::model::error::{Error, Result};
 use crate::model::ids::ConsumerId;
-use crate::model::int::u64_of;
+use crate::model::int::{u64_of, usize_of};
 use crate::model::range::Range;
 use crate::model::region::SharedRegion;
 use crate::model::room::Room;
@@ -18,29 +18,29 @@ use crate::model::tracking::{Observer, TrackingMode};
 use crate::sys::fork::Forked;
 use crate::sys::sync::Ordering;
 
-impl Mapping {
+impl Storage {
     /// The bitmap of our own writes, while somebody wants them.
     pub(super) fn dirty(&self) -> Option<&DirtyBitmap> {
         self.tracking().bitmap()
     }
 
-    /// Begins to tell a consumer of the writes to a region, which this is the memory of; what has data counts as written if `is_new`.
+    /// Begins to tell a consumer of the writes to it, which a region shows; what has data counts as written if `is_new`.
     ///
     /// To begin twice does nothing.
     pub(super) fn follow(&self, region: &SharedRegion, consumer: Consumer, is_new: bool) -> Result<()> {
         if self.tracking().find(consumer.id)?.is_some() {
             return Ok(());
         }
-        let pages = Arc::new(DirtyBitmap::new(region.size())?);
+        let pages = Arc::new(DirtyBitmap::new(self.whole().size())?);
         let observer = self.observer_for(region, consumer)?;
         if is_new {
-            self.data_runs(region, &mut |run| pages.mark(run.base(), run.size()))?;
+            self.data_runs(region, self.whole(), &mut |run| pages.mark(run.base(), run.size()))?;
         }
         if sees_ours(observer) {
             // Made before it is known whether one is there: two threads may get here at once, and one of theirs is taken.
             let tracking = self.tracking();
             if tracking.bitmap.get().is_none() {
-                let new = DirtyBitmap::new(region.size())?;
+                let new = DirtyBitmap::new(self.whole().size())?;
                 tracking.bitmap.get_or_init(|| new);
             }
             if !tracking.is_marking.load(Ordering::Acquire) {
@@ -88,7 +88,7 @@ impl Mapping {
 
     fn begin_watch(&self, region: &SharedRegion, is_exact: bool) -> Result<Result<(), NoWatch>> {
         let (own, tracking) = (self.own_pages(), self.tracking());
-        let Some(pages) = own.filter(|_| self.window().is_none()) else { return Ok(Err(NoWatch::Foreign)) };
+        let Some(pages) = own.filter(|_| self.dax_window().is_none()) else { return Ok(Err(NoWatch::Foreign)) };
         let mut watch = tracking.watch.lock()?;
         if watch.is_none() {
             match Watch::new(pages) {
@@ -106,10 +106,10 @@ impl Mapping {
             |error: std::io::Error| failed(region, "write-protecting its pages (UFFDIO_WRITEPROTECT) failed", &error);
         watch.protect_there().map_err(refused)?;
         if is_exact && self.backing().file.is_some() {
-            return watch.protect(self.pages()).map_err(refused);
+            return watch.protect(self.pages_of(self.whole())).map_err(refused);
         }
         let mut result = Ok(());
-        self.file_runs(&mut |run| {
+        self.file_runs(self.whole(), &mut |run| {
             if result.is_ok() {
                 result = watch.protect(self.pages_of(run));
             }
@@ -129,11 +129,6 @@ impl Mapping {
         let logs = self.tracking().logs.lock()?.clone();
         // Behind the lock: a log has one of its own.
         logs.iter().filter_map(Weak::upgrade).try_fold(false, |has, log| Ok(has || log.is_on()?))
-    }
-
-    /// Tells those who follow the guest of the pages that it wrote: a bit for each, from the start of the region on.
-    pub fn note_guest_writes(&self, bitmap: &[u64]) -> Result<(), Forked> {
-        self.tracking().note(sees_guest, &|pages| pages.mark_words(bitmap))
     }
 
     /// Tells all of pages whose bytes changed otherwise than by a store.
@@ -157,57 +152,27 @@ fn cannot_watch(region: &SharedRegion, why: NoWatch) -> Error {
     }
 }
 
-impl MappedRegion {
-    /// Brings what was written up to now to the consumers, and calls `found` with the pages of one of them, as offsets into the region by
-    /// ascending start; forgets them for it unless it only looks.
+impl Storage {
+    /// Brings what was written up to now to the consumers of its writes, one of whom asks.
     ///
     /// A write that is under way may be found now or the next time, never not at all.
-    pub fn written(&self, id: ConsumerId, is_look: bool, found: &mut dyn FnMut(Range)) -> Result<()> {
-        let Some((observer, pages)) = self.mapping().tracking().find(id)? else { return Ok(()) };
+    fn sync(&self, region: &SharedRegion, observer: Observer) -> Result<()> {
         match observer {
-            Observer::Pagemap => self.sync_watch()?,
-            Observer::Api => self.sync_ours()?,
+            Observer::Pagemap => self.sync_watch(region),
+            Observer::Api => self.sync_ours(),
             Observer::Kvm => {
                 self.sync_ours()?;
-                let logs = self.mapping().tracking().logs.lock()?.clone();
-                logs.iter().filter_map(Weak::upgrade).try_for_each(|log| log.sync())?;
+                let logs = self.tracking().logs.lock()?.clone();
+                logs.iter().filter_map(Weak::upgrade).try_for_each(|log| log.sync())
             }
         }
-        // The last page of the bitmap may reach beyond the region.
-        let mut clip = |run: Range| found(Range::between(run.base(), run.end().min(self.desc().size())));
-        if is_look {
-            pages.peek(&mut clip)
-        } else {
-            pages.drain(&mut clip)
-        }
-        Ok(())
-    }
-
-    /// Gives pages back to a consumer that could not use them.
-    pub fn put_back(&self, id: ConsumerId, part: Range) -> Result<(), Forked> {
-        let found = self.mapping().tracking().find(id)?;
-        found.into_iter().for_each(|(_, pages)| pages.mark(part.base(), part.size()));
-        Ok(())
-    }
-
-    /// Whether a consumer finds all pages that were written by whom its source sees, and no others.
-    pub fn is_tracked_exactly(&self, id: ConsumerId) -> Result<bool, Forked> {
-        let followers = self.mapping().tracking().followers.lock()?;
-        Ok(followers.iter().any(|follower| follower.id == id && follower.is_exact))
-    }
-
-    /// The observer of the writes to it for a consumer.
-    pub fn observer(&self, id: ConsumerId) -> Result<Option<Observer>, Forked> {
-        Ok(self.mapping().tracking().find(id)?.map(|(observer, _)| observer))
     }
 
     /// Our own writes; memory that is leased for writing counts as written each time.
     fn sync_ours(&self) -> Result<()> {
-        let Some(bitmap) = self.mapping().dirty() else { return Ok(()) };
-        for info in self.leases().held()?.iter().filter(|info| info.is_writable) {
-            bitmap.mark(info.address.saturating_sub(self.desc().base()), info.size);
-        }
-        let followers = self.mapping().tracking().followers.lock()?;
+        let Some(bitmap) = self.dirty() else { return Ok(()) };
+        self.places().written()?.iter().for_each(|part| bitmap.mark(part.base(), part.size()));
+        let followers = self.tracking().followers.lock()?;
         bitmap.drain(&mut |run| {
             let concerned = followers.iter().filter(|follower| sees_ours(follower.observer));
             concerned.for_each(|follower| follower.pages.mark(run.base(), run.size()));
@@ -215,23 +180,75 @@ impl MappedRegion {
         Ok(())
     }
 
-    fn sync_watch(&self) -> Result<()> {
-        let mapping = self.mapping();
-        let Some(watch) = mapping.tracking().watch()? else { return Ok(()) };
-        let (lead, size) = (mapping.backing().lead(), self.desc().size());
+    fn sync_watch(&self, region: &SharedRegion) -> Result<()> {
+        let Some(watch) = self.tracking().watch()? else { return Ok(()) };
+        let (lead, size) = (self.backing().lead(), self.whole().size());
         let collected = watch.collect(&mut |offset, run| {
-            // The first page may begin before the region.
+            // The first page may begin before the first byte.
             let end = u64_of(offset.saturating_add(run)).saturating_sub(lead).min(size);
             let part = Range::between(u64_of(offset).saturating_sub(lead), end);
-            let _ = mapping.tracking().note(|observer| observer == Observer::Pagemap, &|pages| {
+            let _ = self.tracking().note(|observer| observer == Observer::Pagemap, &|pages| {
                 pages.mark(part.base(), part.size());
             });
         });
         collected.map_err(|error| match error {
             CollectError::Kernel(error) => {
-                failed(self.desc(), "looking for its written pages (PAGEMAP_SCAN) failed", &error)
+                failed(region, "looking for its written pages (PAGEMAP_SCAN) failed", &error)
             }
             CollectError::Room(error) => error,
         })
+    }
+}
+
+/// Brings what was written to the storage of some regions up to now to its consumers, and calls `found` with the pages of one of them, at
+/// every address where they are seen; forgets them for it unless it only looks.
+pub fn written(windows: &[MappedRegion], id: ConsumerId, is_look: bool, found: &mut dyn FnMut(Range)) -> Result<()> {
+    let Some(region) = windows.first() else { return Ok(()) };
+    let Some((observer, pages)) = region.storage().tracking().find(id)? else { return Ok(()) };
+    region.storage().sync(region.desc(), observer)?;
+    let mut at_all = |run: Range| {
+        let seen = windows.iter().map(|region| region.window().guest_of(run));
+        seen.filter(|seen| !seen.is_empty()).for_each(&mut *found);
+    };
+    if is_look {
+        pages.peek(&mut at_all)
+    } else {
+        pages.drain(&mut at_all)
+    }
+    Ok(())
+}
+
+impl MappedRegion {
+    /// Tells those who follow the guest of the pages that it wrote: a bit for each, from the start of the region on.
+    pub fn note_guest_writes(&self, bitmap: &[u64]) -> Result<(), Forked> {
+        let part = self.window().shown();
+        self.storage().tracking().note(sees_guest, &|pages| {
+            if part.base() == 0 {
+                return pages.mark_words(bitmap);
+            }
+            let words = (part.base()..).step_by(usize_of(PAGE.saturating_mul(64))).zip(bitmap);
+            for (first, word) in words.filter(|(_, word)| **word != 0) {
+                let set = (0..64u64).filter(|bit| word >> bit & 1 != 0);
+                set.for_each(|bit| pages.mark(first.saturating_add(bit.saturating_mul(PAGE)), PAGE));
+            }
+        })
+    }
+
+    /// Gives pages back to a consumer that could not use them.
+    pub fn put_back(&self, id: ConsumerId, part: Range) -> Result<(), Forked> {
+        let found = self.storage().tracking().find(id)?;
+        found.into_iter().for_each(|(_, pages)| pages.mark(part.base(), part.size()));
+        Ok(())
+    }
+
+    /// Whether a consumer finds all pages that were written by whom its source sees, and no others.
+    pub fn is_tracked_exactly(&self, id: ConsumerId) -> Result<bool, Forked> {
+        let followers = self.storage().tracking().followers.lock()?;
+        Ok(followers.iter().any(|follower| follower.id == id && follower.is_exact))
+    }
+
+    /// The observer of the writes to it for a consumer.
+    pub fn observer(&self, id: ConsumerId) -> Result<Option<Observer>, Forked> {
+        Ok(self.storage().tracking().find(id)?.map(|(observer, _)| observer))
     }
 }

@@ -132,12 +132,11 @@ mod proofs {
     use std::sync::Arc;
 
     use super::*;
-    use crate::memory::lease_table::LeaseTable;
+    use crate::memory::places::tests::Page;
     use crate::memory::present::PresentPages;
-    use crate::model::error::LeaseInfo;
     use crate::sys::sync::{AtomicBool, Ordering, prove, thread};
 
-    /// The steps of `Mapping::path` and `Mapping::export_file`: the permit comes before the look at the pages.
+    /// The steps of `Storage::path` and `Storage::export_file`: the permit comes before the look at the pages.
     #[test]
     fn no_direct_copy_meets_a_page_that_another_process_took() {
         prove(|| {
@@ -176,24 +175,23 @@ mod proofs {
     #[test]
     fn no_view_is_of_a_page_that_a_discard_took() {
         prove(|| {
-            let (gate, table) = (Arc::new(Gate::default()), Arc::new(LeaseTable::default()));
+            let (gate, table) = (Arc::new(Gate::default()), Arc::new(Page::new()));
             let is_taken = Arc::new(AtomicBool::new(false));
             let view = {
                 let (gate, table, is_taken) = (Arc::clone(&gate), Arc::clone(&table), Arc::clone(&is_taken));
                 move || {
-                    let info = LeaseInfo { what: "view", address: 0, size: 8, is_writable: true };
-                    let slot = table.enter(info, false).unwrap().unwrap();
+                    let slot = table.enter("view", 0);
                     if gate.pass().is_some() {
                         assert!(!is_taken.load(Ordering::SeqCst));
                         thread::yield_now();
                         assert!(!is_taken.load(Ordering::SeqCst));
                     }
-                    table.leave(slot);
+                    table.1.leave(slot);
                 }
             };
             let view = thread::spawn(view);
             gate.close();
-            if table.held().unwrap().is_empty() {
+            if table.leases().held().unwrap().is_empty() {
                 is_taken.store(true, Ordering::SeqCst);
             }
             view.join().unwrap();

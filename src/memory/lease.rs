@@ -4,11 +4,11 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::sync::{Arc, Weak};
 
 use super::dax_window::{DaxMapping, DaxWindow};
-use super::lease_table::{LeaseTable, Refused};
-use super::mapping::Mapping;
 use super::path::Touch;
+use super::places::{Places, Refused, WindowLeases};
 use super::region::MappedRegion;
-use crate::model::error::LeaseInfo;
+use super::storage::Storage;
+use super::window::Window;
 use crate::model::range::Range;
 use crate::model::region::SharedRegion;
 use crate::model::region_map::RegionEntry;
@@ -37,8 +37,7 @@ impl Lease {
         is_writable: bool,
         is_nested: bool,
     ) -> Result<Self, Refused> {
-        let info = LeaseInfo { what, address: range.base(), size: range.size(), is_writable };
-        let slot = region.leases().enter(info, is_nested)?;
+        let slot = region.leases().enter(what, range, is_writable, is_nested)?;
         Ok(Self { region: region.share(), written: is_writable.then(|| region.part(range)), slot })
     }
 
@@ -49,29 +48,29 @@ impl Lease {
 
     /// The host address where a range begins that lies in the region.
     pub fn host(&self, range: Range) -> *mut u8 {
-        self.region.mapping().host(self.region.part(range).base())
+        self.region.host(self.region.part(range))
     }
 
     /// Whether the memory has the protection bits all over a range, as long as the lease is held.
     pub fn allows(&self, range: Range, bits: i32) -> Result<bool, Forked> {
-        self.region.mapping().allows(self.region.part(range), bits)
+        self.region.storage().allows(self.region.part(range), bits)
     }
 
     /// Whether dropping this lease unmaps the memory, which may take long.
     pub fn is_last_user(&self) -> bool {
         // A hint only: two last users at the same time both say no, and one of them unmaps all the same.
-        Arc::strong_count(self.region.shared_mapping()) == 1
+        Arc::strong_count(self.region.shared_storage()) == 1
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        if let Some((written, dirty)) = self.written.zip(self.region.mapping().dirty()) {
+        if let Some((written, dirty)) = self.written.zip(self.region.storage().dirty()) {
             // Before the lease goes: a drain of the region, once it is free, must find the pages.
             dirty.mark(written.base(), written.size());
         }
         if let Some(slot) = self.slot {
-            self.region.leases().leave(slot);
+            self.region.storage().places().leave(slot);
         }
     }
 }
@@ -80,14 +79,15 @@ impl Drop for Lease {
 #[derive(Clone, Debug)]
 pub struct WeakRegion {
     entry: RegionEntry,
-    mapping: Weak<Mapping>,
-    leases: Arc<LeaseTable>,
+    storage: Weak<Storage>,
+    places: Arc<Places>,
+    window: Window,
 }
 
 impl From<&MappedRegion> for WeakRegion {
     fn from(region: &MappedRegion) -> Self {
-        let mapping = Arc::downgrade(region.shared_mapping());
-        Self { entry: region.entry().clone(), mapping, leases: Arc::clone(region.leases()) }
+        let (storage, places) = (Arc::downgrade(region.shared_storage()), Arc::clone(region.storage().places()));
+        Self { entry: region.entry().clone(), storage, places, window: region.window() }
     }
 }
 
@@ -98,41 +98,40 @@ impl WeakRegion {
     }
 
     /// Its leases.
-    pub const fn leases(&self) -> &Arc<LeaseTable> {
-        &self.leases
+    pub fn leases(&self) -> WindowLeases<'_> {
+        self.places.through(self.window)
     }
 
-    /// Whether both are the same memory.
+    /// Whether both are the same memory, seen in the same window.
     pub fn is_memory_of(&self, other: &Self) -> bool {
-        self.mapping.ptr_eq(&other.mapping)
+        self.storage.ptr_eq(&other.storage) && self.window == other.window
     }
 
     /// Whether no touch of it can fault for as long as it is mapped and its protection stays.
     pub fn is_always_direct(&self) -> bool {
-        self.mapping.upgrade().is_some_and(|mapping| mapping.touch() == Touch::Always)
+        self.storage.upgrade().is_some_and(|storage| storage.touch() == Touch::Always)
     }
 
     /// The region, if its memory is still there; kept for a moment, and not touched: that takes a lease.
     pub fn upgrade(&self) -> Option<MappedRegion> {
-        let mapping = self.mapping.upgrade()?;
-        Some(MappedRegion::of(self.entry.clone(), mapping, Arc::clone(&self.leases)))
+        Some(MappedRegion::of(self.entry.clone(), self.storage.upgrade()?, self.window))
     }
 
     /// Takes a lease on part of the region, if it is still there.
     pub fn lease(&self, what: &'static str, range: Range, is_writable: bool) -> Result<Lease, Refused> {
-        let mapping = self.mapping.upgrade().ok_or(Refused::Closed)?;
-        let region = MappedRegion::of(self.entry.clone(), mapping, Arc::clone(&self.leases));
+        let storage = self.storage.upgrade().ok_or(Refused::Closed)?;
+        let region = MappedRegion::of(self.entry.clone(), storage, self.window);
         Lease::take(&region, what, range, is_writable, false)
     }
 
-    /// The mapping's own descriptor, exported as by [`Mapping::export_file`], if the memory is still there.
+    /// The storage's own descriptor, exported as by [`Storage::export_file`], if the memory is still there.
     pub fn export_descriptor(&self) -> Option<Option<RawFd>> {
-        self.mapping.upgrade().map(|mapping| mapping.export_file().map(|(file, _)| file.as_raw_fd()))
+        self.storage.upgrade().map(|storage| storage.export_file().map(|file| file.as_raw_fd()))
     }
 
     /// The files in it, when it is a DAX window that is still there.
     pub fn dax_mappings(&self) -> Result<Vec<DaxMapping>, Forked> {
-        let mapping = self.mapping.upgrade();
-        mapping.as_ref().and_then(|mapping| mapping.window()).map_or(Ok(Vec::new()), DaxWindow::mappings)
+        let storage = self.storage.upgrade();
+        storage.as_ref().and_then(|storage| storage.dax_window()).map_or(Ok(Vec::new()), DaxWindow::mappings)
     }
 }

@@ -48,7 +48,7 @@ impl MappedRegions {
         let mut next = Successor::new(self.incarnation, Arc::clone(&consumers), self.regions.len());
         for region in &self.regions {
             let begun =
-                consumers.iter().try_for_each(|consumer| region.mapping().follow(region.desc(), *consumer, false));
+                consumers.iter().try_for_each(|consumer| region.storage().follow(region.desc(), *consumer, false));
             begun?;
             next.push(Arc::clone(region))?;
         }
@@ -192,8 +192,8 @@ impl Successor {
     /// Adds a region.
     pub fn push(&mut self, region: Arc<MappedRegion>) -> Result<()> {
         // First: the fast path takes the bitmap over.
-        let (mapping, desc) = (region.mapping(), region.desc());
-        self.consumers.iter().try_for_each(|consumer| mapping.follow(desc, *consumer, true))?;
+        let (storage, desc) = (region.storage(), region.desc());
+        self.consumers.iter().try_for_each(|consumer| storage.follow(desc, *consumer, true))?;
         self.starts.push(region.desc().base());
         self.fast_paths.push(FastPath::of(&region));
         self.regions.push(region);

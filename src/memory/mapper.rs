@@ -1,8 +1,5 @@
 //! Maps regions one after the other: bound, advised, populated and locked as each asks.
 
-use std::sync::Arc;
-
-use super::mapping::Mapping;
 use super::prealloc;
 use super::region::MappedRegion;
 use super::section::Section;
@@ -29,9 +26,9 @@ impl<'a> Mapper<'a> {
     /// Maps one region, and sees to it that the pages that should be there from the beginning are.
     pub fn map(&mut self, entry: &RegionEntry) -> Result<MappedRegion> {
         let desc = &entry.desc;
-        let region = MappedRegion::of(entry.clone(), Arc::new(Mapping::new(desc)?), Arc::default());
+        let region = MappedRegion::map(entry)?;
         // Before any page is there: policy and advice decide where and how pages come.
-        region.mapping().advise(None, desc)?;
+        region.advise(None, desc)?;
         let is_locked = desc.options.mlock == Some(true);
         if is_locked || desc.perm_flags & MAP_POPULATE != 0 {
             let (left, interrupt) = (self.left, self.interrupt);
@@ -42,7 +39,7 @@ impl<'a> Mapper<'a> {
             })?;
         }
         if is_locked {
-            region.mapping().lock(desc)?;
+            region.storage().lock(region.window().shown(), desc)?;
         }
         self.left = self.left.skip(desc.size());
         self.interrupt.progress("map", self.left.base(), self.left.end())?;

@@ -56,12 +56,12 @@ pub fn effective(sections: &[Section<'_>]) -> Result<Vec<MemoryStats>> {
 }
 
 fn addresses(region: &MappedRegion) -> (usize, usize) {
-    let (host, size) = region.mapping().pages();
+    let (host, size) = region.pages();
     (host.addr(), size)
 }
 
 fn effective_region(region: &MappedRegion, mut sums: Smaps) -> Result<MemoryStats> {
-    let (host, size) = region.mapping().pages();
+    let (host, size) = region.pages();
     if sums.reaches_out {
         // The kernel joined the mapping with a neighbour. mincore counts our pages alone;
         // no call does so for the rest, which is only bounded.
@@ -90,10 +90,11 @@ fn placement(region: &MappedRegion) -> Result<NumaPlacement> {
 
 /// The number of pages that were looked at, evenly spread over the region, and of those that are there the number on each node.
 fn sample(region: &MappedRegion) -> Result<(u64, BTreeMap<u32, u64>)> {
-    let page_size = region.mapping().page_size();
-    let pages = (0..usize_of(region.desc().size())).step_by(usize_of(page_size));
+    let page_size = region.storage().page_size();
+    let shown = region.window().shown();
+    let pages = (0..usize_of(shown.size())).step_by(usize_of(page_size));
     let every = pages.len().div_ceil(SAMPLES).max(1);
-    let hosts: Vec<*mut u8> = pages.step_by(every).map(|offset| region.mapping().host(u64_of(offset))).collect();
+    let hosts: Vec<*mut u8> = pages.step_by(every).map(|offset| region.host(shown.skip(u64_of(offset)))).collect();
     let found = numa::nodes_of(&hosts).map_err(|error| failed(region.desc(), "move_pages failed", &error))?;
     let mut found: Vec<u32> = found.into_iter().flatten().collect();
     found.sort_unstable();

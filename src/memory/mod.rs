@@ -1,11 +1,12 @@
 //! The real memory: from a region's description to bytes that can be read and written.
 //!
-//! [`source`] opens what a region asks for, [`mapping`] maps it through vm-memory, [`mapper`] does so for one region after the other.
-//! [`region`] is a mapped region, [`mapped_regions`] all of a snapshot, built for fast look-up. [`path`] says how memory may be touched:
-//! directly where no touch can fault, through the kernel elsewhere.
+//! [`source`] opens what a region asks for, [`storage`] maps it through vm-memory, [`mapper`] does so for one region after the other.
+//! [`region`] is a mapped region, a [`window`] on its storage, and [`mapped_regions`] are all of a snapshot, built for fast look-up.
+//! [`path`] says how memory may be touched: directly where no touch can fault, through the kernel elsewhere.
 //!
 //! [`access`] plans what a verb takes of a range, in [`section`]s of regions, and refuses or does it. Sections are borrowed from the
-//! snapshot; what goes on when the snapshot is let go holds a [`lease`] ([`leased_sections`]), which vetoes the removal of the region.
+//! snapshot; what goes on when the snapshot is let go holds a [`lease`] ([`leased_sections`]), which vetoes the removal of the region; a storage
+//! knows its leases by their [`places`].
 
 #![deny(clippy::disallowed_methods, reason = "sizes here are chosen by callers")]
 #![allow(unsafe_code, reason = "this room is where raw guest pointers are copied")]
@@ -31,15 +32,14 @@ pub mod host;
 mod host_limits;
 mod host_nodes;
 pub mod lease;
-pub mod lease_table;
 pub mod leased_sections;
 pub mod mapped_regions;
 pub mod mapper;
-pub mod mapping;
 pub mod memory_stats;
 mod mmap;
 mod os_error;
 pub mod path;
+pub mod places;
 mod plan_needs;
 pub mod prealloc;
 mod present;
@@ -51,6 +51,7 @@ pub mod scan;
 pub mod search;
 pub mod section;
 pub mod source;
+pub mod storage;
 pub mod topology;
 pub mod tracking;
 pub mod transfer;
@@ -58,4 +59,5 @@ pub mod translate;
 mod untorn;
 pub mod value;
 pub mod watch;
+pub mod window;
 pub mod zero_pages;

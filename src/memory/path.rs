@@ -2,13 +2,13 @@
 //!
 //! A load or store that meets a page which can't be had ends the process with SIGBUS or SIGSEGV. When the kernel makes the same copy,
 //! it answers EFAULT. So memory is touched directly only where no touch can fault: `Touch::of` decides when that is, from what
-//! [`source`](super::source) knows of the backing. [`Mapping::path`] says what follows for one copy, and whoever copies matches it.
+//! [`source`](super::source) knows of the backing. [`Storage::path`] says what follows for one copy, and whoever copies matches it.
 
 use std::fs::File;
 
 use super::gate::Permit;
-use super::mapping::Mapping;
 use super::source::Backing;
+use super::storage::Storage;
 use crate::model::range::Range;
 use crate::model::region::PROT_READ;
 
@@ -59,7 +59,7 @@ pub enum Path<'a> {
     Direct,
     /// By a plain copy, for as long as the permit is held.
     DirectUntilExported(#[allow(dead_code, reason = "held, not read")] Permit<'a>),
-    /// Reads by `pread(2)` from the file, in which the region begins at an offset: holes stay holes. Writes as for [`Self::Kernel`]:
+    /// Reads by `pread(2)` from the file, in which the storage begins at an offset: holes stay holes. Writes as for [`Self::Kernel`]:
     /// `pwrite(2)` would grow a file that was cut.
     File(&'a File, u64),
     /// By `process_vm_readv(2)` and `process_vm_writev(2)` on this process.
@@ -78,13 +78,13 @@ impl Path<'_> {
     }
 }
 
-impl Mapping {
+impl Storage {
     /// The time for which the memory may be touched directly.
     pub const fn touch(&self) -> Touch {
         Touch::of(self.backing())
     }
 
-    /// The path of a copy of part of the region that needs these bits of protection, at this moment.
+    /// The path of a copy of a part that needs these bits of protection, at this moment.
     ///
     /// Pages that have to be there are brought in, as a touch would do.
     pub fn path(&self, part: Range, bits: i32) -> Path<'_> {
@@ -106,12 +106,12 @@ impl Mapping {
         if self.backing().shown_file().is_some() { self.guarded_path() } else { self.path(part, PROT_READ) }
     }
 
-    /// Whether all of it can be touched directly at this moment.
-    pub fn is_direct(&self) -> bool {
+    /// Whether all of a part can be touched directly at this moment.
+    pub(super) fn is_direct(&self, part: Range) -> bool {
         match self.touch() {
             Touch::Always => true,
             Touch::InItsProcess => self.gate().is_in_its_process(),
-            Touch::FromPopulatedToExported => self.gate().pass().is_some() && self.is_present(self.whole()),
+            Touch::FromPopulatedToExported => self.gate().pass().is_some() && self.is_present(part),
             Touch::Never => false,
         }
     }

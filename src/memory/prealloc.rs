@@ -48,7 +48,7 @@ pub struct PreallocReport {
 
 /// Whether pages can be brought in: not where the protection allows no access, nor in memory that someone else made or brings in.
 fn can_populate(section: &Section<'_>) -> bool {
-    let (region, backing) = (section.region(), section.region().mapping().backing());
+    let (region, backing) = (section.region(), section.region().storage().backing());
     region.desc().prot_flags & (PROT_READ | PROT_WRITE) != 0 && backing.buffer.is_none() && !backing.has_fault_handler
 }
 
@@ -96,7 +96,7 @@ struct PreallocWork {
 impl PreallocWork {
     fn new(sections: &[Section<'_>]) -> Result<Self> {
         let steps = sections.iter().enumerate().flat_map(|(index, section)| {
-            let size = STEP.max(section.region().mapping().page_size());
+            let size = STEP.max(section.region().storage().page_size());
             section.chunks(size).map(move |part| Step { range: part.range(), index })
         });
         Ok(Self {
@@ -150,7 +150,7 @@ impl PreallocWork {
             touch(section);
             return Ok(());
         }
-        region.mapping().populate(section.part()).map_err(|error| failed(region, &error))
+        region.storage().populate(section.part()).map_err(|error| failed(region, &error))
     }
 
     fn work(&self) {
@@ -191,7 +191,7 @@ impl PreallocWork {
 
 /// A compare-and-exchange of each page's first byte with itself, where no touch can fault.
 fn touch(section: &Section<'_>) {
-    for page in section.chunks(section.region().mapping().page_size()) {
+    for page in section.chunks(section.region().storage().page_size()) {
         // SAFETY: the byte lies in a mapping that can't fault meanwhile; others access it with atomics or by the kernel.
         let byte = unsafe { AtomicU8::from_ptr(page.host()) };
         let value = byte.load(Ordering::Relaxed);
@@ -201,11 +201,11 @@ fn touch(section: &Section<'_>) {
 
 /// The error of a population that the kernel refused; it tells how many pages the pool is short of.
 fn failed(region: &MappedRegion, error: &io::Error) -> Error {
-    let (desc, backing) = (region.desc(), region.mapping().backing());
+    let (desc, backing) = (region.desc(), region.storage().backing());
     if !backing.is_huge || !matches!(errno::of(error), EFAULT | ENOMEM) {
         return source::failed(desc, "populating its pages (MADV_POPULATE_WRITE, Linux 5.14) failed", error);
     }
-    let (page_size, (host, size)) = (backing.page_size, region.mapping().pages());
+    let (page_size, (host, size)) = (backing.page_size, region.pages());
     let pages = u64_of(size).div_ceil(page_size);
     let there = smaps::read(&[(host.addr(), size)]).unwrap_or_default();
     let there = there.first().and_then(|sums| sums.resident.checked_div(page_size)).unwrap_or_default();

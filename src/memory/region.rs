@@ -1,9 +1,13 @@
 //! A region with its memory.
 
+use std::fs::File;
+use std::io;
 use std::sync::Arc;
 
-use super::lease_table::LeaseTable;
-use super::mapping::Mapping;
+use super::places::WindowLeases;
+use super::protection::Pages;
+use super::storage::Storage;
+use super::window::Window;
 use crate::model::error::Result;
 use crate::model::ids::RegionId;
 use crate::model::int::usize_of;
@@ -21,19 +25,25 @@ use crate::sys::kvm_slot::StableBytes;
 #[derive(Debug)]
 pub struct MappedRegion {
     entry: RegionEntry,
-    mapping: Arc<Mapping>,
-    leases: Arc<LeaseTable>,
+    storage: Arc<Storage>,
+    window: Window,
 }
 
 impl MappedRegion {
-    /// A region of a mapping that was made for its range.
-    pub(super) const fn of(entry: RegionEntry, mapping: Arc<Mapping>, leases: Arc<LeaseTable>) -> Self {
-        Self { entry, mapping, leases }
+    /// Maps a storage of its own for a region, which shows all of it.
+    pub(super) fn map(entry: &RegionEntry) -> Result<Self> {
+        let window = Window::whole(entry.range);
+        Ok(Self::of(entry.clone(), Arc::new(Storage::new(&entry.desc, &window)?), window))
+    }
+
+    /// A region that shows part of a storage.
+    pub(super) const fn of(entry: RegionEntry, storage: Arc<Storage>, window: Window) -> Self {
+        Self { entry, storage, window }
     }
 
     /// The same region once more, for what keeps it under a lease.
     pub(super) fn share(&self) -> Self {
-        Self::of(self.entry.clone(), Arc::clone(&self.mapping), Arc::clone(&self.leases))
+        Self::of(self.entry.clone(), Arc::clone(&self.storage), self.window)
     }
 
     /// The same memory under another description of its range.
@@ -65,18 +75,62 @@ impl MappedRegion {
         &self.entry.desc
     }
 
-    /// The memory; a replacement of the description keeps it.
-    pub fn mapping(&self) -> &Mapping {
-        &self.mapping
+    /// The bytes; a replacement of the description keeps them.
+    pub fn storage(&self) -> &Storage {
+        &self.storage
+    }
+
+    pub(super) const fn shared_storage(&self) -> &Arc<Storage> {
+        &self.storage
+    }
+
+    /// The part of the bytes that it shows, and its addresses.
+    pub const fn window(&self) -> Window {
+        self.window
     }
 
     /// Its leases.
-    pub const fn leases(&self) -> &Arc<LeaseTable> {
-        &self.leases
+    pub fn leases(&self) -> WindowLeases<'_> {
+        self.storage.places().through(self.window)
     }
 
-    pub(super) const fn shared_mapping(&self) -> &Arc<Mapping> {
-        &self.mapping
+    /// The host address of its first byte.
+    pub fn start(&self) -> *mut u8 {
+        self.host(self.window.shown())
+    }
+
+    /// The host address of the first byte of a part of the storage.
+    pub(super) fn host(&self, part: Range) -> *mut u8 {
+        self.storage.host(part.base())
+    }
+
+    /// The whole pages that it lies in.
+    pub(super) fn pages(&self) -> Pages {
+        self.storage.pages_of(self.window.shown())
+    }
+
+    /// Binds and advises its pages as `new` asks, where that differs from what `old` asked.
+    pub(super) fn advise(&self, old: Option<&SharedRegion>, new: &SharedRegion) -> Result<()> {
+        self.storage.advise(self.window.shown(), old, new)
+    }
+
+    /// Sets the protection of its pages.
+    ///
+    /// # Safety
+    /// No one touches the memory who relies on a protection that is taken away.
+    pub(super) unsafe fn protect(&self, prot_flags: i32) -> io::Result<()> {
+        // SAFETY: the caller's promise.
+        unsafe { self.storage.protect(self.window.shown(), prot_flags) }
+    }
+
+    /// The offset in its file at which it begins; `None` for memory without a file.
+    pub fn start_in_file(&self) -> Option<u64> {
+        self.storage.in_file(self.window.shown().base())
+    }
+
+    /// The file and the offset at which it begins in it, exported as by [`Storage::export_file`].
+    pub fn export_file(&self) -> Option<(Arc<File>, u64)> {
+        self.storage.export_file().zip(self.start_in_file())
     }
 
     /// The guest physical addresses.
@@ -84,23 +138,22 @@ impl MappedRegion {
         self.desc().range
     }
 
-    /// The part of a range that lies in the region, counted from the region's start.
+    /// The part of the storage that it shows at those addresses of a range that are its own.
     pub fn part(&self, range: Range) -> Range {
-        let part = self.range().intersection(&range);
-        Range::between(part.base().abs_diff(self.range().base()), part.end().abs_diff(self.range().base()))
+        self.window.part(range)
     }
 
     /// Whether accesses go through the kernel, because a touch may fault.
     pub fn is_guarded(&self) -> bool {
-        !self.mapping.is_direct()
+        !self.storage.is_direct(self.window.shown())
     }
 
     /// The first address in part of the region whose protection lacks some of the bits; in a DAX window it is that of the files.
     pub fn first_denied(&self, range: Range, bits: i32) -> Result<Option<u64>, Forked> {
-        match self.mapping.window() {
+        match self.storage.dax_window() {
             Some(window) if bits != 0 => {
                 let offset = window.first_denied(self.part(range), bits)?;
-                Ok(offset.map(|offset| self.range().skip(offset).base()))
+                Ok(offset.map(|offset| self.window.guest_of(Range::at(offset, 1)).base()))
             }
             _ => Ok((self.desc().prot_flags & bits != bits).then_some(range.base())),
         }
@@ -108,8 +161,8 @@ impl MappedRegion {
 
     /// In a DAX window, the protection of the file that is mapped at an address.
     pub(super) fn window_prot_flags(&self, address: u64) -> Option<Option<i32>> {
-        let place = self.range().offset_of(address)?;
-        Some(self.mapping.window()?.prot_flags(place).unwrap_or_default())
+        let offset = self.part(Range::at(address, 1)).base();
+        Some(self.storage.dax_window()?.prot_flags(offset).unwrap_or_default())
     }
 }
 
@@ -117,6 +170,6 @@ impl MappedRegion {
 // maps over a part of itself is the same bytes to whoever looks.
 unsafe impl StableBytes for MappedRegion {
     fn bytes(&self) -> *mut [u8] {
-        std::ptr::slice_from_raw_parts_mut(self.mapping.host(0), usize_of(self.range().size()))
+        std::ptr::slice_from_raw_parts_mut(self.start(), usize_of(self.range().size()))
     }
 }

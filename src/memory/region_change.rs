@@ -1,5 +1,6 @@
 //! The steps of a change on the memory of a region that it removes, or to which it gives another description.
 
+use super::places::Ticket;
 use super::region::MappedRegion;
 use super::source::failed;
 use crate::model::error::{LeaseInfo, Result};
@@ -9,13 +10,14 @@ use crate::model::region::SharedRegion;
 #[derive(Debug)]
 pub struct ClosedRegion {
     region: MappedRegion,
+    ticket: Ticket,
     is_gone: bool,
 }
 
 impl ClosedRegion {
     /// Closes a region; leases on it veto that.
     pub fn close(region: &MappedRegion) -> Result<Result<Self, Vec<LeaseInfo>>> {
-        Ok(region.leases().close()?.map(|()| Self { region: region.share(), is_gone: false }))
+        Ok(region.leases().close()?.map(|ticket| Self { region: region.share(), ticket, is_gone: false }))
     }
 
     /// The region is gone: leases on it are refused for good.
@@ -29,13 +31,14 @@ impl ClosedRegion {
     pub fn restrict(self, prot_flags: i32) {
         // SAFETY: no one holds a lease, and no reader is left, as said above. Whatever the kernel answers, accesses already refuse
         // what the description forbids.
-        let _ = unsafe { self.region.mapping().protect(prot_flags) };
+        let _ = unsafe { self.region.protect(prot_flags) };
     }
 }
 
 impl Drop for ClosedRegion {
     fn drop(&mut self) {
-        if self.is_gone { self.region.leases().finish() } else { self.region.leases().reopen() }
+        let places = self.region.storage().places();
+        if self.is_gone { places.finish(self.ticket) } else { places.reopen(self.ticket) }
     }
 }
 
@@ -54,10 +57,10 @@ impl NextDescription {
         let before = region.desc();
         if next.adds_protection() {
             // SAFETY: nothing is taken away.
-            let added = unsafe { region.mapping().protect(before.prot_flags | new.prot_flags) };
+            let added = unsafe { region.protect(before.prot_flags | new.prot_flags) };
             added.map_err(|error| failed(before, "mprotect failed", &error))?;
         }
-        region.mapping().advise(Some(before), new)?;
+        region.advise(Some(before), new)?;
         Ok(next)
     }
 
@@ -76,12 +79,12 @@ impl Drop for NextDescription {
         if self.is_published {
             return;
         }
-        let (mapping, old) = (self.region.mapping(), self.region.desc());
+        let (region, old) = (&self.region, self.region.desc());
         if self.adds_protection() {
             // SAFETY: no description that allows more was published.
-            let _ = unsafe { mapping.protect(old.prot_flags) };
+            let _ = unsafe { region.protect(old.prot_flags) };
         }
         // There is nobody to tell of an advice that can't be taken back.
-        let _ = mapping.advise(Some(&self.new), old);
+        let _ = region.advise(Some(&self.new), old);
     }
 }

@@ -27,7 +27,7 @@ const GUARDED_CHUNK: usize = 64 << 10;
 #[derive(Clone, Copy, Debug)]
 pub struct Section<'a> {
     region: &'a MappedRegion,
-    /// Its place in the region. It lies inside: the constructor sees to that, and all below rely on it.
+    /// Its place in the storage. It lies in what the region shows: the constructor sees to that, and all below rely on it.
     part: Range,
     /// Its place in the buffer; as many bytes.
     buffer: Range,
@@ -53,7 +53,7 @@ impl<'a> Section<'a> {
 
     /// The guest physical addresses.
     pub fn range(&self) -> Range {
-        self.region.range().skip(self.part.base()).take(self.part.size())
+        self.region.window().guest_of(self.part)
     }
 
     /// The first guest physical address.
@@ -85,7 +85,7 @@ impl<'a> Section<'a> {
         usize_of(self.buffer.base())
     }
 
-    /// Its place in the region.
+    /// Its place in the storage.
     pub(super) const fn part(&self) -> Range {
         self.part
     }
@@ -119,12 +119,12 @@ impl<'a> Section<'a> {
 
     /// Whether a copy may wait for a disk, or for whoever answers its faults.
     pub fn may_block(&self) -> bool {
-        self.region.mapping().may_block()
+        self.region.storage().may_block()
     }
 
     /// The host address of the first byte.
     pub fn host(&self) -> *mut u8 {
-        self.region.mapping().host(self.part.base())
+        self.region.host(self.part)
     }
 
     /// Whether the user may touch it, from here on: the pages that have to be there for that are brought in.
@@ -140,7 +140,7 @@ impl<'a> Section<'a> {
 
     /// The path of a copy that needs some protection, at this moment.
     pub(super) fn path(&self, bits: i32) -> Path<'a> {
-        self.region.mapping().path(self.part, bits)
+        self.region.storage().path(self.part, bits)
     }
 
     /// The bytes from the first on that are alike in having pages.
@@ -154,10 +154,10 @@ impl<'a> Section<'a> {
     }
 
     fn extent_of(&self, part: Range) -> Extent {
-        let mapping = self.region.mapping();
-        let pages_of = |block| mapping.pages_of(block);
-        let pages_of: Option<&dyn Fn(Range) -> Pages> = (mapping.touch() != Touch::Never).then_some(&pages_of);
-        mapping.holes().extent_of(mapping.backing(), part, pages_of, mapping.gate().is_open())
+        let storage = self.region.storage();
+        let pages_of = |block| storage.pages_of(block);
+        let pages_of: Option<&dyn Fn(Range) -> Pages> = (storage.touch() != Touch::Never).then_some(&pages_of);
+        storage.holes().extent_of(storage.backing(), part, pages_of, storage.gate().is_open())
     }
 
     /// Copies the part out.
@@ -167,7 +167,7 @@ impl<'a> Section<'a> {
 
     /// Copies the part out without allocating pages of a shared file that no one has written.
     pub fn scan(&self, output: &Output<'_>) -> Result<()> {
-        self.read_by(&self.region.mapping().scan_path(self.part), output)
+        self.read_by(&self.region.storage().scan_path(self.part), output)
     }
 
     fn read_by(&self, path: &Path<'_>, output: &Output<'_>) -> Result<()> {
@@ -211,7 +211,7 @@ impl<'a> Section<'a> {
 
     /// Marks the bytes, which were written before this call.
     pub fn mark_dirty(&self) {
-        if let Some(dirty) = self.region.mapping().dirty() {
+        if let Some(dirty) = self.region.storage().dirty() {
             dirty.mark(self.part.base(), self.size());
         }
     }
@@ -222,7 +222,7 @@ impl<'a> Section<'a> {
         }
         // Without bits: the protection that is noted still forbids this; only the pages allow it.
         let work = || self.write_by(&self.path(0), input);
-        self.region.mapping().with_write_access(self.part, work)?.map_err(|error| Error::AccessDenied {
+        self.region.storage().with_write_access(self.part, work)?.map_err(|error| Error::AccessDenied {
             message: format!("cannot lift the protection of {} for a forced write: {error}", self.region.desc()),
             address: self.address(),
             size: self.size(),
@@ -294,8 +294,7 @@ impl<'a> Section<'a> {
     /// The error of a copy that the kernel stopped.
     pub(super) fn fault(&self, verb: &str, stopped: &Stopped) -> Error {
         let (left, desc) = (self.skip(u64_of(stopped.completed)), self.region.desc());
-        let file_offset = self.region.mapping().start_in_file();
-        let file_offset = file_offset.and_then(|start| start.checked_add(left.part().base()));
+        let file_offset = self.region.storage().in_file(left.part().base());
         let cause = self.cause(file_offset, stopped);
         Error::Fault {
             message: format!("{verb} of {desc} at {}: {cause}", hex(left.address())),
@@ -309,7 +308,7 @@ impl<'a> Section<'a> {
     }
 
     fn cause(&self, position: Option<u64>, stopped: &Stopped) -> String {
-        let backing = self.region.mapping().backing();
+        let backing = self.region.storage().backing();
         let file = backing.file.as_ref().filter(|_| backing.is_regular);
         let length = file.and_then(|file| kernel::length(file).ok());
         match (length.zip(position), &stopped.error) {
@@ -320,7 +319,7 @@ impl<'a> Section<'a> {
                 "its userfaultfd handler does not answer, and the access was given up".into()
             }
             _ if backing.is_huge => "no huge page was free for it".into(),
-            (_, Some(error)) if self.region.mapping().window().is_some() => {
+            (_, Some(error)) if self.region.storage().dax_window().is_some() => {
                 format!("the file that is mapped there was truncated, or its file system is full: {error}")
             }
             (_, Some(error)) => {

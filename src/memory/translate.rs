@@ -22,7 +22,7 @@ type HostIndex = (u64, i64);
 impl Translator {
     /// The regions of a map by ascending base.
     pub fn new(memory: &MappedRegions) -> Self {
-        let host = |region: &MappedRegion| region.mapping().host(0).addr().try_into().unwrap_or_default();
+        let host = |region: &MappedRegion| region.start().addr().try_into().unwrap_or_default();
         Self {
             starts: AddressIndex::new(memory.regions().map(|region| region.desc().base()).collect()),
             regions: memory.regions().map(|region| (region.desc().size(), host(region))).collect(),

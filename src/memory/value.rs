@@ -48,7 +48,7 @@ impl Seen {
         let (low, high) = (section.host(), section.host().wrapping_add(usize_of(WORD)));
         let upper = (section.size() > WORD).then(|| Word::new(high, low_half(value >> 32))).flatten();
         // The kernel's look would wait for whoever answers faults.
-        let is_answered = region.mapping().backing().has_fault_handler;
+        let is_answered = region.storage().backing().has_fault_handler;
         let words = if is_answered { [None, None] } else { [Word::new(low, low_half(value)), upper] };
         Ok(Self { value, words })
     }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 macro_rules! unique_id {
     ($(#[doc = $doc:literal])+ $name:ident) => {
         $(#[doc = $doc])+
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub struct $name(u64);
 
         impl $name {
@@ -26,6 +26,16 @@ unique_id! {
     ///
     /// A replacement keeps it, as it keeps the memory; a region that is taken out and put back gets another, and new memory.
     RegionId
+}
+
+unique_id! {
+    /// Identifies bytes: one mapping of a file or of anonymous memory, whatever regions show it.
+    StorageId
+}
+
+unique_id! {
+    /// Identifies the insertion through which bytes of a storage are seen: other insertions that show the same bytes are other places.
+    Place
 }
 
 unique_id! {

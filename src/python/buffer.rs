@@ -18,7 +18,7 @@ use super::interrupt::detached;
 use super::space_ref::{OwnedSpace, SpaceRef};
 use crate::memory::buffer::{Bytes, Output};
 use crate::memory::lease::{Lease, WeakRegion};
-use crate::memory::lease_table::Refused;
+use crate::memory::places::Refused;
 use crate::memory::section::Section;
 use crate::model::format::hex;
 use crate::model::int::u64_of;

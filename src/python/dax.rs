@@ -15,7 +15,7 @@ use super::space_ref::SpaceRef;
 use crate::memory::dax::{self, DAX_LEASE};
 use crate::memory::dax_window::DaxMapping;
 use crate::memory::lease::{Lease, WeakRegion};
-use crate::memory::lease_table::Refused;
+use crate::memory::places::Refused;
 use crate::memory::region::MappedRegion;
 use crate::model::error::{Error, Result};
 use crate::model::interrupt::Interrupt;

@@ -35,12 +35,11 @@ pub struct PyMapping {
 
 impl PyMapping {
     pub(super) fn of(region: &MappedRegion) -> Self {
-        let mapping = region.mapping();
         Self {
             region: WeakRegion::from(region),
-            host_address: mapping.host(0).addr(),
-            file_offset: mapping.start_in_file(),
-            page_size: mapping.page_size(),
+            host_address: region.start().addr(),
+            file_offset: region.start_in_file(),
+            page_size: region.storage().page_size(),
             guarded: region.is_guarded(),
         }
     }

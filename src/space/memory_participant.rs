@@ -99,8 +99,8 @@ fn busy(region: &SharedRegion, leases: Vec<LeaseInfo>) -> Error {
 mod tests {
     use super::*;
     use crate::memory::lease::{Lease, WeakRegion};
-    use crate::memory::lease_table::Refused;
     use crate::memory::mapper::Mapper;
+    use crate::memory::places::Refused;
     use crate::model::change::{ChangeRequest, MapOperation, RegionTarget};
     use crate::model::ids::Incarnation;
     use crate::model::interrupt::Uninterrupted;
@@ -172,7 +172,7 @@ mod tests {
     #[test]
     fn a_protection_shrinks_when_the_last_reader_has_left() {
         let (map, memory) = mapped(READ_WRITE);
-        let prot_flags = || memory.regions().next().unwrap().mapping().prot_flags();
+        let prot_flags = || memory.regions().next().unwrap().storage().prot_flags();
         let mut participant = MemoryParticipant::prepare(&memory, &protecting(&map, PROT_READ)).unwrap();
         participant.commit();
         assert_eq!(prot_flags(), READ_WRITE);
@@ -185,7 +185,7 @@ mod tests {
     #[test]
     fn a_protection_grows_before_anyone_sees_it_and_shrinks_again_when_undone() {
         let (map, memory) = mapped(PROT_READ);
-        let prot_flags = || memory.regions().next().unwrap().mapping().prot_flags();
+        let prot_flags = || memory.regions().next().unwrap().storage().prot_flags();
         let held = lease(&memory, 0).unwrap();
         let participant = MemoryParticipant::prepare(&memory, &protecting(&map, READ_WRITE)).unwrap();
         assert_eq!(prot_flags(), READ_WRITE);

@@ -7,7 +7,7 @@ use super::memory_participant::MemoryParticipant;
 use super::proposal::Proposal;
 use super::space::AddressSpace;
 use super::state::SpaceState;
-use crate::memory::lease_table::LeaseTable;
+use crate::memory::lease::WeakRegion;
 use crate::model::change::{Change, ChangeRequest, MapOperation, RegionTarget};
 use crate::model::error::{Error, Result};
 use crate::model::ids::Incarnation;
@@ -76,9 +76,9 @@ impl AddressSpace {
             interrupt.check()?;
             // Leases that follow or overlap each other for ever would starve the removal: every second slice keeps new ones out. Not every
             // one, or one long access would stop all others for as long as it takes.
-            match self.leases_of(region) {
-                Some(leases) if drains => leases.drain(slice)?,
-                Some(leases) => leases.wait_free(slice)?,
+            match self.remembered(region) {
+                Some(region) if drains => region.leases().drain(slice)?,
+                Some(region) => region.leases().wait_free(slice)?,
                 None => {}
             }
             drains = !drains;
@@ -87,8 +87,8 @@ impl AddressSpace {
         result
     }
 
-    fn leases_of(&self, region: &SharedRegion) -> Option<Arc<LeaseTable>> {
-        self.load().memory.as_ref()?.find(region.base()).map(|region| Arc::clone(region.leases()))
+    fn remembered(&self, region: &SharedRegion) -> Option<WeakRegion> {
+        self.load().memory()?.find(region.base()).map(WeakRegion::from)
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::space::AddressSpace;
 use super::state::SpaceState;
 use crate::memory::dirty::PAGE;
+use crate::memory::following;
 use crate::memory::lease::WeakRegion;
 use crate::memory::region::MappedRegion;
 use crate::memory::tracking::Consumer;
@@ -15,7 +16,7 @@ use crate::model::ids::{ConsumerId, Generation, Incarnation};
 use crate::model::interrupt::Interrupt;
 use crate::model::range::Range;
 use crate::model::region::RegionType;
-use crate::model::room::Room;
+use crate::model::room::{self, Room};
 use crate::model::tracking::TrackingMode;
 
 /// The pages that a tracker found, and the map that they belong to.
@@ -73,7 +74,7 @@ impl AddressSpace {
         let snapshot = self.load_full();
         let Ok(memory) = snapshot.memory_of(incarnation) else { return };
         // Refused in a forked child only, where nobody follows.
-        memory.regions().for_each(|region| _ = region.mapping().unfollow(id));
+        memory.regions().for_each(|region| _ = region.storage().unfollow(id));
     }
 
     /// A log that nobody keeps would find nothing.
@@ -83,7 +84,7 @@ impl AddressSpace {
         }
         let snapshot = self.load_full();
         for region in snapshot.memory_of(incarnation)?.regions().filter(|region| is_ram(region)) {
-            if !region.mapping().has_log()? {
+            if !region.storage().has_log()? {
                 let how = "space.attach_kvm(vm, dirty_log=True)";
                 return Err(Error::Unsupported {
                     message: format!("no KVM machine logs the writes to {}: call {how} first", region.desc()),
@@ -109,13 +110,18 @@ impl AddressSpace {
         self.check_process()?;
         let (generation, regions) = self.followed_regions(incarnation)?;
         let (mut found, mut sources, mut is_exact) = (Vec::new(), BTreeSet::<&str>::new(), true);
-        let collected = regions.iter().try_for_each(|weak| {
-            // Gone meanwhile: its pages leave the set with it.
-            let Some(region) = weak.upgrade() else { return Ok(()) };
+        // What has gone meanwhile takes its pages along.
+        let mut there = room::collected(regions.iter().filter_map(WeakRegion::upgrade))?;
+        there.sort_unstable_by_key(|region| region.storage().id());
+        // Each storage once: what the first of its windows took, the next would not find.
+        let mut storages = there.chunk_by(|one, next| one.storage().id() == next.storage().id());
+        let collected = storages.try_for_each(|windows| {
             interrupt.check()?;
-            sources.extend(source_names(&region, id)?);
-            is_exact &= region.is_tracked_exactly(id)?;
-            written_to(&region, id, is_look, &mut found)
+            if let Some(region) = windows.first() {
+                sources.extend(source_names(region, id)?);
+                is_exact &= region.is_tracked_exactly(id)?;
+            }
+            written_to(windows, id, is_look, &mut found)
         });
         let sources = sources.iter().map(|name| (*name).into()).collect();
         match collected.and_then(|()| pages_of(&found, page_size, sources)) {
@@ -147,7 +153,7 @@ impl AddressSpace {
     pub fn is_logged(&self, incarnation: Incarnation) -> Result<bool> {
         let regions = self.followed_regions(incarnation)?.1;
         let mut there = regions.iter().filter_map(WeakRegion::upgrade);
-        there.try_fold(false, |is_logged, region| Ok(is_logged || region.mapping().has_log()?))
+        there.try_fold(false, |is_logged, region| Ok(is_logged || region.storage().has_log()?))
     }
 
     /// Refuses while a client follows that writes to the memory by mappings of another process.
@@ -176,7 +182,7 @@ impl AddressSpace {
     /// The largest page of the memory that is there.
     pub fn largest_page(&self, incarnation: Incarnation) -> Result<u64> {
         let snapshot = self.load();
-        let sizes = snapshot.memory_of(incarnation)?.regions().map(|region| region.mapping().page_size());
+        let sizes = snapshot.memory_of(incarnation)?.regions().map(|region| region.storage().page_size());
         Ok(sizes.fold(PAGE, u64::max))
     }
 
@@ -194,15 +200,15 @@ fn is_ram(region: &MappedRegion) -> bool {
 
 /// The names of those who see the writes to a region for a consumer.
 fn source_names(region: &MappedRegion, id: ConsumerId) -> Result<&'static [&'static str]> {
-    let is_logged = region.mapping().has_log()?;
+    let is_logged = region.storage().has_log()?;
     Ok(region.observer(id)?.map_or(&[], |observer| observer.sources(is_logged)))
 }
 
-/// Adds the written pages of a region, by guest physical addresses.
-fn written_to(region: &MappedRegion, id: ConsumerId, is_look: bool, found: &mut Vec<Range>) -> Result<()> {
+/// Adds the written pages of the storage that some regions show, by guest physical addresses.
+fn written_to(windows: &[MappedRegion], id: ConsumerId, is_look: bool, found: &mut Vec<Range>) -> Result<()> {
     let mut room = Ok(());
-    region.written(id, is_look, &mut |part| {
-        let added = found.add(region.range().skip(part.base()).take(part.size()));
+    following::written(windows, id, is_look, &mut |pages| {
+        let added = found.add(pages);
         room = std::mem::replace(&mut room, Ok(())).and(added);
     })?;
     room

@@ -44,7 +44,7 @@ impl Watch<'_> {
     pub fn look(&self) -> Result<Option<Seen>> {
         let snapshot = self.space.load();
         let region = self.region_in(&snapshot)?;
-        (!region.mapping().may_block()).then(|| value::look(region, self.range)).transpose()
+        (!region.storage().may_block()).then(|| value::look(region, self.range)).transpose()
     }
 
     /// Must be called without the interpreter's lock.

@@ -19,6 +19,8 @@ LOCKS = re.compile(r"\b(Mutex|RwLock|Condvar|Barrier|(?:Py)?OnceLock|LazyLock|On
 """Names of locks that wait for another thread, which in a forked child may be missing."""
 LISTS_ALL_DATA = ("sys/file.rs", "memory/data.rs")
 """Where all data of a region is listed, which is what is asked for there."""
+WINDOWS = ("memory/region.rs", "memory/storage.rs")
+"""Where bytes of a storage become host addresses; elsewhere one asks the region, whose window knows which bytes it shows."""
 ITERATES = ("python/convert.rs",)
 """Where a caller's iterable is gone through, in steps between which signals are handled."""
 NO_CODE = re.compile(r'//[^\n]*|/\*.*?\*/|\bb?r(#*)".*?"\1|"(?:\\.|[^"\\])*"|\'(?:\\.|[^\\\'])\'', re.DOTALL)
@@ -64,6 +66,8 @@ def complaints(path: str, text: str) -> Iterator[str]:
         yield f"{path} has a lock that is not of sys::lock, or a value made once that is not of sys::once"
     if path not in LISTS_ALL_DATA and re.search(r"\bSeekFrom::Hole\b|\bSEEK_HOLE\b|\bfile::data_runs\b", code):
         yield f"{path} asks for the next hole, which the kernel seeks to the end of the data, however little is wanted"
+    if path not in WINDOWS and re.search(r"\bstorage(?:\(\))?\s*\.host\(", code):
+        yield f"{path} takes a host address from a storage, whatever part of it the region shows"
     if room != "python" and re.search(r"\bpyo3\b|\bPy\s*<", code):
         yield f"{path} knows of Python"
     if room == "python":
@@ -240,6 +244,8 @@ def test_no_room_is_open_to_other_crates() -> None:
         ("python/pin.rs", "struct Pin(std::sync::RwLock<()>);"),
         ("sys/copy.rs", "rustix::fs::seek(file, SeekFrom::Hole(position))"),
         ("memory/extent.rs", "file::data_runs(&file, 0, 1, found)"),
+        ("memory/section.rs", "fn f() { region.storage().host(0) }"),
+        ("clients/kvm.rs", "fn f() { let storage = region.storage(); storage.host(offset) }"),
         ("space/client.rs", "struct Client(Py<PyAny>);"),
         ("clients/kvm.rs", "use pyo3::prelude::*;"),
         ("python/region.rs", '#[pyclass(eq, name = "frozen")] struct R;'),
@@ -265,6 +271,7 @@ def test_the_guard_complains(path: str, text: str) -> None:
         ),
         ("space/mod.rs", "use super::memory; pub use space::AddressSpace;"),
         ("memory/map.rs", "unsafe { f() }"),
+        ("memory/region.rs", "fn f() { self.storage.host(part.base()) }"),
         ("python/buffer.rs", "unsafe { f() }"),
         ("python/region.rs", '#[pyclass(frozen, name = "R")] struct R(Py<PyAny>);'),
         ("sys/file.rs", "const A: libc::c_int = 1;"),

@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::memory::lease::{Lease, WeakRegion};
-use crate::memory::lease_table::Refused;
+use crate::memory::places::Refused;
 use crate::model::change::{Change, ChangeRequest, MapOperation, RegionTarget};
 use crate::model::error::{Error, Interrupted, Result};
 use crate::model::ids::Generation;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::memory::lease::{Lease, WeakRegion};
-use crate::memory::lease_table::Refused;
+use crate::memory::places::Refused;
 use crate::model::change::RegionTarget;
 use crate::model::error::Error;
 use crate::model::interrupt::Uninterrupted;

@@ -108,7 +108,7 @@ impl Kvm {
         let id = table.numbers.take().ok_or_else(|| table.no_slot_left(desc))?;
         let (log_table, by_hand) = (Arc::downgrade(&self.table), self.options.manual_clear);
         let log: Arc<dyn WriteLog> = Arc::new(KvmLog { table: log_table, region: region.id(), by_hand });
-        region.mapping().add_log(Arc::downgrade(&log))?;
+        region.storage().add_log(Arc::downgrade(&log))?;
         let entry = SlotEntry::new(&self.vm, (id, flags), region, guest_memfd, log).map_err(|error| {
             table.numbers.give_back(id);
             refused(desc, &format!("slot {id} for"), &error)

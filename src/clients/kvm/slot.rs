@@ -97,7 +97,7 @@ impl SlotEntry {
     pub(super) fn harvest(&mut self) -> Result<()> {
         // KVM clears its log as it is read, unless that is done by hand: a page that nobody has cleared stays in ours.
         let more = self.slot.dirty_log()?;
-        self.memory.mapping().note_guest_writes(&more)?;
+        self.memory.note_guest_writes(&more)?;
         if !self.is_pending {
             self.logged = more;
             self.is_pending = true;
@@ -128,7 +128,7 @@ impl SlotEntry {
         }
         self.slot.clear_dirty_log(pages)?;
         // Once more: a page that the guest wrote again since the log was read has just been cleared unseen.
-        Ok(self.memory.mapping().note_guest_writes(pages)?)
+        Ok(self.memory.note_guest_writes(pages)?)
     }
 
     /// Makes those of the pages clean that were harvested: KVM must not be told to forget one that nobody has seen.

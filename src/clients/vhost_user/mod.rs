@@ -45,19 +45,19 @@ pub struct VhostUserRegion {
 impl VhostUserRegion {
     /// A mapped region; `None` when it is not RAM, an error when another process can't map it.
     pub fn of(region: &MappedRegion) -> Result<Option<Self>> {
-        let (desc, mapping) = (region.desc(), region.mapping());
+        let desc = region.desc();
         if desc.region_type != RegionType::DefaultMemory {
             return Ok(None);
         }
         let is_shared = desc.perm_flags & MAP_PRIVATE == 0;
         // From here on the backend may punch and truncate the file.
-        let Some((file, mmap_offset)) = is_shared.then(|| mapping.export_file()).flatten() else {
+        let Some((file, mmap_offset)) = is_shared.then(|| region.export_file()).flatten() else {
             return Err(not_shared(desc));
         };
         Ok(Some(Self {
             guest_phys_addr: desc.base(),
             memory_size: desc.size(),
-            userspace_addr: u64_of(mapping.host(0).addr()),
+            userspace_addr: u64_of(region.start().addr()),
             mmap_offset,
             file,
         }))

@@ -24,9 +24,7 @@ impl PyMemory {
     /// >>> [str(data) for data in memory.data_ranges()]
     /// ['[0x3000, 0x4000)']
     fn data_ranges<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
-        self.ranges_of(py, "data_ranges", |section, found| {
-            section.region().mapping().data_runs(section.region().desc(), found)
-        })
+        self.ranges_of(py, "data_ranges", |section, found| section.region().data_ranges(found))
     }
 
     /// The ranges that are in memory now, rather than in swap, in a file or nowhere (`mincore(2)`, `PAGEMAP_SCAN`), ascending.
@@ -39,9 +37,7 @@ impl PyMemory {
     /// >>> [str(range) for range in memory.resident()]
     /// ['[0x3000, 0x5000)']
     fn resident<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
-        self.ranges_of(py, "resident", |section, found| {
-            section.region().mapping().resident_runs(section.region().desc(), found)
-        })
+        self.ranges_of(py, "resident", |section, found| section.region().resident_ranges(found))
     }
 }
 
@@ -58,8 +54,8 @@ impl PyMemory {
             let (mut ranges, mut room) = (Vec::new(), Ok(()));
             for section in sections {
                 interrupt.check()?;
-                look(section, &mut |part: Range| {
-                    let added = ranges.add(section.region().range().skip(part.base()).take(part.size()));
+                look(section, &mut |range: Range| {
+                    let added = ranges.add(range);
                     room = std::mem::replace(&mut room, Ok(())).and(added);
                 })?;
             }

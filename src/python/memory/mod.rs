@@ -24,6 +24,7 @@ use super::tracker::PyDirty;
 use crate::memory::access::{Access, Shape, Verb};
 use crate::memory::protection::Need;
 use crate::memory::section::Section;
+
 use crate::model::error::Error;
 use crate::model::format;
 use crate::model::ids::Incarnation;

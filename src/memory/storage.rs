@@ -1,4 +1,5 @@
-//! One mapping of a region's backing, made through vm-memory and unmapped when the last user lets go.
+//! Bytes with an identity of their own: one file or anonymous memory, mapped once through vm-memory and unmapped when the last user
+//! lets go. Regions show it through windows; every offset and part here counts from the start of the storage.
 
 use std::fs::File;
 use std::io;
@@ -10,65 +11,76 @@ use super::dax_window::DaxWindow;
 use super::extent::HoleFinder;
 use super::gate::Gate;
 use super::mmap::{self, MappedPages};
+use super::places::Places;
 use super::present::PresentPages;
 use super::protection::{Pages, Protection};
 use super::source::{self, Backing};
 use super::tracking::Tracking;
+use super::window::Window;
 use crate::model::error::Result;
-use crate::model::int::{u64_of, usize_of};
+use crate::model::ids::StorageId;
+use crate::model::int::usize_of;
 use crate::model::range::Range;
 use crate::model::region::{PROT_READ, PROT_WRITE, SharedRegion};
 use crate::sys::copy::{self, Reach};
 use crate::sys::fork::Forked;
+use crate::sys::host;
 use crate::sys::memory::{self, Advice};
 
-/// The memory of a region. How it may be touched is said in `path.rs`.
+/// The memory that regions show. How it may be touched is said in `path.rs`.
 #[derive(Debug)]
-pub struct Mapping {
+pub struct Storage {
     /// First, so that it is dropped while the pages are there, which the kernel watches.
     tracking: Tracking,
+    id: StorageId,
     mapped: MappedPages,
-    /// The first byte of the region, which may lie behind the start of the pages.
+    /// The first byte, which may lie behind the start of the pages.
     start: *mut u8,
+    size: u64,
+    /// Beside the storage, so that who only remembers it can ask for its leases.
+    places: Arc<Places>,
     backing: Backing,
     gate: Gate,
     protection: Protection,
     /// Of huge pages, those that are known to be there.
     present: PresentPages,
     holes: HoleFinder,
-    window: Option<DaxWindow>,
+    dax_window: Option<DaxWindow>,
     /// Copies that were given up because a userfaultfd handler did not answer, and that go on.
     pub(super) pending_copies: AtomicUsize,
 }
 
 // SAFETY: the pointer leads into the mapping, which is shared between threads by copies, atomics and the kernel only.
-unsafe impl Send for Mapping {}
+unsafe impl Send for Storage {}
 // SAFETY: as above; the pointer is never changed.
-unsafe impl Sync for Mapping {}
+unsafe impl Sync for Storage {}
 
-impl Mapping {
-    /// Opens what the region asks for and maps it.
-    pub(super) fn new(region: &SharedRegion) -> Result<Self> {
+impl Storage {
+    /// Opens what the region asks for and maps it, to be seen through a first window.
+    pub(super) fn new(region: &SharedRegion, window: &Window) -> Result<Self> {
         let backing = source::open(region)?;
         let mapped = mmap::map(region, &backing).map_err(|error| source::mmap_failed(region, &backing, &error))?;
         let start = mapped.mmap.as_ptr().wrapping_add(usize_of(backing.lead()));
-        let window = mapped.own.filter(|_| backing.is_window).map(DaxWindow::new);
+        let dax_window = mapped.own.filter(|_| backing.is_window).map(DaxWindow::new);
         let huge_pages = if backing.is_huge { usize_of(region.size().div_ceil(backing.page_size)) } else { 0 };
-        let mapping = Self {
+        let storage = Self {
             tracking: Tracking::default(),
+            id: StorageId::unique(),
             present: PresentPages::new(huge_pages)?,
             holes: HoleFinder::new(&backing, region.size())?,
             mapped,
             start,
+            size: region.size(),
+            places: Arc::new(Places::new(window)),
             backing,
             gate: Gate::default(),
             protection: Protection::new(region.prot_flags),
-            window,
+            dax_window,
             pending_copies: AtomicUsize::new(0),
         };
-        source::seal_mapped(region, &mapping.backing)?;
-        mapping.probe(region)?;
-        Ok(mapping)
+        source::seal_mapped(region, &storage.backing)?;
+        storage.probe(region)?;
+        Ok(storage)
     }
 
     /// Adopted memory may be `VM_PFNMAP` or `memfd_secret`, which `process_vm_readv(2)` cannot copy.
@@ -86,35 +98,48 @@ impl Mapping {
         }
     }
 
-    /// Binds and advises the memory as `new` asks, where that differs from what `old` asked.
-    pub fn advise(&self, old: Option<&SharedRegion>, new: &SharedRegion) -> Result<()> {
-        let Some(own) = self.mapped.own else { return Ok(()) };
-        advice::apply(own.pages(), self.backing.is_huge, old, new)
+    /// The identity of the bytes.
+    pub const fn id(&self) -> StorageId {
+        self.id
     }
 
-    /// Brings all pages in and keeps them in memory.
-    pub(super) fn lock(&self, region: &SharedRegion) -> Result<()> {
-        advice::lock(self.pages(), region)
+    /// The leases on it.
+    pub(super) const fn places(&self) -> &Arc<Places> {
+        &self.places
     }
 
-    /// The whole pages that the region lies in.
-    pub(super) fn pages(&self) -> Pages {
+    /// Binds and advises a part as `new` asks, where that differs from what `old` asked.
+    pub(super) fn advise(&self, part: Range, old: Option<&SharedRegion>, new: &SharedRegion) -> Result<()> {
+        if self.mapped.own.is_none() {
+            return Ok(());
+        }
+        advice::apply(self.pages_of(part), self.backing.is_huge, old, new)
+    }
+
+    /// Brings all pages of a part in and keeps them in memory.
+    pub(super) fn lock(&self, part: Range, region: &SharedRegion) -> Result<()> {
+        advice::lock(self.pages_of(part), region)
+    }
+
+    /// All of it.
+    pub(super) const fn whole(&self) -> Range {
+        Range::between(0, self.size)
+    }
+
+    /// All pages.
+    fn pages(&self) -> Pages {
         (self.mapped.mmap.as_ptr(), self.mapped.mmap.size())
     }
 
-    /// The whole pages that part of the region lies in.
+    /// The whole pages that a part lies in.
     pub(super) fn pages_of(&self, part: Range) -> Pages {
-        let (host, size) = self.pages();
-        let page_size = usize_of(self.backing.page_size);
+        let (start, size) = self.pages();
+        // Those of a buffer count as pages of one byte, for it begins and ends anywhere.
+        let page_size = usize_of(self.backing.page_size.max(host::page_size()));
         let (first, end) = (self.in_pages(part.base()), self.in_pages(part.end()));
         let first = first.abs_diff(first.checked_rem(page_size).unwrap_or_default());
         let end = end.checked_next_multiple_of(page_size).unwrap_or(size).min(size);
-        (host.wrapping_add(first), end.abs_diff(first))
-    }
-
-    /// All of the region.
-    pub(super) fn whole(&self) -> Range {
-        Range::between(0, u64_of(self.pages().1).saturating_sub(self.backing.lead()))
+        (start.wrapping_add(first), end.abs_diff(first))
     }
 
     fn numbers_of_pages(&self, part: Range) -> std::ops::Range<usize> {
@@ -139,14 +164,14 @@ impl Mapping {
         Ok(())
     }
 
-    /// The distance of a byte of the region from the start of the pages.
+    /// The distance of a byte from the start of the pages.
     fn in_pages(&self, offset: u64) -> usize {
         self.host(offset).addr().abs_diff(self.pages().0.addr())
     }
 
-    /// The host address of a byte of the region.
+    /// The host address of a byte.
     #[inline]
-    pub fn host(&self, offset: u64) -> *mut u8 {
+    pub(super) fn host(&self, offset: u64) -> *mut u8 {
         self.start.wrapping_add(usize_of(offset))
     }
 
@@ -155,9 +180,10 @@ impl Mapping {
         self.backing.page_size
     }
 
-    /// The offset in its file at which the region begins; `None` for memory without a file.
-    pub fn start_in_file(&self) -> Option<u64> {
-        self.backing.file.as_ref().map(|_| self.backing.offset)
+    /// The offset in its file of a byte; `None` for memory without a file.
+    pub(super) fn in_file(&self, offset: u64) -> Option<u64> {
+        self.backing.file.as_ref()?;
+        self.backing.offset.checked_add(offset)
     }
 
     /// Whether a copy may wait for a disk, or for whoever answers its faults.
@@ -174,20 +200,20 @@ impl Mapping {
         &self.gate
     }
 
-    /// The window that the region is, if it is a DAX window.
-    pub(super) const fn window(&self) -> Option<&DaxWindow> {
-        self.window.as_ref()
+    /// The DAX window that it is, if it is one.
+    pub(super) const fn dax_window(&self) -> Option<&DaxWindow> {
+        self.dax_window.as_ref()
     }
 
-    /// The file and the offset at which the region begins in it. Others can punch and truncate it from here on as they like, so that
+    /// The file. Others can punch and truncate it from here on as they like, so that
     /// memory that was direct until it was exported no longer is.
     ///
     /// Waits for direct copies in flight, so it must be called without the interpreter's lock.
-    pub fn export_file(&self) -> Option<(Arc<File>, u64)> {
+    pub(super) fn export_file(&self) -> Option<Arc<File>> {
         let file = self.backing.file.as_ref()?;
         // Before the descriptor is out: a direct copy under way must end before anyone can punch.
         self.gate.close();
-        Some((Arc::clone(file), self.backing.offset))
+        Some(Arc::clone(file))
     }
 
     /// The holes of its file.
@@ -207,7 +233,7 @@ impl Mapping {
 
     /// Whether all of a part has the protection bits; in a DAX window that is up to the files.
     pub(super) fn allows(&self, part: Range, bits: i32) -> Result<bool, Forked> {
-        match &self.window {
+        match &self.dax_window {
             Some(window) => Ok(window.first_denied(part, bits)?.is_none()),
             None => Ok(self.prot_flags() & bits == bits),
         }
@@ -218,17 +244,17 @@ impl Mapping {
         self.protection.flags()
     }
 
-    /// Sets the protection of the whole mapping; a buffer's own is its owner's.
+    /// Sets the protection of a part; a buffer's own is its owner's.
     ///
     /// # Safety
     /// No one touches the memory who relies on a protection that is taken away.
-    pub(super) unsafe fn protect(&self, prot_flags: i32) -> io::Result<()> {
-        let Some(own) = self.mapped.own else {
+    pub(super) unsafe fn protect(&self, part: Range, prot_flags: i32) -> io::Result<()> {
+        if self.mapped.own.is_none() {
             self.protection.note(prot_flags);
             return Ok(());
-        };
-        // SAFETY: the pages of this mapping; the rest is the caller's promise.
-        unsafe { self.protection.set(own.pages(), prot_flags) }
+        }
+        // SAFETY: pages of this mapping; the rest is the caller's promise.
+        unsafe { self.protection.set(self.pages_of(part), prot_flags) }
     }
 
     /// Runs `work` while the pages of a part can be read and written, and restores their protection.
@@ -236,7 +262,7 @@ impl Mapping {
         if self.mapped.own.is_none() {
             return Ok(Ok(work()));
         }
-        if self.window.is_some() {
+        if self.dax_window.is_some() {
             let what = "what a DAX window shows has its own protection";
             return Ok(Err(io::Error::new(io::ErrorKind::PermissionDenied, what)));
         }

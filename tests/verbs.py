@@ -25,7 +25,7 @@ Call = Callable[..., object]
 """Of memory, an address, a size and keywords; what is wrong with these is the verb's to find."""
 Right = Callable[[bytes], tuple[object, bytes]]
 """From the bytes that are there: what the call gives, and what is there afterwards."""
-Kind = Literal["bytes", "integer", "atomic", "scan", "file", "lease", "query", "change"]
+Kind = Literal["bytes", "integer", "wait", "atomic", "scan", "file", "lease", "query", "change"]
 
 OTHER = 0
 """Where copies have their other side: in a writable region that is large enough, with `data` for a copy inward."""
@@ -98,7 +98,7 @@ class Verb:
     @property
     def touches(self) -> bool:
         """Whether it reads or writes the bytes of its range before it returns."""
-        return self.kind in ("bytes", "integer", "atomic", "scan", "file")
+        return self.kind in ("bytes", "integer", "wait", "atomic", "scan", "file")
 
     @property
     def direct(self) -> bool:
@@ -406,9 +406,9 @@ VERBS: tuple[Verb, ...] = (
         lambda memory, addr, size: memory.compare_exchange(addr, 0, integer(data(size)), size),
         operated(lambda old, value: old or value),
     ),
-    Verb("wait_value", wait_value, of(integer), kind="integer", needs="r", widths=(1, 2, 4, 8)),
-    Verb("wait_value_async", wait_value_async, of(integer), kind="integer", needs="r", widths=(1, 2, 4, 8)),
-    Verb("wake_value", GuestMemory.wake_value, of(lambda _: 0), kind="integer", needs="r", widths=(1, 2, 4, 8)),
+    Verb("wait_value", wait_value, of(integer), kind="wait", needs="r", widths=(1, 2, 4, 8)),
+    Verb("wait_value_async", wait_value_async, of(integer), kind="wait", needs="r", widths=(1, 2, 4, 8)),
+    Verb("wake_value", GuestMemory.wake_value, of(lambda _: 0), kind="wait", needs="r", widths=(1, 2, 4, 8)),
     Scanner("search", search, of(places), parts=True),
     Scanner("find_zero_pages", find_zero_pages, of(zero_pages), parts=True),
     Scanner("hexdump", hexdump, same),

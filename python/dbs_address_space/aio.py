@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from dbs_address_space._core import AddressSpace, AddressSpaceChange, GuestMemory
 
 __all__: list[str] = []
-_IDLE = 0.1
-"""Seconds without a waiter after which a loop's thread ends."""
+_IDLE = 0.002
+"""Seconds without a waiter after which a loop's thread ends: the next wait of a coroutine that waits again comes before."""
 _FOREVER = float("inf")
 
 
@@ -121,6 +121,8 @@ async def wait_value(memory: GuestMemory, place: tuple[int, int, int], seconds: 
         return waiter.future.result() if done else memory.wait_value(*place, timeout=0)
     finally:
         thread.remove(waiter)
+        # What comes now, nobody hears: neither a value nor an error.
+        waiter.future.cancel()
 
 
 class _Follower:

@@ -6,11 +6,12 @@ import gc
 import mmap
 import os
 import signal
+import sys
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -361,19 +362,49 @@ def test_a_cancelled_wait_is_forgotten_with_its_memory(memory: GuestMemory) -> N
     await_that(lambda: not gc.collect() and space() is other() is None and values_threads() == 0)
 
 
-def test_one_wait_after_the_other_needs_one_thread(memory: GuestMemory) -> None:
+def test_one_wait_comes_after_the_other(memory: GuestMemory) -> None:
+    """Whether the thread is there still, is about to end, or has ended."""
+
     async def main() -> None:
-        names = set()
-        for number in range(100):
+        for number in range(200):
             task = asyncio.create_task(memory.wait_value_async(AT, number))
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.0001 * (number % 40))
             memory.store(AT, number + 1, 4)
             memory.wake_value(AT)
             assert await task == number + 1
-            names |= {thread.ident for thread in threading.enumerate() if thread.name.endswith("values")}
-        assert len(names) == 1
+            await asyncio.sleep(0.0001 * (number % 35))
+            assert values_threads() <= 2
 
     asyncio.run(main())
+
+
+def test_an_error_that_comes_too_late_is_not_told(memory: GuestMemory, caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        for _ in range(20):
+            with pytest.raises(UnmappedAddress):
+                await memory.wait_value_async(MIB, 0, timeout=0)
+            await asyncio.sleep(0.001)
+
+    asyncio.run(main())
+    gc.collect()
+    assert caplog.text == ""
+
+
+def test_waits_in_many_loops_leave_nothing_behind(memory: GuestMemory) -> None:
+    async def wait(addr: int) -> None:
+        with suppress(UnmappedAddress):
+            await memory.wait_value_async(addr, 0, timeout=0)
+
+    def blocks_after(rounds: int) -> int:
+        for number in range(rounds):
+            asyncio.run(wait((MIB, AT)[number % 2]))
+        await_that(lambda: values_threads() == 0)
+        gc.collect()
+        return sys.getallocatedblocks()
+
+    blocks_after(600)
+    before = blocks_after(0)
+    assert blocks_after(600) < before + 300
 
 
 def test_a_loop_that_is_closed_meanwhile_hears_nothing(memory: GuestMemory) -> None:

@@ -1,6 +1,7 @@
 """Every number that a caller gives goes through one converter: what is not a number in range is refused in the same way."""
 
 import copy
+import inspect
 import json
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -74,7 +75,9 @@ def outcome(world: World, signature: Signature, parameter: Parameter, value: obj
     arguments = {**world.required(signature, but=parameter.name), parameter.name: value}
     function = world.callable(signature)
     try:
-        call(function, signature, arguments)
+        result = call(function, signature, arguments)
+        if inspect.iscoroutine(result):
+            result.close()
     except BaseException as error:  # noqa: BLE001  a panic is one, too
         return error
     return None

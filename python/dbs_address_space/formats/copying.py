@@ -25,6 +25,9 @@ INTERVAL = 0.05
 class Ticker:
     """Counts the bytes that are done for a progress function."""
 
+    total: int
+    """The bytes that there are to do."""
+
     def __init__(self, progress: Callable[[Progress], object] | None) -> None:
         """Takes the function, or none."""
         self._progress, self.total, self._done = progress, 0, 0

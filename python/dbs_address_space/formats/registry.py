@@ -28,6 +28,14 @@ class Format:
     'numbers'
     """
 
+    name: str
+    title: str
+    suffixes: tuple[str, ...]
+    refusal: str
+    sniff: Callable[[Source], bool] | None
+    read: Callable[..., AddressSpace] | None
+    write: Callable[[AddressSpace, BinaryIO, Ticker], None] | None
+
     def __init__(  # noqa: PLR0913  each but the first two by its name
         self,
         name: str,

@@ -26,6 +26,14 @@ MAX_TEXT = 16 << 20
 class Source:
     """A path, an open file or the bytes of one. A read beyond the file's end is a `FormatError` that says where."""
 
+    path: str
+    """The name in errors."""
+    format: str
+    """The name of the format, once it is known."""
+    fd: int
+    size: int
+    is_directory: bool
+
     def __init__(self, source: str | os.PathLike[str] | BinaryIO | Buffer) -> None:
         """Opens a path; duplicates the descriptor of a file object; keeps bytes in a memfd. Raises what opening does."""
         self.path, self.format = "<bytes>", ""

@@ -141,10 +141,16 @@ def slit(distances: Iterable[Iterable[SupportsIndex]]) -> bytes:
     b'\n\x14\x14\n'
     """
 
-def device_tree(space: AddressSpace | AddressSpaceBase, *, numa_nodes: dict[int, NumaNode] | None = None) -> bytes:
+def device_tree(
+    space: AddressSpace | AddressSpaceBase,
+    *,
+    numa_nodes: dict[int, NumaNode] | None = None,
+    distances: Iterable[Iterable[SupportsIndex]] = (),
+) -> bytes:
     """A flattened device tree with the memory nodes of an `AddressSpace` or `AddressSpaceBase`, to be merged into a machine's.
 
-    With `numa_nodes` each has its `numa-node-id`. Raises `InvalidArgument`.
+    With `numa_nodes` each has its `numa-node-id`, with `distances`, as for `slit()`, there is a `distance-map`. Reserved ranges are in
+    `reserved-memory`, persistent ones in `pmem` nodes. Raises `InvalidArgument`.
 
     >>> from dbs_address_space import AddressSpaceBuilder
     >>> from dbs_address_space.tables import device_tree
@@ -2684,6 +2690,7 @@ class Machine:
         max_vcpus: SupportsIndex = 255,
         pci_hole64_size: _Size | None = None,
         arch: str | None = None,
+        max_slots: SupportsIndex = 256,
     ) -> Self: ...
     @staticmethod
     def named(name: str, *, arch: str | None = None, phys_bits: SupportsIndex | None = None) -> Machine:
@@ -2723,6 +2730,9 @@ class Machine:
     @property
     def firmware(self) -> AddressRange | None:
         """The addresses of firmware, an `AddressRange`, or `None`."""
+    @property
+    def max_slots(self) -> int:
+        """The number of DIMM slots that it can have; 0 for a machine without."""
     @property
     def max_vcpus(self) -> int:
         """The number of vCPUs that it can have."""

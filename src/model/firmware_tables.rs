@@ -107,8 +107,8 @@ fn processor(entries: &mut Vec<u8>, node: u32, vcpu: u32, arch: Arch) {
     }
 }
 
-/// The SLIT: how far each node is from each other, 10 for itself, 255 for out of reach.
-pub fn slit(distances: &[Vec<u8>]) -> Result<Vec<u8>> {
+/// Refuses distances that are not a square, with 10 of a node to itself, and more to others.
+fn check_distances(distances: &[Vec<u8>]) -> Result<()> {
     for (node, row) in distances.iter().enumerate() {
         if row.len() != distances.len() {
             return Err(Invalid::number(format!(
@@ -127,6 +127,12 @@ pub fn slit(distances: &[Vec<u8>]) -> Result<Vec<u8>> {
             }
         }
     }
+    Ok(())
+}
+
+/// The SLIT: how far each node is from each other, 10 for itself, 255 for out of reach.
+pub fn slit(distances: &[Vec<u8>]) -> Result<Vec<u8>> {
+    check_distances(distances)?;
     let count = u64::try_from(distances.len()).unwrap_or_default();
     let mut table = Sdt::new(*b"SLIT", HEADER, 1, OEM, OEM_TABLE, 1);
     table.append_slice(&count.to_le_bytes());
@@ -136,12 +142,17 @@ pub fn slit(distances: &[Vec<u8>]) -> Result<Vec<u8>> {
 }
 
 /// A flattened device tree of memory and reserved ranges alone, each range of memory with its node where `nodes` says one.
-pub fn device_tree(map: &RegionMap, nodes: &BTreeMap<u32, NumaNode>) -> Result<Vec<u8>> {
-    let written = write_tree(map, nodes);
+pub fn device_tree(map: &RegionMap, nodes: &BTreeMap<u32, NumaNode>, distances: &[Vec<u8>]) -> Result<Vec<u8>> {
+    check_distances(distances)?;
+    let written = write_tree(map, nodes, distances);
     written.map_err(|error| Invalid::argument(format!("the device tree can't be written: {error}")).into())
 }
 
-fn write_tree(map: &RegionMap, nodes: &BTreeMap<u32, NumaNode>) -> std::result::Result<Vec<u8>, vm_fdt::Error> {
+fn write_tree(
+    map: &RegionMap,
+    nodes: &BTreeMap<u32, NumaNode>,
+    distances: &[Vec<u8>],
+) -> std::result::Result<Vec<u8>, vm_fdt::Error> {
     let mut tree = FdtWriter::new()?;
     let root = tree.begin_node("")?;
     tree.property_u32("#address-cells", 2)?;
@@ -156,8 +167,23 @@ fn write_tree(map: &RegionMap, nodes: &BTreeMap<u32, NumaNode>) -> std::result::
         tree.end_node(memory)?;
     }
     write_reserved(&mut tree, map.layout().reserved())?;
+    write_distances(&mut tree, distances)?;
     tree.end_node(root)?;
     tree.finish()
+}
+
+/// The distance of each node to each other: from, to, distance.
+fn write_distances(tree: &mut FdtWriter, distances: &[Vec<u8>]) -> std::result::Result<(), vm_fdt::Error> {
+    let rows = (0u32..).zip(distances);
+    let entries = rows.flat_map(|(from, row)| (0u32..).zip(row).flat_map(move |(to, far)| [from, to, u32::from(*far)]));
+    let matrix: Vec<u32> = entries.collect();
+    if matrix.is_empty() {
+        return Ok(());
+    }
+    let map = tree.begin_node("distance-map")?;
+    tree.property_string("compatible", "numa-distance-map-v1")?;
+    tree.property_array_u32("distance-matrix", &matrix)?;
+    tree.end_node(map)
 }
 
 /// Persistent memory is a node of its own, as Linux binds it; the rest is reserved memory that the guest does not map.

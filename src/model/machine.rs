@@ -13,6 +13,8 @@ const GIB: u64 = 1 << 30;
 const END_OF_32_BITS: u64 = 1 << 32;
 /// The widest guest physical addresses that x86_64 and aarch64 have.
 pub const MAX_PHYS_BITS: u32 = 52;
+/// The most slots that ACPI can describe and QEMU allows.
+const MAX_SLOTS: u32 = 256;
 
 /// A processor architecture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -61,6 +63,8 @@ pub struct Machine {
     pub firmware: Option<Range>,
     /// The number of vCPUs that it can have.
     pub max_vcpus: u32,
+    /// The number of DIMM slots that it can have.
+    pub max_slots: u32,
 }
 
 impl Machine {
@@ -83,6 +87,7 @@ impl Machine {
             pci_hole64_size: None,
             firmware: None,
             max_vcpus: 255,
+            max_slots: MAX_SLOTS,
         })
     }
 
@@ -232,7 +237,15 @@ fn qemu_pc(name: &str, bits: u32, (highest, split_end): (u64, u64), pci_hole64: 
     let firmware = if name == "microvm" { END_OF_32_BITS - (64 << 10) } else { END_OF_32_BITS - (256 << 10) };
     let firmware = Some(Range::between(firmware, END_OF_32_BITS));
     let max_vcpus = if name == "pc" { 255 } else { 288 };
-    Ok(Machine { split_end: Some(split_end), pci_hole64_size: Some(pci_hole64), firmware, max_vcpus, ..machine })
+    let max_slots = if name == "microvm" { 0 } else { machine.max_slots };
+    Ok(Machine {
+        split_end: Some(split_end),
+        pci_hole64_size: Some(pci_hole64),
+        firmware,
+        max_vcpus,
+        max_slots,
+        ..machine
+    })
 }
 
 /// Devices and flash lie below 1 GiB, RAM begins there. High PCI windows that find no room behind it are left out, as QEMU does.

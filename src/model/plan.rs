@@ -28,8 +28,6 @@ const HUGE_PAGE: u64 = 2 << 20;
 const DAX_ALIGN: u64 = 2 << 20;
 /// The alignment of QEMU's device memory, and of each slot of it.
 const HOTPLUG_ALIGN: u64 = 1 << 30;
-/// The most slots that ACPI can describe and QEMU allows.
-const MAX_SLOTS: u32 = 256;
 
 /// A window for memory that is plugged in later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -378,8 +376,12 @@ impl SpacePlan {
     fn place_hotplug_window(&mut self, ram: Option<u64>) {
         let Some(hotplug) = self.request.hotplug else { return };
         let Hotplug { max_memory, slots } = hotplug;
-        if slots == 0 || slots > MAX_SLOTS {
-            self.problem(format!("hotplug has {slots} slots: it needs 1 to {MAX_SLOTS}"));
+        let most = self.request.machine.max_slots;
+        if most == 0 {
+            return self.problem(format!("hotplug: the machine '{}' has no DIMM slots", self.request.machine.name));
+        }
+        if slots == 0 || slots > most {
+            self.problem(format!("hotplug has {slots} slots: it needs 1 to {most}"));
         }
         let Some(more) = max_memory.checked_sub(ram.unwrap_or(u64::MAX)).filter(|more| *more > 0) else {
             return self.problem(format!(
@@ -567,7 +569,7 @@ mod tests {
         assert!(window.base().is_multiple_of(HOTPLUG_ALIGN));
         assert!(plan.regions.iter().all(|region| region.end() <= window.base()));
         assert_eq!(window.size(), 2048 * MIB + 3 * HOTPLUG_ALIGN);
-        for (max_memory, slots) in [(4096 * MIB, 1), (6144 * MIB, 0), (6144 * MIB, MAX_SLOTS + 1), (u64::MAX, 256)] {
+        for (max_memory, slots) in [(4096 * MIB, 1), (6144 * MIB, 0), (6144 * MIB, 257), (u64::MAX, 256)] {
             assert!(!hotplug(max_memory, slots).problems.is_empty(), "{max_memory} {slots}");
         }
     }

@@ -30,6 +30,11 @@ fn nodes_of(given: Option<&Bound<'_, PyDict>>) -> PyResult<BTreeMap<u32, NumaNod
     given.into_iter().flatten().map(node).collect()
 }
 
+fn distances_of(given: &Bound<'_, PyAny>) -> PyResult<Vec<Vec<u8>>> {
+    let distance = |distance: Bound<'_, PyAny>| Ok(distance.extract::<Byte>()?.0);
+    convert::items(given, |row| convert::items(&row, distance))
+}
+
 /// The E820 map of an `AddressSpace` or `AddressSpaceBase`: entries of 20 bytes (base, size, type: 1 RAM, 2 reserved), ascending.
 ///
 /// Firmware is reserved; devices, windows and memory that was plugged in are left out. `bios_hole` cuts 0x9fc00 to 1 MiB out of RAM
@@ -75,24 +80,26 @@ pub fn srat<'py>(
 /// b'\n\x14\x14\n'
 #[pyfunction]
 pub fn slit<'py>(distances: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
-    let distance = |distance: Bound<'py, PyAny>| Ok(distance.extract::<Byte>()?.0);
-    let rows = convert::items(distances, |row| convert::items(&row, distance))?;
-    Ok(PyBytes::new(distances.py(), &firmware_tables::slit(&rows)?))
+    Ok(PyBytes::new(distances.py(), &firmware_tables::slit(&distances_of(distances)?)?))
 }
 
 /// A flattened device tree with the memory nodes of an `AddressSpace` or `AddressSpaceBase`, to be merged into a machine's.
 ///
-/// With `numa_nodes` each has its `numa-node-id`. Raises `InvalidArgument`.
+/// With `numa_nodes` each has its `numa-node-id`, with `distances`, as for `slit()`, there is a `distance-map`. Reserved ranges are in
+/// `reserved-memory`, persistent ones in `pmem` nodes. Raises `InvalidArgument`.
 ///
 /// >>> from dbs_address_space import AddressSpaceBuilder
 /// >>> from dbs_address_space.tables import device_tree
 /// >>> b"memory@40000000" in device_tree(AddressSpaceBuilder("virt", numa_regions=["64MiB"]).build())
 /// True
 #[pyfunction]
-#[pyo3(signature = (space, *, numa_nodes=None))]
+#[pyo3(signature = (space, *, numa_nodes=None, distances=None), text_signature = "(space, *, numa_nodes=None, distances=())")]
 pub fn device_tree<'py>(
     space: &Bound<'py, PyAny>,
     numa_nodes: Option<&Bound<'py, PyDict>>,
+    distances: Option<&Bound<'py, PyAny>>,
 ) -> PyResult<Bound<'py, PyBytes>> {
-    Ok(PyBytes::new(space.py(), &firmware_tables::device_tree(&*map_of(space)?, &nodes_of(numa_nodes)?)?))
+    let distances = distances.map(distances_of).transpose()?.unwrap_or_default();
+    let tree = firmware_tables::device_tree(&*map_of(space)?, &nodes_of(numa_nodes)?, &distances)?;
+    Ok(PyBytes::new(space.py(), &tree))
 }

@@ -40,6 +40,7 @@ impl PyMachine {
         keywords.set_item("min_split", machine.min_split)?;
         keywords.set_item("split_end", machine.split_end)?;
         keywords.set_item("pci_hole64_size", machine.pci_hole64_size)?;
+        keywords.set_item("max_slots", machine.max_slots)?;
         keywords.set_item("arch", machine.arch.map(Arch::name))?;
         keywords.set_item("firmware", machine.firmware.map(|range| (range.base(), range.size())))?;
         keywords.set_item("max_vcpus", machine.max_vcpus)?;
@@ -50,8 +51,8 @@ impl PyMachine {
 #[pymethods]
 impl PyMachine {
     #[new]
-    #[pyo3(signature = (name, *, mem_start, mem_end, phys_bits, mmio_windows=None, reserved=None, min_split=Size(128 << 20), split_end=None, firmware=None, max_vcpus=U32(255), pci_hole64_size=None, arch=None, **others),
-        text_signature = "(name, *, mem_start, mem_end, phys_bits, mmio_windows=(), reserved=(), min_split='128MiB', split_end=None, firmware=None, max_vcpus=255, pci_hole64_size=None, arch=None)")]
+    #[pyo3(signature = (name, *, mem_start, mem_end, phys_bits, mmio_windows=None, reserved=None, min_split=Size(128 << 20), split_end=None, firmware=None, max_vcpus=U32(255), pci_hole64_size=None, arch=None, max_slots=U32(256), **others),
+        text_signature = "(name, *, mem_start, mem_end, phys_bits, mmio_windows=(), reserved=(), min_split='128MiB', split_end=None, firmware=None, max_vcpus=255, pci_hole64_size=None, arch=None, max_slots=256)")]
     #[allow(clippy::too_many_arguments, reason = "the keywords that users were promised")]
     fn new(
         name: &str,
@@ -66,6 +67,7 @@ impl PyMachine {
         max_vcpus: U32,
         pci_hole64_size: Option<Size>,
         arch: Option<&str>,
+        max_slots: U32,
         others: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<Self> {
         keywords::refuse::<Self>(others)?;
@@ -83,6 +85,7 @@ impl PyMachine {
             split_end: split_end.map(|end| end.0),
             firmware: firmware.map(window).transpose()?,
             max_vcpus: max_vcpus.0,
+            max_slots: max_slots.0,
             pci_hole64_size: pci_hole64_size.map(|size| size.0),
             ..machine
         };
@@ -156,6 +159,12 @@ impl PyMachine {
     #[getter]
     fn firmware<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
         self.0.firmware.map(|range| convert::py_range(py, (range.base(), range.size()))).transpose()
+    }
+
+    /// The number of DIMM slots that it can have; 0 for a machine without.
+    #[getter]
+    fn max_slots(&self) -> u32 {
+        self.0.max_slots
     }
 
     /// The number of vCPUs that it can have.

@@ -203,6 +203,34 @@ def test_nodes_are_optional_and_touching_ram_is_joined(tmp_path: Path) -> None:
     assert len(re.findall(r"memory@", run("dtc", "-I", "dtb", "-O", "dts", path))) == 1
 
 
+def test_the_distance_map_is_qemus(tmp_path: Path) -> None:
+    infos = [NumaRegionInfo("1GiB", None, 0, [0]), NumaRegionInfo("1GiB", None, 1, [1])]
+    made = AddressSpaceBuilder("virt", numa_regions=infos).plan()
+    blobs = {"ours": device_tree(made.build(), numa_nodes=made.numa_nodes, distances=[[10, 21], [21, 10]])}
+    require(shutil.which("qemu-system-aarch64"), "qemu-system-aarch64 is not installed")
+    command = ["qemu-system-aarch64", "-display", "none", "-machine", f"virt,dumpdtb={tmp_path}/qemu", "-cpu", "max"]
+    command += ["-m", "2G", "-smp", "2"]
+    for node in (0, 1):
+        command += ["-object", f"memory-backend-ram,id=m{node},size=1G,reserve=off"]
+        command += ["-numa", f"node,nodeid={node},cpus={node},memdev=m{node}"]
+    run(*command, "-numa", "dist,src=0,dst=1,val=21")
+    blobs["qemu"] = (tmp_path / "qemu").read_bytes()
+    parts = {}
+    for name, blob in blobs.items():
+        (tmp_path / "blob").write_bytes(blob)
+        text = run("dtc", "-q", "-I", "dtb", "-O", "dts", tmp_path / "blob")
+        memory = {
+            tuple(sorted(body.split("\n"))) for body in re.findall(r"memory@[0-9a-f]+ \{(.*?)\};", text, re.DOTALL)
+        }
+        distances = re.findall(r"distance-map \{(.*?)\};", text, re.DOTALL)
+        parts[name] = memory, sorted(distances[0].split("\n"))
+    assert parts["ours"] == parts["qemu"]
+    assert b"distance-map" not in device_tree(made.build())
+    for wrong in ([[10, 9], [9, 10]], [[10, 20]]):
+        with pytest.raises(InvalidAddressRange):
+            device_tree(made.build(), distances=wrong)
+
+
 def test_bad_arguments() -> None:
     with pytest.raises(InvalidArgument, match="mips"):
         srat({0: NumaNode()}, arch="mips")

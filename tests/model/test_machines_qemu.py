@@ -179,3 +179,13 @@ def test_ram_of_amd_is_moved_as_by_qemu(machine: str, bits: int, size: int, most
     table = tables.e820(AddressSpaceBase.from_regions(made.regions, made.layout))
     assert e820 == list(struct.iter_unpack("<QQI", table))
     assert [(0xFD_0000_0000, 12 * GIB, 2)] * (bits >= 40) == [entry for entry in e820 if entry[2] == 2]
+
+
+def test_a_microvm_of_qemu_takes_no_dimm() -> None:
+    arguments = memory_arguments(GIB, more=",slots=1,maxmem=4G")
+    with qemu("microvm,memory-backend=ram", *arguments) as oracle:
+        oracle.ask("object-add", **{"qom-type": "memory-backend-ram", "id": "dimm", "size": GIB, "reserve": False})
+        with pytest.raises(RuntimeError):
+            oracle.ask("device_add", driver="pc-dimm", id="dimm0", memdev="dimm")
+    builder = AddressSpaceBuilder("microvm", numa_regions=[GIB], hotplug=Hotplug(4 * GIB, 1))
+    assert builder.plan().problems == ("hotplug: the machine 'microvm' has no DIMM slots",)

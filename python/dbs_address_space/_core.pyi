@@ -801,6 +801,44 @@ class AddressSpace:
         >>> len(space.remove_region(0))
         0
         """
+    def split_region(self, x: _Target, at: _Address) -> AddressSpaceBase:
+        """Cuts a region in two at the address `at` inside it, and returns the map just published; bytes, views and leases stay as they are.
+
+        `x` is a region as `remove_region` takes it. The lower part keeps its name, the upper has none, and each can be removed, moved or protected
+        by itself. Raises `UnmappedAddress`, `InvalidAddressRange` when `at` is not inside, `Misaligned` when it would cut a page of mapped memory, and
+        `Unsupported` for devices, DAX windows and `may_block` memory.
+
+        >>> from dbs_address_space import AddressSpaceBuilder
+        >>> space = AddressSpaceBuilder(numa_regions=["4MiB"]).build()
+        >>> [region.size for region in space.split_region(0, 1 << 20)]
+        [1048576, 3145728]
+        """
+    def join_regions(self, x: _Target, y: _Target) -> AddressSpaceBase:
+        """Makes two neighbours one region, which were cut from one before, and returns the map just published; bytes, views and leases stay.
+
+        `x` and `y` are regions as `remove_region` takes them, the lower first, whose name and options stay. Raises `UnmappedAddress`, and
+        `InvalidArgument` when the second does not follow the first, or when they differ in memory, type, protection or options.
+
+        >>> from dbs_address_space import AddressSpaceBuilder
+        >>> space = AddressSpaceBuilder(numa_regions=["4MiB"]).build()
+        >>> _ = space.split_region(0, 1 << 20)
+        >>> len(space.join_regions(0, 1 << 20))
+        1
+        """
+    def move_region(self, x: _Target, base: _Address) -> AddressSpaceBase:
+        """Shows a region's bytes at another base, and returns the map just published; host addresses and KVM's dirty log stay.
+
+        `x` is a region as `remove_region` takes it; the new addresses may overlap the old ones, and then a guest's processors must be paused. A
+        view says a guest address: a region that is held is `RegionBusy`. Raises `UnmappedAddress`, `LayoutViolation`, `RegionOverlap`, `Reserved`, and
+        `Unsupported` as `split_region` does.
+
+        >>> from dbs_address_space import AddressSpaceBuilder
+        >>> space = AddressSpaceBuilder(numa_regions=["4MiB"]).build()
+        >>> space.memory.write_u64(0x1000, 7)
+        >>> _ = space.move_region(0, 16 << 20)
+        >>> space.memory.read_u64((16 << 20) + 0x1000)
+        7
+        """
     def replace_region(self, old: _Target, new: AddressSpaceRegion) -> AddressSpaceBase:
         """Puts `new` in the place of `old` (exact base, name or region) and returns the map just published; memory and bytes stay.
 
@@ -1272,6 +1310,34 @@ class Transaction:
         >>> with space.transaction() as change:
         ...     len(change.remove_region("ram0")), len(space)
         (0, 1)
+        """
+    def split_region(self, x: _Target, at: _Address) -> AddressSpaceBase:
+        """Stages a cut; returns the staged map. Raises as `AddressSpace.split_region` does.
+
+        >>> from dbs_address_space import AddressSpaceBuilder
+        >>> space = AddressSpaceBuilder(numa_regions=["4MiB"]).build()
+        >>> with space.transaction() as change:
+        ...     len(change.split_region(0, 1 << 20))
+        2
+        """
+    def join_regions(self, x: _Target, y: _Target) -> AddressSpaceBase:
+        """Stages a union of two neighbours; returns the staged map. Raises as `AddressSpace.join_regions` does.
+
+        >>> from dbs_address_space import AddressSpaceBuilder
+        >>> space = AddressSpaceBuilder(numa_regions=["4MiB"]).build()
+        >>> with space.transaction() as change:
+        ...     _ = change.split_region(0, 1 << 20)
+        ...     len(change.join_regions(0, 1 << 20))
+        1
+        """
+    def move_region(self, x: _Target, base: _Address) -> AddressSpaceBase:
+        """Stages a move; returns the staged map. Raises as `AddressSpace.move_region` does.
+
+        >>> from dbs_address_space import AddressSpaceBuilder
+        >>> space = AddressSpaceBuilder(numa_regions=["4MiB"]).build()
+        >>> with space.transaction() as change:
+        ...     change.move_region(0, 16 << 20).regions[0].base
+        16777216
         """
     def replace_region(self, old: _Target, new: AddressSpaceRegion) -> AddressSpaceBase:
         """Stages a replacement that keeps range and backing; returns the staged map. Raises as `AddressSpace.replace_region` does.

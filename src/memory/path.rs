@@ -90,7 +90,7 @@ impl Storage {
     pub fn path(&self, part: Range, bits: i32) -> Path<'_> {
         match self.touch() {
             // A touch would be SIGSEGV, while the kernel refuses what a protection forbids.
-            _ if self.prot_flags() & bits != bits => self.guarded_path(),
+            _ if !self.has_protection(part, bits) => self.guarded_path(),
             Touch::Always => Path::Direct,
             Touch::InItsProcess if self.gate().is_in_its_process() => Path::Direct,
             Touch::FromPopulatedToExported => {

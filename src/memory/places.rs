@@ -191,6 +191,29 @@ impl Places {
         self.0.wake();
     }
 
+    /// Lets leases be taken through a window.
+    pub(super) fn show(&self, window: &Window) {
+        // Refused only in a forked child, where no lease is counted.
+        let _ = self.0.change(|state| state.shown.push(Scope { place: window.place(), part: window.shown() }));
+    }
+
+    /// Lets none be taken through it any more: it was never published.
+    pub(super) fn hide(&self, window: &Window) {
+        // As above.
+        let _ = self.0.change(|state| state.hide(Scope { place: window.place(), part: window.shown() }));
+    }
+
+    /// Whether anything of it is shown.
+    pub(super) fn shows_any(&self) -> bool {
+        self.0.lock().is_ok_and(|state| !state.shown.is_empty())
+    }
+
+    /// Whether anything is shown of a part, through whatever place.
+    pub(super) fn shows(&self, part: Range) -> bool {
+        // Refused only in a forked child, which gives nothing back.
+        self.0.lock().map_or(true, |state| state.shown.iter().any(|shown| shown.part.overlaps(&part)))
+    }
+
     /// The parts that are leased so that they may be written unseen.
     pub(super) fn written(&self) -> Result<Vec<Range>, Forked> {
         let state = self.0.lock()?;
@@ -222,6 +245,11 @@ pub struct WindowLeases<'a> {
 }
 
 impl WindowLeases<'_> {
+    /// Those on the bytes that lie at some of the window's addresses.
+    pub(super) fn narrowed(&self, range: Range) -> Self {
+        Self { window: self.window.narrowed(range), ..*self }
+    }
+
     const fn monitor(&self) -> &Monitor<PlacesState> {
         &self.places.0
     }

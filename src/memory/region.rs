@@ -41,6 +41,34 @@ impl MappedRegion {
         Self { entry, storage, window }
     }
 
+    /// The region that shows bytes of regions of the last map, which was cut, joined or moved from them.
+    pub fn reshaped(entry: &RegionEntry, old: &[&Self]) -> Result<Self> {
+        let refused = |why: &str| {
+            let message = format!("cannot make {entry} of the memory that is there: {why}");
+            Invalid::argument(message).about(Some(entry.base()), Some(entry.size()))
+        };
+        let windows = old.iter().map(|old| old.window_for(entry));
+        let windows: Vec<Window> = windows.flatten().collect();
+        let apart = || refused("its parts were mapped apart, so that their bytes are not those of one memory");
+        let (first, window) = old.first().zip(windows.first()).ok_or_else(apart)?;
+        let is_one = |old: &&Self| Arc::ptr_eq(&old.storage, &first.storage);
+        let is_there = |other: &Window| other.shown() == window.shown();
+        if windows.len() < old.len() || !old.iter().all(is_one) || !windows.iter().all(is_there) {
+            return Err(apart().into());
+        }
+        if old.len() > 1 && !windows.iter().all(|other| other == window) {
+            return Err(refused("its parts were moved to where they are, each for itself").into());
+        }
+        first.storage.check_pages(&entry.desc, window.shown())?;
+        Ok(Self::of(entry.clone(), Arc::clone(&first.storage), *window))
+    }
+
+    /// The window on the bytes of another entry, of which it shows some.
+    fn window_for(&self, entry: &RegionEntry) -> Option<Window> {
+        let skipped = i128::from(entry.at).checked_sub(i128::from(self.entry.at))?;
+        self.window.reshaped(skipped, entry.range, !entry.agrees_with(&self.entry))
+    }
+
     /// The same region once more, for what keeps it under a lease.
     pub(super) fn share(&self) -> Self {
         Self::of(self.entry.clone(), Arc::clone(&self.storage), self.window)

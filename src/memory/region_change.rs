@@ -1,28 +1,37 @@
 //! The steps of a change on the memory of a region that it removes, or to which it gives another description.
 
+use super::discard;
 use super::places::Ticket;
 use super::region::MappedRegion;
 use super::source::failed;
 use crate::model::error::{LeaseInfo, Result};
+use crate::model::range::Range;
 use crate::model::region::SharedRegion;
 
-/// A region that no one can lease while a change decides about it; dropped undecided, it is open again.
+/// Part of a region that no one can lease while a change decides about it; dropped undecided, it is open again.
 #[derive(Debug)]
 pub struct ClosedRegion {
     region: MappedRegion,
+    part: Range,
     ticket: Ticket,
     is_gone: bool,
 }
 
 impl ClosedRegion {
-    /// Closes a region; leases on it veto that.
-    pub fn close(region: &MappedRegion) -> Result<Result<Self, Vec<LeaseInfo>>> {
-        Ok(region.leases().close()?.map(|ticket| Self { region: region.share(), ticket, is_gone: false }))
+    /// Closes some addresses of a region; leases on them veto that.
+    pub fn close(region: &MappedRegion, range: Range) -> Result<Result<Self, Vec<LeaseInfo>>> {
+        Ok(region.leases().narrowed(range).close()?.map(|ticket| Self {
+            region: region.share(),
+            part: region.part(range),
+            ticket,
+            is_gone: false,
+        }))
     }
 
-    /// The region is gone: leases on it are refused for good.
-    pub fn finish(mut self) {
+    /// The bytes are gone from there: leases on them are refused for good. They are to be given back behind the grace period.
+    pub fn finish(mut self) -> UnseenBytes {
         self.is_gone = true;
+        UnseenBytes { region: self.region.share(), part: self.part }
     }
 
     /// Takes away what `prot_flags` lacks, and opens the region.
@@ -39,6 +48,54 @@ impl Drop for ClosedRegion {
     fn drop(&mut self) {
         let places = self.region.storage().places();
         if self.is_gone { places.finish(self.ticket) } else { places.reopen(self.ticket) }
+    }
+}
+
+/// Bytes that have left a window, and that others may still show.
+#[derive(Debug)]
+pub struct UnseenBytes {
+    region: MappedRegion,
+    part: Range,
+}
+
+impl UnseenBytes {
+    /// Gives those back that no window shows, where the rest of their storage stays.
+    ///
+    /// To be called when no reader is left in a snapshot that shows them, and under the turn: nobody may show them again meanwhile.
+    pub fn give_back(self) {
+        let places = self.region.storage().places();
+        // A storage that nobody shows is unmapped as a whole, as soon as its last user lets go.
+        if places.shows_any() && !places.shows(self.part) {
+            discard::give_back(&self.region, self.part);
+        }
+    }
+}
+
+/// A window that a change is about to publish; dropped unpublished, nobody can lease through it.
+#[derive(Debug)]
+pub struct NextWindow {
+    region: MappedRegion,
+    is_published: bool,
+}
+
+impl NextWindow {
+    /// Shows a region through its place, so that whoever sees the next map can lease it.
+    pub fn show(region: &MappedRegion) -> Self {
+        region.storage().places().show(&region.window());
+        Self { region: region.share(), is_published: false }
+    }
+
+    /// The region is in the map of the space now.
+    pub fn publish(mut self) {
+        self.is_published = true;
+    }
+}
+
+impl Drop for NextWindow {
+    fn drop(&mut self) {
+        if !self.is_published {
+            self.region.storage().places().hide(&self.region.window());
+        }
     }
 }
 

@@ -17,7 +17,8 @@ use super::protection::{Pages, Protection};
 use super::source::{self, Backing};
 use super::tracking::Tracking;
 use super::window::Window;
-use crate::model::error::Result;
+use crate::model::error::{Error, Result};
+use crate::model::format::size as size_text;
 use crate::model::ids::StorageId;
 use crate::model::int::usize_of;
 use crate::model::range::Range;
@@ -74,7 +75,7 @@ impl Storage {
             places: Arc::new(Places::new(window)),
             backing,
             gate: Gate::default(),
-            protection: Protection::new(region.prot_flags),
+            protection: Protection::new(Range::between(0, region.size()), region.prot_flags),
             dax_window,
             pending_copies: AtomicUsize::new(0),
         };
@@ -142,6 +143,25 @@ impl Storage {
         (start.wrapping_add(first), end.abs_diff(first))
     }
 
+    /// Refuses a window that would cut a page.
+    pub(super) fn check_pages(&self, region: &SharedRegion, part: Range) -> Result<()> {
+        let page_size = usize_of(self.backing.page_size);
+        let is_edge =
+            |offset: u64| offset == 0 || offset == self.size || self.in_pages(offset).checked_rem(page_size) == Some(0);
+        if is_edge(part.base()) && is_edge(part.end()) {
+            return Ok(());
+        }
+        Err(Error::Misaligned {
+            message: format!(
+                "{region} would cut a page of its memory: pages have {}",
+                size_text(self.backing.page_size)
+            ),
+            address: Some(region.base()),
+            size: Some(region.size()),
+            region: Some(Arc::clone(region)),
+        })
+    }
+
     fn numbers_of_pages(&self, part: Range) -> std::ops::Range<usize> {
         let number = |end: u64| usize_of(end.checked_div(self.backing.page_size).unwrap_or_default());
         number(part.base())..number(part.end().saturating_add(self.backing.page_size).saturating_sub(1))
@@ -154,7 +174,7 @@ impl Storage {
 
     /// Brings the pages of a part in; of huge ones it is known from then on that they are there.
     pub(super) fn populate(&self, part: Range) -> io::Result<()> {
-        let is_writable = self.prot_flags() & PROT_WRITE != 0;
+        let is_writable = self.protection.has(part, PROT_WRITE);
         let (host, size) = self.pages_of(part);
         memory::advise(host, size, if is_writable { Advice::PopulateWrite } else { Advice::PopulateRead })?;
         // A private page that was only read is still the file's: the first write may find no page for its copy.
@@ -235,13 +255,13 @@ impl Storage {
     pub(super) fn allows(&self, part: Range, bits: i32) -> Result<bool, Forked> {
         match &self.dax_window {
             Some(window) => Ok(window.first_denied(part, bits)?.is_none()),
-            None => Ok(self.prot_flags() & bits == bits),
+            None => Ok(self.protection.has(part, bits)),
         }
     }
 
-    /// The protection of all pages; a lease keeps others from taking any away.
-    pub fn prot_flags(&self) -> i32 {
-        self.protection.flags()
+    /// Whether the pages of a part have the protection bits; a lease keeps others from taking any away.
+    pub fn has_protection(&self, part: Range, bits: i32) -> bool {
+        self.protection.has(part, bits)
     }
 
     /// Sets the protection of a part; a buffer's own is its owner's.
@@ -250,11 +270,11 @@ impl Storage {
     /// No one touches the memory who relies on a protection that is taken away.
     pub(super) unsafe fn protect(&self, part: Range, prot_flags: i32) -> io::Result<()> {
         if self.mapped.own.is_none() {
-            self.protection.note(prot_flags);
+            self.protection.note(part, prot_flags);
             return Ok(());
         }
         // SAFETY: pages of this mapping; the rest is the caller's promise.
-        unsafe { self.protection.set(self.pages_of(part), prot_flags) }
+        unsafe { self.protection.set(part, self.pages_of(part), prot_flags) }
     }
 
     /// Runs `work` while the pages of a part can be read and written, and restores their protection.
@@ -267,6 +287,6 @@ impl Storage {
             return Ok(Err(io::Error::new(io::ErrorKind::PermissionDenied, what)));
         }
         // SAFETY: pages of this mapping.
-        unsafe { self.protection.lifted(self.pages_of(part), work) }
+        unsafe { self.protection.lifted(part, self.pages_of(part), work) }
     }
 }

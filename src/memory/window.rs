@@ -18,13 +18,25 @@ impl Window {
         Self { place: Place::unique(), guest, at: 0 }
     }
 
+    /// The window on the bytes behind its first `skipped` that are seen at these addresses; through the same place, where bytes keep their
+    /// addresses.
+    pub(super) fn reshaped(&self, skipped: i128, guest: Range, is_moved: bool) -> Option<Self> {
+        let at = u64::try_from(i128::from(self.at).checked_add(skipped)?).ok()?;
+        Some(Self { place: if is_moved { Place::unique() } else { self.place }, guest, at })
+    }
+
+    /// The part of it that lies at some of its addresses.
+    pub(super) fn narrowed(&self, range: Range) -> Self {
+        Self { place: self.place, guest: self.guest.intersection(&range), at: self.part(range).base() }
+    }
+
     /// The insertion through which the bytes are seen.
-    pub(super) const fn place(&self) -> Place {
+    pub const fn place(&self) -> Place {
         self.place
     }
 
     /// The part of the storage that is shown.
-    pub(super) const fn shown(&self) -> Range {
+    pub const fn shown(&self) -> Range {
         Range::at(self.at, self.guest.size())
     }
 

@@ -2,8 +2,11 @@
 
 use std::sync::Arc;
 
+use super::allocator::without;
+use super::cut::{cut, joined, moved};
 use super::error::{Error, Result};
-use super::ids::{Generation, ReservationId};
+use super::ids::{Generation, Origin, RegionId, ReservationId};
+use super::range::Range;
 use super::region::SharedRegion;
 use super::region_map::{RegionEntry, RegionMap};
 
@@ -44,6 +47,12 @@ pub enum MapOperation {
     Remove(RegionTarget),
     /// Put the second in the place of the first, which keeps id and memory.
     Replace(RegionTarget, SharedRegion),
+    /// Cut a region in two at an address; the upper part gets the id.
+    Split(RegionTarget, u64, RegionId),
+    /// Make two neighbours one region again.
+    Join(RegionTarget, RegionTarget),
+    /// Show a region at another base.
+    Move(RegionTarget, u64),
 }
 
 impl MapOperation {
@@ -58,6 +67,18 @@ impl MapOperation {
             Self::Insert(region) => map.insert(region),
             Self::Remove(target) => map.remove(target.find(map)?),
             Self::Replace(target, new) => map.replace(target.find(map)?, new),
+            Self::Split(target, at, upper) => {
+                let region = target.find(map)?;
+                Ok(map.reshaped(region, 1, &cut(region, *at, *upper)?))
+            }
+            Self::Join(lower, upper) => {
+                let lower = lower.find(map)?;
+                Ok(map.reshaped(lower, 2, &[joined(lower, upper.find(map)?)?]))
+            }
+            Self::Move(target, base) => {
+                let region = target.find(map)?;
+                map.remove(region)?.insert(&moved(region, *base)?)
+            }
         }
     }
 
@@ -101,14 +122,17 @@ impl<'a> ChangeRequest<'a> {
         Ok(Change::of_operations(map, &Arc::new(after)))
     }
 
-    /// The regions that the operations add to a map; for a single operation, found without making the next map.
+    /// The regions whose memory the operations add to a map; for a single operation, found without making the next map.
     pub fn added_to(&self, map: &Arc<RegionMap>) -> Result<Vec<RegionEntry>> {
         self.check_generation(map)?;
         match self.operations {
             [MapOperation::Insert(region)] => map.insertion_index(region).map(|_| vec![region.clone()]),
             [MapOperation::Remove(_) | MapOperation::Replace(..)] => Ok(vec![]),
+            [MapOperation::Split(..) | MapOperation::Join(..) | MapOperation::Move(..)] => {
+                self.change_of(map).map(|_| vec![])
+            }
             // Only all steps together tell: a later one may take out what an earlier one added.
-            _ => self.change_of(map).map(|change| change.added),
+            _ => self.change_of(map).map(|change| change.arriving().cloned().collect()),
         }
     }
 }
@@ -126,6 +150,8 @@ pub struct Change {
     pub removed: Vec<RegionEntry>,
     /// Regions that kept range and backing and changed otherwise.
     pub replaced: Vec<(RegionEntry, RegionEntry)>,
+    /// Whether added regions show bytes of removed ones; in most changes none does, and nobody need look.
+    reshapes: bool,
 }
 
 impl Change {
@@ -142,7 +168,7 @@ impl Change {
     /// whose description was replaced, once or many times, keeps its id and counts as replaced.
     #[must_use]
     pub fn of_operations(before: &Arc<RegionMap>, after: &Arc<RegionMap>) -> Self {
-        Self::by(before, after, RegionEntry::is, |old, new| old.id == new.id)
+        Self::by(before, after, RegionEntry::is, |old, new| old.id == new.id && old.range == new.range)
     }
 
     fn by(
@@ -169,7 +195,8 @@ impl Change {
             }
         }
         removed.extend(old.cloned());
-        Self { before: Arc::clone(before), after: Arc::clone(after), added, removed, replaced }
+        let reshapes = shares_origin(&removed, &added);
+        Self { reshapes, before: Arc::clone(before), after: Arc::clone(after), added, removed, replaced }
     }
 
     /// Every region of a map arrives.
@@ -182,6 +209,7 @@ impl Change {
             added: map.regions().to_vec(),
             removed: vec![],
             replaced: vec![],
+            reshapes: false,
         }
     }
 
@@ -189,13 +217,60 @@ impl Change {
     #[must_use]
     pub fn detach_all(map: &Arc<RegionMap>) -> Self {
         let (before, after) = (Arc::clone(map), Arc::clone(map));
-        Self { before, after, added: vec![], removed: map.regions().to_vec(), replaced: vec![] }
+        Self { before, after, added: vec![], removed: map.regions().to_vec(), replaced: vec![], reshapes: false }
     }
 
     /// The regions of a map get new memory: each is taken out and put back.
     #[must_use]
     pub fn remap(map: &Arc<RegionMap>) -> Self {
         Self { before: Arc::clone(map), removed: map.regions().to_vec(), ..Self::attach_all(map) }
+    }
+
+    /// The removed region whose bytes an added one shows first, when it was cut, joined or moved.
+    #[must_use]
+    pub fn source_of(&self, added: &RegionEntry) -> Option<&RegionEntry> {
+        let is_source = |old: &&RegionEntry| old.origin == added.origin && old.bytes().contains(added.at);
+        self.removed.iter().filter(|_| self.reshapes).find(is_source)
+    }
+
+    /// The added regions that bring memory of their own.
+    pub fn arriving(&self) -> impl Iterator<Item = &RegionEntry> {
+        self.added.iter().filter(|added| self.source_of(added).is_none())
+    }
+
+    /// The added regions that take addresses which they, or what they were cut from, did not have.
+    #[must_use]
+    pub fn claims(&self) -> Vec<RegionEntry> {
+        if !self.reshapes {
+            return self.added.clone();
+        }
+        let had = |added: &RegionEntry| {
+            let agreeing = self.removed.iter().filter(|old| old.agrees_with(added)).map(|old| old.range);
+            without(&[added.range], &agreeing.collect::<Vec<_>>()).is_empty()
+        };
+        self.added.iter().filter(|added| !had(added)).cloned().collect()
+    }
+
+    /// The addresses at which bytes of a removed region are no longer seen.
+    #[must_use]
+    pub fn left_of(&self, removed: &RegionEntry) -> Vec<Range> {
+        if !self.reshapes {
+            return vec![removed.range];
+        }
+        let stays = self.added.iter().filter(|added| added.agrees_with(removed)).map(|added| added.range);
+        without(&[removed.range], &stays.collect::<Vec<_>>())
+    }
+
+    /// Whether bytes that came with a removed region are seen in an added one.
+    #[must_use]
+    pub fn shows_again(&self, removed: &RegionEntry) -> bool {
+        self.added.iter().filter(|_| self.reshapes).any(|added| added.origin == removed.origin)
+    }
+
+    /// Whether a removed region goes on under its id, cut, joined or moved.
+    #[must_use]
+    pub fn goes_on(&self, removed: &RegionEntry) -> bool {
+        self.added.iter().filter(|_| self.reshapes).any(|added| added.id == removed.id)
     }
 
     /// Whether a removed region shares an address with an added one.
@@ -212,6 +287,12 @@ impl Change {
     pub fn is_empty(&self) -> bool {
         self.added.is_empty() && self.removed.is_empty() && self.replaced.is_empty()
     }
+}
+
+fn shares_origin(removed: &[RegionEntry], added: &[RegionEntry]) -> bool {
+    let mut origins: Vec<Origin> = removed.iter().map(|region| region.origin).collect();
+    origins.sort_unstable();
+    added.iter().any(|region| origins.binary_search(&region.origin).is_ok())
 }
 
 /// Both without the regions at their start and at their end that are the same: a change in a large map touches few regions.

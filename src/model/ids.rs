@@ -29,6 +29,11 @@ unique_id! {
 }
 
 unique_id! {
+    /// Identifies an insertion, whose bytes its region shows, and all the regions that were cut from it.
+    Origin
+}
+
+unique_id! {
     /// Identifies bytes: one mapping of a file or of anonymous memory, whatever regions show it.
     StorageId
 }

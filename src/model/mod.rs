@@ -7,6 +7,7 @@ pub mod address_index;
 pub mod allocator;
 pub mod backing;
 pub mod change;
+mod cut;
 pub mod dirty;
 pub mod error;
 pub mod firmware_tables;

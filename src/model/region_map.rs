@@ -7,7 +7,7 @@ use super::address_index::AddressIndex;
 use super::allocator::without;
 use super::error::{Error, Result};
 use super::format::hex;
-use super::ids::{Generation, RegionId};
+use super::ids::{Generation, Origin, RegionId};
 use super::invalid::Invalid;
 use super::layout::Layout;
 use super::range::{Range, joined};
@@ -23,19 +23,35 @@ pub struct RegionEntry {
     pub id: RegionId,
     /// The description.
     pub desc: SharedRegion,
+    /// The insertion that its bytes came with.
+    pub origin: Origin,
+    /// The offset at which its bytes begin in those of the insertion.
+    pub at: u64,
 }
 
 impl RegionEntry {
     /// A region about to be inserted, under an id of its own.
     #[must_use]
     pub fn new(desc: SharedRegion) -> Self {
-        Self { id: RegionId::unique(), desc }
+        Self { id: RegionId::unique(), desc, origin: Origin::unique(), at: 0 }
     }
 
     /// Whether both are the same region under the same description.
     #[must_use]
     pub fn is(&self, other: &Self) -> bool {
         self.id == other.id && Arc::ptr_eq(&self.desc, &other.desc)
+    }
+
+    /// Whether both show the same bytes wherever their addresses are the same.
+    #[must_use]
+    pub fn agrees_with(&self, other: &Self) -> bool {
+        self.origin == other.origin && self.base().wrapping_sub(self.at) == other.base().wrapping_sub(other.at)
+    }
+
+    /// The bytes that it shows, counted from the first of its insertion.
+    #[must_use]
+    pub fn bytes(&self) -> Range {
+        Range::at(self.at, self.size())
     }
 }
 
@@ -110,10 +126,10 @@ impl RegionMap {
     }
 
     /// The map with `count` regions from `index` on taken out and `new` in their place.
-    fn spliced(&self, index: usize, count: usize, new: Option<&RegionEntry>) -> Self {
-        let start = new.map(|region| region.base());
-        let regions = spliced(&self.regions, index, count, new).collect();
-        let starts = spliced(self.starts.sorted(), index, count, start.as_ref()).collect();
+    fn spliced(&self, index: usize, count: usize, new: &[RegionEntry]) -> Self {
+        let regions = spliced(&self.regions, index, count, new.iter().cloned()).collect();
+        let new_starts = new.iter().map(|region| region.base());
+        let starts = spliced(self.starts.sorted(), index, count, new_starts).collect();
         Self::of(Arc::clone(&self.layout), regions, starts)
     }
 
@@ -214,7 +230,10 @@ impl RegionMap {
     /// The very region that was inserted as `region`, which may be described otherwise by now.
     pub fn inserted(&self, region: &RegionEntry) -> Result<&RegionEntry> {
         let here = self.find(region.base());
-        here.filter(|here| here.id == region.id).ok_or_else(|| Error::Unmapped {
+        // It may have been moved.
+        let found = here.filter(|here| here.id == region.id);
+        let found = found.or_else(|| self.regions.iter().find(|here| here.id == region.id));
+        found.ok_or_else(|| Error::Unmapped {
             message: match here {
                 Some(other) => format!("{region} was removed; {other} is there now, and another region"),
                 None => format!("{region} was removed"),
@@ -242,7 +261,7 @@ impl RegionMap {
 
     /// A new map with one region more.
     pub fn insert(&self, region: &RegionEntry) -> Result<Self> {
-        Ok(self.spliced(self.insertion_index(region)?, 0, Some(region)))
+        Ok(self.spliced(self.insertion_index(region)?, 0, std::slice::from_ref(region)))
     }
 
     /// The index at which a region can be inserted, or why it can't be.
@@ -263,12 +282,12 @@ impl RegionMap {
         self.equal_to(region)?;
         // `equal_to` has just found it.
         let index = self.find_index(region.base()).unwrap_or_default();
-        Ok(self.spliced(index, 1, None))
+        Ok(self.spliced(index, 1, &[]))
     }
 
     /// A new map with `new` in the place of `old`, under its id: the same range and backing, other name, protection, node or hints.
     pub fn replace(&self, old: &SharedRegion, new: &SharedRegion) -> Result<Self> {
-        let id = self.equal_to(old)?.id;
+        let old_entry = self.equal_to(old)?.clone();
         if !new.has_backing_of(old) {
             return Err(Invalid::at(
                 format!(
@@ -284,7 +303,13 @@ impl RegionMap {
         let index = self.find_index(old.base()).unwrap_or_default();
         // Its own name may stay.
         self.check_name(new, Some(index))?;
-        Ok(self.spliced(index, 1, Some(&RegionEntry { id, desc: Arc::clone(new) })))
+        Ok(self.spliced(index, 1, &[RegionEntry { desc: Arc::clone(new), ..old_entry }]))
+    }
+
+    /// A new map with others in the place of `count` regions from one on, whose addresses they share.
+    #[must_use]
+    pub fn reshaped(&self, first: &RegionEntry, count: usize, new: &[RegionEntry]) -> Self {
+        self.spliced(self.starts.lower_bound(first.base()), count, new)
     }
 
     fn check_name(&self, region: &SharedRegion, except: Option<usize>) -> Result<()> {
@@ -335,14 +360,9 @@ impl RegionMap {
 }
 
 /// The items with `count` from `index` on taken out and `new` in their place.
-fn spliced<'a, T: Clone>(
-    items: &'a [T],
-    index: usize,
-    count: usize,
-    new: Option<&'a T>,
-) -> impl Iterator<Item = T> + use<'a, T> {
+fn spliced<T: Clone>(items: &[T], index: usize, count: usize, new: impl Iterator<Item = T>) -> impl Iterator<Item = T> {
     let (head, rest) = items.split_at_checked(index).unwrap_or((items, &[]));
-    head.iter().chain(new).chain(rest.get(count..).unwrap_or_default()).cloned()
+    head.iter().cloned().chain(new).chain(rest.get(count..).unwrap_or_default().iter().cloned())
 }
 
 fn check_neighbours(regions: &[SharedRegion]) -> Result<()> {

@@ -58,3 +58,4 @@ pub mod transaction;
 pub mod unplug;
 pub mod unplug_request;
 pub mod vhost_user;
+pub mod windows;

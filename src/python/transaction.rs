@@ -62,7 +62,7 @@ impl PyTransaction {
             .ok_or_else(|| PyRuntimeError::new_err("the transaction is not open: use it in a with statement"))??)
     }
 
-    fn stage(&self, verb: impl FnOnce(&mut Transaction) -> Result<()>) -> PyResult<PyBase> {
+    pub(super) fn stage(&self, verb: impl FnOnce(&mut Transaction) -> Result<()>) -> PyResult<PyBase> {
         self.with_open(|transaction| verb(transaction).map(|()| transaction.staged().clone())).map(PyBase::from)
     }
 }

@@ -43,7 +43,7 @@ impl AddressSpace {
         // all of them are made again.
         let before = self.load_full();
         let change = request.change_of(&before.map)?;
-        self.reservations()?.check(&change.added, request.reservation)?;
+        self.reservations()?.check(&change.claims(), request.reservation)?;
         memory = before.memory_after(&change, |region| match ahead.remove(&region.id) {
             Some(mapped) => Ok(mapped),
             // The space was mapped since, so that there was nothing to map ahead.
@@ -53,7 +53,8 @@ impl AddressSpace {
         let participant = before
             .memory
             .as_ref()
-            .map(|memory| MemoryParticipant::prepare(memory, &change))
+            .zip(memory.as_ref())
+            .map(|(memory, after)| MemoryParticipant::prepare(memory, after, &change))
             .transpose()?
             .unwrap_or_default();
         let proposal = Arc::new(Proposal::new(change, before.memory.clone(), memory.clone()));
@@ -63,7 +64,9 @@ impl AddressSpace {
         let old = self.publish(turn, self.participants(&proposal)?, participant, after)?;
         // Refused only in a forked child, where nobody waits for a request.
         if let Ok(mut unplugs) = self.unplugs() {
-            unplugs.removed(&proposal.change.removed);
+            let change = &proposal.change;
+            let gone: Vec<_> = change.removed.iter().filter(|region| !change.goes_on(region)).cloned().collect();
+            unplugs.removed(&gone);
         }
         // Unmapping gigabytes takes long: only now, when the next writer has the turn.
         drop((old, ahead));

@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 use crate::memory::mapped_regions::MappedRegions;
 use crate::memory::region::MappedRegion;
-use crate::memory::region_change::{ClosedRegion, NextDescription};
+use crate::memory::region_change::{ClosedRegion, NextDescription, NextWindow, UnseenBytes};
 use crate::model::change::Change;
 use crate::model::error::{Error, LeaseInfo, Result};
 use crate::model::format::hex;
+use crate::model::range::Range;
 use crate::model::region::SharedRegion;
 use crate::model::region_map::RegionEntry;
 
@@ -18,18 +19,31 @@ use crate::model::region_map::RegionEntry;
 #[derive(Debug, Default)]
 pub(super) struct MemoryParticipant {
     leaving: Vec<ClosedRegion>,
+    /// Bytes that have left, until nobody can see them any more.
+    gone: Vec<UnseenBytes>,
+    /// Windows at new addresses on memory that was there.
+    arriving: Vec<NextWindow>,
     /// Regions that stay and lose a protection, with the one that they will have.
     restricted: Vec<(ClosedRegion, i32)>,
     described: Vec<NextDescription>,
 }
 
 impl MemoryParticipant {
-    /// Closes the regions that the change removes or restricts; a lease on any of them is a veto.
-    pub(super) fn prepare(memory: &MappedRegions, change: &Change) -> Result<Self> {
+    /// Closes what the change takes away from an address, or restricts; a lease on any of it is a veto. Bytes that are cut or joined where
+    /// they are seen stay open.
+    pub(super) fn prepare(memory: &MappedRegions, after: &MappedRegions, change: &Change) -> Result<Self> {
         let mut participant = Self::default();
         // One after the other: a veto drops the participant, which opens those that were closed before it.
         for region in change.removed.iter().filter_map(|region| mapped(memory, region)) {
-            participant.leaving.push(close(region)?);
+            for range in change.left_of(region.entry()) {
+                participant.leaving.push(close(region, range)?);
+            }
+        }
+        let reshaped = change.added.iter().filter(|added| change.source_of(added).is_some());
+        for region in reshaped.filter_map(|region| mapped(after, region)) {
+            if !is_shown_there(memory, change, region) {
+                participant.arriving.push(NextWindow::show(region));
+            }
         }
         for (old, new) in &change.replaced {
             if let Some(region) = mapped(memory, old) {
@@ -41,7 +55,7 @@ impl MemoryParticipant {
 
     /// Closes every region of a memory.
     pub(super) fn prepare_all(memory: &MappedRegions) -> Result<Self> {
-        let leaving = memory.regions().map(close).collect::<Result<_>>()?;
+        let leaving = memory.regions().map(|region| close(region, region.range())).collect::<Result<_>>()?;
         Ok(Self { leaving, ..Self::default() })
     }
 
@@ -49,7 +63,7 @@ impl MemoryParticipant {
     /// description that readers see allows, so that no access faults which was not refused.
     fn redescribe(&mut self, region: &MappedRegion, new: &SharedRegion) -> Result<()> {
         if region.desc().prot_flags & !new.prot_flags != 0 {
-            self.restricted.push((close(region)?, new.prot_flags));
+            self.restricted.push((close(region, region.range())?, new.prot_flags));
         }
         self.described.push(NextDescription::prepare(region, new)?);
         Ok(())
@@ -58,11 +72,13 @@ impl MemoryParticipant {
     /// The change is published: leases on regions that left are refused for good.
     pub(super) fn commit(&mut self) {
         self.described.drain(..).for_each(NextDescription::publish);
-        self.leaving.drain(..).for_each(ClosedRegion::finish);
+        self.arriving.drain(..).for_each(NextWindow::publish);
+        self.gone.extend(self.leaving.drain(..).map(ClosedRegion::finish));
     }
 
-    /// No reader is left in the old snapshot: protections can shrink.
+    /// No reader is left in the old snapshot: protections can shrink, and bytes that nobody sees go.
     pub(super) fn finish(self) {
+        self.gone.into_iter().for_each(UnseenBytes::give_back);
         self.restricted.into_iter().for_each(|(region, prot_flags)| region.restrict(prot_flags));
     }
 }
@@ -71,8 +87,14 @@ fn mapped<'a>(memory: &'a MappedRegions, region: &RegionEntry) -> Option<&'a Map
     memory.find(region.base()).filter(|mapped| mapped.id() == region.id)
 }
 
-fn close(region: &MappedRegion) -> Result<ClosedRegion> {
-    ClosedRegion::close(region)?.map_err(|leases| busy(region.desc(), leases))
+/// Whether the bytes of a region were seen through its place before the change.
+fn is_shown_there(memory: &MappedRegions, change: &Change, region: &MappedRegion) -> bool {
+    let before = change.source_of(region.entry()).and_then(|old| mapped(memory, old));
+    before.is_some_and(|before| before.window().place() == region.window().place())
+}
+
+fn close(region: &MappedRegion, range: Range) -> Result<ClosedRegion> {
+    ClosedRegion::close(region, range)?.map_err(|leases| busy(region.desc(), leases))
 }
 
 fn busy(region: &SharedRegion, leases: Vec<LeaseInfo>) -> Error {
@@ -146,19 +168,20 @@ mod tests {
     fn a_lease_on_one_region_is_a_veto_and_closes_none() {
         let (map, memory) = mapped(READ_WRITE);
         let held = lease(&memory, 1).unwrap();
-        let Err(Error::Busy { message, leases, .. }) = MemoryParticipant::prepare(&memory, &removal(&map)) else {
+        let Err(Error::Busy { message, leases, .. }) = MemoryParticipant::prepare(&memory, &memory, &removal(&map))
+        else {
             panic!()
         };
         assert!(leases.len() == 1 && message.contains("a view of 0x1 bytes at 0x1000"), "{message}");
         assert!(lease(&memory, 0).is_ok());
         drop(held);
-        assert!(MemoryParticipant::prepare(&memory, &removal(&map)).is_ok());
+        assert!(MemoryParticipant::prepare(&memory, &memory, &removal(&map)).is_ok());
     }
 
     #[test]
     fn what_leaves_is_closed_until_the_change_is_undone_or_for_good() {
         let (map, memory) = mapped(READ_WRITE);
-        let participant = MemoryParticipant::prepare(&memory, &removal(&map)).unwrap();
+        let participant = MemoryParticipant::prepare(&memory, &memory, &removal(&map)).unwrap();
         assert!(matches!(lease(&memory, 0), Err(Refused::Closing)));
         drop(participant);
         assert!(lease(&memory, 0).is_ok());
@@ -172,8 +195,12 @@ mod tests {
     #[test]
     fn a_protection_shrinks_when_the_last_reader_has_left() {
         let (map, memory) = mapped(READ_WRITE);
-        let prot_flags = || memory.regions().next().unwrap().storage().prot_flags();
-        let mut participant = MemoryParticipant::prepare(&memory, &protecting(&map, PROT_READ)).unwrap();
+        let prot_flags = || {
+            let region = memory.regions().next().unwrap();
+            let has = |bits| if region.storage().has_protection(region.window().shown(), bits) { bits } else { 0 };
+            has(PROT_READ) | has(PROT_WRITE)
+        };
+        let mut participant = MemoryParticipant::prepare(&memory, &memory, &protecting(&map, PROT_READ)).unwrap();
         participant.commit();
         assert_eq!(prot_flags(), READ_WRITE);
         assert!(matches!(lease(&memory, 0), Err(Refused::Closing)));
@@ -185,13 +212,17 @@ mod tests {
     #[test]
     fn a_protection_grows_before_anyone_sees_it_and_shrinks_again_when_undone() {
         let (map, memory) = mapped(PROT_READ);
-        let prot_flags = || memory.regions().next().unwrap().storage().prot_flags();
+        let prot_flags = || {
+            let region = memory.regions().next().unwrap();
+            let has = |bits| if region.storage().has_protection(region.window().shown(), bits) { bits } else { 0 };
+            has(PROT_READ) | has(PROT_WRITE)
+        };
         let held = lease(&memory, 0).unwrap();
-        let participant = MemoryParticipant::prepare(&memory, &protecting(&map, READ_WRITE)).unwrap();
+        let participant = MemoryParticipant::prepare(&memory, &memory, &protecting(&map, READ_WRITE)).unwrap();
         assert_eq!(prot_flags(), READ_WRITE);
         drop(participant);
         assert_eq!(prot_flags(), PROT_READ);
-        let mut participant = MemoryParticipant::prepare(&memory, &protecting(&map, READ_WRITE)).unwrap();
+        let mut participant = MemoryParticipant::prepare(&memory, &memory, &protecting(&map, READ_WRITE)).unwrap();
         participant.commit();
         participant.finish();
         assert_eq!(prot_flags(), READ_WRITE);

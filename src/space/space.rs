@@ -11,7 +11,7 @@ use super::turn::Turn;
 use crate::memory::mapped_regions::MappedRegions;
 use crate::model::change::{ChangeRequest, MapOperation, RegionTarget};
 use crate::model::error::{Error, Result};
-use crate::model::ids::Generation;
+use crate::model::ids::{Generation, RegionId};
 use crate::model::interrupt::Interrupt;
 use crate::model::region::SharedRegion;
 use crate::model::region_map::RegionMap;
@@ -157,6 +157,21 @@ impl AddressSpace {
         interrupt: &dyn Interrupt,
     ) -> Result<Arc<RegionMap>> {
         self.change(&ChangeRequest::of(&[MapOperation::Replace(old, new.into())]), interrupt)
+    }
+
+    /// Cuts a region in two at an address.
+    pub fn split(&self, target: RegionTarget, at: u64, interrupt: &dyn Interrupt) -> Result<Arc<RegionMap>> {
+        self.change(&ChangeRequest::of(&[MapOperation::Split(target, at, RegionId::unique())]), interrupt)
+    }
+
+    /// Makes two neighbours one region again.
+    pub fn join(&self, lower: RegionTarget, upper: RegionTarget, interrupt: &dyn Interrupt) -> Result<Arc<RegionMap>> {
+        self.change(&ChangeRequest::of(&[MapOperation::Join(lower, upper)]), interrupt)
+    }
+
+    /// Shows a region at another base.
+    pub fn relocate(&self, target: RegionTarget, base: u64, interrupt: &dyn Interrupt) -> Result<Arc<RegionMap>> {
+        self.change(&ChangeRequest::of(&[MapOperation::Move(target, base)]), interrupt)
     }
 
     /// The newest map as soon as its generation is above `generation`; `None` when the time is up.

@@ -60,7 +60,8 @@ impl SpaceState {
             next.keep(memory, reached..at);
             reached = at;
             if let MemoryEdit::Add(new) = edit {
-                next.push(map(new)?)?;
+                let old = reshaped(memory, change, new);
+                next.push(if old.is_empty() { map(new)? } else { Arc::new(MappedRegion::reshaped(new, &old)?) })?;
             } else if let Some(old) = memory.regions().nth(at) {
                 reached = index_sum(at, 1);
                 if let MemoryEdit::Replace(new) = edit {
@@ -71,6 +72,16 @@ impl SpaceState {
         next.keep(memory, reached..memory.regions().len());
         Ok(Some(Arc::new(next.finish())))
     }
+}
+
+/// The regions that show bytes of an added one before a change that cuts, joins or moves them.
+fn reshaped<'a>(memory: &'a MappedRegions, change: &Change, new: &RegionEntry) -> Vec<&'a MappedRegion> {
+    let shows = |old: &&RegionEntry| old.origin == new.origin && old.bytes().overlaps(&new.bytes());
+    let mapped = |old: &RegionEntry| memory.find(old.base()).filter(|mapped| mapped.id() == old.id);
+    if change.source_of(new).is_none() {
+        return vec![];
+    }
+    change.removed.iter().filter(shows).filter_map(mapped).collect()
 }
 
 /// One step from the memory before a change to the memory behind it.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::space::AddressSpace;
 use crate::model::change::{ChangeRequest, MapOperation, RegionTarget};
 use crate::model::error::Result;
-use crate::model::ids::Generation;
+use crate::model::ids::{Generation, RegionId};
 use crate::model::interrupt::Interrupt;
 use crate::model::region::SharedRegion;
 use crate::model::region_map::RegionMap;
@@ -48,6 +48,24 @@ impl Transaction {
     pub fn replace(&mut self, old: &RegionTarget, new: impl Into<SharedRegion>) -> Result<()> {
         let old = self.found(old)?;
         self.stage(MapOperation::Replace(old, new.into()))
+    }
+
+    /// Stages a cut at an address.
+    pub fn split(&mut self, target: &RegionTarget, at: u64) -> Result<()> {
+        let target = self.found(target)?;
+        self.stage(MapOperation::Split(target, at, RegionId::unique()))
+    }
+
+    /// Stages a union of two neighbours.
+    pub fn join(&mut self, lower: &RegionTarget, upper: &RegionTarget) -> Result<()> {
+        let operation = MapOperation::Join(self.found(lower)?, self.found(upper)?);
+        self.stage(operation)
+    }
+
+    /// Stages a move to another base.
+    pub fn relocate(&mut self, target: &RegionTarget, base: u64) -> Result<()> {
+        let target = self.found(target)?;
+        self.stage(MapOperation::Move(target, base))
     }
 
     /// The replay on a newer map must mean the region that is here now, whatever others put at its base or under its name.

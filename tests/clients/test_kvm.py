@@ -210,6 +210,38 @@ def test_a_refused_exchange_keeps_slots_and_dirty_pages(space: AddressSpace, vm:
     slots.detach()
 
 
+def test_the_dirty_log_follows_cuts_unions_and_moves(space: AddressSpace, vm: Vm) -> None:
+    memory, joint, moved = space.memory, DIMM + 100 * PAGE, 2 * DIMM
+
+    def guest_writes(*addresses: int) -> None:
+        memory.write(CODE, b"".join(store(address, 0x5A) for address in addresses) + HLT)
+        vm.protected_mode(CODE)
+        vm.run_on(space)
+
+    slots = space.attach_kvm(vm.fd, dirty_log=True)
+    guest_writes(DIMM + 5 * PAGE, DIMM + 170 * PAGE)
+    space.split_region("dimm", joint)
+    assert list(slots.base_to_slot) == [0, TABLES, DIMM, joint, HIGH]
+    guest_writes(joint)
+    space.join_regions("dimm", joint)
+    space.split_region("dimm", joint)
+    space.move_region(joint, moved)
+    guest_writes(moved + PAGE)
+    assert memory.read_u8(moved + PAGE) == 0x5A
+    assert slots.dirty_log() == pages((DIMM, 5), (moved, 0), (moved, 1), (moved, 70))
+    assert not slots.dirty_log()
+    slots.set_dirty_log(moved, on=False)
+    space.split_region(moved, moved + PAGE)
+    with pytest.raises(Unsupported, match="set_dirty_log"):
+        slots.dirty_log(region=moved + PAGE)
+    before = state(space, slots)
+    vm.set_slot(100, DIMM + 8 * MIB, PAGE, memory.host_address(0))
+    with pytest.raises(BackingError):
+        space.move_region(moved, DIMM + 8 * MIB)
+    assert state(space, slots) == before
+    slots.detach()
+
+
 def test_what_kvm_refuses_changes_nothing(space: AddressSpace, vm: Vm) -> None:
     foreign = 96 * MIB
     vm.set_slot(100, foreign, PAGE, space.memory.host_address(0))

@@ -97,9 +97,14 @@ impl Kvm {
         created.map(Some).map_err(|error| refused(region, "a guest_memfd for", &error))
     }
 
-    fn add(&self, table: &mut SlotTable, region: &Arc<MappedRegion>) -> Result<()> {
+    fn add(&self, table: &mut SlotTable, region: &Arc<MappedRegion>, old: Option<&RegionEntry>) -> Result<()> {
         let desc = region.desc();
-        let flags = self.flags(desc);
+        if old.is_some() && self.options.guest_memfd {
+            return Err(unsupported("regions that are cut, joined or moved", "a machine without guest_memfd=True"));
+        }
+        let log = kvm::KVM_MEM_LOG_DIRTY_PAGES;
+        // Where the log was switched for the region alone, it stays so for what is made of it.
+        let flags = old.map_or(self.flags(desc), |old| self.flags(desc) & !log | table.log_flag(old));
         if flags & kvm::KVM_MEM_READONLY != 0 && self.vm.capability(kvm::KVM_CAP_READONLY_MEM).unwrap_or(0) == 0 {
             return Err(unsupported("read-only memory", "a kernel that has KVM_CAP_READONLY_MEM"));
         }
@@ -114,6 +119,7 @@ impl Kvm {
             refused(desc, &format!("slot {id} for"), &error)
         })?;
         table.slots.insert(desc.base(), entry);
+        table.inherit(desc.base());
         Ok(())
     }
 
@@ -152,7 +158,9 @@ impl Kvm {
         }
         proposal.change.replaced.iter().try_for_each(|(_, new)| Self::redescribe(&mut table, new))?;
         let added = proposal.change.added.iter().filter(|region| region.has_memory());
-        added.filter_map(|region| proposal.mapping(region)).try_for_each(|region| self.add(&mut table, region))
+        added
+            .filter_map(|region| proposal.mapping(region))
+            .try_for_each(|region| self.add(&mut table, region, proposal.change.source_of(region.entry())))
     }
 
     /// Undoes as much of a prepare as was done, in reverse: what was added makes room for what was parked. The first error of it.
@@ -161,7 +169,7 @@ impl Kvm {
         let mut result = Ok(());
         for region in proposal.change.added.iter().rev() {
             // A region that was not added yet may have the base of one that is still there.
-            if table.slots.get(&region.base()).is_some_and(|entry| entry.region.id == region.id) {
+            if table.slots.get(&region.base()).is_some_and(|entry| entry.region.is(region)) {
                 result = result.and(table.delete(region));
             }
         }
@@ -265,6 +273,9 @@ impl Client for Kvm {
         // Only now can others have their numbers: a rollback would have set them again.
         for entry in std::mem::take(&mut table.parked) {
             table.numbers.give_back(entry.id());
+        }
+        for region in proposal.removed_after().filter(|region| proposal.change.shows_again(region)) {
+            table.hand_over(region)?;
         }
         table.delete_all(proposal.removed_after().map(|region| &region.desc))
     }

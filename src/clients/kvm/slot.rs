@@ -7,9 +7,20 @@ use std::sync::Arc;
 use crate::memory::dirty::WriteLog;
 use crate::memory::region::MappedRegion;
 use crate::model::dirty::DirtyPages;
+use crate::model::int::usize_of;
 use crate::model::region_map::RegionEntry;
+use crate::sys::host::page_size;
 use crate::sys::kvm::{KVM_MEM_LOG_DIRTY_PAGES, Vm};
 use crate::sys::kvm_slot::Slot;
+
+/// Pages a word of a log.
+const WORD: u64 = 64;
+
+/// The word of a page in a log that begins at a byte, and its bit there.
+fn bit_of(byte: u64, start: u64) -> (usize, u64) {
+    let page = byte.abs_diff(start).checked_div(page_size()).unwrap_or_default();
+    (usize_of(page / WORD), 1 << (page % WORD))
+}
 
 /// A region's slot, and what KVM has logged.
 #[derive(Debug)]
@@ -105,6 +116,27 @@ impl SlotEntry {
         }
         self.logged.iter_mut().zip(more).for_each(|(logged, more)| *logged |= more);
         Ok(())
+    }
+
+    /// Takes over what another slot has logged of bytes that both show.
+    pub(super) fn take_over(&mut self, other: &Self) {
+        let (mine, theirs) = (self.region.bytes(), other.region.bytes());
+        let bytes = mine.intersection(&theirs);
+        if self.region.origin != other.region.origin || bytes.is_empty() || !other.is_pending || !self.is_logging() {
+            return;
+        }
+        if !self.is_pending {
+            self.logged = vec![0; usize_of(mine.size().div_ceil(page_size()).div_ceil(WORD))];
+            self.is_pending = true;
+        }
+        let pages = (bytes.base()..bytes.end()).step_by(usize_of(page_size()));
+        for page in pages {
+            let (from, to) = (bit_of(page, theirs.base()), bit_of(page, mine.base()));
+            let is_dirty = other.logged.get(from.0).is_some_and(|word| word & from.1 != 0);
+            if let Some(word) = self.logged.get_mut(to.0).filter(|_| is_dirty) {
+                *word |= to.1;
+            }
+        }
     }
 
     /// Makes all pages clean; `by_hand` when KVM does not do it as its log is read.

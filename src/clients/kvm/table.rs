@@ -8,7 +8,9 @@ use super::error::refused;
 use super::slot::SlotEntry;
 use crate::model::error::{Errno, Error, Result};
 use crate::model::region::SharedRegion;
+use crate::model::region_map::RegionEntry;
 use crate::sys::errno::ENOSPC;
+use crate::sys::kvm::KVM_MEM_LOG_DIRTY_PAGES;
 
 /// Slot numbers, given out lowest first.
 #[derive(Debug)]
@@ -64,6 +66,28 @@ impl SlotTable {
     pub(super) fn logging(&mut self, region: Option<&SharedRegion>) -> impl Iterator<Item = &mut SlotEntry> {
         let is_wanted = move |entry: &SlotEntry| region.is_none_or(|region| entry.region.desc == *region);
         self.slots.values_mut().filter(move |entry| entry.is_logging() && is_wanted(entry))
+    }
+
+    /// The log flag of a region's slot, also of one that made way.
+    pub(super) fn log_flag(&self, region: &RegionEntry) -> u32 {
+        let mut all = self.slots.values().chain(&self.parked);
+        all.find(|entry| entry.region.is(region)).map_or(0, |entry| entry.flags() & KVM_MEM_LOG_DIRTY_PAGES)
+    }
+
+    /// A slot takes over what those that made way have logged of the bytes that it shows now.
+    pub(super) fn inherit(&mut self, base: u64) {
+        if let Some(entry) = self.slots.get_mut(&base) {
+            self.parked.iter().for_each(|parked| entry.take_over(parked));
+        }
+    }
+
+    /// The log of a region's slot goes over to those that show its bytes from now on.
+    pub(super) fn hand_over(&mut self, region: &RegionEntry) -> Result<()> {
+        let Some(mut old) = self.slots.remove(&region.base()) else { return Ok(()) };
+        let harvested = if old.is_logging() { old.harvest() } else { Ok(()) };
+        self.slots.values_mut().for_each(|entry| entry.take_over(&old));
+        self.slots.insert(region.base(), old);
+        harvested.map_err(|error| refused(region, "reading the dirty log of", &error))
     }
 
     /// Deletes the slots of regions, each whatever becomes of the others; the first error.

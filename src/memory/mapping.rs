@@ -67,6 +67,10 @@ impl Mapping {
             pending_copies: AtomicUsize::new(0),
         };
         source::seal_mapped(region, &mapping.backing)?;
+        if mapping.backing.is_foreign {
+            // Others have it already, and may punch pages out.
+            mapping.gate.close();
+        }
         mapping.probe(region)?;
         Ok(mapping)
     }
@@ -233,8 +237,10 @@ impl Mapping {
 
     /// Runs `work` while the pages of a part can be read and written, and restores their protection.
     pub(super) fn with_write_access<T>(&self, part: Range, work: impl FnOnce() -> T) -> Result<io::Result<T>, Forked> {
-        if self.mapped.own.is_none() {
-            return Ok(Ok(work()));
+        if let Some(buffer) = &self.backing.buffer {
+            let what = "its buffer is read-only";
+            let refused = || io::Error::new(io::ErrorKind::PermissionDenied, what);
+            return Ok(if buffer.is_writable { Ok(work()) } else { Err(refused()) });
         }
         if self.window.is_some() {
             let what = "what a DAX window shows has its own protection";

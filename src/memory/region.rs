@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::judge::Why;
 use super::lease_table::LeaseTable;
 use super::mapping::Mapping;
 use crate::model::error::Result;
@@ -90,9 +91,14 @@ impl MappedRegion {
         Range::between(part.base().abs_diff(self.range().base()), part.end().abs_diff(self.range().base()))
     }
 
-    /// Whether accesses go through the kernel, because a touch may fault.
-    pub fn is_guarded(&self) -> bool {
-        !self.mapping.is_direct()
+    /// Why accesses go through the kernel; `None` when they don't.
+    pub fn guarded_because(&self) -> Option<Why> {
+        self.mapping.guarded_because()
+    }
+
+    /// The same for messages: `, for its file ...`, or nothing.
+    pub fn why_guarded(&self) -> String {
+        self.guarded_because().map_or_else(String::new, |why| format!(", for {why}"))
     }
 
     /// The first address in part of the region whose protection lacks some of the bits; in a DAX window it is that of the files.

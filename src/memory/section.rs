@@ -156,7 +156,8 @@ impl<'a> Section<'a> {
     fn extent_of(&self, part: Range) -> Extent {
         let mapping = self.region.mapping();
         let pages_of = |block| mapping.pages_of(block);
-        let pages_of: Option<&dyn Fn(Range) -> Pages> = (mapping.touch() != Touch::Never).then_some(&pages_of);
+        let pages_of: Option<&dyn Fn(Range) -> Pages> =
+            (!matches!(mapping.touch(), Touch::Never(_))).then_some(&pages_of);
         mapping.holes().extent_of(mapping.backing(), part, pages_of, mapping.gate().is_open())
     }
 

@@ -6,7 +6,7 @@ import struct
 from collections.abc import Iterator
 
 import spaces
-from dbs_address_space import GuestMemory
+from dbs_address_space import AddressSpaceRegion, GuestMemory
 from harness import Pace, Result, per_item, statement
 
 READ, READ_REFERENCE = "read(address)", "unpack(memory, offset)[0]"
@@ -25,6 +25,7 @@ def run(pace: Pace) -> Iterator[Result]:
             yield from same_address(pace, guest, count)
             if count == max(spaces.COUNTS):
                 yield from random_pages(pace, guest, count)
+    yield from atomics(pace)
 
 
 def touch(guest: GuestMemory, count: int) -> None:
@@ -52,6 +53,24 @@ def same_address(pace: Pace, guest: GuestMemory, count: int) -> Iterator[Result]
     for verb, ours, reference in (("read_u64", READ, READ_REFERENCE), ("write_u64", WRITE, WRITE_REFERENCE)):
         samples = pace.in_turns(statement(ours, **known), statement(reference, **known))
         yield Result("integers", f"{verb}, {count:,} regions, same address", *samples, goal=SAME_GOALS[verb])
+
+
+def atomics(pace: Pace) -> Iterator[Result]:
+    """`load` and `store` against `read_u64` and `write_u64`, and all of them on a received memfd against its owner's."""
+    owner = spaces.memory_of(spaces.ram(0, spaces.PAGE))
+    fd = owner.mapping(0).fd
+    assert fd is not None
+    received = spaces.memory_of(AddressSpaceRegion.from_file(0, spaces.PAGE, fd))
+    pairs = (
+        ("load, against read_u64", owner.load, owner.read_u64, "call(64)", 1.1),
+        ("store, against write_u64", owner.store, owner.write_u64, "call(64, 7)", 1.1),
+        ("read_u64, received, against the owner", received.read_u64, owner.read_u64, "call(64)", 1.05),
+        ("write_u64, received, against the owner", received.write_u64, owner.write_u64, "call(64, 7)", 1.05),
+        ("fetch_add, received, against the owner", received.fetch_add, owner.fetch_add, "call(64, 7)", 1.05),
+    )
+    for name, ours, reference, text, goal in pairs:
+        samples = pace.in_turns(statement(text, call=ours), statement(text, call=reference))
+        yield Result("integers", name, *samples, goal=goal)
 
 
 def random_pages(pace: Pace, guest: GuestMemory, count: int) -> Iterator[Result]:

@@ -201,7 +201,7 @@ class AddressSpaceRegion:
     and source. The memory itself is made by `AddressSpace.map_memory()` or on insertion into a mapped space.
 
     What would have no effect is refused: a device region has no source, flags or options; a DAX region none but `alignment`, `guard_pages`
-    and `may_block`; a buffer is mapped already, and none but `may_block`; `mem_file_path` is for `"hugetlbfs"`, and `file_offset` for that
+    and `may_block`; a buffer is mapped already, and none but `may_block` and `trusted`; `mem_file_path` is for `"hugetlbfs"`, and `file_offset` for that
     and for `file`. `is_hotplug` and `is_anonpage` are for whoever asks the region.
 
     `backing` are `BackingOptions`; `page_size`, `is_hugepage` and `is_mergeable` set one of them each, and must not contradict it.
@@ -323,15 +323,17 @@ class AddressSpaceRegion:
         name: str | None = None,
         shared: bool = True,
         prot_flags: _Protection | None = None,
+        trusted: bool = False,
     ) -> AddressSpaceRegion:
         """RAM over part of a file: a memfd of another process, an image, a device file. Any offset will do, also one inside a page.
 
         `file` is a path, a descriptor, or what `open()` gives in a binary mode, which is flushed; it is duplicated. Another file object, such as
         that of `gzip.open()` or a named temporary file, is a `TypeError`. `size` is all from `offset` on where it is not given:
         `from_file(base, file=path)`. `shared=False` keeps writes out of the file. `prot_flags` are what the descriptor allows when not
-        given; a path is opened for writing too, unless they or `shared=False` say that it need not be. A file may be cut by anyone, so
-        accesses go through the kernel and a fault is a `MemoryFault`. Raises as the class does, and what opening the path does; the length
-        is checked when the region is mapped.
+        given; a path is opened for writing too, unless they or `shared=False` say that it need not be. A memfd with `F_SEAL_SHRINK` is as
+        fast as the space's own memory, and has views and atomics. Another file may be cut by anyone, so accesses go through the kernel and a
+        fault is a `MemoryFault`; `trusted=True` vouches that nobody does (`BackingOptions.trusted`). Raises as the class does, and what
+        opening the path does; the length is checked when the region is mapped.
 
         >>> import tempfile
         >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
@@ -342,13 +344,25 @@ class AddressSpaceRegion:
         b'image'
         """
     @staticmethod
-    def from_buffer(base: _Address, buffer: Buffer, *, name: str | None = None) -> AddressSpaceRegion:
-        """RAM over a writable, contiguous buffer: an `mmap.mmap`, a `shared_memory` block's `buf`, an array of NumPy, a bytearray.
+    def from_buffer(
+        base: _Address,
+        buffer: Buffer,
+        *,
+        name: str | None = None,
+        prot_flags: _Protection | None = None,
+        trusted: bool = False,
+    ) -> AddressSpaceRegion:
+        """RAM over a contiguous buffer: an `mmap.mmap`, a `shared_memory` block's `buf`, an array of NumPy, a bytearray, bytes.
 
-        The buffer is held for as long as the region is, so its owner can't close or resize it. It may lie and end anywhere. Accesses
-        go through the kernel, for its owner may protect or cut it; where a userfaultfd was registered on it before it is mapped, or
-        with `.replace(backing=BackingOptions(may_block=True))`, one that is not answered within a second is given up with `MemoryFault`. Raises `TypeError` for a read-only buffer, `BufferError`
-        for one that is not contiguous, `InvalidAddressRange` for an empty one.
+        The buffer is held for as long as the region is, so its owner can't close or resize it. It may lie and end anywhere. A read-only one
+        gives a region that is `"r--"`. What bytes, bytearrays, `array.array`, `BytesIO` and anonymous mmaps hold, also through memoryviews and
+        arrays of NumPy over them, is touched directly, as is an mmap of a memfd with `F_SEAL_SHRINK`, while the process has a descriptor of it:
+        whoever takes its pages in this process by other means, such as `mprotect`, kills it.
+        Elsewhere the owner may move or cut the bytes (`ndarray.resize(refcheck=False)`, `ctypes.resize`), so accesses go through the kernel;
+        `trusted=True` vouches that nobody does (`BackingOptions.trusted`). Where a userfaultfd was registered on it before it is mapped, or with
+        `.replace(backing=BackingOptions(may_block=True))`, an access that is not answered within a second is given up with `MemoryFault`.
+        Raises `BufferError` for a buffer that is not contiguous, `InvalidAddressRange` for an empty one, `InvalidArgument` for `prot_flags` that
+        a read-only one can't have.
 
         >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
         >>> buffer = bytearray(8192)
@@ -2316,6 +2330,18 @@ class Mapping:
     def guarded(self) -> bool:
         """Whether accesses go through the kernel, because a touch may fault."""
     @property
+    def guarded_because(self) -> str | None:
+        """Why accesses go through the kernel, and what to do about it, as a sentence; `None` where they don't.
+
+        It is why views, arrays and atomics are refused here, and what their errors say.
+
+        >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion, BackingOptions
+        >>> region = AddressSpaceRegion("ram", 0, "4KiB", backing=BackingOptions(seals=[]))
+        >>> space = AddressSpace.from_regions([region], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+        >>> print(space.map_memory().mapping(0).guarded_because)
+        its file can be cut: seal it with F_ADD_SEALS F_SEAL_SHRINK before it is mapped, or vouch for it with trusted=True
+        """
+    @property
     def page_size(self) -> int:
         """Bytes a page."""
     def __eq__(self, other: object, /) -> bool: ...
@@ -2914,6 +2940,8 @@ class BackingOptions:
     - `guard_pages`: an inaccessible page before and behind the mapping.
     - `may_block`: somebody answers page faults of the memory, as with a userfaultfd: accesses let other threads run, and one that is not
       answered within a second is `MemoryFault`. Views and atomics are refused. For memory that is registered only after it was mapped.
+    - `trusted`: of a file or buffer, your word that nobody cuts or moves it: it is touched directly, with views and atomics. Where the word is
+      broken, a touch kills the process. Huge pages are guarded all the same, and so is all memory under `vm.overcommit_memory=2`.
     - `seals`: of a memfd, some of `"shrink"`, `"grow"`, `"seal"` (the three that are the default) and `"future-write"`.
     - `policy`: a `NumaPolicy` or its mode alone.
 
@@ -2937,6 +2965,7 @@ class BackingOptions:
         mlock: bool | None = None,
         guard_pages: bool | None = None,
         may_block: bool | None = None,
+        trusted: bool | None = None,
         seals: Iterable[str] | None = None,
         policy: NumaPolicy | str | None = None,
     ) -> Self: ...
@@ -2970,6 +2999,9 @@ class BackingOptions:
     @property
     def may_block(self) -> bool | None:
         """Whether accesses may wait for whoever answers page faults."""
+    @property
+    def trusted(self) -> bool | None:
+        """Whether the user vouches that nobody cuts the file, nor moves the buffer."""
     @property
     def seals(self) -> tuple[str, ...] | None:
         """The seals of a memfd, a tuple of their names."""

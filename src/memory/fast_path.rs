@@ -1,9 +1,12 @@
 //! The way of short accesses to bytes of one region that may always be touched directly: no lock, no allocation, no pointer to chase.
 
+use std::sync::atomic::Ordering;
+
 use vm_memory::ByteValued;
 
 use super::buffer::{Bytes, Output};
 use super::dirty::DirtyBitmap;
+use super::operation::{self, Operation};
 use super::path::Touch;
 use super::protection::Need;
 use super::region::MappedRegion;
@@ -29,7 +32,7 @@ impl FastPath {
         let direct = match storage.touch() {
             Touch::Always => region.desc().prot_flags,
             // These must be asked again each time, which the long way does.
-            Touch::InItsProcess | Touch::FromPopulatedToExported | Touch::Never => 0,
+            Touch::InItsProcess | Touch::FromPopulatedToExported | Touch::Never(_) => 0,
         };
         let dirty = storage.dirty().map_or(std::ptr::null(), std::ptr::from_ref);
         let dirty_at = region.window().shown().base();
@@ -105,6 +108,31 @@ impl DirectBytes<'_> {
         unsafe { untorn::write_int(self.host().cast(), value) };
         self.mark_dirty();
         true
+    }
+
+    /// Loads an integer atomically; `None` where it is not aligned on the host, or has no integer's bytes.
+    #[inline]
+    pub(super) fn load(&self, order: Ordering) -> Option<u64> {
+        // SAFETY: the bytes lie in one mapping, which can't fault, and `is_cell`.
+        self.is_cell().then(|| unsafe { operation::apply(self.host(), u64_of(self.size), Operation::Load, order) })
+    }
+
+    /// Stores an integer atomically; `false`, and nothing is done, where it is not aligned or has no integer's bytes.
+    #[inline]
+    pub(super) fn store(&self, value: u64, order: Ordering) -> bool {
+        if !self.is_cell() {
+            return false;
+        }
+        // SAFETY: the bytes lie in one mapping, which can't fault, and `is_cell`.
+        unsafe { operation::apply(self.host(), u64_of(self.size), Operation::Store(value), order) };
+        self.mark_dirty();
+        true
+    }
+
+    /// Whether an atomic access can be made of them.
+    #[inline]
+    fn is_cell(&self) -> bool {
+        matches!(self.size, 1 | 2 | 4 | 8) && self.host().addr().is_multiple_of(self.size)
     }
 
     /// Marks the bytes, which were written before this call.

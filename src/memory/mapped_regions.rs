@@ -3,6 +3,7 @@
 #![allow(clippy::disallowed_methods, reason = "as many as there are regions")]
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use vm_memory::ByteValued;
 
@@ -14,6 +15,7 @@ use super::tracking::Consumer;
 use crate::model::address_index::AddressIndex;
 use crate::model::error::Result;
 use crate::model::ids::Incarnation;
+use crate::model::int::u64_of;
 use crate::model::range::Range;
 use crate::model::region_map::RegionEntry;
 
@@ -152,11 +154,29 @@ impl MappedRegions {
         self.direct(addr, size_of::<T>(), Need::Read)?.read_int()
     }
 
+    /// Loads a naturally aligned integer atomically; `None` sends it the long way.
+    #[inline]
+    pub fn load_direct(&self, addr: u64, size: usize, order: Ordering) -> Option<u64> {
+        self.direct(addr, size, Need::Read).filter(|_| is_aligned(addr, size))?.load(order)
+    }
+
+    /// Stores a naturally aligned integer atomically; `false` sends it the long way.
+    #[inline]
+    pub fn store_direct(&self, addr: u64, size: usize, value: u64, order: Ordering) -> bool {
+        let bytes = self.direct(addr, size, Need::Write).filter(|_| is_aligned(addr, size));
+        bytes.is_some_and(|bytes| bytes.store(value, order))
+    }
+
     /// Writes an integer inside one region, untorn when naturally aligned; `false` when it can't be written directly.
     #[inline]
     pub fn write_int_direct<T: ByteValued>(&self, addr: u64, value: T) -> bool {
         self.direct(addr, size_of::<T>(), Need::Write).is_some_and(|bytes| bytes.write_int(value))
     }
+}
+
+#[inline]
+fn is_aligned(addr: u64, size: usize) -> bool {
+    addr.is_multiple_of(u64_of(size))
 }
 
 /// The next map, laid out from what is kept of the last and what is new, by ascending base.

@@ -7,6 +7,7 @@
 use std::fs::File;
 
 use super::gate::Permit;
+use super::judge::Why;
 use super::source::Backing;
 use super::storage::Storage;
 use crate::model::range::Range;
@@ -22,7 +23,7 @@ pub enum Touch {
     /// In the process that mapped it, page by page from the moment on when they were brought in, until somebody else may take them away.
     FromPopulatedToExported,
     /// Never.
-    Never,
+    Never(Why),
 }
 
 impl Touch {
@@ -30,21 +31,19 @@ impl Touch {
     const fn of(backing: &Backing) -> Self {
         match backing {
             // Whoever must answer the fault may want the interpreter's lock, or be gone.
-            Backing { has_fault_handler: true, .. } => Self::Never,
+            Backing { has_fault_handler: true, .. } => Self::Never(Why::FaultHandler),
             // The owner of a file that is mapped into a DAX window may cut it.
-            Backing { is_window: true, .. } => Self::Never,
-            // The owner of a file or buffer may cut, protect or unmap it.
-            Backing { is_foreign: true, .. } => Self::Never,
-            // A process that is given the descriptor of a memfd without F_SEAL_SHRINK may cut it.
-            Backing { can_shrink: true, .. } => Self::Never,
+            Backing { is_window: true, .. } => Self::Never(Why::DaxWindow),
+            // Whoever has the file or buffer may cut or move it: see `judge.rs`.
+            Backing { judged: Some(why), .. } => Self::Never(*why),
             // Huge pages that are not reserved: the pool may be empty at the first touch.
-            Backing { is_huge: true, .. } if !backing.is_reserved() => Self::Never,
+            Backing { is_huge: true, .. } if !backing.is_reserved() => Self::Never(Why::NotReserved),
             // A reservation is not a page: a control group, a bind policy or a cpuset may refuse it at the first touch. A process that
             // is given the descriptor may punch pages out, and then the pool may be empty at the next touch. A forked child may find
             // no pages for its copies of private ones.
             Backing { is_huge: true, .. } => Self::FromPopulatedToExported,
             // With vm.overcommit_memory=2 the kernel may refuse a page at the first touch.
-            Backing { is_overcommit_strict: true, .. } => Self::Never,
+            Backing { is_overcommit_strict: true, .. } => Self::Never(Why::StrictOvercommit),
             // MADV_DONTFORK.
             Backing { is_dontfork: true, .. } => Self::InItsProcess,
             Backing { .. } => Self::Always,
@@ -97,7 +96,7 @@ impl Storage {
                 let permit = self.gate().pass().filter(|_| self.is_present(part) || self.populate(part).is_ok());
                 permit.map_or_else(|| self.guarded_path(), Path::DirectUntilExported)
             }
-            Touch::InItsProcess | Touch::Never => self.guarded_path(),
+            Touch::InItsProcess | Touch::Never(_) => self.guarded_path(),
         }
     }
 
@@ -106,13 +105,16 @@ impl Storage {
         if self.backing().shown_file().is_some() { self.guarded_path() } else { self.path(part, PROT_READ) }
     }
 
-    /// Whether all of a part can be touched directly at this moment.
-    pub(super) fn is_direct(&self, part: Range) -> bool {
+    /// Why not all of a part can be touched directly at this moment; `None` when it can.
+    pub(super) fn guarded_because(&self, part: Range) -> Option<Why> {
+        let is_inherited = self.gate().is_in_its_process();
         match self.touch() {
-            Touch::Always => true,
-            Touch::InItsProcess => self.gate().is_in_its_process(),
-            Touch::FromPopulatedToExported => self.gate().pass().is_some() && self.is_present(part),
-            Touch::Never => false,
+            Touch::Always => None,
+            Touch::Never(why) => Some(why),
+            Touch::InItsProcess | Touch::FromPopulatedToExported if !is_inherited => Some(Why::NotInherited),
+            Touch::InItsProcess => None,
+            Touch::FromPopulatedToExported if !self.gate().is_open() => Some(Why::Exported),
+            Touch::FromPopulatedToExported => (!self.is_present(part)).then_some(Why::NotPresent),
         }
     }
 
@@ -138,21 +140,21 @@ mod tests {
         let table = [
             (small.clone(), Touch::Always),
             (Backing { is_dontfork: true, ..small.clone() }, Touch::InItsProcess),
-            (Backing { can_shrink: true, ..small.clone() }, Touch::Never),
-            (Backing { has_fault_handler: true, ..small.clone() }, Touch::Never),
-            (Backing { is_foreign: true, ..small.clone() }, Touch::Never),
-            (Backing { is_window: true, ..small }, Touch::Never),
-            (strict.clone(), Touch::Never),
-            (Backing { is_dontfork: true, ..strict.clone() }, Touch::Never),
+            (Backing { judged: Some(Why::TooShort), ..small.clone() }, Touch::Never(Why::TooShort)),
+            (Backing { has_fault_handler: true, ..small.clone() }, Touch::Never(Why::FaultHandler)),
+            // What matters is what it is, not whose.
+            (Backing { is_foreign: true, ..small.clone() }, Touch::Always),
+            (Backing { is_window: true, ..small }, Touch::Never(Why::DaxWindow)),
+            (strict.clone(), Touch::Never(Why::StrictOvercommit)),
+            (Backing { is_dontfork: true, ..strict.clone() }, Touch::Never(Why::StrictOvercommit)),
             // Overcommit is not a question for reserved huge pages.
             (Backing { is_huge: true, ..strict }, Touch::FromPopulatedToExported),
             (huge.clone(), Touch::FromPopulatedToExported),
             (Backing { is_dontfork: true, ..huge.clone() }, Touch::FromPopulatedToExported),
-            (Backing { flags: MAP_NORESERVE, ..huge.clone() }, Touch::Never),
-            (Backing { can_shrink: true, ..huge.clone() }, Touch::Never),
-            (Backing { is_foreign: true, ..huge.clone() }, Touch::Never),
+            (Backing { flags: MAP_NORESERVE, ..huge.clone() }, Touch::Never(Why::NotReserved)),
+            (Backing { judged: Some(Why::HugePages), ..huge.clone() }, Touch::Never(Why::HugePages)),
             // A file that is mapped over reserved huge pages is not reserved.
-            (Backing { is_window: true, ..huge }, Touch::Never),
+            (Backing { is_window: true, ..huge }, Touch::Never(Why::DaxWindow)),
         ];
         for (backing, expected) in table {
             assert_eq!(Touch::of(&backing), expected, "{backing:?}");

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io;
 use std::sync::Arc;
 
+use super::judge::Why;
 use super::places::WindowLeases;
 use super::protection::Pages;
 use super::storage::Storage;
@@ -171,9 +172,14 @@ impl MappedRegion {
         self.window.part(range)
     }
 
-    /// Whether accesses go through the kernel, because a touch may fault.
-    pub fn is_guarded(&self) -> bool {
-        !self.storage.is_direct(self.window.shown())
+    /// Why accesses go through the kernel; `None` when they don't.
+    pub fn guarded_because(&self) -> Option<Why> {
+        self.storage.guarded_because(self.window.shown())
+    }
+
+    /// The same for messages: `, for its file ...`, or nothing.
+    pub fn why_guarded(&self) -> String {
+        self.guarded_because().map_or_else(String::new, |why| format!(", for {why}"))
     }
 
     /// The first address in part of the region whose protection lacks some of the bits; in a DAX window it is that of the files.

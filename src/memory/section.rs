@@ -156,7 +156,8 @@ impl<'a> Section<'a> {
     fn extent_of(&self, part: Range) -> Extent {
         let storage = self.region.storage();
         let pages_of = |block| storage.pages_of(block);
-        let pages_of: Option<&dyn Fn(Range) -> Pages> = (storage.touch() != Touch::Never).then_some(&pages_of);
+        let pages_of: Option<&dyn Fn(Range) -> Pages> =
+            (!matches!(storage.touch(), Touch::Never(_))).then_some(&pages_of);
         storage.holes().extent_of(storage.backing(), part, pages_of, storage.gate().is_open())
     }
 

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::judge::{self, Facts, Why};
 use crate::model::backing::Seal;
 use crate::model::error::{Errno, Error, Result};
 use crate::model::format;
@@ -19,7 +20,7 @@ use crate::model::source::{SourceType, UserBuffer};
 use crate::sys::errno::{self, EINVAL, EISDIR, EMFILE, ENFILE, ENODEV, ENOENT, ENOMEM, EOVERFLOW};
 use crate::sys::file::{self, FileKind};
 use crate::sys::host::{Host, page_size as small_page_size};
-use crate::sys::smaps;
+use crate::sys::smaps::{self, Shown};
 
 /// Everything that `mmap` needs, and that decides how the memory may be touched.
 #[derive(Clone, Debug, Default)]
@@ -40,10 +41,12 @@ pub(super) struct Backing {
     pub is_regular: bool,
     /// Whether files are mapped into it while it is in use.
     pub is_window: bool,
-    /// Whether the file or the buffer was there before the region.
+    /// Whether the file or the buffer was there before the region, so that others may take its pages away.
     pub is_foreign: bool,
-    /// Whether whoever is given the descriptor can cut the file.
-    pub can_shrink: bool,
+    /// Why a touch of its file or buffer may fault; `None` when none can, or when it has neither.
+    pub judged: Option<Why>,
+    /// Whether the user vouches for the file or buffer.
+    pub is_trusted: bool,
     /// Whether the host has `vm.overcommit_memory=2`.
     pub is_overcommit_strict: bool,
     /// Whether a forked child does not get it.
@@ -129,8 +132,9 @@ fn open_memfd(region: &SharedRegion, huge_page_size: Option<u64>, backing: Backi
     let at_once = seals_before_mapping(seals);
     file::size_and_seal(&memfd, region.size(), bits(&at_once))
         .map_err(|error| failed(region, "sizing and sealing its memfd failed", &error))?;
-    let can_shrink = !seals.contains(&Seal::Shrink);
-    Ok(Backing { file: Some(Arc::new(memfd)), is_regular: true, can_shrink, ..backing })
+    // Its huge pages nobody can take away who was not given the descriptor, which the gate sees to.
+    let judged = judge::judge(&memfd, region.size(), backing.facts()).filter(|why| *why != Why::HugePages);
+    Ok(Backing { file: Some(Arc::new(memfd)), is_regular: true, judged, ..backing })
 }
 
 /// The seals that our own mapping can be made under: a seal against future writing mappings would forbid it, and one against more
@@ -157,17 +161,28 @@ pub(super) fn seal_mapped(region: &SharedRegion, backing: &Backing) -> Result<()
 const DEFAULT_SEALS: [Seal; 3] = [Seal::Shrink, Seal::Grow, Seal::Seal];
 
 fn open_adopted(region: &SharedRegion, backing: Backing) -> Result<Backing> {
-    let backing = Backing { is_foreign: true, may_block: true, ..backing };
-    match &region.source.buffer {
-        Some(buffer) => Ok(Backing {
-            has_fault_handler: backing.has_fault_handler
-                || smaps::has_fault_handler(buffer.host, usize_of(region.size())),
-            buffer: Some(buffer.clone()),
-            // A buffer begins and ends anywhere.
-            page_size: 1,
-            ..backing
-        }),
-        None => open_user_file(region, backing),
+    let is_trusted = region.options.trusted == Some(true);
+    let backing = Backing { is_foreign: true, is_trusted, ..backing };
+    let opened = match &region.source.buffer {
+        Some(buffer) => open_buffer(buffer, backing),
+        None => open_user_file(region, backing)?,
+    };
+    // What can't fault is memory as any other; a guarded access may wait for a disk.
+    let may_block = opened.may_block || opened.has_fault_handler || opened.judged.is_some();
+    Ok(Backing { may_block, ..opened })
+}
+
+fn open_buffer(buffer: &UserBuffer, backing: Backing) -> Backing {
+    let shown = smaps::shown(buffer.host, usize_of(buffer.size)).ok();
+    let any = |is_it: fn(&Shown) -> bool| shown.iter().flatten().any(is_it);
+    Backing {
+        has_fault_handler: backing.has_fault_handler || any(|part| part.has_fault_handler),
+        is_dontfork: any(|part| part.is_dontfork),
+        judged: judge::judge_buffer(buffer, shown.as_deref(), backing.facts()),
+        buffer: Some(buffer.clone()),
+        // A buffer begins and ends anywhere.
+        page_size: 1,
+        ..backing
     }
 }
 
@@ -186,6 +201,7 @@ fn open_user_file(region: &SharedRegion, backing: Backing) -> Result<Backing> {
     Ok(Backing {
         page_size,
         is_huge: huge_page_size.is_some(),
+        judged: judge::judge(&user_file.file, file_end(region)?, backing.facts()),
         file: Some(Arc::clone(&user_file.file)),
         offset: region.source.file_offset,
         is_regular,
@@ -228,8 +244,10 @@ fn open_hugetlbfs(region: &SharedRegion, backing: Backing) -> Result<Backing> {
         Err(error) => return Err(fail(error)),
     };
     let page_size = file::hugetlbfs_page_size(&file).map_err(fail)?.unwrap_or(backing.page_size);
+    let end = file_end(region)?;
+    let judged = judge::judge(&file, end, backing.facts()).filter(|_| is_foreign);
     let (file, offset) = (Some(Arc::new(file)), region.source.file_offset);
-    Ok(Backing { file, offset, page_size, is_regular: true, is_foreign, ..backing })
+    Ok(Backing { file, offset, page_size, is_regular: true, is_foreign, judged, ..backing })
 }
 
 fn create_hugetlbfs(region: &SharedRegion, path: &Path) -> Result<File> {
@@ -425,6 +443,10 @@ fn page_mask() -> u64 {
 }
 
 impl Backing {
+    const fn facts(&self) -> Facts {
+        Facts { is_trusted: self.is_trusted, is_overcommit_strict: self.is_overcommit_strict }
+    }
+
     /// Whether writes stay in this process.
     pub(super) const fn is_private(&self) -> bool {
         self.flags & MAP_PRIVATE != 0

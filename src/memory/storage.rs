@@ -80,6 +80,10 @@ impl Storage {
             pending_copies: AtomicUsize::new(0),
         };
         source::seal_mapped(region, &storage.backing)?;
+        if storage.backing.is_foreign {
+            // Others have it already, and may punch pages out.
+            storage.gate.close();
+        }
         storage.probe(region)?;
         Ok(storage)
     }
@@ -279,8 +283,10 @@ impl Storage {
 
     /// Runs `work` while the pages of a part can be read and written, and restores their protection.
     pub(super) fn with_write_access<T>(&self, part: Range, work: impl FnOnce() -> T) -> Result<io::Result<T>, Forked> {
-        if self.mapped.own.is_none() {
-            return Ok(Ok(work()));
+        if let Some(buffer) = &self.backing.buffer {
+            let what = "its buffer is read-only";
+            let refused = || io::Error::new(io::ErrorKind::PermissionDenied, what);
+            return Ok(if buffer.is_writable { Ok(work()) } else { Err(refused()) });
         }
         if self.dax_window.is_some() {
             let what = "what a DAX window shows has its own protection";

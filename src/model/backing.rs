@@ -73,6 +73,8 @@ pub struct BackingOptions {
     pub guard_pages: Option<bool>,
     /// Whether an access may wait for whoever answers its page faults.
     pub may_block: Option<bool>,
+    /// Whether the user vouches that nobody cuts the file, nor moves the buffer.
+    pub trusted: Option<bool>,
     /// Seals of a memfd; empty for none.
     pub seals: Option<Vec<Seal>>,
     /// NUMA placement.
@@ -127,6 +129,7 @@ impl BackingOptions {
             && self.dontfork == other.dontfork
             && self.guard_pages == other.guard_pages
             && self.may_block == other.may_block
+            && self.trusted == other.trusted
             && self.seals == other.seals
     }
 }

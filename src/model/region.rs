@@ -136,7 +136,10 @@ pub struct Region {
 impl Region {
     /// A region with the defaults of its type and source.
     pub fn new(region_type: RegionType, range: Range, source: Source) -> Result<Self, Invalid> {
-        let (perm_flags, prot_flags) = region_type.default_flags(&source);
+        let (perm_flags, mut prot_flags) = region_type.default_flags(&source);
+        if source.buffer.as_ref().is_some_and(|buffer| !buffer.is_writable) {
+            prot_flags &= !PROT_WRITE;
+        }
         let region = Self {
             name: None,
             region_type,
@@ -188,6 +191,9 @@ impl Region {
                 format::hex(buffer.size),
                 format::hex(self.size())
             ))),
+            Some(buffer) if !buffer.is_writable && self.prot_flags & PROT_WRITE != 0 => {
+                Err(Invalid::argument("the buffer is read-only: a region over it has prot_flags \"r--\""))
+            }
             _ => Ok(()),
         }
     }
@@ -195,16 +201,17 @@ impl Region {
     /// Refuses what would have no effect: RAM and firmware have any source, which of them a buffer is there already; a DAX window has
     /// host addresses alone, a device no memory.
     fn check_type(&self) -> Result<(), Invalid> {
-        let BackingOptions { alignment, guard_pages, may_block, .. } = self.options;
+        let BackingOptions { alignment, guard_pages, may_block, trusted, .. } = self.options;
         let blocking = BackingOptions { may_block, ..BackingOptions::default() };
         let placement = BackingOptions { alignment, guard_pages, ..blocking.clone() };
+        let given = BackingOptions { trusted, ..blocking };
         let bare = |source_type| Source { source_type: self.source.source_type.and(source_type), ..Source::default() };
         let (what, source, options) = match self.region_type {
             RegionType::DaxMemory => {
                 ("a DAX window is addresses for files", bare(Some(SourceType::MmapAnonymous)), placement)
             }
             RegionType::DeviceMemory => ("a device region has no memory", bare(None), BackingOptions::default()),
-            _ if self.source.buffer.is_some() => ("a buffer is mapped already", self.source.clone(), blocking),
+            _ if self.source.buffer.is_some() => ("a buffer is mapped already", self.source.clone(), given),
             RegionType::DefaultMemory | RegionType::FirmwareMemory => return Ok(()),
         };
         if self.source != source {
@@ -215,7 +222,8 @@ impl Region {
         if idle.is_empty() {
             return Ok(());
         }
-        let but = "; a DAX window may have alignment, guard_pages or may_block, a buffer prot_flags= or may_block";
+        let but =
+            "; a DAX window may have alignment, guard_pages or may_block, a buffer prot_flags=, may_block or trusted";
         Err(Invalid::argument(format!("{what}: leave {} out{but}", idle.join(" and "))))
     }
 
@@ -244,6 +252,10 @@ impl Region {
             (
                 self.is_huge() && options.transparent_hugepage == Some(true),
                 "transparent_hugepage= is for sources of small pages: this one takes huge pages from the pool",
+            ),
+            (
+                options.trusted == Some(true) && !self.source.is_adopted(),
+                "trusted= goes with a file= or a buffer: nobody else has the memory of another source",
             ),
             (
                 options.seals.is_some() && !self.is_memfd(),

@@ -107,6 +107,10 @@ pub struct UserBuffer {
     pub host: usize,
     /// The number of bytes.
     pub size: u64,
+    /// Whether its exporter leaves the bytes where they are for as long as the buffer is held.
+    pub is_steady: bool,
+    /// Whether the bytes may be written.
+    pub is_writable: bool,
     /// Its keeper.
     pub keep: Arc<dyn KeepAlive>,
 }

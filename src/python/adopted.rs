@@ -18,9 +18,10 @@ impl PyRegion {
     /// `file` is a path, a descriptor, or what `open()` gives in a binary mode, which is flushed; it is duplicated. Another file object, such as
     /// that of `gzip.open()` or a named temporary file, is a `TypeError`. `size` is all from `offset` on where it is not given:
     /// `from_file(base, file=path)`. `shared=False` keeps writes out of the file. `prot_flags` are what the descriptor allows when not
-    /// given; a path is opened for writing too, unless they or `shared=False` say that it need not be. A file may be cut by anyone, so
-    /// accesses go through the kernel and a fault is a `MemoryFault`. Raises as the class does, and what opening the path does; the length
-    /// is checked when the region is mapped.
+    /// given; a path is opened for writing too, unless they or `shared=False` say that it need not be. A memfd with `F_SEAL_SHRINK` is as
+    /// fast as the space's own memory, and has views and atomics. Another file may be cut by anyone, so accesses go through the kernel and a
+    /// fault is a `MemoryFault`; `trusted=True` vouches that nobody does (`BackingOptions.trusted`). Raises as the class does, and what
+    /// opening the path does; the length is checked when the region is mapped.
     ///
     /// >>> import tempfile
     /// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
@@ -30,8 +31,9 @@ impl PyRegion {
     /// >>> AddressSpace.from_regions([region], AddressSpaceLayout(1 << 46, 0, 1 << 45)).map_memory().read(0, 5)
     /// b'image'
     #[staticmethod]
-    #[pyo3(signature = (base, size=None, file=None, offset=Size(0), *, name=None, shared=true, prot_flags=None),
-        text_signature = "(base, size=None, file=None, offset=0, *, name=None, shared=True, prot_flags=None)")]
+    #[pyo3(signature = (base, size=None, file=None, offset=Size(0), *, name=None, shared=true, prot_flags=None, trusted=false),
+        text_signature = "(base, size=None, file=None, offset=0, *, name=None, shared=True, prot_flags=None, trusted=False)")]
+    #[allow(clippy::too_many_arguments, reason = "the keywords that users were promised")]
     fn from_file(
         base: Address,
         size: Option<Size>,
@@ -40,6 +42,7 @@ impl PyRegion {
         name: Option<Name>,
         shared: bool,
         prot_flags: Option<Protection>,
+        trusted: bool,
     ) -> PyResult<Self> {
         let missing = "file is missing: from_file(base, file=...) takes all of a file, from_file(base, size, file, offset) a part of it";
         let file = file.ok_or_else(|| PyTypeError::new_err(missing))?;
@@ -55,15 +58,21 @@ impl PyRegion {
         let mut region = Region::new(RegionType::DefaultMemory, convert::range(base, size)?, source)?;
         region.perm_flags = if shared { region::MAP_SHARED } else { region::MAP_PRIVATE };
         region.prot_flags = prot_flags.map_or_else(|| allowed.unwrap_or(region.prot_flags), |flags| flags.0);
+        region.options.trusted = trusted.then_some(true);
         Self::named(region, name)
     }
 
-    /// RAM over a writable, contiguous buffer: an `mmap.mmap`, a `shared_memory` block's `buf`, an array of NumPy, a bytearray.
+    /// RAM over a contiguous buffer: an `mmap.mmap`, a `shared_memory` block's `buf`, an array of NumPy, a bytearray, bytes.
     ///
-    /// The buffer is held for as long as the region is, so its owner can't close or resize it. It may lie and end anywhere. Accesses
-    /// go through the kernel, for its owner may protect or cut it; where a userfaultfd was registered on it before it is mapped, or
-    /// with `.replace(backing=BackingOptions(may_block=True))`, one that is not answered within a second is given up with `MemoryFault`. Raises `TypeError` for a read-only buffer, `BufferError`
-    /// for one that is not contiguous, `InvalidAddressRange` for an empty one.
+    /// The buffer is held for as long as the region is, so its owner can't close or resize it. It may lie and end anywhere. A read-only one
+    /// gives a region that is `"r--"`. What bytes, bytearrays, `array.array`, `BytesIO` and anonymous mmaps hold, also through memoryviews and
+    /// arrays of NumPy over them, is touched directly, as is an mmap of a memfd with `F_SEAL_SHRINK`, while the process has a descriptor of it:
+    /// whoever takes its pages in this process by other means, such as `mprotect`, kills it.
+    /// Elsewhere the owner may move or cut the bytes (`ndarray.resize(refcheck=False)`, `ctypes.resize`), so accesses go through the kernel;
+    /// `trusted=True` vouches that nobody does (`BackingOptions.trusted`). Where a userfaultfd was registered on it before it is mapped, or with
+    /// `.replace(backing=BackingOptions(may_block=True))`, an access that is not answered within a second is given up with `MemoryFault`.
+    /// Raises `BufferError` for a buffer that is not contiguous, `InvalidAddressRange` for an empty one, `InvalidArgument` for `prot_flags` that
+    /// a read-only one can't have.
     ///
     /// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
     /// >>> buffer = bytearray(8192)
@@ -72,11 +81,21 @@ impl PyRegion {
     /// >>> bytes(buffer[0x10:0x12])
     /// b'hi'
     #[staticmethod]
-    #[pyo3(signature = (base, buffer, *, name=None))]
-    fn from_buffer(base: Address, buffer: &Bound<'_, PyAny>, name: Option<Name>) -> PyResult<Self> {
+    #[pyo3(signature = (base, buffer, *, name=None, prot_flags=None, trusted=false),
+        text_signature = "(base, buffer, *, name=None, prot_flags=None, trusted=False)")]
+    fn from_buffer(
+        base: Address,
+        buffer: &Bound<'_, PyAny>,
+        name: Option<Name>,
+        prot_flags: Option<Protection>,
+        trusted: bool,
+    ) -> PyResult<Self> {
         let buffer = adopt(buffer)?;
         let range = convert::range(base, Size(buffer.size))?;
         let source = Source { buffer: Some(buffer), ..Source::default() };
-        Self::named(Region::new(RegionType::DefaultMemory, range, source)?, name)
+        let mut region = Region::new(RegionType::DefaultMemory, range, source)?;
+        region.prot_flags = prot_flags.map_or(region.prot_flags, |flags| flags.0);
+        region.options.trusted = trusted.then_some(true);
+        Self::named(region, name)
     }
 }

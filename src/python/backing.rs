@@ -103,6 +103,8 @@ impl PyNumaPolicy {
 /// - `guard_pages`: an inaccessible page before and behind the mapping.
 /// - `may_block`: somebody answers page faults of the memory, as with a userfaultfd: accesses let other threads run, and one that is not
 ///   answered within a second is `MemoryFault`. Views and atomics are refused. For memory that is registered only after it was mapped.
+/// - `trusted`: of a file or buffer, your word that nobody cuts or moves it: it is touched directly, with views and atomics. Where the word is
+///   broken, a touch kills the process. Huge pages are guarded all the same, and so is all memory under `vm.overcommit_memory=2`.
 /// - `seals`: of a memfd, some of `"shrink"`, `"grow"`, `"seal"` (the three that are the default) and `"future-write"`.
 /// - `policy`: a `NumaPolicy` or its mode alone.
 ///
@@ -135,8 +137,8 @@ fn seals(object: &Bound<'_, PyAny>) -> PyResult<Vec<Seal>> {
 impl PyBackingOptions {
     #[new]
     #[pyo3(signature = (*, page_size=None, alignment=None, reserve=None, transparent_hugepage=None, ksm=None, dontdump=None, dontfork=None, mlock=None,
-        guard_pages=None, may_block=None, seals=None, policy=None, **others),
-        text_signature = "(*, page_size=None, alignment=None, reserve=None, transparent_hugepage=None, ksm=None, dontdump=None, dontfork=None, mlock=None, guard_pages=None, may_block=None, seals=None, policy=None)")]
+        guard_pages=None, may_block=None, trusted=None, seals=None, policy=None, **others),
+        text_signature = "(*, page_size=None, alignment=None, reserve=None, transparent_hugepage=None, ksm=None, dontdump=None, dontfork=None, mlock=None, guard_pages=None, may_block=None, trusted=None, seals=None, policy=None)")]
     #[allow(clippy::too_many_arguments, reason = "the keywords that users were promised")]
     fn new(
         page_size: Option<Size>,
@@ -149,6 +151,7 @@ impl PyBackingOptions {
         mlock: Option<bool>,
         guard_pages: Option<bool>,
         may_block: Option<bool>,
+        trusted: Option<bool>,
         seals: Option<&Bound<'_, PyAny>>,
         policy: Option<&Bound<'_, PyAny>>,
         others: Option<&Bound<'_, PyDict>>,
@@ -165,6 +168,7 @@ impl PyBackingOptions {
             mlock,
             guard_pages,
             may_block,
+            trusted,
             seals: seals.map(self::seals).transpose()?,
             policy: policy.map(self::policy).transpose()?,
         };
@@ -229,6 +233,12 @@ impl PyBackingOptions {
     #[getter]
     fn may_block(&self) -> Option<bool> {
         self.0.may_block
+    }
+
+    /// Whether the user vouches that nobody cuts the file, nor moves the buffer.
+    #[getter]
+    fn trusted(&self) -> Option<bool> {
+        self.0.trusted
     }
 
     /// The seals of a memfd, a tuple of their names.
@@ -302,6 +312,7 @@ impl PyBackingOptions {
             ("mlock", self.0.mlock),
             ("guard_pages", self.0.guard_pages),
             ("may_block", self.0.may_block),
+            ("trusted", self.0.trusted),
         ] {
             keywords.set_item(name, value)?;
         }

@@ -13,7 +13,7 @@ use pyo3::types::{PyByteArray, PyBytes, PyInt, PyMemoryView};
 use pyo3::{Borrowed, ffi};
 
 use super::calls::{self, python_call};
-use super::exporter::{is_plain, may_fault};
+use super::exporter::{is_plain, is_steady, may_fault};
 use super::interrupt::detached;
 use super::space_ref::{OwnedSpace, SpaceRef};
 use crate::memory::buffer::{Bytes, Output};
@@ -240,12 +240,17 @@ pub(super) fn is_buffer(object: &Bound<'_, PyAny>) -> bool {
 /// A region that shows a user's buffer holds it until the region is gone everywhere.
 impl KeepAlive for Pin<Box<PyBuffer>> {}
 
-/// The memory of a writable, contiguous buffer, and what keeps it.
+/// The memory of a contiguous buffer, and what keeps it.
 pub(super) fn adopt(object: &Bound<'_, PyAny>) -> PyResult<UserBuffer> {
     let buffer = PyBuffer::of(object)?;
-    buffer.require_writable("a region needs one that can be written")?;
     let host = buffer.buffer.buf.expose_provenance();
-    Ok(UserBuffer { host, size: u64::try_from(buffer.size()).unwrap_or(u64::MAX), keep: Arc::new(buffer) })
+    Ok(UserBuffer {
+        host,
+        size: u64::try_from(buffer.size()).unwrap_or(u64::MAX),
+        is_steady: is_steady(object, |exporter| exporter.is_exact_instance_of::<PyGuestView>())?,
+        is_writable: buffer.buffer.readonly == 0,
+        keep: Arc::new(buffer),
+    })
 }
 
 /// The exporter of a view's bytes. Every export holds a lease on the region; slices of a memoryview share it.

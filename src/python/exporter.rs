@@ -46,6 +46,46 @@ pub(super) fn may_fault(
     Ok(true)
 }
 
+/// Whether the bytes of an object stay where they are for as long as a buffer of it is held: its exporter, behind memoryviews and arrays of
+/// NumPy, refuses to move them, and is of a class that is known for that, or `known`. NumPy's own bytes are moved by
+/// `resize(refcheck=False)`, those of `ctypes` by `ctypes.resize`.
+pub(super) fn is_steady(object: &Bound<'_, PyAny>, known: impl Fn(&Bound<'_, PyAny>) -> bool) -> PyResult<bool> {
+    static CLASSES: [ImportOnce; 2] = [ImportOnce::new(), ImportOnce::new()];
+    let (py, _guard) = (object.py(), python_call());
+    let mut exporter = object.clone();
+    for _ in 0..64 {
+        exporter = if exporter.is_exact_instance_of::<PyMemoryView>() {
+            exporter.getattr(interned!(py, "obj"))?
+        } else if is_exactly_numpy_array(&exporter)? {
+            exporter.getattr(interned!(py, "base"))?
+        } else {
+            let [array, mmap] = &CLASSES;
+            let class = exporter.get_type();
+            return Ok(is_plain(&exporter)
+                || known(&exporter)
+                || class.is(array.import(py, "array", "array")?)
+                || class.is(mmap.import(py, "mmap", "mmap")?)
+                || class.is(&class_of_views_of_bytes_io(py)?));
+        };
+    }
+    Ok(false)
+}
+
+/// The class of what `BytesIO.getbuffer()` is a memoryview of; it has no name to import it by.
+fn class_of_views_of_bytes_io(py: Python<'_>) -> PyResult<Bound<'_, PyType>> {
+    let _guard = python_call();
+    let file = py.import(interned!(py, "io"))?.getattr("BytesIO")?.call0()?;
+    Ok(file.call_method0("getbuffer")?.getattr(interned!(py, "obj"))?.get_type())
+}
+
+/// Whether it is of NumPy's own class, of which an object's `base` is the one whose bytes it shows.
+fn is_exactly_numpy_array(object: &Bound<'_, PyAny>) -> PyResult<bool> {
+    let (py, _guard) = (object.py(), python_call());
+    let modules = py.import(interned!(py, "sys"))?.getattr("modules")?;
+    let numpy = modules.call_method1("get", ("numpy",))?;
+    Ok(!numpy.is_none() && object.get_type().is(&numpy.getattr("ndarray")?))
+}
+
 /// Whether an object shows the bytes of its `base`, as arrays of NumPy do.
 #[inline]
 fn is_numpy_array(object: &Bound<'_, PyAny>) -> PyResult<bool> {

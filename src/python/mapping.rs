@@ -8,6 +8,7 @@ use pyo3::prelude::*;
 use super::calls;
 use super::enum_members;
 use super::region_objects::RegionObject;
+use crate::memory::judge::Why;
 use crate::memory::lease::WeakRegion;
 use crate::memory::region::MappedRegion;
 use crate::model::error::Error;
@@ -30,7 +31,7 @@ pub struct PyMapping {
     host_address: usize,
     file_offset: Option<u64>,
     page_size: u64,
-    guarded: bool,
+    guarded_because: Option<Why>,
 }
 
 impl PyMapping {
@@ -40,7 +41,7 @@ impl PyMapping {
             host_address: region.start().addr(),
             file_offset: region.start_in_file(),
             page_size: region.storage().page_size(),
-            guarded: region.is_guarded(),
+            guarded_because: region.guarded_because(),
         }
     }
 
@@ -102,7 +103,21 @@ impl PyMapping {
     /// Whether accesses go through the kernel, because a touch may fault.
     #[getter]
     fn guarded(&self) -> bool {
-        self.guarded
+        self.guarded_because.is_some()
+    }
+
+    /// Why accesses go through the kernel, and what to do about it, as a sentence; `None` where they don't.
+    ///
+    /// It is why views, arrays and atomics are refused here, and what their errors say.
+    ///
+    /// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion, BackingOptions
+    /// >>> region = AddressSpaceRegion("ram", 0, "4KiB", backing=BackingOptions(seals=[]))
+    /// >>> space = AddressSpace.from_regions([region], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+    /// >>> print(space.map_memory().mapping(0).guarded_because)
+    /// its file can be cut: seal it with F_ADD_SEALS F_SEAL_SHRINK before it is mapped, or vouch for it with trusted=True
+    #[getter]
+    fn guarded_because(&self) -> Option<String> {
+        self.guarded_because.map(|why| why.to_string())
     }
 
     /// Bytes a page.
@@ -113,7 +128,7 @@ impl PyMapping {
 
     fn __eq__(&self, other: &Bound<'_, Self>) -> bool {
         let other = other.get();
-        let is_same_memory = self.region.is_memory_of(&other.region) && self.guarded == other.guarded;
+        let is_same_memory = self.region.is_memory_of(&other.region) && self.guarded_because == other.guarded_because;
         is_same_memory && self.desc() == other.desc()
     }
 
@@ -126,7 +141,7 @@ impl PyMapping {
 
     fn __repr__(&self) -> String {
         let (host, guarded) =
-            (hex(u64::try_from(self.host_address).unwrap_or_default()), if self.guarded { " guarded" } else { "" });
+            (hex(u64::try_from(self.host_address).unwrap_or_default()), if self.guarded() { " guarded" } else { "" });
         let protection = crate::model::format::protection(self.desc().prot_flags);
         format!(
             "Mapping({} at host {host} {protection} {} pages{guarded})",

@@ -24,7 +24,7 @@ use crate::model::source::Source;
 /// and source. The memory itself is made by `AddressSpace.map_memory()` or on insertion into a mapped space.
 ///
 /// What would have no effect is refused: a device region has no source, flags or options; a DAX region none but `alignment`, `guard_pages`
-/// and `may_block`; a buffer is mapped already, and none but `may_block`; `mem_file_path` is for `"hugetlbfs"`, and `file_offset` for that
+/// and `may_block`; a buffer is mapped already, and none but `may_block` and `trusted`; `mem_file_path` is for `"hugetlbfs"`, and `file_offset` for that
 /// and for `file`. `is_hotplug` and `is_anonpage` are for whoever asks the region.
 ///
 /// `backing` are `BackingOptions`; `page_size`, `is_hugepage` and `is_mergeable` set one of them each, and must not contradict it.
@@ -357,6 +357,8 @@ impl PyRegion {
         let _guard = python_call();
         let (old, changes) = (&self.0, changes.cloned().unwrap_or_else(|| PyDict::new(py)));
         let arguments = region_args::changed(py, old, &changes)?;
+        // The class takes no buffer: what is said of it is put back with it.
+        let trusted = if old.source.buffer.is_some() { region_args::take_trusted(&arguments)? } else { None };
         let new = py.get_type::<Self>().call((), Some(&arguments))?.cast_into::<Self>()?;
         let mut region = (*new.get().0).clone();
         if !changes.contains("perm_flags")? {
@@ -367,6 +369,11 @@ impl PyRegion {
             region.source.file.clone_from(&old.source.file);
         }
         region.source.buffer.clone_from(&old.source.buffer);
+        region.options.trusted = trusted.or(region.options.trusted);
+        // The default of a buffer is its own, which the class does not know.
+        if old.source.buffer.is_some() && !changes.contains("prot_flags")? {
+            region.prot_flags = old.prot_flags;
+        }
         Self::checked(region)
     }
 

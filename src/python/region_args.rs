@@ -6,6 +6,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use super::backing::PyBackingOptions;
+use super::calls::python_call;
 use super::convert::{self, Size, U32};
 use crate::model::backing::BackingOptions;
 use crate::model::range::Range;
@@ -69,6 +70,17 @@ pub(super) fn changed<'py>(
     arguments.set_item("file", region.source.file.as_ref().map(|user_file| user_file.file.as_raw_fd()))?;
     arguments.update(changes.as_mapping())?;
     Ok(arguments)
+}
+
+/// The word on a buffer among the arguments, which the class would refuse without one; it is no longer among them.
+pub(super) fn take_trusted(arguments: &Bound<'_, PyDict>) -> PyResult<Option<bool>> {
+    let _guard = python_call();
+    let Some(backing) = arguments.get_item("backing")? else { return Ok(None) };
+    let Ok(backing) = backing.cast::<PyBackingOptions>() else { return Ok(None) };
+    let trusted = backing.get().0.trusted;
+    let others = BackingOptions { trusted: None, ..backing.get().0.clone() };
+    arguments.set_item("backing", PyBackingOptions(others))?;
+    Ok(trusted)
 }
 
 /// An option that a change sets by the region's argument for it does not contradict that argument.

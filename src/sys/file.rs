@@ -6,7 +6,9 @@ use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
-use rustix::fs::{FallocateFlags, MemfdFlags, OFlags, SealFlags, SeekFrom, fallocate, fcntl_add_seals, fcntl_getfl};
+use rustix::fs::{
+    FallocateFlags, MemfdFlags, OFlags, SealFlags, SeekFrom, fallocate, fcntl_add_seals, fcntl_get_seals, fcntl_getfl,
+};
 use rustix::io::Errno;
 
 use super::errno;
@@ -46,6 +48,35 @@ pub fn size_and_seal(file: &File, size: u64, seals: u32) -> Result<()> {
 /// Adds seals to a memfd.
 pub fn seal(file: &File, seals: u32) -> Result<()> {
     Ok(fcntl_add_seals(file, SealFlags::from_bits_retain(seals))?)
+}
+
+/// The seal against more seals.
+pub const SEAL_SEAL: u32 = SealFlags::SEAL.bits();
+/// The seal against becoming shorter.
+pub const SEAL_SHRINK: u32 = SealFlags::SHRINK.bits();
+
+/// The seals of a file; `None` of one that can have none.
+#[must_use]
+pub fn seals(file: &File) -> Option<u32> {
+    fcntl_get_seals(file).ok().map(|seals| seals.bits())
+}
+
+/// The number of bytes.
+pub fn length(file: &File) -> Result<u64> {
+    file.metadata().map(|metadata| metadata.len())
+}
+
+/// A duplicate of a descriptor that this process has open, of the file with a device and inode.
+#[must_use]
+pub fn open_here(file: (u64, u64)) -> Option<File> {
+    let is_it = |path: &Path| path.metadata().is_ok_and(|metadata| (metadata.dev(), metadata.ino()) == file);
+    let numbers = std::fs::read_dir("/proc/self/fd").ok()?.filter_map(|entry| {
+        let path = entry.ok()?.path();
+        is_it(&path).then(|| path.file_name()?.to_str()?.parse().ok())?
+    });
+    // Another thread may have put another file in its place: the duplicate is asked again.
+    let duplicates = numbers.filter_map(|number| duplicate(number).ok());
+    duplicates.into_iter().find(|duplicate| identity(duplicate).is_ok_and(|found| found == file))
 }
 
 /// Our own close-on-exec duplicate of a descriptor that the caller keeps.

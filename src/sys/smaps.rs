@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader, Error, Result};
 use std::ops::Range;
 
 use super::errno::check;
+use super::file;
 use super::host::kilobytes;
 
 /// Sums over the mappings that lie in a range of host addresses.
@@ -27,7 +28,50 @@ pub struct Smaps {
 /// One mapping of the process.
 struct Vma {
     range: Range<usize>,
+    /// Device and inode of the file, if it shows one that somebody could have a descriptor of.
+    file: Option<(u64, u64)>,
+    /// The offset in the file at which it begins.
+    offset: u64,
+    /// Whether it can be read, and whether it can be written.
+    access: (bool, bool),
     counts: Smaps,
+}
+
+/// The facts of some bytes of this process, which one mapping shows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shown {
+    /// Device and inode of the file; `None` of anonymous memory.
+    pub file: Option<(u64, u64)>,
+    /// Where the bytes end in the file.
+    pub end_in_file: u64,
+    /// The number of bytes.
+    pub size: usize,
+    /// Whether they can be read, and whether they can be written.
+    pub access: (bool, bool),
+    /// Whether they are in pages of the pool.
+    pub is_huge: bool,
+    /// Whether a forked child does not get them.
+    pub is_dontfork: bool,
+    /// Whether a userfaultfd is registered: then a touch may wait for its handler.
+    pub has_fault_handler: bool,
+}
+
+impl Shown {
+    fn of(vma: &Vma, start: usize, end: usize) -> Self {
+        let end = end.min(vma.range.end);
+        let bytes = end.abs_diff(vma.range.start);
+        let has = |flags: &[&str]| vma.counts.flags.iter().any(|flag| flags.contains(&flag.as_str()));
+        Self {
+            file: vma.file,
+            end_in_file: vma.offset.saturating_add(u64::try_from(bytes).unwrap_or(u64::MAX)),
+            size: end.abs_diff(start.max(vma.range.start)),
+            access: vma.access,
+            is_huge: has(&["ht"]),
+            is_dontfork: has(&["dc"]),
+            // Registered for missing pages, for write protection, for minor faults.
+            has_fault_handler: has(&["um", "uw", "ui"]),
+        }
+    }
 }
 
 /// The sums for each of some ranges of host addresses, given by start and size.
@@ -35,16 +79,13 @@ pub fn read(ranges: &[(usize, usize)]) -> Result<Vec<Smaps>> {
     sums(open()?, ranges)
 }
 
-/// Whether a userfaultfd is registered on a mapping that has some of these bytes: then a touch may wait for its handler.
-#[must_use]
-pub fn has_fault_handler(address: usize, size: usize) -> bool {
-    let Ok(text) = open() else { return false };
+/// The parts of some bytes that one mapping each shows, by ascending address.
+pub fn shown(address: usize, size: usize) -> Result<Vec<Shown>> {
     let end = address.saturating_add(size);
     // The kernel writes the mappings by ascending address, and each costs it a walk over the pages.
-    let ahead = vmas(text).map_while(Result::ok).take_while(|vma| vma.range.start < end);
-    // Registered for missing pages, for write protection, for minor faults.
-    let is_asked = |flag: &String| matches!(flag.as_str(), "um" | "uw" | "ui");
-    ahead.filter(|vma| address < vma.range.end).any(|vma| vma.counts.flags.iter().any(is_asked))
+    let ahead = vmas(open()?).take_while(|vma| vma.as_ref().map_or(true, |vma| vma.range.start < end));
+    let inside = ahead.filter(|vma| vma.as_ref().map_or(true, |vma| address < vma.range.end));
+    inside.map(|vma| Ok(Shown::of(&vma?, address, end))).collect()
 }
 
 fn open() -> Result<BufReader<File>> {
@@ -57,7 +98,9 @@ fn vmas(text: impl BufRead) -> impl Iterator<Item = Result<Vma>> {
     std::iter::from_fn(move || {
         let first = lines.next()?;
         Some(first.map(|line| {
-            let mut vma = Vma { range: range_of(&line).unwrap_or_default(), counts: Smaps::default() };
+            let (file, offset) = file_of(&line).unwrap_or_default();
+            let (range, access) = (range_of(&line).unwrap_or_default(), access_of(&line));
+            let mut vma = Vma { range, file, offset, access, counts: Smaps::default() };
             while let Some(Ok(line)) = lines.next_if(|line| line.as_ref().is_ok_and(|line| range_of(line).is_none())) {
                 if let Some((name, value)) = line.split_once(':') {
                     vma.counts.read(name, value);
@@ -74,10 +117,34 @@ fn range_of(line: &str) -> Option<Range<usize>> {
     Some(usize::from_str_radix(start, 16).ok()?..usize::from_str_radix(end, 16).ok()?)
 }
 
+/// The permissions in a mapping's first line: `rw-p`.
+fn access_of(line: &str) -> (bool, bool) {
+    let permissions = line.split(' ').nth(1).unwrap_or_default();
+    (permissions.starts_with('r'), permissions.get(1..2) == Some("w"))
+}
+
+/// The file in a mapping's first line, behind addresses and permissions, and the offset in it.
+fn file_of(line: &str) -> Option<(Option<(u64, u64)>, u64)> {
+    let mut words = line.splitn(6, ' ').skip(2);
+    let offset = u64::from_str_radix(words.next()?, 16).ok()?;
+    let (major, minor) = words.next()?.split_once(':')?;
+    let device = libc::makedev(u32::from_str_radix(major, 16).ok()?, u32::from_str_radix(minor, 16).ok()?);
+    let inode: u64 = words.next()?.parse().ok()?;
+    // Shared anonymous memory is a file of the kernel's own, which has no name and which nobody opened.
+    let is_anonymous = inode == 0 || words.next()?.trim() == "/dev/zero (deleted)" && is_kernels(device);
+    Some(((!is_anonymous).then_some((device, inode)), offset))
+}
+
+/// Whether a device is the one on which the kernel keeps memfds and shared anonymous memory, where no file has a name.
+fn is_kernels(device: u64) -> bool {
+    let identity = file::memfd("", None).and_then(|memfd| file::identity(&memfd));
+    identity.is_ok_and(|(kernels, _)| kernels == device)
+}
+
 fn sums(text: impl BufRead, ranges: &[(usize, usize)]) -> Result<Vec<Smaps>> {
     let mut sums = vec![Smaps::default(); ranges.len()];
     for vma in vmas(text) {
-        let Vma { range, counts } = vma?;
+        let Vma { range, counts, .. } = vma?;
         for ((start, size), sum) in ranges.iter().zip(&mut sums) {
             let end = start.saturating_add(*size);
             if range.start < end && *start < range.end {
@@ -225,8 +292,22 @@ a000-c000 rw-s 00000000 00:0f 7 /dev/hugepages/x: y\nRss: 0 kB\nKernelPageSize: 
     }
 
     #[test]
+    fn a_mapping_tells_its_file() {
+        let file = (libc::makedev(0xfd, 1), 7);
+        assert_eq!(
+            file_of("1000-3000 rw-s 00002000 fd:01 7                  /some file: 1"),
+            Some((Some(file), 0x2000))
+        );
+        assert_eq!(file_of("1000-3000 rw-p 00000000 00:00 0 "), Some((None, 0)));
+        // Of another file system, a file may have any name.
+        let other = "1000-3000 rw-s 00000000 fd:01 7                  /dev/zero (deleted)";
+        assert_eq!(file_of(other), Some((Some(file), 0)));
+    }
+
+    #[test]
     fn ordinary_memory_has_no_fault_handler() {
         let value = 0u8;
-        assert!(!has_fault_handler((&raw const value).addr(), 1));
+        let shown = shown((&raw const value).addr(), 1).unwrap();
+        assert!(matches!(shown.as_slice(), [only] if !only.has_fault_handler && only.file.is_none()), "{shown:?}");
     }
 }

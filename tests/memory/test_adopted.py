@@ -55,7 +55,6 @@ def test_a_region_is_the_buffer_itself(kind: str) -> None:
     memory.fill(BASE, 2, 0xEE)
     with memoryview(buffer) as whole:
         assert whole.tobytes() == b"\xee\xee" + before[2:-4] + b"tail"
-    assert memory.mapping(BASE).guarded
     assert "buffer" in repr(region)
 
 
@@ -113,7 +112,7 @@ def test_the_buffer_is_held_as_long_as_the_region_is_anywhere() -> None:
 
 
 def test_a_view_of_a_buffer_needs_to_be_asked_for() -> None:
-    buffer = bytearray(PAGE)
+    buffer = (ctypes.c_ubyte * PAGE)()
     space, memory = mapped(AddressSpaceRegion.from_buffer(BASE, buffer))
     with pytest.raises(Unsupported, match="unguarded=True"):
         memory.view(BASE, 4)
@@ -121,11 +120,11 @@ def test_a_view_of_a_buffer_needs_to_be_asked_for() -> None:
         view[:] = b"view"
         with pytest.raises(RegionBusy):
             space.remove_region(BASE)
-    assert buffer[8:12] == b"view"
+    assert bytes(buffer)[8:12] == b"view"
 
 
 def test_atomics_have_no_guarded_form() -> None:
-    _, memory = mapped(AddressSpaceRegion.from_buffer(0, bytearray(PAGE)))
+    _, memory = mapped(AddressSpaceRegion.from_buffer(0, (ctypes.c_char * PAGE)()))
     with pytest.raises(Unsupported):
         memory.fetch_add(0, 1)
 
@@ -143,15 +142,13 @@ def test_a_protected_region_of_a_buffer_is_protected_by_us() -> None:
 @pytest.mark.parametrize(
     ("buffer", "error"),
     [
-        (b"constant", TypeError),
-        (memoryview(bytearray(8)).toreadonly(), TypeError),
         (np.zeros((4, 4), "u1")[:, 1], BufferError),
         (bytearray(), InvalidAddressRange),
         ("text", TypeError),
         (7, TypeError),
         (None, TypeError),
     ],
-    ids=["bytes", "read-only", "strided", "empty", "str", "int", "none"],
+    ids=["strided", "empty", "str", "int", "none"],
 )
 def test_what_is_no_buffer_for_a_region(buffer: Any, error: type[Exception]) -> None:
     with pytest.raises(error):

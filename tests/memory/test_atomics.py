@@ -1,5 +1,6 @@
 """Atomic operations: what they do, what they refuse, and that nothing is lost between threads."""
 
+import ctypes
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -161,7 +162,7 @@ def test_an_operand_must_be_an_int(memory: GuestMemory, argument: Any) -> None:
 def test_memory_that_may_fault_has_no_atomics(name: str, tmp_path: Path) -> None:
     with make_file(tmp_path / "ram", PAGE).open("r+b") as file:
         _, memory = mapped(
-            AddressSpaceRegion.from_file(0, PAGE, file), AddressSpaceRegion.from_buffer(PAGE, bytearray(8))
+            AddressSpaceRegion.from_file(0, PAGE, file), AddressSpaceRegion.from_buffer(PAGE, (ctypes.c_char * 8)())
         )
     for addr in (0, PAGE):
         with pytest.raises(Unsupported, match="may fault") as refused:

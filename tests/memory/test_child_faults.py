@@ -79,7 +79,9 @@ def test_a_window_that_its_owner_protects() -> None:
     def body() -> None:
         buffer = mmap.mmap(-1, SIZE)
         address = ctypes.addressof(ctypes.c_char.from_buffer(buffer))
-        _, memory = mapped(ram(OTHER, SIZE), AddressSpaceRegion.from_buffer(AT, buffer))
+        # An object of `ctypes` may be moved, so it is guarded; over the mmap itself the owner would kill itself.
+        guarded = (ctypes.c_char * SIZE).from_buffer(buffer)
+        _, memory = mapped(ram(OTHER, SIZE), AddressSpaceRegion.from_buffer(AT, guarded))
         done = threading.Event()
 
         def protect() -> None:

@@ -87,6 +87,7 @@ BACKING: dict[str, Option] = {
     "mlock": always(value=True),
     "guard_pages": always(value=True, types={"dax"}),
     "may_block": always(value=True, sources=ALL | {"buffer"}, types={"dax"}),
+    "trusted": always(value=True, sources={"file", "private file", "buffer"}),
     "seals": always((), MEMFD),
     "policy": always(NumaPolicy("bind", "0")),
 }
@@ -106,7 +107,7 @@ def test_every_option_has_a_row() -> None:
         "from_file",
         "from_buffer",
     ):
-        aliases = {"numa_node_id", "mem_prealloc", "offset", "shared", "buffer"}
+        aliases = {"numa_node_id", "mem_prealloc", "offset", "shared", "buffer", "trusted"}
         assert names(getattr(AddressSpaceRegion, made)) <= ARGUMENTS.keys() | aliases
 
 
@@ -165,8 +166,8 @@ def test_an_option_does_something_or_is_refused_by_name(region_type: str, source
         assert evidence(region) != evidence(plain)
 
 
-DETAILS = {("dax", "mem_type"), ("dax", "may_block"), ("buffer", "may_block")}
-"""Options that only the time of an access shows, and the one memory that a window can have."""
+DETAILS = {("dax", "mem_type"), ("dax", "may_block"), ("buffer", "may_block"), ("buffer", "trusted")}
+"""Options that only the time of an access shows, the one memory that a window can have, and trust in bytes that need none."""
 HINTS = {"is_hotplug", "is_anonpage"}
 """Options that only the region itself shows, to whoever builds tables and devices from it."""
 MERGING = {"is_mergeable", "ksm"}

@@ -8,8 +8,9 @@ use std::sync::atomic::Ordering;
 use std::thread;
 
 use crate::memory::access::{Access, Verb};
-use crate::memory::atomic::{Cell, Operation};
+use crate::memory::atomic::Cell;
 use crate::memory::buffer::Output;
+use crate::memory::operation::Operation;
 use crate::memory::protection::Need;
 use crate::model::interrupt::Uninterrupted;
 use crate::model::layout::Layout;

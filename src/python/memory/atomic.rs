@@ -7,8 +7,10 @@ use pyo3::prelude::*;
 
 use super::PyMemory;
 use crate::memory::access::{Access, Verb};
-use crate::memory::atomic::{Cell, Operation};
+use crate::memory::atomic::Cell;
+use crate::memory::operation::Operation;
 use crate::memory::protection::Need;
+use crate::model::int::usize_of;
 use crate::model::invalid::Invalid;
 use crate::python::convert::{self, Address, Size, narrow};
 
@@ -77,7 +79,11 @@ impl PyMemory {
     /// 0
     #[pyo3(signature = (addr, size=Size(8), *, order="acquire"), text_signature = "($self, addr, size=8, *, order='acquire')")]
     fn load(&self, addr: Address, size: Size, order: &str) -> PyResult<u64> {
-        self.atomic("load", Need::Read, (addr, size), Operation::Load, ordering(order, LOADS)?)
+        let order = ordering(order, LOADS)?;
+        match self.short(|_, memory| Ok(memory.load_direct(addr.0, usize_of(size.0), order)))? {
+            Some(value) => Ok(value),
+            None => self.atomic("load", Need::Read, (addr, size), Operation::Load, order),
+        }
     }
 
     /// Stores a naturally aligned little-endian integer of 1, 2, 4 or 8 bytes atomically.
@@ -90,8 +96,11 @@ impl PyMemory {
     #[pyo3(signature = (addr, value, size=Size(8), *, order="release"), text_signature = "($self, addr, value, size=8, *, order='release')")]
     fn store(&self, addr: Address, value: &Bound<'_, PyAny>, size: Size, order: &str) -> PyResult<()> {
         let order = ordering(order, STORES)?;
-        let operation = Operation::Store(operand(value, size)?);
-        self.atomic("store", Need::Write, (addr, size), operation, order).map(drop)
+        let value = operand(value, size)?;
+        if self.short(|_, memory| Ok(memory.store_direct(addr.0, usize_of(size.0), value, order)))? {
+            return Ok(());
+        }
+        self.atomic("store", Need::Write, (addr, size), Operation::Store(value), order).map(drop)
     }
 
     /// Writes `new` if `expected` is there, atomically; returns what was there, so the write was done when that is `expected`.

@@ -10,9 +10,10 @@ use super::run::is_long_copy;
 use crate::memory::access::{Shape, Verb};
 use crate::memory::leased_sections::LeasedSections;
 use crate::memory::protection::Need;
+use crate::memory::region::MappedRegion;
 use crate::model::error::Error;
 use crate::model::interrupt::{Interrupt, Uninterrupted};
-use crate::model::region::{PROT_WRITE, SharedRegion};
+use crate::model::region::PROT_WRITE;
 use crate::python::array::ArrayLayout;
 use crate::python::buffer::PyGuestView;
 use crate::python::convert::{self, Address, Size};
@@ -55,13 +56,13 @@ impl PyMemory {
         let desc = section.region().desc();
         // Asked under the lease: a thread that makes memory guarded looks for leases after that.
         let is_direct = |interrupt: &dyn Interrupt| section.is_direct(need.bits(), interrupt);
-        let is_direct = match unguarded || !section.region().is_guarded() {
+        let is_direct = match unguarded || section.region().guarded_because().is_none() {
             true => true,
             false if is_long_copy(range.size()) => detached(py, None, is_direct)?,
             false => is_direct(&Uninterrupted)?,
         };
         if !is_direct {
-            return Err(guarded_view(desc).into());
+            return Err(guarded_view(section.region()).into());
         }
         let readonly = desc.prot_flags & PROT_WRITE == 0 || writable == Some(false);
         PyGuestView::memoryview(py, &self.space, &section, readonly)
@@ -119,13 +120,14 @@ impl PyMemory {
     }
 }
 
-fn guarded_view(region: &SharedRegion) -> Error {
+fn guarded_view(region: &MappedRegion) -> Error {
+    let (desc, why) = (region.desc(), region.why_guarded());
     Error::Unsupported {
         message: format!(
-            "view of {region}: a touch of this memory may fault and kill the process; read() and write() are safe, unguarded=True takes the risk"
+            "view of {desc}: a touch of this memory may fault and kill the process{why}; read() and write() are safe, unguarded=True takes the risk"
         ),
         feature: "view of guarded memory",
         how: "pass unguarded=True".into(),
-        region: Some(Arc::clone(region)),
+        region: Some(Arc::clone(desc)),
     }
 }

@@ -34,6 +34,7 @@ from ._core import (
 from .enums import *
 from .errors import *
 from .hotplug import *
+from .map_row import *
 from .progress import *
 from .ranges import *
 from .reports import *

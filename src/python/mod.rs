@@ -36,6 +36,7 @@ pub mod machine;
 pub mod mapping;
 pub mod memory;
 pub mod numa;
+mod pictures;
 pub mod pin;
 pub mod plan;
 pub mod prealloc;

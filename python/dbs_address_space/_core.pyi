@@ -9,6 +9,7 @@ from typing_extensions import Buffer, disjoint_base
 
 from .enums import AddressSpaceRegionType, MapFlags, MemorySourceType, Prot
 from .guest_file import GuestFile
+from .map_row import MapRow
 from .progress import Progress
 from .ranges import AddressRange, VhostUserRegion
 from .reports import DaxMapping, EffectiveBacking, Placement, PlanCost, PreallocReport
@@ -191,6 +192,9 @@ def unpack_snappy(data: bytes, *, framed: bool = False) -> bytes:
     >>> unpack_snappy(b"\x05\x10hello")
     b'hello'
     """
+
+def size_text(size: SupportsIndex | str) -> str:
+    """A size as it is shown everywhere: `3 GiB`."""
 
 @final
 class AddressSpaceRegion:
@@ -644,6 +648,77 @@ class AddressSpaceBase:
         >>> guest.numa_node_id(0) is None
         True
         """
+    def rows(self, *, limit: int | None = None) -> tuple[MapRow, ...]:
+        """The map as `MapRow`s, by ascending address: from 0 to the end of the layout, without a gap or an overlap.
+
+        A row is a region, addresses that a live space has reserved, or free ones, cut where an MMIO window or a reservation begins or
+        ends. With a `limit`, neighbours that look alike become one row of kind `"group"`, until there are no more than `limit` rows of
+        regions; nothing is joined across an end of a window or reservation. All tables and pictures show these rows.
+
+        >>> from dbs_address_space import AddressSpaceBase, AddressSpaceLayout, AddressSpaceRegion
+        >>> regions = [AddressSpaceRegion("ram", 0, "1MiB", name="ram0")]
+        >>> guest = AddressSpaceBase.from_regions(regions, AddressSpaceLayout(1 << 46, 0, 1 << 45))
+        >>> [(row.kind, row.name) for row in guest.rows()]
+        [('region', 'ram0'), ('free', 'free')]
+        """
+    def table(
+        self,
+        *,
+        width: int = 120,
+        limit: int | None = None,
+        ascii: bool = False,
+        color: bool = False,
+        free: bool = True,
+    ) -> str:
+        """The map as a table for a terminal of `width` columns, low addresses on top; `print` shows another one, for programs.
+
+        It has bars on a logarithmic scale, and no column that would be empty. Where `width` is short, bars, ends and other facts make
+        room for the names, which are cut at last. `ascii` leaves out all other characters, `color` adds escape sequences. `limit` is
+        that of `rows`, and `free=False` leaves free addresses out. Control characters of names are shown and not sent.
+
+        >>> from dbs_address_space import AddressSpaceBase, AddressSpaceLayout, AddressSpaceRegion
+        >>> regions = [AddressSpaceRegion("ram", 0, "1MiB", name="ram0")]
+        >>> guest = AddressSpaceBase.from_regions(regions, AddressSpaceLayout(1 << 46, 0, 1 << 45))
+        >>> print(guest.table(ascii=True))
+                   start               end      size                    type  prot  backing  name
+                     0x0         0x10_0000     1 MiB  ################  ram   rw-   shmem    ram0
+               0x10_0000  0x4000_0000_0000  63.9 TiB                                         free
+        0x4000_0000_0000
+        """
+    def to_svg(
+        self,
+        *,
+        title: str = "Address space",
+        theme: Literal["auto", "light", "dark"] = "auto",
+        width: int = 984,
+        limit: int = 48,
+    ) -> str:
+        """The map as an SVG picture, row by row of `rows(limit=limit)`: low addresses on top, sizes as heights, types as colours.
+
+        `width` is in pixels; below 760 only addresses, names and sizes remain. `theme` is `"light"`, `"dark"` or `"auto"`, which
+        follows the viewer and is light on paper. Names are escaped. Raises `InvalidArgument` for another theme or less than 320 pixels.
+
+        >>> from dbs_address_space import AddressSpaceBase, AddressSpaceLayout, AddressSpaceRegion
+        >>> regions = [AddressSpaceRegion("ram", 0, "1MiB", name="ram0")]
+        >>> guest = AddressSpaceBase.from_regions(regions, AddressSpaceLayout(1 << 46, 0, 1 << 45))
+        >>> guest.to_svg()[:4]
+        '<svg'
+        """
+    def to_html(
+        self, *, title: str = "Address space", theme: Literal["auto", "light", "dark"] = "auto", limit: int = 48
+    ) -> str:
+        """The map as a page of HTML: one file without network, to read without scripts, to search and print.
+
+        Groups of `rows(limit=limit)` open. `theme` is that of `to_svg`. Raises `InvalidArgument` for another one.
+
+        >>> from dbs_address_space import AddressSpaceBase, AddressSpaceLayout, AddressSpaceRegion
+        >>> regions = [AddressSpaceRegion("ram", 0, "1MiB", name="ram0")]
+        >>> guest = AddressSpaceBase.from_regions(regions, AddressSpaceLayout(1 << 46, 0, 1 << 45))
+        >>> guest.to_html()[:15]
+        '<!doctype html>'
+        """
+    def _repr_html_(self) -> str: ...
+    def __rich_console__(self, console: Any, options: Any) -> Iterator[Any]: ...
     def walk_regions(self, callback: Callable[[AddressSpaceRegion], object]) -> None:
         """Calls `callback(region)` for each region by ascending base; an exception of it ends the walk and comes out.
 
@@ -1033,6 +1108,77 @@ class AddressSpace:
         >>> guest.numa_node_id(0) is None
         True
         """
+    def rows(self, *, limit: int | None = None) -> tuple[MapRow, ...]:
+        """The map as `MapRow`s, by ascending address: from 0 to the end of the layout, without a gap or an overlap.
+
+        A row is a region, addresses that a live space has reserved, or free ones, cut where an MMIO window or a reservation begins or
+        ends. With a `limit`, neighbours that look alike become one row of kind `"group"`, until there are no more than `limit` rows of
+        regions; nothing is joined across an end of a window or reservation. All tables and pictures show these rows.
+
+        >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+        >>> regions = [AddressSpaceRegion("ram", 0, "1MiB", name="ram0")]
+        >>> guest = AddressSpace.from_regions(regions, AddressSpaceLayout(1 << 46, 0, 1 << 45))
+        >>> [(row.kind, row.name) for row in guest.rows()]
+        [('region', 'ram0'), ('free', 'free')]
+        """
+    def table(
+        self,
+        *,
+        width: int = 120,
+        limit: int | None = None,
+        ascii: bool = False,
+        color: bool = False,
+        free: bool = True,
+    ) -> str:
+        """The map as a table for a terminal of `width` columns, low addresses on top; `print` shows another one, for programs.
+
+        It has bars on a logarithmic scale, and no column that would be empty. Where `width` is short, bars, ends and other facts make
+        room for the names, which are cut at last. `ascii` leaves out all other characters, `color` adds escape sequences. `limit` is
+        that of `rows`, and `free=False` leaves free addresses out. Control characters of names are shown and not sent.
+
+        >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+        >>> regions = [AddressSpaceRegion("ram", 0, "1MiB", name="ram0")]
+        >>> guest = AddressSpace.from_regions(regions, AddressSpaceLayout(1 << 46, 0, 1 << 45))
+        >>> print(guest.table(ascii=True))
+                   start               end      size                    type  prot  backing  name
+                     0x0         0x10_0000     1 MiB  ################  ram   rw-   shmem    ram0
+               0x10_0000  0x4000_0000_0000  63.9 TiB                                         free
+        0x4000_0000_0000
+        """
+    def to_svg(
+        self,
+        *,
+        title: str = "Address space",
+        theme: Literal["auto", "light", "dark"] = "auto",
+        width: int = 984,
+        limit: int = 48,
+    ) -> str:
+        """The map as an SVG picture, row by row of `rows(limit=limit)`: low addresses on top, sizes as heights, types as colours.
+
+        `width` is in pixels; below 760 only addresses, names and sizes remain. `theme` is `"light"`, `"dark"` or `"auto"`, which
+        follows the viewer and is light on paper. Names are escaped. Raises `InvalidArgument` for another theme or less than 320 pixels.
+
+        >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+        >>> regions = [AddressSpaceRegion("ram", 0, "1MiB", name="ram0")]
+        >>> guest = AddressSpace.from_regions(regions, AddressSpaceLayout(1 << 46, 0, 1 << 45))
+        >>> guest.to_svg()[:4]
+        '<svg'
+        """
+    def to_html(
+        self, *, title: str = "Address space", theme: Literal["auto", "light", "dark"] = "auto", limit: int = 48
+    ) -> str:
+        """The map as a page of HTML: one file without network, to read without scripts, to search and print.
+
+        Groups of `rows(limit=limit)` open. `theme` is that of `to_svg`. Raises `InvalidArgument` for another one.
+
+        >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+        >>> regions = [AddressSpaceRegion("ram", 0, "1MiB", name="ram0")]
+        >>> guest = AddressSpace.from_regions(regions, AddressSpaceLayout(1 << 46, 0, 1 << 45))
+        >>> guest.to_html()[:15]
+        '<!doctype html>'
+        """
+    def _repr_html_(self) -> str: ...
+    def __rich_console__(self, console: Any, options: Any) -> Iterator[Any]: ...
     def walk_regions(self, callback: Callable[[AddressSpaceRegion], object]) -> None:
         """Calls `callback(region)` for each region by ascending base; an exception of it ends the walk and comes out.
 

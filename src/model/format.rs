@@ -16,27 +16,29 @@ pub fn grouped(digits: &str) -> String {
     format!("0x{}", groups.join("_"))
 }
 
-const UNITS: [(&str, u32); 6] = [("EiB", 60), ("PiB", 50), ("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)];
+const UNITS: [(&str, u32); 7] =
+    [("EiB", 60), ("PiB", 50), ("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10), ("B", 0)];
 
-/// `3 GiB`: the largest binary unit that divides the size; from 16 units on, one decimal, cut off, will do: `31.9 TiB`.
+/// `3 GiB`, `2047 MiB`: exact in the largest binary unit or the next smaller one, in four digits at most; else one decimal,
+/// cut off and never rounded up: `31.9 TiB`.
 #[must_use]
 pub fn size(bytes: u64) -> String {
-    for (unit, shift) in UNITS {
+    let first = UNITS.iter().position(|(_, shift)| bytes >> shift != 0 || *shift == 0).unwrap_or_default();
+    let units = UNITS.get(first..).unwrap_or_default();
+    let exact = units.iter().take(2).find(|(_, shift)| {
         let whole = bytes >> shift;
-        if whole == 0 {
-            continue;
-        }
-        if whole << shift == bytes {
-            return format!("{whole} {unit}");
-        }
-        if whole >= 16 || shift == 10 {
+        whole << shift == bytes && whole < 10_000
+    });
+    match (exact, units.first()) {
+        (Some((unit, shift)), _) => format!("{} {unit}", bytes >> shift),
+        (None, Some((unit, shift))) => {
             // The rest has at most 60 bits, ten times as much has at most 64.
             let rest = bytes & !(u64::MAX << shift);
             let tenths = rest.checked_mul(10).map_or(9, |tenfold| tenfold >> shift);
-            return format!("{whole}.{tenths} {unit}");
+            format!("{}.{tenths} {unit}", bytes >> shift)
         }
+        (None, None) => format!("{bytes} B"),
     }
-    format!("{bytes} B")
 }
 
 /// Parses `"2GiB"`, `"2G"`, `"512 mib"` or a plain number of bytes; the units are binary, in any case.
@@ -101,7 +103,8 @@ mod tests {
             assert_eq!(size(bytes), text);
             assert_eq!(parse_size(text).unwrap(), bytes);
         }
-        assert_eq!(size(4097), "4.0 KiB");
+        assert_eq!(size(4097), "4097 B");
+        assert_eq!(size(0), "0 B");
         for text in ["2G", "2g", "2gib", "2 GIB", " 2GiB "] {
             assert_eq!(parse_size(text).unwrap(), 2 << 30, "{text}");
         }
@@ -132,9 +135,13 @@ mod tests {
         for (bytes, text) in [
             ((32 << 40) - 1, "31.9 TiB"),
             ((16 << 30) + 1, "16.0 GiB"),
-            ((15 << 30) + 1024, "15360.0 MiB"),
-            (u64::MAX, "16383.9 PiB"),
-            (1535, "1.4 KiB"),
+            ((15 << 30) + 1024, "15.0 GiB"),
+            ((16 << 20) - 4096, "15.9 MiB"),
+            ((10 << 20) - 4096, "9.9 MiB"),
+            ((4 << 20) + 4096, "4100 KiB"),
+            (u64::MAX, "15.9 EiB"),
+            (1535, "1535 B"),
+            (10_001, "9.7 KiB"),
         ] {
             assert_eq!(size(bytes), text);
         }

@@ -1,61 +1,303 @@
-//! A map as an aligned table, gaps included.
+//! Rows as an aligned text: for `print`, and for a terminal.
 
 use super::format;
-use super::range::Range;
-use super::region::SharedRegion;
-use super::region_map::RegionMap;
+use super::rows::{Content, Row};
 
-const HEADER: [&str; 7] = ["start", "end", "size", "type", "prot", "backing", "name"];
-const RIGHT_ALIGNED: usize = 3;
+/// The smallest size that a bar shows, as a power of two.
+const SMALLEST: u32 = 12;
+/// Steps of the logarithm for each doubling of a size.
+const STEPS: u64 = 16;
+/// The name gets at least this many columns before others give way to it.
+const NAME: usize = 20;
+const EIGHTHS: [&str; 8] = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"];
 
-/// One line a region and one a gap, under a header; columns are as wide as their widest cell.
-#[must_use]
-pub fn table(map: &RegionMap) -> String {
-    let mut rows = vec![HEADER.map(String::from)];
-    let mut gaps = map.gaps(0, map.layout().phys_end()).into_iter().peekable();
-    for region in map.regions() {
-        while let Some(gap) = gaps.next_if(|gap| gap.base() < region.base()) {
-            rows.push(gap_row(gap));
-        }
-        rows.push(region_row(region));
+/// How a terminal shows rows.
+#[derive(Clone, Copy, Debug)]
+pub struct Terminal {
+    /// Its columns.
+    pub width: usize,
+    /// No characters beyond ASCII.
+    pub is_ascii: bool,
+    /// Escape sequences for the user's own sixteen colours.
+    pub has_color: bool,
+}
+
+/// Which columns there is room for.
+#[derive(Clone, Copy)]
+struct Columns {
+    bar: usize,
+    gap: usize,
+    end: bool,
+    backing: bool,
+    node: bool,
+}
+
+/// The columns that give way to a name, one after another.
+const CHOICES: [Columns; 9] = [
+    Columns { bar: 16, gap: 2, end: true, backing: true, node: true },
+    Columns { bar: 8, gap: 2, end: true, backing: true, node: true },
+    Columns { bar: 8, gap: 2, end: false, backing: true, node: true },
+    Columns { bar: 6, gap: 2, end: false, backing: true, node: true },
+    Columns { bar: 6, gap: 1, end: false, backing: true, node: true },
+    Columns { bar: 4, gap: 1, end: false, backing: true, node: true },
+    Columns { bar: 0, gap: 1, end: false, backing: true, node: true },
+    Columns { bar: 0, gap: 1, end: false, backing: false, node: true },
+    Columns { bar: 0, gap: 1, end: false, backing: false, node: false },
+];
+
+/// A column: its cells, the first of which is its header.
+struct Column {
+    cells: Vec<String>,
+    is_right: bool,
+    /// Shown in the colour of the row's type.
+    is_colored: bool,
+}
+
+impl Column {
+    fn new(header: &str, rows: &[Row<'_>], cell: impl Fn(&Row<'_>) -> String) -> Self {
+        let cells = [header.to_owned()].into_iter().chain(rows.iter().map(cell)).collect();
+        Self { cells, is_right: false, is_colored: false }
     }
-    rows.extend(gaps.map(gap_row));
-    aligned(&rows)
+
+    fn right_aligned(self) -> Self {
+        Self { is_right: true, ..self }
+    }
+
+    fn colored(self) -> Self {
+        Self { is_colored: true, ..self }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.cells.iter().skip(1).all(String::is_empty)
+    }
+
+    fn width(&self) -> usize {
+        self.cells.iter().map(|cell| columns_of(cell)).max().unwrap_or_default()
+    }
+
+    /// Puts a word wherever there is nothing, so that each line has as many words as the header.
+    fn without_empty_cells(mut self) -> Self {
+        self.cells.iter_mut().filter(|cell| cell.is_empty()).for_each(|cell| cell.push('-'));
+        self
+    }
 }
 
-fn region_row(region: &SharedRegion) -> [String; 7] {
-    let protection = if region.has_memory() { format::protection(region.prot_flags) } else { "-".into() };
-    let name = region.name.as_deref().unwrap_or_default().to_owned();
-    row(region.range, region.region_type.value(), protection, region.backing_word(), name)
+/// The table that `print` shows: ASCII, each cell one word, the name at last.
+#[must_use]
+pub fn table(rows: &[Row<'_>]) -> String {
+    let one_word = |text: String| text.replace(' ', "");
+    let kind = |row: &Row<'_>| if row.regions().is_empty() { row.kind().into() } else { one_word(row.type_text()) };
+    let columns = [
+        Column::new("start", rows, |row| format::hex(row.range.base())).right_aligned(),
+        Column::new("end", rows, |row| format::hex(row.range.end())).right_aligned(),
+        Column::new("size", rows, |row| one_word(format::size(row.size()))).right_aligned(),
+        Column::new("type", rows, kind),
+        Column::new("prot", rows, |row| row.protection("...")),
+        Column::new("backing", rows, |row| one_word(row.backing("..."))),
+        Column::new("node", rows, |row| row.node("...")),
+        Column::new("flags", rows, flags),
+        Column::new("name", rows, |row| visible(&plain_name(row), true)),
+    ];
+    aligned(&columns.map(Column::without_empty_cells), 2, |_| "")
 }
 
-fn gap_row(gap: Range) -> [String; 7] {
-    row(gap, ".", String::from("."), ".", String::from("(gap)"))
+/// Free addresses have that word as their type already.
+fn plain_name(row: &Row<'_>) -> String {
+    match row.content {
+        Content::Free => String::new(),
+        Content::FreeForDevices => "(MMIO window)".into(),
+        _ => row.name("..."),
+    }
 }
 
-fn row(range: Range, region_type: &str, protection: String, backing: &str, name: String) -> [String; 7] {
-    [
-        format::hex(range.base()),
-        format::hex(range.end()),
-        format::size(range.size()),
-        region_type.into(),
-        protection,
-        backing.into(),
-        name,
-    ]
+/// The table that fits a terminal; what is empty everywhere has no column.
+#[must_use]
+pub fn terminal_table(rows: &[Row<'_>], terminal: Terminal) -> String {
+    let ellipsis = if terminal.is_ascii { "..." } else { "…" };
+    let mut name = Column::new("name", rows, |row| visible(&row.name(ellipsis), terminal.is_ascii));
+    let facts = Facts::of(rows, ellipsis);
+    let wanted = name.width().min(NAME);
+    let room = |choice: &Columns| terminal.width.saturating_sub(facts.width(*choice));
+    let choice = CHOICES.iter().find(|choice| room(choice) >= wanted).or(CHOICES.last()).copied().unwrap_or(CHOICES[0]);
+    let room = room(&choice);
+    name.cells.iter_mut().for_each(|cell| clip(cell, room, ellipsis));
+    let mut columns = facts.chosen(choice, |cells| bars(rows, terminal, cells));
+    columns.push(name);
+    let colors: Vec<&str> = rows.iter().map(color).collect();
+    let color_of = |line: usize| line.checked_sub(1).and_then(|row| colors.get(row)).copied().unwrap_or_default();
+    aligned(&columns, choice.gap, |line| if terminal.has_color { color_of(line) } else { "" })
 }
 
-fn aligned(rows: &[[String; 7]]) -> String {
-    let widths: [usize; 7] = std::array::from_fn(|column| {
-        rows.iter().filter_map(|row| row.get(column)).map(String::len).max().unwrap_or_default()
-    });
-    let lines = rows.iter().map(|row| {
-        let cells = row.iter().zip(widths).enumerate().map(|(column, (cell, width))| {
-            if column < RIGHT_ALIGNED { format!("{cell:>width$}") } else { format!("{cell:<width$}") }
-        });
-        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
-    });
-    lines.collect::<Vec<_>>().join("\n")
+/// Whether a column is shown.
+type IsChosen = fn(Columns) -> bool;
+
+/// All columns but bars and names, each with what has to be chosen for it.
+struct Facts {
+    columns: Vec<(Column, usize, IsChosen)>,
+    /// Whether any row has a bar.
+    has_bars: bool,
+}
+
+/// Behind how many columns the bars stand, when all are there.
+const BARS_BEHIND: usize = 3;
+
+impl Facts {
+    fn of(rows: &[Row<'_>], ellipsis: &str) -> Self {
+        let mut starts = Column::new("start", rows, |row| format::hex(row.range.base())).right_aligned();
+        starts.cells.extend(rows.last().map(|row| format::hex(row.range.end())));
+        let always: IsChosen = |_| true;
+        let columns = [
+            (starts, always),
+            (Column::new("end", rows, |row| format::hex(row.range.end())).right_aligned(), |choice: Columns| {
+                choice.end
+            }),
+            (Column::new("size", rows, |row| format::size(row.size())).right_aligned(), always),
+            (Column::new("type", rows, |row| row.type_text()).colored(), always),
+            (Column::new("prot", rows, |row| row.protection(ellipsis)), always),
+            (Column::new("backing", rows, |row| row.backing(ellipsis)), |choice: Columns| choice.backing),
+            (Column::new("nd", rows, |row| row.node(ellipsis)), |choice: Columns| choice.node),
+            (Column::new("", rows, flags), |choice: Columns| choice.node),
+        ];
+        let columns =
+            columns.into_iter().enumerate().filter(|(index, (column, _))| *index < BARS_BEHIND || !column.is_empty());
+        let columns = columns.map(|(_, (column, is_chosen))| (column.width(), column, is_chosen));
+        Self {
+            columns: columns.map(|(width, column, is_chosen)| (column, width, is_chosen)).collect(),
+            has_bars: rows.iter().any(has_bar),
+        }
+    }
+
+    /// The width of the columns that are chosen, with the gaps behind them.
+    fn width(&self, choice: Columns) -> usize {
+        let bar = if self.has_bars && choice.bar > 0 { choice.bar.saturating_add(choice.gap) } else { 0 };
+        let chosen = self.columns.iter().filter(|(.., is_chosen)| is_chosen(choice));
+        chosen.map(|(_, width, _)| width.saturating_add(choice.gap)).fold(bar, usize::saturating_add)
+    }
+
+    fn chosen(self, choice: Columns, bars: impl FnOnce(usize) -> Column) -> Vec<Column> {
+        let has_bars = self.has_bars && choice.bar > 0;
+        let (mut ends, mut others) = (Vec::new(), Vec::new());
+        for (index, (column, _, is_chosen)) in self.columns.into_iter().enumerate() {
+            if is_chosen(choice) {
+                if index < BARS_BEHIND { ends.push(column) } else { others.push(column) }
+            }
+        }
+        ends.extend(has_bars.then(|| bars(choice.bar)));
+        ends.extend(others);
+        ends
+    }
+}
+
+/// The column of bars, of so many cells.
+fn bars(rows: &[Row<'_>], terminal: Terminal, cells: usize) -> Column {
+    let largest = rows.iter().filter(|row| has_bar(row)).map(|row| row.size()).max().unwrap_or_default();
+    let bar_of = |row: &Row<'_>| {
+        let eighths = if has_bar(row) { eighths(row.size(), largest, cells) } else { 0 };
+        if terminal.is_ascii { "#".repeat(eighths.div_ceil(8)) } else { bar(eighths) }
+    };
+    Column::new("", rows, bar_of).colored()
+}
+
+fn has_bar(row: &Row<'_>) -> bool {
+    !matches!(row.content, Content::Free | Content::FreeForDevices)
+}
+
+fn flags(row: &Row<'_>) -> String {
+    if row.is_hotplug() { "h".into() } else { String::new() }
+}
+
+/// How much of a bar a size fills, on a logarithmic scale from 4 KiB to the largest; never nothing.
+fn eighths(size: u64, largest: u64, cells: usize) -> usize {
+    let length = u64::try_from(cells).unwrap_or_default().saturating_mul(8);
+    let filled = doublings(size).saturating_mul(length).checked_div(doublings(largest)).unwrap_or(length);
+    usize::try_from(filled.clamp(1, length.max(1))).unwrap_or_default()
+}
+
+/// The logarithm of a size above the smallest, in steps: the place of its highest bit, and the four bits behind that.
+fn doublings(size: u64) -> u64 {
+    let exponent = size.checked_ilog2().unwrap_or_default();
+    let behind = size.checked_shr(exponent.saturating_sub(4)).unwrap_or_default() & 0xf;
+    match exponent.checked_sub(SMALLEST) {
+        Some(above) => u64::from(above).saturating_mul(STEPS).saturating_add(behind),
+        None => 0,
+    }
+}
+
+fn bar(eighths: usize) -> String {
+    let rest = EIGHTHS.get(eighths % 8).copied().unwrap_or_default();
+    format!("{}{rest}", "█".repeat(eighths / 8))
+}
+
+/// The escape sequence of a row's type.
+fn color(row: &Row<'_>) -> &'static str {
+    match row.look().as_str() {
+        "ram" => "94",
+        "device" => "33",
+        "dax" => "36",
+        "firmware" => "35",
+        "free" | "reserved" => DIM,
+        _ => "",
+    }
+}
+
+/// The lines of the columns, each cell as wide as the widest; `color` is that of a line, of which free and reserved rows have it
+/// as a whole, others where it tells the type.
+fn aligned<'a>(columns: &[Column], gap: usize, color: impl Fn(usize) -> &'a str) -> String {
+    let lines = columns.iter().map(|column| column.cells.len()).max().unwrap_or_default();
+    let widths: Vec<usize> = columns.iter().map(Column::width).collect();
+    let mut text = String::new();
+    for line in 0..lines {
+        if line > 0 {
+            text.push('\n');
+        }
+        let color = color(line);
+        // Spaces go before the next thing that is shown, so that no line ends in them.
+        let mut spaces = 0_usize;
+        for (column, width) in columns.iter().zip(&widths) {
+            let cell = column.cells.get(line).map(String::as_str).unwrap_or_default();
+            let missing = width.saturating_sub(columns_of(cell));
+            let (before, behind) = if column.is_right { (missing, 0) } else { (0, missing) };
+            spaces = spaces.saturating_add(before);
+            if !cell.is_empty() {
+                text.extend(std::iter::repeat_n(' ', std::mem::take(&mut spaces)));
+                push_colored(&mut text, cell, if column.is_colored || color == DIM { color } else { "" });
+            }
+            spaces = spaces.saturating_add(behind).saturating_add(gap);
+        }
+    }
+    text
+}
+
+/// The escape sequence of what is not there for use.
+const DIM: &str = "2";
+
+fn push_colored(text: &mut String, cell: &str, color: &str) {
+    if color.is_empty() {
+        text.push_str(cell);
+    } else {
+        text.extend(["\u{1b}[", color, "m", cell, "\u{1b}[0m"]);
+    }
+}
+
+fn columns_of(text: &str) -> usize {
+    text.chars().count()
+}
+
+fn clip(cell: &mut String, room: usize, ellipsis: &str) {
+    if columns_of(cell) > room {
+        let kept = room.saturating_sub(columns_of(ellipsis));
+        *cell = cell.chars().take(kept).chain(ellipsis.chars()).collect();
+    }
+}
+
+/// A name as a terminal may be sent it: control and direction characters are shown, not obeyed.
+fn visible(name: &str, is_ascii: bool) -> String {
+    let is_plain = |c: char| !c.is_control() && !is_direction(c) && (!is_ascii || c.is_ascii());
+    name.chars().map(|c| if is_plain(c) { c.to_string() } else { c.escape_default().to_string() }).collect()
+}
+
+const fn is_direction(c: char) -> bool {
+    matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 #[cfg(test)]
@@ -64,35 +306,58 @@ mod tests {
 
     use super::*;
     use crate::model::layout::Layout;
+    use crate::model::range::Range;
     use crate::model::region::{Region, RegionType};
+    use crate::model::region_map::RegionMap;
+    use crate::model::rows::rows;
     use crate::model::source::Source;
 
-    fn map(bases: &[u64]) -> RegionMap {
-        let region = |base: &u64| {
-            let range = Range::new(*base, 0x1000).unwrap();
-            Arc::new(Region::new(RegionType::DeviceMemory, range, Source::default()).unwrap())
+    fn map(regions: &[(u64, u64, &str)]) -> RegionMap {
+        let region = |(base, size, name): &(u64, u64, &str)| {
+            let range = Range::new(*base, *size).unwrap();
+            let region = Region::new(RegionType::DeviceMemory, range, Source::default()).unwrap();
+            Arc::new(Region { name: Some((*name).into()), ..region })
         };
-        RegionMap::from_regions(bases.iter().map(region).collect(), Layout::new(0x10000, 0, 0, vec![]).unwrap())
-            .unwrap()
+        let layout = Layout::new(1 << 40, 0, 0, vec![]).unwrap();
+        RegionMap::from_regions(regions.iter().map(region).collect(), layout).unwrap()
     }
 
-    fn kinds(bases: &[u64]) -> Vec<String> {
-        let words = |line: &str| line.split_whitespace().take(2).collect::<Vec<_>>().join(" ");
-        table(&map(bases)).lines().skip(1).map(words).collect()
-    }
-
-    #[test]
-    fn gaps_stand_between_before_and_behind_the_regions() {
-        assert_eq!(kinds(&[]), ["0x0 0x1_0000"]);
-        assert_eq!(kinds(&[0x0, 0x1000]), ["0x0 0x1000", "0x1000 0x2000", "0x2000 0x1_0000"]);
-        assert_eq!(kinds(&[0x8000, 0xf000]), ["0x0 0x8000", "0x8000 0x9000", "0x9000 0xf000", "0xf000 0x1_0000"]);
+    fn shown(map: &RegionMap, width: usize) -> String {
+        terminal_table(&rows(map, &[], None), Terminal { width, is_ascii: false, has_color: false })
     }
 
     #[test]
-    fn columns_line_up_and_no_line_ends_in_spaces() {
-        let text = table(&map(&[0x1000]));
-        let ends: Vec<Option<usize>> = text.lines().map(|line| line.find("  device").or(line.find("  .  "))).collect();
-        assert_eq!(ends[1], ends[2]);
-        assert!(text.lines().all(|line| line == line.trim_end()));
+    fn every_line_of_the_plain_table_has_all_columns_and_no_space_at_its_end() {
+        let text = table(&rows(&map(&[(0x1000, 0x1000, "uart\n"), (0x3000, 0x10, "ü")]), &[], None));
+        assert!(text.is_ascii(), "{text}");
+        assert!(text.lines().all(|line| line == line.trim_end() && line.split_whitespace().count() >= 9), "{text}");
+        assert!(text.contains("uart\\n") && text.contains("\\u{fc}"), "{text}");
+    }
+
+    #[test]
+    fn columns_give_way_to_the_name_and_no_line_is_wider_than_the_terminal() {
+        let map = map(&[(0x1000, 0x1000, "a name that is as long as names of strangers are"), (1 << 30, 1 << 30, "b")]);
+        for width in [60, 80, 100, 140] {
+            let text = shown(&map, width);
+            assert!(text.lines().all(|line| columns_of(line) <= width), "{text}");
+            assert_eq!(text.contains("end"), width >= 100, "{text}");
+        }
+        assert!(shown(&map, 60).contains('…'));
+        assert!(shown(&map, 140).ends_with("0x100_0000_0000"));
+    }
+
+    #[test]
+    fn the_largest_fills_the_bar_and_the_smallest_is_seen() {
+        assert_eq!(eighths(1 << 40, 1 << 40, 8), 64);
+        assert_eq!(eighths(1, 1 << 40, 8), 1);
+        assert_eq!(eighths(4096, 4096, 4), 32);
+        assert_eq!(bar(12), "█▌");
+        assert!((0..62).all(|bit| doublings(1 << bit) <= doublings((3 << bit) >> 1)));
+    }
+
+    #[test]
+    fn nothing_of_a_name_moves_the_cursor() {
+        let text = shown(&map(&[(0, 1, "\u{1b}[2J\u{202e}")]), 100);
+        assert!(text.contains("\\u{1b}[2J\\u{202e}") && !text.contains('\u{1b}'), "{text}");
     }
 }

@@ -295,6 +295,10 @@ imported!(
     py_range, "dbs_address_space.ranges", "AddressRange"
 );
 imported!(
+    /// A `MapRow`.
+    py_map_row, "dbs_address_space.map_row", "MapRow"
+);
+imported!(
     /// A `PlanCost`.
     py_plan_cost, "dbs_address_space.reports", "PlanCost"
 );
@@ -382,6 +386,13 @@ pub fn parse_source_type(value: &Bound<'_, PyAny>) -> PyResult<&'static str> {
 #[pyfunction]
 pub fn parse_protection(text: &Bound<'_, PyString>) -> PyResult<i32> {
     Ok(format::parse_protection(&text.to_string_lossy())?)
+}
+
+/// A size as it is shown everywhere: `3 GiB`.
+#[pyfunction]
+#[must_use]
+pub fn size_text(size: Size) -> String {
+    format::size(size.0)
 }
 
 /// A protection's bits as in `/proc/PID/maps`.

@@ -38,6 +38,7 @@ pub mod mapping;
 pub mod memory;
 pub mod numa;
 pub mod numa_region_info;
+mod pictures;
 pub mod pin;
 pub mod plan;
 pub mod prealloc;

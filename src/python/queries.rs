@@ -14,7 +14,6 @@ use super::layout::PyLayout;
 use super::region::PyRegion;
 use super::space::PySpace;
 use crate::model::region::RegionType;
-use crate::model::render;
 
 /// The exact base that a key in `[]` is; positions and slices look like those of a list, and are refused.
 fn exact_base(key: &Bound<'_, PyAny>) -> PyResult<u64> {
@@ -233,13 +232,11 @@ macro_rules! queries {
                 let _guard = python_call();
                 py.import("builtins")?.call_method1("reversed", (self.regions(py)?,))
             }
-
-            fn __str__(&self, py: Python<'_>) -> PyResult<String> {
-                self.query(py, |base| Ok(render::table(&base.map)))
-            }
         }
     };
 }
+
+pub(super) use example;
 
 queries!(PyBase, "AddressSpaceBase");
 queries!(PySpace, "AddressSpace");

@@ -98,7 +98,7 @@ def test_the_map_is_printed_before_and_after(engine_name: str) -> None:
     output = run_example("--engine", engine_name).stdout
     before, after = re.findall(r"^the map (?:before|after):\n((?:.+\n)+)", output, re.MULTILINE)
     assert before == after
-    for name in ("ram-low", "console", "mailbox", "firmware", "ram-high", "(gap)"):
+    for name in ("ram-low", "console", "mailbox", "firmware", "ram-high", "free"):
         assert name in before
 
 

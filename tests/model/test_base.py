@@ -352,19 +352,19 @@ def test_a_base_of_a_users_file_does_not_pickle() -> None:
 def test_text_is_for_people(base: AddressSpaceBase) -> None:
     assert repr(base) == "AddressSpaceBase(6 regions, 5 GiB RAM, last_addr 0x1_7fff_ffff, generation 0)"
     assert str(base) == (
-        "           start               end        size  type      prot  backing   name\n"
-        "             0x0       0xc000_0000       3 GiB  ram       rw-   shmem     low\n"
-        "     0xc000_0000       0xc000_1000       4 KiB  device    -     -         uart\n"
-        "     0xc000_1000       0xfff0_0000  1022.9 MiB  .         .     .         (gap)\n"
-        "     0xfff0_0000     0x1_0000_0000       1 MiB  firmware  r-x   mmap      bios\n"
-        "   0x1_0000_0000     0x1_4000_0000       1 GiB  ram       rw-   shmem     high\n"
-        "   0x1_4000_0000     0x1_8000_0000       1 GiB  ram       rw-   shmem\n"
-        "   0x1_8000_0000  0x2000_0000_0000    31.9 TiB  .         .     .         (gap)\n"
-        "0x2000_0000_0000  0x2000_8000_0000       2 GiB  dax       ---   reserved  fs\n"
-        "0x2000_8000_0000  0x4000_0000_0000    31.9 TiB  .         .     .         (gap)"
+        "           start               end       size  type      prot  backing   node  flags  name\n"
+        "             0x0       0xc000_0000       3GiB  ram       rw-   shmem     1     -      low\n"
+        "     0xc000_0000       0xc000_1000       4KiB  device    -     -         -     -      uart\n"
+        "     0xc000_1000       0xfff0_0000  1022.9MiB  free      -     -         -     -      (MMIO window)\n"
+        "     0xfff0_0000     0x1_0000_0000       1MiB  firmware  r-x   mmap      -     -      bios\n"
+        "   0x1_0000_0000     0x1_4000_0000       1GiB  ram       rw-   shmem     -     -      high\n"
+        "   0x1_4000_0000     0x1_8000_0000       1GiB  ram       rw-   shmem     -     -      -\n"
+        "   0x1_8000_0000  0x2000_0000_0000    31.9TiB  free      -     -         -     -      -\n"
+        "0x2000_0000_0000  0x2000_8000_0000       2GiB  dax       ---   reserved  -     -      fs\n"
+        "0x2000_8000_0000  0x4000_0000_0000    31.9TiB  free      -     -         -     -      -"
     )
     assert str(AddressSpaceBase.from_regions([], AddressSpaceLayout(0, 0, 0))).split() == [
-        *("start", "end", "size", "type", "prot", "backing", "name")
+        *("start", "end", "size", "type", "prot", "backing", "node", "flags", "name")
     ]
 
 

@@ -319,7 +319,7 @@ def test_a_copy_is_the_region_itself() -> None:
     ("region", "expected"),
     [
         (ram(0, "3GiB", name="ram-low"), "'ram-low' DEFAULT_MEMORY [0x0, 0xc000_0000) 3 GiB rw- shmem"),
-        (ram(0x1000, 4097), "DEFAULT_MEMORY [0x1000, 0x2001) 4.0 KiB rw- shmem"),
+        (ram(0x1000, 4097), "DEFAULT_MEMORY [0x1000, 0x2001) 4097 B rw- shmem"),
         (ram(0, 1, mem_type="hugeanon", prot_flags="r-x"), "DEFAULT_MEMORY [0x0, 0x1) 1 B r-x hugemmap"),
         (AddressSpaceRegion.create_device_region(0xD000_0000, 4096), "DEVICE_MEMORY [0xd000_0000, 0xd000_1000) 4 KiB"),
         (

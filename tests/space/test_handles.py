@@ -175,7 +175,17 @@ VALUES = {
     *("AddressRange", "AddressSpaceBase", "AddressSpaceBuilder", "AddressSpaceLayout", "AddressSpacePlan"),
     *("AddressSpaceRegion", "AddressSpaceRegionType", "BackingOptions", "BytePattern", "DaxMapping", "DirtyPages"),
     *("EffectiveBacking", "Hotplug", "Lease", "Machine", "MapFlags", "MemorySourceType", "NumaIdTable", "NumaNode"),
-    *("NumaNodeInfo", "NumaPolicy", "NumaRegionInfo", "Placement", "PlanCost", "PreallocReport", "Progress", "Prot"),
+    *(
+        "MapRow",
+        "NumaNodeInfo",
+        "NumaPolicy",
+        "NumaRegionInfo",
+        "Placement",
+        "PlanCost",
+        "PreallocReport",
+        "Progress",
+        "Prot",
+    ),
     *("VhostUserRegion",),
 }
 """Classes of plain values, which act on nothing."""

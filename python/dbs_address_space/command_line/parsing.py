@@ -1,0 +1,77 @@
+"""The user's arguments: options, addresses, ranges."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser
+
+from dbs_address_space._core import checked_range
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from argparse import Namespace
+    from typing import NoReturn
+
+    from dbs_address_space._core import AddressSpace
+
+__all__ = ["Parser", "UsageError", "address", "range_of"]
+
+
+class UsageError(Exception):
+    """A mistake in the arguments, with what to do."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        """A mistake: what is wrong, and what to write instead."""
+        super().__init__(message)
+        self.hint = hint
+
+
+class Parser(ArgumentParser):
+    """The options of one command; its help is text that stands in the command's module."""
+
+    def __init__(self, command: str) -> None:
+        """A parser with the options that all commands have."""
+        super().__init__(prog=f"dbs-address-space {command}", add_help=False, allow_abbrev=False)
+        self.command = command
+        self.add_argument("--color", choices=["auto", "always", "never"])
+        self.add_argument("-q", "--quiet", action="store_true")
+
+    def parse(self, arguments: list[str]) -> Namespace:
+        """The options as given, wherever they stand among the sources."""
+        return self.parse_intermixed_args(arguments)
+
+    def error(self, message: str) -> NoReturn:
+        """A refusal of the arguments, told as every other error is."""
+        raise UsageError(message, f"See dbs-address-space {self.command} --help.")
+
+
+def address(text: str, space: AddressSpace) -> int:
+    """An address as a number, a region's name, or a name and an offset."""
+    number = _number(text)
+    if number is not None:
+        return number
+    name, plus, offset = text.rpartition("+")
+    region = space[name if plus else text]
+    moved = _number(offset) if plus else 0
+    if moved is None:
+        raise UsageError(f"{offset!r} is not an offset", "Write NAME+0x1000.")
+    return region.base + moved
+
+
+def range_of(text: str, space: AddressSpace) -> tuple[int, int]:
+    """`FROM..TO`, where TO is exclusive, or `FROM+SIZE`: base and size."""
+    first, dots, last = text.partition("..")
+    if dots:
+        base = address(first, space)
+        return checked_range(base, max(address(last, space) - base, 0))
+    first, plus, size = text.rpartition("+")
+    if not plus:
+        raise UsageError(f"{text!r} is not a range", "Write FROM..TO or FROM+SIZE, as 0x1000+64KiB.")
+    number = _number(size)
+    return checked_range(address(first, space), size if number is None else number)
+
+
+def _number(text: str) -> int | None:
+    try:
+        return int(text, 0)
+    except ValueError:
+        return None

@@ -45,6 +45,8 @@ __all__ = [
     "Transaction",
     "UnplugRequest",
     "VhostUserClient",
+    "_LoopObserver",
+    "_ValueBell",
     "__version__",
     "checked_answer",
     "checked_range",
@@ -56,6 +58,7 @@ __all__ = [
     "parse_region_type",
     "parse_source_type",
     "protection_text",
+    "size_text",
     "slit",
     "srat",
     "unpack_snappy",
@@ -527,8 +530,10 @@ class AddressSpaceLayout:
     def __getnewargs_ex__(self) -> tuple[tuple[int, int, int], dict[str, Any]]: ...
 
 @final
-class _LoopObserver: ...
+class _LoopObserver:
+    def __call__(self, change: AddressSpaceChange, /) -> None: ...
 
+@final
 class _ValueBell:
     def __init__(self) -> None: ...
     def ring(self) -> None: ...

@@ -61,8 +61,8 @@ class QemuSpace:
     """
 
     def __init__(self, pid: int, found: _Found) -> None:
-        self.pid = pid
-        self.space = AddressSpace(AddressSpaceLayout(END, 0, END // 2))
+        self.pid: int = pid
+        self.space: AddressSpace = AddressSpace(AddressSpaceLayout(END, 0, END // 2))
         self._execute: Callable[[str, dict[str, Any]], Any] | None = None
         self._known: tuple[_Ram, ...] = ()
         self._reservations: list[Reservation] = []

@@ -3,6 +3,7 @@
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 
+use super::argument::Argument;
 use super::buffer::adopt;
 use super::convert::{self, Address, Name, Protection, Size};
 use super::file::{self as given, user_file};
@@ -74,7 +75,7 @@ impl PyRegion {
     #[staticmethod]
     #[pyo3(signature = (base, buffer, *, name=None))]
     fn from_buffer(base: Address, buffer: &Bound<'_, PyAny>, name: Option<Name>) -> PyResult<Self> {
-        let buffer = adopt(buffer)?;
+        let buffer = adopt(buffer).argument("buffer")?;
         let range = convert::range(base, Size(buffer.size))?;
         let source = Source { buffer: Some(buffer), ..Source::default() };
         Self::named(Region::new(RegionType::DefaultMemory, range, source)?, name)

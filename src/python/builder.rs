@@ -2,8 +2,9 @@
 
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyString, PyTuple};
+use pyo3::types::{PyDict, PyTuple};
 
+use super::argument::{Argument, wanted};
 use super::backing::PyBackingOptions;
 use super::calls::python_call;
 use super::convert::{self, Size, U32};
@@ -48,7 +49,7 @@ impl PyNumaRegionInfo {
             size: size.0,
             host_numa_node_id: host_numa_node_id.map(|node| node.0),
             guest_numa_node_id: guest_numa_node_id.map(|node| node.0),
-            vcpu_ids: super::numa::ids(vcpu_ids)?,
+            vcpu_ids: super::numa::ids(vcpu_ids, "vcpu_ids")?,
         };
         info.check()?;
         Ok(Self(info))
@@ -164,19 +165,18 @@ fn machine(given: Option<&Bound<'_, PyAny>>, arch: Option<&str>, phys_bits: Opti
         }
         return Ok(machine.get().0.clone());
     }
-    let name = given.map(convert::text).transpose()?;
+    let text = |given| convert::text(given).map_err(|_| wanted("a Machine or the name of one", given));
+    let name = given.map(text).transpose().argument("machine")?;
     let arch = arch.map(Arch::parse).transpose()?;
     Ok(Machine::named(name.as_deref().unwrap_or("dragonball"), arch, phys_bits.map(|bits| bits.0))?)
 }
 
 fn numa_regions(given: &Bound<'_, PyAny>) -> PyResult<Vec<NumaRegionInfo>> {
-    if given.is_instance_of::<PyString>() {
-        return Err(PyTypeError::new_err("numa_regions must be a sequence, such as [\"4GiB\"]"));
-    }
-    convert::items(given, |item| match item.cast::<PyNumaRegionInfo>() {
+    let info = |item: Bound<'_, PyAny>| match item.cast::<PyNumaRegionInfo>() {
         Ok(info) => Ok(info.get().0.clone()),
         Err(_) => Ok(PyNumaRegionInfo::new(item.extract()?, None, None, None)?.0),
-    })
+    };
+    convert::items(given, "sizes and NumaRegionInfo", info).argument("numa_regions")
 }
 
 #[pymethods]
@@ -207,7 +207,7 @@ impl PyBuilder {
             machine: self::machine(machine, arch, phys_bits)?,
             numa_regions: self::numa_regions(numa_regions)?,
             source_type: mem_type.map(convert::source_type).transpose()?.unwrap_or(SourceType::MemFdShared),
-            path: mem_file_path.map(convert::path).transpose()?.unwrap_or_default(),
+            path: mem_file_path.map(|path| convert::path(path, "mem_file_path")).transpose()?.unwrap_or_default(),
             prealloc: mem_prealloc,
             firmware,
             dax_window: dax_window.map(|size| size.0),

@@ -7,6 +7,7 @@ use std::sync::{Arc, Weak};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 
+use super::argument::Argument;
 use super::attachment::PyAttachment;
 use super::base::target;
 use super::callback;
@@ -148,7 +149,7 @@ impl PySpace {
         handler: &Bound<'_, PyAny>,
         widths: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Bound<'py, PyAttachment>> {
-        let region = Arc::clone(target(base)?.find(&self.inner().map())?);
+        let region = Arc::clone(target(base, "base")?.find(&self.inner().map())?);
         check_is_device(&region)?;
         check_handler(handler)?;
         let device = Device { region, handler: handler.clone().unbind(), widths: width_bits(widths)? };
@@ -278,7 +279,7 @@ fn check_handler(handler: &Bound<'_, PyAny>) -> PyResult<()> {
 
 fn width_bits(widths: Option<&Bound<'_, PyAny>>) -> PyResult<u64> {
     let Some(widths) = widths else { return Ok(1 | 2 | 4 | 8) };
-    let widths = convert::items(widths, |width| Ok(width.extract::<U64>()?.0))?;
+    let widths = convert::items(widths, "ints", |width| Ok(width.extract::<U64>()?.0)).argument("widths")?;
     if widths.is_empty() || widths.iter().any(|width| ![1, 2, 4, 8].contains(width)) {
         return Err(Invalid::number(format!("widths {} must be some of 1, 2, 4 and 8", listed(&widths))).into());
     }

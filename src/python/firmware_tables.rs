@@ -6,28 +6,26 @@ use std::sync::Arc;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 
-use super::base::PyBase;
+use super::argument::{Argument, wanted};
 use super::convert::{self, Byte, U32};
 use super::layout::window;
 use super::numa::PyNumaNode;
-use super::space::PySpace;
+use super::queries::base_of;
 use crate::model::firmware_tables;
 use crate::model::machine::Arch;
 use crate::model::numa::NumaNode;
 use crate::model::region_map::RegionMap;
 
 fn map_of(space: &Bound<'_, PyAny>) -> PyResult<Arc<RegionMap>> {
-    match space.cast::<PySpace>() {
-        Ok(space) => Ok(space.get().inner().map()),
-        Err(_) => Ok(Arc::clone(&space.cast::<PyBase>()?.get().map)),
-    }
+    Ok(Arc::clone(&base_of(space, "space")?.get().map))
 }
 
 fn nodes_of(given: Option<&Bound<'_, PyDict>>) -> PyResult<BTreeMap<u32, NumaNode>> {
     let node = |(id, node): (Bound<'_, PyAny>, Bound<'_, PyAny>)| {
-        Ok((id.extract::<U32>()?.0, node.cast::<PyNumaNode>()?.get().node().clone()))
+        let node = node.cast::<PyNumaNode>().map_err(|_| wanted("a NumaNode", &node))?;
+        Ok((id.extract::<U32>()?.0, node.get().node().clone()))
     };
-    given.into_iter().flatten().map(node).collect()
+    given.into_iter().flatten().map(node).collect::<PyResult<_>>().argument("numa_nodes")
 }
 
 /// The E820 map of an `AddressSpace` or `AddressSpaceBase`: entries of 20 bytes (base, size, type: 1 RAM, 2 reserved), ascending.
@@ -61,7 +59,7 @@ pub fn srat<'py>(
     hotplug_window: Option<&Bound<'_, PyAny>>,
     arch: &str,
 ) -> PyResult<Bound<'py, PyBytes>> {
-    let window = hotplug_window.map(window).transpose()?;
+    let window = window(hotplug_window, "hotplug_window")?;
     let table = firmware_tables::srat(&nodes_of(Some(numa_nodes))?, window, Arch::parse(arch)?);
     Ok(PyBytes::new(numa_nodes.py(), &table))
 }
@@ -76,7 +74,8 @@ pub fn srat<'py>(
 #[pyfunction]
 pub fn slit<'py>(distances: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
     let distance = |distance: Bound<'py, PyAny>| Ok(distance.extract::<Byte>()?.0);
-    let rows = convert::items(distances, |row| convert::items(&row, distance))?;
+    let rows = convert::items(distances, "rows of ints", |row| convert::items(&row, "ints", distance));
+    let rows = rows.argument("distances")?;
     Ok(PyBytes::new(distances.py(), &firmware_tables::slit(&rows)?))
 }
 

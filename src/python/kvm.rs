@@ -39,7 +39,7 @@ impl PyKvmSlots {
 
     fn region(slf: &Bound<'_, Self>, region: &Bound<'_, PyAny>) -> PyResult<SharedRegion> {
         let (space, _) = slf.as_super().get().membership(slf.py())?;
-        Ok(Arc::clone(target(region)?.find(&space.map())?))
+        Ok(Arc::clone(target(region, "region")?.find(&space.map())?))
     }
 
     fn slots(&self, py: Python<'_>) -> PyResult<Vec<(u64, u32)>> {
@@ -137,7 +137,7 @@ impl PySpace {
         }
         let (first_slot, max_slots) = (first_slot.0, max_slots.map(|most| most.0));
         let options = KvmOptions { dirty_log, manual_clear, first_slot, max_slots, guest_memfd };
-        let kvm = Arc::new(Kvm::new(file::descriptor(vm_fd)?, options)?);
+        let kvm = Arc::new(Kvm::new(file::descriptor(vm_fd, "vm_fd")?, options)?);
         self.check_not_attached(py, &kvm)?;
         let slots = PyKvmSlots { kvm: Arc::downgrade(&kvm) };
         self.attach(py, None, |_| kvm, |attachment| attachment.add_subclass(slots))

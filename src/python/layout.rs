@@ -3,7 +3,8 @@
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
-use super::convert::{self, Address, Size};
+use super::argument::Argument;
+use super::convert::{self, Address};
 use super::region::PyRegion;
 use crate::model::error::{Errno, Error};
 use crate::model::format::hex;
@@ -40,14 +41,19 @@ pub fn usable_end() -> PyResult<u64> {
 pub struct PyLayout(pub(super) Layout);
 
 /// A pair of a base and a size.
-pub(super) fn window(object: &Bound<'_, PyAny>) -> PyResult<Range> {
-    let (base, size): (Address, Size) = object.extract()?;
+fn window_of(object: &Bound<'_, PyAny>) -> PyResult<Range> {
+    let (base, size) = convert::pair(object)?;
     convert::range(base, size)
 }
 
-/// Such pairs; none for `None`.
-pub(super) fn windows(given: Option<&Bound<'_, PyAny>>) -> PyResult<Vec<Range>> {
-    given.map_or_else(|| Ok(Vec::new()), |given| convert::items(given, |item| window(&item)))
+/// Such a pair, or `None`, of a parameter.
+pub(super) fn window(given: Option<&Bound<'_, PyAny>>, name: &str) -> PyResult<Option<Range>> {
+    given.map(window_of).transpose().argument(name)
+}
+
+/// Such pairs of a parameter; none for `None`.
+pub(super) fn windows(given: Option<&Bound<'_, PyAny>>, name: &str) -> PyResult<Vec<Range>> {
+    convert::items_or_none(given, "pairs (base, size)", |item| window_of(&item)).argument(name)
 }
 
 #[pymethods]
@@ -65,7 +71,7 @@ impl PyLayout {
         mem_end: Address,
         mmio_windows: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
-        Ok(Self(Layout::new(phys_end.0, mem_start.0, mem_end.0, windows(mmio_windows)?)?))
+        Ok(Self(Layout::new(phys_end.0, mem_start.0, mem_end.0, windows(mmio_windows, "mmio_windows")?)?))
     }
 
     /// The exclusive end of the guest physical address space.

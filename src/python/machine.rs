@@ -70,12 +70,12 @@ impl PyMachine {
             return Err(Invalid::at(message, Some(mem_start.0), None).into());
         }
         let ram = Range::between(mem_start.0, mem_end.0);
-        let machine = Machine::new(name, phys_bits.0, ram, windows(mmio_windows)?)?;
+        let machine = Machine::new(name, phys_bits.0, ram, windows(mmio_windows, "mmio_windows")?)?;
         let machine = Machine {
-            reserved: windows(reserved)?,
+            reserved: windows(reserved, "reserved")?,
             min_split: min_split.0,
             split_end: split_end.map(|end| end.0),
-            firmware: firmware.map(window).transpose()?,
+            firmware: window(firmware, "firmware")?,
             max_vcpus: max_vcpus.0,
             ..machine
         };

@@ -4,6 +4,7 @@ use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyIterator, PyString, PyTuple};
 
+use super::argument::{Argument, has, wanted};
 use super::base::PyBase;
 use super::callback;
 use super::calls::python_call;
@@ -39,6 +40,16 @@ fn hinted(py: Python<'_>, error: PyErr) -> PyErr {
 }
 
 const HOW_TO_LOOK_UP: &str = "[] takes an exact base or a name: .find_region(addr) finds the region that holds an address, .regions[i] the one at a position";
+
+/// A map, or the current one of a space.
+pub(super) fn base_of(object: &Bound<'_, PyAny>, name: &str) -> PyResult<Py<PyBase>> {
+    let base = match (object.cast::<PyBase>(), object.cast::<PySpace>()) {
+        (Ok(base), _) => PyBase::base(base),
+        (_, Ok(space)) => PySpace::base(space),
+        _ => Err(wanted("an AddressSpace or AddressSpaceBase", object)),
+    };
+    base.argument(name)
+}
 
 /// The first lines of an example: a map of one region.
 macro_rules! example {
@@ -135,6 +146,9 @@ macro_rules! queries {
             /// ram0
             fn walk_regions(&self, py: Python<'_>, callback: &Bound<'_, PyAny>) -> PyResult<()> {
                 let _guard = python_call();
+                if !callback.is_callable() {
+                    return Err(wanted("a function of a region", callback)).argument("callback");
+                }
                 callback::check(callback, "callback")?;
                 let regions = self.regions(py)?;
                 let call = |region| callback::answer(callback.call1((region,))?, "callback").map(drop);
@@ -177,14 +191,14 @@ macro_rules! queries {
                 convert::py_ranges(py, self.query(py, |base| Ok(base.map.gaps(low.0, end(base))))?)
             }
 
-            /// How `after` differs from this map, an `AddressSpaceChange`.
+            /// How `after`, a map or the current one of a space, differs from this map: an `AddressSpaceChange`.
             ///
             #[doc = example!($name)]
             /// >>> from dbs_address_space import AddressSpaceBase
             /// >>> guest.diff(AddressSpaceBase.from_regions([], guest.layout))
             /// AddressSpaceChange(0 added, 1 removed, 0 replaced)
-            fn diff(slf: &Bound<'_, Self>, after: Py<PyBase>) -> PyResult<PyChange> {
-                PyChange::between(slf.py(), Self::base(slf)?, after)
+            fn diff(slf: &Bound<'_, Self>, after: &Bound<'_, PyAny>) -> PyResult<PyChange> {
+                PyChange::between(slf.py(), Self::base(slf)?, base_of(after, "after")?)
             }
 
             fn __getitem__<'py>(
@@ -210,6 +224,9 @@ macro_rules! queries {
                 }
                 if let Ok(name) = x.cast::<PyString>() {
                     return self.query(py, |base| Ok(base.map.find_name(&name.to_string_lossy()).is_some()));
+                }
+                if !has(x, "__index__")? {
+                    return Err(wanted("an address, a name or a region", x));
                 }
                 let addr = x.extract::<Address>()?;
                 self.query(py, |base| Ok(base.map.find_index(addr.0).is_some()))

@@ -91,7 +91,7 @@ impl PyRegion {
         keywords::refuse::<Self>(others)?;
         let source = Source {
             source_type: mem_type.map(convert::source_type).transpose()?,
-            path: mem_file_path.map(convert::path).transpose()?.unwrap_or_default(),
+            path: mem_file_path.map(|path| convert::path(path, "mem_file_path")).transpose()?.unwrap_or_default(),
             file: file.map(user_file).transpose()?,
             buffer: None,
             file_offset: file_offset.0,

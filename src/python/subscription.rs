@@ -5,6 +5,7 @@ use std::sync::Arc;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
+use super::argument::Argument;
 use super::attachment::PyAttachment;
 use super::python_client::{PyClient, is_observer};
 use super::space::PySpace;
@@ -84,7 +85,7 @@ impl PySpace {
         replay: bool,
     ) -> PyResult<Bound<'py, PySubscription>> {
         let (py, object) = (client_or_callable.py(), client_or_callable);
-        let is_observer = is_observer(object)?;
+        let is_observer = is_observer(object).argument("client_or_callable")?;
         self.attach(
             py,
             Some(object),

@@ -1,6 +1,5 @@
 //! `Transaction`.
 
-use pyo3::exceptions::PyRuntimeError;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 
@@ -10,7 +9,7 @@ use super::interrupt::detached;
 use super::region::PyRegion;
 use super::region_objects::handed_over;
 use super::space::PySpace;
-use crate::model::error::Result;
+use crate::model::error::{Error, Result};
 use crate::model::ids::Generation;
 use crate::space::transaction::Transaction;
 use crate::sys::lock::Lock;
@@ -59,7 +58,7 @@ impl PyTransaction {
             TransactionState::New | TransactionState::Closed(_) => None,
         })?;
         Ok(result
-            .ok_or_else(|| PyRuntimeError::new_err("the transaction is not open: use it in a with statement"))??)
+            .ok_or(Error::TransactionClosed { message: "the transaction is not open: use it in a with statement" })??)
     }
 
     fn stage(&self, verb: impl FnOnce(&mut Transaction) -> Result<()>) -> PyResult<PyBase> {
@@ -79,7 +78,7 @@ impl PyTransaction {
                 Ok(())
             }
             TransactionState::Open(_) | TransactionState::Closed(_) => {
-                Err(PyRuntimeError::new_err("a transaction can be entered once; make a new one"))
+                Err(Error::TransactionClosed { message: "a transaction can be entered once: make a new one" })
             }
         })??;
         Ok(slf)
@@ -128,7 +127,7 @@ impl PyTransaction {
     /// ...     len(change.remove_region("ram0")), len(space)
     /// (0, 1)
     fn remove_region(&self, x: &Bound<'_, PyAny>) -> PyResult<PyBase> {
-        let target = target(x)?;
+        let target = target(x, "x")?;
         self.stage(|transaction| transaction.remove(&target))
     }
 
@@ -140,7 +139,7 @@ impl PyTransaction {
     /// ...     change.replace_region("ram0", space[0].replace(name="low"))["low"].base
     /// 0
     fn replace_region(&self, old: &Bound<'_, PyAny>, new: &Bound<'_, PyRegion>) -> PyResult<PyBase> {
-        let (old, new) = (target(old)?, handed_over(new)?);
+        let (old, new) = (target(old, "old")?, handed_over(new)?);
         self.stage(|transaction| transaction.replace(&old, new))
     }
 

@@ -10,14 +10,21 @@ import re
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from dbs_address_space._core import AddressSpace, AddressSpaceLayout, AddressSpaceRegion, checked_answer, checked_range
+from dbs_address_space._core import (
+    AddressSpace,
+    AddressSpaceLayout,
+    AddressSpaceRegion,
+    GuestMemory,
+    check_type,
+    checked_answer,
+    checked_int,
+    checked_size,
+)
 from dbs_address_space.errors import InvalidArgument, Unsupported
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import SupportsIndex
-
-    from dbs_address_space._core import GuestMemory
 
 __all__ = ["hotplug_commands", "memory_arguments", "read_space", "space_of_tree", "unplug_commands"]
 
@@ -34,7 +41,8 @@ def memory_arguments(memory: GuestMemory, *, slots: SupportsIndex = 0, max_size:
     machine's memory, which QEMU lays out itself, with a hole below 4 GiB; each of several is a NUMA node. `slots` and
     `max_size` leave room for `hotplug_commands`. Raises `Unsupported` for RAM that is not shared, or that is not all of its file.
     """
-    slots, max_size = checked_range(slots, max_size)
+    check_type(memory, GuestMemory, "memory")
+    slots, max_size = checked_int(slots, "slots"), checked_size(max_size, "max_size")
     backends = _backends(memory)
     room = f",slots={slots},maxmem={max_size >> 10}K" if slots else ""
     arguments = ["-m", f"size={sum(size for _, size in backends) >> 10}K{room}"]
@@ -86,6 +94,8 @@ def hotplug_commands(memory: GuestMemory, region: AddressSpaceRegion) -> list[tu
     The machine must have been started with room for it. Raises `UnmappedAddress` for a region that is not mapped,
     `Unsupported` for one that is not shared.
     """
+    check_type(memory, GuestMemory, "memory")
+    check_type(region, AddressSpaceRegion, "region")
     mapping = memory.mapping(region.base)
     (shown,) = (shown for shown in memory.vhost_user_regions() if shown.guest_phys_addr == region.base)
     name = _device_name(region)
@@ -96,6 +106,7 @@ def hotplug_commands(memory: GuestMemory, region: AddressSpaceRegion) -> list[tu
 
 def unplug_commands(region: AddressSpaceRegion) -> list[tuple[str, dict[str, Any]]]:
     """QMP commands that undo `hotplug_commands`: the guest is asked first, and the second has to wait for `DEVICE_DELETED`."""
+    check_type(region, AddressSpaceRegion, "region")
     name = _device_name(region)
     return [("device_del", {"id": name}), ("object-del", {"id": f"memory-{name}"})]
 
@@ -109,6 +120,8 @@ def read_space(execute: Callable[[str, dict[str, Any]], Any]) -> AddressSpace:
 
     `execute(command, arguments)` sends a QMP command and returns its result. Raises `TypeError` for one that returns a coroutine.
     """
+    if not callable(execute):
+        raise TypeError(f"execute must be a function that sends a QMP command, not {type(execute).__name__}")
     tree = checked_answer(execute("human-monitor-command", {"command-line": "info mtree -f"}), "execute")
     listed = checked_answer(execute("query-memory-devices", {}), "execute")
     devices = [device["data"] for device in listed]
@@ -120,6 +133,8 @@ def space_of_tree(text: str, names: dict[int, str] | None = None) -> AddressSpac
 
     RAM, ROM and other ranges become `ram`, `firmware` and `device` regions. A name that QEMU gives several ranges is numbered.
     """
+    check_type(text, str, "text")
+    check_type(names or {}, dict, "names")
     names = names or {}
     regions: list[AddressSpaceRegion] = []
     seen: dict[str, int] = {}

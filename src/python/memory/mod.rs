@@ -79,7 +79,7 @@ impl PyMemory {
     /// The verb and the range for one region (exact base, name or region) and no other that takes its place, or for all that have memory.
     fn regions_of(&self, verb: Verb, region: Option<&Bound<'_, PyAny>>) -> PyResult<(Verb, Range)> {
         let Some(region) = region else { return Ok((verb.shaped(Shape::Mapped), EVERYWHERE)) };
-        let target = target(region)?;
+        let target = target(region, "region")?;
         self.short(|map, memory| {
             let desc = target.find(map)?;
             match memory.find(desc.base()) {
@@ -186,7 +186,7 @@ impl PyMemory {
 
     /// The key of a region with memory, which no other has; it can stand for the region wherever a name can.
     fn _key(&self, region: &Bound<'_, PyAny>) -> PyResult<PyRegionKey> {
-        let target = target(region)?;
+        let target = target(region, "region")?;
         self.short(|map, _| target.find(map).cloned()).map(PyRegionKey)
     }
 

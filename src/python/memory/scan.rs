@@ -72,7 +72,7 @@ impl PyMemory {
     /// >>> space.map_memory().compare(0x10, bytes(3) + b"x")
     /// 19
     fn compare(&self, py: Python<'_>, addr: Address, data: &Bound<'_, PyAny>) -> PyResult<Option<u64>> {
-        buffer::with_input(data, |data| {
+        buffer::with_input(data, "data", |data| {
             let range = convert::range(addr, Size::of(data.size()))?;
             self.run(py, [(COMPARE, &[range])], None, |[sections], interrupt| {
                 compare::first_difference(sections, data, interrupt)

@@ -70,7 +70,7 @@ fn pattern(needle: &Bound<'_, PyAny>) -> PyResult<Arc<Pattern>> {
     if let Ok(pattern) = needle.cast::<PyPattern>() {
         return Ok(Arc::clone(&pattern.get().0));
     }
-    buffer::with_input(needle, |bytes| {
+    buffer::with_input(needle, "needle", |bytes| {
         let mut copy = room::zeroed(bytes.size())?;
         bytes.copy_to(0, &mut copy)?;
         Ok(Arc::new(Pattern::exact(copy)?))

@@ -18,6 +18,7 @@ use crate::model::int::usize_of;
 use crate::model::interrupt::Uninterrupted;
 use crate::model::range::Range;
 use crate::model::region::{PROT_READ, PROT_WRITE};
+use crate::python::argument::Argument;
 use crate::python::calls::python_call;
 use crate::python::convert::{self, Address, Size, U64};
 use crate::python::file::{self as file_object, PlainFile};
@@ -234,7 +235,7 @@ impl PyMemory {
     #[pyo3(signature = (file, addr, size=None))]
     fn read_from(&self, py: Python<'_>, file: &Bound<'_, PyAny>, addr: Address, size: Option<Size>) -> PyResult<u64> {
         file_object::with_file(file, "rb", |file| {
-            let endpoint = Endpoint::new(file, "readinto", PROT_READ)?;
+            let endpoint = Endpoint::new(file, "readinto", PROT_READ).argument("file")?;
             let size = size.map_or_else(|| file_object::rest(file), Ok)?;
             let range = convert::range(addr, size)?;
             match endpoint {
@@ -267,7 +268,7 @@ impl PyMemory {
             self.short(|map, memory| Access { map, memory, verb: WRITE_TO, range }.sections().map(drop))?;
         }
         file_object::with_file(file, "wb", |file| {
-            match Endpoint::new(file, "write", PROT_WRITE)? {
+            match Endpoint::new(file, "write", PROT_WRITE).argument("file")? {
                 _ if range.is_empty() => {}
                 Endpoint::Stream(write) => self.write_stream(py, &write, range)?,
                 Endpoint::Descriptor(file) => {

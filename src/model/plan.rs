@@ -174,6 +174,7 @@ impl SpacePlan {
                     Some(other) if other != node => {
                         problems.insert(format!("vCPU {vcpu} is in the guest nodes {other} and {node}"))
                     }
+                    Some(_) => problems.insert(format!("vCPU {vcpu} is twice in the guest node {node}")),
                     _ if *vcpu >= max => problems.insert(format!(
                         "vCPU {vcpu} of guest node {node}: the machine '{}' has {max}, counted from 0",
                         self.request.machine.name
@@ -203,12 +204,7 @@ impl SpacePlan {
             for (range, reason) in found {
                 self.add_ram(range, info, format!("guest node {node}: {reason}"));
             }
-            let vcpus = &mut self.numa_nodes.entry(node).or_default().vcpu_ids;
-            for vcpu in &info.vcpu_ids {
-                if !vcpus.contains(vcpu) {
-                    vcpus.push(*vcpu);
-                }
-            }
+            self.numa_nodes.entry(node).or_default().vcpu_ids.extend(&info.vcpu_ids);
         }
     }
 

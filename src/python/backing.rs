@@ -34,8 +34,14 @@ impl PyNumaPolicy {
     }
 
     #[new]
-    #[pyo3(signature = (mode, nodes=None, *, strict=false), text_signature = "(mode, nodes=(), *, strict=False)")]
-    fn new(mode: &str, nodes: Option<&Bound<'_, PyAny>>, strict: bool) -> PyResult<Self> {
+    #[pyo3(signature = (mode, nodes=None, *, strict=false, **others), text_signature = "(mode, nodes=(), *, strict=False)")]
+    fn new(
+        mode: &str,
+        nodes: Option<&Bound<'_, PyAny>>,
+        strict: bool,
+        others: Option<&Bound<'_, PyDict>>,
+    ) -> PyResult<Self> {
+        keywords::refuse::<Self>(others)?;
         let _guard = python_call();
         let mode = PolicyMode::parse(mode)?;
         let nodes = match nodes {
@@ -119,7 +125,7 @@ pub struct PyBackingOptions(pub(super) BackingOptions);
 
 fn policy(object: &Bound<'_, PyAny>) -> PyResult<NumaPolicy> {
     if object.is_instance_of::<PyString>() {
-        return Ok(PyNumaPolicy::new(&convert::text(object)?, None, false)?.0);
+        return Ok(PyNumaPolicy::new(&convert::text(object)?, None, false, None)?.0);
     }
     let policy = object.cast::<PyNumaPolicy>().map_err(|_| wanted("a NumaPolicy or its mode", object))?;
     Ok(policy.get().0.clone())

@@ -38,13 +38,15 @@ impl PyNumaRegionInfo {
     }
 
     #[new]
-    #[pyo3(signature = (size, host_numa_node_id=None, guest_numa_node_id=None, vcpu_ids=None), text_signature = "(size, host_numa_node_id=None, guest_numa_node_id=None, vcpu_ids=())")]
+    #[pyo3(signature = (size, host_numa_node_id=None, guest_numa_node_id=None, vcpu_ids=None, **others), text_signature = "(size, host_numa_node_id=None, guest_numa_node_id=None, vcpu_ids=())")]
     fn new(
         size: Size,
         host_numa_node_id: Option<U32>,
         guest_numa_node_id: Option<U32>,
         vcpu_ids: Option<&Bound<'_, PyAny>>,
+        others: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<Self> {
+        keywords::refuse::<Self>(others)?;
         let info = NumaRegionInfo {
             size: size.0,
             host_numa_node_id: host_numa_node_id.map(|node| node.0),
@@ -111,9 +113,10 @@ pub struct PyHotplug(pub(super) Hotplug);
 #[pymethods]
 impl PyHotplug {
     #[new]
-    #[pyo3(signature = (max_memory, slots=U32(8)), text_signature = "(max_memory, slots=8)")]
-    fn new(max_memory: Size, slots: U32) -> Self {
-        Self(Hotplug { max_memory: max_memory.0, slots: slots.0 })
+    #[pyo3(signature = (max_memory, slots=U32(8), **others), text_signature = "(max_memory, slots=8)")]
+    fn new(max_memory: Size, slots: U32, others: Option<&Bound<'_, PyDict>>) -> PyResult<Self> {
+        keywords::refuse::<Self>(others)?;
+        Ok(Self(Hotplug { max_memory: max_memory.0, slots: slots.0 }))
     }
 
     /// All bytes that the machine can have.
@@ -174,7 +177,7 @@ fn machine(given: Option<&Bound<'_, PyAny>>, arch: Option<&str>, phys_bits: Opti
 fn numa_regions(given: &Bound<'_, PyAny>) -> PyResult<Vec<NumaRegionInfo>> {
     let info = |item: Bound<'_, PyAny>| match item.cast::<PyNumaRegionInfo>() {
         Ok(info) => Ok(info.get().0.clone()),
-        Err(_) => Ok(PyNumaRegionInfo::new(item.extract()?, None, None, None)?.0),
+        Err(_) => Ok(PyNumaRegionInfo::new(item.extract()?, None, None, None, None)?.0),
     };
     convert::items(given, "sizes and NumaRegionInfo", info).argument("numa_regions")
 }

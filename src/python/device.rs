@@ -6,6 +6,7 @@ use std::sync::{Arc, Weak};
 
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
+use pyo3::types::PyDict;
 
 use super::argument::Argument;
 use super::attachment::PyAttachment;
@@ -14,6 +15,7 @@ use super::callback;
 use super::calls::python_call;
 use super::convert::{self, Address, Size, U64};
 use super::import_once::interned;
+use super::keywords;
 use super::registry::{Device, Registry};
 use super::space::PySpace;
 use crate::model::error::{Error, Result};
@@ -141,14 +143,16 @@ impl PySpace {
     /// ...     space.dispatch(1 << 45, 2, 0xbeef)
     /// 12
     /// write 0xbeef
-    #[pyo3(signature = (base, handler, *, widths=None), text_signature = "($self, base, handler, *, widths=(1, 2, 4, 8))")]
+    #[pyo3(signature = (base, handler, *, widths=None, **others), text_signature = "($self, base, handler, *, widths=(1, 2, 4, 8))")]
     fn attach_device<'py>(
         &self,
         py: Python<'py>,
         base: &Bound<'_, PyAny>,
         handler: &Bound<'_, PyAny>,
         widths: Option<&Bound<'_, PyAny>>,
+        others: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<Bound<'py, PyAttachment>> {
+        keywords::refuse_of::<Self>("attach_device", others)?;
         let region = Arc::clone(target(base, "base")?.find(&self.inner().map())?);
         check_is_device(&region)?;
         check_handler(handler)?;

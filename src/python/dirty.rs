@@ -9,6 +9,7 @@ use super::buffer;
 use super::calls::python_call;
 use super::convert::{self, Address, Size};
 use super::interrupt::detached;
+use super::keywords;
 use super::layout::windows;
 use crate::model::dirty::DirtyPages;
 use crate::model::format::hex;
@@ -42,8 +43,14 @@ impl PyDirtyPages {
 #[pymethods]
 impl PyDirtyPages {
     #[new]
-    #[pyo3(signature = (ranges=None, *, page_size=Size(4096), sources=None), text_signature = "(ranges=(), *, page_size=4096, sources=())")]
-    fn new(ranges: Option<&Bound<'_, PyAny>>, page_size: Size, sources: Option<&Bound<'_, PyAny>>) -> PyResult<Self> {
+    #[pyo3(signature = (ranges=None, *, page_size=Size(4096), sources=None, **others), text_signature = "(ranges=(), *, page_size=4096, sources=())")]
+    fn new(
+        ranges: Option<&Bound<'_, PyAny>>,
+        page_size: Size,
+        sources: Option<&Bound<'_, PyAny>>,
+        others: Option<&Bound<'_, PyDict>>,
+    ) -> PyResult<Self> {
+        keywords::refuse::<Self>(others)?;
         let ranges = windows(ranges, "ranges")?;
         let sources = convert::items_or_none(sources, "names", |item| convert::text(&item)).argument("sources")?;
         Ok(Self(DirtyPages::new(page_size.0, sources)?.with_ranges(ranges)?))

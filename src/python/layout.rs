@@ -1,10 +1,11 @@
 //! `AddressSpaceLayout` and `usable_end()`.
 
 use pyo3::prelude::*;
-use pyo3::types::PyTuple;
+use pyo3::types::{PyDict, PyTuple};
 
 use super::argument::Argument;
 use super::convert::{self, Address};
+use super::keywords;
 use super::region::PyRegion;
 use crate::model::error::{Errno, Error};
 use crate::model::format::hex;
@@ -64,13 +65,15 @@ impl PyLayout {
     }
 
     #[new]
-    #[pyo3(signature = (phys_end, mem_start, mem_end, *, mmio_windows=None), text_signature = "(phys_end, mem_start, mem_end, *, mmio_windows=())")]
+    #[pyo3(signature = (phys_end, mem_start, mem_end, *, mmio_windows=None, **others), text_signature = "(phys_end, mem_start, mem_end, *, mmio_windows=())")]
     fn new(
         phys_end: Address,
         mem_start: Address,
         mem_end: Address,
         mmio_windows: Option<&Bound<'_, PyAny>>,
+        others: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<Self> {
+        keywords::refuse::<Self>(others)?;
         Ok(Self(Layout::new(phys_end.0, mem_start.0, mem_end.0, windows(mmio_windows, "mmio_windows")?)?))
     }
 

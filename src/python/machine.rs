@@ -91,8 +91,15 @@ impl PyMachine {
     /// >>> Machine.named("q35", phys_bits=40)
     /// Machine('q35', mem_start=0x0, mem_end=0x80_0000_0000, phys_bits=40)
     #[staticmethod]
-    #[pyo3(signature = (name, *, arch=None, phys_bits=None))]
-    fn named(name: &str, arch: Option<&str>, phys_bits: Option<U32>) -> PyResult<Self> {
+    #[pyo3(signature = (name, *, arch=None, phys_bits=None, **others),
+        text_signature = "(name, *, arch=None, phys_bits=None)")]
+    fn named(
+        name: &str,
+        arch: Option<&str>,
+        phys_bits: Option<U32>,
+        others: Option<&Bound<'_, PyDict>>,
+    ) -> PyResult<Self> {
+        keywords::refuse_of::<Self>("named", others)?;
         let arch = arch.map(Arch::parse).transpose()?;
         Ok(Self(Machine::named(name, arch, phys_bits.map(|bits| bits.0))?))
     }

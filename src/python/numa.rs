@@ -1,11 +1,12 @@
 //! `NumaNodeInfo`, `NumaNode`, `NumaIdTable`.
 
 use pyo3::prelude::*;
-use pyo3::types::PyTuple;
+use pyo3::types::{PyDict, PyTuple};
 
 use super::argument::{Argument, wanted};
 use super::calls::python_call;
 use super::convert::{self, Address, Size, U32};
+use super::keywords;
 use crate::model::format::hex;
 use crate::model::numa::{NumaIdTable, NumaNode};
 use crate::model::range::Range;
@@ -29,7 +30,9 @@ impl PyNumaNodeInfo {
     }
 
     #[new]
-    fn new(base: Address, size: Size) -> PyResult<Self> {
+    #[pyo3(signature = (base, size, **others), text_signature = "(base, size)")]
+    fn new(base: Address, size: Size, others: Option<&Bound<'_, PyDict>>) -> PyResult<Self> {
+        keywords::refuse::<Self>(others)?;
         convert::range(base, size).map(Self)
     }
 
@@ -88,8 +91,13 @@ impl PyNumaNode {
     }
 
     #[new]
-    #[pyo3(signature = (region_infos=None, vcpu_ids=None), text_signature = "(region_infos=(), vcpu_ids=())")]
-    fn new(region_infos: Option<&Bound<'_, PyAny>>, vcpu_ids: Option<&Bound<'_, PyAny>>) -> PyResult<Self> {
+    #[pyo3(signature = (region_infos=None, vcpu_ids=None, **others), text_signature = "(region_infos=(), vcpu_ids=())")]
+    fn new(
+        region_infos: Option<&Bound<'_, PyAny>>,
+        vcpu_ids: Option<&Bound<'_, PyAny>>,
+        others: Option<&Bound<'_, PyDict>>,
+    ) -> PyResult<Self> {
+        keywords::refuse::<Self>(others)?;
         let info = |item: Bound<'_, PyAny>| {
             let info = item.cast::<PyNumaNodeInfo>().map_err(|_| wanted("a NumaNodeInfo", &item))?;
             Ok(info.get().0)
@@ -163,8 +171,13 @@ impl PyNumaIdTable {
     }
 
     #[new]
-    #[pyo3(signature = (memory=None, cpu=None), text_signature = "(memory=(), cpu=())")]
-    fn new(memory: Option<&Bound<'_, PyAny>>, cpu: Option<&Bound<'_, PyAny>>) -> PyResult<Self> {
+    #[pyo3(signature = (memory=None, cpu=None, **others), text_signature = "(memory=(), cpu=())")]
+    fn new(
+        memory: Option<&Bound<'_, PyAny>>,
+        cpu: Option<&Bound<'_, PyAny>>,
+        others: Option<&Bound<'_, PyDict>>,
+    ) -> PyResult<Self> {
+        keywords::refuse::<Self>(others)?;
         Ok(Self(NumaIdTable { memory: ids(memory, "memory")?, cpu: ids(cpu, "cpu")? }))
     }
 

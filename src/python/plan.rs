@@ -10,6 +10,7 @@ use super::builder::PyBuilder;
 use super::calls::python_call;
 use super::convert;
 use super::interrupt::detached;
+use super::keywords;
 use super::layout::PyLayout;
 use super::machine::PyMachine;
 use super::numa::PyNumaNode;
@@ -112,13 +113,15 @@ impl PyPlan {
     /// >>> from dbs_address_space import AddressSpaceBuilder
     /// >>> AddressSpaceBuilder(numa_regions=["64MiB"]).plan().check_host()
     /// ()
-    #[pyo3(signature = (*, sysfs=None, procfs=None), text_signature = "($self, *, sysfs='/sys', procfs='/proc')")]
+    #[pyo3(signature = (*, sysfs=None, procfs=None, **others), text_signature = "($self, *, sysfs='/sys', procfs='/proc')")]
     fn check_host<'py>(
         &self,
         py: Python<'py>,
         sysfs: Option<PathBuf>,
         procfs: Option<PathBuf>,
+        others: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<Bound<'py, PyTuple>> {
+        keywords::refuse_of::<Self>("check_host", others)?;
         let this = Host::default();
         let host = Host { sysfs: sysfs.unwrap_or(this.sysfs), procfs: procfs.unwrap_or(this.procfs) };
         PyTuple::new(py, py.detach(|| host::problems(&self.plan, &host)))

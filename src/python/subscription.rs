@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use pyo3::prelude::*;
-use pyo3::types::PyTuple;
+use pyo3::types::{PyDict, PyTuple};
 
 use super::argument::Argument;
 use super::attachment::PyAttachment;
+use super::keywords;
 use super::python_client::{PyClient, is_observer};
 use super::space::PySpace;
 
@@ -78,12 +79,15 @@ impl PySpace {
     /// ...     _ = space.insert_region(AddressSpaceRegion("ram", base, 0x1000))
     /// Traceback (most recent call last):
     /// dbs_address_space.errors.ClientError: client "NoMoreThanOne" refused the change in prepare: ValueError: one region is enough
-    #[pyo3(signature = (client_or_callable, *, replay=false))]
+    #[pyo3(signature = (client_or_callable, *, replay=false, **others),
+        text_signature = "($self, client_or_callable, *, replay=False)")]
     fn subscribe<'py>(
         &self,
         client_or_callable: &Bound<'py, PyAny>,
         replay: bool,
+        others: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<Bound<'py, PySubscription>> {
+        keywords::refuse_of::<Self>("subscribe", others)?;
         let (py, object) = (client_or_callable.py(), client_or_callable);
         let is_observer = is_observer(object).argument("client_or_callable")?;
         self.attach(

@@ -2,10 +2,12 @@
 
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
+use pyo3::types::PyDict;
 
 use super::base::{PyBase, target};
 use super::convert::Address;
 use super::interrupt::detached;
+use super::keywords;
 use super::region::PyRegion;
 use super::region_objects::handed_over;
 use super::space::PySpace;
@@ -177,8 +179,14 @@ impl PySpace {
     /// >>> space = AddressSpace(AddressSpaceLayout(1 << 46, 0, 1 << 45))
     /// >>> with space.transaction(if_generation=0) as change:
     /// ...     _ = change.insert_region(AddressSpaceRegion("ram", 0, "1MiB"))
-    #[pyo3(signature = (*, if_generation=None))]
-    fn transaction(slf: Bound<'_, Self>, if_generation: Option<Address>) -> PyTransaction {
-        PyTransaction::new(slf.unbind(), if_generation.map(|generation| Generation(generation.0)))
+    #[pyo3(signature = (*, if_generation=None, **others),
+        text_signature = "($self, *, if_generation=None)")]
+    fn transaction(
+        slf: Bound<'_, Self>,
+        if_generation: Option<Address>,
+        others: Option<&Bound<'_, PyDict>>,
+    ) -> PyResult<PyTransaction> {
+        keywords::refuse_of::<Self>("transaction", others)?;
+        Ok(PyTransaction::new(slf.unbind(), if_generation.map(|generation| Generation(generation.0))))
     }
 }

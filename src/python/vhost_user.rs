@@ -4,7 +4,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyTuple};
+use pyo3::types::{PyBytes, PyDict, PyTuple};
 
 use super::argument::Argument;
 use super::attachment::{PyAttachment, over};
@@ -13,6 +13,7 @@ use super::convert::{self, Address, CInt, Timeout, U32};
 use super::file;
 use super::import_once::ImportOnce;
 use super::interrupt::detached;
+use super::keywords;
 use super::memory::{EVERYWHERE, PyMemory};
 use super::space::PySpace;
 use crate::clients::vhost_user::{VhostUser, VhostUserRegion};
@@ -127,14 +128,16 @@ impl PySpace {
     /// A region is removed from the table when its removal is published: the caller must have no request under way in it. Raises
     /// `NotMapped`, `Unsupported` naming RAM that is not shared, `BackingError` for a back-end that refuses, does not answer or has
     /// no room (`ENOSPC`).
-    #[pyo3(signature = (sock, *, timeout=Some(Timeout(Duration::from_secs(5))), protocol_features=Address(0)), text_signature = "($self, sock, *, timeout=5.0, protocol_features=0)")]
+    #[pyo3(signature = (sock, *, timeout=Some(Timeout(Duration::from_secs(5))), protocol_features=Address(0), **others), text_signature = "($self, sock, *, timeout=5.0, protocol_features=0)")]
     fn attach_vhost_user<'py>(
         &self,
         py: Python<'py>,
         sock: &Bound<'_, PyAny>,
         timeout: Option<Timeout>,
         protocol_features: Address,
+        others: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<Bound<'py, PyVhostUserClient>> {
+        keywords::refuse_of::<Self>("attach_vhost_user", others)?;
         self.inner().check_process()?;
         // Before the negotiation, for which a backend is there once.
         self.inner().check_mapped("vhost-user")?;

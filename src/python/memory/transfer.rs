@@ -4,7 +4,7 @@ use std::fs::File;
 
 use pyo3::exceptions::{PyOSError, PyTypeError};
 use pyo3::prelude::*;
-use pyo3::types::{PyMemoryView, PySlice};
+use pyo3::types::{PyDict, PyMemoryView, PySlice};
 
 use super::PyMemory;
 use crate::memory::access::{Access, Verb};
@@ -23,6 +23,7 @@ use crate::python::calls::python_call;
 use crate::python::convert::{self, Address, Size, U64};
 use crate::python::file::{self as file_object, PlainFile};
 use crate::python::import_once::interned;
+use crate::python::keywords;
 use crate::python::{buffer, callback};
 use crate::sys::errno::{EAGAIN, EIO};
 use crate::sys::file;
@@ -291,8 +292,15 @@ impl PyMemory {
     /// >>> with space.memory.open() as file:
     /// ...     file.seek(-4, 2), file.read(100)
     /// (8188, b'tail')
-    #[pyo3(signature = (mode="rb", *, holes="error"))]
-    fn open<'py>(slf: Bound<'py, Self>, mode: &str, holes: &str) -> PyResult<Bound<'py, PyAny>> {
+    #[pyo3(signature = (mode="rb", *, holes="error", **others),
+        text_signature = "($self, mode='rb', *, holes='error')")]
+    fn open<'py>(
+        slf: Bound<'py, Self>,
+        mode: &str,
+        holes: &str,
+        others: Option<&Bound<'_, PyDict>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        keywords::refuse_of::<Self>("open", others)?;
         let _guard = python_call();
         let module = slf.py().import("dbs_address_space.guest_file")?;
         module.getattr("GuestFile")?.call1((slf, mode, holes))

@@ -10,6 +10,7 @@ use super::allocator::{FitPolicy, Wanted, within};
 use super::backing::BackingOptions;
 use super::error::{Error, Result};
 use super::format::{hex, size as size_text};
+use super::interrupt::Interrupt;
 use super::invalid::Invalid;
 use super::layout::Layout;
 use super::machine::Machine;
@@ -96,9 +97,8 @@ pub struct SpacePlan {
 }
 
 impl SpacePlan {
-    /// The plan for a request.
-    #[must_use]
-    pub fn of(request: PlanRequest) -> Self {
+    /// The plan for a request, which may have millions of regions.
+    pub fn of(request: PlanRequest, interrupt: &dyn Interrupt) -> Result<Self> {
         let ram = total(&request);
         // A problem is noted where it is found and the rest is planned all the same, with the best guess: a user wants to hear of all
         // problems at once, not of one after each try.
@@ -115,12 +115,14 @@ impl SpacePlan {
             request,
         };
         plan.check_request();
-        plan.place_ram();
+        plan.check_sizes(interrupt)?;
+        plan.check_vcpus(interrupt)?;
+        plan.place_ram(interrupt)?;
         plan.place_firmware();
         plan.place_dax_window();
         plan.place_hotplug_window(ram);
         plan.count_cost();
-        plan
+        Ok(plan)
     }
 
     /// `Err` with all problems when there are any.
@@ -147,29 +149,30 @@ impl SpacePlan {
         if self.request.source_type == SourceType::FileOnHugeTlbFs && self.request.path == Path::new("") {
             self.problem("mem_type \"hugetlbfs\" needs mem_file_path, a path on a hugetlbfs mount".into());
         }
-        self.check_sizes();
-        self.check_vcpus();
     }
 
-    fn check_sizes(&mut self) {
+    fn check_sizes(&mut self, interrupt: &dyn Interrupt) -> Result<()> {
         let page_size = self.page_size();
-        let odd = |(index, info): (usize, &NumaRegionInfo)| {
-            let page = size_text(page_size);
-            (!info.size.is_multiple_of(page_size)).then(|| {
-                format!("numa_regions[{index}] has {} bytes, not a multiple of its page size {page}", hex(info.size))
-            })
-        };
-        let problems: Vec<String> = self.request.numa_regions.iter().enumerate().filter_map(odd).collect();
-        self.problems.extend(problems);
+        let page = size_text(page_size);
+        for (index, info) in self.request.numa_regions.iter().enumerate() {
+            interrupt.check()?;
+            if !info.size.is_multiple_of(page_size) {
+                let size = hex(info.size);
+                let problem = format!("numa_regions[{index}] has {size} bytes, not a multiple of its page size {page}");
+                self.problems.push(problem);
+            }
+        }
+        Ok(())
     }
 
-    fn check_vcpus(&mut self) {
+    fn check_vcpus(&mut self, interrupt: &dyn Interrupt) -> Result<()> {
         let mut nodes = BTreeMap::<u32, u32>::new();
         let mut problems = BTreeSet::new();
         let max = self.request.machine.max_vcpus;
         for info in &self.request.numa_regions {
             let node = info.guest_numa_node_id.unwrap_or_default();
             for vcpu in &info.vcpu_ids {
+                interrupt.check()?;
                 match nodes.insert(*vcpu, node) {
                     Some(other) if other != node => {
                         problems.insert(format!("vCPU {vcpu} is in the guest nodes {other} and {node}"))
@@ -184,12 +187,14 @@ impl SpacePlan {
             }
         }
         self.problems.extend(problems);
+        Ok(())
     }
 
-    fn place_ram(&mut self) {
+    fn place_ram(&mut self, interrupt: &dyn Interrupt) -> Result<()> {
         let mut cursor = RamCursor::new(self);
         let infos = self.request.numa_regions.clone();
         for (index, info) in infos.iter().enumerate() {
+            interrupt.check()?;
             let node = info.guest_numa_node_id.unwrap_or_default();
             let mut found = Vec::new();
             if let Err(left) = cursor.take(info.size, &mut found) {
@@ -206,6 +211,7 @@ impl SpacePlan {
             }
             self.numa_nodes.entry(node).or_default().vcpu_ids.extend(&info.vcpu_ids);
         }
+        Ok(())
     }
 
     fn add_ram(&mut self, range: Range, info: &NumaRegionInfo, reason: String) {
@@ -242,7 +248,8 @@ impl SpacePlan {
             }
             Err(error) => {
                 let message = error.to_string();
-                if !self.problems.contains(&message) {
+                // Many regions have the same in a row, once each: to look through all would take their square.
+                if self.problems.last() != Some(&message) {
                     self.problem(message);
                 }
             }
@@ -407,8 +414,13 @@ impl RamCursor {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::interrupt::Uninterrupted;
 
     const MIB: u64 = 1 << 20;
+
+    fn of(request: PlanRequest) -> SpacePlan {
+        SpacePlan::of(request, &Uninterrupted).unwrap()
+    }
 
     fn plan(machine: &str, sizes: &[u64]) -> SpacePlan {
         let info = |size: &u64| NumaRegionInfo {
@@ -417,7 +429,7 @@ mod tests {
             guest_numa_node_id: None,
             vcpu_ids: vec![],
         };
-        SpacePlan::of(PlanRequest {
+        of(PlanRequest {
             machine: Machine::named(machine, None, None).unwrap(),
             numa_regions: sizes.iter().map(info).collect(),
             source_type: SourceType::MemFdShared,
@@ -484,7 +496,7 @@ mod tests {
         let end = request.machine.layout.mem_end();
         let reserved = vec![Range::at(end, 8 * MIB), Range::at(end + 2 * MIB, 2 * MIB)];
         let machine = Machine { reserved, ..request.machine };
-        let plan = SpacePlan::of(PlanRequest { machine, dax_window: Some(DAX_ALIGN), ..request });
+        let plan = of(PlanRequest { machine, dax_window: Some(DAX_ALIGN), ..request });
         assert_eq!(plan.problems, Vec::<String>::new());
         assert_eq!(plan.regions.last().unwrap().range, Range::at(end + 8 * MIB, DAX_ALIGN));
     }
@@ -493,7 +505,7 @@ mod tests {
     fn the_hotplug_window_lies_behind_all_ram_and_has_room_to_align_each_slot() {
         let hotplug = |max_memory, slots| {
             let request = plan("q35", &[4096 * MIB]).request;
-            SpacePlan::of(PlanRequest { hotplug: Some(Hotplug { max_memory, slots }), ..request })
+            of(PlanRequest { hotplug: Some(Hotplug { max_memory, slots }), ..request })
         };
         let plan = hotplug(6144 * MIB, 3);
         let window = plan.hotplug_window.unwrap();

@@ -74,7 +74,7 @@ impl PyBase {
     pub(super) fn objects_of<'py>(&self, py: Python<'py>, regions: &[RegionEntry]) -> PyResult<Bound<'py, PyTuple>> {
         let first = regions.first().and_then(|region| self.map.find_index(region.base())).unwrap_or_default();
         let objects = (first..).take(regions.len()).filter_map(|index| self.object(py, index).transpose());
-        PyTuple::new(py, objects.collect::<PyResult<Vec<_>>>()?)
+        PyTuple::new(py, convert::collected(py, objects)?)
     }
 
     /// The object of a region of this map.

@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use pyo3::Borrowed;
 use pyo3::exceptions::{PyOverflowError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyInt, PyList, PyString, PyTuple, PyType};
+use pyo3::{Borrowed, IntoPyObjectExt};
 
 use super::argument::{Argument, has, type_name, wanted};
 use super::buffer;
@@ -322,6 +322,14 @@ pub(super) fn items<'py, T>(
         return Err(wanted(&format!("an iterable of {of}, such as a tuple of one,"), given));
     }
     collected(given.py(), given.try_iter()?.map(|item| each(item?)))
+}
+
+/// A tuple of as many objects as a map has regions: Ctrl-C ends the making of it.
+pub(super) fn py_tuple<'py, T: IntoPyObject<'py>>(
+    py: Python<'py>,
+    items: impl IntoIterator<Item = T>,
+) -> PyResult<Bound<'py, PyTuple>> {
+    PyTuple::new(py, collected(py, items.into_iter().map(|item| item.into_bound_py_any(py)))?)
 }
 
 /// [`items`] of a parameter that may be left out.

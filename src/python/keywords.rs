@@ -1,7 +1,7 @@
 //! Keywords that a callable does not have: the refusal names the one that is meant.
 //!
-//! PyO3 refuses them before any code of ours runs, so a callable that is to say more takes `**others`. It is then called with a tuple and
-//! a dict, which costs each call some 50 ns: so constructors, functions and verbs with options do, and the small verbs of memory do not.
+//! PyO3 refuses them before any code of ours runs, so a callable that is to say more takes `**others`. Each call of it then makes a tuple,
+//! and a dict where there are keywords: so constructors, functions and verbs with options do, and the small verbs of memory do not.
 
 use pyo3::PyTypeInfo;
 use pyo3::exceptions::PyTypeError;

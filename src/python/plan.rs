@@ -9,7 +9,7 @@ use pyo3::types::{PyDict, PyString, PyTuple};
 use super::builder::PyBuilder;
 use super::calls::python_call;
 use super::convert;
-use super::interrupt::detached;
+use super::interrupt::{detached, of_many};
 use super::keywords;
 use super::layout::PyLayout;
 use super::machine::PyMachine;
@@ -19,6 +19,7 @@ use super::space::PySpace;
 use crate::memory::host;
 use crate::model::format;
 use crate::model::plan::SpacePlan;
+use crate::model::render;
 use crate::sys::host::Host;
 
 /// The place of everything in a machine's memory, before any of it is there. A value: it compares, hashes, pickles and travels as JSON.
@@ -46,13 +47,13 @@ impl PyPlan {
     /// RAM by ascending base, then firmware and DAX window: a tuple of named `AddressSpaceRegion`s.
     #[getter]
     fn regions<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
-        PyTuple::new(py, self.plan.regions.iter().cloned().map(RegionObject))
+        convert::py_tuple(py, self.plan.regions.iter().cloned().map(RegionObject))
     }
 
     /// For each region, why it is where it is and as large as it is.
     #[getter]
     fn reasons<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
-        PyTuple::new(py, &self.plan.reasons)
+        convert::py_tuple(py, &self.plan.reasons)
     }
 
     /// The machine's layout for this much memory.
@@ -80,7 +81,7 @@ impl PyPlan {
     /// All problems, one text for each; a plan with problems can be looked at, not built.
     #[getter]
     fn problems<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
-        PyTuple::new(py, &self.plan.problems)
+        convert::py_tuple(py, &self.plan.problems)
     }
 
     /// The memory that it takes from a host, a `PlanCost`.
@@ -182,17 +183,8 @@ impl PyPlan {
         format!("AddressSpacePlan('{name}', {regions} regions, {ram}, {problems} problems)")
     }
 
-    fn __str__(&self) -> String {
-        let lines = self.plan.regions.iter().zip(&self.plan.reasons);
-        let mut lines: Vec<String> =
-            lines.map(|(region, reason)| format!("{region} {}: {reason}", format::size(region.size()))).collect();
-        lines
-            .extend(self.plan.hotplug_window.map(|window| format!("hotplug {window} {}", format::size(window.size()))));
-        lines.extend(
-            self.plan.cost.pages.iter().map(|(size, count)| format!("{count} pages of {}", format::size(*size))),
-        );
-        lines.extend(self.plan.problems.iter().map(|problem| format!("problem: {problem}")));
-        lines.join("\n")
+    fn __str__(&self, py: Python<'_>) -> PyResult<String> {
+        of_many(py, self.plan.regions.len(), |interrupt| render::plan(&self.plan, interrupt))
     }
 
     fn __reduce__<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyAny>, (PyBuilder,))> {
@@ -208,8 +200,11 @@ impl PyBuilder {
     /// >>> from dbs_address_space import AddressSpaceBuilder
     /// >>> AddressSpaceBuilder("q35", numa_regions=["5GiB"]).plan().problems
     /// ()
-    fn plan(&self) -> PyPlan {
-        PyPlan::from(SpacePlan::of(self.0.clone()))
+    fn plan(&self, py: Python<'_>) -> PyResult<PyPlan> {
+        let request = self.0.clone();
+        let count =
+            request.numa_regions.iter().fold(0, |sum: usize, info| sum.saturating_add(info.vcpu_ids.len().max(1)));
+        of_many(py, count, |interrupt| SpacePlan::of(request, interrupt)).map(PyPlan::from)
     }
 
     /// The mapped `AddressSpace` of the plan: `plan().build()`.
@@ -219,6 +214,6 @@ impl PyBuilder {
     /// b'\x00\x00\x00\x00'
     #[pyo3(signature = (*, progress=None))]
     fn build(&self, py: Python<'_>, progress: Option<Py<PyAny>>) -> PyResult<Py<PySpace>> {
-        self.plan().build(py, progress)
+        self.plan(py)?.build(py, progress)
     }
 }

@@ -234,7 +234,7 @@ impl PySpace {
     #[getter]
     fn reservations<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
         let reservations = self.inner().reservation_list()?.into_iter();
-        PyTuple::new(py, reservations.map(|reservation| self.reservation(py, reservation)))
+        convert::py_tuple(py, reservations.map(|reservation| self.reservation(py, reservation)))
     }
 }
 

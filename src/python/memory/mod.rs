@@ -142,7 +142,7 @@ impl PyMemory {
         // Objects are made behind the snapshot: making one may run Python code.
         let descs: Vec<_> =
             self.short(|_, memory| Ok(memory.regions().map(|region| Arc::clone(region.desc())).collect()))?;
-        PyTuple::new(py, descs.into_iter().map(RegionObject).collect::<Vec<_>>())
+        convert::py_tuple(py, descs.into_iter().map(RegionObject))
     }
 
     /// The `Mapping` of the region that holds `addr`. Raises `UnmappedAddress`, `NotMapped`.
@@ -163,7 +163,7 @@ impl PyMemory {
     /// [4194304]
     fn mappings<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
         let mappings: Vec<_> = self.short(|_, memory| Ok(memory.regions().map(PyMapping::of).collect()))?;
-        PyTuple::new(py, mappings)
+        convert::py_tuple(py, mappings)
     }
 
     /// The `DaxWindow` of a DAX region, given by exact base, name or region.

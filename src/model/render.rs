@@ -1,6 +1,8 @@
 //! A map as an aligned table, gaps included.
 
+use super::error::Result;
 use super::format;
+use super::interrupt::Interrupt;
 use super::range::Range;
 use super::region::SharedRegion;
 use super::region_map::RegionMap;
@@ -9,18 +11,18 @@ const HEADER: [&str; 7] = ["start", "end", "size", "type", "prot", "backing", "n
 const RIGHT_ALIGNED: usize = 3;
 
 /// One line a region and one a gap, under a header; columns are as wide as their widest cell.
-#[must_use]
-pub fn table(map: &RegionMap) -> String {
+pub fn table(map: &RegionMap, interrupt: &dyn Interrupt) -> Result<String> {
     let mut rows = vec![HEADER.map(String::from)];
     let mut gaps = map.gaps(0, map.layout().phys_end()).into_iter().peekable();
     for region in map.regions() {
+        interrupt.check()?;
         while let Some(gap) = gaps.next_if(|gap| gap.base() < region.base()) {
             rows.push(gap_row(gap));
         }
         rows.push(region_row(region));
     }
     rows.extend(gaps.map(gap_row));
-    aligned(&rows)
+    aligned(&rows, interrupt)
 }
 
 fn region_row(region: &SharedRegion) -> [String; 7] {
@@ -45,17 +47,28 @@ fn row(range: Range, region_type: &str, protection: String, backing: &str, name:
     ]
 }
 
-fn aligned(rows: &[[String; 7]]) -> String {
+fn aligned(rows: &[[String; 7]], interrupt: &dyn Interrupt) -> Result<String> {
     let widths: [usize; 7] = std::array::from_fn(|column| {
         rows.iter().filter_map(|row| row.get(column)).map(String::len).max().unwrap_or_default()
     });
-    let lines = rows.iter().map(|row| {
+    let line = |row: &[String; 7]| {
         let cells = row.iter().zip(widths).enumerate().map(|(column, (cell, width))| {
             if column < RIGHT_ALIGNED { format!("{cell:>width$}") } else { format!("{cell:<width$}") }
         });
         cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
-    });
-    lines.collect::<Vec<_>>().join("\n")
+    };
+    joined(rows.iter().map(line), interrupt)
+}
+
+/// Lines as one text.
+pub(super) fn joined(lines: impl Iterator<Item = String>, interrupt: &dyn Interrupt) -> Result<String> {
+    let mut text = String::new();
+    for (index, line) in lines.enumerate() {
+        interrupt.check()?;
+        text.push_str(if index == 0 { "" } else { "\n" });
+        text.push_str(&line);
+    }
+    Ok(text)
 }
 
 #[cfg(test)]
@@ -63,6 +76,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::model::interrupt::Uninterrupted;
     use crate::model::layout::Layout;
     use crate::model::region::{Region, RegionType};
     use crate::model::source::Source;
@@ -78,7 +92,7 @@ mod tests {
 
     fn kinds(bases: &[u64]) -> Vec<String> {
         let words = |line: &str| line.split_whitespace().take(2).collect::<Vec<_>>().join(" ");
-        table(&map(bases)).lines().skip(1).map(words).collect()
+        table(&map(bases), &Uninterrupted).unwrap().lines().skip(1).map(words).collect()
     }
 
     #[test]
@@ -90,7 +104,7 @@ mod tests {
 
     #[test]
     fn columns_line_up_and_no_line_ends_in_spaces() {
-        let text = table(&map(&[0x1000]));
+        let text = table(&map(&[0x1000]), &Uninterrupted).unwrap();
         let ends: Vec<Option<usize>> = text.lines().map(|line| line.find("  device").or(line.find("  .  "))).collect();
         assert_eq!(ends[1], ends[2]);
         assert!(text.lines().all(|line| line == line.trim_end()));

@@ -49,7 +49,8 @@ mod _core {
     use super::python::change::PyChange;
     #[pymodule_export]
     use super::python::convert::{
-        checked_range, parse_protection, parse_region_type, parse_source_type, protection_text, size_text,
+        check_type, checked_int, checked_range, checked_size, parse_protection, parse_region_type, parse_source_type,
+        protection_text, size_text,
     };
     #[pymodule_export]
     use super::python::dax::PyDaxWindow;

@@ -48,8 +48,11 @@ __all__ = [
     "_LoopObserver",
     "_ValueBell",
     "__version__",
+    "check_type",
     "checked_answer",
+    "checked_int",
     "checked_range",
+    "checked_size",
     "device_tree",
     "e820",
     "guessed",
@@ -170,6 +173,15 @@ def guessed(owner: _Class) -> _Class:
 
 def guessed_name(name: str) -> str | None:
     """Our name for a guess at one of the package's."""
+
+def checked_int(value: object, name: str) -> int:
+    """An int, checked like every number of this package; `name` is that of the parameter."""
+
+def checked_size(value: object, name: str) -> int:
+    """A number of bytes, an int or text; `name` is that of the parameter."""
+
+def check_type(value: object, kind: type, name: str) -> None:
+    """Refuses what is not of a class; `name` is that of the parameter."""
 
 def checked_range(base: _Address, size: _Size) -> tuple[int, int]:
     """`(base, size)` as ints, checked like every range of this package."""
@@ -762,8 +774,8 @@ class AddressSpaceBase:
         >>> [str(gap) for gap in guest.gaps(high=0x20_0000)]
         ['[0x10_0000, 0x20_0000)']
         """
-    def diff(self, after: AddressSpaceBase) -> AddressSpaceChange:
-        """How `after` differs from this map, an `AddressSpaceChange`.
+    def diff(self, after: AddressSpaceBase | AddressSpace) -> AddressSpaceChange:
+        """How `after`, a map or the current one of a space, differs from this map: an `AddressSpaceChange`.
 
         >>> from dbs_address_space import AddressSpaceBase, AddressSpaceLayout, AddressSpaceRegion
         >>> regions = [AddressSpaceRegion("ram", 0, "1MiB", name="ram0")]
@@ -1222,8 +1234,8 @@ class AddressSpace:
         >>> [str(gap) for gap in guest.gaps(high=0x20_0000)]
         ['[0x10_0000, 0x20_0000)']
         """
-    def diff(self, after: AddressSpaceBase) -> AddressSpaceChange:
-        """How `after` differs from this map, an `AddressSpaceChange`.
+    def diff(self, after: AddressSpaceBase | AddressSpace) -> AddressSpaceChange:
+        """How `after`, a map or the current one of a space, differs from this map: an `AddressSpaceChange`.
 
         >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
         >>> regions = [AddressSpaceRegion("ram", 0, "1MiB", name="ram0")]
@@ -1322,14 +1334,14 @@ class AddressSpace:
         run out (`ENOSPC`), `Unsupported` for a feature that the kernel lacks. Then nothing is attached.
         """
     def attach_vhost_user(
-        self, sock: _File, *, timeout: float = 5.0, protocol_features: SupportsIndex = 0
+        self, sock: _File, *, timeout: float | None = 5.0, protocol_features: SupportsIndex = 0
     ) -> VhostUserClient:
         """Keeps the memory table of a vhost-user back-end in step with this space's RAM; returns its `VhostUserClient`.
 
         `sock` is a connected Unix socket, an int or anything with `fileno()`, that stays the caller's; a duplicate is kept until
         `detach()`. The session is opened and the protocol's features are negotiated here: those that this needs, and those bits of
         `protocol_features` that the back-end offers. `SET_FEATURES` and the rings are the caller's, by `VhostUserClient.send`.
-        Each message waits `timeout` seconds for the back-end. Ctrl-C ends the wait in every verb, and after a message without an answer the
+        Each message waits `timeout` seconds for the back-end, or for ever with `None`. Ctrl-C ends the wait in every verb, and after a message without an answer the
         connection takes no other: detach it. Firmware, devices and DAX windows are not in the table.
 
         A region is removed from the table when its removal is published: the caller must have no request under way in it. Raises
@@ -1957,13 +1969,13 @@ class GuestMemory:
         [b'ab', b'c']
         """
     @overload
-    def translate(
+    def translate(  # type: ignore[overload-overlap]  # an array of NumPy is a buffer
         self, addresses: NDArray[np.uint64], *, missing: str = "raise"
     ) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
         """The host address and the index in `regions` of each guest physical address.
 
-        `addresses` is an array of NumPy or another buffer of u64; the results are arrays of `u64` and `i64` of its shape, or else
-        memoryviews. With `missing="mark"` addresses without memory get host 0 and index -1, with `"raise"` they are
+        `addresses` is an array of NumPy, another buffer of u64 or an iterable of ints; the results are arrays of `u64` and `i64` of its
+        shape, or else memoryviews. With `missing="mark"` addresses without memory get host 0 and index -1, with `"raise"` they are
         `UnmappedAddress`. The host addresses are valid for as long as their regions are there: nothing holds them. `TypeError` for
         other items than u64, `NotMapped`.
 
@@ -1975,11 +1987,13 @@ class GuestMemory:
         (True, [0, -1])
         """
     @overload
-    def translate(self, addresses: Buffer, *, missing: str = "raise") -> tuple[memoryview[int], memoryview[int]]:
+    def translate(
+        self, addresses: Iterable[SupportsIndex] | Buffer, *, missing: str = "raise"
+    ) -> tuple[memoryview[int], memoryview[int]]:
         """The host address and the index in `regions` of each guest physical address.
 
-        `addresses` is an array of NumPy or another buffer of u64; the results are arrays of `u64` and `i64` of its shape, or else
-        memoryviews. With `missing="mark"` addresses without memory get host 0 and index -1, with `"raise"` they are
+        `addresses` is an array of NumPy, another buffer of u64 or an iterable of ints; the results are arrays of `u64` and `i64` of its
+        shape, or else memoryviews. With `missing="mark"` addresses without memory get host 0 and index -1, with `"raise"` they are
         `UnmappedAddress`. The host addresses are valid for as long as their regions are there: nothing holds them. `TypeError` for
         other items than u64, `NotMapped`.
 
@@ -1991,7 +2005,7 @@ class GuestMemory:
         (True, [0, -1])
         """
     @overload
-    def read_many_u64(self, addresses: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    def read_many_u64(self, addresses: NDArray[np.uint64]) -> NDArray[np.uint64]:  # type: ignore[overload-overlap]
         """The little-endian u64 at each address, which may be unaligned and cross from one region into the next.
 
         `addresses` and results as for `translate`. Raises as `read_u64` does.
@@ -2005,7 +2019,7 @@ class GuestMemory:
         [7, 0]
         """
     @overload
-    def read_many_u64(self, addresses: Buffer) -> memoryview[int]:
+    def read_many_u64(self, addresses: Iterable[SupportsIndex] | Buffer) -> memoryview[int]:
         """The little-endian u64 at each address, which may be unaligned and cross from one region into the next.
 
         `addresses` and results as for `translate`. Raises as `read_u64` does.

@@ -219,6 +219,10 @@ class GenerationChanged(AddressSpaceError, RuntimeError):
     """The space has changed since the generation that a transaction was to begin with."""
 
 
+class TransactionClosed(AddressSpaceError, RuntimeError):
+    """A transaction was used outside its `with` block, or entered a second time."""
+
+
 class PartialTransfer(AddressSpaceError, OSError):
     """A transfer between a file and guest memory ended early; `.errno` says why, `EIO` that the file ended."""
 

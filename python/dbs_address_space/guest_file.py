@@ -6,7 +6,7 @@ import io
 import operator
 import os
 
-from ._core import checked_range
+from ._core import GuestMemory, check_type, checked_int
 from .errors import AccessDenied, InvalidAddressRange, InvalidArgument, UnmappedAddress
 
 TYPE_CHECKING = False
@@ -15,15 +15,13 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
-    from ._core import GuestMemory
-
 __all__ = ["GuestFile"]
 
 
-def _offset(value: SupportsIndex) -> int:
+def _offset(value: SupportsIndex, name: str) -> int:
     """An int of any size, for files have positions that memory has not; a `bool` is refused as everywhere."""
-    if isinstance(value, bool):
-        checked_range(value, 0)
+    if isinstance(value, bool) or not hasattr(type(value), "__index__"):
+        checked_int(value, name)
     return operator.index(value)
 
 
@@ -35,6 +33,9 @@ class GuestFile(io.RawIOBase):
 
     def __init__(self, memory: GuestMemory, mode: str = "rb", holes: str = "error") -> None:
         """Opens `memory`; raises `InvalidArgument` for another mode or treatment of holes than `GuestMemory.open` knows."""
+        check_type(memory, GuestMemory, "memory")
+        check_type(mode, str, "mode")
+        check_type(holes, str, "holes")
         if mode not in ("rb", "r+b", "rb+"):
             raise InvalidArgument(
                 f"unsupported mode {mode!r}: guest memory cannot be created or truncated; use 'rb' or 'r+b'"
@@ -78,7 +79,7 @@ class GuestFile(io.RawIOBase):
     def seek(self, offset: SupportsIndex, whence: int = os.SEEK_SET, /) -> int:
         """Moves to an address, or relative to the position or to the end of the last region; returns the address."""
         self._checkClosed()
-        match checked_range(whence, 0)[0]:
+        match checked_int(whence, "whence"):
             case os.SEEK_SET:
                 origin = 0
             case os.SEEK_CUR:
@@ -87,7 +88,7 @@ class GuestFile(io.RawIOBase):
                 origin = self._end()
             case _:
                 raise InvalidArgument(f"whence is {whence}: use os.SEEK_SET, SEEK_CUR or SEEK_END")
-        position = origin + _offset(offset)
+        position = origin + _offset(offset, "offset")
         if position < 0:
             raise InvalidAddressRange(f"cannot seek to {position:#_x}: the first address of the file is 0x0")
         self._position = position
@@ -95,15 +96,15 @@ class GuestFile(io.RawIOBase):
 
     def read(self, size: SupportsIndex | None = -1, /) -> bytes:
         """Reads up to `size` bytes, or all to the end of the last region for `None` and numbers below 0."""
-        return super().read(self._limit(size)) or b""
+        return super().read(self._limit(size, "size")) or b""
 
     def readline(self, size: SupportsIndex | None = -1, /) -> bytes:
         """Reads up to the end of a line, and at most `size` bytes of it where that is not below 0."""
-        return super().readline(self._limit(size))
+        return super().readline(self._limit(size, "size"))
 
     def readlines(self, hint: SupportsIndex | None = -1, /) -> list[bytes]:
         """Reads lines until they have `hint` bytes together, or all where that is not above 0."""
-        return super().readlines(self._limit(hint))
+        return super().readlines(self._limit(hint, "hint"))
 
     def readinto(self, buffer: Buffer, /) -> int:
         """Reads up to as many bytes as `buffer` has; 0 at the end of the last region."""
@@ -138,10 +139,10 @@ class GuestFile(io.RawIOBase):
     def _left(self) -> int:
         return max(self._end() - self._position, 0)
 
-    def _limit(self, size: SupportsIndex | None) -> int:
+    def _limit(self, size: SupportsIndex | None, name: str) -> int:
         """The number of bytes that a read may have: `io` would make room for all that it is asked for."""
         self._checkClosed()
-        number = -1 if size is None else _offset(size)
+        number = -1 if size is None else _offset(size, name)
         return min(number, self._left()) if number >= 0 else -1
 
     def _read(self, view: memoryview) -> int:

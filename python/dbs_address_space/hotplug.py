@@ -6,7 +6,16 @@ from __future__ import annotations
 
 from _thread import allocate_lock
 
-from ._core import AddressSpacePlan, AddressSpaceRegion, checked_range, guessed
+from ._core import (
+    AddressSpace,
+    AddressSpacePlan,
+    AddressSpaceRegion,
+    GuestMemory,
+    check_type,
+    checked_int,
+    checked_size,
+    guessed,
+)
 from .errors import (
     InvalidAddressRange,
     InvalidArgument,
@@ -24,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any, SupportsIndex
 
-    from ._core import AddressSpace, GuestMemory, Reservation
+    from ._core import Reservation
 
 __all__ = ["DimmSlots", "MemoryBlocks"]
 
@@ -62,6 +71,7 @@ class DimmSlots:
         align: SupportsIndex | str = _DIMM_ALIGN,
     ) -> None:
         """Takes the window of the space; raises `UnmappedAddress` when it has none, `InvalidArgument` for bad arguments."""
+        check_type(space, AddressSpace, "space")
         windows: list[Reservation] = [window for window in space.reservations if window.owner == _OWNER]
         if not windows:
             raise UnmappedAddress(f"{space!r} has no window reserved for {_OWNER!r}: plan it with hotplug=Hotplug(...)")
@@ -71,9 +81,9 @@ class DimmSlots:
             slots, size = planned_slots if slots is None else slots, planned_size if size is None else size
         if slots is None or size is None:
             raise TypeError("DimmSlots() needs plan=, or slots= and size=")
-        self.slots: int = _number(slots)
-        self.size: int = _bytes(size)
-        self.align: int = _bytes(align)
+        self.slots: int = checked_int(slots, "slots")
+        self.size: int = checked_size(size, "size")
+        self.align: int = checked_size(align, "align")
         self._space = space
         self._keys: dict[int, Any] = {}
         self._lock = allocate_lock()
@@ -114,7 +124,7 @@ class DimmSlots:
             place = base if base is not None else self.window.base
             region = AddressSpaceRegion("ram", place, size, name=name, is_hotplug=True, **options)
             self._check(region, here)
-            number = self._slot(None if slot is None else _number(slot), here)
+            number = self._slot(None if slot is None else checked_int(slot, "slot"), here)
             region = region.replace(base=self._place(region, here, given=base is not None))
             # Inserted before the slot is taken: a refusal leaves the slot free.
             self._keys[number] = self.window.insert_region(region)._key(region.base)
@@ -131,6 +141,7 @@ class DimmSlots:
         >>> slots.dimms
         {}
         """
+        check_type(name, str, "name")
         with self._lock:
             slot = next((slot for slot, region in self._here().items() if region.name == name), None)
             if slot is None:
@@ -201,8 +212,7 @@ class DimmSlots:
 
 def _planned(plan: AddressSpacePlan, window: Reservation) -> tuple[int, int]:
     """The slots of a plan, and the bytes that it has for them."""
-    if not isinstance(plan, AddressSpacePlan):
-        raise TypeError(f"plan must be an AddressSpacePlan, not {type(plan).__name__}")
+    check_type(plan, AddressSpacePlan, "plan")
     hotplug = plan.hotplug
     if hotplug is None or plan.hotplug_window != (window.base, window.size):
         raise InvalidArgument(
@@ -210,14 +220,6 @@ def _planned(plan: AddressSpacePlan, window: Reservation) -> tuple[int, int]:
         )
     begins_with = sum(region.size for region in plan.regions if region.region_type.value == "ram")
     return hotplug.slots, hotplug.max_memory - begins_with
-
-
-def _number(value: SupportsIndex) -> int:
-    return checked_range(value, 0)[0]
-
-
-def _bytes(size: SupportsIndex | str) -> int:
-    return checked_range(0, size)[1]
 
 
 def _aligned(address: int, align: int) -> int:
@@ -251,13 +253,14 @@ class MemoryBlocks:
         block_size: SupportsIndex | str = 2 << 20,
     ) -> None:
         """Takes a mapped region; raises `Misaligned` when blocks are not whole pages of it or do not divide it."""
+        check_type(memory, GuestMemory, "memory")
         if region is None:  # which means all regions elsewhere
             raise TypeError("region is None: give a region of the memory, its base or its name")
         # The region is this one: another that takes its place or its name later is not.
         self._key = memory._key(region)
         state = memory.effective(self._key)[0]
         self.region: AddressSpaceRegion = state.region
-        self.block_size: int = _bytes(block_size)
+        self.block_size: int = checked_size(block_size, "block_size")
         page_size = max(state.page_size, 1)
         if not self.block_size or self.block_size % page_size or self.region.size % self.block_size:
             message = (
@@ -346,7 +349,7 @@ class MemoryBlocks:
     def _blocks(self, offset: SupportsIndex, size: SupportsIndex | str) -> range:
         """The indexes of the blocks of a range."""
         self._check_there()
-        first, length = checked_range(offset, size)
+        first, length = checked_int(offset, "offset"), checked_size(size, "size")
         base = self.region.base + first
         if not length or first + length > self.region.size:
             raise InvalidAddressRange(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ._core import checked_range, guessed
+from ._core import check_type, checked_int, checked_range, guessed
 from ._named_tuple import NamedTuple, in_hex
 
 TYPE_CHECKING = False
@@ -53,7 +53,7 @@ class AddressRange(_Numbers):
         return max(self.end - 1, 0)
 
     def __contains__(self, addr: SupportsIndex) -> bool:  # type: ignore[override]  # a range holds addresses, not its fields
-        return self.base <= checked_range(addr, 0)[0] < self.end
+        return self.base <= checked_int(addr, "addr") < self.end
 
     def intersect(self, other: AddressRange) -> AddressRange | None:
         """The addresses that both ranges have, or `None`.
@@ -61,6 +61,7 @@ class AddressRange(_Numbers):
         >>> AddressRange(0, 0x2000).intersect(AddressRange(0x1000, 0x2000))
         AddressRange(base=0x1000, size=0x1000)
         """
+        check_type(other, tuple, "other")
         other = AddressRange(*other)
         base, end = max(self.base, other.base), min(self.end, other.end)
         return AddressRange(base, end - base) if base < end else None

@@ -3,7 +3,7 @@
 use crate::model::error::{Errno, Error, Result};
 use crate::model::policy::{NumaPolicy, PolicyMode};
 use crate::model::quote::quoted;
-use crate::model::region::SharedRegion;
+use crate::model::region::{PROT_NONE, SharedRegion};
 use crate::sys::errno::{self, EINVAL, EIO, ENOMEM, EPERM};
 use crate::sys::host::Host;
 use crate::sys::memory::{self, Advice};
@@ -53,6 +53,11 @@ fn advise((host, size): Pages, advice: Advice, what: &str, region: &SharedRegion
 /// Locks a mapping in memory (`mlock(2)`), which also brings in what is not there.
 pub(super) fn lock((host, size): Pages, region: &SharedRegion) -> Result<()> {
     memory::lock(host, size).map_err(|error| match errno::of(&error) {
+        ENOMEM if region.prot_flags == PROT_NONE => {
+            let what = "mlock can't bring in pages that may not be accessed; give the region another protection than \"---\" when it is \
+                        mapped, and this one with replace_region";
+            failed(region, what, &error)
+        }
         EPERM | ENOMEM => {
             let what = "mlock failed; raise RLIMIT_MEMLOCK (ulimit -l, resource.setrlimit), or give CAP_IPC_LOCK";
             failed(region, what, &error)

@@ -303,6 +303,12 @@ pub enum Error {
         /// The generation that the space has.
         actual: Generation,
     },
+    /// A transaction that is not open, or that is entered again.
+    #[error("{message}")]
+    TransactionClosed {
+        /// The request, and what would do.
+        message: &'static str,
+    },
     /// A change from inside a change.
     #[error("{message}")]
     Reentrant {

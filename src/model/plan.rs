@@ -11,6 +11,7 @@ use super::backing::BackingOptions;
 use super::error::{Error, Result};
 use super::format::{hex, size as size_text};
 use super::hyper_transport::{self, HYPER_TRANSPORT};
+use super::interrupt::Interrupt;
 use super::invalid::Invalid;
 use super::layout::Layout;
 use super::machine::{MAX_PHYS_BITS, Machine};
@@ -108,9 +109,8 @@ pub struct SpacePlan {
 }
 
 impl SpacePlan {
-    /// The plan for a request.
-    #[must_use]
-    pub fn of(request: PlanRequest) -> Self {
+    /// The plan for a request, which may have millions of regions.
+    pub fn of(request: PlanRequest, interrupt: &dyn Interrupt) -> Result<Self> {
         let ram = total(&request);
         // A problem is noted where it is found and the rest is planned all the same, with the best guess: a user wants to hear of all
         // problems at once, not of one after each try.
@@ -129,15 +129,17 @@ impl SpacePlan {
             request,
         };
         plan.check_request();
+        plan.check_sizes(interrupt)?;
+        plan.check_vcpus(interrupt)?;
         plan.find_holes(ram);
-        plan.place_ram();
+        plan.place_ram(interrupt)?;
         plan.place_hotplug_window(ram);
         plan.settle_mem_end();
         plan.place_firmware();
         plan.place_dax_window();
         plan.check_names();
         plan.count_cost();
-        plan
+        Ok(plan)
     }
 
     /// `Err` with all problems when there are any.
@@ -175,33 +177,34 @@ impl SpacePlan {
         if self.request.numa_regions.iter().any(lacks_path) {
             self.problem("mem_type \"hugetlbfs\" needs mem_file_path, a path on a hugetlbfs mount".into());
         }
-        self.check_sizes();
-        self.check_vcpus();
     }
 
-    fn check_sizes(&mut self) {
-        let odd = |(index, info): (usize, &NumaRegionInfo)| {
+    fn check_sizes(&mut self, interrupt: &dyn Interrupt) -> Result<()> {
+        for (index, info) in self.request.numa_regions.iter().enumerate() {
+            interrupt.check()?;
             let page_size = self.page_size(info);
-            let page = size_text(page_size);
-            (!info.size.is_multiple_of(page_size)).then(|| {
-                format!("numa_regions[{index}] has {} bytes, not a multiple of its page size {page}", hex(info.size))
-            })
-        };
-        let problems: Vec<String> = self.request.numa_regions.iter().enumerate().filter_map(odd).collect();
-        self.problems.extend(problems);
+            if !info.size.is_multiple_of(page_size) {
+                let (size, page) = (hex(info.size), size_text(page_size));
+                let problem = format!("numa_regions[{index}] has {size} bytes, not a multiple of its page size {page}");
+                self.problems.push(problem);
+            }
+        }
+        Ok(())
     }
 
-    fn check_vcpus(&mut self) {
+    fn check_vcpus(&mut self, interrupt: &dyn Interrupt) -> Result<()> {
         let mut nodes = BTreeMap::<u32, u32>::new();
         let mut problems = BTreeSet::new();
         let max = self.request.machine.max_vcpus;
         for info in &self.request.numa_regions {
             let node = info.guest_numa_node_id.unwrap_or_default();
             for vcpu in &info.vcpu_ids {
+                interrupt.check()?;
                 match nodes.insert(*vcpu, node) {
                     Some(other) if other != node => {
                         problems.insert(format!("vCPU {vcpu} is in the guest nodes {other} and {node}"))
                     }
+                    Some(_) => problems.insert(format!("vCPU {vcpu} is twice in the guest node {node}")),
                     _ if *vcpu >= max => problems.insert(format!(
                         "vCPU {vcpu} of guest node {node}: the machine '{}' has {max}, counted from 0",
                         self.request.machine.name
@@ -211,6 +214,7 @@ impl SpacePlan {
             }
         }
         self.problems.extend(problems);
+        Ok(())
     }
 
     fn find_holes(&mut self, ram: Option<u64>) {
@@ -244,11 +248,12 @@ impl SpacePlan {
         relocation
     }
 
-    fn place_ram(&mut self) {
+    fn place_ram(&mut self, interrupt: &dyn Interrupt) -> Result<()> {
         let bounds = Range::between(self.layout.mem_start(), self.layout.mem_end());
         let mut cursor = RamCursor::new(bounds, self.holes.clone(), self.request.machine.min_split);
         let infos = self.request.numa_regions.clone();
         for (index, info) in infos.iter().enumerate() {
+            interrupt.check()?;
             let node = info.guest_numa_node_id.unwrap_or_default();
             let (mut found, page_size) = (Vec::new(), self.page_size(info));
             self.align(&mut cursor, index, info);
@@ -265,13 +270,9 @@ impl SpacePlan {
             for (part, (range, reason)) in found.into_iter().enumerate() {
                 self.add_ram(range, info, part, format!("guest node {node}: {reason}"));
             }
-            let vcpus = &mut self.numa_nodes.entry(node).or_default().vcpu_ids;
-            for vcpu in &info.vcpu_ids {
-                if !vcpus.contains(vcpu) {
-                    vcpus.push(*vcpu);
-                }
-            }
+            self.numa_nodes.entry(node).or_default().vcpu_ids.extend(&info.vcpu_ids);
         }
+        Ok(())
     }
 
     /// RAM of whole pages begins at one: what would have to be left out before it is a problem.
@@ -323,7 +324,8 @@ impl SpacePlan {
             }
             Err(error) => {
                 let message = error.to_string();
-                if !self.problems.contains(&message) {
+                // Many regions have the same in a row, once each: to look through all would take their square.
+                if self.problems.last() != Some(&message) {
                     self.problem(message);
                 }
             }
@@ -478,13 +480,18 @@ fn total(request: &PlanRequest) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::interrupt::Uninterrupted;
     use crate::model::reserved::{ReservedKind, ReservedRange};
 
     const MIB: u64 = 1 << 20;
 
+    fn of(request: PlanRequest) -> SpacePlan {
+        SpacePlan::of(request, &Uninterrupted).unwrap()
+    }
+
     fn plan(machine: &str, sizes: &[u64]) -> SpacePlan {
         let info = |size: &u64| NumaRegionInfo { size: *size, ..NumaRegionInfo::default() };
-        SpacePlan::of(PlanRequest {
+        of(PlanRequest {
             machine: Machine::named(machine, None, None).unwrap(),
             numa_regions: sizes.iter().map(info).collect(),
             source_type: SourceType::MemFdShared,
@@ -553,7 +560,7 @@ mod tests {
         let reserved = [Range::at(end, 2 * MIB), Range::at(end + 2 * MIB, 6 * MIB)];
         let reserved = reserved.map(|range| ReservedRange { range, kind: ReservedKind::Persistent });
         let machine = request.machine.with_reserved(reserved.to_vec()).unwrap();
-        let plan = SpacePlan::of(PlanRequest { machine, dax_window: Some(DAX_ALIGN), ..request });
+        let plan = of(PlanRequest { machine, dax_window: Some(DAX_ALIGN), ..request });
         assert_eq!(plan.problems, Vec::<String>::new());
         assert_eq!(plan.regions.last().unwrap().range, Range::at(end + 8 * MIB, DAX_ALIGN));
     }
@@ -562,7 +569,7 @@ mod tests {
     fn the_hotplug_window_lies_behind_all_ram_and_has_room_to_align_each_slot() {
         let hotplug = |max_memory, slots| {
             let request = plan("q35", &[4096 * MIB]).request;
-            SpacePlan::of(PlanRequest { hotplug: Some(Hotplug { max_memory, slots }), ..request })
+            of(PlanRequest { hotplug: Some(Hotplug { max_memory, slots }), ..request })
         };
         let plan = hotplug(6144 * MIB, 3);
         let window = plan.hotplug_window.unwrap();

@@ -2,27 +2,29 @@
 
 use std::collections::BTreeSet;
 
+use super::error::Result;
 use super::format::{hex, size as size_text};
+use super::interrupt::Interrupt;
 use super::numa::NumaNode;
 use super::plan::SpacePlan;
 use super::policy::node_list;
 use super::range::Range;
 use super::region::{MAP_POPULATE, Region};
+use super::render;
 
 /// The machine, its nodes, each region with its source, its policy and the reason for its place, the cost, and every problem.
-#[must_use]
-pub fn lines(plan: &SpacePlan) -> Vec<String> {
+pub fn text(plan: &SpacePlan, interrupt: &dyn Interrupt) -> Result<String> {
     let (machine, layout) = (&plan.request.machine, &plan.layout);
     let (name, bits, end) = (&machine.name, machine.phys_bits, hex(layout.mem_end()));
-    let mut lines = vec![format!("machine '{name}': {bits} bits, RAM below {end}")];
-    lines.extend(layout.reserved().iter().map(|reserved| format!("reserved: {reserved}")));
-    lines.extend(plan.numa_nodes.iter().map(|(id, node)| format!("guest node {id}: {}", node_text(node))));
+    let machine = [format!("machine '{name}': {bits} bits, RAM below {end}")].into_iter();
+    let reserved = layout.reserved().iter().map(|reserved| format!("reserved: {reserved}"));
+    let nodes = plan.numa_nodes.iter().map(|(id, node)| format!("guest node {id}: {}", node_text(node)));
     let regions = plan.regions.iter().zip(&plan.reasons);
-    lines.extend(regions.map(|(region, reason)| format!("{region} {}: {reason}", region_text(region))));
-    lines.extend(plan.hotplug_window.map(|window| format!("hotplug {window} {}", size_text(window.size()))));
-    lines.extend(cost_lines(plan));
-    lines.extend(plan.problems.iter().map(|problem| format!("problem: {problem}")));
-    lines
+    let regions = regions.map(|(region, reason)| format!("{region} {}: {reason}", region_text(region)));
+    let window = plan.hotplug_window.iter().map(|window| format!("hotplug {window} {}", size_text(window.size())));
+    let problems = plan.problems.iter().map(|problem| format!("problem: {problem}"));
+    let results = window.chain(cost_lines(plan)).chain(problems);
+    render::joined(machine.chain(reserved).chain(nodes).chain(regions).chain(results), interrupt)
 }
 
 fn node_text(node: &NumaNode) -> String {

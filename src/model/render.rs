@@ -1,6 +1,8 @@
 //! Rows as an aligned text: for `print`, and for a terminal.
 
+use super::error::Result;
 use super::format;
+use super::interrupt::Interrupt;
 use super::rows::{Content, Row};
 
 /// The smallest size that a bar shows, as a power of two.
@@ -266,6 +268,17 @@ fn aligned<'a>(columns: &[Column], gap: usize, color: impl Fn(usize) -> &'a str)
         }
     }
     text
+}
+
+/// Lines as one text.
+pub(super) fn joined(lines: impl Iterator<Item = String>, interrupt: &dyn Interrupt) -> Result<String> {
+    let mut text = String::new();
+    for (index, line) in lines.enumerate() {
+        interrupt.check()?;
+        text.push_str(if index == 0 { "" } else { "\n" });
+        text.push_str(&line);
+    }
+    Ok(text)
 }
 
 /// The escape sequence of what is not there for use.

@@ -2,10 +2,13 @@
 
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
+use pyo3::types::PyDict;
 
+use super::argument::Argument;
 use super::buffer::adopt;
 use super::convert::{self, Address, Name, Protection, Size};
 use super::file::{self as given, user_file};
+use super::keywords;
 use super::region::PyRegion;
 use crate::model::region::{self, Region, RegionType};
 use crate::model::source::Source;
@@ -31,7 +34,7 @@ impl PyRegion {
     /// >>> AddressSpace.from_regions([region], AddressSpaceLayout(1 << 46, 0, 1 << 45)).map_memory().read(0, 5)
     /// b'image'
     #[staticmethod]
-    #[pyo3(signature = (base, size=None, file=None, offset=Size(0), *, name=None, shared=true, prot_flags=None, trusted=false),
+    #[pyo3(signature = (base, size=None, file=None, offset=Size(0), *, name=None, shared=true, prot_flags=None, trusted=false, **others),
         text_signature = "(base, size=None, file=None, offset=0, *, name=None, shared=True, prot_flags=None, trusted=False)")]
     #[allow(clippy::too_many_arguments, reason = "the keywords that users were promised")]
     fn from_file(
@@ -43,7 +46,9 @@ impl PyRegion {
         shared: bool,
         prot_flags: Option<Protection>,
         trusted: bool,
+        others: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<Self> {
+        keywords::refuse_of::<Self>("from_file", others)?;
         let missing = "file is missing: from_file(base, file=...) takes all of a file, from_file(base, size, file, offset) a part of it";
         let file = file.ok_or_else(|| PyTypeError::new_err(missing))?;
         let is_written = shared && prot_flags.is_none_or(|flags| flags.0 & region::PROT_WRITE != 0);
@@ -81,7 +86,7 @@ impl PyRegion {
     /// >>> bytes(buffer[0x10:0x12])
     /// b'hi'
     #[staticmethod]
-    #[pyo3(signature = (base, buffer, *, name=None, prot_flags=None, trusted=false),
+    #[pyo3(signature = (base, buffer, *, name=None, prot_flags=None, trusted=false, **others),
         text_signature = "(base, buffer, *, name=None, prot_flags=None, trusted=False)")]
     fn from_buffer(
         base: Address,
@@ -89,8 +94,10 @@ impl PyRegion {
         name: Option<Name>,
         prot_flags: Option<Protection>,
         trusted: bool,
+        others: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<Self> {
-        let buffer = adopt(buffer)?;
+        keywords::refuse_of::<Self>("from_buffer", others)?;
+        let buffer = adopt(buffer).argument("buffer")?;
         let range = convert::range(base, Size(buffer.size))?;
         let source = Source { buffer: Some(buffer), ..Source::default() };
         let mut region = Region::new(RegionType::DefaultMemory, range, source)?;

@@ -4,6 +4,7 @@ use pyo3::exceptions::{PyModuleNotFoundError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyMemoryView, PyTuple};
 
+use super::argument::Argument;
 use super::calls::python_call;
 use super::convert::{self, U64};
 use crate::model::invalid::Invalid;
@@ -25,15 +26,15 @@ impl<'py> ArrayLayout<'py> {
     ) -> PyResult<Self> {
         let _guard = python_call();
         let numpy = numpy(py, "array")?;
-        let dtype = numpy.call_method1("dtype", (dtype,))?;
-        let shape = lengths(shape)?;
+        let dtype = numpy.call_method1("dtype", (dtype,)).argument("dtype")?;
+        let shape = lengths(shape).argument("shape")?;
         if dtype.getattr("hasobject")?.is_truthy()? {
             return Err(PyTypeError::new_err(format!(
                 "dtype {dtype} holds Python objects, which can't live in guest memory"
             )));
         }
         let item_size: u64 = dtype.getattr("itemsize")?.extract()?;
-        let strides = strides.map(lengths).transpose()?;
+        let strides = strides.map(lengths).transpose().argument("strides")?;
         let size = size(&shape, item_size, strides.as_deref())?;
         let keywords = PyDict::new(py);
         keywords.set_item("shape", PyTuple::new(py, shape)?)?;
@@ -72,7 +73,7 @@ pub(super) fn numpy<'py>(py: Python<'py>, verb: &str) -> PyResult<Bound<'py, PyM
 fn lengths(given: &Bound<'_, PyAny>) -> PyResult<Vec<u64>> {
     let _guard = python_call();
     match given.hasattr("__iter__")? {
-        true => convert::items(given, |item| Ok(item.extract::<U64>()?.0)),
+        true => convert::items(given, "ints", |item| Ok(item.extract::<U64>()?.0)),
         false => Ok(vec![given.extract::<U64>()?.0]),
     }
 }

@@ -5,8 +5,9 @@ use crate::model::quote::quoted;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyInt, PyString, PyTuple};
 
+use super::argument::{Argument, wanted};
 use super::calls::python_call;
-use super::convert::{self, Size, U32};
+use super::convert::{self, Size};
 use super::keywords;
 use crate::model::backing::{BackingOptions, Seal};
 use crate::model::invalid::Invalid;
@@ -33,8 +34,14 @@ impl PyNumaPolicy {
     }
 
     #[new]
-    #[pyo3(signature = (mode, nodes=None, *, strict=false), text_signature = "(mode, nodes=(), *, strict=False)")]
-    fn new(mode: &str, nodes: Option<&Bound<'_, PyAny>>, strict: bool) -> PyResult<Self> {
+    #[pyo3(signature = (mode, nodes=None, *, strict=false, **others), text_signature = "(mode, nodes=(), *, strict=False)")]
+    fn new(
+        mode: &str,
+        nodes: Option<&Bound<'_, PyAny>>,
+        strict: bool,
+        others: Option<&Bound<'_, PyDict>>,
+    ) -> PyResult<Self> {
+        keywords::refuse::<Self>(others)?;
         let _guard = python_call();
         let mode = PolicyMode::parse(mode)?;
         let nodes = match nodes {
@@ -48,7 +55,7 @@ impl PyNumaPolicy {
                     ))
                 })?
             }
-            Some(given) => convert::items(given, |node| Ok(node.extract::<U32>()?.0))?.into_iter().collect(),
+            Some(given) => super::numa::ids(Some(given), "nodes")?.into_iter().collect(),
         };
         let policy = NumaPolicy { mode, nodes, strict };
         policy.check()?;
@@ -120,9 +127,10 @@ pub struct PyBackingOptions(pub(super) BackingOptions);
 
 pub(super) fn policy(object: &Bound<'_, PyAny>) -> PyResult<NumaPolicy> {
     if object.is_instance_of::<PyString>() {
-        return Ok(PyNumaPolicy::new(&convert::text(object)?, None, false)?.0);
+        return Ok(PyNumaPolicy::new(&convert::text(object)?, None, false, None)?.0);
     }
-    Ok(object.cast::<PyNumaPolicy>()?.get().0.clone())
+    let policy = object.cast::<PyNumaPolicy>().map_err(|_| wanted("a NumaPolicy or its mode", object))?;
+    Ok(policy.get().0.clone())
 }
 
 fn seals(object: &Bound<'_, PyAny>) -> PyResult<Vec<Seal>> {
@@ -130,7 +138,7 @@ fn seals(object: &Bound<'_, PyAny>) -> PyResult<Vec<Seal>> {
     if object.is_instance_of::<PyString>() {
         return Ok(vec![Seal::parse(&convert::text(object)?)?]);
     }
-    convert::items(object, |seal| Ok(Seal::parse(&convert::text(&seal)?)?))
+    convert::items(object, "names of seals", |seal| Ok(Seal::parse(&convert::text(&seal)?)?))
 }
 
 #[pymethods]
@@ -169,8 +177,8 @@ impl PyBackingOptions {
             guard_pages,
             may_block,
             trusted,
-            seals: seals.map(self::seals).transpose()?,
-            policy: policy.map(self::policy).transpose()?,
+            seals: seals.map(self::seals).transpose().argument("seals")?,
+            policy: policy.map(self::policy).transpose().argument("policy")?,
         };
         Ok(Self(options.checked()?))
     }

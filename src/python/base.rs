@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyString, PyTuple};
 
+use super::argument::{Argument, has, wanted};
 use super::calls::python_call;
 use super::convert::{self, Address};
 use super::layout::PyLayout;
@@ -74,7 +74,7 @@ impl PyBase {
     pub(super) fn objects_of<'py>(&self, py: Python<'py>, regions: &[RegionEntry]) -> PyResult<Bound<'py, PyTuple>> {
         let first = regions.first().and_then(|region| self.map.find_index(region.base())).unwrap_or_default();
         let objects = (first..).take(regions.len()).filter_map(|index| self.object(py, index).transpose());
-        PyTuple::new(py, objects.collect::<PyResult<Vec<_>>>()?)
+        PyTuple::new(py, convert::collected(py, objects)?)
     }
 
     /// The object of a region of this map.
@@ -97,8 +97,15 @@ impl PyBase {
     }
 }
 
+/// Words for all that stands for a region.
+const A_REGION: &str = "a region, its base or its name";
+
 /// The region that an exact base, an equal region, a name, or what means one region stands for.
-pub(super) fn target(x: &Bound<'_, PyAny>) -> PyResult<RegionTarget> {
+pub(super) fn target(x: &Bound<'_, PyAny>, name: &str) -> PyResult<RegionTarget> {
+    target_of(x).argument(name)
+}
+
+fn target_of(x: &Bound<'_, PyAny>) -> PyResult<RegionTarget> {
     if let Ok(region) = x.cast::<PyRegion>() {
         return Ok(RegionTarget::Region(Arc::clone(&region.get().0)));
     }
@@ -108,20 +115,21 @@ pub(super) fn target(x: &Bound<'_, PyAny>) -> PyResult<RegionTarget> {
     if let Ok(request) = x.cast::<PyUnplugRequest>() {
         return Ok(RegionTarget::Inserted(request.get().request.region.clone()));
     }
-    match x.cast::<PyString>() {
-        Ok(name) => Ok(RegionTarget::Name(name.to_string_lossy().into())),
-        Err(_) => x.extract::<Address>().map(|base| RegionTarget::Base(base.0)),
+    if let Ok(name) = x.cast::<PyString>() {
+        return Ok(RegionTarget::Name(name.to_string_lossy().into()));
+    }
+    match has(x, "__index__")? {
+        true => x.extract::<Address>().map(|base| RegionTarget::Base(base.0)),
+        false => Err(wanted(A_REGION, x)),
     }
 }
 
 /// Regions for a map, from any iterable.
 pub(super) fn regions_of(regions: &Bound<'_, PyAny>) -> PyResult<Vec<SharedRegion>> {
-    convert::items(regions, |item| {
-        let region = item.cast::<PyRegion>().map_err(|_| {
-            PyTypeError::new_err(format!("regions must hold AddressSpaceRegion objects, not {}", item.get_type()))
-        })?;
-        handed_over(region)
-    })
+    let region = |item: Bound<'_, PyAny>| {
+        handed_over(item.cast::<PyRegion>().map_err(|_| wanted("an AddressSpaceRegion", &item))?)
+    };
+    convert::items(regions, "AddressSpaceRegion", region).argument("regions")
 }
 
 #[pymethods]
@@ -157,7 +165,7 @@ impl PyBase {
     /// >>> len(base.remove_region(0))
     /// 0
     fn remove_region(&self, x: &Bound<'_, PyAny>) -> PyResult<Self> {
-        Ok(MapOperation::Remove(target(x)?).apply(&self.map)?.into())
+        Ok(MapOperation::Remove(target(x, "x")?).apply(&self.map)?.into())
     }
 
     /// A new map with `new` in the place of `old`: the same range and backing, another name, protection, node or hint.
@@ -170,12 +178,12 @@ impl PyBase {
     /// >>> base.replace_region(region, region.replace(name="ram0"))["ram0"].base
     /// 0
     fn replace_region(&self, old: &Bound<'_, PyAny>, new: &Bound<'_, PyRegion>) -> PyResult<Self> {
-        Ok(MapOperation::Replace(target(old)?, handed_over(new)?).apply(&self.map)?.into())
+        Ok(MapOperation::Replace(target(old, "old")?, handed_over(new)?).apply(&self.map)?.into())
     }
 
     /// The key of a region, which no other has; it can stand for the region wherever a name can.
     fn _key(&self, x: &Bound<'_, PyAny>) -> PyResult<PyRegionKey> {
-        Ok(PyRegionKey(target(x)?.find(&self.map)?.clone()))
+        Ok(PyRegionKey(target(x, "x")?.find(&self.map)?.clone()))
     }
 
     /// The region of a key, as it is described here; `None` when it is not here.

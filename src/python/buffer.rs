@@ -12,6 +12,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes, PyInt, PyMemoryView};
 use pyo3::{Borrowed, ffi};
 
+use super::argument::Argument;
 use super::calls::{self, python_call};
 use super::exporter::{is_plain, is_steady, may_fault};
 use super::interrupt::detached;
@@ -198,35 +199,48 @@ impl PyBuffers {
 
 /// Calls `work` with the bytes of a contiguous bytes-like object, which is held meanwhile.
 #[inline]
-pub(super) fn with_input<T>(data: &Bound<'_, PyAny>, work: impl FnOnce(Bytes<'_>) -> PyResult<T>) -> PyResult<T> {
+pub(super) fn with_input<T>(
+    data: &Bound<'_, PyAny>,
+    name: &str,
+    work: impl FnOnce(Bytes<'_>) -> PyResult<T>,
+) -> PyResult<T> {
     // By far the most frequent, and immutable: no buffer need be asked for.
     if let Ok(bytes) = data.cast_exact::<PyBytes>() {
         return work(Bytes::from(bytes.as_bytes()));
     }
-    work(pin!(PyBuffer::empty()).fill(data)?.bytes())
+    work(pin!(PyBuffer::empty()).fill(data).argument(name)?.bytes())
 }
 
 /// Calls `work` with a contiguous writable buffer, which is held meanwhile.
 #[inline]
-pub(super) fn with_output<T>(target: &Bound<'_, PyAny>, work: impl FnOnce(&Output<'_>) -> PyResult<T>) -> PyResult<T> {
+pub(super) fn with_output<T>(
+    target: &Bound<'_, PyAny>,
+    name: &str,
+    work: impl FnOnce(&Output<'_>) -> PyResult<T>,
+) -> PyResult<T> {
     let buffer = pin!(PyBuffer::empty());
-    let buffer = buffer.fill(target)?;
-    buffer.require_writable("give a bytearray, a writable memoryview or array")?;
+    let buffer = buffer.fill(target).argument(name)?;
+    buffer.require_writable("give a bytearray, a writable memoryview or array").argument(name)?;
     // SAFETY: the exporter keeps the bytes where they are, and lets us write them, while we hold the buffer.
     work(&unsafe { Output::new(buffer.buffer.buf.cast(), buffer.size()) }.guarded(buffer.may_fault))
 }
 
-/// Calls `work` with a contiguous buffer of u64 integers, an array of NumPy for example.
-pub(super) fn with_integers<T>(object: &Bound<'_, PyAny>, work: impl FnOnce(Bytes<'_>) -> PyResult<T>) -> PyResult<T> {
+/// Calls `work` with the u64 integers of a contiguous buffer, an array of NumPy for example.
+pub(super) fn with_integers<T>(
+    object: &Bound<'_, PyAny>,
+    name: &str,
+    work: impl FnOnce(Bytes<'_>) -> PyResult<T>,
+) -> PyResult<T> {
     let buffer = pin!(PyBuffer::empty());
-    let buffer = buffer.fill(object)?;
+    let buffer = buffer.fill(object).argument(name)?;
     let is_u64 = buffer.buffer.itemsize.unsigned_abs() == size_of::<u64>()
         && matches!(buffer.format().to_str(), Ok("Q" | "L" | "<Q" | "<L" | "=Q" | "=L" | "@Q" | "@L" | "N"));
     if !is_u64 {
         return Err(PyTypeError::new_err(format!(
             "the buffer must hold unsigned integers of 8 bytes (array('Q'), dtype '<u8'), not items of format {}",
             quoted(&buffer.format().to_string_lossy())
-        )));
+        )))
+        .argument(name);
     }
     work(buffer.bytes())
 }

@@ -2,8 +2,9 @@
 
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyString, PyTuple};
+use pyo3::types::{PyDict, PyTuple};
 
+use super::argument::{Argument, wanted};
 use super::backing::PyBackingOptions;
 use super::convert::{self, Size, U32};
 use super::enum_members;
@@ -31,9 +32,10 @@ pub struct PyHotplug(pub(super) Hotplug);
 #[pymethods]
 impl PyHotplug {
     #[new]
-    #[pyo3(signature = (max_memory, slots=U32(8)), text_signature = "(max_memory, slots=8)")]
-    fn new(max_memory: Size, slots: U32) -> Self {
-        Self(Hotplug { max_memory: max_memory.0, slots: slots.0 })
+    #[pyo3(signature = (max_memory, slots=U32(8), **others), text_signature = "(max_memory, slots=8)")]
+    fn new(max_memory: Size, slots: U32, others: Option<&Bound<'_, PyDict>>) -> PyResult<Self> {
+        keywords::refuse::<Self>(others)?;
+        Ok(Self(Hotplug { max_memory: max_memory.0, slots: slots.0 }))
     }
 
     /// All bytes that the machine can have.
@@ -86,19 +88,18 @@ fn machine(given: Option<&Bound<'_, PyAny>>, arch: Option<&str>, phys_bits: Opti
         }
         return Ok(machine.get().0.clone());
     }
-    let name = given.map(convert::text).transpose()?;
+    let text = |given| convert::text(given).map_err(|_| wanted("a Machine or the name of one", given));
+    let name = given.map(text).transpose().argument("machine")?;
     let arch = arch.map(Arch::parse).transpose()?;
     Ok(Machine::named(name.as_deref().unwrap_or("dragonball"), arch, phys_bits.map(|bits| bits.0))?)
 }
 
 fn numa_regions(given: &Bound<'_, PyAny>) -> PyResult<Vec<NumaRegionInfo>> {
-    if given.is_instance_of::<PyString>() {
-        return Err(PyTypeError::new_err("numa_regions must be a sequence, such as [\"4GiB\"]"));
-    }
-    convert::items(given, |item| match item.cast::<PyNumaRegionInfo>() {
+    let info = |item: Bound<'_, PyAny>| match item.cast::<PyNumaRegionInfo>() {
         Ok(info) => Ok(info.get().0.clone()),
         Err(_) => PyNumaRegionInfo::of_size(item.extract()?),
-    })
+    };
+    convert::items(given, "sizes and NumaRegionInfo", info).argument("numa_regions")
 }
 
 #[pymethods]
@@ -130,7 +131,7 @@ impl PyBuilder {
             machine: self::machine(machine, arch, phys_bits)?,
             numa_regions: self::numa_regions(numa_regions)?,
             source_type: mem_type.map(convert::source_type).transpose()?.unwrap_or(SourceType::MemFdShared),
-            path: mem_file_path.map(convert::path).transpose()?.unwrap_or_default(),
+            path: mem_file_path.map(|path| convert::path(path, "mem_file_path")).transpose()?.unwrap_or_default(),
             prealloc: mem_prealloc,
             firmware,
             dax_window: dax_window.map(|size| size.0),

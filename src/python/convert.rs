@@ -3,11 +3,12 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use pyo3::Borrowed;
 use pyo3::exceptions::{PyOverflowError, PyTypeError};
 use pyo3::prelude::*;
-use pyo3::types::{PyBool, PyInt, PyList, PyString, PyTuple};
+use pyo3::types::{PyBool, PyInt, PyList, PyString, PyTuple, PyType};
+use pyo3::{Borrowed, IntoPyObjectExt};
 
+use super::argument::{Argument, has, type_name, wanted};
 use super::buffer;
 use super::calls::python_call;
 use super::import_once::{ImportOnce, interned};
@@ -78,7 +79,7 @@ impl<'py> FromPyObject<'_, 'py> for Size {
 fn size_slowly(object: Borrowed<'_, '_, PyAny>) -> PyResult<u64> {
     match object.cast::<PyString>() {
         Ok(text) => Ok(format::parse_size(&text.to_string_lossy())?),
-        Err(_) => unsigned_slowly(object, u64::MAX),
+        Err(_) => unsigned_slowly(object, u64::MAX, "a size, an int or text such as \"512MiB\","),
     }
 }
 
@@ -103,7 +104,8 @@ impl<'py> FromPyObject<'_, 'py> for Name {
 
 /// A copy of a text.
 pub(super) fn text(object: &Bound<'_, PyAny>) -> PyResult<String> {
-    Ok(room::text(&object.cast::<PyString>()?.to_cow()?)?)
+    let text = object.cast::<PyString>().map_err(|_| wanted("a str", object))?;
+    Ok(room::text(&text.to_cow()?)?)
 }
 
 /// A protection: bits, or text such as `"rw-"`.
@@ -161,7 +163,7 @@ pub(super) fn narrow<T: Number>(object: Borrowed<'_, '_, PyAny>) -> PyResult<T> 
 pub(super) fn unsigned(object: Borrowed<'_, '_, PyAny>, highest: u64) -> PyResult<u64> {
     match exact_unsigned(object, highest) {
         Some(value) => Ok(value),
-        None => unsigned_slowly(object, highest),
+        None => unsigned_slowly(object, highest, "an int"),
     }
 }
 
@@ -173,10 +175,13 @@ fn exact_unsigned(object: Borrowed<'_, '_, PyAny>, highest: u64) -> Option<u64> 
 }
 
 #[cold]
-fn unsigned_slowly(object: Borrowed<'_, '_, PyAny>, highest: u64) -> PyResult<u64> {
+fn unsigned_slowly(object: Borrowed<'_, '_, PyAny>, highest: u64, what: &str) -> PyResult<u64> {
     let _guard = python_call();
     if object.is_instance_of::<PyBool>() {
         return Err(Invalid::number(format!("{} is a bool where a number is needed", object.str()?)).into());
+    }
+    if !has(&object, "__index__")? {
+        return Err(wanted(what, &object));
     }
     let index = object.py().import("operator")?.call_method1("index", (object,))?;
     index.extract::<u64>().ok().filter(|value| *value <= highest).ok_or_else(|| {
@@ -206,10 +211,6 @@ fn text_of(object: &Bound<'_, PyAny>, what: &str) -> PyResult<String> {
     Ok(text.to_string_lossy().into())
 }
 
-pub(super) fn type_name(object: &Bound<'_, PyAny>) -> String {
-    object.get_type().name().map_or_else(|_| "that".into(), |name| name.to_string())
-}
-
 /// A region type from a member, its value or its name.
 pub(super) fn region_type(object: &Bound<'_, PyAny>) -> PyResult<RegionType> {
     Ok(RegionType::parse(&text_of(object, "region_type")?)?)
@@ -221,9 +222,9 @@ pub(super) fn source_type(object: &Bound<'_, PyAny>) -> PyResult<SourceType> {
 }
 
 /// A path from text or an `os.PathLike`.
-pub(super) fn path(object: &Bound<'_, PyAny>) -> PyResult<PathBuf> {
+pub(super) fn path(object: &Bound<'_, PyAny>, name: &str) -> PyResult<PathBuf> {
     let _guard = python_call();
-    object.extract()
+    object.extract().argument(name)
 }
 
 /// Seconds to wait.
@@ -340,17 +341,46 @@ fn handle_signals(py: Python<'_>, index: usize) -> PyResult<()> {
     if index.is_multiple_of(4096) { py.check_signals() } else { Ok(()) }
 }
 
-/// The values that `each` makes of the items of a caller's iterable, which may be without end.
+/// The values that `each` makes of the items of a caller's iterable, which may be without end; `of` what it iterates.
 pub(super) fn items<'py, T>(
     given: &Bound<'py, PyAny>,
+    of: &str,
     mut each: impl FnMut(Bound<'py, PyAny>) -> PyResult<T>,
 ) -> PyResult<Vec<T>> {
     let _guard = python_call();
-    if given.is_instance_of::<PyString>() {
-        return Err(PyTypeError::new_err("a str is not what is needed here: give a sequence, such as a tuple of one"));
+    if given.is_instance_of::<PyString>() || !(has(given, "__iter__")? || has(given, "__getitem__")?) {
+        return Err(wanted(&format!("an iterable of {of}, such as a tuple of one,"), given));
     }
     collected(given.py(), given.try_iter()?.map(|item| each(item?)))
 }
+
+/// A tuple of as many objects as a map has regions: Ctrl-C ends the making of it.
+pub(super) fn py_tuple<'py, T: IntoPyObject<'py>>(
+    py: Python<'py>,
+    items: impl IntoIterator<Item = T>,
+) -> PyResult<Bound<'py, PyTuple>> {
+    PyTuple::new(py, collected(py, items.into_iter().map(|item| item.into_bound_py_any(py)))?)
+}
+
+/// [`items`] of a parameter that may be left out.
+pub(super) fn items_or_none<'py, T>(
+    given: Option<&Bound<'py, PyAny>>,
+    of: &str,
+    each: impl FnMut(Bound<'py, PyAny>) -> PyResult<T>,
+) -> PyResult<Vec<T>> {
+    given.map_or_else(|| Ok(Vec::new()), |given| items(given, of, each))
+}
+
+/// A pair `(base, size)`.
+pub(super) fn pair(object: &Bound<'_, PyAny>) -> PyResult<(Address, Size)> {
+    let pair = object.cast::<PyTuple>().map_err(|_| wanted(PAIR, object))?;
+    if pair.len() != 2 {
+        return Err(Invalid::argument(format!("{PAIR} is needed, not a tuple of {}", pair.len())).into());
+    }
+    Ok((pair.get_borrowed_item(0)?.extract()?, pair.get_borrowed_item(1)?.extract()?))
+}
+
+const PAIR: &str = "a pair of an address and a size, such as (0xc000_0000, \"1GiB\"),";
 
 /// The items of an iterator, as many as a caller chose: Ctrl-C ends it, and a refusal of room is a `MemoryError`.
 pub(super) fn collected<T>(py: Python<'_>, items: impl Iterator<Item = PyResult<T>>) -> PyResult<Vec<T>> {
@@ -399,6 +429,30 @@ pub fn size_text(size: Size) -> String {
 #[pyfunction]
 pub fn protection_text(bits: CInt) -> String {
     format::protection(bits.0)
+}
+
+/// An int, checked like every number of this package; `name` is that of the parameter.
+#[pyfunction]
+pub fn checked_int(value: &Bound<'_, PyAny>, name: &str) -> PyResult<u64> {
+    value.extract::<U64>().map(|number| number.0).argument(name)
+}
+
+/// A number of bytes, an int or text; `name` is that of the parameter.
+#[pyfunction]
+pub fn checked_size(value: &Bound<'_, PyAny>, name: &str) -> PyResult<u64> {
+    value.extract::<Size>().map(|size| size.0).argument(name)
+}
+
+/// Refuses what is not of a class; `name` is that of the parameter.
+#[pyfunction]
+pub fn check_type(value: &Bound<'_, PyAny>, kind: &Bound<'_, PyType>, name: &str) -> PyResult<()> {
+    let _guard = python_call();
+    match value.is_instance(kind)? {
+        true => Ok(()),
+        false => {
+            Err(PyTypeError::new_err(format!("{name} must be of type {}, not {}", kind.name()?, type_name(value))))
+        }
+    }
 }
 
 /// `(base, size)` as ints, checked like every range of this package.

@@ -6,13 +6,16 @@ use std::sync::{Arc, Weak};
 
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
+use pyo3::types::PyDict;
 
+use super::argument::Argument;
 use super::attachment::PyAttachment;
 use super::base::target;
 use super::callback;
 use super::calls::{self, python_call};
 use super::convert::{self, Address, Size, U64};
 use super::import_once::interned;
+use super::keywords;
 use super::registry::{Device, Registry};
 use super::space::PySpace;
 use crate::model::error::{Error, Result};
@@ -140,15 +143,17 @@ impl PySpace {
     /// ...     space.dispatch(1 << 45, 2, 0xbeef)
     /// 12
     /// write 0xbeef
-    #[pyo3(signature = (base, handler, *, widths=None), text_signature = "($self, base, handler, *, widths=(1, 2, 4, 8))")]
+    #[pyo3(signature = (base, handler, *, widths=None, **others), text_signature = "($self, base, handler, *, widths=(1, 2, 4, 8))")]
     fn attach_device<'py>(
         &self,
         py: Python<'py>,
         base: &Bound<'_, PyAny>,
         handler: &Bound<'_, PyAny>,
         widths: Option<&Bound<'_, PyAny>>,
+        others: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<Bound<'py, PyAttachment>> {
-        let region = Arc::clone(target(base)?.find(&self.inner().map())?);
+        keywords::refuse_of::<Self>("attach_device", others)?;
+        let region = Arc::clone(target(base, "base")?.find(&self.inner().map())?);
         check_is_device(&region)?;
         check_handler(handler)?;
         let device = Device { region, handler: handler.clone().unbind(), widths: width_bits(widths)? };
@@ -278,7 +283,7 @@ fn check_handler(handler: &Bound<'_, PyAny>) -> PyResult<()> {
 
 fn width_bits(widths: Option<&Bound<'_, PyAny>>) -> PyResult<u64> {
     let Some(widths) = widths else { return Ok(1 | 2 | 4 | 8) };
-    let widths = convert::items(widths, |width| Ok(width.extract::<U64>()?.0))?;
+    let widths = convert::items(widths, "ints", |width| Ok(width.extract::<U64>()?.0)).argument("widths")?;
     if widths.is_empty() || widths.iter().any(|width| ![1, 2, 4, 8].contains(width)) {
         return Err(Invalid::number(format!("widths {} must be some of 1, 2, 4 and 8", listed(&widths))).into());
     }

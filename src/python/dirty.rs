@@ -3,12 +3,14 @@
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyFrozenSet, PyIterator, PyTuple};
 
+use super::argument::Argument;
 use super::array::numpy;
 use super::buffer;
 use super::calls::python_call;
 use super::convert::{self, Address, Size};
 use super::interrupt::detached;
-use super::layout::window;
+use super::keywords;
+use super::layout::windows;
 use crate::model::dirty::DirtyPages;
 use crate::model::format::hex;
 use crate::model::int::usize_of;
@@ -42,16 +44,17 @@ impl PyDirtyPages {
 #[pymethods]
 impl PyDirtyPages {
     #[new]
-    #[pyo3(signature = (ranges=None, *, page_size=Size(4096), sources=None, is_exact=false), text_signature = "(ranges=(), *, page_size=4096, sources=(), is_exact=False)")]
+    #[pyo3(signature = (ranges=None, *, page_size=Size(4096), sources=None, is_exact=false, **others), text_signature = "(ranges=(), *, page_size=4096, sources=(), is_exact=False)")]
     fn new(
         ranges: Option<&Bound<'_, PyAny>>,
         page_size: Size,
         sources: Option<&Bound<'_, PyAny>>,
         is_exact: bool,
+        others: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<Self> {
-        let ranges = ranges.map_or_else(|| Ok(Vec::new()), |given| convert::items(given, |item| window(&item)))?;
-        let sources =
-            sources.map_or_else(|| Ok(Vec::new()), |given| convert::items(given, |item| convert::text(&item)))?;
+        keywords::refuse::<Self>(others)?;
+        let ranges = windows(ranges, "ranges")?;
+        let sources = convert::items_or_none(sources, "names", |item| convert::text(&item)).argument("sources")?;
         Ok(Self(DirtyPages::new(page_size.0, sources)?.with_ranges(ranges)?.with_exactness(is_exact)))
     }
 
@@ -117,7 +120,7 @@ impl PyDirtyPages {
         let range = convert::range(base, size)?;
         // NumPy's zeroes take no memory until they are written, and a size that can't be had is its `MemoryError`.
         let bools = numpy(py, "bitmap")?.call_method1("zeros", (self.0.pages_in(range), "?"))?;
-        buffer::with_output(&bools, |output| {
+        buffer::with_output(&bools, "buffer", |output| {
             detached(py, None, |interrupt| {
                 let mut runs = self.0.positions_in(range)?.into_iter();
                 runs.try_for_each(|run| output.slice(usize_of(run.base()), usize_of(run.size()))?.fill(1, interrupt))

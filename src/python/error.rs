@@ -94,6 +94,7 @@ fn described<'py>(py: Python<'py>, error: &Error) -> PyResult<Exception<'py>> {
             new("Unsupported").about(region.as_ref())?.with("feature", feature)?.with("how", how)
         }
         Error::GenerationChanged { .. } => Ok(new("GenerationChanged")),
+        Error::TransactionClosed { .. } => Ok(new("TransactionClosed")),
         Error::Reentrant { .. } => Ok(new("ReentrantChange")),
         Error::Forked => Ok(new("ForkedProcess")),
         Error::Client { .. } => Ok(new("ClientError")),

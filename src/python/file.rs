@@ -7,8 +7,9 @@ use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
+use super::argument::{Argument, has, type_name, wanted};
 use super::calls::python_call;
-use super::convert::{CInt, Size, U64, type_name};
+use super::convert::{CInt, Size, U64};
 use super::import_once::interned;
 use crate::model::error::{Errno, Error};
 use crate::model::format::hex;
@@ -78,7 +79,7 @@ fn not_plain(object: &Bound<'_, PyAny>) -> PyErr {
 
 /// Our own duplicate of an int descriptor, or of anything with `fileno()`.
 pub(super) fn duplicate(object: &Bound<'_, PyAny>) -> PyResult<File> {
-    let fd = descriptor(object)?;
+    let fd = descriptor(object, "file")?;
     let duplicate = file::duplicate(fd).map_err(|error| Error::Backing {
         message: format!("file descriptor {fd} can't be duplicated: {error}"),
         errno: Errno::from(&error),
@@ -88,16 +89,14 @@ pub(super) fn duplicate(object: &Bound<'_, PyAny>) -> PyResult<File> {
 }
 
 /// An int descriptor, or that of anything with `fileno()`; borrowed.
-pub(super) fn descriptor(object: &Bound<'_, PyAny>) -> PyResult<RawFd> {
+pub(super) fn descriptor(object: &Bound<'_, PyAny>, name: &str) -> PyResult<RawFd> {
     let _guard = python_call();
     let number = match object.getattr_opt("fileno")? {
         Some(fileno) => fileno.call0()?.extract::<CInt>(),
-        None => object.extract().map_err(|error: PyErr| match error.is_instance_of::<PyTypeError>(object.py()) {
-            true => PyTypeError::new_err(format!("file must be an int or have fileno(), not {}", type_name(object))),
-            false => error,
-        }),
+        None if !has(object, "__index__")? => Err(wanted("an int, or an object with fileno(),", object)),
+        None => object.extract(),
     };
-    Ok(number?.0)
+    Ok(number.argument(name)?.0)
 }
 
 /// Runs `work` on a file: on the object that was given, or on one that is opened for a path, and closed behind it.
@@ -166,6 +165,6 @@ fn borrowed<'py>(file: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
     let _guard = python_call();
     let keywords = PyDict::new(file.py());
     keywords.set_item("closefd", false)?;
-    let descriptor = descriptor(file)?;
+    let descriptor = descriptor(file, "file")?;
     file.py().import("io")?.getattr("FileIO")?.call((descriptor, "rb"), Some(&keywords))
 }

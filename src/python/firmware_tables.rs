@@ -6,33 +6,32 @@ use std::sync::Arc;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 
-use super::base::PyBase;
+use super::argument::{Argument, wanted};
 use super::convert::{self, Byte, U32};
+use super::keywords;
 use super::layout::window;
 use super::numa::PyNumaNode;
-use super::space::PySpace;
+use super::queries::base_of;
 use crate::model::firmware_tables;
 use crate::model::machine::Arch;
 use crate::model::numa::NumaNode;
 use crate::model::region_map::RegionMap;
 
 fn map_of(space: &Bound<'_, PyAny>) -> PyResult<Arc<RegionMap>> {
-    match space.cast::<PySpace>() {
-        Ok(space) => Ok(space.get().inner().map()),
-        Err(_) => Ok(Arc::clone(&space.cast::<PyBase>()?.get().map)),
-    }
+    Ok(Arc::clone(&base_of(space, "space")?.get().map))
 }
 
 fn nodes_of(given: Option<&Bound<'_, PyDict>>) -> PyResult<BTreeMap<u32, NumaNode>> {
     let node = |(id, node): (Bound<'_, PyAny>, Bound<'_, PyAny>)| {
-        Ok((id.extract::<U32>()?.0, node.cast::<PyNumaNode>()?.get().node().clone()))
+        let node = node.cast::<PyNumaNode>().map_err(|_| wanted("a NumaNode", &node))?;
+        Ok((id.extract::<U32>()?.0, node.get().node().clone()))
     };
-    given.into_iter().flatten().map(node).collect()
+    given.into_iter().flatten().map(node).collect::<PyResult<_>>().argument("numa_nodes")
 }
 
 fn distances_of(given: &Bound<'_, PyAny>) -> PyResult<Vec<Vec<u8>>> {
     let distance = |distance: Bound<'_, PyAny>| Ok(distance.extract::<Byte>()?.0);
-    convert::items(given, |row| convert::items(&row, distance))
+    convert::items(given, "rows of ints", |row| convert::items(&row, "ints", distance)).argument("distances")
 }
 
 /// The E820 map of an `AddressSpace` or `AddressSpaceBase`: entries of 20 bytes (base, size, type: 1 RAM, 2 reserved), ascending.
@@ -45,8 +44,14 @@ fn distances_of(given: &Bound<'_, PyAny>) -> PyResult<Vec<Vec<u8>>> {
 /// >>> e820(AddressSpaceBuilder(numa_regions=["64MiB"]).build()).hex(" ", 4)
 /// '00000000 00000000 00000004 00000000 01000000'
 #[pyfunction]
-#[pyo3(signature = (space, *, bios_hole=false))]
-pub fn e820<'py>(space: &Bound<'py, PyAny>, bios_hole: bool) -> PyResult<Bound<'py, PyBytes>> {
+#[pyo3(signature = (space, *, bios_hole=false, **others),
+    text_signature = "(space, *, bios_hole=False)")]
+pub fn e820<'py>(
+    space: &Bound<'py, PyAny>,
+    bios_hole: bool,
+    others: Option<&Bound<'_, PyDict>>,
+) -> PyResult<Bound<'py, PyBytes>> {
+    keywords::refuse_of_function("e820", others)?;
     Ok(PyBytes::new(space.py(), &firmware_tables::e820(&*map_of(space)?, bios_hole)))
 }
 
@@ -60,13 +65,16 @@ pub fn e820<'py>(space: &Bound<'py, PyAny>, bios_hole: bool) -> PyResult<Bound<'
 /// >>> srat(AddressSpaceBuilder(numa_regions=["64MiB"]).plan().numa_nodes)[:4]
 /// b'SRAT'
 #[pyfunction]
-#[pyo3(signature = (numa_nodes, *, hotplug_window=None, arch="x86_64"))]
+#[pyo3(signature = (numa_nodes, *, hotplug_window=None, arch="x86_64", **others),
+    text_signature = "(numa_nodes, *, hotplug_window=None, arch='x86_64')")]
 pub fn srat<'py>(
     numa_nodes: &Bound<'py, PyDict>,
     hotplug_window: Option<&Bound<'_, PyAny>>,
     arch: &str,
+    others: Option<&Bound<'_, PyDict>>,
 ) -> PyResult<Bound<'py, PyBytes>> {
-    let window = hotplug_window.map(window).transpose()?;
+    keywords::refuse_of_function("srat", others)?;
+    let window = window(hotplug_window, "hotplug_window")?;
     let table = firmware_tables::srat(&nodes_of(Some(numa_nodes))?, window, Arch::parse(arch)?);
     Ok(PyBytes::new(numa_nodes.py(), &table))
 }
@@ -93,12 +101,14 @@ pub fn slit<'py>(distances: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>>
 /// >>> b"memory@40000000" in device_tree(AddressSpaceBuilder("virt", numa_regions=["64MiB"]).build())
 /// True
 #[pyfunction]
-#[pyo3(signature = (space, *, numa_nodes=None, distances=None), text_signature = "(space, *, numa_nodes=None, distances=())")]
+#[pyo3(signature = (space, *, numa_nodes=None, distances=None, **others), text_signature = "(space, *, numa_nodes=None, distances=())")]
 pub fn device_tree<'py>(
     space: &Bound<'py, PyAny>,
     numa_nodes: Option<&Bound<'py, PyDict>>,
     distances: Option<&Bound<'py, PyAny>>,
+    others: Option<&Bound<'_, PyDict>>,
 ) -> PyResult<Bound<'py, PyBytes>> {
+    keywords::refuse_of_function("device_tree", others)?;
     let distances = distances.map(distances_of).transpose()?.unwrap_or_default();
     let tree = firmware_tables::device_tree(&*map_of(space)?, &nodes_of(numa_nodes)?, &distances)?;
     Ok(PyBytes::new(space.py(), &tree))

@@ -81,7 +81,7 @@ fn attributes<'py>(object: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyList>> {
         })
     };
     let kept = PyList::empty(py);
-    convert::items(&PyAny::type_object(py).call_method1("__dir__", (object,))?, |name| {
+    convert::items(&PyAny::type_object(py).call_method1("__dir__", (object,))?, "names", |name| {
         if is_guess(&name)? { Ok(()) } else { kept.append(name) }
     })?;
     Ok(kept)

@@ -8,7 +8,7 @@ use super::callback;
 use super::calls::{self, python_call};
 use super::import_once::ImportOnce;
 use crate::model::error::{Interrupted, Result};
-use crate::model::interrupt::Interrupt;
+use crate::model::interrupt::{Interrupt, Uninterrupted};
 use crate::sys::lock::{Lock, LockGuard};
 
 /// Signals are handled, and the user's function is called, at most 20 times a second: taking the interpreter's lock may cost a switch
@@ -126,3 +126,15 @@ pub(super) fn detached<T: Send>(
 ) -> PyResult<T> {
     PyInterrupt::new(py, progress)?.run(py, work)
 }
+
+/// Runs `work` on so many regions or other small things: with the interpreter's lock, unless they are many.
+pub(super) fn of_many<T: Send>(
+    py: Python<'_>,
+    count: usize,
+    work: impl FnOnce(&dyn Interrupt) -> Result<T> + Send,
+) -> PyResult<T> {
+    if count < MANY { Ok(work(&Uninterrupted)?) } else { detached(py, None, work) }
+}
+
+/// From here on they take some milliseconds.
+const MANY: usize = 1 << 10;

@@ -1,4 +1,7 @@
-//! Keywords that a class does not have: the refusal names the one that is meant.
+//! Keywords that a callable does not have: the refusal names the one that is meant.
+//!
+//! PyO3 refuses them before any code of ours runs, so a callable that is to say more takes `**others`. Each call of it then makes a tuple,
+//! and a dict where there are keywords: so constructors, functions and verbs with options do, and the small verbs of memory do not.
 
 use pyo3::PyTypeInfo;
 use pyo3::exceptions::PyTypeError;
@@ -8,29 +11,53 @@ use pyo3::types::PyDict;
 use super::calls::python_call;
 use super::guesses;
 
-/// Refuses keywords that are left over when the arguments of a class have been taken.
-pub(super) fn refuse<T: PyTypeInfo>(others: Option<&Bound<'_, PyDict>>) -> PyResult<()> {
-    let _guard = python_call();
+/// The keywords that are left over when a callable has taken its own.
+type Others<'a, 'py> = Option<&'a Bound<'py, PyDict>>;
+
+/// Refuses what is left over of the arguments of a class.
+pub(super) fn refuse<T: PyTypeInfo>(others: Others<'_, '_>) -> PyResult<()> {
     let Some(others) = others else { return Ok(()) };
-    let Some(given) = others.keys().iter().next() else { return Ok(()) };
     let class = T::type_object(others.py());
-    let (name, given) = (class.name()?.to_string(), given.to_string());
-    let signature: String = class.getattr("__text_signature__")?.extract()?;
+    let name = class.name()?.to_string();
+    Err(refusal(&class, &name, &name, others)?)
+}
+
+/// Refuses what is left over of the arguments of a method of a class.
+pub(super) fn refuse_of<T: PyTypeInfo>(method: &str, others: Others<'_, '_>) -> PyResult<()> {
+    let Some(others) = others else { return Ok(()) };
+    let _guard = python_call();
+    let class = T::type_object(others.py());
+    let name = class.name()?.to_string();
+    Err(refusal(&class.getattr(method)?, &name, &format!("{name}.{method}"), others)?)
+}
+
+/// Refuses what is left over of the arguments of a function.
+pub(super) fn refuse_of_function(name: &str, others: Others<'_, '_>) -> PyResult<()> {
+    let Some(others) = others else { return Ok(()) };
+    let _guard = python_call();
+    let function = others.py().import("dbs_address_space._core")?.getattr(name)?;
+    Err(refusal(&function, "", name, others)?)
+}
+
+fn refusal(callable: &Bound<'_, PyAny>, class: &str, name: &str, others: &Bound<'_, PyDict>) -> PyResult<PyErr> {
+    let _guard = python_call();
+    let given = others.keys().iter().next().map(|given| given.to_string()).unwrap_or_default();
+    let signature: String = callable.getattr("__text_signature__")?.extract()?;
     let known = names(&signature);
-    let meant = match guesses::meant(&name, &given).filter(|ours| known.contains(ours)) {
+    let meant = match guesses::meant(class, &given).filter(|ours| known.contains(ours)) {
         Some(ours) => Some(ours.to_owned()),
         None => closest(others.py(), &given, &known)?,
     };
     let hint =
         meant.map_or_else(|| format!("it takes {}", known.join(", ")), |meant| format!("did you mean '{meant}'?"));
-    Err(PyTypeError::new_err(format!("{name}() got an unexpected keyword argument '{given}': {hint}")))
+    Ok(PyTypeError::new_err(format!("{name}() got an unexpected keyword argument '{given}': {hint}")))
 }
 
 /// The names in a text signature.
 fn names(signature: &str) -> Vec<&str> {
     let parameters = signature.trim_matches(['(', ')']).split(", ");
     let names = parameters.map(|parameter| parameter.split('=').next().unwrap_or_default());
-    names.filter(|name| !matches!(*name, "*" | "/" | "")).collect()
+    names.filter(|name| !matches!(*name, "*" | "/" | "" | "$self")).collect()
 }
 
 fn closest(py: Python<'_>, given: &str, known: &[&str]) -> PyResult<Option<String>> {
@@ -47,6 +74,7 @@ mod tests {
     #[test]
     fn names_of_a_signature() {
         assert_eq!(names("(machine='q35', *, arch=None, windows=(), nodes)"), ["machine", "arch", "windows", "nodes"]);
+        assert_eq!(names("($self, size, *, align=None)"), ["size", "align"]);
         assert!(names("()").is_empty());
     }
 }

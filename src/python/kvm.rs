@@ -11,6 +11,7 @@ use super::calls;
 use super::convert::{self, Address, Size, U32};
 use super::dirty::PyDirtyPages;
 use super::file;
+use super::keywords;
 use super::space::PySpace;
 use crate::clients::kvm::{Kvm, KvmOptions};
 use crate::model::error::Error;
@@ -40,7 +41,7 @@ impl PyKvmSlots {
 
     fn region(slf: &Bound<'_, Self>, region: &Bound<'_, PyAny>) -> PyResult<SharedRegion> {
         let (space, _) = slf.as_super().get().membership(slf.py())?;
-        Ok(Arc::clone(target(region)?.find(&space.map())?))
+        Ok(Arc::clone(target(region, "region")?.find(&space.map())?))
     }
 
     fn slots(&self, py: Python<'_>) -> PyResult<Vec<(u64, u32)>> {
@@ -71,8 +72,15 @@ impl PyKvmSlots {
     ///
     /// With `clear` they count as clean from here on. Writes of this process are not among them: KVM sees the guest's only.
     /// Raises `Unsupported` for a region whose log is off, `UnmappedAddress` for one without a slot.
-    #[pyo3(signature = (*, region=None, clear=true))]
-    fn dirty_log(slf: &Bound<'_, Self>, region: Option<&Bound<'_, PyAny>>, clear: bool) -> PyResult<PyDirtyPages> {
+    #[pyo3(signature = (*, region=None, clear=true, **others),
+        text_signature = "($self, *, region=None, clear=True)")]
+    fn dirty_log(
+        slf: &Bound<'_, Self>,
+        region: Option<&Bound<'_, PyAny>>,
+        clear: bool,
+        others: Option<&Bound<'_, PyDict>>,
+    ) -> PyResult<PyDirtyPages> {
+        keywords::refuse_of::<Self>("dirty_log", others)?;
         let kvm = slf.get().kvm()?;
         let region = region.map(|region| Self::region(slf, region)).transpose()?;
         Ok(calls::detach(slf.py(), || kvm.dirty_log(region.as_ref(), clear))?.into())
@@ -117,7 +125,7 @@ impl PySpace {
     ///
     /// Raises `NotMapped`, `BackingError` for a descriptor that is not a KVM machine, for a slot that KVM refuses and when the slots
     /// run out (`ENOSPC`), `Unsupported` for a feature that the kernel lacks. Then nothing is attached.
-    #[pyo3(signature = (vm_fd, *, dirty_log=false, manual_clear=false, first_slot=U32(0), max_slots=None, guest_memfd=false),
+    #[pyo3(signature = (vm_fd, *, dirty_log=false, manual_clear=false, first_slot=U32(0), max_slots=None, guest_memfd=false, **others),
            text_signature = "($self, vm_fd, *, dirty_log=False, manual_clear=False, first_slot=0, max_slots=None, guest_memfd=False)")]
     #[allow(clippy::too_many_arguments, reason = "keywords in Python")]
     fn attach_kvm<'py>(
@@ -129,7 +137,9 @@ impl PySpace {
         first_slot: U32,
         max_slots: Option<U32>,
         guest_memfd: bool,
+        others: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<Bound<'py, PyKvmSlots>> {
+        keywords::refuse_of::<Self>("attach_kvm", others)?;
         self.inner().check_process()?;
         if dirty_log && guest_memfd {
             let how = String::from("choose one of them");
@@ -138,7 +148,7 @@ impl PySpace {
         }
         let (first_slot, max_slots) = (first_slot.0, max_slots.map(|most| most.0));
         let options = KvmOptions { dirty_log, manual_clear, first_slot, max_slots, guest_memfd };
-        let kvm = Arc::new(Kvm::new(file::descriptor(vm_fd)?, options)?);
+        let kvm = Arc::new(Kvm::new(file::descriptor(vm_fd, "vm_fd")?, options)?);
         self.check_not_attached(py, &kvm)?;
         let slots = PyKvmSlots { kvm: Arc::downgrade(&kvm) };
         self.attach(py, None, |_| kvm, |attachment| attachment.add_subclass(slots))

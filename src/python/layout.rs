@@ -2,9 +2,11 @@
 
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
-use pyo3::types::PyTuple;
+use pyo3::types::{PyDict, PyTuple};
 
+use super::argument::{Argument, type_name};
 use super::convert::{self, Address, Size};
+use super::keywords;
 use super::region::PyRegion;
 use crate::model::error::{Errno, Error};
 use crate::model::format::hex;
@@ -45,28 +47,36 @@ pub fn usable_end() -> PyResult<u64> {
 pub struct PyLayout(pub(super) Layout);
 
 /// A pair of a base and a size.
-pub(super) fn window(object: &Bound<'_, PyAny>) -> PyResult<Range> {
-    let (base, size): (Address, Size) = object.extract()?;
+fn window_of(object: &Bound<'_, PyAny>) -> PyResult<Range> {
+    let (base, size) = convert::pair(object)?;
     convert::range(base, size)
 }
 
-/// Such pairs; none for `None`.
-pub(super) fn windows(given: Option<&Bound<'_, PyAny>>) -> PyResult<Vec<Range>> {
-    given.map_or_else(|| Ok(Vec::new()), |given| convert::items(given, |item| window(&item)))
+/// Such a pair, or `None`, of a parameter.
+pub(super) fn window(given: Option<&Bound<'_, PyAny>>, name: &str) -> PyResult<Option<Range>> {
+    given.map(window_of).transpose().argument(name)
+}
+
+/// Such pairs of a parameter; none for `None`.
+pub(super) fn windows(given: Option<&Bound<'_, PyAny>>, name: &str) -> PyResult<Vec<Range>> {
+    convert::items_or_none(given, "pairs (base, size)", |item| window_of(&item)).argument(name)
 }
 
 /// Reserved ranges, each with its kind, or without one for `"reserved"`.
 pub(super) fn reserved(given: Option<&Bound<'_, PyAny>>) -> PyResult<Vec<ReservedRange>> {
     let reserved = |item: Bound<'_, PyAny>| match item.cast::<PyTuple>().map(|tuple| tuple.len()) {
-        Ok(2) => Ok(ReservedRange { range: window(&item)?, kind: ReservedKind::Reserved }),
+        Ok(2) => Ok(ReservedRange { range: window_of(&item)?, kind: ReservedKind::Reserved }),
         Ok(3) => {
             let (base, size, kind): (Address, Size, Bound<'_, PyAny>) = item.extract()?;
             Ok(ReservedRange { range: convert::range(base, size)?, kind: ReservedKind::parse(&convert::text(&kind)?)? })
         }
-        _ => Err(PyTypeError::new_err("a reserved range must be a tuple: (base, size) or (base, size, kind)")),
+        Ok(length) => Err(PyTypeError::new_err(format!("{RESERVED}, not a tuple of {length}"))),
+        Err(_) => Err(PyTypeError::new_err(format!("{RESERVED}, not {}", type_name(&item)))),
     };
-    given.map_or_else(|| Ok(Vec::new()), |given| convert::items(given, reserved))
+    convert::items_or_none(given, "reserved ranges", reserved).argument("reserved")
 }
+
+const RESERVED: &str = "a reserved range must be a tuple: (base, size) or (base, size, kind)";
 
 /// Triples as `reserved` takes them.
 pub(super) fn reserved_of(layout: &Layout) -> Vec<(u64, u64, &'static str)> {
@@ -91,7 +101,7 @@ impl PyLayout {
     }
 
     #[new]
-    #[pyo3(signature = (phys_end, mem_start, mem_end, *, mmio_windows=None, reserved=None),
+    #[pyo3(signature = (phys_end, mem_start, mem_end, *, mmio_windows=None, reserved=None, **others),
         text_signature = "(phys_end, mem_start, mem_end, *, mmio_windows=(), reserved=())")]
     fn new(
         phys_end: Address,
@@ -99,8 +109,10 @@ impl PyLayout {
         mem_end: Address,
         mmio_windows: Option<&Bound<'_, PyAny>>,
         reserved: Option<&Bound<'_, PyAny>>,
+        others: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<Self> {
-        let layout = Layout::new(phys_end.0, mem_start.0, mem_end.0, windows(mmio_windows)?)?;
+        keywords::refuse::<Self>(others)?;
+        let layout = Layout::new(phys_end.0, mem_start.0, mem_end.0, windows(mmio_windows, "mmio_windows")?)?;
         Ok(Self(layout.with_reserved(self::reserved(reserved)?)?))
     }
 

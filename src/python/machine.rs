@@ -77,13 +77,13 @@ impl PyMachine {
             return Err(Invalid::at(message, Some(mem_start.0), None).into());
         }
         let ram = Range::between(mem_start.0, mem_end.0);
-        let machine =
-            Machine::new(name, phys_bits.0, ram, windows(mmio_windows)?)?.with_reserved(layout::reserved(reserved)?)?;
+        let windows = windows(mmio_windows, "mmio_windows")?;
+        let machine = Machine::new(name, phys_bits.0, ram, windows)?.with_reserved(layout::reserved(reserved)?)?;
         let machine = Machine {
             arch: arch.map(Arch::parse).transpose()?,
             min_split: min_split.0,
             split_end: split_end.map(|end| end.0),
-            firmware: firmware.map(window).transpose()?,
+            firmware: window(firmware, "firmware")?,
             max_vcpus: max_vcpus.0,
             max_slots: max_slots.0,
             pci_hole64_size: pci_hole64_size.map(|size| size.0),
@@ -101,8 +101,15 @@ impl PyMachine {
     /// >>> Machine.named("q35", phys_bits=40)
     /// Machine('q35', mem_start=0x0, mem_end=0x80_0000_0000, phys_bits=40)
     #[staticmethod]
-    #[pyo3(signature = (name, *, arch=None, phys_bits=None))]
-    fn named(name: &str, arch: Option<&str>, phys_bits: Option<U32>) -> PyResult<Self> {
+    #[pyo3(signature = (name, *, arch=None, phys_bits=None, **others),
+        text_signature = "(name, *, arch=None, phys_bits=None)")]
+    fn named(
+        name: &str,
+        arch: Option<&str>,
+        phys_bits: Option<U32>,
+        others: Option<&Bound<'_, PyDict>>,
+    ) -> PyResult<Self> {
+        keywords::refuse_of::<Self>("named", others)?;
         let arch = arch.map(Arch::parse).transpose()?;
         Ok(Self(Machine::named(name, arch, phys_bits.map(|bits| bits.0))?))
     }

@@ -5,6 +5,7 @@
 
 pub mod adapters;
 pub mod adopted;
+mod argument;
 pub mod array;
 mod attach;
 pub mod attachment;

@@ -1,10 +1,12 @@
 //! `NumaNodeInfo`, `NumaNode`, `NumaIdTable`.
 
 use pyo3::prelude::*;
-use pyo3::types::PyTuple;
+use pyo3::types::{PyDict, PyTuple};
 
+use super::argument::{Argument, wanted};
 use super::calls::python_call;
 use super::convert::{self, Address, Size, U32};
+use super::keywords;
 use crate::model::format::hex;
 use crate::model::numa::{NumaIdTable, NumaNode};
 use crate::model::range::Range;
@@ -28,7 +30,9 @@ impl PyNumaNodeInfo {
     }
 
     #[new]
-    fn new(base: Address, size: Size) -> PyResult<Self> {
+    #[pyo3(signature = (base, size, **others), text_signature = "(base, size)")]
+    fn new(base: Address, size: Size, others: Option<&Bound<'_, PyDict>>) -> PyResult<Self> {
+        keywords::refuse::<Self>(others)?;
         convert::range(base, size).map(Self)
     }
 
@@ -74,8 +78,9 @@ impl From<NumaNode> for PyNumaNode {
     }
 }
 
-pub(super) fn ids(values: Option<&Bound<'_, PyAny>>) -> PyResult<Vec<u32>> {
-    values.map_or_else(|| Ok(Vec::new()), |given| convert::items(given, |value| Ok(value.extract::<U32>()?.0)))
+/// Ids of a parameter; none for `None`.
+pub(super) fn ids(values: Option<&Bound<'_, PyAny>>, name: &str) -> PyResult<Vec<u32>> {
+    convert::items_or_none(values, "ints", |value| Ok(value.extract::<U32>()?.0)).argument(name)
 }
 
 #[pymethods]
@@ -86,11 +91,19 @@ impl PyNumaNode {
     }
 
     #[new]
-    #[pyo3(signature = (region_infos=None, vcpu_ids=None), text_signature = "(region_infos=(), vcpu_ids=())")]
-    fn new(region_infos: Option<&Bound<'_, PyAny>>, vcpu_ids: Option<&Bound<'_, PyAny>>) -> PyResult<Self> {
-        let info = |item: Bound<'_, PyAny>| Ok(item.cast::<PyNumaNodeInfo>()?.get().0);
-        let infos = region_infos.map_or_else(|| Ok(Vec::new()), |given| convert::items(given, info));
-        Ok(Self(NumaNode { region_infos: infos?, vcpu_ids: ids(vcpu_ids)? }))
+    #[pyo3(signature = (region_infos=None, vcpu_ids=None, **others), text_signature = "(region_infos=(), vcpu_ids=())")]
+    fn new(
+        region_infos: Option<&Bound<'_, PyAny>>,
+        vcpu_ids: Option<&Bound<'_, PyAny>>,
+        others: Option<&Bound<'_, PyDict>>,
+    ) -> PyResult<Self> {
+        keywords::refuse::<Self>(others)?;
+        let info = |item: Bound<'_, PyAny>| {
+            let info = item.cast::<PyNumaNodeInfo>().map_err(|_| wanted("a NumaNodeInfo", &item))?;
+            Ok(info.get().0)
+        };
+        let region_infos = convert::items_or_none(region_infos, "NumaNodeInfo", info).argument("region_infos")?;
+        Ok(Self(NumaNode { region_infos, vcpu_ids: ids(vcpu_ids, "vcpu_ids")? }))
     }
 
     /// The memory ranges, a tuple of `NumaNodeInfo`.
@@ -123,7 +136,7 @@ impl PyNumaNode {
     /// (0, 1, 2)
     fn add_vcpu_ids(&self, vcpu_ids: &Bound<'_, PyAny>) -> PyResult<Self> {
         let mut node = self.0.clone();
-        node.vcpu_ids.extend(ids(Some(vcpu_ids))?);
+        node.vcpu_ids.extend(ids(Some(vcpu_ids), "vcpu_ids")?);
         Ok(Self(node))
     }
 
@@ -158,9 +171,14 @@ impl PyNumaIdTable {
     }
 
     #[new]
-    #[pyo3(signature = (memory=None, cpu=None), text_signature = "(memory=(), cpu=())")]
-    fn new(memory: Option<&Bound<'_, PyAny>>, cpu: Option<&Bound<'_, PyAny>>) -> PyResult<Self> {
-        Ok(Self(NumaIdTable { memory: ids(memory)?, cpu: ids(cpu)? }))
+    #[pyo3(signature = (memory=None, cpu=None, **others), text_signature = "(memory=(), cpu=())")]
+    fn new(
+        memory: Option<&Bound<'_, PyAny>>,
+        cpu: Option<&Bound<'_, PyAny>>,
+        others: Option<&Bound<'_, PyDict>>,
+    ) -> PyResult<Self> {
+        keywords::refuse::<Self>(others)?;
+        Ok(Self(NumaIdTable { memory: ids(memory, "memory")?, cpu: ids(cpu, "cpu")? }))
     }
 
     /// The node ids of the memory devices.

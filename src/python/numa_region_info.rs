@@ -3,6 +3,7 @@
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
+use super::argument::Argument;
 use super::backing::{self, PyNumaPolicy};
 use super::calls::python_call;
 use super::convert::{self, Size, U32};
@@ -88,18 +89,18 @@ impl PyNumaRegionInfo {
     ) -> PyResult<Self> {
         keywords::refuse::<Self>(others)?;
         let zone = Zone {
-            source_type: mem_type.map(convert::source_type).transpose()?,
-            path: mem_file_path.map(convert::path).transpose()?,
+            source_type: mem_type.map(convert::source_type).transpose().argument("mem_type")?,
+            path: mem_file_path.map(|path| convert::path(path, "mem_file_path")).transpose()?,
             page_size: page_size.map(|size| size.0),
-            policy: policy.map(backing::policy).transpose()?,
+            policy: policy.map(backing::policy).transpose().argument("policy")?,
             prefault,
-            name: name.map(convert::text).transpose()?.map(Into::into),
+            name: name.map(convert::text).transpose().argument("name")?.map(Into::into),
         };
         let info = NumaRegionInfo {
             size: size.0,
             host_numa_node_id: host_numa_node_id.map(|node| node.0),
             guest_numa_node_id: guest_numa_node_id.map(|node| node.0),
-            vcpu_ids: super::numa::ids(vcpu_ids)?,
+            vcpu_ids: super::numa::ids(vcpu_ids, "vcpu_ids")?,
             zone,
         };
         info.check()?;

@@ -9,7 +9,8 @@ use pyo3::types::{PyDict, PyString, PyTuple};
 use super::builder::{PyBuilder, PyHotplug};
 use super::calls::{self, python_call};
 use super::convert;
-use super::interrupt::detached;
+use super::interrupt::{detached, of_many};
+use super::keywords;
 use super::layout::PyLayout;
 use super::machine::PyMachine;
 use super::numa::PyNumaNode;
@@ -46,13 +47,13 @@ impl PyPlan {
     /// RAM by ascending base, then firmware and DAX window: a tuple of named `AddressSpaceRegion`s.
     #[getter]
     fn regions<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
-        PyTuple::new(py, self.plan.regions.iter().cloned().map(RegionObject))
+        convert::py_tuple(py, self.plan.regions.iter().cloned().map(RegionObject))
     }
 
     /// For each region, why it is where it is and as large as it is.
     #[getter]
     fn reasons<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
-        PyTuple::new(py, &self.plan.reasons)
+        convert::py_tuple(py, &self.plan.reasons)
     }
 
     /// The machine's layout for this much memory.
@@ -86,7 +87,7 @@ impl PyPlan {
     /// All problems, one text for each; a plan with problems can be looked at, not built.
     #[getter]
     fn problems<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
-        PyTuple::new(py, &self.plan.problems)
+        convert::py_tuple(py, &self.plan.problems)
     }
 
     /// The memory that it takes from a host, a `PlanCost`.
@@ -120,13 +121,15 @@ impl PyPlan {
     /// >>> from dbs_address_space import AddressSpaceBuilder
     /// >>> AddressSpaceBuilder(numa_regions=["64MiB"]).plan().check_host()
     /// ()
-    #[pyo3(signature = (*, sysfs=None, procfs=None), text_signature = "($self, *, sysfs='/sys', procfs='/proc')")]
+    #[pyo3(signature = (*, sysfs=None, procfs=None, **others), text_signature = "($self, *, sysfs='/sys', procfs='/proc')")]
     fn check_host<'py>(
         &self,
         py: Python<'py>,
         sysfs: Option<PathBuf>,
         procfs: Option<PathBuf>,
+        others: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<Bound<'py, PyTuple>> {
+        keywords::refuse_of::<Self>("check_host", others)?;
         let this = Host::default();
         let host = Host { sysfs: sysfs.unwrap_or(this.sysfs), procfs: procfs.unwrap_or(this.procfs) };
         PyTuple::new(py, calls::detach(py, || host::problems(&self.plan, &host)))
@@ -202,8 +205,8 @@ impl PyPlan {
         format!("AddressSpacePlan('{name}', {regions} regions, {ram}, {problems} problems)")
     }
 
-    fn __str__(&self) -> String {
-        plan_text::lines(&self.plan).join("\n")
+    fn __str__(&self, py: Python<'_>) -> PyResult<String> {
+        of_many(py, self.plan.regions.len(), |interrupt| plan_text::text(&self.plan, interrupt))
     }
 
     fn __reduce__<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyAny>, (PyBuilder,))> {
@@ -219,8 +222,11 @@ impl PyBuilder {
     /// >>> from dbs_address_space import AddressSpaceBuilder
     /// >>> AddressSpaceBuilder("q35", numa_regions=["5GiB"]).plan().problems
     /// ()
-    fn plan(&self) -> PyPlan {
-        PyPlan::from(SpacePlan::of(self.0.clone()))
+    fn plan(&self, py: Python<'_>) -> PyResult<PyPlan> {
+        let request = self.0.clone();
+        let count =
+            request.numa_regions.iter().fold(0, |sum: usize, info| sum.saturating_add(info.vcpu_ids.len().max(1)));
+        of_many(py, count, |interrupt| SpacePlan::of(request, interrupt)).map(PyPlan::from)
     }
 
     /// The mapped `AddressSpace` of the plan: `plan().build()`.
@@ -230,6 +236,6 @@ impl PyBuilder {
     /// b'\x00\x00\x00\x00'
     #[pyo3(signature = (*, progress=None))]
     fn build(&self, py: Python<'_>, progress: Option<Py<PyAny>>) -> PyResult<Py<PySpace>> {
-        self.plan().build(py, progress)
+        self.plan(py)?.build(py, progress)
     }
 }

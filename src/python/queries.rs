@@ -4,6 +4,7 @@ use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyIterator, PyString, PyTuple};
 
+use super::argument::{Argument, has, wanted};
 use super::base::PyBase;
 use super::callback;
 use super::calls::python_call;
@@ -39,6 +40,16 @@ fn hinted(py: Python<'_>, error: PyErr) -> PyErr {
 
 const HOW_TO_LOOK_UP: &str = "[] takes an exact base or a name: .find_region(addr) finds the region that holds an address, .regions[i] the one at a position";
 
+/// A map, or the current one of a space.
+pub(super) fn base_of(object: &Bound<'_, PyAny>, name: &str) -> PyResult<Py<PyBase>> {
+    let base = match (object.cast::<PyBase>(), object.cast::<PySpace>()) {
+        (Ok(base), _) => PyBase::base(base),
+        (_, Ok(space)) => PySpace::base(space),
+        _ => Err(wanted("an AddressSpace or AddressSpaceBase", object)),
+    };
+    base.argument(name)
+}
+
 /// The first lines of an example: a map of one region.
 macro_rules! example {
     ($name:literal) => {
@@ -59,8 +70,9 @@ macro_rules! queries {
         impl $class {
             /// The regions by ascending base.
             #[getter]
-            fn regions(&self, py: Python<'_>) -> PyResult<Py<PyTuple>> {
-                self.query(py, |base| base.all_objects(py))
+            fn regions(slf: &Bound<'_, Self>) -> PyResult<Py<PyTuple>> {
+                // Not by a query: as many objects as a map has regions are made between looks at signals.
+                Self::base(slf)?.get().all_objects(slf.py())
             }
 
             /// The layout that every region keeps.
@@ -132,12 +144,15 @@ macro_rules! queries {
             #[doc = example!($name)]
             /// >>> guest.walk_regions(lambda region: print(region.name))
             /// ram0
-            fn walk_regions(&self, py: Python<'_>, callback: &Bound<'_, PyAny>) -> PyResult<()> {
+            fn walk_regions(slf: &Bound<'_, Self>, callback: &Bound<'_, PyAny>) -> PyResult<()> {
                 let _guard = python_call();
+                if !callback.is_callable() {
+                    return Err(wanted("a function of a region", callback)).argument("callback");
+                }
                 callback::check(callback, "callback")?;
-                let regions = self.regions(py)?;
+                let regions = Self::regions(slf)?;
                 let call = |region| callback::answer(callback.call1((region,))?, "callback").map(drop);
-                regions.bind(py).iter().try_for_each(call)
+                regions.bind(slf.py()).iter().try_for_each(call)
             }
 
             /// The regions that share an address with `[base, base + size)`, by ascending base.
@@ -145,9 +160,9 @@ macro_rules! queries {
             #[doc = example!($name)]
             /// >>> [region.name for region in guest.overlapping(0xf_f000, "8KiB")]
             /// ['ram0']
-            fn overlapping<'py>(&self, py: Python<'py>, base: Address, size: Size) -> PyResult<Bound<'py, PyTuple>> {
-                let range = convert::range(base, size)?;
-                self.query(py, |base| base.objects_of(py, base.map.overlapping(range)))
+            fn overlapping<'py>(slf: &Bound<'py, Self>, base: Address, size: Size) -> PyResult<Bound<'py, PyTuple>> {
+                let (range, base) = (convert::range(base, size)?, Self::base(slf)?);
+                base.get().objects_of(slf.py(), base.get().map.overlapping(range))
             }
 
             /// The ranges that regions of a type (of all types for `None`) cover, touching ones joined: a tuple of `AddressRange`.
@@ -176,14 +191,14 @@ macro_rules! queries {
                 convert::py_ranges(py, self.query(py, |base| Ok(base.map.gaps(low.0, end(base))))?)
             }
 
-            /// How `after` differs from this map, an `AddressSpaceChange`.
+            /// How `after`, a map or the current one of a space, differs from this map: an `AddressSpaceChange`.
             ///
             #[doc = example!($name)]
             /// >>> from dbs_address_space import AddressSpaceBase
             /// >>> guest.diff(AddressSpaceBase.from_regions([], guest.layout))
             /// AddressSpaceChange(0 added, 1 removed, 0 replaced)
-            fn diff(slf: &Bound<'_, Self>, after: Py<PyBase>) -> PyResult<PyChange> {
-                PyChange::between(slf.py(), Self::base(slf)?, after)
+            fn diff(slf: &Bound<'_, Self>, after: &Bound<'_, PyAny>) -> PyResult<PyChange> {
+                PyChange::between(slf.py(), Self::base(slf)?, base_of(after, "after")?)
             }
 
             fn __getitem__<'py>(
@@ -210,6 +225,9 @@ macro_rules! queries {
                 if let Ok(name) = x.cast::<PyString>() {
                     return self.query(py, |base| Ok(base.map.find_name(&name.to_string_lossy()).is_some()));
                 }
+                if !has(x, "__index__")? {
+                    return Err(wanted("an address, a name or a region", x));
+                }
                 let addr = x.extract::<Address>()?;
                 self.query(py, |base| Ok(base.map.find_index(addr.0).is_some()))
             }
@@ -224,13 +242,13 @@ macro_rules! queries {
                 true
             }
 
-            fn __iter__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-                Ok(PyIterator::from_object(self.regions(py)?.bind(py))?.into_any())
+            fn __iter__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+                Ok(PyIterator::from_object(Self::regions(slf)?.bind(slf.py()))?.into_any())
             }
 
-            fn __reversed__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+            fn __reversed__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
                 let _guard = python_call();
-                py.import("builtins")?.call_method1("reversed", (self.regions(py)?,))
+                slf.py().import("builtins")?.call_method1("reversed", (Self::regions(slf)?,))
             }
         }
     };

@@ -91,7 +91,7 @@ impl PyRegion {
         keywords::refuse::<Self>(others)?;
         let source = Source {
             source_type: mem_type.map(convert::source_type).transpose()?,
-            path: mem_file_path.map(convert::path).transpose()?.unwrap_or_default(),
+            path: mem_file_path.map(|path| convert::path(path, "mem_file_path")).transpose()?.unwrap_or_default(),
             file: file.map(user_file).transpose()?,
             buffer: None,
             file_offset: file_offset.0,
@@ -118,7 +118,8 @@ impl PyRegion {
     /// >>> AddressSpaceRegion.create_default_memory_region(0x100000, 0x100000, None, "shmem", "", False, False, False)
     /// AddressSpaceRegion(DEFAULT_MEMORY [0x10_0000, 0x20_0000) 1 MiB rw- shmem)
     #[staticmethod]
-    #[pyo3(signature = (base, size, numa_node_id, mem_type, mem_file_path, mem_prealloc=false, is_hotplug=false, is_mergeable=false, *, name=None, page_size=None))]
+    #[pyo3(signature = (base, size, numa_node_id, mem_type, mem_file_path, mem_prealloc=false, is_hotplug=false, is_mergeable=false, *, name=None, page_size=None, **others),
+        text_signature = "(base, size, numa_node_id, mem_type, mem_file_path, mem_prealloc=False, is_hotplug=False, is_mergeable=False, *, name=None, page_size=None)")]
     #[allow(clippy::too_many_arguments, reason = "the original's arguments")]
     fn create_default_memory_region(
         base: Address,
@@ -131,7 +132,9 @@ impl PyRegion {
         is_mergeable: bool,
         name: Option<Name>,
         page_size: Option<Size>,
+        others: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<Self> {
+        keywords::refuse_of::<Self>("create_default_memory_region", others)?;
         let range = convert::range(base, size)?;
         let mut region = region_args::ram(range, numa_node_id, mem_type, mem_file_path, mem_prealloc, page_size)?;
         region.is_hotplug = is_hotplug;
@@ -147,7 +150,8 @@ impl PyRegion {
     /// >>> AddressSpaceRegion.create_memory_region(0, "1MiB", 0, "mmap", "", False, "r--").prot_flags
     /// <Prot.READ: 1>
     #[staticmethod]
-    #[pyo3(signature = (base, size, numa_node_id, mem_type, mem_file_path, mem_prealloc, prot_flags, is_hotplug=false, *, name=None, page_size=None))]
+    #[pyo3(signature = (base, size, numa_node_id, mem_type, mem_file_path, mem_prealloc, prot_flags, is_hotplug=false, *, name=None, page_size=None, **others),
+        text_signature = "(base, size, numa_node_id, mem_type, mem_file_path, mem_prealloc, prot_flags, is_hotplug=False, *, name=None, page_size=None)")]
     #[allow(clippy::too_many_arguments, reason = "the original's arguments")]
     fn create_memory_region(
         base: Address,
@@ -160,7 +164,9 @@ impl PyRegion {
         is_hotplug: bool,
         name: Option<Name>,
         page_size: Option<Size>,
+        others: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<Self> {
+        keywords::refuse_of::<Self>("create_memory_region", others)?;
         let range = convert::range(base, size)?;
         let mut region = region_args::ram(range, numa_node_id, mem_type, mem_file_path, mem_prealloc, page_size)?;
         region.prot_flags = prot_flags.0;
@@ -176,8 +182,15 @@ impl PyRegion {
     /// >>> AddressSpaceRegion.create_device_region(0xd000_0000, "4KiB", name="uart")
     /// AddressSpaceRegion('uart' DEVICE_MEMORY [0xd000_0000, 0xd000_1000) 4 KiB)
     #[staticmethod]
-    #[pyo3(signature = (base, size, *, name=None))]
-    fn create_device_region(base: Address, size: Size, name: Option<Name>) -> PyResult<Self> {
+    #[pyo3(signature = (base, size, *, name=None, **others),
+        text_signature = "(base, size, *, name=None)")]
+    fn create_device_region(
+        base: Address,
+        size: Size,
+        name: Option<Name>,
+        others: Option<&Bound<'_, PyDict>>,
+    ) -> PyResult<Self> {
+        keywords::refuse_of::<Self>("create_device_region", others)?;
         Self::named(Self::of_type(RegionType::DeviceMemory, base, size)?, name)
     }
 
@@ -189,8 +202,15 @@ impl PyRegion {
     /// >>> AddressSpaceRegion.create_firmware_region(0xfff0_0000, "1MiB", "r-x", name="bios")
     /// AddressSpaceRegion('bios' FIRMWARE_MEMORY [0xfff0_0000, 0x1_0000_0000) 1 MiB r-x mmap)
     #[staticmethod]
-    #[pyo3(signature = (base, size, prot_flags=Protection(3), *, name=None), text_signature = "(base, size, prot_flags=3, *, name=None)")]
-    fn create_firmware_region(base: Address, size: Size, prot_flags: Protection, name: Option<Name>) -> PyResult<Self> {
+    #[pyo3(signature = (base, size, prot_flags=Protection(3), *, name=None, **others), text_signature = "(base, size, prot_flags=3, *, name=None)")]
+    fn create_firmware_region(
+        base: Address,
+        size: Size,
+        prot_flags: Protection,
+        name: Option<Name>,
+        others: Option<&Bound<'_, PyDict>>,
+    ) -> PyResult<Self> {
+        keywords::refuse_of::<Self>("create_firmware_region", others)?;
         let mut region = Self::of_type(RegionType::FirmwareMemory, base, size)?;
         region.prot_flags = prot_flags.0;
         Self::named(region, name)
@@ -204,8 +224,15 @@ impl PyRegion {
     /// >>> AddressSpaceRegion.create_dax_region(1 << 45, "2GiB", name="fs0")
     /// AddressSpaceRegion('fs0' DAX_MEMORY [0x2000_0000_0000, 0x2000_8000_0000) 2 GiB --- reserved)
     #[staticmethod]
-    #[pyo3(signature = (base, size, *, name=None))]
-    fn create_dax_region(base: Address, size: Size, name: Option<Name>) -> PyResult<Self> {
+    #[pyo3(signature = (base, size, *, name=None, **others),
+        text_signature = "(base, size, *, name=None)")]
+    fn create_dax_region(
+        base: Address,
+        size: Size,
+        name: Option<Name>,
+        others: Option<&Bound<'_, PyDict>>,
+    ) -> PyResult<Self> {
+        keywords::refuse_of::<Self>("create_dax_region", others)?;
         Self::named(Self::of_type(RegionType::DaxMemory, base, size)?, name)
     }
 

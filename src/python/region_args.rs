@@ -24,7 +24,7 @@ pub(super) fn ram(
 ) -> PyResult<Region> {
     let source = Source {
         source_type: Some(convert::source_type(mem_type)?),
-        path: convert::path(mem_file_path)?,
+        path: convert::path(mem_file_path, "mem_file_path")?,
         ..Source::default()
     };
     let mut region = Region::new(RegionType::DefaultMemory, range, source)?;

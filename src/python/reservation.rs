@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
-use pyo3::types::{PyString, PyTuple};
+use pyo3::types::{PyDict, PyString, PyTuple};
 
 use super::base::PyBase;
 use super::calls::python_call;
 use super::convert::{self, Address, Size};
 use super::interrupt::detached;
+use super::keywords;
 use super::region::PyRegion;
 use super::region_objects::handed_over;
 use super::registry::PyRegistry;
@@ -177,7 +178,7 @@ impl PySpace {
     /// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout
     /// >>> AddressSpace(AddressSpaceLayout(1 << 46, 0, 1 << 45)).find_free("1GiB", policy="last") == (1 << 45) - (1 << 30)
     /// True
-    #[pyo3(signature = (size, *, region_type=None, align=None, low=None, high=None, policy="first", guard_gap=Size(0)),
+    #[pyo3(signature = (size, *, region_type=None, align=None, low=None, high=None, policy="first", guard_gap=Size(0), **others),
         text_signature = "($self, size, *, region_type='ram', align=None, low=None, high=None, policy='first', guard_gap=0)")]
     #[allow(clippy::too_many_arguments, reason = "the keywords that users were promised")]
     fn find_free(
@@ -189,7 +190,9 @@ impl PySpace {
         high: Option<Address>,
         policy: &str,
         guard_gap: Size,
+        others: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<u64> {
+        keywords::refuse_of::<Self>("find_free", others)?;
         let room = Room::parse(size, region_type, align, (low, high), policy, guard_gap)?;
         Ok(self.inner().find_free(&room.wanted, room.bounds)?)
     }
@@ -202,7 +205,7 @@ impl PySpace {
     /// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout
     /// >>> AddressSpace(AddressSpaceLayout(1 << 46, 0, 1 << 45)).reserve("1MiB", owner="pci", region_type="device")
     /// Reservation([0x2000_0000_0000, 0x2000_0010_0000) 1 MiB, owner='pci')
-    #[pyo3(signature = (size, *, owner, base=None, region_type=None, align=None, low=None, high=None, policy="first", guard_gap=Size(0)),
+    #[pyo3(signature = (size, *, owner, base=None, region_type=None, align=None, low=None, high=None, policy="first", guard_gap=Size(0), **others),
         text_signature = "($self, size, *, owner, base=None, region_type='ram', align=None, low=None, high=None, policy='first', guard_gap=0)")]
     #[allow(clippy::too_many_arguments, reason = "the keywords that users were promised")]
     fn reserve(
@@ -217,7 +220,9 @@ impl PySpace {
         high: Option<Address>,
         policy: &str,
         guard_gap: Size,
+        others: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<PyReservation> {
+        keywords::refuse_of::<Self>("reserve", others)?;
         let Room { wanted, bounds } = Room::parse(size, region_type, align, (low, high), policy, guard_gap)?;
         let base = base.map(|base| base.0);
         let reservation =
@@ -229,7 +234,7 @@ impl PySpace {
     #[getter]
     fn reservations<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
         let reservations = self.inner().reservation_list()?.into_iter();
-        PyTuple::new(py, reservations.map(|reservation| self.reservation(py, reservation)))
+        convert::py_tuple(py, reservations.map(|reservation| self.reservation(py, reservation)))
     }
 }
 

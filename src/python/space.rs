@@ -206,7 +206,7 @@ impl PySpace {
     /// 0
     #[pyo3(signature = (x, *, timeout=Some(Timeout(Duration::ZERO))), text_signature = "($self, x, *, timeout=0.0)")]
     fn remove_region(&self, py: Python<'_>, x: &Bound<'_, PyAny>, timeout: Option<Timeout>) -> PyResult<Py<PyBase>> {
-        let (target, patience) = (target(x)?, patience(timeout));
+        let (target, patience) = (target(x, "x")?, patience(timeout));
         let map = detached(py, None, |interrupt| self.inner.remove(&target, patience, interrupt))?;
         self.base_of(py, &map)
     }
@@ -226,7 +226,7 @@ impl PySpace {
         old: &Bound<'_, PyAny>,
         new: &Bound<'_, PyRegion>,
     ) -> PyResult<Py<PyBase>> {
-        let (old, new) = (target(old)?, handed_over(new)?);
+        let (old, new) = (target(old, "old")?, handed_over(new)?);
         let map = detached(py, None, |interrupt| self.inner.replace(old, new, interrupt))?;
         self.base_of(py, &map)
     }

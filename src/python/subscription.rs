@@ -3,12 +3,14 @@
 use std::sync::Arc;
 
 use pyo3::prelude::*;
-use pyo3::types::PyTuple;
+use pyo3::types::{PyDict, PyTuple};
 
+use super::argument::Argument;
 use super::attachment::PyAttachment;
 use super::calls::python_call;
 use super::convert::Address;
 use super::import_once::ImportOnce;
+use super::keywords;
 use super::loop_observer::PyLoopObserver;
 use super::python_client::{PyClient, is_observer};
 use super::space::PySpace;
@@ -85,16 +87,19 @@ impl PySpace {
     /// ...     _ = space.insert_region(AddressSpaceRegion("ram", base, 0x1000))
     /// Traceback (most recent call last):
     /// dbs_address_space.errors.ClientError: client "NoMoreThanOne" refused the change in prepare: ValueError: one region is enough
-    #[pyo3(signature = (client_or_callable, *, replay=false))]
+    #[pyo3(signature = (client_or_callable, *, replay=false, **others),
+        text_signature = "($self, client_or_callable, *, replay=False)")]
     fn subscribe<'py>(
         &self,
         client_or_callable: &Bound<'py, PyAny>,
         replay: bool,
+        others: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<Bound<'py, PySubscription>> {
+        keywords::refuse_of::<Self>("subscribe", others)?;
         let (py, given) = (client_or_callable.py(), client_or_callable);
         let observer = PyLoopObserver::of(given)?.map(Bound::into_any);
         let object = observer.as_ref().unwrap_or(given);
-        let is_observer = is_observer(object)?;
+        let is_observer = is_observer(object).argument("client_or_callable")?;
         self.attach(
             py,
             Some(object),

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyFrozenSet, PyTuple};
 
+use super::argument::Argument;
 use super::calls;
 use super::convert::{self, Size};
 use super::dirty::PyDirtyPages;
@@ -53,8 +54,7 @@ impl PyDirty {
         page_size: Option<Size>,
         trust: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<PyTracker> {
-        let trusted =
-            trust.map_or_else(|| Ok(Vec::new()), |given| convert::items(given, |item| convert::text(&item)))?;
+        let trusted = convert::items_or_none(trust, "names", |item| convert::text(&item)).argument("trust")?;
         let consumer = Consumer { id: ConsumerId::unique(), mode: TrackingMode::parse(mode)?, is_exact: exact };
         if !trusted.iter().any(|name| name == "vhost-user") {
             self.space.refuse_unseen_writers()?;

@@ -1,16 +1,17 @@
 //! `Transaction`.
 
-use pyo3::exceptions::PyRuntimeError;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
+use pyo3::types::PyDict;
 
 use super::base::{PyBase, target};
 use super::convert::Address;
 use super::interrupt::detached;
+use super::keywords;
 use super::region::PyRegion;
 use super::region_objects::handed_over;
 use super::space::PySpace;
-use crate::model::error::Result;
+use crate::model::error::{Error, Result};
 use crate::model::ids::Generation;
 use crate::space::transaction::Transaction;
 use crate::sys::lock::Lock;
@@ -59,7 +60,7 @@ impl PyTransaction {
             TransactionState::New | TransactionState::Closed(_) => None,
         })?;
         Ok(result
-            .ok_or_else(|| PyRuntimeError::new_err("the transaction is not open: use it in a with statement"))??)
+            .ok_or(Error::TransactionClosed { message: "the transaction is not open: use it in a with statement" })??)
     }
 
     pub(super) fn stage(&self, verb: impl FnOnce(&mut Transaction) -> Result<()>) -> PyResult<PyBase> {
@@ -79,7 +80,7 @@ impl PyTransaction {
                 Ok(())
             }
             TransactionState::Open(_) | TransactionState::Closed(_) => {
-                Err(PyRuntimeError::new_err("a transaction can be entered once; make a new one"))
+                Err(Error::TransactionClosed { message: "a transaction can be entered once: make a new one" })
             }
         })??;
         Ok(slf)
@@ -128,7 +129,7 @@ impl PyTransaction {
     /// ...     len(change.remove_region("ram0")), len(space)
     /// (0, 1)
     fn remove_region(&self, x: &Bound<'_, PyAny>) -> PyResult<PyBase> {
-        let target = target(x)?;
+        let target = target(x, "x")?;
         self.stage(|transaction| transaction.remove(&target))
     }
 
@@ -140,7 +141,7 @@ impl PyTransaction {
     /// ...     change.replace_region("ram0", space[0].replace(name="low"))["low"].base
     /// 0
     fn replace_region(&self, old: &Bound<'_, PyAny>, new: &Bound<'_, PyRegion>) -> PyResult<PyBase> {
-        let (old, new) = (target(old)?, handed_over(new)?);
+        let (old, new) = (target(old, "old")?, handed_over(new)?);
         self.stage(|transaction| transaction.replace(&old, new))
     }
 
@@ -178,8 +179,14 @@ impl PySpace {
     /// >>> space = AddressSpace(AddressSpaceLayout(1 << 46, 0, 1 << 45))
     /// >>> with space.transaction(if_generation=0) as change:
     /// ...     _ = change.insert_region(AddressSpaceRegion("ram", 0, "1MiB"))
-    #[pyo3(signature = (*, if_generation=None))]
-    fn transaction(slf: Bound<'_, Self>, if_generation: Option<Address>) -> PyTransaction {
-        PyTransaction::new(slf.unbind(), if_generation.map(|generation| Generation(generation.0)))
+    #[pyo3(signature = (*, if_generation=None, **others),
+        text_signature = "($self, *, if_generation=None)")]
+    fn transaction(
+        slf: Bound<'_, Self>,
+        if_generation: Option<Address>,
+        others: Option<&Bound<'_, PyDict>>,
+    ) -> PyResult<PyTransaction> {
+        keywords::refuse_of::<Self>("transaction", others)?;
+        Ok(PyTransaction::new(slf.unbind(), if_generation.map(|generation| Generation(generation.0))))
     }
 }

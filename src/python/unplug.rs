@@ -20,7 +20,7 @@ impl PySpace {
     /// >>> space.unplug_requests == (request,)
     /// True
     fn request_unplug(&self, region: &Bound<'_, PyAny>) -> PyResult<PyUnplugRequest> {
-        let request = self.inner().request_unplug(&target(region)?)?;
+        let request = self.inner().request_unplug(&target(region, "region")?)?;
         Ok(PyUnplugRequest { space: self.inner().clone(), request })
     }
 

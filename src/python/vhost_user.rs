@@ -4,14 +4,16 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyTuple};
+use pyo3::types::{PyBytes, PyDict, PyTuple};
 
+use super::argument::Argument;
 use super::attachment::{PyAttachment, over};
 use super::calls::python_call;
 use super::convert::{self, Address, CInt, Timeout, U32};
 use super::file;
 use super::import_once::ImportOnce;
 use super::interrupt::detached;
+use super::keywords;
 use super::memory::{EVERYWHERE, PyMemory};
 use super::space::PySpace;
 use crate::clients::vhost_user::{VhostUser, VhostUserRegion};
@@ -48,8 +50,7 @@ impl PyVhostUserClient {
         has_reply: bool,
     ) -> PyResult<Vec<u8>> {
         let client = self.client.upgrade().ok_or_else(over)?;
-        let fds =
-            fds.map_or_else(|| Ok(Vec::new()), |given| convert::items(given, |fd| Ok(fd.extract::<CInt>()?.0)))?;
+        let fds = convert::items_or_none(fds, "descriptors", |fd| Ok(fd.extract::<CInt>()?.0)).argument("fds")?;
         let payload = payload.unwrap_or_default();
         detached(py, None, |interrupt| client.message(request.0, payload, &fds, has_reply, interrupt))
     }
@@ -121,24 +122,26 @@ impl PySpace {
     /// `sock` is a connected Unix socket, an int or anything with `fileno()`, that stays the caller's; a duplicate is kept until
     /// `detach()`. The session is opened and the protocol's features are negotiated here: those that this needs, and those bits of
     /// `protocol_features` that the back-end offers. `SET_FEATURES` and the rings are the caller's, by `VhostUserClient.send`.
-    /// Each message waits `timeout` seconds for the back-end. Ctrl-C ends the wait in every verb, and after a message without an answer the
+    /// Each message waits `timeout` seconds for the back-end, or for ever with `None`. Ctrl-C ends the wait in every verb, and after a message without an answer the
     /// connection takes no other: detach it. Firmware, devices and DAX windows are not in the table.
     ///
     /// A region is removed from the table when its removal is published: the caller must have no request under way in it. Raises
     /// `NotMapped`, `Unsupported` naming RAM that is not shared, `BackingError` for a back-end that refuses, does not answer or has
     /// no room (`ENOSPC`).
-    #[pyo3(signature = (sock, *, timeout=Timeout(Duration::from_secs(5)), protocol_features=Address(0)), text_signature = "($self, sock, *, timeout=5.0, protocol_features=0)")]
+    #[pyo3(signature = (sock, *, timeout=Some(Timeout(Duration::from_secs(5))), protocol_features=Address(0), **others), text_signature = "($self, sock, *, timeout=5.0, protocol_features=0)")]
     fn attach_vhost_user<'py>(
         &self,
         py: Python<'py>,
         sock: &Bound<'_, PyAny>,
-        timeout: Timeout,
+        timeout: Option<Timeout>,
         protocol_features: Address,
+        others: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<Bound<'py, PyVhostUserClient>> {
+        keywords::refuse_of::<Self>("attach_vhost_user", others)?;
         self.inner().check_process()?;
         // Before the negotiation, for which a backend is there once.
         self.inner().check_mapped("vhost-user")?;
-        let (socket, timeout) = (file::descriptor(sock)?, timeout.0);
+        let (socket, timeout) = (file::descriptor(sock, "sock")?, timeout.map_or(Duration::MAX, |timeout| timeout.0));
         let client = detached(py, None, |interrupt| {
             VhostUser::new(socket, timeout, protocol_features.0, interrupt).map(Arc::new)
         })?;

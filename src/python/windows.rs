@@ -21,7 +21,7 @@ impl PySpace {
     /// >>> [region.size for region in space.split_region(0, 1 << 20)]
     /// [1048576, 3145728]
     fn split_region(&self, py: Python<'_>, x: &Bound<'_, PyAny>, at: Address) -> PyResult<Py<PyBase>> {
-        let target = target(x)?;
+        let target = target(x, "x")?;
         let map = detached(py, None, |interrupt| self.inner().split(target, at.0, interrupt))?;
         self.base_of(py, &map)
     }
@@ -37,7 +37,7 @@ impl PySpace {
     /// >>> len(space.join_regions(0, 1 << 20))
     /// 1
     fn join_regions(&self, py: Python<'_>, x: &Bound<'_, PyAny>, y: &Bound<'_, PyAny>) -> PyResult<Py<PyBase>> {
-        let (lower, upper) = (target(x)?, target(y)?);
+        let (lower, upper) = (target(x, "x")?, target(y, "y")?);
         let map = detached(py, None, |interrupt| self.inner().join(lower, upper, interrupt))?;
         self.base_of(py, &map)
     }
@@ -55,7 +55,7 @@ impl PySpace {
     /// >>> space.memory.read_u64((16 << 20) + 0x1000)
     /// 7
     fn move_region(&self, py: Python<'_>, x: &Bound<'_, PyAny>, base: Address) -> PyResult<Py<PyBase>> {
-        let target = target(x)?;
+        let target = target(x, "x")?;
         let map = detached(py, None, |interrupt| self.inner().relocate(target, base.0, interrupt))?;
         self.base_of(py, &map)
     }
@@ -71,7 +71,7 @@ impl PyTransaction {
     /// ...     len(change.split_region(0, 1 << 20))
     /// 2
     fn split_region(&self, x: &Bound<'_, PyAny>, at: Address) -> PyResult<PyBase> {
-        let target = target(x)?;
+        let target = target(x, "x")?;
         self.stage(|transaction| transaction.split(&target, at.0))
     }
 
@@ -84,7 +84,7 @@ impl PyTransaction {
     /// ...     len(change.join_regions(0, 1 << 20))
     /// 1
     fn join_regions(&self, x: &Bound<'_, PyAny>, y: &Bound<'_, PyAny>) -> PyResult<PyBase> {
-        let (lower, upper) = (target(x)?, target(y)?);
+        let (lower, upper) = (target(x, "x")?, target(y, "y")?);
         self.stage(|transaction| transaction.join(&lower, &upper))
     }
 
@@ -96,7 +96,7 @@ impl PyTransaction {
     /// ...     change.move_region(0, 16 << 20).regions[0].base
     /// 16777216
     fn move_region(&self, x: &Bound<'_, PyAny>, base: Address) -> PyResult<PyBase> {
-        let target = target(x)?;
+        let target = target(x, "x")?;
         self.stage(|transaction| transaction.relocate(&target, base.0))
     }
 }

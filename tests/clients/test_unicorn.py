@@ -16,6 +16,7 @@ from dbs_address_space import (
     AddressSpaceRegion,
     ClientError,
     NotMapped,
+    RegionOverlap,
     Unsupported,
 )
 from kernel_view import maps_of
@@ -122,7 +123,7 @@ def test_a_refusal_of_the_engine_changes_nothing(space: AddressSpace, uc: unicor
     with pytest.raises(ClientError, match="Unicorn") as refused, space.transaction() as change:
         change.remove_region("dimm")
         change.insert_region(ram(DIMM, 17 * MIB, name="too large"))
-    assert isinstance(refused.value.__cause__, unicorn.UcError)
+    assert isinstance(refused.value.__cause__, RegionOverlap)
     assert space.snapshot() is before
     assert regions_of(uc) == regions
     uc.mem_write(DIMM, b"still there")
@@ -134,6 +135,25 @@ def test_a_refusal_of_the_engine_changes_nothing(space: AddressSpace, uc: unicor
     with pytest.raises(ClientError, match="veto"):
         space.insert_region(ram(48 * MIB))
     assert regions_of(uc) == regions
+
+
+def test_an_engine_that_follows_a_space_already_is_refused_by_name(space: AddressSpace, uc: unicorn.Uc) -> None:
+    first = space.attach_unicorn(uc)
+    before = regions_of(uc)
+    with pytest.raises(ClientError, match=r"this engine follows AddressSpace\(.*\) there: detach\(\) that"):
+        space.attach_unicorn(uc)
+    assert regions_of(uc) == before
+    assert space.clients == (first,)
+    first.detach()
+    space.attach_unicorn(uc).detach()
+
+
+@pytest.mark.parametrize("base", [DIMM, UART])
+def test_pages_that_the_engines_owner_has_mapped_are_named(space: AddressSpace, uc: unicorn.Uc, base: int) -> None:
+    uc.mem_map(base, PAGE)
+    with pytest.raises(ClientError, match="already: its owner mapped them"):
+        space.attach_unicorn(uc)
+    assert regions_of(uc) == [(base, base + PAGE, unicorn.UC_PROT_ALL)]
 
 
 def test_an_unmapped_space_has_nothing_for_unicorn(uc: unicorn.Uc) -> None:

@@ -1,6 +1,7 @@
 """Every public callable as its source declares it, with an object that has it and arguments that do."""
 
 import ast
+import inspect
 import os
 from array import array
 from collections.abc import Callable, Iterator
@@ -265,12 +266,17 @@ class World:
         }
 
 
-def call(function: Callable[..., object], signature: Signature, arguments: dict[str, object]) -> object:
-    """Calls it with what it requires by position where it may, for some take that only so; the rest by name."""
+def call(
+    function: Callable[..., object], signature: Signature, arguments: dict[str, object], **others: object
+) -> object:
+    """Calls it with what it requires by position where it may, for some take that only so; the rest, and `others`, by name."""
     positional = [
         one.name
         for one in signature.parameters
         if one.name in arguments and (one.is_positional or (one.is_required and not one.is_keyword))
     ]
     named = {name: value for name, value in arguments.items() if name not in positional}
-    return function(*(arguments[name] for name in positional), **named)
+    result = function(*(arguments[name] for name in positional), **named, **others)
+    if inspect.iscoroutine(result):
+        result.close()
+    return result

@@ -378,3 +378,12 @@ def test_discarded_pages_of_a_private_file_keep_the_options(tmp_path: Path) -> N
     assert memory.effective()[0].locked == 8 * PAGE
     places = [f"{memory.host_address(page * PAGE):x} bind:0 " for page in (0, 2, 3)]
     assert all(place in Path("/proc/self/numa_maps").read_text() for place in places)
+
+
+def test_what_may_not_be_accessed_is_not_locked() -> None:
+    region = ram(0, prot_flags="---", backing=BackingOptions(mlock=True))
+    with pytest.raises(
+        BackingError, match=r"mlock can't bring in pages that may not be accessed; give .* another"
+    ) as refused:
+        mapped(region)
+    assert "RLIMIT" not in str(refused.value)

@@ -2,15 +2,31 @@
 
 import itertools
 import signal
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
 from children import in_child
-from dbs_address_space import BytePattern, DirtyPages, GuestMemory
-from memory_helpers import GIB, MIB, mapped, ram
+from dbs_address_space import (
+    AddressSpaceBase,
+    AddressSpaceBuilder,
+    AddressSpaceLayout,
+    AddressSpacePlan,
+    AddressSpaceRegion,
+    BytePattern,
+    DirtyPages,
+    GuestMemory,
+    NumaRegionInfo,
+)
+from memory_helpers import GIB, MIB, PAGE, mapped, ram
+from verbs import VERBS
 
 AT = 16 * GIB
+MANY = 1 << 19
 NEEDLE = 64 << 10
 ENDLESS = itertools.repeat((AT, 0))
 
@@ -27,8 +43,13 @@ WORK: dict[str, Callable[[GuestMemory], object]] = {
     "readv_into": lambda memory: memory.readv_into(ENDLESS, bytearray(8)),
     "writev": lambda memory: memory.writev(itertools.repeat((AT, b""))),
     "read_c_string": lambda memory: memory.read_c_string(AT, GIB),
+    "read_many_u64": lambda memory: memory.read_many_u64(np.full(1 << 28, AT, "<u8")),
+    "read_many_u64 of ints": lambda memory: memory.read_many_u64(itertools.repeat(AT)),
+    "open": lambda memory: [file.read(GIB) for file in [memory.open()] * 100 if file.seek(AT)],
+    "pack": lambda memory: list(map(partial(memory.pack, AT), [f"{GIB // 2}s"] * 100, [b""] * 100)),
     "bitmap": lambda _: DirtyPages([(0, 1 << 45)]).bitmap(0, 1 << 45),
 }
+"""Work that takes seconds at least; that of verbs which are `interruptible` is in `test_long_verbs.py`."""
 
 
 @pytest.mark.parametrize("work", WORK)
@@ -43,6 +64,81 @@ def test_ctrl_c_ends(work: str) -> None:
             WORK[work](memory)
 
     in_child(child, timeout=20)
+
+
+@contextmanager
+def interrupted() -> Iterator[None]:
+    """Ctrl-C ends at once what is done here, and would take some times as long."""
+    sent: list[float] = []
+
+    def interrupt(*_: object) -> None:
+        sent.append(time.monotonic())
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 0.1)
+    begun = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        yield
+    # Python handles the signal when the work lets it.
+    assert sent[0] - begun < 1
+
+
+def many_sizes() -> AddressSpaceBuilder:
+    return AddressSpaceBuilder("q35", phys_bits=52, numa_regions=[NumaRegionInfo("2MiB")] * MANY)
+
+
+def many_wrong_vcpus() -> AddressSpaceBuilder:
+    return AddressSpaceBuilder(numa_regions=[NumaRegionInfo("2MiB", vcpu_ids=range(4 * MANY))])
+
+
+def many_regions() -> AddressSpaceBase:
+    device = AddressSpaceRegion.create_device_region
+    layout = AddressSpaceLayout(1 << 46, 0, 0)
+    return AddressSpaceBase.from_regions([device(index * 2 * PAGE, PAGE) for index in range(MANY)], layout)
+
+
+MAPS: dict[str, tuple[Callable[[], Any], Callable[[Any], object]]] = {
+    "a plan": (many_sizes, AddressSpaceBuilder.plan),
+    "a plan's problems": (many_wrong_vcpus, AddressSpaceBuilder.plan),
+    "a plan's regions": (lambda: many_sizes().plan(), lambda plan: plan.regions),
+    "a plan's text": (lambda: many_sizes().plan(), str),
+    "a plan's JSON": (lambda: many_sizes().plan(), AddressSpacePlan.to_json),
+    "a map's text": (many_regions, str),
+    "a map's regions": (many_regions, lambda base: base.regions),
+    "a map's gaps": (many_regions, AddressSpaceBase.gaps),
+    "a map's ranges": (many_regions, AddressSpaceBase.ranges),
+}
+
+
+@pytest.mark.parametrize("case", MAPS)
+def test_ctrl_c_ends_work_on_many_regions(case: str) -> None:
+    make, work = MAPS[case]
+
+    def child() -> None:
+        made = make()
+        with interrupted():
+            work(made)
+
+    in_child(child, timeout=60)
+
+
+SHORT = {
+    "array": "a view",
+    "view": "maps nothing",
+    "pin": "a lease",
+    "check_range": "a walk over regions",
+    "discard": "below, midway",
+    "_fill_part": "a part of a region, of zeroes",
+    "_discard_part": "as discard",
+}
+"""Verbs of any size that are not interrupted, and why they need not be."""
+
+
+def test_every_verb_of_any_size_is_interrupted_somewhere() -> None:
+    worked = {name.split()[0] for name in WORK}
+    sized = {verb.name for verb in VERBS if verb.sized or verb.long}
+    assert sized - {verb.name for verb in VERBS if verb.interruptible} - worked - set(SHORT) == set()
 
 
 def test_ctrl_c_ends_a_discard_midway() -> None:

@@ -257,7 +257,7 @@ def test_no_addresses_are_no_results(memory: GuestMemory, make: Callable[[], Any
 
 
 BAD_ADDRESSES: dict[str, tuple[Any, type[Exception]]] = {
-    "list": ([0, 1], TypeError),
+    "list of floats": ([0.5], TypeError),
     "text": ("00000000", TypeError),
     "bytes": (bytes(16), TypeError),
     "u4": (np.zeros(4, dtype="u4"), TypeError),

@@ -97,10 +97,10 @@ def test_firmware_is_the_originals() -> None:
         (with_vcpus((4096, [0, 1])), {0: (0, 1)}),
         (with_vcpus((3072, [0, 1]), (1024, [2, 3])), {0: (0, 1), 1: (2, 3)}),
         (with_vcpus((2944, [0, 1]), (1024, [2, 3])), {0: (0, 1), 1: (2, 3)}),
-        ([NumaRegionInfo("1MiB", None, 5, [7, 7]), NumaRegionInfo("1MiB", None, 5, [7, 8])], {5: (7, 8)}),
+        ([NumaRegionInfo("1MiB", None, 5, [7]), NumaRegionInfo("1MiB", None, 5, [8])], {5: (7, 8)}),
     ],
 )
-def test_vcpus_are_in_their_node_once(infos: list[NumaRegionInfo], vcpus: dict[int, tuple[int, ...]]) -> None:
+def test_vcpus_are_in_their_node(infos: list[NumaRegionInfo], vcpus: dict[int, tuple[int, ...]]) -> None:
     made = plan(*infos)
     assert {node: entry.vcpu_ids for node, entry in made.numa_nodes.items()} == vcpus
     assert made.problems == ()
@@ -130,6 +130,13 @@ def test_a_huge_source_is_planned_with_pages_of_2_mib() -> None:
     made = plan("64MiB", mem_type="hugemmap")
     assert made.regions[0].page_size == 2 * MIB
     assert made.cost.pages == {2 * MIB: 32}
+
+
+def test_a_vcpu_is_given_once() -> None:
+    twice = plan(NumaRegionInfo(MIB, vcpu_ids=[0, 1, 0]))
+    assert twice.problems == ("vCPU 0 is twice in the guest node 0",)
+    parts = [NumaRegionInfo(MIB, vcpu_ids=[0, 1]), NumaRegionInfo(MIB, vcpu_ids=[1])]
+    assert plan(*parts).problems == ("vCPU 1 is twice in the guest node 0",)
 
 
 def test_every_problem_is_found_at_once() -> None:

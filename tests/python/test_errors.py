@@ -41,6 +41,7 @@ from dbs_address_space import (
     ReentrantChange,
     RegionBusy,
     RegionOverlap,
+    TransactionClosed,
     UnknownName,
     UnmappedAddress,
     Unsupported,
@@ -80,6 +81,7 @@ PROMISED: dict[type[AddressSpaceError], tuple[type[BaseException], ...]] = {
     NotMapped: (RuntimeError,),
     GenerationChanged: (RuntimeError,),
     PartialTransfer: (OSError,),
+    TransactionClosed: (RuntimeError,),
     ReentrantChange: (RuntimeError,),
     ForkedProcess: (RuntimeError,),
     ClientError: (RuntimeError,),
@@ -303,6 +305,12 @@ CASES: dict[str, tuple[type[AddressSpaceError], Callable[[], object], str, dict[
     ),
     "not mapped": (NotMapped, lambda: space_of().memory, r"call map_memory\(\)", {}),
     "generation": (GenerationChanged, stale_transaction, "at generation 0, not at 3: look again", {}),
+    "closed transaction": (
+        TransactionClosed,
+        lambda: space_of().transaction().remove_region(0),
+        "the transaction is not open: use it in a with statement",
+        {},
+    ),
     "reentry": (ReentrantChange, change_in_a_change, "a change from inside a change", {}),
 }
 

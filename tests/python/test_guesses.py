@@ -1,15 +1,14 @@
 """Names that users of other projects guess first, and keywords that they misspell: the error says which is ours."""
 
-import inspect
 import re
 from pathlib import Path
 from typing import Any
 
 import dbs_address_space
 import pytest
-from dbs_address_space import AddressSpaceRegion, GuestMemory, Machine
+from dbs_address_space import AddressSpaceRegion, GuestMemory, Machine, tables
 from memory_helpers import PAGE
-from public_callables import World
+from public_callables import World, call, signatures
 
 TABLE = (Path(__file__).parents[2] / "src/python/guess_table.rs").read_text()
 BLOCK = re.compile(r"^(?:pub\(super\) )?const (\w+): [^=]*= &\[$(.*?)^\];$", re.MULTILINE | re.DOTALL)
@@ -154,25 +153,48 @@ def test_what_is_there_stays_visible() -> None:
     assert set(dir(region)) == {name for name in dir(region) if hasattr(region, name)}
 
 
-MADE: dict[str, tuple[tuple[object, ...], dict[str, object]]] = {
-    "AddressSpaceRegion": (("ram", 0, PAGE), {}),
-    "BackingOptions": ((), {}),
-    "AddressSpaceBuilder": (("q35",), {"numa_regions": ["1GiB"]}),
-    "Machine": (("mine",), {"mem_start": 0, "mem_end": 1 << 32, "phys_bits": 36}),
+QUICK = {
+    f"{owner}.{name}"
+    for owner, names in {
+        "AddressSpaceBase": "from_regions overlapping gaps insert_region replace_region",
+        "AddressSpace": "from_regions overlapping gaps replace_region dispatch remove_region wait_for_change",
+        "Transaction": "replace_region",
+        "DirtyPages": "bitmap",
+        "GuestMemory": "read read_into write fill view pin copy translate readv_into read_c_string compare hexdump "
+        "check_range find_zero_pages discard unpack pack read_from write_to load store swap compare_exchange "
+        "fetch_add fetch_sub fetch_and fetch_or fetch_xor read_u8 read_u16 read_u32 read_u64 "
+        "write_u8 write_u16 write_u32 write_u64 wake_value",
+        "DaxWindow": "map_file unmap",
+    }.items()
+    for name in names.split()
+}
+"""Callables that stay as PyO3 makes them: quick ones, which `**others` would make slower, and those with hardly an option."""
+OF_PYTHON = {"DimmSlots", "MemoryBlocks", "AddressRange", "GuestFile", "VhostUserRegion"}
+SUGGESTING = {
+    str(signature): signature
+    for signature in signatures()
+    if len(signature.parameters) > 1
+    and signature.owner not in OF_PYTHON
+    and str(signature) not in QUICK
+    and (signature.owner or signature.name in vars(tables))
 }
 
 
-@pytest.mark.parametrize("name", MADE)
-def test_a_misspelt_keyword_is_answered_with_ours(name: str) -> None:
-    made = getattr(dbs_address_space, name)
-    positional, keywords = MADE[name]
-    made(*positional, **keywords)
-    for keyword in inspect.signature(made).parameters:
-        misspelt = keyword[:-2] + keyword[-1]
+@pytest.mark.parametrize("name", SUGGESTING)
+def test_a_misspelt_keyword_is_answered_with_ours(world: World, name: str) -> None:
+    signature = SUGGESTING[name]
+    function, required = world.callable(signature), world.required(signature)
+    for keyword in (parameter.name for parameter in signature.parameters):
+        misspelt = keyword[:-2] + keyword[-1] if len(keyword) > 3 else keyword + "z"
         with pytest.raises(TypeError, match=rf"keyword argument '{misspelt}': did you mean '{keyword}'\?"):
-            made(*positional, **keywords, **{misspelt: None})
+            call(function, signature, required, **{misspelt: None})
     with pytest.raises(TypeError, match=r"'xyzzy': it takes \w+, \w+"):
-        made(*positional, **keywords, xyzzy=None)
+        call(function, signature, required, xyzzy=None)
+
+
+def test_the_callables_that_suggest_are_most_with_options() -> None:
+    assert len(SUGGESTING) >= 30
+    assert {str(signature) for signature in signatures()} >= QUICK
 
 
 @pytest.mark.parametrize(

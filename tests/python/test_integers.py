@@ -26,6 +26,7 @@ WRAPPED: dict[str, list[Callable[[object], object]]] = {
     "Iterable[SupportsIndex] | str": [lambda number: [number]],
     "Sequence[SupportsIndex]": [lambda number: [number]],
     "Iterable[Iterable[SupportsIndex]]": [lambda number: [[number]]],
+    "Iterable[SupportsIndex] | Buffer": [lambda number: [number]],
     "Iterable[NumaRegionInfo | _Size]": [lambda number: [number]],
     "Iterable[tuple[_Address, _Size]]": [lambda number: [(number, PAGE)], lambda number: [(0, number)]],
     "Iterable[tuple[_Address, Buffer]]": [lambda number: [(number, b"x")]],

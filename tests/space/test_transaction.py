@@ -18,6 +18,7 @@ from dbs_address_space import (
     RegionBusy,
     RegionOverlap,
     Transaction,
+    TransactionClosed,
     UnmappedAddress,
 )
 from kernel_view import descriptors, maps_of
@@ -249,17 +250,17 @@ def test_it_is_entered_once(space: AddressSpace) -> None:
     change = space.transaction()
     assert repr(change) == "Transaction(not entered)"
     for verb in (change.insert_region, change.remove_region):
-        with pytest.raises(RuntimeError, match="use it in a with statement"):
+        with pytest.raises(TransactionClosed, match="use it in a with statement"):
             verb(DIMM)
     with change:
         assert repr(change) == "Transaction(open)"
-        with pytest.raises(RuntimeError, match="entered once"):
+        with pytest.raises(TransactionClosed, match="entered once"):
             change.__enter__()
         change.insert_region(DIMM)
     assert repr(change) == "Transaction(published)"
-    with pytest.raises(RuntimeError, match="not open"):
+    with pytest.raises(TransactionClosed, match="not open"):
         change.remove_region(DIMM)
-    with pytest.raises(RuntimeError, match="entered once"), change:
+    with pytest.raises(TransactionClosed, match="entered once"), change:
         pass
     with space.transaction() as empty:
         pass

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from dbs_address_space._core import AddressSpace, AddressSpaceLayout, AddressSpaceRegion, checked_answer
+from dbs_address_space._core import AddressSpace, AddressSpaceLayout, AddressSpaceRegion, checked_answer, checked_int
 from dbs_address_space.adapters._qemu_map import END, Range, flat_view, unique_name
 from dbs_address_space.errors import InvalidArgument, Unsupported
 
@@ -21,7 +21,15 @@ if TYPE_CHECKING:
 
     from dbs_address_space._core import AddressSpaceChange, GuestMemory, Reservation
 
-__all__ = ["QemuSpace", "memdev_name", "open_space", "open_space_async", "ram_names", "run_steps"]
+__all__ = [
+    "QemuSpace",
+    "check_execute",
+    "memdev_name",
+    "open_space",
+    "open_space_async",
+    "ram_names",
+    "run_steps",
+]
 
 _Result = TypeVar("_Result")
 if TYPE_CHECKING:
@@ -138,7 +146,7 @@ def open_space(execute: Callable[[str, dict[str, Any]], Any], *, pid: int | None
     or root. ROMs, video memory and what devices share (ivshmem) are not RAM. Raises `Unsupported` for RAM that is private to it,
     `OSError` where it can't be looked into, `TimeoutError` where its map moves all the time.
     """
-    pid = _peer(execute) if pid is None else pid
+    pid = _checked_pid(execute, pid)
     return _opened(pid, run_steps(_look(pid), execute), execute)
 
 
@@ -146,7 +154,7 @@ async def open_space_async(
     execute: Callable[[str, dict[str, Any]], Awaitable[Any]], *, pid: int | None = None
 ) -> QemuSpace:
     """`open_space` with an `execute` whose result is awaited; use `refresh_async` on what it gives."""
-    pid = _peer(execute) if pid is None else pid
+    pid = _checked_pid(execute, pid)
     return _opened(pid, await _run_async(_look(pid), execute), execute)
 
 
@@ -154,6 +162,17 @@ def _opened(pid: int, found: _Found, execute: Callable[[str, dict[str, Any]], An
     opened = QemuSpace(pid, found)
     opened._execute = execute  # noqa: SLF001  of this module
     return opened
+
+
+def check_execute(execute: object) -> None:
+    """Refuses what can't send commands."""
+    if not callable(execute):
+        raise TypeError(f"execute must be a function that sends a QMP command, not {type(execute).__name__}")
+
+
+def _checked_pid(execute: object, pid: int | None) -> int:
+    check_execute(execute)
+    return _peer(execute) if pid is None else checked_int(pid, "pid")
 
 
 def _peer(execute: object) -> int:

@@ -8,20 +8,36 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+from collections.abc import Collection
 from itertools import accumulate, chain, groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from dbs_address_space._core import AddressSpace, AddressSpaceLayout, AddressSpaceRegion, checked_answer, checked_range
+from dbs_address_space._core import (
+    AddressSpace,
+    AddressSpaceLayout,
+    AddressSpacePlan,
+    AddressSpaceRegion,
+    GuestMemory,
+    check_type,
+    checked_answer,
+    checked_int,
+    checked_size,
+)
 from dbs_address_space.adapters._qemu_map import END, flat_view, unique_name
-from dbs_address_space.adapters._qemu_space import QemuSpace, open_space, open_space_async, ram_names, run_steps
+from dbs_address_space.adapters._qemu_space import (
+    QemuSpace,
+    check_execute,
+    open_space,
+    open_space_async,
+    ram_names,
+    run_steps,
+)
 from dbs_address_space.enums import MemorySourceType
 from dbs_address_space.errors import Unsupported
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable
     from typing import SupportsIndex
-
-    from dbs_address_space._core import AddressSpacePlan, GuestMemory
 
 __all__ = [
     "QemuSpace",
@@ -57,6 +73,7 @@ def space_of_plan(plan: AddressSpacePlan) -> AddressSpace:
     The regions of a node that has several are parts of one memfd, at rising offsets. Raises `Unsupported` for such a node whose
     memory is not `"shmem"`, and what `map_memory` raises.
     """
+    check_type(plan, AddressSpacePlan, "plan")
     regions = {region.base: region for region in plan.regions}
     for node in plan.numa_nodes.values():
         if len(node.region_infos) > 1:
@@ -102,7 +119,10 @@ def memory_arguments(
     `hotplug_commands`. Raises `Unsupported` for RAM that is not shared, or not all of its file, and for nodes that are not
     one file each, by ascending addresses.
     """
-    slots, max_size = checked_range(slots, max_size)
+    check_type(memory, GuestMemory, "memory")
+    slots, max_size = checked_int(slots, "slots"), checked_size(max_size, "max_size")
+    if plan is not None:
+        check_type(plan, AddressSpacePlan, "plan")
     backends = _backends(memory)
     room = f",slots={slots},maxmem={max_size >> 10}K" if slots else ""
     arguments = ["-m", f"size={sum(backend.size for backend in backends) >> 10}K{room}"]
@@ -183,6 +203,8 @@ def hotplug_commands(memory: GuestMemory, region: AddressSpaceRegion) -> list[tu
     The machine must have been started with room for it. Raises `UnmappedAddress` for a region that is not mapped,
     `Unsupported` for one that is not shared.
     """
+    check_type(memory, GuestMemory, "memory")
+    check_type(region, AddressSpaceRegion, "region")
     mapping = memory.mapping(region.base)
     (shown,) = (shown for shown in memory.vhost_user_regions() if shown.guest_phys_addr == region.base)
     name = _device_name(region)
@@ -193,6 +215,7 @@ def hotplug_commands(memory: GuestMemory, region: AddressSpaceRegion) -> list[tu
 
 def unplug_commands(region: AddressSpaceRegion) -> list[tuple[str, dict[str, Any]]]:
     """QMP commands that undo `hotplug_commands`: the guest is asked first, and the second has to wait for `DEVICE_DELETED`."""
+    check_type(region, AddressSpaceRegion, "region")
     name = _device_name(region)
     return [("device_del", {"id": name}), ("object-del", {"id": f"memory-{name}"})]
 
@@ -206,6 +229,7 @@ def read_space(execute: Callable[[str, dict[str, Any]], Any]) -> AddressSpace:
 
     `execute(command, arguments)` sends a QMP command and returns its result. Raises `TypeError` for one that returns a coroutine.
     """
+    check_execute(execute)
     tree = checked_answer(execute("human-monitor-command", {"command-line": "info mtree -f"}), "execute")
     listed = checked_answer(execute("query-memory-devices", {}), "execute")
     devices = [device["data"] for device in listed]
@@ -222,6 +246,11 @@ def space_of_tree(
     the offset in its name, as `ram0@0x100000`. QEMU prints video memory and what devices share as RAM, too: `ram` has the names
     of what is RAM; without it, only what is named as video memory is a device.
     """
+    check_type(text, str, "text")
+    check_type(names or {}, dict, "names")
+    # A text would have every part of itself.
+    if ram is not None and (isinstance(ram, str) or not isinstance(ram, Collection)):
+        raise TypeError(f"ram must be a Collection of names, such as a set, not {type(ram).__name__}")
     names = names or {}
     regions: list[AddressSpaceRegion] = []
     seen: set[str] = set()

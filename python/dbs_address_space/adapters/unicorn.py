@@ -24,7 +24,7 @@ except ModuleNotFoundError as _error:
     raise needs("unicorn", _error) from _error
 
 from dbs_address_space.enums import AddressSpaceRegionType, Prot
-from dbs_address_space.errors import Unsupported
+from dbs_address_space.errors import RegionOverlap, Unsupported
 from dbs_address_space.ranges import AddressRange
 
 if TYPE_CHECKING:
@@ -157,10 +157,27 @@ class UnicornClient:
         host = change.mapping(region).host_address - region.base
         mapped = self._mapped.get(_range(region)) or Mapped([], change._keep(region))  # noqa: SLF001  of this package
         for part in (part for part in parts if part not in mapped.parts):
-            self._uc.mem_map_ptr(part.base, part.size, _protection(region), host + part.base)
+            at = host + part.base
+            self._map(part, partial(self._uc.mem_map_ptr, *part, _protection(region), at))
             mapped.parts.append(part)
             self._note(_range(region), mapped)
         self._note(_range(region), mapped)
+
+    def _map(self, wanted: AddressRange, do: Callable[[], object]) -> None:
+        try:
+            do()
+        except UcError as error:
+            others = (client for client in getattr(self._uc, KEPT, ()) if client is not self)
+            other = next((client for client in others if client.has(wanted)), None)
+            if other is None and not _mapped_pages(self._uc, wanted):
+                raise
+            whose = f"this engine follows {other._space!r} there: detach() that" if other else "its owner mapped them"  # noqa: SLF001
+            message = f"Unicorn has pages of {wanted} already: {whose}"
+            raise RegionOverlap(message, address=wanted.base, size=wanted.size) from error
+
+    def has(self, wanted: AddressRange) -> bool:
+        """Whether it has mapped some of a range."""
+        return any(part.intersect(wanted) for mapped in self._mapped.values() for part in mapped.parts)
 
     def _note(self, whole: AddressRange, mapped: Mapped) -> None:
         self._mapped[whole] = mapped
@@ -183,7 +200,7 @@ class UnicornClient:
             except BaseException as error:  # noqa: BLE001  comes out of emu_start
                 _stop(uc, error)
 
-        self._uc.mmio_map(base, pages.size, read, None, write, None)
+        self._map(pages, partial(self._uc.mmio_map, *pages, read, None, write, None))
         self._devices.add(pages)
         self._note(pages, Mapped([pages]))
 
@@ -327,6 +344,10 @@ def device_pages(base: AddressSpaceBase) -> set[AddressRange]:
 
 def _memory(regions: Iterable[AddressSpaceRegion]) -> list[AddressSpaceRegion]:
     return [region for region in regions if region.region_type is not AddressSpaceRegionType.DEVICE_MEMORY]
+
+
+def _mapped_pages(uc: Uc, wanted: AddressRange) -> bool:
+    return any(AddressRange(first, last + 1 - first).intersect(wanted) for first, last, _ in uc.mem_regions())
 
 
 def _without(part: AddressRange, gone: AddressRange) -> list[AddressRange]:

@@ -6,6 +6,7 @@ import os
 import tempfile
 from pathlib import Path
 
+from dbs_address_space._core import AddressSpace, check_type
 from dbs_address_space.errors import InvalidArgument
 
 from . import registry
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
-    from dbs_address_space._core import AddressSpace
     from dbs_address_space.progress import Progress
 
 __all__ = ["dump", "load"]
@@ -46,6 +46,8 @@ def load(
     >>> load(lime).memory.read(0x1000, 5)
     b'hello'
     """
+    if format is not None:
+        check_type(format, str, "format")
     with Source(source) as opened:
         found = registry.named(format, "read") if format is not None else registry.recognized(opened)
         if found is None:
@@ -81,6 +83,13 @@ def dump(
     ...     load(directory + "/guest.elf").memory.read(0x1000, 5)
     b'hello'
     """
+    check_type(space, AddressSpace, "space")
+    if format is not None:
+        check_type(format, str, "format")
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"path must be a str or an os.PathLike, not {type(path).__name__}")
+    if progress is not None and not callable(progress):
+        raise TypeError(f"progress must be a function that takes a Progress, not {type(progress).__name__}")
     target = Path(path).resolve()
     found = registry.named(format, "write") if format is not None else registry.of_suffix(target.name)
     if found is None or found.write is None:

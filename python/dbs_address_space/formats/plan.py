@@ -78,6 +78,8 @@ def from_json(text: str) -> AddressSpacePlan:
     """The plan of a text that `to_json` made; anything else is `InvalidPlan`."""
     try:
         content = json.loads(text)
+        if not isinstance(content, dict):
+            raise _invalid(f"a plan's JSON is an object, not {json.dumps(content)[:40]}: give what to_json() made")
         if content["format"] != FORMAT or content["version"] != VERSION:
             raise _invalid(
                 f"format {content['format']!r} version {content['version']!r} is not {FORMAT!r} version {VERSION}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dbs_address_space._core import check_type
 from dbs_address_space.errors import InvalidArgument
 
 TYPE_CHECKING = False
@@ -69,6 +70,7 @@ def register(format: Format) -> None:  # noqa: A002  the word of `load` and `dum
     >>> load(b"RAM 4096").ram_size
     4096
     """
+    check_type(format, Format, "format")
     if format.name in _formats():
         raise InvalidArgument(f"there is a format {format.name!r} already: {_FORMATS[format.name].title}")
     others = dict(_FORMATS)

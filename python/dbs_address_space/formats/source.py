@@ -44,7 +44,12 @@ class Source:
             self.path = str(getattr(source, "name", "<file>"))
             self.fd = os.dup(source.fileno())
         else:
-            self.fd = _kept(bytes(memoryview(source)))
+            try:
+                content = bytes(memoryview(source))
+            except TypeError as error:
+                kind = type(source).__name__
+                raise TypeError(f"source must be a path, a binary file or bytes-like, not {kind}") from error
+            self.fd = _kept(content)
         try:
             self._settle()
         except BaseException:

@@ -12,6 +12,7 @@ use crate::memory::operation::Operation;
 use crate::memory::protection::Need;
 use crate::model::int::usize_of;
 use crate::model::invalid::Invalid;
+use crate::python::argument::Argument;
 use crate::python::convert::{self, Address, Size, narrow};
 
 /// The orders that an operation can have, by name.
@@ -42,14 +43,17 @@ fn ordering(name: &str, allowed: &Orders) -> PyResult<Ordering> {
 }
 
 /// An integer of `size` bytes.
-pub(super) fn operand(value: &Bound<'_, PyAny>, size: Size) -> PyResult<u64> {
+pub(super) fn operand(value: &Bound<'_, PyAny>, size: Size, name: &str) -> PyResult<u64> {
     let value = value.as_borrowed();
-    Ok(match size.0 {
-        1 => narrow::<u8>(value)?.into(),
-        2 => narrow::<u16>(value)?.into(),
-        4 => narrow::<u32>(value)?.into(),
-        _ => narrow::<u64>(value)?,
-    })
+    let operand = || {
+        Ok(match size.0 {
+            1 => narrow::<u8>(value)?.into(),
+            2 => narrow::<u16>(value)?.into(),
+            4 => narrow::<u32>(value)?.into(),
+            _ => narrow::<u64>(value)?,
+        })
+    };
+    operand().argument(name)
 }
 
 impl PyMemory {
@@ -96,7 +100,7 @@ impl PyMemory {
     #[pyo3(signature = (addr, value, size=Size(8), *, order="release"), text_signature = "($self, addr, value, size=8, *, order='release')")]
     fn store(&self, addr: Address, value: &Bound<'_, PyAny>, size: Size, order: &str) -> PyResult<()> {
         let order = ordering(order, STORES)?;
-        let value = operand(value, size)?;
+        let value = operand(value, size, "value")?;
         if self.short(|_, memory| Ok(memory.store_direct(addr.0, usize_of(size.0), value, order)))? {
             return Ok(());
         }
@@ -122,7 +126,7 @@ impl PyMemory {
         order: &str,
     ) -> PyResult<u64> {
         let order = ordering(order, CHANGES)?;
-        let operation = Operation::CompareExchange(operand(expected, size)?, operand(new, size)?);
+        let operation = Operation::CompareExchange(operand(expected, size, "expected")?, operand(new, size, "new")?);
         self.atomic("compare_exchange", Need::ReadWrite, (addr, size), operation, order)
     }
 }
@@ -146,7 +150,7 @@ macro_rules! change {
             #[pyo3(signature = (addr, value, size=Size(8), *, order="seq_cst"), text_signature = "($self, addr, value, size=8, *, order='seq_cst')")]
             fn $name(&self, addr: Address, value: &Bound<'_, PyAny>, size: Size, order: &str) -> PyResult<u64> {
                 let order = ordering(order, CHANGES)?;
-                let operation = Operation::$operation(operand(value, size)?);
+                let operation = Operation::$operation(operand(value, size, "value")?);
                 self.atomic(stringify!($name), Need::ReadWrite, (addr, size), operation, order)
             }
         }

@@ -149,7 +149,7 @@ impl PyMemory {
     /// >>> space.map_memory().read_into(0, bytearray(16))
     /// 16
     fn read_into(&self, py: Python<'_>, addr: Address, buffer: &Bound<'_, PyAny>) -> PyResult<usize> {
-        buffer::with_output(buffer, |output| self.read_to(py, addr, output).map(|()| output.size()))
+        buffer::with_output(buffer, "buffer", |output| self.read_to(py, addr, output).map(|()| output.size()))
     }
 
     /// Writes the bytes of any contiguous bytes-like object.
@@ -165,7 +165,7 @@ impl PyMemory {
     /// b'bios'
     #[pyo3(signature = (addr, data, *, force=false))]
     fn write(&self, py: Python<'_>, addr: Address, data: &Bound<'_, PyAny>, force: bool) -> PyResult<()> {
-        buffer::with_input(data, |input| self.write_from(py, addr, input, force))
+        buffer::with_input(data, "data", |input| self.write_from(py, addr, input, force))
     }
 
     /// Sets every byte of a range to `byte`.

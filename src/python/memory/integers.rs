@@ -5,6 +5,7 @@ use vm_memory::ByteValued;
 
 use super::PyMemory;
 use crate::memory::buffer::Output;
+use crate::python::argument::Argument;
 use crate::python::convert::{self, Address, Size, narrow};
 
 impl PyMemory {
@@ -64,7 +65,7 @@ macro_rules! integer {
             /// 7
             #[pyo3(signature = (addr, value, *, big=false))]
             fn $write(&self, py: Python<'_>, addr: Address, value: &Bound<'_, PyAny>, big: bool) -> PyResult<()> {
-                let value: $type = narrow(value.as_borrowed())?;
+                let value: $type = narrow(value.as_borrowed()).argument("value")?;
                 self.write_int(py, addr, if big { value.swap_bytes() } else { value })
             }
         }

@@ -81,7 +81,7 @@ impl PyMemory {
     /// The verb and the range for one region (exact base, name or region) and no other that takes its place, or for all that have memory.
     fn regions_of(&self, verb: Verb, region: Option<&Bound<'_, PyAny>>) -> PyResult<(Verb, Range)> {
         let Some(region) = region else { return Ok((verb.shaped(Shape::Mapped), EVERYWHERE)) };
-        let target = target(region)?;
+        let target = target(region, "region")?;
         self.short(|map, memory| {
             let desc = target.find(map)?;
             match memory.find(desc.base()) {
@@ -144,7 +144,7 @@ impl PyMemory {
         // Objects are made behind the snapshot: making one may run Python code.
         let descs: Vec<_> =
             self.short(|_, memory| Ok(memory.regions().map(|region| Arc::clone(region.desc())).collect()))?;
-        PyTuple::new(py, descs.into_iter().map(RegionObject).collect::<Vec<_>>())
+        convert::py_tuple(py, descs.into_iter().map(RegionObject))
     }
 
     /// The `Mapping` of the region that holds `addr`. Raises `UnmappedAddress`, `NotMapped`.
@@ -165,7 +165,7 @@ impl PyMemory {
     /// [4194304]
     fn mappings<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
         let mappings: Vec<_> = self.short(|_, memory| Ok(memory.regions().map(PyMapping::of).collect()))?;
-        PyTuple::new(py, mappings)
+        convert::py_tuple(py, mappings)
     }
 
     /// The `DaxWindow` of a DAX region, given by exact base, name or region.
@@ -188,7 +188,7 @@ impl PyMemory {
 
     /// The key of a region with memory, which no other has; it can stand for the region wherever a name can.
     fn _key(&self, region: &Bound<'_, PyAny>) -> PyResult<PyRegionKey> {
-        let target = target(region)?;
+        let target = target(region, "region")?;
         self.short(|map, _| target.find(map).cloned()).map(PyRegionKey)
     }
 

@@ -1,6 +1,7 @@
 //! Population of regions, at once or in the background.
 
 use pyo3::prelude::*;
+use pyo3::types::PyDict;
 
 use super::PyMemory;
 use crate::memory::access::Verb;
@@ -9,6 +10,7 @@ use crate::memory::protection::Need;
 use crate::model::int::usize_of;
 use crate::model::invalid::Invalid;
 use crate::python::convert::U32;
+use crate::python::keywords;
 use crate::python::prealloc::{PyPreallocHandle, report};
 
 const PREALLOC: Verb = Verb::new("prealloc", Need::Nothing).slow();
@@ -27,7 +29,8 @@ impl PyMemory {
     /// >>> from dbs_address_space import AddressSpaceBuilder
     /// >>> AddressSpaceBuilder(numa_regions=["4MiB"]).build().memory.prealloc().size
     /// 4194304
-    #[pyo3(signature = (region=None, *, threads=None, progress=None, background=false))]
+    #[pyo3(signature = (region=None, *, threads=None, progress=None, background=false, **others),
+        text_signature = "($self, region=None, *, threads=None, progress=None, background=False)")]
     fn prealloc<'py>(
         &self,
         py: Python<'py>,
@@ -35,7 +38,9 @@ impl PyMemory {
         threads: Option<U32>,
         progress: Option<Py<PyAny>>,
         background: bool,
+        others: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<Bound<'py, PyAny>> {
+        keywords::refuse_of::<Self>("prealloc", others)?;
         let threads = threads.map(|threads| usize_of(threads.0.into()));
         if threads.is_some_and(|threads| !(1..=1024).contains(&threads)) {
             return Err(Invalid::argument("threads must lie between 1 and 1024").into());

@@ -3,7 +3,7 @@
 use crate::model::quote::quoted;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyString, PyTuple};
+use pyo3::types::{PyBytes, PyDict, PyString, PyTuple};
 
 use super::PyMemory;
 use super::search::span;
@@ -21,6 +21,7 @@ use crate::model::range::Range;
 use crate::python::buffer;
 use crate::python::calls::{self, python_call};
 use crate::python::convert::{self, Address, Size};
+use crate::python::keywords;
 
 /// A verb that looks at all bytes of a range, for longer than a copy would take.
 const fn scanning(name: &'static str) -> Verb {
@@ -72,7 +73,7 @@ impl PyMemory {
     /// >>> space.map_memory().compare(0x10, bytes(3) + b"x")
     /// 19
     fn compare(&self, py: Python<'_>, addr: Address, data: &Bound<'_, PyAny>) -> PyResult<Option<u64>> {
-        buffer::with_input(data, |data| {
+        buffer::with_input(data, "data", |data| {
             let range = convert::range(addr, Size::of(data.size()))?;
             self.run(py, [(COMPARE, &[range])], None, |[sections], interrupt| {
                 compare::first_difference(sections, data, interrupt)
@@ -89,7 +90,8 @@ impl PyMemory {
     /// >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "4KiB")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
     /// >>> space.map_memory().hash(0, "4KiB", algorithm="sha256").hex()[:16]
     /// 'ad7facb2586fc6e9'
-    #[pyo3(signature = (addr, size, *, algorithm="blake3", progress=None))]
+    #[pyo3(signature = (addr, size, *, algorithm="blake3", progress=None, **others),
+        text_signature = "($self, addr, size, *, algorithm='blake3', progress=None)")]
     fn hash<'py>(
         &self,
         py: Python<'py>,
@@ -97,7 +99,9 @@ impl PyMemory {
         size: Size,
         algorithm: &str,
         progress: Option<Py<PyAny>>,
+        others: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<Bound<'py, PyBytes>> {
+        keywords::refuse_of::<Self>("hash", others)?;
         let _guard = python_call();
         let range = convert::range(addr, size)?;
         if algorithm == "blake3" {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use pyo3::prelude::*;
-use pyo3::types::PyString;
+use pyo3::types::{PyDict, PyString};
 use pyo3::{PyTraverseError, PyVisit};
 
 use super::PyMemory;
@@ -24,6 +24,7 @@ use crate::python::buffer;
 use crate::python::calls::python_call;
 use crate::python::convert::{Address, Size, U64};
 use crate::python::interrupt::PyInterrupt;
+use crate::python::keywords;
 use crate::python::space_ref::SpaceRef;
 use crate::sys::lock::Lock;
 
@@ -70,7 +71,7 @@ fn pattern(needle: &Bound<'_, PyAny>) -> PyResult<Arc<Pattern>> {
     if let Ok(pattern) = needle.cast::<PyPattern>() {
         return Ok(Arc::clone(&pattern.get().0));
     }
-    buffer::with_input(needle, |bytes| {
+    buffer::with_input(needle, "needle", |bytes| {
         let mut copy = room::zeroed(bytes.size())?;
         bytes.copy_to(0, &mut copy)?;
         Ok(Arc::new(Pattern::exact(copy)?))
@@ -181,7 +182,7 @@ impl PyMemory {
     /// >>> memory.writev([(0x100, b"\x7fELF\x02"), (0x2000, b"\x7fELF\x01")])
     /// >>> [hex(addr) for addr in memory.search(b"\x7fELF")], list(memory.search(BytePattern("7f 45 4c 46 01")))
     /// (['0x100', '0x2000'], [8192])
-    #[pyo3(signature = (needle, start=Address(0), end=None, *, limit=None, align=Size(1), progress=None),
+    #[pyo3(signature = (needle, start=Address(0), end=None, *, limit=None, align=Size(1), progress=None, **others),
         text_signature = "($self, needle, start=0, end=None, *, limit=None, align=1, progress=None)")]
     #[allow(clippy::too_many_arguments, reason = "the keywords that users were promised")]
     fn search(
@@ -192,7 +193,9 @@ impl PyMemory {
         limit: Option<U64>,
         align: Size,
         progress: Option<Py<PyAny>>,
+        others: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<PySearch> {
+        keywords::refuse_of::<Self>("search", others)?;
         if align.0 == 0 {
             return Err(
                 Invalid::number("align is 0: give 1 for any address, or what matches begin at multiples of").into()

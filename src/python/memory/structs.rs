@@ -8,6 +8,7 @@ use super::PyMemory;
 use crate::memory::access::Verb;
 use crate::memory::protection::Need;
 use crate::model::room;
+use crate::python::argument::Argument;
 use crate::python::calls::python_call;
 use crate::python::convert::{self, Address, Size};
 use crate::python::import_once::interned;
@@ -38,7 +39,7 @@ impl PyMemory {
     fn unpack<'py>(&self, py: Python<'py>, addr: Address, fmt: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
         let _guard = python_call();
         let structs = structs(py)?;
-        let size: u64 = structs.call_method1(interned!(py, "calcsize"), (fmt,))?.extract()?;
+        let size: u64 = structs.call_method1(interned!(py, "calcsize"), (fmt,)).argument("fmt")?.extract()?;
         let bytes = self.bytes_of(py, UNPACK, convert::range(addr, Size(size))?, None)?;
         structs.call_method1(interned!(py, "unpack"), (fmt, bytes))
     }
@@ -57,7 +58,8 @@ impl PyMemory {
     fn pack(&self, py: Python<'_>, addr: Address, fmt: &Bound<'_, PyAny>, values: &Bound<'_, PyTuple>) -> PyResult<()> {
         let _guard = python_call();
         let arguments = room::collected(std::iter::once(fmt.clone()).chain(values.iter()))?;
-        let packed = structs(py)?.getattr(interned!(py, "pack"))?.call1(PyTuple::new(py, arguments)?)?;
+        let packed =
+            structs(py)?.getattr(interned!(py, "pack"))?.call1(PyTuple::new(py, arguments)?).argument("fmt")?;
         let bytes = packed.cast_into::<PyBytes>().map_err(|_| PyTypeError::new_err("struct.pack gave no bytes"))?;
         self.write_from(py, addr, bytes.as_bytes().into(), false)
     }

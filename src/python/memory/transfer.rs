@@ -4,7 +4,7 @@ use std::fs::File;
 
 use pyo3::exceptions::{PyOSError, PyTypeError};
 use pyo3::prelude::*;
-use pyo3::types::{PyMemoryView, PySlice};
+use pyo3::types::{PyDict, PyMemoryView, PySlice};
 
 use super::PyMemory;
 use crate::memory::access::{Access, Verb};
@@ -18,10 +18,12 @@ use crate::model::int::usize_of;
 use crate::model::interrupt::Uninterrupted;
 use crate::model::range::Range;
 use crate::model::region::{PROT_READ, PROT_WRITE};
+use crate::python::argument::Argument;
 use crate::python::calls::{self, python_call};
 use crate::python::convert::{self, Address, Size, U64};
 use crate::python::file::{self as file_object, PlainFile};
 use crate::python::import_once::interned;
+use crate::python::keywords;
 use crate::python::{buffer, callback};
 use crate::sys::errno::{EAGAIN, EIO};
 use crate::sys::file;
@@ -234,7 +236,7 @@ impl PyMemory {
     #[pyo3(signature = (file, addr, size=None))]
     fn read_from(&self, py: Python<'_>, file: &Bound<'_, PyAny>, addr: Address, size: Option<Size>) -> PyResult<u64> {
         file_object::with_file(file, "rb", |file| {
-            let endpoint = Endpoint::new(file, "readinto", PROT_READ)?;
+            let endpoint = Endpoint::new(file, "readinto", PROT_READ).argument("file")?;
             let size = size.map_or_else(|| file_object::rest(file), Ok)?;
             let range = convert::range(addr, size)?;
             match endpoint {
@@ -267,7 +269,7 @@ impl PyMemory {
             self.short(|map, memory| Access { map, memory, verb: WRITE_TO, range }.sections().map(drop))?;
         }
         file_object::with_file(file, "wb", |file| {
-            match Endpoint::new(file, "write", PROT_WRITE)? {
+            match Endpoint::new(file, "write", PROT_WRITE).argument("file")? {
                 _ if range.is_empty() => {}
                 Endpoint::Stream(write) => self.write_stream(py, &write, range)?,
                 Endpoint::Descriptor(file) => {
@@ -290,8 +292,15 @@ impl PyMemory {
     /// >>> with space.memory.open() as file:
     /// ...     file.seek(-4, 2), file.read(100)
     /// (8188, b'tail')
-    #[pyo3(signature = (mode="rb", *, holes="error"))]
-    fn open<'py>(slf: Bound<'py, Self>, mode: &str, holes: &str) -> PyResult<Bound<'py, PyAny>> {
+    #[pyo3(signature = (mode="rb", *, holes="error", **others),
+        text_signature = "($self, mode='rb', *, holes='error')")]
+    fn open<'py>(
+        slf: Bound<'py, Self>,
+        mode: &str,
+        holes: &str,
+        others: Option<&Bound<'_, PyDict>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        keywords::refuse_of::<Self>("open", others)?;
         let _guard = python_call();
         let module = slf.py().import("dbs_address_space.guest_file")?;
         module.getattr("GuestFile")?.call1((slf, mode, holes))

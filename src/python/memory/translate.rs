@@ -14,14 +14,27 @@ use crate::model::error::Result;
 use crate::model::interrupt::{Interrupt, Uninterrupted};
 use crate::model::invalid::Invalid;
 use crate::model::range::Range;
+use crate::python::argument::Argument;
 use crate::python::buffer;
 use crate::python::calls::{self, python_call};
-use crate::python::convert::Address;
+use crate::python::convert::{self, Address};
 use crate::python::interrupt::detached;
 
 const INTEGER: usize = size_of::<u64>();
 /// From this many bytes of addresses on, look-ups go on without the interpreter's lock.
 const LONG_LIST: usize = 64 << 10;
+
+/// Calls `work` with the addresses of a buffer, or of an iterable of ints.
+fn with_addresses<T>(given: &Bound<'_, PyAny>, work: impl FnOnce(Bytes<'_>) -> PyResult<T>) -> PyResult<T> {
+    if buffer::is_buffer(given) {
+        return buffer::with_integers(given, NAME, work);
+    }
+    let address = |item: Bound<'_, PyAny>| Ok(item.extract::<Address>()?.0.to_ne_bytes());
+    let addresses = convert::items(given, "ints (or a buffer of u64)", address).argument(NAME)?;
+    work(Bytes::from(addresses.as_flattened()))
+}
+
+const NAME: &str = "addresses";
 
 /// A bytearray as an array of NumPy where the addresses came in one, else as a memoryview of integers.
 fn integers<'py>(
@@ -47,8 +60,8 @@ fn kind(format: &str) -> &'static str {
 impl PyMemory {
     /// The host address and the index in `regions` of each guest physical address.
     ///
-    /// `addresses` is an array of NumPy or another buffer of u64; the results are arrays of `u64` and `i64` of its shape, or else
-    /// memoryviews. With `missing="mark"` addresses without memory get host 0 and index -1, with `"raise"` they are
+    /// `addresses` is an array of NumPy, another buffer of u64 or an iterable of ints; the results are arrays of `u64` and `i64` of its
+    /// shape, or else memoryviews. With `missing="mark"` addresses without memory get host 0 and index -1, with `"raise"` they are
     /// `UnmappedAddress`. The host addresses are valid for as long as their regions are there: nothing holds them. `TypeError` for
     /// other items than u64, `NotMapped`.
     ///
@@ -77,7 +90,7 @@ impl PyMemory {
             }
         };
         let translator = self.short(|_, memory| Ok(Translator::new(memory)))?;
-        buffer::with_integers(addresses, |integers| {
+        with_addresses(addresses, |integers| {
             let translate = |results: [Output<'_>; 2]| {
                 let work = |interrupt: &dyn Interrupt| translator.translate(integers, &results, must_exist, interrupt);
                 let is_long = integers.size() >= LONG_LIST;
@@ -103,7 +116,7 @@ impl PyMemory {
     /// >>> memory.read_many_u64(array("Q", [0x20, 0x28])).tolist()
     /// [7, 0]
     fn read_many_u64<'py>(&self, py: Python<'py>, addresses: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
-        buffer::with_integers(addresses, |integers| {
+        with_addresses(addresses, |integers| {
             let read = |[output]: [Output<'_>; 1]| self.read_each(py, integers, &output);
             let [values] = buffer::new_bytearrays(py, integers.size(), read)?;
             self::integers(addresses, values, "Q")

@@ -16,6 +16,7 @@ use crate::model::interrupt::Interrupt;
 use crate::model::invalid::Invalid;
 use crate::model::range::Range;
 use crate::model::room::{self, Room};
+use crate::python::argument::{Argument, wanted};
 use crate::python::buffer;
 use crate::python::calls::python_call;
 use crate::python::convert::{self, Address, Size};
@@ -36,12 +37,12 @@ fn pairs(object: &Bound<'_, PyAny>) -> PyResult<Vec<Pair>> {
     let _guard = python_call();
     // A list by its items, without an iterator: the usual case of a hot path.
     if let Ok(list) = object.cast_exact::<PyList>() {
-        return convert::collected(object.py(), list.iter().map(|pair| range(&pair)));
+        return convert::collected(object.py(), list.iter().map(|pair| range(&pair))).argument("ranges");
     }
     if !buffer::is_buffer(object) {
-        return convert::items(object, |pair| range(&pair));
+        return convert::items(object, "pairs (addr, size)", |pair| range(&pair)).argument("ranges");
     }
-    buffer::with_integers(object, |integers| {
+    buffer::with_integers(object, "ranges", |integers| {
         if !integers.size().is_multiple_of(2 * INTEGER) {
             let message = "a buffer of ranges needs pairs of an address and a size, of 8 bytes each";
             return Err(Invalid::number(message).into());
@@ -60,7 +61,14 @@ fn range(pair: &Bound<'_, PyAny>) -> PyResult<Pair> {
         Ok(tuple) if tuple.len() == 2 => {
             Ok((tuple.get_borrowed_item(0)?.extract()?, tuple.get_borrowed_item(1)?.extract()?))
         }
-        _ => pair.extract(),
+        _ => convert::pair(pair),
+    }
+}
+
+fn data_at<'py>(pair: &Bound<'py, PyAny>) -> PyResult<(Address, Bound<'py, PyAny>)> {
+    match pair.cast::<PyTuple>() {
+        Ok(tuple) if tuple.len() == 2 => Ok((tuple.get_borrowed_item(0)?.extract()?, tuple.get_item(1)?)),
+        _ => Err(wanted("a pair of an address and bytes, such as (0x1000, b\"x\"),", pair)),
     }
 }
 
@@ -184,7 +192,7 @@ impl PyMemory {
     fn readv_into(&self, py: Python<'_>, ranges: &Bound<'_, PyAny>, buffer: &Bound<'_, PyAny>) -> PyResult<usize> {
         let pairs = pairs(ranges)?;
         let size = usize_of(total(&pairs)?);
-        buffer::with_output(buffer, |output| {
+        buffer::with_output(buffer, "buffer", |output| {
             if output.size() < size {
                 return Err(too_short(output.size(), size));
             }
@@ -208,9 +216,9 @@ impl PyMemory {
     /// [b'ab', b'c']
     fn writev(&self, py: Python<'_>, pairs: &Bound<'_, PyAny>) -> PyResult<()> {
         let _guard = python_call();
-        let given = convert::items(pairs, |pair| pair.extract::<(Address, Bound<'_, PyAny>)>())?;
+        let given = convert::items(pairs, "pairs (addr, data)", |pair| data_at(&pair)).argument("pairs")?;
         // All buffers are held before the first byte is written: one that can't be had must change nothing.
-        let buffers = buffer::PyBuffers::of(given.iter().map(|(_, data)| data))?;
+        let buffers = buffer::PyBuffers::of(given.iter().map(|(_, data)| data)).argument("pairs")?;
         let data = room::collected(buffers.bytes())?;
         let sizes = data.iter().map(|bytes| Size::of(bytes.size()));
         let pairs = room::collected(given.iter().map(|(addr, _)| *addr).zip(sizes))?;

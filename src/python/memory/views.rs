@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use pyo3::prelude::*;
-use pyo3::types::PyMemoryView;
+use pyo3::types::{PyDict, PyMemoryView};
 
 use super::PyMemory;
 use super::run::is_long_copy;
@@ -18,6 +18,7 @@ use crate::python::array::ArrayLayout;
 use crate::python::buffer::PyGuestView;
 use crate::python::convert::{self, Address, Size};
 use crate::python::interrupt::detached;
+use crate::python::keywords;
 use crate::python::pin::PyPin;
 
 #[pymethods]
@@ -81,7 +82,8 @@ impl PyMemory {
     /// >>> table[3] = (0x8000, 512, 1, 4)
     /// >>> space.memory.unpack(3 * 16, "<QIHH")
     /// (32768, 512, 1, 4)
-    #[pyo3(signature = (addr, shape, dtype, *, strides=None, writable=None, unguarded=false))]
+    #[pyo3(signature = (addr, shape, dtype, *, strides=None, writable=None, unguarded=false, **others),
+        text_signature = "($self, addr, shape, dtype, *, strides=None, writable=None, unguarded=False)")]
     #[allow(clippy::too_many_arguments, reason = "the keywords that users were promised")]
     fn array<'py>(
         &self,
@@ -92,7 +94,9 @@ impl PyMemory {
         strides: Option<&Bound<'py, PyAny>>,
         writable: Option<bool>,
         unguarded: bool,
+        others: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<Bound<'py, PyAny>> {
+        keywords::refuse_of::<Self>("array", others)?;
         let layout = ArrayLayout::new(py, shape, dtype, strides)?;
         layout.over(&self.view(py, addr, Size(layout.size()), writable, unguarded)?)
     }

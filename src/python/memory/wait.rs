@@ -3,15 +3,18 @@
 use std::time::{Duration, Instant};
 
 use pyo3::prelude::*;
+use pyo3::types::PyDict;
 
 use super::PyMemory;
 use super::atomic::operand;
 use crate::model::room::{self, Room};
 use crate::model::wait::Deadline;
+use crate::python::argument::Argument;
 use crate::python::calls::python_call;
 use crate::python::convert::{self, Address, Poll, Size, Timeout, U64};
 use crate::python::import_once::ImportOnce;
 use crate::python::interrupt::detached;
+use crate::python::keywords;
 use crate::space::wait_value::{Watch, wait_any};
 use crate::sys::futex::Bell;
 
@@ -54,7 +57,8 @@ impl PyMemory {
     /// >>> memory.store(0x1000, 7, 4)
     /// >>> memory.wait_value(0x1000, 6), memory.wait_value(0x1000, 7, timeout=0.01)
     /// (7, 7)
-    #[pyo3(signature = (addr, expected, size=Size(4), *, timeout=None, poll=Poll::DEFAULT), text_signature = "($self, addr, expected, size=4, *, timeout=None, poll=0.001)")]
+    #[pyo3(signature = (addr, expected, size=Size(4), *, timeout=None, poll=Poll::DEFAULT, **others), text_signature = "($self, addr, expected, size=4, *, timeout=None, poll=0.001)")]
+    #[allow(clippy::too_many_arguments, reason = "the keywords that users were promised")]
     fn wait_value(
         &self,
         py: Python<'_>,
@@ -63,8 +67,10 @@ impl PyMemory {
         size: Size,
         timeout: Option<Timeout>,
         poll: Poll,
+        others: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<u64> {
-        let watch = self.watch("wait_value", addr, size, operand(expected, size)?)?;
+        keywords::refuse_of::<Self>("wait_value", others)?;
+        let watch = self.watch("wait_value", addr, size, operand(expected, size, "expected")?)?;
         if let Some(value) = soon(&watch)? {
             return Ok(value);
         }
@@ -109,7 +115,8 @@ impl PyMemory {
     /// ...     return await waiter
     /// >>> asyncio.run(main())
     /// 7
-    #[pyo3(signature = (addr, expected, size=Size(4), *, timeout=None, poll=Poll::DEFAULT), text_signature = "($self, addr, expected, size=4, *, timeout=None, poll=0.001)")]
+    #[pyo3(signature = (addr, expected, size=Size(4), *, timeout=None, poll=Poll::DEFAULT, **others), text_signature = "($self, addr, expected, size=4, *, timeout=None, poll=0.001)")]
+    #[allow(clippy::too_many_arguments, reason = "the keywords that users were promised")]
     fn wait_value_async<'py>(
         slf: &Bound<'py, Self>,
         addr: Address,
@@ -117,11 +124,13 @@ impl PyMemory {
         size: Size,
         timeout: Option<Timeout>,
         poll: Poll,
+        others: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<Bound<'py, PyAny>> {
+        keywords::refuse_of::<Self>("wait_value_async", others)?;
         let _guard = python_call();
         static WAIT: ImportOnce = ImportOnce::new();
         // Here already: a wrong argument leaves no coroutine that nobody awaits.
-        let watch = slf.get().watch("wait_value", addr, size, operand(expected, size)?)?;
+        let watch = slf.get().watch("wait_value", addr, size, operand(expected, size, "expected")?)?;
         let wait = WAIT.import(slf.py(), "dbs_address_space.aio", "wait_value")?;
         let timeout = timeout.map(|timeout| timeout.0.as_secs_f64());
         wait.call1((slf, (addr.0, watch.expected, size.0), timeout, poll.0.as_secs_f64()))
@@ -161,7 +170,7 @@ impl PyValueBell {
         timeout: Timeout,
         poll: Poll,
     ) -> PyResult<Vec<(usize, Py<PyAny>)>> {
-        let waiters: Vec<Waiter> = convert::items(waiters, |waiter| waiter.extract())?;
+        let waiters: Vec<Waiter> = convert::items(waiters, "waiters", |waiter| waiter.extract()).argument("waiters")?;
         let mut watches = Vec::new();
         for (memory, addr, expected, size) in &waiters {
             watches.add(memory.get().watch("wait_value", *addr, *size, expected.0)?)?;

@@ -8,7 +8,7 @@ use super::calls::python_call;
 use super::import_once::{ImportOnce, interned};
 
 /// A callable for a coroutine function: each call lets the loop begin one, and waits for nothing.
-#[pyclass(frozen, name = "_LoopObserver", module = "dbs_address_space._core")]
+#[pyclass(frozen, weakref, name = "_LoopObserver", module = "dbs_address_space._core")]
 pub struct PyLoopObserver {
     function: Py<PyAny>,
     event_loop: Py<PyAny>,

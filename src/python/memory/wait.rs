@@ -141,7 +141,7 @@ impl PyMemory {
 type Waiter = (Py<PyMemory>, Address, U64, Size);
 
 /// A word that ends the sleep of a loop's thread, which sleeps on many values beside it.
-#[pyclass(frozen, name = "_ValueBell", module = "dbs_address_space._core")]
+#[pyclass(frozen, weakref, name = "_ValueBell", module = "dbs_address_space._core")]
 #[derive(Debug, Default)]
 pub struct PyValueBell(Bell);
 

@@ -6,7 +6,7 @@ Padded dumps (LiME's `padded`, QEMU's `pmemsave`) begin at an address and go on;
 
 from __future__ import annotations
 
-from typing import SupportsIndex
+from typing import Any, SupportsIndex
 
 from dbs_address_space._core import checked_range
 from dbs_address_space.errors import InvalidArgument
@@ -35,8 +35,14 @@ def read(
     partial: bool = False,
 ) -> AddressSpace:
     """All of the file from an address on, or its ranges of base and size, one behind the other."""
-    wanted = [checked_range(base, source.size)] if ranges is None else [checked_range(*range_) for range_ in ranges]
+    wanted = [checked_range(base, source.size)] if ranges is None else [_checked(range_) for range_ in ranges]
     return mapped(source, pieces_of(source, wanted, partial=partial), partial=partial)
+
+
+def _checked(given: Any) -> tuple[int, int]:
+    if not isinstance(given, tuple | list) or len(given) != 2:  # noqa: PLR2004  a pair
+        raise TypeError(f"ranges must hold pairs of a base and a size, not {type(given).__name__}")
+    return checked_range(*given)
 
 
 def pieces_of(source: Source, ranges: Iterable[tuple[int, int]], *, partial: bool = False) -> list[Piece]:

@@ -1,7 +1,7 @@
 //! The kernel's notes of who stores where: the registration of a mapping with this process's userfaultfd.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use super::protection::Pages;
 use crate::model::error::Result;
@@ -60,13 +60,13 @@ impl Kernel {
         Ok(Self { userfault: Userfault::open()?, pagemap: Pagemap::open()? })
     }
 
-    /// The one of this process: a forked child has its parent's at first, which acts on the parent.
+    /// The one of this process, while there are watches: a forked child has its parent's at first, which acts on the parent.
     fn current() -> io::Result<Arc<Self>> {
-        static CURRENT: Lock<Option<Arc<Kernel>>> = Lock::new(None);
+        static CURRENT: Lock<Weak<Kernel>> = Lock::new(Weak::new());
         let mut current = CURRENT.lock()?;
-        let ours = current.take().filter(|kernel| kernel.pagemap.is_ours());
+        let ours = current.upgrade().filter(|kernel| kernel.pagemap.is_ours());
         let kernel = ours.map_or_else(|| Self::open().map(Arc::new), Ok)?;
-        *current = Some(Arc::clone(&kernel));
+        *current = Arc::downgrade(&kernel);
         Ok(kernel)
     }
 }
@@ -86,7 +86,8 @@ pub(super) fn scan(
     query: Query,
     found: &mut dyn FnMut(usize, usize),
 ) -> Result<io::Result<()>, NoWatch> {
-    kernel().map(|kernel| kernel.pagemap.scan(host, size, query, found))
+    let pagemap = Pagemap::open().map_err(|error| NoWatch::Kernel(errno::of(&error)))?;
+    Ok(pagemap.scan(host, size, query, found))
 }
 
 impl Watch {

@@ -85,22 +85,24 @@ impl Column {
 }
 
 /// The table that `print` shows: ASCII, each cell one word, the name at last.
-#[must_use]
-pub fn table(rows: &[Row<'_>]) -> String {
+pub fn table(rows: &[Row<'_>], interrupt: &dyn Interrupt) -> Result<String> {
     let one_word = |text: String| text.replace(' ', "");
     let kind = |row: &Row<'_>| if row.regions().is_empty() { row.kind().into() } else { one_word(row.type_text()) };
+    // Each column is a walk over all rows.
+    let column =
+        |header, cell: &dyn Fn(&Row<'_>) -> String| interrupt.check().map(|()| Column::new(header, rows, cell));
     let columns = [
-        Column::new("start", rows, |row| format::hex(row.range.base())).right_aligned(),
-        Column::new("end", rows, |row| format::hex(row.range.end())).right_aligned(),
-        Column::new("size", rows, |row| one_word(format::size(row.size()))).right_aligned(),
-        Column::new("type", rows, kind),
-        Column::new("prot", rows, |row| row.protection("...")),
-        Column::new("backing", rows, |row| one_word(row.backing("..."))),
-        Column::new("node", rows, |row| row.node("...")),
-        Column::new("flags", rows, flags),
-        Column::new("name", rows, |row| visible(&plain_name(row), true)),
+        column("start", &|row| format::hex(row.range.base()))?.right_aligned(),
+        column("end", &|row| format::hex(row.range.end()))?.right_aligned(),
+        column("size", &|row| one_word(format::size(row.size())))?.right_aligned(),
+        column("type", &kind)?,
+        column("prot", &|row| row.protection("..."))?,
+        column("backing", &|row| one_word(row.backing("...")))?,
+        column("node", &|row| row.node("..."))?,
+        column("flags", &flags)?,
+        column("name", &|row| visible(&plain_name(row), true))?,
     ];
-    aligned(&columns.map(Column::without_empty_cells), 2, |_| "")
+    aligned(&columns.map(Column::without_empty_cells), 2, |_| "", interrupt)
 }
 
 /// Free addresses have that word as their type already.
@@ -113,8 +115,7 @@ fn plain_name(row: &Row<'_>) -> String {
 }
 
 /// The table that fits a terminal; what is empty everywhere has no column.
-#[must_use]
-pub fn terminal_table(rows: &[Row<'_>], terminal: Terminal) -> String {
+pub fn terminal_table(rows: &[Row<'_>], terminal: Terminal, interrupt: &dyn Interrupt) -> Result<String> {
     let ellipsis = if terminal.is_ascii { "..." } else { "…" };
     let mut name = Column::new("name", rows, |row| visible(&row.name(ellipsis), terminal.is_ascii));
     let facts = Facts::of(rows, ellipsis);
@@ -127,7 +128,7 @@ pub fn terminal_table(rows: &[Row<'_>], terminal: Terminal) -> String {
     columns.push(name);
     let colors: Vec<&str> = rows.iter().map(color).collect();
     let color_of = |line: usize| line.checked_sub(1).and_then(|row| colors.get(row)).copied().unwrap_or_default();
-    aligned(&columns, choice.gap, |line| if terminal.has_color { color_of(line) } else { "" })
+    aligned(&columns, choice.gap, |line| if terminal.has_color { color_of(line) } else { "" }, interrupt)
 }
 
 /// Whether a column is shown.
@@ -244,11 +245,17 @@ fn color(row: &Row<'_>) -> &'static str {
 
 /// The lines of the columns, each cell as wide as the widest; `color` is that of a line, of which free and reserved rows have it
 /// as a whole, others where it tells the type.
-fn aligned<'a>(columns: &[Column], gap: usize, color: impl Fn(usize) -> &'a str) -> String {
+fn aligned<'a>(
+    columns: &[Column],
+    gap: usize,
+    color: impl Fn(usize) -> &'a str,
+    interrupt: &dyn Interrupt,
+) -> Result<String> {
     let lines = columns.iter().map(|column| column.cells.len()).max().unwrap_or_default();
     let widths: Vec<usize> = columns.iter().map(Column::width).collect();
     let mut text = String::new();
     for line in 0..lines {
+        interrupt.check()?;
         if line > 0 {
             text.push('\n');
         }
@@ -267,7 +274,7 @@ fn aligned<'a>(columns: &[Column], gap: usize, color: impl Fn(usize) -> &'a str)
             spaces = spaces.saturating_add(behind).saturating_add(gap);
         }
     }
-    text
+    Ok(text)
 }
 
 /// Lines as one text.
@@ -318,6 +325,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::model::interrupt::Uninterrupted;
     use crate::model::layout::Layout;
     use crate::model::range::Range;
     use crate::model::region::{Region, RegionType};
@@ -336,12 +344,14 @@ mod tests {
     }
 
     fn shown(map: &RegionMap, width: usize) -> String {
-        terminal_table(&rows(map, &[], None), Terminal { width, is_ascii: false, has_color: false })
+        terminal_table(&rows(map, &[], None), Terminal { width, is_ascii: false, has_color: false }, &Uninterrupted)
+            .unwrap()
     }
 
     #[test]
     fn every_line_of_the_plain_table_has_all_columns_and_no_space_at_its_end() {
-        let text = table(&rows(&map(&[(0x1000, 0x1000, "uart\n"), (0x3000, 0x10, "ü")]), &[], None));
+        let text =
+            table(&rows(&map(&[(0x1000, 0x1000, "uart\n"), (0x3000, 0x10, "ü")]), &[], None), &Uninterrupted).unwrap();
         assert!(text.is_ascii(), "{text}");
         assert!(text.lines().all(|line| line == line.trim_end() && line.split_whitespace().count() >= 9), "{text}");
         assert!(text.contains("uart\\n") && text.contains("\\u{fc}"), "{text}");

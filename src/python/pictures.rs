@@ -10,6 +10,7 @@ use pyo3::types::PyTuple;
 use super::base::PyBase;
 use super::calls::python_call;
 use super::convert::{self, U32};
+use super::interrupt::of_many;
 use super::queries::example;
 use super::space::PySpace;
 use crate::model::render::{self, Terminal};
@@ -115,10 +116,11 @@ macro_rules! pictures {
             ) -> PyResult<String> {
                 let reserved = self.reserved()?;
                 let terminal = Terminal { width: count(width), is_ascii: ascii, has_color: color };
-                self.query(py, |base| {
-                    let mut rows = rows(&base.map, &reserved, limit.map(count));
+                let map = self.query(py, |base| Ok(Arc::clone(&base.map)))?;
+                of_many(py, map.regions().len(), |interrupt| {
+                    let mut rows = rows(&map, &reserved, limit.map(count));
                     rows.retain(|row| free || row.kind() != "free");
-                    Ok(render::terminal_table(&rows, terminal))
+                    render::terminal_table(&rows, terminal, interrupt)
                 })
             }
 
@@ -176,7 +178,8 @@ macro_rules! pictures {
 
             fn __str__(&self, py: Python<'_>) -> PyResult<String> {
                 let reserved = self.reserved()?;
-                self.query(py, |base| Ok(render::table(&rows(&base.map, &reserved, None))))
+                let map = self.query(py, |base| Ok(Arc::clone(&base.map)))?;
+                of_many(py, map.regions().len(), |interrupt| render::table(&rows(&map, &reserved, None), interrupt))
             }
         }
     };

@@ -22,6 +22,10 @@ class ModelRegion:
     prot: str = "rw"
     is_device: bool = False
     is_direct: bool = True
+    skew: int = 0
+    """How far its first byte lies behind an aligned one in this process."""
+    is_kept: bool = False
+    """Whether its bytes are there again when it is taken out and put back."""
     dirty: set[int] = field(default_factory=set)
 
     @property

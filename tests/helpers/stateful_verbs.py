@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import pytest
 from bytes_model import Model, ModelRegion, Need
-from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion, GuestMemory, MapFlags
+from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion, GuestMemory
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from memory_helpers import PAGE, drain, ram, track
@@ -68,7 +68,9 @@ class VerbsBesideModel(RuleBasedStateMachine):
         size = segment.pages * PAGE - (segment.odd if segment.kind == "buffer" else 0)
         if segment.kind == "hole":
             return base + size
-        modelled = ModelRegion(base, bytearray(size), is_direct=segment.kind not in ("file", "private", "buffer"))
+        modelled = ModelRegion(base, bytearray(size), is_direct=segment.kind not in ("file", "private"))
+        modelled.is_kept = segment.kind in ("file", "buffer")
+        modelled.skew = segment.odd if segment.kind == "buffer" else 0
         modelled.is_device = segment.kind == "device"
         modelled.prot = {"rom": "r", "none": ""}.get(segment.kind, "rw")
         self.described[base] = self.region(base, size, segment), modelled
@@ -140,7 +142,7 @@ class VerbsBesideModel(RuleBasedStateMachine):
                 self.memory.read(region.base, 1)
         self.space.insert_region(region)
         modelled.dirty.clear()
-        if modelled.is_direct or region.perm_flags & MapFlags.PRIVATE:
+        if not modelled.is_kept:
             modelled.data[:] = bytes(len(modelled.data))
         # What is plugged counts as written where it has data, and maybe in more pages.
         found = drain(self.memory)

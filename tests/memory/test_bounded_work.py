@@ -80,8 +80,8 @@ def interrupted() -> Iterator[None]:
     begun = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         yield
-    # Python handles the signal when the work lets it.
-    assert sent[0] - begun < 1
+    # Python handles the signal when the work lets it; generously, for a machine may be busy.
+    assert sent[0] - begun < 2.5
 
 
 def many_sizes() -> AddressSpaceBuilder:

@@ -27,8 +27,12 @@ Order = Literal["big", "little"]
 orders: st.SearchStrategy[Order] = st.sampled_from(["big", "little"])
 
 
-ANYWHERE = [verb for verb in VERBS if verb.touches and not (verb.direct or verb.holes or verb.name == "copy")]
-IN_A_REGION = [verb for verb in VERBS if verb.kind in ("atomic", "lease") and verb.needs]
+IN_A_REGION = [verb for verb in VERBS if verb.kind in ("atomic", "lease", "wait") and verb.needs]
+ANYWHERE = [
+    verb
+    for verb in VERBS
+    if verb.touches and verb not in IN_A_REGION and not (verb.direct or verb.holes or verb.name == "copy")
+]
 
 
 class GuestMemoryBesideModel(VerbsBesideModel):
@@ -58,6 +62,9 @@ class GuestMemoryBesideModel(VerbsBesideModel):
             crosses = region is None or addr + size > region.end
             if size and (crosses or (verb.direct and region and not region.is_direct)):
                 with pytest.raises((Unsupported, NotContiguous)):
+                    verb(self.memory, addr, size)
+            elif verb.kind in ("atomic", "wait") and region and (addr - region.base + region.skew) % width:
+                with pytest.raises(Misaligned):
                     verb(self.memory, addr, size)
             else:
                 self.does_right(verb, addr, size)

@@ -361,7 +361,7 @@ pub(super) mod tests {
             self.1.through(self.0)
         }
 
-        fn try_enter(&self, what: &'static str, address: u64) -> Result<Option<usize>, Refused> {
+        pub(in crate::memory) fn try_enter(&self, what: &'static str, address: u64) -> Result<Option<usize>, Refused> {
             self.leases().enter(what, Range::at(address, 8), false, false)
         }
 

@@ -2,7 +2,7 @@
 
 type Guesses = &'static [(&'static str, &'static [(&'static str, &'static str)])];
 
-/// Looked for on an object of one of the classes.
+/// Looked for on one of the classes, or on an object of it.
 pub(super) const CLASSES: Guesses = &[
     ("GuestMemory", MEMORY),
     ("AddressSpace", SPACE),
@@ -95,10 +95,7 @@ pub(super) const CLASSES: Guesses = &[
         ],
     ),
     ("KvmSlots", &[("slots", "base_to_slot"), ("get_dirty_log dirty dirty_pages dirty_bitmap", "dirty_log()")]),
-];
-
-/// Looked for on a class, to make an object.
-pub(super) const STATIC: Guesses = &[
+    // Makers, which are looked for on the class itself.
     (
         "AddressSpaceRegion",
         &[

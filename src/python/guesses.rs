@@ -10,7 +10,7 @@ use pyo3::types::{PyCFunction, PyDict, PyList, PyTuple, PyType};
 
 use super::calls::python_call;
 use super::convert;
-use super::guess_table::{CLASSES, MODULE, STATIC};
+use super::guess_table::{CLASSES, MODULE};
 
 /// A name that somebody may look for in a class, and ours.
 #[pyclass(frozen, name = "_Guess", module = "dbs_address_space._core")]
@@ -92,23 +92,24 @@ fn attributes<'py>(object: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyList>> {
 pub fn guessed<'py>(owner: Bound<'py, PyType>) -> PyResult<Bound<'py, PyType>> {
     let _guard = python_call();
     let (py, class) = (owner.py(), owner.name()?.to_string());
-    for table in [CLASSES, STATIC] {
-        let guesses = table.iter().filter(|(classes, _)| classes.split(' ').any(|one| one == class));
-        for (names, ours) in guesses.flat_map(|(_, guesses)| *guesses) {
-            names
-                .split(' ')
-                .try_for_each(|name| owner.setattr(name, Py::new(py, PyGuess { name, ours, class: class.clone() })?))?;
-            owner.setattr("__dir__", Py::new(py, PyDir)?)?;
-        }
+    for (names, ours) in guesses_of(&class) {
+        names
+            .split(' ')
+            .try_for_each(|name| owner.setattr(name, Py::new(py, PyGuess { name, ours, class: class.clone() })?))?;
+        owner.setattr("__dir__", Py::new(py, PyDir)?)?;
     }
     Ok(owner)
 }
 
+/// The guesses at names of a class, with ours.
+fn guesses_of(class: &str) -> impl Iterator<Item = &'static (&'static str, &'static str)> {
+    let tables = CLASSES.iter().filter(move |(classes, _)| classes.split(' ').any(|one| one == class));
+    tables.flat_map(|(_, guesses)| *guesses)
+}
+
 /// Our name for a guess at an attribute of a class.
 pub(super) fn meant(class: &str, guess: &str) -> Option<&'static str> {
-    let tables = CLASSES.iter().filter(|(classes, _)| classes.split(' ').any(|one| one == class));
-    let mut pairs = tables.flat_map(|(_, guesses)| *guesses);
-    pairs.find(|(names, _)| names.split(' ').any(|name| name == guess)).map(|(_, ours)| *ours)
+    guesses_of(class).find(|(names, _)| names.split(' ').any(|name| name == guess)).map(|(_, ours)| *ours)
 }
 
 /// Our name for a guess at one of the package's.

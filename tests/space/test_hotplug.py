@@ -267,8 +267,10 @@ def test_closing_waits_for_views_and_for_readers_without_a_pause(
 
     def close() -> None:
         view.release()
-        closing.close(timeout=60)
-        stop.set()
+        try:
+            closing.close(timeout=60)
+        finally:
+            stop.set()
 
     run_threads(read, read, close)
     assert not space.is_mapped

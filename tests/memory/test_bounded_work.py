@@ -1,5 +1,6 @@
 """Between two looks at the interrupt the work is bounded, whatever a caller gives: Ctrl-C ends it midway."""
 
+import gc
 import itertools
 import signal
 import time
@@ -75,6 +76,8 @@ def interrupted() -> Iterator[None]:
         sent.append(time.monotonic())
         raise KeyboardInterrupt
 
+    # An exception in one of these, such as Hypothesis has, would be lost.
+    gc.callbacks.clear()
     signal.signal(signal.SIGALRM, interrupt)
     signal.setitimer(signal.ITIMER_REAL, 0.1)
     begun = time.monotonic()

@@ -371,12 +371,14 @@ def test_descriptors_do_not_grow_with_regions() -> None:
     def descriptors() -> int:
         return len(list(Path("/proc/self/fd").iterdir()))
 
-    with mapped(ram(0, PAGE))[1].dirty.start("pagemap"):
-        pass
+    other = mapped(ram(0, PAGE, mem_type="mmap"))[1]
     regions = [ram(base * 16 * PAGE, PAGE, mem_type="mmap") for base in range(200)]
     memory = mapped(*regions)[1]
     before = descriptors()
-    with memory.dirty.start("pagemap") as tracker:
-        assert descriptors() == before
-        memory.write_u8(199 * 16 * PAGE, 1)
-        assert of(tracker) == {199 * 16 * PAGE}
+    with other.dirty.start("pagemap"):
+        with_one = descriptors()
+        with memory.dirty.start("pagemap") as tracker:
+            assert descriptors() == with_one
+            memory.write_u8(199 * 16 * PAGE, 1)
+            assert of(tracker) == {199 * 16 * PAGE}
+    assert descriptors() == before

@@ -161,6 +161,7 @@ HANDLES: dict[str, Handle] = {
 OTHERS = {
     "AddressSpace": "the space itself",
     "GuestMemory": "one map_memory(), see below",
+    "DirtyTracker": "all memory of one map_memory(), see tests/memory/test_trackers.py",
     "DimmSlots": "DIMMs by their keys, see below",
     "Reservation": "addresses, see below",
     "Transaction": "a change of the space, see below",

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use pyo3::IntoPyObjectExt;
 use pyo3::call::PyCallArgs;
 use pyo3::prelude::*;
-use pyo3::types::PyTuple;
+use pyo3::types::{PyDict, PyTuple};
 
 use super::base::PyBase;
 use super::calls::python_call;
 use super::convert::{self, U32};
 use super::interrupt::of_many;
+use super::keywords;
 use super::queries::example;
 use super::space::PySpace;
 use crate::model::render::{self, Terminal};
@@ -104,7 +105,8 @@ macro_rules! pictures {
             ///              0x0         0x10_0000     1 MiB  ################  ram   rw-   shmem    ram0
             ///        0x10_0000  0x4000_0000_0000  63.9 TiB                                         free
             /// 0x4000_0000_0000
-            #[pyo3(signature = (*, width=U32(120), limit=None, ascii=false, color=false, free=true), text_signature = "($self, *, width=120, limit=None, ascii=False, color=False, free=True)")]
+            #[allow(clippy::too_many_arguments, reason = "the keywords of a table")]
+            #[pyo3(signature = (*, width=U32(120), limit=None, ascii=false, color=false, free=true, **others), text_signature = "($self, *, width=120, limit=None, ascii=False, color=False, free=True)")]
             fn table(
                 &self,
                 py: Python<'_>,
@@ -113,7 +115,9 @@ macro_rules! pictures {
                 ascii: bool,
                 color: bool,
                 free: bool,
+                others: Option<&Bound<'_, PyDict>>,
             ) -> PyResult<String> {
+                keywords::refuse_of::<Self>("table", others)?;
                 let reserved = self.reserved()?;
                 let terminal = Terminal { width: count(width), is_ascii: ascii, has_color: color };
                 let map = self.query(py, |base| Ok(Arc::clone(&base.map)))?;
@@ -132,7 +136,7 @@ macro_rules! pictures {
             #[doc = example!($name)]
             /// >>> guest.to_svg()[:4]
             /// '<svg'
-            #[pyo3(signature = (*, title="Address space", theme="auto", width=U32(984), limit=U32(48)),
+            #[pyo3(signature = (*, title="Address space", theme="auto", width=U32(984), limit=U32(48), **others),
                 text_signature = "($self, *, title='Address space', theme='auto', width=984, limit=48)")]
             fn to_svg<'py>(
                 slf: &Bound<'py, Self>,
@@ -140,7 +144,9 @@ macro_rules! pictures {
                 theme: &str,
                 width: U32,
                 limit: U32,
+                others: Option<&Bound<'_, PyDict>>,
             ) -> PyResult<Bound<'py, PyAny>> {
+                keywords::refuse_of::<Self>("to_svg", others)?;
                 drawn(slf.as_any(), "svg", "to_svg", (title, theme, width.0, limit.0))
             }
 
@@ -151,14 +157,16 @@ macro_rules! pictures {
             #[doc = example!($name)]
             /// >>> guest.to_html()[:15]
             /// '<!doctype html>'
-            #[pyo3(signature = (*, title="Address space", theme="auto", limit=U32(48)),
+            #[pyo3(signature = (*, title="Address space", theme="auto", limit=U32(48), **others),
                 text_signature = "($self, *, title='Address space', theme='auto', limit=48)")]
             fn to_html<'py>(
                 slf: &Bound<'py, Self>,
                 title: &str,
                 theme: &str,
                 limit: U32,
+                others: Option<&Bound<'_, PyDict>>,
             ) -> PyResult<Bound<'py, PyAny>> {
+                keywords::refuse_of::<Self>("to_html", others)?;
                 drawn(slf.as_any(), "html", "to_html", (title, theme, limit.0))
             }
 

@@ -333,7 +333,8 @@ def test_memory_that_is_not_inherited_is_a_fault_where_it_is_guarded(tmp_path: P
 
     def child() -> None:
         for verb in VERBS:
-            if verb.touches and not verb.direct:
+            # A loop of asyncio maps memory, which may come to lie where nothing was inherited.
+            if verb.touches and not verb.direct and verb.name != "wait_value_async":
                 with pytest.raises(MemoryFault) as fault:
                     verb(memory, AT, verb.fitting(PAGE))
                 assert (fault.value.address, fault.value.completed) == (AT, 0)

@@ -156,8 +156,9 @@ QUICK = {
     f"{owner}.{name}"
     for owner, names in {
         "AddressSpaceBase": "from_regions overlapping gaps insert_region replace_region",
-        "AddressSpace": "from_regions overlapping gaps replace_region dispatch remove_region wait_for_change",
-        "Transaction": "replace_region",
+        "AddressSpace": "from_regions overlapping gaps replace_region dispatch remove_region wait_for_change "
+        "split_region join_regions move_region",
+        "Transaction": "replace_region split_region join_regions move_region",
         "DirtyPages": "bitmap",
         "GuestMemory": "read read_into write fill view pin copy translate readv_into read_c_string compare hexdump "
         "check_range find_zero_pages discard unpack pack read_from write_to load store swap compare_exchange "

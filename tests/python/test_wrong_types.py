@@ -85,6 +85,8 @@ def takes(annotation: str) -> str:
     known = TAKEN.get(annotation, TAKEN.get(first))
     if known is not None:
         return known
+    if first.startswith(("Literal['", 'Literal["')):
+        return "str"
     if first.startswith(("Iterable", "Sequence")):
         return r"iterable|\bint\b"
     return "function|callable" if first.startswith("Callable") else re.split(r"\W", first)[0]

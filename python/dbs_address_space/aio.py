@@ -56,6 +56,7 @@ class _ValueThread:
         self.thread: threading.Thread | None = None
 
     def add(self, waiter: _Waiter) -> None:
+        """Sleeps for a waiter too."""
         with self.lock:
             self.waiters.add(waiter)
             # In a forked child it is not alive.
@@ -65,6 +66,7 @@ class _ValueThread:
         self.bell.ring()
 
     def remove(self, waiter: _Waiter) -> None:
+        """Forgets a waiter, whether it was told or not."""
         with self.lock:
             was_there = waiter in self.waiters
             self.waiters.discard(waiter)
@@ -139,6 +141,7 @@ class _Follower:
         """Hears of the changes that move regions, and not of all."""
 
     def leave(self) -> None:
+        """Ends the changes: the space lets its clients go."""
         self.has_left = True
         # Its loop may be closed.
         with suppress(RuntimeError):

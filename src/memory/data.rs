@@ -12,7 +12,7 @@ use crate::model::error::{Error, Result};
 use crate::model::int::{u64_of, usize_of};
 use crate::model::range::{Range, joined};
 use crate::model::region::SharedRegion;
-use crate::model::room::Room;
+use crate::model::room::Gathered;
 use crate::sys::pagemap::Query;
 use crate::sys::{file, host, smaps};
 
@@ -28,11 +28,11 @@ impl Storage {
             return self.page_runs(region, part, Query::There, found);
         };
         // A private mapping shows the file where this process has no page of its own.
-        let (mut runs, mut room) = (Vec::new(), Ok(()));
-        let mut add = |run| room = std::mem::replace(&mut room, Ok(())).and_then(|()| runs.add(run));
+        let mut runs = Gathered::default();
+        let mut add = |run| runs.add(run);
         self.runs_in_file(file, self.backing().offset, part, &mut add);
         self.page_runs(region, part, Query::Own, &mut add)?;
-        room?;
+        let mut runs = runs.finish()?;
         runs.sort_unstable();
         joined(runs).into_iter().for_each(found);
         Ok(())
@@ -65,7 +65,7 @@ impl Storage {
     }
 
     /// Makes offsets in the storage of host addresses, and cuts off what lies outside of a part.
-    fn offsets_in<'a>(&self, part: Range, found: &'a mut dyn FnMut(Range)) -> impl FnMut(usize, usize) + 'a {
+    pub(super) fn offsets_in<'a>(&self, part: Range, found: &'a mut dyn FnMut(Range)) -> impl FnMut(usize, usize) + 'a {
         let first = self.host(0).addr();
         move |start: usize, size: usize| {
             let (from, to) = (start.saturating_sub(first), start.saturating_add(size).saturating_sub(first));

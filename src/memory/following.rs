@@ -1,8 +1,9 @@
-//! Telling the consumers of a mapping of the writes to it.
+//! Telling the consumers of a storage of the writes to it.
 
 use std::sync::{Arc, Weak};
 
 use super::dirty::{DirtyBitmap, PAGE, WriteLog};
+use super::protection::Pages;
 use super::region::MappedRegion;
 use super::source::failed;
 use super::storage::Storage;
@@ -10,10 +11,10 @@ use super::tracking::{Consumer, Follower, sees_guest, sees_ours};
 use super::watch::{CollectError, NoWatch, Watch};
 use crate::model::error::{Error, Result};
 use crate::model::ids::ConsumerId;
-use crate::model::int::{u64_of, usize_of};
+use crate::model::int::usize_of;
 use crate::model::range::Range;
 use crate::model::region::SharedRegion;
-use crate::model::room::Room;
+use crate::model::room::{Gathered, Room};
 use crate::model::tracking::{Observer, TrackingMode};
 use crate::sys::fork::Forked;
 use crate::sys::sync::Ordering;
@@ -33,6 +34,8 @@ impl Storage {
         }
         let pages = Arc::new(DirtyBitmap::new(self.whole().size())?);
         let observer = self.observer_for(region, consumer)?;
+        // What was written before is for those who follow already.
+        self.sync(region, observer)?;
         if is_new {
             self.data_runs(region, self.whole(), &mut |run| pages.mark(run.base(), run.size()))?;
         }
@@ -90,31 +93,38 @@ impl Storage {
         let (own, tracking) = (self.own_pages(), self.tracking());
         let Some(pages) = own.filter(|_| self.dax_window().is_none()) else { return Ok(Err(NoWatch::Foreign)) };
         let mut watch = tracking.watch.lock()?;
-        if watch.is_none() {
-            match Watch::new(pages) {
-                Ok(new) => *watch = Some(Arc::new(new)),
+        let watch = match &*watch {
+            Some(watch) => Arc::clone(watch),
+            None => match Watch::new(pages) {
+                Ok(new) => Arc::clone(watch.insert(Arc::new(new))),
                 Err(why) => return Ok(Err(why)),
-            }
-        }
-        let watch = watch.clone();
-        watch.map_or(Ok(Ok(())), |watch| self.arm(&watch, region, is_exact).map(Ok))
+            },
+        };
+        self.arm(&watch, pages, region, is_exact).map(Ok)
     }
 
     /// Protects what is there. A page of a file that is in no page table of ours yet would count as written once it is read.
-    fn arm(&self, watch: &Watch, region: &SharedRegion, is_exact: bool) -> Result<()> {
+    ///
+    /// Those who follow already are told of what was stored to before: protected, it would not be found again.
+    fn arm(&self, watch: &Watch, pages: Pages, region: &SharedRegion, is_exact: bool) -> Result<()> {
         let refused =
-            |error: std::io::Error| failed(region, "write-protecting its pages (UFFDIO_WRITEPROTECT) failed", &error);
-        watch.protect_there().map_err(refused)?;
-        if is_exact && self.backing().file.is_some() {
-            return watch.protect(self.pages_of(self.whole())).map_err(refused);
-        }
-        let mut result = Ok(());
-        self.file_runs(self.whole(), &mut |run| {
-            if result.is_ok() {
-                result = watch.protect(self.pages_of(run));
-            }
+            |error: std::io::Error| failed(region, "write-protecting its pages (PAGEMAP_SCAN) failed", &error);
+        let mut note = |run| self.note_stores(run);
+        let mut found = self.offsets_in(self.whole(), &mut note);
+        let is_file = self.backing().file.is_some();
+        watch.protect(pages, is_exact && is_file, &mut found).map_err(refused)?;
+        let mut runs = Gathered::default();
+        self.file_runs(self.whole(), &mut |run| runs.add(run));
+        let runs = if is_exact { Vec::new() } else { runs.finish()? };
+        runs.into_iter().try_for_each(|run| watch.protect(self.pages_of(run), true, &mut found)).map_err(refused)
+    }
+
+    /// Tells those whom the kernel sees for of pages that were stored to.
+    fn note_stores(&self, part: Range) {
+        // Refused in a forked child only, where nobody follows.
+        let _ = self.tracking().note(|observer| observer == Observer::Pagemap, &|pages| {
+            pages.mark(part.base(), part.size());
         });
-        result.map_err(refused)
     }
 
     /// Adds a client's log.
@@ -182,15 +192,8 @@ impl Storage {
 
     fn sync_watch(&self, region: &SharedRegion) -> Result<()> {
         let Some(watch) = self.tracking().watch()? else { return Ok(()) };
-        let (lead, size) = (self.backing().lead(), self.whole().size());
-        let collected = watch.collect(&mut |offset, run| {
-            // The first page may begin before the first byte.
-            let end = u64_of(offset.saturating_add(run)).saturating_sub(lead).min(size);
-            let part = Range::between(u64_of(offset).saturating_sub(lead), end);
-            let _ = self.tracking().note(|observer| observer == Observer::Pagemap, &|pages| {
-                pages.mark(part.base(), part.size());
-            });
-        });
+        let mut note = |run| self.note_stores(run);
+        let collected = watch.collect(&mut self.offsets_in(self.whole(), &mut note));
         collected.map_err(|error| match error {
             CollectError::Kernel(error) => {
                 failed(region, "looking for its written pages (PAGEMAP_SCAN) failed", &error)
@@ -201,21 +204,33 @@ impl Storage {
 }
 
 /// Brings what was written to the storage of some regions up to now to its consumers, and calls `found` with the pages of one of them, at
-/// every address where they are seen; forgets them for it unless it only looks.
-pub fn written(windows: &[MappedRegion], id: ConsumerId, is_look: bool, found: &mut dyn FnMut(Range)) -> Result<()> {
+/// every address where they are seen; forgets them for it unless it only looks, or `found` refuses them.
+pub fn written(
+    windows: &[MappedRegion],
+    id: ConsumerId,
+    is_look: bool,
+    found: &mut dyn FnMut(Range) -> Result<()>,
+) -> Result<()> {
     let Some(region) = windows.first() else { return Ok(()) };
     let Some((observer, pages)) = region.storage().tracking().find(id)? else { return Ok(()) };
     region.storage().sync(region.desc(), observer)?;
+    let mut result = Ok(());
     let mut at_all = |run: Range| {
-        let seen = windows.iter().map(|region| region.window().guest_of(run));
-        seen.filter(|seen| !seen.is_empty()).for_each(&mut *found);
+        let mut seen = windows.iter().map(|region| region.window().guest_of(run)).filter(|seen| !seen.is_empty());
+        if result.is_ok() {
+            result = seen.try_for_each(&mut *found);
+        }
+        if result.is_err() {
+            // They were not taken: the next time finds them.
+            pages.mark(run.base(), run.size());
+        }
     };
     if is_look {
         pages.peek(&mut at_all)
     } else {
         pages.drain(&mut at_all)
     }
-    Ok(())
+    result
 }
 
 impl MappedRegion {

@@ -1,4 +1,4 @@
-//! The consumers of a mapping, who want to know which of its pages were written, and those who see the writes.
+//! The consumers of a storage, who want to know which of its pages were written, and those who see the writes.
 
 use std::result::Result;
 use std::sync::{Arc, Weak};
@@ -23,7 +23,7 @@ pub struct Consumer {
     pub is_exact: bool,
 }
 
-/// A consumer of one mapping, with pages of its own: what one takes, the others still find.
+/// A consumer of one storage, with pages of its own: what one takes, the others still find.
 #[derive(Debug)]
 pub(super) struct Follower {
     pub(super) id: ConsumerId,
@@ -32,7 +32,7 @@ pub(super) struct Follower {
     pub(super) pages: Arc<DirtyBitmap>,
 }
 
-/// All consumers of a mapping, and all that see writes to it.
+/// All consumers of a storage, and all that see writes to it.
 #[derive(Debug, Default)]
 pub(super) struct Tracking {
     pub(super) followers: Lock<Vec<Follower>>,

@@ -5,7 +5,7 @@ use std::sync::{Arc, Weak};
 
 use super::protection::Pages;
 use crate::model::error::Result;
-use crate::model::room::Room;
+use crate::model::room::Gathered;
 use crate::sys::errno::{self, EBUSY};
 use crate::sys::lock::Lock;
 use crate::sys::pagemap::{Pagemap, Query};
@@ -105,16 +105,15 @@ impl Watch {
         std::ptr::with_exposed_provenance_mut(self.host)
     }
 
-    /// Protects the pages that are there.
-    pub(super) fn protect_there(&self) -> io::Result<()> {
+    /// Protects pages, those that are there or all, and calls `found` with the address and the size of runs that were stored to before.
+    pub(super) fn protect(
+        &self,
+        (host, size): Pages,
+        all: bool,
+        found: &mut dyn FnMut(usize, usize),
+    ) -> io::Result<()> {
         let _scanning = self.scanning.lock()?;
-        self.kernel.pagemap.protect_there(self.host(), self.size)
-    }
-
-    /// Protects pages, also those that are not in this process's page tables yet.
-    pub(super) fn protect(&self, (host, size): Pages) -> io::Result<()> {
-        let _scanning = self.scanning.lock()?;
-        self.kernel.userfault.protect(host, size)
+        self.kernel.pagemap.protect(host, size, all, found)
     }
 
     /// Registers pages anew that took the place of others.
@@ -122,21 +121,17 @@ impl Watch {
         self.kernel.userfault.register(self.host(), self.size)
     }
 
-    /// Calls `found` with each run of pages that were stored to since the last time, counted from the first one, and protects them.
+    /// Calls `found` with the address and the size of each run of pages that were stored to since the last time, and protects them.
     ///
     /// What is read behind this has every store that was found, and a store that comes later is found the next time.
     pub(super) fn collect(&self, found: &mut dyn FnMut(usize, usize)) -> Result<(), CollectError> {
         let _scanning = self.scanning.lock().map_err(io::Error::from)?;
-        let mut runs = Vec::new();
-        let mut room = Ok(());
-        self.kernel.pagemap.scan(self.host(), self.size, Query::Written, &mut |start, size| {
-            if room.is_ok() {
-                room = runs.add((start, size));
-            }
-        })?;
-        room?;
+        let mut runs = Gathered::default();
+        let mut add = |start, size| runs.add((start, size));
+        self.kernel.pagemap.scan(self.host(), self.size, Query::Written, &mut add)?;
+        let runs = runs.finish()?;
         // Told first: when the protection of some fails, they are found once more, and none is lost.
-        runs.iter().for_each(|(start, size)| found(start.saturating_sub(self.host), *size));
+        runs.iter().for_each(|(start, size)| found(*start, *size));
         for (start, size) in runs {
             // Each run by itself: over a gap, pages would be protected that were stored to since the scan.
             self.kernel.userfault.protect(std::ptr::with_exposed_provenance_mut(start), size)?;

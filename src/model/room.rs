@@ -71,6 +71,33 @@ impl<T> Room<T> for Vec<T> {
     }
 }
 
+/// What a callback is given one by one, until there is no room for more.
+#[derive(Debug)]
+pub struct Gathered<T>(Result<Vec<T>>);
+
+impl<T> Default for Gathered<T> {
+    fn default() -> Self {
+        Self(Ok(Vec::new()))
+    }
+}
+
+impl<T> Gathered<T> {
+    /// Adds a value; once that is refused, nothing is added any more.
+    pub fn add(&mut self, value: T) {
+        if let Ok(all) = &mut self.0 {
+            let added = all.add(value);
+            if let Err(refused) = added {
+                self.0 = Err(refused);
+            }
+        }
+    }
+
+    /// All of them, or the refusal.
+    pub fn finish(self) -> Result<Vec<T>> {
+        self.0
+    }
+}
+
 /// The error of a refusal of room for so many values.
 fn no_room<T>(count: usize, refused: &TryReserveError) -> Error {
     let bytes = u64_of(count.saturating_mul(size_of::<T>()));

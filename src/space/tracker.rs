@@ -36,27 +36,25 @@ impl AddressSpace {
         consumer: Consumer,
         interrupt: &dyn Interrupt,
     ) -> Result<()> {
+        self.check_process()?;
+        let _turn = self.take_turn(interrupt)?;
         self.check_logs(incarnation, consumer.mode)?;
-        let started = self.set_consumers(incarnation, interrupt, |consumers| consumers.push(consumer));
+        let started = self.set_consumers(incarnation, |consumers| consumers.push(consumer));
         started.inspect_err(|_| self.forget(incarnation, consumer.id))
     }
 
     /// Ends it.
     pub fn stop_tracking(&self, incarnation: Incarnation, id: ConsumerId, interrupt: &dyn Interrupt) -> Result<()> {
-        self.set_consumers(incarnation, interrupt, |consumers| consumers.retain(|consumer| consumer.id != id))?;
+        self.check_process()?;
+        let _turn = self.take_turn(interrupt)?;
+        self.set_consumers(incarnation, |consumers| consumers.retain(|consumer| consumer.id != id))?;
         // Behind the grace period: a writer that marks for it has left.
         self.forget(incarnation, id);
         Ok(())
     }
 
-    fn set_consumers(
-        &self,
-        incarnation: Incarnation,
-        interrupt: &dyn Interrupt,
-        edit: impl FnOnce(&mut Vec<Consumer>),
-    ) -> Result<()> {
-        self.check_process()?;
-        let _turn = self.take_turn(interrupt)?;
+    /// Publishes the memory with other consumers; called with the turn.
+    fn set_consumers(&self, incarnation: Incarnation, edit: impl FnOnce(&mut Vec<Consumer>)) -> Result<()> {
         let before = self.load_full();
         let memory = before.memory_of(incarnation)?;
         let mut consumers = memory.consumers().to_vec();
@@ -70,8 +68,10 @@ impl AddressSpace {
     }
 
     /// Takes a consumer from all memory that is there; memory that has gone takes it along.
+    ///
+    /// Called with the turn: a tracker that starts meanwhile would lose the watch that it has just found.
     fn forget(&self, incarnation: Incarnation, id: ConsumerId) {
-        let snapshot = self.load_full();
+        let snapshot = self.load();
         let Ok(memory) = snapshot.memory_of(incarnation) else { return };
         // Refused in a forked child only, where nobody follows.
         memory.regions().for_each(|region| _ = region.storage().unfollow(id));
@@ -121,7 +121,7 @@ impl AddressSpace {
                 sources.extend(source_names(region, id)?);
                 is_exact &= region.is_tracked_exactly(id)?;
             }
-            written_to(windows, id, is_look, &mut found)
+            following::written(windows, id, is_look, &mut |pages| found.add(pages))
         });
         let sources = sources.iter().map(|name| (*name).into()).collect();
         match collected.and_then(|()| pages_of(&found, page_size, sources)) {
@@ -202,16 +202,6 @@ fn is_ram(region: &MappedRegion) -> bool {
 fn source_names(region: &MappedRegion, id: ConsumerId) -> Result<&'static [&'static str]> {
     let is_logged = region.storage().has_log()?;
     Ok(region.observer(id)?.map_or(&[], |observer| observer.sources(is_logged)))
-}
-
-/// Adds the written pages of the storage that some regions show, by guest physical addresses.
-fn written_to(windows: &[MappedRegion], id: ConsumerId, is_look: bool, found: &mut Vec<Range>) -> Result<()> {
-    let mut room = Ok(());
-    following::written(windows, id, is_look, &mut |pages| {
-        let added = found.add(pages);
-        room = std::mem::replace(&mut room, Ok(())).and(added);
-    })?;
-    room
 }
 
 /// Whole pages that hold all of the ranges.

@@ -112,15 +112,41 @@ impl Pagemap {
 
     /// Calls `found` with the start and the size of each run of pages, by ascending address.
     pub fn scan(&self, host: *mut u8, size: usize, query: Query, found: &mut dyn FnMut(usize, usize)) -> Result<()> {
+        self.each_run(host, size, || query.argument(), &mut |run| found_at(run, found))
+    }
+
+    /// Protects pages of memory that is watched, and calls `found` with those that were stored to before: what is stored to them from then
+    /// on is found by a scan. The kernel looks at a page and protects it in one step, so that no store comes between.
+    ///
+    /// `all` also protects those that are not there; of shared memory, one of them then does not count as written once it is read.
+    pub fn protect(&self, host: *mut u8, size: usize, all: bool, found: &mut dyn FnMut(usize, usize)) -> Result<()> {
+        let argument = || ScanArgument {
+            flags: PM_SCAN_WP_MATCHING | PM_SCAN_CHECK_WPASYNC,
+            category_inverted: 0,
+            category_mask: 0,
+            category_anyof_mask: if all { 0 } else { THERE },
+            return_mask: PAGE_IS_WRITTEN | PAGE_IS_PFNZERO | THERE,
+            ..Query::Written.argument()
+        };
+        self.each_run(host, size, argument, &mut |run| {
+            let is_written = run.categories & PAGE_IS_WRITTEN != 0 && run.categories & THERE != 0;
+            if is_written && run.categories & PAGE_IS_PFNZERO == 0 { found_at(run, found) } else { Ok(()) }
+        })
+    }
+
+    fn each_run(
+        &self,
+        host: *mut u8,
+        size: usize,
+        argument: impl Fn() -> ScanArgument,
+        found: &mut dyn FnMut(&PageRun) -> Result<()>,
+    ) -> Result<()> {
         let mut runs = [PageRun::default(); RUNS];
         let (mut start, end) = (host.addr(), host.addr().saturating_add(size));
         while start < end {
-            let count = self.runs(start, end, query.argument(), &mut runs)?;
+            let count = self.runs(start, end, argument(), &mut runs)?;
             let there = runs.get(..count).unwrap_or_default();
-            for run in there {
-                let (from, to) = (address(run.start)?, address(run.end)?);
-                found(from, to.saturating_sub(from));
-            }
+            there.iter().try_for_each(&mut *found)?;
             // Not from `walk_end` on: it is stale where the runs did not fit.
             start = match there.last() {
                 Some(last) if count == RUNS => address(last.end)?,
@@ -130,15 +156,8 @@ impl Pagemap {
         Ok(())
     }
 
-    /// Protects all pages that are there, in memory that is watched: what is stored to them from then on is found.
-    pub fn protect_there(&self, host: *mut u8, size: usize) -> Result<()> {
-        let range = (host.addr(), host.addr().saturating_add(size));
-        let flags = PM_SCAN_WP_MATCHING | PM_SCAN_CHECK_WPASYNC;
-        self.runs(range.0, range.1, ScanArgument { flags, ..Query::There.argument() }, &mut []).map(drop)
-    }
-
     fn runs(&self, start: usize, end: usize, argument: ScanArgument, runs: &mut [PageRun]) -> Result<usize> {
-        let vec = if runs.is_empty() { 0 } else { number(runs.as_mut_ptr().expose_provenance())? };
+        let vec = number(runs.as_mut_ptr().expose_provenance())?;
         let mut argument =
             ScanArgument { start: number(start)?, end: number(end)?, vec, vec_len: number(runs.len())?, ..argument };
         self.call(&mut argument)
@@ -154,6 +173,12 @@ impl Pagemap {
             check(unsafe { libc::ioctl(self.file.as_raw_fd(), request(PAGEMAP_SCAN), std::ptr::from_mut(argument)) })?;
         usize::try_from(count).map_err(Error::other)
     }
+}
+
+fn found_at(run: &PageRun, found: &mut dyn FnMut(usize, usize)) -> Result<()> {
+    let (from, to) = (address(run.start)?, address(run.end)?);
+    found(from, to.saturating_sub(from));
+    Ok(())
 }
 
 fn number(value: usize) -> Result<u64> {

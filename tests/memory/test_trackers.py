@@ -141,6 +141,49 @@ def test_trackers_of_all_modes_beside_each_other_find_every_write_once() -> None
     assert space.memory is memory
 
 
+@pytest.mark.parametrize("kind", ["shmem", "mmap"])
+@pytest.mark.parametrize("mode", ["pagemap", "api"])
+@pytest.mark.parametrize("exact", [False, True])
+def test_a_tracker_that_starts_later_takes_nothing_from_the_others_and_finds_nothing_older(
+    kind: str, mode: Any, exact: object
+) -> None:
+    memory = mapped(ram(0, SIZE, mem_type=kind))[1]
+    with memory.dirty.start(mode) as first:
+        memory.write_u8(3 * PAGE, 1)
+        memory.view(4 * PAGE, 1)[0] = 1
+        with memory.dirty.start(mode, exact=bool(exact)) as second:
+            memory.write_u8(9 * PAGE, 1)
+            assert of(second) == {9 * PAGE}
+        with memory.dirty.start(mode) as third:
+            memory.write_u8(5 * PAGE, 1)
+            assert of(third) == {5 * PAGE}
+            assert of(first) == {page * PAGE for page in (3, 4, 5, 9)}
+
+
+def test_trackers_that_come_and_go_take_no_write_from_one_that_stays() -> None:
+    memory = mapped(ram(0, SIZE, mem_type="mmap"))[1]
+    memory.fill(0, SIZE, 1)
+    done = threading.Event()
+
+    def come_and_go() -> None:
+        while not done.is_set():
+            memory.dirty.start("pagemap").stop()
+
+    threads = [threading.Thread(target=come_and_go) for _ in range(2)]
+    with memory.dirty.start("pagemap") as tracker:
+        for thread in threads:
+            thread.start()
+        try:
+            for count in range(1500):
+                page = count % 128 * PAGE
+                memory.write_u64(page, count)
+                assert page in of(tracker)
+        finally:
+            done.set()
+            for thread in threads:
+                thread.join()
+
+
 def test_what_is_looked_at_or_put_back_is_found_again() -> None:
     memory = mapped(ram(0, SIZE))[1]
     with memory.dirty.start() as tracker, memory.dirty.start("api") as other:

@@ -64,6 +64,7 @@ class _Backend(NamedTuple):
 
     @property
     def size(self) -> int:
+        """Bytes of all its regions."""
         return sum(size for _, size in self.regions)
 
 

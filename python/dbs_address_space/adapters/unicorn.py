@@ -189,12 +189,14 @@ class UnicornClient:
         dispatch, base = self._space.dispatch, pages.base
 
         def read(uc: Uc, offset: int, size: int, _data: object) -> int:
+            """The guest's load."""
             try:
                 return dispatch(base + offset, size)
             except BaseException as error:  # noqa: BLE001  comes out of emu_start
                 return _stop(uc, error)
 
         def write(uc: Uc, offset: int, size: int, value: int, _data: object) -> None:
+            """The guest's store."""
             try:
                 dispatch(base + offset, size, value & (1 << 8 * size) - 1)
             except BaseException as error:  # noqa: BLE001  comes out of emu_start

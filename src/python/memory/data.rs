@@ -9,7 +9,7 @@ use crate::memory::protection::Need;
 use crate::memory::section::Section;
 use crate::model::error::Result;
 use crate::model::range::{Range, joined};
-use crate::model::room::Room;
+use crate::model::room::Gathered;
 use crate::python::convert;
 
 #[pymethods]
@@ -51,15 +51,12 @@ impl PyMemory {
     ) -> PyResult<Bound<'py, PyTuple>> {
         let verb = Verb::new(verb, Need::Nothing).shaped(Shape::Mapped);
         let ranges = self.run(py, [(verb, &[EVERYWHERE])], None, |[sections], interrupt| {
-            let (mut ranges, mut room) = (Vec::new(), Ok(()));
+            let mut ranges = Gathered::default();
             for section in sections {
                 interrupt.check()?;
-                look(section, &mut |range: Range| {
-                    let added = ranges.add(range);
-                    room = std::mem::replace(&mut room, Ok(())).and(added);
-                })?;
+                look(section, &mut |range| ranges.add(range))?;
             }
-            room.map(|()| joined(ranges))
+            ranges.finish().map(joined)
         })?;
         convert::py_ranges(py, ranges)
     }

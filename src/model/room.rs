@@ -71,7 +71,7 @@ impl<T> Room<T> for Vec<T> {
     }
 }
 
-/// What a callback is given one by one, until there is no room for more.
+/// The values that a callback is given one by one, until there is no room for more.
 #[derive(Debug)]
 pub struct Gathered<T>(Result<Vec<T>>);
 

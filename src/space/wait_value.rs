@@ -19,7 +19,7 @@ use crate::sys::futex::{self, Bell, Ended, MOST_WORDS, Word};
 
 /// A value that is waited for.
 #[derive(Debug)]
-pub struct Watch<'a> {
+pub struct WaitedValue<'a> {
     /// The verb, for messages.
     pub verb: &'static str,
     /// The space.
@@ -32,10 +32,10 @@ pub struct Watch<'a> {
     pub expected: u64,
 }
 
-/// The number of a watch, and the value that is there instead of the expected one, or why none can be had.
+/// The number of a value, and the value that is there instead of the expected one, or why none can be had.
 pub type Found = (usize, Result<u64>);
 
-impl Watch<'_> {
+impl WaitedValue<'_> {
     const fn verb(&self) -> Verb {
         Verb::new(self.verb, Need::Read).shaped(Shape::Single)
     }
@@ -73,7 +73,7 @@ impl Watch<'_> {
 ///
 /// It looks at least once in `poll`, for not all who write wake anybody. Must be called without the interpreter's lock.
 pub fn wait_any(
-    watches: &[Watch<'_>],
+    values: &[WaitedValue<'_>],
     bell: Option<&Bell>,
     poll: Duration,
     deadline: Deadline,
@@ -82,7 +82,7 @@ pub fn wait_any(
     loop {
         let mut words = Vec::new();
         words.add_all(bell.and_then(Bell::word))?;
-        let found = look_at_all(watches, &mut words)?;
+        let found = look_at_all(values, &mut words)?;
         let Some(slice) = deadline.slice().filter(|_| found.is_empty() && !bell.is_some_and(Bell::is_rung)) else {
             return Ok(found);
         };
@@ -94,12 +94,12 @@ pub fn wait_any(
 }
 
 /// Finds the values that are not what was expected; of the others it adds the words to sleep on, as far as there is room.
-fn look_at_all(watches: &[Watch<'_>], words: &mut Vec<Word>) -> Result<Vec<Found>> {
+fn look_at_all(values: &[WaitedValue<'_>], words: &mut Vec<Word>) -> Result<Vec<Found>> {
     let mut found = Vec::new();
-    for (index, watch) in watches.iter().enumerate() {
-        match watch.look_patiently() {
+    for (index, value) in values.iter().enumerate() {
+        match value.look_patiently() {
             Err(error) => found.add((index, Err(error)))?,
-            Ok(seen) if seen.value != watch.expected => found.add((index, Ok(seen.value)))?,
+            Ok(seen) if seen.value != value.expected => found.add((index, Ok(seen.value)))?,
             Ok(seen) => {
                 let room = MOST_WORDS.saturating_sub(words.len());
                 words.add_all(seen.words.into_iter().flatten().take(room))?;

@@ -15,21 +15,21 @@ use crate::python::convert::{self, Address, Poll, Size, Timeout, U64};
 use crate::python::import_once::ImportOnce;
 use crate::python::interrupt::detached;
 use crate::python::keywords;
-use crate::space::wait_value::{Watch, wait_any};
+use crate::space::wait_value::{WaitedValue, wait_any};
 use crate::sys::futex::Bell;
 
 /// The time for which a look follows the other: letting the interpreter's lock go and falling asleep takes as long.
 const SPIN: Duration = Duration::from_micros(2);
 
 impl PyMemory {
-    fn watch(&self, verb: &'static str, addr: Address, size: Size, expected: u64) -> PyResult<Watch<'_>> {
+    fn watch(&self, verb: &'static str, addr: Address, size: Size, expected: u64) -> PyResult<WaitedValue<'_>> {
         let range = convert::range(addr, size)?;
-        Ok(Watch { verb, space: &self.space, incarnation: self.incarnation, range, expected })
+        Ok(WaitedValue { verb, space: &self.space, incarnation: self.incarnation, range, expected })
     }
 }
 
 /// Another value than the expected one, when it comes in a moment.
-fn soon(watch: &Watch<'_>) -> PyResult<Option<u64>> {
+fn soon(watch: &WaitedValue<'_>) -> PyResult<Option<u64>> {
     let begin = Instant::now();
     while let Some(seen) = watch.look()? {
         if seen.value != watch.expected {

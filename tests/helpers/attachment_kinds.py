@@ -14,7 +14,7 @@ from dbs_address_space import (
     UnmappedAddress,
 )
 from memory_helpers import MIB, PAGE, WINDOW, mapped, ram
-from test_vhost_user import KINDS, REM_MEM_REG, Backend
+from vhost_user_backend import KINDS, REM_MEM_REG, Backend
 from virtual_machines import Vm
 
 FREE, UART = 64 * MIB, WINDOW

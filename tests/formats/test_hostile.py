@@ -23,7 +23,7 @@ def places(size: int, seed: str) -> list[int]:
 
 
 def answered(content: bytes) -> None:
-    """What can be opened can be read or says why not."""
+    """A space that is there can be read, or says why not."""
     try:
         space = load(content)
         if space.is_mapped:

@@ -1,9 +1,11 @@
 """Every way to attach something to a space, and what stands at the other side."""
 
 import weakref
+from collections.abc import Iterator
 from contextlib import suppress
 
 import drgn
+import pytest
 import unicorn
 from dbs_address_space import (
     AddressSpace,
@@ -226,3 +228,15 @@ CAN_FAIL = [name for name, kind in ATTACHED.items() if "break_commit" in vars(ki
 def space_to_follow() -> AddressSpace:
     space, _ = mapped(ram(0, MIB, name="attached"), AddressSpaceRegion("device", UART, PAGE, name="uart"))
     return space
+
+
+@pytest.fixture(params=ATTACHED)
+def any_kind(request: pytest.FixtureRequest) -> Iterator[Kind]:
+    kind = ATTACHED[request.param]()
+    yield kind
+    kind.close()
+
+
+@pytest.fixture
+def space_with_device() -> AddressSpace:
+    return space_to_follow()

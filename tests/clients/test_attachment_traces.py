@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 import unicorn
-from attachment_kinds import FREE, Handler, Kind, Listener, Mirror
+from attachment_kinds import FREE, Handler, Kind, Listener, Mirror, any_kind, space_with_device
 from dbs_address_space import AddressSpace, Attachment, BackingError, Subscription
 from kernel_view import descriptors
 from memory_helpers import MIB, PAGE, mapped, ram
 from vhost_user_backend import KINDS, Backend
 from virtual_machines import Vm
+
+kind, space = any_kind, space_with_device
 
 
 def end_by_detaching(_space: AddressSpace, attachment: Attachment) -> None:

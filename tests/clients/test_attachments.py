@@ -18,6 +18,8 @@ from attachment_kinds import (
     Kind,
     Mirror,
     UnicornKind,
+    any_kind,
+    space_with_device,
 )
 from children import in_child
 from dbs_address_space import (
@@ -35,6 +37,8 @@ from dbs_address_space import (
 from kernel_view import descriptors, maps_of
 from memory_helpers import LAYOUT, MIB, PAGE, mapped, ram
 from threads import run_threads
+
+kind, space = any_kind, space_with_device
 
 
 def assert_over(space: AddressSpace, attachment: Attachment, kind: Kind) -> None:

@@ -1,7 +1,20 @@
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
 from os import PathLike
 from types import TracebackType
-from typing import Any, Final, Literal, NoReturn, Protocol, Self, SupportsIndex, TypeAlias, TypeVar, final, overload
+from typing import (
+    Any,
+    BinaryIO,
+    Final,
+    Literal,
+    NoReturn,
+    Protocol,
+    Self,
+    SupportsIndex,
+    TypeAlias,
+    TypeVar,
+    final,
+    overload,
+)
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -9,6 +22,7 @@ from typing_extensions import Buffer, disjoint_base
 
 from .enums import AddressSpaceRegionType, MapFlags, MemorySourceType, Prot
 from .guest_file import GuestFile
+from .loading import LoadedElf
 from .map_row import MapRow
 from .progress import Progress
 from .ranges import AddressRange, VhostUserRegion
@@ -89,6 +103,7 @@ class _Writable(Protocol):
 
 _File: TypeAlias = int | _HasFileno
 _Path: TypeAlias = str | PathLike[str]
+_Loadable: TypeAlias = _Path | BinaryIO | Buffer
 _Target: TypeAlias = SupportsIndex | str | AddressSpaceRegion | UnplugRequest | _RegionKey
 _Ranges: TypeAlias = Iterable[tuple[_Address, _Size]] | Buffer
 _Window: TypeAlias = tuple[_Address, _Size]
@@ -982,10 +997,26 @@ class AddressSpace:
     def memory(self) -> GuestMemory:
         """The memory of a mapped space; raises `NotMapped` before `map_memory()` and after `close()`."""
     @property
+    def ports(self) -> AddressSpace:
+        """The I/O ports of an x86 machine, 0 to 0xffff: an `AddressSpace` of its own, always the same, for device regions only.
+
+        It has every verb of a space, `attach_device`, `dispatch`, `reserve` and `find_free` among them, where a region's type is
+        `"device"` and its alignment 1 when they are not given. So what answers an access, by MMIO or by `in` and `out`, is one
+        handler, and one `dispatch`. It ends with `close()` of the space. Raises `InvalidArgument` of ports themselves.
+
+        >>> from types import SimpleNamespace
+        >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+        >>> ports = AddressSpace(AddressSpaceLayout(1 << 46, 0, 1 << 45)).ports
+        >>> _ = ports.insert_region(AddressSpaceRegion("device", 0x3f8, 8, name="com1"))
+        >>> _ = ports.attach_device("com1", SimpleNamespace(read=lambda offset, size: 0, write=print))
+        >>> ports.dispatch(0x3f8, 1, ord("a"))
+        0 1 97
+        """
+    @property
     def is_mapped(self) -> bool:
         """Whether the space has memory."""
     def close(self, *, timeout: float | None = 0.0) -> None:
-        """Unmaps the memory, if there is any, and ends every attachment; the space stays as a map. Closing twice does nothing.
+        """Unmaps the memory, if there is any, and ends every attachment, those of the ports too; the space stays as a map. Closing twice does nothing.
 
         `with` closes the space at its end. A region that views, arrays or long accesses hold is `RegionBusy`, at once or after `timeout`
         seconds (`None`: never), as in `remove_region`; a client that refuses is `ClientError`; then nothing has changed. The error of an
@@ -1026,7 +1057,7 @@ class AddressSpace:
     ) -> int:
         """The base of free addresses, where neither a region nor a reservation is, and where the layout allows such a region.
 
-        `align` is a power of two: 2 MiB for `"dax"`, else 4 KiB, when not given. `low` and `high` bound the place, which lies below
+        `align` is a power of two: 2 MiB for `"dax"`, 1 for `ports`, else 4 KiB, when not given. `low` and `high` bound the place, which lies below
         the layout's ends in any case. `policy` is `"first"`, `"last"` or `"best"`; `guard_gap` bytes stay free on both sides. Raises
         `NoSpace`, or of its kinds `Fragmented` and `AlignmentImpossible`, with the numbers.
 
@@ -2144,6 +2175,12 @@ class GuestMemory:
         ...     file.tell()
         4096
         """
+    def load_elf(self, file: _Loadable) -> LoadedElf:
+        """A name that somebody may look for in a class, and ours."""
+    def load_image(
+        self, file: _Loadable, addr: _Address, *, compression: str | None = None, force: bool = False
+    ) -> int:
+        """A name that somebody may look for in a class, and ours."""
     def open(self, mode: str = "rb", *, holes: str = "error") -> GuestFile:
         """Guest physical memory as an unbuffered binary file: positions are addresses.
 

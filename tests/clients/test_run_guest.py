@@ -98,7 +98,7 @@ def test_the_map_is_printed_before_and_after(engine_name: str) -> None:
     output = run_example("--engine", engine_name).stdout
     before, after = re.findall(r"^the map (?:before|after):\n((?:.+\n)+)", output, re.MULTILINE)
     assert before == after
-    for name in ("ram-low", "console", "mailbox", "firmware", "ram-high", "free"):
+    for name in ("ram-low", "mailbox", "firmware", "ram-high", "free"):
         assert name in before
 
 
@@ -217,23 +217,27 @@ def test_the_guest_runs_on_its_page_tables(machine: run_guest.Machine) -> None:
 class Broken:
     """A device whose Python code fails."""
 
-    def read(self, _offset: int, _size: int) -> bytes:
+    def read(self, _offset: int, _size: int) -> int:
         raise ArithmeticError("broken device")
 
-    def write(self, _offset: int, _data: bytes) -> None:
+    def write(self, _offset: int, _size: int, _value: int) -> None:
         raise ArithmeticError("broken device")
 
 
-def test_a_devices_exception_comes_out_of_run(machine: run_guest.Machine) -> None:
+@pytest.mark.parametrize(("kind", "name"), [("mmio", "mailbox"), ("ports", "console")])
+def test_a_devices_exception_comes_out_of_run(machine: run_guest.Machine, kind: str, name: str) -> None:
     machine.mailbox.post(run_guest.HIGH_RAM, 1)
-    bus = run_guest.DeviceBus(machine.space, {"console": Broken(), "mailbox": machine.mailbox})
+    space = {"mmio": machine.space, "ports": machine.space.ports}[kind]
+    space.clients[0].detach()
+    space.attach_device(name, Broken())
     with pytest.raises(ArithmeticError, match="broken device"):
-        machine.engine.run(bus)
+        machine.run()
 
 
 def test_the_plan_is_a_real_machines() -> None:
     space = run_guest.plan()
-    assert [region.name for region in space] == ["ram-low", "console", "mailbox", "firmware", "ram-high"]
+    assert [region.name for region in space] == ["ram-low", "mailbox", "firmware", "ram-high"]
+    assert [region.name for region in space.ports] == ["console"]
     assert space["ram-high"].base >= 1 << 32
     assert not space.is_mapped
     assert any(gap.base <= 1 << 30 < gap.end for gap in space.gaps())
@@ -242,15 +246,16 @@ def test_the_plan_is_a_real_machines() -> None:
 def test_the_bus_asks_the_space() -> None:
     space = run_guest.plan()
     mailbox = run_guest.Mailbox()
-    bus = run_guest.DeviceBus(space, {"mailbox": mailbox})
+    bus = run_guest.HardwareBus(space)
+    space.attach_device("mailbox", mailbox)
     mailbox.post(0x1_2345_6789, 3)
     base = guest_program.MAILBOX
-    assert bus.read(base, 8) == 0x1_2345_6789
-    assert [bus.read(base, 4), bus.read(base + 4, 4)] == [0x2345_6789, 1]
-    bus.write(base + guest_program.MAILBOX_TOTAL, 8, 99)
+    assert bus.dispatch(base, 8) == 0x1_2345_6789
+    assert [bus.dispatch(base, 4), bus.dispatch(base + 4, 4)] == [0x2345_6789, 1]
+    assert bus.dispatch(base + guest_program.MAILBOX_TOTAL, 8, 99) is None
     assert mailbox.total == 99
-    assert bus.read(run_guest.DIMM, 2) == 0xFFFF
-    bus.write(run_guest.DIMM, 2, 1)
+    assert bus.dispatch(run_guest.DIMM, 2) == 0xFFFF
+    assert bus.dispatch(run_guest.DIMM, 2, 1) is None
     assert bus.hits == {"mailbox": 4, "no region": 2}
 
 

@@ -22,8 +22,8 @@ PICOSECONDS = 1000
 """In a nanosecond; bandwidths are in MiB a second as they are."""
 MOST = 0xFFFE
 """The largest entry; the next one means that the memory can't be reached."""
-PERSISTENT = bytes.fromhex("79d3f066f3b47440ac430d3318b78cdc")
-"""The GUID of a range of persistent memory, 66F0D379-B4F3-4074-AC43-0D3318B78CDC."""
+PERSISTENT = bytes.fromhex("79d3f066f3b47440ac430d3318b78cdb")
+"""The GUID of a range of persistent memory, 66F0D379-B4F3-4074-AC43-0D3318B78CDB."""
 WRITE_BACK, NON_VOLATILE = 0x8, 0x8000
 
 

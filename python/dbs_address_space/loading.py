@@ -50,7 +50,7 @@ class LoadedElf(NamedTuple):
 
 def load_elf(memory: GuestMemory, file: File) -> LoadedElf:
     """Does the work of `GuestMemory.load_elf`."""
-    with Source(file) as source:
+    with Source(file, "file") as source:
         source.format = "elf"
         found = headers(source)
         if found.kind not in PROGRAMS:
@@ -101,7 +101,7 @@ def load_image(memory: GuestMemory, file: File, addr: int, compression: str | No
         check_type(compression, str, "compression")
         if compression != "gzip":
             raise InvalidArgument(f"compression={compression!r} must be 'gzip', or None for an image as it is")
-    with Source(file) as source:
+    with Source(file, "file") as source:
         source.format = compression or "raw"
         content: Buffer = b""
         if compression:

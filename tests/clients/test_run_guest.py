@@ -214,11 +214,8 @@ def test_the_guest_runs_on_its_page_tables(machine: run_guest.Machine) -> None:
         assert bool(page & ACCESSED) == (addr in {run_guest.STACK, run_guest.FIRMWARE})
 
 
-class Broken:
+class Broken(run_guest.Mailbox):
     """A device whose Python code fails."""
-
-    def read(self, _offset: int, _size: int) -> int:
-        raise ArithmeticError("broken device")
 
     def write(self, _offset: int, _size: int, _value: int) -> None:
         raise ArithmeticError("broken device")
@@ -226,10 +223,12 @@ class Broken:
 
 @pytest.mark.parametrize(("kind", "name"), [("mmio", "mailbox"), ("ports", "console")])
 def test_a_devices_exception_comes_out_of_run(machine: run_guest.Machine, kind: str, name: str) -> None:
-    machine.mailbox.post(run_guest.HIGH_RAM, 1)
+    broken = Broken()
+    for mailbox in (machine.mailbox, broken):
+        mailbox.post(run_guest.HIGH_RAM, 1)
     space = {"mmio": machine.space, "ports": machine.space.ports}[kind]
     space.clients[0].detach()
-    space.attach_device(name, Broken())
+    space.attach_device(name, broken)
     with pytest.raises(ArithmeticError, match="broken device"):
         machine.run()
 

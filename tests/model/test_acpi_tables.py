@@ -148,7 +148,7 @@ def walk(tables: bytes, base: int, addr: int) -> int | None:
     """The physical address of a virtual one, as a processor finds it."""
     table = base
     for shift in (39, 30, 21):
-        (entry,) = struct.unpack_from("<Q", tables, table - base + (addr >> shift & 511) * 8)
+        entry: int = struct.unpack_from("<Q", tables, table - base + (addr >> shift & 511) * 8)[0]
         if not entry & 1:
             return None
         assert entry & 0b11 == 0b11

@@ -6,6 +6,7 @@ import json
 
 from dbs_address_space._core import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
 from dbs_address_space.errors import AddressSpaceError
+from dbs_address_space.formats.json_text import parsed
 
 from .output import region_json
 from .parsing import UsageError
@@ -45,7 +46,7 @@ def _range(range_: Any) -> dict[str, Any]:
 def space_of(content: bytes, source: str) -> AddressSpace:
     """The space of a JSON text; one that is wrong is told with its source."""
     try:
-        found = json.loads(content)
+        found = parsed(content)
         if not isinstance(found, dict) or found.get("format") != FORMAT:
             raise UsageError(f"{source}: not a map of this package", f'Its JSON begins with "format": "{FORMAT}".')
         regions = [_region(region) for region in found["regions"]]

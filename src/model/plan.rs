@@ -572,6 +572,7 @@ mod tests {
             prealloc: false,
             firmware: false,
             dax_window: None,
+            dax_base: None,
             hotplug: None,
             amd_1tb_relocation: false,
             options: BackingOptions::default(),

@@ -9,8 +9,13 @@ Segment = tuple[int, int, int, bytes]
 """Virtual and physical address, size in memory, bytes in the file."""
 PROGRAM: list[Segment] = [(0xC000_4000, 0x4000, 0x2000, CODE), (0xC000_0000, 0x1_0000, 5000, CODE[:5])]
 NOTES = b"".join(
-    struct.pack("<III", len(owner), len(content), kind) + owner.ljust(-(-len(owner) // 4) * 4, b"\0") + content
-    for owner, kind, content in [(b"Xen\0", 18, struct.pack("<I", 0x4010)), (b"GNU\0", 3, b"build-id")]
+    struct.pack("<III", len(owner), len(content), kind)
+    + b"".join(part.ljust(-(-len(part) // 4) * 4, b"\0") for part in (owner, content))
+    for owner, kind, content in [
+        (b"Xen\0", 18, struct.pack("<I", 0x4010)),
+        (b"VMCOREINFO\0", 0, b"PAGESIZE=4096"),
+        (b"GNU\0", 3, b"build-id"),
+    ]
 )
 
 

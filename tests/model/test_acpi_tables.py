@@ -100,6 +100,10 @@ def test_memory_without_processors_belongs_to_the_nearest_node() -> None:
     memory = NumaNode([NumaNodeInfo(0, GIB)])
     table = hmat({0: NumaNode(vcpu_ids=[0]), 1: NumaNode(vcpu_ids=[1]), 2: memory}, latencies={(1, 2): 9, (0, 2): 10})
     assert struct.unpack_from("<HHI", table, 40 + 2 * 40 + 8) == (1, 0, 1)
+    own = hmat(
+        {0: NumaNode([NumaNodeInfo(0, GIB)], [0]), 1: NumaNode(vcpu_ids=[1])}, latencies={(0, 0): 50, (1, 0): 10}
+    )
+    assert struct.unpack_from("<HHI", own, 40 + 8) == (1, 0, 0)
     lonely = hmat({0: memory})
     assert struct.unpack_from("<H", lonely, 40 + 8) == (0,)
 

@@ -74,10 +74,11 @@ class PreallocReport(NamedTuple):
 
 
 class ResetStats(NamedTuple):
-    """The sums over the restores of a checkpoint: how many, pages looked at, those that differed, protected again, given back, seconds.
+    """The sums over the restores of a checkpoint: how many, pages looked at, those that differed, seconds.
 
-    `hot` is the number of pages that stay unprotected after the last one: each is compared every time, and protected again after eight
-    times without a difference. It is 0 while a tracker follows the memory too. Pages have 4 KiB.
+    `hot` is the number of pages that stay unprotected after the last one: each is compared every time, and `protected` again
+    after eight times without a difference, or `punched`, given back, where nothing was before. It is 0 while a tracker follows
+    the memory too. Pages have 4 KiB.
 
     >>> ResetStats(2, 100, 60, 40, 0, 0, 0.5).rate
     4.0

@@ -118,7 +118,7 @@ impl<'a> Live<'a> {
 fn chunks(part: Range) -> impl Iterator<Item = Range> {
     let size = u64_of(CHUNK);
     // By multiples, so that no page is cut in two.
-    let first = part.base() & !(size - 1);
+    let first = part.base() & size.wrapping_neg();
     (first..part.end()).step_by(CHUNK).map(move |base| Range::at(base, size).intersection(&part))
 }
 

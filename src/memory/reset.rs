@@ -224,30 +224,32 @@ impl Reset {
         interrupt: &dyn Interrupt,
     ) -> Result<()> {
         let Some((storage, region)) = self.storage()?.zip(windows.first()) else { return Ok(()) };
-        let due = self.quiet_runs(unit_of(&storage), hot, differing)?;
+        let mut due = self.quiet_units(unit_of(&storage), hot, differing)?;
         counts.hot = counts.hot.saturating_add(pages_in(hot).saturating_sub(pages_in(&due)));
         let Some(watch) = storage.tracking().watch()?.filter(|_| !due.is_empty()) else { return Ok(()) };
-        for run in due {
-            let part = run.intersection(&storage.whole());
-            if is_ours_to_free(&storage) && is_all_hole(expected, part) {
-                // SAFETY: whole pages of our own storage, which were looked at just now: they are zero, and will be.
-                let freed = unsafe { discard::free(&storage, part) };
-                freed.map_err(|error| failed(region.desc(), "giving pages of zeroes back failed", &error))?;
-                counts.punched = counts.punched.saturating_add(pages_in(&[part]));
-                continue;
-            }
-            let protected = watch.protect_run(storage.pages_of(part));
+        let is_ours = is_ours_to_free(&storage);
+        let zeroes: Vec<Range> = due.extract_if(.., |unit| is_ours && is_all_hole(expected, *unit)).collect();
+        for run in joined(zeroes) {
+            // SAFETY: whole pages of our own storage, which were looked at just now: they are zero, and will be.
+            let freed = unsafe { discard::free(&storage, run) };
+            freed.map_err(|error| failed(region.desc(), "giving pages of zeroes back failed", &error))?;
+            counts.punched = counts.punched.saturating_add(pages_in(&[run]));
+        }
+        for run in joined(due) {
+            let protected = watch.protect_run(storage.pages_of(run));
             protected.map_err(|error| failed(region.desc(), "write-protecting its pages failed", &error))?;
-            counts.protected = counts.protected.saturating_add(pages_in(&[part]));
+            counts.protected = counts.protected.saturating_add(pages_in(&[run]));
             // Once more: a store since the first look is no longer told of.
-            restore(windows, expected, &[part], self.consumer, interrupt)?;
+            restore(windows, expected, &[run], self.consumer, interrupt)?;
         }
         Ok(())
     }
 
-    /// The runs of hot pages that did not differ in many resets, up to this one; from here on they count anew.
-    fn quiet_runs(&self, unit: u64, hot: &[Range], differing: &[Range]) -> Result<Vec<Range>> {
-        let units = |run: &Range| usize_of(run.base() / unit.max(1))..usize_of(run.end().div_ceil(unit.max(1)));
+    /// The hot pages that did not differ in many resets, up to this one; from here on they count anew.
+    fn quiet_units(&self, unit: u64, hot: &[Range], differing: &[Range]) -> Result<Vec<Range>> {
+        // A power of two.
+        let shift = unit.trailing_zeros();
+        let units = |run: &Range| usize_of(run.base() >> shift)..usize_of(run.end().div_ceil(unit));
         let mut quiet = self.quiet.lock()?;
         let mut due = Vec::new();
         for run in hot {
@@ -259,10 +261,12 @@ impl Reset {
         for index in hot.iter().flat_map(units) {
             if let Some(count) = quiet.get_mut(index).filter(|count| **count >= QUIET) {
                 *count = 0;
-                due.add(Range::at(u64_of(index).saturating_mul(unit), unit))?;
+                due.add(
+                    Range::at(u64_of(index).saturating_mul(unit), unit).intersection(&Range::between(0, self.size)),
+                )?;
             }
         }
-        Ok(joined(due))
+        Ok(due)
     }
 
     /// Lets all of some suspects be found the next time.

@@ -21,7 +21,7 @@ const CHUNK: usize = 64 << 10;
 
 /// A part of a storage that can be read, and written if that was asked for, for as long as this is there.
 pub(super) struct LivePart<'a> {
-    storage: &'a Storage,
+    region: &'a MappedRegion,
     part: Range,
     path: Path<'a>,
     /// The bytes themselves, or a copy.
@@ -46,7 +46,7 @@ impl LivePart<'_> {
     /// # Safety
     /// `from` is valid for reading as many bytes.
     pub(super) unsafe fn put(&self, page: Range, from: *const u8) -> Result<(), Stopped> {
-        let (host, size) = (self.storage.host(page.base()), usize_of(page.size()));
+        let (host, size) = (self.region.host(page), usize_of(page.size()));
         if self.path.is_direct() {
             // SAFETY: the page lies inside the mapping, which can't fault; the source is the caller's promise.
             unsafe { std::ptr::copy(from, host, size) };
@@ -88,7 +88,7 @@ impl<'a> Live<'a> {
                             since = 0;
                             interrupt.check()?;
                         }
-                        let done = live_part(region.storage(), chunk, bits, &mut buffer).and_then(|live| work(&live));
+                        let done = live_part(region, chunk, bits, &mut buffer).and_then(|live| work(&live));
                         done.map_err(|stopped| fault(region, chunk, &stopped))
                     })
                 })?;
@@ -123,12 +123,12 @@ fn chunks(part: Range) -> impl Iterator<Item = Range> {
 }
 
 fn live_part<'a>(
-    storage: &'a Storage,
+    region: &'a MappedRegion,
     part: Range,
     bits: c_int,
     buffer: &mut [u8; CHUNK],
 ) -> Result<LivePart<'a>, Stopped> {
-    let (path, host, size) = (storage.path(part, bits), storage.host(part.base()), usize_of(part.size()));
+    let (path, host, size) = (region.storage().path(part, bits), region.host(part), usize_of(part.size()));
     let copy = buffer.as_mut_ptr();
     let bytes = match &path {
         Path::Direct | Path::DirectUntilExported(_) => host.cast_const(),
@@ -148,7 +148,7 @@ fn live_part<'a>(
             return Err(Stopped { completed: 0, error: Some(error) });
         }
     };
-    Ok(LivePart { storage, part, path, bytes })
+    Ok(LivePart { region, part, path, bytes })
 }
 
 fn fault(region: &MappedRegion, part: Range, stopped: &Stopped) -> crate::model::error::Error {

@@ -14,7 +14,7 @@ use super::interrupt::detached;
 use super::leaving::leave;
 use super::region_objects::RegionObject;
 use super::space_ref::SpaceRef;
-use crate::space::checkpoint::Point;
+use crate::space::point::Point;
 
 /// The memory of a space and its map at one moment, to which `restore()` leads back, in place and often.
 ///

@@ -78,7 +78,7 @@ impl AddressSpace {
         Ok((old, Arc::clone(&proposal.change.after)))
     }
 
-    /// Who waits for a region to be unplugged need not wait any longer once it has gone.
+    /// Tells those who wait for a region to be unplugged that it has gone.
     fn forget_unplugs(&self, change: &Change) {
         // Refused only in a forked child, where nobody waits for a request.
         if let Ok(mut unplugs) = self.unplugs() {

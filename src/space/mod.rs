@@ -9,6 +9,7 @@ pub mod checkpoint;
 pub mod client;
 pub mod lease;
 pub mod memory_participant;
+pub mod point;
 pub mod prepared;
 pub mod proposal;
 pub mod removal;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::change::map_one;
-use super::checkpoint::{Kept, Point, PointRegion};
+use super::point::{Kept, Point, PointRegion};
 use super::space::AddressSpace;
 use super::subscribe::WriterTurn;
 use super::tracker::pages_of;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use arc_swap::Guard;
 
-use super::checkpoint::Checkpoints;
+use super::point::Checkpoints;
 use super::state::SpaceState;
 use super::subscription::Subscription;
 use super::turn::Turn;

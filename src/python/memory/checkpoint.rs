@@ -11,7 +11,7 @@ use crate::python::callback;
 use crate::python::checkpoint::PyCheckpoint;
 use crate::python::interrupt::detached;
 use crate::python::{convert, keywords};
-use crate::space::checkpoint::CheckpointOptions;
+use crate::space::point::CheckpointOptions;
 
 #[pymethods]
 impl PyMemory {

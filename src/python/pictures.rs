@@ -3,13 +3,12 @@
 use std::sync::Arc;
 
 use pyo3::IntoPyObjectExt;
-use pyo3::call::PyCallArgs;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
 use super::base::PyBase;
-use super::calls::python_call;
 use super::convert::{self, U32};
+use super::drawing::drawn;
 use super::interrupt::of_many;
 use super::keywords;
 use super::queries::example;
@@ -41,19 +40,6 @@ fn py_row<'py>(py: Python<'py>, base: &PyBase, row: &Row<'_>) -> PyResult<Bound<
 
 fn count(number: U32) -> usize {
     usize::try_from(number.0).unwrap_or(usize::MAX)
-}
-
-/// The result of one of the package's pictures for a map or a change.
-pub(super) fn drawn<'py>(
-    map: &Bound<'py, PyAny>,
-    module: &str,
-    function: &str,
-    arguments: impl PyCallArgs<'py>,
-) -> PyResult<Bound<'py, PyAny>> {
-    let _guard = python_call();
-    let module = map.py().import(format!("dbs_address_space.pictures.{module}"))?;
-    let partial = map.py().import("functools")?.getattr("partial")?;
-    partial.call1((module.getattr(function)?, map))?.call1(arguments)
 }
 
 impl PyBase {

@@ -30,8 +30,8 @@ class Monitor:
 
     def __init__(self, path: str, source: str) -> None:
         """Connects, and leaves the negotiation behind."""
-        self.source = source
-        self.socket = socket.socket(socket.AF_UNIX)
+        self.source: str = source
+        self.socket: socket.socket = socket.socket(socket.AF_UNIX)
         self.socket.settimeout(PATIENCE)
         try:
             self.socket.connect(path)

@@ -50,7 +50,7 @@ def shown(word: str, *, is_quiet: bool, ending: str = "") -> Iterator[Shown | No
 
 
 def line(word: str, progress: Progress, *, is_ascii: bool) -> str:
-    """What is done of it, how fast, and how long the rest will take."""
+    """How much is done, how fast, and how long the rest will take."""
     share = progress.done / progress.total if progress.total else 1.0
     done = round(share * CELLS)
     full, empty = ("#", ".") if is_ascii else ("━", "─")

@@ -1,4 +1,4 @@
-"""What differs between two maps, region by region."""
+"""The differences between two maps, region by region."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def differing(old: AddressSpaceRegion, new: AddressSpaceRegion, fields: Sequence
 
 
 def words(old: AddressSpaceRegion, new: AddressSpaceRegion, fields: Sequence[str]) -> str:
-    """What changed, field by field."""
+    """The changed fields, each with both values."""
     changed = ((field, FIELDS[field]) for field in differing(old, new, fields))
     return ", ".join(f"{field} {_shown(value(old))} -> {_shown(value(new))}" for field, value in changed)
 

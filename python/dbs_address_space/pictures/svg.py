@@ -65,6 +65,8 @@ def to_svg(  # noqa: PLR0913, PLR0917  the keywords of the binding
     dirty: DirtyPages | None,
 ) -> str:
     """The picture of a map, its backings or its pages, row by row of `space.rows(limit=limit)`."""
+    if dirty is not None:
+        check_type(dirty, DirtyPages, "dirty")
     if view not in VIEWS:
         raise InvalidArgument(f"unknown view {view!r}: use one of {', '.join(VIEWS)}")
     if view != "heat" and dirty is not None:
@@ -73,8 +75,6 @@ def to_svg(  # noqa: PLR0913, PLR0917  the keywords of the binding
     picture = import_module(f"{__package__}.{view}_picture")
     if view != "heat":
         return document(picture.drawn(space, width, limit), title, theme)
-    if dirty is not None:
-        check_type(dirty, DirtyPages, "dirty")
     if not isinstance(space, AddressSpace):
         raise InvalidArgument('a map has no pages: view="heat" is of a mapped AddressSpace')
     return document(picture.drawn(space, width, limit, dirty), title, theme, picture.RULES)

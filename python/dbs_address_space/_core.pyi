@@ -709,16 +709,22 @@ class AddressSpaceBase:
         theme: Literal["auto", "light", "dark"] = "auto",
         width: int = 984,
         limit: int = 48,
+        view: Literal["map", "host", "heat"] = "map",
+        dirty: DirtyPages | None = None,
     ) -> str:
         """The map as an SVG picture, row by row of `rows(limit=limit)`: low addresses on top, sizes as heights, types as colours.
 
         `width` is in pixels; below 760 only addresses, names and sizes remain. `theme` is `"light"`, `"dark"` or `"auto"`, which
-        follows the viewer and is light on paper. Names are escaped. Raises `InvalidArgument` for another theme or less than 320 pixels.
+        follows the viewer and is light on paper. Names are escaped.
+
+        `view="host"` draws the files and the memory of the host behind the rows. `view="heat"` draws the pages of a mapped space:
+        those that are resident, and in other colours the `DirtyPages` in `dirty`. Raises `InvalidArgument` for another view or theme,
+        less than 320 pixels, or pages of a map, `NotMapped`.
 
         >>> from dbs_address_space import AddressSpaceBase, AddressSpaceLayout, AddressSpaceRegion
         >>> regions = [AddressSpaceRegion("ram", 0, "1MiB", name="ram0")]
         >>> guest = AddressSpaceBase.from_regions(regions, AddressSpaceLayout(1 << 46, 0, 1 << 45))
-        >>> guest.to_svg()[:4]
+        >>> guest.to_svg(view="host")[:4]
         '<svg'
         """
     def to_html(
@@ -837,6 +843,19 @@ class AddressSpaceChange:
         ...         print(change.mapping(region).size)
         >>> subscription = space.subscribe(show, replay=True)
         4194304
+        """
+    def to_svg(
+        self, *, title: str = "Change", theme: Literal["auto", "light", "dark"] = "auto", width: int = 984
+    ) -> str:
+        """The change as an SVG picture: the maps side by side on one scale, with changed regions in colour, and the rest as one row each.
+
+        A region of the same name and size at another base has moved, which an arrow shows. `theme` and `width` are those of
+        `AddressSpace.to_svg`. Raises `InvalidArgument` for another theme or less than 320 pixels.
+
+        >>> from dbs_address_space import AddressSpaceBase, AddressSpaceLayout, AddressSpaceRegion
+        >>> before = AddressSpaceBase.from_regions([], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+        >>> before.diff(before.insert_region(AddressSpaceRegion("ram", 0, "1MiB"))).to_svg()[:4]
+        '<svg'
         """
     def _keep(self, region: AddressSpaceRegion) -> object: ...
     def __bool__(self) -> bool: ...
@@ -1169,16 +1188,22 @@ class AddressSpace:
         theme: Literal["auto", "light", "dark"] = "auto",
         width: int = 984,
         limit: int = 48,
+        view: Literal["map", "host", "heat"] = "map",
+        dirty: DirtyPages | None = None,
     ) -> str:
         """The map as an SVG picture, row by row of `rows(limit=limit)`: low addresses on top, sizes as heights, types as colours.
 
         `width` is in pixels; below 760 only addresses, names and sizes remain. `theme` is `"light"`, `"dark"` or `"auto"`, which
-        follows the viewer and is light on paper. Names are escaped. Raises `InvalidArgument` for another theme or less than 320 pixels.
+        follows the viewer and is light on paper. Names are escaped.
+
+        `view="host"` draws the files and the memory of the host behind the rows. `view="heat"` draws the pages of a mapped space:
+        those that are resident, and in other colours the `DirtyPages` in `dirty`. Raises `InvalidArgument` for another view or theme,
+        less than 320 pixels, or pages of a map, `NotMapped`.
 
         >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
         >>> regions = [AddressSpaceRegion("ram", 0, "1MiB", name="ram0")]
         >>> guest = AddressSpace.from_regions(regions, AddressSpaceLayout(1 << 46, 0, 1 << 45))
-        >>> guest.to_svg()[:4]
+        >>> guest.to_svg(view="host")[:4]
         '<svg'
         """
     def to_html(

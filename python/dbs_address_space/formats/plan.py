@@ -17,6 +17,8 @@ from dbs_address_space._core import (
 from dbs_address_space.enums import MapFlags
 from dbs_address_space.errors import AddressSpaceError, InvalidPlan
 
+from .json_text import parsed
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
@@ -77,7 +79,7 @@ def _leaves(path: str, value: Any) -> Iterator[tuple[str, Any]]:
 def from_json(text: str) -> AddressSpacePlan:
     """The plan of a text that `to_json` made; anything else is `InvalidPlan`."""
     try:
-        content = json.loads(text)
+        content = parsed(text)
         if not isinstance(content, dict):
             raise _invalid(f"a plan's JSON is an object, not {json.dumps(content)[:40]}: give what to_json() made")
         if content["format"] != FORMAT or content["version"] != VERSION:
@@ -85,7 +87,7 @@ def from_json(text: str) -> AddressSpacePlan:
                 f"format {content['format']!r} version {content['version']!r} is not {FORMAT!r} version {VERSION}"
             )
         plan = _read_builder(content["builder"]).plan()
-        here = [_place(region) for region in json.loads(to_json(plan))["regions"]]
+        here = [(region.name, region.region_type.value, region.base, region.size) for region in plan.regions]
         there = [_place(region) for region in content["regions"]]
     except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
         if isinstance(error, InvalidPlan):

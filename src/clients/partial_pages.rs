@@ -53,7 +53,10 @@ fn refused(region: &MappedRegion, client: &str) -> Error {
     let (desc, page) = (region.desc(), page_size());
     let why = match [("begins", desc.base()), ("ends", desc.end())].iter().find(|(_, at)| !at.is_multiple_of(page)) {
         Some((verb, at)) => format!("it {verb} at {}, inside a page", hex(*at)),
-        None => format!("its pages begin {} bytes into pages of the host", hex(u64_of(region.start().addr()) % page)),
+        None => format!(
+            "its pages begin {} bytes into pages of the host",
+            hex(u64_of(region.start().addr()) & page.wrapping_sub(1))
+        ),
     };
     Error::Misaligned {
         message: format!(

@@ -297,7 +297,7 @@ class OddMemory(RuleBasedStateMachine):
     @rule(number=st.integers(0, 20))
     def view(self, number: int) -> None:
         region = list(self.regions.values())[number % len(self.regions)]
-        with self.memory.view(region.base, region.size, unguarded=True) as view:
+        with self.memory.view(region.base, region.size, writable=False, unguarded=True) as view:
             assert view == self.content(region.base, region.size)
             with pytest.raises(RegionBusy):
                 self.space.remove_region(region)

@@ -17,6 +17,7 @@ COMMANDS = {
     "find": "tell what lies at an address",
     "diff": "print what changed from one map to another",
     "plan": "plan the address space of a machine",
+    "image": "look at, check, merge or make an image of memory",
     "check": "look for problems of a map",
     "doctor": "tell what this host offers",
     "completion": "print a completion script for a shell",

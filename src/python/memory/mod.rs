@@ -35,6 +35,7 @@ mod bytes;
 mod copy;
 mod data;
 mod discard;
+mod image;
 mod integers;
 mod memory_stats;
 mod prealloc;

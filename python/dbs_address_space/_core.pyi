@@ -202,12 +202,6 @@ def parse_protection(text: str) -> int:
 def protection_text(bits: SupportsIndex) -> str:
     """A protection's bits as in `/proc/PID/maps`."""
 
-def blake3_digest(data: bytes) -> bytes:
-    """The BLAKE3 digest of bytes."""
-
-def image_fault(part: _ImagePart, message: str, is_mismatch: bool) -> Exception:
-    """The error of an image whose JSON is not what it must be."""
-
 def unpack_snappy(data: bytes, *, framed: bool = False) -> bytes:
     r"""The content of Snappy-packed bytes: of one block, or with `framed=True` of one chunk of the framing format, whose checksum is checked.
 

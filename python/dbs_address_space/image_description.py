@@ -6,6 +6,7 @@ import json
 
 from ._core import AddressSpaceBase, AddressSpaceLayout, AddressSpaceRegion, BackingOptions, NumaPolicy
 from ._named_tuple import NamedTuple
+from .errors import InvalidArgument
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -102,7 +103,9 @@ def parsed(text: bytes) -> Description:
     """The description in a JSON; raises what it is that is wrong: `LookupError`, `TypeError`, `ValueError`, `RecursionError`."""
     content = json.loads(text)
     if content["format"] != FORMAT or content["version"] != VERSION:
-        raise ValueError(f"{content['format']!r} version {content['version']!r} is not {FORMAT!r} version {VERSION}")
+        raise InvalidArgument(
+            f"{content['format']!r} version {content['version']!r} is not {FORMAT!r} version {VERSION}"
+        )
     layout = content["layout"]
     ends = (layout.pop(name) for name in ("phys_end", "mem_start", "mem_end"))
     windows = [tuple(window) for window in layout.pop("mmio_windows")]
@@ -137,14 +140,14 @@ def check(description: Description, room: int) -> None:
     reached = 0
     for area in sorted(description.areas):
         if len(area.lineage) != 16 or area.offset < reached or area.size <= 0:  # noqa: PLR2004  bytes of a lineage
-            raise ValueError(f"the area at {area.offset:#_x} lies in another one, or has no size")
+            raise InvalidArgument(f"the area at {area.offset:#_x} lies in another one, or has no size")
         reached = area.offset + area.size
     if reached > room:
-        raise ValueError(f"the areas end at {reached:#_x}, and the data at {room:#_x}")
+        raise InvalidArgument(f"the areas end at {reached:#_x}, and the data at {room:#_x}")
     for region in description.regions:
         if (region.region_type.value in _HAVE_MEMORY) != (region.base in description.places):
-            raise ValueError(f"{region} has memory and no place, or a place and no memory")
+            raise InvalidArgument(f"{region} has memory and no place, or a place and no memory")
     for region in description.regions:
         area, offset = description.places.get(region.base, (None, 0))
         if area is not None and not 0 <= offset <= offset + region.size <= description.areas[area].size:
-            raise ValueError(f"{region} does not lie in its area")
+            raise InvalidArgument(f"{region} does not lie in its area")

@@ -62,8 +62,7 @@ class SavedSpace:
 
     def __init__(self, path: Path, *, resolve: Callable[[str], Path] | None = None) -> None:
         """Opens an image as `open` does."""
-        if resolve is not None and not callable(resolve):
-            raise TypeError(f"resolve must be a function that takes a digest, not {type(resolve).__name__}")
+        _check_function(resolve, "resolve", "a digest")
         paths = [_text(path, "path")]
         parts = [_ImagePart(paths[0])]
         while (digest := parts[-1].parent) is not None:
@@ -188,6 +187,7 @@ class SavedSpace:
         ...     AddressSpaceBuilder(numa_regions=["4MiB"]).build().save(f"{folder}/vm.img").verify()
         """
         image = self._opened()
+        _check_function(progress, "progress", "a Progress")
         try:
             image.verify(progress)
         except ImageCorrupt as error:
@@ -212,6 +212,7 @@ class SavedSpace:
         ...     merged.parent, merged.content == difference.content
         (None, True)
         """
+        _check_function(progress, "progress", "a Progress")
         try:
             self._opened().merge(_text(path, "path"), sync, progress)
         except ImageCorrupt as error:
@@ -231,6 +232,7 @@ class SavedSpace:
         """
         image = self._opened()
         check_type(mode, str, "mode")
+        _check_function(progress, "progress", "a Progress")
         if mode not in _MODES:
             raise InvalidArgument(f"mode={mode!a} is not one of {', '.join(map(repr, _MODES))}")
         if not self._parts[0].is_of_this_machine:
@@ -340,6 +342,11 @@ def _text(path: Path, name: str) -> str:
     if isinstance(path, (str, os.PathLike)):
         return os.fsdecode(path)
     raise TypeError(f"{name} must be a str or an os.PathLike, not {type(path).__name__}")
+
+
+def _check_function(function: object, name: str, what: str) -> None:
+    if function is not None and not callable(function):
+        raise TypeError(f"{name} must be a function that takes {what}, not {type(function).__name__}")
 
 
 def _described(part: _ImagePart) -> Description:

@@ -94,8 +94,9 @@ def _region(region: AddressSpaceRegion) -> dict[str, Any]:
     keywords = {name: value for name, value in keywords.items() if value not in (None, "", 0, False)}
     if keywords.pop("mem_file_path", None):
         # The file is the guest's that was saved: memory of the same pages, but of its own.
-        keywords.pop("file_offset", None)
-        keywords["mem_type"] = "hugeshmem"
+        keywords = {name: value for name, value in keywords.items() if name not in ("file_offset", "perm_flags")}
+        keywords |= {"mem_type": "hugeshmem"} if "mem_type" in keywords else {}
+        options.pop("trusted", None)
     return {**place, **keywords, "backing": options}
 
 

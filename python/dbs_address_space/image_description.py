@@ -148,7 +148,7 @@ def check(description: Description, room: int) -> None:
     for region in description.regions:
         if (region.region_type.value in _HAVE_MEMORY) != (region.base in description.places):
             raise InvalidArgument(f"{region} has memory and no place, or a place and no memory")
-    for region in description.regions:
-        area, offset = description.places.get(region.base, (None, 0))
-        if area is not None and not 0 <= offset <= offset + region.size <= description.areas[area].size:
-            raise InvalidArgument(f"{region} does not lie in its area")
+    sizes = {region.base: region.size for region in description.regions}
+    for base, (index, offset) in description.places.items():
+        if not 0 <= offset <= description.areas[index].size - sizes[base]:
+            raise InvalidArgument(f"the region at {base:#_x} does not lie in its area")

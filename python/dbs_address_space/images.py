@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from .progress import Progress
 
     Path = str | os.PathLike[str]
-    ProgressFunction = Callable[[Progress], object]
 
 __all__ = ["SavedSpace"]
 
@@ -176,7 +175,7 @@ class SavedSpace:
         self._opened()
         return tuple(SavedSpace._of(self._parts[at:], self._paths[at:]) for at in range(len(self._parts)))
 
-    def verify(self, *, progress: ProgressFunction | None = None) -> None:
+    def verify(self, *, progress: Callable[[Progress], object] | None = None) -> None:
         """Reads all of it and its parents.
 
         Raises `ImageCorrupt` with `.path`, `.chunk`, `.region` and `.address` for the first damage.
@@ -195,7 +194,9 @@ class SavedSpace:
         for saved in self.chain():
             _ = saved.blobs
 
-    def merge(self, path: Path, *, sync: bool = True, progress: ProgressFunction | None = None) -> SavedSpace:
+    def merge(
+        self, path: Path, *, sync: bool = True, progress: Callable[[Progress], object] | None = None
+    ) -> SavedSpace:
         """Writes a full image of the same memory, map and blobs, which needs no parent; its `content` is this one's.
 
         Every chunk is checked on the way. Raises `ImageCorrupt`, `ImageError` for a path that is part of the chain, `OSError`;
@@ -219,7 +220,7 @@ class SavedSpace:
             raise self._located(error) from None
         return SavedSpace.open(path)
 
-    def restore(self, mode: str = "copy", *, progress: ProgressFunction | None = None) -> AddressSpace:
+    def restore(self, mode: str = "copy", *, progress: Callable[[Progress], object] | None = None) -> AddressSpace:
         r"""A new space with its map and memory; `AddressSpace.restore` says how.
 
         >>> import tempfile
@@ -265,7 +266,7 @@ class SavedSpace:
                 places.append((region.base, self._description.place(region), lineage))
         return places
 
-    def _copied(self, image: _Image, progress: ProgressFunction | None) -> AddressSpace:
+    def _copied(self, image: _Image, progress: Callable[[Progress], object] | None) -> AddressSpace:
         space = AddressSpace.from_regions(self.regions, self.layout)
         memory = space.map_memory(progress=progress)
         try:
@@ -316,8 +317,9 @@ class SavedSpace:
                 if place < start + size and start < place + region.size:
                     address = region.base + max(0, start - place)
                     message = f"{error}: {region} at {address:#_x}"
-                    data = {"path": error.path, "chunk": error.chunk, "address": address, "size": size}
-                    return type(error)(message, region=region, **data)
+                    return ImageCorrupt(
+                        message, path=error.path, chunk=error.chunk, address=address, size=size, region=region
+                    )
         return error
 
     def close(self) -> None:
@@ -392,7 +394,7 @@ def _saved(  # noqa: PLR0913  those of `save`
     *,
     sync: bool,
     check: bool,
-    progress: ProgressFunction | None,
+    progress: Callable[[Progress], object] | None,
 ) -> SavedSpace:
     """Saves a space: `AddressSpace.save`."""
     target, places, content = _text(path, "path"), *_laid_out(blobs or {})
@@ -412,7 +414,7 @@ def _saved(  # noqa: PLR0913  those of `save`
             target,
             lambda base, areas, regions: encoded(base, areas, regions, places, name),
             content,
-            parent=older and older._opened(),
+            parent=older._opened() if older else None,
             known=older._description.known() if older else [],
             dirty=pages,
             sync=sync,
@@ -449,7 +451,7 @@ def _laid_out(blobs: dict[str, bytes]) -> tuple[dict[str, BlobPlace], bytes]:
 
 
 def _restored(
-    path: Path, mode: str, resolve: Callable[[str], Path] | None, progress: ProgressFunction | None
+    path: Path, mode: str, resolve: Callable[[str], Path] | None, progress: Callable[[Progress], object] | None
 ) -> AddressSpace:
     """Restores an image: `AddressSpace.restore`."""
     with SavedSpace.open(path, resolve=resolve) as saved:

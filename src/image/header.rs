@@ -188,7 +188,7 @@ pub mod tests {
         let data = Range::at(AREA, AREA);
         let json = behind(data, 3);
         let blobs = behind(json, 0);
-        let table = behind(blobs, chunks * Chunk::SIZE);
+        let table = behind(blobs, chunks.saturating_mul(Chunk::SIZE));
         let (content, root) = ([1; 32], [2; 32]);
         Header {
             machine: MACHINE,

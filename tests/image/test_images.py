@@ -26,7 +26,7 @@ from memory_helpers import LAYOUT, MIB, PAGE, WINDOW, blocks, make_file, mapped,
 from plain_image import memory as plain_memory
 from plain_image import read as plain
 
-MODES = ["copy", "cow"]
+MODES: list[Any] = ["copy", "cow"]
 
 
 def content(space: AddressSpace) -> dict[int, bytes]:
@@ -73,7 +73,7 @@ def of_memory(space: AddressSpace) -> dict[int, bytes]:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_space_is_restored_as_it_was_saved(space: AddressSpace, tmp_path: Path, mode: str) -> None:
+def test_a_space_is_restored_as_it_was_saved(space: AddressSpace, tmp_path: Path, mode: Any) -> None:
     expected = of_memory(space)
     with space.save(tmp_path / "vm.img", blobs={"vcpu0": b"registers", "": b""}) as saved:
         saved.verify()
@@ -172,7 +172,8 @@ def test_regions_that_were_cut_share_what_they_are_of(tmp_path: Path) -> None:
     memory.write(0, numbered(MIB))
     full = space.save(tmp_path / "0.img")
     space.split_region("low", 5 * PAGE)
-    memory.write(4 * PAGE, b"below"), memory.write(5 * PAGE, b"above")
+    memory.write(4 * PAGE, b"below")
+    memory.write(5 * PAGE, b"above")
     saved = space.save(tmp_path / "1.img", parent=full, dirty=DirtyPages([(4 * PAGE, 2 * PAGE)]))
     assert saved.data_size == 2 * PAGE
     for restored in saved.restore(), saved.merge(tmp_path / "2.img").restore("cow"):
@@ -276,7 +277,8 @@ def test_a_guest_that_goes_on_writing_is_noticed(watched: AddressSpace, tmp_path
 
     def guest() -> None:
         while not is_over.is_set():
-            watched.memory.fill(0, MIB, 1), watched.memory.fill(0, MIB, 2)
+            watched.memory.fill(0, MIB, 1)
+            watched.memory.fill(0, MIB, 2)
 
     thread = threading.Thread(target=guest)
     thread.start()
@@ -289,8 +291,12 @@ def test_a_guest_that_goes_on_writing_is_noticed(watched: AddressSpace, tmp_path
     finally:
         is_over.set()
         thread.join()
+
+    def stop(_progress: Any) -> None:
+        raise KeyError("stop")
+
     with pytest.raises(KeyError):
-        watched.save(tmp_path / "1.img", parent=tmp_path / "vm.img", dirty=tracker, progress={}.__getitem__)
+        watched.save(tmp_path / "1.img", parent=tmp_path / "vm.img", dirty=tracker, progress=stop)
     assert (tmp_path / "vm.img").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["vm.img"]
     assert 0 in tracker.collect()
@@ -298,7 +304,8 @@ def test_a_guest_that_goes_on_writing_is_noticed(watched: AddressSpace, tmp_path
 
 def test_a_page_that_became_zero_meanwhile_is_not_in_the_file(tmp_path: Path) -> None:
     space, memory = mapped(ram(0, MIB))
-    memory.write(0, numbered(PAGE)), memory.write(200_000, b"x")
+    memory.write(0, numbered(PAGE))
+    memory.write(200_000, b"x")
 
     def clear(progress: Any) -> None:
         if progress.done == progress.total:

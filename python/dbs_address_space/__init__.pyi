@@ -38,6 +38,7 @@ from .formats.exchange import *
 from .hotplug import *
 from .loading import *
 from .map_row import *
+from .memory_blocks import *
 from .progress import *
 from .ranges import *
 from .reports import *

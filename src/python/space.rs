@@ -66,9 +66,12 @@ impl PySpace {
     }
 
     pub(super) fn of(py: Python<'_>, space: AddressSpace) -> PyResult<Self> {
-        let inner = SpaceRef::new(space);
+        Self::sharing(py, SpaceRef::new(space), Py::new(py, PyRegistry::default())?)
+    }
+
+    /// Another handle of a space.
+    pub(super) fn sharing(py: Python<'_>, inner: SpaceRef, registry: Py<PyRegistry>) -> PyResult<Self> {
         let base = Py::new(py, PyBase::from(inner.map()))?;
-        let registry = Py::new(py, PyRegistry::default())?;
         Ok(Self { inner, registry, current: ArcSwap::from_pointee(base), memory: Lock::new(None), ports: Once::new() })
     }
 

@@ -95,7 +95,7 @@ def parameters(function: ast.FunctionDef) -> Iterator[Parameter]:
 @cache
 def signatures() -> tuple[Signature, ...]:
     """Of the extension and of the package's modules, overloads once each."""
-    files = ["_core.pyi", "hotplug.py", "ranges.py", "guest_file.py", "adapters/qemu.py"]
+    files = ["_core.pyi", "hotplug.py", "memory_blocks.py", "ranges.py", "guest_file.py", "adapters/qemu.py"]
     # Of overloads, the last says most.
     found = {str(one): one for file in files for one in declared(SOURCE / file)}
     return tuple(one for one in found.values() if str(one) not in UNCALLED and one.owner not in UNCALLED)

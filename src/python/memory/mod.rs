@@ -19,6 +19,7 @@ use super::mapping::PyMapping;
 use super::region_key::PyRegionKey;
 use super::region_objects::RegionObject;
 use super::registry::PyRegistry;
+use super::space::PySpace;
 use super::space_ref::SpaceRef;
 use super::tracker::PyDirty;
 use crate::memory::access::{Access, Shape, Verb};
@@ -191,6 +192,11 @@ impl PyMemory {
     fn _key(&self, region: &Bound<'_, PyAny>) -> PyResult<PyRegionKey> {
         let target = target(region, "region")?;
         self.short(|map, _| target.find(map).cloned()).map(PyRegionKey)
+    }
+
+    /// The space of the memory, for the package's own handles: its ports are others.
+    fn _space(&self, py: Python<'_>) -> PyResult<PySpace> {
+        PySpace::sharing(py, self.space.clone(), self.registry.clone_ref(py))
     }
 
     /// Unmaps everything; the space stays as a map, and `map_memory()` then makes new memory. Closing twice does nothing.

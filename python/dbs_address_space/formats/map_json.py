@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .copying import Ticker
     from .source import Source
 
-__all__ = ["FORMAT", "VERSION", "content_of", "read", "write"]
+__all__ = ["FORMAT", "VERSION", "content_of", "read", "region_content", "write"]
 
 FORMAT, VERSION = "dbs-address-space/map", 1
 
@@ -41,7 +41,7 @@ def content_of(space: AddressSpace, source: str) -> dict[str, Any]:
         "generation": base.generation,
         "mapped": space.is_mapped,
         "layout": _layout(base.layout),
-        "regions": [_region(region) for region in base.regions],
+        "regions": [region_content(region) for region in base.regions],
         "free": [_range(gap) for gap in base.gaps()],
         "reservations": [{**_range(one), "owner": one.owner} for one in space.reservations],
     }
@@ -61,7 +61,8 @@ def _layout(layout: AddressSpaceLayout) -> dict[str, Any]:
     return {**ends, "mmio_windows": windows, "reserved": kinds}
 
 
-def _region(region: AddressSpaceRegion) -> dict[str, Any]:
+def region_content(region: AddressSpaceRegion) -> dict[str, Any]:
+    """A region as maps in JSON have it."""
     has_memory = region.region_type.value in ("ram", "firmware")
     return {
         "name": region.name,

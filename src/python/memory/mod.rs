@@ -33,6 +33,7 @@ use crate::model::range::Range;
 
 mod atomic;
 mod bytes;
+mod checkpoint;
 mod copy;
 mod data;
 mod discard;

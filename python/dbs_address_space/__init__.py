@@ -41,6 +41,7 @@ _MODULES = (
     "ranges",
     "progress",
     "reports",
+    "balloon",
     "hotplug",
     "memory_blocks",
     "map_row",

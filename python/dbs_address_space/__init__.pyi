@@ -33,6 +33,7 @@ from ._core import (
     __version__ as __version__,
     usable_end as usable_end,
 )
+from .balloon import *
 from .enums import *
 from .errors import *
 from .formats.exchange import *

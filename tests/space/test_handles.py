@@ -165,6 +165,7 @@ OTHERS = {
     "DimmSlots": "DIMMs by their keys, see below",
     "Reservation": "addresses, see below",
     "Transaction": "a change of the space, see below",
+    "Balloon": "pages of a guest, whichever regions they lie in",
     "Subscription": "follows the whole space",
     "KvmSlots": "follows the whole space",
     "VhostUserClient": "follows the whole space",
@@ -174,7 +175,8 @@ OTHERS = {
 
 VALUES = {
     *("AddressRange", "AddressSpaceBase", "AddressSpaceBuilder", "AddressSpaceLayout", "AddressSpacePlan"),
-    *("AddressSpaceRegion", "AddressSpaceRegionType", "BackingOptions", "BytePattern", "DaxMapping", "DirtyPages"),
+    *("AddressSpaceRegion", "AddressSpaceRegionType", "BackingOptions", "BalloonStats", "BytePattern"),
+    *("DaxMapping", "DirtyPages"),
     *(
         "EffectiveBacking",
         "ElfNote",

@@ -912,6 +912,8 @@ class AddressSpace:
         >>> len(space), space.generation
         (1, 0)
         """
+    @staticmethod
+    def _of_memory(memory: GuestMemory) -> AddressSpace: ...
     def snapshot(self) -> AddressSpaceBase:
         """The current map as an immutable value: one atomic load.
 
@@ -2410,7 +2412,6 @@ class GuestMemory:
         (256, b'\x00\x00')
         """
     def _key(self, region: _Target) -> _RegionKey: ...
-    def _space(self) -> AddressSpace: ...
     def _discard_part(self, region: _RegionKey, offset: _Size, size: _Size) -> None: ...
     def _fill_part(self, region: _RegionKey, offset: _Size, size: _Size) -> None: ...
     @overload

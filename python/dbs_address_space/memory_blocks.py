@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from _thread import allocate_lock
 
-from ._core import AddressSpaceRegion, GuestMemory, check_type, checked_int, checked_size, guessed
+from ._core import AddressSpace, AddressSpaceRegion, GuestMemory, check_type, checked_int, checked_size, guessed
 from .enums import Prot
 from .errors import InvalidAddressRange, Misaligned, NoSpace, NotMapped, RegionOverlap, UnmappedAddress
 from .ranges import AddressRange
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any, SupportsIndex
 
-    from ._core import AddressSpace, AddressSpaceBase
+    from ._core import AddressSpaceBase
 
 __all__ = ["MemoryBlocks"]
 
@@ -246,14 +246,14 @@ class MemoryBlocks:
         offset, size = self._part_of(blocks)
         if not self.inaccessible:
             return self._key, offset, size
-        base = self._part_at(self._memory._space().snapshot(), self.region.base + offset).base
+        base = self._part_at(AddressSpace._of_memory(self._memory).snapshot(), self.region.base + offset).base
         return self._memory._key(base), self.region.base + offset - base, size
 
     def _protect(self, blocks: range, protection: Prot) -> None:
         """Gives the part of the region that blocks have a protection. Bytes, host addresses and other parts stay."""
         offset, size = self._part_of(blocks)
         low, high = self.region.base + offset, self.region.base + offset + size
-        space = self._memory._space()
+        space = AddressSpace._of_memory(self._memory)
         try:
             self._cut(space, low)
             self._cut(space, high)

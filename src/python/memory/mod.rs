@@ -19,7 +19,6 @@ use super::mapping::PyMapping;
 use super::region_key::PyRegionKey;
 use super::region_objects::RegionObject;
 use super::registry::PyRegistry;
-use super::space::PySpace;
 use super::space_ref::SpaceRef;
 use super::tracker::PyDirty;
 use crate::memory::access::{Access, Shape, Verb};
@@ -79,6 +78,11 @@ pub struct PyMemory {
 impl PyMemory {
     pub(super) const fn new(space: SpaceRef, registry: Py<PyRegistry>, incarnation: Incarnation) -> Self {
         Self { space, registry, incarnation }
+    }
+
+    /// The space, and the Python side of it.
+    pub(super) fn owner(&self, py: Python<'_>) -> (SpaceRef, Py<PyRegistry>) {
+        (self.space.clone(), self.registry.clone_ref(py))
     }
 
     /// The verb and the range for one region (exact base, name or region) and no other that takes its place, or for all that have memory.
@@ -193,11 +197,6 @@ impl PyMemory {
     fn _key(&self, region: &Bound<'_, PyAny>) -> PyResult<PyRegionKey> {
         let target = target(region, "region")?;
         self.short(|map, _| target.find(map).cloned()).map(PyRegionKey)
-    }
-
-    /// The space of the memory, for the package's own handles: its ports are others.
-    fn _space(&self, py: Python<'_>) -> PyResult<PySpace> {
-        PySpace::sharing(py, self.space.clone(), self.registry.clone_ref(py))
     }
 
     /// Unmaps everything; the space stays as a map, and `map_memory()` then makes new memory. Closing twice does nothing.

@@ -23,7 +23,7 @@ _PAGE = 4096
 
 
 class BalloonStats(NamedTuple):
-    """The numbers of a balloon: bytes in it, bytes of them that were given back to the host, reports of free pages and their bytes.
+    """The numbers of a balloon: bytes in it, those given back to the host, reports of free pages, and their bytes.
 
     >>> BalloonStats(8192, 4096, 2, 1 << 20).reported
     1048576

@@ -90,7 +90,7 @@ def told(directory: Path, plan: AddressSpacePlan, initramfs: Path) -> tuple[str,
             assert time.monotonic() < deadline, said[-2000:]
             time.sleep(0.1)
     _, iomem, zones = re.split(r"#iomem\s|#zones\s", said.replace("\r", ""))
-    return iomem, zones
+    return iomem.strip("\n"), zones
 
 
 def spans(zones: str) -> dict[int, tuple[int, int]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from _thread import allocate_lock
 
-from ._core import DirtyPages, GuestMemory, check_type, checked_int, checked_size, guessed
+from ._core import DirtyPages, GuestMemory, check_type, checked_int, guessed
 from ._named_tuple import NamedTuple, in_hex
 
 TYPE_CHECKING = False
@@ -112,15 +112,14 @@ class Balloon:
         >>> balloon.stats
         BalloonStats(size=0x0, discarded=0x0, reports=1, reported=0x20_0000)
         """
-        pairs = [(checked_int(addr, "ranges"), checked_size(size, "ranges")) for addr, size in ranges]
-        free = DirtyPages(pairs, page_size=_PAGE)
+        free = DirtyPages(ranges, page_size=_PAGE)
         with self._lock:
             self._check(free)
             before = self._discarded
             for pages in free:
                 self._discard(pages, free)
             given, self._discarded = self._discarded - before, before
-            self._reports += len(pairs)
+            self._reports += 1
             self._reported += given
             return given
 
@@ -172,4 +171,6 @@ def _pages_of(frames: Iterable[SupportsIndex] | Buffer) -> DirtyPages:
         numbers: Iterable[SupportsIndex] = memoryview(frames).cast("B").cast("I")  # type: ignore[arg-type]
     except TypeError:
         numbers = frames  # type: ignore[assignment]
+    if not hasattr(numbers, "__iter__"):
+        raise TypeError(f"frames must be an iterable of ints, or a buffer of u32, not {type(frames).__name__}")
     return DirtyPages(((checked_int(number, "frames") * _PAGE, _PAGE) for number in numbers), page_size=_PAGE)

@@ -916,6 +916,8 @@ class AddressSpace:
         >>> len(space), space.generation
         (1, 0)
         """
+    @staticmethod
+    def _of_memory(memory: GuestMemory) -> AddressSpace: ...
     def snapshot(self) -> AddressSpaceBase:
         """The current map as an immutable value: one atomic load.
 

@@ -121,7 +121,7 @@ class World:
         yield from [space.transaction(), space.reserve("64KiB", owner="fuzzer"), request]
         planned = builder.plan().build()
         yield from [planned, package.DimmSlots(planned, slots=1, size="128MiB")]
-        yield package.MemoryBlocks(memory, "more", block_size=1 << 16)
+        yield from [package.MemoryBlocks(memory, "more", block_size=1 << 16), package.Balloon(memory)]
         populating = memory.prealloc(background=True)
         populating.wait(10)
         yield from [populating, populating.report, package.Lease("view", 0, 8), package.Progress("search", 0, 1, 0.0)]

@@ -99,7 +99,16 @@ def parameters(function: ast.FunctionDef) -> Iterator[Parameter]:
 @cache
 def signatures() -> tuple[Signature, ...]:
     """Of the extension and of the package's modules, overloads once each."""
-    files = ["_core.pyi", "hotplug.py", "images.py", "ranges.py", "guest_file.py", "adapters/qemu.py"]
+    files = [
+        "_core.pyi",
+        "balloon.py",
+        "hotplug.py",
+        "images.py",
+        "memory_blocks.py",
+        "ranges.py",
+        "guest_file.py",
+        "adapters/qemu.py",
+    ]
     # Of overloads, the last says most.
     found = {str(one): one for file in files for one in declared(SOURCE / file)}
     return tuple(one for one in found.values() if str(one) not in UNCALLED and one.owner not in UNCALLED)
@@ -141,6 +150,7 @@ class World:
             "AddressRange": lambda: AddressRange(0, PAGE),
             "Attachment": lambda: space.clients[0],
             "BackingOptions": package.BackingOptions,
+            "Balloon": lambda: package.Balloon(memory),
             "BytePattern": lambda: package.BytePattern("00"),
             "Checkpoint": memory.checkpoint,
             "DaxWindow": lambda: memory.dax_window("dax"),

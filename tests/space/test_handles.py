@@ -166,6 +166,7 @@ OTHERS = {
     "Reservation": "addresses, see below",
     "SavedSpace": "a file, see tests/image/",
     "Transaction": "a change of the space, see below",
+    "Balloon": "pages of a guest, whichever regions they lie in",
     "Subscription": "follows the whole space",
     "KvmSlots": "follows the whole space",
     "VhostUserClient": "follows the whole space",
@@ -175,7 +176,8 @@ OTHERS = {
 
 VALUES = {
     *("AddressRange", "AddressSpaceBase", "AddressSpaceBuilder", "AddressSpaceLayout", "AddressSpacePlan"),
-    *("AddressSpaceRegion", "AddressSpaceRegionType", "BackingOptions", "BytePattern", "DaxMapping", "DirtyPages"),
+    *("AddressSpaceRegion", "AddressSpaceRegionType", "BackingOptions", "BalloonStats", "BytePattern"),
+    *("DaxMapping", "DirtyPages"),
     *(
         "EffectiveBacking",
         "ElfNote",

@@ -38,6 +38,10 @@ for _native in _NATIVE[:-1]:
 _MODULES = ("errors", "enums", "ranges", "progress", "reports", "hotplug", "map_row", "formats.exchange")
 _PUBLIC_MODULES = ("adapters", "formats", "tables")
 
+# Who has not imported it gives nothing to other processes.
+if "multiprocessing.reduction" in sys.modules:
+    from . import multiprocess as _multiprocess
+
 
 def __getattr__(name: str) -> object:
     """Python code is imported when it is first asked for: `enum` alone takes longer to import than all the rest."""

@@ -98,6 +98,7 @@ fn described<'py>(py: Python<'py>, error: &Error) -> PyResult<Exception<'py>> {
         Error::Reentrant { .. } => Ok(new("ReentrantChange")),
         Error::Forked => Ok(new("ForkedProcess")),
         Error::Client { .. } => Ok(new("ClientError")),
+        Error::Share { .. } => Ok(new("ShareError")),
         // Only at the interpreter's end: elsewhere `PyInterrupt` raises the exception that interrupted.
         Error::NoRoom { .. } | Error::Interrupted => Ok(new("AddressSpaceError")),
     }
@@ -167,11 +168,13 @@ impl<'py> Exception<'py> {
     }
 }
 
-fn lease_tuple<'py>(py: Python<'py>, leases: &[LeaseInfo]) -> PyResult<Bound<'py, PyTuple>> {
+pub(super) fn lease_tuple<'py>(py: Python<'py>, leases: &[LeaseInfo]) -> PyResult<Bound<'py, PyTuple>> {
     let _guard = python_call();
     let class = errors(py)?.getattr("Lease")?;
-    let leases: Vec<Bound<'py, PyAny>> =
-        leases.iter().map(|lease| class.call1((lease.what, lease.address, lease.size))).collect::<PyResult<_>>()?;
+    let leases: Vec<Bound<'py, PyAny>> = leases
+        .iter()
+        .map(|lease| class.call1((lease.what, lease.address, lease.size, lease.pid)))
+        .collect::<PyResult<_>>()?;
     PyTuple::new(py, leases)
 }
 

@@ -63,9 +63,12 @@ impl PySpace {
     }
 
     pub(super) fn of(py: Python<'_>, space: AddressSpace) -> PyResult<Self> {
-        let inner = SpaceRef::new(space);
+        Self::sharing(py, SpaceRef::new(space), Py::new(py, PyRegistry::default())?)
+    }
+
+    /// One more object of a space that is there.
+    pub(super) fn sharing(py: Python<'_>, inner: SpaceRef, registry: Py<PyRegistry>) -> PyResult<Self> {
         let base = Py::new(py, PyBase::from(inner.map()))?;
-        let registry = Py::new(py, PyRegistry::default())?;
         Ok(Self { inner, registry, current: ArcSwap::from_pointee(base), memory: Lock::new(None) })
     }
 
@@ -336,7 +339,8 @@ impl PySpace {
     #[allow(clippy::unused_self, reason = "a method for pickle")]
     fn __reduce__(&self) -> PyResult<()> {
         Err(PyTypeError::new_err(
-            "cannot pickle a live AddressSpace: pickle its snapshot() and build a new space from that",
+            "cannot pickle a live AddressSpace: pickle its snapshot() and build a new space from that; multiprocessing, imported before \
+             this package, gives other processes a follower",
         ))
     }
 }

@@ -34,6 +34,7 @@ impl AddressSpace {
     /// ever for a thread that holds it and waits for the turn.
     pub fn change(&self, request: &ChangeRequest<'_>, interrupt: &dyn Interrupt) -> Result<Arc<RegionMap>> {
         self.check_process()?;
+        self.check_leads()?;
         // Mapping may take minutes: done before the turn is taken, it delays no other writer, and can be interrupted at no cost.
         let mut ahead = self.map_ahead(request, interrupt)?;
         // Before the turn, so that it goes behind it: after a refusal, unmapping takes long and may call the owner of a buffer.
@@ -128,6 +129,7 @@ impl AddressSpace {
         if let Some(mapped) = mapped {
             return Ok(mapped.incarnation());
         }
+        self.check_leads()?;
         let incarnation = Incarnation::unique();
         memory = Arc::new(MappedRegions::new(incarnation, map_all(map.regions(), &*turn)?)?);
         let prepared = Prepared::all(self.invite_to_memory(&map, &memory)?, &turn)?;
@@ -138,7 +140,11 @@ impl AddressSpace {
 
     /// Clients that know the regions get them as removed and added, since the mapping is new; clients that saw them go, when the memory
     /// was closed, get them as added only.
-    fn invite_to_memory(&self, map: &Arc<RegionMap>, memory: &Arc<MappedRegions>) -> Result<Vec<Participant>> {
+    pub(super) fn invite_to_memory(
+        &self,
+        map: &Arc<RegionMap>,
+        memory: &Arc<MappedRegions>,
+    ) -> Result<Vec<Participant>> {
         let proposal = |change| Arc::new(Proposal::new(change, None, Some(Arc::clone(memory))));
         let (remap, attach_all) = (proposal(Change::remap(map)), proposal(Change::attach_all(map)));
         let proposal_for = |client: &Subscription| if client.has_seen_regions() { &remap } else { &attach_all };

@@ -39,9 +39,9 @@ impl MemoryParticipant {
                 participant.leaving.push(close(region, range)?);
             }
         }
-        let reshaped = change.added.iter().filter(|added| change.source_of(added).is_some());
-        for region in reshaped.filter_map(|region| mapped(after, region)) {
-            if !is_shown_there(memory, change, region) {
+        // A storage that is new is shown already in its first window.
+        for region in change.added.iter().filter_map(|region| mapped(after, region)) {
+            if !region.is_shown() {
                 participant.arriving.push(NextWindow::show(region));
             }
         }
@@ -85,12 +85,6 @@ impl MemoryParticipant {
 
 fn mapped<'a>(memory: &'a MappedRegions, region: &RegionEntry) -> Option<&'a MappedRegion> {
     memory.find(region.base()).filter(|mapped| mapped.id() == region.id)
-}
-
-/// Whether the bytes of a region were seen through its place before the change.
-fn is_shown_there(memory: &MappedRegions, change: &Change, region: &MappedRegion) -> bool {
-    let before = change.source_of(region.entry()).and_then(|old| mapped(memory, old));
-    before.is_some_and(|before| before.window().place() == region.window().place())
 }
 
 fn close(region: &MappedRegion, range: Range) -> Result<ClosedRegion> {

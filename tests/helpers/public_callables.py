@@ -3,6 +3,7 @@
 import ast
 import inspect
 import os
+import socket
 from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -28,7 +29,10 @@ from dbs_address_space.guest_file import GuestFile
 from memory_helpers import GIB, LAYOUT, MIB, PAGE
 
 SOURCE = Path(package.__file__).parent
-UNCALLED = {"AddressSpace.attach_unicorn", "AddressSpace.attach_drgn", "KvmSlots", "VhostUserClient"}
+UNCALLED = {
+    *("AddressSpace.attach_unicorn", "AddressSpace.attach_drgn", "KvmSlots", "VhostUserClient"),
+    *("AddressSpace.attach", "AddressSpace.share"),
+}
 """Callables that want another program, and are tested where that is."""
 
 NEEDED = {"AddressSpaceRegion.from_file.file", "DimmSlots.__init__.size", "DimmSlots.__init__.slots"}
@@ -112,6 +116,8 @@ class World:
         self.descriptor = os.memfd_create("a user's")
         os.ftruncate(self.descriptor, 2 * MIB)
         self.handler = handler
+        ours, theirs = socket.socketpair()
+        self.socket, _ = ours.detach(), theirs.detach()
         self.space.attach_device("uart", handler)
         self.memory = self.space.memory
         self.transaction = self.space.transaction()
@@ -151,6 +157,7 @@ class World:
             "Pin": lambda: memory.pin(0, PAGE),
             "PreallocHandle": lambda: memory.prealloc(background=True),
             "Reservation": lambda: space.reserve(PAGE, owner="test", region_type="device"),
+            "Share": lambda: space.share(self.socket, private="skip"),
             "Subscription": lambda: space.subscribe(print),
             "Transaction": lambda: self.transaction,
             "UnplugRequest": lambda: space.request_unplug("uart"),

@@ -168,6 +168,7 @@ OTHERS = {
     "Subscription": "follows the whole space",
     "KvmSlots": "follows the whole space",
     "VhostUserClient": "follows the whole space",
+    "Share": "shows the whole space",
     "AddressSpaceChange": "shows memory while a client is asked, see test_subscribe.py",
 }
 """Handles of something else than one region."""
@@ -175,7 +176,17 @@ OTHERS = {
 VALUES = {
     *("AddressRange", "AddressSpaceBase", "AddressSpaceBuilder", "AddressSpaceLayout", "AddressSpacePlan"),
     *("AddressSpaceRegion", "AddressSpaceRegionType", "BackingOptions", "BytePattern", "DaxMapping", "DirtyPages"),
-    *("EffectiveBacking", "Hotplug", "Lease", "Machine", "MapFlags", "MemorySourceType", "NumaIdTable", "NumaNode"),
+    *(
+        "EffectiveBacking",
+        "Follower",
+        "Hotplug",
+        "Lease",
+        "Machine",
+        "MapFlags",
+        "MemorySourceType",
+        "NumaIdTable",
+        "NumaNode",
+    ),
     *(
         "MapRow",
         "NumaNodeInfo",

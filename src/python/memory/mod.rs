@@ -78,6 +78,10 @@ impl PyMemory {
         Self { space, registry, incarnation }
     }
 
+    pub(super) const fn parts(&self) -> (&SpaceRef, &Py<PyRegistry>) {
+        (&self.space, &self.registry)
+    }
+
     /// The verb and the range for one region (exact base, name or region) and no other that takes its place, or for all that have memory.
     fn regions_of(&self, verb: Verb, region: Option<&Bound<'_, PyAny>>) -> PyResult<(Verb, Range)> {
         let Some(region) = region else { return Ok((verb.shaped(Shape::Mapped), EVERYWHERE)) };
@@ -248,6 +252,9 @@ impl PyMemory {
 
     #[allow(clippy::unused_self, reason = "a method for pickle")]
     fn __reduce__(&self) -> PyResult<()> {
-        Err(PyTypeError::new_err("cannot pickle GuestMemory: it is a handle on this process's mappings"))
+        Err(PyTypeError::new_err(
+            "cannot pickle GuestMemory: it is a handle on this process's mappings; multiprocessing, imported before this package, gives \
+             other processes a follower's",
+        ))
     }
 }

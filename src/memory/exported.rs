@@ -4,6 +4,7 @@ use std::fs::File;
 use std::sync::Arc;
 
 use super::region::MappedRegion;
+use super::region_change::NextWindow;
 use super::storage::Storage;
 use super::window::Window;
 use crate::model::error::Result;
@@ -78,14 +79,10 @@ impl MappedRegion {
         Ok(Self::of(entry.clone(), Arc::clone(storage), Window::on(entry.range, at)))
     }
 
-    /// Whether leases can be taken through its place.
-    pub fn is_shown(&self) -> bool {
-        self.storage().places().has_place(&self.window())
-    }
-
     /// Lets leases be taken through its place.
-    pub fn show(&self) {
-        self.storage().places().show(&self.window());
+    pub fn show(&self) -> Result<()> {
+        NextWindow::show(self)?.into_iter().for_each(NextWindow::publish);
+        Ok(())
     }
 }
 
@@ -94,7 +91,7 @@ impl Storage {
     pub fn received(region: &SharedRegion) -> Result<Arc<Self>> {
         let window = Window::whole(region.range);
         let storage = Self::new(region, &window)?;
-        storage.places().hide(&window);
+        storage.places().hide(&window, window.shown());
         Ok(Arc::new(storage))
     }
 }

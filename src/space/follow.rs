@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use super::following::Following;
-use super::memory_participant::MemoryParticipant;
 use super::prepared::Prepared;
 use super::proposal::Proposal;
 use super::space::AddressSpace;
@@ -32,7 +31,7 @@ pub struct FollowedChange<'a> {
 impl AddressSpace {
     /// A space that begins with a leader's map and memory.
     pub fn follower(map: RegionMap, regions: Vec<Arc<MappedRegion>>, following: Following) -> Result<Self> {
-        regions.iter().for_each(|region| region.show());
+        regions.iter().try_for_each(|region| region.show())?;
         let memory = Arc::new(MappedRegions::new(Incarnation::unique(), regions)?);
         let generation = map.generation();
         let state = SpaceState { map: Arc::new(map), memory: Some(memory) };
@@ -45,27 +44,24 @@ impl AddressSpace {
         let memory;
         let turn = self.take_turn(interrupt)?;
         let before = self.load_full();
-        let Some(here) = before.memory.as_ref() else {
+        if before.memory.is_none() {
             drop(before);
-            return self.follow_mapping(followed, turn);
-        };
-        let change = Change::of_operations(&before.map, &Arc::new(followed.after));
-        memory = before.memory_after(&change, followed.map)?;
-        let participant = match &memory {
-            Some(after) => MemoryParticipant::prepare(here, after, &change)?,
-            None => MemoryParticipant::default(),
-        };
-        let proposal = Arc::new(Proposal::new(change, before.memory.clone(), memory.clone()));
-        let after = SpaceState { map: Arc::clone(&proposal.change.after), memory: memory.clone() };
-        drop(before);
-        let mut participants = self.participants(&proposal)?;
-        participants.push((followed.word, Arc::clone(&proposal)));
-        drop(self.publish(turn, participants, participant, after)?);
+            return self.follow_mapping(followed, &turn);
+        }
+        let FollowedChange { after, map, word } = followed;
+        let change = Change::of_operations(&before.map, &Arc::new(after));
+        memory = before.memory_after(&change, |region, old| match old {
+            [] => map(region),
+            old => MappedRegion::reshaped(region, old).map(Arc::new),
+        })?;
+        let (old, _) = self.publish_change(&turn, before, change, memory.as_ref(), Some(word))?;
+        drop(turn);
+        drop(old);
         Ok(())
     }
 
     /// The leader has closed its memory before, and maps it anew.
-    fn follow_mapping(&self, followed: FollowedChange<'_>, turn: WriterTurn<'_>) -> Result<()> {
+    fn follow_mapping(&self, followed: FollowedChange<'_>, turn: &WriterTurn<'_>) -> Result<()> {
         // One that was closed here follows no more.
         if self.following.as_ref().is_none_or(|following| following.is_over()) {
             return Err(self.over());
@@ -73,12 +69,12 @@ impl AddressSpace {
         let map = Arc::new(followed.after);
         let with_memory = map.regions().iter().filter(|region| region.has_memory());
         let regions: Vec<_> = with_memory.map(followed.map).collect::<Result<_>>()?;
-        regions.iter().for_each(|region| region.show());
+        regions.iter().try_for_each(|region| region.show())?;
         let memory = Arc::new(MappedRegions::new(Incarnation::unique(), regions)?);
         let mut participants = self.invite_to_memory(&map, &memory)?;
         let proposal = Proposal::new(Change::attach_all(&map), None, Some(Arc::clone(&memory)));
         participants.push((followed.word, Arc::new(proposal)));
-        let prepared = Prepared::all(participants, &turn)?;
+        let prepared = Prepared::all(participants, turn)?;
         self.swap(SpaceState { map, memory: Some(memory) });
         prepared.commit_all();
         Ok(())

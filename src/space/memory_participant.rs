@@ -39,11 +39,8 @@ impl MemoryParticipant {
                 participant.leaving.push(close(region, range)?);
             }
         }
-        // A storage that is new is shown already in its first window.
         for region in change.added.iter().filter_map(|region| mapped(after, region)) {
-            if !region.is_shown() {
-                participant.arriving.push(NextWindow::show(region));
-            }
+            participant.arriving.extend(NextWindow::show(region)?);
         }
         for (old, new) in &change.replaced {
             if let Some(region) = mapped(memory, old) {

@@ -70,7 +70,10 @@ impl AddressSpace {
         drop(before);
         let mut participants = self.participants(&proposal)?;
         participants.extend(word.map(|word| (word, Arc::clone(&proposal))));
-        self.publish(turn, participants, participant, after).map(drop)
+        let old = self.publish(&turn, participants, participant, after)?;
+        drop(turn);
+        drop(old);
+        Ok(())
     }
 
     /// Tries until no lease is in the way. It waits without the turn.

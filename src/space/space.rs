@@ -6,6 +6,7 @@ use std::time::Duration;
 use arc_swap::Guard;
 
 use super::following::Following;
+use super::point::Checkpoints;
 use super::state::SpaceState;
 use super::subscription::Subscription;
 use super::turn::Turn;
@@ -26,7 +27,7 @@ use crate::sys::sync::{ArcSwap, AtomicU64, Ordering};
 /// A live guest physical address space: readers never wait, writers take turns, no change is lost.
 ///
 /// Lock order: the interpreter's lock is let go before the turn is taken, and the turn is taken before any other lock here. The
-/// tables of clients, reservations and unplug requests are locked for a moment each and never two at a time, so that they need no
+/// tables of clients, reservations, unplug requests and checkpoints are locked for a moment each and never two at a time, so that they need no
 /// order among themselves.
 pub struct AddressSpace {
     /// The snapshot that readers see; only a writer that has the turn stores it.
@@ -46,6 +47,7 @@ pub struct AddressSpace {
     pub(super) releases: Monitor<u64>,
     /// Set where the changes are another process's.
     pub(super) following: Option<Arc<Following>>,
+    checkpoints: Lock<Checkpoints>,
     /// The process that made the space: the copy in a forked child must change nothing.
     process: Process,
 }
@@ -79,6 +81,7 @@ impl AddressSpace {
             unplugs: Lock::default(),
             releases: Monitor::default(),
             following,
+            checkpoints: Lock::default(),
             process: Process::current(),
         }
     }
@@ -122,6 +125,10 @@ impl AddressSpace {
 
     pub(super) fn unplugs(&self) -> Result<LockGuard<'_, UnplugTable>, Forked> {
         self.unplugs.lock()
+    }
+
+    pub(super) fn checkpoints(&self) -> Result<LockGuard<'_, Checkpoints>, Forked> {
+        self.checkpoints.lock()
     }
 
     /// The one publication of a change.

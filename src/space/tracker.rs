@@ -28,6 +28,9 @@ pub struct Collected {
     pub generation: Generation,
 }
 
+/// The names of those that write to memory by mappings of other processes.
+pub const UNSEEN_WRITERS: [&str; 3] = ["vhost-user", "share", "leader"];
+
 impl AddressSpace {
     /// Begins to follow the writes to all memory, for one consumer: all that begin once this has returned are found.
     pub fn start_tracking(
@@ -54,7 +57,7 @@ impl AddressSpace {
     }
 
     /// Publishes the memory with other consumers; called with the turn.
-    fn set_consumers(&self, incarnation: Incarnation, edit: impl FnOnce(&mut Vec<Consumer>)) -> Result<()> {
+    pub(super) fn set_consumers(&self, incarnation: Incarnation, edit: impl FnOnce(&mut Vec<Consumer>)) -> Result<()> {
         let before = self.load_full();
         let memory = before.memory_of(incarnation)?;
         let mut consumers = memory.consumers().to_vec();
@@ -70,7 +73,7 @@ impl AddressSpace {
     /// Takes a consumer from all memory that is there; memory that has gone takes it along.
     ///
     /// Called with the turn: a tracker that starts meanwhile would lose the watch that it has just found.
-    fn forget(&self, incarnation: Incarnation, id: ConsumerId) {
+    pub(super) fn forget(&self, incarnation: Incarnation, id: ConsumerId) {
         let snapshot = self.load();
         let Ok(memory) = snapshot.memory_of(incarnation) else { return };
         // Refused in a forked child only, where nobody follows.
@@ -78,7 +81,7 @@ impl AddressSpace {
     }
 
     /// A log that nobody keeps would find nothing.
-    fn check_logs(&self, incarnation: Incarnation, mode: TrackingMode) -> Result<()> {
+    pub(super) fn check_logs(&self, incarnation: Incarnation, mode: TrackingMode) -> Result<()> {
         if mode != TrackingMode::Kvm {
             return Ok(());
         }
@@ -157,17 +160,17 @@ impl AddressSpace {
     }
 
     /// Refuses while a client follows that writes to the memory by mappings of another process.
-    pub fn refuse_unseen_writers(&self) -> Result<()> {
+    ///
+    /// `how` says what to give for it, and what follows from that.
+    pub fn refuse_unseen_writers(&self, how: impl FnOnce(&str) -> String) -> Result<()> {
         let clients = self.clients()?;
-        let Some(unseen) = clients.iter().find(|client| client.is_following() && client.writes_unseen()) else {
-            return Ok(());
-        };
-        let how = format!("trust=(\"{}\",), for a set that lacks what it writes", unseen.name());
+        let unseen = clients.iter().find(|client| client.is_following() && client.writes_unseen());
+        // A follower's memory is written by its leader, and by all who follow that.
+        let leader = || self.following.as_ref().map(|_| "leader");
+        let Some(unseen) = unseen.map(|client| &**client.name()).or_else(leader) else { return Ok(()) };
+        let how = how(unseen);
         Err(Error::Unsupported {
-            message: format!(
-                "{} writes to the memory by mappings of its own, which no source sees: give {how}",
-                unseen.name()
-            ),
+            message: format!("{unseen} writes to the memory by mappings of its own, which no source sees: give {how}"),
             feature: "tracking beside a back-end",
             how,
             region: None,
@@ -205,7 +208,7 @@ fn source_names(region: &MappedRegion, id: ConsumerId) -> Result<&'static [&'sta
 }
 
 /// Whole pages that hold all of the ranges.
-fn pages_of(found: &[Range], page_size: u64, sources: Vec<String>) -> Result<DirtyPages> {
+pub(super) fn pages_of(found: &[Range], page_size: u64, sources: Vec<String>) -> Result<DirtyPages> {
     let mut pages = Vec::new();
     pages.add_all(found.iter().map(|range| {
         let end = range.end().checked_next_multiple_of(page_size).unwrap_or(u64::MAX);

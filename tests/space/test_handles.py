@@ -1,6 +1,5 @@
 """A handle means one thing: when that is gone, it says so by name, and leaves alone what took its place."""
 
-import tempfile
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -22,11 +21,11 @@ from dbs_address_space import (
     RegionBusy,
     UnmappedAddress,
 )
-from memory_helpers import GIB, MIB, PAGE, WINDOW, mapped, ram
+from memory_helpers import GIB, MIB, PAGE, WINDOW, mapped, ram, unnamed_file
 
 SIZE = 8 * MIB
 BASE = GIB
-DATA = tempfile.TemporaryFile()  # noqa: SIM115  open as long as the module
+DATA = unnamed_file()
 BYTES = b"somebody else's"
 
 
@@ -162,6 +161,7 @@ OTHERS = {
     "AddressSpace": "the space itself",
     "GuestMemory": "one map_memory(), see below",
     "DirtyTracker": "all memory of one map_memory(), see tests/memory/test_trackers.py",
+    "Checkpoint": "all memory of one map_memory(), see tests/memory/test_checkpoints.py",
     "DimmSlots": "DIMMs by their keys, see below",
     "Reservation": "addresses, see below",
     "Transaction": "a change of the space, see below",
@@ -178,8 +178,10 @@ VALUES = {
     *("AddressSpaceRegion", "AddressSpaceRegionType", "BackingOptions", "BytePattern", "DaxMapping", "DirtyPages"),
     *(
         "EffectiveBacking",
+        "ElfNote",
         "Follower",
         "Hotplug",
+        "LoadedElf",
         "Lease",
         "Machine",
         "MapFlags",
@@ -197,6 +199,7 @@ VALUES = {
         "PreallocReport",
         "Progress",
         "Prot",
+        "ResetStats",
     ),
     *("VhostUserRegion",),
 }

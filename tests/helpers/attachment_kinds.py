@@ -5,10 +5,12 @@ import signal
 import socket
 import time
 import weakref
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import NoReturn
 
 import drgn
+import pytest
 import unicorn
 from children import fork
 from dbs_address_space import (
@@ -21,7 +23,7 @@ from dbs_address_space import (
     UnmappedAddress,
 )
 from memory_helpers import MIB, PAGE, WINDOW, mapped, ram
-from test_vhost_user import KINDS, REM_MEM_REG, Backend
+from vhost_user_backend import KINDS, REM_MEM_REG, Backend
 from virtual_machines import Vm
 
 FREE, UART = 64 * MIB, WINDOW
@@ -271,3 +273,15 @@ CAN_FAIL = [name for name, kind in ATTACHED.items() if "break_commit" in vars(ki
 def space_to_follow() -> AddressSpace:
     space, _ = mapped(ram(0, MIB, name="attached"), AddressSpaceRegion("device", UART, PAGE, name="uart"))
     return space
+
+
+@pytest.fixture(params=ATTACHED)
+def any_kind(request: pytest.FixtureRequest) -> Iterator[Kind]:
+    kind = ATTACHED[request.param]()
+    yield kind
+    kind.close()
+
+
+@pytest.fixture
+def space_with_device() -> AddressSpace:
+    return space_to_follow()

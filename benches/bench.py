@@ -16,6 +16,7 @@ from pathlib import Path
 import bulk
 import calls
 import copies
+import followers
 import guards
 import integers
 import lookups
@@ -42,6 +43,7 @@ GROUPS: dict[str, Callable[[Pace], Iterator[Result]]] = {
     "guarded": guards.guarded,
     "tracking": guards.tracked,
     "clients": clients.run,
+    "followers": followers.run,
     "plans": machines.plans,
     "room": machines.room,
     "prealloc": machines.prealloc,

@@ -2923,6 +2923,8 @@ class Share(Attachment):
     @property
     def followers(self) -> tuple[Follower, ...]:
         """The followers, in the order in which they came: a tuple of `Follower`."""
+    @property
+    def error(self) -> BaseException | None: ...
     def drop(self, pid: SupportsIndex) -> None:
         """Lets the followers of a process go: they keep what they have, and follow no more. Raises `InvalidArgument` when there is none."""
 

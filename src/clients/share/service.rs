@@ -118,7 +118,15 @@ impl Service {
     /// Forgets those that were too slow, and says when nobody can come any more.
     fn give_up(&mut self) {
         let now = Instant::now();
-        self.pending.retain(|pending| pending.until.is_none_or(|until| now < until));
+        let epoll = &self.share.epoll;
+        self.pending.retain(|pending| {
+            let is_in_time = pending.until.is_none_or(|until| now < until);
+            if !is_in_time {
+                // Closing it would not do: a forked child may have it open.
+                let _ = epoll.remove(pending.channel.socket());
+            }
+            is_in_time
+        });
         let is_open = self.listener.is_some() || !self.pending.is_empty();
         // As elsewhere: refused only in a forked child, which has no such thread.
         let _ = self.share.state.change(|state| state.is_open = is_open);
@@ -135,7 +143,7 @@ impl Service {
                 self.meet(channel, number, &message);
             }
             Some(Ok(None)) | None => {}
-            Some(Err(_)) => _ = self.pending.swap_remove(index),
+            Some(Err(_)) => _ = self.share.epoll.remove(self.pending.swap_remove(index).channel.socket()),
         }
     }
 

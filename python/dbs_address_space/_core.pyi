@@ -1456,7 +1456,7 @@ class AddressSpace:
         >>> space = AddressSpaceBuilder(numa_regions=["4MiB"]).build()
         >>> ours, theirs = socket.socketpair()
         >>> with space.share(ours), AddressSpace.attach(theirs) as follower:
-        ...     _ = space.insert_region(AddressSpaceRegion("ram", "1GiB", "2MiB", name="dimm0"))
+        ...     _ = space.insert_region(AddressSpaceRegion("ram", 1 << 30, "2MiB", name="dimm0"))
         ...     follower["dimm0"].size, follower.generation == space.generation
         (2097152, True)
         """
@@ -2464,7 +2464,8 @@ class GuestMemory:
         checkpoint it stores what differs from that. `mode` says how the pages are found that a restore has to put back: `"pagemap"` by the
         kernel (Linux 6.7), `"kvm"` by KVM's log with this package's own writes, `"compare"` by comparing all bytes, whoever wrote them. `"auto"`
         takes the kernel, and compares what that can't watch. A vhost-user back-end writes unseen: beside one, only `mode="compare"`, or
-        `trust=("vhost-user",)` for one that does not write. `on_restore()` is called after each restore, to put registers back.
+        `trust=("vhost-user",)` for one that does not write; `"share"` stands for followers that may write, and `"leader"` for all other
+        processes of a follower. `on_restore()` is called after each restore, to put registers back.
 
         Raises `Unsupported` for memory that the mode can't watch, `MemoryFault`, `NotMapped`, and `MemoryError` or `BackingError` where there is
         no room. What `progress(p)` raises, and Ctrl-C, ends it, and nothing is kept.
@@ -2924,7 +2925,10 @@ class Share(Attachment):
     def followers(self) -> tuple[Follower, ...]:
         """The followers, in the order in which they came: a tuple of `Follower`."""
     @property
-    def error(self) -> BaseException | None: ...
+    def error(self) -> BaseException | None:
+        """The exception that ended the attachment, as in `Attachment`; or the `ShareError` of the last follower that was let go because it
+        did not follow a change that was published.
+        """
     def drop(self, pid: SupportsIndex) -> None:
         """Lets the followers of a process go: they keep what they have, and follow no more. Raises `InvalidArgument` when there is none."""
 

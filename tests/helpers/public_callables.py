@@ -159,7 +159,7 @@ class World:
             "Pin": lambda: memory.pin(0, PAGE),
             "PreallocHandle": lambda: memory.prealloc(background=True),
             "Reservation": lambda: space.reserve(PAGE, owner="test", region_type="device"),
-            "Share": lambda: space.share(self.socket, private="skip"),
+            "Share": lambda: space.share(self.socket, private="skip", writable=False),
             "Subscription": lambda: space.subscribe(print),
             "Transaction": lambda: self.transaction,
             "UnplugRequest": lambda: space.request_unplug("uart"),

@@ -213,7 +213,7 @@ fn received(record: &StorageRecord, file: File) -> Result<KnownStorage> {
         region: None,
     };
     let is_writable = record.is_writable && file::protection(&file).map_err(failed)? & PROT_WRITE != 0;
-    let file = UserFile { identity: file::identity(&file).map_err(failed)?, file: Arc::new(file) };
+    let file = UserFile { identity: file::identity(&file).map_err(failed)?, file: Arc::new(file), path: None };
     let source = Source { file: Some(file.clone()), file_offset: record.offset, ..Source::default() };
     let range = Range::new(0, record.size)?;
     let mut desc = Region::new(RegionType::DefaultMemory, range, source)?;

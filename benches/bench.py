@@ -16,13 +16,13 @@ from pathlib import Path
 import bulk
 import calls
 import copies
-import followers
 import guards
 import integers
 import lookups
 import machines
 import many
 import searches
+import shares
 import spaces
 from harness import Pace, Result, table
 
@@ -43,7 +43,7 @@ GROUPS: dict[str, Callable[[Pace], Iterator[Result]]] = {
     "guarded": guards.guarded,
     "tracking": guards.tracked,
     "clients": clients.run,
-    "followers": followers.run,
+    "followers": shares.run,
     "plans": machines.plans,
     "room": machines.room,
     "prealloc": machines.prealloc,

@@ -1501,7 +1501,7 @@ class AddressSpace:
         >>> from dbs_address_space import AddressSpace, AddressSpaceBuilder
         >>> space = AddressSpaceBuilder(numa_regions=["4MiB"]).build()
         >>> ours, theirs = socket.socketpair()
-        >>> with space.share(ours) as share, AddressSpace.attach(theirs) as follower:
+        >>> with ours, theirs, space.share(ours) as share, AddressSpace.attach(theirs) as follower:
         ...     follower.memory.write_u32(0x1000, 7)
         ...     space.memory.read_u32(0x1000), len(share.followers)
         (7, 1)
@@ -1523,7 +1523,7 @@ class AddressSpace:
         >>> from dbs_address_space import AddressSpace, AddressSpaceBuilder, AddressSpaceRegion
         >>> space = AddressSpaceBuilder(numa_regions=["4MiB"]).build()
         >>> ours, theirs = socket.socketpair()
-        >>> with space.share(ours), AddressSpace.attach(theirs) as follower:
+        >>> with ours, theirs, space.share(ours), AddressSpace.attach(theirs) as follower:
         ...     _ = space.insert_region(AddressSpaceRegion("ram", 1 << 30, "2MiB", name="dimm0"))
         ...     follower["dimm0"].size, follower.generation == space.generation
         (2097152, True)

@@ -51,6 +51,10 @@ _MODULES = (
 )
 _PUBLIC_MODULES = ("adapters", "formats", "tables")
 
+# Who has not imported it gives nothing to other processes.
+if "multiprocessing.reduction" in sys.modules:
+    from . import multiprocess as _multiprocess
+
 
 def __getattr__(name: str) -> object:
     """Python code is imported when it is first asked for: `enum` alone takes longer to import than all the rest."""

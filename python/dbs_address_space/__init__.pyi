@@ -26,6 +26,7 @@ from ._core import (
     Pin as Pin,
     PreallocHandle as PreallocHandle,
     Reservation as Reservation,
+    Share as Share,
     Subscription as Subscription,
     Transaction as Transaction,
     UnplugRequest as UnplugRequest,

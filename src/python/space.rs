@@ -355,7 +355,8 @@ impl PySpace {
     #[allow(clippy::unused_self, reason = "a method for pickle")]
     fn __reduce__(&self) -> PyResult<()> {
         Err(PyTypeError::new_err(
-            "cannot pickle a live AddressSpace: pickle its snapshot() and build a new space from that",
+            "cannot pickle a live AddressSpace: pickle its snapshot() and build a new space from that; multiprocessing, imported before \
+             this package, gives other processes a follower",
         ))
     }
 }

@@ -125,6 +125,7 @@ class World:
         populating = memory.prealloc(background=True)
         populating.wait(10)
         yield from [populating, populating.report, package.Lease("view", 0, 8), package.Progress("search", 0, 1, 0.0)]
+        yield package.Follower(1, 0, 0, writable=True, leases=())
         # One of its own: a back-end can't map memory that is private to this process.
         followed = space_to_follow()
         yield from [followed, followed.memory, *followed.memory.vhost_user_regions()]

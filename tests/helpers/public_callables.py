@@ -4,6 +4,7 @@ import ast
 import inspect
 import os
 import shutil
+import socket
 import weakref
 from array import array
 from collections.abc import Callable, Iterator
@@ -33,7 +34,10 @@ from elf_programs import elf
 from memory_helpers import GIB, LAYOUT, MIB, PAGE
 
 SOURCE = Path(package.__file__).parent
-UNCALLED = {"AddressSpace.attach_unicorn", "AddressSpace.attach_drgn", "KvmSlots", "VhostUserClient"}
+UNCALLED = {
+    *("AddressSpace.attach_unicorn", "AddressSpace.attach_drgn", "KvmSlots", "VhostUserClient"),
+    *("AddressSpace.attach", "AddressSpace.share"),
+}
 """Callables that want another program, and are tested where that is."""
 
 NEEDED = {"AddressSpaceRegion.from_file.file", "DimmSlots.__init__.size", "DimmSlots.__init__.slots"}
@@ -126,6 +130,8 @@ class World:
         self.descriptor = os.memfd_create("a user's")
         os.ftruncate(self.descriptor, 2 * MIB)
         self.handler = handler
+        ours, theirs = socket.socketpair()
+        self.socket, _ = ours.detach(), theirs.detach()
         self.space.attach_device("uart", handler)
         self.memory = self.space.memory
         self.folder = mkdtemp()
@@ -172,6 +178,7 @@ class World:
             "PreallocHandle": lambda: memory.prealloc(background=True),
             "Reservation": lambda: space.reserve(PAGE, owner="test", region_type="device"),
             "SavedSpace": lambda: SavedSpace(self.image),
+            "Share": lambda: space.share(self.socket, private="skip", writable=False),
             "Subscription": lambda: space.subscribe(print),
             "Transaction": lambda: self.transaction,
             "UnplugRequest": lambda: space.request_unplug("uart"),

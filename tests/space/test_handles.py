@@ -170,6 +170,7 @@ OTHERS = {
     "Subscription": "follows the whole space",
     "KvmSlots": "follows the whole space",
     "VhostUserClient": "follows the whole space",
+    "Share": "shows the whole space",
     "AddressSpaceChange": "shows memory while a client is asked, see test_subscribe.py",
 }
 """Handles of something else than one region."""
@@ -181,6 +182,7 @@ VALUES = {
     *(
         "EffectiveBacking",
         "ElfNote",
+        "Follower",
         "Hotplug",
         "LoadedElf",
         "Lease",

@@ -256,6 +256,9 @@ impl PyMemory {
 
     #[allow(clippy::unused_self, reason = "a method for pickle")]
     fn __reduce__(&self) -> PyResult<()> {
-        Err(PyTypeError::new_err("cannot pickle GuestMemory: it is a handle on this process's mappings"))
+        Err(PyTypeError::new_err(
+            "cannot pickle GuestMemory: it is a handle on this process's mappings; multiprocessing, imported before this package, gives \
+             other processes a follower's",
+        ))
     }
 }

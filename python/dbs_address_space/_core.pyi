@@ -12,7 +12,8 @@ from .guest_file import GuestFile
 from .map_row import MapRow
 from .progress import Progress
 from .ranges import AddressRange, VhostUserRegion
-from .reports import DaxMapping, EffectiveBacking, Placement, PlanCost, PreallocReport
+from .reports import DaxMapping, EffectiveBacking, Placement, PlanCost, PreallocReport, SpaceStats
+from .serving import SpaceServer
 
 __all__ = [
     "AddressSpace",
@@ -1003,6 +1004,8 @@ class AddressSpace:
     @property
     def is_mapped(self) -> bool:
         """Whether the space has memory."""
+    def serve(self, path: str | PathLike[str]) -> SpaceServer: ...
+    def stats(self) -> SpaceStats: ...
     def close(self, *, timeout: float | None = 0.0) -> None:
         """Unmaps the memory, if there is any, and ends every attachment; the space stays as a map. Closing twice does nothing.
 

@@ -34,6 +34,7 @@ mod keywords;
 pub mod kvm;
 pub mod layout;
 mod leaving;
+mod logging;
 pub mod loop_observer;
 pub mod machine;
 pub mod mapping;

@@ -15,6 +15,7 @@ pub mod reserve;
 #[allow(clippy::module_inception, reason = "the room's main thing")]
 pub mod space;
 pub mod state;
+pub mod stats;
 pub mod subscribe;
 pub mod subscription;
 pub mod tracker;

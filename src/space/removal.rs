@@ -36,7 +36,7 @@ impl AddressSpace {
         interrupt: &dyn Interrupt,
     ) -> Result<Arc<RegionMap>> {
         let removal = [MapOperation::Remove(target.clone())];
-        self.until_free(patience, interrupt, || self.change(&ChangeRequest::of(&removal), interrupt))
+        self.until_free(patience, interrupt, || self.decided(&ChangeRequest::of(&removal), interrupt))
     }
 
     /// Unmaps all regions; while one is leased, waits and tries again. A memory that is closed already stays so.
@@ -84,7 +84,8 @@ impl AddressSpace {
             drains = !drains;
             result = attempt();
         }
-        result
+        // Once, however often it was tried.
+        result.inspect_err(|error| self.counters().count_refusal(error))
     }
 
     fn remembered(&self, region: &SharedRegion) -> Option<WeakRegion> {

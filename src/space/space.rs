@@ -6,6 +6,7 @@ use std::time::Duration;
 use arc_swap::Guard;
 
 use super::state::SpaceState;
+use super::stats::Counters;
 use super::subscription::Subscription;
 use super::turn::Turn;
 use crate::memory::mapped_regions::MappedRegions;
@@ -41,6 +42,7 @@ pub struct AddressSpace {
     published: Monitor<()>,
     reservations: Lock<ReservationTable>,
     unplugs: Lock<UnplugTable>,
+    counters: Counters,
     /// The process that made the space: the copy in a forked child must change nothing.
     process: Process,
 }
@@ -70,6 +72,7 @@ impl AddressSpace {
             published: Monitor::default(),
             reservations: Lock::default(),
             unplugs: Lock::default(),
+            counters: Counters::default(),
             process: Process::current(),
         }
     }
@@ -107,6 +110,10 @@ impl AddressSpace {
         &self.turn
     }
 
+    pub(super) const fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
     pub(super) fn reservations(&self) -> Result<LockGuard<'_, ReservationTable>, Forked> {
         self.reservations.lock()
     }
@@ -120,6 +127,7 @@ impl AddressSpace {
         // Before the snapshot: a cached map then counts as outdated a moment too early, never as current too long.
         self.generation.store(after.map.generation().0, Ordering::Release);
         let old = self.swap_quietly(after);
+        self.counters.count_change();
         // A waiter looks at the map under this lock: it has either seen the new one, or waits by now and is woken. It is refused only
         // in a forked child, where nobody waits.
         let _ = self.published.change(|()| ());

@@ -8,6 +8,7 @@ use crate::memory::dirty::WriteLog;
 use crate::memory::region::MappedRegion;
 use crate::model::dirty::DirtyPages;
 use crate::model::int::usize_of;
+use crate::model::journal::{self, Level};
 use crate::model::region_map::RegionEntry;
 use crate::sys::host::page_size;
 use crate::sys::kvm::{KVM_MEM_LOG_DIRTY_PAGES, Vm};
@@ -51,6 +52,7 @@ impl SlotEntry {
         let (bytes, memory) = (Arc::clone(region), Arc::clone(region));
         let slot = Slot::new(vm, (id, flags), region.desc().base(), bytes, guest_memfd)?;
         let entry = region.entry().clone();
+        journal::note(Level::Debug, || format!("KVM slot {id} shows {}, with flags {flags:#x}", entry.desc));
         Ok(Self { slot, region: entry, logged: Vec::new(), is_pending: false, memory, _log: log })
     }
 
@@ -101,6 +103,7 @@ impl SlotEntry {
             // For those who follow the guest. Without it the slot must go all the same.
             let _ = self.harvest();
         }
+        journal::note(Level::Debug, || format!("KVM slot {} shows {} no more", self.id(), self.region.desc));
         self.slot.delete()
     }
 

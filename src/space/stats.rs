@@ -1,0 +1,89 @@
+//! Numbers of a space: what has happened to it, and what is there now.
+
+use std::time::Duration;
+
+use super::space::AddressSpace;
+use crate::model::error::{Error, Result};
+use crate::model::int::u64_of;
+use crate::model::journal::{self, Entry, Level};
+use crate::sys::sync::{AtomicU64, Ordering};
+
+/// What has happened since the space was made. Each number is by itself, so that they need no order.
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    changes: AtomicU64,
+    refused: AtomicU64,
+    /// Nanoseconds.
+    waited: AtomicU64,
+    faults: AtomicU64,
+}
+
+impl Counters {
+    pub(super) fn count_change(&self) {
+        self.changes.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a change that a lease or a client refused; other errors are the caller's own.
+    pub(super) fn count_refusal(&self, error: &Error) {
+        if matches!(error, Error::Busy { .. } | Error::Client { .. }) {
+            self.refused.fetch_add(1, Ordering::Relaxed);
+            journal::note(Level::Warning, || format!("a change was refused: {error}"));
+        }
+    }
+
+    pub(super) fn count_wait(&self, waited: Duration) {
+        self.waited.fetch_add(u64::try_from(waited.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+}
+
+/// The numbers at one moment.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SpaceStats {
+    /// Maps that were published.
+    pub changes: u64,
+    /// Changes that a lease or a client refused.
+    pub refused: u64,
+    /// For how long changes waited for the readers of the map before.
+    pub waited: Duration,
+    /// Bytes that have memory.
+    pub mapped: u64,
+    /// Of these, bytes that accesses go to the kernel for.
+    pub guarded: u64,
+    /// Leases that are held.
+    pub leases: u64,
+    /// Accesses that ended in a fault.
+    pub faults: u64,
+}
+
+impl AddressSpace {
+    /// The numbers of this moment.
+    pub fn stats(&self) -> Result<SpaceStats> {
+        let counters = self.counters();
+        let mut stats = SpaceStats {
+            changes: counters.changes.load(Ordering::Relaxed),
+            refused: counters.refused.load(Ordering::Relaxed),
+            waited: Duration::from_nanos(counters.waited.load(Ordering::Relaxed)),
+            faults: counters.faults.load(Ordering::Relaxed),
+            ..SpaceStats::default()
+        };
+        let snapshot = self.load();
+        for region in snapshot.memory().into_iter().flat_map(|memory| memory.regions()) {
+            let size = region.desc().size();
+            stats.mapped = stats.mapped.saturating_add(size);
+            if region.guarded_because().is_some() {
+                stats.guarded = stats.guarded.saturating_add(size);
+            }
+            stats.leases = stats.leases.saturating_add(u64_of(region.leases().held()?.len()));
+        }
+        Ok(stats)
+    }
+
+    /// Counts an access that failed, if its memory was at fault.
+    #[cold]
+    pub fn count_fault(&self, error: &Error) {
+        if matches!(error, Error::Fault { .. }) {
+            self.counters().faults.fetch_add(1, Ordering::Relaxed);
+            journal::keep(Entry { level: Level::Warning, text: error.to_string() });
+        }
+    }
+}

@@ -37,6 +37,8 @@ pub mod reservations;
 pub mod reserved;
 pub mod room;
 pub mod rows;
+#[cfg(test)]
+mod small_scope;
 pub mod source;
 pub mod table;
 pub mod terminal_table;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use arc_swap::Guard;
 
+use super::point::Checkpoints;
 use super::state::SpaceState;
 use super::stats::Counters;
 use super::subscription::Subscription;
@@ -26,7 +27,7 @@ use crate::sys::sync::{ArcSwap, AtomicU64, Ordering};
 /// A live guest physical address space: readers never wait, writers take turns, no change is lost.
 ///
 /// Lock order: the interpreter's lock is let go before the turn is taken, and the turn is taken before any other lock here. The
-/// tables of clients, reservations and unplug requests are locked for a moment each and never two at a time, so that they need no
+/// tables of clients, reservations, unplug requests and checkpoints are locked for a moment each and never two at a time, so that they need no
 /// order among themselves.
 pub struct AddressSpace {
     /// The snapshot that readers see; only a writer that has the turn stores it.
@@ -43,6 +44,7 @@ pub struct AddressSpace {
     reservations: Lock<ReservationTable>,
     unplugs: Lock<UnplugTable>,
     counters: Counters,
+    checkpoints: Lock<Checkpoints>,
     /// The process that made the space: the copy in a forked child must change nothing.
     process: Process,
 }
@@ -73,6 +75,7 @@ impl AddressSpace {
             reservations: Lock::default(),
             unplugs: Lock::default(),
             counters: Counters::default(),
+            checkpoints: Lock::default(),
             process: Process::current(),
         }
     }
@@ -122,12 +125,15 @@ impl AddressSpace {
         self.unplugs.lock()
     }
 
+    pub(super) fn checkpoints(&self) -> Result<LockGuard<'_, Checkpoints>, Forked> {
+        self.checkpoints.lock()
+    }
+
     /// The one publication of a change.
     pub(super) fn swap(&self, after: SpaceState) -> Arc<SpaceState> {
         // Before the snapshot: a cached map then counts as outdated a moment too early, never as current too long.
         self.generation.store(after.map.generation().0, Ordering::Release);
         let old = self.swap_quietly(after);
-        self.counters.count_change();
         // A waiter looks at the map under this lock: it has either seen the new one, or waits by now and is woken. It is refused only
         // in a forked child, where nobody waits.
         let _ = self.published.change(|()| ());

@@ -11,7 +11,6 @@ use crate::sys::sync::{AtomicU64, Ordering};
 /// What has happened since the space was made. Each number is by itself, so that they need no order.
 #[derive(Debug, Default)]
 pub(super) struct Counters {
-    changes: AtomicU64,
     refused: AtomicU64,
     /// Nanoseconds.
     waited: AtomicU64,
@@ -19,10 +18,6 @@ pub(super) struct Counters {
 }
 
 impl Counters {
-    pub(super) fn count_change(&self) {
-        self.changes.fetch_add(1, Ordering::Relaxed);
-    }
-
     /// Counts a change that a lease or a client refused; other errors are the caller's own.
     pub(super) fn count_refusal(&self, error: &Error) {
         if matches!(error, Error::Busy { .. } | Error::Client { .. }) {
@@ -39,7 +34,7 @@ impl Counters {
 /// The numbers at one moment.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SpaceStats {
-    /// Maps that were published.
+    /// Maps that were published: the generation.
     pub changes: u64,
     /// Changes that a lease or a client refused.
     pub refused: u64,
@@ -59,14 +54,14 @@ impl AddressSpace {
     /// The numbers of this moment.
     pub fn stats(&self) -> Result<SpaceStats> {
         let counters = self.counters();
+        let snapshot = self.load();
         let mut stats = SpaceStats {
-            changes: counters.changes.load(Ordering::Relaxed),
+            changes: snapshot.map.generation().0,
             refused: counters.refused.load(Ordering::Relaxed),
             waited: Duration::from_nanos(counters.waited.load(Ordering::Relaxed)),
             faults: counters.faults.load(Ordering::Relaxed),
             ..SpaceStats::default()
         };
-        let snapshot = self.load();
         for region in snapshot.memory().into_iter().flat_map(|memory| memory.regions()) {
             let size = region.desc().size();
             stats.mapped = stats.mapped.saturating_add(size);

@@ -54,6 +54,9 @@ pub fn seal(file: &File, seals: u32) -> Result<()> {
 pub const SEAL_SEAL: u32 = SealFlags::SEAL.bits();
 /// The seal against becoming shorter.
 pub const SEAL_SHRINK: u32 = SealFlags::SHRINK.bits();
+/// The seals against any change of length or contents.
+pub const SEAL_ALL: u32 =
+    SealFlags::SHRINK.bits() | SealFlags::GROW.bits() | SealFlags::WRITE.bits() | SealFlags::SEAL.bits();
 
 /// The seals of a file; `None` of one that can have none.
 #[must_use]
@@ -182,6 +185,17 @@ pub fn appends(file: &File) -> bool {
 /// Opens a file that exists, for reading and writing.
 pub fn open_existing(path: &Path) -> Result<File> {
     File::options().read(true).write(true).open(path)
+}
+
+/// Opens an ordinary file, for reading alone where nothing may be written to it.
+pub fn open_ordinary(path: &Path, is_writable: bool) -> Result<File> {
+    // With the flag a FIFO is opened at once, and told apart later: opening it to read would wait for a writer.
+    File::options().read(true).write(is_writable).custom_flags(libc::O_NONBLOCK).open(path)
+}
+
+/// Makes a file in a directory that has no name, and ends with its last descriptor.
+pub fn create_unnamed(directory: &Path) -> Result<File> {
+    File::options().read(true).write(true).custom_flags(libc::O_TMPFILE).mode(0o600).open(directory)
 }
 
 /// Makes a file that must not exist yet.

@@ -1,4 +1,4 @@
-//! What happened inside, for who wants to read it: noted where it happens, and told where Python code may run.
+//! Notes of inner events, for who wants to read them: written where they happen, and told where Python code may run.
 
 use std::fmt::Display;
 

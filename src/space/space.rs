@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use arc_swap::Guard;
 
+use super::counters::Counters;
 use super::point::Checkpoints;
 use super::state::SpaceState;
-use super::stats::Counters;
 use super::subscription::Subscription;
 use super::turn::Turn;
 use crate::memory::mapped_regions::MappedRegions;

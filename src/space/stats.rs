@@ -1,35 +1,11 @@
-//! Numbers of a space: what has happened to it, and what is there now.
+//! Numbers of a space: its past, and its state now.
 
 use std::time::Duration;
 
 use super::space::AddressSpace;
 use crate::model::error::{Error, Result};
 use crate::model::int::u64_of;
-use crate::model::journal::{self, Entry, Level};
-use crate::sys::sync::{AtomicU64, Ordering};
-
-/// What has happened since the space was made. Each number is by itself, so that they need no order.
-#[derive(Debug, Default)]
-pub(super) struct Counters {
-    refused: AtomicU64,
-    /// Nanoseconds.
-    waited: AtomicU64,
-    faults: AtomicU64,
-}
-
-impl Counters {
-    /// Counts a change that a lease or a client refused; other errors are the caller's own.
-    pub(super) fn count_refusal(&self, error: &Error) {
-        if matches!(error, Error::Busy { .. } | Error::Client { .. }) {
-            self.refused.fetch_add(1, Ordering::Relaxed);
-            journal::note(Level::Warning, || format!("a change was refused: {error}"));
-        }
-    }
-
-    pub(super) fn count_wait(&self, waited: Duration) {
-        self.waited.fetch_add(u64::try_from(waited.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
-    }
-}
+use crate::sys::sync::Ordering;
 
 /// The numbers at one moment.
 #[derive(Clone, Copy, Debug, Default)]
@@ -76,9 +52,6 @@ impl AddressSpace {
     /// Counts an access that failed, if its memory was at fault.
     #[cold]
     pub fn count_fault(&self, error: &Error) {
-        if matches!(error, Error::Fault { .. }) {
-            self.counters().faults.fetch_add(1, Ordering::Relaxed);
-            journal::keep(Entry { level: Level::Warning, text: error.to_string() });
-        }
+        self.counters().count_fault(error);
     }
 }

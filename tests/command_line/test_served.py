@@ -203,14 +203,17 @@ def test_the_screen_of_top_shows_sorts_and_filters(space: AddressSpace, look: Ca
     pytest.importorskip("textual")
     import asyncio  # noqa: PLC0415
 
-    from dbs_address_space.command_line.top_screen import TopScreen  # noqa: PLC0415
+    from dbs_address_space.command_line._top_screen import TopScreen  # noqa: PLC0415
     from textual.widgets import DataTable, Static  # noqa: PLC0415
 
     async def use() -> None:
         screen = TopScreen("space:vm.sock", look, 60)
         async with screen.run_test(size=(100, 24)) as pilot:
             table = screen.query_one(DataTable)
-            names = lambda: [str(table.get_row_at(row)[1]) for row in range(table.row_count)]  # noqa: E731
+
+            def names() -> list[str]:
+                return [str(table.get_row_at(row)[1]) for row in range(table.row_count)]
+
             assert names() == ["low", "private"]
             space.memory.fill(4 * MIB, 8 * PAGE, 1)
             screen.look_again()

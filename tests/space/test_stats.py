@@ -4,7 +4,7 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -92,9 +92,12 @@ def test_what_is_there_is_counted(space: AddressSpace, memory: GuestMemory, tmp_
 def test_faults_are_counted_by_each_verb(space: AddressSpace, memory: GuestMemory, tmp_path: Path) -> None:
     space.insert_region(cut_file(tmp_path))
     os.truncate(tmp_path / "file", PAGE)
-    for number, access in enumerate(
-        (memory.read_u64, lambda addr: memory.read(addr, 8), lambda addr: memory.hash(addr, 8))
-    ):
+    accesses: list[Callable[[int], object]] = [
+        memory.read_u64,
+        lambda addr: memory.read(addr, 8),
+        lambda addr: memory.hash(addr, 8),
+    ]
+    for number, access in enumerate(accesses):
         with pytest.raises(MemoryFault):
             access(4 * MIB + PAGE)
         assert space.stats().faults == number + 1

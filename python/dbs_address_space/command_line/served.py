@@ -38,9 +38,7 @@ def looked_at(path: str, *, wants_memory: bool = False) -> tuple[dict[str, Any],
             connection.connect(path)
             connection.sendall(b"M" if wants_memory else b"m")
             (length,) = LENGTH.unpack(_received(connection, LENGTH.size))
-            content = json.loads(_received(connection, min(length, MOST)))
-            if not isinstance(content, dict) or content.get("format") != FORMAT:
-                raise ValueError("another format")
+            content = _content(_received(connection, min(length, MOST)))
             files = _files(connection, content)
     except (OSError, ValueError, struct.error) as error:
         hint = f'In the program, call space.serve("{path}"); it answers its own user and root.'
@@ -50,6 +48,13 @@ def looked_at(path: str, *, wants_memory: bool = False) -> tuple[dict[str, Any],
     if "error" in content:
         raise UsageError(f"{source}: {content['error']}")
     return content, files
+
+
+def _content(text: bytes) -> dict[str, Any]:
+    content = json.loads(text)
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise ValueError("another format")
+    return content
 
 
 def _received(connection: socket.socket, length: int) -> bytes:

@@ -15,6 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from argparse import Namespace
     from collections.abc import Callable, Iterator
+    from types import ModuleType
 
 __all__ = ["HELP", "parser", "run"]
 
@@ -64,16 +65,16 @@ def run(arguments: list[str]) -> int:
     return 0
 
 
-def _screen() -> object:
+def _screen() -> ModuleType | None:
     """The module that draws screens, where its program is installed."""
     try:
-        from . import top_screen  # noqa: PLC0415  it takes as long to import as ten commands to run
+        from . import _top_screen  # noqa: PLC0415  it takes as long to import as ten commands to run
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "textual":
             raise
         print("a line a second; pip install 'dbs-address-space[top]' brings a screen", file=sys.stderr)
         return None
-    return top_screen
+    return _top_screen
 
 
 def _samples(look: Callable[[], Sample], options: Namespace) -> Iterator[tuple[Sample, Sample | None]]:

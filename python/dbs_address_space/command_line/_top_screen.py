@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from textual.app import App, ComposeResult
 from textual.widgets import DataTable, Footer, Input, Static
 
@@ -14,6 +16,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from textual.binding import BindingType
+
     from .samples import Sample
 
 __all__ = ["TopScreen", "run"]
@@ -25,8 +29,10 @@ SORTS = ("address", "resident", "size", "name")
 class TopScreen(App[int]):
     """A line of sums, and a table of regions that can be sorted and filtered; it stands still while it is held."""
 
-    CSS = "#sums { padding: 1 1 0 1; } #filter { display: none; } #filter.shown { display: block; } DataTable { height: 1fr; }"
-    BINDINGS = [  # noqa: RUF012  as Textual wants them
+    CSS: ClassVar[str] = (
+        "#sums { padding: 1 1 0 1; } #filter { display: none; } #filter.shown { display: block; } DataTable { height: 1fr; }"
+    )
+    BINDINGS: ClassVar[list[BindingType]] = [
         ("q", "quit", "quit"),
         ("s", "sort", "sort"),
         ("slash", "filter", "filter"),
@@ -37,10 +43,13 @@ class TopScreen(App[int]):
         """Takes a function that looks at the program."""
         super().__init__()
         self.title = source
-        self.look, self.interval = look, interval
+        self.look: Callable[[], Sample] = look
+        self.interval: float = interval
         self.sample: Sample | None = None
         self.before: Sample | None = None
-        self.order, self.wanted, self.is_held = 0, "", False
+        self.order: int = 0
+        self.wanted: str = ""
+        self.is_held: bool = False
 
     def compose(self) -> ComposeResult:
         """The parts, from top to bottom."""

@@ -28,7 +28,17 @@ from .loading import LoadedElf
 from .map_row import MapRow
 from .progress import Progress
 from .ranges import AddressRange, VhostUserRegion
-from .reports import DaxMapping, EffectiveBacking, Follower, Placement, PlanCost, PreallocReport, ResetStats
+from .reports import (
+    DaxMapping,
+    EffectiveBacking,
+    Follower,
+    Placement,
+    PlanCost,
+    PreallocReport,
+    ResetStats,
+    SpaceStats,
+)
+from .serving import SpaceServer
 
 __all__ = [
     "AddressSpace",
@@ -1042,6 +1052,32 @@ class AddressSpace:
     @property
     def is_mapped(self) -> bool:
         """Whether the space has memory."""
+    def serve(self, path: str | PathLike[str]) -> SpaceServer:
+        """Lets other processes of the same user, and of root, look at the space at a socket: a `SpaceServer`, until it is closed.
+
+        `dbs-address-space show space:PATH` and its other commands read from there, `top` again and again. They see the map and the numbers, and,
+        where they ask for it, the memory that is in files, to read only; huge pages are guarded from then on. A socket of that path
+        that nobody listens at is replaced. Raises `OSError` where somebody does, or where the socket can't be made.
+
+        >>> import tempfile
+        >>> from dbs_address_space import AddressSpaceBuilder
+        >>> space = AddressSpaceBuilder(numa_regions=["4MiB"]).build()
+        >>> with tempfile.TemporaryDirectory() as directory:
+        ...     space.serve(directory + "/vm.sock").close()
+        """
+    def stats(self) -> SpaceStats:
+        """Numbers of the space, a `SpaceStats`: its changes, the leases and the memory that are there, faults.
+
+        Each is right by itself; together they need not be of one moment. In a forked child: `ForkedProcess` where a thread of the parent
+        had what it looks at.
+
+        >>> from dbs_address_space import AddressSpaceBuilder
+        >>> space = AddressSpaceBuilder(numa_regions=["4MiB"]).build()
+        >>> with space.memory.view(0, 4096):
+        ...     stats = space.stats()
+        >>> stats.mapped, stats.leases, stats.faults
+        (4194304, 1, 0)
+        """
     def close(self, *, timeout: float | None = 0.0) -> None:
         """Unmaps the memory, if there is any, and ends every attachment, those of the ports too; the space stays as a map. Closing twice does nothing.
 

@@ -12,7 +12,16 @@ if TYPE_CHECKING:
     from .enums import Prot
     from .errors import Lease
 
-__all__ = ["DaxMapping", "EffectiveBacking", "Follower", "Placement", "PlanCost", "PreallocReport", "ResetStats"]
+__all__ = [
+    "DaxMapping",
+    "EffectiveBacking",
+    "Follower",
+    "Placement",
+    "PlanCost",
+    "PreallocReport",
+    "ResetStats",
+    "SpaceStats",
+]
 
 
 class PlanCost(NamedTuple):
@@ -164,3 +173,25 @@ class Follower(NamedTuple):
     generation: int
     writable: bool
     leases: tuple[Lease, ...]
+
+
+class SpaceStats(NamedTuple):
+    """Numbers of a space: maps published, changes that a lease or a client refused, seconds that changes waited for readers.
+
+    Then what is there now: bytes that have memory, of these the bytes that accesses go to the kernel for, because a touch might
+    fault, and leases (views, arrays, pins, long accesses); and the accesses that ended in a `MemoryFault`.
+
+    >>> SpaceStats(3, 0, 0.0, 4 << 20, 0, 1, 0).mapped
+    4194304
+    """
+
+    changes: int
+    refused: int
+    waited: float
+    mapped: int
+    guarded: int
+    leases: int
+    faults: int
+
+    def __repr__(self) -> str:
+        return in_hex(self, "mapped", "guarded")

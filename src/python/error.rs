@@ -5,6 +5,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
 use super::calls::{self, python_call};
+use super::logging;
 use super::region_objects::RegionObject;
 use crate::model::error::{Errno, Error, ImageFault, LeaseInfo, Shortage};
 use crate::model::invalid::{Invalid, Kind};
@@ -33,6 +34,8 @@ impl From<Invalid> for PyErr {
 }
 
 fn exception(py: Python<'_>, error: &Error) -> PyResult<PyErr> {
+    // A short access that ended in a fault is told of here: where an exception is made, Python code may run.
+    logging::tell(py);
     if let Error::Client { raised: Some(raised), .. } = error
         && let Some(raised) = raised.get::<PyErr>()
     {

@@ -36,6 +36,7 @@ mod keywords;
 pub mod kvm;
 pub mod layout;
 mod leaving;
+mod logging;
 pub mod loop_observer;
 pub mod machine;
 pub mod mapping;

@@ -12,7 +12,8 @@ use pyo3::types::PyTuple;
 
 use super::attachment::PyAttachment;
 use super::base::{PyBase, regions_of, target};
-use super::convert::{Address, Timeout};
+use super::calls::python_call;
+use super::convert::{self, Address, Timeout};
 use super::interrupt::detached;
 use super::layout::PyLayout;
 use super::leaving::{leave, patience};
@@ -26,6 +27,7 @@ use crate::model::format;
 use crate::model::ids::{Generation, Incarnation};
 use crate::model::region_map::RegionMap;
 use crate::space::AddressSpace;
+use crate::space::stats::SpaceStats;
 use crate::sys::lock::Lock;
 use crate::sys::once::Once;
 
@@ -276,6 +278,40 @@ impl PySpace {
     #[getter]
     fn is_mapped(&self) -> bool {
         self.inner.load().memory().is_some()
+    }
+
+    /// Lets other processes of the same user, and of root, look at the space at a socket: a `SpaceServer`, until it is closed.
+    ///
+    /// `dbs-address-space show space:PATH` and its other commands read from there, `top` again and again. They see the map and the numbers, and,
+    /// where they ask for it, the memory that is in files, to read only; huge pages are guarded from then on. A socket of that path
+    /// that nobody listens at is replaced. Raises `OSError` where somebody does, or where the socket can't be made.
+    ///
+    /// >>> import tempfile
+    /// >>> from dbs_address_space import AddressSpaceBuilder
+    /// >>> space = AddressSpaceBuilder(numa_regions=["4MiB"]).build()
+    /// >>> with tempfile.TemporaryDirectory() as directory:
+    /// ...     space.serve(directory + "/vm.sock").close()
+    fn serve<'py>(slf: &Bound<'py, Self>, path: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        slf.get().inner.check_process()?;
+        let _guard = python_call();
+        slf.py().import("dbs_address_space.serving")?.getattr("SpaceServer")?.call1((slf, path))
+    }
+
+    /// Numbers of the space, a `SpaceStats`: its changes, the leases and the memory that are there, faults.
+    ///
+    /// Each is right by itself; together they need not be of one moment. In a forked child: `ForkedProcess` where a thread of the parent
+    /// had what it looks at.
+    ///
+    /// >>> from dbs_address_space import AddressSpaceBuilder
+    /// >>> space = AddressSpaceBuilder(numa_regions=["4MiB"]).build()
+    /// >>> with space.memory.view(0, 4096):
+    /// ...     stats = space.stats()
+    /// >>> stats.mapped, stats.leases, stats.faults
+    /// (4194304, 1, 0)
+    fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let stats = self.inner.stats()?;
+        let SpaceStats { changes, refused, waited, mapped, guarded, leases, faults } = stats;
+        convert::py_space_stats(py, (changes, refused, waited.as_secs_f64(), mapped, guarded, leases, faults))
     }
 
     /// Unmaps the memory, if there is any, and ends every attachment, those of the ports too; the space stays as a map. Closing twice does nothing.

@@ -21,6 +21,7 @@ use crate::model::change::{Change, ChangeRequest};
 use crate::model::error::Result;
 use crate::model::ids::{Incarnation, RegionId};
 use crate::model::interrupt::Interrupt;
+use crate::model::journal::{self, Level};
 use crate::model::region_map::{RegionEntry, RegionMap};
 use crate::sys::sync::thread;
 
@@ -33,6 +34,11 @@ impl AddressSpace {
     /// Must be called without the interpreter's lock: the writer whose turn it is takes that lock to call a client, and would wait for
     /// ever for a thread that holds it and waits for the turn.
     pub fn change(&self, request: &ChangeRequest<'_>, interrupt: &dyn Interrupt) -> Result<Arc<RegionMap>> {
+        self.decided(request, interrupt).inspect_err(|error| self.counters().count_refusal(error))
+    }
+
+    /// [`change`](Self::change) for who tries again: a refusal is not counted.
+    pub(super) fn decided(&self, request: &ChangeRequest<'_>, interrupt: &dyn Interrupt) -> Result<Arc<RegionMap>> {
         self.check_process()?;
         self.check_leads()?;
         // Mapping may take minutes: done before the turn is taken, it delays no other writer, and can be interrupted at no cost.
@@ -79,6 +85,8 @@ impl AddressSpace {
         participants.extend(word.map(|word| (word, Arc::clone(&proposal))));
         let old = self.publish(turn, participants, participant, after)?;
         self.forget_unplugs(&proposal.change);
+        let change = &proposal.change;
+        journal::note(Level::Info, || format!("generation {}: {change}", change.after.generation()));
         Ok((old, Arc::clone(&proposal.change.after)))
     }
 
@@ -184,6 +192,7 @@ impl AddressSpace {
                 Err(still_read) if self.check_process().is_err() => return SpaceState::clone(&still_read),
                 Err(still_read) => old = still_read,
             }
+            self.counters().count_wait(pause);
             thread::sleep(pause);
             pause = pause.saturating_mul(2).min(LONGEST_PAUSE);
         }

@@ -38,7 +38,7 @@ impl AddressSpace {
         interrupt: &dyn Interrupt,
     ) -> Result<Arc<RegionMap>> {
         let removal = [MapOperation::Remove(target.clone())];
-        self.until_free(patience, interrupt, || self.change(&ChangeRequest::of(&removal), interrupt))
+        self.until_free(patience, interrupt, || self.decided(&ChangeRequest::of(&removal), interrupt))
     }
 
     /// Unmaps all regions; while one is leased, waits and tries again. A memory that is closed already stays so.
@@ -108,7 +108,8 @@ impl AddressSpace {
             released = self.released()?;
             result = attempt();
         }
-        result
+        // Once, however often it was tried.
+        result.inspect_err(|error| self.counters().count_refusal(error))
     }
 
     /// How often other processes have let something go.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use arc_swap::Guard;
 
+use super::counters::Counters;
 use super::following::Following;
 use super::point::Checkpoints;
 use super::state::SpaceState;
@@ -47,6 +48,7 @@ pub struct AddressSpace {
     pub(super) releases: Monitor<u64>,
     /// Set where the changes are another process's.
     pub(super) following: Option<Arc<Following>>,
+    counters: Counters,
     checkpoints: Lock<Checkpoints>,
     /// The process that made the space: the copy in a forked child must change nothing.
     process: Process,
@@ -81,6 +83,7 @@ impl AddressSpace {
             unplugs: Lock::default(),
             releases: Monitor::default(),
             following,
+            counters: Counters::default(),
             checkpoints: Lock::default(),
             process: Process::current(),
         }
@@ -117,6 +120,10 @@ impl AddressSpace {
     #[must_use]
     pub const fn turn(&self) -> &Turn {
         &self.turn
+    }
+
+    pub(super) const fn counters(&self) -> &Counters {
+        &self.counters
     }
 
     pub(super) fn reservations(&self) -> Result<LockGuard<'_, ReservationTable>, Forked> {

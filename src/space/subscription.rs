@@ -7,6 +7,7 @@ use super::client::Client;
 use super::proposal::Proposal;
 use crate::model::error::{Error, Result};
 use crate::model::interrupt::Interrupt;
+use crate::model::journal::{self, Level};
 use crate::sys::event::Event;
 use crate::sys::once::Once;
 use crate::sys::sync::{AtomicBool, AtomicU8, Ordering};
@@ -131,6 +132,7 @@ impl Subscription {
         // A client that failed no longer agrees with the space: asked about later changes, it would do harm.
         // One that was told to leave does so all the same.
         let _ = self.status.compare_exchange(FOLLOWING, FAILED, Ordering::AcqRel, Ordering::Acquire);
+        journal::note(Level::Warning, || format!("{} failed, and follows no more: {error}", self.name));
         self.subscriber.failed(error);
     }
 

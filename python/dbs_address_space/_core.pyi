@@ -38,6 +38,7 @@ __all__ = [
     "NumaNodeInfo",
     "NumaPolicy",
     "NumaRegionInfo",
+    "MemoryPart",
     "Pin",
     "PreallocHandle",
     "Reservation",
@@ -361,6 +362,30 @@ class AddressSpaceRegion:
         ...     region = AddressSpaceRegion.from_file(0, "4KiB", file, 100)
         >>> AddressSpace.from_regions([region], AddressSpaceLayout(1 << 46, 0, 1 << 45)).map_memory().read(0, 5)
         b'image'
+        """
+    @staticmethod
+    def alias(
+        base: _Address,
+        region: AddressSpaceRegion,
+        offset: _Size = 0,
+        size: _Size | None = None,
+        *,
+        prot_flags: _Protection | None = None,
+        name: str | None = None,
+    ) -> AddressSpaceRegion:
+        """A window on bytes of another region of the same space: `size` of them from `offset` on, or all of the rest, seen at `base` too.
+
+        It is found by `region` when it is inserted: by that very description, or by another window on its bytes, for no window is more than the
+        others, and each can be removed, moved or protected by itself. `offset` is a multiple of the page size. Source and options are the region's; the
+        protection is too when it is not given. The insertion raises `UnmappedAddress` when no region there shows the bytes. Raises
+        `InvalidAddressRange`, and `Unsupported` for devices, DAX windows and `may_block` memory.
+
+        >>> from dbs_address_space import AddressSpaceBuilder, AddressSpaceRegion
+        >>> space = AddressSpaceBuilder(numa_regions=["4MiB"]).build()
+        >>> _ = space.insert_region(AddressSpaceRegion.alias(0xffff_0000, space[0], 0xf0000, "64KiB", prot_flags="r-x"))
+        >>> space.memory.write(0xf0000, b"shadow")
+        >>> space.memory.read(0xffff_0000, 6)
+        b'shadow'
         """
     @staticmethod
     def from_buffer(
@@ -822,6 +847,20 @@ class AddressSpaceChange:
     @property
     def replaced(self) -> tuple[tuple[AddressSpaceRegion, AddressSpaceRegion], ...]:
         """Pairs `(old, new)` of regions with the same range and backing that differ otherwise."""
+    @property
+    def moved(self) -> tuple[tuple[AddressSpaceRegion, AddressSpaceRegion], ...]:
+        """Pairs `(old, new)` of regions that are seen at another base; each is also in `removed` and `added`."""
+    @property
+    def cut(self) -> tuple[tuple[AddressSpaceRegion, tuple[AddressSpaceRegion, ...]], ...]:
+        """Pairs `(old, parts)` of regions that were cut, with the parts that are seen where they were; each is also in `removed` and `added`.
+
+        >>> from dbs_address_space import AddressSpaceBuilder
+        >>> space = AddressSpaceBuilder(numa_regions=["4MiB"]).build()
+        >>> before = space.snapshot()
+        >>> [(old, parts)] = before.diff(space.split_region(0, 1 << 20)).cut
+        >>> old.size, [part.size for part in parts]
+        (4194304, [1048576, 3145728])
+        """
     def mapping(self, region: AddressSpaceRegion) -> Mapping:
         """The `Mapping` of an added, kept or removed region: where its memory is in this process.
 
@@ -944,6 +983,19 @@ class AddressSpace:
         >>> _ = space.move_region(0, 16 << 20)
         >>> space.memory.read_u64((16 << 20) + 0x1000)
         7
+        """
+    def protect(self, addr: _Address, size: _Size, prot_flags: _Protection) -> AddressSpaceBase:
+        """Gives `[addr, addr + size)` another protection, and returns the map just published; regions that it begins or ends in are cut there.
+
+        `prot_flags` are a `Prot`, an int or text such as `"r--"`. The lowest part of a region that is cut keeps the name. Where write is taken away,
+        writable views and pins are `RegionBusy`, and readers go on; where read is, all are. The pages of the host allow what all windows on
+        them allow together. A guest's processors must be paused as for `replace_region`. Raises `UnmappedAddress` for a hole, `InvalidAddressRange` for
+        size 0, `InvalidArgument` for a device, and what `split_region` does.
+
+        >>> from dbs_address_space import AddressSpaceBuilder
+        >>> space = AddressSpaceBuilder(numa_regions=["4MiB"]).build()
+        >>> [(region.base, region.prot_flags.name) for region in space.protect(0xf0000, 0x10000, "r--")]
+        [(0, 'READ|WRITE'), (983040, 'READ'), (1048576, 'READ|WRITE')]
         """
     def replace_region(self, old: _Target, new: AddressSpaceRegion) -> AddressSpaceBase:
         """Puts `new` in the place of `old` (exact base, name or region) and returns the map just published; memory and bytes stay.
@@ -1515,6 +1567,15 @@ class Transaction:
         >>> with space.transaction() as change:
         ...     change.move_region(0, 16 << 20).regions[0].base
         16777216
+        """
+    def protect(self, addr: _Address, size: _Size, prot_flags: _Protection) -> AddressSpaceBase:
+        """Stages another protection of a range; returns the staged map. Raises as `AddressSpace.protect` does.
+
+        >>> from dbs_address_space import AddressSpaceBuilder
+        >>> space = AddressSpaceBuilder(numa_regions=["4MiB"]).build()
+        >>> with space.transaction() as change:
+        ...     len(change.protect(0xf0000, 0x10000, "r--"))
+        3
         """
     def replace_region(self, old: _Target, new: AddressSpaceRegion) -> AddressSpaceBase:
         """Stages a replacement that keeps range and backing; returns the staged map. Raises as `AddressSpace.replace_region` does.
@@ -2158,6 +2219,34 @@ class GuestMemory:
         ...     file.seek(-4, 2), file.read(100)
         (8188, b'tail')
         """
+    def part(self, addr: _Address, size: _Size) -> MemoryPart:
+        """Keeps the bytes of a range, whether regions show them or not: a `MemoryPart`, whose regions show them again, also in another space.
+
+        The range is one of whole pages, and its bytes are those of one memory: regions that were cut from one, and may be inserted at any base.
+        Raises `UnmappedAddress`, `NotContiguous` at the first byte of another memory, `Misaligned`, `InvalidAddressRange` for size 0, `Unsupported` for a DAX window and `may_block` memory, and
+        `NotMapped`.
+
+        >>> from dbs_address_space import AddressSpaceBuilder
+        >>> space = AddressSpaceBuilder(numa_regions=["4MiB"]).build()
+        >>> space.memory.write(0, b"kept")
+        >>> part = space.memory.part(0, 0x1000)
+        >>> with space.transaction() as change:
+        ...     _ = change.remove_region(0)
+        ...     _ = change.insert_region(part.region(0x8000))
+        >>> space.memory.read(0x8000, 4)
+        b'kept'
+        """
+    def aliases(self, addr: _Address, size: _Size) -> tuple[AddressRange, ...]:
+        """The other addresses at which bytes of a range are seen, by ascending base: a tuple of `AddressRange`.
+
+        Raises `UnmappedAddress`, `NotMapped`.
+
+        >>> from dbs_address_space import AddressSpaceBuilder, AddressSpaceRegion
+        >>> space = AddressSpaceBuilder(numa_regions=["4MiB"]).build()
+        >>> _ = space.insert_region(AddressSpaceRegion.alias(0x8000_0000, space[0], 0x10000, 0x1000))
+        >>> space.memory.aliases(0, "1MiB")
+        (AddressRange(base=0x8000_0000, size=0x1000),)
+        """
     def pin(self, addr: _Address, size: _Size) -> Pin:
         """Holds a range inside one region, and says where it is on the host: for engines and system calls that need an address.
 
@@ -2420,6 +2509,63 @@ class BytePattern:
     def __getnewargs__(self) -> tuple[str]: ...
 
 @final
+class MemoryPart:
+    """Bytes of a guest's memory that stay for as long as this is kept, whether a region shows them or not.
+
+    Made by `GuestMemory.part`. Its regions are windows on those bytes, in the same space or in another; without one the bytes are seen by nobody. Used
+    in `with`, or closed, it lets go of them: what no region shows then is gone. It vetoes nothing.
+
+    >>> from dbs_address_space import AddressSpaceBuilder
+    >>> space = AddressSpaceBuilder(numa_regions=["4MiB"]).build()
+    >>> space.memory.write(0xf0000, b"RAM")
+    >>> part = space.memory.part(0xf0000, 0x10000)
+    >>> _ = space.insert_region(part.region(0xffff_0000, prot_flags="r-x", name="copy"))
+    >>> space.memory.read(0xffff_0000, 3)
+    b'RAM'
+    """
+    @property
+    def size(self) -> int:
+        """The number of bytes."""
+    def region(
+        self,
+        base: _Address,
+        offset: _Size = 0,
+        size: _Size | None = None,
+        *,
+        prot_flags: _Protection | None = None,
+        name: str | None = None,
+        region_type: _RegionType | None = None,
+    ) -> AddressSpaceRegion:
+        """A region at a base that shows `size` bytes of the part from `offset` on, or all of the rest.
+
+        `offset` is a multiple of the page size. Protection and type are those of the region that the part was taken from when they are not given; the
+        type is RAM or firmware. It can be inserted while the part is kept, and later as long as some region shows the bytes; then the insertion
+        raises `UnmappedAddress`. Raises `InvalidAddressRange`, and `InvalidArgument` when the part is closed.
+
+        >>> from dbs_address_space import AddressSpaceBuilder
+        >>> memory = AddressSpaceBuilder(numa_regions=["4MiB"]).build().memory
+        >>> memory.part(0, "64KiB").region(0xf_0000_0000, 0x1000, name="window")
+        AddressSpaceRegion('window' DEFAULT_MEMORY [0xf_0000_0000, 0xf_0000_f000) 60 KiB rw- shmem)
+        """
+    def close(self) -> None:
+        """Lets go of the bytes, as the end of a `with` does; to close it twice does nothing.
+
+        >>> from dbs_address_space import AddressSpaceBuilder
+        >>> part = AddressSpaceBuilder(numa_regions=["4MiB"]).build().memory.part(0, 0x1000)
+        >>> part.close()
+        >>> part
+        MemoryPart(closed)
+        """
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self,
+        _type: type[BaseException] | None,
+        _value: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> Literal[False]: ...
+    def __reduce__(self) -> NoReturn: ...
+
+@final
 class Pin:
     """A range of guest memory that stays at its host address until the pin ends. Made by `GuestMemory.pin`; used in `with`.
 
@@ -2488,6 +2634,20 @@ class Mapping:
     @property
     def file_offset(self) -> int | None:
         """Where in the file the region begins; `None` for anonymous memory."""
+    @property
+    def storage(self) -> int:
+        """A number that tells the bytes from all others of this process: mappings that share it are windows on one memory.
+
+        >>> from dbs_address_space import AddressSpaceBuilder
+        >>> space = AddressSpaceBuilder(numa_regions=["4MiB"]).build()
+        >>> _ = space.split_region(0, 1 << 20)
+        >>> low, high = space.memory.mappings()
+        >>> low.storage == high.storage, high.storage_offset
+        (True, 1048576)
+        """
+    @property
+    def storage_offset(self) -> int:
+        """Where in those bytes the region begins."""
     @property
     def prot_flags(self) -> Prot:
         """The protection, a `Prot`."""

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use super::advice;
 use super::places::is_users;
-use super::region::MappedRegion;
 use super::section::Section;
 use super::source::failed;
+use super::storage::Storage;
 use crate::model::error::{Error, Result};
 use crate::model::format::{hex, size as size_text};
 use crate::model::interrupt::{Interrupt, STEP};
@@ -40,8 +40,8 @@ fn discard_part(part: &Section<'_>) -> Result<()> {
 }
 
 /// Gives back bytes that no window shows any more, and forbids to touch them. Nobody is told of a failure: they go with their storage.
-pub(super) fn give_back(region: &MappedRegion, part: Range) {
-    let (storage, (host, size)) = (region.storage(), region.storage().pages_of(part));
+pub(super) fn give_back(storage: &Storage, part: Range) {
+    let (host, size) = storage.pages_of(part);
     let backing = storage.backing();
     if backing.buffer.is_some() || backing.is_foreign {
         return;
@@ -57,7 +57,7 @@ pub(super) fn give_back(region: &MappedRegion, part: Range) {
     storage.holes().forget(part);
     // Not mapped over: who tracks the pages of the storage by their addresses could not go on.
     // SAFETY: as above.
-    let _ = unsafe { storage.protect(part, 0) };
+    let _ = unsafe { storage.protection().forbid(part, storage.own_pages_of(part)) };
 }
 
 fn shows_private_file(section: &Section<'_>) -> bool {

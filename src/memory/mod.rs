@@ -32,6 +32,7 @@ pub mod host;
 mod host_limits;
 mod host_nodes;
 pub mod judge;
+pub mod kept;
 pub mod lease;
 pub mod leased_sections;
 pub mod mapped_regions;

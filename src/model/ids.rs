@@ -29,13 +29,21 @@ unique_id! {
 }
 
 unique_id! {
-    /// Identifies an insertion, whose bytes its region shows, and all the regions that were cut from it.
+    /// Identifies the bytes that a region brought when it was inserted, whatever regions show them since.
     Origin
 }
 
 unique_id! {
     /// Identifies bytes: one mapping of a file or of anonymous memory, whatever regions show it.
     StorageId
+}
+
+impl StorageId {
+    /// The number.
+    #[must_use]
+    pub const fn number(self) -> u64 {
+        self.0
+    }
 }
 
 unique_id! {

@@ -4,10 +4,11 @@
 //! [`region_map::RegionMap`] is the immutable, sorted set of regions that readers share.
 
 pub mod address_index;
+pub mod alias;
 pub mod allocator;
 pub mod backing;
 pub mod change;
-mod cut;
+pub mod cut;
 pub mod dirty;
 pub mod error;
 pub mod firmware_tables;
@@ -26,6 +27,7 @@ pub mod pattern;
 pub mod plan;
 pub mod plan_text;
 pub mod policy;
+pub mod protect;
 pub mod quote;
 pub mod ram_cursor;
 pub mod range;

@@ -9,7 +9,7 @@ use super::invalid::{Invalid, Kind};
 use super::policy::{NumaPolicy, PolicyMode};
 use super::quote::quoted;
 use super::range::Range;
-use super::source::{Source, SourceType};
+use super::source::{ShownBytes, Source, SourceType, WindowSource};
 
 /// `mmap`'s `MAP_SHARED`.
 pub const MAP_SHARED: i32 = 0x1;
@@ -169,6 +169,15 @@ impl Region {
     fn check_range(&self) -> Result<(), Invalid> {
         if self.range.is_empty() {
             return Err(Invalid::number(format!("a region at {} needs a size above 0", format::hex(self.base()))));
+        }
+        if let Some(WindowSource { of: ShownBytes::Region(of), offset }) = &self.source.window
+            && !Range::between(0, of.size()).covers(&Range::at(*offset, self.size()))
+        {
+            return Err(Invalid::number(format!(
+                "{of} has no {} bytes from offset {} on",
+                format::hex(self.size()),
+                format::hex(*offset)
+            )));
         }
         match &self.name {
             Some(name) if name.is_empty() || name.chars().any(char::is_control) => Err(Invalid::argument(format!(

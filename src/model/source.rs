@@ -1,12 +1,15 @@
 //! The source of a region's bytes.
 
 use super::quote::quoted;
-use std::fmt::Display;
+use std::any::Any;
+use std::fmt::{Debug, Display};
 use std::fs::File;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
+use super::ids::Origin;
 use super::invalid::{Invalid, Kind};
+use super::region::SharedRegion;
 
 /// The original's memory sources.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -129,6 +132,61 @@ impl std::hash::Hash for UserBuffer {
     }
 }
 
+/// Bytes of a memory that stay for as long as this is held, whether a region shows them or not.
+pub trait KeptBytes: Any + Debug + Send + Sync {}
+
+/// Part of a memory, which is kept elsewhere.
+#[derive(Clone, Debug)]
+pub struct Part {
+    /// Identifies it, also when it is kept no longer.
+    pub origin: Origin,
+    /// Weak, for maps keep no memory alive.
+    pub bytes: Weak<dyn KeptBytes>,
+}
+
+impl PartialEq for Part {
+    fn eq(&self, other: &Self) -> bool {
+        self.origin == other.origin
+    }
+}
+
+impl Eq for Part {}
+
+impl std::hash::Hash for Part {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.origin.hash(state);
+    }
+}
+
+/// The bytes that a window shows.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum ShownBytes {
+    /// Those that a region brought.
+    Region(SharedRegion),
+    /// Those of a part that is kept.
+    Part(Part),
+}
+
+/// A window: it brings no bytes, and shows those of others.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct WindowSource {
+    /// Whose.
+    pub of: ShownBytes,
+    /// Where in them it begins.
+    pub offset: u64,
+}
+
+impl WindowSource {
+    /// The keeper of the bytes, if something but regions keeps them.
+    #[must_use]
+    pub fn kept(&self) -> Option<Arc<dyn KeptBytes>> {
+        match &self.of {
+            ShownBytes::Region(_) => None,
+            ShownBytes::Part(part) => part.bytes.upgrade(),
+        }
+    }
+}
+
 /// All that decides which bytes a region shows.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Source {
@@ -142,6 +200,8 @@ pub struct Source {
     pub buffer: Option<UserBuffer>,
     /// The offset of the region in the file.
     pub file_offset: u64,
+    /// Whose bytes it shows; `None` for a region that brings its own.
+    pub window: Option<WindowSource>,
 }
 
 impl Source {

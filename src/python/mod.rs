@@ -39,6 +39,7 @@ pub mod mapping;
 pub mod memory;
 pub mod numa;
 pub mod numa_region_info;
+pub mod part;
 mod pictures;
 pub mod pin;
 pub mod plan;

@@ -95,6 +95,7 @@ impl PyRegion {
             file: file.map(user_file).transpose()?,
             buffer: None,
             file_offset: file_offset.0,
+            window: None,
         };
         let mut region = Region::new(convert::region_type(region_type)?, convert::range(base, size)?, source)?;
         region.host_numa_node_id = host_numa_node_id.map(|node| node.0);
@@ -396,6 +397,7 @@ impl PyRegion {
             region.source.file.clone_from(&old.source.file);
         }
         region.source.buffer.clone_from(&old.source.buffer);
+        region.source.window.clone_from(&old.source.window);
         region.options.trusted = trusted.or(region.options.trusted);
         // The default of a buffer is its own, which the class does not know.
         if old.source.buffer.is_some() && !changes.contains("prot_flags")? {
@@ -432,11 +434,13 @@ impl PyRegion {
     #[allow(clippy::type_complexity, reason = "what pickle asks for")]
     fn __getnewargs_ex__<'py>(&self, py: Python<'py>) -> PyResult<((Bound<'py, PyAny>, u64, u64), Bound<'py, PyDict>)> {
         let region = &self.0;
-        if region.source.is_adopted() {
-            return Err(PyTypeError::new_err(format!(
-                "cannot pickle {region}: its file or buffer means nothing elsewhere; give another there"
-            )));
-        }
-        Ok(((self.region_type(py)?, region.base(), region.size()), region_args::keywords(py, region)?))
+        let why = match &region.source {
+            Source { window: Some(_), .. } => "it is a window on bytes of another region; make it anew there",
+            source if source.is_adopted() => "its file or buffer means nothing elsewhere; give another there",
+            _ => {
+                return Ok(((self.region_type(py)?, region.base(), region.size()), region_args::keywords(py, region)?));
+            }
+        };
+        Err(PyTypeError::new_err(format!("cannot pickle {region}: {why}")))
     }
 }

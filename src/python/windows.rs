@@ -1,9 +1,9 @@
-//! Verbs that cut, join and move regions, while their bytes stay where they are.
+//! Verbs that cut, join, move and protect regions, while their bytes stay where they are.
 
 use pyo3::prelude::*;
 
 use super::base::{PyBase, target};
-use super::convert::Address;
+use super::convert::{self, Address, Protection, Size};
 use super::interrupt::detached;
 use super::space::PySpace;
 use super::transaction::PyTransaction;
@@ -59,6 +59,23 @@ impl PySpace {
         let map = detached(py, None, |interrupt| self.inner().relocate(target, base.0, interrupt))?;
         self.base_of(py, &map)
     }
+
+    /// Gives `[addr, addr + size)` another protection, and returns the map just published; regions that it begins or ends in are cut there.
+    ///
+    /// `prot_flags` are a `Prot`, an int or text such as `"r--"`. The lowest part of a region that is cut keeps the name. Where write is taken away,
+    /// writable views and pins are `RegionBusy`, and readers go on; where read is, all are. The pages of the host allow what all windows on
+    /// them allow together. A guest's processors must be paused as for `replace_region`. Raises `UnmappedAddress` for a hole, `InvalidAddressRange` for
+    /// size 0, `InvalidArgument` for a device, and what `split_region` does.
+    ///
+    /// >>> from dbs_address_space import AddressSpaceBuilder
+    /// >>> space = AddressSpaceBuilder(numa_regions=["4MiB"]).build()
+    /// >>> [(region.base, region.prot_flags.name) for region in space.protect(0xf0000, 0x10000, "r--")]
+    /// [(0, 'READ|WRITE'), (983040, 'READ'), (1048576, 'READ|WRITE')]
+    fn protect(&self, py: Python<'_>, addr: Address, size: Size, prot_flags: Protection) -> PyResult<Py<PyBase>> {
+        let range = convert::range(addr, size)?;
+        let map = detached(py, None, |interrupt| self.inner().protect(range, prot_flags.0, interrupt))?;
+        self.base_of(py, &map)
+    }
 }
 
 #[pymethods]
@@ -98,5 +115,17 @@ impl PyTransaction {
     fn move_region(&self, x: &Bound<'_, PyAny>, base: Address) -> PyResult<PyBase> {
         let target = target(x, "x")?;
         self.stage(|transaction| transaction.relocate(&target, base.0))
+    }
+
+    /// Stages another protection of a range; returns the staged map. Raises as `AddressSpace.protect` does.
+    ///
+    /// >>> from dbs_address_space import AddressSpaceBuilder
+    /// >>> space = AddressSpaceBuilder(numa_regions=["4MiB"]).build()
+    /// >>> with space.transaction() as change:
+    /// ...     len(change.protect(0xf0000, 0x10000, "r--"))
+    /// 3
+    fn protect(&self, addr: Address, size: Size, prot_flags: Protection) -> PyResult<PyBase> {
+        let range = convert::range(addr, size)?;
+        self.stage(|transaction| transaction.protect(range, prot_flags.0))
     }
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::memory::kept::KeptMemory;
 use crate::memory::mapped_regions::MappedRegions;
 use crate::memory::region::MappedRegion;
 use crate::model::change::Change;
@@ -9,6 +10,7 @@ use crate::model::error::{Error, Result};
 use crate::model::ids::Incarnation;
 use crate::model::int::index_sum;
 use crate::model::region_map::{RegionEntry, RegionMap};
+use crate::model::source::WindowSource;
 
 /// One state of an address space.
 #[derive(Clone, Debug)]
@@ -38,13 +40,13 @@ impl SpaceState {
         }
     }
 
-    /// The memory after a change; `map` gives the memory of regions that were added.
+    /// The memory after a change; `mapped` gives the memory of regions that bring some.
     ///
     /// Regions that stay are taken over with their mappings and leases, by whole runs between those that the change touches.
     pub fn memory_after(
         &self,
         change: &Change,
-        mut map: impl FnMut(&RegionEntry) -> Result<Arc<MappedRegion>>,
+        mut mapped: impl FnMut(&RegionEntry) -> Option<Arc<MappedRegion>>,
     ) -> Result<Option<Arc<MappedRegions>>> {
         let Some(memory) = &self.memory else { return Ok(None) };
         let edits = MemoryEdit::of(change);
@@ -60,8 +62,11 @@ impl SpaceState {
             next.keep(memory, reached..at);
             reached = at;
             if let MemoryEdit::Add(new) = edit {
-                let old = reshaped(memory, change, new);
-                next.push(if old.is_empty() { map(new)? } else { Arc::new(MappedRegion::reshaped(new, &old)?) })?;
+                let brought = if change.brings_memory(new) { mapped(new) } else { None };
+                next.push(match brought {
+                    Some(brought) => brought,
+                    None => Arc::new(window_on(memory, change, new)?),
+                })?;
             } else if let Some(old) = memory.regions().nth(at) {
                 reached = index_sum(at, 1);
                 if let MemoryEdit::Replace(new) = edit {
@@ -74,14 +79,18 @@ impl SpaceState {
     }
 }
 
-/// The regions that show bytes of an added one before a change that cuts, joins or moves them.
-fn reshaped<'a>(memory: &'a MappedRegions, change: &Change, new: &RegionEntry) -> Vec<&'a MappedRegion> {
-    let shows = |old: &&RegionEntry| old.origin == new.origin && old.bytes().overlaps(&new.bytes());
-    let mapped = |old: &RegionEntry| memory.find(old.base()).filter(|mapped| mapped.id() == old.id);
-    if change.source_of(new).is_none() {
-        return vec![];
-    }
-    change.removed.iter().filter(shows).filter_map(mapped).collect()
+/// The region that shows bytes of the memory before a change, or of a part that is kept.
+fn window_on(memory: &MappedRegions, change: &Change, new: &RegionEntry) -> Result<MappedRegion> {
+    let shows = |old: &RegionEntry| old.origin == new.origin && old.bytes().overlaps(&new.bytes());
+    let there: Vec<&MappedRegion> = match &new.source.window {
+        Some(_) => memory.regions().filter(|region| shows(region.entry())).collect(),
+        None => {
+            let mapped = |old: &RegionEntry| memory.find(old.base()).filter(|mapped| mapped.id() == old.id);
+            change.removed.iter().filter(|old| shows(old)).filter_map(mapped).collect()
+        }
+    };
+    let kept = new.source.window.as_ref().and_then(WindowSource::kept);
+    MappedRegion::showing(new, &there, KeptMemory::downcast(kept.as_ref()))
 }
 
 /// One step from the memory before a change to the memory behind it.
@@ -147,7 +156,7 @@ mod tests {
 
     fn after(state: &SpaceState, operations: &[MapOperation]) -> (Change, Arc<MappedRegions>) {
         let change = ChangeRequest::of(operations).change_of(&state.map).unwrap();
-        let memory = state.memory_after(&change, map).unwrap().unwrap();
+        let memory = state.memory_after(&change, |region| map(region).ok()).unwrap().unwrap();
         let ids = |map: &RegionMap| map.regions().iter().filter(|r| r.has_memory()).map(|r| r.id).collect::<Vec<_>>();
         assert_eq!(memory.regions().map(MappedRegion::id).collect::<Vec<_>>(), ids(&change.after));
         assert!(memory.regions().all(|mapped| change.after.find(mapped.desc().base()).is_some_and(|r| mapped.is(r))));

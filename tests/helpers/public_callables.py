@@ -142,6 +142,7 @@ class World:
             "Hotplug": lambda: Hotplug("1GiB"),
             "Machine": lambda: Machine.named("q35"),
             "Mapping": lambda: memory.mapping(0),
+            "MemoryPart": lambda: memory.part(0, PAGE),
             "MemoryBlocks": lambda: MemoryBlocks(memory, "ram0"),
             "NumaIdTable": package.NumaIdTable,
             "NumaNode": package.NumaNode,

@@ -76,7 +76,8 @@ stubs: $(INSTALLED) $(BUILT) ## merge the extension's docstrings into its stub
 	$(RUN) tools/stubs.py
 	$(RUN) -m ruff format --quiet python/dbs_address_space/_core.pyi
 
-docs: $(RUNS) ## build the crate's documentation
+docs: $(INSTALLED) $(BUILT) ## build the pages of docs/ and the reference as a site, in target/site, and the crate's documentation
+	$(RUN) -m sphinx --quiet --fail-on-warning --jobs auto docs target/site
 	RUSTDOCFLAGS='-D warnings -A rustdoc::private-intra-doc-links' $(CARGO) doc --locked --quiet --no-deps --document-private-items
 
 bench: $(INSTALLED) ## measure against the standard library, and against the original crate

@@ -1,6 +1,7 @@
 """The space that most tests are about: a file that needs other regions gives its own `regions`, and has the rest from here."""
 
 import gc
+import io
 import signal
 import sys
 from collections.abc import Iterator
@@ -8,8 +9,11 @@ from typing import Any
 
 import pytest
 from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion, GuestMemory, _core
+from kernel_view import open_files
 from memory_helpers import LAYOUT, ram
 from threads import switch_interval
+
+PYTEST_FILES: set[io.FileIO] = set()
 
 
 def pytest_report_header() -> str:
@@ -19,6 +23,14 @@ def pytest_report_header() -> str:
 def pytest_sessionstart() -> None:
     # A shell starts what runs in the background with Ctrl-C ignored, and the children would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    PYTEST_FILES.update(open_files())
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _closed() -> Iterator[None]:
+    """A file that a test or a module leaves open would be complained of when Python ends, where no test can fail of it."""
+    yield
+    assert open_files() <= PYTEST_FILES
 
 
 @pytest.fixture(autouse=True, scope="module")

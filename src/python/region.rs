@@ -436,7 +436,9 @@ impl PyRegion {
         let region = &self.0;
         let why = match &region.source {
             Source { window: Some(_), .. } => "it is a window on bytes of another region; make it anew there",
-            source if source.is_adopted() => "its file or buffer means nothing elsewhere; give another there",
+            source if source.is_adopted() && !source.is_named() => {
+                "its file or buffer means nothing elsewhere; give another there"
+            }
             _ => {
                 return Ok(((self.region_type(py)?, region.base(), region.size()), region_args::keywords(py, region)?));
             }

@@ -3,29 +3,19 @@
 import gc
 import socket
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import unicorn
-from attachment_kinds import ATTACHED, FREE, Handler, Kind, Listener, Mirror, space_to_follow
+from attachment_kinds import FREE, Handler, Kind, Listener, Mirror, any_kind, space_with_device
 from dbs_address_space import AddressSpace, Attachment, BackingError, Subscription
 from kernel_view import descriptors
 from memory_helpers import MIB, PAGE, mapped, ram
-from test_vhost_user import KINDS, Backend
+from vhost_user_backend import KINDS, Backend
 from virtual_machines import Vm
 
-
-@pytest.fixture(params=ATTACHED)
-def kind(request: pytest.FixtureRequest) -> Iterator[Kind]:
-    kind = ATTACHED[request.param]()
-    yield kind
-    kind.close()
-
-
-@pytest.fixture
-def space() -> AddressSpace:
-    return space_to_follow()
+kind, space = any_kind, space_with_device
 
 
 def end_by_detaching(_space: AddressSpace, attachment: Attachment) -> None:

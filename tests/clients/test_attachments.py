@@ -3,7 +3,7 @@
 import gc
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -18,7 +18,8 @@ from attachment_kinds import (
     Kind,
     Mirror,
     UnicornKind,
-    space_to_follow,
+    any_kind,
+    space_with_device,
 )
 from children import in_child
 from dbs_address_space import (
@@ -37,17 +38,7 @@ from kernel_view import descriptors, maps_of
 from memory_helpers import LAYOUT, MIB, PAGE, mapped, ram
 from threads import run_threads
 
-
-@pytest.fixture(params=ATTACHED)
-def kind(request: pytest.FixtureRequest) -> Iterator[Kind]:
-    kind = ATTACHED[request.param]()
-    yield kind
-    kind.close()
-
-
-@pytest.fixture
-def space() -> AddressSpace:
-    return space_to_follow()
+kind, space = any_kind, space_with_device
 
 
 def assert_over(space: AddressSpace, attachment: Attachment, kind: Kind) -> None:

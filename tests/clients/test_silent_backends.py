@@ -13,7 +13,7 @@ import pytest
 from children import in_child
 from dbs_address_space import AddressSpace, BackingError, ReentrantChange, VhostUserClient
 from memory_helpers import MIB, PAGE, mapped, ram
-from test_vhost_user import ADD_MEM_REG, GET_FEATURES, KINDS, REM_MEM_REG, SET_OWNER, Backend
+from vhost_user_backend import ADD_MEM_REG, GET_FEATURES, KINDS, REM_MEM_REG, SET_OWNER, Backend
 
 FREE = 64 * MIB
 SOON = 20

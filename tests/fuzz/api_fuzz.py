@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 TESTS = Path(__file__).parents[1]
-sys.path[:0] = [str(TESTS / room) for room in ("", "helpers", "clients", "../examples", "fuzz")]
+sys.path[:0] = [str(TESTS / room) for room in ("", "helpers", "../examples", "fuzz")]
 
 from fuzz_arguments import Arguments  # noqa: E402  found by the line above
 from fuzz_world import Member, World, members  # noqa: E402  as above

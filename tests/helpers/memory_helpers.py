@@ -3,6 +3,7 @@
 import ctypes
 import mmap
 import os
+import tempfile
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,13 @@ def mapped(*regions: AddressSpaceRegion) -> tuple[AddressSpace, GuestMemory]:
 def make_file(path: Path, size: int) -> Path:
     path.write_bytes(bytes(size))
     return path
+
+
+def unnamed_file(size: int = 0) -> int:
+    """The descriptor of a file that is open as long as the process, for what a module has at hand."""
+    with tempfile.TemporaryFile() as file:
+        file.truncate(size)
+        return os.dup(file.fileno())
 
 
 def numbered(size: int, seed: int = 0) -> bytes:

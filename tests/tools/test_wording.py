@@ -14,7 +14,7 @@ SOURCES = [
     for path in sorted((ROOT / folder).rglob("*.*"))
     if path.suffix in {".rs", ".py", ".pyi"} and "target" not in path.parts
 ]
-PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
+PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
 HEADLESS = re.compile(r"(What|Who|Whoever|Whichever) ")
 """A first sentence whose subject is a clause: "What is mapped." says less than "The mapped files."."""
 NEGATED_NOUN = re.compile(r"(?<!there )\b(?:is|are|was|were) no (?!longer\b|more\b|such\b)\w+", re.IGNORECASE)

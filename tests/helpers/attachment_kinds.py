@@ -1,9 +1,11 @@
 """Every way to attach something to a space, and what stands at the other side."""
 
 import weakref
+from collections.abc import Iterator
 from contextlib import suppress
 
 import drgn
+import pytest
 import unicorn
 from dbs_address_space import (
     AddressSpace,
@@ -14,7 +16,7 @@ from dbs_address_space import (
     UnmappedAddress,
 )
 from memory_helpers import MIB, PAGE, WINDOW, mapped, ram
-from test_vhost_user import KINDS, REM_MEM_REG, Backend
+from vhost_user_backend import KINDS, REM_MEM_REG, Backend
 from virtual_machines import Vm
 
 FREE, UART = 64 * MIB, WINDOW
@@ -226,3 +228,15 @@ CAN_FAIL = [name for name, kind in ATTACHED.items() if "break_commit" in vars(ki
 def space_to_follow() -> AddressSpace:
     space, _ = mapped(ram(0, MIB, name="attached"), AddressSpaceRegion("device", UART, PAGE, name="uart"))
     return space
+
+
+@pytest.fixture(params=ATTACHED)
+def any_kind(request: pytest.FixtureRequest) -> Iterator[Kind]:
+    kind = ATTACHED[request.param]()
+    yield kind
+    kind.close()
+
+
+@pytest.fixture
+def space_with_device() -> AddressSpace:
+    return space_to_follow()

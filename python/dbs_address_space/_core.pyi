@@ -1,4 +1,5 @@
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from os import PathLike
 from types import TracebackType
 from typing import (
@@ -397,9 +398,9 @@ class AddressSpaceRegion:
 
         >>> from dbs_address_space import AddressSpaceBuilder, AddressSpaceRegion
         >>> space = AddressSpaceBuilder(numa_regions=["4MiB"]).build()
-        >>> _ = space.insert_region(AddressSpaceRegion.alias(0xffff_0000, space[0], 0xf0000, "64KiB", prot_flags="r-x"))
+        >>> _ = space.insert_region(AddressSpaceRegion.alias(1 << 32, space[0], 0xf0000, "64KiB", prot_flags="r-x"))
         >>> space.memory.write(0xf0000, b"shadow")
-        >>> space.memory.read(0xffff_0000, 6)
+        >>> space.memory.read(1 << 32, 6)
         b'shadow'
         """
     @staticmethod
@@ -1018,6 +1019,7 @@ class AddressSpace:
         >>> space.memory.read_u64((16 << 20) + 0x1000)
         7
         """
+    def grow_region(self, x: _Target, size: _Size) -> AddressSpaceBase: ...
     def protect(self, addr: _Address, size: _Size, prot_flags: _Protection) -> AddressSpaceBase:
         """Gives `[addr, addr + size)` another protection, and returns the map just published; regions that it begins or ends in are cut there.
 
@@ -1430,6 +1432,8 @@ class AddressSpace:
         first_slot: SupportsIndex = 0,
         max_slots: SupportsIndex | None = None,
         guest_memfd: bool = False,
+        slot_size: _Size | None = None,
+        quiesce: AbstractContextManager[object] | None = None,
     ) -> KvmSlots:
         """Keeps the memory slots of a KVM virtual machine in step with this space; returns its `KvmSlots`.
 
@@ -1437,6 +1441,10 @@ class AddressSpace:
         duplicate is kept until `detach()`. `dirty_log` logs the guest's writes to every writable region; `manual_clear` switches the
         whole machine to `KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2`. Slots are numbered from `first_slot` on, `max_slots` of them at most,
         and no more than KVM has. With `guest_memfd` each region of RAM has one for its private pages, and no dirty log.
+
+        A slot has at most `slot_size` bytes, whole pages: what a change costs that cuts a slot grows with it (a size such as `"128MiB"`). `quiesce`, a context
+        manager that can be used again, is entered without any lock before a slot makes way for others, and left once the change is made or undone: it holds
+        the guest's processors. What its `__enter__` raises refuses the change as a `ClientError`.
 
         Raises `NotMapped`, `BackingError` for a descriptor that is not a KVM machine, for a slot that KVM refuses and when the slots
         run out (`ENOSPC`), `Unsupported` for a feature that the kernel lacks. Then nothing is attached.
@@ -1624,6 +1632,7 @@ class Transaction:
         ...     change.move_region(0, 16 << 20).regions[0].base
         16777216
         """
+    def grow_region(self, x: _Target, size: _Size) -> AddressSpaceBase: ...
     def protect(self, addr: _Address, size: _Size, prot_flags: _Protection) -> AddressSpaceBase:
         """Stages another protection of a range; returns the staged map. Raises as `AddressSpace.protect` does.
 
@@ -2608,8 +2617,8 @@ class MemoryPart:
     >>> space = AddressSpaceBuilder(numa_regions=["4MiB"]).build()
     >>> space.memory.write(0xf0000, b"RAM")
     >>> part = space.memory.part(0xf0000, 0x10000)
-    >>> _ = space.insert_region(part.region(0xffff_0000, prot_flags="r-x", name="copy"))
-    >>> space.memory.read(0xffff_0000, 3)
+    >>> _ = space.insert_region(part.region(1 << 32, prot_flags="r-x", name="copy"))
+    >>> space.memory.read(1 << 32, 3)
     b'RAM'
     """
     @property
@@ -2943,20 +2952,27 @@ class Subscription(Attachment):
 class KvmSlots(Attachment):
     """The memory slots of a KVM virtual machine that follows an address space: the `Attachment` that `AddressSpace.attach_kvm()` makes.
 
-    RAM, firmware and DAX windows have a slot each; read-only regions are read-only to the guest, whose writes there are exits, as are
+    RAM, firmware and DAX windows have slots; regions side by side that show the bytes of one memory share one, so that a region which is cut, joined or
+    renamed costs KVM nothing, and one that moves to a free range takes its slot and its dirty log along. Read-only regions are read-only to the guest, whose writes there are exits, as are
     all its accesses to devices and holes. `detach()` deletes every slot and raises `BackingError` when KVM refuses to delete one: its
     memory then stays mapped, and the others are gone all the same. `error` is about such a slot too, when its region was removed. The
     virtual machine stays its owner's. Verbs of a detached one raise `InvalidArgument`.
 
-    **Pause the guest's processors** around a transaction that removes a region and inserts another over the same addresses, and
-    around a `replace_region` that makes a region read-only or writable: KVM has the old slot deleted first, and for that moment the
-    guest finds nothing there. Every other change is safe while they run.
+    **Pause the guest's processors**, or give `quiesce`, around a transaction that removes a region and inserts another over the same addresses, and
+    around a change that makes part of a slot read-only or writable, or cuts part of it off: KVM has the old slot deleted first, and for that moment the
+    guest finds nothing there. A guest that fetches code there is dead. Every other change is safe while they run; `windows` counts those moments.
     """
     @property
     def base_to_slot(self) -> dict[int, int]:
         """The slot number of each region, by its base: a dict, made at each call."""
+    @property
+    def windows(self) -> int:
+        """How often a slot made way for others, so that the guest found nothing for a moment where memory was and is.
+
+        A change that leaves it as it was is safe under running processors. Raises `InvalidArgument` once it is detached.
+        """
     def slot_of(self, region: _Target) -> int:
-        """The slot number of a region; raises `UnmappedAddress` when it has none."""
+        """The slot number of a region, of several that of its first byte; raises `UnmappedAddress` when it has none."""
     def dirty_log(self, *, region: _Target | None = None, clear: bool = True) -> DirtyPages:
         """The pages that the guest wrote since they were last cleared, in `region` or in all regions that are logged: `DirtyPages`.
 
@@ -2969,7 +2985,9 @@ class KvmSlots(Attachment):
         With `manual_clear` only these pages are write-protected again, in units that KVM accepts, and no other page is touched.
         """
     def set_dirty_log(self, region: _Target, on: bool) -> None:
-        """Switches the log of a region, while the guest runs; switching it off forgets what was logged."""
+        """Switches the log of a region, while the guest runs; switching it off forgets what was logged. A slot that shows others too is cut, as if it
+        were protected.
+        """
     def set_private(self, addr: _Address, size: _Size, private: bool = True) -> None:
         """Makes `[addr, addr + size)` private to the guest, its pages then coming from the guest_memfd, or shared again.
 
@@ -3394,6 +3412,7 @@ class BackingOptions:
         *,
         page_size: _Size | None = None,
         alignment: _Size | None = None,
+        max_size: _Size | None = None,
         reserve: bool | None = None,
         transparent_hugepage: bool | None = None,
         ksm: bool | None = None,
@@ -3409,6 +3428,8 @@ class BackingOptions:
     @property
     def page_size(self) -> int | None:
         """The page size of a huge source in bytes."""
+    @property
+    def max_size(self) -> int | None: ...
     @property
     def alignment(self) -> int | None:
         """The alignment of the host address in bytes."""

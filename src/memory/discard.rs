@@ -7,7 +7,6 @@ use super::advice;
 use super::places::is_users;
 use super::section::Section;
 use super::source::failed;
-use super::storage::Storage;
 use crate::model::error::{Error, Result};
 use crate::model::format::{hex, size as size_text};
 use crate::model::interrupt::{Interrupt, STEP};
@@ -37,27 +36,6 @@ fn discard_part(part: &Section<'_>) -> Result<()> {
     // Behind the discard, as a mark is behind a write; page tables do not show it.
     part.region().storage().note_change(part.part())?;
     if shows_private_file(part) { renew(part) } else { Ok(()) }
-}
-
-/// Gives back bytes that no window shows any more, and forbids to touch them. Nobody is told of a failure: they go with their storage.
-pub(super) fn give_back(storage: &Storage, part: Range) {
-    let (host, size) = storage.pages_of(part);
-    let backing = storage.backing();
-    if backing.buffer.is_some() || backing.is_foreign {
-        return;
-    }
-    let _ = match &backing.file {
-        Some(file) if !backing.is_private() => match backing.offset.checked_add(part.base()) {
-            Some(position) => file::punch_hole(file, position, part.size()),
-            None => Ok(()),
-        },
-        // SAFETY: whole pages of our own storage, which nobody sees, and no reader is left who did.
-        _ => unsafe { memory::drop_pages(host, size) },
-    };
-    storage.holes().forget(part);
-    // Not mapped over: who tracks the pages of the storage by their addresses could not go on.
-    // SAFETY: as above.
-    let _ = unsafe { storage.protection().forbid(part, storage.own_pages_of(part)) };
 }
 
 fn shows_private_file(section: &Section<'_>) -> bool {

@@ -3,21 +3,14 @@
 use std::any::Any;
 use std::sync::Arc;
 
-use super::discard;
-use super::region::MappedRegion;
-use super::section::Section;
 use super::storage::Storage;
-use crate::model::cut;
-use crate::model::error::{Error, Result};
-use crate::model::format::hex;
 use crate::model::ids::Place;
-use crate::model::invalid::Invalid;
 use crate::model::range::Range;
-use crate::model::region::Region;
 use crate::model::region_map::RegionEntry;
 use crate::model::source::KeptBytes;
+use crate::sys::{file, memory};
 
-/// Keeps the bytes of part of a region. When it is dropped, those go that no window shows and nobody else keeps.
+/// Keeps bytes of a storage. When it is dropped, those go that no window shows and nobody else keeps.
 ///
 /// It is dropped where no reader is left in a snapshot that shows them through a window that is gone.
 #[derive(Debug)]
@@ -31,30 +24,11 @@ pub struct KeptMemory {
 impl KeptBytes for KeptMemory {}
 
 impl KeptMemory {
-    /// Keeps bytes of a region that is there.
-    pub(super) fn of(region: &MappedRegion, part: Range) -> Self {
-        let (storage, place) = (Arc::clone(region.shared_storage()), Place::unique());
+    /// Keeps bytes of a storage that are shown.
+    pub(super) fn of(storage: &Arc<Storage>, part: Range) -> Self {
+        let place = Place::unique();
         storage.places().show(place, part);
-        Self { storage, part, place }
-    }
-
-    /// Keeps the bytes of sections that touch each other, or says where they don't; with them the description of a region that shows them.
-    pub fn of_sections(sections: &[Section<'_>]) -> Result<(Self, Region)> {
-        let Some((first, rest)) = sections.split_first() else {
-            return Err(Invalid::number("part needs a size above 0").into());
-        };
-        let (region, mut part) = (first.region(), first.part());
-        for section in rest {
-            if !Arc::ptr_eq(section.region().shared_storage(), region.shared_storage())
-                || section.part().base() != part.end()
-            {
-                return Err(apart(section, region));
-            }
-            part = Range::between(part.base(), section.part().end());
-        }
-        let desc = cut::described(region.desc(), first.range(), part.size())?;
-        region.storage().check_pages(region.desc(), part)?;
-        Ok((Self::of(region, part), desc))
+        Self { storage: Arc::clone(storage), part, place }
     }
 
     /// The keeper of bytes, as it is known here.
@@ -77,20 +51,27 @@ impl Drop for KeptMemory {
         let places = self.storage.places();
         places.hide(self.place, self.part);
         // Nobody can show them again: that takes a window that shows them, or who keeps them.
-        places.unseen(self.part).into_iter().for_each(|part| discard::give_back(&self.storage, part));
+        places.unseen(self.part).into_iter().for_each(|part| give_back(&self.storage, part));
     }
 }
 
-/// The refusal of a part that would go on in another memory.
-fn apart(section: &Section<'_>, before: &MappedRegion) -> Error {
-    let address = section.range().base();
-    let message =
-        format!("part: the bytes from {} on are those of another memory than {}", hex(address), before.desc());
-    Error::NotContiguous {
-        message,
-        address,
-        size: section.size(),
-        region: Arc::clone(before.desc()),
-        conflict: Some(Arc::clone(section.region().desc())),
+/// Gives back bytes that no window shows any more, and forbids to touch them. Nobody is told of a failure: they go with their storage.
+fn give_back(storage: &Storage, part: Range) {
+    let (host, size) = storage.pages_of(part);
+    let backing = storage.backing();
+    if backing.buffer.is_some() || backing.is_foreign {
+        return;
     }
+    let _ = match &backing.file {
+        Some(file) if !backing.is_private() => match backing.offset.checked_add(part.base()) {
+            Some(position) => file::punch_hole(file, position, part.size()),
+            None => Ok(()),
+        },
+        // SAFETY: whole pages of our own storage, which nobody sees, and no reader is left who did.
+        _ => unsafe { memory::drop_pages(host, size) },
+    };
+    storage.holes().forget(part);
+    // Not mapped over: who tracks the pages of the storage by their addresses could not go on.
+    // SAFETY: as above.
+    let _ = unsafe { storage.protection().forbid(part, storage.own_pages_of(part)) };
 }

@@ -11,9 +11,9 @@ use crate::model::error::Result;
 use crate::model::interrupt::Interrupt;
 use crate::model::range::Range;
 use crate::model::region::MAP_POPULATE;
+use crate::model::region::WindowSource;
 use crate::model::region_map::RegionEntry;
 use crate::model::room::Room;
-use crate::model::source::WindowSource;
 
 /// Maps regions one after the other and tells how far it is.
 #[allow(missing_debug_implementations, reason = "borrows a caller's trait object")]
@@ -37,7 +37,7 @@ impl<'a> Mapper<'a> {
             let is_part = |whole: &&RegionEntry, entry: &RegionEntry| {
                 whole.origin == entry.origin && whole.bytes().covers(&entry.bytes())
             };
-            let kept = entry.source.window.as_ref().and_then(WindowSource::kept);
+            let kept = entry.window.as_ref().and_then(WindowSource::kept);
             let region = match shared.iter().find(|whole| is_part(whole, entry)) {
                 _ if kept.is_some() => MappedRegion::showing(entry, &[], KeptMemory::downcast(kept.as_ref()))?,
                 None => self.map(entry)?,
@@ -74,7 +74,7 @@ impl<'a> Mapper<'a> {
     fn prepared(&mut self, region: MappedRegion) -> Result<MappedRegion> {
         let desc = region.desc();
         // Before any page is there: policy and advice decide where and how pages come.
-        region.advise(None, desc)?;
+        region.advise_all()?;
         let is_locked = desc.options.mlock == Some(true);
         if is_locked || desc.perm_flags & MAP_POPULATE != 0 {
             let (left, interrupt) = (self.left, self.interrupt);

@@ -41,6 +41,7 @@ pub mod memory_stats;
 mod mmap;
 pub mod operation;
 mod os_error;
+pub mod part;
 pub mod path;
 pub mod places;
 mod plan_needs;

@@ -81,7 +81,7 @@ impl MappedRegion {
 
     /// Whether it shows a part that is kept by somebody, and does not bring its memory.
     pub fn is_on_kept_part(&self) -> bool {
-        self.desc().source.window.as_ref().is_some_and(|window| window.kept().is_some())
+        self.desc().window.as_ref().is_some_and(|window| window.kept().is_some())
     }
 
     /// The offset in the storage of the first byte of an entry that shows bytes of the same insertion.
@@ -93,6 +93,13 @@ impl MappedRegion {
     /// The same region once more, for what keeps it under a lease.
     pub(super) fn share(&self) -> Self {
         Self::of(self.entry.clone(), Arc::clone(&self.storage), self.window)
+    }
+
+    /// The memory of a run of regions that begins in this one, for who shows all of it; described as this one is.
+    pub fn run(&self, guest: Range) -> Option<Self> {
+        let skipped = guest.base().checked_sub(self.range().base())?;
+        let at = self.window.shown().base().checked_add(skipped)?;
+        Some(Self::of(self.entry.clone(), Arc::clone(&self.storage), self.window.beside(guest, at)))
     }
 
     /// The same memory under another description of its range.
@@ -188,6 +195,13 @@ impl MappedRegion {
         Ok(allowed.iter().all(|(_, flags)| flags & bits == bits))
     }
 
+    /// The same for pages that were just mapped, with those that it may grow into.
+    pub(super) fn advise_all(&self) -> Result<()> {
+        let grows = self.desc().options.max_size.is_some();
+        let part = if grows { self.storage.whole() } else { self.window.shown() };
+        self.storage.advise(part, None, self.desc())
+    }
+
     /// The offset in its file at which it begins; `None` for memory without a file.
     pub fn start_in_file(&self) -> Option<u64> {
         self.storage.in_file(self.window.shown().base())
@@ -240,6 +254,6 @@ impl MappedRegion {
 // maps over a part of itself is the same bytes to whoever looks.
 unsafe impl StableBytes for MappedRegion {
     fn bytes(&self) -> *mut [u8] {
-        std::ptr::slice_from_raw_parts_mut(self.start(), usize_of(self.range().size()))
+        std::ptr::slice_from_raw_parts_mut(self.start(), usize_of(self.window.shown().size()))
     }
 }

@@ -32,7 +32,7 @@ impl ClosedRegion {
     pub fn finish(mut self) -> GoneBytes {
         self.is_gone = true;
         // Before they are hidden, for readers are in older snapshots yet.
-        let kept = KeptMemory::of(&self.region, self.part);
+        let kept = KeptMemory::of(self.region.shared_storage(), self.part);
         GoneBytes { region: self.region.share(), part: self.part, kept }
     }
 }

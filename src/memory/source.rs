@@ -130,10 +130,10 @@ fn open_memfd(region: &SharedRegion, huge_page_size: Option<u64>, backing: Backi
     let memfd = file::memfd(&name, huge_page_size).map_err(|error| failed(region, "memfd_create failed", &error))?;
     let seals = region.options.seals.as_deref().unwrap_or(&DEFAULT_SEALS);
     let at_once = seals_before_mapping(seals);
-    file::size_and_seal(&memfd, region.size(), bits(&at_once))
+    file::size_and_seal(&memfd, region.memory_size(), bits(&at_once))
         .map_err(|error| failed(region, "sizing and sealing its memfd failed", &error))?;
     // Its huge pages nobody can take away who was not given the descriptor, which the gate sees to.
-    let judged = judge::judge(&memfd, region.size(), backing.facts()).filter(|why| *why != Why::HugePages);
+    let judged = judge::judge(&memfd, region.memory_size(), backing.facts()).filter(|why| *why != Why::HugePages);
     Ok(Backing { file: Some(Arc::new(memfd)), is_regular: true, judged, ..backing })
 }
 
@@ -334,6 +334,7 @@ fn mount_page_size(region: &SharedRegion) -> Option<u64> {
 fn check_alignment(region: &SharedRegion, page_size: u64) -> Result<()> {
     check_multiple(region, "base", region.base(), page_size)?;
     check_multiple(region, "size", region.size(), page_size)?;
+    check_multiple(region, "max_size", region.memory_size(), page_size)?;
     // A user's file may begin anywhere: it is mapped with what comes before it in the page.
     if region.source.is_adopted() { Ok(()) } else { check_offset(region, page_size) }
 }
@@ -371,7 +372,7 @@ pub fn check_pools<'a>(regions: impl Iterator<Item = &'a SharedRegion>) -> Resul
 
 /// Refuses regions that together need more pages of one size than there are, naming the first that finds the pool empty.
 fn check_pool(page_size: u64, regions: &[&SharedRegion]) -> Result<()> {
-    let pages = |region: &SharedRegion| region.size().div_ceil(page_size);
+    let pages = |region: &SharedRegion| region.memory_size().div_ceil(page_size);
     let mut left = Host::default().available_huge_pages(page_size);
     let is_short = |region: &&&SharedRegion| {
         // Counted down, so that the error names the first region for which the pool has nothing left.
@@ -443,7 +444,7 @@ pub(super) fn special(region: &SharedRegion) -> Error {
 
 /// The error of a failed `mmap`: a pool that ran short between the check and the call is told apart.
 pub(super) fn mmap_failed(region: &SharedRegion, backing: &Backing, error: &io::Error) -> Error {
-    let pages = region.size().div_ceil(backing.page_size);
+    let pages = region.memory_size().div_ceil(backing.page_size);
     let is_short = |available: Option<u64>| available.is_none_or(|available| available < pages);
     if backing.is_huge
         && errno::of(error) == ENOMEM

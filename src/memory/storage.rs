@@ -62,19 +62,19 @@ impl Storage {
         let mapped = mmap::map(region, &backing).map_err(|error| source::mmap_failed(region, &backing, &error))?;
         let start = mapped.mmap.as_ptr().wrapping_add(usize_of(backing.lead()));
         let dax_window = mapped.own.filter(|_| backing.is_window).map(DaxWindow::new);
-        let huge_pages = if backing.is_huge { usize_of(region.size().div_ceil(backing.page_size)) } else { 0 };
+        let huge_pages = if backing.is_huge { usize_of(region.memory_size().div_ceil(backing.page_size)) } else { 0 };
         let storage = Self {
             tracking: Tracking::default(),
             id: StorageId::unique(),
             present: PresentPages::new(huge_pages)?,
-            holes: HoleFinder::new(&backing, region.size())?,
+            holes: HoleFinder::new(&backing, region.memory_size())?,
             mapped,
             start,
-            size: region.size(),
+            size: region.memory_size(),
             places: Arc::new(Places::new()),
             backing,
             gate: Gate::default(),
-            protection: Protection::new(Range::between(0, region.size()), region.prot_flags),
+            protection: Protection::new(Range::between(0, region.memory_size()), region.prot_flags),
             dax_window,
             pending_copies: AtomicUsize::new(0),
         };

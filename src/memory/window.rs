@@ -33,6 +33,11 @@ impl Window {
         self.place
     }
 
+    /// The guest physical addresses.
+    pub const fn guest(&self) -> Range {
+        self.guest
+    }
+
     /// The part of the storage that is shown.
     pub const fn shown(&self) -> Range {
         Range::at(self.at, self.guest.size())

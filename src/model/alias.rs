@@ -9,9 +9,9 @@ use super::format::hex;
 use super::ids::Origin;
 use super::invalid::Invalid;
 use super::range::{Range, joined};
-use super::region::{Region, SharedRegion};
+use super::region::{Region, SharedRegion, ShownBytes, WindowSource};
 use super::region_map::{RegionEntry, RegionMap};
-use super::source::{Part, ShownBytes, WindowSource};
+use super::source::Part;
 
 /// Where bytes lie: the insertion that they came with, and the offset in what that brought.
 type Bytes = (Origin, u64);
@@ -38,14 +38,14 @@ pub fn inside(region: &Region, offset: u64, size: Option<u64>) -> Result<Range> 
 /// The description of a region that shows the bytes of another at its own base.
 pub fn window_on(base: u64, part: &Region, window: WindowSource) -> Result<Region> {
     let mut shown = Region { name: None, range: Range::new(base, part.size())?, ..part.clone() };
-    shown.source.window = Some(window);
+    shown.window = Some(window);
     shown.check()?;
     Ok(shown)
 }
 
 /// The bytes from an offset in a region on; of a window they are those of the region that brought them.
 fn window_of(region: &SharedRegion, offset: u64) -> WindowSource {
-    match &region.source.window {
+    match &region.window {
         // Flat, however long the chain of windows is.
         Some(window) => WindowSource { of: window.of.clone(), offset: window.offset.saturating_add(offset) },
         None => WindowSource { of: ShownBytes::Region(Arc::clone(region)), offset },
@@ -55,7 +55,7 @@ fn window_of(region: &SharedRegion, offset: u64) -> WindowSource {
 /// The memories that some regions show together, for they show the same bytes of them; each described as one region.
 pub fn shared_memories(regions: &[RegionEntry]) -> Result<Vec<RegionEntry>> {
     let mut windows: Vec<Origin> =
-        regions.iter().filter(|region| region.source.window.is_some()).map(|region| region.origin).collect();
+        regions.iter().filter(|region| region.window.is_some()).map(|region| region.origin).collect();
     windows.sort_unstable();
     let mut shown: Vec<&RegionEntry> =
         regions.iter().filter(|region| windows.binary_search(&region.origin).is_ok()).collect();
@@ -83,7 +83,7 @@ pub fn shared_memories(regions: &[RegionEntry]) -> Result<Vec<RegionEntry>> {
 impl RegionMap {
     /// An entry about to be inserted, which shows the bytes here that it is a window on.
     pub(super) fn resolved(&self, entry: &RegionEntry) -> Result<RegionEntry> {
-        let Some(window) = &entry.source.window else { return Ok(entry.clone()) };
+        let Some(window) = &entry.window else { return Ok(entry.clone()) };
         let gone = || Error::Unmapped {
             message: match &window.of {
                 ShownBytes::Region(of) => format!("{} is a window on {of}, whose bytes no region has here", entry.desc),
@@ -112,7 +112,7 @@ impl RegionMap {
 
     fn bytes_by_others(&self, of: &ShownBytes) -> Option<Bytes> {
         self.regions().iter().find_map(|other| {
-            let window = other.source.window.as_ref().filter(|window| window.of == *of)?;
+            let window = other.window.as_ref().filter(|window| window.of == *of)?;
             Some((other.origin, other.at.checked_sub(window.offset)?))
         })
     }

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use super::allocator::without;
 use super::cut::{cut, joined, moved};
 use super::error::{Error, Result};
+use super::grow::grown;
 use super::ids::{Generation, Origin, RegionId, ReservationId};
 use super::protect::protected;
 use super::range::Range;
-use super::region::SharedRegion;
+use super::region::{SharedRegion, ShownBytes};
 use super::region_map::{RegionEntry, RegionMap};
-use super::source::{KeptBytes, ShownBytes};
+use super::source::KeptBytes;
 
 /// Which region of a map is meant; looked up in the map that is being changed.
 #[derive(Clone, Debug)]
@@ -55,6 +56,8 @@ pub enum MapOperation {
     Join(RegionTarget, RegionTarget),
     /// Show a region at another base.
     Move(RegionTarget, u64),
+    /// Show more of a region's memory behind it, so that it has as many bytes.
+    Grow(RegionTarget, u64),
     /// Protect a range otherwise; the ids are for the upper parts where that cuts regions.
     Protect(Range, i32, [RegionId; 2]),
 }
@@ -89,6 +92,7 @@ impl MapOperation {
                 let region = target.find(map)?;
                 map.remove(region)?.insert(&moved(region, *base)?)
             }
+            Self::Grow(target, size) => grown(map, target.find(map)?, *size),
             Self::Protect(range, prot_flags, upper) => protected(map, *range, *prot_flags, *upper),
         }
     }
@@ -137,7 +141,7 @@ impl<'a> ChangeRequest<'a> {
     pub fn added_to(&self, map: &Arc<RegionMap>) -> Result<Vec<RegionEntry>> {
         self.check_generation(map)?;
         match self.operations {
-            [MapOperation::Insert(region)] if region.source.window.is_none() => {
+            [MapOperation::Insert(region)] if region.window.is_none() => {
                 map.insertion_index(region).map(|_| vec![region.clone()])
             }
             [MapOperation::Remove(_) | MapOperation::Replace(..)] => Ok(vec![]),
@@ -256,7 +260,7 @@ impl Change {
 
     /// Whether an added window shows bytes that are there.
     fn is_shown_before(&self, added: &RegionEntry) -> bool {
-        let Some(window) = &added.source.window else { return false };
+        let Some(window) = &added.window else { return false };
         let shows = |old: &RegionEntry| old.origin == added.origin && old.bytes().overlaps(&added.bytes());
         matches!(window.of, ShownBytes::Part(_)) || self.before.regions().iter().any(shows)
     }
@@ -264,7 +268,7 @@ impl Change {
     /// Keepers of the bytes of added windows.
     #[must_use]
     pub fn kept_parts(&self) -> Vec<Arc<dyn KeptBytes>> {
-        self.added.iter().filter_map(|added| added.source.window.as_ref()?.kept()).collect()
+        self.added.iter().filter_map(|added| added.window.as_ref()?.kept()).collect()
     }
 
     /// Regions that are seen at another base: each as it was and as it is.
@@ -302,12 +306,6 @@ impl Change {
         }
         let stays = self.added.iter().filter(|added| added.agrees_with(removed)).map(|added| added.range);
         without(&[removed.range], &stays.collect::<Vec<_>>())
-    }
-
-    /// Whether bytes that came with a removed region are seen in an added one.
-    #[must_use]
-    pub fn shows_again(&self, removed: &RegionEntry) -> bool {
-        self.added.iter().filter(|_| self.reshapes).any(|added| added.origin == removed.origin)
     }
 
     /// Whether a removed region goes on under its id, cut, joined or moved.

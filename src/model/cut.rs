@@ -74,7 +74,7 @@ pub fn part_of(region: &Region, range: Range) -> Result<Region> {
     if part.source.file.is_some() || part.source.is_named() {
         part.source.file_offset = part.source.file_offset.checked_add(skipped).ok_or_else(|| too_far(region))?;
     }
-    if let Some(window) = &mut part.source.window {
+    if let Some(window) = &mut part.window {
         window.offset = window.offset.checked_add(skipped).ok_or_else(|| too_far(region))?;
     }
     if let Some(buffer) = &mut part.source.buffer {

@@ -112,14 +112,14 @@ impl RegionMap {
         check_neighbours(&regions)?;
         check_names(&regions)?;
         let starts = regions.iter().map(|region| region.base()).collect();
-        let has_windows = regions.iter().any(|region| region.source.window.is_some());
+        let has_windows = regions.iter().any(|region| region.window.is_some());
         let map = Self::of(Arc::new(layout), regions.into_iter().map(RegionEntry::new).collect(), starts);
         if has_windows { map.with_windows() } else { Ok(map) }
     }
 
     /// The map whose windows show bytes of the other regions.
     fn with_windows(&self) -> Result<Self> {
-        let others = self.regions.iter().filter(|region| region.source.window.is_none());
+        let others = self.regions.iter().filter(|region| region.window.is_none());
         let starts = others.clone().map(|region| region.base()).collect();
         let others = Self::of(Arc::clone(&self.layout), others.cloned().collect(), starts);
         let regions = self.regions.iter().map(|region| others.resolved(region)).collect::<Result<_>>()?;

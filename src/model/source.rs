@@ -9,7 +9,6 @@ use std::sync::{Arc, Weak};
 
 use super::ids::Origin;
 use super::invalid::{Invalid, Kind};
-use super::region::SharedRegion;
 
 /// The original's memory sources.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -158,35 +157,6 @@ impl std::hash::Hash for Part {
     }
 }
 
-/// The bytes that a window shows.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum ShownBytes {
-    /// Those that a region brought.
-    Region(SharedRegion),
-    /// Those of a part that is kept.
-    Part(Part),
-}
-
-/// A window: it brings no bytes, and shows those of others.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct WindowSource {
-    /// Whose.
-    pub of: ShownBytes,
-    /// Where in them it begins.
-    pub offset: u64,
-}
-
-impl WindowSource {
-    /// The keeper of the bytes, if something but regions keeps them.
-    #[must_use]
-    pub fn kept(&self) -> Option<Arc<dyn KeptBytes>> {
-        match &self.of {
-            ShownBytes::Region(_) => None,
-            ShownBytes::Part(part) => part.bytes.upgrade(),
-        }
-    }
-}
-
 /// All that decides which bytes a region shows.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Source {
@@ -200,8 +170,6 @@ pub struct Source {
     pub buffer: Option<UserBuffer>,
     /// The offset of the region in the file.
     pub file_offset: u64,
-    /// Whose bytes it shows; `None` for a region that brings its own.
-    pub window: Option<WindowSource>,
 }
 
 impl Source {

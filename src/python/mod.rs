@@ -48,6 +48,7 @@ mod ports;
 pub mod prealloc;
 mod python_client;
 mod queries;
+mod quiesce;
 pub mod region;
 pub mod region_args;
 pub mod region_key;

@@ -13,6 +13,7 @@ use super::memory::PyMemory;
 use super::region::PyRegion;
 use crate::memory::access::{Access, Verb};
 use crate::memory::kept::KeptMemory;
+use crate::memory::part;
 use crate::memory::protection::Need;
 use crate::model::alias;
 use crate::model::cut;
@@ -20,8 +21,8 @@ use crate::model::format::hex;
 use crate::model::ids::Origin;
 use crate::model::invalid::Invalid;
 use crate::model::range::{Range, joined};
-use crate::model::region::{Region, RegionType};
-use crate::model::source::{KeptBytes, Part, ShownBytes, WindowSource};
+use crate::model::region::{Region, RegionType, ShownBytes, WindowSource};
+use crate::model::source::{KeptBytes, Part};
 use crate::sys::lock::Lock;
 
 /// Bytes of a guest's memory that stay for as long as this is kept, whether a region shows them or not.
@@ -33,8 +34,8 @@ use crate::sys::lock::Lock;
 /// >>> space = AddressSpaceBuilder(numa_regions=["4MiB"]).build()
 /// >>> space.memory.write(0xf0000, b"RAM")
 /// >>> part = space.memory.part(0xf0000, 0x10000)
-/// >>> _ = space.insert_region(part.region(0xffff_0000, prot_flags="r-x", name="copy"))
-/// >>> space.memory.read(0xffff_0000, 3)
+/// >>> _ = space.insert_region(part.region(1 << 32, prot_flags="r-x", name="copy"))
+/// >>> space.memory.read(1 << 32, 3)
 /// b'RAM'
 #[pyclass(frozen, weakref, name = "MemoryPart", module = "dbs_address_space")]
 #[derive(Debug)]
@@ -175,7 +176,7 @@ impl PyMemory {
     fn part(&self, addr: Address, size: Size) -> PyResult<PyPart> {
         let (verb, range) = (Verb::new("part", Need::Nothing), convert::range(addr, size)?);
         self.short(|map, memory| {
-            let (kept, desc) = KeptMemory::of_sections(&Access { map, memory, verb, range }.sections()?)?;
+            let (kept, desc) = part::keep(&Access { map, memory, verb, range }.sections()?)?;
             Ok(PyPart { kept: Lock::new(Some(Arc::new(kept))), origin: Origin::unique(), desc })
         })
     }
@@ -211,9 +212,9 @@ impl PyRegion {
     ///
     /// >>> from dbs_address_space import AddressSpaceBuilder, AddressSpaceRegion
     /// >>> space = AddressSpaceBuilder(numa_regions=["4MiB"]).build()
-    /// >>> _ = space.insert_region(AddressSpaceRegion.alias(0xffff_0000, space[0], 0xf0000, "64KiB", prot_flags="r-x"))
+    /// >>> _ = space.insert_region(AddressSpaceRegion.alias(1 << 32, space[0], 0xf0000, "64KiB", prot_flags="r-x"))
     /// >>> space.memory.write(0xf0000, b"shadow")
-    /// >>> space.memory.read(0xffff_0000, 6)
+    /// >>> space.memory.read(1 << 32, 6)
     /// b'shadow'
     #[staticmethod]
     #[pyo3(signature = (base, region, offset=Size(0), size=None, *, prot_flags=None, name=None, **others),

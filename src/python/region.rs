@@ -95,7 +95,6 @@ impl PyRegion {
             file: file.map(user_file).transpose()?,
             buffer: None,
             file_offset: file_offset.0,
-            window: None,
         };
         let mut region = Region::new(convert::region_type(region_type)?, convert::range(base, size)?, source)?;
         region.host_numa_node_id = host_numa_node_id.map(|node| node.0);
@@ -397,7 +396,7 @@ impl PyRegion {
             region.source.file.clone_from(&old.source.file);
         }
         region.source.buffer.clone_from(&old.source.buffer);
-        region.source.window.clone_from(&old.source.window);
+        region.window.clone_from(&old.window);
         region.options.trusted = trusted.or(region.options.trusted);
         // The default of a buffer is its own, which the class does not know.
         if old.source.buffer.is_some() && !changes.contains("prot_flags")? {
@@ -435,7 +434,7 @@ impl PyRegion {
     fn __getnewargs_ex__<'py>(&self, py: Python<'py>) -> PyResult<((Bound<'py, PyAny>, u64, u64), Bound<'py, PyDict>)> {
         let region = &self.0;
         let why = match &region.source {
-            Source { window: Some(_), .. } => "it is a window on bytes of another region; make it anew there",
+            _ if region.window.is_some() => "it is a window on bytes of another region; make it anew there",
             source if source.is_adopted() && !source.is_named() => {
                 "its file or buffer means nothing elsewhere; give another there"
             }

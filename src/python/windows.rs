@@ -60,6 +60,23 @@ impl PySpace {
         self.base_of(py, &map)
     }
 
+    /// Makes a region larger, to `size` bytes in all, and returns the map just published; bytes, views and host addresses stay.
+    ///
+    /// `x` is a region as `remove_region` takes it. With `BackingOptions(max_size=)` it stays one region. Without, a neighbour comes behind it, like it and under the
+    /// next name (`ram-2`), with memory of its own: a view can't cross from one to the other (`NotContiguous`). New bytes are zero, in a file those that
+    /// come next. `split_region` and `remove_region` make it smaller. Raises `UnmappedAddress`, `InvalidAddressRange` for a `size` that is not above
+    /// the region's, or above `max_size`, `InvalidArgument` for a buffer or a window, and what `insert_region` and `split_region` do.
+    ///
+    /// >>> from dbs_address_space import AddressSpaceBuilder
+    /// >>> space = AddressSpaceBuilder(numa_regions=["4MiB"]).build()
+    /// >>> [(region.name, region.size) for region in space.grow_region("ram0", "6MiB")]
+    /// [('ram0', 4194304), ('ram0-2', 2097152)]
+    fn grow_region(&self, py: Python<'_>, x: &Bound<'_, PyAny>, size: Size) -> PyResult<Py<PyBase>> {
+        let target = target(x, "x")?;
+        let map = detached(py, None, |interrupt| self.inner().grow(&target, size.0, interrupt))?;
+        self.base_of(py, &map)
+    }
+
     /// Gives `[addr, addr + size)` another protection, and returns the map just published; regions that it begins or ends in are cut there.
     ///
     /// `prot_flags` are a `Prot`, an int or text such as `"r--"`. The lowest part of a region that is cut keeps the name. Where write is taken away,
@@ -115,6 +132,18 @@ impl PyTransaction {
     fn move_region(&self, x: &Bound<'_, PyAny>, base: Address) -> PyResult<PyBase> {
         let target = target(x, "x")?;
         self.stage(|transaction| transaction.relocate(&target, base.0))
+    }
+
+    /// Stages a growth; returns the staged map. Raises as `AddressSpace.grow_region` does.
+    ///
+    /// >>> from dbs_address_space import AddressSpaceBuilder
+    /// >>> space = AddressSpaceBuilder(numa_regions=["4MiB"]).build()
+    /// >>> with space.transaction() as change:
+    /// ...     change.grow_region("ram0", "6MiB").last_addr
+    /// 6291455
+    fn grow_region(&self, x: &Bound<'_, PyAny>, size: Size) -> PyResult<PyBase> {
+        let target = target(x, "x")?;
+        self.stage(|transaction| transaction.grow(&target, size.0))
     }
 
     /// Stages another protection of a range; returns the staged map. Raises as `AddressSpace.protect` does.

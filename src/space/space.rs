@@ -11,6 +11,7 @@ use super::turn::Turn;
 use crate::memory::mapped_regions::MappedRegions;
 use crate::model::change::{ChangeRequest, MapOperation, RegionTarget};
 use crate::model::error::{Error, Result};
+use crate::model::grow::growth;
 use crate::model::ids::{Generation, RegionId};
 use crate::model::interrupt::Interrupt;
 use crate::model::range::Range;
@@ -173,6 +174,12 @@ impl AddressSpace {
     /// Shows a region at another base.
     pub fn relocate(&self, target: RegionTarget, base: u64, interrupt: &dyn Interrupt) -> Result<Arc<RegionMap>> {
         self.change(&ChangeRequest::of(&[MapOperation::Move(target, base)]), interrupt)
+    }
+
+    /// Makes a region larger: in its own memory, where that has room, or by a neighbour.
+    pub fn grow(&self, target: &RegionTarget, size: u64, interrupt: &dyn Interrupt) -> Result<Arc<RegionMap>> {
+        let map = self.map();
+        self.change(&ChangeRequest::of(&[growth(&map, target.find(&map)?, size)?]), interrupt)
     }
 
     /// Protects a range otherwise.

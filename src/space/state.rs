@@ -9,8 +9,8 @@ use crate::model::change::Change;
 use crate::model::error::{Error, Result};
 use crate::model::ids::Incarnation;
 use crate::model::int::index_sum;
+use crate::model::region::WindowSource;
 use crate::model::region_map::{RegionEntry, RegionMap};
-use crate::model::source::WindowSource;
 
 /// One state of an address space.
 #[derive(Clone, Debug)]
@@ -82,14 +82,14 @@ impl SpaceState {
 /// The region that shows bytes of the memory before a change, or of a part that is kept.
 fn window_on(memory: &MappedRegions, change: &Change, new: &RegionEntry) -> Result<MappedRegion> {
     let shows = |old: &RegionEntry| old.origin == new.origin && old.bytes().overlaps(&new.bytes());
-    let there: Vec<&MappedRegion> = match &new.source.window {
+    let there: Vec<&MappedRegion> = match &new.window {
         Some(_) => memory.regions().filter(|region| shows(region.entry())).collect(),
         None => {
             let mapped = |old: &RegionEntry| memory.find(old.base()).filter(|mapped| mapped.id() == old.id);
             change.removed.iter().filter(|old| shows(old)).filter_map(mapped).collect()
         }
     };
-    let kept = new.source.window.as_ref().and_then(WindowSource::kept);
+    let kept = new.window.as_ref().and_then(WindowSource::kept);
     MappedRegion::showing(new, &there, KeptMemory::downcast(kept.as_ref()))
 }
 

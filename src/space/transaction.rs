@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::space::AddressSpace;
 use crate::model::change::{ChangeRequest, MapOperation, RegionTarget};
 use crate::model::error::Result;
+use crate::model::grow::growth;
 use crate::model::ids::{Generation, RegionId};
 use crate::model::interrupt::Interrupt;
 use crate::model::range::Range;
@@ -67,6 +68,12 @@ impl Transaction {
     pub fn relocate(&mut self, target: &RegionTarget, base: u64) -> Result<()> {
         let target = self.found(target)?;
         self.stage(MapOperation::Move(target, base))
+    }
+
+    /// Stages a growth.
+    pub fn grow(&mut self, target: &RegionTarget, size: u64) -> Result<()> {
+        let operation = growth(&self.staged, target.find(&self.staged)?, size)?;
+        self.stage(operation)
     }
 
     /// Stages another protection of a range.

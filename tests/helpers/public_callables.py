@@ -179,6 +179,7 @@ class World:
             "AddressSpace.attach_device.base": lambda: "uart",
             "AddressSpace.dispatch.addr": lambda: self.uart.base,
             "AddressSpace.dispatch.size": lambda: 1,
+            "AddressSpace.protect.addr": lambda: 1 << 40,
             "AddressSpace.wait_for_change.generation": lambda: 1 << 32,
             "AddressSpaceBuilder.__new__.numa_regions": lambda: ["4MiB"],
             "AddressSpaceBuilder.__new__.machine": lambda: "q35",

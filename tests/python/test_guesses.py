@@ -157,8 +157,8 @@ QUICK = {
     for owner, names in {
         "AddressSpaceBase": "from_regions overlapping gaps insert_region replace_region",
         "AddressSpace": "from_regions overlapping gaps replace_region dispatch remove_region wait_for_change "
-        "split_region join_regions move_region protect",
-        "Transaction": "replace_region split_region join_regions move_region protect",
+        "split_region join_regions move_region protect grow_region",
+        "Transaction": "replace_region split_region join_regions move_region protect grow_region",
         "DirtyPages": "bitmap",
         "GuestMemory": "read read_into write fill view pin copy translate readv_into read_c_string compare hexdump "
         "part aliases check_range find_zero_pages discard unpack pack read_from write_to load store swap compare_exchange "

@@ -13,6 +13,7 @@ from dbs_address_space import (
     AddressSpaceBase,
     AddressSpaceChange,
     AddressSpaceRegion,
+    BackingOptions,
     DuplicateName,
     InvalidAddressRange,
     InvalidArgument,
@@ -25,7 +26,7 @@ from dbs_address_space import (
     UnmappedAddress,
     Unsupported,
 )
-from memory_helpers import LAYOUT, MIB, PAGE, WINDOW, blocks, drain, mapped, numbered, ram, track
+from memory_helpers import LAYOUT, MIB, PAGE, WINDOW, blocks, drain, make_file, mapped, numbered, ram, track
 
 SOURCES = ["shmem", "mmap"]
 TOP = 64 * MIB
@@ -433,3 +434,72 @@ def test_a_forked_child_gives_nothing_back() -> None:
     space.insert_region(part.region(TOP))
     assert memory.read(TOP, MIB) == b"\3" * MIB
     assert isinstance(part, MemoryPart)
+
+
+def test_a_region_grows_in_its_own_memory() -> None:
+    options = BackingOptions(max_size=4 * MIB)
+    space, memory = mapped(ram(0, MIB, name="ram", backing=options), ram(8 * MIB))
+    track(memory)
+    memory.write(MIB - 4, b"last")
+    host = memory.host_address(0)
+    with memory.view(0, MIB) as view:
+        assert [region.size for region in space.grow_region("ram", 2 * MIB)] == [2 * MIB, PAGE]
+        assert bytes(view[MIB - 4 :]) == b"last"
+    memory.write(MIB - 2, b"across")
+    assert memory.host_address(0) == host
+    assert memory.view(MIB - 2, 6) == b"across"
+    assert memory.read(MIB + 4, MIB - 4) == bytes(MIB - 4)
+    assert drain(memory) == [(0, MIB + PAGE)]
+    with pytest.raises(InvalidAddressRange, match=r"its memory has 0x40_0000 \(max_size=\)"):
+        space.grow_region("ram", 4 * MIB + PAGE)
+    with space.transaction() as change:
+        change.grow_region("ram", 4 * MIB)
+        change.split_region("ram", 3 * MIB)
+        change.remove_region(3 * MIB)
+    memory.write(2 * MIB, b"x")
+    space.split_region("ram", MIB)
+    space.remove_region(MIB)
+    space.grow_region("ram", 3 * MIB)
+    assert memory.read(MIB, 2 * MIB) == bytes(2 * MIB)
+    memory.write(3 * MIB - 1, b"!")
+
+
+def test_a_region_without_room_has_a_neighbour(tmp_path: Path) -> None:
+    space, memory = mapped(ram(0, MIB, name="ram"))
+    space.grow_region("ram", 2 * MIB)
+    space.grow_region("ram-2", 2 * MIB)
+    assert [(region.name, region.size) for region in space] == [("ram", MIB), ("ram-2", MIB), ("ram-2-2", MIB)]
+    memory.write(MIB - 2, b"across")
+    with pytest.raises(NotContiguous):
+        memory.view(MIB - 2, 6)
+    with make_file(tmp_path / "file", 2 * PAGE).open("r+b") as file:
+        file.seek(PAGE)
+        file.write(b"next")
+        file.flush()
+        space.insert_region(AddressSpaceRegion.from_file(8 * MIB, PAGE, file, name="file"))
+        space.grow_region("file", 2 * PAGE)
+    assert memory.read(8 * MIB + PAGE, 4) == b"next"
+
+
+def test_bad_growth_changes_nothing(space: AddressSpace) -> None:
+    space.insert_region(ram(4 * PAGE, name="neighbour"))
+    space.insert_region(AddressSpaceRegion.alias(TOP, space["ram"], name="window"))
+    space.insert_region(AddressSpaceRegion.from_buffer(2 * TOP, bytearray(PAGE), name="buffer"))
+    space.insert_region(AddressSpaceRegion("device", WINDOW, PAGE, name="uart"))
+    before = space.snapshot()
+    for size in (0, PAGE, 4 * PAGE):
+        with pytest.raises(InvalidAddressRange, match="split_region"):
+            space.grow_region("ram", size)
+    with pytest.raises(RegionOverlap):
+        space.grow_region("ram", 5 * PAGE)
+    for name in ("window", "buffer"):
+        with pytest.raises(InvalidArgument, match="cannot grow"):
+            space.grow_region(name, MIB)
+    with pytest.raises(Unsupported, match="device"):
+        space.grow_region("uart", MIB)
+    for wrong in ({"max_size": PAGE, "mlock": True}, {"max_size": PAGE // 2}):
+        with pytest.raises((InvalidArgument, InvalidAddressRange)):
+            ram(0, PAGE, backing=BackingOptions(**wrong))  # type: ignore[arg-type]
+    with pytest.raises(InvalidArgument, match="max_size="):
+        AddressSpaceRegion.from_buffer(0, bytearray(PAGE)).replace(backing=BackingOptions(max_size=MIB))
+    assert space.snapshot() == before

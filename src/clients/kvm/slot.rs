@@ -1,4 +1,4 @@
-//! The slot of one region, with what KVM has logged of it.
+//! A slot, with what KVM has logged of it.
 
 use std::io::{ErrorKind, Result};
 use std::os::fd::OwnedFd;
@@ -8,9 +8,11 @@ use crate::memory::dirty::WriteLog;
 use crate::memory::region::MappedRegion;
 use crate::model::dirty::DirtyPages;
 use crate::model::int::usize_of;
-use crate::model::region_map::RegionEntry;
+use crate::model::range::Range;
+use crate::model::region::SharedRegion;
+use crate::model::runs::Run;
 use crate::sys::host::page_size;
-use crate::sys::kvm::{KVM_MEM_LOG_DIRTY_PAGES, Vm};
+use crate::sys::kvm::{KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY, Vm};
 use crate::sys::kvm_slot::Slot;
 
 /// Pages a word of a log.
@@ -22,14 +24,14 @@ fn bit_of(byte: u64, start: u64) -> (usize, u64) {
     (usize_of(page / WORD), 1 << (page % WORD))
 }
 
-/// A region's slot, and what KVM has logged.
+/// The slot of a run, and what KVM has logged.
 #[derive(Debug)]
 pub(super) struct SlotEntry {
     slot: Slot,
-    /// The region that it shows, as it is described now.
-    pub(super) region: RegionEntry,
+    /// The first region that it shows, as it is described now.
+    pub(super) region: SharedRegion,
     /// A bit for each page that the guest wrote.
-    pub(super) logged: Vec<u64>,
+    logged: Vec<u64>,
     /// Whether `logged` has pages that are not cleared yet.
     is_pending: bool,
     /// Whose memory it is: others who follow the guest's writes are told of what is read from the log.
@@ -43,15 +45,15 @@ impl SlotEntry {
     pub(super) fn new(
         vm: &Arc<Vm>,
         (id, flags): (u32, u32),
-        region: &Arc<MappedRegion>,
+        memory: MappedRegion,
         guest_memfd: Option<OwnedFd>,
         log: Arc<dyn WriteLog>,
     ) -> Result<Self> {
         // Kept without a lease, as a participant of the change may: the slot is deleted when the region goes.
-        let (bytes, memory) = (Arc::clone(region), Arc::clone(region));
-        let slot = Slot::new(vm, (id, flags), region.desc().base(), bytes, guest_memfd)?;
-        let entry = region.entry().clone();
-        Ok(Self { slot, region: entry, logged: Vec::new(), is_pending: false, memory, _log: log })
+        let (region, memory) = (Arc::clone(memory.desc()), Arc::new(memory));
+        let bytes: Arc<MappedRegion> = Arc::clone(&memory);
+        let slot = Slot::new(vm, (id, flags), memory.window().guest().base(), bytes, guest_memfd)?;
+        Ok(Self { slot, region, logged: Vec::new(), is_pending: false, memory, _log: log })
     }
 
     /// The slot's number.
@@ -66,6 +68,23 @@ impl SlotEntry {
 
     pub(super) const fn is_logging(&self) -> bool {
         self.flags() & KVM_MEM_LOG_DIRTY_PAGES != 0
+    }
+
+    /// The run that it shows, with the flags that matter.
+    pub(super) fn run(&self) -> Run {
+        let part = self.memory.window().shown();
+        let flags = self.flags() & (KVM_MEM_LOG_DIRTY_PAGES | KVM_MEM_READONLY);
+        Run { guest: self.range(), storage: self.memory.storage().id(), at: part.base(), flags }
+    }
+
+    /// The guest physical addresses.
+    pub(super) const fn range(&self) -> Range {
+        Range::at(self.slot.base(), self.slot.size())
+    }
+
+    /// Shows it from another address on; the log stays.
+    pub(super) fn relocate(&mut self, base: u64) -> Result<()> {
+        self.slot.relocate(base)
     }
 
     /// Switches the log while the slot stays; what was logged is forgotten.
@@ -120,9 +139,9 @@ impl SlotEntry {
 
     /// Takes over what another slot has logged of bytes that both show.
     pub(super) fn take_over(&mut self, other: &Self) {
-        let (mine, theirs) = (self.region.bytes(), other.region.bytes());
+        let (mine, theirs) = (self.run().bytes(), other.run().bytes());
         let bytes = mine.intersection(&theirs);
-        if self.region.origin != other.region.origin || bytes.is_empty() || !other.is_pending || !self.is_logging() {
+        if !self.run().shares_bytes(&other.run()) || !other.is_pending || !self.is_logging() {
             return;
         }
         if !self.is_pending {
@@ -137,6 +156,18 @@ impl SlotEntry {
                 *word |= to.1;
             }
         }
+    }
+
+    /// The pages that the guest wrote at some addresses, of what was harvested: a bit for each of the slot.
+    pub(super) fn written(&self, range: Range) -> Vec<u64> {
+        let (slot, mut written) = (self.range(), self.logged.clone());
+        if !range.covers(&slot) {
+            let pages = (slot.base()..slot.end()).step_by(usize_of(page_size()));
+            for (word, bit) in pages.filter(|page| !range.contains(*page)).map(|page| bit_of(page, slot.base())) {
+                written.get_mut(word).into_iter().for_each(|word| *word &= !bit);
+            }
+        }
+        written
     }
 
     /// Makes all pages clean; `by_hand` when KVM does not do it as its log is read.
@@ -168,7 +199,7 @@ impl SlotEntry {
         if !self.is_pending {
             return Ok(());
         }
-        let mut cleared = pages.bitmap(self.region.range).map_err(|_| ErrorKind::OutOfMemory)?;
+        let mut cleared = pages.bitmap(self.range()).map_err(|_| ErrorKind::OutOfMemory)?;
         cleared.iter_mut().zip(&self.logged).for_each(|(cleared, logged)| *cleared &= logged);
         if by_hand {
             self.clear_by_hand(&cleared)?;

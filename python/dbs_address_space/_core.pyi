@@ -27,7 +27,7 @@ from .loading import LoadedElf
 from .map_row import MapRow
 from .progress import Progress
 from .ranges import AddressRange, VhostUserRegion
-from .reports import DaxMapping, EffectiveBacking, Placement, PlanCost, PreallocReport
+from .reports import DaxMapping, EffectiveBacking, Placement, PlanCost, PreallocReport, ResetStats
 
 __all__ = [
     "AddressSpace",
@@ -40,6 +40,7 @@ __all__ = [
     "Attachment",
     "BackingOptions",
     "BytePattern",
+    "Checkpoint",
     "DaxWindow",
     "DirtyPages",
     "DirtyTracker",
@@ -261,7 +262,7 @@ class AddressSpaceRegion:
         host_numa_node_id: SupportsIndex | None = None,
         mem_type: _Source | None = None,
         mem_file_path: _Path = "",
-        file: _File | None = None,
+        file: _File | _Path | None = None,
         file_offset: _Size = 0,
         perm_flags: SupportsIndex | None = None,
         prot_flags: _Protection | None = None,
@@ -352,7 +353,7 @@ class AddressSpaceRegion:
     @staticmethod
     def from_file(
         base: _Address,
-        size: _Size | None = None,
+        size: _Size | _HasFileno | _Path | None = None,
         file: _File | _Path | None = None,
         offset: _Size = 0,
         *,
@@ -363,9 +364,9 @@ class AddressSpaceRegion:
     ) -> AddressSpaceRegion:
         """RAM over part of a file: a memfd of another process, an image, a device file. Any offset will do, also one inside a page.
 
-        `file` is a path, a descriptor, or what `open()` gives in a binary mode, which is flushed; it is duplicated. Another file object, such as
+        `file` is a path, which pickles with the region, a descriptor, or what `open()` gives in a binary mode, which is flushed; it is duplicated. Another file object, such as
         that of `gzip.open()` or a named temporary file, is a `TypeError`. `size` is all from `offset` on where it is not given:
-        `from_file(base, file=path)`. `shared=False` keeps writes out of the file. `prot_flags` are what the descriptor allows when not
+        `from_file(base, path)`. `shared=False` keeps writes out of the file. `prot_flags` are what the descriptor allows when not
         given; a path is opened for writing too, unless they or `shared=False` say that it need not be. A memfd with `F_SEAL_SHRINK` is as
         fast as the space's own memory, and has views and atomics. Another file may be cut by anyone, so accesses go through the kernel and a
         fault is a `MemoryFault`; `trusted=True` vouches that nobody does (`BackingOptions.trusted`). Raises as the class does, and what
@@ -1434,13 +1435,16 @@ class AddressSpace:
         guest_memfd: bool = False,
         slot_size: _Size | None = None,
         quiesce: AbstractContextManager[object] | None = None,
+        partial_pages: str = "refuse",
     ) -> KvmSlots:
         """Keeps the memory slots of a KVM virtual machine in step with this space; returns its `KvmSlots`.
 
         `vm_fd`, an int or anything with `fileno()`, is a descriptor that `KVM_CREATE_VM` gave and that stays the caller's; a
         duplicate is kept until `detach()`. `dirty_log` logs the guest's writes to every writable region; `manual_clear` switches the
         whole machine to `KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2`. Slots are numbered from `first_slot` on, `max_slots` of them at most,
-        and no more than KVM has. With `guest_memfd` each region of RAM has one for its private pages, and no dirty log.
+        and no more than KVM has. With `guest_memfd` each region of RAM has one for its private pages, and no dirty log. KVM takes whole
+        pages: a region that begins or ends inside one, or whose bytes do in their file, is `Misaligned`, or shown without such parts with
+        `partial_pages="skip"`, and they are in `KvmSlots.left_out`.
 
         A slot has at most `slot_size` bytes, whole pages: what a change costs that cuts a slot grows with it (a size such as `"128MiB"`). `quiesce`, a context
         manager that can be used again, is entered without any lock before a slot makes way for others, and left once the change is made or undone: it holds
@@ -1450,7 +1454,12 @@ class AddressSpace:
         run out (`ENOSPC`), `Unsupported` for a feature that the kernel lacks. Then nothing is attached.
         """
     def attach_vhost_user(
-        self, sock: _File, *, timeout: float | None = 5.0, protocol_features: SupportsIndex = 0
+        self,
+        sock: _File,
+        *,
+        timeout: float | None = 5.0,
+        protocol_features: SupportsIndex = 0,
+        partial_pages: str = "refuse",
     ) -> VhostUserClient:
         """Keeps the memory table of a vhost-user back-end in step with this space's RAM; returns its `VhostUserClient`.
 
@@ -1458,7 +1467,9 @@ class AddressSpace:
         `detach()`. The session is opened and the protocol's features are negotiated here: those that this needs, and those bits of
         `protocol_features` that the back-end offers. `SET_FEATURES` and the rings are the caller's, by `VhostUserClient.send`.
         Each message waits `timeout` seconds for the back-end, or for ever with `None`. Ctrl-C ends the wait in every verb, and after a message without an answer the
-        connection takes no other: detach it. Firmware, devices and DAX windows are not in the table.
+        connection takes no other: detach it. Firmware, devices and DAX windows are not in the table. A back-end maps whole pages: RAM that
+        begins or ends inside one, or whose bytes do in their file, is `Misaligned`, or shown without such parts with `partial_pages="skip"`,
+        and they are in `VhostUserClient.left_out`.
 
         A region is removed from the table when its removal is published: the caller must have no request under way in it. Raises
         `NotMapped`, `Unsupported` naming RAM that is not shared, `BackingError` for a back-end that refuses, does not answer or has
@@ -1526,14 +1537,16 @@ class AddressSpace:
         >>> space.dispatch(1 << 45, 2, 7)
         0 2 7
         """
-    def attach_unicorn(self, uc: Any) -> Attachment:
+    def attach_unicorn(self, uc: Any, *, partial_pages: str = "refuse") -> Subscription:
         """Shows a Unicorn engine every region, by pointer, and lets it follow each change: `adapters.unicorn.attach`.
 
         `uc` is a `unicorn.Uc`. Regions with memory are mapped without a copy, readable and executable where they can be read, writable
         where they can be written; the guest's accesses to devices go to `dispatch`. Changes must be made while the engine does
         not run, or in one of its hooks; code that it has translated and that is then written from here needs `uc.ctl_flush_tb()`.
         `uc.mem_write` to what the space protects is a forced write of the space; `uc.mem_protect` that would let the engine write there is
-        `Unsupported`. Returns an `Attachment`. Raises `NotMapped`, `ClientError` when the engine refuses, `Unsupported` for one whose contexts save
+        `Unsupported`. Unicorn takes whole pages of 4 KiB: memory that begins or ends inside one is refused, or mapped without such parts with
+        `partial_pages="skip"`, and they are in `left_out` of the attachment's `client`.
+        Returns a `Subscription`. Raises `NotMapped`, `ClientError` when the engine refuses or for parts of pages, `Unsupported` for one whose contexts save
         memory (`UC_CTL_CONTEXT_MEMORY`), which is also what `uc.ctl` raises for that mode while the engine is attached.
 
         >>> from unicorn import UC_ARCH_X86, UC_MODE_64, Uc
@@ -2436,11 +2449,12 @@ class GuestMemory:
         >>> [mapping.size for mapping in memory.mappings()]
         [4194304]
         """
-    def vhost_user_regions(self) -> tuple[VhostUserRegion, ...]:
+    def vhost_user_regions(self, *, partial_pages: str = "refuse") -> tuple[VhostUserRegion, ...]:
         """The memory table that a vhost-user back-end is sent: a tuple of `VhostUserRegion`, one a region of RAM.
 
         `fd` is the mapping's own descriptor, open for as long as the region is mapped; huge pages are guarded from here on.
-        Firmware, devices and DAX windows are not in it. Raises `Unsupported` naming RAM that is private to this process.
+        Firmware, devices and DAX windows are not in it. RAM that begins or ends inside a page, or whose bytes do in their file, is
+        `Misaligned`, or there without such parts with `partial_pages="skip"`. Raises `Unsupported` naming RAM that is private to this process.
 
         >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
         >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "1MiB")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
@@ -2479,6 +2493,32 @@ class GuestMemory:
         >>> memory.fill(0x3000, "8KiB", 1)
         >>> [str(range) for range in memory.resident()]
         ['[0x3000, 0x5000)']
+        """
+    def checkpoint(
+        self,
+        *,
+        mode: Literal["auto", "pagemap", "kvm", "compare"] = "auto",
+        trust: Sequence[str] = (),
+        on_restore: Callable[[], object] | None = None,
+        progress: _ProgressFunction | None = None,
+    ) -> Checkpoint:
+        r"""Stores what all memory and the map are, to come back to them with `Checkpoint.restore()` often and fast.
+
+        Pause all writers: virtual CPUs, devices, other threads. It takes about a second for each GiB that is not zero; on top of another
+        checkpoint it stores what differs from that. `mode` says how the pages are found that a restore has to put back: `"pagemap"` by the
+        kernel (Linux 6.7), `"kvm"` by KVM's log with this package's own writes, `"compare"` by comparing all bytes, whoever wrote them. `"auto"`
+        takes the kernel, and compares what that can't watch. A vhost-user back-end writes unseen: beside one, only `mode="compare"`, or
+        `trust=("vhost-user",)` for one that does not write. `on_restore()` is called after each restore, to put registers back.
+
+        Raises `Unsupported` for memory that the mode can't watch, `MemoryFault`, `NotMapped`, and `MemoryError` or `BackingError` where there is
+        no room. What `progress(p)` raises, and Ctrl-C, ends it, and nothing is kept.
+
+        >>> from dbs_address_space import AddressSpaceBuilder
+        >>> memory = AddressSpaceBuilder(numa_regions=["4MiB"]).build().memory
+        >>> point = memory.checkpoint()
+        >>> memory.fill(0x1000, "1MiB", 0xff)
+        >>> point.restore(), memory.read(0x1000, 2)
+        (256, b'\x00\x00')
         """
     def _key(self, region: _Target) -> _RegionKey: ...
     def _discard_part(self, region: _RegionKey, offset: _Size, size: _Size) -> None: ...
@@ -2548,9 +2588,9 @@ class GuestMemory:
     def discard(self, addr: _Address, size: _Size) -> None:
         r"""Gives whole pages back to the host, the right way for each backing; afterwards they read as zero.
 
-        A file, the user's too, gets a hole where the region lies in it. Raises `Misaligned` for what is not whole pages,
-        `UnmappedAddress`, `RegionBusy` for huge pages that a view holds, `BackingError`, `Unsupported`. A range is discarded
-        part by part; Ctrl-C ends it midway.
+        A file, the user's too, gets a hole where the region lies in it, and zeroes where the region has part of a page. A region may end inside a
+        page; any other part of a page is `Misaligned`. Raises `UnmappedAddress`, `RegionBusy` for huge pages that a view holds, `BackingError`,
+        `Unsupported`. A range is discarded part by part; Ctrl-C ends it midway.
 
         >>> from dbs_address_space import AddressSpaceBuilder
         >>> memory = AddressSpaceBuilder(numa_regions=["4MiB"]).build().memory
@@ -2966,6 +3006,12 @@ class KvmSlots(Attachment):
     def base_to_slot(self) -> dict[int, int]:
         """The slot number of each region, by its base: a dict, made at each call."""
     @property
+    def left_out(self) -> tuple[AddressRange, ...]:
+        """The memory that the guest is not shown: a tuple of `AddressRange`, ascending, made at each call.
+
+        With `partial_pages="skip"` these are the parts of regions that do not fill a page; otherwise there are none.
+        """
+    @property
     def windows(self) -> int:
         """How often a slot made way for others, so that the guest found nothing for a moment where memory was and is.
 
@@ -3015,6 +3061,12 @@ class VhostUserClient(Attachment):
     @property
     def table(self) -> tuple[VhostUserRegion, ...]:
         """The regions that the back-end was shown: a tuple of `VhostUserRegion` by ascending address."""
+    @property
+    def left_out(self) -> tuple[AddressRange, ...]:
+        """The RAM that the back-end is not shown: a tuple of `AddressRange`, ascending, made at each call.
+
+        With `partial_pages="skip"` these are the parts of regions that do not fill a page; otherwise there are none.
+        """
     def send(self, request: SupportsIndex, payload: bytes = b"", *, fds: Sequence[SupportsIndex] = ()) -> None:
         """Sends a message that has no reply, with descriptors beside it, and returns once the back-end has taken it.
 
@@ -3104,6 +3156,96 @@ class DirtyTracker:
     @property
     def generation(self) -> int:
         """The generation of the map that the last set belongs to."""
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self,
+        _type: type[BaseException] | None,
+        _value: BaseException | None,
+        _traceback: TracebackType | None,
+        /,
+    ) -> bool: ...
+
+@final
+class Checkpoint:
+    """The memory of a space and its map at one moment, to which `restore()` leads back, in place and often.
+
+    Made by `GuestMemory.checkpoint`; used in `with`, it closes. Its bytes lie in a sealed file. It vetoes no removal: what is unplugged is
+    plugged in again by a restore. Checkpoints can be taken on top of others; one that is restored closes those taken after it, which
+    raise `CheckpointClosed`. After `GuestMemory.close()` it raises `NotMapped`, and `ForkedProcess` in a forked child.
+
+    >>> from dbs_address_space import AddressSpaceBuilder
+    >>> memory = AddressSpaceBuilder(numa_regions=["4MiB"]).build().memory
+    >>> memory.write(0x1000, b"before")
+    >>> with memory.checkpoint() as point:
+    ...     memory.write(0x1000, b"behind")
+    ...     point.restore(), memory.read(0x1000, 6)
+    (1, b'before')
+    """
+    def restore(self) -> int:
+        """Makes map and bytes what they were, calls `on_restore`, and returns the number of 4 KiB pages that differed.
+
+        Pause all writers: virtual CPUs, devices, other threads. Mappings and host addresses stay, and so do KVM slots, vhost tables, views and
+        pointers. A changed map is put back first, as by any change: `RegionBusy` and `ClientError` then mean that nothing changed.
+        `MemoryFault` (a file that was cut) and Ctrl-C leave it half done, and it can be done again. What `on_restore` raises passes, and the
+        memory is restored.
+
+        >>> from dbs_address_space import AddressSpaceBuilder
+        >>> memory = AddressSpaceBuilder(numa_regions=["4MiB"]).build().memory
+        >>> with memory.checkpoint(on_restore=lambda: print("the processors' registers")) as point:
+        ...     memory.fill(0, "8KiB", 1)
+        ...     point.restore()
+        the processors' registers
+        2
+        """
+    def dirty(self) -> DirtyPages:
+        """The pages that a `restore()` would change, of 4 KiB: those that were written and differ, and regions that came or went.
+
+        >>> from dbs_address_space import AddressSpaceBuilder
+        >>> memory = AddressSpaceBuilder(numa_regions=["4MiB"]).build().memory
+        >>> with memory.checkpoint() as point:
+        ...     memory.write_u8(0x2000, 1)
+        ...     memory.write_u8(0x5000, 0)
+        ...     [str(pages) for pages in point.dirty()]
+        ['[0x2000, 0x3000)']
+        """
+    def verify(self) -> DirtyPages:
+        """All pages that differ, of 4 KiB, by comparing everything: empty after a `restore()`, whoever wrote.
+
+        It takes about a second for 2 GiB, and finds what a source can't see, such as a back-end's writes.
+
+        >>> from dbs_address_space import AddressSpaceBuilder
+        >>> memory = AddressSpaceBuilder(numa_regions=["4MiB"]).build().memory
+        >>> with memory.checkpoint() as point:
+        ...     memory.write_u8(0x2000, 1)
+        ...     _ = point.restore()
+        ...     len(point.verify())
+        0
+        """
+    def close(self) -> None:
+        """Lets go of the bytes; the memory stays as it is. A second time does nothing.
+
+        >>> from dbs_address_space import AddressSpaceBuilder
+        >>> point = AddressSpaceBuilder(numa_regions=["4MiB"]).build().memory.checkpoint()
+        >>> point.close()
+        >>> point.restore()
+        Traceback (most recent call last):
+        dbs_address_space.errors.CheckpointClosed: this checkpoint is closed: by close(), at the end of its with block, or by the restore of one that was taken before it
+        """
+    @property
+    def mode(self) -> str:
+        """The observers of the writes: `"pagemap"`, `"compare"`, or `"pagemap+compare"` where the kernel can't watch all memory; `"kvm"`."""
+    @property
+    def generation(self) -> int:
+        """The generation of the map when it was taken."""
+    @property
+    def size(self) -> int:
+        """The bytes that it stores: all that was not zero, or, on top of another checkpoint, what differed from that."""
+    @property
+    def excluded(self) -> tuple[AddressSpaceRegion, ...]:
+        """The regions whose bytes are not kept, a tuple: DAX windows, read-only files and buffers, memory whose pages somebody brings in."""
+    @property
+    def stats(self) -> ResetStats:
+        """The `ResetStats` of all restores."""
     def __enter__(self) -> Self: ...
     def __exit__(
         self,

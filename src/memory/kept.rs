@@ -1,6 +1,7 @@
 //! Parts of a storage whose bytes stay, whether a window shows them or not.
 
 use std::any::Any;
+use std::io;
 use std::sync::Arc;
 
 use super::storage::Storage;
@@ -57,21 +58,36 @@ impl Drop for KeptMemory {
 
 /// Gives back bytes that no window shows any more, and forbids to touch them. Nobody is told of a failure: they go with their storage.
 fn give_back(storage: &Storage, part: Range) {
-    let (host, size) = storage.pages_of(part);
     let backing = storage.backing();
     if backing.buffer.is_some() || backing.is_foreign {
         return;
     }
-    let _ = match &backing.file {
+    // SAFETY: whole pages of our own storage, which nobody sees, and no reader is left who did.
+    let _ = unsafe { free(storage, part) };
+    // Not mapped over: who tracks the pages of the storage by their addresses could not go on.
+    // SAFETY: as above.
+    let _ = unsafe { storage.protection().forbid(part, storage.own_pages_of(part)) };
+}
+
+/// Frees whole pages of a storage: of a private file, it shows the file again; else zeroes.
+///
+/// # Safety
+/// The pages are the storage's own, and nobody needs the contents.
+pub(super) unsafe fn free(storage: &Storage, part: Range) -> io::Result<()> {
+    let (backing, (host, size)) = (storage.backing(), storage.pages_of(part));
+    let freed = match &backing.file {
         Some(file) if !backing.is_private() => match backing.offset.checked_add(part.base()) {
             Some(position) => file::punch_hole(file, position, part.size()),
             None => Ok(()),
         },
-        // SAFETY: whole pages of our own storage, which nobody sees, and no reader is left who did.
+        None if !backing.is_private() => {
+            // SAFETY: the caller's promise.
+            unsafe { memory::remove_pages(host, size) }
+        }
+        // SAFETY: as above.
         _ => unsafe { memory::drop_pages(host, size) },
     };
+    // Behind it, or a look in between would note the pages again.
     storage.holes().forget(part);
-    // Not mapped over: who tracks the pages of the storage by their addresses could not go on.
-    // SAFETY: as above.
-    let _ = unsafe { storage.protection().forbid(part, storage.own_pages_of(part)) };
+    freed
 }

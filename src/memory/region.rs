@@ -19,6 +19,7 @@ use crate::model::range::Range;
 use crate::model::region::SharedRegion;
 use crate::model::region_map::RegionEntry;
 use crate::sys::fork::Forked;
+use crate::sys::host;
 use crate::sys::kvm_slot::StableBytes;
 
 /// A region of a mapped space.
@@ -97,7 +98,7 @@ impl MappedRegion {
 
     /// The memory of a run of regions that begins in this one, for who shows all of it; described as this one is.
     pub fn run(&self, guest: Range) -> Option<Self> {
-        let skipped = guest.base().checked_sub(self.range().base())?;
+        let skipped = guest.base().checked_sub(self.window.guest().base())?;
         let at = self.window.shown().base().checked_add(skipped)?;
         Some(Self::of(self.entry.clone(), Arc::clone(&self.storage), self.window.beside(guest, at)))
     }
@@ -109,6 +110,15 @@ impl MappedRegion {
             return Err(Invalid::at(message, Some(entry.base()), Some(entry.size())).into());
         }
         Ok(Self { entry: entry.clone(), ..self.share() })
+    }
+
+    /// The same memory without those ends that are parts of a page, of the guest's or of the host's; `None` when no page is whole.
+    pub fn whole_pages(&self) -> Option<Self> {
+        let (page, range) = (host::page_size(), self.range());
+        let first = range.base().checked_next_multiple_of(page)?;
+        let whole = Range::between(first, range.end() & page.wrapping_neg());
+        let inside = Self { window: self.window.narrowed(whole), ..self.share() };
+        (!whole.is_empty() && inside.start().addr().is_multiple_of(usize_of(page))).then_some(inside)
     }
 
     /// The region, as it is described.
@@ -215,6 +225,11 @@ impl MappedRegion {
     /// The guest physical addresses.
     pub fn range(&self) -> Range {
         self.desc().range
+    }
+
+    /// The addresses at which it is seen: all of its own, or those of the whole pages.
+    pub const fn shown_at(&self) -> Range {
+        self.window.guest()
     }
 
     /// The part of the storage that it shows at those addresses of a range that are its own.

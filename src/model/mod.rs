@@ -40,6 +40,8 @@ pub mod reserved;
 pub mod room;
 pub mod rows;
 pub mod runs;
+#[cfg(test)]
+mod small_scope;
 pub mod source;
 pub mod tracking;
 pub mod unplug;

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Weak};
 
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
+use pyo3::types::{PyDict, PyTuple};
 
 use super::attachment::{AttachmentState, PyAttachment, over};
 use super::base::target;
@@ -15,6 +15,7 @@ use super::keywords;
 use super::quiesce::{self, PyQuiesce};
 use super::space::PySpace;
 use crate::clients::kvm::{Kvm, KvmOptions};
+use crate::clients::partial_pages::{self, PartialPages};
 use crate::model::error::Error;
 use crate::model::invalid::Invalid;
 use crate::model::region::SharedRegion;
@@ -72,6 +73,19 @@ impl PyKvmSlots {
     fn windows(&self, py: Python<'_>) -> PyResult<u64> {
         let kvm = self.kvm()?;
         Ok(calls::detach(py, || kvm.windows())?)
+    }
+
+    /// The memory that the guest is not shown: a tuple of `AddressRange`, ascending, made at each call.
+    ///
+    /// With `partial_pages="skip"` these are the parts of regions that do not fill a page; otherwise there are none.
+    #[getter]
+    fn left_out<'py>(slf: &Bound<'py, Self>, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        let Some(kvm) = slf.get().kvm.upgrade() else { return Ok(PyTuple::empty(py)) };
+        let (space, _) = slf.as_super().get().membership(py)?;
+        let shown = calls::detach(py, || kvm.shown())?;
+        let map = space.map();
+        let memory = map.regions().iter().filter(|region| region.has_memory());
+        convert::py_ranges(py, memory.flat_map(|region| partial_pages::left_out(region.range, &shown)).collect())
     }
 
     /// The slot number of a region, of several that of its first byte; raises `UnmappedAddress` when it has none.
@@ -134,7 +148,9 @@ impl PySpace {
     /// `vm_fd`, an int or anything with `fileno()`, is a descriptor that `KVM_CREATE_VM` gave and that stays the caller's; a
     /// duplicate is kept until `detach()`. `dirty_log` logs the guest's writes to every writable region; `manual_clear` switches the
     /// whole machine to `KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2`. Slots are numbered from `first_slot` on, `max_slots` of them at most,
-    /// and no more than KVM has. With `guest_memfd` each region of RAM has one for its private pages, and no dirty log.
+    /// and no more than KVM has. With `guest_memfd` each region of RAM has one for its private pages, and no dirty log. KVM takes whole
+    /// pages: a region that begins or ends inside one, or whose bytes do in their file, is `Misaligned`, or shown without such parts with
+    /// `partial_pages="skip"`, and they are in `KvmSlots.left_out`.
     ///
     /// A slot has at most `slot_size` bytes, whole pages: what a change costs that cuts a slot grows with it (a size such as `"128MiB"`). `quiesce`, a context
     /// manager that can be used again, is entered without any lock before a slot makes way for others, and left once the change is made or undone: it holds
@@ -142,8 +158,8 @@ impl PySpace {
     ///
     /// Raises `NotMapped`, `BackingError` for a descriptor that is not a KVM machine, for a slot that KVM refuses and when the slots
     /// run out (`ENOSPC`), `Unsupported` for a feature that the kernel lacks. Then nothing is attached.
-    #[pyo3(signature = (vm_fd, *, dirty_log=false, manual_clear=false, first_slot=U32(0), max_slots=None, guest_memfd=false, slot_size=None, quiesce=None, **others),
-           text_signature = "($self, vm_fd, *, dirty_log=False, manual_clear=False, first_slot=0, max_slots=None, guest_memfd=False, slot_size=None, quiesce=None)")]
+    #[pyo3(signature = (vm_fd, *, dirty_log=false, manual_clear=false, first_slot=U32(0), max_slots=None, guest_memfd=false, slot_size=None, quiesce=None, partial_pages="refuse", **others),
+           text_signature = "($self, vm_fd, *, dirty_log=False, manual_clear=False, first_slot=0, max_slots=None, guest_memfd=False, slot_size=None, quiesce=None, partial_pages='refuse')")]
     #[allow(clippy::too_many_arguments, reason = "keywords in Python")]
     fn attach_kvm<'py>(
         &self,
@@ -156,6 +172,7 @@ impl PySpace {
         guest_memfd: bool,
         slot_size: Option<Size>,
         quiesce: Option<&Bound<'py, PyAny>>,
+        partial_pages: &str,
         others: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<Bound<'py, PyKvmSlots>> {
         keywords::refuse_of::<Self>("attach_kvm", others)?;
@@ -166,8 +183,9 @@ impl PySpace {
             return Err(Error::Unsupported { message, feature: "dirty log", how, region: None }.into());
         }
         let (first_slot, max_slots) = (first_slot.0, max_slots.map(|most| most.0));
-        let slot_size = slot_size.map(|size| size.0);
-        let options = KvmOptions { dirty_log, manual_clear, first_slot, max_slots, guest_memfd, slot_size };
+        let (slot_size, partial_pages) = (slot_size.map(|size| size.0), PartialPages::parse(partial_pages)?);
+        let options =
+            KvmOptions { dirty_log, manual_clear, first_slot, max_slots, guest_memfd, slot_size, partial_pages };
         quiesce.map_or(Ok(()), quiesce::check)?;
         let kvm = Arc::new(Kvm::new(file::descriptor(vm_fd, "vm_fd")?, options)?);
         self.check_not_attached(py, &kvm)?;

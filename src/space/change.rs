@@ -10,7 +10,7 @@ use super::memory_participant::MemoryParticipant;
 use super::prepared::{Participant, Prepared};
 use super::proposal::Proposal;
 use super::space::AddressSpace;
-use super::state::SpaceState;
+use super::state::{SpaceState, window_on};
 use super::subscribe::WriterTurn;
 use super::subscription::Subscription;
 use crate::memory::kept::KeptMemory;
@@ -28,6 +28,9 @@ use crate::sys::sync::thread;
 
 /// Memory mapped before the turn was taken.
 type MappedAhead = HashMap<RegionId, Arc<MappedRegion>>;
+
+/// The snapshot before a change, and bytes that nobody sees any more.
+pub(super) type Old = (SpaceState, Vec<KeptMemory>);
 
 impl AddressSpace {
     /// Applies the operations to the current map and publishes the result once, or changes nothing. Returns the published map.
@@ -54,29 +57,45 @@ impl AddressSpace {
             // The space was mapped since, so that there was nothing to map ahead.
             ahead = mapped_by_id(&change.arriving().cloned().collect::<Vec<_>>(), &*turn)?;
         }
-        memory = before.memory_after(&change, |region| ahead.remove(&region.id))?;
+        memory = before.memory_after(&change, |region, there| match ahead.remove(&region.id) {
+            Some(mapped) if there.is_empty() => Ok(mapped),
+            _ => window_on(region, there).map(Arc::new),
+        })?;
+        let (old, after) = self.publish_change(&turn, before, change, memory.as_ref())?;
+        drop(turn);
+        // Unmapping gigabytes and giving bytes back takes long: only now, when the next writer has the turn.
+        drop((old, ahead, kept));
+        Ok(after)
+    }
+
+    /// Publishes a change that is mapped, and gives what was before it, which is dropped without the turn, and the map behind it.
+    pub(super) fn publish_change(
+        &self,
+        turn: &WriterTurn<'_>,
+        before: Arc<SpaceState>,
+        change: Change,
+        memory: Option<&Arc<MappedRegions>>,
+    ) -> Result<(Old, Arc<RegionMap>)> {
         // Leases are closed before any client is asked: a client that made room for a change can't be told that a view forbids it.
-        let participant = before
-            .memory
-            .as_ref()
-            .zip(memory.as_ref())
-            .map(|(memory, after)| MemoryParticipant::prepare(memory, after, &change))
-            .transpose()?
-            .unwrap_or_default();
-        let proposal = Arc::new(Proposal::new(change, before.memory.clone(), memory.clone()));
-        let after = SpaceState { map: Arc::clone(&proposal.change.after), memory: memory.clone() };
+        let both = before.memory.as_ref().zip(memory);
+        let participant = both.map(|(memory, after)| MemoryParticipant::prepare(memory, after, &change));
+        let participant = participant.transpose()?.unwrap_or_default();
+        let proposal = Arc::new(Proposal::new(change, before.memory.clone(), memory.cloned()));
+        let after = SpaceState { map: Arc::clone(&proposal.change.after), memory: memory.cloned() };
         // The publication waits until nobody has this snapshot, we included.
         drop(before);
         let old = self.publish(turn, self.participants(&proposal)?, participant, after)?;
+        self.forget_unplugs(&proposal.change);
+        Ok((old, Arc::clone(&proposal.change.after)))
+    }
+
+    /// Tells those who wait for a region to be unplugged that it has gone.
+    fn forget_unplugs(&self, change: &Change) {
         // Refused only in a forked child, where nobody waits for a request.
         if let Ok(mut unplugs) = self.unplugs() {
-            let change = &proposal.change;
             let gone: Vec<_> = change.removed.iter().filter(|region| !change.goes_on(region)).cloned().collect();
             unplugs.removed(&gone);
         }
-        // Unmapping gigabytes and giving bytes back takes long: only now, when the next writer has the turn.
-        drop((old, ahead, kept));
-        Ok(Arc::clone(&proposal.change.after))
     }
 
     /// Asks the clients, swaps, tells the clients, and waits until no reader is left in the old snapshot, which it returns,
@@ -86,12 +105,12 @@ impl AddressSpace {
     /// leases again; behind the swap nothing can fail.
     pub(super) fn publish(
         &self,
-        turn: WriterTurn<'_>,
+        turn: &WriterTurn<'_>,
         participants: Vec<Participant>,
         mut participant: MemoryParticipant,
         after: SpaceState,
-    ) -> Result<(SpaceState, Vec<KeptMemory>)> {
-        let prepared = Prepared::all(participants, &turn)?;
+    ) -> Result<Old> {
+        let prepared = Prepared::all(participants, turn)?;
         let old = self.swap(after);
         // The views that wait for the outcome learn it before the clients, which may take long.
         participant.commit();
@@ -187,4 +206,9 @@ fn map_all(regions: &[RegionEntry], interrupt: &dyn Interrupt) -> Result<Vec<Arc
     source::check_pools(regions.iter().map(|region| &region.desc))?;
     // Regions of one map are disjoint: together they have no more bytes than there are addresses.
     Mapper::new(interrupt, regions.iter().map(|region| region.size()).sum()).map_all(&regions)
+}
+
+pub(super) fn map_one(region: &RegionEntry, interrupt: &dyn Interrupt) -> Result<Arc<MappedRegion>> {
+    source::check_pools(std::iter::once(&region.desc))?;
+    Mapper::new(interrupt, region.size()).map(region).map(Arc::new)
 }

@@ -44,8 +44,7 @@ impl MemoryParticipant {
                 participant.restrict(region, new)?;
             }
         }
-        let windows = change.added.iter().filter(|added| !change.brings_memory(added));
-        for region in windows.filter_map(|region| mapped(after, region)) {
+        for region in change.added.iter().filter_map(|region| mapped(after, region)) {
             participant.windows.push(NextWindow::show(region)?);
         }
         for (old, new) in &change.replaced {

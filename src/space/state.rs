@@ -40,13 +40,13 @@ impl SpaceState {
         }
     }
 
-    /// The memory after a change; `mapped` gives the memory of regions that bring some.
+    /// The memory after a change; `map` gives the memory of regions that were added, which may show bytes of some that are there.
     ///
     /// Regions that stay are taken over with their mappings and leases, by whole runs between those that the change touches.
     pub fn memory_after(
         &self,
         change: &Change,
-        mut mapped: impl FnMut(&RegionEntry) -> Option<Arc<MappedRegion>>,
+        mut map: impl FnMut(&RegionEntry, &[&MappedRegion]) -> Result<Arc<MappedRegion>>,
     ) -> Result<Option<Arc<MappedRegions>>> {
         let Some(memory) = &self.memory else { return Ok(None) };
         let edits = MemoryEdit::of(change);
@@ -62,11 +62,7 @@ impl SpaceState {
             next.keep(memory, reached..at);
             reached = at;
             if let MemoryEdit::Add(new) = edit {
-                let brought = if change.brings_memory(new) { mapped(new) } else { None };
-                next.push(match brought {
-                    Some(brought) => brought,
-                    None => Arc::new(window_on(memory, change, new)?),
-                })?;
+                next.push(map(new, &shown_by(memory, change, new))?)?;
             } else if let Some(old) = memory.regions().nth(at) {
                 reached = index_sum(at, 1);
                 if let MemoryEdit::Replace(new) = edit {
@@ -79,18 +75,23 @@ impl SpaceState {
     }
 }
 
-/// The region that shows bytes of the memory before a change, or of a part that is kept.
-fn window_on(memory: &MappedRegions, change: &Change, new: &RegionEntry) -> Result<MappedRegion> {
+/// The regions that show bytes of an added one before a change; none for one that brings its own.
+fn shown_by<'a>(memory: &'a MappedRegions, change: &Change, new: &RegionEntry) -> Vec<&'a MappedRegion> {
     let shows = |old: &RegionEntry| old.origin == new.origin && old.bytes().overlaps(&new.bytes());
-    let there: Vec<&MappedRegion> = match &new.window {
+    match &new.window {
+        _ if change.brings_memory(new) => vec![],
         Some(_) => memory.regions().filter(|region| shows(region.entry())).collect(),
         None => {
             let mapped = |old: &RegionEntry| memory.find(old.base()).filter(|mapped| mapped.id() == old.id);
             change.removed.iter().filter(|old| shows(old)).filter_map(mapped).collect()
         }
-    };
+    }
+}
+
+/// The region that shows bytes of others, or of a part that is kept.
+pub(super) fn window_on(new: &RegionEntry, there: &[&MappedRegion]) -> Result<MappedRegion> {
     let kept = new.window.as_ref().and_then(WindowSource::kept);
-    MappedRegion::showing(new, &there, KeptMemory::downcast(kept.as_ref()))
+    MappedRegion::showing(new, there, KeptMemory::downcast(kept.as_ref()))
 }
 
 /// One step from the memory before a change to the memory behind it.
@@ -156,7 +157,7 @@ mod tests {
 
     fn after(state: &SpaceState, operations: &[MapOperation]) -> (Change, Arc<MappedRegions>) {
         let change = ChangeRequest::of(operations).change_of(&state.map).unwrap();
-        let memory = state.memory_after(&change, |region| map(region).ok()).unwrap().unwrap();
+        let memory = state.memory_after(&change, |region, _| map(region)).unwrap().unwrap();
         let ids = |map: &RegionMap| map.regions().iter().filter(|r| r.has_memory()).map(|r| r.id).collect::<Vec<_>>();
         assert_eq!(memory.regions().map(MappedRegion::id).collect::<Vec<_>>(), ids(&change.after));
         assert!(memory.regions().all(|mapped| change.after.find(mapped.desc().base()).is_some_and(|r| mapped.is(r))));

@@ -18,6 +18,7 @@ use self::error::{not_a_machine, not_logged, refused, unsupported};
 use self::log::KvmLog;
 use self::slot::SlotEntry;
 use self::table::{SlotNumbers, SlotTable};
+use super::partial_pages::PartialPages;
 use crate::memory::dirty::WriteLog;
 use crate::memory::region::MappedRegion;
 use crate::model::dirty::DirtyPages;
@@ -48,6 +49,8 @@ pub struct KvmOptions {
     pub max_slots: Option<u32>,
     /// Give each slot of RAM a guest_memfd for its private pages.
     pub guest_memfd: bool,
+    /// The treatment of regions that begin or end inside a page.
+    pub partial_pages: PartialPages,
     /// The most bytes a slot, which is cut at multiples of it from the start of its memory on; whole pages.
     pub slot_size: Option<u64>,
 }
@@ -187,7 +190,7 @@ impl Kvm {
     fn prepare_all(&self, proposal: &Proposal) -> Result<()> {
         let opens = {
             let mut table = self.table.lock()?;
-            show(&mut table, proposal, true);
+            self.show(&mut table, proposal)?;
             !self.changes(&table, proposal).1.deleted_before.is_empty()
         };
         if opens {
@@ -228,11 +231,37 @@ impl Kvm {
         if self.is_quiet.swap(false, Ordering::Relaxed) { self.release() } else { Ok(()) }
     }
 
+    /// Brings the windows of the table to what they are behind a change: whole pages each.
+    fn show(&self, table: &mut SlotTable, proposal: &Proposal) -> Result<()> {
+        let change = &proposal.change;
+        table.forget(change.removed.iter().chain(change.replaced.iter().map(|(old, _)| old)));
+        let new = change.added.iter().chain(change.replaced.iter().map(|(_, new)| new));
+        for mapped in new.filter_map(|region| proposal.mapping(region)) {
+            if let Some(whole) = self.options.partial_pages.of(mapped, "KVM")? {
+                table.windows.insert(mapped.range().base(), Arc::new(whole));
+            }
+        }
+        Ok(())
+    }
+
+    /// Brings them to what they were before it.
+    fn hide(&self, table: &mut SlotTable, proposal: &Proposal) {
+        let change = &proposal.change;
+        table.forget(change.added.iter().chain(change.replaced.iter().map(|(_, new)| new)));
+        let old = change.removed.iter().chain(change.replaced.iter().map(|(old, _)| old));
+        for mapped in old.filter_map(|region| proposal.mapping_before(region)) {
+            // It was taken when it came.
+            if let Ok(Some(whole)) = self.options.partial_pages.of(mapped, "KVM") {
+                table.windows.insert(mapped.range().base(), Arc::new(whole));
+            }
+        }
+    }
+
     /// Undoes as much of a prepare as was done. The first error of it.
     fn undo(&self, proposal: &Proposal) -> Result<()> {
         let undone = {
             let mut table = self.table.lock()?;
-            show(&mut table, proposal, false);
+            self.hide(&mut table, proposal);
             table.undo()
         };
         undone.and(self.resume())
@@ -242,10 +271,15 @@ impl Kvm {
     pub fn base_to_slot(&self) -> Result<Vec<(u64, u32)>> {
         let table = self.table.lock()?;
         let slot_at = |window: &Arc<MappedRegion>| {
-            let base = *table.slots_at(window.range()).first()?;
+            let base = *table.slots_at(window.shown_at()).first()?;
             Some((window.range().base(), table.slots.get(&base)?.id()))
         };
         Ok(table.windows.values().filter_map(slot_at).collect())
+    }
+
+    /// The addresses that the guest is shown, in ascending order.
+    pub fn shown(&self) -> Result<Vec<Range>> {
+        Ok(self.table.lock()?.slots.values().map(SlotEntry::range).collect())
     }
 
     /// The slot number of a region; of several, that of its first byte.
@@ -406,30 +440,11 @@ impl Client for Kvm {
     }
 }
 
-/// Brings the windows of the table to what they are behind a change, or before it.
-fn show(table: &mut SlotTable, proposal: &Proposal, is_done: bool) {
-    let change = &proposal.change;
-    let old = change.removed.iter().chain(change.replaced.iter().map(|(old, _)| old));
-    let new = change.added.iter().chain(change.replaced.iter().map(|(_, new)| new));
-    let (old, new): (Vec<_>, Vec<_>) = (old.collect(), new.collect());
-    let (gone, there) = if is_done { (old, new) } else { (new, old) };
-    for region in gone {
-        if table.windows.get(&region.base()).is_some_and(|window| window.id() == region.id) {
-            table.windows.remove(&region.base());
-        }
-    }
-    for mapped in there
-        .into_iter()
-        .filter_map(|region| if is_done { proposal.mapping(region) } else { proposal.mapping_before(region) })
-    {
-        table.windows.insert(mapped.range().base(), Arc::clone(mapped));
-    }
-}
-
 /// A window as a run, without the flag of the log.
 fn run_of(window: &Arc<MappedRegion>) -> Run {
     let flags = if is_read_only(window.desc()) { kvm::KVM_MEM_READONLY } else { 0 };
-    Run { guest: window.range(), storage: window.storage().id(), at: window.window().shown().base(), flags }
+    let at = window.window().shown().base();
+    Run { guest: window.shown_at(), storage: window.storage().id(), at, flags }
 }
 
 /// The guest's writes to it are exits; a window without any protection shows what is mapped into it.

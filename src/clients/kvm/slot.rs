@@ -41,7 +41,7 @@ pub(super) struct SlotEntry {
 }
 
 impl SlotEntry {
-    /// Sets a slot.
+    /// Sets a slot for whole pages.
     pub(super) fn new(
         vm: &Arc<Vm>,
         (id, flags): (u32, u32),
@@ -52,7 +52,7 @@ impl SlotEntry {
         // Kept without a lease, as a participant of the change may: the slot is deleted when the region goes.
         let (region, memory) = (Arc::clone(memory.desc()), Arc::new(memory));
         let bytes: Arc<MappedRegion> = Arc::clone(&memory);
-        let slot = Slot::new(vm, (id, flags), memory.window().guest().base(), bytes, guest_memfd)?;
+        let slot = Slot::new(vm, (id, flags), memory.shown_at().base(), bytes, guest_memfd)?;
         Ok(Self { slot, region, logged: Vec::new(), is_pending: false, memory, _log: log })
     }
 

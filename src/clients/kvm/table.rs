@@ -10,6 +10,7 @@ use crate::model::error::{Errno, Error, Result};
 use crate::model::format::hex;
 use crate::model::range::Range;
 use crate::model::region::SharedRegion;
+use crate::model::region_map::RegionEntry;
 use crate::model::runs::Run;
 use crate::sys::errno::ENOSPC;
 
@@ -87,14 +88,14 @@ impl SlotTable {
 
     /// The regions that a range has.
     pub(super) fn windows_at(&self, range: Range) -> Vec<Arc<MappedRegion>> {
-        let bases = overlapping(&self.windows, range, |window| window.range());
+        let bases = overlapping(&self.windows, range, |window| window.shown_at());
         bases.iter().filter_map(|base| self.windows.get(base).cloned()).collect()
     }
 
     /// The slots of a region, by their addresses.
     pub(super) fn slots_of(&self, region: &SharedRegion) -> Result<Vec<u64>> {
         let window = self.windows.get(&region.base()).filter(|window| window.desc() == region);
-        let slots = window.map_or_else(Vec::new, |window| self.slots_at(window.range()));
+        let slots = window.map_or_else(Vec::new, |window| self.slots_at(window.shown_at()));
         if !slots.is_empty() {
             return Ok(slots);
         }
@@ -116,6 +117,15 @@ impl SlotTable {
         })
     }
 
+    /// Forgets the windows of regions.
+    pub(super) fn forget<'a>(&mut self, regions: impl Iterator<Item = &'a RegionEntry>) {
+        for region in regions {
+            if self.windows.get(&region.base()).is_some_and(|window| window.id() == region.id) {
+                self.windows.remove(&region.base());
+            }
+        }
+    }
+
     /// The slots whose log is on.
     pub(super) fn logging(&mut self) -> impl Iterator<Item = &mut SlotEntry> {
         self.slots.values_mut().filter(|entry| entry.is_logging())
@@ -123,8 +133,7 @@ impl SlotTable {
 
     /// The memory of a run that is in the table.
     pub(super) fn memory_of(&self, run: &Run) -> Option<MappedRegion> {
-        let (_, window) = self.windows.range(..=run.guest.base()).next_back()?;
-        window.run(run.guest)
+        self.windows_at(run.guest).first()?.run(run.guest)
     }
 
     /// Makes way: the slot's number stays taken and its log in the entry, so that a rollback sets it again as it was.
@@ -151,7 +160,7 @@ impl SlotTable {
     /// Slots that stayed are told of by the names that their regions have now.
     pub(super) fn rename(&mut self, slots: &[Run]) {
         for slot in slots {
-            let window = self.windows.get(&slot.guest.base()).map(|window| Arc::clone(window.desc()));
+            let window = self.windows_at(slot.guest).first().map(|window| Arc::clone(window.desc()));
             if let (Some(entry), Some(desc)) = (self.slots.get_mut(&slot.guest.base()), window) {
                 entry.region = desc;
             }

@@ -1020,7 +1020,19 @@ class AddressSpace:
         >>> space.memory.read_u64((16 << 20) + 0x1000)
         7
         """
-    def grow_region(self, x: _Target, size: _Size) -> AddressSpaceBase: ...
+    def grow_region(self, x: _Target, size: _Size) -> AddressSpaceBase:
+        """Makes a region larger, to `size` bytes in all, and returns the map just published; bytes, views and host addresses stay.
+
+        `x` is a region as `remove_region` takes it. With `BackingOptions(max_size=)` it stays one region. Without, a neighbour comes behind it, like it and under the
+        next name (`ram-2`), with memory of its own: a view can't cross from one to the other (`NotContiguous`). New bytes are zero, in a file those that
+        come next. `split_region` and `remove_region` make it smaller. Raises `UnmappedAddress`, `InvalidAddressRange` for a `size` that is not above
+        the region's, or above `max_size`, `InvalidArgument` for a buffer or a window, and what `insert_region` and `split_region` do.
+
+        >>> from dbs_address_space import AddressSpaceBuilder
+        >>> space = AddressSpaceBuilder(numa_regions=["4MiB"]).build()
+        >>> [(region.name, region.size) for region in space.grow_region("ram0", "6MiB")]
+        [('ram0', 4194304), ('ram0-2', 2097152)]
+        """
     def protect(self, addr: _Address, size: _Size, prot_flags: _Protection) -> AddressSpaceBase:
         """Gives `[addr, addr + size)` another protection, and returns the map just published; regions that it begins or ends in are cut there.
 
@@ -1645,7 +1657,15 @@ class Transaction:
         ...     change.move_region(0, 16 << 20).regions[0].base
         16777216
         """
-    def grow_region(self, x: _Target, size: _Size) -> AddressSpaceBase: ...
+    def grow_region(self, x: _Target, size: _Size) -> AddressSpaceBase:
+        """Stages a growth; returns the staged map. Raises as `AddressSpace.grow_region` does.
+
+        >>> from dbs_address_space import AddressSpaceBuilder
+        >>> space = AddressSpaceBuilder(numa_regions=["4MiB"]).build()
+        >>> with space.transaction() as change:
+        ...     change.grow_region("ram0", "6MiB").last_addr
+        6291455
+        """
     def protect(self, addr: _Address, size: _Size, prot_flags: _Protection) -> AddressSpaceBase:
         """Stages another protection of a range; returns the staged map. Raises as `AddressSpace.protect` does.
 
@@ -3534,6 +3554,8 @@ class BackingOptions:
       private memory of small pages alone; elsewhere `ksm` is for whoever asks the region.
     - `dontdump`, `dontfork`: left out of core dumps; not there in forked children, where an access is `MemoryFault`.
     - `mlock`: all pages are there and stay there.
+    - `max_size`: the most bytes that `grow_region` may give the region without a new memory. Host addresses for as many are set aside, and of huge pages
+      the pages; other pages cost nothing before they are touched. For memfds and anonymous memory, without `mlock` and `MAP_POPULATE`.
     - `guard_pages`: an inaccessible page before and behind the mapping.
     - `may_block`: somebody answers page faults of the memory, as with a userfaultfd: accesses let other threads run, and one that is not
       answered within a second is `MemoryFault`. Views and atomics are refused. For memory that is registered only after it was mapped.
@@ -3571,7 +3593,8 @@ class BackingOptions:
     def page_size(self) -> int | None:
         """The page size of a huge source in bytes."""
     @property
-    def max_size(self) -> int | None: ...
+    def max_size(self) -> int | None:
+        """The most bytes that the region may grow to."""
     @property
     def alignment(self) -> int | None:
         """The alignment of the host address in bytes."""

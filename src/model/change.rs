@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::allocator::without;
 use super::cut::{cut, joined, moved};
 use super::error::{Error, Result};
-use super::grow::grown;
+use super::grow::{check_growth, grown, neighbour};
 use super::ids::{Generation, Origin, RegionId, ReservationId};
 use super::protect::protected;
 use super::range::Range;
@@ -66,6 +66,15 @@ impl MapOperation {
     /// An insertion under an id of its own.
     pub fn insert(region: impl Into<SharedRegion>) -> Self {
         Self::Insert(RegionEntry::new(region.into()))
+    }
+
+    /// Makes a region as large: in its own memory, where that has room, or by a neighbour with the rest.
+    pub fn growth(map: &RegionMap, region: &RegionEntry, size: u64) -> Result<Self> {
+        check_growth(region, size)?;
+        match region.options.max_size {
+            Some(_) => Ok(Self::Grow(RegionTarget::Unchanged(region.clone()), size)),
+            None => Ok(Self::insert(neighbour(map, region, size)?)),
+        }
     }
 
     /// Another protection of a range, under ids of its own for what it cuts.

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use super::change::MapOperation;
 use super::cut::{check_memory, resized};
 use super::error::{Error, Result};
 use super::format::hex;
@@ -11,21 +10,18 @@ use super::range::Range;
 use super::region::{Region, SharedRegion};
 use super::region_map::{RegionEntry, RegionMap};
 
-/// The operation that makes a region as large: in its own memory, where that has room, or by a neighbour with the rest.
-pub fn growth(map: &RegionMap, region: &RegionEntry, size: u64) -> Result<MapOperation> {
+/// Refuses a growth of what can't grow, and one that is none.
+pub fn check_growth(region: &SharedRegion, size: u64) -> Result<()> {
     check_memory(region, "grow")?;
-    if size <= region.size() {
-        let message = format!(
-            "cannot grow {region} to {} bytes: it has {}; split_region() and remove_region() make it smaller",
-            hex(size),
-            hex(region.size())
-        );
-        return Err(Invalid::at(message, Some(region.base()), Some(size)).into());
+    if size > region.size() {
+        return Ok(());
     }
-    match region.options.max_size {
-        Some(_) => Ok(MapOperation::Grow(super::change::RegionTarget::Unchanged(region.clone()), size)),
-        None => Ok(MapOperation::insert(neighbour(map, region, size)?)),
-    }
+    let message = format!(
+        "cannot grow {region} to {} bytes: it has {}; split_region() and remove_region() make it smaller",
+        hex(size),
+        hex(region.size())
+    );
+    Err(Invalid::at(message, Some(region.base()), Some(size)).into())
 }
 
 /// The map in which a region shows more of its memory.
@@ -50,7 +46,7 @@ pub fn grown(map: &RegionMap, region: &RegionEntry, size: u64) -> Result<RegionM
 }
 
 /// A region behind one, like it, with memory of its own; in a file what comes next.
-fn neighbour(map: &RegionMap, region: &SharedRegion, size: u64) -> Result<Region> {
+pub fn neighbour(map: &RegionMap, region: &SharedRegion, size: u64) -> Result<Region> {
     if region.source.buffer.is_some() || region.window.is_some() {
         let what = if region.source.buffer.is_some() { "a buffer has its size" } else { "a window brings no memory" };
         let message = format!("cannot grow {region}: {what}");
@@ -89,7 +85,12 @@ mod tests {
     }
 
     fn grow(map: &RegionMap, size: u64) -> Result<RegionMap> {
-        growth(map, &map.regions()[0], size)?.apply(map)
+        let region = &map.regions()[0];
+        check_growth(region, size)?;
+        match region.options.max_size {
+            Some(_) => grown(map, region, size),
+            None => map.insert(&RegionEntry::new(Arc::new(neighbour(map, region, size)?))),
+        }
     }
 
     #[test]

@@ -131,7 +131,7 @@ fn busy(region: &SharedRegion, leases: Vec<LeaseInfo>) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use super::super::state::SpaceState;
+    use super::super::state::{SpaceState, window_on};
     use super::*;
     use crate::memory::lease::{Lease, WeakRegion};
     use crate::memory::mapper::Mapper;
@@ -169,7 +169,7 @@ mod tests {
 
     fn prepare(memory: &Arc<MappedRegions>, change: &Change) -> Result<MemoryParticipant> {
         let before = SpaceState { map: Arc::clone(&change.before), memory: Some(Arc::clone(memory)) };
-        let after = before.memory_after(change, |_| None)?.unwrap();
+        let after = before.memory_after(change, |region, there| window_on(region, there).map(Arc::new))?.unwrap();
         MemoryParticipant::prepare(memory, &after, change)
     }
 

@@ -12,7 +12,6 @@ use super::turn::Turn;
 use crate::memory::mapped_regions::MappedRegions;
 use crate::model::change::{ChangeRequest, MapOperation, RegionTarget};
 use crate::model::error::{Error, Result};
-use crate::model::grow::growth;
 use crate::model::ids::{Generation, RegionId};
 use crate::model::interrupt::Interrupt;
 use crate::model::range::Range;
@@ -186,7 +185,7 @@ impl AddressSpace {
     /// Makes a region larger: in its own memory, where that has room, or by a neighbour.
     pub fn grow(&self, target: &RegionTarget, size: u64, interrupt: &dyn Interrupt) -> Result<Arc<RegionMap>> {
         let map = self.map();
-        self.change(&ChangeRequest::of(&[growth(&map, target.find(&map)?, size)?]), interrupt)
+        self.change(&ChangeRequest::of(&[MapOperation::growth(&map, target.find(&map)?, size)?]), interrupt)
     }
 
     /// Protects a range otherwise.

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use super::space::AddressSpace;
 use crate::model::change::{ChangeRequest, MapOperation, RegionTarget};
 use crate::model::error::Result;
-use crate::model::grow::growth;
 use crate::model::ids::{Generation, RegionId};
 use crate::model::interrupt::Interrupt;
 use crate::model::range::Range;
@@ -72,7 +71,7 @@ impl Transaction {
 
     /// Stages a growth.
     pub fn grow(&mut self, target: &RegionTarget, size: u64) -> Result<()> {
-        let operation = growth(&self.staged, target.find(&self.staged)?, size)?;
+        let operation = MapOperation::growth(&self.staged, target.find(&self.staged)?, size)?;
         self.stage(operation)
     }
 

@@ -295,10 +295,13 @@ def aliased(world: World) -> Iterator[None]:
 @contextmanager
 def shown_again(world: World) -> Iterator[None]:
     """The region goes, and another window on its bytes takes its place."""
-    with suppress(AddressSpaceError), world.memory.part(world.base, world.size) as part:
-        with world.space.transaction() as change:
-            change.remove_region(world.base)
-            change.insert_region(part.region(world.base))
+    with (
+        suppress(AddressSpaceError),
+        world.memory.part(world.base, world.size) as part,
+        world.space.transaction() as change,
+    ):
+        change.remove_region(world.base)
+        change.insert_region(part.region(world.base))
     yield
 
 

@@ -268,7 +268,7 @@ class UnicornClient:
         self._uc.ctl_remove_cache(address, address + len(data))
 
     def written(self, wanted: AddressRange) -> None:
-        """Lets the engine translate the bytes anew at the other addresses where they are seen: it knows the one that was written."""
+        """Lets the engine translate the bytes anew where else they are seen: it knows the address that was written."""
         for region in self._shown():
             if there := _range(region).intersect(wanted):
                 # Removed meanwhile, it is seen nowhere.

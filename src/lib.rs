@@ -87,6 +87,8 @@ mod _core {
     #[pymodule_export]
     use super::python::numa_region_info::PyNumaRegionInfo;
     #[pymodule_export]
+    use super::python::part::PyPart;
+    #[pymodule_export]
     use super::python::pin::PyPin;
     #[pymodule_export]
     use super::python::plan::PyPlan;

@@ -431,6 +431,8 @@ VERBS: tuple[Verb, ...] = (
     Borrower("array", array_of_bytes, written),
     Borrower("array", partial(array_of_bytes, unguarded=True), written, form="unguarded", unguarded=True),
     Borrower("pin", pin, of(len), needs=""),
+    Verb("part", GuestMemory.part, kind="lease", widths=(PAGE,)),
+    Query("aliases", GuestMemory.aliases),
     Query("check_range", GuestMemory.check_range, of(lambda _: True), holes=True),
     Query("host_address", lambda memory, addr, _: memory.host_address(addr), widths=(1,)),
     Query("mapping", lambda memory, addr, _: memory.mapping(addr), widths=(1,)),

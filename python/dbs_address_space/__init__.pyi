@@ -18,6 +18,7 @@ from ._core import (
     KvmSlots as KvmSlots,
     Machine as Machine,
     Mapping as Mapping,
+    MemoryPart as MemoryPart,
     NumaIdTable as NumaIdTable,
     NumaNode as NumaNode,
     NumaNodeInfo as NumaNodeInfo,

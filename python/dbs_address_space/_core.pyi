@@ -1,4 +1,5 @@
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from os import PathLike
 from types import TracebackType
 from typing import (
@@ -60,6 +61,7 @@ __all__ = [
     "KvmSlots",
     "Machine",
     "Mapping",
+    "MemoryPart",
     "NumaIdTable",
     "NumaNode",
     "NumaNodeInfo",
@@ -392,6 +394,30 @@ class AddressSpaceRegion:
         ...     region = AddressSpaceRegion.from_file(0, "4KiB", file, 100)
         >>> AddressSpace.from_regions([region], AddressSpaceLayout(1 << 46, 0, 1 << 45)).map_memory().read(0, 5)
         b'image'
+        """
+    @staticmethod
+    def alias(
+        base: _Address,
+        region: AddressSpaceRegion,
+        offset: _Size = 0,
+        size: _Size | None = None,
+        *,
+        prot_flags: _Protection | None = None,
+        name: str | None = None,
+    ) -> AddressSpaceRegion:
+        """A window on bytes of another region of the same space: `size` of them from `offset` on, or all of the rest, seen at `base` too.
+
+        It is found by `region` when it is inserted: by that very description, or by another window on its bytes, for no window is more than the
+        others, and each can be removed, moved or protected by itself. `offset` is a multiple of the page size. Source and options are the region's; the
+        protection is too when it is not given. The insertion raises `UnmappedAddress` when no region there shows the bytes. Raises
+        `InvalidAddressRange`, and `Unsupported` for devices, DAX windows and `may_block` memory.
+
+        >>> from dbs_address_space import AddressSpaceBuilder, AddressSpaceRegion
+        >>> space = AddressSpaceBuilder(numa_regions=["4MiB"]).build()
+        >>> _ = space.insert_region(AddressSpaceRegion.alias(1 << 32, space[0], 0xf0000, "64KiB", prot_flags="r-x"))
+        >>> space.memory.write(0xf0000, b"shadow")
+        >>> space.memory.read(1 << 32, 6)
+        b'shadow'
         """
     @staticmethod
     def from_buffer(
@@ -859,6 +885,20 @@ class AddressSpaceChange:
     @property
     def replaced(self) -> tuple[tuple[AddressSpaceRegion, AddressSpaceRegion], ...]:
         """Pairs `(old, new)` of regions with the same range and backing that differ otherwise."""
+    @property
+    def moved(self) -> tuple[tuple[AddressSpaceRegion, AddressSpaceRegion], ...]:
+        """Pairs `(old, new)` of regions that are seen at another base; each is also in `removed` and `added`."""
+    @property
+    def cut(self) -> tuple[tuple[AddressSpaceRegion, tuple[AddressSpaceRegion, ...]], ...]:
+        """Pairs `(old, parts)` of regions that were cut, with the parts that are seen where they were; each is also in `removed` and `added`.
+
+        >>> from dbs_address_space import AddressSpaceBuilder
+        >>> space = AddressSpaceBuilder(numa_regions=["4MiB"]).build()
+        >>> before = space.snapshot()
+        >>> [(old, parts)] = before.diff(space.split_region(0, 1 << 20)).cut
+        >>> old.size, [part.size for part in parts]
+        (4194304, [1048576, 3145728])
+        """
     def mapping(self, region: AddressSpaceRegion) -> Mapping:
         """The `Mapping` of an added, kept or removed region: where its memory is in this process.
 
@@ -996,6 +1036,32 @@ class AddressSpace:
         >>> _ = space.move_region(0, 16 << 20)
         >>> space.memory.read_u64((16 << 20) + 0x1000)
         7
+        """
+    def grow_region(self, x: _Target, size: _Size) -> AddressSpaceBase:
+        """Makes a region larger, to `size` bytes in all, and returns the map just published; bytes, views and host addresses stay.
+
+        `x` is a region as `remove_region` takes it. With `BackingOptions(max_size=)` it stays one region. Without, a neighbour comes behind it, like it and under the
+        next name (`ram-2`), with memory of its own: a view can't cross from one to the other (`NotContiguous`). New bytes are zero, in a file those that
+        come next. `split_region` and `remove_region` make it smaller. Raises `UnmappedAddress`, `InvalidAddressRange` for a `size` that is not above
+        the region's, or above `max_size`, `InvalidArgument` for a buffer or a window, and what `insert_region` and `split_region` do.
+
+        >>> from dbs_address_space import AddressSpaceBuilder
+        >>> space = AddressSpaceBuilder(numa_regions=["4MiB"]).build()
+        >>> [(region.name, region.size) for region in space.grow_region("ram0", "6MiB")]
+        [('ram0', 4194304), ('ram0-2', 2097152)]
+        """
+    def protect(self, addr: _Address, size: _Size, prot_flags: _Protection) -> AddressSpaceBase:
+        """Gives `[addr, addr + size)` another protection, and returns the map just published; regions that it begins or ends in are cut there.
+
+        `prot_flags` are a `Prot`, an int or text such as `"r--"`. The lowest part of a region that is cut keeps the name. Where write is taken away,
+        writable views and pins are `RegionBusy`, and readers go on; where read is, all are. The pages of the host allow what all windows on
+        them allow together. A guest's processors must be paused as for `replace_region`. Raises `UnmappedAddress` for a hole, `InvalidAddressRange` for
+        size 0, `InvalidArgument` for a device, and what `split_region` does.
+
+        >>> from dbs_address_space import AddressSpaceBuilder
+        >>> space = AddressSpaceBuilder(numa_regions=["4MiB"]).build()
+        >>> [(region.base, region.prot_flags.name) for region in space.protect(0xf0000, 0x10000, "r--")]
+        [(0, 'READ|WRITE'), (983040, 'READ'), (1048576, 'READ|WRITE')]
         """
     def replace_region(self, old: _Target, new: AddressSpaceRegion) -> AddressSpaceBase:
         """Puts `new` in the place of `old` (exact base, name or region) and returns the map just published; memory and bytes stay.
@@ -1476,6 +1542,8 @@ class AddressSpace:
         first_slot: SupportsIndex = 0,
         max_slots: SupportsIndex | None = None,
         guest_memfd: bool = False,
+        slot_size: _Size | None = None,
+        quiesce: AbstractContextManager[object] | None = None,
         partial_pages: str = "refuse",
     ) -> KvmSlots:
         """Keeps the memory slots of a KVM virtual machine in step with this space; returns its `KvmSlots`.
@@ -1486,6 +1554,10 @@ class AddressSpace:
         and no more than KVM has. With `guest_memfd` each region of RAM has one for its private pages, and no dirty log. KVM takes whole
         pages: a region that begins or ends inside one, or whose bytes do in their file, is `Misaligned`, or shown without such parts with
         `partial_pages="skip"`, and they are in `KvmSlots.left_out`.
+
+        A slot has at most `slot_size` bytes, whole pages: what a change costs that cuts a slot grows with it (a size such as `"128MiB"`). `quiesce`, a context
+        manager that can be used again, is entered without any lock before a slot makes way for others, and left once the change is made or undone: it holds
+        the guest's processors. What its `__enter__` raises refuses the change as a `ClientError`.
 
         Raises `NotMapped`, `BackingError` for a descriptor that is not a KVM machine, for a slot that KVM refuses and when the slots
         run out (`ENOSPC`), `Unsupported` for a feature that the kernel lacks. Then nothing is attached.
@@ -1746,6 +1818,24 @@ class Transaction:
         >>> with space.transaction() as change:
         ...     change.move_region(0, 16 << 20).regions[0].base
         16777216
+        """
+    def grow_region(self, x: _Target, size: _Size) -> AddressSpaceBase:
+        """Stages a growth; returns the staged map. Raises as `AddressSpace.grow_region` does.
+
+        >>> from dbs_address_space import AddressSpaceBuilder
+        >>> space = AddressSpaceBuilder(numa_regions=["4MiB"]).build()
+        >>> with space.transaction() as change:
+        ...     change.grow_region("ram0", "6MiB").last_addr
+        6291455
+        """
+    def protect(self, addr: _Address, size: _Size, prot_flags: _Protection) -> AddressSpaceBase:
+        """Stages another protection of a range; returns the staged map. Raises as `AddressSpace.protect` does.
+
+        >>> from dbs_address_space import AddressSpaceBuilder
+        >>> space = AddressSpaceBuilder(numa_regions=["4MiB"]).build()
+        >>> with space.transaction() as change:
+        ...     len(change.protect(0xf0000, 0x10000, "r--"))
+        3
         """
     def replace_region(self, old: _Target, new: AddressSpaceRegion) -> AddressSpaceBase:
         """Stages a replacement that keeps range and backing; returns the staged map. Raises as `AddressSpace.replace_region` does.
@@ -2422,6 +2512,34 @@ class GuestMemory:
         ...     file.seek(-4, 2), file.read(100)
         (8188, b'tail')
         """
+    def part(self, addr: _Address, size: _Size) -> MemoryPart:
+        """Keeps the bytes of a range, whether regions show them or not: a `MemoryPart`, whose regions show them again, also in another space.
+
+        The range is one of whole pages, and its bytes are those of one memory: regions that were cut from one, and may be inserted at any base.
+        Raises `UnmappedAddress`, `NotContiguous` at the first byte of another memory, `Misaligned`, `InvalidAddressRange` for size 0, `Unsupported` for a DAX window and `may_block` memory, and
+        `NotMapped`.
+
+        >>> from dbs_address_space import AddressSpaceBuilder
+        >>> space = AddressSpaceBuilder(numa_regions=["4MiB"]).build()
+        >>> space.memory.write(0, b"kept")
+        >>> part = space.memory.part(0, 0x1000)
+        >>> with space.transaction() as change:
+        ...     _ = change.remove_region(0)
+        ...     _ = change.insert_region(part.region(0x8000))
+        >>> space.memory.read(0x8000, 4)
+        b'kept'
+        """
+    def aliases(self, addr: _Address, size: _Size) -> tuple[AddressRange, ...]:
+        """The other addresses at which bytes of a range are seen, by ascending base: a tuple of `AddressRange`.
+
+        Raises `UnmappedAddress`, `NotMapped`.
+
+        >>> from dbs_address_space import AddressSpaceBuilder, AddressSpaceRegion
+        >>> space = AddressSpaceBuilder(numa_regions=["4MiB"]).build()
+        >>> _ = space.insert_region(AddressSpaceRegion.alias(0x8000_0000, space[0], 0x10000, 0x1000))
+        >>> space.memory.aliases(0, "1MiB")
+        (AddressRange(base=0x8000_0000, size=0x1000),)
+        """
     def pin(self, addr: _Address, size: _Size) -> Pin:
         """Holds a range inside one region, and says where it is on the host: for engines and system calls that need an address.
 
@@ -2731,6 +2849,63 @@ class BytePattern:
     def __getnewargs__(self) -> tuple[str]: ...
 
 @final
+class MemoryPart:
+    """Bytes of a guest's memory that stay for as long as this is kept, whether a region shows them or not.
+
+    Made by `GuestMemory.part`. Its regions are windows on those bytes, in the same space or in another; without one the bytes are seen by nobody. Used
+    in `with`, or closed, it lets go of them: what no region shows then is gone. It vetoes nothing.
+
+    >>> from dbs_address_space import AddressSpaceBuilder
+    >>> space = AddressSpaceBuilder(numa_regions=["4MiB"]).build()
+    >>> space.memory.write(0xf0000, b"RAM")
+    >>> part = space.memory.part(0xf0000, 0x10000)
+    >>> _ = space.insert_region(part.region(1 << 32, prot_flags="r-x", name="copy"))
+    >>> space.memory.read(1 << 32, 3)
+    b'RAM'
+    """
+    @property
+    def size(self) -> int:
+        """The number of bytes."""
+    def region(
+        self,
+        base: _Address,
+        offset: _Size = 0,
+        size: _Size | None = None,
+        *,
+        prot_flags: _Protection | None = None,
+        name: str | None = None,
+        region_type: _RegionType | None = None,
+    ) -> AddressSpaceRegion:
+        """A region at a base that shows `size` bytes of the part from `offset` on, or all of the rest.
+
+        `offset` is a multiple of the page size. Protection and type are those of the region that the part was taken from when they are not given; the
+        type is RAM or firmware. It can be inserted while the part is kept, and later as long as some region shows the bytes; then the insertion
+        raises `UnmappedAddress`. Raises `InvalidAddressRange`, and `InvalidArgument` when the part is closed.
+
+        >>> from dbs_address_space import AddressSpaceBuilder
+        >>> memory = AddressSpaceBuilder(numa_regions=["4MiB"]).build().memory
+        >>> memory.part(0, "64KiB").region(0xf_0000_0000, 0x1000, name="window")
+        AddressSpaceRegion('window' DEFAULT_MEMORY [0xf_0000_0000, 0xf_0000_f000) 60 KiB rw- shmem)
+        """
+    def close(self) -> None:
+        """Lets go of the bytes, as the end of a `with` does; to close it twice does nothing.
+
+        >>> from dbs_address_space import AddressSpaceBuilder
+        >>> part = AddressSpaceBuilder(numa_regions=["4MiB"]).build().memory.part(0, 0x1000)
+        >>> part.close()
+        >>> part
+        MemoryPart(closed)
+        """
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self,
+        _type: type[BaseException] | None,
+        _value: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> Literal[False]: ...
+    def __reduce__(self) -> NoReturn: ...
+
+@final
 class Pin:
     """A range of guest memory that stays at its host address until the pin ends. Made by `GuestMemory.pin`; used in `with`.
 
@@ -2799,6 +2974,20 @@ class Mapping:
     @property
     def file_offset(self) -> int | None:
         """Where in the file the region begins; `None` for anonymous memory."""
+    @property
+    def storage(self) -> int:
+        """A number that tells the bytes from all others of this process: mappings that share it are windows on one memory.
+
+        >>> from dbs_address_space import AddressSpaceBuilder
+        >>> space = AddressSpaceBuilder(numa_regions=["4MiB"]).build()
+        >>> _ = space.split_region(0, 1 << 20)
+        >>> low, high = space.memory.mappings()
+        >>> low.storage == high.storage, high.storage_offset
+        (True, 1048576)
+        """
+    @property
+    def storage_offset(self) -> int:
+        """Where in those bytes the region begins."""
     @property
     def prot_flags(self) -> Prot:
         """The protection, a `Prot`."""
@@ -3005,14 +3194,15 @@ class Subscription(Attachment):
 class KvmSlots(Attachment):
     """The memory slots of a KVM virtual machine that follows an address space: the `Attachment` that `AddressSpace.attach_kvm()` makes.
 
-    RAM, firmware and DAX windows have a slot each; read-only regions are read-only to the guest, whose writes there are exits, as are
+    RAM, firmware and DAX windows have slots; regions side by side that show the bytes of one memory share one, so that a region which is cut, joined or
+    renamed costs KVM nothing, and one that moves to a free range takes its slot and its dirty log along. Read-only regions are read-only to the guest, whose writes there are exits, as are
     all its accesses to devices and holes. `detach()` deletes every slot and raises `BackingError` when KVM refuses to delete one: its
     memory then stays mapped, and the others are gone all the same. `error` is about such a slot too, when its region was removed. The
     virtual machine stays its owner's. Verbs of a detached one raise `InvalidArgument`.
 
-    **Pause the guest's processors** around a transaction that removes a region and inserts another over the same addresses, and
-    around a `replace_region` that makes a region read-only or writable: KVM has the old slot deleted first, and for that moment the
-    guest finds nothing there. Every other change is safe while they run.
+    **Pause the guest's processors**, or give `quiesce`, around a transaction that removes a region and inserts another over the same addresses, and
+    around a change that makes part of a slot read-only or writable, or cuts part of it off: KVM has the old slot deleted first, and for that moment the
+    guest finds nothing there. A guest that fetches code there is dead. Every other change is safe while they run; `windows` counts those moments.
     """
     @property
     def base_to_slot(self) -> dict[int, int]:
@@ -3023,8 +3213,14 @@ class KvmSlots(Attachment):
 
         With `partial_pages="skip"` these are the parts of regions that do not fill a page; otherwise there are none.
         """
+    @property
+    def windows(self) -> int:
+        """How often a slot made way for others, so that the guest found nothing for a moment where memory was and is.
+
+        A change that leaves it as it was is safe under running processors. Raises `InvalidArgument` once it is detached.
+        """
     def slot_of(self, region: _Target) -> int:
-        """The slot number of a region; raises `UnmappedAddress` when it has none."""
+        """The slot number of a region, of several that of its first byte; raises `UnmappedAddress` when it has none."""
     def dirty_log(self, *, region: _Target | None = None, clear: bool = True) -> DirtyPages:
         """The pages that the guest wrote since they were last cleared, in `region` or in all regions that are logged: `DirtyPages`.
 
@@ -3037,7 +3233,9 @@ class KvmSlots(Attachment):
         With `manual_clear` only these pages are write-protected again, in units that KVM accepts, and no other page is touched.
         """
     def set_dirty_log(self, region: _Target, on: bool) -> None:
-        """Switches the log of a region, while the guest runs; switching it off forgets what was logged."""
+        """Switches the log of a region, while the guest runs; switching it off forgets what was logged. A slot that shows others too is cut, as if it
+        were protected.
+        """
     def set_private(self, addr: _Address, size: _Size, private: bool = True) -> None:
         """Makes `[addr, addr + size)` private to the guest, its pages then coming from the guest_memfd, or shared again.
 
@@ -3597,6 +3795,8 @@ class BackingOptions:
       private memory of small pages alone; elsewhere `ksm` is for whoever asks the region.
     - `dontdump`, `dontfork`: left out of core dumps; not there in forked children, where an access is `MemoryFault`.
     - `mlock`: all pages are there and stay there.
+    - `max_size`: the most bytes that `grow_region` may give the region without a new memory. Host addresses for as many are set aside, and of huge pages
+      the pages; other pages cost nothing before they are touched. For memfds and anonymous memory, without `mlock` and `MAP_POPULATE`.
     - `guard_pages`: an inaccessible page before and behind the mapping.
     - `may_block`: somebody answers page faults of the memory, as with a userfaultfd: accesses let other threads run, and one that is not
       answered within a second is `MemoryFault`. Views and atomics are refused. For memory that is registered only after it was mapped.
@@ -3617,6 +3817,7 @@ class BackingOptions:
         *,
         page_size: _Size | None = None,
         alignment: _Size | None = None,
+        max_size: _Size | None = None,
         reserve: bool | None = None,
         transparent_hugepage: bool | None = None,
         ksm: bool | None = None,
@@ -3632,6 +3833,9 @@ class BackingOptions:
     @property
     def page_size(self) -> int | None:
         """The page size of a huge source in bytes."""
+    @property
+    def max_size(self) -> int | None:
+        """The most bytes that the region may grow to."""
     @property
     def alignment(self) -> int | None:
         """The alignment of the host address in bytes."""

@@ -4,7 +4,6 @@ use std::fs::File;
 use std::sync::Arc;
 
 use super::region::MappedRegion;
-use super::region_change::NextWindow;
 use super::storage::Storage;
 use super::window::Window;
 use crate::model::error::Result;
@@ -76,22 +75,18 @@ impl MappedRegion {
             return Err(Invalid::at(message, Some(entry.base()), Some(entry.size())).into());
         }
         storage.check_pages(&entry.desc, shown)?;
-        Ok(Self::of(entry.clone(), Arc::clone(storage), Window::on(entry.range, at)))
+        Ok(Self::of(entry.clone(), Arc::clone(storage), Window::new(entry.range, at)))
     }
 
     /// Lets leases be taken through its place.
     pub fn show(&self) -> Result<()> {
-        NextWindow::show(self)?.into_iter().for_each(NextWindow::publish);
-        Ok(())
+        self.show_new()
     }
 }
 
 impl Storage {
     /// Maps bytes of a file for regions that are to come: none shows any of them yet.
     pub fn received(region: &SharedRegion) -> Result<Arc<Self>> {
-        let window = Window::whole(region.range);
-        let storage = Self::new(region, &window)?;
-        storage.places().hide(&window, window.shown());
-        Ok(Arc::new(storage))
+        Self::new(region).map(Arc::new)
     }
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Weak};
 
 use super::dax_window::{DaxMapping, DaxWindow};
 use super::path::Touch;
-use super::places::{Places, Refused, WindowLeases};
+use super::places::{Places, Refused, WindowLeases, Writes};
 use super::region::MappedRegion;
 use super::storage::Storage;
 use super::window::Window;
@@ -29,16 +29,17 @@ pub struct Lease {
 impl Lease {
     /// Takes a lease on part of a region, for `what`.
     ///
-    /// `is_writable` says that it may be written unseen, `is_nested` that the caller has a lease on the region already.
+    /// `writes` says how it may be written, `is_nested` that the caller has a lease on the region already.
     pub(super) fn take(
         region: &MappedRegion,
         what: &'static str,
         range: Range,
-        is_writable: bool,
+        writes: Writes,
         is_nested: bool,
     ) -> Result<Self, Refused> {
-        let slot = region.leases().enter(what, range, is_writable, is_nested)?;
-        Ok(Self { region: region.share(), written: is_writable.then(|| region.part(range)), slot })
+        let slot = region.leases().enter(what, range, writes, is_nested)?;
+        let written = (writes == Writes::Unseen).then(|| region.part(range));
+        Ok(Self { region: region.share(), written, slot })
     }
 
     /// The region.
@@ -53,7 +54,7 @@ impl Lease {
 
     /// Whether the memory has the protection bits all over a range, as long as the lease is held.
     pub fn allows(&self, range: Range, bits: i32) -> Result<bool, Forked> {
-        self.region.storage().allows(self.region.part(range), bits)
+        self.region.allows(range, bits)
     }
 
     /// Whether dropping this lease unmaps the memory, which may take long.
@@ -118,10 +119,10 @@ impl WeakRegion {
     }
 
     /// Takes a lease on part of the region, if it is still there.
-    pub fn lease(&self, what: &'static str, range: Range, is_writable: bool) -> Result<Lease, Refused> {
+    pub fn lease(&self, what: &'static str, range: Range, writes: Writes) -> Result<Lease, Refused> {
         let storage = self.storage.upgrade().ok_or(Refused::Closed)?;
         let region = MappedRegion::of(self.entry.clone(), storage, self.window);
-        Lease::take(&region, what, range, is_writable, false)
+        Lease::take(&region, what, range, writes, false)
     }
 
     /// The storage's own descriptor, exported as by [`Storage::export_file`], if the memory is still there.

@@ -2,7 +2,9 @@
 
 use super::access::Side;
 use super::lease::{Lease, WeakRegion};
+use super::places::Writes;
 use super::protection::Need;
+use super::region::MappedRegion;
 use super::section::Section;
 use crate::model::error::Result;
 use crate::model::range::Range;
@@ -26,10 +28,8 @@ impl LeasedSections {
         for ((leased, (verb, _)), plan) in all.iter_mut().zip(sides).zip(plans) {
             for section in plan {
                 let (region, range) = (section.region(), section.range());
-                // The holder of an address may write there unseen, if the region is writable at all.
-                let is_writable = verb.need == Need::Address && region.desc().prot_flags & PROT_WRITE != 0;
                 // Those taken so far are let go with a refusal: kept, they would veto the change that is to be waited for.
-                let Ok(lease) = Lease::take(region, verb.name, range, is_writable, false) else {
+                let Ok(lease) = Lease::take(region, verb.name, range, writes(verb.need, region), false) else {
                     return Ok(Err(WeakRegion::from(region)));
                 };
                 leased.0.add((lease, range, section.buffer()))?;
@@ -46,5 +46,15 @@ impl LeasedSections {
     /// Whether dropping it unmaps memory, which may take long.
     pub fn is_last_user(&self) -> bool {
         self.0.iter().any(|(lease, ..)| lease.is_last_user())
+    }
+}
+
+fn writes(need: Need, region: &MappedRegion) -> Writes {
+    match need {
+        // The holder of an address may write there unseen, if the region is writable at all.
+        Need::Address if region.desc().prot_flags & PROT_WRITE != 0 => Writes::Unseen,
+        // A forced write needs nothing.
+        Need::Write | Need::ReadWrite | Need::Nothing => Writes::Marked,
+        Need::Read | Need::Address => Writes::Never,
     }
 }

@@ -11,6 +11,7 @@ use super::buffer::{Bytes, Output};
 use super::fast_path::{DirectBytes, FastPath};
 use super::protection::Need;
 use super::region::MappedRegion;
+use super::section::Section;
 use super::tracking::Consumer;
 use crate::model::address_index::AddressIndex;
 use crate::model::error::Result;
@@ -107,6 +108,14 @@ impl MappedRegions {
         regions
             .skip_while(move |region| region.range().end() <= range.base())
             .take_while(move |region| region.range().overlaps(&range))
+    }
+
+    /// The other addresses at which bytes of a section are seen.
+    pub fn aliases<'a>(&'a self, section: &'a Section<'_>) -> impl Iterator<Item = Range> + 'a {
+        let storage = section.region().storage().id();
+        let others = self.regions().filter(move |region| region.storage().id() == storage);
+        let seen = others.map(|region| region.window().guest_of(section.part()));
+        seen.filter(|seen| !seen.is_empty() && *seen != section.range())
     }
 
     /// Bytes that lie in one region and can be touched directly; `None` sends the access the long way.

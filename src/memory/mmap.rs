@@ -50,7 +50,7 @@ impl MappedPages {
 pub(super) fn map(region: &SharedRegion, backing: &Backing) -> io::Result<MappedPages> {
     let guard = if region.options.guard_pages == Some(true) { host::page_size().max(backing.page_size) } else { 0 };
     let align = region.options.alignment.or_else(|| huge_page_alignment(region, backing)).unwrap_or(0);
-    let length = region.size().checked_add(backing.lead()).ok_or_else(too_large)?;
+    let length = region.memory_size().checked_add(backing.lead()).ok_or_else(too_large)?;
     let mut builder = MmapRegionBuilder::new_with_bitmap(usize_of(length), ())
         .with_mmap_prot(region.prot_flags)
         .with_mmap_flags(backing.flags)
@@ -74,7 +74,7 @@ pub(super) fn map(region: &SharedRegion, backing: &Backing) -> io::Result<Mapped
 }
 
 fn huge_page_alignment(region: &SharedRegion, backing: &Backing) -> Option<u64> {
-    let wants = region.is_hugepage() && !backing.is_huge && backing.file.is_none() && region.size() >= HUGE_PAGE;
+    let wants = region.is_hugepage() && !backing.is_huge && backing.file.is_none() && region.memory_size() >= HUGE_PAGE;
     wants.then_some(HUGE_PAGE)
 }
 

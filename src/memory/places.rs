@@ -32,13 +32,24 @@ pub enum Refused {
     Closed,
 }
 
+/// How bytes may be written under a lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Writes {
+    /// Not at all.
+    Never,
+    /// By a verb, which marks what it has written.
+    Marked,
+    /// By who knows the address, seen by nobody.
+    Unseen,
+}
+
 /// A lease on part of a storage, taken through a place.
 #[derive(Clone, Copy, Debug)]
 struct HeldLease {
     what: &'static str,
     place: Place,
     part: Range,
-    is_writable: bool,
+    writes: Writes,
     since: Instant,
 }
 
@@ -51,7 +62,8 @@ impl HeldLease {
     /// The lease as it is told, at the addresses that its bytes have by now.
     fn info(&self, window: &Window) -> LeaseInfo {
         let address = window.guest_of(self.part).base();
-        LeaseInfo { what: self.what, address, size: self.part.size(), is_writable: self.is_writable, pid: None }
+        let is_writable = self.writes == Writes::Unseen;
+        LeaseInfo { what: self.what, address, size: self.part.size(), is_writable, pid: None }
     }
 }
 
@@ -73,11 +85,27 @@ impl Scope {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Ticket(u64);
 
+/// The leases that a change wants none of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Veto {
+    /// All: the bytes leave, or can't be read any more.
+    All,
+    /// Those under which they may be written: what only reads goes on.
+    Writers,
+}
+
+impl Veto {
+    const fn concerns(self, writes: Writes) -> bool {
+        matches!(self, Self::All) || !matches!(writes, Writes::Never)
+    }
+}
+
 #[derive(Debug)]
 struct PlacesState {
-    /// The bytes that can be leased: the parts of the storage that are shown, by the place through which they are.
+    /// The bytes that can be leased: the parts of the storage that are shown, by the place through which they are. Parts that are kept have
+    /// places too, through which nobody looks.
     shown: Vec<Scope>,
-    closings: Vec<(Ticket, Scope)>,
+    closings: Vec<(Ticket, Scope, Veto)>,
     next_ticket: u64,
     /// The leases, each at its slot.
     held: Vec<Option<HeldLease>>,
@@ -90,8 +118,8 @@ struct PlacesState {
 }
 
 impl PlacesState {
-    fn new(shown: Vec<Scope>) -> Self {
-        Self { shown, closings: vec![], next_ticket: 0, held: vec![], free: vec![], alarm: None, drains: vec![] }
+    const fn new() -> Self {
+        Self { shown: vec![], closings: vec![], next_ticket: 0, held: vec![], free: vec![], alarm: None, drains: vec![] }
     }
 
     fn held_in(&self, scope: Scope) -> impl Iterator<Item = &HeldLease> {
@@ -102,13 +130,22 @@ impl PlacesState {
         self.held_in(scope).next().is_none()
     }
 
-    /// Whether a change is deciding about bytes of the scope.
-    fn is_closing(&self, scope: Scope) -> bool {
-        self.closings.iter().any(|(_, closing)| closing.has(scope.place, scope.part))
+    /// Whether a change is deciding about leases on bytes of the scope under which they are written so.
+    fn is_closing(&self, scope: Scope, writes: Writes) -> bool {
+        let mut closings = self.closings.iter().filter(|(_, closing, _)| closing.has(scope.place, scope.part));
+        closings.any(|(.., veto)| veto.concerns(writes))
     }
 
     fn is_shown(&self, scope: Scope) -> bool {
         self.shown.iter().any(|shown| shown.place == scope.place && shown.part.covers(&scope.part))
+    }
+
+    /// The parts of a scope that can't be leased; all through that place, or through whatever place for `None`.
+    fn hidden(&self, part: Range, place: Option<Place>) -> Vec<Range> {
+        let there = self.shown.iter().filter(|shown| place.is_none_or(|place| shown.place == place));
+        let mut shown: Vec<Range> = there.map(|shown| shown.part).collect();
+        shown.sort_unstable();
+        without(&[part], &joined(shown))
     }
 
     /// The time for which a new lease in the scope has to wait.
@@ -142,38 +179,37 @@ impl PlacesState {
 
     /// The change has decided about its scope, which it gives; nobody need make room for it any more.
     fn settle(&mut self, ticket: Ticket) -> Option<Scope> {
-        let index = self.closings.iter().position(|(closing, _)| *closing == ticket)?;
-        let (_, scope) = self.closings.swap_remove(index);
+        let index = self.closings.iter().position(|(closing, ..)| *closing == ticket)?;
+        let (_, scope, _) = self.closings.swap_remove(index);
         self.drains.retain(|(drain, _)| !drain.has(scope.place, scope.part));
         Some(scope)
     }
 
-    /// All of the scope can be leased from here on. Gives the parts that could not.
-    fn show(&mut self, scope: Scope) -> Vec<Range> {
-        let (of_place, mut shown): (Vec<Scope>, Vec<Scope>) =
-            self.shown.iter().partition(|shown| shown.place == scope.place);
-        let mut parts: Vec<Range> = of_place.iter().map(|shown| shown.part).collect();
-        parts.sort_unstable();
-        let missing = without(&[scope.part], &parts);
+    /// The parts that can be leased through a place, by ascending base.
+    fn shown_at(&self, place: Place) -> Vec<Range> {
+        let mut shown: Vec<Range> =
+            self.shown.iter().filter(|shown| shown.place == place).map(|shown| shown.part).collect();
+        shown.sort_unstable();
+        shown
+    }
+
+    /// Just these parts can be leased through a place. Joined, for a lease lies in one of them.
+    fn set_shown(&mut self, place: Place, parts: Vec<Range>) {
+        self.shown.retain(|shown| shown.place != place);
+        self.shown.extend(joined(parts).into_iter().map(|part| Scope { place, part }));
+    }
+
+    /// All of the scope can be leased.
+    fn show(&mut self, scope: Scope) {
+        let mut parts = self.shown_at(scope.place);
         parts.push(scope.part);
         parts.sort_unstable();
-        shown.extend(joined(parts).into_iter().map(|part| Scope { place: scope.place, part }));
-        self.shown = shown;
-        missing
+        self.set_shown(scope.place, parts);
     }
 
     /// Nothing of the scope can be leased any more.
     fn hide(&mut self, scope: Scope) {
-        let (of_place, mut shown): (Vec<Scope>, Vec<Scope>) =
-            self.shown.iter().partition(|shown| shown.place == scope.place);
-        let rest = of_place.iter().flat_map(|shown| {
-            let below = Range::between(shown.part.base(), scope.part.base().min(shown.part.end()));
-            let above = Range::between(scope.part.end().max(shown.part.base()), shown.part.end());
-            [below, above]
-        });
-        let rest = joined(rest.filter(|part| !part.is_empty()).collect());
-        shown.extend(rest.into_iter().map(|part| Scope { place: scope.place, part }));
-        self.shown = shown;
+        self.set_shown(scope.place, without(&self.shown_at(scope.place), &[scope.part]));
     }
 }
 
@@ -182,9 +218,9 @@ impl PlacesState {
 pub(super) struct Places(Monitor<PlacesState>);
 
 impl Places {
-    /// No leases yet on a storage that is shown in one window.
-    pub(super) fn new(window: &Window) -> Self {
-        Self(Monitor::new(PlacesState::new(vec![Scope { place: window.place(), part: window.shown() }])))
+    /// No leases yet on a storage that nobody shows.
+    pub(super) fn new() -> Self {
+        Self(Monitor::new(PlacesState::new()))
     }
 
     /// The leases that are taken through a window.
@@ -213,32 +249,34 @@ impl Places {
         self.0.wake();
     }
 
-    /// Lets leases be taken through a window, and gives the parts of which none could be taken before.
-    pub(super) fn show(&self, window: &Window) -> Result<Vec<Range>, Forked> {
-        self.0.change(|state| state.show(Scope { place: window.place(), part: window.shown() }))
-    }
-
-    /// Lets none be taken any more of a part that a window was to show, and that was never published.
-    pub(super) fn hide(&self, window: &Window, part: Range) {
+    /// Lets leases be taken through a place; returns what was not shown there before.
+    pub(super) fn show(&self, place: Place, part: Range) -> Vec<Range> {
+        let show = |state: &mut PlacesState| {
+            let new = state.hidden(part, Some(place));
+            state.show(Scope { place, part });
+            new
+        };
         // Refused only in a forked child, where no lease is counted.
-        let _ = self.0.change(|state| state.hide(Scope { place: window.place(), part }));
+        self.0.change(show).unwrap_or_default()
     }
 
-    /// Whether anything of it is shown.
-    pub(super) fn shows_any(&self) -> bool {
-        self.0.lock().is_ok_and(|state| !state.shown.is_empty())
+    /// Lets none be taken there any more.
+    pub(super) fn hide(&self, place: Place, part: Range) {
+        // As above.
+        let _ = self.0.change(|state| state.hide(Scope { place, part }));
     }
 
-    /// Whether anything is shown of a part, through whatever place.
-    pub(super) fn shows(&self, part: Range) -> bool {
-        // Refused only in a forked child, which gives nothing back.
-        self.0.lock().map_or(true, |state| state.shown.iter().any(|shown| shown.part.overlaps(&part)))
+    /// The bytes of a part that nobody shows or keeps, and so never again, while others of the storage are shown or kept.
+    pub(super) fn unseen(&self, part: Range) -> Vec<Range> {
+        // A forked child has nothing to give back: the bytes are its parent's too.
+        let state = self.0.lock().ok().filter(|state| !state.shown.is_empty() && self.0.is_in_its_process());
+        state.map_or_else(Vec::new, |state| state.hidden(part, None))
     }
 
     /// The parts that are leased so that they may be written unseen.
     pub(super) fn written(&self) -> Result<Vec<Range>, Forked> {
         let state = self.0.lock()?;
-        Ok(state.held.iter().flatten().filter(|lease| lease.is_writable).map(|lease| lease.part).collect())
+        Ok(state.held.iter().flatten().filter(|lease| lease.writes == Writes::Unseen).map(|lease| lease.part).collect())
     }
 
     /// The change was undone, or has kept what it closed.
@@ -285,7 +323,7 @@ impl WindowLeases<'_> {
         &self,
         what: &'static str,
         range: Range,
-        is_writable: bool,
+        writes: Writes,
         is_nested: bool,
     ) -> Result<Option<usize>, Refused> {
         let monitor = self.monitor();
@@ -294,38 +332,39 @@ impl WindowLeases<'_> {
         if !state.is_shown(scope) {
             return Err(Refused::Closed);
         }
-        if state.is_closing(scope) || !is_nested && state.drains_for(scope).is_some() {
+        if state.is_closing(scope, writes) || !is_nested && state.drains_for(scope).is_some() {
             return Err(Refused::Closing);
         }
         let Scope { place, part } = scope;
-        Ok(Some(state.add(HeldLease { what, place, part, is_writable, since: Instant::now() })))
+        Ok(Some(state.add(HeldLease { what, place, part, writes, since: Instant::now() })))
     }
 
     /// All leases that are held.
     pub fn held(&self) -> Result<Vec<LeaseInfo>, Forked> {
-        Ok(self.infos(&*self.monitor().lock()?))
+        Ok(self.infos(&*self.monitor().lock()?, Veto::All))
     }
 
-    fn infos(&self, state: &PlacesState) -> Vec<LeaseInfo> {
-        state.held_in(self.scope()).map(|lease| lease.info(&self.window)).collect()
+    fn infos(&self, state: &PlacesState, veto: Veto) -> Vec<LeaseInfo> {
+        let held = state.held_in(self.scope()).filter(|lease| veto.concerns(lease.writes));
+        held.map(|lease| lease.info(&self.window)).collect()
     }
 
-    /// Refuses new leases from here on, unless someone holds one: then nothing changes and the holders are named.
-    pub(super) fn close(&self) -> Result<Result<Ticket, Vec<LeaseInfo>>, Forked> {
+    /// Refuses new leases of a kind from here on, unless someone holds one: then nothing changes and the holders are named.
+    pub(super) fn close(&self, veto: Veto) -> Result<Result<Ticket, Vec<LeaseInfo>>, Forked> {
         let mut state = self.monitor().lock()?;
-        let held = self.infos(&state);
+        let held = self.infos(&state, veto);
         if !held.is_empty() {
             return Ok(Err(held));
         }
         let ticket = Ticket(state.next_ticket);
         state.next_ticket = state.next_ticket.wrapping_add(1);
-        state.closings.push((ticket, self.scope()));
+        state.closings.push((ticket, self.scope(), veto));
         Ok(Ok(ticket))
     }
 
     /// Whether a change is deciding about the window at this moment.
     pub fn is_closing(&self) -> Result<bool, Forked> {
-        Ok(self.monitor().lock()?.is_closing(self.scope()))
+        Ok(self.monitor().lock()?.is_closing(self.scope(), Writes::Unseen))
     }
 
     /// Waits at most `limit` until no change is deciding about the window, or waits to.
@@ -333,7 +372,8 @@ impl WindowLeases<'_> {
         let (state, scope) = (self.monitor().lock()?, self.scope());
         // The end of a drain notifies nobody, so that the wait itself must end with it.
         let limit = state.drains_for(scope).map_or(limit, |rest| rest.min(limit));
-        let is_open = |state: &PlacesState| !state.is_closing(scope) && state.drains_for(scope).is_none();
+        let is_open =
+            |state: &PlacesState| !state.is_closing(scope, Writes::Unseen) && state.drains_for(scope).is_none();
         self.monitor().wait(state, limit, |state| !is_open(state)).map(drop)
     }
 
@@ -384,8 +424,9 @@ pub(super) mod tests {
 
     impl Page {
         pub(in crate::memory) fn new() -> Self {
-            let window = Window::whole(Range::at(0, 0x1000));
-            Self(window, Places::new(&window))
+            let (window, places) = (Window::new(Range::at(0, 0x1000), 0), Places::new());
+            places.show(window.place(), window.shown());
+            Self(window, places)
         }
 
         pub(in crate::memory) fn leases(&self) -> WindowLeases<'_> {
@@ -393,7 +434,7 @@ pub(super) mod tests {
         }
 
         pub(in crate::memory) fn try_enter(&self, what: &'static str, address: u64) -> Result<Option<usize>, Refused> {
-            self.leases().enter(what, Range::at(address, 8), false, false)
+            self.leases().enter(what, Range::at(address, 8), Writes::Never, false)
         }
 
         pub(in crate::memory) fn enter(&self, what: &'static str, address: u64) -> usize {
@@ -401,7 +442,7 @@ pub(super) mod tests {
         }
 
         pub(in crate::memory) fn close(&self) -> Result<Ticket, Vec<LeaseInfo>> {
-            self.leases().close().unwrap()
+            self.leases().close(Veto::All).unwrap()
         }
     }
 
@@ -463,7 +504,7 @@ pub(super) mod tests {
         table.leases().drain(Duration::ZERO).unwrap();
         assert_eq!(table.try_enter("read", 0), Err(Refused::Closing));
         assert!(!table.leases().is_closing().unwrap());
-        let nested = table.leases().enter("read", Range::at(0, 8), false, true).unwrap().unwrap();
+        let nested = table.leases().enter("read", Range::at(0, 8), Writes::Never, true).unwrap().unwrap();
         table.1.leave(slot);
         table.1.leave(nested);
         table.leases().wait_settled(LONG).unwrap();
@@ -497,17 +538,17 @@ pub(super) mod tests {
 
     #[test]
     fn only_leases_through_the_window_are_a_veto() {
-        let (page, other) = (Page::new(), Window::whole(Range::at(0x8000, 0x1000)));
+        let (page, other) = (Page::new(), Window::new(Range::at(0x8000, 0x1000), 0));
         page.1.0.lock().unwrap().shown.push(Scope { place: other.place(), part: other.shown() });
-        let view = page.1.through(other).enter("view", Range::at(0x8008, 8), true, false).unwrap().unwrap();
+        let view = page.1.through(other).enter("view", Range::at(0x8008, 8), Writes::Unseen, false).unwrap().unwrap();
         assert_eq!(page.leases().held().unwrap(), []);
         assert_eq!(page.1.written().unwrap(), [Range::at(8, 8)]);
         assert_eq!(page.1.through(other).held().unwrap()[0].address, 0x8008);
         page.1.finish(page.close().unwrap());
         assert_eq!(page.try_enter("read", 0), Err(Refused::Closed));
-        assert!(page.1.through(other).close().unwrap().is_err());
+        assert!(page.1.through(other).close(Veto::All).unwrap().is_err());
         page.1.leave(view);
-        assert!(page.1.through(other).close().unwrap().is_ok());
+        assert!(page.1.through(other).close(Veto::All).unwrap().is_ok());
     }
 
     #[test]
@@ -518,6 +559,9 @@ pub(super) mod tests {
         for (address, is_shown) in [(0, true), (0x3f8, true), (0x3fc, false), (0x440, false), (0x500, true)] {
             assert_eq!(page.try_enter("read", address).is_ok(), is_shown, "{address:#x}");
         }
+        // Shown in pieces, it is leased as a whole again.
+        assert_eq!(page.1.show(page.0.place(), part), [part]);
+        assert!(page.try_enter("read", 0x3fc).is_ok());
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::io;
 
+use crate::model::ids::Place;
 use crate::model::range::Range;
 use crate::model::region::{PROT_READ, PROT_WRITE};
 use crate::sys::fork::Forked;
@@ -39,89 +40,183 @@ impl Need {
 /// Whole pages of a mapping: where they begin, and how many bytes they have.
 pub(super) type Pages = (*mut u8, usize);
 
-/// The protection of the pages of a storage, part by part.
+/// A part of a storage, and bits of protection.
+type Protected = (Range, i32);
+
+/// The protection of the pages of a storage, part by part: all that its windows allow together.
 #[derive(Debug)]
 pub(super) struct Protection {
     /// The bits that all pages have, so that most questions need no lock.
     common: AtomicI32,
-    /// The parts by ascending base, which together are the storage.
-    parts: Lock<Vec<(Range, i32)>>,
+    table: Lock<ProtectionTable>,
     /// Held while the protection is changed, or lifted for a forced write: two that overlap would restore what neither found.
     changing: Lock<()>,
 }
 
+#[derive(Debug)]
+struct ProtectionTable {
+    /// The protection that the pages have: the parts by ascending base, which together are the storage.
+    pages: Vec<Protected>,
+    /// The protection that is allowed through each place.
+    allowed: Vec<(Place, Range, i32)>,
+}
+
+/// The parts outside of a range.
+fn outside(parts: &[Protected], range: Range) -> impl Iterator<Item = Protected> {
+    let around = move |(part, flags): &Protected| {
+        let below = Range::between(part.base(), part.end().min(range.base()));
+        let above = Range::between(part.base().max(range.end()), part.end());
+        [(below, *flags), (above, *flags)]
+    };
+    parts.iter().flat_map(around).filter(|(part, _)| !part.is_empty())
+}
+
+/// Parts with another protection for one of them.
+fn noted(parts: &[Protected], part: Range, flags: i32) -> Vec<Protected> {
+    let mut next: Vec<Protected> = outside(parts, part).chain([(part, flags)]).collect();
+    next.sort_unstable_by_key(|(part, _)| part.base());
+    next.dedup_by(|(later, flags), (part, before)| {
+        let is_one = flags == before && part.end() == later.base();
+        if is_one {
+            *part = Range::between(part.base(), later.end());
+        }
+        is_one
+    });
+    next
+}
+
+/// The parts inside of a range.
+fn inside(parts: &[Protected], range: Range) -> Vec<Protected> {
+    let inside = parts.iter().map(|(part, flags)| (part.intersection(&range), *flags));
+    inside.filter(|(part, _)| !part.is_empty()).collect()
+}
+
+impl ProtectionTable {
+    /// The protection that a place allows, in parts of a range.
+    fn at(&self, place: Place, range: Range) -> Vec<Protected> {
+        let there = self.allowed.iter().filter(|(other, ..)| *other == place);
+        inside(&there.map(|(_, part, flags)| (*part, *flags)).collect::<Vec<_>>(), range)
+    }
+
+    /// Allows something at a place, in parts of a range, and no longer what was allowed there.
+    fn allow(&mut self, place: Place, range: Range, parts: &[Protected]) {
+        let whole = self.at(place, Range::between(0, u64::MAX));
+        let kept = outside(&whole, range).collect::<Vec<_>>();
+        let next = parts.iter().fold(kept, |parts, (part, flags)| noted(&parts, *part, *flags));
+        self.allowed.retain(|(other, ..)| *other != place);
+        self.allowed.extend(next.into_iter().map(|(part, flags)| (place, part, flags)));
+    }
+
+    /// The protection that all places allow together, in parts of a range; parts that nobody shows are left out.
+    fn together(&self, range: Range) -> Vec<Protected> {
+        let shown = self.allowed.iter().map(|(_, part, flags)| (part.intersection(&range), *flags));
+        let shown: Vec<Protected> = shown.filter(|(part, _)| !part.is_empty()).collect();
+        let mut edges: Vec<u64> = shown.iter().flat_map(|(part, _)| [part.base(), part.end()]).collect();
+        edges.sort_unstable();
+        edges.dedup();
+        let parts = edges.windows(2).filter_map(|edges| Some(Range::between(*edges.first()?, *edges.last()?)));
+        let all = parts.filter_map(|part| {
+            let there = shown.iter().filter(|(other, _)| other.overlaps(&part));
+            Some((part, there.map(|(_, flags)| *flags).reduce(|all, flags| all | flags)?))
+        });
+        all.fold(Vec::new(), |parts, (part, flags)| noted(&parts, part, flags))
+    }
+
+    fn note(&mut self, part: Range, flags: i32) -> i32 {
+        self.pages = noted(&self.pages, part, flags);
+        self.pages.iter().fold(!0, |all, (_, flags)| all & flags)
+    }
+}
+
 impl Protection {
     pub(super) fn new(whole: Range, flags: i32) -> Self {
-        Self { common: AtomicI32::new(flags), parts: Lock::new(vec![(whole, flags)]), changing: Lock::default() }
+        let table = ProtectionTable { pages: vec![(whole, flags)], allowed: vec![] };
+        Self { common: AtomicI32::new(flags), table: Lock::new(table), changing: Lock::default() }
     }
 
     /// Whether all pages of a part have the bits.
     pub(super) fn has(&self, part: Range, bits: i32) -> bool {
-        self.common.load(Ordering::Acquire) & bits == bits || self.flags(part).is_ok_and(|flags| flags & bits == bits)
+        let has = |table: &ProtectionTable| inside(&table.pages, part).iter().all(|(_, flags)| flags & bits == bits);
+        self.common.load(Ordering::Acquire) & bits == bits || self.table.lock().is_ok_and(|table| has(&table))
     }
 
-    /// The bits that all pages of a part have.
-    fn flags(&self, part: Range) -> Result<i32, Forked> {
-        let parts = self.parts.lock()?;
-        Ok(parts.iter().filter(|(other, _)| other.overlaps(&part)).fold(!0, |all, (_, flags)| all & flags))
+    /// The protection that a place allows, in parts of a range.
+    pub(super) fn allowed(&self, place: Place, range: Range) -> Result<Vec<Protected>, Forked> {
+        Ok(self.table.lock()?.at(place, range))
     }
 
-    /// Notes the protection of a part.
-    pub(super) fn note(&self, part: Range, flags: i32) {
-        // Refused only in a forked child, which changes no protection.
-        let Ok(mut parts) = self.parts.lock() else { return };
-        let outside = |(other, kept): &(Range, i32)| {
-            let below = Range::between(other.base(), other.end().min(part.base()));
-            let above = Range::between(other.base().max(part.end()), other.end());
-            [(below, *kept), (above, *kept)]
-        };
-        let mut next: Vec<(Range, i32)> = parts.iter().flat_map(outside).chain([(part, flags)]).collect();
-        next.retain(|(part, _)| !part.is_empty());
-        next.sort_unstable_by_key(|(part, _)| part.base());
-        next.dedup_by(|(later, flags), (part, before)| {
-            let is_one = flags == before;
-            if is_one {
-                *part = Range::between(part.base(), later.end());
-            }
-            is_one
-        });
-        self.common.store(next.iter().fold(!0, |all, (_, flags)| all & flags), Ordering::Release);
-        *parts = next;
-    }
-
-    /// Sets the protection of the pages of a part.
+    /// Allows something at a place, in parts of a range, and no longer what was allowed there; the pages of the range follow.
     ///
     /// # Safety
-    /// The pages are those of the storage, and no one touches them who relies on a protection that is taken away.
-    pub(super) unsafe fn set(&self, part: Range, (host, size): Pages, flags: i32) -> io::Result<()> {
+    /// `pages` gives those of the storage, and no one touches them who relies on a protection that no place allows any more.
+    pub(super) unsafe fn allow(
+        &self,
+        place: Place,
+        range: Range,
+        parts: &[Protected],
+        pages: impl Fn(Range) -> Option<Pages>,
+    ) -> io::Result<()> {
         let _changing = self.changing.lock()?;
-        // SAFETY: the caller's promise.
-        unsafe { memory::protect(host, size, flags)? };
-        // Noted behind the call: what an access reads here, the pages allow.
-        self.note(part, flags);
+        let (together, there) = {
+            let mut table = self.table.lock()?;
+            table.allow(place, range, parts);
+            (table.together(range), inside(&table.pages, range))
+        };
+        for (part, flags) in together {
+            let differs = there.iter().any(|(other, before)| other.overlaps(&part) && *before != flags);
+            if differs {
+                // SAFETY: the caller's promise.
+                unsafe { self.set(part, pages(part), flags)? };
+            }
+        }
         Ok(())
     }
 
-    /// Runs `work` while the pages of a part, which are protected alike, can be read and written, and restores their protection.
+    /// Sets the protection of pages that nobody shows.
     ///
     /// # Safety
-    /// The pages belong to the storage.
+    /// The pages are those of the storage, and no one touches them who relies on a protection that is taken away.
+    pub(super) unsafe fn forbid(&self, part: Range, pages: Option<Pages>) -> io::Result<()> {
+        let _changing = self.changing.lock()?;
+        // SAFETY: the caller's promise.
+        unsafe { self.set(part, pages, 0) }
+    }
+
+    /// Sets the protection of pages; the owner of a buffer has set that of its own.
+    unsafe fn set(&self, part: Range, pages: Option<Pages>, flags: i32) -> io::Result<()> {
+        if let Some((host, size)) = pages {
+            // SAFETY: the caller's promise.
+            unsafe { memory::protect(host, size, flags)? };
+        }
+        // Noted behind the call: what an access reads here, the pages allow.
+        let common = self.table.lock()?.note(part, flags);
+        self.common.store(common, Ordering::Release);
+        Ok(())
+    }
+
+    /// Runs `work` while the pages of a part can be read and written, and restores their protection.
+    ///
+    /// # Safety
+    /// `pages` gives those of the storage.
     pub(super) unsafe fn lifted<T>(
         &self,
         part: Range,
-        (host, size): Pages,
+        pages: impl Fn(Range) -> Pages,
         work: impl FnOnce() -> T,
     ) -> Result<io::Result<T>, Forked> {
         let _changing = self.changing.lock()?;
-        let before = self.flags(part)?;
-        // SAFETY: pages of the storage; a protection is only added while others access them.
-        let lifted = unsafe { memory::protect(host, size, before | PROT_READ | PROT_WRITE) };
-        Ok(lifted.and_then(|()| {
-            let result = work();
-            // SAFETY: back to the protection that everyone else relies on.
-            unsafe { memory::protect(host, size, before)? };
-            Ok(result)
-        }))
+        let before = inside(&self.table.lock()?.pages, part);
+        let set = |more: i32| {
+            before.iter().try_for_each(|(part, flags)| {
+                let (host, size) = pages(*part);
+                // SAFETY: pages of the storage; a protection is only added, and taken back that everyone else relies on.
+                unsafe { memory::protect(host, size, flags | more) }
+            })
+        };
+        let result = set(PROT_READ | PROT_WRITE).map(|()| work());
+        // Also where only some could be lifted.
+        let restored = set(0);
+        Ok(result.and_then(|result| restored.map(|()| result)))
     }
 }
 
@@ -129,17 +224,46 @@ impl Protection {
 mod tests {
     use super::*;
 
+    const BOTH: i32 = PROT_READ | PROT_WRITE;
+
+    fn page(number: u64, count: u64) -> Range {
+        Range::at(number << 12, count << 12)
+    }
+
+    fn allow(protection: &Protection, place: Place, range: Range, flags: Option<i32>) {
+        let parts: Vec<_> = flags.map(|flags| (range, flags)).into_iter().collect();
+        // SAFETY: there are no pages.
+        unsafe { protection.allow(place, range, &parts, |_| None) }.unwrap();
+    }
+
+    fn writable(protection: &Protection) -> [bool; 4] {
+        [0, 1, 2, 3].map(|number| protection.has(page(number, 1), PROT_WRITE))
+    }
+
     #[test]
     fn each_part_has_its_own_protection() {
-        let protection = Protection::new(Range::at(0, 0x4000), PROT_READ | PROT_WRITE);
-        let writable = || [0, 0x1000, 0x2000, 0x3000].map(|at| protection.has(Range::at(at, 0x1000), PROT_WRITE));
-        protection.note(Range::at(0x1000, 0x2000), PROT_READ);
-        assert_eq!(writable(), [true, false, false, true]);
-        assert!(protection.has(Range::at(0, 0x4000), PROT_READ) && !protection.has(Range::at(0, 0x4000), PROT_WRITE));
-        protection.note(Range::at(0x2000, 0x1000), PROT_READ | PROT_WRITE);
-        assert_eq!(writable(), [true, false, true, true]);
-        protection.note(Range::at(0x1000, 0x1000), PROT_READ | PROT_WRITE);
-        assert_eq!(protection.parts.lock().unwrap().len(), 1);
-        assert!(protection.has(Range::at(0, 0x4000), PROT_WRITE));
+        let (protection, place) = (Protection::new(page(0, 4), BOTH), Place::unique());
+        allow(&protection, place, page(0, 4), Some(BOTH));
+        allow(&protection, place, page(1, 2), Some(PROT_READ));
+        assert_eq!(writable(&protection), [true, false, false, true]);
+        assert!(protection.has(page(0, 4), PROT_READ) && !protection.has(page(0, 4), PROT_WRITE));
+        allow(&protection, place, page(2, 1), Some(BOTH));
+        assert_eq!(writable(&protection), [true, false, true, true]);
+        allow(&protection, place, page(1, 1), Some(BOTH));
+        assert_eq!(protection.table.lock().unwrap().pages.len(), 1);
+        assert_eq!(protection.allowed(place, page(0, 2)).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn pages_have_what_their_windows_allow_together() {
+        let (protection, one, other) = (Protection::new(page(0, 4), PROT_READ), Place::unique(), Place::unique());
+        allow(&protection, one, page(0, 4), Some(PROT_READ));
+        allow(&protection, other, page(1, 2), Some(BOTH));
+        assert_eq!(writable(&protection), [false, true, true, false]);
+        assert_eq!(protection.allowed(one, page(0, 4)).unwrap(), [(page(0, 4), PROT_READ)]);
+        allow(&protection, other, page(2, 1), None);
+        assert_eq!(writable(&protection), [false, true, false, false]);
+        allow(&protection, one, page(0, 4), None);
+        assert!(protection.has(page(1, 1), BOTH));
     }
 }

@@ -5,8 +5,10 @@ use std::io;
 use std::sync::Arc;
 
 use super::judge::Why;
+use super::kept::KeptMemory;
 use super::places::WindowLeases;
 use super::protection::Pages;
+use super::source::failed;
 use super::storage::Storage;
 use super::window::Window;
 use crate::model::error::Result;
@@ -32,10 +34,20 @@ pub struct MappedRegion {
 }
 
 impl MappedRegion {
-    /// Maps a storage of its own for a region, which shows all of it.
-    pub(super) fn map(entry: &RegionEntry) -> Result<Self> {
-        let window = Window::whole(entry.range);
-        Ok(Self::of(entry.clone(), Arc::new(Storage::new(&entry.desc, &window)?), window))
+    /// Maps a storage for a region and for others that are to show bytes of it, which all together are described by `whole`.
+    pub(super) fn map(entry: &RegionEntry, whole: &RegionEntry) -> Result<Self> {
+        let window = Window::new(entry.range, entry.at.abs_diff(whole.at));
+        let region = Self::of(entry.clone(), Arc::new(Storage::new(&whole.desc)?), window);
+        region.show_new()?;
+        Ok(region)
+    }
+
+    /// Lets the bytes be seen of memory that is in no map yet.
+    pub(super) fn show_new(&self) -> Result<()> {
+        self.storage.places().show(self.window.place(), self.window.shown());
+        // SAFETY: nothing is taken away.
+        let allowed = unsafe { self.allow(&[(self.window.shown(), self.desc().prot_flags)]) };
+        allowed.map_err(|error| failed(self.desc(), "mprotect failed", &error))
     }
 
     /// A region that shows part of a storage.
@@ -43,37 +55,52 @@ impl MappedRegion {
         Self { entry, storage, window }
     }
 
-    /// The region that shows bytes of regions of the last map, which was cut, joined or moved from them.
-    pub fn reshaped(entry: &RegionEntry, old: &[&Self]) -> Result<Self> {
+    /// The region that shows bytes of other regions, or of a part that is kept.
+    pub fn showing(entry: &RegionEntry, others: &[&Self], kept: Option<&KeptMemory>) -> Result<Self> {
         let refused = |why: &str| {
             let message = format!("cannot make {entry} of the memory that is there: {why}");
             Invalid::argument(message).about(Some(entry.base()), Some(entry.size()))
         };
-        let windows = old.iter().map(|old| old.window_for(entry));
-        let windows: Vec<Window> = windows.flatten().collect();
+        let there = others.iter().map(|other| (&other.storage, other.offset_of(entry)));
+        let mut there = there.chain(kept.map(|kept| (kept.storage(), kept.offset_of(entry))));
         let apart = || refused("its parts were mapped apart, so that their bytes are not those of one memory");
-        let (first, window) = old.first().zip(windows.first()).ok_or_else(apart)?;
-        let is_one = |old: &&Self| Arc::ptr_eq(&old.storage, &first.storage);
-        let is_there = |other: &Window| other.shown() == window.shown();
-        if windows.len() < old.len() || !old.iter().all(is_one) || !windows.iter().all(is_there) {
+        let (storage, at) = there.next().ok_or_else(|| refused("it is gone"))?;
+        let at = at.filter(|at| storage.whole().covers(&Range::at(*at, entry.size()))).ok_or_else(apart)?;
+        if !there.all(|(other, offset)| Arc::ptr_eq(other, storage) && offset == Some(at)) {
             return Err(apart().into());
         }
-        if old.len() > 1 && !windows.iter().all(|other| other == window) {
+        // Where bytes keep their addresses they are seen through the same place.
+        let mut same = others.iter().filter(|other| entry.agrees_with(&other.entry)).map(|other| other.window);
+        let first = same.next();
+        if !same.all(|other| first.is_some_and(|first| first.place() == other.place())) {
             return Err(refused("its parts were moved to where they are, each for itself").into());
         }
-        first.storage.check_pages(&entry.desc, window.shown())?;
-        Ok(Self::of(entry.clone(), Arc::clone(&first.storage), *window))
+        let window = first.map_or_else(|| Window::new(entry.range, at), |first| first.beside(entry.range, at));
+        storage.check_pages(&entry.desc, window.shown())?;
+        Ok(Self::of(entry.clone(), Arc::clone(storage), window))
     }
 
-    /// The window on the bytes of another entry, of which it shows some.
-    fn window_for(&self, entry: &RegionEntry) -> Option<Window> {
+    /// Whether it shows a part that is kept by somebody, and does not bring its memory.
+    pub fn is_on_kept_part(&self) -> bool {
+        self.desc().window.as_ref().is_some_and(|window| window.kept().is_some())
+    }
+
+    /// The offset in the storage of the first byte of an entry that shows bytes of the same insertion.
+    fn offset_of(&self, entry: &RegionEntry) -> Option<u64> {
         let skipped = i128::from(entry.at).checked_sub(i128::from(self.entry.at))?;
-        self.window.reshaped(skipped, entry.range, !entry.agrees_with(&self.entry))
+        u64::try_from(i128::from(self.window.shown().base()).checked_add(skipped)?).ok()
     }
 
     /// The same region once more, for what keeps it under a lease.
     pub(super) fn share(&self) -> Self {
         Self::of(self.entry.clone(), Arc::clone(&self.storage), self.window)
+    }
+
+    /// The memory of a run of regions that begins in this one, for who shows all of it; described as this one is.
+    pub fn run(&self, guest: Range) -> Option<Self> {
+        let skipped = guest.base().checked_sub(self.window.guest().base())?;
+        let at = self.window.shown().base().checked_add(skipped)?;
+        Some(Self::of(self.entry.clone(), Arc::clone(&self.storage), self.window.beside(guest, at)))
     }
 
     /// The same memory under another description of its range.
@@ -153,13 +180,36 @@ impl MappedRegion {
         self.storage.advise(self.window.shown(), old, new)
     }
 
-    /// Sets the protection of its pages.
+    /// The protection that is allowed at its place, part by part.
+    pub(super) fn allowed(&self) -> Result<Vec<(Range, i32)>, Forked> {
+        self.storage.protection().allowed(self.window.place(), self.window.shown())
+    }
+
+    /// Allows something at its place, in parts of its bytes; the pages follow, as far as no other window needs more.
     ///
     /// # Safety
-    /// No one touches the memory who relies on a protection that is taken away.
-    pub(super) unsafe fn protect(&self, prot_flags: i32) -> io::Result<()> {
-        // SAFETY: the caller's promise.
-        unsafe { self.storage.protect(self.window.shown(), prot_flags) }
+    /// No one touches the memory through the place who relies on a protection that is taken away.
+    pub(super) unsafe fn allow(&self, parts: &[(Range, i32)]) -> io::Result<()> {
+        let (place, shown) = (self.window.place(), self.window.shown());
+        // SAFETY: pages of the storage; the rest is the caller's promise.
+        unsafe { self.storage.protection().allow(place, shown, parts, |part| self.storage.own_pages_of(part)) }
+    }
+
+    /// Whether all of a range has the protection bits, as seen here; in a DAX window that is up to the files.
+    pub(super) fn allows(&self, range: Range, bits: i32) -> Result<bool, Forked> {
+        let part = self.part(range);
+        if let Some(window) = self.storage.dax_window() {
+            return Ok(window.first_denied(part, bits)?.is_none());
+        }
+        let allowed = self.storage.protection().allowed(self.window.place(), part)?;
+        Ok(allowed.iter().all(|(_, flags)| flags & bits == bits))
+    }
+
+    /// The same for pages that were just mapped, with those that it may grow into.
+    pub(super) fn advise_all(&self) -> Result<()> {
+        let grows = self.desc().options.max_size.is_some();
+        let part = if grows { self.storage.whole() } else { self.window.shown() };
+        self.storage.advise(part, None, self.desc())
     }
 
     /// The offset in its file at which it begins; `None` for memory without a file.

@@ -1,14 +1,14 @@
-//! The steps of a change on the memory of a region that it removes, or to which it gives another description.
+//! The steps of a change on the memory of a region that it removes, cuts, joins or moves, or to which it gives another description.
 
-use super::discard;
-use super::places::Ticket;
+use super::kept::KeptMemory;
+use super::places::{Ticket, Veto};
 use super::region::MappedRegion;
 use super::source::failed;
 use crate::model::error::{LeaseInfo, Result};
 use crate::model::range::Range;
 use crate::model::region::SharedRegion;
 
-/// Part of a region that no one can lease while a change decides about it; dropped undecided, it is open again.
+/// Part of a region on which no one can take a lease of a kind while a change decides about it; dropped undecided, it is open again.
 #[derive(Debug)]
 pub struct ClosedRegion {
     region: MappedRegion,
@@ -18,9 +18,9 @@ pub struct ClosedRegion {
 }
 
 impl ClosedRegion {
-    /// Closes some addresses of a region; leases on them veto that.
-    pub fn close(region: &MappedRegion, range: Range) -> Result<Result<Self, Vec<LeaseInfo>>> {
-        Ok(region.leases().narrowed(range).close()?.map(|ticket| Self {
+    /// Closes some addresses of a region; leases of that kind on them veto it.
+    pub fn close(region: &MappedRegion, range: Range, veto: Veto) -> Result<Result<Self, Vec<LeaseInfo>>> {
+        Ok(region.leases().narrowed(range).close(veto)?.map(|ticket| Self {
             region: region.share(),
             part: region.part(range),
             ticket,
@@ -28,19 +28,12 @@ impl ClosedRegion {
         }))
     }
 
-    /// The bytes are gone from there: leases on them are refused for good. They are to be given back behind the grace period.
-    pub fn finish(mut self) -> UnseenBytes {
+    /// The bytes are gone from there: leases on them are refused for good.
+    pub fn finish(mut self) -> GoneBytes {
         self.is_gone = true;
-        UnseenBytes { region: self.region.share(), part: self.part }
-    }
-
-    /// Takes away what `prot_flags` lacks, and opens the region.
-    ///
-    /// To be called when no reader is left in a snapshot that allows more: short accesses hold no lease.
-    pub fn restrict(self, prot_flags: i32) {
-        // SAFETY: no one holds a lease, and no reader is left, as said above. Whatever the kernel answers, accesses already refuse
-        // what the description forbids.
-        let _ = unsafe { self.region.protect(prot_flags) };
+        // Before they are hidden, for readers are in older snapshots yet.
+        let kept = KeptMemory::of(self.region.shared_storage(), self.part);
+        GoneBytes { region: self.region.share(), part: self.part, kept }
     }
 }
 
@@ -53,67 +46,83 @@ impl Drop for ClosedRegion {
 
 /// Bytes that have left a window, and that others may still show.
 #[derive(Debug)]
-pub struct UnseenBytes {
+pub struct GoneBytes {
     region: MappedRegion,
     part: Range,
+    kept: KeptMemory,
 }
 
-impl UnseenBytes {
-    /// Gives those back that no window shows, where the rest of their storage stays.
+impl GoneBytes {
+    /// Nothing is allowed through the window any more; dropped, what comes back gives the bytes back that nobody else shows.
     ///
-    /// To be called when no reader is left in a snapshot that shows them, and under the turn: nobody may show them again meanwhile.
-    pub fn give_back(self) {
-        let places = self.region.storage().places();
-        // A storage that nobody shows is unmapped as a whole, as soon as its last user lets go.
-        if places.shows_any() && !places.shows(self.part) {
-            discard::give_back(&self.region, self.part);
-        }
+    /// To be called when no reader is left in a snapshot that shows them.
+    pub fn settle(self) -> KeptMemory {
+        let storage = self.region.storage();
+        let (place, pages) = (self.region.window().place(), |part| storage.own_pages_of(part));
+        // SAFETY: no one holds a lease, and no reader is left, as said above. A page that the kernel keeps wider harms nobody.
+        let _ = unsafe { storage.protection().allow(place, self.part, &[], pages) };
+        self.kept
     }
 }
 
-/// Bytes that a change is about to show in a window; dropped unpublished, nobody can lease them there.
+/// A window that a change is about to publish, under whatever description; dropped unpublished, all is as it was.
 #[derive(Debug)]
 pub struct NextWindow {
     region: MappedRegion,
-    /// The bytes that were not shown there before.
-    part: Range,
+    /// Parts that were not seen through its place before.
+    new: Vec<Range>,
+    /// The protection that was allowed there.
+    before: Vec<(Range, i32)>,
     is_published: bool,
 }
 
 impl NextWindow {
-    /// Shows the bytes of a region in its window that are not shown there yet, so that whoever sees the next map can lease them.
-    pub fn show(region: &MappedRegion) -> Result<Vec<Self>> {
-        let (storage, window) = (region.storage(), region.window());
-        let missing = storage.places().show(&window)?;
-        let next = |part| Self { region: region.share(), part, is_published: false };
-        let all: Vec<Self> = missing.into_iter().map(next).collect();
-        let prot_flags = region.desc().prot_flags;
-        for next in &all {
-            if !storage.has_protection(next.part, prot_flags) {
-                // What was given back may be touched by nobody.
-                // SAFETY: nothing is taken away from whoever can see the bytes.
-                let allowed = unsafe { storage.protect(next.part, prot_flags) };
-                allowed.map_err(|error| failed(region.desc(), "mprotect failed", &error))?;
-            }
-        }
-        Ok(all)
+    /// Lets bytes be seen through a place, so that whoever sees the next map can lease them.
+    ///
+    /// What the description allows is allowed from now on, beside what was; nobody uses it before it is published.
+    pub fn show(region: &MappedRegion) -> Result<Self> {
+        let (window, places) = (region.window(), region.storage().places());
+        let before = region.allowed()?;
+        let new = places.show(window.place(), window.shown());
+        let next = Self { region: region.share(), new, before, is_published: false };
+        let flags = region.desc().prot_flags;
+        let together = next.new.iter().map(|part| (*part, flags));
+        let together = together.chain(next.before.iter().map(|(part, before)| (*part, before | flags)));
+        // SAFETY: nothing is taken away.
+        let added = unsafe { region.allow(&together.collect::<Vec<_>>()) };
+        added.map_err(|error| failed(region.desc(), "mprotect failed", &error))?;
+        Ok(next)
     }
 
     /// The region is in the map of the space now.
-    pub fn publish(mut self) {
+    pub fn publish(&mut self) {
         self.is_published = true;
+    }
+
+    /// Takes away what its description does not allow.
+    ///
+    /// To be called when no reader is left in a snapshot that allows more: short accesses hold no lease.
+    pub fn settle(&self) {
+        let parts = [(self.region.window().shown(), self.region.desc().prot_flags)];
+        // SAFETY: no one holds a lease that needs more, and no reader is left, as said above. Whatever the kernel answers, accesses
+        // already refuse what the description forbids.
+        let _ = unsafe { self.region.allow(&parts) };
     }
 }
 
 impl Drop for NextWindow {
     fn drop(&mut self) {
-        if !self.is_published {
-            self.region.storage().places().hide(&self.region.window(), self.part);
+        if self.is_published {
+            return;
         }
+        let (place, places) = (self.region.window().place(), self.region.storage().places());
+        self.new.iter().for_each(|part| places.hide(place, *part));
+        // SAFETY: no description that allows more was published.
+        let _ = unsafe { self.region.allow(&self.before) };
     }
 }
 
-/// A region whose pages already are what its next description asks for; dropped unpublished, they are again what they were.
+/// A region whose pages already are bound and advised as its next description asks; dropped unpublished, they are again what they were.
 #[derive(Debug)]
 pub struct NextDescription {
     region: MappedRegion,
@@ -122,21 +131,11 @@ pub struct NextDescription {
 }
 
 impl NextDescription {
-    /// Adds the protections of a description, which nobody uses before it is published, and its binding and advice.
+    /// Binds and advises the pages.
     pub fn prepare(region: &MappedRegion, new: &SharedRegion) -> Result<Self> {
         let next = Self { region: region.share(), new: SharedRegion::clone(new), is_published: false };
-        let before = region.desc();
-        if next.adds_protection() {
-            // SAFETY: nothing is taken away.
-            let added = unsafe { region.protect(before.prot_flags | new.prot_flags) };
-            added.map_err(|error| failed(before, "mprotect failed", &error))?;
-        }
-        region.advise(Some(before), new)?;
+        region.advise(Some(region.desc()), new)?;
         Ok(next)
-    }
-
-    fn adds_protection(&self) -> bool {
-        self.new.prot_flags & !self.region.desc().prot_flags != 0
     }
 
     /// The description is the one of the space now.
@@ -147,15 +146,9 @@ impl NextDescription {
 
 impl Drop for NextDescription {
     fn drop(&mut self) {
-        if self.is_published {
-            return;
+        if !self.is_published {
+            // There is nobody to tell of an advice that can't be taken back.
+            let _ = self.region.advise(Some(&self.new), self.region.desc());
         }
-        let (region, old) = (&self.region, self.region.desc());
-        if self.adds_protection() {
-            // SAFETY: no description that allows more was published.
-            let _ = unsafe { region.protect(old.prot_flags) };
-        }
-        // There is nobody to tell of an advice that can't be taken back.
-        let _ = region.advise(Some(&self.new), old);
     }
 }

@@ -6,7 +6,7 @@
 use std::sync::{Arc, Weak};
 
 use super::dirty::{DirtyBitmap, PAGE};
-use super::discard;
+use super::kept;
 use super::live::{LOOK, Live, LivePart, whole_pages};
 use super::region::MappedRegion;
 use super::shadow::{Expected, data_of};
@@ -231,7 +231,7 @@ impl Reset {
         let zeroes: Vec<Range> = due.extract_if(.., |unit| is_ours && is_all_hole(expected, *unit)).collect();
         for run in joined(zeroes) {
             // SAFETY: whole pages of our own storage, which were looked at just now: they are zero, and will be.
-            let freed = unsafe { discard::free(&storage, run) };
+            let freed = unsafe { kept::free(&storage, run) };
             freed.map_err(|error| failed(region.desc(), "giving pages of zeroes back failed", &error))?;
             counts.punched = counts.punched.saturating_add(pages_in(&[run]));
         }

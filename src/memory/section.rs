@@ -7,6 +7,7 @@ use super::buffer::{Input, Output};
 use super::extent::Extent;
 use super::lease::Lease;
 use super::path::{Path, Touch};
+use super::places::Writes;
 use super::protection::Pages;
 use super::region::MappedRegion;
 use super::untorn;
@@ -295,7 +296,8 @@ impl<'a> Section<'a> {
 
     /// The lease of a copy on a thread of its own. A write that is given up may still be done, however late.
     fn lease_of_thread(&self, verb: &'static str) -> Result<Lease> {
-        let lease = Lease::take(self.region, verb, self.range(), verb == "write", true);
+        let writes = if verb == "write" { Writes::Unseen } else { Writes::Never };
+        let lease = Lease::take(self.region, verb, self.range(), writes, true);
         lease.map_err(|_| self.fault(verb, &abandoned_copy::pending()))
     }
 

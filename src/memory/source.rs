@@ -130,7 +130,7 @@ fn open_memfd(region: &SharedRegion, huge_page_size: Option<u64>, backing: Backi
     let memfd = file::memfd(&name, huge_page_size).map_err(|error| failed(region, "memfd_create failed", &error))?;
     let seals = region.options.seals.as_deref().unwrap_or(&DEFAULT_SEALS);
     let at_once = seals_before_mapping(seals);
-    let length = backing.offset.saturating_add(region.size());
+    let length = backing.offset.saturating_add(region.memory_size());
     file::size_and_seal(&memfd, length, bits(&at_once))
         .map_err(|error| failed(region, "sizing and sealing its memfd failed", &error))?;
     // Its huge pages nobody can take away who was not given the descriptor, which the gate sees to.
@@ -337,6 +337,7 @@ fn check_alignment(region: &SharedRegion, page_size: u64) -> Result<()> {
     }
     check_multiple(region, "base", region.base(), page_size)?;
     check_multiple(region, "size", region.size(), page_size)?;
+    check_multiple(region, "max_size", region.memory_size(), page_size)?;
     check_multiple(region, "file offset", region.source.file_offset, page_size)
 }
 
@@ -369,7 +370,7 @@ pub fn check_pools<'a>(regions: impl Iterator<Item = &'a SharedRegion>) -> Resul
 
 /// Refuses regions that together need more pages of one size than there are, naming the first that finds the pool empty.
 fn check_pool(page_size: u64, regions: &[&SharedRegion]) -> Result<()> {
-    let pages = |region: &SharedRegion| region.size().div_ceil(page_size);
+    let pages = |region: &SharedRegion| region.memory_size().div_ceil(page_size);
     let mut left = Host::default().available_huge_pages(page_size);
     let is_short = |region: &&&SharedRegion| {
         // Counted down, so that the error names the first region for which the pool has nothing left.
@@ -441,7 +442,7 @@ pub(super) fn special(region: &SharedRegion) -> Error {
 
 /// The error of a failed `mmap`: a pool that ran short between the check and the call is told apart.
 pub(super) fn mmap_failed(region: &SharedRegion, backing: &Backing, error: &io::Error) -> Error {
-    let pages = region.size().div_ceil(backing.page_size);
+    let pages = region.memory_size().div_ceil(backing.page_size);
     let is_short = |available: Option<u64>| available.is_none_or(|available| available < pages);
     if backing.is_huge
         && errno::of(error) == ENOMEM

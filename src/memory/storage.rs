@@ -17,7 +17,6 @@ use super::present::PresentPages;
 use super::protection::{Pages, Protection};
 use super::source::{self, Backing};
 use super::tracking::Tracking;
-use super::window::Window;
 use crate::model::error::{Error, Result};
 use crate::model::format::size as size_text;
 use crate::model::ids::{Lineage, StorageId};
@@ -64,27 +63,27 @@ unsafe impl Send for Storage {}
 unsafe impl Sync for Storage {}
 
 impl Storage {
-    /// Opens what the region asks for and maps it, to be seen through a first window.
-    pub(super) fn new(region: &SharedRegion, window: &Window) -> Result<Self> {
+    /// Opens what the region asks for and maps it; nobody sees it yet.
+    pub(super) fn new(region: &SharedRegion) -> Result<Self> {
         let backing = source::open(region)?;
         let mapped = mmap::map(region, &backing).map_err(|error| source::mmap_failed(region, &backing, &error))?;
         let start = mapped.mmap.as_ptr().wrapping_add(usize_of(backing.lead()));
         let dax_window = mapped.own.filter(|_| backing.is_window).map(DaxWindow::new);
-        let huge_pages = if backing.is_huge { usize_of(region.size().div_ceil(backing.page_size)) } else { 0 };
+        let huge_pages = if backing.is_huge { usize_of(region.memory_size().div_ceil(backing.page_size)) } else { 0 };
         let storage = Self {
             tracking: Tracking::default(),
             id: StorageId::unique(),
             lineage: Once::new(),
             present: PresentPages::new(huge_pages)?,
-            holes: HoleFinder::new(&backing, region.size())?,
+            holes: HoleFinder::new(&backing, region.memory_size())?,
             mapped,
             start,
-            size: region.size(),
+            size: region.memory_size(),
             lead: region.base() % dirty::PAGE,
-            places: Arc::new(Places::new(window)),
+            places: Arc::new(Places::new()),
             backing,
             gate: Gate::default(),
-            protection: Protection::new(Range::between(0, region.size()), region.prot_flags),
+            protection: Protection::new(Range::between(0, region.memory_size()), region.prot_flags),
             dax_window,
             pending_copies: AtomicUsize::new(0),
         };
@@ -294,12 +293,9 @@ impl Storage {
         self.mapped.own.map(|own| own.pages())
     }
 
-    /// Whether all of a part has the protection bits; in a DAX window that is up to the files.
-    pub(super) fn allows(&self, part: Range, bits: i32) -> Result<bool, Forked> {
-        match &self.dax_window {
-            Some(window) => Ok(window.first_denied(part, bits)?.is_none()),
-            None => Ok(self.protection.has(part, bits)),
-        }
+    /// The protection that the windows on it allow.
+    pub(super) const fn protection(&self) -> &Protection {
+        &self.protection
     }
 
     /// Whether the pages of a part have the protection bits; a lease keeps others from taking any away.
@@ -307,17 +303,9 @@ impl Storage {
         self.protection.has(part, bits)
     }
 
-    /// Sets the protection of a part; a buffer's own is its owner's.
-    ///
-    /// # Safety
-    /// No one touches the memory who relies on a protection that is taken away.
-    pub(super) unsafe fn protect(&self, part: Range, prot_flags: i32) -> io::Result<()> {
-        if self.mapped.own.is_none() {
-            self.protection.note(part, prot_flags);
-            return Ok(());
-        }
-        // SAFETY: pages of this mapping; the rest is the caller's promise.
-        unsafe { self.protection.set(part, self.pages_of(part), prot_flags) }
+    /// The whole pages of a part that are ours to protect; those of a buffer are its owner's.
+    pub(super) fn own_pages_of(&self, part: Range) -> Option<Pages> {
+        self.mapped.own.map(|_| self.pages_of(part))
     }
 
     /// Runs `work` while the pages of a part can be read and written, and restores their protection.
@@ -332,6 +320,6 @@ impl Storage {
             return Ok(Err(io::Error::new(io::ErrorKind::PermissionDenied, what)));
         }
         // SAFETY: pages of this mapping.
-        unsafe { self.protection.lifted(part, self.pages_of(part), work) }
+        unsafe { self.protection.lifted(part, |part| self.pages_of(part), work) }
     }
 }

@@ -13,21 +13,14 @@ pub struct Window {
 }
 
 impl Window {
-    /// The first window on a storage, which shows all of it.
-    pub(super) fn whole(guest: Range) -> Self {
-        Self::on(guest, 0)
-    }
-
-    /// A window on the bytes from an offset on, through a place of its own.
-    pub(super) fn on(guest: Range, at: u64) -> Self {
+    /// The window on a storage from an offset on, at a place of its own.
+    pub(super) fn new(guest: Range, at: u64) -> Self {
         Self { place: Place::unique(), guest, at }
     }
 
-    /// The window on the bytes behind its first `skipped` that are seen at these addresses; through the same place, where bytes keep their
-    /// addresses.
-    pub(super) fn reshaped(&self, skipped: i128, guest: Range, is_moved: bool) -> Option<Self> {
-        let at = u64::try_from(i128::from(self.at).checked_add(skipped)?).ok()?;
-        Some(Self { place: if is_moved { Place::unique() } else { self.place }, guest, at })
+    /// A window on the same storage through the same place.
+    pub(super) const fn beside(&self, guest: Range, at: u64) -> Self {
+        Self { place: self.place, guest, at }
     }
 
     /// The part of it that lies at some of its addresses.
@@ -69,7 +62,7 @@ mod tests {
 
     #[test]
     fn a_window_leads_there_and_back() {
-        let window = Window { at: 0x300, ..Window::whole(Range::at(0x1000, 0x100)) };
+        let window = Window::new(Range::at(0x1000, 0x100), 0x300);
         assert_eq!(window.shown(), Range::at(0x300, 0x100));
         for (base, size) in [(0x1000, 0x100), (0x1040, 8), (0x10ff, 1), (0x1080, 0)] {
             let part = window.part(Range::at(base, size));

@@ -57,6 +57,8 @@ pub struct BackingOptions {
     pub page_size: Option<u64>,
     /// Alignment of the host address.
     pub alignment: Option<u64>,
+    /// The most bytes that the region may grow to.
+    pub max_size: Option<u64>,
     /// Set memory aside when mapping (`false`: `MAP_NORESERVE`).
     pub reserve: Option<bool>,
     /// Transparent huge pages, or none.
@@ -125,6 +127,7 @@ impl BackingOptions {
     pub fn maps_like(&self, other: &Self) -> bool {
         self.page_size == other.page_size
             && self.alignment == other.alignment
+            && self.max_size == other.max_size
             && self.reserve == other.reserve
             && self.dontfork == other.dontfork
             && self.guard_pages == other.guard_pages

@@ -5,10 +5,13 @@ use std::sync::Arc;
 use super::allocator::without;
 use super::cut::{cut, joined, moved};
 use super::error::{Error, Result};
+use super::grow::{check_growth, grown, neighbour};
 use super::ids::{Generation, Origin, RegionId, ReservationId};
+use super::protect::protected;
 use super::range::Range;
-use super::region::SharedRegion;
+use super::region::{SharedRegion, ShownBytes};
 use super::region_map::{RegionEntry, RegionMap};
+use super::source::KeptBytes;
 
 /// Which region of a map is meant; looked up in the map that is being changed.
 #[derive(Clone, Debug)]
@@ -53,6 +56,10 @@ pub enum MapOperation {
     Join(RegionTarget, RegionTarget),
     /// Show a region at another base.
     Move(RegionTarget, u64),
+    /// Show more of a region's memory behind it, so that it has as many bytes.
+    Grow(RegionTarget, u64),
+    /// Protect a range otherwise; the ids are for the upper parts where that cuts regions.
+    Protect(Range, i32, [RegionId; 2]),
 }
 
 impl MapOperation {
@@ -61,10 +68,25 @@ impl MapOperation {
         Self::Insert(RegionEntry::new(region.into()))
     }
 
+    /// Makes a region as large: in its own memory, where that has room, or by a neighbour with the rest.
+    pub fn growth(map: &RegionMap, region: &RegionEntry, size: u64) -> Result<Self> {
+        check_growth(region, size)?;
+        match region.options.max_size {
+            Some(_) => Ok(Self::Grow(RegionTarget::Unchanged(region.clone()), size)),
+            None => Ok(Self::insert(neighbour(map, region, size)?)),
+        }
+    }
+
+    /// Another protection of a range, under ids of its own for what it cuts.
+    #[must_use]
+    pub fn protect(range: Range, prot_flags: i32) -> Self {
+        Self::Protect(range, prot_flags, [RegionId::unique(), RegionId::unique()])
+    }
+
     /// The map behind the operation.
     pub fn apply(&self, map: &RegionMap) -> Result<RegionMap> {
         match self {
-            Self::Insert(region) => map.insert(region),
+            Self::Insert(region) => map.insert(&map.resolved(region)?),
             Self::Remove(target) => map.remove(target.find(map)?),
             Self::Replace(target, new) => map.replace(target.find(map)?, new),
             Self::Split(target, at, upper) => {
@@ -79,6 +101,8 @@ impl MapOperation {
                 let region = target.find(map)?;
                 map.remove(region)?.insert(&moved(region, *base)?)
             }
+            Self::Grow(target, size) => grown(map, target.find(map)?, *size),
+            Self::Protect(range, prot_flags, upper) => protected(map, *range, *prot_flags, *upper),
         }
     }
 
@@ -126,11 +150,10 @@ impl<'a> ChangeRequest<'a> {
     pub fn added_to(&self, map: &Arc<RegionMap>) -> Result<Vec<RegionEntry>> {
         self.check_generation(map)?;
         match self.operations {
-            [MapOperation::Insert(region)] => map.insertion_index(region).map(|_| vec![region.clone()]),
-            [MapOperation::Remove(_) | MapOperation::Replace(..)] => Ok(vec![]),
-            [MapOperation::Split(..) | MapOperation::Join(..) | MapOperation::Move(..)] => {
-                self.change_of(map).map(|_| vec![])
+            [MapOperation::Insert(region)] if region.window.is_none() => {
+                map.insertion_index(region).map(|_| vec![region.clone()])
             }
+            [MapOperation::Remove(_) | MapOperation::Replace(..)] => Ok(vec![]),
             // Only all steps together tell: a later one may take out what an earlier one added.
             _ => self.change_of(map).map(|change| change.arriving().cloned().collect()),
         }
@@ -235,7 +258,40 @@ impl Change {
 
     /// The added regions that bring memory of their own.
     pub fn arriving(&self) -> impl Iterator<Item = &RegionEntry> {
-        self.added.iter().filter(|added| self.source_of(added).is_none())
+        self.added.iter().filter(|added| self.brings_memory(added))
+    }
+
+    /// Whether an added region brings memory of its own, and shows none that is there.
+    #[must_use]
+    pub fn brings_memory(&self, added: &RegionEntry) -> bool {
+        self.source_of(added).is_none() && !self.is_shown_before(added)
+    }
+
+    /// Whether an added window shows bytes that are there.
+    fn is_shown_before(&self, added: &RegionEntry) -> bool {
+        let Some(window) = &added.window else { return false };
+        let shows = |old: &RegionEntry| old.origin == added.origin && old.bytes().overlaps(&added.bytes());
+        matches!(window.of, ShownBytes::Part(_)) || self.before.regions().iter().any(shows)
+    }
+
+    /// Keepers of the bytes of added windows.
+    #[must_use]
+    pub fn kept_parts(&self) -> Vec<Arc<dyn KeptBytes>> {
+        self.added.iter().filter_map(|added| added.window.as_ref()?.kept()).collect()
+    }
+
+    /// Regions that are seen at another base: each as it was and as it is.
+    pub fn moved(&self) -> impl Iterator<Item = (&RegionEntry, &RegionEntry)> {
+        let pair = |old| self.added.iter().find(|new| is_moved(old, new)).map(|new| (old, new));
+        self.removed.iter().filter(|_| self.reshapes).filter_map(pair)
+    }
+
+    /// Regions that were cut where they are: each with its parts that are still there.
+    pub fn cut(&self) -> impl Iterator<Item = (&RegionEntry, Vec<&RegionEntry>)> {
+        let is_part = |old: &RegionEntry, new: &RegionEntry| new.agrees_with(old) && old.range.covers(&new.range);
+        let parts = move |old| self.added.iter().filter(|new| is_part(old, new)).collect::<Vec<_>>();
+        let all = self.removed.iter().filter(|_| self.reshapes).map(move |old| (old, parts(old)));
+        all.filter(|(old, parts)| parts.first().is_some_and(|part| part.size() < old.size()))
     }
 
     /// The added regions that take addresses which they, or what they were cut from, did not have.
@@ -261,12 +317,6 @@ impl Change {
         without(&[removed.range], &stays.collect::<Vec<_>>())
     }
 
-    /// Whether bytes that came with a removed region are seen in an added one.
-    #[must_use]
-    pub fn shows_again(&self, removed: &RegionEntry) -> bool {
-        self.added.iter().filter(|_| self.reshapes).any(|added| added.origin == removed.origin)
-    }
-
     /// Whether a removed region goes on under its id, cut, joined or moved.
     #[must_use]
     pub fn goes_on(&self, removed: &RegionEntry) -> bool {
@@ -287,6 +337,10 @@ impl Change {
     pub fn is_empty(&self) -> bool {
         self.added.is_empty() && self.removed.is_empty() && self.replaced.is_empty()
     }
+}
+
+fn is_moved(old: &RegionEntry, new: &RegionEntry) -> bool {
+    old.id == new.id && old.size() == new.size() && old.bytes() == new.bytes() && old.base() != new.base()
 }
 
 fn shares_origin(removed: &[RegionEntry], added: &[RegionEntry]) -> bool {

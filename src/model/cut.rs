@@ -56,16 +56,26 @@ pub fn moved(region: &RegionEntry, base: u64) -> Result<RegionEntry> {
     Ok(RegionEntry { desc: Arc::new(desc), ..region.clone() })
 }
 
+/// The description of `size` bytes from where some addresses of a region show its bytes, of which the region may show less.
+pub fn described(region: &SharedRegion, range: Range, size: u64) -> Result<Region> {
+    check_memory(region, "keep")?;
+    let part = part_of(region, range)?;
+    resized(&part, Range::new(0, size)?)
+}
+
 fn part(region: &SharedRegion, range: Range) -> Result<SharedRegion> {
     part_of(region, range).map(Arc::new)
 }
 
 /// The description of a part, which shows what the whole shows there.
-fn part_of(region: &Region, range: Range) -> Result<Region> {
+pub fn part_of(region: &Region, range: Range) -> Result<Region> {
     let skipped = range.base().abs_diff(region.base());
     let mut part = resized(region, range)?;
     if part.source.file.is_some() || part.source.is_named() {
         part.source.file_offset = part.source.file_offset.checked_add(skipped).ok_or_else(|| too_far(region))?;
+    }
+    if let Some(window) = &mut part.window {
+        window.offset = window.offset.checked_add(skipped).ok_or_else(|| too_far(region))?;
     }
     if let Some(buffer) = &mut part.source.buffer {
         let skipped = usize::try_from(skipped).map_err(|_| too_far(region))?;
@@ -75,7 +85,7 @@ fn part_of(region: &Region, range: Range) -> Result<Region> {
 }
 
 /// The description of other addresses, whose bytes begin where the region's do.
-fn resized(region: &Region, range: Range) -> Result<Region> {
+pub(super) fn resized(region: &Region, range: Range) -> Result<Region> {
     let mut resized = Region { range, ..region.clone() };
     if let Some(buffer) = &mut resized.source.buffer {
         buffer.size = range.size();
@@ -88,7 +98,7 @@ fn too_far(region: &Region) -> Error {
 }
 
 /// Refuses what is not memory that can be seen through more than one window.
-fn check_memory(region: &SharedRegion, verb: &str) -> Result<()> {
+pub(super) fn check_memory(region: &SharedRegion, verb: &str) -> Result<()> {
     let why = match region.region_type {
         RegionType::DeviceMemory => "is a device region",
         RegionType::DaxMemory => "is a DAX window",
@@ -97,7 +107,7 @@ fn check_memory(region: &SharedRegion, verb: &str) -> Result<()> {
     };
     Err(Error::Unsupported {
         message: format!("cannot {verb} {region}: it {why}"),
-        feature: "cut, join or move",
+        feature: "cut, join, move or alias",
         how: "remove_region() and insert_region() in a transaction".into(),
         region: Some(Arc::clone(region)),
     })

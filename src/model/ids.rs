@@ -24,11 +24,11 @@ macro_rules! unique_id {
     };
 }
 
-/// Ids that other processes are told of.
+/// Ids that others are told of.
 macro_rules! numbered {
     ($($name:ident),+) => {
         $(impl $name {
-            /// The number, for other processes.
+            /// The number.
             #[must_use]
             pub const fn number(self) -> u64 {
                 self.0
@@ -47,7 +47,7 @@ unique_id! {
 }
 
 unique_id! {
-    /// Identifies an insertion, whose bytes its region shows, and all the regions that were cut from it.
+    /// Identifies the bytes that a region brought when it was inserted, whatever regions show them since.
     Origin
 }
 

@@ -4,16 +4,18 @@
 //! [`region_map::RegionMap`] is the immutable, sorted set of regions that readers share.
 
 pub mod address_index;
+pub mod alias;
 pub mod allocator;
 pub mod backing;
 pub mod change;
 mod columns;
-mod cut;
+pub mod cut;
 pub mod dirty;
 pub mod error;
 pub mod firmware_tables;
 pub mod fold;
 pub mod format;
+pub mod grow;
 pub mod hexdump;
 pub mod hyper_transport;
 pub mod ids;
@@ -28,6 +30,7 @@ pub mod pattern;
 pub mod plan;
 pub mod plan_text;
 pub mod policy;
+pub mod protect;
 pub mod quote;
 pub mod ram_cursor;
 pub mod range;
@@ -37,6 +40,7 @@ pub mod reservations;
 pub mod reserved;
 pub mod room;
 pub mod rows;
+pub mod runs;
 #[cfg(test)]
 mod small_scope;
 pub mod source;

@@ -9,7 +9,7 @@ use super::invalid::{Invalid, Kind};
 use super::policy::{NumaPolicy, PolicyMode};
 use super::quote::quoted;
 use super::range::Range;
-use super::source::{Source, SourceType};
+use super::source::{KeptBytes, Part, Source, SourceType};
 
 /// `mmap`'s `MAP_SHARED`.
 pub const MAP_SHARED: i32 = 0x1;
@@ -108,6 +108,35 @@ impl RegionType {
     }
 }
 
+/// The bytes that a window shows.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum ShownBytes {
+    /// Those that a region brought.
+    Region(SharedRegion),
+    /// Those of a part that is kept.
+    Part(Part),
+}
+
+/// A window: it brings no bytes, and shows those of others.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct WindowSource {
+    /// Whose.
+    pub of: ShownBytes,
+    /// Where in them it begins.
+    pub offset: u64,
+}
+
+impl WindowSource {
+    /// The keeper of the bytes, if something but regions keeps them.
+    #[must_use]
+    pub fn kept(&self) -> Option<Arc<dyn KeptBytes>> {
+        match &self.of {
+            ShownBytes::Region(_) => None,
+            ShownBytes::Part(part) => part.bytes.upgrade(),
+        }
+    }
+}
+
 /// The description of a range of guest physical addresses: an immutable value that owns no memory.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Region {
@@ -121,6 +150,8 @@ pub struct Region {
     pub host_numa_node_id: Option<u32>,
     /// The source of its bytes.
     pub source: Source,
+    /// Whose bytes it shows; `None` for a region that brings its own.
+    pub window: Option<WindowSource>,
     /// `mmap` flags.
     pub perm_flags: i32,
     /// `mmap` protection.
@@ -151,6 +182,7 @@ impl Region {
             is_anonpage: source.source_type.is_some_and(SourceType::is_anonymous),
             options: BackingOptions::default(),
             source,
+            window: None,
         };
         region.check()?;
         Ok(region)
@@ -169,6 +201,15 @@ impl Region {
     fn check_range(&self) -> Result<(), Invalid> {
         if self.range.is_empty() {
             return Err(Invalid::number(format!("a region at {} needs a size above 0", format::hex(self.base()))));
+        }
+        if let Some(WindowSource { of: ShownBytes::Region(of), offset }) = &self.window
+            && !Range::between(0, of.size()).covers(&Range::at(*offset, self.size()))
+        {
+            return Err(Invalid::number(format!(
+                "{of} has no {} bytes from offset {} on",
+                format::hex(self.size()),
+                format::hex(*offset)
+            )));
         }
         match &self.name {
             Some(name) if name.is_empty() || name.chars().any(char::is_control) => Err(Invalid::argument(format!(
@@ -243,6 +284,13 @@ impl Region {
     fn check_options(&self) -> Result<(), Invalid> {
         let options = &self.options;
         options.check()?;
+        if let Some(most) = options.max_size.filter(|most| *most < self.size()) {
+            return Err(Invalid::number(format!(
+                "max_size {} is less than the size {}",
+                format::hex(most),
+                format::hex(self.size())
+            )));
+        }
         if options.page_size.is_some() && !self.is_huge() {
             let sources = "\"hugeshmem\", \"hugemmap\" or \"hugetlbfs\"";
             return Err(Invalid::number(format!("page_size= goes with a huge mem_type: {sources}")));
@@ -252,6 +300,14 @@ impl Region {
             (
                 self.is_huge() && options.transparent_hugepage == Some(true),
                 "transparent_hugepage= is for sources of small pages: this one takes huge pages from the pool",
+            ),
+            (
+                options.max_size.is_some() && (self.source.is_adopted() || has_path || !self.has_memory()),
+                "max_size= is for memory of our own: leave file=, a buffer and mem_file_path= out",
+            ),
+            (
+                options.max_size.is_some() && (options.mlock == Some(true) || self.perm_flags & MAP_POPULATE != 0),
+                "max_size= is for memory whose pages come when they are touched: leave MAP_POPULATE (mem_prealloc=) and mlock= out",
             ),
             (
                 options.trusted == Some(true) && !self.source.is_adopted(),
@@ -276,6 +332,12 @@ impl Region {
         ];
         let refusal = refusals.into_iter().find_map(|(is_idle, why)| is_idle.then_some(why));
         refusal.map_or(Ok(()), |why| Err(Invalid::argument(why)))
+    }
+
+    /// The bytes that its memory has: as many as it may grow to.
+    #[must_use]
+    pub fn memory_size(&self) -> u64 {
+        self.options.max_size.unwrap_or_default().max(self.size())
     }
 
     /// Whether its source takes pages from the kernel's pool of huge pages.
@@ -371,6 +433,7 @@ impl Region {
         self.range == other.range
             && self.region_type == other.region_type
             && self.source == other.source
+            && self.window == other.window
             && self.perm_flags == other.perm_flags
             && self.options.maps_like(&other.options)
     }

@@ -118,7 +118,18 @@ impl RegionMap {
         check_neighbours(&regions)?;
         check_names(&regions)?;
         let starts = regions.iter().map(|region| region.base()).collect();
-        Ok(Self::of(Arc::clone(&self.layout), entries.into(), starts))
+        let has_windows = regions.iter().any(|region| region.window.is_some());
+        let map = Self::of(Arc::clone(&self.layout), entries.into(), starts);
+        if has_windows { map.with_windows() } else { Ok(map) }
+    }
+
+    /// The map whose windows show bytes of the other regions.
+    fn with_windows(&self) -> Result<Self> {
+        let others = self.regions.iter().filter(|region| region.window.is_none());
+        let starts = others.clone().map(|region| region.base()).collect();
+        let others = Self::of(Arc::clone(&self.layout), others.cloned().collect(), starts);
+        let regions = self.regions.iter().map(|region| others.resolved(region)).collect::<Result<_>>()?;
+        Ok(Self { regions, ..self.clone() })
     }
 
     /// A map with this one's layout alone.

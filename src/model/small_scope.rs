@@ -94,7 +94,9 @@ fn expected(before: &Cells, operation: &MapOperation, map: &RegionMap) -> Option
             }
         }
         MapOperation::Remove(target) => pages_of(target).into_iter().for_each(|page| after[page] = None),
-        MapOperation::Replace(..) => unreachable!("not asked for here"),
+        MapOperation::Replace(..) | MapOperation::Grow(..) | MapOperation::Protect(..) => {
+            unreachable!("not asked for here")
+        }
         MapOperation::Split(target, at, upper) => {
             let (pages, at) = (pages_of(target), (at / PAGE) as usize);
             if at <= pages[0] || at > pages[pages.len() - 1] {

@@ -1,11 +1,13 @@
 //! The source of a region's bytes.
 
 use super::quote::quoted;
-use std::fmt::Display;
+use std::any::Any;
+use std::fmt::{Debug, Display};
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
+use super::ids::Origin;
 use super::invalid::{Invalid, Kind};
 
 /// The original's memory sources.
@@ -128,6 +130,32 @@ impl Eq for UserBuffer {}
 impl std::hash::Hash for UserBuffer {
     fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
         (self.host, self.size).hash(state);
+    }
+}
+
+/// Bytes of a memory that stay for as long as this is held, whether a region shows them or not.
+pub trait KeptBytes: Any + Debug + Send + Sync {}
+
+/// Part of a memory, which is kept elsewhere.
+#[derive(Clone, Debug)]
+pub struct Part {
+    /// Identifies it, also when it is kept no longer.
+    pub origin: Origin,
+    /// Weak, for maps keep no memory alive.
+    pub bytes: Weak<dyn KeptBytes>,
+}
+
+impl PartialEq for Part {
+    fn eq(&self, other: &Self) -> bool {
+        self.origin == other.origin
+    }
+}
+
+impl Eq for Part {}
+
+impl std::hash::Hash for Part {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.origin.hash(state);
     }
 }
 

@@ -107,6 +107,8 @@ impl PyNumaPolicy {
 ///   private memory of small pages alone; elsewhere `ksm` is for whoever asks the region.
 /// - `dontdump`, `dontfork`: left out of core dumps; not there in forked children, where an access is `MemoryFault`.
 /// - `mlock`: all pages are there and stay there.
+/// - `max_size`: the most bytes that `grow_region` may give the region without a new memory. Host addresses for as many are set aside, and of huge pages
+///   the pages; other pages cost nothing before they are touched. For memfds and anonymous memory, without `mlock` and `MAP_POPULATE`.
 /// - `guard_pages`: an inaccessible page before and behind the mapping.
 /// - `may_block`: somebody answers page faults of the memory, as with a userfaultfd: accesses let other threads run, and one that is not
 ///   answered within a second is `MemoryFault`. Views and atomics are refused. For memory that is registered only after it was mapped.
@@ -144,13 +146,14 @@ fn seals(object: &Bound<'_, PyAny>) -> PyResult<Vec<Seal>> {
 #[pymethods]
 impl PyBackingOptions {
     #[new]
-    #[pyo3(signature = (*, page_size=None, alignment=None, reserve=None, transparent_hugepage=None, ksm=None, dontdump=None, dontfork=None, mlock=None,
+    #[pyo3(signature = (*, page_size=None, alignment=None, max_size=None, reserve=None, transparent_hugepage=None, ksm=None, dontdump=None, dontfork=None, mlock=None,
         guard_pages=None, may_block=None, trusted=None, seals=None, policy=None, **others),
-        text_signature = "(*, page_size=None, alignment=None, reserve=None, transparent_hugepage=None, ksm=None, dontdump=None, dontfork=None, mlock=None, guard_pages=None, may_block=None, trusted=None, seals=None, policy=None)")]
+        text_signature = "(*, page_size=None, alignment=None, max_size=None, reserve=None, transparent_hugepage=None, ksm=None, dontdump=None, dontfork=None, mlock=None, guard_pages=None, may_block=None, trusted=None, seals=None, policy=None)")]
     #[allow(clippy::too_many_arguments, reason = "the keywords that users were promised")]
     fn new(
         page_size: Option<Size>,
         alignment: Option<Size>,
+        max_size: Option<Size>,
         reserve: Option<bool>,
         transparent_hugepage: Option<bool>,
         ksm: Option<bool>,
@@ -168,6 +171,7 @@ impl PyBackingOptions {
         let options = BackingOptions {
             page_size: page_size.map(|size| size.0),
             alignment: alignment.map(|size| size.0),
+            max_size: max_size.map(|size| size.0),
             reserve,
             transparent_hugepage,
             ksm,
@@ -187,6 +191,12 @@ impl PyBackingOptions {
     #[getter]
     fn page_size(&self) -> Option<u64> {
         self.0.page_size
+    }
+
+    /// The most bytes that the region may grow to.
+    #[getter]
+    fn max_size(&self) -> Option<u64> {
+        self.0.max_size
     }
 
     /// The alignment of the host address in bytes.
@@ -311,6 +321,7 @@ impl PyBackingOptions {
         let keywords = PyDict::new(py);
         keywords.set_item("page_size", self.0.page_size)?;
         keywords.set_item("alignment", self.0.alignment)?;
+        keywords.set_item("max_size", self.0.max_size)?;
         for (name, value) in [
             ("reserve", self.0.reserve),
             ("transparent_hugepage", self.0.transparent_hugepage),

@@ -19,7 +19,7 @@ use super::interrupt::detached;
 use super::space_ref::{OwnedSpace, SpaceRef};
 use crate::memory::buffer::{Bytes, Output};
 use crate::memory::lease::{Lease, WeakRegion};
-use crate::memory::places::Refused;
+use crate::memory::places::{Refused, Writes};
 use crate::memory::section::Section;
 use crate::model::format::hex;
 use crate::model::int::u64_of;
@@ -303,8 +303,9 @@ impl PyGuestView {
 
     /// A lease on the bytes; while a change is deciding about the region, waits for what it decides.
     fn lease(&self, py: Python<'_>) -> PyResult<Lease> {
+        let writes = if self.readonly { Writes::Never } else { Writes::Unseen };
         loop {
-            match self.region.lease("view", self.range, !self.readonly) {
+            match self.region.lease("view", self.range, writes) {
                 Ok(lease) => return self.allowed(lease),
                 Err(Refused::Closed) => return Err(self.gone()),
                 Err(Refused::Closing) => {

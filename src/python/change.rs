@@ -37,6 +37,8 @@ pub struct PyChange {
     added: Py<PyTuple>,
     removed: Py<PyTuple>,
     replaced: Py<PyTuple>,
+    moved: Py<PyTuple>,
+    cut: Py<PyTuple>,
     text: String,
     /// The host side, while a client is shown the change: taken away afterwards, so that a kept change does not keep memory.
     proposal: Lock<Option<Arc<Proposal>>>,
@@ -56,6 +58,9 @@ impl PyChange {
             added: PyTuple::new(py, change.added.iter().map(object))?.unbind(),
             removed: PyTuple::new(py, removed)?.unbind(),
             replaced: PyTuple::new(py, change.replaced.iter().map(|(old, new)| (object(old), object(new))))?.unbind(),
+            moved: PyTuple::new(py, change.moved().map(|(old, new)| (object(old), object(new))).collect::<Vec<_>>())?
+                .unbind(),
+            cut: cut_of(py, change)?,
             text: change.to_string(),
             before,
             after,
@@ -111,6 +116,13 @@ impl PyChange {
     }
 }
 
+/// The pairs of a region that was cut, and its parts.
+fn cut_of(py: Python<'_>, change: &Change) -> PyResult<Py<PyTuple>> {
+    let object = |region: &RegionEntry| RegionObject(Arc::clone(region));
+    let pairs = change.cut().map(|(old, parts)| Ok((object(old), PyTuple::new(py, parts.into_iter().map(object))?)));
+    Ok(PyTuple::new(py, pairs.collect::<PyResult<Vec<_>>>()?)?.unbind())
+}
+
 /// The description that a removed region is shown under: a copy where the very same object was put back in its place.
 ///
 /// A client that undoes a change asks for the memory of both, and could not tell them apart otherwise.
@@ -151,6 +163,25 @@ impl PyChange {
     #[getter]
     fn replaced(&self, py: Python<'_>) -> Py<PyTuple> {
         self.replaced.clone_ref(py)
+    }
+
+    /// Pairs `(old, new)` of regions that are seen at another base; each is also in `removed` and `added`.
+    #[getter]
+    fn moved(&self, py: Python<'_>) -> Py<PyTuple> {
+        self.moved.clone_ref(py)
+    }
+
+    /// Pairs `(old, parts)` of regions that were cut, with the parts that are seen where they were; each is also in `removed` and `added`.
+    ///
+    /// >>> from dbs_address_space import AddressSpaceBuilder
+    /// >>> space = AddressSpaceBuilder(numa_regions=["4MiB"]).build()
+    /// >>> before = space.snapshot()
+    /// >>> [(old, parts)] = before.diff(space.split_region(0, 1 << 20)).cut
+    /// >>> old.size, [part.size for part in parts]
+    /// (4194304, [1048576, 3145728])
+    #[getter]
+    fn cut(&self, py: Python<'_>) -> Py<PyTuple> {
+        self.cut.clone_ref(py)
     }
 
     /// The `Mapping` of an added, kept or removed region: where its memory is in this process.

@@ -15,7 +15,7 @@ use super::space_ref::SpaceRef;
 use crate::memory::dax::{self, DAX_LEASE};
 use crate::memory::dax_window::DaxMapping;
 use crate::memory::lease::{Lease, WeakRegion};
-use crate::memory::places::Refused;
+use crate::memory::places::{Refused, Writes};
 use crate::memory::region::MappedRegion;
 use crate::model::error::{Error, Result};
 use crate::model::interrupt::Interrupt;
@@ -62,7 +62,7 @@ impl PyDaxWindow {
     /// Holds the region, so that it is not removed meanwhile.
     fn lease(&self, interrupt: &dyn Interrupt) -> Result<Lease> {
         loop {
-            match self.region.lease(DAX_LEASE, self.region.desc().range, false) {
+            match self.region.lease(DAX_LEASE, self.region.desc().range, Writes::Never) {
                 Ok(lease) => return Ok(lease),
                 Err(Refused::Closing) => self.space.wait_settled(&self.region, interrupt)?,
                 Err(Refused::Closed) => {

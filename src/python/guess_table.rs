@@ -218,7 +218,7 @@ const MEMORY: &[(&str, &str)] = &[
     ("find_region region_at last_addr get_region", "the space: space.find_region(addr), space.last_addr"),
     ("mem_map mem_map_ptr add_region map_region insert_region", "the space: space.insert_region(region)"),
     ("mem_unmap unmap remove_region", "the space: space.remove_region(region)"),
-    ("mem_protect mprotect protect", "the space: space.replace_region(region, region.replace(prot_flags=...))"),
+    ("mem_protect mprotect protect", "the space: space.protect(addr, size, prot_flags)"),
     ("flush msync sync resize", "nothing: writes are there at once, and a region's size stays"),
     ("numa placement numa_nodes", "effective(), or verify_placement()"),
     (
@@ -268,7 +268,7 @@ const SPACE: &[(&str, &str)] = &[
 const CHANGES: &[(&str, &str)] = &[
     ("insert add add_region append add_memory_region mem_map map_region insert_regions", "insert_region(region)"),
     ("remove delete delete_region pop discard_region mem_unmap unmap unmap_region del_region", "remove_region(region)"),
-    ("replace update_region modify_region set_region mem_protect protect mprotect", "replace_region(old, new)"),
+    ("replace update_region modify_region set_region mem_protect mprotect", "replace_region(old, new)"),
 ];
 
 const MAP: &[(&str, &str)] = &[

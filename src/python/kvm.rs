@@ -5,30 +5,33 @@ use std::sync::{Arc, Weak};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
-use super::attachment::{PyAttachment, over};
+use super::attachment::{AttachmentState, PyAttachment, over};
 use super::base::target;
 use super::calls;
 use super::convert::{self, Address, Size, U32};
 use super::dirty::PyDirtyPages;
 use super::file;
 use super::keywords;
+use super::quiesce::{self, PyQuiesce};
 use super::space::PySpace;
 use crate::clients::kvm::{Kvm, KvmOptions};
 use crate::clients::partial_pages::{self, PartialPages};
 use crate::model::error::Error;
 use crate::model::invalid::Invalid;
 use crate::model::region::SharedRegion;
+use crate::space::client::Client;
 
 /// The memory slots of a KVM virtual machine that follows an address space: the `Attachment` that `AddressSpace.attach_kvm()` makes.
 ///
-/// RAM, firmware and DAX windows have a slot each; read-only regions are read-only to the guest, whose writes there are exits, as are
+/// RAM, firmware and DAX windows have slots; regions side by side that show the bytes of one memory share one, so that a region which is cut, joined or
+/// renamed costs KVM nothing, and one that moves to a free range takes its slot and its dirty log along. Read-only regions are read-only to the guest, whose writes there are exits, as are
 /// all its accesses to devices and holes. `detach()` deletes every slot and raises `BackingError` when KVM refuses to delete one: its
 /// memory then stays mapped, and the others are gone all the same. `error` is about such a slot too, when its region was removed. The
 /// virtual machine stays its owner's. Verbs of a detached one raise `InvalidArgument`.
 ///
-/// **Pause the guest's processors** around a transaction that removes a region and inserts another over the same addresses, and
-/// around a `replace_region` that makes a region read-only or writable: KVM has the old slot deleted first, and for that moment the
-/// guest finds nothing there. Every other change is safe while they run.
+/// **Pause the guest's processors**, or give `quiesce`, around a transaction that removes a region and inserts another over the same addresses, and
+/// around a change that makes part of a slot read-only or writable, or cuts part of it off: KVM has the old slot deleted first, and for that moment the
+/// guest finds nothing there. A guest that fetches code there is dead. Every other change is safe while they run; `windows` counts those moments.
 #[pyclass(frozen, extends = PyAttachment, name = "KvmSlots", module = "dbs_address_space")]
 pub struct PyKvmSlots {
     /// Gone once it is detached, and with it the duplicate of the machine's descriptor.
@@ -63,6 +66,15 @@ impl PyKvmSlots {
         Ok(slots)
     }
 
+    /// How often a slot made way for others, so that the guest found nothing for a moment where memory was and is.
+    ///
+    /// A change that leaves it as it was is safe under running processors. Raises `InvalidArgument` once it is detached.
+    #[getter]
+    fn windows(&self, py: Python<'_>) -> PyResult<u64> {
+        let kvm = self.kvm()?;
+        Ok(calls::detach(py, || kvm.windows())?)
+    }
+
     /// The memory that the guest is not shown: a tuple of `AddressRange`, ascending, made at each call.
     ///
     /// With `partial_pages="skip"` these are the parts of regions that do not fill a page; otherwise there are none.
@@ -76,7 +88,7 @@ impl PyKvmSlots {
         convert::py_ranges(py, memory.flat_map(|region| partial_pages::left_out(region.range, &shown)).collect())
     }
 
-    /// The slot number of a region; raises `UnmappedAddress` when it has none.
+    /// The slot number of a region, of several that of its first byte; raises `UnmappedAddress` when it has none.
     fn slot_of(slf: &Bound<'_, Self>, region: &Bound<'_, PyAny>) -> PyResult<u32> {
         let (kvm, region) = (slf.get().kvm()?, Self::region(slf, region)?);
         Ok(calls::detach(slf.py(), || kvm.slot_of(&region))?)
@@ -108,7 +120,8 @@ impl PyKvmSlots {
         Ok(calls::detach(py, || kvm.clear_dirty_log(pages.inner()))?)
     }
 
-    /// Switches the log of a region, while the guest runs; switching it off forgets what was logged.
+    /// Switches the log of a region, while the guest runs; switching it off forgets what was logged. A slot that shows others too is cut, as if it
+    /// were protected.
     fn set_dirty_log(slf: &Bound<'_, Self>, region: &Bound<'_, PyAny>, on: bool) -> PyResult<()> {
         let (kvm, region) = (slf.get().kvm()?, Self::region(slf, region)?);
         Ok(calls::detach(slf.py(), || kvm.set_dirty_log(&region, on))?)
@@ -139,10 +152,14 @@ impl PySpace {
     /// pages: a region that begins or ends inside one, or whose bytes do in their file, is `Misaligned`, or shown without such parts with
     /// `partial_pages="skip"`, and they are in `KvmSlots.left_out`.
     ///
+    /// A slot has at most `slot_size` bytes, whole pages: what a change costs that cuts a slot grows with it (a size such as `"128MiB"`). `quiesce`, a context
+    /// manager that can be used again, is entered without any lock before a slot makes way for others, and left once the change is made or undone: it holds
+    /// the guest's processors. What its `__enter__` raises refuses the change as a `ClientError`.
+    ///
     /// Raises `NotMapped`, `BackingError` for a descriptor that is not a KVM machine, for a slot that KVM refuses and when the slots
     /// run out (`ENOSPC`), `Unsupported` for a feature that the kernel lacks. Then nothing is attached.
-    #[pyo3(signature = (vm_fd, *, dirty_log=false, manual_clear=false, first_slot=U32(0), max_slots=None, guest_memfd=false, partial_pages="refuse", **others),
-           text_signature = "($self, vm_fd, *, dirty_log=False, manual_clear=False, first_slot=0, max_slots=None, guest_memfd=False, partial_pages='refuse')")]
+    #[pyo3(signature = (vm_fd, *, dirty_log=false, manual_clear=false, first_slot=U32(0), max_slots=None, guest_memfd=false, slot_size=None, quiesce=None, partial_pages="refuse", **others),
+           text_signature = "($self, vm_fd, *, dirty_log=False, manual_clear=False, first_slot=0, max_slots=None, guest_memfd=False, slot_size=None, quiesce=None, partial_pages='refuse')")]
     #[allow(clippy::too_many_arguments, reason = "keywords in Python")]
     fn attach_kvm<'py>(
         &self,
@@ -153,6 +170,8 @@ impl PySpace {
         first_slot: U32,
         max_slots: Option<U32>,
         guest_memfd: bool,
+        slot_size: Option<Size>,
+        quiesce: Option<&Bound<'py, PyAny>>,
         partial_pages: &str,
         others: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<Bound<'py, PyKvmSlots>> {
@@ -164,12 +183,20 @@ impl PySpace {
             return Err(Error::Unsupported { message, feature: "dirty log", how, region: None }.into());
         }
         let (first_slot, max_slots) = (first_slot.0, max_slots.map(|most| most.0));
-        let partial_pages = PartialPages::parse(partial_pages)?;
-        let options = KvmOptions { dirty_log, manual_clear, first_slot, max_slots, guest_memfd, partial_pages };
+        let (slot_size, partial_pages) = (slot_size.map(|size| size.0), PartialPages::parse(partial_pages)?);
+        let options =
+            KvmOptions { dirty_log, manual_clear, first_slot, max_slots, guest_memfd, slot_size, partial_pages };
+        quiesce.map_or(Ok(()), quiesce::check)?;
         let kvm = Arc::new(Kvm::new(file::descriptor(vm_fd, "vm_fd")?, options)?);
         self.check_not_attached(py, &kvm)?;
         let slots = PyKvmSlots { kvm: Arc::downgrade(&kvm) };
-        self.attach(py, None, |_| kvm, |attachment| attachment.add_subclass(slots))
+        let client = |attachment: &Weak<AttachmentState>| {
+            if quiesce.is_some() {
+                kvm.hold_by(Box::new(PyQuiesce::new(attachment)));
+            }
+            kvm as Arc<dyn Client>
+        };
+        self.attach(py, quiesce, client, |attachment| attachment.add_subclass(slots))
     }
 }
 

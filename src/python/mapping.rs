@@ -13,6 +13,7 @@ use crate::memory::lease::WeakRegion;
 use crate::memory::region::MappedRegion;
 use crate::model::error::Error;
 use crate::model::format::hex;
+use crate::model::ids::StorageId;
 use crate::model::region::SharedRegion;
 
 /// Where a region's memory is in this process: a value that keeps nothing alive.
@@ -30,6 +31,8 @@ pub struct PyMapping {
     region: WeakRegion,
     host_address: usize,
     file_offset: Option<u64>,
+    storage: StorageId,
+    storage_offset: u64,
     page_size: u64,
     guarded_because: Option<Why>,
 }
@@ -40,6 +43,8 @@ impl PyMapping {
             region: WeakRegion::from(region),
             host_address: region.start().addr(),
             file_offset: region.start_in_file(),
+            storage: region.storage().id(),
+            storage_offset: region.window().shown().base(),
             page_size: region.storage().page_size(),
             guarded_because: region.guarded_because(),
         }
@@ -92,6 +97,25 @@ impl PyMapping {
     #[getter]
     fn file_offset(&self) -> Option<u64> {
         self.file_offset
+    }
+
+    /// A number that tells the bytes from all others of this process: mappings that share it are windows on one memory.
+    ///
+    /// >>> from dbs_address_space import AddressSpaceBuilder
+    /// >>> space = AddressSpaceBuilder(numa_regions=["4MiB"]).build()
+    /// >>> _ = space.split_region(0, 1 << 20)
+    /// >>> low, high = space.memory.mappings()
+    /// >>> low.storage == high.storage, high.storage_offset
+    /// (True, 1048576)
+    #[getter]
+    const fn storage(&self) -> u64 {
+        self.storage.number()
+    }
+
+    /// Where in those bytes the region begins.
+    #[getter]
+    const fn storage_offset(&self) -> u64 {
+        self.storage_offset
     }
 
     /// The protection, a `Prot`.

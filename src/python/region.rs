@@ -401,6 +401,7 @@ impl PyRegion {
             region.source.file.clone_from(&old.source.file);
         }
         region.source.buffer.clone_from(&old.source.buffer);
+        region.window.clone_from(&old.window);
         region.options.trusted = trusted.or(region.options.trusted);
         // The default of a buffer is its own, which the class does not know.
         if old.source.buffer.is_some() && !changes.contains("prot_flags")? {
@@ -437,15 +438,19 @@ impl PyRegion {
     #[allow(clippy::type_complexity, reason = "what pickle asks for")]
     fn __getnewargs_ex__<'py>(&self, py: Python<'py>) -> PyResult<((Bound<'py, PyAny>, u64, u64), Bound<'py, PyDict>)> {
         let (region, keywords) = (&self.0, region_args::keywords(py, &self.0)?);
+        let refused = |why: &str| PyTypeError::new_err(format!("cannot pickle {region}: {why}"));
         match &region.source {
+            _ if region.window.is_some() => {
+                return Err(refused("it is a window on bytes of another region; make it anew there"));
+            }
             Source { buffer: None, file: None, .. } => {}
             Source { buffer: None, file: Some(UserFile { path: Some(path), .. }), .. } => {
                 keywords.set_item("file", path.as_os_str())?;
             }
             _ => {
-                return Err(PyTypeError::new_err(format!(
-                    "cannot pickle {region}: its descriptor or buffer means nothing elsewhere; give the path of a file, or another one there"
-                )));
+                return Err(refused(
+                    "its descriptor or buffer means nothing elsewhere; give the path of a file, or another one there",
+                ));
             }
         }
         Ok(((self.region_type(py)?, region.base(), region.size()), keywords))

@@ -1,9 +1,9 @@
-//! Verbs that cut, join and move regions, while their bytes stay where they are.
+//! Verbs that cut, join, move and protect regions, while their bytes stay where they are.
 
 use pyo3::prelude::*;
 
 use super::base::{PyBase, target};
-use super::convert::Address;
+use super::convert::{self, Address, Protection, Size};
 use super::interrupt::detached;
 use super::space::PySpace;
 use super::transaction::PyTransaction;
@@ -59,6 +59,40 @@ impl PySpace {
         let map = detached(py, None, |interrupt| self.inner().relocate(target, base.0, interrupt))?;
         self.base_of(py, &map)
     }
+
+    /// Makes a region larger, to `size` bytes in all, and returns the map just published; bytes, views and host addresses stay.
+    ///
+    /// `x` is a region as `remove_region` takes it. With `BackingOptions(max_size=)` it stays one region. Without, a neighbour comes behind it, like it and under the
+    /// next name (`ram-2`), with memory of its own: a view can't cross from one to the other (`NotContiguous`). New bytes are zero, in a file those that
+    /// come next. `split_region` and `remove_region` make it smaller. Raises `UnmappedAddress`, `InvalidAddressRange` for a `size` that is not above
+    /// the region's, or above `max_size`, `InvalidArgument` for a buffer or a window, and what `insert_region` and `split_region` do.
+    ///
+    /// >>> from dbs_address_space import AddressSpaceBuilder
+    /// >>> space = AddressSpaceBuilder(numa_regions=["4MiB"]).build()
+    /// >>> [(region.name, region.size) for region in space.grow_region("ram0", "6MiB")]
+    /// [('ram0', 4194304), ('ram0-2', 2097152)]
+    fn grow_region(&self, py: Python<'_>, x: &Bound<'_, PyAny>, size: Size) -> PyResult<Py<PyBase>> {
+        let target = target(x, "x")?;
+        let map = detached(py, None, |interrupt| self.inner().grow(&target, size.0, interrupt))?;
+        self.base_of(py, &map)
+    }
+
+    /// Gives `[addr, addr + size)` another protection, and returns the map just published; regions that it begins or ends in are cut there.
+    ///
+    /// `prot_flags` are a `Prot`, an int or text such as `"r--"`. The lowest part of a region that is cut keeps the name. Where write is taken away,
+    /// writable views and pins are `RegionBusy`, and readers go on; where read is, all are. The pages of the host allow what all windows on
+    /// them allow together. A guest's processors must be paused as for `replace_region`. Raises `UnmappedAddress` for a hole, `InvalidAddressRange` for
+    /// size 0, `InvalidArgument` for a device, and what `split_region` does.
+    ///
+    /// >>> from dbs_address_space import AddressSpaceBuilder
+    /// >>> space = AddressSpaceBuilder(numa_regions=["4MiB"]).build()
+    /// >>> [(region.base, region.prot_flags.name) for region in space.protect(0xf0000, 0x10000, "r--")]
+    /// [(0, 'READ|WRITE'), (983040, 'READ'), (1048576, 'READ|WRITE')]
+    fn protect(&self, py: Python<'_>, addr: Address, size: Size, prot_flags: Protection) -> PyResult<Py<PyBase>> {
+        let range = convert::range(addr, size)?;
+        let map = detached(py, None, |interrupt| self.inner().protect(range, prot_flags.0, interrupt))?;
+        self.base_of(py, &map)
+    }
 }
 
 #[pymethods]
@@ -98,5 +132,29 @@ impl PyTransaction {
     fn move_region(&self, x: &Bound<'_, PyAny>, base: Address) -> PyResult<PyBase> {
         let target = target(x, "x")?;
         self.stage(|transaction| transaction.relocate(&target, base.0))
+    }
+
+    /// Stages a growth; returns the staged map. Raises as `AddressSpace.grow_region` does.
+    ///
+    /// >>> from dbs_address_space import AddressSpaceBuilder
+    /// >>> space = AddressSpaceBuilder(numa_regions=["4MiB"]).build()
+    /// >>> with space.transaction() as change:
+    /// ...     change.grow_region("ram0", "6MiB").last_addr
+    /// 6291455
+    fn grow_region(&self, x: &Bound<'_, PyAny>, size: Size) -> PyResult<PyBase> {
+        let target = target(x, "x")?;
+        self.stage(|transaction| transaction.grow(&target, size.0))
+    }
+
+    /// Stages another protection of a range; returns the staged map. Raises as `AddressSpace.protect` does.
+    ///
+    /// >>> from dbs_address_space import AddressSpaceBuilder
+    /// >>> space = AddressSpaceBuilder(numa_regions=["4MiB"]).build()
+    /// >>> with space.transaction() as change:
+    /// ...     len(change.protect(0xf0000, 0x10000, "r--"))
+    /// 3
+    fn protect(&self, addr: Address, size: Size, prot_flags: Protection) -> PyResult<PyBase> {
+        let range = convert::range(addr, size)?;
+        self.stage(|transaction| transaction.protect(range, prot_flags.0))
     }
 }

@@ -10,12 +10,14 @@ use super::memory_participant::MemoryParticipant;
 use super::prepared::{Participant, Prepared};
 use super::proposal::Proposal;
 use super::space::AddressSpace;
-use super::state::SpaceState;
+use super::state::{SpaceState, window_on};
 use super::subscribe::WriterTurn;
 use super::subscription::Subscription;
+use crate::memory::kept::KeptMemory;
 use crate::memory::mapped_regions::MappedRegions;
 use crate::memory::mapper::Mapper;
 use crate::memory::region::MappedRegion;
+use crate::memory::region_change::NextWindow;
 use crate::memory::source;
 use crate::model::change::{Change, ChangeRequest};
 use crate::model::error::Result;
@@ -27,6 +29,9 @@ use crate::sys::sync::thread;
 
 /// Memory mapped before the turn was taken.
 type MappedAhead = HashMap<RegionId, Arc<MappedRegion>>;
+
+/// The snapshot before a change, and bytes that nobody sees any more.
+pub(super) type Old = (SpaceState, Vec<KeptMemory>);
 
 impl AddressSpace {
     /// Applies the operations to the current map and publishes the result once, or changes nothing. Returns the published map.
@@ -44,27 +49,34 @@ impl AddressSpace {
         // Mapping may take minutes: done before the turn is taken, it delays no other writer, and can be interrupted at no cost.
         let mut ahead = self.map_ahead(request, interrupt)?;
         // Before the turn, so that it goes behind it: after a refusal, unmapping takes long and may call the owner of a buffer.
-        let memory;
+        let (memory, kept);
         let turn = self.take_turn(interrupt)?;
         // Loaded inside the turn: nobody else publishes from here on. The checks made ahead were made on a map that may be gone, so
         // all of them are made again.
         let before = self.load_full();
         let change = request.change_of(&before.map)?;
         self.reservations()?.check(&change.claims(), request.reservation)?;
-        memory = before.memory_after(&change, |region, old| match ahead.remove(&region.id) {
-            _ if !old.is_empty() => MappedRegion::reshaped(region, old).map(Arc::new),
-            Some(mapped) => Ok(mapped),
+        // Until windows show them: their owner may let go at any time.
+        kept = change.kept_parts();
+        if before.memory.is_some()
+            && change.arriving().any(|region| region.has_memory() && !ahead.contains_key(&region.id))
+        {
             // The space was mapped since, so that there was nothing to map ahead.
-            None => map_one(region, &*turn),
+            ahead = mapped_by_id(&change.arriving().cloned().collect::<Vec<_>>(), &*turn)?;
+        }
+        memory = before.memory_after(&change, |region, there| match ahead.remove(&region.id) {
+            Some(mapped) if there.is_empty() => Ok(mapped),
+            _ => window_on(region, there).map(Arc::new),
         })?;
         let (old, after) = self.publish_change(&turn, before, change, memory.as_ref(), None)?;
         drop(turn);
-        // Unmapping gigabytes takes long: only now, when the next writer has the turn.
-        drop((old, ahead));
+        // Unmapping gigabytes and giving bytes back takes long: only now, when the next writer has the turn.
+        drop((old, ahead, kept));
         Ok(after)
     }
 
-    /// Publishes a change that is mapped, and gives the snapshot before it and the map behind it. `word` is asked last.
+    /// Publishes a change that is mapped, and gives what was before it, which is dropped without the turn, and the map behind it.
+    /// `word` is asked last.
     pub(super) fn publish_change(
         &self,
         turn: &WriterTurn<'_>,
@@ -72,7 +84,7 @@ impl AddressSpace {
         change: Change,
         memory: Option<&Arc<MappedRegions>>,
         word: Option<Arc<Subscription>>,
-    ) -> Result<(SpaceState, Arc<RegionMap>)> {
+    ) -> Result<(Old, Arc<RegionMap>)> {
         // Leases are closed before any client is asked: a client that made room for a change can't be told that a view forbids it.
         let both = before.memory.as_ref().zip(memory);
         let participant = both.map(|(memory, after)| MemoryParticipant::prepare(memory, after, &change));
@@ -99,7 +111,8 @@ impl AddressSpace {
         }
     }
 
-    /// Asks the clients, swaps, tells the clients, and waits until no reader is left in the old snapshot, which it returns.
+    /// Asks the clients, swaps, tells the clients, and waits until no reader is left in the old snapshot, which it returns,
+    /// with the bytes that nobody sees any more: both are dropped without the turn.
     ///
     /// An error before the swap drops `prepared`, which rolls the clients back in reverse, and then `participant`, which opens the
     /// leases again; behind the swap nothing can fail.
@@ -109,7 +122,7 @@ impl AddressSpace {
         participants: Vec<Participant>,
         mut participant: MemoryParticipant,
         after: SpaceState,
-    ) -> Result<SpaceState> {
+    ) -> Result<Old> {
         let prepared = Prepared::all(participants, turn)?;
         let old = self.swap(after);
         // The views that wait for the outcome learn it before the clients, which may take long.
@@ -117,8 +130,8 @@ impl AddressSpace {
         prepared.commit_all();
         // The turn is kept until protections have shrunk, for the next change may widen them again.
         let old = self.wait_for_readers(old);
-        participant.finish();
-        Ok(old)
+        let gone = participant.finish();
+        Ok((old, gone))
     }
 
     /// The clients that know the regions which are there: those that saw them go with the memory hear of no change until it is back.
@@ -139,8 +152,7 @@ impl AddressSpace {
         }
         let added = request.added_to(&map)?;
         self.reservations()?.check(&added, request.reservation)?;
-        let mapped = map_all(&added, interrupt)?;
-        Ok(mapped.into_iter().map(|region| (region.id(), region)).collect())
+        mapped_by_id(&added, interrupt)
     }
 
     /// Maps all regions; a space that is mapped already is left as it is. Returns which `map_memory` made the memory.
@@ -157,8 +169,11 @@ impl AddressSpace {
         self.check_leads()?;
         let incarnation = Incarnation::unique();
         memory = Arc::new(MappedRegions::new(incarnation, map_all(map.regions(), &*turn)?)?);
+        let kept = memory.regions().filter(|region| region.is_on_kept_part()).map(NextWindow::show);
+        let mut windows: Vec<NextWindow> = kept.collect::<Result<_>>()?;
         let prepared = Prepared::all(self.invite_to_memory(&map, &memory)?, &turn)?;
         self.swap_quietly(SpaceState { map, memory: Some(Arc::clone(&memory)) });
+        windows.iter_mut().for_each(NextWindow::publish);
         prepared.commit_all();
         Ok(incarnation)
     }
@@ -199,13 +214,17 @@ impl AddressSpace {
     }
 }
 
+fn mapped_by_id(regions: &[RegionEntry], interrupt: &dyn Interrupt) -> Result<MappedAhead> {
+    let mapped = map_all(regions, interrupt)?;
+    Ok(mapped.into_iter().map(|region| (region.id(), region)).collect())
+}
+
 /// Maps those of the regions that have memory.
 fn map_all(regions: &[RegionEntry], interrupt: &dyn Interrupt) -> Result<Vec<Arc<MappedRegion>>> {
-    let regions = || regions.iter().filter(|region| region.has_memory());
-    source::check_pools(regions().map(|region| &region.desc))?;
+    let regions: Vec<RegionEntry> = regions.iter().filter(|region| region.has_memory()).cloned().collect();
+    source::check_pools(regions.iter().map(|region| &region.desc))?;
     // Regions of one map are disjoint: together they have no more bytes than there are addresses.
-    let mut mapper = Mapper::new(interrupt, regions().map(|region| region.size()).sum());
-    regions().map(|region| mapper.map(region).map(Arc::new)).collect()
+    Mapper::new(interrupt, regions.iter().map(|region| region.size()).sum()).map_all(&regions)
 }
 
 pub(super) fn map_one(region: &RegionEntry, interrupt: &dyn Interrupt) -> Result<Arc<MappedRegion>> {

@@ -6,7 +6,7 @@ use super::following::Following;
 use super::prepared::Prepared;
 use super::proposal::Proposal;
 use super::space::AddressSpace;
-use super::state::SpaceState;
+use super::state::{SpaceState, window_on};
 use super::subscribe::WriterTurn;
 use super::subscription::Subscription;
 use crate::memory::mapped_regions::MappedRegions;
@@ -50,9 +50,9 @@ impl AddressSpace {
         }
         let FollowedChange { after, map, word } = followed;
         let change = Change::of_operations(&before.map, &Arc::new(after));
-        memory = before.memory_after(&change, |region, old| match old {
+        memory = before.memory_after(&change, |region, there| match there {
             [] => map(region),
-            old => MappedRegion::reshaped(region, old).map(Arc::new),
+            there => window_on(region, there).map(Arc::new),
         })?;
         let (old, _) = self.publish_change(&turn, before, change, memory.as_ref(), Some(word))?;
         drop(turn);

@@ -4,14 +4,16 @@
 
 use std::sync::Arc;
 
+use crate::memory::kept::KeptMemory;
 use crate::memory::mapped_regions::MappedRegions;
+use crate::memory::places::Veto;
 use crate::memory::region::MappedRegion;
-use crate::memory::region_change::{ClosedRegion, NextDescription, NextWindow, UnseenBytes};
+use crate::memory::region_change::{ClosedRegion, GoneBytes, NextDescription, NextWindow};
 use crate::model::change::Change;
 use crate::model::error::{Error, LeaseInfo, Result};
 use crate::model::format::hex;
 use crate::model::range::Range;
-use crate::model::region::SharedRegion;
+use crate::model::region::{PROT_READ, PROT_WRITE, SharedRegion};
 use crate::model::region_map::RegionEntry;
 
 /// Regions that no one can lease while a change decides about them, and those that get another description; dropped before
@@ -20,11 +22,11 @@ use crate::model::region_map::RegionEntry;
 pub(super) struct MemoryParticipant {
     leaving: Vec<ClosedRegion>,
     /// Bytes that have left, until nobody can see them any more.
-    gone: Vec<UnseenBytes>,
-    /// Windows at new addresses on memory that was there.
-    arriving: Vec<NextWindow>,
-    /// Regions that stay and lose a protection, with the one that they will have.
-    restricted: Vec<(ClosedRegion, i32)>,
+    gone: Vec<GoneBytes>,
+    /// Windows on memory that was there, at new addresses or with another protection.
+    windows: Vec<NextWindow>,
+    /// Parts that stay and lose a protection: leases that need it must not be taken meanwhile.
+    restricted: Vec<ClosedRegion>,
     described: Vec<NextDescription>,
 }
 
@@ -36,15 +38,18 @@ impl MemoryParticipant {
         // One after the other: a veto drops the participant, which opens those that were closed before it.
         for region in change.removed.iter().filter_map(|region| mapped(memory, region)) {
             for range in change.left_of(region.entry()) {
-                participant.leaving.push(close(region, range)?);
+                participant.leaving.push(close(region, range, Veto::All)?);
+            }
+            for new in change.added.iter().filter(|added| added.agrees_with(region.entry())) {
+                participant.restrict(region, new)?;
             }
         }
         for region in change.added.iter().filter_map(|region| mapped(after, region)) {
-            participant.arriving.extend(NextWindow::show(region)?);
+            participant.windows.push(NextWindow::show(region)?);
         }
         for (old, new) in &change.replaced {
-            if let Some(region) = mapped(memory, old) {
-                participant.redescribe(region, new)?;
+            if let Some((region, next)) = mapped(memory, old).zip(mapped(after, new)) {
+                participant.redescribe(region, next)?;
             }
         }
         Ok(participant)
@@ -52,31 +57,47 @@ impl MemoryParticipant {
 
     /// Closes every region of a memory.
     pub(super) fn prepare_all(memory: &MappedRegions) -> Result<Self> {
-        let leaving = memory.regions().map(|region| close(region, region.range())).collect::<Result<_>>()?;
-        Ok(Self { leaving, ..Self::default() })
+        let close = |region: &MappedRegion| close(region, region.range(), Veto::All);
+        Ok(Self { leaving: memory.regions().map(close).collect::<Result<_>>()?, ..Self::default() })
     }
 
     /// A protection is widened before the publication and narrowed behind it: at any moment the pages allow at least what the
     /// description that readers see allows, so that no access faults which was not refused.
-    fn redescribe(&mut self, region: &MappedRegion, new: &SharedRegion) -> Result<()> {
-        if region.desc().prot_flags & !new.prot_flags != 0 {
-            self.restricted.push((close(region, region.range())?, new.prot_flags));
+    fn redescribe(&mut self, region: &MappedRegion, next: &MappedRegion) -> Result<()> {
+        self.restrict(region, next.entry())?;
+        if region.desc().prot_flags != next.desc().prot_flags {
+            self.windows.push(NextWindow::show(next)?);
         }
-        self.described.push(NextDescription::prepare(region, new)?);
+        self.described.push(NextDescription::prepare(region, next.desc())?);
+        Ok(())
+    }
+
+    /// Closes the addresses of a region at which the next loses a protection, to those who need it.
+    fn restrict(&mut self, region: &MappedRegion, next: &RegionEntry) -> Result<()> {
+        let lost = region.desc().prot_flags & !next.prot_flags;
+        let range = region.range().intersection(&next.range);
+        if range.is_empty() || lost & (PROT_READ | PROT_WRITE) == 0 {
+            return Ok(());
+        }
+        let veto = if lost & PROT_READ == 0 { Veto::Writers } else { Veto::All };
+        self.restricted.push(close(region, range, veto)?);
         Ok(())
     }
 
     /// The change is published: leases on regions that left are refused for good.
     pub(super) fn commit(&mut self) {
         self.described.drain(..).for_each(NextDescription::publish);
-        self.arriving.drain(..).for_each(NextWindow::publish);
+        self.windows.iter_mut().for_each(NextWindow::publish);
         self.gone.extend(self.leaving.drain(..).map(ClosedRegion::finish));
     }
 
-    /// No reader is left in the old snapshot: protections can shrink, and bytes that nobody sees go.
-    pub(super) fn finish(self) {
-        self.gone.into_iter().for_each(UnseenBytes::give_back);
-        self.restricted.into_iter().for_each(|(region, prot_flags)| region.restrict(prot_flags));
+    /// No reader is left in the old snapshot: protections can shrink. Bytes that nobody sees go with what is returned, which may take long.
+    pub(super) fn finish(self) -> Vec<KeptMemory> {
+        let gone = self.gone.into_iter().map(GoneBytes::settle).collect();
+        self.windows.iter().for_each(NextWindow::settle);
+        // Only now are they open again.
+        drop(self.restricted);
+        gone
     }
 }
 
@@ -84,8 +105,8 @@ fn mapped<'a>(memory: &'a MappedRegions, region: &RegionEntry) -> Option<&'a Map
     memory.find(region.base()).filter(|mapped| mapped.id() == region.id)
 }
 
-fn close(region: &MappedRegion, range: Range) -> Result<ClosedRegion> {
-    ClosedRegion::close(region, range)?.map_err(|leases| busy(region.desc(), leases))
+fn close(region: &MappedRegion, range: Range, veto: Veto) -> Result<ClosedRegion> {
+    ClosedRegion::close(region, range, veto)?.map_err(|leases| busy(region.desc(), leases))
 }
 
 fn busy(region: &SharedRegion, leases: Vec<LeaseInfo>) -> Error {
@@ -110,10 +131,11 @@ fn busy(region: &SharedRegion, leases: Vec<LeaseInfo>) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use super::super::state::{SpaceState, window_on};
     use super::*;
     use crate::memory::lease::{Lease, WeakRegion};
     use crate::memory::mapper::Mapper;
-    use crate::memory::places::Refused;
+    use crate::memory::places::{Refused, Writes};
     use crate::model::change::{ChangeRequest, MapOperation, RegionTarget};
     use crate::model::ids::Incarnation;
     use crate::model::interrupt::Uninterrupted;
@@ -131,18 +153,24 @@ mod tests {
     }
 
     /// Two regions with their memory.
-    fn mapped(prot_flags: i32) -> (Arc<RegionMap>, MappedRegions) {
+    fn mapped(prot_flags: i32) -> (Arc<RegionMap>, Arc<MappedRegions>) {
         let layout = Layout::new(1 << 20, 0, 1 << 20, vec![]).unwrap();
         let map = RegionMap::from_regions(vec![region(0, prot_flags), region(1, prot_flags)], layout).unwrap();
         let with_memory =
             |region: &RegionEntry| Arc::new(Mapper::new(&Uninterrupted, region.size()).map(region).unwrap());
         let memory = map.regions().iter().map(with_memory).collect();
-        (Arc::new(map), MappedRegions::new(Incarnation::unique(), memory).unwrap())
+        (Arc::new(map), Arc::new(MappedRegions::new(Incarnation::unique(), memory).unwrap()))
     }
 
     fn lease(memory: &MappedRegions, index: usize) -> Result<Lease, Refused> {
         let region = memory.regions().nth(index).unwrap();
-        WeakRegion::from(region).lease("view", region.range().take(1), false)
+        WeakRegion::from(region).lease("view", region.range().take(1), Writes::Unseen)
+    }
+
+    fn prepare(memory: &Arc<MappedRegions>, change: &Change) -> Result<MemoryParticipant> {
+        let before = SpaceState { map: Arc::clone(&change.before), memory: Some(Arc::clone(memory)) };
+        let after = before.memory_after(change, |region, there| window_on(region, there).map(Arc::new))?.unwrap();
+        MemoryParticipant::prepare(memory, &after, change)
     }
 
     fn removal(map: &Arc<RegionMap>) -> Change {
@@ -159,20 +187,17 @@ mod tests {
     fn a_lease_on_one_region_is_a_veto_and_closes_none() {
         let (map, memory) = mapped(READ_WRITE);
         let held = lease(&memory, 1).unwrap();
-        let Err(Error::Busy { message, leases, .. }) = MemoryParticipant::prepare(&memory, &memory, &removal(&map))
-        else {
-            panic!()
-        };
+        let Err(Error::Busy { message, leases, .. }) = prepare(&memory, &removal(&map)) else { panic!() };
         assert!(leases.len() == 1 && message.contains("a view of 0x1 bytes at 0x1000"), "{message}");
         assert!(lease(&memory, 0).is_ok());
         drop(held);
-        assert!(MemoryParticipant::prepare(&memory, &memory, &removal(&map)).is_ok());
+        assert!(prepare(&memory, &removal(&map)).is_ok());
     }
 
     #[test]
     fn what_leaves_is_closed_until_the_change_is_undone_or_for_good() {
         let (map, memory) = mapped(READ_WRITE);
-        let participant = MemoryParticipant::prepare(&memory, &memory, &removal(&map)).unwrap();
+        let participant = prepare(&memory, &removal(&map)).unwrap();
         assert!(matches!(lease(&memory, 0), Err(Refused::Closing)));
         drop(participant);
         assert!(lease(&memory, 0).is_ok());
@@ -191,7 +216,7 @@ mod tests {
             let has = |bits| if region.storage().has_protection(region.window().shown(), bits) { bits } else { 0 };
             has(PROT_READ) | has(PROT_WRITE)
         };
-        let mut participant = MemoryParticipant::prepare(&memory, &memory, &protecting(&map, PROT_READ)).unwrap();
+        let mut participant = prepare(&memory, &protecting(&map, PROT_READ)).unwrap();
         participant.commit();
         assert_eq!(prot_flags(), READ_WRITE);
         assert!(matches!(lease(&memory, 0), Err(Refused::Closing)));
@@ -209,11 +234,11 @@ mod tests {
             has(PROT_READ) | has(PROT_WRITE)
         };
         let held = lease(&memory, 0).unwrap();
-        let participant = MemoryParticipant::prepare(&memory, &memory, &protecting(&map, READ_WRITE)).unwrap();
+        let participant = prepare(&memory, &protecting(&map, READ_WRITE)).unwrap();
         assert_eq!(prot_flags(), READ_WRITE);
         drop(participant);
         assert_eq!(prot_flags(), PROT_READ);
-        let mut participant = MemoryParticipant::prepare(&memory, &memory, &protecting(&map, READ_WRITE)).unwrap();
+        let mut participant = prepare(&memory, &protecting(&map, READ_WRITE)).unwrap();
         participant.commit();
         participant.finish();
         assert_eq!(prot_flags(), READ_WRITE);

@@ -35,6 +35,13 @@ impl Proposal {
         sides.into_iter().flatten().find(|mapped| mapped.is(region))
     }
 
+    /// The host side that a kept or removed region had before the change.
+    #[must_use]
+    pub fn mapping_before(&self, region: &RegionEntry) -> Option<&Arc<MappedRegion>> {
+        let mapped = self.before.as_ref()?.for_participant(region.base());
+        mapped.filter(|mapped| mapped.is(region))
+    }
+
     /// Whether there is memory at all.
     #[must_use]
     pub const fn has_memory(&self) -> bool {

@@ -16,6 +16,7 @@ use crate::model::change::{ChangeRequest, MapOperation, RegionTarget};
 use crate::model::error::{Error, Result};
 use crate::model::ids::{Generation, RegionId};
 use crate::model::interrupt::Interrupt;
+use crate::model::range::Range;
 use crate::model::region::SharedRegion;
 use crate::model::region_map::RegionMap;
 use crate::model::reservations::ReservationTable;
@@ -200,6 +201,17 @@ impl AddressSpace {
     /// Shows a region at another base.
     pub fn relocate(&self, target: RegionTarget, base: u64, interrupt: &dyn Interrupt) -> Result<Arc<RegionMap>> {
         self.change(&ChangeRequest::of(&[MapOperation::Move(target, base)]), interrupt)
+    }
+
+    /// Makes a region larger: in its own memory, where that has room, or by a neighbour.
+    pub fn grow(&self, target: &RegionTarget, size: u64, interrupt: &dyn Interrupt) -> Result<Arc<RegionMap>> {
+        let map = self.map();
+        self.change(&ChangeRequest::of(&[MapOperation::growth(&map, target.find(&map)?, size)?]), interrupt)
+    }
+
+    /// Protects a range otherwise.
+    pub fn protect(&self, range: Range, prot_flags: i32, interrupt: &dyn Interrupt) -> Result<Arc<RegionMap>> {
+        self.change(&ChangeRequest::of(&[MapOperation::protect(range, prot_flags)]), interrupt)
     }
 
     /// The newest map as soon as its generation is above `generation`; `None` when the time is up.

@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
+use crate::memory::kept::KeptMemory;
 use crate::memory::mapped_regions::MappedRegions;
 use crate::memory::region::MappedRegion;
 use crate::model::change::Change;
 use crate::model::error::{Error, Result};
 use crate::model::ids::Incarnation;
 use crate::model::int::index_sum;
+use crate::model::region::WindowSource;
 use crate::model::region_map::{RegionEntry, RegionMap};
 
 /// One state of an address space.
@@ -60,7 +62,7 @@ impl SpaceState {
             next.keep(memory, reached..at);
             reached = at;
             if let MemoryEdit::Add(new) = edit {
-                next.push(map(new, &reshaped(memory, change, new))?)?;
+                next.push(map(new, &shown_by(memory, change, new))?)?;
             } else if let Some(old) = memory.regions().nth(at) {
                 reached = index_sum(at, 1);
                 if let MemoryEdit::Replace(new) = edit {
@@ -73,14 +75,23 @@ impl SpaceState {
     }
 }
 
-/// The regions that show bytes of an added one before a change that cuts, joins or moves them.
-fn reshaped<'a>(memory: &'a MappedRegions, change: &Change, new: &RegionEntry) -> Vec<&'a MappedRegion> {
-    let shows = |old: &&RegionEntry| old.origin == new.origin && old.bytes().overlaps(&new.bytes());
-    let mapped = |old: &RegionEntry| memory.find(old.base()).filter(|mapped| mapped.id() == old.id);
-    if change.source_of(new).is_none() {
-        return vec![];
+/// The regions that show bytes of an added one before a change; none for one that brings its own.
+fn shown_by<'a>(memory: &'a MappedRegions, change: &Change, new: &RegionEntry) -> Vec<&'a MappedRegion> {
+    let shows = |old: &RegionEntry| old.origin == new.origin && old.bytes().overlaps(&new.bytes());
+    match &new.window {
+        _ if change.brings_memory(new) => vec![],
+        Some(_) => memory.regions().filter(|region| shows(region.entry())).collect(),
+        None => {
+            let mapped = |old: &RegionEntry| memory.find(old.base()).filter(|mapped| mapped.id() == old.id);
+            change.removed.iter().filter(|old| shows(old)).filter_map(mapped).collect()
+        }
     }
-    change.removed.iter().filter(shows).filter_map(mapped).collect()
+}
+
+/// The region that shows bytes of others, or of a part that is kept.
+pub(super) fn window_on(new: &RegionEntry, there: &[&MappedRegion]) -> Result<MappedRegion> {
+    let kept = new.window.as_ref().and_then(WindowSource::kept);
+    MappedRegion::showing(new, there, KeptMemory::downcast(kept.as_ref()))
 }
 
 /// One step from the memory before a change to the memory behind it.

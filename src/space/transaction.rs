@@ -7,6 +7,7 @@ use crate::model::change::{ChangeRequest, MapOperation, RegionTarget};
 use crate::model::error::Result;
 use crate::model::ids::{Generation, RegionId};
 use crate::model::interrupt::Interrupt;
+use crate::model::range::Range;
 use crate::model::region::SharedRegion;
 use crate::model::region_map::RegionMap;
 
@@ -69,6 +70,17 @@ impl Transaction {
         self.stage(MapOperation::Move(target, base))
     }
 
+    /// Stages a growth.
+    pub fn grow(&mut self, target: &RegionTarget, size: u64) -> Result<()> {
+        let operation = MapOperation::growth(&self.staged, target.find(&self.staged)?, size)?;
+        self.stage(operation)
+    }
+
+    /// Stages another protection of a range.
+    pub fn protect(&mut self, range: Range, prot_flags: i32) -> Result<()> {
+        self.stage(MapOperation::protect(range, prot_flags))
+    }
+
     /// The replay on a newer map must mean the region that is here now, whatever others put at its base or under its name.
     fn found(&self, target: &RegionTarget) -> Result<RegionTarget> {
         target.find(&self.staged).map(|region| RegionTarget::Unchanged(region.clone()))
@@ -98,7 +110,6 @@ mod tests {
     use crate::model::error::Error;
     use crate::model::interrupt::Uninterrupted;
     use crate::model::layout::Layout;
-    use crate::model::range::Range;
     use crate::model::region::{Region, RegionType};
     use crate::model::source::Source;
 

@@ -60,6 +60,24 @@ impl Slot {
         Ok(())
     }
 
+    /// Shows the bytes from another address on, in one step: KVM keeps what it has logged of them.
+    pub fn relocate(&mut self, guest_phys_addr: u64) -> Result<()> {
+        let before = std::mem::replace(&mut self.region.guest_phys_addr, guest_phys_addr);
+        self.set(self.flags()).inspect_err(|_| self.region.guest_phys_addr = before)
+    }
+
+    /// The guest physical address of the first byte.
+    #[must_use]
+    pub const fn base(&self) -> u64 {
+        self.region.guest_phys_addr
+    }
+
+    /// The number of bytes.
+    #[must_use]
+    pub const fn size(&self) -> u64 {
+        self.region.memory_size
+    }
+
     /// Deletes it from KVM; [`set`](Self::set) brings it back.
     pub fn delete(&mut self) -> Result<()> {
         let nothing = kvm_userspace_memory_region { slot: self.id(), ..Default::default() };

@@ -398,3 +398,26 @@ def test_what_the_space_protects_is_written_by_it_and_not_by_the_engine(
     if is_detached:
         attachment.detach()
         assert not {"mem_write", "mem_protect", "mem_unmap", "ctl"} & vars(uc).keys()
+
+
+@pytest.mark.parametrize("prot_flags", ["rwx", "r-x"])
+def test_code_is_translated_anew_at_every_window(prot_flags: str) -> None:
+    space, memory = mapped(ram(0, MIB, name="ram"))
+    space.insert_region(AddressSpaceRegion.alias(DIMM, space["ram"], 0, PAGE, prot_flags=prot_flags))
+    memory.write(0, b"\xb8\x01\x00\x00\x00\xf4")  # mov eax, 1; hlt
+    uc = unicorn.Uc(unicorn.UC_ARCH_X86, unicorn.UC_MODE_32)
+    attachment = space.attach_unicorn(uc)
+
+    def run(address: int) -> int:
+        uc.emu_start(address, address + 5)
+        return int(uc.reg_read(x86_const.UC_X86_REG_EAX))
+
+    assert (run(0), run(DIMM)) == (1, 1)
+    for number, address in enumerate([0, DIMM, 0], start=2):
+        uc.mem_write(address + 1, bytes([number]))
+        assert (run(0), run(DIMM)) == (number, number)
+    space.remove_region("ram")
+    assert run(DIMM) == 4
+    uc.mem_write(DIMM + 1, b"\x09")
+    assert run(DIMM) == 9
+    attachment.detach()

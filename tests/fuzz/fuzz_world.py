@@ -105,7 +105,8 @@ class World:
     def made(self) -> Iterator[Any]:
         space, memory = self.space, self.memory
         yield from [space, memory, space.snapshot(), LAYOUT, *space.regions, space.snapshot().diff(space.snapshot())]
-        yield from [memory.pin(0, 4096), memory.mapping(0), memory.open("r+b"), memory.search(b"\1\2\3")]
+        yield from [memory.pin(0, 4096), memory.part(0, 4096), memory.mapping(0)]
+        yield from [memory.open("r+b"), memory.search(b"\1\2\3")]
         yield from [*space.rows(), memory.dirty.start(), memory.dirty.start("api"), memory.checkpoint()]
         yield from [memory.view(0, 16).obj, memory.array(0, 16, "u1").base]
         window = memory.dax_window("dax")

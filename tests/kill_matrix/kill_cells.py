@@ -277,6 +277,34 @@ def changing(world: World, client: Slow, change: Callable[[], object]) -> Iterat
         subscription.close()
 
 
+ELSEWHERE = 8 * GIB
+"""Where another window of the region lies."""
+
+
+@contextmanager
+def aliased(world: World) -> Iterator[None]:
+    """The bytes are seen at another address too, where they can only be read."""
+    with suppress(AddressSpaceError):
+        region = world.space[world.base]
+        world.space.insert_region(AddressSpaceRegion.alias(ELSEWHERE, region, prot_flags="r--"))
+        world.space.insert_region(AddressSpaceRegion.alias(2 * ELSEWHERE, region, prot_flags="rw-"))
+        world.space.remove_region(2 * ELSEWHERE)
+    yield
+
+
+@contextmanager
+def shown_again(world: World) -> Iterator[None]:
+    """The region goes, and another window on its bytes takes its place."""
+    with (
+        suppress(AddressSpaceError),
+        world.memory.part(world.base, world.size) as part,
+        world.space.transaction() as change,
+    ):
+        change.remove_region(world.base)
+        change.insert_region(part.region(world.base))
+    yield
+
+
 def being_protected(world: World) -> Any:
     region = world.space[world.base]
     return changing(
@@ -377,6 +405,8 @@ EVENTS: dict[str, Happening] = {
     "discarded": Happening(discarded),
     "being discarded": Happening(being_discarded),
     "vetoed": Happening(vetoed),
+    "aliased": Happening(aliased),
+    "shown again": Happening(shown_again),
     "removed": Happening(removed),
     "being removed": Happening(being_removed),
     "handler dies": Happening(handled, is_fresh=True),

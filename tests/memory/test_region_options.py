@@ -4,6 +4,7 @@ import fcntl
 import inspect
 import itertools
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import pytest
@@ -13,6 +14,7 @@ from dbs_address_space import (
     MAP_PRIVATE,
     MAP_SHARED,
     AddressSpace,
+    AddressSpaceError,
     AddressSpaceLayout,
     AddressSpaceRegion,
     BackingOptions,
@@ -77,6 +79,7 @@ ARGUMENTS: dict[str, Option] = {
 BACKING: dict[str, Option] = {
     "page_size": always("1GiB", HUGE),
     "alignment": always(GIB, ALL, {"dax"}),
+    "max_size": always(2 * SIZE, ALL - {"hugetlbfs", "file", "private file"}),
     "reserve": always(value=False),
     "transparent_hugepage": always(value=True, sources=ALL - HUGE),
     "ksm": always(value=True),
@@ -172,9 +175,17 @@ MERGING = {"is_mergeable", "ksm"}
 """Such a hint, too, for memory that is not private: the kernel merges no other."""
 
 
+def grows(space: AddressSpace, region: AddressSpaceRegion) -> bool:
+    """Whether the region has room for more in its own memory."""
+    with suppress(AddressSpaceError):
+        return len(space.grow_region(region.base, 2 * SIZE)) == 1
+    return False
+
+
 def evidence(region: AddressSpaceRegion) -> dict[str, Any]:
     """All that the kernel and this package show of a mapped region."""
-    with AddressSpace.from_regions([region], LAYOUT).map_memory() as memory:
+    space = AddressSpace.from_regions([region], LAYOUT)
+    with space.map_memory() as memory:
         mapping, state = memory.mapping(region.base), memory.effective()[0]
         host, fd = mapping.host_address, mapping.fd
         seals = fcntl.fcntl(fd, fcntl.F_GET_SEALS) if fd is not None and not region.file else None
@@ -192,5 +203,6 @@ def evidence(region: AddressSpaceRegion) -> dict[str, Any]:
             "policy": state.policy,
             "seals": seals,
             "aligned": region.backing.alignment and host % region.backing.alignment == 0,
+            "grows": grows(space, region),
             "guarded": any(line.split()[0].endswith(f"-{host:x}") and "---p" in line for line in maps()),
         }

@@ -46,6 +46,8 @@ CHANGES: dict[str, Callable[[AddressSpace], object]] = {
     "replace_region": lambda space: space.replace_region(0, space[0].replace(name="new")),
     "split_region": lambda space: space.split_region(0, 8),
     "join_regions": lambda space: space.join_regions(0, 8),
+    "grow_region": lambda space: space.grow_region(0, MIB),
+    "protect": lambda space: space.protect(0, PAGE, "r--"),
     "move_region": lambda space: space.move_region(0, GIB),
     "transaction": lambda space: space.transaction().__enter__(),
     "map_memory": lambda space: space.map_memory(),

@@ -157,11 +157,11 @@ QUICK = {
     for owner, names in {
         "AddressSpaceBase": "from_regions overlapping gaps insert_region replace_region",
         "AddressSpace": "from_regions overlapping gaps replace_region dispatch remove_region wait_for_change "
-        "split_region join_regions move_region",
-        "Transaction": "replace_region split_region join_regions move_region",
+        "split_region join_regions move_region protect grow_region",
+        "Transaction": "replace_region split_region join_regions move_region protect grow_region",
         "DirtyPages": "bitmap",
         "GuestMemory": "read read_into write fill view pin copy translate readv_into read_c_string compare hexdump "
-        "check_range find_zero_pages discard unpack pack read_from write_to load store swap compare_exchange "
+        "part aliases check_range find_zero_pages discard unpack pack read_from write_to load store swap compare_exchange "
         "fetch_add fetch_sub fetch_and fetch_or fetch_xor read_u8 read_u16 read_u32 read_u64 "
         "write_u8 write_u16 write_u32 write_u64 wake_value",
         "DaxWindow": "map_file unmap",

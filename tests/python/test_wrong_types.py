@@ -24,6 +24,7 @@ class Alien:
 
 
 TAKEN: dict[str, str] = {
+    "AbstractContextManager[object]": "context manager",
     "bool": r"\bbool\b",
     "str": r"\bstr\b",
     "SupportsIndex": r"\bint\b",

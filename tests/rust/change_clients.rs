@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::memory::lease::{Lease, WeakRegion};
-use crate::memory::places::Refused;
+use crate::memory::places::{Refused, Writes};
 use crate::model::change::{Change, ChangeRequest, MapOperation, RegionTarget};
 use crate::model::error::{Error, Interrupted, Result};
 use crate::model::ids::Generation;
@@ -145,7 +145,7 @@ fn refuses() -> Error {
 fn try_lease(space: &AddressSpace, base: u64) -> Result<Lease, Refused> {
     let snapshot = space.load();
     let region = WeakRegion::from(snapshot.memory().unwrap().find(base).unwrap());
-    region.lease("view", Range::new(base, 8).unwrap(), false)
+    region.lease("view", Range::new(base, 8).unwrap(), Writes::Never)
 }
 
 fn lease(space: &AddressSpace, base: u64) -> Lease {

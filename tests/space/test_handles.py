@@ -171,6 +171,7 @@ OTHERS = {
     "KvmSlots": "follows the whole space",
     "VhostUserClient": "follows the whole space",
     "Share": "shows the whole space",
+    "MemoryPart": "bytes, whatever regions show them, see test_aliases.py",
     "AddressSpaceChange": "shows memory while a client is asked, see test_subscribe.py",
 }
 """Handles of something else than one region."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from ctypes import addressof, c_char
 from functools import partial
 from mmap import mmap
@@ -24,7 +25,14 @@ except ModuleNotFoundError as _error:
     raise needs("unicorn", _error) from _error
 
 from dbs_address_space.enums import AddressSpaceRegionType, Prot
-from dbs_address_space.errors import InvalidArgument, Misaligned, RegionOverlap, Unsupported
+from dbs_address_space.errors import (
+    InvalidArgument,
+    Misaligned,
+    NotMapped,
+    RegionOverlap,
+    UnmappedAddress,
+    Unsupported,
+)
 from dbs_address_space.ranges import AddressRange
 
 if TYPE_CHECKING:
@@ -248,12 +256,25 @@ class UnicornClient:
 
     def protects(self, wanted: AddressRange) -> bool:
         """Whether some of it may not be written: the host protects it, too, and the engine's own store would be a signal."""
-        shown = (region for region in self._space.regions if _range(region) in self._mapped)
-        return any(not region.prot_flags & Prot.WRITE and _range(region).intersect(wanted) for region in shown)
+        return any(not region.prot_flags & Prot.WRITE and _range(region).intersect(wanted) for region in self._shown())
+
+    def _shown(self) -> list[AddressSpaceRegion]:
+        """The regions that the engine has."""
+        return [region for region in self._space.regions if _range(region) in self._mapped]
 
     def write(self, address: int, data: bytes) -> None:
         """Writes as the engine's `mem_write` does: through a protection."""
         self._space.memory.write(address, data, force=True)
+        self._uc.ctl_remove_cache(address, address + len(data))
+
+    def written(self, wanted: AddressRange) -> None:
+        """Lets the engine translate the bytes anew where else they are seen: it knows the address that was written."""
+        for region in self._shown():
+            if there := _range(region).intersect(wanted):
+                # Removed meanwhile, it is seen nowhere.
+                with suppress(UnmappedAddress, NotMapped):
+                    for other in self._space.memory.aliases(*there):
+                        self._uc.ctl_remove_cache(other.base, other.end)
 
     def _keep(self) -> None:
         """Lets the engine keep this client, and so the memory, while it has pointers into that; its owner's calls are heard."""
@@ -315,6 +336,8 @@ def _mem_write(uc: Uc, address: int, data: bytes) -> None:
         client.write(address, bytes(data))
     else:
         type(uc).mem_write(uc, address, data)
+    for client in getattr(uc, KEPT, ()):
+        client.written(AddressRange(address, len(data)))
 
 
 def _mem_protect(uc: Uc, address: int, size: int, perms: int = UC_PROT_READ | UC_PROT_WRITE | UC_PROT_EXEC) -> None:

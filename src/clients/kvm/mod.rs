@@ -1,8 +1,9 @@
-//! KVM: a memory slot of a virtual machine for each region with memory.
+//! KVM: memory slots of a virtual machine for runs of regions that show the bytes of one memory.
 //!
 //! The machine belongs to whoever made it; this keeps a duplicate of its descriptor. A slot is set before a region is published and
-//! deleted before its memory goes. Where a removed region is in the way of an added one, or a region becomes read-only or writable,
-//! KVM wants the old slot deleted first: for that moment the guest finds nothing there, so its processors must be paused.
+//! deleted before its memory goes. A region that is cut, joined or renamed keeps its slot, and one that moves to a free range takes it along. Where a
+//! removed region is in the way of an added one, or part of a slot becomes read-only or writable, KVM wants the old slot deleted first: for that moment
+//! the guest finds nothing there, so its processors must be paused, which [`Quiesce`] does.
 
 mod error;
 mod log;
@@ -23,14 +24,17 @@ use crate::memory::region::MappedRegion;
 use crate::model::dirty::DirtyPages;
 use crate::model::error::{Errno, Error, Result};
 use crate::model::interrupt::Interrupt;
+use crate::model::invalid::Invalid;
 use crate::model::range::Range;
 use crate::model::region::{PROT_READ, PROT_WRITE, RegionType, SharedRegion};
-use crate::model::region_map::RegionEntry;
+use crate::model::runs::{self, Run, SlotChanges};
 use crate::space::client::Client;
 use crate::space::proposal::Proposal;
 use crate::sys::host::page_size;
 use crate::sys::kvm::{self, Vm};
 use crate::sys::lock::Lock;
+use crate::sys::once::Once;
+use crate::sys::sync::{AtomicBool, Ordering};
 
 /// How a virtual machine is attached.
 #[derive(Clone, Copy, Debug, Default)]
@@ -43,23 +47,40 @@ pub struct KvmOptions {
     pub first_slot: u32,
     /// How many slots to use at most.
     pub max_slots: Option<u32>,
-    /// Give each region of RAM a guest_memfd for its private pages.
+    /// Give each slot of RAM a guest_memfd for its private pages.
     pub guest_memfd: bool,
     /// The treatment of regions that begin or end inside a page.
     pub partial_pages: PartialPages,
+    /// The most bytes a slot, which is cut at multiples of it from the start of its memory on; whole pages.
+    pub slot_size: Option<u64>,
+}
+
+/// Holds the guest's processors while a slot makes way for others.
+pub trait Quiesce: Send + Sync {
+    /// They stop; an error refuses the change.
+    fn enter(&self) -> Result<()>;
+
+    /// They go on.
+    fn leave(&self) -> Result<()>;
 }
 
 /// The memory slots of a virtual machine.
-#[derive(Debug)]
+#[allow(missing_debug_implementations, reason = "has a caller's trait object")]
 pub struct Kvm {
     vm: Arc<Vm>,
     options: KvmOptions,
+    quiesce: Once<Box<dyn Quiesce>>,
+    /// Whether the processors are held by the change under way.
+    is_quiet: AtomicBool,
     table: Arc<Lock<SlotTable>>,
 }
 
 impl Kvm {
     /// Looks at a virtual machine; its slots are set when it is subscribed.
     pub fn new(vm_fd: RawFd, options: KvmOptions) -> Result<Self> {
+        if options.slot_size.is_some_and(|size| size == 0 || !size.is_multiple_of(page_size())) {
+            return Err(Invalid::number("slot_size is a multiple of the page size, above 0").into());
+        }
         let vm = Vm::of(vm_fd).map_err(|error| not_a_machine(vm_fd, &error))?;
         let has = |capability| vm.capability(capability).map_err(|error| not_a_machine(vm_fd, &error));
         let limit = has(kvm::KVM_CAP_NR_MEMSLOTS)?;
@@ -72,7 +93,18 @@ impl Kvm {
         }
         let end = options.max_slots.and_then(|most| options.first_slot.checked_add(most)).unwrap_or(limit);
         let numbers = SlotNumbers::new(options.first_slot, end.min(limit));
-        Ok(Self { vm: Arc::new(vm), options, table: Arc::new(Lock::new(SlotTable::new(numbers))) })
+        Ok(Self {
+            vm: Arc::new(vm),
+            options,
+            quiesce: Once::new(),
+            is_quiet: AtomicBool::new(false),
+            table: Arc::new(Lock::new(SlotTable::new(numbers))),
+        })
+    }
+
+    /// Has the guest's processors held while a slot makes way.
+    pub fn hold_by(&self, quiesce: Box<dyn Quiesce>) {
+        self.quiesce.get_or_init(|| quiesce);
     }
 
     /// Whether both are attached to one virtual machine, as far as the kernel tells.
@@ -86,111 +118,163 @@ impl Kvm {
         if self.vm.is_ours() { Ok(()) } else { Err(Error::Forked) }
     }
 
-    fn flags(&self, region: &SharedRegion) -> u32 {
-        let log = if self.options.dirty_log { kvm::KVM_MEM_LOG_DIRTY_PAGES } else { 0 };
-        if is_read_only(region) { log | kvm::KVM_MEM_READONLY } else { log }
+    const fn log_flag(&self) -> u32 {
+        if self.options.dirty_log { kvm::KVM_MEM_LOG_DIRTY_PAGES } else { 0 }
     }
 
-    fn guest_memfd(&self, region: &SharedRegion, size: u64) -> Result<Option<OwnedFd>> {
-        let is_ram = region.region_type == RegionType::DefaultMemory;
-        if !self.options.guest_memfd || !is_ram || is_read_only(region) {
+    fn guest_memfd(&self, memory: &MappedRegion, size: u64) -> Result<Option<OwnedFd>> {
+        let is_ram = memory.desc().region_type == RegionType::DefaultMemory;
+        if !self.options.guest_memfd || !is_ram || is_read_only(memory.desc()) {
             return Ok(None);
         }
         let created = self.vm.create_guest_memfd(size);
-        created.map(Some).map_err(|error| refused(region, "a guest_memfd for", &error))
+        created.map(Some).map_err(|error| refused(memory.desc(), "a guest_memfd for", &error))
     }
 
-    fn add(&self, table: &mut SlotTable, region: &Arc<MappedRegion>, old: Option<&RegionEntry>) -> Result<()> {
-        let desc = region.desc();
-        let Some(whole) = self.options.partial_pages.of(region, "KVM")? else { return Ok(()) };
-        if old.is_some() && self.options.guest_memfd {
-            return Err(unsupported("regions that are cut, joined or moved", "a machine without guest_memfd=True"));
-        }
-        let log = kvm::KVM_MEM_LOG_DIRTY_PAGES;
-        // Where the log was switched for the region alone, it stays so for what is made of it.
-        let flags = old.map_or(self.flags(desc), |old| self.flags(desc) & !log | table.log_flag(old));
-        if flags & kvm::KVM_MEM_READONLY != 0 && self.vm.capability(kvm::KVM_CAP_READONLY_MEM).unwrap_or(0) == 0 {
+    fn add(&self, table: &mut SlotTable, run: &Run) -> Result<()> {
+        let Some(memory) = table.memory_of(run) else { return Ok(()) };
+        let desc = Arc::clone(memory.desc());
+        if run.flags & kvm::KVM_MEM_READONLY != 0 && self.vm.capability(kvm::KVM_CAP_READONLY_MEM).unwrap_or(0) == 0 {
             return Err(unsupported("read-only memory", "a kernel that has KVM_CAP_READONLY_MEM"));
         }
+        // The private pages of a slot are its own: no other shows them.
+        let mut others = table.slots.values().chain(&table.under_way.parked);
+        if self.options.guest_memfd && others.any(|other| other.run().shares_bytes(run)) {
+            let how = "a machine without guest_memfd=True";
+            return Err(unsupported("bytes that are seen twice, moved or protected in part", how));
+        }
         // Made first: what can fail before a number is taken need not give it back.
-        let guest_memfd = self.guest_memfd(desc, whole.shown_at().size())?;
-        let id = table.numbers.take().ok_or_else(|| table.no_slot_left(desc))?;
+        let guest_memfd = self.guest_memfd(&memory, run.guest.size())?;
+        let id = table.numbers.take().ok_or_else(|| table.no_slot_left(&desc))?;
         let (log_table, by_hand) = (Arc::downgrade(&self.table), self.options.manual_clear);
-        let log: Arc<dyn WriteLog> = Arc::new(KvmLog { table: log_table, region: region.id(), by_hand });
-        region.storage().add_log(Arc::downgrade(&log))?;
-        let entry = SlotEntry::new(&self.vm, (id, flags), whole, guest_memfd, log).map_err(|error| {
+        let log: Arc<dyn WriteLog> = Arc::new(KvmLog { table: log_table, slot: id, by_hand });
+        memory.storage().add_log(Arc::downgrade(&log))?;
+        let entry = SlotEntry::new(&self.vm, (id, run.flags), memory, guest_memfd, log).map_err(|error| {
             table.numbers.give_back(id);
-            refused(desc, &format!("slot {id} for"), &error)
+            refused(&desc, &format!("slot {id} for"), &error)
         })?;
-        table.slots.insert(desc.base(), entry);
-        table.inherit(desc.base());
+        table.slots.insert(run.guest.base(), entry);
+        table.under_way.added.push(run.guest.base());
+        table.inherit(run.guest.base());
         Ok(())
     }
 
-    /// Gives a region's slot a new description of the same memory.
-    fn redescribe(table: &mut SlotTable, new: &RegionEntry) -> Result<()> {
-        let Some(entry) = table.slots.get_mut(&new.base()) else { return Ok(()) };
-        let (flags, read_only) = (entry.flags(), kvm::KVM_MEM_READONLY);
-        let wanted = if is_read_only(new) { flags | read_only } else { flags & !read_only };
-        if flags != wanted {
-            // KVM changes a slot between read-only and writable only by deleting it and setting it anew.
-            entry.suspend().map_err(|error| refused(new, "deleting the slot of", &error))?;
-            if let Err(error) = entry.resume(wanted) {
-                // Back to what it was, if KVM takes it; the first error is the one to tell.
-                let _ = entry.resume(flags);
-                return Err(refused(new, "a slot for", &error));
-            }
-        }
-        // Also where the flags are the same: the slot is found by the description.
-        entry.region = new.clone();
-        Ok(())
+    /// The slots that a change may concern, and the runs of what is shown at their addresses and at new ones.
+    fn concerned(&self, table: &SlotTable, proposal: &Proposal) -> (Vec<Run>, Vec<Run>) {
+        let change = &proposal.change;
+        let new = || change.added.iter().chain(change.replaced.iter().map(|(_, new)| new));
+        let old = change.removed.iter().chain(change.replaced.iter().map(|(old, _)| old));
+        let mut bases: Vec<u64> = old.flat_map(|region| table.slots_at(region.range)).collect();
+        bases.sort_unstable();
+        bases.dedup();
+        let slots: Vec<Run> = bases.iter().filter_map(|base| table.slots.get(base)).map(SlotEntry::run).collect();
+        let ranges = slots.iter().map(|slot| slot.guest).chain(new().map(|region| region.range));
+        let mut windows: Vec<_> = ranges.flat_map(|range| table.windows_at(range)).collect();
+        windows.sort_unstable_by_key(|window| window.range().base());
+        windows.dedup_by_key(|window| window.range().base());
+        let log = kvm::KVM_MEM_LOG_DIRTY_PAGES;
+        let shown = windows.iter().flat_map(|window| runs::flagged(run_of(window), &slots, log, self.log_flag()));
+        let shown = runs::joined(shown.collect());
+        (slots, shown)
     }
 
-    /// Deletes the slots that are in the way and sets the new ones. KVM refuses a slot over the addresses of another (`EEXIST`), so
-    /// the deletions come first; a removed region that is in nobody's way keeps its slot until `commit`.
+    fn changes(&self, table: &SlotTable, proposal: &Proposal) -> (Vec<Run>, SlotChanges) {
+        let (slots, shown) = self.concerned(table, proposal);
+        let moves: Vec<_> = proposal.change.moved().map(|(old, new)| (old.range, new.base())).collect();
+        let changes = runs::changes(&slots, &shown, &moves, self.options.slot_size);
+        (slots, changes)
+    }
+
+    /// Deletes the slots that are in the way, moves others and sets the new ones. KVM refuses a slot over the addresses of another
+    /// (`EEXIST`), so the deletions come first; a slot that is in nobody's way stays until `commit`.
     fn prepare_all(&self, proposal: &Proposal) -> Result<()> {
-        let mut table = self.table.lock()?;
-        for region in proposal.removed_before() {
-            let Some(mut entry) = table.slots.remove(&region.base()) else { continue };
-            let suspended = entry.suspend();
-            if let Err(error) = suspended {
-                table.slots.insert(region.base(), entry);
-                return Err(refused(region, "deleting the slot of", &error));
-            }
-            // Its number stays taken, and its log in the entry: a rollback sets it again as it was.
-            table.parked.push(entry);
+        let opens = {
+            let mut table = self.table.lock()?;
+            self.show(&mut table, proposal)?;
+            !self.changes(&table, proposal).1.deleted_before.is_empty()
+        };
+        if opens {
+            self.hold()?;
+            self.is_quiet.store(true, Ordering::Relaxed);
         }
-        proposal.change.replaced.iter().try_for_each(|(_, new)| Self::redescribe(&mut table, new))?;
-        let added = proposal.change.added.iter().filter(|region| region.has_memory());
-        added
-            .filter_map(|region| proposal.mapping(region))
-            .try_for_each(|region| self.add(&mut table, region, proposal.change.source_of(region.entry())))
+        let mut table = self.table.lock()?;
+        // Anew: a log may have been switched meanwhile, which cuts slots.
+        let (slots, changes) = self.changes(&table, proposal);
+        self.apply(&mut table, &changes)?;
+        table.rename(&slots);
+        Ok(())
     }
 
-    /// Undoes as much of a prepare as was done, in reverse: what was added makes room for what was parked. The first error of it.
-    fn undo(&self, proposal: &Proposal) -> Result<()> {
-        let mut table = self.table.lock()?;
-        let mut result = Ok(());
-        for region in proposal.change.added.iter().rev() {
-            // A region that was not added yet may have the base of one that is still there.
-            if table.slots.get(&region.base()).is_some_and(|entry| entry.region.is(region)) {
-                result = result.and(table.delete(region));
+    /// Does what has to be done before a publication.
+    fn apply(&self, table: &mut SlotTable, changes: &SlotChanges) -> Result<()> {
+        changes.deleted_before.iter().try_for_each(|base| table.park(*base))?;
+        for (from, to) in &changes.moved {
+            table.relocate(*from, *to)?;
+            table.under_way.moved.push((*from, *to));
+        }
+        changes.added.iter().try_for_each(|run| self.add(table, run))?;
+        table.under_way.leaving.clone_from(&changes.deleted_after);
+        Ok(())
+    }
+
+    /// The processors stop. Called without the table's lock: what is called may look at the slots.
+    fn hold(&self) -> Result<()> {
+        self.quiesce.get().map_or(Ok(()), |quiesce| quiesce.enter())
+    }
+
+    fn release(&self) -> Result<()> {
+        self.quiesce.get().map_or(Ok(()), |quiesce| quiesce.leave())
+    }
+
+    /// The processors go on, if the change holds them.
+    fn resume(&self) -> Result<()> {
+        if self.is_quiet.swap(false, Ordering::Relaxed) { self.release() } else { Ok(()) }
+    }
+
+    /// Brings the windows of the table to what they are behind a change: whole pages each.
+    fn show(&self, table: &mut SlotTable, proposal: &Proposal) -> Result<()> {
+        let change = &proposal.change;
+        table.forget(change.removed.iter().chain(change.replaced.iter().map(|(old, _)| old)));
+        let new = change.added.iter().chain(change.replaced.iter().map(|(_, new)| new));
+        for mapped in new.filter_map(|region| proposal.mapping(region)) {
+            if let Some(whole) = self.options.partial_pages.of(mapped, "KVM")? {
+                table.windows.insert(mapped.range().base(), Arc::new(whole));
             }
         }
-        for (old, _) in proposal.change.replaced.iter().rev() {
-            result = result.and(Self::redescribe(&mut table, old));
+        Ok(())
+    }
+
+    /// Brings them to what they were before it.
+    fn hide(&self, table: &mut SlotTable, proposal: &Proposal) {
+        let change = &proposal.change;
+        table.forget(change.added.iter().chain(change.replaced.iter().map(|(_, new)| new)));
+        let old = change.removed.iter().chain(change.replaced.iter().map(|(old, _)| old));
+        for mapped in old.filter_map(|region| proposal.mapping_before(region)) {
+            // It was taken when it came.
+            if let Ok(Some(whole)) = self.options.partial_pages.of(mapped, "KVM") {
+                table.windows.insert(mapped.range().base(), Arc::new(whole));
+            }
         }
-        while let Some(mut entry) = table.parked.pop() {
-            let restored = entry.resume(entry.flags()).map_err(|error| refused(&entry.region, "a slot for", &error));
-            table.slots.insert(entry.region.base(), entry);
-            result = result.and(restored);
-        }
-        result
+    }
+
+    /// Undoes as much of a prepare as was done. The first error of it.
+    fn undo(&self, proposal: &Proposal) -> Result<()> {
+        let undone = {
+            let mut table = self.table.lock()?;
+            self.hide(&mut table, proposal);
+            table.undo()
+        };
+        undone.and(self.resume())
     }
 
     /// The slot number of each region, by ascending base.
     pub fn base_to_slot(&self) -> Result<Vec<(u64, u32)>> {
-        Ok(self.table.lock()?.slots.iter().map(|(base, entry)| (*base, entry.id())).collect())
+        let table = self.table.lock()?;
+        let slot_at = |window: &Arc<MappedRegion>| {
+            let base = *table.slots_at(window.shown_at()).first()?;
+            Some((window.range().base(), table.slots.get(&base)?.id()))
+        };
+        Ok(table.windows.values().filter_map(slot_at).collect())
     }
 
     /// The addresses that the guest is shown, in ascending order.
@@ -198,35 +282,97 @@ impl Kvm {
         Ok(self.table.lock()?.slots.values().map(SlotEntry::range).collect())
     }
 
-    /// The slot number of a region.
+    /// The slot number of a region; of several, that of its first byte.
     pub fn slot_of(&self, region: &SharedRegion) -> Result<u32> {
-        self.table.lock()?.entry(region).map(|entry| entry.id())
+        let mut table = self.table.lock()?;
+        let first = table.slots_of(region)?.first().copied().unwrap_or_default();
+        table.slot(first).map(|entry| entry.id())
     }
 
-    /// Switches the log of a region.
+    /// How often a slot made way for others, so that the guest found nothing for a moment where memory was and is.
+    pub fn windows(&self) -> Result<u64> {
+        Ok(self.table.lock()?.windows_opened)
+    }
+
+    /// Switches the log of a region; a slot that shows others too is cut.
     pub fn set_dirty_log(&self, region: &SharedRegion, on: bool) -> Result<()> {
         self.check_process()?;
-        let switched = self.table.lock()?.entry(region)?.set_logging(on);
-        switched.map_err(|error| refused(region, "switching the dirty log of", &error))
+        let cuts = {
+            let table = self.table.lock()?;
+            let bases = table.slots_of(region)?;
+            let mut cuts = bases.iter().filter_map(|base| table.slots.get(base));
+            cuts.any(|entry| entry.is_logging() != on && !region.range.covers(&entry.range()))
+        };
+        if !cuts {
+            return self.switch_log(region, on);
+        }
+        self.hold()?;
+        self.switch_log(region, on).and(self.release())
+    }
+
+    fn switch_log(&self, region: &SharedRegion, on: bool) -> Result<()> {
+        let mut table = self.table.lock()?;
+        for base in table.slots_of(region)? {
+            let entry = table.slot(base)?;
+            if entry.is_logging() == on {
+                continue;
+            }
+            if region.range.covers(&entry.range()) {
+                let switched = entry.set_logging(on);
+                switched.map_err(|error| refused(region, "switching the dirty log of", &error))?;
+            } else {
+                let run = entry.run();
+                self.cut(&mut table, &run, region.range)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Cuts a slot into pieces, of which that in a range has its log switched.
+    fn cut(&self, table: &mut SlotTable, run: &Run, range: Range) -> Result<()> {
+        let (inside, log) = (run.at_addresses(&range), kvm::KVM_MEM_LOG_DIRTY_PAGES);
+        let below = Range::between(run.guest.base(), inside.guest.base());
+        let above = Range::between(inside.guest.end(), run.guest.end());
+        let around = [below, above].into_iter().filter(|part| !part.is_empty()).map(|part| run.at_addresses(&part));
+        let added = around.chain([Run { flags: run.flags ^ log, ..inside }]).collect();
+        let changes = SlotChanges { deleted_before: vec![run.guest.base()], added, ..SlotChanges::default() };
+        match self.apply(table, &changes) {
+            Ok(()) => table.settle(),
+            Err(error) => table.undo().and(Err(error)),
+        }
     }
 
     /// The pages that the guest wrote, of a region or of all that are logged; cleared, they are not told again.
     pub fn dirty_log(&self, region: Option<&SharedRegion>, clear: bool) -> Result<DirtyPages> {
         self.check_process()?;
         let mut table = self.table.lock()?;
+        let bases: Vec<u64> = match region {
+            Some(region) => table.slots_of(region)?,
+            None => table.logging().map(|entry| entry.range().base()).collect(),
+        };
+        let range = region.map_or(Range::between(0, u64::MAX), |region| region.range);
+        let is_off = |base: &u64| !table.slots.get(base).is_some_and(SlotEntry::is_logging);
         match region {
-            Some(region) if !table.entry(region)?.is_logging() => return Err(not_logged(&region.label())),
-            None if !self.options.dirty_log && table.logging(None).next().is_none() => {
-                return Err(not_logged("any region"));
-            }
+            Some(region) if bases.iter().any(is_off) => return Err(not_logged(&region.label())),
+            None if !self.options.dirty_log && bases.is_empty() => return Err(not_logged("any region")),
             _ => {}
         }
         let mut pages = no_pages()?;
-        for entry in table.logging(region) {
+        for base in bases {
+            let (entry, by_hand) = (table.slot(base)?, self.options.manual_clear);
             entry.harvest().map_err(|error| refused(&entry.region, "reading the dirty log of", &error))?;
-            pages.push_bitmap(entry.range().base(), &entry.logged)?;
+            let written = entry.written(range);
+            pages.push_bitmap(base, &written)?;
             if clear {
-                entry.clear_all(self.options.manual_clear).map_err(|error| not_cleared(entry, &error))?;
+                let cleared = match range.covers(&entry.range()) {
+                    true => entry.clear_all(by_hand),
+                    false => {
+                        let mut found = no_pages()?;
+                        found.push_bitmap(base, &written)?;
+                        entry.clear(&found, by_hand)
+                    }
+                };
+                cleared.map_err(|error| not_cleared(entry, &error))?;
             }
         }
         Ok(pages)
@@ -241,7 +387,7 @@ impl Kvm {
         }
         let by_hand = self.options.manual_clear;
         let clear = |entry: &mut SlotEntry| entry.clear(pages, by_hand).map_err(|error| not_cleared(entry, &error));
-        self.table.lock()?.logging(None).try_for_each(clear)
+        self.table.lock()?.logging().try_for_each(clear)
     }
 
     /// Makes pages private to the guest, or shared with the host.
@@ -277,16 +423,9 @@ impl Client for Kvm {
         })
     }
 
-    fn commit(&self, proposal: &Arc<Proposal>, _interrupt: &dyn Interrupt) -> Result<()> {
-        let mut table = self.table.lock()?;
-        // Only now can others have their numbers: a rollback would have set them again.
-        for entry in std::mem::take(&mut table.parked) {
-            table.numbers.give_back(entry.id());
-        }
-        for region in proposal.removed_after().filter(|region| proposal.change.shows_again(region)) {
-            table.hand_over(region)?;
-        }
-        table.delete_all(proposal.removed_after().map(|region| &region.desc))
+    fn commit(&self, _proposal: &Arc<Proposal>, _interrupt: &dyn Interrupt) -> Result<()> {
+        let settled = self.table.lock()?.settle();
+        settled.and(self.resume())
     }
 
     fn rollback(&self, proposal: &Arc<Proposal>, _interrupt: &dyn Interrupt) -> Result<()> {
@@ -295,9 +434,17 @@ impl Client for Kvm {
 
     fn leave(&self, _interrupt: &dyn Interrupt) -> Result<()> {
         let mut table = self.table.lock()?;
-        let regions: Vec<_> = table.slots.values().map(|entry| Arc::clone(&entry.region)).collect();
-        table.delete_all(regions.iter())
+        let slots: Vec<u64> = table.slots.keys().copied().collect();
+        table.windows.clear();
+        table.delete_all(slots)
     }
+}
+
+/// A window as a run, without the flag of the log.
+fn run_of(window: &Arc<MappedRegion>) -> Run {
+    let flags = if is_read_only(window.desc()) { kvm::KVM_MEM_READONLY } else { 0 };
+    let at = window.window().shown().base();
+    Run { guest: window.shown_at(), storage: window.storage().id(), at, flags }
 }
 
 /// The guest's writes to it are exits; a window without any protection shows what is mapped into it.

@@ -1,4 +1,4 @@
-//! The slot of one region, with what KVM has logged of it.
+//! A slot, with what KVM has logged of it.
 
 use std::io::{ErrorKind, Result};
 use std::os::fd::OwnedFd;
@@ -10,9 +10,10 @@ use crate::model::dirty::DirtyPages;
 use crate::model::int::usize_of;
 use crate::model::journal::{self, Level};
 use crate::model::range::Range;
-use crate::model::region_map::RegionEntry;
+use crate::model::region::SharedRegion;
+use crate::model::runs::Run;
 use crate::sys::host::page_size;
-use crate::sys::kvm::{KVM_MEM_LOG_DIRTY_PAGES, Vm};
+use crate::sys::kvm::{KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY, Vm};
 use crate::sys::kvm_slot::Slot;
 
 /// Pages a word of a log.
@@ -24,14 +25,14 @@ fn bit_of(byte: u64, start: u64) -> (usize, u64) {
     (usize_of(page / WORD), 1 << (page % WORD))
 }
 
-/// A region's slot, and what KVM has logged.
+/// The slot of a run, and what KVM has logged.
 #[derive(Debug)]
 pub(super) struct SlotEntry {
     slot: Slot,
-    /// The region that it shows, as it is described now.
-    pub(super) region: RegionEntry,
+    /// The first region that it shows, as it is described now.
+    pub(super) region: SharedRegion,
     /// A bit for each page that the guest wrote.
-    pub(super) logged: Vec<u64>,
+    logged: Vec<u64>,
     /// Whether `logged` has pages that are not cleared yet.
     is_pending: bool,
     /// Whose memory it is: others who follow the guest's writes are told of what is read from the log.
@@ -45,27 +46,16 @@ impl SlotEntry {
     pub(super) fn new(
         vm: &Arc<Vm>,
         (id, flags): (u32, u32),
-        region: MappedRegion,
+        memory: MappedRegion,
         guest_memfd: Option<OwnedFd>,
         log: Arc<dyn WriteLog>,
     ) -> Result<Self> {
         // Kept without a lease, as a participant of the change may: the slot is deleted when the region goes.
-        let memory = Arc::new(region);
-        let slot = Slot::new(vm, (id, flags), memory.shown_at().base(), Arc::clone(&memory) as _, guest_memfd)?;
-        let entry = memory.entry().clone();
-        journal::note(Level::Debug, || format!("KVM slot {id} shows {}, with flags {flags:#x}", entry.desc));
-        Ok(Self { slot, region: entry, logged: Vec::new(), is_pending: false, memory, _log: log })
-    }
-
-    /// The addresses that it shows, those of whole pages.
-    pub(super) fn range(&self) -> Range {
-        self.memory.shown_at()
-    }
-
-    /// The bytes that it shows, as the region counts its own.
-    fn bytes(&self) -> Range {
-        let skipped = self.range().base().abs_diff(self.region.base());
-        self.region.bytes().skip(skipped).take(self.range().size())
+        let (region, memory) = (Arc::clone(memory.desc()), Arc::new(memory));
+        let bytes: Arc<MappedRegion> = Arc::clone(&memory);
+        let slot = Slot::new(vm, (id, flags), memory.shown_at().base(), bytes, guest_memfd)?;
+        journal::note(Level::Debug, || format!("KVM slot {id} shows {region}, with flags {flags:#x}"));
+        Ok(Self { slot, region, logged: Vec::new(), is_pending: false, memory, _log: log })
     }
 
     /// The slot's number.
@@ -80,6 +70,23 @@ impl SlotEntry {
 
     pub(super) const fn is_logging(&self) -> bool {
         self.flags() & KVM_MEM_LOG_DIRTY_PAGES != 0
+    }
+
+    /// The run that it shows, with the flags that matter.
+    pub(super) fn run(&self) -> Run {
+        let part = self.memory.window().shown();
+        let flags = self.flags() & (KVM_MEM_LOG_DIRTY_PAGES | KVM_MEM_READONLY);
+        Run { guest: self.range(), storage: self.memory.storage().id(), at: part.base(), flags }
+    }
+
+    /// The guest physical addresses.
+    pub(super) const fn range(&self) -> Range {
+        Range::at(self.slot.base(), self.slot.size())
+    }
+
+    /// Shows it from another address on; the log stays.
+    pub(super) fn relocate(&mut self, base: u64) -> Result<()> {
+        self.slot.relocate(base)
     }
 
     /// Switches the log while the slot stays; what was logged is forgotten.
@@ -115,7 +122,7 @@ impl SlotEntry {
             // For those who follow the guest. Without it the slot must go all the same.
             let _ = self.harvest();
         }
-        journal::note(Level::Debug, || format!("KVM slot {} shows {} no more", self.id(), self.region.desc));
+        journal::note(Level::Debug, || format!("KVM slot {} shows {} no more", self.id(), self.region));
         self.slot.delete()
     }
 
@@ -135,9 +142,9 @@ impl SlotEntry {
 
     /// Takes over what another slot has logged of bytes that both show.
     pub(super) fn take_over(&mut self, other: &Self) {
-        let (mine, theirs) = (self.bytes(), other.bytes());
+        let (mine, theirs) = (self.run().bytes(), other.run().bytes());
         let bytes = mine.intersection(&theirs);
-        if self.region.origin != other.region.origin || bytes.is_empty() || !other.is_pending || !self.is_logging() {
+        if !self.run().shares_bytes(&other.run()) || !other.is_pending || !self.is_logging() {
             return;
         }
         if !self.is_pending {
@@ -152,6 +159,18 @@ impl SlotEntry {
                 *word |= to.1;
             }
         }
+    }
+
+    /// The pages that the guest wrote at some addresses, of what was harvested: a bit for each of the slot.
+    pub(super) fn written(&self, range: Range) -> Vec<u64> {
+        let (slot, mut written) = (self.range(), self.logged.clone());
+        if !range.covers(&slot) {
+            let pages = (slot.base()..slot.end()).step_by(usize_of(page_size()));
+            for (word, bit) in pages.filter(|page| !range.contains(*page)).map(|page| bit_of(page, slot.base())) {
+                written.get_mut(word).into_iter().for_each(|word| *word &= !bit);
+            }
+        }
+        written
     }
 
     /// Makes all pages clean; `by_hand` when KVM does not do it as its log is read.

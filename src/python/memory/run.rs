@@ -33,7 +33,10 @@ fn is_long<const N: usize>(sides: &[Side<'_>; N], plans: &[Vec<Section<'_>>; N])
 impl PyMemory {
     /// Does short work on one snapshot: it neither waits nor runs Python code.
     #[inline]
-    pub(super) fn short<T>(&self, work: impl FnOnce(&RegionMap, &MappedRegions) -> Result<T>) -> PyResult<T> {
+    pub(in crate::python) fn short<T>(
+        &self,
+        work: impl FnOnce(&RegionMap, &MappedRegions) -> Result<T>,
+    ) -> PyResult<T> {
         let result = {
             let snapshot = self.space.load();
             snapshot.memory_of(self.incarnation).and_then(|memory| work(&snapshot.map, memory))

@@ -9,6 +9,7 @@ from ._core import (
     Attachment as Attachment,
     BackingOptions as BackingOptions,
     BytePattern as BytePattern,
+    Checkpoint as Checkpoint,
     DaxWindow as DaxWindow,
     DirtyPages as DirtyPages,
     DirtyTracker as DirtyTracker,
@@ -36,6 +37,8 @@ from .enums import *
 from .errors import *
 from .formats.exchange import *
 from .hotplug import *
+from .images import *
+from .loading import *
 from .map_row import *
 from .progress import *
 from .ranges import *

@@ -187,10 +187,9 @@ const MEMORY: &[(&str, &str)] = &[
     ("hva_to_gpa from_host host_to_guest to_guest gpa_of", "guest_address(host)"),
     ("write_word write_int64 write_uint64 write_qword write_ptr write_pointer", "write_u64(addr, value)"),
     ("read_string read_str read_cstring read_cstr string_at strlen read_c_str", "read_c_string(addr)"),
-    (
-        "load_file load_image load_kernel fromfile read_file read_volatile_from load_elf load_raw",
-        "read_from(file, addr), which takes paths too",
-    ),
+    ("fromfile read_file read_volatile_from", "read_from(file, addr), which takes paths too"),
+    ("load_file load_raw load_initrd load_firmware", "load_image(file, addr)"),
+    ("load_kernel load_program load_vmlinux", "load_elf(file)"),
     (
         "save save_file dump_to_file tofile dump_memory write_file write_volatile_to save_to",
         "write_to(file, addr, size), which takes paths too",
@@ -267,6 +266,8 @@ const SPACE: &[(&str, &str)] = &[
     ("hotunplug unplug unplug_region", "request_unplug(region)"),
     ("wait wait_change", "wait_for_change(generation)"),
     ("mapped", "is_mapped"),
+    ("snapshot_to save_snapshot save_image write_image persist hibernate", "save(path)"),
+    ("load_snapshot restore_snapshot from_image load_image", "restore(path)"),
     ("attachments listeners subscribers observers", "clients"),
 ];
 
@@ -291,7 +292,7 @@ const MAP: &[(&str, &str)] = &[
     ("compare delta", "diff(after)"),
     ("is_valid_address address_in_range contains has_region has", "`region in space`, or find_region(addr)"),
     ("e820 e820_table", "tables.e820(space)"),
-    ("to_json to_dict dump dumps save", "AddressSpacePlan.to_json(), or pickle of snapshot()"),
+    ("to_json to_dict dump dumps", "AddressSpacePlan.to_json(), or pickle of snapshot()"),
     ("numa_nodes numa_node get_numa_node", "numa_node_id(addr)"),
 ];
 

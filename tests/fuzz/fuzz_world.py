@@ -106,7 +106,7 @@ class World:
         space, memory = self.space, self.memory
         yield from [space, memory, space.snapshot(), LAYOUT, *space.regions, space.snapshot().diff(space.snapshot())]
         yield from [memory.pin(0, 4096), memory.mapping(0), memory.open("r+b"), memory.search(b"\1\2\3")]
-        yield from [*space.rows(), memory.dirty.start(), memory.dirty.start("api")]
+        yield from [*space.rows(), memory.dirty.start(), memory.dirty.start("api"), memory.checkpoint()]
         yield from [memory.view(0, 16).obj, memory.array(0, 16, "u1").base]
         window = memory.dax_window("dax")
         window.map_file(0, self.file, 0, 4096)
@@ -116,6 +116,7 @@ class World:
         yield from [package.NumaRegionInfo("4MiB"), package.NumaNodeInfo(0, 4096), package.AddressRange(0, 8)]
         builder = AddressSpaceBuilder(numa_regions=["128MiB"], hotplug=package.Hotplug("256MiB", 1))
         yield from [Machine.named("q35"), builder, builder.plan(), builder.plan().cost]
+        yield space.save(self.path.with_name("vm.img"))
         request = space.request_unplug("more")
         yield from [space.transaction(), space.reserve("64KiB", owner="fuzzer"), request]
         planned = builder.plan().build()

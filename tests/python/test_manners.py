@@ -55,7 +55,7 @@ print(dbs_address_space.tables.e820.__name__)
 print([getattr(dbs_address_space.adapters, name).__name__.rpartition(".")[2] for name in dir(dbs_address_space.adapters)])
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout == "True\ne820\n['drgn', 'gdb', 'qemu', 'unicorn', 'volatility3']\n"
+    assert done.stdout == "True\ne820\n['drgn', 'gdb', 'kvm_state', 'qemu', 'unicorn', 'volatility3']\n"
     assert not {"sys", "_core", "import_module"} & set(dir(dbs_address_space))
 
 
@@ -163,7 +163,7 @@ def test_reprs_of_reports_are_their_values() -> None:
         assert eval(repr(value), vars(dbs_address_space) | {"PlanCost": PlanCost}) == value
 
 
-HANDLES = ["DimmSlots", "GuestFile", "MemoryBlocks"]
+HANDLES = ["DimmSlots", "GuestFile", "MemoryBlocks", "SavedSpace"]
 
 
 @pytest.mark.parametrize("name", HANDLES)

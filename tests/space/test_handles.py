@@ -161,8 +161,10 @@ OTHERS = {
     "AddressSpace": "the space itself",
     "GuestMemory": "one map_memory(), see below",
     "DirtyTracker": "all memory of one map_memory(), see tests/memory/test_trackers.py",
+    "Checkpoint": "all memory of one map_memory(), see tests/memory/test_checkpoints.py",
     "DimmSlots": "DIMMs by their keys, see below",
     "Reservation": "addresses, see below",
+    "SavedSpace": "a file, see tests/image/",
     "Transaction": "a change of the space, see below",
     "Subscription": "follows the whole space",
     "KvmSlots": "follows the whole space",
@@ -174,7 +176,18 @@ OTHERS = {
 VALUES = {
     *("AddressRange", "AddressSpaceBase", "AddressSpaceBuilder", "AddressSpaceLayout", "AddressSpacePlan"),
     *("AddressSpaceRegion", "AddressSpaceRegionType", "BackingOptions", "BytePattern", "DaxMapping", "DirtyPages"),
-    *("EffectiveBacking", "Hotplug", "Lease", "Machine", "MapFlags", "MemorySourceType", "NumaIdTable", "NumaNode"),
+    *(
+        "EffectiveBacking",
+        "ElfNote",
+        "Hotplug",
+        "LoadedElf",
+        "Lease",
+        "Machine",
+        "MapFlags",
+        "MemorySourceType",
+        "NumaIdTable",
+        "NumaNode",
+    ),
     *(
         "MapRow",
         "NumaNodeInfo",
@@ -185,6 +198,7 @@ VALUES = {
         "PreallocReport",
         "Progress",
         "Prot",
+        "ResetStats",
     ),
     *("VhostUserRegion",),
 }

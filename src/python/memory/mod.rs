@@ -32,10 +32,13 @@ use crate::model::range::Range;
 
 mod atomic;
 mod bytes;
+mod checkpoint;
 mod copy;
 mod data;
 mod discard;
+mod image;
 mod integers;
+mod load;
 mod memory_stats;
 mod prealloc;
 mod run;

@@ -53,6 +53,8 @@ class Verb:
     """The sizes that there are; empty for any."""
     holes: bool = False
     """Whether the range may end where there is no memory."""
+    crosses: bool = False
+    """Whether what it leases may lie in several regions."""
     unguarded: bool = False
     """Whether the caller answers for memory that may fault."""
     sparse: bool = False
@@ -109,7 +111,7 @@ class Verb:
     @property
     def contiguous(self) -> bool:
         """Whether its range must lie in one region."""
-        return self.kind == "lease"
+        return self.kind == "lease" and not self.crosses
 
     def fitting(self, most: int) -> int:
         """The largest of its sizes up to `most`, or its smallest."""
@@ -301,6 +303,14 @@ def view(memory: GuestMemory, addr: Any, size: Any, *, unguarded: bool = False) 
         view[:] = data(view.nbytes)
 
 
+def slices(memory: GuestMemory, addr: Any, size: Any) -> None:
+    parts, at = memory.slices(addr, size, writable=True), 0
+    for part in parts:
+        part[:] = data(size)[at : at + part.nbytes]
+        at += part.nbytes
+        part.release()
+
+
 def view_read_only(memory: GuestMemory, addr: Any, size: Any) -> bytes:
     with memory.view(addr, size, writable=False) as view:
         return view.tobytes()
@@ -348,13 +358,15 @@ def part_of(name: str) -> Call:
     return call
 
 
-def integers(width: int) -> Iterator[Verb]:
-    load, store = f"read_u{8 * width}", f"write_u{8 * width}"
+def integers(width: int, *, signed: bool) -> Iterator[Verb]:
+    kind = f"{'i' if signed else 'u'}{8 * width}"
+    load, store = f"read_{kind}", f"write_{kind}"
     traits: dict[str, Any] = {"kind": "integer", "widths": (width,)}
-    yield Verb(load, lambda memory, addr, _: getattr(memory, load)(addr), of(integer), needs="r", **traits)
+    number = partial(int.from_bytes, byteorder="little", signed=signed)
+    yield Verb(load, lambda memory, addr, _: getattr(memory, load)(addr), of(number), needs="r", **traits)
 
     def write(memory: GuestMemory, addr: Any, size: Any) -> None:
-        getattr(memory, store)(addr, integer(data(width)))
+        getattr(memory, store)(addr, number(data(width)))
 
     yield Verb(store, write, written, needs="w", writes=True, **traits)
 
@@ -394,7 +406,7 @@ VERBS: tuple[Verb, ...] = (
         "load_image", lambda memory, addr, size: memory.load_image(data(size), addr, force=True), writing(data, len)
     ),
     Verb("load_elf", load_elf, writing(data, len), kind="file", needs="w", writes=True, long=True),
-    *(verb for width in (1, 2, 4, 8) for verb in integers(width)),
+    *(verb for width in (1, 2, 4, 8) for signed in (False, True) for verb in integers(width, signed=signed)),
     Verb(
         "read_many_u64",
         lambda memory, addr, size: list(memory.read_many_u64(addresses(addr, size))),
@@ -428,6 +440,7 @@ VERBS: tuple[Verb, ...] = (
     Borrower("view", view, written),
     Borrower("view", view_read_only, same, form="read-only", needs="r", writes=False),
     Borrower("view", partial(view, unguarded=True), written, form="unguarded", unguarded=True),
+    Borrower("slices", slices, written, crosses=True),
     Borrower("array", array_of_bytes, written),
     Borrower("array", partial(array_of_bytes, unguarded=True), written, form="unguarded", unguarded=True),
     Borrower("pin", pin, of(len), needs=""),
@@ -435,6 +448,8 @@ VERBS: tuple[Verb, ...] = (
     Query("aliases", GuestMemory.aliases),
     Query("check_range", GuestMemory.check_range, of(lambda _: True), holes=True),
     Query("host_address", lambda memory, addr, _: memory.host_address(addr), widths=(1,)),
+    Query("guest_address", lambda memory, addr, _: memory.guest_address(memory.host_address(addr)), widths=(1,)),
+    Query("guest_addresses", lambda memory, addr, _: memory.guest_addresses(memory.host_address(addr)), widths=(1,)),
     Query("mapping", lambda memory, addr, _: memory.mapping(addr), widths=(1,)),
     Query("translate", lambda memory, addr, size: memory.translate(addresses(addr, size)), long=True),
     Query("regions", lambda memory, _, __: memory.regions),

@@ -2001,6 +2001,98 @@ class GuestMemory:
         >>> memory.read_u64(0)
         7
         """
+    def read_i8(self, addr: _Address, *, big: bool = False) -> int:
+        """Reads a signed integer of 1 byte at any address, little-endian unless `big`.
+
+        Aligned reads of directly copied memory do not tear. Raises as `read` does.
+
+        >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+        >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "4KiB")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+        >>> space.map_memory().read_i8(0)
+        0
+        """
+    def write_i8(self, addr: _Address, value: SupportsIndex, *, big: bool = False) -> None:
+        """Writes a signed integer of 1 byte at any address, little-endian unless `big`.
+
+        Aligned writes of directly copied memory do not tear. A value that does not fit is `InvalidAddressRange`; raises as
+        `write` does.
+
+        >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+        >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "4KiB")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+        >>> memory = space.map_memory()
+        >>> memory.write_i8(0, 7)
+        >>> memory.read_i8(0)
+        7
+        """
+    def read_i16(self, addr: _Address, *, big: bool = False) -> int:
+        """Reads a signed integer of 2 bytes at any address, little-endian unless `big`.
+
+        Aligned reads of directly copied memory do not tear. Raises as `read` does.
+
+        >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+        >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "4KiB")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+        >>> space.map_memory().read_i16(0)
+        0
+        """
+    def write_i16(self, addr: _Address, value: SupportsIndex, *, big: bool = False) -> None:
+        """Writes a signed integer of 2 bytes at any address, little-endian unless `big`.
+
+        Aligned writes of directly copied memory do not tear. A value that does not fit is `InvalidAddressRange`; raises as
+        `write` does.
+
+        >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+        >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "4KiB")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+        >>> memory = space.map_memory()
+        >>> memory.write_i16(0, 7)
+        >>> memory.read_i16(0)
+        7
+        """
+    def read_i32(self, addr: _Address, *, big: bool = False) -> int:
+        """Reads a signed integer of 4 bytes at any address, little-endian unless `big`.
+
+        Aligned reads of directly copied memory do not tear. Raises as `read` does.
+
+        >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+        >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "4KiB")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+        >>> space.map_memory().read_i32(0)
+        0
+        """
+    def write_i32(self, addr: _Address, value: SupportsIndex, *, big: bool = False) -> None:
+        """Writes a signed integer of 4 bytes at any address, little-endian unless `big`.
+
+        Aligned writes of directly copied memory do not tear. A value that does not fit is `InvalidAddressRange`; raises as
+        `write` does.
+
+        >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+        >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "4KiB")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+        >>> memory = space.map_memory()
+        >>> memory.write_i32(0, 7)
+        >>> memory.read_i32(0)
+        7
+        """
+    def read_i64(self, addr: _Address, *, big: bool = False) -> int:
+        """Reads a signed integer of 8 bytes at any address, little-endian unless `big`.
+
+        Aligned reads of directly copied memory do not tear. Raises as `read` does.
+
+        >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+        >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "4KiB")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+        >>> space.map_memory().read_i64(0)
+        0
+        """
+    def write_i64(self, addr: _Address, value: SupportsIndex, *, big: bool = False) -> None:
+        """Writes a signed integer of 8 bytes at any address, little-endian unless `big`.
+
+        Aligned writes of directly copied memory do not tear. A value that does not fit is `InvalidAddressRange`; raises as
+        `write` does.
+
+        >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+        >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "4KiB")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+        >>> memory = space.map_memory()
+        >>> memory.write_i64(0, 7)
+        >>> memory.read_i64(0)
+        7
+        """
     def load(self, addr: _Address, size: _Size = 8, *, order: str = "acquire") -> int:
         """Loads a naturally aligned little-endian integer of 1, 2, 4 or 8 bytes atomically.
 
@@ -2570,6 +2662,20 @@ class GuestMemory:
         >>> memory.read(0x10, 5)
         b'hello'
         """
+    def slices(
+        self, addr: _Address, size: _Size, *, writable: bool | None = None, unguarded: bool = False
+    ) -> tuple[memoryview, ...]:
+        """A `memoryview` of each region's part of a range, in order: a tuple, for `os.preadv`, `socket.sendmsg` and other vectors.
+
+        All of the range must be there, or nothing is held; else as `view`. The tuple is empty for size 0.
+
+        >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+        >>> low, high = AddressSpaceRegion("ram", 0, "4KiB"), AddressSpaceRegion("ram", 0x1000, "4KiB")
+        >>> memory = AddressSpace.from_regions([low, high], AddressSpaceLayout(1 << 46, 0, 1 << 45)).map_memory()
+        >>> memory.write(0xffe, b"both")
+        >>> [bytes(part) for part in memory.slices(0xffe, 4)]
+        [b'bo', b'th']
+        """
     def array(
         self,
         addr: _Address,
@@ -2611,6 +2717,26 @@ class GuestMemory:
         >>> memory = AddressSpaceBuilder(numa_regions=["4MiB"]).build().memory
         >>> memory.host_address(0x1000) - memory.host_address(0)
         4096
+        """
+    def guest_address(self, host: _Address) -> int:
+        """The lowest guest physical address at which the byte at a host address is seen now: the way back from `host_address`.
+
+        Raises `UnmappedAddress` with the host address where no region shows it, `NotMapped`.
+
+        >>> from dbs_address_space import AddressSpaceBuilder
+        >>> memory = AddressSpaceBuilder(numa_regions=["4MiB"]).build().memory
+        >>> memory.guest_address(memory.host_address(0x1234)) == 0x1234
+        True
+        """
+    def guest_addresses(self, host: _Address) -> tuple[int, ...]:
+        """All guest physical addresses at which the byte at a host address is seen now: an ascending tuple, empty where no region shows it.
+
+        Raises `NotMapped`.
+
+        >>> from dbs_address_space import AddressSpaceBuilder
+        >>> memory = AddressSpaceBuilder(numa_regions=["4MiB"]).build().memory
+        >>> memory.guest_addresses(memory.host_address(0)), memory.guest_addresses(0)
+        ((0,), ())
         """
     @property
     def regions(self) -> tuple[AddressSpaceRegion, ...]:

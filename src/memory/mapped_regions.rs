@@ -9,6 +9,7 @@ use vm_memory::ByteValued;
 
 use super::buffer::{Bytes, Output};
 use super::fast_path::{DirectBytes, FastPath};
+use super::host_index::HostIndex;
 use super::protection::Need;
 use super::region::MappedRegion;
 use super::section::Section;
@@ -19,6 +20,7 @@ use crate::model::ids::Incarnation;
 use crate::model::int::u64_of;
 use crate::model::range::Range;
 use crate::model::region_map::RegionEntry;
+use crate::sys::once::Once;
 
 /// The mapped regions of a snapshot.
 #[derive(Debug)]
@@ -29,6 +31,8 @@ pub struct MappedRegions {
     /// Beside the regions, index by index, so that a short access reads nothing else of them.
     fast_paths: Box<[FastPath]>,
     regions: Box<[Arc<MappedRegion>]>,
+    /// Made when it is first asked for.
+    hosts: Once<HostIndex>,
 }
 
 // SAFETY: the pointers stay valid for as long as `regions` keeps the mappings, and may be used from any thread.
@@ -81,6 +85,13 @@ impl MappedRegions {
     /// The regions by ascending base.
     pub fn regions(&self) -> impl ExactSizeIterator<Item = &MappedRegion> {
         self.regions.iter().map(|region| &**region)
+    }
+
+    /// The guest physical addresses at which the byte at a host address is seen, in any order.
+    pub fn guest_addresses(&self, host: u64) -> impl Iterator<Item = u64> {
+        let hosts = |region: &Arc<MappedRegion>| Range::at(u64_of(region.start().addr()), region.range().size());
+        let index = self.hosts.get_or_init(|| HostIndex::new(self.regions.iter().map(hosts)));
+        index.at(host).filter_map(|(region, offset)| self.regions.get(region)?.range().base().checked_add(offset))
     }
 
     /// The mapped region that holds `addr`.
@@ -237,6 +248,7 @@ impl Successor {
             starts: AddressIndex::new(self.starts.into()),
             fast_paths: self.fast_paths.into(),
             regions: self.regions.into(),
+            hosts: Once::new(),
         }
     }
 }

@@ -30,6 +30,7 @@ pub mod following;
 mod gate;
 pub mod hash;
 pub mod host;
+mod host_index;
 mod host_limits;
 mod host_nodes;
 pub mod judge;

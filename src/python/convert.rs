@@ -158,6 +158,43 @@ pub(super) fn narrow<T: Number>(object: Borrowed<'_, '_, PyAny>) -> PyResult<T> 
     unsigned(object, T::MAX_U64).map(|value| T::try_from(value).unwrap_or(T::MAX))
 }
 
+/// A type of signed numbers.
+pub(super) trait Signed: TryFrom<i64> + Into<i64> {
+    /// The lowest.
+    const MIN: Self;
+    /// The highest.
+    const MAX: Self;
+}
+
+macro_rules! signed_numbers {
+    ($($type:ty)*) => { $(
+        impl Signed for $type {
+            const MIN: Self = <$type>::MIN;
+            const MAX: Self = <$type>::MAX;
+        }
+    )* };
+}
+
+signed_numbers! { i8 i16 i32 i64 }
+
+/// A signed int that fits its type, or why not.
+#[inline]
+pub(super) fn narrow_signed<T: Signed>(object: Borrowed<'_, '_, PyAny>) -> PyResult<T> {
+    let int = object.cast_exact::<PyInt>().ok().and_then(|int| int.extract::<i64>().ok());
+    match int.and_then(|value| T::try_from(value).ok()) {
+        Some(value) => Ok(value),
+        None => signed_slowly(object),
+    }
+}
+
+#[cold]
+fn signed_slowly<T: Signed>(object: Borrowed<'_, '_, PyAny>) -> PyResult<T> {
+    let index = index_of(object, "an int")?;
+    let value = index.extract::<i64>().ok().and_then(|value| T::try_from(value).ok());
+    let lowest = || format!("-{}", format::hex(T::MIN.into().unsigned_abs()));
+    value.ok_or_else(|| out_of_range(&index, &lowest(), T::MAX.into().unsigned_abs()))
+}
+
 /// An int that fits, or why not: a `bool` is not a number, and nothing wraps.
 #[inline]
 pub(super) fn unsigned(object: Borrowed<'_, '_, PyAny>, highest: u64) -> PyResult<u64> {
@@ -176,6 +213,13 @@ fn exact_unsigned(object: Borrowed<'_, '_, PyAny>, highest: u64) -> Option<u64> 
 
 #[cold]
 fn unsigned_slowly(object: Borrowed<'_, '_, PyAny>, highest: u64, what: &str) -> PyResult<u64> {
+    let index = index_of(object, what)?;
+    let value = index.extract::<u64>().ok().filter(|value| *value <= highest);
+    value.ok_or_else(|| out_of_range(&index, "0", highest))
+}
+
+/// The plain int of a number.
+fn index_of<'py>(object: Borrowed<'_, 'py, PyAny>, what: &str) -> PyResult<Bound<'py, PyAny>> {
     let _guard = python_call();
     if object.is_instance_of::<PyBool>() {
         return Err(Invalid::number(format!("{} is a bool where a number is needed", object.str()?)).into());
@@ -183,12 +227,15 @@ fn unsigned_slowly(object: Borrowed<'_, '_, PyAny>, highest: u64, what: &str) ->
     if !has(&object, "__index__")? {
         return Err(wanted(what, &object));
     }
-    let index = object.py().import("operator")?.call_method1("index", (object,))?;
-    index.extract::<u64>().ok().filter(|value| *value <= highest).ok_or_else(|| {
-        let written =
-            index.call_method1("__format__", ("#x",)).map_or_else(|_| String::from("it"), |text| text.to_string());
-        Invalid::number(format!("{written} is out of range: it must lie between 0 and {}", format::hex(highest))).into()
-    })
+    object.py().import("operator")?.call_method1("index", (object,))
+}
+
+fn out_of_range(index: &Bound<'_, PyAny>, lowest: &str, highest: u64) -> PyErr {
+    let _guard = python_call();
+    let written =
+        index.call_method1("__format__", ("#x",)).map_or_else(|_| String::from("it"), |text| text.to_string());
+    let highest = format::hex(highest);
+    Invalid::number(format!("{written} is out of range: it must lie between {lowest} and {highest}")).into()
 }
 
 /// The range of an access.

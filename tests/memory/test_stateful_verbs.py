@@ -27,7 +27,7 @@ Order = Literal["big", "little"]
 orders: st.SearchStrategy[Order] = st.sampled_from(["big", "little"])
 
 
-IN_A_REGION = [verb for verb in VERBS if verb.kind in ("atomic", "lease", "wait") and verb.needs]
+IN_A_REGION = [verb for verb in VERBS if verb.kind in ("atomic", "lease", "wait") and verb.needs and not verb.crosses]
 ANYWHERE = [
     verb
     for verb in VERBS

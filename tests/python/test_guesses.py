@@ -163,7 +163,8 @@ QUICK = {
         "GuestMemory": "read read_into write fill view pin copy translate readv_into read_c_string compare hexdump "
         "part aliases check_range find_zero_pages discard unpack pack read_from write_to load store swap compare_exchange "
         "fetch_add fetch_sub fetch_and fetch_or fetch_xor read_u8 read_u16 read_u32 read_u64 "
-        "write_u8 write_u16 write_u32 write_u64 wake_value",
+        "write_u8 write_u16 write_u32 write_u64 read_i8 read_i16 read_i32 read_i64 write_i8 write_i16 write_i32 write_i64 "
+        "slices wake_value",
         "DaxWindow": "map_file unmap",
     }.items()
     for name in names.split()

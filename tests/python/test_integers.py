@@ -38,8 +38,10 @@ WRAPPED: dict[str, list[Callable[[object], object]]] = {
 PLAIN = ("SupportsIndex", "_Address", "_Size", "_Target", "_Protection", "int")
 NONE_IS_FINE = {"AddressSpace.dispatch.value"}
 """Overloads of which another may be left out."""
-ANY_INT = {"GuestFile.seek.offset", "GuestFile.read.size", "GuestFile.readline.size", "GuestFile.readlines.hint"}
-"""As `io` has them: from the end, to the end, and up to more than there is."""
+ANY_INT = {"GuestFile.seek.offset", "GuestFile.read.size", "GuestFile.readline.size", "GuestFile.readlines.hint"} | {
+    f"GuestMemory.write_i{bits}.value" for bits in (8, 16, 32, 64)
+}
+"""As `io` has them: from the end, to the end, and up to more than there is; and numbers with a sign."""
 
 
 class BrokenError(Exception):

@@ -1,4 +1,4 @@
-//! Unsigned integers of 1, 2, 4 and 8 bytes.
+//! Integers of 1, 2, 4 and 8 bytes.
 
 use pyo3::prelude::*;
 use vm_memory::ByteValued;
@@ -6,7 +6,7 @@ use vm_memory::ByteValued;
 use super::PyMemory;
 use crate::memory::buffer::Output;
 use crate::python::argument::Argument;
-use crate::python::convert::{self, Address, Size, narrow};
+use crate::python::convert::{self, Address, Size, narrow, narrow_signed};
 
 impl PyMemory {
     #[inline]
@@ -35,10 +35,10 @@ impl PyMemory {
 }
 
 macro_rules! integer {
-    ($type:ty, $bytes:literal, $read:ident, $write:ident) => {
+    ($type:ty, $kind:literal, $bytes:literal, $read:ident, $write:ident, $narrow:ident) => {
         #[pymethods]
         impl PyMemory {
-            #[doc = concat!("Reads an unsigned integer of ", $bytes, " at any address, little-endian unless `big`.")]
+            #[doc = concat!("Reads ", $kind, " integer of ", $bytes, " at any address, little-endian unless `big`.")]
             ///
             /// Aligned reads of directly copied memory do not tear. Raises as `read` does.
             ///
@@ -52,7 +52,7 @@ macro_rules! integer {
                 Ok(if big { value.swap_bytes() } else { value })
             }
 
-            #[doc = concat!("Writes an unsigned integer of ", $bytes, " at any address, little-endian unless `big`.")]
+            #[doc = concat!("Writes ", $kind, " integer of ", $bytes, " at any address, little-endian unless `big`.")]
             ///
             /// Aligned writes of directly copied memory do not tear. A value that does not fit is `InvalidAddressRange`; raises as
             /// `write` does.
@@ -65,14 +65,18 @@ macro_rules! integer {
             /// 7
             #[pyo3(signature = (addr, value, *, big=false))]
             fn $write(&self, py: Python<'_>, addr: Address, value: &Bound<'_, PyAny>, big: bool) -> PyResult<()> {
-                let value: $type = narrow(value.as_borrowed()).argument("value")?;
+                let value: $type = $narrow(value.as_borrowed()).argument("value")?;
                 self.write_int(py, addr, if big { value.swap_bytes() } else { value })
             }
         }
     };
 }
 
-integer!(u8, "1 byte", read_u8, write_u8);
-integer!(u16, "2 bytes", read_u16, write_u16);
-integer!(u32, "4 bytes", read_u32, write_u32);
-integer!(u64, "8 bytes", read_u64, write_u64);
+integer!(u8, "an unsigned", "1 byte", read_u8, write_u8, narrow);
+integer!(u16, "an unsigned", "2 bytes", read_u16, write_u16, narrow);
+integer!(u32, "an unsigned", "4 bytes", read_u32, write_u32, narrow);
+integer!(u64, "an unsigned", "8 bytes", read_u64, write_u64, narrow);
+integer!(i8, "a signed", "1 byte", read_i8, write_i8, narrow_signed);
+integer!(i16, "a signed", "2 bytes", read_i16, write_i16, narrow_signed);
+integer!(i32, "a signed", "4 bytes", read_i32, write_i32, narrow_signed);
+integer!(i64, "a signed", "8 bytes", read_i64, write_i64, narrow_signed);

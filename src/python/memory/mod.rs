@@ -146,6 +146,32 @@ impl PyMemory {
         self.at("host_address", addr, |section| section.host().addr())
     }
 
+    /// The lowest guest physical address at which the byte at a host address is seen now: the way back from `host_address`.
+    ///
+    /// Raises `UnmappedAddress` with the host address where no region shows it, `NotMapped`.
+    ///
+    /// >>> from dbs_address_space import AddressSpaceBuilder
+    /// >>> memory = AddressSpaceBuilder(numa_regions=["4MiB"]).build().memory
+    /// >>> memory.guest_address(memory.host_address(0x1234)) == 0x1234
+    /// True
+    fn guest_address(&self, host: Address) -> PyResult<u64> {
+        self.short(|_, memory| memory.guest_addresses(host.0).min().ok_or_else(|| not_shown(host.0)))
+    }
+
+    /// All guest physical addresses at which the byte at a host address is seen now: an ascending tuple, empty where no region shows it.
+    ///
+    /// Raises `NotMapped`.
+    ///
+    /// >>> from dbs_address_space import AddressSpaceBuilder
+    /// >>> memory = AddressSpaceBuilder(numa_regions=["4MiB"]).build().memory
+    /// >>> memory.guest_addresses(memory.host_address(0)), memory.guest_addresses(0)
+    /// ((0,), ())
+    fn guest_addresses<'py>(&self, py: Python<'py>, host: Address) -> PyResult<Bound<'py, PyTuple>> {
+        let mut found: Vec<u64> = self.short(|_, memory| Ok(memory.guest_addresses(host.0).collect()))?;
+        found.sort_unstable();
+        PyTuple::new(py, found)
+    }
+
     /// The regions that have memory, by ascending base.
     #[getter]
     fn regions<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
@@ -261,4 +287,9 @@ impl PyMemory {
              other processes a follower's",
         ))
     }
+}
+
+fn not_shown(host: u64) -> Error {
+    let message = format!("no region shows the host address {}", format::hex(host));
+    Error::Unmapped { message, address: Some(host), size: None, region: None }
 }

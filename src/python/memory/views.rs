@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyMemoryView};
+use pyo3::types::{PyDict, PyMemoryView, PyTuple};
 
 use super::PyMemory;
 use super::run::is_long_copy;
@@ -11,8 +11,10 @@ use crate::memory::access::{Shape, Verb};
 use crate::memory::leased_sections::LeasedSections;
 use crate::memory::protection::Need;
 use crate::memory::region::MappedRegion;
+use crate::memory::section::Section;
 use crate::model::error::Error;
 use crate::model::interrupt::{Interrupt, Uninterrupted};
+use crate::model::range::Range;
 use crate::model::region::PROT_WRITE;
 use crate::python::array::ArrayLayout;
 use crate::python::buffer::PyGuestView;
@@ -45,28 +47,32 @@ impl PyMemory {
         writable: Option<bool>,
         unguarded: bool,
     ) -> PyResult<Bound<'py, PyMemoryView>> {
-        let range = convert::range(addr, size)?;
-        if range.is_empty() {
-            return PyGuestView::empty(py);
-        }
-        let need = if writable == Some(true) { Need::Write } else { Need::Read };
-        let verb = Verb::new("view", need).shaped(Shape::Single);
-        let leased = self.lease(py, (verb, &[range]))?;
-        // Held until the view has a lease of its own, so that it shows the region as the snapshot described it.
-        let Some(section) = leased.sections().next() else { return PyGuestView::empty(py) };
-        let desc = section.region().desc();
-        // Asked under the lease: a thread that makes memory guarded looks for leases after that.
-        let is_direct = |interrupt: &dyn Interrupt| section.is_direct(need.bits(), interrupt);
-        let is_direct = match unguarded || section.region().guarded_because().is_none() {
-            true => true,
-            false if is_long_copy(range.size()) => detached(py, None, is_direct)?,
-            false => is_direct(&Uninterrupted)?,
-        };
-        if !is_direct {
-            return Err(guarded_view(section.region()).into());
-        }
-        let readonly = desc.prot_flags & PROT_WRITE == 0 || writable == Some(false);
-        PyGuestView::memoryview(py, &self.space, &section, readonly)
+        let verb = Verb::new("view", need_of(writable)).shaped(Shape::Single);
+        let views = self.views(py, verb, convert::range(addr, size)?, writable, unguarded)?;
+        views.into_iter().next().map_or_else(|| PyGuestView::empty(py), Ok)
+    }
+
+    /// A `memoryview` of each region's part of a range, in order: a tuple, for `os.preadv`, `socket.sendmsg` and other vectors.
+    ///
+    /// All of the range must be there, or nothing is held; else as `view`. The tuple is empty for size 0.
+    ///
+    /// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+    /// >>> low, high = AddressSpaceRegion("ram", 0, "4KiB"), AddressSpaceRegion("ram", 0x1000, "4KiB")
+    /// >>> memory = AddressSpace.from_regions([low, high], AddressSpaceLayout(1 << 46, 0, 1 << 45)).map_memory()
+    /// >>> memory.write(0xffe, b"both")
+    /// >>> [bytes(part) for part in memory.slices(0xffe, 4)]
+    /// [b'bo', b'th']
+    #[pyo3(signature = (addr, size, *, writable=None, unguarded=false))]
+    fn slices<'py>(
+        &self,
+        py: Python<'py>,
+        addr: Address,
+        size: Size,
+        writable: Option<bool>,
+        unguarded: bool,
+    ) -> PyResult<Bound<'py, PyTuple>> {
+        let verb = Verb::new("slices", need_of(writable));
+        PyTuple::new(py, self.views(py, verb, convert::range(addr, size)?, writable, unguarded)?)
     }
 
     /// A NumPy array over guest memory (the `numpy` extra), of any shape and dtype, structured ones included; strides are in bytes.
@@ -122,6 +128,51 @@ impl PyMemory {
         let verb = Verb::new("pin", Need::Address).shaped(Shape::Single);
         self.lease(py, (verb, &[range])).map(PyPin::from)
     }
+}
+
+impl PyMemory {
+    /// The views of what a range has of each region.
+    fn views<'py>(
+        &self,
+        py: Python<'py>,
+        verb: Verb,
+        range: Range,
+        writable: Option<bool>,
+        unguarded: bool,
+    ) -> PyResult<Vec<Bound<'py, PyMemoryView>>> {
+        if range.is_empty() {
+            return Ok(Vec::new());
+        }
+        let leased = self.lease(py, (verb, &[range]))?;
+        // Held until the views have leases of their own, so that they show the regions as the snapshot described them.
+        let view = |section: Section<'_>| self.view_of(py, &section, writable, unguarded);
+        leased.sections().map(view).collect()
+    }
+
+    fn view_of<'py>(
+        &self,
+        py: Python<'py>,
+        section: &Section<'_>,
+        writable: Option<bool>,
+        unguarded: bool,
+    ) -> PyResult<Bound<'py, PyMemoryView>> {
+        // Asked under the lease: a thread that makes memory guarded looks for leases after that.
+        let is_direct = |interrupt: &dyn Interrupt| section.is_direct(need_of(writable).bits(), interrupt);
+        let is_direct = match unguarded || section.region().guarded_because().is_none() {
+            true => true,
+            false if is_long_copy(section.size()) => detached(py, None, is_direct)?,
+            false => is_direct(&Uninterrupted)?,
+        };
+        if !is_direct {
+            return Err(guarded_view(section.region()).into());
+        }
+        let readonly = section.region().desc().prot_flags & PROT_WRITE == 0 || writable == Some(false);
+        PyGuestView::memoryview(py, &self.space, section, readonly)
+    }
+}
+
+fn need_of(writable: Option<bool>) -> Need {
+    if writable == Some(true) { Need::Write } else { Need::Read }
 }
 
 fn guarded_view(region: &MappedRegion) -> Error {

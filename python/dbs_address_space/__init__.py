@@ -43,6 +43,7 @@ _MODULES = (
     "reports",
     "balloon",
     "hotplug",
+    "images",
     "memory_blocks",
     "map_row",
     "loading",

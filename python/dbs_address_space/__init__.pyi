@@ -38,6 +38,7 @@ from .enums import *
 from .errors import *
 from .formats.exchange import *
 from .hotplug import *
+from .images import *
 from .loading import *
 from .map_row import *
 from .memory_blocks import *

@@ -3,11 +3,14 @@
 import ast
 import inspect
 import os
+import shutil
+import weakref
 from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from tempfile import mkdtemp
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,6 +24,7 @@ from dbs_address_space import (
     Machine,
     MemoryBlocks,
     NumaNodeInfo,
+    SavedSpace,
     tables,
 )
 from dbs_address_space.adapters import qemu
@@ -99,6 +103,7 @@ def signatures() -> tuple[Signature, ...]:
         "_core.pyi",
         "balloon.py",
         "hotplug.py",
+        "images.py",
         "memory_blocks.py",
         "ranges.py",
         "guest_file.py",
@@ -123,6 +128,10 @@ class World:
         self.handler = handler
         self.space.attach_device("uart", handler)
         self.memory = self.space.memory
+        self.folder = mkdtemp()
+        weakref.finalize(self, shutil.rmtree, self.folder)
+        self.image = f"{self.folder}/vm.img"
+        self.space.save(self.image).close()
         self.transaction = self.space.transaction()
         self.transaction.__enter__()
 
@@ -162,6 +171,7 @@ class World:
             "Pin": lambda: memory.pin(0, PAGE),
             "PreallocHandle": lambda: memory.prealloc(background=True),
             "Reservation": lambda: space.reserve(PAGE, owner="test", region_type="device"),
+            "SavedSpace": lambda: SavedSpace(self.image),
             "Subscription": lambda: space.subscribe(print),
             "Transaction": lambda: self.transaction,
             "UnplugRequest": lambda: space.request_unplug("uart"),
@@ -200,6 +210,8 @@ class World:
             "DimmSlots.__init__.slots": lambda: 2,
             "DimmSlots.plug.size": lambda: GIB,
             "DimmSlots.unplug.name": lambda: "dimm",
+            "AddressSpace.save.path": lambda: f"{self.folder}/new.img",
+            "SavedSpace.merge.path": lambda: f"{self.folder}/new.img",
             "DirtyPages.__new__.page_size": lambda: PAGE,
             "GuestMemory.fetch_add.size": lambda: 8,
             "GuestMemory.dax_window.region": lambda: "dax",
@@ -253,6 +265,7 @@ class World:
             "after": self.space.snapshot,
             "owner": lambda: "test",
             "pairs": lambda: [(0, b"x")],
+            "path": lambda: self.image,
             "plan": lambda: None,
             "progress": lambda: None,
             "prot_flags": lambda: 3,

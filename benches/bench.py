@@ -21,6 +21,7 @@ import integers
 import lookups
 import machines
 import many
+import resets
 import searches
 import spaces
 from harness import Pace, Result, table
@@ -41,6 +42,7 @@ GROUPS: dict[str, Callable[[Pace], Iterator[Result]]] = {
     "search": searches.run,
     "guarded": guards.guarded,
     "tracking": guards.tracked,
+    "resets": resets.run,
     "clients": clients.run,
     "plans": machines.plans,
     "room": machines.room,

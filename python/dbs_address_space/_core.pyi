@@ -2852,6 +2852,9 @@ class DirtyTracker:
         ...     tracker.peek().count, tracker.collect().count
         (1, 1)
         """
+    def wait(
+        self, addr: _Address, size: _Size, *, timeout: float | None = None, poll: float = 0.001
+    ) -> Coroutine[Any, Any, DirtyPages]: ...
     def put_back(self, pages: DirtyPages) -> None:
         """Gives pages back that could not be used, such as those of a backup that failed: the next `collect()` finds them again.
 
@@ -2921,6 +2924,7 @@ class Checkpoint:
         the processors' registers
         2
         """
+    def fork(self) -> AddressSpace: ...
     def dirty(self) -> DirtyPages:
         """The pages that a `restore()` would change, of 4 KiB: those that were written and differ, and regions that came or went.
 

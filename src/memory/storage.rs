@@ -14,6 +14,7 @@ use super::mmap::{self, MappedPages};
 use super::places::Places;
 use super::present::PresentPages;
 use super::protection::{Pages, Protection};
+use super::shadow::Shadow;
 use super::source::{self, Backing};
 use super::tracking::Tracking;
 use super::window::Window;
@@ -61,24 +62,7 @@ impl Storage {
     pub(super) fn new(region: &SharedRegion, window: &Window) -> Result<Self> {
         let backing = source::open(region)?;
         let mapped = mmap::map(region, &backing).map_err(|error| source::mmap_failed(region, &backing, &error))?;
-        let start = mapped.mmap.as_ptr().wrapping_add(usize_of(backing.lead()));
-        let dax_window = mapped.own.filter(|_| backing.is_window).map(DaxWindow::new);
-        let huge_pages = if backing.is_huge { usize_of(region.size().div_ceil(backing.page_size)) } else { 0 };
-        let storage = Self {
-            tracking: Tracking::default(),
-            id: StorageId::unique(),
-            present: PresentPages::new(huge_pages)?,
-            holes: HoleFinder::new(&backing, region.size())?,
-            mapped,
-            start,
-            size: region.size(),
-            places: Arc::new(Places::new(window)),
-            backing,
-            gate: Gate::default(),
-            protection: Protection::new(Range::between(0, region.size()), region.prot_flags),
-            dax_window,
-            pending_copies: AtomicUsize::new(0),
-        };
+        let storage = Self::made((backing, mapped), region.size(), region.prot_flags, window)?;
         source::seal_mapped(region, &storage.backing)?;
         if storage.backing.is_foreign {
             // Others have it already, and may punch pages out.
@@ -86,6 +70,36 @@ impl Storage {
         }
         storage.probe(region)?;
         Ok(storage)
+    }
+
+    /// Private copies of the pages of a shadow, to be seen through a first window.
+    pub(super) fn over(window: &Window, shadow: &Arc<Shadow>) -> Result<io::Result<Self>> {
+        let (backing, size) = (source::copies_of(shadow), shadow.whole().size());
+        match mmap::map_copies(&backing, size) {
+            Ok(mapped) => Self::made((backing, mapped), size, PROT_READ | PROT_WRITE, window).map(Ok),
+            Err(error) => Ok(Err(error)),
+        }
+    }
+
+    fn made((backing, mapped): (Backing, MappedPages), size: u64, prot_flags: i32, window: &Window) -> Result<Self> {
+        let start = mapped.mmap.as_ptr().wrapping_add(usize_of(backing.lead()));
+        let dax_window = mapped.own.filter(|_| backing.is_window).map(DaxWindow::new);
+        let huge_pages = if backing.is_huge { usize_of(size.div_ceil(backing.page_size)) } else { 0 };
+        Ok(Self {
+            tracking: Tracking::default(),
+            id: StorageId::unique(),
+            present: PresentPages::new(huge_pages)?,
+            holes: HoleFinder::new(&backing, size)?,
+            mapped,
+            start,
+            size,
+            places: Arc::new(Places::new(window)),
+            backing,
+            gate: Gate::default(),
+            protection: Protection::new(Range::between(0, size), prot_flags),
+            dax_window,
+            pending_copies: AtomicUsize::new(0),
+        })
     }
 
     /// Adopted memory may be `VM_PFNMAP` or `memfd_secret`, which `process_vm_readv(2)` cannot copy.
@@ -206,7 +220,7 @@ impl Storage {
 
     /// The offset in its file of a byte; `None` for memory without a file.
     pub(super) fn in_file(&self, offset: u64) -> Option<u64> {
-        self.backing.file.as_ref()?;
+        self.backing.file.as_ref().filter(|_| self.backing.shadow.is_none())?;
         self.backing.offset.checked_add(offset)
     }
 
@@ -224,6 +238,11 @@ impl Storage {
         &self.gate
     }
 
+    /// The shadow of which it has private copies.
+    pub fn shadow(&self) -> Option<&Arc<Shadow>> {
+        self.backing.shadow.as_ref()
+    }
+
     /// The DAX window that it is, if it is one.
     pub(super) const fn dax_window(&self) -> Option<&DaxWindow> {
         self.dax_window.as_ref()
@@ -234,7 +253,8 @@ impl Storage {
     ///
     /// Waits for direct copies in flight, so it must be called without the interpreter's lock.
     pub(super) fn export_file(&self) -> Option<Arc<File>> {
-        let file = self.backing.file.as_ref()?;
+        // A shadow's is for nobody else: what is written here is not in it.
+        let file = self.backing.file.as_ref().filter(|_| self.backing.shadow.is_none())?;
         // Before the descriptor is out: a direct copy under way must end before anyone can punch.
         self.gate.close();
         Some(Arc::clone(file))

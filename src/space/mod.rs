@@ -7,6 +7,7 @@ pub mod build;
 pub mod change;
 pub mod checkpoint;
 pub mod client;
+pub mod fork;
 pub mod lease;
 pub mod memory_participant;
 pub mod point;

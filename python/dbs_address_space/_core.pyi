@@ -1,7 +1,20 @@
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
 from os import PathLike
 from types import TracebackType
-from typing import Any, Final, Literal, NoReturn, Protocol, Self, SupportsIndex, TypeAlias, TypeVar, final, overload
+from typing import (
+    Any,
+    BinaryIO,
+    Final,
+    Literal,
+    NoReturn,
+    Protocol,
+    Self,
+    SupportsIndex,
+    TypeAlias,
+    TypeVar,
+    final,
+    overload,
+)
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -9,6 +22,7 @@ from typing_extensions import Buffer, disjoint_base
 
 from .enums import AddressSpaceRegionType, MapFlags, MemorySourceType, Prot
 from .guest_file import GuestFile
+from .loading import LoadedElf
 from .map_row import MapRow
 from .progress import Progress
 from .ranges import AddressRange, VhostUserRegion
@@ -90,6 +104,7 @@ class _Writable(Protocol):
 
 _File: TypeAlias = int | _HasFileno
 _Path: TypeAlias = str | PathLike[str]
+_Loadable: TypeAlias = _Path | BinaryIO | Buffer
 _Target: TypeAlias = SupportsIndex | str | AddressSpaceRegion | UnplugRequest | _RegionKey
 _Ranges: TypeAlias = Iterable[tuple[_Address, _Size]] | Buffer
 _Window: TypeAlias = tuple[_Address, _Size]
@@ -245,7 +260,7 @@ class AddressSpaceRegion:
         host_numa_node_id: SupportsIndex | None = None,
         mem_type: _Source | None = None,
         mem_file_path: _Path = "",
-        file: _File | None = None,
+        file: _File | _Path | None = None,
         file_offset: _Size = 0,
         perm_flags: SupportsIndex | None = None,
         prot_flags: _Protection | None = None,
@@ -336,7 +351,7 @@ class AddressSpaceRegion:
     @staticmethod
     def from_file(
         base: _Address,
-        size: _Size | None = None,
+        size: _Size | _HasFileno | _Path | None = None,
         file: _File | _Path | None = None,
         offset: _Size = 0,
         *,
@@ -347,9 +362,9 @@ class AddressSpaceRegion:
     ) -> AddressSpaceRegion:
         """RAM over part of a file: a memfd of another process, an image, a device file. Any offset will do, also one inside a page.
 
-        `file` is a path, a descriptor, or what `open()` gives in a binary mode, which is flushed; it is duplicated. Another file object, such as
+        `file` is a path, which pickles with the region, a descriptor, or what `open()` gives in a binary mode, which is flushed; it is duplicated. Another file object, such as
         that of `gzip.open()` or a named temporary file, is a `TypeError`. `size` is all from `offset` on where it is not given:
-        `from_file(base, file=path)`. `shared=False` keeps writes out of the file. `prot_flags` are what the descriptor allows when not
+        `from_file(base, path)`. `shared=False` keeps writes out of the file. `prot_flags` are what the descriptor allows when not
         given; a path is opened for writing too, unless they or `shared=False` say that it need not be. A memfd with `F_SEAL_SHRINK` is as
         fast as the space's own memory, and has views and atomics. Another file may be cut by anyone, so accesses go through the kernel and a
         fault is a `MemoryFault`; `trusted=True` vouches that nobody does (`BackingOptions.trusted`). Raises as the class does, and what
@@ -1002,10 +1017,26 @@ class AddressSpace:
     def memory(self) -> GuestMemory:
         """The memory of a mapped space; raises `NotMapped` before `map_memory()` and after `close()`."""
     @property
+    def ports(self) -> AddressSpace:
+        """The I/O ports of an x86 machine, 0 to 0xffff: an `AddressSpace` of its own, always the same, for device regions only.
+
+        It has every verb of a space, `attach_device`, `dispatch`, `reserve` and `find_free` among them, where a region's type is
+        `"device"` and its alignment 1 when they are not given. So what answers an access, by MMIO or by `in` and `out`, is one
+        handler, and one `dispatch`. It ends with `close()` of the space. Raises `InvalidArgument` of ports themselves.
+
+        >>> from types import SimpleNamespace
+        >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+        >>> ports = AddressSpace(AddressSpaceLayout(1 << 46, 0, 1 << 45)).ports
+        >>> _ = ports.insert_region(AddressSpaceRegion("device", 0x3f8, 8, name="com1"))
+        >>> _ = ports.attach_device("com1", SimpleNamespace(read=lambda offset, size: 0, write=print))
+        >>> ports.dispatch(0x3f8, 1, ord("a"))
+        0 1 97
+        """
+    @property
     def is_mapped(self) -> bool:
         """Whether the space has memory."""
     def close(self, *, timeout: float | None = 0.0) -> None:
-        """Unmaps the memory, if there is any, and ends every attachment; the space stays as a map. Closing twice does nothing.
+        """Unmaps the memory, if there is any, and ends every attachment, those of the ports too; the space stays as a map. Closing twice does nothing.
 
         `with` closes the space at its end. A region that views, arrays or long accesses hold is `RegionBusy`, at once or after `timeout`
         seconds (`None`: never), as in `remove_region`; a client that refuses is `ClientError`; then nothing has changed. The error of an
@@ -1046,7 +1077,7 @@ class AddressSpace:
     ) -> int:
         """The base of free addresses, where neither a region nor a reservation is, and where the layout allows such a region.
 
-        `align` is a power of two: 2 MiB for `"dax"`, else 4 KiB, when not given. `low` and `high` bound the place, which lies below
+        `align` is a power of two: 2 MiB for `"dax"`, 1 for `ports`, else 4 KiB, when not given. `low` and `high` bound the place, which lies below
         the layout's ends in any case. `policy` is `"first"`, `"last"` or `"best"`; `guard_gap` bytes stay free on both sides. Raises
         `NoSpace`, or of its kinds `Fragmented` and `AlignmentImpossible`, with the numbers.
 
@@ -1348,19 +1379,27 @@ class AddressSpace:
         first_slot: SupportsIndex = 0,
         max_slots: SupportsIndex | None = None,
         guest_memfd: bool = False,
+        partial_pages: str = "refuse",
     ) -> KvmSlots:
         """Keeps the memory slots of a KVM virtual machine in step with this space; returns its `KvmSlots`.
 
         `vm_fd`, an int or anything with `fileno()`, is a descriptor that `KVM_CREATE_VM` gave and that stays the caller's; a
         duplicate is kept until `detach()`. `dirty_log` logs the guest's writes to every writable region; `manual_clear` switches the
         whole machine to `KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2`. Slots are numbered from `first_slot` on, `max_slots` of them at most,
-        and no more than KVM has. With `guest_memfd` each region of RAM has one for its private pages, and no dirty log.
+        and no more than KVM has. With `guest_memfd` each region of RAM has one for its private pages, and no dirty log. KVM takes whole
+        pages: a region that begins or ends inside one, or whose bytes do in their file, is `Misaligned`, or shown without such parts with
+        `partial_pages="skip"`, and they are in `KvmSlots.left_out`.
 
         Raises `NotMapped`, `BackingError` for a descriptor that is not a KVM machine, for a slot that KVM refuses and when the slots
         run out (`ENOSPC`), `Unsupported` for a feature that the kernel lacks. Then nothing is attached.
         """
     def attach_vhost_user(
-        self, sock: _File, *, timeout: float | None = 5.0, protocol_features: SupportsIndex = 0
+        self,
+        sock: _File,
+        *,
+        timeout: float | None = 5.0,
+        protocol_features: SupportsIndex = 0,
+        partial_pages: str = "refuse",
     ) -> VhostUserClient:
         """Keeps the memory table of a vhost-user back-end in step with this space's RAM; returns its `VhostUserClient`.
 
@@ -1368,7 +1407,9 @@ class AddressSpace:
         `detach()`. The session is opened and the protocol's features are negotiated here: those that this needs, and those bits of
         `protocol_features` that the back-end offers. `SET_FEATURES` and the rings are the caller's, by `VhostUserClient.send`.
         Each message waits `timeout` seconds for the back-end, or for ever with `None`. Ctrl-C ends the wait in every verb, and after a message without an answer the
-        connection takes no other: detach it. Firmware, devices and DAX windows are not in the table.
+        connection takes no other: detach it. Firmware, devices and DAX windows are not in the table. A back-end maps whole pages: RAM that
+        begins or ends inside one, or whose bytes do in their file, is `Misaligned`, or shown without such parts with `partial_pages="skip"`,
+        and they are in `VhostUserClient.left_out`.
 
         A region is removed from the table when its removal is published: the caller must have no request under way in it. Raises
         `NotMapped`, `Unsupported` naming RAM that is not shared, `BackingError` for a back-end that refuses, does not answer or has
@@ -1436,14 +1477,16 @@ class AddressSpace:
         >>> space.dispatch(1 << 45, 2, 7)
         0 2 7
         """
-    def attach_unicorn(self, uc: Any) -> Attachment:
+    def attach_unicorn(self, uc: Any, *, partial_pages: str = "refuse") -> Subscription:
         """Shows a Unicorn engine every region, by pointer, and lets it follow each change: `adapters.unicorn.attach`.
 
         `uc` is a `unicorn.Uc`. Regions with memory are mapped without a copy, readable and executable where they can be read, writable
         where they can be written; the guest's accesses to devices go to `dispatch`. Changes must be made while the engine does
         not run, or in one of its hooks; code that it has translated and that is then written from here needs `uc.ctl_flush_tb()`.
         `uc.mem_write` to what the space protects is a forced write of the space; `uc.mem_protect` that would let the engine write there is
-        `Unsupported`. Returns an `Attachment`. Raises `NotMapped`, `ClientError` when the engine refuses, `Unsupported` for one whose contexts save
+        `Unsupported`. Unicorn takes whole pages of 4 KiB: memory that begins or ends inside one is refused, or mapped without such parts with
+        `partial_pages="skip"`, and they are in `left_out` of the attachment's `client`.
+        Returns a `Subscription`. Raises `NotMapped`, `ClientError` when the engine refuses or for parts of pages, `Unsupported` for one whose contexts save
         memory (`UC_CTL_CONTEXT_MEMORY`), which is also what `uc.ctl` raises for that mode while the engine is attached.
 
         >>> from unicorn import UC_ARCH_X86, UC_MODE_64, Uc
@@ -2170,6 +2213,39 @@ class GuestMemory:
         ...     file.tell()
         4096
         """
+    def load_elf(self, file: _Loadable) -> LoadedElf:
+        r"""Loads an ELF program of 32 or 64 bits: each segment at its physical address, zeroes behind its bytes. Returns a `LoadedElf`.
+
+        `file` is a path, what `open()` gives in a binary mode, or the bytes of a file. `.entry` is the physical address to begin at,
+        `.segments` are the ranges that were written, `.notes` such as the one with the entry for Xen's boot protocol (`"Xen"`, 18).
+        All of it is written, or nothing. Raises `FormatError` for another file, a damaged one and segments that overlap; as `write`
+        does where they lie.
+
+        >>> import struct
+        >>> from dbs_address_space import AddressSpaceBuilder
+        >>> header = struct.pack("<16sHHIQQQIHHHHHH", b"\x7fELF\2\1\1", 2, 62, 1, 0xffff8000, 64, 0, 0, 64, 56, 1, 0, 0, 0)
+        >>> segment = struct.pack("<IIQQQQQQ", 1, 5, 120, 0xffff8000, 0x8000, 4, 0x100, 0x1000)
+        >>> memory = AddressSpaceBuilder(numa_regions=["4MiB"]).build().memory
+        >>> program = memory.load_elf(header + segment + b"code")
+        >>> hex(program.entry), memory.read(program.entry, 5)
+        ('0x8000', b'code\x00')
+        """
+    def load_image(
+        self, file: _Loadable, addr: _Address, *, compression: str | None = None, force: bool = False
+    ) -> int:
+        """Loads all of a file at `addr`, as an initial RAM disk or firmware wants it, and returns the number of bytes written.
+
+        `file` is as for `load_elf`. `compression="gzip"` unpacks it; an image is never unpacked unasked. `force=True` writes through a
+        protection, as of `write`. All of it is written, or nothing. Raises as `write` does, and `FormatError` for what can't be unpacked.
+
+        >>> import gzip
+        >>> from dbs_address_space import AddressSpaceBuilder
+        >>> memory = AddressSpaceBuilder(numa_regions=["4MiB"]).build().memory
+        >>> memory.load_image(gzip.compress(b"ramdisk"), 0x1000, compression="gzip")
+        7
+        >>> memory.read(0x1000, 7)
+        b'ramdisk'
+        """
     def open(self, mode: str = "rb", *, holes: str = "error") -> GuestFile:
         """Guest physical memory as an unbuffered binary file: positions are addresses.
 
@@ -2275,11 +2351,12 @@ class GuestMemory:
         >>> [mapping.size for mapping in memory.mappings()]
         [4194304]
         """
-    def vhost_user_regions(self) -> tuple[VhostUserRegion, ...]:
+    def vhost_user_regions(self, *, partial_pages: str = "refuse") -> tuple[VhostUserRegion, ...]:
         """The memory table that a vhost-user back-end is sent: a tuple of `VhostUserRegion`, one a region of RAM.
 
         `fd` is the mapping's own descriptor, open for as long as the region is mapped; huge pages are guarded from here on.
-        Firmware, devices and DAX windows are not in it. Raises `Unsupported` naming RAM that is private to this process.
+        Firmware, devices and DAX windows are not in it. RAM that begins or ends inside a page, or whose bytes do in their file, is
+        `Misaligned`, or there without such parts with `partial_pages="skip"`. Raises `Unsupported` naming RAM that is private to this process.
 
         >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
         >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "1MiB")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
@@ -2413,9 +2490,9 @@ class GuestMemory:
     def discard(self, addr: _Address, size: _Size) -> None:
         r"""Gives whole pages back to the host, the right way for each backing; afterwards they read as zero.
 
-        A file, the user's too, gets a hole where the region lies in it. Raises `Misaligned` for what is not whole pages,
-        `UnmappedAddress`, `RegionBusy` for huge pages that a view holds, `BackingError`, `Unsupported`. A range is discarded
-        part by part; Ctrl-C ends it midway.
+        A file, the user's too, gets a hole where the region lies in it, and zeroes where the region has part of a page. A region may end inside a
+        page; any other part of a page is `Misaligned`. Raises `UnmappedAddress`, `RegionBusy` for huge pages that a view holds, `BackingError`,
+        `Unsupported`. A range is discarded part by part; Ctrl-C ends it midway.
 
         >>> from dbs_address_space import AddressSpaceBuilder
         >>> memory = AddressSpaceBuilder(numa_regions=["4MiB"]).build().memory
@@ -2598,7 +2675,16 @@ class NumaNode:
     """
 
     __match_args__: Final = ("region_infos", "vcpu_ids")
-    def __new__(cls, region_infos: Iterable[NumaNodeInfo] = (), vcpu_ids: Iterable[SupportsIndex] = ()) -> Self: ...
+    def __new__(
+        cls,
+        region_infos: Iterable[NumaNodeInfo] = (),
+        vcpu_ids: Iterable[SupportsIndex] = (),
+        *,
+        hotplug_infos: Iterable[NumaNodeInfo] = (),
+    ) -> Self: ...
+    @property
+    def hotplug_infos(self) -> tuple[NumaNodeInfo, ...]:
+        """The addresses for memory that is plugged into it later, a tuple of `NumaNodeInfo`."""
     @property
     def region_infos(self) -> tuple[NumaNodeInfo, ...]:
         """The memory ranges, a tuple of `NumaNodeInfo`."""
@@ -2621,7 +2707,7 @@ class NumaNode:
         """
     def __eq__(self, other: object, /) -> bool: ...
     def __hash__(self) -> int: ...
-    def __getnewargs__(self) -> tuple[tuple[NumaNodeInfo, ...], tuple[int, ...]]: ...
+    def __getnewargs_ex__(self) -> tuple[tuple[tuple[NumaNodeInfo, ...], tuple[int, ...]], dict[str, Any]]: ...
 
 @final
 class NumaIdTable:
@@ -2749,6 +2835,12 @@ class KvmSlots(Attachment):
     @property
     def base_to_slot(self) -> dict[int, int]:
         """The slot number of each region, by its base: a dict, made at each call."""
+    @property
+    def left_out(self) -> tuple[AddressRange, ...]:
+        """The memory that the guest is not shown: a tuple of `AddressRange`, ascending, made at each call.
+
+        With `partial_pages="skip"` these are the parts of regions that do not fill a page; otherwise there are none.
+        """
     def slot_of(self, region: _Target) -> int:
         """The slot number of a region; raises `UnmappedAddress` when it has none."""
     def dirty_log(self, *, region: _Target | None = None, clear: bool = True) -> DirtyPages:
@@ -2791,6 +2883,12 @@ class VhostUserClient(Attachment):
     @property
     def table(self) -> tuple[VhostUserRegion, ...]:
         """The regions that the back-end was shown: a tuple of `VhostUserRegion` by ascending address."""
+    @property
+    def left_out(self) -> tuple[AddressRange, ...]:
+        """The RAM that the back-end is not shown: a tuple of `AddressRange`, ascending, made at each call.
+
+        With `partial_pages="skip"` these are the parts of regions that do not fill a page; otherwise there are none.
+        """
     def send(self, request: SupportsIndex, payload: bytes = b"", *, fds: Sequence[SupportsIndex] = ()) -> None:
         """Sends a message that has no reply, with descriptors beside it, and returns once the back-end has taken it.
 
@@ -3149,7 +3247,9 @@ class NumaRegionInfo:
 
     `size` is in bytes, or text such as `"2GiB"`; ints below 1 MiB are refused, for the original counts MiB. Without a guest node it
     belongs to node 0; a guest node without memory has the size 0. `mem_type`, `mem_file_path`, `page_size`, `policy` and `prefault`
-    are for this memory alone, and the builder's where not given. `name` is the region's; where a hole splits the memory, the next
+    are for this memory alone, and the builder's where not given. `file` is the path of an ordinary file with these bytes, which is
+    opened by `build()`, or of a folder for a new file without a name; with `shared=False` what is written stays in memory. For
+    `hotplug_size` bytes more the plan reserves addresses, for the owner `"hotplug "` and the name. `name` is the region's; where a hole splits the memory, the next
     ones are called `name-1` and so on. Raises `InvalidAddressRange`, and `InvalidArgument` for other values.
 
     >>> from dbs_address_space import AddressSpaceBuilder, NumaRegionInfo
@@ -3170,11 +3270,23 @@ class NumaRegionInfo:
         *,
         mem_type: _Source | None = None,
         mem_file_path: _Path | None = None,
+        file: _Path | None = None,
+        shared: bool | None = None,
         page_size: _Size | None = None,
         policy: NumaPolicy | str | None = None,
         prefault: bool | None = None,
+        hotplug_size: _Size | None = None,
         name: str | None = None,
     ) -> Self: ...
+    @property
+    def file(self) -> str | None:
+        """The path of its ordinary file or of a folder, or `None`."""
+    @property
+    def shared(self) -> bool | None:
+        """Whether its file is written to, or `None` for the default, which is yes."""
+    @property
+    def hotplug_size(self) -> int | None:
+        """The bytes that can be plugged into it later, or `None`."""
     @property
     def size(self) -> int:
         """The number of bytes."""
@@ -3359,7 +3471,7 @@ class AddressSpaceBuilder:
     `machine` is a name of `Machine.named` or a `Machine`; `arch` and `phys_bits` are for a name only, and its own where not given.
     `numa_regions` are `NumaRegionInfo`s (or sizes) in the order of their addresses, with choices of their own. `mem_type` is one of the memory sources; for
     `"hugetlbfs"` each region gets a file, `mem_file_path` with its number. With `mem_prealloc` every page is there from the
-    beginning. `firmware` adds the machine's firmware region, `dax_window` a window of that size, `hotplug` room for more memory
+    beginning. `firmware` adds the machine's firmware region, `dax_window` a window of that size above RAM, or at `(base, size)`, `hotplug` room for more memory
     (`Hotplug`). With `amd_1tb_relocation`, QEMU's option for vCPUs of AMD, the HyperTransport range below 1 TiB is reserved where addresses
     reach it, and RAM above 4 GiB begins at 1 TiB where it or the PCI devices behind it would reach that range. `backing` are the `BackingOptions` of all RAM.
 
@@ -3383,7 +3495,7 @@ class AddressSpaceBuilder:
         mem_prealloc: bool = False,
         phys_bits: SupportsIndex | None = None,
         firmware: bool = False,
-        dax_window: _Size | None = None,
+        dax_window: _Size | _Window | None = None,
         hotplug: Hotplug | None = None,
         amd_1tb_relocation: bool = False,
         backing: BackingOptions | None = None,

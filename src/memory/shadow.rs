@@ -152,7 +152,7 @@ pub(super) struct ShadowWriter {
 impl ShadowWriter {
     /// For a storage of so many bytes.
     pub(super) fn new(whole: u64) -> Result<io::Result<Self>> {
-        let stored = DirtyBitmap::new(whole)?;
+        let stored = DirtyBitmap::new(0, whole)?;
         let made = file::memfd("shadow", None).and_then(|file| file.set_len(padded(whole)).map(|()| file));
         Ok(made.map(|file| Self { file, stored, whole }))
     }

@@ -28,7 +28,7 @@ use crate::sys::smaps::{self, Shown};
 pub(super) struct Backing {
     /// The file to map; `None` for anonymous memory.
     pub file: Option<Arc<File>>,
-    /// The offset in the file at which the region begins.
+    /// The offset in the file, or in pages of our own, at which the region begins.
     pub offset: u64,
     /// The shadow of which it has private copies: its file is that one's, and nobody else's to see.
     pub shadow: Option<Arc<Shadow>>,
@@ -85,14 +85,14 @@ pub(super) fn copies_of(shadow: &Arc<Shadow>) -> Backing {
 /// Opens the backing of a region that has memory.
 pub(super) fn open(region: &SharedRegion) -> Result<Backing> {
     let page_size = page_size(region)?;
-    if region.source.buffer.is_none() {
-        check_alignment(region, page_size)?;
-    }
+    check_alignment(region, page_size)?;
     check_flags(region)?;
     let flags = region.map_flags();
     let small = Backing {
         flags,
         page_size,
+        // A guest's page is one of the host's, also where the region begins inside one: clients that show pages have it so.
+        offset: region.base() & !page_mask(),
         is_window: region.region_type == RegionType::DaxMemory,
         is_overcommit_strict: is_overcommit_strict(),
         is_dontfork: region.options.dontfork == Some(true),
@@ -146,10 +146,11 @@ fn open_memfd(region: &SharedRegion, huge_page_size: Option<u64>, backing: Backi
     let memfd = file::memfd(&name, huge_page_size).map_err(|error| failed(region, "memfd_create failed", &error))?;
     let seals = region.options.seals.as_deref().unwrap_or(&DEFAULT_SEALS);
     let at_once = seals_before_mapping(seals);
-    file::size_and_seal(&memfd, region.size(), bits(&at_once))
+    let length = backing.offset.saturating_add(region.size());
+    file::size_and_seal(&memfd, length, bits(&at_once))
         .map_err(|error| failed(region, "sizing and sealing its memfd failed", &error))?;
     // Its huge pages nobody can take away who was not given the descriptor, which the gate sees to.
-    let judged = judge::judge(&memfd, region.size(), backing.facts()).filter(|why| *why != Why::HugePages);
+    let judged = judge::judge(&memfd, length, backing.facts()).filter(|why| *why != Why::HugePages);
     Ok(Backing { file: Some(Arc::new(memfd)), is_regular: true, judged, ..backing })
 }
 
@@ -203,26 +204,40 @@ fn open_buffer(buffer: &UserBuffer, backing: Backing) -> Backing {
 }
 
 fn open_user_file(region: &SharedRegion, backing: Backing) -> Result<Backing> {
-    let Some(user_file) = &region.source.file else { return Ok(backing) };
+    let file = match &region.source.file {
+        Some(user_file) => Arc::clone(&user_file.file),
+        None if region.source.is_named() => Arc::new(open_named(region)?),
+        None => return Ok(backing),
+    };
     let fail = |error: io::Error| failed(region, "looking at its file failed", &error);
-    let kind = file::kind(&user_file.file).map_err(fail)?;
+    let kind = file::kind(&file).map_err(fail)?;
     check_length(region, kind)?;
     let is_regular = matches!(kind, FileKind::Regular(_));
-    let huge_page_size = file::hugetlbfs_page_size(&user_file.file).map_err(fail)?;
+    let huge_page_size = file::hugetlbfs_page_size(&file).map_err(fail)?;
     let page_size = huge_page_size.unwrap_or(backing.page_size);
     check_alignment(region, page_size)?;
-    if huge_page_size.is_some() {
-        check_offset(region, page_size)?;
-    }
     Ok(Backing {
         page_size,
         is_huge: huge_page_size.is_some(),
-        judged: judge::judge(&user_file.file, file_end(region)?, backing.facts()),
-        file: Some(Arc::clone(&user_file.file)),
+        judged: judge::judge(&file, file_end(region)?, backing.facts()),
+        file: Some(file),
         offset: region.source.file_offset,
         is_regular,
         ..backing
     })
+}
+
+/// The ordinary file at a region's path, as long as it is; for a directory, a new one in it without a name.
+fn open_named(region: &SharedRegion) -> Result<File> {
+    let path = region.source.path.as_path();
+    let fail = |error: io::Error| failed(region, &format!("opening {} failed", path.display()), &error);
+    if !path.is_dir() {
+        return file::open_ordinary(path, region.perm_flags & MAP_PRIVATE == 0).map_err(fail);
+    }
+    let length = file_end(region)?;
+    let made = file::create_unnamed(path).map_err(fail)?;
+    made.set_len(length).map_err(fail)?;
+    Ok(made)
 }
 
 fn check_length(region: &SharedRegion, kind: FileKind) -> Result<()> {
@@ -330,14 +345,14 @@ fn mount_page_size(region: &SharedRegion) -> Option<u64> {
     file::hugetlbfs_page_size(&directory).ok().flatten()
 }
 
+/// Huge pages, and those of a DAX window, over which files are mapped, are shown whole. Small ones are mapped with what comes before the
+/// region and behind it.
 fn check_alignment(region: &SharedRegion, page_size: u64) -> Result<()> {
+    if page_size == small_page_size() && region.region_type != RegionType::DaxMemory {
+        return Ok(());
+    }
     check_multiple(region, "base", region.base(), page_size)?;
     check_multiple(region, "size", region.size(), page_size)?;
-    // A user's file may begin anywhere: it is mapped with what comes before it in the page.
-    if region.source.is_adopted() { Ok(()) } else { check_offset(region, page_size) }
-}
-
-fn check_offset(region: &SharedRegion, page_size: u64) -> Result<()> {
     check_multiple(region, "file offset", region.source.file_offset, page_size)
 }
 

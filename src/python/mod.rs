@@ -44,6 +44,7 @@ pub mod numa_region_info;
 mod pictures;
 pub mod pin;
 pub mod plan;
+mod ports;
 pub mod prealloc;
 mod python_client;
 mod queries;

@@ -15,6 +15,7 @@ from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegi
 from dbs_address_space.adapters import kvm_state
 from engine import EngineMissing
 from engine_kvm import (
+    EXIT_OFFSET,
     EXIT_REASON_OFFSET,
     KVM_CREATE_VCPU,
     KVM_CREATE_VM,
@@ -24,8 +25,6 @@ from engine_kvm import (
     KVM_RUN,
     KVM_SET_REGS,
     KVM_SET_SREGS,
-    MMIO_FORMAT,
-    MMIO_OFFSET,
     Regs,
     Segment,
     Sregs,
@@ -35,6 +34,8 @@ KVM_GET_SUPPORTED_CPUID = 0xC008AE05
 KVM_SET_CPUID2 = 0x4008AE90
 CPUID_ENTRIES = 256
 
+MMIO_FORMAT = "<Q8sIB"
+"""The exit of a store: address, bytes, how many of them, whether it is one."""
 PAGE_TABLES = 0x1000
 """Four pages: the first GiB, and the one behind it, as they are in physical memory."""
 DEVICE = 1 << 30
@@ -110,7 +111,7 @@ class Ring3Machine:
         fcntl.ioctl(self.vcpu, KVM_SET_REGS, bytes(Regs(rip=entry, rsp=stack, rflags=INTERRUPTS_ON)))
 
     def registers(self, groups: tuple[str, ...] = ("sregs", "regs", "xsave")) -> kvm_state.VcpuState:
-        """What the processor has now, to put it back or into the processor of another machine."""
+        """The registers as they are, to put them back or into the processor of another machine."""
         return kvm_state.capture(self.vcpu, groups=groups)
 
     def resume(self, state: kvm_state.VcpuState) -> None:
@@ -132,7 +133,7 @@ class Ring3Machine:
         (reason,) = struct.unpack_from("<I", self.kvm_run, EXIT_REASON_OFFSET)
         if reason != KVM_EXIT_MMIO:
             raise RuntimeError(f"the guest stopped with KVM exit reason {reason}")
-        addr, data, size, is_write = struct.unpack_from(MMIO_FORMAT, self.kvm_run, MMIO_OFFSET)
+        addr, data, size, is_write = struct.unpack_from(MMIO_FORMAT, self.kvm_run, EXIT_OFFSET)
         if not is_write:
             raise RuntimeError(f"the guest read {size} bytes at {addr:#x}, where no memory is")
         return addr, int.from_bytes(data[:size], "little")

@@ -39,7 +39,7 @@ class UnicornMachine:
         self._uc.reg_write(self._rip, entry)
 
     def registers(self) -> Any:
-        """What the processor has now, with the instruction behind the store that it left by."""
+        """The registers as they are, to go on behind the store that the guest left by."""
         state = self._uc.context_save()
         state.reg_write(self._rip, self._uc.reg_read(self._rip) + 2)
         return state

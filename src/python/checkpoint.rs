@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use pyo3::gc::{PyTraverseError, PyVisit};
-use pyo3::intern;
+
 use pyo3::prelude::*;
 use pyo3::types::{PyString, PyTuple};
 
@@ -12,6 +12,7 @@ use super::callback;
 use super::calls::python_call;
 use super::convert;
 use super::dirty::PyDirtyPages;
+use super::import_once::interned;
 use super::interrupt::detached;
 use super::leaving::leave;
 use super::region_objects::RegionObject;
@@ -67,7 +68,7 @@ fn clients_with<'py>(
 /// The states of the clients that have one: an emulator's registers.
 pub(super) fn states_of(py: Python<'_>, registry: &Py<PyRegistry>) -> PyResult<Vec<(Py<PyAny>, Py<PyAny>)>> {
     let _guard = python_call();
-    let clients = clients_with(py, registry, intern!(py, "_capture"))?;
+    let clients = clients_with(py, registry, interned!(py, "_capture"))?;
     clients.into_iter().map(|client| Ok((client.clone().unbind(), client.call_method0("_capture")?.unbind()))).collect()
 }
 
@@ -75,7 +76,7 @@ impl PyCheckpoint {
     /// Gives each client its state back, and tells it of the pages that were.
     fn tell_clients(&self, py: Python<'_>, pages: Vec<Range>) -> PyResult<()> {
         let _guard = python_call();
-        let clients = clients_with(py, &self.registry, intern!(py, "_restored"))?;
+        let clients = clients_with(py, &self.registry, interned!(py, "_restored"))?;
         if clients.is_empty() {
             return Ok(());
         }

@@ -11,6 +11,7 @@ use super::convert::{self, Address, Poll, Size, Timeout};
 use super::dirty::PyDirtyPages;
 use super::import_once::ImportOnce;
 use super::interrupt::detached;
+use super::keywords;
 use super::leaving::leave;
 use super::space_ref::SpaceRef;
 use crate::memory::tracking::Consumer;
@@ -171,14 +172,16 @@ impl PyTracker {
     /// ...         return [str(pages) for pages in await waiter]
     /// >>> asyncio.run(main())
     /// ['[0x6000, 0x7000)']
-    #[pyo3(signature = (addr, size, *, timeout=None, poll=Poll::DEFAULT), text_signature = "($self, addr, size, *, timeout=None, poll=0.001)")]
+    #[pyo3(signature = (addr, size, *, timeout=None, poll=Poll::DEFAULT, **others), text_signature = "($self, addr, size, *, timeout=None, poll=0.001)")]
     fn wait<'py>(
         slf: &Bound<'py, Self>,
         addr: Address,
         size: Size,
         timeout: Option<Timeout>,
         poll: Poll,
+        others: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<Bound<'py, PyAny>> {
+        keywords::refuse_of::<Self>("wait", others)?;
         let _guard = python_call();
         static WAIT: ImportOnce = ImportOnce::new();
         // Here already: a wrong argument leaves no coroutine that nobody awaits.

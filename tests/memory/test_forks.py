@@ -1,6 +1,5 @@
 """Forks of checkpoints: spaces that begin as their bytes, and whose writes reach nobody else."""
 
-import os
 from pathlib import Path
 
 import numpy as np

@@ -21,7 +21,9 @@ from numpy.typing import DTypeLike, NDArray
 from typing_extensions import Buffer, disjoint_base
 
 from .enums import AddressSpaceRegionType, MapFlags, MemorySourceType, Prot
+from .errors import ImageCorrupt, ImageMismatch
 from .guest_file import GuestFile
+from .images import SavedSpace
 from .loading import LoadedElf
 from .map_row import MapRow
 from .progress import Progress
@@ -60,6 +62,8 @@ __all__ = [
     "Transaction",
     "UnplugRequest",
     "VhostUserClient",
+    "_Image",
+    "_ImagePart",
     "_LoopObserver",
     "_ValueBell",
     "__version__",
@@ -1056,6 +1060,60 @@ class AddressSpace:
         _traceback: TracebackType | None,
         /,
     ) -> Literal[False]: ...
+    def save(
+        self,
+        path: str | PathLike[str],
+        *,
+        parent: SavedSpace | str | PathLike[str] | None = None,
+        dirty: DirtyPages | DirtyTracker | None = None,
+        blobs: dict[str, bytes] | None = None,
+        sync: bool = True,
+        check: bool = True,
+        progress: _ProgressFunction | None = None,
+    ) -> SavedSpace:
+        """Writes the map and the memory to an image, with `blobs` by their names, and returns it as an open `SavedSpace`.
+
+        The file is sparse, has digests of all that is in it, and appears under its name when it is whole; an error or Ctrl-C leaves what
+        was there. With `parent`, a `SavedSpace` or its path, only what differs from it is written; `dirty`, a `DirtyPages` or a
+        `DirtyTracker`, says which pages may: those that it does not name must be as the parent has them, and a tracker gets its pages
+        back when saving fails. Without it all is compared. A guest has to be paused: with `check`, pages that are written meanwhile are
+        saved again, and `ImageError` is raised when that does not end; where the kernel can't watch the memory, `is_checked` of the result
+        is false. `sync=False` does not wait for the disk. Devices are saved as regions; what a DAX window shows belongs to its files.
+        Raises `NotMapped`, `AccessDenied` for memory that can't be read, `ImageError` for a path that is in use, `OSError`.
+
+        >>> import tempfile
+        >>> from dbs_address_space import AddressSpaceBuilder
+        >>> space = AddressSpaceBuilder(numa_regions=["4MiB"]).build()
+        >>> tracker = space.memory.dirty.start()
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     full = space.save(f"{folder}/0.img")
+        ...     space.memory.write_u8(0x5000, 1)
+        ...     space.save(f"{folder}/1.img", parent=full, dirty=tracker).data_size
+        4096
+        """
+    @staticmethod
+    def restore(
+        path: str | PathLike[str],
+        mode: Literal["copy", "cow"] = "copy",
+        *,
+        resolve: Callable[[str], str | PathLike[str]] | None = None,
+        progress: _ProgressFunction | None = None,
+    ) -> AddressSpace:
+        """A new space with the map and the memory of an image, or nothing.
+
+        `mode="copy"` reads all, checked against its digests before anybody sees it. `"cow"` maps the file privately, in no time at any size:
+        the file must stay as it is, accesses go through the kernel, and bytes are checked by `SavedSpace.verify()` only. `resolve(digest)`
+        gives the path of a parent that moved. Raises `ImageCorrupt`, `ImageMismatch`, `ImageTooNew`, `OSError`, and as `map_memory()` does.
+
+        >>> import tempfile
+        >>> from dbs_address_space import AddressSpace, AddressSpaceBuilder
+        >>> space = AddressSpaceBuilder(numa_regions=["4MiB"]).build()
+        >>> space.memory.write(0x1000, b"hello")
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     space.save(f"{folder}/vm.img").close()
+        ...     AddressSpace.restore(f"{folder}/vm.img").memory.read(0x1000, 5)
+        b'hello'
+        """
     def wait_for_change(self, generation: SupportsIndex, timeout: float | None = None) -> AddressSpaceBase | None:
         """Waits until the generation is above `generation` and returns the newest map; `None` after `timeout` seconds.
 
@@ -2501,6 +2559,25 @@ class GuestMemory:
         >>> memory.read(4095, 2)
         b'\x01\x00'
         """
+    def _save(
+        self,
+        path: str,
+        describe: Callable[[AddressSpaceBase, Sequence[tuple[int, int, bytes]], Sequence[tuple[int, int, int]]], bytes],
+        blobs: bytes,
+        *,
+        parent: _Image | None,
+        known: Sequence[tuple[int, int, bytes, int | None]],
+        dirty: DirtyPages | None,
+        sync: bool,
+        check: bool,
+        progress: _ProgressFunction | None,
+    ) -> None: ...
+    def _fill(
+        self,
+        image: _Image | None,
+        places: Sequence[tuple[int, int, bytes | None]],
+        progress: _ProgressFunction | None,
+    ) -> None: ...
     def dax_window(self, region: _Target) -> DaxWindow:
         """The `DaxWindow` of a DAX region, given by exact base, name or region.
 
@@ -2898,6 +2975,44 @@ class VhostUserClient(Attachment):
         """
     def ask(self, request: SupportsIndex, payload: bytes = b"", *, fds: Sequence[SupportsIndex] = ()) -> bytes:
         """Sends a message that has a reply, and returns the reply's payload. Raises as `send` does."""
+
+@final
+class _ImagePart:
+    def __new__(cls, path: str | PathLike[str]) -> Self: ...
+    @property
+    def digest(self) -> bytes: ...
+    @property
+    def content(self) -> bytes: ...
+    @property
+    def parent(self) -> bytes | None: ...
+    @property
+    def json(self) -> bytes: ...
+    @property
+    def data_size(self) -> int: ...
+    @property
+    def room(self) -> int: ...
+    @property
+    def data_offset(self) -> int: ...
+    @property
+    def machine(self) -> int: ...
+    @property
+    def is_of_this_machine(self) -> bool: ...
+    @property
+    def generation(self) -> int: ...
+    @property
+    def is_watched(self) -> bool: ...
+    def fileno(self) -> int: ...
+    def corrupt(self, message: str) -> ImageCorrupt: ...
+    def mismatch(self, message: str) -> ImageMismatch: ...
+    def blob(self, offset: int, size: int) -> bytes | None: ...
+
+@final
+class _Image:
+    def __new__(cls, newest: _ImagePart, older: Sequence[_ImagePart]) -> Self: ...
+    @staticmethod
+    def digest(data: bytes) -> bytes: ...
+    def verify(self, progress: _ProgressFunction | None) -> None: ...
+    def merge(self, path: str, sync: bool, progress: _ProgressFunction | None) -> None: ...
 
 _TrackingMode: TypeAlias = Literal["auto", "pagemap", "kvm", "api"]
 

@@ -21,7 +21,7 @@ use super::tracking::Tracking;
 use super::window::Window;
 use crate::model::error::{Error, Result};
 use crate::model::format::size as size_text;
-use crate::model::ids::StorageId;
+use crate::model::ids::{Lineage, StorageId};
 use crate::model::int::{u64_of, usize_of};
 use crate::model::range::Range;
 use crate::model::region::{PROT_READ, PROT_WRITE, SharedRegion};
@@ -29,6 +29,7 @@ use crate::sys::copy::{self, Reach};
 use crate::sys::fork::Forked;
 use crate::sys::host;
 use crate::sys::memory::{self, Advice};
+use crate::sys::once::Once;
 
 /// The memory that regions show. How it may be touched is said in `path.rs`.
 #[derive(Debug)]
@@ -36,6 +37,8 @@ pub struct Storage {
     /// First, so that it is dropped while the pages are there, which the kernel watches.
     tracking: Tracking,
     id: StorageId,
+    /// Made when the first image needs it.
+    lineage: Once<Lineage>,
     mapped: MappedPages,
     /// The first byte, which may lie behind the start of the pages.
     start: *mut u8,
@@ -93,6 +96,7 @@ impl Storage {
         Ok(Self {
             tracking: Tracking::default(),
             id: StorageId::unique(),
+            lineage: Once::new(),
             present: PresentPages::new(huge_pages)?,
             holes: HoleFinder::new(&backing, size)?,
             mapped,
@@ -128,6 +132,16 @@ impl Storage {
         self.id
     }
 
+    /// The identity of the bytes in images.
+    pub fn lineage(&self) -> Lineage {
+        *self.lineage.get_or_init(Lineage::unique)
+    }
+
+    /// Makes them the bytes that an image has; for memory that nobody has seen.
+    pub fn descend_from(&self, lineage: Lineage) {
+        self.lineage.get_or_init(|| lineage);
+    }
+
     /// The leases on it.
     pub(super) const fn places(&self) -> &Arc<Places> {
         &self.places
@@ -147,7 +161,7 @@ impl Storage {
     }
 
     /// All of it.
-    pub(super) const fn whole(&self) -> Range {
+    pub const fn whole(&self) -> Range {
         Range::between(0, self.size)
     }
 

@@ -23,6 +23,7 @@ import machines
 import many
 import resets
 import searches
+import shares
 import spaces
 from harness import Pace, Result, table
 
@@ -44,6 +45,7 @@ GROUPS: dict[str, Callable[[Pace], Iterator[Result]]] = {
     "tracking": guards.tracked,
     "resets": resets.run,
     "clients": clients.run,
+    "followers": shares.run,
     "plans": machines.plans,
     "room": machines.room,
     "prealloc": machines.prealloc,

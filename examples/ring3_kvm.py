@@ -25,6 +25,8 @@ from engine_kvm import (
     KVM_RUN,
     KVM_SET_REGS,
     KVM_SET_SREGS,
+    MMIO_DATA_OFFSET,
+    MMIO_FORMAT,
     Regs,
     Segment,
     Sregs,
@@ -34,8 +36,6 @@ KVM_GET_SUPPORTED_CPUID = 0xC008AE05
 KVM_SET_CPUID2 = 0x4008AE90
 CPUID_ENTRIES = 256
 
-MMIO_FORMAT = "<Q8sIB"
-"""The exit of a store: address, bytes, how many of them, whether it is one."""
 PAGE_TABLES = 0x1000
 """Four pages: the first GiB, and the one behind it, as they are in physical memory."""
 DEVICE = 1 << 30
@@ -133,7 +133,8 @@ class Ring3Machine:
         (reason,) = struct.unpack_from("<I", self.kvm_run, EXIT_REASON_OFFSET)
         if reason != KVM_EXIT_MMIO:
             raise RuntimeError(f"the guest stopped with KVM exit reason {reason}")
-        addr, data, size, is_write = struct.unpack_from(MMIO_FORMAT, self.kvm_run, EXIT_OFFSET)
+        addr, size, is_write = struct.unpack_from(MMIO_FORMAT, self.kvm_run, EXIT_OFFSET)
+        data = self.kvm_run[MMIO_DATA_OFFSET : MMIO_DATA_OFFSET + size]
         if not is_write:
             raise RuntimeError(f"the guest read {size} bytes at {addr:#x}, where no memory is")
         return addr, int.from_bytes(data[:size], "little")

@@ -23,6 +23,7 @@ use crate::model::error::{Error, Result};
 use crate::model::format::size as size_text;
 use crate::model::ids::{Lineage, StorageId};
 use crate::model::int::{u64_of, usize_of};
+use crate::model::journal::{self, Level};
 use crate::model::range::Range;
 use crate::model::region::{PROT_READ, PROT_WRITE, SharedRegion};
 use crate::sys::copy::{self, Reach};
@@ -285,6 +286,11 @@ impl Storage {
     pub(super) fn export_file(&self) -> Option<Arc<File>> {
         // A shadow's is for nobody else: what is written here is not in it.
         let file = self.backing.file.as_ref().filter(|_| self.backing.shadow.is_none())?;
+        if self.page_size() > host::page_size() && self.gate.is_open() {
+            let text =
+                || format!("{} of huge pages are guarded from here on: others have the file", size_text(self.size));
+            journal::note(Level::Info, text);
+        }
         // Before the descriptor is out: a direct copy under way must end before anyone can punch.
         self.gate.close();
         Some(Arc::clone(file))

@@ -5,6 +5,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
 use super::calls::{self, python_call};
+use super::logging;
 use super::region_objects::RegionObject;
 use crate::model::error::{Errno, Error, ImageFault, LeaseInfo, Shortage};
 use crate::model::invalid::{Invalid, Kind};
@@ -33,6 +34,8 @@ impl From<Invalid> for PyErr {
 }
 
 fn exception(py: Python<'_>, error: &Error) -> PyResult<PyErr> {
+    // A short access that ended in a fault is told of here: where an exception is made, Python code may run.
+    logging::tell(py);
     if let Error::Client { raised: Some(raised), .. } = error
         && let Some(raised) = raised.get::<PyErr>()
     {
@@ -103,6 +106,7 @@ fn described<'py>(py: Python<'py>, error: &Error) -> PyResult<Exception<'py>> {
         Error::Reentrant { .. } => Ok(new("ReentrantChange")),
         Error::Forked => Ok(new("ForkedProcess")),
         Error::Client { .. } => Ok(new("ClientError")),
+        Error::Share { .. } => Ok(new("ShareError")),
         Error::Image { fault, path, chunk, .. } => {
             new(image_class(*fault)).with("path", path.display().to_string())?.with("chunk", chunk)
         }
@@ -184,11 +188,13 @@ impl<'py> Exception<'py> {
     }
 }
 
-fn lease_tuple<'py>(py: Python<'py>, leases: &[LeaseInfo]) -> PyResult<Bound<'py, PyTuple>> {
+pub(super) fn lease_tuple<'py>(py: Python<'py>, leases: &[LeaseInfo]) -> PyResult<Bound<'py, PyTuple>> {
     let _guard = python_call();
     let class = errors(py)?.getattr("Lease")?;
-    let leases: Vec<Bound<'py, PyAny>> =
-        leases.iter().map(|lease| class.call1((lease.what, lease.address, lease.size))).collect::<PyResult<_>>()?;
+    let leases: Vec<Bound<'py, PyAny>> = leases
+        .iter()
+        .map(|lease| class.call1((lease.what, lease.address, lease.size, lease.pid)))
+        .collect::<PyResult<_>>()?;
     PyTuple::new(py, leases)
 }
 

@@ -8,6 +8,7 @@ use crate::memory::dirty::WriteLog;
 use crate::memory::region::MappedRegion;
 use crate::model::dirty::DirtyPages;
 use crate::model::int::usize_of;
+use crate::model::journal::{self, Level};
 use crate::model::range::Range;
 use crate::model::region_map::RegionEntry;
 use crate::sys::host::page_size;
@@ -52,6 +53,7 @@ impl SlotEntry {
         let memory = Arc::new(region);
         let slot = Slot::new(vm, (id, flags), memory.shown_at().base(), Arc::clone(&memory) as _, guest_memfd)?;
         let entry = memory.entry().clone();
+        journal::note(Level::Debug, || format!("KVM slot {id} shows {}, with flags {flags:#x}", entry.desc));
         Ok(Self { slot, region: entry, logged: Vec::new(), is_pending: false, memory, _log: log })
     }
 
@@ -113,6 +115,7 @@ impl SlotEntry {
             // For those who follow the guest. Without it the slot must go all the same.
             let _ = self.harvest();
         }
+        journal::note(Level::Debug, || format!("KVM slot {} shows {} no more", self.id(), self.region.desc));
         self.slot.delete()
     }
 

@@ -21,6 +21,7 @@ import integers
 import lookups
 import machines
 import many
+import resets
 import searches
 import shares
 import spaces
@@ -42,6 +43,7 @@ GROUPS: dict[str, Callable[[Pace], Iterator[Result]]] = {
     "search": searches.run,
     "guarded": guards.guarded,
     "tracking": guards.tracked,
+    "resets": resets.run,
     "clients": clients.run,
     "followers": shares.run,
     "plans": machines.plans,

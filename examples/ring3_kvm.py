@@ -12,6 +12,7 @@ import struct
 from typing import Any
 
 from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion, GuestMemory
+from dbs_address_space.adapters import kvm_state
 from engine import EngineMissing
 from engine_kvm import (
     EXIT_OFFSET,
@@ -108,6 +109,14 @@ class Ring3Machine:
         sregs.ds = sregs.es = sregs.fs = sregs.gs = sregs.ss = data
         fcntl.ioctl(self.vcpu, KVM_SET_SREGS, bytes(sregs))
         fcntl.ioctl(self.vcpu, KVM_SET_REGS, bytes(Regs(rip=entry, rsp=stack, rflags=INTERRUPTS_ON)))
+
+    def registers(self, groups: tuple[str, ...] = ("sregs", "regs", "xsave")) -> kvm_state.VcpuState:
+        """The registers as they are, to put them back or into the processor of another machine."""
+        return kvm_state.capture(self.vcpu, groups=groups)
+
+    def resume(self, state: kvm_state.VcpuState) -> None:
+        """Go on from where another machine was."""
+        state.apply(self.vcpu)
 
     def run(self) -> tuple[int, int]:
         """Run until the guest stores to an address without memory: that address, and what it stored.

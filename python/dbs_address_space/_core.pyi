@@ -3515,6 +3515,26 @@ class DirtyTracker:
         ...     tracker.peek().count, tracker.collect().count
         (1, 1)
         """
+    def wait(
+        self, addr: _Address, size: _Size, *, timeout: float | None = None, poll: float = 0.001
+    ) -> Coroutine[Any, Any, DirtyPages]:
+        """`peek()` for asyncio, once a page of a range was written: a coroutine that waits for it, and gives the written pages of the range.
+
+        It looks every `poll` seconds at what is followed, and after `timeout` seconds (`None`: never) gives none. Cancelling it ends the wait.
+        Raises what `peek()` raises, and `InvalidAddressRange`.
+
+        >>> import asyncio
+        >>> from dbs_address_space import AddressSpaceBuilder
+        >>> memory = AddressSpaceBuilder(numa_regions=["4MiB"]).build().memory
+        >>> async def main():
+        ...     with memory.dirty.start("api") as tracker:
+        ...         waiter = asyncio.create_task(tracker.wait(0x5000, "8KiB"))
+        ...         await asyncio.sleep(0)
+        ...         memory.write_u8(0x6001, 1)
+        ...         return [str(pages) for pages in await waiter]
+        >>> asyncio.run(main())
+        ['[0x6000, 0x7000)']
+        """
     def put_back(self, pages: DirtyPages) -> None:
         """Gives pages back that could not be used, such as those of a backup that failed: the next `collect()` finds them again.
 
@@ -3583,6 +3603,22 @@ class Checkpoint:
         ...     point.restore()
         the processors' registers
         2
+        """
+    def fork(self) -> AddressSpace:
+        """A new space with the same map, mapped, whose memory begins as what is stored: O(1) in its size, and nobody's writes reach another.
+
+        Pages are shared until they are written (`MAP_PRIVATE`), and nothing is left to its parent, which may go on, change or be closed.
+        It has no clients, and `Mapping.fd` is `None`: a vhost-user back-end can't have it, and parts of it can't be discarded. A page that is written
+        takes memory of its own. Raises `CheckpointClosed`, `BackingError`.
+
+        >>> from dbs_address_space import AddressSpaceBuilder
+        >>> memory = AddressSpaceBuilder(numa_regions=["4MiB"]).build().memory
+        >>> memory.write(0x1000, b"booted")
+        >>> with memory.checkpoint() as point:
+        ...     one, other = point.fork().memory, point.fork().memory
+        >>> one.write(0x1000, b"one")
+        >>> one.read(0x1000, 6), other.read(0x1000, 6), memory.read(0x1000, 6)
+        (b'oneted', b'booted', b'booted')
         """
     def dirty(self) -> DirtyPages:
         """The pages that a `restore()` would change, of 4 KiB: those that were written and differ, and regions that came or went.

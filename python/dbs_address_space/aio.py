@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
     from typing import Any
 
-    from dbs_address_space._core import AddressSpace, AddressSpaceChange, GuestMemory
+    from dbs_address_space._core import AddressSpace, AddressSpaceChange, DirtyPages, DirtyTracker, GuestMemory
 
 __all__: list[str] = []
 _IDLE = 0.002
@@ -125,6 +125,16 @@ async def wait_value(memory: GuestMemory, place: tuple[int, int, int], seconds: 
         thread.remove(waiter)
         # What comes now, nobody hears: neither a value nor an error.
         waiter.future.cancel()
+
+
+async def wait_written(tracker: DirtyTracker, place: DirtyPages, seconds: float | None, poll: float) -> DirtyPages:
+    """`DirtyTracker.wait`, for some pages."""
+    loop = asyncio.get_running_loop()
+    end = None if seconds is None else loop.time() + seconds
+    # Nobody tells of a store: it is looked for.
+    while not (found := tracker.peek() & place) and (end is None or loop.time() < end):  # noqa: ASYNC110
+        await asyncio.sleep(poll if end is None else min(poll, end - loop.time()))
+    return found
 
 
 class _Follower:

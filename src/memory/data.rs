@@ -3,9 +3,11 @@
 use std::fs::File;
 use std::sync::Arc;
 
+use super::extent::{Extent, ExtentKind};
 use super::protection::Pages;
 use super::region::MappedRegion;
 use super::section::Section;
+use super::shadow::Shadow;
 use super::source::failed;
 use super::storage::Storage;
 use super::watch::{self, NoWatch};
@@ -17,6 +19,9 @@ use crate::model::room::{self, Gathered};
 use crate::sys::pagemap::Query;
 use crate::sys::{file, host, smaps};
 
+/// The bytes in which own pages are looked for at a time: few enough that they have few runs.
+const NEAR: u64 = 1 << 20;
+
 impl Storage {
     /// Calls `found` with each run of bytes of a part that has data, by ascending start. All others read as zeroes.
     ///
@@ -24,6 +29,9 @@ impl Storage {
     pub(super) fn data_runs(&self, region: &SharedRegion, part: Range, found: &mut dyn FnMut(Range)) -> Result<()> {
         if self.file_runs(part, found) {
             return Ok(());
+        }
+        if let Some(shadow) = self.shadow() {
+            return self.copied_runs(region, part, shadow, found);
         }
         let Some(file) = self.backing().file.as_ref().filter(|_| self.backing().is_regular) else {
             return self.page_runs(region, part, Query::There, found);
@@ -37,6 +45,44 @@ impl Storage {
         runs.sort_unstable();
         joined(runs).into_iter().for_each(found);
         Ok(())
+    }
+
+    /// The pages of a shadow, and those of our own in their place.
+    fn copied_runs(
+        &self,
+        region: &SharedRegion,
+        part: Range,
+        shadow: &Shadow,
+        found: &mut dyn FnMut(Range),
+    ) -> Result<()> {
+        let mut runs = Gathered::default();
+        shadow.stored(&mut |run| runs.add(run.intersection(&part)));
+        self.own_runs(region, part, &mut |run| runs.add(run))?;
+        let mut runs = runs.finish()?;
+        runs.sort_unstable();
+        joined(runs).into_iter().filter(|run| !run.is_empty()).for_each(found);
+        Ok(())
+    }
+
+    /// Calls `found` with each run of pages of a part that are this process's own, in the place of a file's.
+    pub(super) fn own_runs(&self, region: &SharedRegion, part: Range, found: &mut dyn FnMut(Range)) -> Result<()> {
+        self.page_runs(region, part, Query::Own, found)
+    }
+
+    /// The bytes from the start of a part on that are alike: pages of a shadow and of our own, or neither. A read of those would bring pages
+    /// into the shadow's file.
+    pub(super) fn copied_extent(&self, region: &SharedRegion, part: Range, shadow: &Shadow) -> Extent {
+        let near = part.take(NEAR);
+        let (stored, mut own) = (shadow.first_stored(near), None);
+        if self.own_runs(region, near, &mut |run| own = own.or(Some(run))).is_err() {
+            return Extent { kind: ExtentKind::Unknown, size: near.size() };
+        }
+        let own = own.unwrap_or(Range::between(near.end(), near.end()));
+        let first = if own.base() < stored.base() { own } else { stored };
+        if first.base() > near.base() || first.is_empty() {
+            return Extent { kind: ExtentKind::Hole, size: Range::between(near.base(), first.base()).size() };
+        }
+        Extent { kind: ExtentKind::Data, size: first.size() }
     }
 
     /// The runs of a shared file that have data; `false` for other memory, and nothing is called.
@@ -110,6 +156,13 @@ impl<'a> Section<'a> {
 }
 
 impl MappedRegion {
+    /// The pages of its storage that are this process's own, in the place of those of a shadow.
+    pub fn own_runs(&self) -> Result<Vec<Range>> {
+        let mut runs = Gathered::default();
+        self.storage().own_runs(self.desc(), self.storage().whole(), &mut |run| runs.add(run))?;
+        runs.finish()
+    }
+
     /// Calls `found` with each range of its addresses that has data, ascending. All others read as zeroes.
     pub fn data_ranges(&self, found: &mut dyn FnMut(Range)) -> Result<()> {
         let mut at = |run| found(self.window().guest_of(run));

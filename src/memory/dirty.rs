@@ -19,6 +19,15 @@ pub trait WriteLog: Debug + Send + Sync {
 
     /// Tells the consumers of the mapping of all that was logged since the last time.
     fn sync(&self) -> Result<()>;
+
+    /// Whether pages stay in it until they are forgotten.
+    fn keeps(&self) -> bool;
+
+    /// The same as [`sync`](Self::sync) for a log that keeps its pages, and they stay in it.
+    fn look(&self) -> Result<()>;
+
+    /// Forgets the pages of a part of the storage: a later write of the guest's is logged anew.
+    fn forget(&self, part: Range) -> Result<()>;
 }
 
 /// One bit a page, set after each write of ours.
@@ -83,6 +92,14 @@ impl DirtyBitmap {
         let page = offset / PAGE;
         let word = usize::try_from(page / BITS).ok().and_then(|index| self.words.get(index));
         word.is_some_and(|word| word.load(Ordering::Acquire) >> (page % BITS) & 1 != 0)
+    }
+
+    /// The first marked pages in a range that touch each other; none at its end, when there are none.
+    pub fn first_in(&self, range: Range) -> Range {
+        let pages = || (range.base() & !(PAGE - 1)..range.end()).step_by(usize_of(PAGE));
+        let first = pages().find(|page| self.has(*page)).unwrap_or(range.end());
+        let end = pages().find(|page| *page > first && !self.has(*page)).unwrap_or(range.end());
+        Range::between(first, end).intersection(&range)
     }
 
     fn runs(&self, bits_of: impl Fn(&AtomicU64) -> u64, found: &mut dyn FnMut(Range)) {

@@ -119,6 +119,11 @@ fn check(section: &Section<'_>) -> Result<()> {
         let message = format!("{desc} is memory that someone else made: it is not ours to give back");
         return refused(message, "fill() it with zeroes");
     }
+    if backing.shadow.is_some() {
+        let message =
+            format!("{desc} has copies of a checkpoint's pages, which would show again: fill() it with zeroes");
+        return refused(message, "fill() it with zeroes");
+    }
     if backing.file.is_some() && backing.is_private() && backing.lead() > 0 {
         let message =
             format!("{desc} shows a private file from an offset inside a page: parts of it can't be discarded");

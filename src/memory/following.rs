@@ -183,6 +183,28 @@ impl Storage {
         }
     }
 
+    /// The logs that are on, taken from their lock, for each has one of its own.
+    fn logs(&self) -> Result<Vec<Arc<dyn WriteLog>>> {
+        let logs = self.tracking().logs.lock()?.clone();
+        Ok(logs.iter().filter_map(Weak::upgrade).collect())
+    }
+
+    /// Whether pages stay in all logs until they are forgotten.
+    pub(super) fn keeps_logs(&self) -> Result<bool> {
+        Ok(self.logs()?.iter().all(|log| log.keeps()))
+    }
+
+    /// Brings what was written up to now to those who follow the guest; in the logs it stays.
+    pub(super) fn look_at_logs(&self) -> Result<()> {
+        self.sync_ours()?;
+        self.logs()?.iter().try_for_each(|log| log.look())
+    }
+
+    /// Forgets the pages of a part in the logs.
+    pub(super) fn forget_in_logs(&self, part: Range) -> Result<()> {
+        self.logs()?.iter().try_for_each(|log| log.forget(part))
+    }
+
     /// Our own writes; memory that is leased for writing counts as written each time.
     fn sync_ours(&self) -> Result<()> {
         let Some(bitmap) = self.dirty() else { return Ok(()) };

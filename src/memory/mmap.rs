@@ -10,7 +10,7 @@ use vm_memory::{FileOffset, MmapRegion};
 use super::protection::Pages;
 use super::source::Backing;
 use crate::model::int::{u64_of, usize_of};
-use crate::model::region::SharedRegion;
+use crate::model::region::{PROT_READ, PROT_WRITE, SharedRegion};
 use crate::sys::errno::{self, ENOMEM};
 use crate::sys::host;
 use crate::sys::span::Span;
@@ -71,6 +71,17 @@ pub(super) fn map(region: &SharedRegion, backing: &Backing) -> io::Result<Mapped
     // SAFETY: the region's size was just mapped at this address, and the span that is kept beside it is dropped after it.
     let mmap = unsafe { builder.with_raw_mmap_pointer(host) }.build().map_err(io_error)?;
     Ok(MappedPages::own(mmap, Some(span)))
+}
+
+/// Maps a file of which the pages that are written become this process's own.
+pub(super) fn map_copies(backing: &Backing, size: u64) -> io::Result<MappedPages> {
+    let builder = MmapRegionBuilder::new_with_bitmap(usize_of(size), ())
+        .with_mmap_prot(PROT_READ | PROT_WRITE)
+        .with_mmap_flags(backing.flags)
+        .with_hugetlbfs(false);
+    let file = backing.file.iter().map(|file| FileOffset::from_arc(Arc::clone(file), 0)).next();
+    let builder = file.into_iter().fold(builder, MmapRegionBuilder::with_file_offset);
+    Ok(MappedPages::own(builder.build().map_err(io_error)?, None))
 }
 
 fn huge_page_alignment(region: &SharedRegion, backing: &Backing) -> Option<u64> {

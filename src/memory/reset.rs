@@ -5,11 +5,12 @@
 
 use std::sync::{Arc, Weak};
 
+use super::capture::data_of;
 use super::dirty::{DirtyBitmap, PAGE};
 use super::kept;
 use super::live::{LOOK, Live, LivePart, whole_pages};
 use super::region::MappedRegion;
-use super::shadow::{Expected, data_of};
+use super::shadow::Expected;
 use super::source::failed;
 use super::storage::Storage;
 use super::watch::Watch;
@@ -152,6 +153,10 @@ impl Reset {
         };
         let hot = match self.lonely_watch(storage, observer)? {
             Some(watch) => hot_runs(&watch, region)?,
+            None if self.keeps_logs(storage, observer)? => {
+                storage.look_at_logs()?;
+                return self.logged(storage, &pages, is_look);
+            }
             None => {
                 storage.sync(region.desc(), observer)?;
                 Vec::new()
@@ -179,6 +184,34 @@ impl Reset {
         }
     }
 
+    /// The pages that logs have, which stay in them, and those of our own writes.
+    fn logged(&self, storage: &Storage, pages: &DirtyBitmap, is_look: bool) -> Result<Suspects> {
+        let (mut hot, mut room) = (Vec::new(), Ok(()));
+        let mut take = |run: Range| {
+            room = room.clone().and_then(|()| hot.add(whole_pages(run, storage)));
+            if room.is_err() {
+                pages.mark(run.base(), run.size());
+            }
+        };
+        if is_look {
+            pages.peek(&mut take);
+        } else {
+            pages.drain(&mut take);
+        }
+        let suspects = Suspects { hot, others: Vec::new(), is_all: false };
+        match room {
+            Ok(()) => Ok(suspects),
+            Err(refused) => self.put_back(&suspects).and(Err(refused)),
+        }
+    }
+
+    /// Whether pages may stay in the logs of machines: they are cleared by hand, and nobody else follows the guest.
+    fn keeps_logs(&self, storage: &Storage, observer: Observer) -> Result<bool> {
+        Ok(observer == Observer::Kvm
+            && storage.tracking().is_alone_with_guest(self.consumer)?
+            && storage.keeps_logs()?)
+    }
+
     /// The watch of the storage, if its pages may stay unprotected: nobody else is told by it, and no page of it has bytes of others.
     fn lonely_watch(&self, storage: &Storage, observer: Observer) -> Result<Option<Arc<Watch>>> {
         let is_lonely = observer == Observer::Pagemap
@@ -192,10 +225,11 @@ impl Reset {
         if suspects.is_all {
             return Ok(());
         }
+        self.suspect(&suspects.hot)?;
         self.suspect(&suspects.others)
     }
 
-    /// Makes what is expected of the suspects, and counts; when it fails, they are suspects again.
+    /// Makes what is expected of the suspects, counts, and gives the pages that differed; when it fails, they are suspects again.
     pub fn restore(
         &self,
         windows: &[&MappedRegion],
@@ -203,13 +237,14 @@ impl Reset {
         suspects: &Suspects,
         counts: &mut ResetCounts,
         interrupt: &dyn Interrupt,
-    ) -> Result<()> {
+    ) -> Result<Vec<Range>> {
         let restored = restore(windows, expected, &suspects.all()?, self.consumer, interrupt);
         let settled = restored.and_then(|differing| {
             counts.found =
                 counts.found.saturating_add(pages_in(&suspects.hot).saturating_add(pages_in(&suspects.others)));
             counts.copied = counts.copied.saturating_add(pages_in(&differing));
-            self.settle(windows, expected, (&suspects.hot, &differing), counts, interrupt)
+            self.settle(windows, expected, (&suspects.hot, &differing), counts, interrupt)?;
+            Ok(differing)
         });
         settled.or_else(|error| self.put_back(suspects).and(Err(error)))
     }
@@ -226,7 +261,10 @@ impl Reset {
         let Some((storage, region)) = self.storage()?.zip(windows.first()) else { return Ok(()) };
         let mut due = self.quiet_units(unit_of(&storage), hot, differing)?;
         counts.hot = counts.hot.saturating_add(pages_in(hot).saturating_sub(pages_in(&due)));
-        let Some(watch) = storage.tracking().watch()?.filter(|_| !due.is_empty()) else { return Ok(()) };
+        if due.is_empty() {
+            return Ok(());
+        }
+        let watch = storage.tracking().watch()?;
         let is_ours = is_ours_to_free(&storage);
         let zeroes: Vec<Range> = due.extract_if(.., |unit| is_ours && is_all_hole(expected, *unit)).collect();
         for run in joined(zeroes) {
@@ -236,8 +274,13 @@ impl Reset {
             counts.punched = counts.punched.saturating_add(pages_in(&[run]));
         }
         for run in joined(due) {
-            let protected = watch.protect_run(storage.pages_of(run));
-            protected.map_err(|error| failed(region.desc(), "write-protecting its pages failed", &error))?;
+            match &watch {
+                Some(watch) => {
+                    let protected = watch.protect_run(storage.pages_of(run));
+                    protected.map_err(|error| failed(region.desc(), "write-protecting its pages failed", &error))?;
+                }
+                None => storage.forget_in_logs(run)?,
+            }
             counts.protected = counts.protected.saturating_add(pages_in(&[run]));
             // Once more: a store since the first look is no longer told of.
             restore(windows, expected, &[run], self.consumer, interrupt)?;
@@ -310,16 +353,16 @@ pub fn differing(
     found.finish().map(joined)
 }
 
-/// Makes what is expected of all that windows show of their storage.
+/// Makes what is expected of all that windows show of their storage, and gives the pages that differed.
 pub fn restore_everything(
     windows: &[&MappedRegion],
     expected: Expected<'_>,
     consumer: ConsumerId,
     interrupt: &dyn Interrupt,
-) -> Result<u64> {
-    let Some(region) = windows.first() else { return Ok(0) };
+) -> Result<Vec<Range>> {
+    let Some(region) = windows.first() else { return Ok(Vec::new()) };
     let all = everything(region, expected)?.all()?;
-    Ok(pages_in(&restore(windows, expected, &all, consumer, interrupt)?))
+    restore(windows, expected, &all, consumer, interrupt)
 }
 
 /// Puts the pages of some runs back, and gives those that differed.
@@ -378,7 +421,8 @@ fn unit_of(storage: &Storage) -> u64 {
     storage.page_size().max(page_size())
 }
 
-fn pages_in(runs: &[Range]) -> u64 {
+/// The number of pages in some runs.
+pub fn pages_in(runs: &[Range]) -> u64 {
     runs.iter().map(|run| run.size().div_ceil(PAGE)).sum()
 }
 

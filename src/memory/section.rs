@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::abandoned_copy;
 use super::buffer::{Input, Output};
-use super::extent::Extent;
+use super::extent::{Extent, ExtentKind};
 use super::lease::Lease;
 use super::path::{Path, Touch};
 use super::places::Writes;
@@ -168,6 +168,9 @@ impl<'a> Section<'a> {
 
     fn extent_of(&self, part: Range) -> Extent {
         let storage = self.region.storage();
+        if let Some(shadow) = storage.shadow() {
+            return storage.copied_extent(self.region.desc(), part, shadow);
+        }
         let pages_of = |block| storage.pages_of(block);
         let pages_of: Option<&dyn Fn(Range) -> Pages> =
             (!matches!(storage.touch(), Touch::Never(_))).then_some(&pages_of);
@@ -181,7 +184,25 @@ impl<'a> Section<'a> {
 
     /// Copies the part out without allocating pages of a shared file that no one has written.
     pub fn scan(&self, output: &Output<'_>) -> Result<()> {
+        if self.region.storage().shadow().is_some() {
+            return self.scan_copies(output);
+        }
         self.read_by(&self.region.storage().scan_path(self.part), output)
+    }
+
+    /// Copies pages of a shadow and of our own out; a read of all others would bring pages into the shadow's file.
+    fn scan_copies(&self, output: &Output<'_>) -> Result<()> {
+        let mut left = *self;
+        while !left.is_empty() {
+            let extent = left.extent();
+            let alike = left.take(extent.size);
+            match extent.kind {
+                ExtentKind::Hole => output.put(alike.at(), &room::zeroed(alike.len())?)?,
+                ExtentKind::Data | ExtentKind::Unknown => alike.read(output)?,
+            }
+            left = left.skip(extent.size);
+        }
+        Ok(())
     }
 
     fn read_by(&self, path: &Path<'_>, output: &Output<'_>) -> Result<()> {

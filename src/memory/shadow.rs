@@ -1,20 +1,18 @@
 //! The bytes of a storage at one moment, in a sealed file of their own: nobody can change them any more.
 
 use std::fs::File;
+use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
 use super::dirty::{DirtyBitmap, PAGE};
-use super::live::{LOOK, Live, whole_pages};
-use super::region::MappedRegion;
-use super::source::failed;
 use crate::model::error::Result;
 use crate::model::int::usize_of;
-use crate::model::interrupt::Interrupt;
-use crate::model::range::Range;
+use crate::model::range::{Range, joined};
 use crate::model::region::{MAP_SHARED, PROT_READ};
 use crate::model::room::Gathered;
 use crate::sys::copy::{self as kernel, Stopped};
+use crate::sys::errno;
 use crate::sys::file::{self, SEAL_ALL};
 use crate::sys::host::page_size;
 use crate::sys::span::Span;
@@ -26,47 +24,38 @@ static ZEROES: [u8; 4096] = [0; 4096];
 #[derive(Debug)]
 pub struct Shadow {
     stored: DirtyBitmap,
+    /// The bytes of the storage.
+    whole: u64,
     /// The file's bytes, each at its offset in the storage; read-only.
     bytes: Span,
+    file: Arc<File>,
     parent: Option<Arc<Self>>,
 }
 
 impl Shadow {
-    /// Stores all pages that the windows of a storage show and that are not zero; `progress` is told how far it is.
-    pub fn of(
-        region: &MappedRegion,
-        windows: &[&MappedRegion],
-        interrupt: &dyn Interrupt,
-        progress: &mut dyn FnMut(u64) -> Result<()>,
-    ) -> Result<Self> {
-        let mut writer = ShadowWriter::new(region)?;
-        for run in data_of(region)? {
-            writer.add(windows, run, false, interrupt)?;
-            progress(run.end())?;
-        }
-        writer.seal(region, None)
-    }
-
-    /// Stores the pages of some runs; all others are those of an earlier moment.
-    pub fn above(
-        parent: &Arc<Self>,
-        (region, windows): (&MappedRegion, &[&MappedRegion]),
-        runs: &[Range],
-        interrupt: &dyn Interrupt,
-    ) -> Result<Self> {
-        let mut writer = ShadowWriter::new(region)?;
-        runs.iter().try_for_each(|run| writer.add(windows, *run, true, interrupt))?;
-        writer.seal(region, Some(Arc::clone(parent)))
-    }
-
     /// The shadow of the moment before, if pages are looked for there.
     pub const fn parent(&self) -> Option<&Arc<Self>> {
         self.parent.as_ref()
     }
 
+    /// The bytes of the storage.
+    pub const fn whole(&self) -> Range {
+        Range::between(0, self.whole)
+    }
+
+    /// The sealed file: each page that is stored here lies at its offset, and all else is a hole.
+    pub const fn file(&self) -> &Arc<File> {
+        &self.file
+    }
+
     /// Calls `found` with each run of pages that are stored here, and not only in those before.
     pub fn stored(&self, found: &mut dyn FnMut(Range)) {
         self.stored.peek(found);
+    }
+
+    /// The first pages in a range that are stored here and touch each other; none at its end, when there are none.
+    pub(super) fn first_stored(&self, range: Range) -> Range {
+        self.stored.first_in(range)
     }
 
     /// Whether the page of a byte is stored nowhere, for it was zero.
@@ -89,6 +78,27 @@ impl Shadow {
         self.stored(&mut |run| size = size.saturating_add(run.size()));
         size
     }
+
+    /// The same bytes in one file.
+    pub fn flattened(&self) -> Result<io::Result<Self>> {
+        let mut runs = Gathered::default();
+        Expected::all(self).stored(&mut |run| runs.add(run));
+        let mut runs = runs.finish()?;
+        runs.sort_unstable();
+        let writer = ShadowWriter::new(self.whole)?;
+        Ok(writer.and_then(|writer| {
+            for run in joined(runs) {
+                for page in (run.base()..run.end()).step_by(usize_of(PAGE)) {
+                    writer.store(Range::at(page, PAGE).intersection(&run), self.bytes(page)).map_err(error_of)?;
+                }
+            }
+            writer.seal(None)
+        }))
+    }
+}
+
+fn error_of(stopped: Stopped) -> io::Error {
+    stopped.error.unwrap_or_else(|| errno::refusal(errno::EFAULT, "not all of it was copied"))
 }
 
 /// The bytes that a storage should have: those of a shadow that lie so far behind, as a number that wraps.
@@ -132,71 +142,46 @@ impl<'a> Expected<'a> {
     }
 }
 
-/// The runs of the storage of a region that have data.
-pub(super) fn data_of(region: &MappedRegion) -> Result<Vec<Range>> {
-    let (storage, mut runs) = (region.storage(), Gathered::default());
-    storage.data_runs(region.desc(), storage.whole(), &mut |run| runs.add(whole_pages(run, storage)))?;
-    runs.finish()
-}
-
 /// A shadow in the making.
-struct ShadowWriter {
+pub(super) struct ShadowWriter {
     file: File,
     stored: DirtyBitmap,
-    /// The bytes of the file: whole pages.
-    size: u64,
+    whole: u64,
 }
 
 impl ShadowWriter {
-    fn new(region: &MappedRegion) -> Result<Self> {
-        let whole = region.storage().whole().size();
-        let size = whole.checked_next_multiple_of(page_size()).unwrap_or(whole);
-        let refused = |error: std::io::Error| failed(region.desc(), "making a memfd for its shadow failed", &error);
-        let file = file::memfd("shadow", None).map_err(refused)?;
-        file.set_len(size).map_err(refused)?;
-        Ok(Self { file, stored: DirtyBitmap::new(0, whole)?, size })
+    /// For a storage of so many bytes.
+    pub(super) fn new(whole: u64) -> Result<io::Result<Self>> {
+        let stored = DirtyBitmap::new(0, whole)?;
+        let made = file::memfd("shadow", None).and_then(|file| file.set_len(padded(whole)).map(|()| file));
+        Ok(made.map(|file| Self { file, stored, whole }))
     }
 
-    /// Stores the pages of a run, also those that are zero if `all`.
-    fn add(&mut self, windows: &[&MappedRegion], run: Range, all: bool, interrupt: &dyn Interrupt) -> Result<()> {
-        Live::new(windows, LOOK).each(&[run], interrupt, &mut |live| {
-            let mut next: Option<(Range, *const u8)> = None;
-            for (page, bytes) in live.pages(0).filter(|(page, bytes)| all || !is_zero(*page, *bytes)) {
-                next = match next {
-                    Some((run, first)) if run.end() == page.base() => {
-                        Some((Range::between(run.base(), page.end()), first))
-                    }
-                    before => {
-                        self.store(before)?;
-                        Some((page, bytes))
-                    }
-                };
-            }
-            self.store(next)
-        })
-    }
-
-    /// Writes a run of pages with their bytes, which the kernel reads.
-    fn store(&self, run: Option<(Range, *const u8)>) -> Result<(), Stopped> {
-        let Some((run, bytes)) = run else { return Ok(()) };
+    /// Stores a run of pages, whose bytes the kernel reads.
+    pub(super) fn store(&self, run: Range, bytes: *const u8) -> Result<(), Stopped> {
         kernel::write_file(&self.file, run.base(), bytes, usize_of(run.size()))?;
         self.stored.mark(run.base(), run.size());
         Ok(())
     }
 
-    fn seal(self, region: &MappedRegion, parent: Option<Arc<Shadow>>) -> Result<Shadow> {
-        let refused = |error: std::io::Error| failed(region.desc(), "mapping its shadow failed", &error);
-        file::seal(&self.file, SEAL_ALL).map_err(refused)?;
-        let (size, fd) = (usize_of(self.size), self.file.as_raw_fd());
-        let bytes = Span::reserve(size).map_err(refused)?;
+    /// Nothing of it can be changed any more. What it has not is in the parent.
+    pub(super) fn seal(self, parent: Option<Arc<Shadow>>) -> io::Result<Shadow> {
+        file::seal(&self.file, SEAL_ALL)?;
+        let (size, fd) = (usize_of(padded(self.whole)), self.file.as_raw_fd());
+        let bytes = Span::reserve(size)?;
         // SAFETY: nothing was mapped into the span before.
-        unsafe { bytes.map(0, size, PROT_READ, MAP_SHARED, fd, 0) }.map_err(refused)?;
-        Ok(Shadow { stored: self.stored, bytes, parent })
+        unsafe { bytes.map(0, size, PROT_READ, MAP_SHARED, fd, 0) }?;
+        Ok(Shadow { stored: self.stored, whole: self.whole, bytes, file: Arc::new(self.file), parent })
     }
 }
 
+/// Whole pages.
+fn padded(size: u64) -> u64 {
+    size.checked_next_multiple_of(page_size()).unwrap_or(size)
+}
+
 /// Whether a page, whose bytes can be read, is zero.
-fn is_zero(page: Range, bytes: *const u8) -> bool {
+pub(super) fn is_zero(page: Range, bytes: *const u8) -> bool {
     // SAFETY: the bytes of a live part, and as many zeroes: no page has more.
     unsafe { kernel::are_equal(bytes, ZEROES.as_ptr(), usize_of(page.size())) }
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::judge::{self, Facts, Why};
+use super::shadow::Shadow;
 use crate::model::backing::Seal;
 use crate::model::error::{Errno, Error, Result};
 use crate::model::format;
@@ -29,6 +30,8 @@ pub(super) struct Backing {
     pub file: Option<Arc<File>>,
     /// The offset in the file, or in pages of our own, at which the region begins.
     pub offset: u64,
+    /// The shadow of which it has private copies: its file is that one's, and nobody else's to see.
+    pub shadow: Option<Arc<Shadow>>,
     /// Memory that someone else made, instead of a mapping of ours.
     pub buffer: Option<UserBuffer>,
     /// `mmap` flags, without `MAP_POPULATE`.
@@ -64,6 +67,19 @@ fn is_overcommit_strict() -> bool {
         LAST.store(is_strict, Ordering::Relaxed);
     }
     LAST.load(Ordering::Relaxed)
+}
+
+/// Private copies of the pages of a shadow.
+pub(super) fn copies_of(shadow: &Arc<Shadow>) -> Backing {
+    Backing {
+        file: Some(Arc::clone(shadow.file())),
+        shadow: Some(Arc::clone(shadow)),
+        flags: MAP_PRIVATE | MAP_NORESERVE,
+        page_size: small_page_size(),
+        is_regular: true,
+        is_overcommit_strict: is_overcommit_strict(),
+        ..Backing::default()
+    }
 }
 
 /// Opens the backing of a region that has memory.

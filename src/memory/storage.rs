@@ -15,6 +15,7 @@ use super::mmap::{self, MappedPages};
 use super::places::Places;
 use super::present::PresentPages;
 use super::protection::{Pages, Protection};
+use super::shadow::Shadow;
 use super::source::{self, Backing};
 use super::tracking::Tracking;
 use crate::model::error::{Error, Result};
@@ -67,26 +68,7 @@ impl Storage {
     pub(super) fn new(region: &SharedRegion) -> Result<Self> {
         let backing = source::open(region)?;
         let mapped = mmap::map(region, &backing).map_err(|error| source::mmap_failed(region, &backing, &error))?;
-        let start = mapped.mmap.as_ptr().wrapping_add(usize_of(backing.lead()));
-        let dax_window = mapped.own.filter(|_| backing.is_window).map(DaxWindow::new);
-        let huge_pages = if backing.is_huge { usize_of(region.memory_size().div_ceil(backing.page_size)) } else { 0 };
-        let storage = Self {
-            tracking: Tracking::default(),
-            id: StorageId::unique(),
-            lineage: Once::new(),
-            present: PresentPages::new(huge_pages)?,
-            holes: HoleFinder::new(&backing, region.memory_size())?,
-            mapped,
-            start,
-            size: region.memory_size(),
-            lead: region.base() % dirty::PAGE,
-            places: Arc::new(Places::new()),
-            backing,
-            gate: Gate::default(),
-            protection: Protection::new(Range::between(0, region.memory_size()), region.prot_flags),
-            dax_window,
-            pending_copies: AtomicUsize::new(0),
-        };
+        let storage = Self::made((backing, mapped), region.memory_size(), region.prot_flags, region.base())?;
         source::seal_mapped(region, &storage.backing)?;
         if storage.backing.is_foreign {
             // Others have it already, and may punch pages out.
@@ -94,6 +76,38 @@ impl Storage {
         }
         storage.probe(region)?;
         Ok(storage)
+    }
+
+    /// Private copies of the pages of a shadow; `base` is the guest physical address at which offset 0 would be seen, as a number that wraps.
+    pub(super) fn over(base: u64, shadow: &Arc<Shadow>) -> Result<io::Result<Self>> {
+        let (backing, size) = (source::copies_of(shadow), shadow.whole().size());
+        match mmap::map_copies(&backing, size) {
+            Ok(mapped) => Self::made((backing, mapped), size, PROT_READ | PROT_WRITE, base).map(Ok),
+            Err(error) => Ok(Err(error)),
+        }
+    }
+
+    fn made((backing, mapped): (Backing, MappedPages), size: u64, prot_flags: i32, base: u64) -> Result<Self> {
+        let start = mapped.mmap.as_ptr().wrapping_add(usize_of(backing.lead()));
+        let dax_window = mapped.own.filter(|_| backing.is_window).map(DaxWindow::new);
+        let huge_pages = if backing.is_huge { usize_of(size.div_ceil(backing.page_size)) } else { 0 };
+        Ok(Self {
+            tracking: Tracking::default(),
+            id: StorageId::unique(),
+            lineage: Once::new(),
+            present: PresentPages::new(huge_pages)?,
+            holes: HoleFinder::new(&backing, size)?,
+            mapped,
+            start,
+            size,
+            lead: base % dirty::PAGE,
+            places: Arc::new(Places::new()),
+            backing,
+            gate: Gate::default(),
+            protection: Protection::new(Range::between(0, size), prot_flags),
+            dax_window,
+            pending_copies: AtomicUsize::new(0),
+        })
     }
 
     /// Adopted memory may be `VM_PFNMAP` or `memfd_secret`, which `process_vm_readv(2)` cannot copy.
@@ -234,7 +248,7 @@ impl Storage {
 
     /// The offset in its file of a byte; `None` for memory without a file.
     pub(super) fn in_file(&self, offset: u64) -> Option<u64> {
-        self.backing.file.as_ref()?;
+        self.backing.file.as_ref().filter(|_| self.backing.shadow.is_none())?;
         self.backing.offset.checked_add(offset)
     }
 
@@ -252,6 +266,11 @@ impl Storage {
         &self.gate
     }
 
+    /// The shadow of which it has private copies.
+    pub fn shadow(&self) -> Option<&Arc<Shadow>> {
+        self.backing.shadow.as_ref()
+    }
+
     /// The DAX window that it is, if it is one.
     pub(super) const fn dax_window(&self) -> Option<&DaxWindow> {
         self.dax_window.as_ref()
@@ -262,7 +281,8 @@ impl Storage {
     ///
     /// Waits for direct copies in flight, so it must be called without the interpreter's lock.
     pub(super) fn export_file(&self) -> Option<Arc<File>> {
-        let file = self.backing.file.as_ref()?;
+        // A shadow's is for nobody else: what is written here is not in it.
+        let file = self.backing.file.as_ref().filter(|_| self.backing.shadow.is_none())?;
         if self.page_size() > host::page_size() && self.gate.is_open() {
             let text =
                 || format!("{} of huge pages are guarded from here on: others have the file", size_text(self.size));

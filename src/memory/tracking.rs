@@ -81,6 +81,12 @@ impl Tracking {
         Ok(followers.iter().all(|other| other.id == id || other.observer != Observer::Pagemap))
     }
 
+    /// Whether no other consumer is told of what a guest writes.
+    pub(super) fn is_alone_with_guest(&self, id: ConsumerId) -> Result<bool, Forked> {
+        let followers = self.followers.lock()?;
+        Ok(followers.iter().all(|other| other.id == id || !sees_guest(other.observer)))
+    }
+
     pub(super) fn watch(&self) -> Result<Option<Arc<Watch>>, Forked> {
         Ok(self.watch.lock()?.clone())
     }

@@ -6,10 +6,12 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyFrozenSet, PyTuple};
 
 use super::argument::Argument;
-use super::calls;
-use super::convert::{self, Size};
+use super::calls::{self, python_call};
+use super::convert::{self, Address, Poll, Size, Timeout};
 use super::dirty::PyDirtyPages;
+use super::import_once::ImportOnce;
 use super::interrupt::detached;
+use super::keywords;
 use super::leaving::leave;
 use super::space_ref::SpaceRef;
 use crate::memory::tracking::Consumer;
@@ -18,7 +20,7 @@ use crate::model::dirty::DirtyPages;
 use crate::model::error::Result;
 use crate::model::ids::{ConsumerId, Incarnation};
 use crate::model::tracking::{self, TrackingMode};
-use crate::space::tracker::UNSEEN_WRITERS;
+use crate::space::tracker::{UNSEEN_WRITERS, pages_of};
 use crate::sys::lock::Lock;
 
 /// The tracking of writes to a guest memory: `GuestMemory.dirty`.
@@ -153,6 +155,42 @@ impl PyTracker {
     /// (1, 1)
     fn peek(&self, py: Python<'_>) -> PyResult<PyDirtyPages> {
         self.found(py, true)
+    }
+
+    /// `peek()` for asyncio, once a page of a range was written: a coroutine that waits for it, and gives the written pages of the range.
+    ///
+    /// It looks every `poll` seconds at what is followed, and after `timeout` seconds (`None`: never) gives none. Cancelling it ends the wait.
+    /// Raises what `peek()` raises, and `InvalidAddressRange`.
+    ///
+    /// >>> import asyncio
+    /// >>> from dbs_address_space import AddressSpaceBuilder
+    /// >>> memory = AddressSpaceBuilder(numa_regions=["4MiB"]).build().memory
+    /// >>> async def main():
+    /// ...     with memory.dirty.start("api") as tracker:
+    /// ...         waiter = asyncio.create_task(tracker.wait(0x5000, "8KiB"))
+    /// ...         await asyncio.sleep(0)
+    /// ...         memory.write_u8(0x6001, 1)
+    /// ...         return [str(pages) for pages in await waiter]
+    /// >>> asyncio.run(main())
+    /// ['[0x6000, 0x7000)']
+    #[pyo3(signature = (addr, size, *, timeout=None, poll=Poll::DEFAULT, **others), text_signature = "($self, addr, size, *, timeout=None, poll=0.001)")]
+    fn wait<'py>(
+        slf: &Bound<'py, Self>,
+        addr: Address,
+        size: Size,
+        timeout: Option<Timeout>,
+        poll: Poll,
+        others: Option<&Bound<'_, PyDict>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        keywords::refuse_of::<Self>("wait", others)?;
+        let _guard = python_call();
+        static WAIT: ImportOnce = ImportOnce::new();
+        // Here already: a wrong argument leaves no coroutine that nobody awaits.
+        let range = convert::range(addr, size)?;
+        let place = PyDirtyPages::from(pages_of(&[range], slf.get().page_size, Vec::new())?.with_exactness(true));
+        let wait = WAIT.import(slf.py(), "dbs_address_space.aio", "wait_written")?;
+        let timeout = timeout.map(|timeout| timeout.0.as_secs_f64());
+        wait.call1((slf, place, timeout, poll.0.as_secs_f64()))
     }
 
     /// Gives pages back that could not be used, such as those of a backup that failed: the next `collect()` finds them again.

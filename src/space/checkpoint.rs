@@ -9,10 +9,11 @@ use std::sync::Arc;
 use super::point::{CheckpointOptions, Kept, Point, PointRegion};
 use super::space::AddressSpace;
 use super::state::SpaceState;
+use crate::memory::capture;
 use crate::memory::mapped_regions::MappedRegions;
 use crate::memory::region::MappedRegion;
 use crate::memory::reset::{self, Reset};
-use crate::memory::shadow::{Expected, Shadow};
+use crate::memory::shadow::Expected;
 use crate::memory::tracking::Consumer;
 use crate::model::error::{Error, Result};
 use crate::model::ids::{ConsumerId, Incarnation};
@@ -248,9 +249,9 @@ fn keep(
         let expected = Expected::all(&before.shadow);
         let suspects = before.reset.suspects(region, expected, false)?;
         let stored = reset::differing(windows, expected, &suspects, interrupt)
-            .and_then(|differing| Shadow::above(&before.shadow, (region, windows), &differing, interrupt));
+            .and_then(|differing| capture::above(&before.shadow, (region, windows), &differing, interrupt));
         let shadow = stored.or_else(|error| before.reset.put_back(&suspects).and(Err(error)))?;
-        return Ok(Kept { reset: Arc::clone(&before.reset), shadow: Arc::new(shadow) });
+        return Ok(Kept::new(Arc::clone(&before.reset), Arc::new(shadow)));
     }
     if outer.is_some() {
         // It was plugged since, and is followed since then: from here on it is from now on.
@@ -260,7 +261,12 @@ fn keep(
     if options.mode == Some(TrackingMode::Pagemap) && reset.sources(region)? != ["pagemap"] {
         return Err(unwatchable(region.desc()));
     }
-    Ok(Kept { reset: Arc::new(reset), shadow: Arc::new(Shadow::of(region, windows, interrupt, progress)?) })
+    let shadow = match region.storage().shadow() {
+        // Of copies of a shadow, only the pages that were written are not in it.
+        Some(shadow) => capture::above(shadow, (region, windows), &region.own_runs()?, interrupt)?,
+        None => capture::all(region, windows, interrupt, progress)?,
+    };
+    Ok(Kept::new(Arc::new(reset), Arc::new(shadow)))
 }
 
 /// The mode of the consumer of a checkpoint's.

@@ -10,6 +10,7 @@ pub mod client;
 mod counters;
 pub mod follow;
 pub mod following;
+pub mod fork;
 pub mod lease;
 pub mod memory_participant;
 pub mod point;

@@ -50,6 +50,29 @@ pub struct CheckpointOptions {
 pub(super) struct Kept {
     pub(super) reset: Arc<Reset>,
     pub(super) shadow: Arc<Shadow>,
+    /// The same bytes in one file, once a fork asked for them.
+    flat: Lock<Option<Arc<Shadow>>>,
+}
+
+impl Kept {
+    pub(super) const fn new(reset: Arc<Reset>, shadow: Arc<Shadow>) -> Self {
+        Self { reset, shadow, flat: Lock::new(None) }
+    }
+
+    /// Its bytes in one file.
+    pub(super) fn flat(&self) -> Result<std::io::Result<Arc<Shadow>>> {
+        if self.shadow.parent().is_none() {
+            return Ok(Ok(Arc::clone(&self.shadow)));
+        }
+        // Held meanwhile: another fork waits for the file rather than making one of its own. No Python code runs here.
+        let mut flat = self.flat.lock()?;
+        if let Some(flat) = &*flat {
+            return Ok(Ok(Arc::clone(flat)));
+        }
+        let made = self.shadow.flattened()?.map(Arc::new);
+        *flat = made.as_ref().ok().cloned();
+        Ok(made)
+    }
 }
 
 /// A region of a checkpoint that has memory.

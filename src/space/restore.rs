@@ -33,24 +33,34 @@ struct Work<'a> {
     suspects: Suspects,
 }
 
+/// The bytes that a restore put back.
+#[derive(Debug, Default)]
+pub struct Restored {
+    /// The number of pages of 4 KiB that differed.
+    pub copied: u64,
+    /// Their guest physical addresses, at every address where they are seen.
+    pub pages: Vec<Range>,
+}
+
 impl AddressSpace {
-    /// Makes map and bytes those of a checkpoint, and gives the number of pages that differed; its writers are paused by the caller.
+    /// Makes map and bytes those of a checkpoint, and gives the pages that differed; its writers are paused by the caller.
     ///
     /// Refused before any byte is copied, nothing has changed; failed behind that, it can be done again.
-    pub fn restore(&self, point: &Arc<Point>, interrupt: &dyn Interrupt) -> Result<u64> {
+    pub fn restore(&self, point: &Arc<Point>, interrupt: &dyn Interrupt) -> Result<Restored> {
         self.check_leads()?;
         let turn = self.take_turn(interrupt)?;
         let later = self.later_than(point)?;
         self.refuse_unseen(point.options)?;
         let begun = Instant::now();
         self.put_map_back(point, &turn)?;
-        let counts = self.restore_bytes(point, &later, u64::MAX, &*turn)?.unwrap_or_default();
+        let (counts, pages) = self.restore_bytes(point, &later, u64::MAX, &*turn)?.unwrap_or_default();
         self.close_later(&later)?;
-        note(point, counts, begun)
+        note(point, counts, begun)?;
+        Ok(Restored { copied: counts.copied, pages })
     }
 
     /// The same for whoever has the interpreter's lock, if that takes no longer than a moment; `None` if it would, and nothing is done.
-    pub fn restore_quickly(&self, point: &Arc<Point>) -> Result<Option<u64>> {
+    pub fn restore_quickly(&self, point: &Arc<Point>) -> Result<Option<Restored>> {
         self.check_process()?;
         let size = self.load().memory_of(point.incarnation)?.regions().map(|region| region.range().size()).sum::<u64>();
         if size > QUICK_SCAN || point.sources().contains("compare") {
@@ -63,9 +73,11 @@ impl AddressSpace {
         }
         self.refuse_unseen(point.options)?;
         let begun = Instant::now();
-        let Some(counts) = self.restore_bytes(point, &later, QUICK, &Uninterrupted)? else { return Ok(None) };
+        let restored = self.restore_bytes(point, &later, QUICK, &Uninterrupted)?;
+        let Some((counts, pages)) = restored else { return Ok(None) };
         self.close_later(&later)?;
-        note(point, counts, begun).map(Some)
+        note(point, counts, begun)?;
+        Ok(Some(Restored { copied: counts.copied, pages }))
     }
 
     /// Puts the map back: clients are asked, and leases veto. Regions that have gone get new memory, with the bytes that they had.
@@ -99,7 +111,7 @@ impl AddressSpace {
         later: &[Arc<Point>],
         most: u64,
         interrupt: &dyn Interrupt,
-    ) -> Result<Option<ResetCounts>> {
+    ) -> Result<Option<(ResetCounts, Vec<Range>)>> {
         let snapshot = self.load_full();
         let memory = snapshot.memory_of(point.incarnation)?;
         let mut left = Vec::new();
@@ -108,20 +120,25 @@ impl AddressSpace {
             left.iter().try_for_each(|work| work.kept.reset.put_back(&work.suspects))?;
             return found.map(|()| None);
         }
-        let mut counts = ResetCounts::default();
+        let (mut counts, mut pages) = (ResetCounts::default(), Vec::new());
         while let Some(Work { kept, windows, suspects }) = left.pop() {
             let expected = Expected::all(&kept.shadow);
             let restored = kept.reset.restore(&windows, expected, &suspects, &mut counts, interrupt);
-            restored.or_else(|error| {
+            let differing = restored.or_else(|error| {
                 left.iter().try_for_each(|work| work.kept.reset.put_back(&work.suspects))?;
                 Err(error)
             })?;
+            for run in differing {
+                pages.add_all(windows.iter().map(|region| region.window().guest_of(run)))?;
+            }
         }
         for (region, expected) in strangers(point, memory) {
-            let copied = reset::restore_everything(&[region], expected?, point.consumer, interrupt)?;
-            counts.copied = counts.copied.saturating_add(copied);
+            let differing = reset::restore_everything(&[region], expected?, point.consumer, interrupt)?;
+            counts.copied = counts.copied.saturating_add(reset::pages_in(&differing));
+            pages.add_all(differing.into_iter().map(|run| region.window().guest_of(run)))?;
         }
-        Ok(Some(counts))
+        pages.retain(|run| !run.is_empty());
+        Ok(Some((counts, pages)))
     }
 
     /// The pages that a restore would change, or, by comparing everything, all that differ.
@@ -157,12 +174,12 @@ fn names(point: &Point) -> Vec<String> {
     point.sources().iter().map(|name| (*name).into()).collect()
 }
 
-fn note(point: &Point, counts: ResetCounts, begun: Instant) -> Result<u64> {
+fn note(point: &Point, counts: ResetCounts, begun: Instant) -> Result<()> {
     let mut stats = point.stats.lock()?;
     stats.resets = stats.resets.saturating_add(1);
     stats.counts = ResetCounts { hot: counts.hot, ..stats.counts.plus(counts) };
     stats.seconds += begun.elapsed().as_secs_f64();
-    Ok(counts.copied)
+    Ok(())
 }
 
 /// The region of a checkpoint that a region is, if its bytes are kept.

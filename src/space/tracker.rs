@@ -208,7 +208,7 @@ fn source_names(region: &MappedRegion, id: ConsumerId) -> Result<&'static [&'sta
 }
 
 /// Whole pages that hold all of the ranges.
-pub(super) fn pages_of(found: &[Range], page_size: u64, sources: Vec<String>) -> Result<DirtyPages> {
+pub fn pages_of(found: &[Range], page_size: u64, sources: Vec<String>) -> Result<DirtyPages> {
     let mut pages = Vec::new();
     pages.add_all(found.iter().map(|range| {
         let end = range.end().checked_next_multiple_of(page_size).unwrap_or(u64::MAX);

@@ -70,7 +70,7 @@ def faults(vcpu: int) -> int:
     pytest.skip("KVM does not count the faults of this kind of machine")
 
 
-@pytest.mark.parametrize("machine", ["pagemap"], indirect=True)
+@pytest.mark.timeout(1200)
 def test_a_guest_is_put_back_thousands_of_times(machine: Machine) -> None:
     import unicorn  # noqa: PLC0415  not everywhere
 
@@ -78,7 +78,8 @@ def test_a_guest_is_put_back_thousands_of_times(machine: Machine) -> None:
     load(space, [DATA + index * 7 * PAGE for index in range(50)])
     machine.boot(CODE)
     engine = unicorn.Uc(unicorn.UC_ARCH_X86, unicorn.UC_MODE_64)
-    view = memory.view(0, memory.regions[0].size)
+    # To KVM's log a view that may be written is a writer of all of it, each time.
+    view = memory.view(0, memory.regions[0].size, writable=machine.mode == "pagemap")
     everything = np.frombuffer(view, "u1")
     random = np.random.default_rng(1)
     registers = kvm_state.capture(machine.vcpu, groups=("sregs", "regs", "xsave"))
@@ -103,12 +104,12 @@ def test_a_guest_is_put_back_thousands_of_times(machine: Machine) -> None:
                 usage.add((len(list(Path("/proc/self/fd").iterdir())), memory.host_address(0) == host))
         assert len(usage) == 1
         assert engine.mem_read(DATA, 8) == bytes(8)
-        assert blocks(memory, 0) * 512 < len(everything)
+        # The comparisons above read all of it, and pages that were only read were given back.
+        assert machine.mode == "kvm" or blocks(memory, 0) * 512 < len(everything)
     del everything
     view.release()
 
 
-@pytest.mark.parametrize("machine", ["pagemap"], indirect=True)
 def test_a_run_behind_a_restore_faults_no_more_than_pages_are_protected_again(machine: Machine) -> None:
     """Protecting all of it in one call makes KVM drop every page of the guest's: then a run faults at each page that it reads."""
     memory = machine.space.memory
@@ -151,6 +152,30 @@ def test_registers_are_put_back_with_the_memory(machine: Machine) -> None:
             assert point.restore() == 1
             fcntl.ioctl(machine.vcpu, 0x8090AE81, regs)
             assert regs.raw == before
+
+
+def test_an_emulator_goes_back_with_its_registers_and_its_translations() -> None:
+    """A program writes its own next instruction; what was translated of that must not be executed again."""
+    unicorn = pytest.importorskip("unicorn")
+    x86 = pytest.importorskip("unicorn.x86_const")
+    space = new_space()
+    # mov eax, 1; and, once it has run, a 2 in its place
+    space.memory.write(CODE, b"\xb8\x01\0\0\0\x90")
+    engine = unicorn.Uc(unicorn.UC_ARCH_X86, unicorn.UC_MODE_64)
+    with space.attach_unicorn(engine), space.memory.checkpoint() as point:
+        for count in (1, 40):
+            engine.emu_start(CODE, CODE + 5)
+            assert engine.reg_read(x86.UC_X86_REG_EAX) == 1
+            space.memory.write_u8(CODE + 1, 2)
+            engine.ctl_remove_cache(CODE, CODE + 6)
+            for page in range(count):
+                space.memory.write_u8(DATA + 2 * page * PAGE, 1)
+            engine.emu_start(CODE, CODE + 5)
+            assert engine.reg_read(x86.UC_X86_REG_EAX) == 2
+            assert point.restore() == count + 1
+            assert engine.reg_read(x86.UC_X86_REG_EAX) == 0
+        engine.emu_start(CODE, CODE + 5)
+        assert engine.reg_read(x86.UC_X86_REG_EAX) == 1
 
 
 def test_what_is_no_processor_and_no_register_is_refused(tmp_path: Path) -> None:

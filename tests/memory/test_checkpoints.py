@@ -512,6 +512,7 @@ def test_in_a_forked_child_it_is_the_parents() -> None:
     assert point.restore() == 1
 
 
+@pytest.mark.timeout(1200)
 def test_thousands_of_resets_leave_nothing_behind() -> None:
     """Random pages each time; what is found, compared and given back is all that differs."""
     memory = mapped(ram(0, 4 * MIB), ram(HIGH, 4 * MIB, mem_type="mmap"))[1]

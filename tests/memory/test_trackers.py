@@ -1,5 +1,6 @@
 """Trackers of writes: every writer over every kind of memory, by every source, and any number of trackers beside each other."""
 
+import asyncio
 import ctypes
 import os
 import threading
@@ -18,6 +19,7 @@ from dbs_address_space import (
     DirtyTracker,
     ForkedProcess,
     GuestMemory,
+    InvalidAddressRange,
     InvalidArgument,
     NotMapped,
     RegionBusy,
@@ -425,3 +427,28 @@ def test_descriptors_do_not_grow_with_regions() -> None:
             memory.write_u8(199 * 16 * PAGE, 1)
             assert of(tracker) == {199 * 16 * PAGE}
     assert descriptors() == before
+
+
+def test_a_coroutine_wakes_when_a_page_of_its_range_is_written() -> None:
+    memory = mapped(ram(0, SIZE))[1]
+
+    async def main() -> None:
+        with memory.dirty.start() as tracker:
+            waiter = asyncio.create_task(tracker.wait(4 * PAGE, 2 * PAGE))
+            memory.write_u8(0, 1)
+            assert not await tracker.wait(4 * PAGE, PAGE, timeout=0)
+            assert not waiter.done()
+            memory.write_u8(5 * PAGE + 7, 1)
+            found = await waiter
+            assert [tuple(pages) for pages in found] == [(5 * PAGE, PAGE)]
+            # It takes nothing.
+            assert of(tracker) == {0, 5 * PAGE}
+            with pytest.raises(InvalidAddressRange):
+                await tracker.wait(1, (1 << 64) - 1)
+            waiter = asyncio.create_task(tracker.wait(0, PAGE, poll=0.002))
+            await asyncio.sleep(0)
+            memory.close()
+            with pytest.raises(NotMapped):
+                await waiter
+
+    asyncio.run(main())

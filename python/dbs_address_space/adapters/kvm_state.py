@@ -63,11 +63,13 @@ class VcpuState:
         """The names of the groups that it has: this virtual CPU may not have all that were asked for."""
         return tuple(self._values)
 
-    def apply(self) -> None:
-        """Puts the registers back; `OSError` when KVM refuses some."""
-        _finish(self._vcpu_fd, self._run)
+    def apply(self, vcpu_fd: int | None = None) -> None:
+        """Puts the registers back, or into another virtual CPU, which goes on from there; `OSError` when KVM refuses some."""
+        fd = self._vcpu_fd if vcpu_fd is None else vcpu_fd
+        if vcpu_fd is None:
+            _finish(fd, self._run)
         for name, value in self._values.items():
-            done = fcntl.ioctl(self._vcpu_fd, KVM_SET_MSRS if name == "msrs" else _STRUCTURES[name].write, value)
+            done = fcntl.ioctl(fd, KVM_SET_MSRS if name == "msrs" else _STRUCTURES[name].write, value)
             if name == "msrs" and done < len(value) // 16:
                 (index,) = struct.unpack_from("<I", value, 8 + done * 16)
                 raise OSError(errno.EIO, f"KVM refused the model-specific register {index:#x}")

@@ -50,6 +50,8 @@ __all__ = ["attach"]
 
 PAGE = 0x1000
 """The unit of Unicorn's mappings, whatever the guest's pages are."""
+MANY = 32
+"""From so many ranges on it takes less time to translate all code anew than to name them."""
 KEPT = "_address_spaces"
 """The attribute of an engine that keeps the clients whose memory it has pointers into."""
 
@@ -146,6 +148,20 @@ class UnicornClient:
         """Undoes what `prepare` did, in reverse."""
         while self._undo:
             self._undo.pop()()
+
+    def _capture(self) -> object:
+        """The registers, for a checkpoint."""
+        return self._uc.context_save()
+
+    def _restored(self, state: object, pages: tuple[AddressRange, ...]) -> None:
+        """Puts the registers back, and forgets what was translated of pages that are other bytes now."""
+        if state is not None:
+            self._uc.context_restore(state)
+        if len(pages) > MANY:
+            self._uc.ctl_flush_tb()
+            return
+        for part in pages:
+            self._uc.ctl_remove_cache(part.base, part.end)
 
     def leave(self) -> None:
         """Unmaps all of it."""

@@ -3,9 +3,11 @@
 use std::sync::Weak;
 
 use super::error::refused;
+use super::slot::SlotEntry;
 use super::table::SlotTable;
 use crate::memory::dirty::WriteLog;
 use crate::model::error::Result;
+use crate::model::range::Range;
 use crate::sys::lock::Lock;
 
 /// The log that KVM keeps of a guest's writes to the bytes of a slot.
@@ -17,6 +19,18 @@ pub(super) struct KvmLog {
     pub(super) by_hand: bool,
 }
 
+impl KvmLog {
+    /// Calls `work` with the slot, if it is there and logs.
+    fn with_slot(&self, work: &dyn Fn(&mut SlotEntry) -> std::io::Result<()>) -> Result<()> {
+        let Some(table) = self.table.upgrade() else { return Ok(()) };
+        let mut table = table.lock()?;
+        let mut entries = table.logging().filter(|entry| entry.id() == self.slot);
+        entries.try_for_each(|entry| {
+            work(entry).map_err(|error| refused(&entry.region, "reading the dirty log of", &error))
+        })
+    }
+}
+
 impl WriteLog for KvmLog {
     fn is_on(&self) -> Result<bool> {
         let Some(table) = self.table.upgrade() else { return Ok(false) };
@@ -25,11 +39,18 @@ impl WriteLog for KvmLog {
     }
 
     fn sync(&self) -> Result<()> {
-        let Some(table) = self.table.upgrade() else { return Ok(()) };
-        let mut table = table.lock()?;
-        let mut entries = table.logging().filter(|entry| entry.id() == self.slot);
-        entries.try_for_each(|entry| {
-            entry.sync(self.by_hand).map_err(|error| refused(&entry.region, "reading the dirty log of", &error))
-        })
+        self.with_slot(&|entry| entry.sync(self.by_hand))
+    }
+
+    fn keeps(&self) -> bool {
+        self.by_hand
+    }
+
+    fn look(&self) -> Result<()> {
+        self.with_slot(&SlotEntry::look)
+    }
+
+    fn forget(&self, part: Range) -> Result<()> {
+        self.with_slot(&|entry| entry.forget(part))
     }
 }

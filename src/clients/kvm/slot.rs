@@ -188,6 +188,26 @@ impl SlotEntry {
         if by_hand { self.clear_by_hand(&self.logged) } else { Ok(()) }
     }
 
+    /// Brings what the guest wrote up to now to those who follow it; it stays in KVM's log, and for the machine's owner nothing changes.
+    pub(super) fn look(&mut self) -> Result<()> {
+        Ok(self.memory.note_guest_writes(&self.slot.dirty_log()?)?)
+    }
+
+    /// Makes the pages of a part of the storage clean for KVM, after the owner of the machine has them: whoever asks looks at them behind it.
+    pub(super) fn forget(&mut self, part: Range) -> Result<()> {
+        self.harvest()?;
+        let seen = self.memory.window().guest_of(part);
+        let base = self.region.base();
+        let mut pages = vec![0; self.logged.len()];
+        for page in (seen.base()..seen.end()).step_by(usize_of(page_size())) {
+            let (word, bit) = bit_of(page, base);
+            if let Some(word) = pages.get_mut(word) {
+                *word |= bit;
+            }
+        }
+        self.slot.clear_dirty_log(&pages)
+    }
+
     fn clear_by_hand(&self, pages: &[u64]) -> Result<()> {
         if pages.iter().all(|word| *word == 0) {
             return Ok(());

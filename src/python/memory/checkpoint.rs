@@ -8,7 +8,7 @@ use super::PyMemory;
 use crate::model::tracking::TrackingMode;
 use crate::python::argument::Argument;
 use crate::python::callback;
-use crate::python::checkpoint::PyCheckpoint;
+use crate::python::checkpoint::{PyCheckpoint, states_of};
 use crate::python::interrupt::detached;
 use crate::python::{convert, keywords};
 use crate::space::point::CheckpointOptions;
@@ -55,7 +55,8 @@ impl PyMemory {
             self.space.checkpoint(self.incarnation, options, interrupt)
         };
         let point = detached(py, progress, take)?;
-        Ok(PyCheckpoint { space: self.space.clone(), point, on_restore })
+        let states = states_of(py, &self.registry)?;
+        Ok(PyCheckpoint { space: self.space.clone(), point, on_restore, registry: self.registry.clone_ref(py), states })
     }
 }
 

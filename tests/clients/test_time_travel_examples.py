@@ -1,0 +1,34 @@
+"""The programs of docs/time-travel.md: a fuzzer that finds its crash, and a guest that becomes many."""
+
+from pathlib import Path
+
+import fork_guest
+import fuzz_guest
+import pytest
+import ring3_kvm
+
+ENGINES = ["kvm", "unicorn"]
+
+
+@pytest.fixture(params=ENGINES)
+def engine(request: pytest.FixtureRequest) -> str:
+    if request.param == "kvm" and not Path("/dev/kvm").exists():
+        pytest.skip("there is no /dev/kvm")
+    if request.param == "unicorn":
+        pytest.importorskip("unicorn")
+    return str(request.param)
+
+
+def test_the_fuzzer_finds_the_record_that_is_too_long(engine: str, capsys: pytest.CaptureFixture[str]) -> None:
+    crash = fuzz_guest.main(["--engine", engine, "--seconds", "60", "--verify"])
+    assert crash is not None
+    assert crash[:4] == fuzz_guest.MAGIC
+    assert crash[4] > 128
+    told = capsys.readouterr().out
+    assert f"crash: a store to {ring3_kvm.SIZE:#x}" in told
+    assert "hot pages" in told
+
+
+def test_every_guest_goes_on_from_the_boot_with_an_input_of_its_own(engine: str) -> None:
+    answers = fork_guest.main(["--engine", engine, "--count", "12"])
+    assert answers == [sum(byte * byte for byte in b"guest %d" % number) for number in range(12)]

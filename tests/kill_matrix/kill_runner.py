@@ -20,7 +20,8 @@ from children import finish_child, fork, start_child
 from dbs_address_space import AddressSpace, AddressSpaceError, AddressSpaceRegion
 from host import huge_pages
 from kernel_view import descriptors, maps
-from kill_cells import DAX_ONLY, EVENTS, HUGE, HUGE_ONLY, OPTIONS, SOURCES, TYPES, World, is_huge
+from kill_cells import HUGE, OPTIONS, SOURCES, TYPES, World, is_huge
+from kill_events import DAX_ONLY, EVENTS, HUGE_ONLY
 from memory_helpers import LAYOUT, PAGE, ram
 from verbs import OTHER, VERBS, Verb, data
 
@@ -50,6 +51,7 @@ class Cell(NamedTuple):
             (self.event not in HUGE_ONLY or is_huge(self.source))
             and (self.event not in DAX_ONLY or self.region_type == "dax")
             and (self.event != "full" or "small" in self.source)
+            and (self.event != "answered" or (self.option == "may block" and not is_huge(self.source)))
         )
 
 

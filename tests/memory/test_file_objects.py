@@ -6,7 +6,7 @@ import os
 import sys
 import tarfile
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +89,12 @@ OTHER: dict[str, Callable[[Path], Any]] = {
     "a path": lambda path: path,
     "nothing": lambda _: None,
 }
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _named() -> Iterator[None]:
+    yield
+    NAMED.close()
 
 
 @pytest.fixture(name="path")

@@ -18,13 +18,10 @@ class EngineMissing(Exception):
 
 
 class Bus(Protocol):
-    """Answers when the guest touches an address without memory behind it."""
+    """Answers the guest's accesses to addresses without memory, or to ports."""
 
-    def read(self, addr: int, size: int) -> int:
-        """Return what the guest reads, as a little-endian number of `size` bytes."""
-
-    def write(self, addr: int, size: int, value: int) -> None:
-        """Take what the guest writes."""
+    def dispatch(self, addr: int, size: int, value: int | None = None) -> int | None:
+        """Return what the guest reads, as a little-endian number of `size` bytes, or take the value that it writes."""
 
 
 class Engine(Protocol):
@@ -41,10 +38,10 @@ class Engine(Protocol):
     def add_device(self, region: AddressSpaceRegion) -> None:
         """Let the bus answer for `region`, which has no memory."""
 
-    def boot(self, entry: int, stack: int, page_table: int) -> None:
+    def boot(self, entry: int, stack: int, page_table: int, gdt: int) -> None:
         """Set the processor up in 64-bit long mode, about to execute `entry`."""
 
-    def run(self, bus: Bus) -> None:
+    def run(self, mmio: Bus, ports: Bus) -> None:
         """Run the guest until it executes `hlt`; called again, it goes on behind it."""
 
     def close(self) -> None:

@@ -34,14 +34,16 @@ KVM_SET_SREGS = 0x4138AE84
 
 KVM_MEM_READONLY = 1 << 1
 
+KVM_EXIT_IO = 2
 KVM_EXIT_HLT = 5
 KVM_EXIT_MMIO = 6
 
-# Where struct kvm_run, a page that the kernel shares with us, keeps the reason of an exit and its `mmio` member.
+# Where struct kvm_run, a page that the kernel shares with us, keeps the reason of an exit and its `mmio` or `io` member.
 EXIT_REASON_OFFSET = 8
-MMIO_OFFSET = 32
-MMIO_FORMAT = "<Q8sIB"  # phys_addr, data, len, is_write
-MMIO_DATA_OFFSET = MMIO_OFFSET + 8
+EXIT_OFFSET = 32
+MMIO_FORMAT = "<Q8xIB"  # phys_addr, data, len, is_write
+MMIO_DATA_OFFSET = EXIT_OFFSET + 8
+IO_FORMAT = "<BBHIQ"  # direction, size, port, count, data_offset
 
 
 def fields(c_type: type[Any], *names: str) -> Iterator[tuple[str, type[Any]]]:
@@ -149,21 +151,22 @@ class KvmEngine:
     def add_device(self, region: AddressSpaceRegion) -> None:
         """Nothing to do: an access outside every slot leaves the guest by itself."""
 
-    def boot(self, entry: int, stack: int, page_table: int) -> None:
+    def boot(self, entry: int, stack: int, page_table: int, gdt: int) -> None:
         """Set the registers that a boot loader would leave on its way to long mode."""
         sregs = Sregs()
         fcntl.ioctl(self._vcpu, KVM_GET_SREGS, sregs)
         sregs.cr0, sregs.cr3, sregs.cr4 = CR0_PE | CR0_PG, page_table, CR4_PAE
         sregs.efer = EFER_LME | EFER_LMA
-        code = Segment(limit=0xFFFF_FFFF, selector=8, type=11, present=1, s=1, l=1, g=1)
-        data = Segment(limit=0xFFFF_FFFF, selector=16, type=3, present=1, s=1, db=1, g=1)
+        sregs.gdt = DescriptorTable(base=gdt, limit=31)
+        code = Segment(limit=0xFFFF_FFFF, selector=0x10, type=11, present=1, s=1, l=1, g=1)
+        data = Segment(limit=0xFFFF_FFFF, selector=0x18, type=3, present=1, s=1, db=1, g=1)
         sregs.cs = code
         sregs.ds = sregs.es = sregs.fs = sregs.gs = sregs.ss = data
         fcntl.ioctl(self._vcpu, KVM_SET_SREGS, bytes(sregs))
         fcntl.ioctl(self._vcpu, KVM_SET_REGS, bytes(Regs(rip=entry, rsp=stack, rflags=RFLAGS_RESERVED)))
 
-    def run(self, bus: Bus) -> None:
-        """Run the guest until it halts, and let the bus answer each of its exits on the way.
+    def run(self, mmio: Bus, ports: Bus) -> None:
+        """Run the guest until it halts, and let a bus answer each of its exits on the way.
 
         Raises:
             RuntimeError: the guest left for a reason that this small machine does not know.
@@ -176,17 +179,22 @@ class KvmEngine:
             (exit_reason,) = struct.unpack_from("<I", self._kvm_run, EXIT_REASON_OFFSET)
             if exit_reason == KVM_EXIT_HLT:
                 return
-            if exit_reason != KVM_EXIT_MMIO:
+            if exit_reason == KVM_EXIT_MMIO:
+                addr, size, is_write = struct.unpack_from(MMIO_FORMAT, self._kvm_run, EXIT_OFFSET)
+                self._answer(mmio, addr, slice(MMIO_DATA_OFFSET, MMIO_DATA_OFFSET + size), is_write=is_write)
+            elif exit_reason == KVM_EXIT_IO:
+                is_write, size, port, count, offset = struct.unpack_from(IO_FORMAT, self._kvm_run, EXIT_OFFSET)
+                for start in range(offset, offset + size * count, size):
+                    self._answer(ports, port, slice(start, start + size), is_write=is_write)
+            else:
                 raise RuntimeError(f"the guest stopped with KVM exit reason {exit_reason}")
-            self._answer(bus)
 
-    def _answer(self, bus: Bus) -> None:
-        addr, data, size, is_write = struct.unpack_from(MMIO_FORMAT, self._kvm_run, MMIO_OFFSET)
-        if is_write:
-            bus.write(addr, size, int.from_bytes(data[:size], "little"))
-        else:
-            answer = bus.read(addr, size).to_bytes(size, "little")
-            self._kvm_run[MMIO_DATA_OFFSET : MMIO_DATA_OFFSET + size] = answer
+    def _answer(self, bus: Bus, addr: int, data: slice, *, is_write: bool) -> None:
+        """Take the bytes that the guest wrote from where the kernel left them, or put those that it reads there."""
+        size = data.stop - data.start
+        answer = bus.dispatch(addr, size, int.from_bytes(self._kvm_run[data], "little") if is_write else None)
+        if answer is not None:
+            self._kvm_run[data] = answer.to_bytes(size, "little")
 
     def close(self) -> None:
         """Close the processor and the virtual machine."""

@@ -26,7 +26,9 @@ class UnicornEngine:
         self._uc = unicorn.Uc(unicorn.UC_ARCH_X86, unicorn.UC_MODE_64)
         self._read_only, self._all = unicorn.UC_PROT_READ | unicorn.UC_PROT_EXEC, unicorn.UC_PROT_ALL
         self._empty_sockets: set[int] = set()
-        self._bus: Bus | None = None
+        self._buses: tuple[Bus, Bus] | None = None
+        for instruction, callback in ((self._x86.UC_X86_INS_IN, self._in), (self._x86.UC_X86_INS_OUT, self._out)):
+            self._uc.hook_add(unicorn.UC_HOOK_INSN, callback, None, 1, 0, instruction)
 
     def map_region(self, region: AddressSpaceRegion, host_address: int) -> None:
         """Let the emulated processor work in the address space's own memory, without a copy."""
@@ -51,14 +53,22 @@ class UnicornEngine:
         self._uc.mmio_map(region.base, region.size, self._read, region.base, self._write, region.base)
 
     def _read(self, _uc: object, offset: int, size: int, base: int) -> int:
-        assert self._bus is not None
-        return self._bus.read(base + offset, size)
+        return self._dispatch(0, base + offset, size)
 
     def _write(self, _uc: object, offset: int, size: int, value: int, base: int) -> None:
-        assert self._bus is not None
-        self._bus.write(base + offset, size, value)
+        self._dispatch(0, base + offset, size, value)
 
-    def boot(self, entry: int, stack: int, page_table: int) -> None:
+    def _in(self, _uc: object, port: int, size: int, _data: object) -> int:
+        return self._dispatch(1, port, size)
+
+    def _out(self, _uc: object, port: int, size: int, value: int, _data: object) -> None:
+        self._dispatch(1, port, size, value)
+
+    def _dispatch(self, bus: int, addr: int, size: int, value: int | None = None) -> int:
+        assert self._buses is not None
+        return self._buses[bus].dispatch(addr, size, value) or 0
+
+    def boot(self, entry: int, stack: int, page_table: int, gdt: int) -> None:  # noqa: ARG002  Unicorn has segments
         """Switch paging on in the order that a processor asks for: PAE, the table, long mode, paging."""
         x86, uc = self._x86, self._uc
         uc.reg_write(x86.UC_X86_REG_CR4, CR4_PAE)
@@ -69,13 +79,13 @@ class UnicornEngine:
         uc.reg_write(x86.UC_X86_REG_RFLAGS, RFLAGS_RESERVED)
         uc.reg_write(x86.UC_X86_REG_RIP, entry)
 
-    def run(self, bus: Bus) -> None:
+    def run(self, mmio: Bus, ports: Bus) -> None:
         """Emulate until the guest halts.
 
         Raises:
             unicorn.UcError: the guest did what the emulated processor cannot do.
         """
-        self._bus = bus
+        self._buses = mmio, ports
         self._uc.emu_start(self._uc.reg_read(self._x86.UC_X86_REG_RIP), until=0)
 
     def close(self) -> None:

@@ -1,13 +1,11 @@
-"""The guest: the program in its firmware, and the page tables that it runs on.
+"""The guest: the program in its firmware.
 
 The program waits with `hlt`. Each time Python lets it go on, it takes an address and a count from
 the mailbox, replaces the numbers there by their running totals, and leaves the last total in the mailbox.
 """
 
-from dbs_address_space import GuestMemory
-
-CONSOLE = 0xD000_0000
-MAILBOX = 0xD000_1000
+CONSOLE_PORT = 0x3F8
+MAILBOX = 0xD000_0000
 
 MAILBOX_ADDRESS = 0
 MAILBOX_COUNT = 8
@@ -18,7 +16,7 @@ DONE = b"firmware: running totals written\n\0"
 
 _CODE = (
     b"\xbb" + MAILBOX.to_bytes(4, "little"),  # 00        mov   ebx, MAILBOX
-    b"\x48\x8d\x35\x3f\x00\x00\x00",          # 05        lea   rsi, [rip + hello]
+    b"\x48\x8d\x35\x3e\x00\x00\x00",          # 05        lea   rsi, [rip + hello]
     b"\xe8\x2b\x00\x00\x00",                  # 0c        call  print
     b"\xf4",                                  # 11  next: hlt
     b"\x48\x8b\x3b",                          # 12        mov   rdi, [rbx + MAILBOX_ADDRESS]
@@ -30,39 +28,16 @@ _CODE = (
     b"\x48\xff\xc9",                          # 25        dec   rcx
     b"\x75\xf1",                              # 28        jnz   sum
     b"\x48\x89\x43\x10",                      # 2a        mov   [rbx + MAILBOX_TOTAL], rax
-    b"\x48\x8d\x35" + (0x16 + len(HELLO)).to_bytes(4, "little"),  # 2e  lea  rsi, [rip + done]
+    b"\x48\x8d\x35" + (0x15 + len(HELLO)).to_bytes(4, "little"),  # 2e  lea  rsi, [rip + done]
     b"\xe8\x02\x00\x00\x00",                  # 35        call  print
     b"\xeb\xd5",                              # 3a        jmp   next
-    b"\xba" + CONSOLE.to_bytes(4, "little"),  # 3c print: mov   edx, CONSOLE
+    b"\xba" + CONSOLE_PORT.to_bytes(4, "little"),  # 3c print: mov edx, CONSOLE_PORT
     b"\xac",                                  # 41  char: lodsb
     b"\x84\xc0",                              # 42        test  al, al
-    b"\x74\x04",                              # 44        jz    back
-    b"\x88\x02",                              # 46        mov   [rdx], al
-    b"\xeb\xf7",                              # 48        jmp   char
-    b"\xc3",                                  # 4a  back: ret
+    b"\x74\x03",                              # 44        jz    back
+    b"\xee",                                  # 46        out   dx, al
+    b"\xeb\xf8",                              # 47        jmp   char
+    b"\xc3",                                  # 49  back: ret
 )  # fmt: skip
 
 PROGRAM = b"".join(_CODE) + HELLO + DONE
-
-PAGE_PRESENT_WRITABLE = 0b11
-PAGE_SIZE_2MIB = 1 << 7
-TABLE_SIZE = 0x1000
-ENTRIES = TABLE_SIZE // 8
-
-
-def write_page_tables(memory: GuestMemory, base: int, gibibytes: int) -> None:
-    """Map the low virtual addresses to the same physical ones, in pages of 2 MiB.
-
-    Args:
-        memory: the guest's memory.
-        base: where the top table goes; the others follow it.
-        gibibytes: how much to map, up to 512.
-    """
-    pointers = base + TABLE_SIZE
-    memory.write_u64(base, pointers | PAGE_PRESENT_WRITABLE)
-    for gibibyte in range(gibibytes):
-        directory = pointers + TABLE_SIZE * (1 + gibibyte)
-        memory.write_u64(pointers + 8 * gibibyte, directory | PAGE_PRESENT_WRITABLE)
-        for entry in range(ENTRIES):
-            page = (gibibyte << 30) + (entry << 21)
-            memory.write_u64(directory + 8 * entry, page | PAGE_SIZE_2MIB | PAGE_PRESENT_WRITABLE)

@@ -15,70 +15,61 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from itertools import accumulate
-from typing import Protocol
 
-from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion, GuestMemory, RegionBusy
+from dbs_address_space import (
+    AddressSpace,
+    AddressSpaceLayout,
+    AddressSpaceRegion,
+    GuestMemory,
+    RegionBusy,
+    UnmappedAddress,
+    tables,
+)
 from engine import Engine, EngineMissing
 from engine_kvm import KvmEngine
 from engine_unicorn import UnicornEngine
-from guest_program import (
-    CONSOLE,
-    MAILBOX,
-    MAILBOX_ADDRESS,
-    MAILBOX_TOTAL,
-    PROGRAM,
-    write_page_tables,
-)
+from guest_program import CONSOLE_PORT, MAILBOX, MAILBOX_ADDRESS, MAILBOX_TOTAL, PROGRAM
 
 GIB = 1 << 30
+GDT = 0x500
 PAGE_TABLES = 0x1000
 STACK = 0x8_0000
 HIGH_RAM = 4 * GIB
 DIMM = 5 * GIB
 FIRMWARE = 0xFFFC_0000
-MAPPED_GIBIBYTES = 6
 NOTHING = 2**64 - 1
 
 
 def plan() -> AddressSpace:
     """Describe the machine: no memory is allocated yet."""
-    layout = AddressSpaceLayout(1 << 36, 0, 1 << 35, mmio_windows=((CONSOLE, 0x1000_0000),))
-    return AddressSpace.from_regions(
+    layout = AddressSpaceLayout(1 << 36, 0, 1 << 35, mmio_windows=((MAILBOX, 0x1000_0000),))
+    space = AddressSpace.from_regions(
         [
             AddressSpaceRegion("ram", 0, "16MiB", name="ram-low"),
-            AddressSpaceRegion.create_device_region(CONSOLE, 0x1000, name="console"),
             AddressSpaceRegion.create_device_region(MAILBOX, 0x1000, name="mailbox"),
             AddressSpaceRegion("firmware", FIRMWARE, "256KiB", name="firmware", prot_flags="r--"),
             AddressSpaceRegion("ram", HIGH_RAM, "64MiB", name="ram-high"),
         ],
         layout,
     )
-
-
-class Device(Protocol):
-    """The device behind a region."""
-
-    def read(self, offset: int, size: int, /) -> bytes:
-        """Answer a read."""
-
-    def write(self, offset: int, data: bytes, /) -> None:
-        """Take a write."""
+    space.ports.insert_region(AddressSpaceRegion("device", CONSOLE_PORT, 8, name="console"))
+    return space
 
 
 class Console:
-    """Shows what the guest says, line by line."""
+    """Shows what the guest says, line by line: a serial port that is always ready."""
 
     def __init__(self) -> None:
         """Start with an empty line."""
         self._line = bytearray()
 
-    def read(self, _offset: int, size: int) -> bytes:
+    def read(self, _offset: int, _size: int) -> int:
         """Nobody types."""
-        return bytes(size)
+        return 0
 
-    def write(self, _offset: int, data: bytes) -> None:
+    def write(self, _offset: int, size: int, value: int) -> None:
         """Take some characters."""
-        self._line += data
+        self._line += value.to_bytes(size, "little")
         if self._line.endswith(b"\n"):
             print(f"  guest | {self._line.decode().rstrip()}")
             self._line.clear()
@@ -91,13 +82,13 @@ class Mailbox:
         """Start with all registers 0."""
         self._registers = bytearray(24)
 
-    def read(self, offset: int, size: int) -> bytes:
+    def read(self, offset: int, size: int) -> int:
         """Read registers, in any width: Unicorn splits 64 bits into two halves."""
-        return bytes(self._registers[offset : offset + size])
+        return int.from_bytes(self._registers[offset : offset + size], "little")
 
-    def write(self, offset: int, data: bytes) -> None:
+    def write(self, offset: int, size: int, value: int) -> None:
         """Write registers."""
-        self._registers[offset : offset + len(data)] = data
+        self._registers[offset : offset + size] = value.to_bytes(size, "little")
 
     def post(self, addr: int, count: int) -> None:
         """Ask for the running totals of the `count` numbers at `addr`."""
@@ -110,36 +101,22 @@ class Mailbox:
         return total
 
 
-class DeviceBus:
-    """Answers the guest's accesses to addresses without memory, by asking the space what is there."""
+class HardwareBus:
+    """The devices of a space, and a bus around them on which nothing answers by itself."""
 
-    def __init__(self, space: AddressSpace, devices: dict[str, Device]) -> None:
-        """Connect the devices, by the names of their regions."""
+    def __init__(self, space: AddressSpace) -> None:
+        """Take a space, or its ports."""
         self._space = space
-        self._devices = devices
         self.hits: Counter[str] = Counter()
 
-    def read(self, addr: int, size: int) -> int:
-        """Read from the device at `addr`; where none is, all bits are 1, as on real hardware."""
-        found = self._find(addr)
-        if found is None:
-            return NOTHING >> 64 - 8 * size
-        device, offset = found
-        return int.from_bytes(device.read(offset, size), "little")
-
-    def write(self, addr: int, size: int, value: int) -> None:
-        """Write to the device at `addr`; where none is, or a ROM, the value is lost."""
-        if found := self._find(addr):
-            device, offset = found
-            device.write(offset, value.to_bytes(size, "little"))
-
-    def _find(self, addr: int) -> tuple[Device, int] | None:
+    def dispatch(self, addr: int, size: int, value: int | None = None) -> int | None:
+        """Ask the device at `addr`; where none is, or a ROM, all bits are 1, and what is written is lost."""
         region = self._space.find_region(addr)
-        name = "no region" if region is None else str(region.name)
-        self.hits[name] += 1
-        if region is None or name not in self._devices:
-            return None
-        return self._devices[name], addr - region.base
+        self.hits["no region" if region is None else str(region.name)] += 1
+        try:
+            return self._space.dispatch(addr, size, value)
+        except UnmappedAddress:
+            return NOTHING >> 64 - 8 * size if value is None else None
 
 
 class Machine:
@@ -151,7 +128,9 @@ class Machine:
         self.memory = memory
         self.engine = engine
         self.mailbox = Mailbox()
-        self.bus = DeviceBus(space, {"console": Console(), "mailbox": self.mailbox})
+        self.mmio, self.ports = HardwareBus(space), HardwareBus(space.ports)
+        space.attach_device("mailbox", self.mailbox)
+        space.ports.attach_device("console", Console())
         for region in space:
             if region in memory.regions:
                 engine.map_region(region, memory.host_address(region.base))
@@ -160,15 +139,20 @@ class Machine:
 
     def boot(self) -> None:
         """Load the firmware and run it until it waits for work."""
-        self.memory.write(FIRMWARE, PROGRAM, force=True)
-        write_page_tables(self.memory, PAGE_TABLES, MAPPED_GIBIBYTES)
-        self.engine.boot(entry=FIRMWARE, stack=STACK, page_table=PAGE_TABLES)
-        self.engine.run(self.bus)
+        self.memory.load_image(PROGRAM, FIRMWARE, force=True)
+        self.memory.write(PAGE_TABLES, tables.page_tables(PAGE_TABLES, "6GiB"))
+        self.memory.write(GDT, tables.gdt())
+        self.engine.boot(entry=FIRMWARE, stack=STACK, page_table=PAGE_TABLES, gdt=GDT)
+        self.run()
+
+    def run(self) -> None:
+        """Run the guest until it waits for work."""
+        self.engine.run(self.mmio, self.ports)
 
     def running_totals(self, addr: int, count: int) -> int:
         """Let the guest replace the numbers at `addr` by their running totals, and return the last one."""
         self.mailbox.post(addr, count)
-        self.engine.run(self.bus)
+        self.run()
         return self.mailbox.total
 
     def plug(self, region: AddressSpaceRegion) -> None:
@@ -242,12 +226,12 @@ def run(engine: Engine) -> None:
     with memory, closing(engine):
         with step("connect the engine"):
             machine = Machine(space, memory, engine)
-        print(f"\nthe map before:\n{space}\n")
+        print(f"\nthe map before:\n{space}\n\nits ports:\n{space.ports}\n")
         with step("load the firmware and boot"):
             machine.boot()
         check_totals(machine, HIGH_RAM, 100_000)
         hotplug(machine)
-        hits = ", ".join(f"{name} {count}" for name, count in machine.bus.hits.items())
+        hits = ", ".join(f"{name} {count}" for name, count in (machine.ports.hits + machine.mmio.hits).items())
         print(f"the guest's accesses without memory, by what the space has there: {hits}")
         print(f"\nthe map after:\n{space}\n")
     print("done: the engine is closed, the memory is given back")

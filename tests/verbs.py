@@ -19,6 +19,7 @@ from typing import Any, BinaryIO, Literal
 from blake3 import blake3
 from bytes_model import undump
 from dbs_address_space import GuestMemory
+from elf_programs import elf
 from memory_helpers import GIB, PAGE, numbered
 
 Call = Callable[..., object]
@@ -278,6 +279,11 @@ def write_to(memory: GuestMemory, addr: Any, size: Any, file: BinaryIO | None = 
         return content_of(fd)
 
 
+def load_elf(memory: GuestMemory, addr: Any, size: int) -> int:
+    program = memory.load_elf(elf([(0, addr, size, data(size))]))
+    return sum(segment.size for segment in program.segments)
+
+
 def file_read(memory: GuestMemory, addr: int, size: int) -> bytes | None:
     with memory.open() as file:
         file.seek(addr)
@@ -383,6 +389,11 @@ VERBS: tuple[Verb, ...] = (
     Writer("pack", lambda memory, addr, size: memory.pack(addr, f"{size}s", data(size)), written, interruptible=False),
     Writer("copy", copy_inward, written, form="inward", interruptible=True),
     Writer("read_from", read_from, writing(data, len), interruptible=True),
+    Writer("load_image", lambda memory, addr, size: memory.load_image(data(size), addr), writing(data, len)),
+    Forcer(
+        "load_image", lambda memory, addr, size: memory.load_image(data(size), addr, force=True), writing(data, len)
+    ),
+    Verb("load_elf", load_elf, writing(data, len), kind="file", needs="w", writes=True, long=True),
     *(verb for width in (1, 2, 4, 8) for verb in integers(width)),
     Verb(
         "read_many_u64",

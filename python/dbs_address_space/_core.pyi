@@ -1,7 +1,20 @@
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
 from os import PathLike
 from types import TracebackType
-from typing import Any, Final, Literal, NoReturn, Protocol, Self, SupportsIndex, TypeAlias, TypeVar, final, overload
+from typing import (
+    Any,
+    BinaryIO,
+    Final,
+    Literal,
+    NoReturn,
+    Protocol,
+    Self,
+    SupportsIndex,
+    TypeAlias,
+    TypeVar,
+    final,
+    overload,
+)
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -9,6 +22,7 @@ from typing_extensions import Buffer, disjoint_base
 
 from .enums import AddressSpaceRegionType, MapFlags, MemorySourceType, Prot
 from .guest_file import GuestFile
+from .loading import LoadedElf
 from .map_row import MapRow
 from .progress import Progress
 from .ranges import AddressRange, VhostUserRegion
@@ -89,6 +103,7 @@ class _Writable(Protocol):
 
 _File: TypeAlias = int | _HasFileno
 _Path: TypeAlias = str | PathLike[str]
+_Loadable: TypeAlias = _Path | BinaryIO | Buffer
 _Target: TypeAlias = SupportsIndex | str | AddressSpaceRegion | UnplugRequest | _RegionKey
 _Ranges: TypeAlias = Iterable[tuple[_Address, _Size]] | Buffer
 _Window: TypeAlias = tuple[_Address, _Size]
@@ -709,16 +724,22 @@ class AddressSpaceBase:
         theme: Literal["auto", "light", "dark"] = "auto",
         width: int = 984,
         limit: int = 48,
+        view: Literal["map", "host", "heat"] = "map",
+        dirty: DirtyPages | None = None,
     ) -> str:
         """The map as an SVG picture, row by row of `rows(limit=limit)`: low addresses on top, sizes as heights, types as colours.
 
         `width` is in pixels; below 760 only addresses, names and sizes remain. `theme` is `"light"`, `"dark"` or `"auto"`, which
-        follows the viewer and is light on paper. Names are escaped. Raises `InvalidArgument` for another theme or less than 320 pixels.
+        follows the viewer and is light on paper. Names are escaped.
+
+        `view="host"` draws the files and the memory of the host behind the rows. `view="heat"` draws the pages of a mapped space:
+        those that are resident, and in other colours the `DirtyPages` in `dirty`. Raises `InvalidArgument` for another view or theme,
+        less than 320 pixels, or pages of a map, `NotMapped`.
 
         >>> from dbs_address_space import AddressSpaceBase, AddressSpaceLayout, AddressSpaceRegion
         >>> regions = [AddressSpaceRegion("ram", 0, "1MiB", name="ram0")]
         >>> guest = AddressSpaceBase.from_regions(regions, AddressSpaceLayout(1 << 46, 0, 1 << 45))
-        >>> guest.to_svg()[:4]
+        >>> guest.to_svg(view="host")[:4]
         '<svg'
         """
     def to_html(
@@ -837,6 +858,19 @@ class AddressSpaceChange:
         ...         print(change.mapping(region).size)
         >>> subscription = space.subscribe(show, replay=True)
         4194304
+        """
+    def to_svg(
+        self, *, title: str = "Change", theme: Literal["auto", "light", "dark"] = "auto", width: int = 984
+    ) -> str:
+        """The change as an SVG picture: the maps side by side on one scale, with changed regions in colour, and the rest as one row each.
+
+        A region of the same name and size at another base has moved, which an arrow shows. `theme` and `width` are those of
+        `AddressSpace.to_svg`. Raises `InvalidArgument` for another theme or less than 320 pixels.
+
+        >>> from dbs_address_space import AddressSpaceBase, AddressSpaceLayout, AddressSpaceRegion
+        >>> before = AddressSpaceBase.from_regions([], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+        >>> before.diff(before.insert_region(AddressSpaceRegion("ram", 0, "1MiB"))).to_svg()[:4]
+        '<svg'
         """
     def _keep(self, region: AddressSpaceRegion) -> object: ...
     def __bool__(self) -> bool: ...
@@ -982,10 +1016,26 @@ class AddressSpace:
     def memory(self) -> GuestMemory:
         """The memory of a mapped space; raises `NotMapped` before `map_memory()` and after `close()`."""
     @property
+    def ports(self) -> AddressSpace:
+        """The I/O ports of an x86 machine, 0 to 0xffff: an `AddressSpace` of its own, always the same, for device regions only.
+
+        It has every verb of a space, `attach_device`, `dispatch`, `reserve` and `find_free` among them, where a region's type is
+        `"device"` and its alignment 1 when they are not given. So what answers an access, by MMIO or by `in` and `out`, is one
+        handler, and one `dispatch`. It ends with `close()` of the space. Raises `InvalidArgument` of ports themselves.
+
+        >>> from types import SimpleNamespace
+        >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
+        >>> ports = AddressSpace(AddressSpaceLayout(1 << 46, 0, 1 << 45)).ports
+        >>> _ = ports.insert_region(AddressSpaceRegion("device", 0x3f8, 8, name="com1"))
+        >>> _ = ports.attach_device("com1", SimpleNamespace(read=lambda offset, size: 0, write=print))
+        >>> ports.dispatch(0x3f8, 1, ord("a"))
+        0 1 97
+        """
+    @property
     def is_mapped(self) -> bool:
         """Whether the space has memory."""
     def close(self, *, timeout: float | None = 0.0) -> None:
-        """Unmaps the memory, if there is any, and ends every attachment; the space stays as a map. Closing twice does nothing.
+        """Unmaps the memory, if there is any, and ends every attachment, those of the ports too; the space stays as a map. Closing twice does nothing.
 
         `with` closes the space at its end. A region that views, arrays or long accesses hold is `RegionBusy`, at once or after `timeout`
         seconds (`None`: never), as in `remove_region`; a client that refuses is `ClientError`; then nothing has changed. The error of an
@@ -1026,7 +1076,7 @@ class AddressSpace:
     ) -> int:
         """The base of free addresses, where neither a region nor a reservation is, and where the layout allows such a region.
 
-        `align` is a power of two: 2 MiB for `"dax"`, else 4 KiB, when not given. `low` and `high` bound the place, which lies below
+        `align` is a power of two: 2 MiB for `"dax"`, 1 for `ports`, else 4 KiB, when not given. `low` and `high` bound the place, which lies below
         the layout's ends in any case. `policy` is `"first"`, `"last"` or `"best"`; `guard_gap` bytes stay free on both sides. Raises
         `NoSpace`, or of its kinds `Fragmented` and `AlignmentImpossible`, with the numbers.
 
@@ -1169,16 +1219,22 @@ class AddressSpace:
         theme: Literal["auto", "light", "dark"] = "auto",
         width: int = 984,
         limit: int = 48,
+        view: Literal["map", "host", "heat"] = "map",
+        dirty: DirtyPages | None = None,
     ) -> str:
         """The map as an SVG picture, row by row of `rows(limit=limit)`: low addresses on top, sizes as heights, types as colours.
 
         `width` is in pixels; below 760 only addresses, names and sizes remain. `theme` is `"light"`, `"dark"` or `"auto"`, which
-        follows the viewer and is light on paper. Names are escaped. Raises `InvalidArgument` for another theme or less than 320 pixels.
+        follows the viewer and is light on paper. Names are escaped.
+
+        `view="host"` draws the files and the memory of the host behind the rows. `view="heat"` draws the pages of a mapped space:
+        those that are resident, and in other colours the `DirtyPages` in `dirty`. Raises `InvalidArgument` for another view or theme,
+        less than 320 pixels, or pages of a map, `NotMapped`.
 
         >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
         >>> regions = [AddressSpaceRegion("ram", 0, "1MiB", name="ram0")]
         >>> guest = AddressSpace.from_regions(regions, AddressSpaceLayout(1 << 46, 0, 1 << 45))
-        >>> guest.to_svg()[:4]
+        >>> guest.to_svg(view="host")[:4]
         '<svg'
         """
     def to_html(
@@ -2144,6 +2200,39 @@ class GuestMemory:
         ...     file.tell()
         4096
         """
+    def load_elf(self, file: _Loadable) -> LoadedElf:
+        r"""Loads an ELF program of 32 or 64 bits: each segment at its physical address, zeroes behind its bytes. Returns a `LoadedElf`.
+
+        `file` is a path, what `open()` gives in a binary mode, or the bytes of a file. `.entry` is the physical address to begin at,
+        `.segments` are the ranges that were written, `.notes` such as the one with the entry for Xen's boot protocol (`"Xen"`, 18).
+        All of it is written, or nothing. Raises `FormatError` for another file, a damaged one and segments that overlap; as `write`
+        does where they lie.
+
+        >>> import struct
+        >>> from dbs_address_space import AddressSpaceBuilder
+        >>> header = struct.pack("<16sHHIQQQIHHHHHH", b"\x7fELF\2\1\1", 2, 62, 1, 0xffff8000, 64, 0, 0, 64, 56, 1, 0, 0, 0)
+        >>> segment = struct.pack("<IIQQQQQQ", 1, 5, 120, 0xffff8000, 0x8000, 4, 0x100, 0x1000)
+        >>> memory = AddressSpaceBuilder(numa_regions=["4MiB"]).build().memory
+        >>> program = memory.load_elf(header + segment + b"code")
+        >>> hex(program.entry), memory.read(program.entry, 5)
+        ('0x8000', b'code\x00')
+        """
+    def load_image(
+        self, file: _Loadable, addr: _Address, *, compression: str | None = None, force: bool = False
+    ) -> int:
+        """Loads all of a file at `addr`, as an initial RAM disk or firmware wants it, and returns the number of bytes written.
+
+        `file` is as for `load_elf`. `compression="gzip"` unpacks it; an image is never unpacked unasked. `force=True` writes through a
+        protection, as of `write`. All of it is written, or nothing. Raises as `write` does, and `FormatError` for what can't be unpacked.
+
+        >>> import gzip
+        >>> from dbs_address_space import AddressSpaceBuilder
+        >>> memory = AddressSpaceBuilder(numa_regions=["4MiB"]).build().memory
+        >>> memory.load_image(gzip.compress(b"ramdisk"), 0x1000, compression="gzip")
+        7
+        >>> memory.read(0x1000, 7)
+        b'ramdisk'
+        """
     def open(self, mode: str = "rb", *, holes: str = "error") -> GuestFile:
         """Guest physical memory as an unbuffered binary file: positions are addresses.
 
@@ -2546,7 +2635,16 @@ class NumaNode:
     """
 
     __match_args__: Final = ("region_infos", "vcpu_ids")
-    def __new__(cls, region_infos: Iterable[NumaNodeInfo] = (), vcpu_ids: Iterable[SupportsIndex] = ()) -> Self: ...
+    def __new__(
+        cls,
+        region_infos: Iterable[NumaNodeInfo] = (),
+        vcpu_ids: Iterable[SupportsIndex] = (),
+        *,
+        hotplug_infos: Iterable[NumaNodeInfo] = (),
+    ) -> Self: ...
+    @property
+    def hotplug_infos(self) -> tuple[NumaNodeInfo, ...]:
+        """The addresses for memory that is plugged into it later, a tuple of `NumaNodeInfo`."""
     @property
     def region_infos(self) -> tuple[NumaNodeInfo, ...]:
         """The memory ranges, a tuple of `NumaNodeInfo`."""
@@ -2569,7 +2667,7 @@ class NumaNode:
         """
     def __eq__(self, other: object, /) -> bool: ...
     def __hash__(self) -> int: ...
-    def __getnewargs__(self) -> tuple[tuple[NumaNodeInfo, ...], tuple[int, ...]]: ...
+    def __getnewargs_ex__(self) -> tuple[tuple[tuple[NumaNodeInfo, ...], tuple[int, ...]], dict[str, Any]]: ...
 
 @final
 class NumaIdTable:
@@ -3003,7 +3101,9 @@ class NumaRegionInfo:
 
     `size` is in bytes, or text such as `"2GiB"`; ints below 1 MiB are refused, for the original counts MiB. Without a guest node it
     belongs to node 0; a guest node without memory has the size 0. `mem_type`, `mem_file_path`, `page_size`, `policy` and `prefault`
-    are for this memory alone, and the builder's where not given. `name` is the region's; where a hole splits the memory, the next
+    are for this memory alone, and the builder's where not given. `file` is the path of an ordinary file with these bytes, which is
+    opened by `build()`, or of a folder for a new file without a name; with `shared=False` what is written stays in memory. For
+    `hotplug_size` bytes more the plan reserves addresses, for the owner `"hotplug "` and the name. `name` is the region's; where a hole splits the memory, the next
     ones are called `name-1` and so on. Raises `InvalidAddressRange`, and `InvalidArgument` for other values.
 
     >>> from dbs_address_space import AddressSpaceBuilder, NumaRegionInfo
@@ -3024,11 +3124,23 @@ class NumaRegionInfo:
         *,
         mem_type: _Source | None = None,
         mem_file_path: _Path | None = None,
+        file: _Path | None = None,
+        shared: bool | None = None,
         page_size: _Size | None = None,
         policy: NumaPolicy | str | None = None,
         prefault: bool | None = None,
+        hotplug_size: _Size | None = None,
         name: str | None = None,
     ) -> Self: ...
+    @property
+    def file(self) -> str | None:
+        """The path of its ordinary file or of a folder, or `None`."""
+    @property
+    def shared(self) -> bool | None:
+        """Whether its file is written to, or `None` for the default, which is yes."""
+    @property
+    def hotplug_size(self) -> int | None:
+        """The bytes that can be plugged into it later, or `None`."""
     @property
     def size(self) -> int:
         """The number of bytes."""
@@ -3213,7 +3325,7 @@ class AddressSpaceBuilder:
     `machine` is a name of `Machine.named` or a `Machine`; `arch` and `phys_bits` are for a name only, and its own where not given.
     `numa_regions` are `NumaRegionInfo`s (or sizes) in the order of their addresses, with choices of their own. `mem_type` is one of the memory sources; for
     `"hugetlbfs"` each region gets a file, `mem_file_path` with its number. With `mem_prealloc` every page is there from the
-    beginning. `firmware` adds the machine's firmware region, `dax_window` a window of that size, `hotplug` room for more memory
+    beginning. `firmware` adds the machine's firmware region, `dax_window` a window of that size above RAM, or at `(base, size)`, `hotplug` room for more memory
     (`Hotplug`). With `amd_1tb_relocation`, QEMU's option for vCPUs of AMD, the HyperTransport range below 1 TiB is reserved where addresses
     reach it, and RAM above 4 GiB begins at 1 TiB where it or the PCI devices behind it would reach that range. `backing` are the `BackingOptions` of all RAM.
 
@@ -3237,7 +3349,7 @@ class AddressSpaceBuilder:
         mem_prealloc: bool = False,
         phys_bits: SupportsIndex | None = None,
         firmware: bool = False,
-        dax_window: _Size | None = None,
+        dax_window: _Size | _Window | None = None,
         hotplug: Hotplug | None = None,
         amd_1tb_relocation: bool = False,
         backing: BackingOptions | None = None,

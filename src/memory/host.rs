@@ -83,7 +83,7 @@ fn processor_problems(plan: &SpacePlan, host: &Host) -> Vec<String> {
         problems.push(format!("the machine '{name}' is {ours}, the host is {theirs}: KVM can't run it"));
         return problems;
     }
-    let ends = plan.regions.iter().map(|region| region.end()).chain(plan.hotplug_window.map(|window| window.end()));
+    let ends = plan.regions.iter().map(|region| region.end()).chain(plan.windows().map(|window| window.end()));
     let end = ends.max().unwrap_or_default();
     if let Some(limit) = host.guest_physical_end().filter(|limit| end > *limit) {
         let (end, limit) = (hex(end), hex(limit));

@@ -187,12 +187,16 @@ fn open_buffer(buffer: &UserBuffer, backing: Backing) -> Backing {
 }
 
 fn open_user_file(region: &SharedRegion, backing: Backing) -> Result<Backing> {
-    let Some(user_file) = &region.source.file else { return Ok(backing) };
+    let file = match &region.source.file {
+        Some(user_file) => Arc::clone(&user_file.file),
+        None if region.source.is_named() => Arc::new(open_named(region)?),
+        None => return Ok(backing),
+    };
     let fail = |error: io::Error| failed(region, "looking at its file failed", &error);
-    let kind = file::kind(&user_file.file).map_err(fail)?;
+    let kind = file::kind(&file).map_err(fail)?;
     check_length(region, kind)?;
     let is_regular = matches!(kind, FileKind::Regular(_));
-    let huge_page_size = file::hugetlbfs_page_size(&user_file.file).map_err(fail)?;
+    let huge_page_size = file::hugetlbfs_page_size(&file).map_err(fail)?;
     let page_size = huge_page_size.unwrap_or(backing.page_size);
     check_alignment(region, page_size)?;
     if huge_page_size.is_some() {
@@ -201,12 +205,25 @@ fn open_user_file(region: &SharedRegion, backing: Backing) -> Result<Backing> {
     Ok(Backing {
         page_size,
         is_huge: huge_page_size.is_some(),
-        judged: judge::judge(&user_file.file, file_end(region)?, backing.facts()),
-        file: Some(Arc::clone(&user_file.file)),
+        judged: judge::judge(&file, file_end(region)?, backing.facts()),
+        file: Some(file),
         offset: region.source.file_offset,
         is_regular,
         ..backing
     })
+}
+
+/// The ordinary file at a region's path, as long as it is; for a directory, a new one in it without a name.
+fn open_named(region: &SharedRegion) -> Result<File> {
+    let path = region.source.path.as_path();
+    let fail = |error: io::Error| failed(region, &format!("opening {} failed", path.display()), &error);
+    if !path.is_dir() {
+        return file::open_ordinary(path, region.perm_flags & MAP_PRIVATE == 0).map_err(fail);
+    }
+    let length = file_end(region)?;
+    let made = file::create_unnamed(path).map_err(fail)?;
+    made.set_len(length).map_err(fail)?;
+    Ok(made)
 }
 
 fn check_length(region: &SharedRegion, kind: FileKind) -> Result<()> {

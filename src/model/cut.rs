@@ -64,7 +64,7 @@ fn part(region: &SharedRegion, range: Range) -> Result<SharedRegion> {
 fn part_of(region: &Region, range: Range) -> Result<Region> {
     let skipped = range.base().abs_diff(region.base());
     let mut part = resized(region, range)?;
-    if part.source.file.is_some() {
+    if part.source.file.is_some() || part.source.is_named() {
         part.source.file_offset = part.source.file_offset.checked_add(skipped).ok_or_else(|| too_far(region))?;
     }
     if let Some(buffer) = &mut part.source.buffer {

@@ -64,6 +64,10 @@ pub fn srat(nodes: &BTreeMap<u32, NumaNode>, hotplug_window: Option<Range>, arch
             MemoryAffinity::new(*id, range.base(), range.size()).enabled().to_aml_bytes(&mut entries);
         }
     }
+    for (id, window) in nodes.iter().flat_map(|(id, node)| node.hotplug_infos.iter().map(move |window| (*id, window))) {
+        let memory = MemoryAffinity::new(id, window.base(), window.size()).enabled().hotpluggable();
+        memory.to_aml_bytes(&mut entries);
+    }
     if let Some(window) = hotplug_window {
         let last = nodes.keys().next_back().copied().unwrap_or_default();
         let memory = MemoryAffinity::new(last, window.base(), window.size()).enabled().hotpluggable();

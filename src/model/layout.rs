@@ -8,6 +8,9 @@ use super::range::{Range, joined};
 use super::region::{Region, RegionType, SharedRegion};
 use super::reserved::{ReservedKind, ReservedRange};
 
+/// How many I/O ports an x86 processor has.
+const PORTS: u64 = 1 << 16;
+
 /// The bounds that every region of a space must keep. All ends are exclusive.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Layout {
@@ -30,6 +33,18 @@ impl Layout {
         mmio_windows.sort_unstable();
         check_ranges("MMIO window", &mmio_windows, phys_end)?;
         Ok(Self { phys_end, mem_start, mem_end, mmio_windows: mmio_windows.into(), reserved: Box::default() })
+    }
+
+    /// The layout of x86's I/O ports, where devices only may lie.
+    #[must_use]
+    pub fn of_ports() -> Self {
+        Self { phys_end: PORTS, mem_start: 0, mem_end: 0, mmio_windows: Box::default(), reserved: Box::default() }
+    }
+
+    /// Whether this is the layout of I/O ports.
+    #[must_use]
+    pub const fn is_of_ports(&self) -> bool {
+        self.phys_end == PORTS && self.mem_end == 0
     }
 
     /// The same layout with other reserved ranges: disjoint, below `phys_end`.
@@ -86,6 +101,7 @@ impl Layout {
     #[must_use]
     pub fn rooms(&self, region_type: RegionType) -> Vec<Range> {
         let rooms = match region_type {
+            _ if self.is_of_ports() && region_type != RegionType::DeviceMemory => return Vec::new(),
             RegionType::DefaultMemory => without(&[Range::between(self.mem_start, self.mem_end)], &self.mmio_windows),
             RegionType::DeviceMemory | RegionType::DaxMemory => self.device_rooms(),
             RegionType::FirmwareMemory => return vec![Range::between(0, self.phys_end)],
@@ -123,6 +139,9 @@ impl Layout {
     }
 
     fn refusal_elsewhere(&self, region: &Region) -> Option<String> {
+        if self.is_of_ports() && region.region_type != RegionType::DeviceMemory {
+            return Some("is memory: I/O ports are of devices only".into());
+        }
         match region.region_type {
             RegionType::DefaultMemory => self.ram_refusal(region),
             RegionType::DeviceMemory | RegionType::DaxMemory => self.device_refusal(region),

@@ -18,6 +18,8 @@ pub struct NumaNode {
     pub region_infos: Vec<Range>,
     /// The vCPUs of the node.
     pub vcpu_ids: Vec<u32>,
+    /// Addresses for memory that is plugged into the node later.
+    pub hotplug_infos: Vec<Range>,
 }
 
 /// Maps memory and vCPUs to NUMA node ids.
@@ -36,6 +38,12 @@ pub struct Zone {
     pub source_type: Option<SourceType>,
     /// For `hugetlbfs`: the path, to which the number of each region is added.
     pub path: Option<PathBuf>,
+    /// An ordinary file, or a directory for one that has no name.
+    pub file: Option<PathBuf>,
+    /// Whether what is written to the memory is written to the file.
+    pub shared: Option<bool>,
+    /// Addresses for memory that is plugged in later.
+    pub hotplug_size: Option<u64>,
     /// The size of its huge pages.
     pub page_size: Option<u64>,
     /// The nodes of the host.
@@ -62,8 +70,16 @@ pub struct NumaRegionInfo {
 }
 
 impl NumaRegionInfo {
-    /// Refuses sizes that look like the original's MiB, and 0 where no guest node is named that has no memory.
+    /// Refuses sizes that look like the original's MiB, 0 where no guest node is named that has no memory, and two sources.
     pub fn check(&self) -> Result<()> {
+        let Zone { source_type, path, file, shared, page_size, .. } = &self.zone;
+        if file.is_some() && (source_type.is_some() || path.is_some() || page_size.is_some()) {
+            let message = "file= is the source of the memory: leave mem_type=, mem_file_path= and page_size= out";
+            return Err(Invalid::argument(message).into());
+        }
+        if file.is_none() && shared.is_some() {
+            return Err(Invalid::argument("shared= says what becomes of a file: it goes with file=").into());
+        }
         let message = match self.size {
             0 if self.guest_numa_node_id.is_some() => return Ok(()),
             0 => "a NUMA region needs a size above 0; a guest node without memory needs its guest_numa_node_id".into(),

@@ -19,7 +19,7 @@ use super::numa::{NumaNode, NumaRegionInfo, Zone};
 use super::policy::PolicyMode;
 use super::ram_cursor::RamCursor;
 use super::range::{Range, joined};
-use super::region::{MAP_POPULATE, Region, RegionType, SharedRegion};
+use super::region::{MAP_POPULATE, MAP_PRIVATE, MAP_SHARED, Region, RegionType, SharedRegion};
 use super::source::{Source, SourceType};
 
 const SMALL_PAGE: u64 = 4096;
@@ -64,6 +64,8 @@ pub struct PlanRequest {
     pub firmware: bool,
     /// The size of a DAX window.
     pub dax_window: Option<u64>,
+    /// Its base, where it is not the first place above RAM.
+    pub dax_base: Option<u64>,
     /// A window for more memory.
     pub hotplug: Option<Hotplug>,
     /// Whether RAM keeps clear of AMD's HyperTransport range, as QEMU has it for AMD's vCPUs.
@@ -100,6 +102,8 @@ pub struct SpacePlan {
     pub numa_nodes: BTreeMap<u32, NumaNode>,
     /// The addresses for memory that is plugged in later.
     pub hotplug_window: Option<Range>,
+    /// The same for the memory of one zone, with its name.
+    pub zone_windows: Vec<(String, Range)>,
     /// The memory that it takes from a host.
     pub cost: PlanCost,
     /// Everything that is wrong; such a plan can be looked at, not built.
@@ -123,6 +127,7 @@ impl SpacePlan {
             reasons: vec![],
             numa_nodes: BTreeMap::new(),
             hotplug_window: None,
+            zone_windows: vec![],
             cost: PlanCost::default(),
             problems: vec![],
             holes: vec![],
@@ -134,6 +139,7 @@ impl SpacePlan {
         plan.find_holes(ram);
         plan.place_ram(interrupt)?;
         plan.place_hotplug_window(ram);
+        plan.place_zone_windows();
         plan.settle_mem_end();
         plan.place_firmware();
         plan.place_dax_window();
@@ -157,7 +163,7 @@ impl SpacePlan {
 
     fn page_size(&self, info: &NumaRegionInfo) -> u64 {
         let asked = info.zone.page_size.or(self.request.options.page_size);
-        if self.source_of(info).is_huge() { asked.unwrap_or(HUGE_PAGE) } else { SMALL_PAGE }
+        if info.zone.file.is_none() && self.source_of(info).is_huge() { asked.unwrap_or(HUGE_PAGE) } else { SMALL_PAGE }
     }
 
     fn path_of<'a>(&'a self, info: &'a NumaRegionInfo) -> &'a Path {
@@ -172,7 +178,8 @@ impl SpacePlan {
             self.problem("the sizes of numa_regions add up to more than 2^64 - 1 bytes".into());
         }
         let lacks_path = |info: &NumaRegionInfo| {
-            self.source_of(info) == SourceType::FileOnHugeTlbFs && self.path_of(info) == Path::new("")
+            let has_source = info.zone.file.is_some() || self.source_of(info) != SourceType::FileOnHugeTlbFs;
+            !has_source && self.path_of(info) == Path::new("")
         };
         if self.request.numa_regions.iter().any(lacks_path) {
             self.problem("mem_type \"hugetlbfs\" needs mem_file_path, a path on a hugetlbfs mount".into());
@@ -267,8 +274,10 @@ impl SpacePlan {
                     self.more_room()
                 ));
             }
+            let mut offset = 0;
             for (part, (range, reason)) in found.into_iter().enumerate() {
-                self.add_ram(range, info, part, format!("guest node {node}: {reason}"));
+                self.add_ram(range, info, (part, offset), format!("guest node {node}: {reason}"));
+                add(&mut offset, range.size());
             }
             self.numa_nodes.entry(node).or_default().vcpu_ids.extend(&info.vcpu_ids);
         }
@@ -287,25 +296,36 @@ impl SpacePlan {
         }
     }
 
-    fn add_ram(&mut self, range: Range, info: &NumaRegionInfo, part: usize, reason: String) {
-        let (request, zone) = (&self.request, &info.zone);
-        let index = self.regions.len();
+    /// The source of a region: the part of its zone's file at an offset, or one of its own.
+    fn source(&self, info: &NumaRegionInfo, offset: u64) -> Source {
+        if let Some(file) = &info.zone.file {
+            return Source { path: file.clone(), file_offset: offset, ..Source::default() };
+        }
         let source_type = self.source_of(info);
         let mut path = self.path_of(info).as_os_str().to_owned();
         // A file each: regions of one file would show the same bytes.
         if source_type == SourceType::FileOnHugeTlbFs {
-            path.push(index.to_string());
+            path.push(self.regions.len().to_string());
         }
-        let huge_page = source_type.is_huge().then(|| self.page_size(info));
+        Source { source_type: Some(source_type), path: path.into(), ..Source::default() }
+    }
+
+    fn add_ram(&mut self, range: Range, info: &NumaRegionInfo, (part, offset): (usize, u64), reason: String) {
+        let (request, zone) = (&self.request, &info.zone);
+        let (index, source) = (self.regions.len(), self.source(info, offset));
+        let huge_page = source.source_type.is_some_and(SourceType::is_huge).then(|| self.page_size(info));
         // What all have does not reach a zone of another source.
-        let small_page = zone.page_size.or(request.options.page_size.filter(|_| zone.source_type.is_none()));
-        let source = Source { source_type: Some(source_type), path: path.into(), ..Source::default() };
+        let is_another = zone.source_type.is_some() || zone.file.is_some();
+        let small_page = zone.page_size.or(request.options.page_size.filter(|_| !is_another));
         let region = Region::new(RegionType::DefaultMemory, range, source).and_then(|mut region| {
             let policy = zone.policy.clone().or_else(|| request.options.policy.clone());
             region.options = BackingOptions { page_size: huge_page.or(small_page), policy, ..request.options.clone() };
             region.name = Some(name_of(zone, part, index).into());
             region.host_numa_node_id = info.host_numa_node_id;
             region.perm_flags |= if zone.prefault.unwrap_or(request.prealloc) { MAP_POPULATE } else { 0 };
+            if zone.shared == Some(false) {
+                region.perm_flags ^= MAP_SHARED | MAP_PRIVATE;
+            }
             region.check().map(|()| region)
         });
         self.numa_nodes.entry(info.guest_numa_node_id.unwrap_or_default()).or_default().region_infos.push(range);
@@ -343,7 +363,8 @@ impl SpacePlan {
             let message = format!("the firmware at {range} overlaps {ram}");
             self.problem(message);
         }
-        if let Some(window) = self.hotplug_window.filter(|window| window.overlaps(&range)) {
+        let in_the_way = self.windows().find(|window| window.overlaps(&range));
+        if let Some(window) = in_the_way {
             self.problem(format!("the firmware at {range} overlaps the window {window} for hotplug"));
         }
         self.add_named(RegionType::FirmwareMemory, range, "firmware", "where the machine starts to execute".into());
@@ -361,6 +382,9 @@ impl SpacePlan {
         if size == 0 || !size.is_multiple_of(DAX_ALIGN) {
             return self.problem(format!("dax_window has {} bytes: it needs a multiple of 2 MiB above 0", hex(size)));
         }
+        if let Some(base) = self.request.dax_base {
+            return self.place_dax_at(base, size);
+        }
         let rooms = within(&self.layout.rooms(RegionType::DaxMemory), self.layout.mem_end(), u64::MAX);
         let wanted = Wanted { size, align: DAX_ALIGN, guard_gap: 0, policy: FitPolicy::First };
         let mut taken: Vec<Range> = self.regions.iter().map(|region| region.range).collect();
@@ -371,6 +395,58 @@ impl SpacePlan {
                 self.add_named(RegionType::DaxMemory, range, "dax0", reason);
             }
             Err(error) => self.problem(format!("dax_window: {error}")),
+        }
+    }
+
+    fn place_dax_at(&mut self, base: u64, size: u64) {
+        let range = match Range::new(base, size) {
+            Ok(range) if base.is_multiple_of(DAX_ALIGN) => range,
+            _ => return self.problem(format!("dax_window at {}: a base is a multiple of 2 MiB", hex(base))),
+        };
+        if let Some(region) = self.regions.iter().find(|region| region.range.overlaps(&range)) {
+            let message = format!("dax_window {range} overlaps {region}");
+            self.problem(message);
+        }
+        self.add_named(RegionType::DaxMemory, range, "dax0", "where it was asked for".into());
+    }
+
+    /// Room behind all RAM and windows, and behind other such room.
+    fn behind_ram(&self, size: u64) -> Option<Range> {
+        // A window that reaches mem_end has no RAM behind it.
+        let windows = self.layout.mmio_windows().iter().map(Range::end).filter(|end| *end < self.layout.mem_end());
+        let plugged =
+            self.hotplug_window.iter().chain(self.zone_windows.iter().map(|(_, window)| window)).map(Range::end);
+        let low =
+            self.regions.iter().map(|region| region.end()).chain(windows).chain(plugged).max().unwrap_or_default();
+        let rooms = without(&[Range::between(low, self.layout.mem_end())], &self.holes);
+        let wanted = Wanted { size, align: HOTPLUG_ALIGN, guard_gap: 0, policy: FitPolicy::First };
+        wanted.place(&rooms, &[]).ok()
+    }
+
+    /// A window of its own for each zone that has room for more, in their order.
+    fn place_zone_windows(&mut self) {
+        for (index, info) in self.request.numa_regions.clone().iter().enumerate() {
+            let Some(size) = info.zone.hotplug_size else { continue };
+            let (node, page_size) = (info.guest_numa_node_id.unwrap_or_default(), self.page_size(info));
+            if size == 0 || !size.is_multiple_of(page_size) {
+                let (size, page) = (hex(size), size_text(page_size));
+                self.problem(format!("numa_regions[{index}] has hotplug_size {size}: it needs whole pages of {page}"));
+                continue;
+            }
+            match self.behind_ram(size) {
+                Some(window) => {
+                    let name = info.zone.name.as_deref().map_or_else(|| format!("node{node}"), str::to_owned);
+                    self.zone_windows.push((name, window));
+                    self.numa_nodes.entry(node).or_default().hotplug_infos.push(window);
+                }
+                None => self.problem(format!(
+                    "numa_regions[{index}]: hotplug_size {} does not fit below mem_end {} of the machine '{}'; {}",
+                    size_text(size),
+                    hex(self.layout.mem_end()),
+                    self.request.machine.name,
+                    self.more_room()
+                )),
+            }
         }
     }
 
@@ -392,15 +468,7 @@ impl SpacePlan {
                 size_text(ram.unwrap_or(u64::MAX))
             ));
         };
-        // A window that reaches mem_end has no RAM behind it.
-        let windows = self.layout.mmio_windows().iter().map(Range::end).filter(|end| *end < self.layout.mem_end());
-        let low = self.regions.iter().map(|region| region.end()).chain(windows).max().unwrap_or_default();
-        let rooms = without(&[Range::between(low, self.layout.mem_end())], &self.holes);
-        let place = |size| {
-            let wanted = Wanted { size, align: HOTPLUG_ALIGN, guard_gap: 0, policy: FitPolicy::First };
-            wanted.place(&rooms, &[]).ok()
-        };
-        match ram.and_then(|ram| hotplug.window_size(ram)).and_then(place) {
+        match ram.and_then(|ram| hotplug.window_size(ram)).and_then(|size| self.behind_ram(size)) {
             Some(window) => self.hotplug_window = Some(window),
             None => self.problem(format!(
                 "hotplug: {} and {slots} slots do not fit below mem_end {} of the machine '{}'; {}",
@@ -424,10 +492,15 @@ impl SpacePlan {
 
     /// RAM ends where the machine says, or behind what did not fit there; devices may lie above.
     fn settle_mem_end(&mut self) {
-        let ends = self.regions.iter().map(|region| region.end()).chain(self.hotplug_window.map(|window| window.end()));
+        let ends = self.regions.iter().map(|region| region.end()).chain(self.windows().map(|window| window.end()));
         let reached = ends.max().unwrap_or_default().checked_next_multiple_of(HOTPLUG_ALIGN).unwrap_or(u64::MAX);
         let end = reached.min(self.layout.mem_end()).max(self.request.machine.layout.mem_end());
         self.layout = self.layout.clone().ending_at(end);
+    }
+
+    /// All addresses for memory that is plugged in later.
+    pub fn windows(&self) -> impl Iterator<Item = Range> {
+        self.hotplug_window.into_iter().chain(self.zone_windows.iter().map(|(_, window)| *window))
     }
 
     fn check_names(&mut self) {
@@ -499,6 +572,7 @@ mod tests {
             prealloc: false,
             firmware: false,
             dax_window: None,
+            dax_base: None,
             hotplug: None,
             amd_1tb_relocation: false,
             options: BackingOptions::default(),

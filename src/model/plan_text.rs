@@ -22,8 +22,10 @@ pub fn text(plan: &SpacePlan, interrupt: &dyn Interrupt) -> Result<String> {
     let regions = plan.regions.iter().zip(&plan.reasons);
     let regions = regions.map(|(region, reason)| format!("{region} {}: {reason}", region_text(region)));
     let window = plan.hotplug_window.iter().map(|window| format!("hotplug {window} {}", size_text(window.size())));
+    let zones = plan.zone_windows.iter();
+    let zones = zones.map(|(name, window)| format!("hotplug of '{name}' {window} {}", size_text(window.size())));
     let problems = plan.problems.iter().map(|problem| format!("problem: {problem}"));
-    let results = window.chain(cost_lines(plan)).chain(problems);
+    let results = window.chain(zones).chain(cost_lines(plan)).chain(problems);
     render::joined(machine.chain(reserved).chain(nodes).chain(regions).chain(results), interrupt)
 }
 

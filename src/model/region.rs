@@ -98,7 +98,7 @@ impl RegionType {
             Self::DeviceMemory => (0, PROT_NONE),
             // Only addresses, over which files are mapped later.
             Self::DaxMemory => (anonymous | MAP_NORESERVE, PROT_NONE),
-            Self::FirmwareMemory if source.file.is_some() => (MAP_PRIVATE, PROT_READ | PROT_WRITE),
+            Self::FirmwareMemory if source.file.is_some() || source.is_named() => (MAP_PRIVATE, PROT_READ | PROT_WRITE),
             Self::FirmwareMemory if source.source_type.is_none() => (anonymous, PROT_READ | PROT_WRITE),
             Self::FirmwareMemory | Self::DefaultMemory => match source.source_type {
                 Some(source) if source.is_anonymous() => (anonymous, PROT_READ | PROT_WRITE),
@@ -262,12 +262,12 @@ impl Region {
                 "seals= goes with a memfd: mem_type \"shmem\" or \"hugeshmem\"",
             ),
             (
-                !has_path && !self.source.path.as_os_str().is_empty(),
-                "mem_file_path= goes with mem_type \"hugetlbfs\"; another file is opened and given as file=",
+                !has_path && !self.source.is_named() && !self.source.path.as_os_str().is_empty(),
+                "mem_file_path= goes with mem_type \"hugetlbfs\", or alone for an ordinary file, not with another source",
             ),
             (
-                !has_path && self.source.file.is_none() && self.source.file_offset != 0,
-                "file_offset= goes with file= or with mem_type \"hugetlbfs\"",
+                !has_path && self.source.file.is_none() && !self.source.is_named() && self.source.file_offset != 0,
+                "file_offset= goes with file= or mem_file_path=",
             ),
             (
                 options.may_block == Some(true) && (options.mlock == Some(true) || self.perm_flags & MAP_POPULATE != 0),
@@ -360,7 +360,9 @@ impl Region {
     /// Whether it is or will be backed by a file.
     #[must_use]
     pub fn has_file(&self) -> bool {
-        self.source.file.is_some() || self.effective_source().is_some_and(|source| !source.is_anonymous())
+        self.source.file.is_some()
+            || self.source.is_named()
+            || self.effective_source().is_some_and(|source| !source.is_anonymous())
     }
 
     /// Whether `other` shows the same bytes at the same place, so that it can take this one's mapping over.

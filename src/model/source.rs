@@ -134,7 +134,7 @@ impl std::hash::Hash for UserBuffer {
 pub struct Source {
     /// The source type; `None` for a user's file, or for the default of the region's type.
     pub source_type: Option<SourceType>,
-    /// Path of a [`SourceType::FileOnHugeTlbFs`]; empty for the others.
+    /// Path of a [`SourceType::FileOnHugeTlbFs`], or without a source type of an ordinary file; else empty.
     pub path: PathBuf,
     /// A file that the user gave.
     pub file: Option<UserFile>,
@@ -145,10 +145,17 @@ pub struct Source {
 }
 
 impl Source {
+    /// Whether the bytes are those of an ordinary file, which is opened by its path when the region is mapped.
+    #[must_use]
+    pub fn is_named(&self) -> bool {
+        let has_other = self.source_type.is_some() || self.file.is_some() || self.buffer.is_some();
+        !has_other && !self.path.as_os_str().is_empty()
+    }
+
     /// Whether the bytes are those of a file or buffer that the user gave.
     #[must_use]
-    pub const fn is_adopted(&self) -> bool {
-        self.file.is_some() || self.buffer.is_some()
+    pub fn is_adopted(&self) -> bool {
+        self.file.is_some() || self.buffer.is_some() || self.is_named()
     }
 }
 

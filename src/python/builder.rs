@@ -64,7 +64,7 @@ impl PyHotplug {
 /// `machine` is a name of `Machine.named` or a `Machine`; `arch` and `phys_bits` are for a name only, and its own where not given.
 /// `numa_regions` are `NumaRegionInfo`s (or sizes) in the order of their addresses, with choices of their own. `mem_type` is one of the memory sources; for
 /// `"hugetlbfs"` each region gets a file, `mem_file_path` with its number. With `mem_prealloc` every page is there from the
-/// beginning. `firmware` adds the machine's firmware region, `dax_window` a window of that size, `hotplug` room for more memory
+/// beginning. `firmware` adds the machine's firmware region, `dax_window` a window of that size above RAM, or at `(base, size)`, `hotplug` room for more memory
 /// (`Hotplug`). With `amd_1tb_relocation`, QEMU's option for vCPUs of AMD, the HyperTransport range below 1 TiB is reserved where addresses
 /// reach it, and RAM above 4 GiB begins at 1 TiB where it or the PCI devices behind it would reach that range. `backing` are the `BackingOptions` of all RAM.
 ///
@@ -94,6 +94,18 @@ fn machine(given: Option<&Bound<'_, PyAny>>, arch: Option<&str>, phys_bits: Opti
     Ok(Machine::named(name.as_deref().unwrap_or("dragonball"), arch, phys_bits.map(|bits| bits.0))?)
 }
 
+/// The base, if it is given, and the size of a DAX window.
+fn dax_window(given: Option<&Bound<'_, PyAny>>) -> PyResult<(Option<u64>, Option<u64>)> {
+    match given {
+        None => Ok((None, None)),
+        Some(pair) if pair.is_instance_of::<PyTuple>() => {
+            let (base, size) = convert::pair(pair).argument("dax_window")?;
+            Ok((Some(base.0), Some(size.0)))
+        }
+        Some(size) => Ok((None, Some(size.extract::<Size>().argument("dax_window")?.0))),
+    }
+}
+
 fn numa_regions(given: &Bound<'_, PyAny>) -> PyResult<Vec<NumaRegionInfo>> {
     let info = |item: Bound<'_, PyAny>| match item.cast::<PyNumaRegionInfo>() {
         Ok(info) => Ok(info.get().0.clone()),
@@ -118,7 +130,7 @@ impl PyBuilder {
         mem_prealloc: bool,
         phys_bits: Option<U32>,
         firmware: bool,
-        dax_window: Option<Size>,
+        dax_window: Option<&Bound<'_, PyAny>>,
         hotplug: Option<&Bound<'_, PyHotplug>>,
         amd_1tb_relocation: bool,
         backing: Option<&Bound<'_, PyBackingOptions>>,
@@ -127,6 +139,7 @@ impl PyBuilder {
         keywords::refuse::<Self>(others)?;
         let missing = "AddressSpaceBuilder() needs numa_regions, such as [\"4GiB\"]";
         let numa_regions = numa_regions.ok_or_else(|| PyTypeError::new_err(missing))?;
+        let (dax_base, dax_window) = self::dax_window(dax_window)?;
         Ok(Self(PlanRequest {
             machine: self::machine(machine, arch, phys_bits)?,
             numa_regions: self::numa_regions(numa_regions)?,
@@ -134,7 +147,8 @@ impl PyBuilder {
             path: mem_file_path.map(|path| convert::path(path, "mem_file_path")).transpose()?.unwrap_or_default(),
             prealloc: mem_prealloc,
             firmware,
-            dax_window: dax_window.map(|size| size.0),
+            dax_window,
+            dax_base,
             hotplug: hotplug.map(|hotplug| hotplug.get().0),
             amd_1tb_relocation,
             options: backing.map(|options| options.get().0.clone()).unwrap_or_default(),
@@ -156,7 +170,10 @@ impl PyBuilder {
         keywords.set_item("mem_file_path", request.path.as_os_str())?;
         keywords.set_item("mem_prealloc", request.prealloc)?;
         keywords.set_item("firmware", request.firmware)?;
-        keywords.set_item("dax_window", request.dax_window)?;
+        match request.dax_base {
+            Some(base) => keywords.set_item("dax_window", (base, request.dax_window))?,
+            None => keywords.set_item("dax_window", request.dax_window)?,
+        }
         keywords.set_item("hotplug", request.hotplug.map(PyHotplug))?;
         keywords.set_item("amd_1tb_relocation", request.amd_1tb_relocation)?;
         keywords.set_item("backing", PyBackingOptions(request.options.clone()))?;

@@ -3,10 +3,13 @@
 use std::sync::Arc;
 
 use pyo3::prelude::*;
-use pyo3::types::PyTuple;
+use pyo3::types::{PyDict, PyTuple};
 
 use super::base::PyBase;
 use super::calls::{self, python_call};
+use super::convert::U32;
+use super::drawing::drawn;
+use super::keywords;
 use super::mapping::PyMapping;
 use super::region::PyRegion;
 use super::region_objects::RegionObject;
@@ -166,6 +169,28 @@ impl PyChange {
     /// 4194304
     fn mapping(&self, region: &Bound<'_, PyRegion>) -> PyResult<PyMapping> {
         Ok(PyMapping::of(&*self.mapped(region)?))
+    }
+
+    /// The change as an SVG picture: the maps side by side on one scale, with changed regions in colour, and the rest as one row each.
+    ///
+    /// A region of the same name and size at another base has moved, which an arrow shows. `theme` and `width` are those of
+    /// `AddressSpace.to_svg`. Raises `InvalidArgument` for another theme or less than 320 pixels.
+    ///
+    /// >>> from dbs_address_space import AddressSpaceBase, AddressSpaceLayout, AddressSpaceRegion
+    /// >>> before = AddressSpaceBase.from_regions([], AddressSpaceLayout(1 << 46, 0, 1 << 45))
+    /// >>> before.diff(before.insert_region(AddressSpaceRegion("ram", 0, "1MiB"))).to_svg()[:4]
+    /// '<svg'
+    #[pyo3(signature = (*, title="Change", theme="auto", width=U32(984), **others),
+        text_signature = "($self, *, title='Change', theme='auto', width=984)")]
+    fn to_svg<'py>(
+        slf: &Bound<'py, Self>,
+        title: &str,
+        theme: &str,
+        width: U32,
+        others: Option<&Bound<'_, PyDict>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        keywords::refuse_of::<Self>("to_svg", others)?;
+        drawn(slf.as_any(), "diff_picture", "to_svg", (title, theme, width.0))
     }
 
     /// The memory of a region as `mapping` finds it, mapped for as long as the result is kept: for clients that hand out pointers to it,

@@ -181,10 +181,9 @@ const MEMORY: &[(&str, &str)] = &[
     ("read_word read_int64 read_uint64 read_qword read_u64_le read_ptr read_pointer get_u64", "read_u64(addr)"),
     ("write_word write_int64 write_uint64 write_qword write_ptr write_pointer", "write_u64(addr, value)"),
     ("read_string read_str read_cstring read_cstr string_at strlen read_c_str", "read_c_string(addr)"),
-    (
-        "load_file load_image load_kernel fromfile read_file read_volatile_from load_elf load_raw",
-        "read_from(file, addr), which takes paths too",
-    ),
+    ("fromfile read_file read_volatile_from", "read_from(file, addr), which takes paths too"),
+    ("load_file load_raw load_initrd load_firmware", "load_image(file, addr)"),
+    ("load_kernel load_program load_vmlinux", "load_elf(file)"),
     (
         "save save_file dump_to_file tofile dump_memory write_file write_volatile_to save_to",
         "write_to(file, addr, size), which takes paths too",

@@ -91,10 +91,12 @@ impl PyNumaNode {
     }
 
     #[new]
-    #[pyo3(signature = (region_infos=None, vcpu_ids=None, **others), text_signature = "(region_infos=(), vcpu_ids=())")]
+    #[pyo3(signature = (region_infos=None, vcpu_ids=None, *, hotplug_infos=None, **others),
+        text_signature = "(region_infos=(), vcpu_ids=(), *, hotplug_infos=())")]
     fn new(
         region_infos: Option<&Bound<'_, PyAny>>,
         vcpu_ids: Option<&Bound<'_, PyAny>>,
+        hotplug_infos: Option<&Bound<'_, PyAny>>,
         others: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<Self> {
         keywords::refuse::<Self>(others)?;
@@ -103,7 +105,8 @@ impl PyNumaNode {
             Ok(info.get().0)
         };
         let region_infos = convert::items_or_none(region_infos, "NumaNodeInfo", info).argument("region_infos")?;
-        Ok(Self(NumaNode { region_infos, vcpu_ids: ids(vcpu_ids, "vcpu_ids")? }))
+        let hotplug_infos = convert::items_or_none(hotplug_infos, "NumaNodeInfo", info).argument("hotplug_infos")?;
+        Ok(Self(NumaNode { region_infos, vcpu_ids: ids(vcpu_ids, "vcpu_ids")?, hotplug_infos }))
     }
 
     /// The memory ranges, a tuple of `NumaNodeInfo`.
@@ -116,6 +119,12 @@ impl PyNumaNode {
     #[getter]
     fn vcpu_ids<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
         PyTuple::new(py, &self.0.vcpu_ids)
+    }
+
+    /// The addresses for memory that is plugged into it later, a tuple of `NumaNodeInfo`.
+    #[getter]
+    fn hotplug_infos<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        PyTuple::new(py, self.0.hotplug_infos.iter().map(|range| PyNumaNodeInfo(*range)))
     }
 
     /// A node with one memory range more.
@@ -142,15 +151,22 @@ impl PyNumaNode {
 
     fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
         let _guard = python_call();
-        Ok(format!(
-            "NumaNode(region_infos={}, vcpu_ids={})",
-            self.region_infos(py)?.repr()?,
-            self.vcpu_ids(py)?.repr()?
-        ))
+        let (infos, vcpus) = (self.region_infos(py)?.repr()?, self.vcpu_ids(py)?.repr()?);
+        let hotplug = match self.0.hotplug_infos.is_empty() {
+            true => String::new(),
+            false => format!(", hotplug_infos={}", self.hotplug_infos(py)?.repr()?),
+        };
+        Ok(format!("NumaNode(region_infos={infos}, vcpu_ids={vcpus}{hotplug})"))
     }
 
-    fn __getnewargs__<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyTuple>, Bound<'py, PyTuple>)> {
-        Ok((self.region_infos(py)?, self.vcpu_ids(py)?))
+    #[allow(clippy::type_complexity, reason = "what pickle asks for")]
+    fn __getnewargs_ex__<'py>(
+        &self,
+        py: Python<'py>,
+    ) -> PyResult<((Bound<'py, PyTuple>, Bound<'py, PyTuple>), Bound<'py, PyDict>)> {
+        let keywords = PyDict::new(py);
+        keywords.set_item("hotplug_infos", self.hotplug_infos(py)?)?;
+        Ok(((self.region_infos(py)?, self.vcpu_ids(py)?), keywords))
     }
 }
 

@@ -16,7 +16,9 @@ use crate::model::numa::{NumaRegionInfo, Zone};
 ///
 /// `size` is in bytes, or text such as `"2GiB"`; ints below 1 MiB are refused, for the original counts MiB. Without a guest node it
 /// belongs to node 0; a guest node without memory has the size 0. `mem_type`, `mem_file_path`, `page_size`, `policy` and `prefault`
-/// are for this memory alone, and the builder's where not given. `name` is the region's; where a hole splits the memory, the next
+/// are for this memory alone, and the builder's where not given. `file` is the path of an ordinary file with these bytes, which is
+/// opened by `build()`, or of a folder for a new file without a name; with `shared=False` what is written stays in memory. For
+/// `hotplug_size` bytes more the plan reserves addresses, for the owner `"hotplug "` and the name. `name` is the region's; where a hole splits the memory, the next
 /// ones are called `name-1` and so on. Raises `InvalidAddressRange`, and `InvalidArgument` for other values.
 ///
 /// >>> from dbs_address_space import AddressSpaceBuilder, NumaRegionInfo
@@ -46,6 +48,15 @@ impl PyNumaRegionInfo {
         if let Some(path) = &zone.path {
             keywords.set_item("mem_file_path", path.as_os_str())?;
         }
+        if let Some(file) = &zone.file {
+            keywords.set_item("file", file.as_os_str())?;
+        }
+        if let Some(shared) = zone.shared {
+            keywords.set_item("shared", shared)?;
+        }
+        if let Some(size) = zone.hotplug_size {
+            keywords.set_item("hotplug_size", size)?;
+        }
         if let Some(size) = zone.page_size {
             keywords.set_item("page_size", size)?;
         }
@@ -70,9 +81,9 @@ impl PyNumaRegionInfo {
     }
 
     #[new]
-    #[pyo3(signature = (size, host_numa_node_id=None, guest_numa_node_id=None, vcpu_ids=None, *, mem_type=None, mem_file_path=None, page_size=None,
-        policy=None, prefault=None, name=None, **others),
-        text_signature = "(size, host_numa_node_id=None, guest_numa_node_id=None, vcpu_ids=(), *, mem_type=None, mem_file_path=None, page_size=None, policy=None, prefault=None, name=None)")]
+    #[pyo3(signature = (size, host_numa_node_id=None, guest_numa_node_id=None, vcpu_ids=None, *, mem_type=None, mem_file_path=None, file=None, shared=None, page_size=None,
+        policy=None, prefault=None, hotplug_size=None, name=None, **others),
+        text_signature = "(size, host_numa_node_id=None, guest_numa_node_id=None, vcpu_ids=(), *, mem_type=None, mem_file_path=None, file=None, shared=None, page_size=None, policy=None, prefault=None, hotplug_size=None, name=None)")]
     #[allow(clippy::too_many_arguments, reason = "the keywords that users were promised")]
     fn new(
         size: Size,
@@ -81,9 +92,12 @@ impl PyNumaRegionInfo {
         vcpu_ids: Option<&Bound<'_, PyAny>>,
         mem_type: Option<&Bound<'_, PyAny>>,
         mem_file_path: Option<&Bound<'_, PyAny>>,
+        file: Option<&Bound<'_, PyAny>>,
+        shared: Option<bool>,
         page_size: Option<Size>,
         policy: Option<&Bound<'_, PyAny>>,
         prefault: Option<bool>,
+        hotplug_size: Option<Size>,
         name: Option<&Bound<'_, PyAny>>,
         others: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<Self> {
@@ -91,6 +105,9 @@ impl PyNumaRegionInfo {
         let zone = Zone {
             source_type: mem_type.map(convert::source_type).transpose().argument("mem_type")?,
             path: mem_file_path.map(|path| convert::path(path, "mem_file_path")).transpose()?,
+            file: file.map(|file| convert::path(file, "file")).transpose()?,
+            shared,
+            hotplug_size: hotplug_size.map(|size| size.0),
             page_size: page_size.map(|size| size.0),
             policy: policy.map(backing::policy).transpose().argument("policy")?,
             prefault,
@@ -129,6 +146,24 @@ impl PyNumaRegionInfo {
     #[getter]
     fn vcpu_ids<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
         PyTuple::new(py, &self.0.vcpu_ids)
+    }
+
+    /// The path of its ordinary file or of a folder, or `None`.
+    #[getter]
+    fn file(&self) -> Option<&std::ffi::OsStr> {
+        self.0.zone.file.as_ref().map(|file| file.as_os_str())
+    }
+
+    /// Whether its file is written to, or `None` for the default, which is yes.
+    #[getter]
+    fn shared(&self) -> Option<bool> {
+        self.0.zone.shared
+    }
+
+    /// The bytes that can be plugged into it later, or `None`.
+    #[getter]
+    fn hotplug_size(&self) -> Option<u64> {
+        self.0.zone.hotplug_size
     }
 
     /// The size of its huge pages in bytes, or `None` for the builder's.

@@ -3,13 +3,12 @@
 use std::sync::Arc;
 
 use pyo3::IntoPyObjectExt;
-use pyo3::call::PyCallArgs;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
 use super::base::PyBase;
-use super::calls::python_call;
 use super::convert::{self, U32};
+use super::drawing::drawn;
 use super::interrupt::of_many;
 use super::keywords;
 use super::queries::example;
@@ -41,19 +40,6 @@ fn py_row<'py>(py: Python<'py>, base: &PyBase, row: &Row<'_>) -> PyResult<Bound<
 
 fn count(number: U32) -> usize {
     usize::try_from(number.0).unwrap_or(usize::MAX)
-}
-
-/// The result of one of the package's pictures for a map.
-fn drawn<'py>(
-    map: &Bound<'py, PyAny>,
-    module: &str,
-    function: &str,
-    arguments: impl PyCallArgs<'py>,
-) -> PyResult<Bound<'py, PyAny>> {
-    let _guard = python_call();
-    let module = map.py().import(format!("dbs_address_space.pictures.{module}"))?;
-    let partial = map.py().import("functools")?.getattr("partial")?;
-    partial.call1((module.getattr(function)?, map))?.call1(arguments)
 }
 
 impl PyBase {
@@ -131,23 +117,30 @@ macro_rules! pictures {
             /// The map as an SVG picture, row by row of `rows(limit=limit)`: low addresses on top, sizes as heights, types as colours.
             ///
             /// `width` is in pixels; below 760 only addresses, names and sizes remain. `theme` is `"light"`, `"dark"` or `"auto"`, which
-            /// follows the viewer and is light on paper. Names are escaped. Raises `InvalidArgument` for another theme or less than 320 pixels.
+            /// follows the viewer and is light on paper. Names are escaped.
+            ///
+            /// `view="host"` draws the files and the memory of the host behind the rows. `view="heat"` draws the pages of a mapped space:
+            /// those that are resident, and in other colours the `DirtyPages` in `dirty`. Raises `InvalidArgument` for another view or theme,
+            /// less than 320 pixels, or pages of a map, `NotMapped`.
             ///
             #[doc = example!($name)]
-            /// >>> guest.to_svg()[:4]
+            /// >>> guest.to_svg(view="host")[:4]
             /// '<svg'
-            #[pyo3(signature = (*, title="Address space", theme="auto", width=U32(984), limit=U32(48), **others),
-                text_signature = "($self, *, title='Address space', theme='auto', width=984, limit=48)")]
+            #[allow(clippy::too_many_arguments, reason = "the keywords of a picture")]
+            #[pyo3(signature = (*, title="Address space", theme="auto", width=U32(984), limit=U32(48), view="map", dirty=None, **others),
+                text_signature = "($self, *, title='Address space', theme='auto', width=984, limit=48, view='map', dirty=None)")]
             fn to_svg<'py>(
                 slf: &Bound<'py, Self>,
                 title: &str,
                 theme: &str,
                 width: U32,
                 limit: U32,
+                view: &str,
+                dirty: Option<&Bound<'py, PyAny>>,
                 others: Option<&Bound<'_, PyDict>>,
             ) -> PyResult<Bound<'py, PyAny>> {
                 keywords::refuse_of::<Self>("to_svg", others)?;
-                drawn(slf.as_any(), "svg", "to_svg", (title, theme, width.0, limit.0))
+                drawn(slf.as_any(), "svg", "to_svg", (title, theme, width.0, limit.0, view, dirty))
             }
 
             /// The map as a page of HTML: one file without network, to read without scripts, to search and print.

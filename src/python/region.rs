@@ -432,7 +432,7 @@ impl PyRegion {
     #[allow(clippy::type_complexity, reason = "what pickle asks for")]
     fn __getnewargs_ex__<'py>(&self, py: Python<'py>) -> PyResult<((Bound<'py, PyAny>, u64, u64), Bound<'py, PyDict>)> {
         let region = &self.0;
-        if region.source.is_adopted() {
+        if region.source.is_adopted() && !region.source.is_named() {
             return Err(PyTypeError::new_err(format!(
                 "cannot pickle {region}: its file or buffer means nothing elsewhere; give another there"
             )));

@@ -18,6 +18,7 @@ use super::space::PySpace;
 use super::space_ref::SpaceRef;
 use crate::model::allocator::{FitPolicy, Wanted};
 use crate::model::format;
+use crate::model::layout::Layout;
 use crate::model::region::RegionType;
 use crate::model::reservations::{Bounds, Reservation};
 
@@ -29,6 +30,7 @@ pub(super) struct Room {
 
 impl Room {
     pub(super) fn parse(
+        layout: &Layout,
         size: Size,
         region_type: Option<&Bound<'_, PyAny>>,
         align: Option<Size>,
@@ -36,8 +38,10 @@ impl Room {
         policy: &str,
         guard_gap: Size,
     ) -> PyResult<Self> {
-        let region_type = region_type.map(convert::region_type).transpose()?.unwrap_or(RegionType::DefaultMemory);
-        let default_align = if region_type == RegionType::DaxMemory { 2 << 20 } else { 4096 };
+        let (usual, small) =
+            if layout.is_of_ports() { (RegionType::DeviceMemory, 1) } else { (RegionType::DefaultMemory, 4096) };
+        let region_type = region_type.map(convert::region_type).transpose()?.unwrap_or(usual);
+        let default_align = if region_type == RegionType::DaxMemory { 2 << 20 } else { small };
         let align = align.map_or(default_align, |align| align.0);
         Ok(Self {
             wanted: Wanted { size: size.0, align, guard_gap: guard_gap.0, policy: FitPolicy::parse(policy)? },
@@ -171,7 +175,7 @@ impl PyReservation {
 impl PySpace {
     /// The base of free addresses, where neither a region nor a reservation is, and where the layout allows such a region.
     ///
-    /// `align` is a power of two: 2 MiB for `"dax"`, else 4 KiB, when not given. `low` and `high` bound the place, which lies below
+    /// `align` is a power of two: 2 MiB for `"dax"`, 1 for `ports`, else 4 KiB, when not given. `low` and `high` bound the place, which lies below
     /// the layout's ends in any case. `policy` is `"first"`, `"last"` or `"best"`; `guard_gap` bytes stay free on both sides. Raises
     /// `NoSpace`, or of its kinds `Fragmented` and `AlignmentImpossible`, with the numbers.
     ///
@@ -193,7 +197,8 @@ impl PySpace {
         others: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<u64> {
         keywords::refuse_of::<Self>("find_free", others)?;
-        let room = Room::parse(size, region_type, align, (low, high), policy, guard_gap)?;
+        let map = self.inner().map();
+        let room = Room::parse(map.layout(), size, region_type, align, (low, high), policy, guard_gap)?;
         Ok(self.inner().find_free(&room.wanted, room.bounds)?)
     }
 
@@ -223,7 +228,9 @@ impl PySpace {
         others: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<PyReservation> {
         keywords::refuse_of::<Self>("reserve", others)?;
-        let Room { wanted, bounds } = Room::parse(size, region_type, align, (low, high), policy, guard_gap)?;
+        let map = self.inner().map();
+        let Room { wanted, bounds } =
+            Room::parse(map.layout(), size, region_type, align, (low, high), policy, guard_gap)?;
         let base = base.map(|base| base.0);
         let reservation =
             detached(py, None, |interrupt| self.inner().reserve(&wanted, bounds, base, owner, interrupt))?;

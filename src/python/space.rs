@@ -27,6 +27,7 @@ use crate::model::ids::{Generation, Incarnation};
 use crate::model::region_map::RegionMap;
 use crate::space::AddressSpace;
 use crate::sys::lock::Lock;
+use crate::sys::once::Once;
 
 /// A live guest physical address space: the regions that exist, their types, and the memory behind them.
 ///
@@ -55,10 +56,12 @@ pub struct PySpace {
     current: ArcSwap<Py<PyBase>>,
     /// The handle of the memory, by incarnation.
     memory: Lock<Option<(Incarnation, Py<PyMemory>)>>,
+    /// The ports, from when they are first asked for.
+    ports: Once<Py<Self>>,
 }
 
 impl PySpace {
-    fn begin(py: Python<'_>, map: RegionMap) -> PyResult<Self> {
+    pub(super) fn begin(py: Python<'_>, map: RegionMap) -> PyResult<Self> {
         Self::of(py, AddressSpace::with_map(map))
     }
 
@@ -66,7 +69,7 @@ impl PySpace {
         let inner = SpaceRef::new(space);
         let base = Py::new(py, PyBase::from(inner.map()))?;
         let registry = Py::new(py, PyRegistry::default())?;
-        Ok(Self { inner, registry, current: ArcSwap::from_pointee(base), memory: Lock::new(None) })
+        Ok(Self { inner, registry, current: ArcSwap::from_pointee(base), memory: Lock::new(None), ports: Once::new() })
     }
 
     pub(super) const fn inner(&self) -> &SpaceRef {
@@ -75,6 +78,10 @@ impl PySpace {
 
     pub(super) const fn registry(&self) -> &Py<PyRegistry> {
         &self.registry
+    }
+
+    pub(super) const fn port_space(&self) -> &Once<Py<Self>> {
+        &self.ports
     }
 
     /// The object of a map, the cached one when it is of that generation.
@@ -261,7 +268,7 @@ impl PySpace {
         self.inner.load().memory().is_some()
     }
 
-    /// Unmaps the memory, if there is any, and ends every attachment; the space stays as a map. Closing twice does nothing.
+    /// Unmaps the memory, if there is any, and ends every attachment, those of the ports too; the space stays as a map. Closing twice does nothing.
     ///
     /// `with` closes the space at its end. A region that views, arrays or long accesses hold is `RegionBusy`, at once or after `timeout`
     /// seconds (`None`: never), as in `remove_region`; a client that refuses is `ClientError`; then nothing has changed. The error of an
@@ -282,7 +289,8 @@ impl PySpace {
         let handles = self.registry.get().registry().handles(py)?;
         let attachments = handles.iter().filter_map(|handle| handle.cast::<PyAttachment>().ok());
         // All of them first: an error of one keeps no other.
-        let ended: Vec<_> = attachments.map(|attachment| attachment.get().detach(py)).collect();
+        let mut ended: Vec<_> = attachments.map(|attachment| attachment.get().detach(py)).collect();
+        ended.extend(self.ports.get().map(|ports| ports.get().close(py, timeout)));
         ended.into_iter().collect()
     }
 
@@ -328,6 +336,7 @@ impl PySpace {
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         visit.call(&self.registry)?;
+        self.ports.get().map_or(Ok(()), |ports| visit.call(ports))?;
         // Never waited for: the collector may run in the thread that has the lock.
         let Some(memory) = self.memory.try_lock() else { return Ok(()) };
         memory.as_ref().map_or(Ok(()), |(_, memory)| visit.call(memory))

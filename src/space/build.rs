@@ -17,10 +17,11 @@ pub fn build(plan: &SpacePlan, interrupt: &dyn Interrupt) -> Result<AddressSpace
     plan.check()?;
     let map = RegionMap::from_regions(plan.regions.clone(), plan.layout.clone())?;
     let space = AddressSpace::with_map(map);
-    if let Some(window) = plan.hotplug_window {
+    let zones = plan.zone_windows.iter().map(|(name, window)| (format!("{HOTPLUG} {name}"), *window));
+    for (owner, window) in plan.hotplug_window.map(|window| (HOTPLUG.to_owned(), window)).into_iter().chain(zones) {
         let wanted = Wanted { size: window.size(), align: 1, guard_gap: 0, policy: FitPolicy::First };
         let bounds = Bounds { region_type: RegionType::DefaultMemory, low: 0, high: u64::MAX };
-        space.reserve(&wanted, bounds, Some(window.base()), HOTPLUG, interrupt)?;
+        space.reserve(&wanted, bounds, Some(window.base()), &owner, interrupt)?;
     }
     // Last: whatever was refused before cost no memory.
     space.map_memory(interrupt)?;

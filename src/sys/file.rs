@@ -184,6 +184,17 @@ pub fn open_existing(path: &Path) -> Result<File> {
     File::options().read(true).write(true).open(path)
 }
 
+/// Opens an ordinary file, for reading alone where nothing may be written to it.
+pub fn open_ordinary(path: &Path, is_writable: bool) -> Result<File> {
+    // With the flag a FIFO is opened at once, and told apart later: opening it to read would wait for a writer.
+    File::options().read(true).write(is_writable).custom_flags(libc::O_NONBLOCK).open(path)
+}
+
+/// Makes a file in a directory that has no name, and ends with its last descriptor.
+pub fn create_unnamed(directory: &Path) -> Result<File> {
+    File::options().read(true).write(true).custom_flags(libc::O_TMPFILE).mode(0o600).open(directory)
+}
+
 /// Makes a file that must not exist yet.
 pub fn create_new(path: &Path) -> Result<File> {
     // Guest memory is for no other user to read.

@@ -26,7 +26,7 @@ from dbs_address_space import (
     UnmappedAddress,
     Unsupported,
 )
-from guest_program import write_page_tables
+from dbs_address_space.tables import page_tables
 from kernel_view import maps_of
 from memory_helpers import GIB, LAYOUT, MIB, PAGE, WINDOW, mapped, ram
 from virtual_machines import HLT, Vm, running, store
@@ -99,7 +99,7 @@ def test_the_dirty_log_is_exact(space: AddressSpace, vm: Vm, mode: str, manual_c
     def guest_writes(numbers: list[tuple[int, int]]) -> None:
         memory.write(CODE, b"".join(store(base + page * PAGE, 0x5A, wide=wide) for base, page in numbers) + HLT)
         if wide:
-            write_page_tables(memory, TABLES, 5)
+            memory.write(TABLES, page_tables(TABLES, 5 * GIB))
             vm.long_mode(CODE, TABLES)
         else:
             vm.protected_mode(CODE)

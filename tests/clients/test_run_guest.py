@@ -98,7 +98,7 @@ def test_the_map_is_printed_before_and_after(engine_name: str) -> None:
     output = run_example("--engine", engine_name).stdout
     before, after = re.findall(r"^the map (?:before|after):\n((?:.+\n)+)", output, re.MULTILINE)
     assert before == after
-    for name in ("ram-low", "console", "mailbox", "firmware", "ram-high", "free"):
+    for name in ("ram-low", "mailbox", "firmware", "ram-high", "free"):
         assert name in before
 
 
@@ -214,26 +214,29 @@ def test_the_guest_runs_on_its_page_tables(machine: run_guest.Machine) -> None:
         assert bool(page & ACCESSED) == (addr in {run_guest.STACK, run_guest.FIRMWARE})
 
 
-class Broken:
+class Broken(run_guest.Mailbox):
     """A device whose Python code fails."""
 
-    def read(self, _offset: int, _size: int) -> bytes:
-        raise ArithmeticError("broken device")
-
-    def write(self, _offset: int, _data: bytes) -> None:
+    def write(self, _offset: int, _size: int, _value: int) -> None:
         raise ArithmeticError("broken device")
 
 
-def test_a_devices_exception_comes_out_of_run(machine: run_guest.Machine) -> None:
-    machine.mailbox.post(run_guest.HIGH_RAM, 1)
-    bus = run_guest.DeviceBus(machine.space, {"console": Broken(), "mailbox": machine.mailbox})
+@pytest.mark.parametrize(("kind", "name"), [("mmio", "mailbox"), ("ports", "console")])
+def test_a_devices_exception_comes_out_of_run(machine: run_guest.Machine, kind: str, name: str) -> None:
+    broken = Broken()
+    for mailbox in (machine.mailbox, broken):
+        mailbox.post(run_guest.HIGH_RAM, 1)
+    space = {"mmio": machine.space, "ports": machine.space.ports}[kind]
+    space.clients[0].detach()
+    space.attach_device(name, broken)
     with pytest.raises(ArithmeticError, match="broken device"):
-        machine.engine.run(bus)
+        machine.run()
 
 
 def test_the_plan_is_a_real_machines() -> None:
     space = run_guest.plan()
-    assert [region.name for region in space] == ["ram-low", "console", "mailbox", "firmware", "ram-high"]
+    assert [region.name for region in space] == ["ram-low", "mailbox", "firmware", "ram-high"]
+    assert [region.name for region in space.ports] == ["console"]
     assert space["ram-high"].base >= 1 << 32
     assert not space.is_mapped
     assert any(gap.base <= 1 << 30 < gap.end for gap in space.gaps())
@@ -242,15 +245,16 @@ def test_the_plan_is_a_real_machines() -> None:
 def test_the_bus_asks_the_space() -> None:
     space = run_guest.plan()
     mailbox = run_guest.Mailbox()
-    bus = run_guest.DeviceBus(space, {"mailbox": mailbox})
+    bus = run_guest.HardwareBus(space)
+    space.attach_device("mailbox", mailbox)
     mailbox.post(0x1_2345_6789, 3)
     base = guest_program.MAILBOX
-    assert bus.read(base, 8) == 0x1_2345_6789
-    assert [bus.read(base, 4), bus.read(base + 4, 4)] == [0x2345_6789, 1]
-    bus.write(base + guest_program.MAILBOX_TOTAL, 8, 99)
+    assert bus.dispatch(base, 8) == 0x1_2345_6789
+    assert [bus.dispatch(base, 4), bus.dispatch(base + 4, 4)] == [0x2345_6789, 1]
+    assert bus.dispatch(base + guest_program.MAILBOX_TOTAL, 8, 99) is None
     assert mailbox.total == 99
-    assert bus.read(run_guest.DIMM, 2) == 0xFFFF
-    bus.write(run_guest.DIMM, 2, 1)
+    assert bus.dispatch(run_guest.DIMM, 2) == 0xFFFF
+    assert bus.dispatch(run_guest.DIMM, 2, 1) is None
     assert bus.hits == {"mailbox": 4, "no region": 2}
 
 

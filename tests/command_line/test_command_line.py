@@ -1,34 +1,18 @@
 import json
-import os
-import pty
 import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import pytest
+from command_helpers import GIB, MIB, PROGRAM, content, in_a_terminal, region, run
 from dbs_address_space.command_line import COMMANDS
 from dbs_address_space.command_line.completion import options_of
 
-GIB, MIB = 1 << 30, 1 << 20
-PROGRAM = [sys.executable, "-m", "dbs_address_space"]
 OPTION = re.compile(r"(?<!\S)--[a-z][a-z-]*")
-
-
-def region(name: str, base: int, size: int, region_type: str = "ram", **more: Any) -> dict[str, Any]:
-    return {"name": name, "region_type": region_type, "base": hex(base), "end": hex(base + size)} | more
-
-
-def content(*regions: dict[str, Any]) -> str:
-    windows = [{"base": hex(3 * GIB), "end": hex(4 * GIB)}]
-    layout = {"mem_start": "0x0", "mem_end": hex(1 << 45), "phys_end": hex(1 << 46), "mmio_windows": windows}
-    return json.dumps({"format": "dbs-address-space/map", "version": 1, "layout": layout, "regions": regions})
-
-
 LOW, UART = region("low", 0, 2 * GIB), region("uart", 0xFE00_0000, 0x1000, "device")
 DIMM = region("dimm0", 4 * GIB, GIB, is_hotplug=True, host_numa_node_id=1)
 
@@ -38,38 +22,6 @@ def before(tmp_path: Path) -> str:
     path = tmp_path / "before.json"
     path.write_text(content(LOW, UART, DIMM))
     return str(path)
-
-
-def run(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
-    environment = {name: value for name, value in os.environ.items() if name not in {"NO_COLOR", "FORCE_COLOR"}}
-    options = {"env": environment | {"PYTHONIOENCODING": "utf-8"}} | options
-    return subprocess.run([*PROGRAM, *arguments], capture_output=True, text=True, timeout=60, check=False, **options)
-
-
-def in_a_terminal(columns: int, *arguments: str, **environment: str) -> str:
-    """The output on a terminal of so many columns."""
-    ours, theirs = pty.openpty()
-    given = {"PATH": os.environ["PATH"], "TERM": "xterm", "LANG": "C.UTF-8", "PYTHONUTF8": "1"} | environment
-    size = (
-        f"import fcntl,struct,termios; fcntl.ioctl(1, termios.TIOCSWINSZ, struct.pack('HHHH', 50, {columns}, 0, 0)); "
-    )
-    code = size + "import sys; from dbs_address_space.command_line import main; main(sys.argv[1:])"
-    program = subprocess.Popen(
-        [sys.executable, "-c", code, *arguments], stdin=theirs, stdout=theirs, stderr=theirs, env=given
-    )
-    os.close(theirs)
-    output = b"".join(_received(ours))
-    os.close(ours)
-    assert program.wait(60) == 0
-    return output.decode().replace("\r\n", "\n")
-
-
-def _received(fd: int) -> Iterator[bytes]:
-    while True:
-        try:
-            yield os.read(fd, 4096)
-        except OSError:  # the other side is closed
-            return
 
 
 @pytest.mark.parametrize("columns", [60, 80, 140])
@@ -201,9 +153,13 @@ def test_doctor_tells_of_this_host() -> None:
         (["show"], "the following arguments are required: source"),
         (["show", "--nothing", "x"], "unrecognized arguments: --nothing"),
         (["show", "nowhere.json"], "error: nowhere.json: No such file or directory"),
-        (["show", "pid:1"], "error: pid:1: a running program is not read yet"),
-        (["show", "/"], "error: /: Is a directory"),
-        (["show", "/dev/null"], "error: /dev/null:1: not JSON"),
+        (["show", "pid:1"], "error: pid:1: its command line has no QMP socket"),
+        (["show", "pid:x"], "error: pid:x: 'x' is not the number of a process"),
+        (["show", "qmp:/nowhere"], "error: qmp:/nowhere: /nowhere: No such file or directory"),
+        (["show", "--from", "elf", "qmp:/nowhere"], "error: qmp:/nowhere: --from is for files"),
+        (["show", "/"], "error: /: nothing known"),
+        (["show", "/dev/null"], "error: /dev/null: nothing known"),
+        (["hexdump", "0", "-"], "error: <stdin>: nothing known"),
         (["diff", "-", "-"], "both maps are to come from the standard input"),
         (["completion", "tcsh"], "no completion for 'tcsh'"),
     ],
@@ -265,10 +221,19 @@ def test_a_closed_pipe_is_quiet(tmp_path: Path) -> None:
     assert program.wait(60) == -signal.SIGPIPE
 
 
+def is_reading(pid: int, pipe: int) -> bool:
+    """Whether a program waits in a read of the other end of a pipe; the number of that call depends on the architecture."""
+    call = re.match("(?:0|63) (0x[0-9a-f]+) ", Path(f"/proc/{pid}/syscall").read_text())
+    with suppress(OSError):
+        ours = Path(f"/proc/self/fd/{pipe}").readlink()
+        return call is not None and Path(f"/proc/{pid}/fd/{int(call[1], 16)}").readlink() == ours
+    return False
+
+
 def test_an_interrupt_is_quiet() -> None:
     program = subprocess.Popen([*PROGRAM, "show", "-"], stdin=subprocess.PIPE, stderr=subprocess.PIPE)
-    # Its number depends on the architecture: a read of the standard input.
-    while not re.match("(?:0|63) 0x0 ", Path(f"/proc/{program.pid}/syscall").read_text()):
+    assert program.stdin is not None
+    while not is_reading(program.pid, program.stdin.fileno()):
         assert program.poll() is None
     program.send_signal(signal.SIGINT)
     assert program.stderr is not None

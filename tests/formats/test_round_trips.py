@@ -88,6 +88,15 @@ def test_a_map_comes_back_as_json(tmp_path: Path, space: AddressSpace) -> None:
     assert load(path).snapshot() == space.snapshot()
 
 
+def test_reserved_ranges_come_back_as_json(tmp_path: Path) -> None:
+    reserved = [(0x1000, 0x1000, "nvs"), (0x4000, 0x2000, "reserved"), (0x8000, 0x1000, "persistent")]
+    space = AddressSpace(AddressSpaceLayout(1 << 40, 0, 1 << 39, mmio_windows=[(1 << 30, PAGE)], reserved=reserved))
+    path = tmp_path / "map.json"
+    dump(space, path)
+    assert complaints(json.loads(path.read_text()), SCHEMA, SCHEMA) == []
+    assert load(path).layout == space.layout
+
+
 MAP = {
     "format": "dbs-address-space/map",
     "version": 1,

@@ -24,7 +24,11 @@ def _of_word(value: Any, word: str, wanted: Any, root: dict[str, Any], where: st
     if word == "allOf":
         return [found for one in wanted for found in complaints(value, one, root, where)]
     if word == "properties":
-        inner = [(value[key], one, f"{where}.{key}") for key, one in wanted.items() if key in (value or ())]
+        there = value if isinstance(value, dict) else {}
+        inner = [(there[key], one, f"{where}.{key}") for key, one in wanted.items() if key in there]
+        return [found for part, one, place in inner for found in complaints(part, one, root, place)]
+    if word == "additionalProperties":
+        inner = [(part, wanted, f"{where}.{key}") for key, part in value.items()]
         return [found for part, one, place in inner for found in complaints(part, one, root, place)]
     if word == "items":
         inner = [(part, wanted, f"{where}[{number}]") for number, part in enumerate(value or [])]
@@ -41,7 +45,7 @@ def _holds(value: Any, word: str, wanted: Any, root: dict[str, Any]) -> bool:
             isinstance(value, TYPES[name]) and (name != "integer" or is_number)
             for name in ([wanted] if isinstance(wanted, str) else wanted)
         ),
-        "required": lambda: set(wanted) <= set(value),
+        "required": lambda: not isinstance(value, dict) or set(wanted) <= set(value),
         "pattern": lambda: not isinstance(value, str) or re.search(wanted, value) is not None,
         "minimum": lambda: not is_number or value >= wanted,
         "maximum": lambda: not is_number or value <= wanted,

@@ -25,6 +25,7 @@ from dbs_address_space import (
 )
 from dbs_address_space.adapters import qemu
 from dbs_address_space.guest_file import GuestFile
+from elf_programs import elf
 from memory_helpers import GIB, LAYOUT, MIB, PAGE
 
 SOURCE = Path(package.__file__).parent
@@ -192,6 +193,8 @@ class World:
             "DirtyPages.__new__.page_size": lambda: PAGE,
             "GuestMemory.fetch_add.size": lambda: 8,
             "GuestMemory.dax_window.region": lambda: "dax",
+            "GuestMemory.load_elf.file": elf,
+            "GuestMemory.load_image.file": lambda: b"x",
             "GuestMemory.readv.ranges": lambda: [(0, 8)],
             "GuestMemory.readv_into.ranges": lambda: [(0, 8)],
             "GuestMemory.view.size": lambda: PAGE,

@@ -13,6 +13,7 @@ import pytest
 from dbs_address_space import AddressSpace, UnmappedAddress
 from engine import CR0_PE, CR0_PG, CR4_PAE, EFER_LMA, EFER_LME, RFLAGS_RESERVED
 from engine_kvm import (
+    EXIT_OFFSET,
     EXIT_REASON_OFFSET,
     KVM_CREATE_VCPU,
     KVM_CREATE_VM,
@@ -26,14 +27,12 @@ from engine_kvm import (
     KVM_SET_USER_MEMORY_REGION,
     MMIO_DATA_OFFSET,
     MMIO_FORMAT,
-    MMIO_OFFSET,
     Regs,
     Segment,
     Sregs,
     UserspaceMemoryRegion,
 )
 
-KVM_EXIT_IO = 2
 HLT = b"\xf4"
 
 
@@ -97,11 +96,12 @@ class Vm:
             if reason == KVM_EXIT_HLT:
                 return
             assert reason == KVM_EXIT_MMIO, f"the guest left with reason {reason}"
-            addr, data, size, is_write = struct.unpack_from(MMIO_FORMAT, self._run, MMIO_OFFSET)
+            addr, size, is_write = struct.unpack_from(MMIO_FORMAT, self._run, EXIT_OFFSET)
+            data = slice(MMIO_DATA_OFFSET, MMIO_DATA_OFFSET + size)
             if is_write:
-                write(addr, size, int.from_bytes(data[:size], "little"))
+                write(addr, size, int.from_bytes(self._run[data], "little"))
             else:
-                self._run[MMIO_DATA_OFFSET : MMIO_DATA_OFFSET + size] = read(addr, size).to_bytes(size, "little")
+                self._run[data] = read(addr, size).to_bytes(size, "little")
 
     def run_on(self, space: AddressSpace) -> None:
         """Runs with the space's devices; a hole reads as ones, and what is written there is lost."""

@@ -2,15 +2,20 @@
 
 import copy
 import json
+import os
 import pickle
+import re
+import struct
 from pathlib import Path
 from typing import Any
 
 import pytest
 from dbs_address_space import (
+    AddressSpace,
     AddressSpaceBuilder,
     AddressSpacePlan,
     AddressSpaceRegion,
+    BackingError,
     BackingOptions,
     Hotplug,
     InvalidAddressRange,
@@ -23,6 +28,7 @@ from dbs_address_space import (
     NumaPolicy,
     NumaRegionInfo,
 )
+from dbs_address_space.tables import srat
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -175,3 +181,159 @@ def test_zones_are_keyed_in_json() -> None:
     }
     assert zone["policy"]["mode"] == "bind"
     assert "prefault" not in zone
+
+
+# Files.
+
+
+def filled(path: Path, size: int) -> Path:
+    with path.open("wb") as file:
+        file.truncate(size)
+    return path
+
+
+def test_the_parts_of_a_zone_lie_one_behind_the_other_in_its_file(tmp_path: Path) -> None:
+    path = filled(tmp_path / "ram", 3 * GIB)
+    made = plan(NumaRegionInfo("3GiB", file=path, name="ram"), "1GiB")
+    assert made.problems == ()
+    assert [(region.mem_file_path, region.file_offset) for region in made.regions[:2]] == [
+        (str(path), 0),
+        (str(path), 2 * GIB),
+    ]
+    space = made.build()
+    space.memory.write(2 * GIB - 4, b"last")
+    space.memory.write(4 * GIB, b"next")
+    with path.open("rb") as file:
+        file.seek(2 * GIB - 4)
+        assert file.read(8) == b"lastnext"
+    assert space["ram"].has_file
+    assert made == pickle.loads(pickle.dumps(made)) == AddressSpacePlan.from_json(made.to_json())
+    assert pickle.loads(pickle.dumps(space["ram"])) == space["ram"]
+
+
+def test_a_private_zone_leaves_its_file_alone(tmp_path: Path) -> None:
+    path = filled(tmp_path / "golden", MIB)
+    path.write_bytes(b"golden".ljust(MIB, b"\0"))
+    path.chmod(0o400)
+    made = plan(NumaRegionInfo("1MiB", file=path, shared=False))
+    memories = [made.build().memory for _ in range(2)]
+    memories[0].write(0, b"brazen")
+    assert [memory.read(0, 6) for memory in memories] == [b"brazen", b"golden"]
+    assert path.read_bytes()[:6] == b"golden"
+    assert not memories[0].regions[0].perm_flags & MapFlags.SHARED
+
+
+def test_a_folder_has_a_new_file_without_a_name(tmp_path: Path) -> None:
+    memory = plan(NumaRegionInfo("1MiB", file=tmp_path)).build().memory
+    memory.write(0, b"x")
+    fd = memory.mapping(0).fd
+    assert fd is not None
+    assert Path(f"/proc/self/fd/{fd}").readlink().parent == tmp_path
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["none", "short", "fifo"])
+def test_a_file_that_does_not_do_is_told_when_it_is_mapped(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / kind
+    if kind == "short":
+        filled(path, MIB - 1)
+    elif kind == "fifo":
+        os.mkfifo(path)
+    for shared in (True, False):
+        with pytest.raises(BackingError, match="ram0"):
+            plan(NumaRegionInfo("1MiB", file=path, shared=shared)).build()
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"file": "x", "mem_type": "shmem"}, "file= is the source"),
+        ({"file": "x", "page_size": "2MiB"}, "file= is the source"),
+        ({"file": "x", "mem_file_path": "y"}, "file= is the source"),
+        ({"shared": False}, "goes with file="),
+    ],
+)
+def test_a_zone_has_one_source(options: dict[str, Any], text: str) -> None:
+    with pytest.raises(InvalidArgument, match=text):
+        NumaRegionInfo("1GiB", **options)
+
+
+def test_a_zone_over_a_file_takes_no_huge_pages_of_the_builder(tmp_path: Path) -> None:
+    path = filled(tmp_path / "ram", MIB)
+    made = plan(NumaRegionInfo("2MiB"), NumaRegionInfo("1MiB", file=path), mem_type="hugeshmem")
+    assert made.problems == ()
+    assert [region.page_size for region in made.regions] == [2 * MIB, None]
+
+
+def test_a_region_may_name_its_file(tmp_path: Path) -> None:
+    path = filled(tmp_path / "ram", MIB)
+    region = AddressSpaceRegion("ram", 0, MIB // 2, mem_file_path=str(path), file_offset=MIB // 2)
+    layout = AddressSpaceBuilder(numa_regions=["1MiB"]).plan().layout
+    with AddressSpace.from_regions([region], layout).map_memory() as memory:
+        memory.write(0, b"half")
+    assert path.read_bytes()[MIB // 2 :][:4] == b"half"
+    for wrong in ({"mem_type": "shmem"}, {"file": 0}):
+        with pytest.raises(InvalidArgument):
+            AddressSpaceRegion("ram", 0, MIB, mem_file_path=str(path), **wrong)
+
+
+# Room for more.
+
+
+def test_each_zone_has_its_own_room() -> None:
+    zones = [
+        NumaRegionInfo("1GiB", None, 0, hotplug_size="2GiB", name="a"),
+        NumaRegionInfo(0, None, 1, hotplug_size="1GiB"),
+    ]
+    made = plan(*zones, hotplug=Hotplug("2GiB", slots=1))
+    assert made.problems == ()
+    window = made.hotplug_window
+    assert window is not None
+    rooms = [(info.base, info.size) for node in made.numa_nodes.values() for info in node.hotplug_infos]
+    assert rooms == [(window.end, 2 * GIB), (window.end + 2 * GIB, GIB)]
+    assert made.layout.mem_end >= rooms[-1][0] + GIB
+    assert AddressSpacePlan.from_json(made.to_json()) == made
+    assert "hotplug of 'a'" in str(made)
+    space = made.build()
+    owners = {one.owner: (one.base, one.size) for one in space.reservations}
+    assert owners["hotplug a"] == rooms[0]
+    assert owners["hotplug node1"] == rooms[1]
+    assert {"hotplug"} == owners.keys() - {"hotplug a", "hotplug node1"}
+    table = srat(made.numa_nodes)
+    for node, (base, size) in enumerate(rooms):
+        assert struct.pack("<IHQQIIQ", node, 0, base, size, 0, 3, 0) in table
+
+
+def test_room_that_can_not_be_is_a_problem() -> None:
+    small = Machine("small", mem_start=0, mem_end=2 * GIB, phys_bits=36)
+    for size, text in (("4KiB", "whole pages of 2 MiB"), (0, "whole pages"), ("8GiB", "does not fit below mem_end")):
+        made = plan(NumaRegionInfo("1GiB", hotplug_size=size, mem_type="hugeshmem"), machine=small)
+        assert [text in problem for problem in made.problems] == [True]
+
+
+# A DAX window where one wants it.
+
+
+def test_a_dax_window_lies_where_it_is_asked_for() -> None:
+    made = plan("1GiB", dax_window=(3 * GIB, 512 * MIB))
+    assert made.problems == ()
+    assert (made.regions[-1].base, made.regions[-1].size) == (3 * GIB, 512 * MIB)
+    assert AddressSpacePlan.from_json(made.to_json()) == pickle.loads(pickle.dumps(made)) == made
+    with made.build() as space:
+        assert space.memory.dax_window("dax0").mappings == ()
+
+
+@pytest.mark.parametrize(
+    ("window", "text"),
+    [
+        ((3 * GIB + 4096, GIB), "a multiple of 2 MiB"),
+        ((0, GIB), "overlaps .*ram0"),
+        ((GIB, GIB), "must lie between mem_end"),
+        ((3 * GIB, 4096), "multiple of 2 MiB"),
+        ((1 << 60, 2 * MIB), "past phys_end"),
+        ((4 * GIB - 2 * MIB, 2 * MIB), "the firmware|overlaps"),
+    ],
+)
+def test_a_dax_window_that_can_not_be_there_is_a_problem(window: tuple[int, int], text: str) -> None:
+    problems = plan("1GiB", dax_window=window, firmware=True).problems
+    assert any(re.search(text, problem) for problem in problems)

@@ -41,6 +41,7 @@ TAKEN: dict[str, str] = {
     "_Ranges": "pairs",
     "Buffer": "bytes-like|buffer",
     "DTypeLike": "data type",
+    "_Loadable": "a path, a binary file or bytes-like",
     "_ProgressFunction": "a function that takes a Progress",
     "_Client": "prepare",
     "_Handler": "has no method",

@@ -174,7 +174,18 @@ OTHERS = {
 VALUES = {
     *("AddressRange", "AddressSpaceBase", "AddressSpaceBuilder", "AddressSpaceLayout", "AddressSpacePlan"),
     *("AddressSpaceRegion", "AddressSpaceRegionType", "BackingOptions", "BytePattern", "DaxMapping", "DirtyPages"),
-    *("EffectiveBacking", "Hotplug", "Lease", "Machine", "MapFlags", "MemorySourceType", "NumaIdTable", "NumaNode"),
+    *(
+        "EffectiveBacking",
+        "ElfNote",
+        "Hotplug",
+        "LoadedElf",
+        "Lease",
+        "Machine",
+        "MapFlags",
+        "MemorySourceType",
+        "NumaIdTable",
+        "NumaNode",
+    ),
     *(
         "MapRow",
         "NumaNodeInfo",

@@ -16,22 +16,27 @@ COMMANDS = {
     "show": "print the map of a source",
     "find": "tell what lies at an address",
     "diff": "print what changed from one map to another",
+    "hexdump": "print the bytes at an address",
+    "search": "print where a text or bytes are in memory",
     "plan": "plan the address space of a machine",
     "check": "look for problems of a map",
+    "convert": "write a map or memory in another format",
+    "dump": "write the memory of a guest to a file",
     "doctor": "tell what this host offers",
     "completion": "print a completion script for a shell",
 }
 HELP = """\
 usage: dbs-address-space [--color WHEN] COMMAND [options] ...
 
-A virtual machine's guest-physical address space: look at it, compare it, plan it.
+A virtual machine's guest-physical address space: look at it, compare it, plan it, take it along.
 
 {commands}
 
-  dbs-address-space show vm.json         the map as a table
+  dbs-address-space show vm.elf          the map as a table
   dbs-address-space COMMAND --help       more about a command
 
-A source is a FILE with a map as JSON, or - for standard input. --version prints the version.
+A source is a FILE in any format that is known by its content, a running QEMU by its process, as pid:1234, or by its
+QMP socket, as qmp:/path, or - for standard input. --version prints the version.
 exit status  0 done, same, found;  1 differs, not found, problems;  2 usage, or it could not be done"""
 
 

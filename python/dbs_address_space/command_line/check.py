@@ -9,7 +9,7 @@ from dbs_address_space.errors import AddressSpaceError, LayoutViolation, RegionO
 
 from .output import print_json
 from .parsing import Parser
-from .sources import opened
+from .sources import map_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,10 +28,11 @@ usage: dbs-address-space check [options] SOURCE
   dbs-address-space check vm.json --machine q35
 
 arguments
-  SOURCE               a FILE, or - for standard input
+  SOURCE               a FILE, pid:1234, qmp:/path, or - for standard input
 options
   --machine NAME       the layout to keep: dragonball, pc, q35, microvm, virt; else the source's own
   --json               as JSON
+  --from FORMAT        do not guess the format
 everywhere
   --color WHEN         auto (default), always, never; NO_COLOR is respected
   -q, --quiet          only the exit status
@@ -41,10 +42,8 @@ exit status  0 no problem, 1 problems, 2 usage or a source that can't be read"""
 
 def parser() -> Parser:
     """The options."""
-    options = Parser("check")
-    options.add_argument("source")
+    options = Parser.of_source("check", "source")
     options.add_argument("--machine")
-    options.add_argument("--json", action="store_true")
     return options
 
 
@@ -54,7 +53,7 @@ def run(arguments: list[str]) -> int:
     machine = Machine.named(options.machine) if options.machine else None
     count, problems = 0, []
     try:
-        space = opened(options.source)
+        space = map_of(options.source, format=options.format)
         count = len(space)
         problems = _problems(space, machine) if machine else []
     except AddressSpaceError as error:

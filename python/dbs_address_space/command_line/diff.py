@@ -5,65 +5,57 @@ from __future__ import annotations
 import sys
 
 from dbs_address_space._core import size_text
+from dbs_address_space.pictures.changes import FIELDS, changes, differing, words
 
 from . import terminal
-from .output import print_json, region_json
+from .output import print_json, region_json, write_picture
 from .parsing import Parser, UsageError
-from .sources import opened
+from .sources import map_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
     from typing import Any
 
-    from dbs_address_space._core import AddressSpace, AddressSpaceRegion
+    from dbs_address_space._core import AddressSpace
+    from dbs_address_space.pictures.changes import Change
 
-    Change = tuple[str, AddressSpaceRegion | None, AddressSpaceRegion | None]
-    Key = tuple[Any, ...]
-
-__all__ = ["HELP", "changes", "parser", "run"]
+__all__ = ["HELP", "parser", "run"]
 
 HELP = """\
 Print what changed from one map to another, one line for each region.
 
 usage: dbs-address-space diff [options] BEFORE AFTER
 
-  dbs-address-space diff before.json after.json
+  dbs-address-space diff before.json qmp:/run/q.sock
   dbs-address-space diff before.json after.json --ignore name,node
   dbs-address-space diff -q a.json b.json && echo same
 
 lines      + added    - removed    ~ changed    > moved (same name and size, another base)
 arguments
-  BEFORE, AFTER        a FILE each; one of them may be - for standard input
+  BEFORE, AFTER        a FILE, pid:1234 or qmp:/path each; one of them may be - for standard input
 options
   --ignore A,B,...     of name type prot backing node page-size flags
   --json               as JSON
+  --svg PATH           as a picture, light and dark; - for standard output
+  --force              replace a file that is there
+  --from FORMAT        do not guess the format
 everywhere
   --color WHEN         auto (default), always, never; NO_COLOR is respected
   -q, --quiet          only the exit status
   -h, --help           this text
 exit status  0 the same, 1 different, 2 usage or a source that can't be read"""
 
-FIELDS: dict[str, Callable[[AddressSpaceRegion], object]] = {
-    "name": lambda region: region.name,
-    "type": lambda region: region.region_type.value,
-    "prot": lambda region: str(region.prot_flags),
-    "backing": lambda region: region.mem_type and region.mem_type.value,
-    "node": lambda region: region.host_numa_node_id,
-    "page-size": lambda region: region.page_size,
-    "flags": lambda region: "h" if region.is_hotplug else "-",
-}
 MARKS = {"added": "+", "removed": "-", "changed": "~", "moved": ">"}
 COLORS = {"added": 94, "removed": 31, "changed": 33, "moved": 33}
 
 
 def parser() -> Parser:
     """The options."""
-    options = Parser("diff")
-    options.add_argument("before")
-    options.add_argument("after")
+    options = Parser.of_source("diff", "before", "after")
     options.add_argument("--ignore", default="")
-    options.add_argument("--json", action="store_true")
+    options.add_argument("--svg")
+    options.add_argument("--force", action="store_true")
     return options
 
 
@@ -76,39 +68,18 @@ def run(arguments: list[str]) -> int:
         raise UsageError(f"--ignore knows no {unknown!r}", f"Use some of {', '.join(FIELDS)}.")
     if options.before == options.after == "-":
         raise UsageError("both maps are to come from the standard input", "Give a file for one of them.")
-    before, after = opened(options.before), opened(options.after)
+    before, after = (map_of(source, format=options.format) for source in (options.before, options.after))
     fields = [field for field in FIELDS if field not in ignored]
     found, unchanged = changes(before, after, fields)
-    if options.json:
+    if options.svg:
+        change = before.snapshot().diff(after.snapshot())
+        picture = change.to_svg(title=f"{options.before} → {options.after}")
+        write_picture(options.svg, picture, is_forced=options.force)
+    elif options.json:
         _print_json((options.before, before), (options.after, after), found, unchanged, fields)
     elif not options.quiet:
         _print_text(found, unchanged, fields, is_colored=terminal.has_color(sys.stdout, options.color))
     return 1 if found else 0
-
-
-def changes(before: AddressSpace, after: AddressSpace, fields: Sequence[str]) -> tuple[list[Change], int]:
-    """The changes by ascending address, and how many regions are the same."""
-    old, new = ({(region.base, region.size): region for region in space.regions} for space in (before, after))
-    both = old.keys() & new.keys()
-    found: list[Change] = [("changed", old[at], new[at]) for at in both if _differing(old[at], new[at], fields)]
-    gone = {(one.name, one.size): one for at, one in old.items() if at not in both}
-    come = {(one.name, one.size): one for at, one in new.items() if at not in both}
-    moved = {key for key in gone.keys() & come.keys() if key[0] is not None}
-    found += [("moved", gone[key], come[key]) for key in moved]
-    left, arrived = ({gone[key].base for key in moved}, {come[key].base for key in moved})
-    found += [("removed", one, None) for at, one in old.items() if at not in both and one.base not in left]
-    found += [("added", None, one) for at, one in new.items() if at not in both and one.base not in arrived]
-    return sorted(found, key=_place), len(both) - sum(kind == "changed" for kind, *_ in found)
-
-
-def _place(change: Change) -> tuple[int, bool]:
-    kind, old, new = change
-    region = new or old
-    return (region.base if region else 0), kind != "removed"
-
-
-def _differing(old: AddressSpaceRegion, new: AddressSpaceRegion, fields: Sequence[str]) -> list[str]:
-    return [field for field in fields if FIELDS[field](old) != FIELDS[field](new)]
 
 
 def _print_text(found: list[Change], unchanged: int, fields: Sequence[str], *, is_colored: bool) -> None:
@@ -129,18 +100,16 @@ def _cells(found: list[Change], fields: Sequence[str]) -> Iterator[tuple[str, ..
         region = new or old
         if region is None:
             continue
-        words = ""
+        shown = ""
         if old is not None and new is not None:
-            differing = ((field, FIELDS[field]) for field in _differing(old, new, fields))
-            shown = [f"{field} {_shown(value(old))} -> {_shown(value(new))}" for field, value in differing]
-            words = ", ".join(([f"moved from {old.base:#_x}"] if kind == "moved" else []) + shown)
+            parts = [f"moved from {old.base:#_x}" if kind == "moved" else "", words(old, new, fields)]
+            shown = ", ".join(filter(None, parts))
         ends = f"[{region.base:#_x}, {region.end:#_x})"
-        yield ends, size_text(region.size), region.region_type.value, _shown(region.name), words
+        yield ends, size_text(region.size), region.region_type.value, _shown(region.name or "-"), _shown(shown)
 
 
-def _shown(value: object) -> str:
+def _shown(text: str) -> str:
     """A name of a stranger's can't move the cursor."""
-    text = "-" if value is None else str(value)
     return text if text.isprintable() and text.isascii() else ascii(text)[1:-1]
 
 
@@ -165,7 +134,7 @@ def _print_json(
                 "change": kind,
                 "before": region_json(old),
                 "after": region_json(new),
-                "fields": _differing(old, new, fields) if old and new else [],
+                "fields": differing(old, new, fields) if old and new else [],
             }
             for kind, old, new in found
         ],

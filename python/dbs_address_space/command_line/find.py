@@ -6,7 +6,7 @@ from dbs_address_space._core import size_text
 
 from .output import print_json, region_json
 from .parsing import Parser, address
-from .sources import opened
+from .sources import map_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,9 +25,10 @@ usage: dbs-address-space find [options] ADDRESS SOURCE
 
 arguments
   ADDRESS              a number, or NAME+OFFSET in a region
-  SOURCE               a FILE, or - for standard input
+  SOURCE               a FILE, pid:1234, qmp:/path, or - for standard input
 options
   --json               as JSON
+  --from FORMAT        do not guess the format
 everywhere
   --color WHEN         auto (default), always, never; NO_COLOR is respected
   -q, --quiet          only the exit status
@@ -37,17 +38,13 @@ exit status  0 in a region, 1 free or reserved, 2 usage or a source that can't b
 
 def parser() -> Parser:
     """The options."""
-    options = Parser("find")
-    options.add_argument("address")
-    options.add_argument("source")
-    options.add_argument("--json", action="store_true")
-    return options
+    return Parser.of_source("find", "address", "source")
 
 
 def run(arguments: list[str]) -> int:
     """Finds an address."""
     options = parser().parse(arguments)
-    space = opened(options.source)
+    space = map_of(options.source, format=options.format)
     wanted = address(options.address, space)
     rows = space.rows()
     at = next((index for index, row in enumerate(rows) if row.base <= wanted < row.end), None)

@@ -9,11 +9,11 @@ from dbs_address_space._core import checked_range
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from argparse import Namespace
-    from typing import NoReturn
+    from typing import NoReturn, Self
 
     from dbs_address_space._core import AddressSpace
 
-__all__ = ["Parser", "UsageError", "address", "range_of"]
+__all__ = ["Parser", "UsageError", "address", "count", "range_of"]
 
 
 class UsageError(Exception):
@@ -28,12 +28,23 @@ class UsageError(Exception):
 class Parser(ArgumentParser):
     """The options of one command; its help is text that stands in the command's module."""
 
-    def __init__(self, command: str) -> None:
+    def __init__(self, command: str, *positionals: str) -> None:
         """A parser with the options that all commands have."""
         super().__init__(prog=f"dbs-address-space {command}", add_help=False, allow_abbrev=False)
         self.command = command
+        for name in positionals:
+            self.add_argument(name)
         self.add_argument("--color", choices=["auto", "always", "never"])
         self.add_argument("-q", "--quiet", action="store_true")
+
+    @classmethod
+    def of_source(cls, command: str, *positionals: str, has_json: bool = True) -> Self:
+        """A parser of a command that reads a source, as `--from` says, and prints JSON where that makes sense."""
+        parser = cls(command, *positionals)
+        parser.add_argument("--from", dest="format", metavar="FORMAT")
+        if has_json:
+            parser.add_argument("--json", action="store_true")
+        return parser
 
     def parse(self, arguments: list[str]) -> Namespace:
         """The options as given, wherever they stand among the sources."""
@@ -57,17 +68,27 @@ def address(text: str, space: AddressSpace) -> int:
     return region.base + moved
 
 
-def range_of(text: str, space: AddressSpace) -> tuple[int, int]:
-    """`FROM..TO`, where TO is exclusive, or `FROM+SIZE`: base and size."""
+def range_of(text: str, space: AddressSpace, *, usual: int | None = None) -> tuple[int, int]:
+    """`FROM..TO`, where TO is exclusive, or `FROM+SIZE`: base and size. An address alone has the usual size, if there is one."""
     first, dots, last = text.partition("..")
     if dots:
         base = address(first, space)
         return checked_range(base, max(address(last, space) - base, 0))
     first, plus, size = text.rpartition("+")
-    if not plus:
+    if plus:
+        number = _number(size)
+        return checked_range(address(first, space), size if number is None else number)
+    if usual is None:
         raise UsageError(f"{text!r} is not a range", "Write FROM..TO or FROM+SIZE, as 0x1000+64KiB.")
-    number = _number(size)
-    return checked_range(address(first, space), size if number is None else number)
+    return address(text, space), usual
+
+
+def count(text: str) -> int:
+    """The value of an option that counts something, from 1 on."""
+    number = _number(text)
+    if number is None or number < 1:
+        raise UsageError(f"{text!r} is not a number from 1 on")
+    return number
 
 
 def _number(text: str) -> int | None:

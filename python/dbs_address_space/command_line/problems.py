@@ -23,7 +23,8 @@ def tell(error: Exception, *, is_json: bool) -> int:
     """Writes an error to the standard error, and gives the exit status."""
     if not isinstance(error, USERS):
         return _tell_of_ours(error)
-    message, hint = _message(error), getattr(error, "hint", "")
+    message = _message(error)
+    hint = getattr(error, "hint", "") or getattr(error, "how", "")
     if is_json:
         import json  # noqa: PLC0415  start-up
 

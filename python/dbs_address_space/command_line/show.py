@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import sys
 
 from dbs_address_space._core import AddressSpaceBase, size_text
 
 from . import terminal
-from .map_file import content_of
-from .output import write_picture
-from .parsing import Parser, range_of
-from .sources import opened
+from .output import region_json, write_picture
+from .parsing import Parser, count, range_of
+from .sources import map_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,13 +27,13 @@ Print the map of a source: regions, free ranges, reservations.
 
 usage: dbs-address-space show [options] SOURCE
 
-  dbs-address-space show vm.json                     the table, with bars where the terminal has them
+  dbs-address-space show pid:4711                    the table, with bars where the terminal has them
   dbs-address-space show --tree vm.json              windows and what lies in them
-  dbs-address-space show vm.json --svg map.svg       a picture; --html for one to search in
-  dbs-address-space show --json - < vm.json          for programs
+  dbs-address-space show vm.elf --svg map.svg        a picture; --html for one to search in
+  dbs-address-space show --json - < iomem.txt        for programs
 
 arguments
-  SOURCE               a FILE, or - for standard input
+  SOURCE               a FILE, pid:1234, qmp:/path, or - for standard input
 what
   --region-type TYPE   only ram, device, dax, firmware (again for more)
   --range FROM..TO     only what meets these addresses (TO exclusive); FROM+SIZE too
@@ -45,10 +43,12 @@ how
   --tree               as a tree
   --json               as JSON
   --svg PATH           as a picture, light and dark; - for standard output
+  --view VIEW          the picture is of the map, or of the host behind it: map (default), host, heat (of pages)
   --html PATH          as a page to search in; - for standard output
   --force              replace a file that is there
   --ascii              no characters beyond ASCII
   --width N            instead of the terminal's width
+  --from FORMAT        do not guess the format
 everywhere
   --color WHEN         auto (default), always, never; NO_COLOR is respected
   -q, --quiet          no summary
@@ -58,34 +58,34 @@ exit status  0 done, 2 usage or a source that can't be read"""
 
 def parser() -> Parser:
     """The options."""
-    options = Parser("show")
-    options.add_argument("source")
+    options = Parser.of_source("show", "source")
     options.add_argument("--region-type", action="append", choices=["ram", "device", "dax", "firmware"])
     options.add_argument("--range")
     options.add_argument("--no-free", action="store_true")
-    options.add_argument("--group", type=int)
+    options.add_argument("--group", type=count)
     options.add_argument("--tree", action="store_true")
-    options.add_argument("--json", action="store_true")
     options.add_argument("--svg")
+    options.add_argument("--view", choices=["map", "host", "heat"], default="map")
     options.add_argument("--html")
     options.add_argument("--force", action="store_true")
     options.add_argument("--ascii", action="store_true")
-    options.add_argument("--width", type=int)
+    options.add_argument("--width", type=count)
     return options
 
 
 def run(arguments: list[str]) -> int:
     """Shows a map."""
     options = parser().parse(arguments)
-    space = opened(options.source)
+    space = map_of(options.source, format=options.format)
     shown = _chosen(space, options)
     limit = options.group or 48
     if options.svg:
-        write_picture(options.svg, shown.to_svg(title=options.source, limit=limit), is_forced=options.force)
+        picture = shown.to_svg(title=options.source, limit=limit, view=options.view)
+        write_picture(options.svg, picture, is_forced=options.force)
     if options.html:
         write_picture(options.html, shown.to_html(title=options.source, limit=limit), is_forced=options.force)
     if options.json:
-        print(json.dumps(content_of(space, shown, options.source), indent=1))
+        _print_json(space, shown, options.source)
     elif not options.svg and not options.html:
         _print_text(shown, options)
     return 0
@@ -100,6 +100,16 @@ def _chosen(space: AddressSpace, options: Namespace) -> Map:
     types = options.region_type or ["ram", "device", "dax", "firmware"]
     options.no_free = True
     return AddressSpaceBase.from_regions([one for one in found if one.region_type.value in types], base.layout)
+
+
+def _print_json(space: AddressSpace, shown: Map, source: str) -> None:
+    """The regions that are shown, and all that the space says of addresses."""
+    import json  # noqa: PLC0415  start-up
+
+    from dbs_address_space.formats.map_json import content_of  # noqa: PLC0415  as above
+
+    content = content_of(space, source) | {"regions": [region_json(region) for region in shown.regions]}
+    print(json.dumps(content, indent=1))
 
 
 def _print_text(space: Map, options: Namespace) -> None:

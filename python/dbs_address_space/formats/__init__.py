@@ -3,7 +3,8 @@
 Each format is a small module here; `builtin` has the table of all, and says by which bytes each is recognized.
 """
 
+from .elf_file import elf_notes
 from .registry import Format, register
 from .source import Source
 
-__all__ = ["Format", "Source", "register"]
+__all__ = ["Format", "Source", "elf_notes", "register"]

@@ -1,6 +1,6 @@
 """ELF64 core dumps: of QEMU (`dump-guest-memory`), makedumpfile, cloud-hypervisor, VirtualBox, WinPmem; and our own.
 
-After the ELF specification. QEMU's section headers may lie before the program headers, and its `e_ehsize` is wrong: neither
+QEMU's section headers may lie before the program headers, and its `e_ehsize` is wrong: neither
 is relied on. A segment's physical address counts.
 """
 
@@ -10,6 +10,7 @@ import os
 import struct
 
 from .copying import memory_regions, write_sparse
+from .elf_file import LOAD, MANY, headers
 from .stored import Piece, mapped
 
 TYPE_CHECKING = False
@@ -26,43 +27,27 @@ __all__ = ["read", "write"]
 HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
 SEGMENT = struct.Struct("<IIQQQQQQ")
 IDENTITY = b"\x7fELF\x02\x01\x01".ljust(16, b"\0")
-CORE, LOAD = 4, 1
-SECTION_SIZE, SECTION_INFO = 64, 44
-MANY = 0xFFFF
-"""A number of program headers that says: it is in the first section header."""
+BITS, CORE = 64, 4
+SECTION_SIZE = 64
 MACHINES = {"x86_64": 62, "aarch64": 183}
 PAGE = 4096
 
 
 def read(source: Source, *, absent: str = "error", partial: bool = False) -> AddressSpace:
     """The memory of a dump, mapped where it lies. A tail that is not in the file was left out: it is not zero."""
-    segments = _segments(source)
-    is_virtual = any(0 < virtual < 1 << 63 for _, _, _, virtual, *_ in segments)
-    if is_virtual and not any(physical for _, _, _, _, physical, *_ in segments):
+    found = headers(source)
+    if found.bits != BITS:
+        raise source.error(f"a {found.bits}-bit ELF file: of dumps only ELF64 is read", offset=4)
+    if found.kind != CORE:
+        raise source.error(f"an ELF file of type {found.kind}, not a core dump, which is {CORE}", offset=16)
+    segments = [segment for segment in found.segments if segment.kind == LOAD]
+    is_virtual = any(0 < segment.virtual < 1 << 63 for segment in segments)
+    if is_virtual and not any(segment.physical for segment in segments):
         raise source.error("it is the core of a process, whose segments have no physical addresses")
     # A dump of virtual addresses has a page once for each of them: only the first is looked at.
-    places = {(physical, stored, size, offset) for _, _, offset, _, physical, stored, size, _ in segments}
+    places = {(segment.physical, segment.stored, segment.size, segment.offset) for segment in segments}
     pieces = [piece for place in places for piece in _pieces(source, *place)]
     return mapped(source, pieces, absent=absent, partial=partial)
-
-
-def _segments(source: Source) -> list[tuple[int, ...]]:
-    """The program headers of what is loaded, wherever they are and whatever their size."""
-    identity, kind, *_, phoff, shoff, _, _, stride, count, _, _, _ = source.unpack(HEADER.format, 0, "the ELF header")
-    if identity[4:6] != IDENTITY[4:6]:
-        what = "32-bit" if identity[4] == 1 else "big-endian" if identity[5] == 2 else "odd"  # noqa: PLR2004  ELF's numbers
-        raise source.error(f"a {what} ELF file: only little-endian ELF64 is read", offset=4)
-    if kind != CORE:
-        raise source.error(f"an ELF file of type {kind}, not a core dump, which is {CORE}", offset=16)
-    if count == MANY:
-        (count,) = source.unpack("<I", shoff + SECTION_INFO, "the number of program headers")
-    if not count:
-        raise source.error("no program headers")
-    if stride < SEGMENT.size:
-        raise source.error(f"program headers of {stride} bytes are too short", offset=54)
-    table = source.read(phoff, count * stride, f"the table of {count} program headers")
-    headers = struct.iter_unpack(f"{SEGMENT.format}{stride - SEGMENT.size}x", table)
-    return [header for header in headers if header[0] == LOAD]
 
 
 def _pieces(source: Source, base: int, stored: int, size: int, offset: int) -> list[Piece]:

@@ -10,6 +10,7 @@ import json
 
 from dbs_address_space._core import AddressSpace, AddressSpaceLayout, AddressSpaceRegion, protection_text
 from dbs_address_space.errors import AddressSpaceError
+from dbs_address_space.ranges import AddressRange
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from .copying import Ticker
     from .source import Source
 
-__all__ = ["FORMAT", "VERSION", "content_of", "read", "write"]
+__all__ = ["FORMAT", "VERSION", "content_of", "read", "region_content", "write"]
 
 FORMAT, VERSION = "dbs-address-space/map", 1
 
@@ -40,7 +41,7 @@ def content_of(space: AddressSpace, source: str) -> dict[str, Any]:
         "generation": base.generation,
         "mapped": space.is_mapped,
         "layout": _layout(base.layout),
-        "regions": [_region(region) for region in base.regions],
+        "regions": [region_content(region) for region in base.regions],
         "free": [_range(gap) for gap in base.gaps()],
         "reservations": [{**_range(one), "owner": one.owner} for one in space.reservations],
     }
@@ -53,10 +54,15 @@ def _range(range_: Any) -> dict[str, Any]:
 
 def _layout(layout: AddressSpaceLayout) -> dict[str, Any]:
     ends = {"mem_start": hex(layout.mem_start), "mem_end": hex(layout.mem_end), "phys_end": hex(layout.phys_end)}
-    return {**ends, "mmio_windows": [_range(window) for window in layout.mmio_windows]}
+    windows, reserved = (
+        [_range(AddressRange(*one[:2])) for one in all_] for all_ in (layout.mmio_windows, layout.reserved)
+    )
+    kinds = [{**range_, "kind": kind} for range_, (_, _, kind) in zip(reserved, layout.reserved, strict=True)]
+    return {**ends, "mmio_windows": windows, "reserved": kinds}
 
 
-def _region(region: AddressSpaceRegion) -> dict[str, Any]:
+def region_content(region: AddressSpaceRegion) -> dict[str, Any]:
+    """A region as maps in JSON have it."""
     has_memory = region.region_type.value in ("ram", "firmware")
     return {
         "name": region.name,
@@ -123,7 +129,9 @@ def _read_range(content: dict[str, Any]) -> tuple[int, int]:
 
 def _read_layout(content: dict[str, Any]) -> AddressSpaceLayout:
     ends = (_address(content[name]) for name in ("phys_end", "mem_start", "mem_end"))
-    return AddressSpaceLayout(*ends, mmio_windows=[_read_range(window) for window in content.get("mmio_windows", ())])
+    windows = [_read_range(window) for window in content.get("mmio_windows", ())]
+    reserved = [(*_read_range(range_), range_.get("kind", "reserved")) for range_ in content.get("reserved", ())]
+    return AddressSpaceLayout(*ends, mmio_windows=windows, reserved=reserved)
 
 
 def _read_region(source: Source, number: int, content: dict[str, Any]) -> AddressSpaceRegion:

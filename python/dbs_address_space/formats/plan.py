@@ -115,9 +115,15 @@ def _builder(builder: AddressSpaceBuilder) -> dict[str, Any]:
         "machine": _arguments(machine),
         "mem_type": keywords["mem_type"].value,
         "numa_regions": [_info(info) for info in keywords["numa_regions"]],
+        "dax_window": _dax(keywords["dax_window"]),
         "hotplug": keywords["hotplug"] and _keyed(_HOTPLUG, keywords["hotplug"].__getnewargs__()),
         "backing": _options(keywords["backing"]),
     }
+
+
+def _dax(given: int | tuple[int, int] | None) -> int | dict[str, int] | None:
+    """A size, or a place."""
+    return _range(given) if isinstance(given, tuple) else given
 
 
 def _arguments(machine: Machine) -> dict[str, Any]:
@@ -142,7 +148,10 @@ def _layout(plan: AddressSpacePlan) -> dict[str, Any]:
 
 
 def _node(node: NumaNode) -> dict[str, Any]:
-    return {"regions": [_range((info.base, info.size)) for info in node.region_infos], "vcpu_ids": node.vcpu_ids}
+    regions, hotplug = (
+        [_range((info.base, info.size)) for info in infos] for infos in (node.region_infos, node.hotplug_infos)
+    )
+    return {"regions": regions, "vcpu_ids": node.vcpu_ids, "hotplug": hotplug}
 
 
 def _region(region: AddressSpaceRegion, reason: str) -> dict[str, Any]:
@@ -153,6 +162,8 @@ def _region(region: AddressSpaceRegion, reason: str) -> dict[str, Any]:
         "size": region.size,
         "mem_type": region.mem_type and region.mem_type.value,
         "mem_file_path": region.mem_file_path,
+        "file_offset": region.file_offset,
+        "shared": bool(region.perm_flags & MapFlags.SHARED),
         "page_size": region.page_size,
         "host_numa_node_id": region.host_numa_node_id,
         "prealloc": bool(region.perm_flags & MapFlags.POPULATE),
@@ -211,6 +222,7 @@ def _with_policy(given: dict[str, Any]) -> dict[str, Any]:
 def _read_builder(arguments: dict[str, Any]) -> AddressSpaceBuilder:
     read = {
         "numa_regions": [NumaRegionInfo(**_with_policy(info)) for info in arguments["numa_regions"]],
+        "dax_window": _values(_RANGE, window) if isinstance(window := arguments["dax_window"], dict) else window,
         "hotplug": arguments["hotplug"] and Hotplug(**arguments["hotplug"]),
         "backing": BackingOptions(**_with_policy(arguments["backing"])),
     }

@@ -34,8 +34,11 @@ class Source:
     size: int
     is_directory: bool
 
-    def __init__(self, source: str | os.PathLike[str] | BinaryIO | Buffer) -> None:
-        """Opens a path; duplicates the descriptor of a file object; keeps bytes in a memfd. Raises what opening does."""
+    def __init__(self, source: str | os.PathLike[str] | BinaryIO | Buffer, parameter: str = "source") -> None:
+        """Opens a path; duplicates the descriptor of a file object; keeps bytes in a memfd. Raises what opening does.
+
+        `parameter` is the name of what was given, for a `TypeError`.
+        """
         self.path, self.format = "<bytes>", ""
         if isinstance(source, str | os.PathLike):
             self.path = os.fspath(source)
@@ -48,7 +51,7 @@ class Source:
                 content = bytes(memoryview(source))
             except TypeError as error:
                 kind = type(source).__name__
-                raise TypeError(f"source must be a path, a binary file or bytes-like, not {kind}") from error
+                raise TypeError(f"{parameter} must be a path, a binary file or bytes-like, not {kind}") from error
             self.fd = _kept(content)
         try:
             self._settle()

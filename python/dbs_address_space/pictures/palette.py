@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["DARK", "LIGHT", "NOTEBOOK", "Theme"]
+__all__ = ["DARK", "HEAT_DARK", "HEAT_LIGHT", "LIGHT", "NOTEBOOK", "Heat", "Theme"]
 
 Theme = dict[str, tuple[str, str]]
 """An edge and a fill for each look; of `paper` text and background, of `quiet` muted text and lines."""
@@ -42,3 +42,15 @@ NOTEBOOK = {
     "mixed": "#8c959f",
 }
 """One edge for white and black paper: nobody knows which a notebook has."""
+
+Heat = dict[str, tuple[str, ...]]
+"""Colours of the pages that are resident, from none to all, and of those that are dirty, from few to all."""
+
+HEAT_LIGHT: Heat = {
+    "resident": ("#eef1f4", "#c3dcee", "#8fc0e0", "#4f9bcb", "#0b66a3"),
+    "dirty": ("#f6b871", "#e8923a", "#c76a14", "#8a4200"),
+}
+HEAT_DARK: Heat = {
+    "resident": ("#1c2229", "#1d3f5a", "#2a6792", "#3f95cd", "#9bd3f7"),
+    "dirty": ("#a85f10", "#d07f1c", "#f29d35", "#ffcb80"),
+}

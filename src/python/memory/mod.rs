@@ -36,6 +36,7 @@ mod copy;
 mod data;
 mod discard;
 mod integers;
+mod load;
 mod memory_stats;
 mod prealloc;
 mod run;

@@ -1,4 +1,4 @@
-"""What happens to a region of the matrix meanwhile: contexts around the call, entered when the memory is mapped."""
+"""An axis of the matrix: events that happen to a mapped region, each a context around the call."""
 
 import ctypes
 import mmap
@@ -254,11 +254,10 @@ def handled(world: World) -> Iterator[None]:
 
 @contextmanager
 def answered(world: World) -> Iterator[None]:
-    """A thread of this interpreter answers for the pages."""
+    """A thread of this interpreter answers for the pages, with zeroes: a page that is given back is asked for again."""
     handler = register(world.memory.host_address(world.base), world.size)
-    world.there = bytes([7]) * world.size
     try:
-        with repeated(lambda: select.select([handler.fd], [], [], 0.01)[0] and handler.answer(7)):
+        with repeated(lambda: select.select([handler.fd], [], [], 0.01)[0] and handler.answer(0)):
             yield
     finally:
         handler.close()

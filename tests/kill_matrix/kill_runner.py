@@ -7,6 +7,7 @@ import os
 import resource
 import select
 import signal
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, nullcontext, redirect_stderr
@@ -164,9 +165,13 @@ def checked(cell: Cell, directory: Path) -> str:
         return f"{type(error).__name__}: {error}".replace("\n", " ")[:400]
     if words := said.getvalue().replace(BUG_OF_PYTHON, ""):
         return f"said: {words!r:.400}"
-    # Of memory without a name nothing else is mapped in the very same place.
-    left = [*(held() - before), *(line for line in maps() if line.startswith(place) and "/" not in line)]
-    return f"left behind: {left}" if left else ""
+    for _ in range(100):
+        # Of memory without a name nothing else is mapped in the very same place; a thread that ends had its own there, maybe.
+        left = [*(held() - before), *(line for line in maps() if line.startswith(place) and "/" not in line)]
+        if not left:
+            return ""
+        time.sleep(0.01)
+    return f"left behind: {left}"
 
 
 def held() -> Counter[str]:

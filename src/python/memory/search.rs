@@ -11,7 +11,6 @@ use super::PyMemory;
 use super::scan::scanning;
 use crate::memory::access::{self, Access, Shape, Verb};
 use crate::memory::progress::Progress;
-use crate::memory::protection::Need;
 use crate::memory::search::Search;
 use crate::memory::section::Section;
 use crate::model::error::Result;

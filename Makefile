@@ -20,6 +20,7 @@ CARGO = PYO3_PYTHON=$(CURDIR)/$(RUN) \
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help setup develop demo test test-debug test-long proofs sanitize check format stubs docs bench clean third-party doctor-demo doctor-test
+.PHONY: prove coverage fuzz mutants thread-sanitizer
 .PHONY: wheels test-wheels test-pythons test-bare check-targets check-oldest-rust check-dependencies
 
 help: ## list the targets
@@ -54,6 +55,21 @@ sanitize: $(INSTALLED) ## run the tests of the crate under AddressSanitizer, whi
 # Built apart: in this build locks and threads are those that `shuttle` plays.
 proofs: $(RUNS) ## try the interleavings of locks, leases, turn, gate and change, with shuttle
 	CARGO_TARGET_DIR=target/proofs RUSTFLAGS=-Dwarnings $(CARGO) test --locked --lib --features shuttle proofs::
+
+prove: ## run every proof, from minutes to hours; docs/proofs.md says what each shows, and has found
+	$(MAKE) proofs test-debug fuzz sanitize thread-sanitizer coverage mutants test-long
+
+coverage: $(INSTALLED) ## measure which lines the tests enter, of Rust too; fewer than before is an error
+	$(RUN) tools/coverage_of_rust.py
+
+fuzz: $(RUNS) ## run libFuzzer on the map, SECONDS=60 a target
+	$(RUN) tools/fuzz.py $(or $(SECONDS),60)
+
+mutants: $(INSTALLED) ## break FILES=src/model/pattern.rs in one place after the other; what no test notices is an error
+	$(RUN) tools/mutants.py $(or $(FILES),src/model/range.rs src/model/pattern.rs src/model/address_index.rs) $(MUTANTS)
+
+thread-sanitizer: $(INSTALLED) ## run the crate's tests of threads under ThreadSanitizer, with Debian's Rust
+	$(RUN) tools/thread_sanitizer.py
 
 check: doctor-test docs $(INSTALLED) $(BUILT) ## formats, lints, types, documentation, licences, and the stub against the extension
 	cargo fmt --check

@@ -9,6 +9,7 @@ from ._core import (
     Attachment as Attachment,
     BackingOptions as BackingOptions,
     BytePattern as BytePattern,
+    Checkpoint as Checkpoint,
     DaxWindow as DaxWindow,
     DirtyPages as DirtyPages,
     DirtyTracker as DirtyTracker,

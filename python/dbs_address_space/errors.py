@@ -223,6 +223,10 @@ class TransactionClosed(AddressSpaceError, RuntimeError):
     """A transaction was used outside its `with` block, or entered a second time."""
 
 
+class CheckpointClosed(AddressSpaceError, ValueError):
+    """A checkpoint was used after it was closed, or after one that was taken before it was restored."""
+
+
 class PartialTransfer(AddressSpaceError, OSError):
     """A transfer between a file and guest memory ended early; `.errno` says why, `EIO` that the file ended."""
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from ._core import AddressSpaceRegion, NumaPolicy
     from .enums import Prot
 
-__all__ = ["DaxMapping", "EffectiveBacking", "Placement", "PlanCost", "PreallocReport"]
+__all__ = ["DaxMapping", "EffectiveBacking", "Placement", "PlanCost", "PreallocReport", "ResetStats"]
 
 
 class PlanCost(NamedTuple):
@@ -71,6 +71,31 @@ class PreallocReport(NamedTuple):
     def rate(self) -> float:
         """Bytes a second."""
         return float(self.size / self.seconds) if self.seconds else 0.0
+
+
+class ResetStats(NamedTuple):
+    """The sums over the restores of a checkpoint: how many, pages looked at, those that differed, seconds.
+
+    `hot` is the number of pages that stay unprotected after the last one: each is compared every time, and `protected` again
+    after eight times without a difference, or `punched`, given back, where nothing was before. It is 0 while a tracker follows
+    the memory too. Pages have 4 KiB.
+
+    >>> ResetStats(2, 100, 60, 40, 0, 0, 0.5).rate
+    4.0
+    """
+
+    resets: int
+    found: int
+    copied: int
+    hot: int
+    protected: int
+    punched: int
+    seconds: float
+
+    @property
+    def rate(self) -> float:
+        """Restores a second, of the time that they took alone."""
+        return float(self.resets / self.seconds) if self.seconds else 0.0
 
 
 class EffectiveBacking(NamedTuple):

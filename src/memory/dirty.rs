@@ -75,6 +75,13 @@ impl DirtyBitmap {
         self.runs(|word| word.load(Ordering::Acquire), found);
     }
 
+    /// Whether the page of a byte is marked.
+    pub fn has(&self, offset: u64) -> bool {
+        let page = offset / PAGE;
+        let word = usize::try_from(page / BITS).ok().and_then(|index| self.words.get(index));
+        word.is_some_and(|word| word.load(Ordering::Acquire) >> (page % BITS) & 1 != 0)
+    }
+
     fn runs(&self, bits_of: impl Fn(&AtomicU64) -> u64, found: &mut dyn FnMut(Range)) {
         let mut run: Option<Range> = None;
         let mut base = 0u64;

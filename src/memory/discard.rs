@@ -8,6 +8,7 @@ use super::places::is_users;
 use super::region::MappedRegion;
 use super::section::Section;
 use super::source::failed;
+use super::storage::Storage;
 use crate::model::error::{Error, Result};
 use crate::model::format::{hex, size as size_text};
 use crate::model::interrupt::{Interrupt, STEP};
@@ -41,23 +42,39 @@ fn discard_part(part: &Section<'_>) -> Result<()> {
 
 /// Gives back bytes that no window shows any more, and forbids to touch them. Nobody is told of a failure: they go with their storage.
 pub(super) fn give_back(region: &MappedRegion, part: Range) {
-    let (storage, (host, size)) = (region.storage(), region.storage().pages_of(part));
+    let storage = region.storage();
     let backing = storage.backing();
     if backing.buffer.is_some() || backing.is_foreign {
         return;
     }
-    let _ = match &backing.file {
+    // SAFETY: whole pages of our own storage, which nobody sees, and no reader is left who did.
+    let _ = unsafe { free(storage, part) };
+    // Not mapped over: who tracks the pages of the storage by their addresses could not go on.
+    // SAFETY: as above.
+    let _ = unsafe { storage.protect(part, 0) };
+}
+
+/// Frees whole pages of a storage: of a private file, it shows the file again; else zeroes.
+///
+/// # Safety
+/// The pages are the storage's own, and nobody needs the contents.
+pub(super) unsafe fn free(storage: &Storage, part: Range) -> io::Result<()> {
+    let (backing, (host, size)) = (storage.backing(), storage.pages_of(part));
+    let freed = match &backing.file {
         Some(file) if !backing.is_private() => match backing.offset.checked_add(part.base()) {
             Some(position) => file::punch_hole(file, position, part.size()),
             None => Ok(()),
         },
-        // SAFETY: whole pages of our own storage, which nobody sees, and no reader is left who did.
+        None if !backing.is_private() => {
+            // SAFETY: the caller's promise.
+            unsafe { memory::remove_pages(host, size) }
+        }
+        // SAFETY: as above.
         _ => unsafe { memory::drop_pages(host, size) },
     };
+    // Behind it, or a look in between would note the pages again.
     storage.holes().forget(part);
-    // Not mapped over: who tracks the pages of the storage by their addresses could not go on.
-    // SAFETY: as above.
-    let _ = unsafe { storage.protect(part, 0) };
+    freed
 }
 
 fn shows_private_file(section: &Section<'_>) -> bool {

@@ -8,7 +8,7 @@ use super::region::MappedRegion;
 use super::source::failed;
 use super::storage::Storage;
 use super::tracking::{Consumer, Follower, sees_guest, sees_ours};
-use super::watch::{CollectError, NoWatch, Watch};
+use super::watch::{NoWatch, Watch};
 use crate::model::error::{Error, Result};
 use crate::model::ids::ConsumerId;
 use crate::model::int::usize_of;
@@ -79,6 +79,10 @@ impl Storage {
         match consumer.mode {
             TrackingMode::Api => Ok(Observer::Api),
             TrackingMode::Kvm => Ok(Observer::Kvm),
+            TrackingMode::Compare => Ok(Observer::Compare),
+            TrackingMode::Restore => {
+                Ok(if self.begin_watch(region, false)?.is_ok() { Observer::Pagemap } else { Observer::Compare })
+            }
             TrackingMode::Pagemap => match self.begin_watch(region, consumer.is_exact)? {
                 Ok(()) => Ok(Observer::Pagemap),
                 Err(why) => Err(cannot_watch(region, why)),
@@ -166,8 +170,9 @@ impl Storage {
     /// Brings what was written up to now to the consumers of its writes, one of whom asks.
     ///
     /// A write that is under way may be found now or the next time, never not at all.
-    fn sync(&self, region: &SharedRegion, observer: Observer) -> Result<()> {
+    pub(super) fn sync(&self, region: &SharedRegion, observer: Observer) -> Result<()> {
         match observer {
+            Observer::Compare => Ok(()),
             Observer::Pagemap => self.sync_watch(region),
             Observer::Api => self.sync_ours(),
             Observer::Kvm => {
@@ -194,12 +199,7 @@ impl Storage {
         let Some(watch) = self.tracking().watch()? else { return Ok(()) };
         let mut note = |run| self.note_stores(run);
         let collected = watch.collect(&mut self.offsets_in(self.whole(), &mut note));
-        collected.map_err(|error| match error {
-            CollectError::Kernel(error) => {
-                failed(region, "looking for its written pages (PAGEMAP_SCAN) failed", &error)
-            }
-            CollectError::Room(error) => error,
-        })
+        collected.map_err(|error| error.of(region))
     }
 }
 
@@ -247,6 +247,12 @@ impl MappedRegion {
                 set.for_each(|bit| pages.mark(first.saturating_add(bit.saturating_mul(PAGE)), PAGE));
             }
         })
+    }
+
+    /// Tells a consumer of the writes from now on only.
+    pub fn follow_anew(&self, consumer: Consumer) -> Result<()> {
+        self.storage().unfollow(consumer.id)?;
+        self.storage().follow(self.desc(), consumer, false)
     }
 
     /// Gives pages back to a consumer that could not use them.

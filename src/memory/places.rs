@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::window::Window;
+use crate::model::allocator::without;
 use crate::model::error::LeaseInfo;
 use crate::model::ids::Place;
 use crate::model::range::{Range, joined};
@@ -143,6 +144,20 @@ impl PlacesState {
         Some(scope)
     }
 
+    /// All of the scope can be leased from here on. Gives the parts that could not.
+    fn show(&mut self, scope: Scope) -> Vec<Range> {
+        let (of_place, mut shown): (Vec<Scope>, Vec<Scope>) =
+            self.shown.iter().partition(|shown| shown.place == scope.place);
+        let mut parts: Vec<Range> = of_place.iter().map(|shown| shown.part).collect();
+        parts.sort_unstable();
+        let missing = without(&[scope.part], &parts);
+        parts.push(scope.part);
+        parts.sort_unstable();
+        shown.extend(joined(parts).into_iter().map(|part| Scope { place: scope.place, part }));
+        self.shown = shown;
+        missing
+    }
+
     /// Nothing of the scope can be leased any more.
     fn hide(&mut self, scope: Scope) {
         let (of_place, mut shown): (Vec<Scope>, Vec<Scope>) =
@@ -191,16 +206,15 @@ impl Places {
         self.0.wake();
     }
 
-    /// Lets leases be taken through a window.
-    pub(super) fn show(&self, window: &Window) {
-        // Refused only in a forked child, where no lease is counted.
-        let _ = self.0.change(|state| state.shown.push(Scope { place: window.place(), part: window.shown() }));
+    /// Lets leases be taken through a window, and gives the parts of which none could be taken before.
+    pub(super) fn show(&self, window: &Window) -> Result<Vec<Range>, Forked> {
+        self.0.change(|state| state.show(Scope { place: window.place(), part: window.shown() }))
     }
 
-    /// Lets none be taken through it any more: it was never published.
-    pub(super) fn hide(&self, window: &Window) {
-        // As above.
-        let _ = self.0.change(|state| state.hide(Scope { place: window.place(), part: window.shown() }));
+    /// Lets none be taken any more of a part that a window was to show, and that was never published.
+    pub(super) fn hide(&self, window: &Window, part: Range) {
+        // Refused only in a forked child, where no lease is counted.
+        let _ = self.0.change(|state| state.hide(Scope { place: window.place(), part }));
     }
 
     /// Whether anything of it is shown.

@@ -71,18 +71,32 @@ impl UnseenBytes {
     }
 }
 
-/// A window that a change is about to publish; dropped unpublished, nobody can lease through it.
+/// Bytes that a change is about to show in a window; dropped unpublished, nobody can lease them there.
 #[derive(Debug)]
 pub struct NextWindow {
     region: MappedRegion,
+    /// The bytes that were not shown there before.
+    part: Range,
     is_published: bool,
 }
 
 impl NextWindow {
-    /// Shows a region through its place, so that whoever sees the next map can lease it.
-    pub fn show(region: &MappedRegion) -> Self {
-        region.storage().places().show(&region.window());
-        Self { region: region.share(), is_published: false }
+    /// Shows the bytes of a region in its window that are not shown there yet, so that whoever sees the next map can lease them.
+    pub fn show(region: &MappedRegion) -> Result<Vec<Self>> {
+        let (storage, window) = (region.storage(), region.window());
+        let missing = storage.places().show(&window)?;
+        let next = |part| Self { region: region.share(), part, is_published: false };
+        let all: Vec<Self> = missing.into_iter().map(next).collect();
+        let prot_flags = region.desc().prot_flags;
+        for next in &all {
+            if !storage.has_protection(next.part, prot_flags) {
+                // What was given back may be touched by nobody.
+                // SAFETY: nothing is taken away from whoever can see the bytes.
+                let allowed = unsafe { storage.protect(next.part, prot_flags) };
+                allowed.map_err(|error| failed(region.desc(), "mprotect failed", &error))?;
+            }
+        }
+        Ok(all)
     }
 
     /// The region is in the map of the space now.
@@ -94,7 +108,7 @@ impl NextWindow {
 impl Drop for NextWindow {
     fn drop(&mut self) {
         if !self.is_published {
-            self.region.storage().places().hide(&self.region.window());
+            self.region.storage().places().hide(&self.region.window(), self.part);
         }
     }
 }

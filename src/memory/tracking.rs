@@ -67,6 +67,20 @@ impl Tracking {
         Ok(follower.map(|follower| (follower.observer, Arc::clone(&follower.pages))))
     }
 
+    /// Tells the others who see our own writes of pages that one of the consumers put back.
+    pub(super) fn note_restored(&self, id: ConsumerId, tell: &dyn Fn(&DirtyBitmap)) -> Result<(), Forked> {
+        let followers = self.followers.lock()?;
+        let others = followers.iter().filter(|other| other.id != id && sees_ours(other.observer));
+        others.for_each(|other| tell(&other.pages));
+        Ok(())
+    }
+
+    /// Whether the kernel watches for that consumer alone, so that pages may be left unprotected for it.
+    pub(super) fn is_alone(&self, id: ConsumerId) -> Result<bool, Forked> {
+        let followers = self.followers.lock()?;
+        Ok(followers.iter().all(|other| other.id == id || other.observer != Observer::Pagemap))
+    }
+
     pub(super) fn watch(&self) -> Result<Option<Arc<Watch>>, Forked> {
         Ok(self.watch.lock()?.clone())
     }

@@ -4,7 +4,9 @@ use std::io;
 use std::sync::{Arc, Weak};
 
 use super::protection::Pages;
-use crate::model::error::Result;
+use super::source::failed;
+use crate::model::error::{Error, Result};
+use crate::model::region::SharedRegion;
 use crate::model::room::Gathered;
 use crate::sys::errno::{self, EBUSY};
 use crate::sys::lock::Lock;
@@ -121,6 +123,22 @@ impl Watch {
         self.kernel.userfault.register(self.host(), self.size)
     }
 
+    /// The address and the size of each run of pages that were stored to since they were protected; they stay unprotected.
+    pub(super) fn written(&self) -> Result<Vec<(usize, usize)>, CollectError> {
+        let _scanning = self.scanning.lock().map_err(io::Error::from)?;
+        let mut runs = Gathered::default();
+        let mut add = |start, size| runs.add((start, size));
+        self.kernel.pagemap.scan(self.host(), self.size, Query::Written, &mut add)?;
+        Ok(runs.finish()?)
+    }
+
+    /// Protects pages that the caller looks at behind this, each run by itself: joined over a gap, pages would be protected that were
+    /// stored to; and one call for all makes KVM forget every page of the guest's.
+    pub(super) fn protect_run(&self, (host, size): Pages) -> io::Result<()> {
+        let _scanning = self.scanning.lock()?;
+        self.kernel.userfault.protect(host, size)
+    }
+
     /// Calls `found` with the address and the size of each run of pages that were stored to since the last time, and protects them.
     ///
     /// What is read behind this has every store that was found, and a store that comes later is found the next time.
@@ -146,7 +164,17 @@ pub(super) enum CollectError {
     /// The kernel refused.
     Kernel(io::Error),
     /// There is not room for so many runs.
-    Room(crate::model::error::Error),
+    Room(Error),
+}
+
+impl CollectError {
+    /// The error of a region.
+    pub(super) fn of(self, region: &SharedRegion) -> Error {
+        match self {
+            Self::Kernel(error) => failed(region, "looking for its written pages (PAGEMAP_SCAN) failed", &error),
+            Self::Room(error) => error,
+        }
+    }
 }
 
 impl From<io::Error> for CollectError {
@@ -155,8 +183,8 @@ impl From<io::Error> for CollectError {
     }
 }
 
-impl From<crate::model::error::Error> for CollectError {
-    fn from(error: crate::model::error::Error) -> Self {
+impl From<Error> for CollectError {
+    fn from(error: Error) -> Self {
         Self::Room(error)
     }
 }

@@ -47,7 +47,7 @@ impl Window {
     }
 
     /// The addresses at which that of a part is seen which the window shows.
-    pub(super) fn guest_of(&self, part: Range) -> Range {
+    pub fn guest_of(&self, part: Range) -> Range {
         let seen = self.shown().intersection(&part);
         self.guest.skip(seen.base().abs_diff(self.at)).take(seen.size())
     }

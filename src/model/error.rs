@@ -309,6 +309,11 @@ pub enum Error {
         /// The request, and what would do.
         message: &'static str,
     },
+    /// A checkpoint that is not there any more.
+    #[error(
+        "this checkpoint is closed: by close(), at the end of its with block, or by the restore of one that was taken before it"
+    )]
+    CheckpointClosed,
     /// A change from inside a change.
     #[error("{message}")]
     Reentrant {

@@ -36,6 +36,8 @@ pub mod reservations;
 pub mod reserved;
 pub mod room;
 pub mod rows;
+#[cfg(test)]
+mod small_scope;
 pub mod source;
 pub mod tracking;
 pub mod unplug;

@@ -15,6 +15,10 @@ pub enum TrackingMode {
     Api,
     /// This package's own writes, and the logs of KVM.
     Kvm,
+    /// The kernel where it can watch the memory; else nobody, and all bytes are compared with what they were.
+    Restore,
+    /// Nobody: all bytes are compared with what they were.
+    Compare,
 }
 
 /// An observer of the writes to a mapping.
@@ -26,6 +30,8 @@ pub enum Observer {
     Api,
     /// This package, and KVM: its guest, whose pages that were only read may be named too.
     Kvm,
+    /// Nobody, for whoever has the bytes as they were finds every difference.
+    Compare,
 }
 
 impl Observer {
@@ -36,6 +42,7 @@ impl Observer {
             Self::Pagemap => &["pagemap"],
             Self::Kvm if is_logged => &["api", "kvm"],
             Self::Api | Self::Kvm => &["api"],
+            Self::Compare => &["compare"],
         }
     }
 }
@@ -50,7 +57,8 @@ const GUESTS: &str = "KVM guests";
 #[must_use]
 pub fn blind_to(sources: &[impl AsRef<str>]) -> Vec<&'static str> {
     let has = |name: &str| sources.iter().any(|source| source.as_ref() == name);
-    let mut blind: Vec<_> = if sources.is_empty() { Vec::new() } else { UNSEEN.to_vec() };
+    let sees_all = sources.iter().all(|source| source.as_ref() == "compare");
+    let mut blind: Vec<_> = if sees_all { Vec::new() } else { UNSEEN.to_vec() };
     if has("api") || has("kvm") {
         blind.extend(OUTSIDE);
     }
@@ -72,6 +80,21 @@ impl TrackingMode {
             _ => {
                 let name = quoted(name);
                 Err(Invalid::argument(format!("mode {name}: give \"auto\", \"pagemap\", \"kvm\" or \"api\"")).into())
+            }
+        }
+    }
+
+    /// The mode of a checkpoint that has a name; `None` for `"auto"`.
+    pub fn parse_of_checkpoint(name: &str) -> Result<Option<Self>> {
+        match name {
+            "auto" => Ok(None),
+            "pagemap" => Ok(Some(Self::Pagemap)),
+            "kvm" => Ok(Some(Self::Kvm)),
+            "compare" => Ok(Some(Self::Compare)),
+            _ => {
+                let name = quoted(name);
+                let how = "give \"auto\", \"pagemap\", \"kvm\" or \"compare\"";
+                Err(Invalid::argument(format!("mode {name}: {how}")).into())
             }
         }
     }

@@ -308,6 +308,10 @@ imported!(
     py_prealloc_report, "dbs_address_space.reports", "PreallocReport"
 );
 imported!(
+    /// A `ResetStats`.
+    py_reset_stats, "dbs_address_space.reports", "ResetStats"
+);
+imported!(
     /// An `EffectiveBacking`.
     py_effective, "dbs_address_space.reports", "EffectiveBacking"
 );

@@ -95,6 +95,7 @@ fn described<'py>(py: Python<'py>, error: &Error) -> PyResult<Exception<'py>> {
         }
         Error::GenerationChanged { .. } => Ok(new("GenerationChanged")),
         Error::TransactionClosed { .. } => Ok(new("TransactionClosed")),
+        Error::CheckpointClosed => Ok(new("CheckpointClosed")),
         Error::Reentrant { .. } => Ok(new("ReentrantChange")),
         Error::Forked => Ok(new("ForkedProcess")),
         Error::Client { .. } => Ok(new("ClientError")),

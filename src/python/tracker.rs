@@ -57,7 +57,8 @@ impl PyDirty {
         let trusted = convert::items_or_none(trust, "names", |item| convert::text(&item)).argument("trust")?;
         let consumer = Consumer { id: ConsumerId::unique(), mode: TrackingMode::parse(mode)?, is_exact: exact };
         if !trusted.iter().any(|name| name == "vhost-user") {
-            self.space.refuse_unseen_writers()?;
+            let how = |name: &str| format!("trust=(\"{name}\",), for a set that lacks what it writes");
+            self.space.refuse_unseen_writers(how)?;
         }
         let page_size = page_size.map_or_else(|| self.space.largest_page(self.incarnation), |size| Ok(size.0))?;
         DirtyPages::new(page_size, Vec::new())?;

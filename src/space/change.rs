@@ -44,33 +44,47 @@ impl AddressSpace {
         let before = self.load_full();
         let change = request.change_of(&before.map)?;
         self.reservations()?.check(&change.claims(), request.reservation)?;
-        memory = before.memory_after(&change, |region| match ahead.remove(&region.id) {
+        memory = before.memory_after(&change, |region, old| match ahead.remove(&region.id) {
+            _ if !old.is_empty() => MappedRegion::reshaped(region, old).map(Arc::new),
             Some(mapped) => Ok(mapped),
             // The space was mapped since, so that there was nothing to map ahead.
             None => map_one(region, &*turn),
         })?;
+        let (old, after) = self.publish_change(&turn, before, change, memory.as_ref())?;
+        drop(turn);
+        // Unmapping gigabytes takes long: only now, when the next writer has the turn.
+        drop((old, ahead));
+        Ok(after)
+    }
+
+    /// Publishes a change that is mapped, and gives the snapshot before it and the map behind it.
+    pub(super) fn publish_change(
+        &self,
+        turn: &WriterTurn<'_>,
+        before: Arc<SpaceState>,
+        change: Change,
+        memory: Option<&Arc<MappedRegions>>,
+    ) -> Result<(SpaceState, Arc<RegionMap>)> {
         // Leases are closed before any client is asked: a client that made room for a change can't be told that a view forbids it.
-        let participant = before
-            .memory
-            .as_ref()
-            .zip(memory.as_ref())
-            .map(|(memory, after)| MemoryParticipant::prepare(memory, after, &change))
-            .transpose()?
-            .unwrap_or_default();
-        let proposal = Arc::new(Proposal::new(change, before.memory.clone(), memory.clone()));
-        let after = SpaceState { map: Arc::clone(&proposal.change.after), memory: memory.clone() };
+        let both = before.memory.as_ref().zip(memory);
+        let participant = both.map(|(memory, after)| MemoryParticipant::prepare(memory, after, &change));
+        let participant = participant.transpose()?.unwrap_or_default();
+        let proposal = Arc::new(Proposal::new(change, before.memory.clone(), memory.cloned()));
+        let after = SpaceState { map: Arc::clone(&proposal.change.after), memory: memory.cloned() };
         // The publication waits until nobody has this snapshot, we included.
         drop(before);
         let old = self.publish(turn, self.participants(&proposal)?, participant, after)?;
+        self.forget_unplugs(&proposal.change);
+        Ok((old, Arc::clone(&proposal.change.after)))
+    }
+
+    /// Tells those who wait for a region to be unplugged that it has gone.
+    fn forget_unplugs(&self, change: &Change) {
         // Refused only in a forked child, where nobody waits for a request.
         if let Ok(mut unplugs) = self.unplugs() {
-            let change = &proposal.change;
             let gone: Vec<_> = change.removed.iter().filter(|region| !change.goes_on(region)).cloned().collect();
             unplugs.removed(&gone);
         }
-        // Unmapping gigabytes takes long: only now, when the next writer has the turn.
-        drop((old, ahead));
-        Ok(Arc::clone(&proposal.change.after))
     }
 
     /// Asks the clients, swaps, tells the clients, and waits until no reader is left in the old snapshot, which it returns.
@@ -79,12 +93,12 @@ impl AddressSpace {
     /// leases again; behind the swap nothing can fail.
     pub(super) fn publish(
         &self,
-        turn: WriterTurn<'_>,
+        turn: &WriterTurn<'_>,
         participants: Vec<Participant>,
         mut participant: MemoryParticipant,
         after: SpaceState,
     ) -> Result<SpaceState> {
-        let prepared = Prepared::all(participants, &turn)?;
+        let prepared = Prepared::all(participants, turn)?;
         let old = self.swap(after);
         // The views that wait for the outcome learn it before the clients, which may take long.
         participant.commit();
@@ -176,7 +190,7 @@ fn map_all(regions: &[RegionEntry], interrupt: &dyn Interrupt) -> Result<Vec<Arc
     regions().map(|region| mapper.map(region).map(Arc::new)).collect()
 }
 
-fn map_one(region: &RegionEntry, interrupt: &dyn Interrupt) -> Result<Arc<MappedRegion>> {
+pub(super) fn map_one(region: &RegionEntry, interrupt: &dyn Interrupt) -> Result<Arc<MappedRegion>> {
     source::check_pools(std::iter::once(&region.desc))?;
     Mapper::new(interrupt, region.size()).map(region).map(Arc::new)
 }

@@ -39,11 +39,8 @@ impl MemoryParticipant {
                 participant.leaving.push(close(region, range)?);
             }
         }
-        let reshaped = change.added.iter().filter(|added| change.source_of(added).is_some());
-        for region in reshaped.filter_map(|region| mapped(after, region)) {
-            if !is_shown_there(memory, change, region) {
-                participant.arriving.push(NextWindow::show(region));
-            }
+        for region in change.added.iter().filter_map(|region| mapped(after, region)) {
+            participant.arriving.extend(NextWindow::show(region)?);
         }
         for (old, new) in &change.replaced {
             if let Some(region) = mapped(memory, old) {
@@ -85,12 +82,6 @@ impl MemoryParticipant {
 
 fn mapped<'a>(memory: &'a MappedRegions, region: &RegionEntry) -> Option<&'a MappedRegion> {
     memory.find(region.base()).filter(|mapped| mapped.id() == region.id)
-}
-
-/// Whether the bytes of a region were seen through its place before the change.
-fn is_shown_there(memory: &MappedRegions, change: &Change, region: &MappedRegion) -> bool {
-    let before = change.source_of(region.entry()).and_then(|old| mapped(memory, old));
-    before.is_some_and(|before| before.window().place() == region.window().place())
 }
 
 fn close(region: &MappedRegion, range: Range) -> Result<ClosedRegion> {

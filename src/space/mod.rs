@@ -5,13 +5,16 @@
 
 pub mod build;
 pub mod change;
+pub mod checkpoint;
 pub mod client;
 pub mod lease;
 pub mod memory_participant;
+pub mod point;
 pub mod prepared;
 pub mod proposal;
 pub mod removal;
 pub mod reserve;
+pub mod restore;
 #[allow(clippy::module_inception, reason = "the room's main thing")]
 pub mod space;
 pub mod state;

@@ -53,7 +53,10 @@ impl AddressSpace {
         let after = SpaceState { map: Arc::clone(&before.map), memory: None };
         // As in a change: the publication waits for all who have this snapshot.
         drop(before);
-        self.publish(turn, self.participants(&proposal)?, participant, after).map(drop)
+        let old = self.publish(&turn, self.participants(&proposal)?, participant, after)?;
+        drop(turn);
+        drop(old);
+        Ok(())
     }
 
     /// Tries until no lease is in the way. It waits without the turn.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use arc_swap::Guard;
 
+use super::point::Checkpoints;
 use super::state::SpaceState;
 use super::subscription::Subscription;
 use super::turn::Turn;
@@ -25,7 +26,7 @@ use crate::sys::sync::{ArcSwap, AtomicU64, Ordering};
 /// A live guest physical address space: readers never wait, writers take turns, no change is lost.
 ///
 /// Lock order: the interpreter's lock is let go before the turn is taken, and the turn is taken before any other lock here. The
-/// tables of clients, reservations and unplug requests are locked for a moment each and never two at a time, so that they need no
+/// tables of clients, reservations, unplug requests and checkpoints are locked for a moment each and never two at a time, so that they need no
 /// order among themselves.
 pub struct AddressSpace {
     /// The snapshot that readers see; only a writer that has the turn stores it.
@@ -41,6 +42,7 @@ pub struct AddressSpace {
     published: Monitor<()>,
     reservations: Lock<ReservationTable>,
     unplugs: Lock<UnplugTable>,
+    checkpoints: Lock<Checkpoints>,
     /// The process that made the space: the copy in a forked child must change nothing.
     process: Process,
 }
@@ -70,6 +72,7 @@ impl AddressSpace {
             published: Monitor::default(),
             reservations: Lock::default(),
             unplugs: Lock::default(),
+            checkpoints: Lock::default(),
             process: Process::current(),
         }
     }
@@ -113,6 +116,10 @@ impl AddressSpace {
 
     pub(super) fn unplugs(&self) -> Result<LockGuard<'_, UnplugTable>, Forked> {
         self.unplugs.lock()
+    }
+
+    pub(super) fn checkpoints(&self) -> Result<LockGuard<'_, Checkpoints>, Forked> {
+        self.checkpoints.lock()
     }
 
     /// The one publication of a change.

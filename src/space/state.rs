@@ -38,13 +38,13 @@ impl SpaceState {
         }
     }
 
-    /// The memory after a change; `map` gives the memory of regions that were added.
+    /// The memory after a change; `map` gives the memory of regions that were added, which may show bytes of some that are there.
     ///
     /// Regions that stay are taken over with their mappings and leases, by whole runs between those that the change touches.
     pub fn memory_after(
         &self,
         change: &Change,
-        mut map: impl FnMut(&RegionEntry) -> Result<Arc<MappedRegion>>,
+        mut map: impl FnMut(&RegionEntry, &[&MappedRegion]) -> Result<Arc<MappedRegion>>,
     ) -> Result<Option<Arc<MappedRegions>>> {
         let Some(memory) = &self.memory else { return Ok(None) };
         let edits = MemoryEdit::of(change);
@@ -60,8 +60,7 @@ impl SpaceState {
             next.keep(memory, reached..at);
             reached = at;
             if let MemoryEdit::Add(new) = edit {
-                let old = reshaped(memory, change, new);
-                next.push(if old.is_empty() { map(new)? } else { Arc::new(MappedRegion::reshaped(new, &old)?) })?;
+                next.push(map(new, &reshaped(memory, change, new))?)?;
             } else if let Some(old) = memory.regions().nth(at) {
                 reached = index_sum(at, 1);
                 if let MemoryEdit::Replace(new) = edit {
@@ -147,7 +146,7 @@ mod tests {
 
     fn after(state: &SpaceState, operations: &[MapOperation]) -> (Change, Arc<MappedRegions>) {
         let change = ChangeRequest::of(operations).change_of(&state.map).unwrap();
-        let memory = state.memory_after(&change, map).unwrap().unwrap();
+        let memory = state.memory_after(&change, |region, _| map(region)).unwrap().unwrap();
         let ids = |map: &RegionMap| map.regions().iter().filter(|r| r.has_memory()).map(|r| r.id).collect::<Vec<_>>();
         assert_eq!(memory.regions().map(MappedRegion::id).collect::<Vec<_>>(), ids(&change.after));
         assert!(memory.regions().all(|mapped| change.after.find(mapped.desc().base()).is_some_and(|r| mapped.is(r))));

@@ -54,7 +54,7 @@ impl AddressSpace {
     }
 
     /// Publishes the memory with other consumers; called with the turn.
-    fn set_consumers(&self, incarnation: Incarnation, edit: impl FnOnce(&mut Vec<Consumer>)) -> Result<()> {
+    pub(super) fn set_consumers(&self, incarnation: Incarnation, edit: impl FnOnce(&mut Vec<Consumer>)) -> Result<()> {
         let before = self.load_full();
         let memory = before.memory_of(incarnation)?;
         let mut consumers = memory.consumers().to_vec();
@@ -70,7 +70,7 @@ impl AddressSpace {
     /// Takes a consumer from all memory that is there; memory that has gone takes it along.
     ///
     /// Called with the turn: a tracker that starts meanwhile would lose the watch that it has just found.
-    fn forget(&self, incarnation: Incarnation, id: ConsumerId) {
+    pub(super) fn forget(&self, incarnation: Incarnation, id: ConsumerId) {
         let snapshot = self.load();
         let Ok(memory) = snapshot.memory_of(incarnation) else { return };
         // Refused in a forked child only, where nobody follows.
@@ -78,7 +78,7 @@ impl AddressSpace {
     }
 
     /// A log that nobody keeps would find nothing.
-    fn check_logs(&self, incarnation: Incarnation, mode: TrackingMode) -> Result<()> {
+    pub(super) fn check_logs(&self, incarnation: Incarnation, mode: TrackingMode) -> Result<()> {
         if mode != TrackingMode::Kvm {
             return Ok(());
         }
@@ -157,12 +157,14 @@ impl AddressSpace {
     }
 
     /// Refuses while a client follows that writes to the memory by mappings of another process.
-    pub fn refuse_unseen_writers(&self) -> Result<()> {
+    ///
+    /// `how` says what to give for it, and what follows from that.
+    pub fn refuse_unseen_writers(&self, how: impl FnOnce(&str) -> String) -> Result<()> {
         let clients = self.clients()?;
         let Some(unseen) = clients.iter().find(|client| client.is_following() && client.writes_unseen()) else {
             return Ok(());
         };
-        let how = format!("trust=(\"{}\",), for a set that lacks what it writes", unseen.name());
+        let how = how(unseen.name());
         Err(Error::Unsupported {
             message: format!(
                 "{} writes to the memory by mappings of its own, which no source sees: give {how}",
@@ -205,7 +207,7 @@ fn source_names(region: &MappedRegion, id: ConsumerId) -> Result<&'static [&'sta
 }
 
 /// Whole pages that hold all of the ranges.
-fn pages_of(found: &[Range], page_size: u64, sources: Vec<String>) -> Result<DirtyPages> {
+pub(super) fn pages_of(found: &[Range], page_size: u64, sources: Vec<String>) -> Result<DirtyPages> {
     let mut pages = Vec::new();
     pages.add_all(found.iter().map(|range| {
         let end = range.end().checked_next_multiple_of(page_size).unwrap_or(u64::MAX);

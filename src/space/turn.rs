@@ -98,6 +98,16 @@ impl Turn {
         }
     }
 
+    /// The turn if nobody has it: one who may not wait, for it has the interpreter's lock, and who calls nobody in its turn.
+    pub fn try_take<'a>(&'a self, interrupt: &'a dyn Interrupt) -> Result<Option<TurnGuard<'a>>> {
+        let mut owner = self.0.lock()?;
+        if owner.is_some() {
+            return Ok(None);
+        }
+        *owner = Some(TurnOwner::begin(thread::current().id()));
+        Ok(Some(TurnGuard { turn: self, interrupt }))
+    }
+
     /// Refuses to wait longer for a client that has not come back within [`CLIENT_TIMEOUT`].
     pub fn check_client_timeout(&self) -> Result<()> {
         self.0.lock()?.as_ref().map_or(Ok(()), TurnOwner::check_client_timeout)
@@ -207,6 +217,16 @@ mod tests {
         guard.enter(Some(&"kvm".into()), "prepare");
         let Err(Error::Reentrant { message }) = turn.take(&Uninterrupted) else { panic!() };
         assert!(turn.is_mine().unwrap() && message.contains("prepare of client \"kvm\""), "{message}");
+        drop(guard);
+        drop(turn.take(&Uninterrupted).unwrap());
+    }
+
+    #[test]
+    fn who_may_not_wait_gets_a_turn_that_is_free_and_no_other() {
+        let turn = Turn::default();
+        let guard = turn.try_take(&Uninterrupted).unwrap().unwrap();
+        assert!(turn.try_take(&Uninterrupted).unwrap().is_none());
+        assert!(turn.is_mine().unwrap());
         drop(guard);
         drop(turn.take(&Uninterrupted).unwrap());
     }

@@ -92,6 +92,27 @@ pub unsafe fn read_file(file: &File, offset: u64, to: *mut u8, size: usize) -> s
     })
 }
 
+/// Writes `size` bytes at `offset` of a file by `pwrite(2)`, from memory that may be gone.
+pub fn write_file(file: &File, offset: u64, from: *const u8, size: usize) -> std::result::Result<(), Stopped> {
+    repeat(size, |done, rest| {
+        let position =
+            u64::try_from(done).ok().and_then(|done| offset.checked_add(done)).and_then(|p| i64::try_from(p).ok());
+        let Some(position) = position else { return 0 };
+        // SAFETY: the kernel checks the source.
+        unsafe { libc::pwrite(file.as_raw_fd(), from.wrapping_add(done).cast(), rest, position) }
+    })
+}
+
+/// Whether two stretches of memory have the same bytes, of which others may write some meanwhile.
+///
+/// # Safety
+/// Both are valid for reading `size` bytes.
+#[must_use]
+pub unsafe fn are_equal(one: *const u8, other: *const u8, size: usize) -> bool {
+    // SAFETY: the caller's promise. A call out of Rust: what races with it is a byte's value, which no compiler assumes anything about.
+    unsafe { libc::memcmp(one.cast(), other.cast(), size) == 0 }
+}
+
 /// Calls `step(done, rest)` until nothing is left; interrupted calls are made again.
 fn repeat(size: usize, step: impl Fn(usize, usize) -> isize) -> std::result::Result<(), Stopped> {
     let mut completed = 0usize;

@@ -54,6 +54,9 @@ pub fn seal(file: &File, seals: u32) -> Result<()> {
 pub const SEAL_SEAL: u32 = SealFlags::SEAL.bits();
 /// The seal against becoming shorter.
 pub const SEAL_SHRINK: u32 = SealFlags::SHRINK.bits();
+/// The seals against any change of length or contents.
+pub const SEAL_ALL: u32 =
+    SealFlags::SHRINK.bits() | SealFlags::GROW.bits() | SealFlags::WRITE.bits() | SealFlags::SEAL.bits();
 
 /// The seals of a file; `None` of one that can have none.
 #[must_use]

@@ -308,6 +308,30 @@ def test_a_tracker_beside_a_backend_wants_to_know_that_its_writes_are_unseen(
     space.memory.dirty.start().stop()
 
 
+def test_a_checkpoint_beside_a_backend_compares_or_trusts_it(space: AddressSpace, acknowledging: Backend) -> None:
+    memory = space.memory
+    early = memory.checkpoint()
+    client = space.attach_vhost_user(acknowledging.front)
+    for refused in (memory.checkpoint, early.restore):
+        with pytest.raises(Unsupported, match=r'mode="compare".*trust='):
+            refused()
+    early.close()
+    base, _, host, offset, fd = memory.vhost_user_regions()[0]
+    with memory.checkpoint(mode="compare") as point:
+        # As the back-end does, through a mapping of its own.
+        os.pwrite(fd, b"\xff", offset)
+        assert memory.read_u8(base) == 0xFF
+        assert point.restore() == 1
+        assert memory.read_u8(base) == 0
+        # The table and the memory in it are where they were.
+        assert memory.vhost_user_regions()[0][2] == host
+        agree(space, client, acknowledging)
+    with memory.checkpoint(trust=("vhost-user",)) as point:
+        memory.write_u8(base, 1)
+        assert point.restore() == 1
+    client.detach()
+
+
 def test_a_silent_and_a_dead_backend_are_named_in_time(space: AddressSpace, acknowledging: Backend) -> None:
     client = space.attach_vhost_user(acknowledging.front, timeout=0.2)
     before = space.snapshot()

@@ -106,7 +106,7 @@ class World:
         space, memory = self.space, self.memory
         yield from [space, memory, space.snapshot(), LAYOUT, *space.regions, space.snapshot().diff(space.snapshot())]
         yield from [memory.pin(0, 4096), memory.mapping(0), memory.open("r+b"), memory.search(b"\1\2\3")]
-        yield from [*space.rows(), memory.dirty.start(), memory.dirty.start("api")]
+        yield from [*space.rows(), memory.dirty.start(), memory.dirty.start("api"), memory.checkpoint()]
         yield from [memory.view(0, 16).obj, memory.array(0, 16, "u1").base]
         window = memory.dax_window("dax")
         window.map_file(0, self.file, 0, 4096)

@@ -134,6 +134,7 @@ class World:
             "Attachment": lambda: space.clients[0],
             "BackingOptions": package.BackingOptions,
             "BytePattern": lambda: package.BytePattern("00"),
+            "Checkpoint": memory.checkpoint,
             "DaxWindow": lambda: memory.dax_window("dax"),
             "DimmSlots": lambda: DimmSlots(space, slots=2, size=GIB),
             "DirtyPages": package.DirtyPages,

@@ -55,7 +55,7 @@ print(dbs_address_space.tables.e820.__name__)
 print([getattr(dbs_address_space.adapters, name).__name__.rpartition(".")[2] for name in dir(dbs_address_space.adapters)])
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout == "True\ne820\n['drgn', 'gdb', 'qemu', 'unicorn', 'volatility3']\n"
+    assert done.stdout == "True\ne820\n['drgn', 'gdb', 'kvm_state', 'qemu', 'unicorn', 'volatility3']\n"
     assert not {"sys", "_core", "import_module"} & set(dir(dbs_address_space))
 
 

@@ -161,6 +161,7 @@ OTHERS = {
     "AddressSpace": "the space itself",
     "GuestMemory": "one map_memory(), see below",
     "DirtyTracker": "all memory of one map_memory(), see tests/memory/test_trackers.py",
+    "Checkpoint": "all memory of one map_memory(), see tests/memory/test_checkpoints.py",
     "DimmSlots": "DIMMs by their keys, see below",
     "Reservation": "addresses, see below",
     "Transaction": "a change of the space, see below",
@@ -196,6 +197,7 @@ VALUES = {
         "PreallocReport",
         "Progress",
         "Prot",
+        "ResetStats",
     ),
     *("VhostUserRegion",),
 }

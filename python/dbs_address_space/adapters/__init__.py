@@ -1,14 +1,15 @@
 """Adapters that let other programs use guest memory. Each module needs its program, so the package itself imports none of them.
 
 `unicorn` and `drgn` are also `AddressSpace.attach_unicorn` and `attach_drgn`. `volatility3` has a layer, `qemu` the arguments
-that make a QEMU use the memory, and a reader of a running QEMU's map and memory, `gdb` a script for `gdb -p`.
+that make a QEMU use the memory, and a reader of a running QEMU's map and memory, `gdb` a script for `gdb -p`. `kvm_state` has the
+registers of a virtual CPU, to go back with the memory to a checkpoint.
 """
 
 from importlib import import_module
 from types import ModuleType
 
 __all__: list[str] = []
-_MODULES = ("drgn", "gdb", "qemu", "unicorn", "volatility3")
+_MODULES = ("drgn", "gdb", "kvm_state", "qemu", "unicorn", "volatility3")
 
 
 def __getattr__(name: str) -> ModuleType:

@@ -32,6 +32,7 @@ use crate::model::range::Range;
 
 mod atomic;
 mod bytes;
+mod checkpoint;
 mod copy;
 mod data;
 mod discard;

@@ -1,0 +1,163 @@
+"""A guest that is put back thousands of times, on KVM in ring 3, beside a view and Unicorn, while its faults are counted."""
+
+import ctypes
+import fcntl
+import os
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from dbs_address_space import AddressSpace, InvalidArgument, Unsupported
+from dbs_address_space.adapters import kvm_state
+from memory_helpers import PAGE, blocks
+from ring3_kvm import DEVICE, Ring3Machine, new_space
+
+CODE, LIST, DATA = 0x10000, 0x20000, 0x100000
+RESETS = int(os.environ.get("RESETS", "3000"))
+KVM_GET_STATS_FD = 0xAECE
+PF_TAKEN = b"pf_taken"
+
+# mov rsi, LIST; next: mov rax, [rsi]; add rsi, 8; test rax, rax; jz end; inc byte [rax]; jmp next;
+# end: mov rbx, DEVICE; mov [rbx], al
+PROGRAM = (
+    (b"\x48\xbe" + LIST.to_bytes(8, "little"))
+    + b"\x48\x8b\x06\x48\x83\xc6\x08\x48\x85\xc0\x74\x04\xfe\x00\xeb\xf0"
+    + (b"\x48\xbb" + DEVICE.to_bytes(8, "little"))
+    + b"\x88\x03"
+)
+
+
+def load(space: AddressSpace, addresses: list[int]) -> None:
+    """A program that adds one to each byte of a list."""
+    space.memory.write(CODE, PROGRAM)
+    space.memory.write(LIST, struct.pack(f"<{len(addresses) + 1}Q", *addresses, 0))
+
+
+class Machine(Ring3Machine):
+    """A machine for checkpoints of a mode."""
+
+    def __init__(self, space: AddressSpace, mode: Any) -> None:
+        super().__init__(space, dirty_log=mode == "kvm")
+        self.space, self.mode = space, mode
+
+
+@pytest.fixture(params=["pagemap", "kvm"])
+def machine(request: pytest.FixtureRequest) -> Iterator[Machine]:
+    if not Path("/dev/kvm").exists():
+        pytest.skip("there is no /dev/kvm")
+    machine = Machine(new_space(), request.param)
+    yield machine
+    machine.close()
+
+
+def faults(vcpu: int) -> int:
+    """How often the guest came to KVM for a page: `pf_taken` in the statistics of a virtual CPU."""
+    fd = fcntl.ioctl(vcpu, KVM_GET_STATS_FD, 0)
+    try:
+        head = struct.unpack("<6I", os.pread(fd, 24, 0))
+        _, name_size, count, _, descriptors, values = head
+        size = 16 + name_size
+        table = os.pread(fd, size * count, descriptors)
+        for at in range(0, len(table), size):
+            (offset,) = struct.unpack_from("<I", table, at + 8)
+            if table[at + 16 : at + size].rstrip(b"\0") == PF_TAKEN:
+                return int.from_bytes(os.pread(fd, 8, values + offset), "little")
+    finally:
+        os.close(fd)
+    pytest.skip("KVM does not count the faults of this kind of machine")
+
+
+@pytest.mark.parametrize("machine", ["pagemap"], indirect=True)
+def test_a_guest_is_put_back_thousands_of_times(machine: Machine) -> None:
+    import unicorn  # noqa: PLC0415  not everywhere
+
+    space, memory = machine.space, machine.space.memory
+    load(space, [DATA + index * 7 * PAGE for index in range(50)])
+    machine.boot(CODE)
+    engine = unicorn.Uc(unicorn.UC_ARCH_X86, unicorn.UC_MODE_64)
+    view = memory.view(0, memory.regions[0].size)
+    everything = np.frombuffer(view, "u1")
+    random = np.random.default_rng(1)
+    registers = kvm_state.capture(machine.vcpu, groups=("sregs", "regs", "xsave"))
+    with (
+        space.attach_unicorn(engine),
+        memory.checkpoint(mode=machine.mode, on_restore=registers.apply) as point,
+    ):
+        before = everything.copy()
+        host = memory.host_address(0)
+        usage = set()
+        for turn in range(RESETS):
+            machine.run()
+            if machine.mode == "pagemap":
+                engine.mem_write(DATA + int(random.integers(0, 4000)) * PAGE, b"\xaa")
+                everything[int(random.integers(DATA, len(everything)))] ^= 1
+            else:
+                memory.write_u8(DATA + int(random.integers(0, 4000)) * PAGE, 0xAA)
+            assert point.restore() >= 50
+            if turn % (RESETS // 3) == RESETS // 6:
+                assert not point.verify()
+                assert np.array_equal(everything, before)
+                usage.add((len(list(Path("/proc/self/fd").iterdir())), memory.host_address(0) == host))
+        assert len(usage) == 1
+        assert engine.mem_read(DATA, 8) == bytes(8)
+        assert blocks(memory, 0) * 512 < len(everything)
+    del everything
+    view.release()
+
+
+@pytest.mark.parametrize("machine", ["pagemap"], indirect=True)
+def test_a_run_behind_a_restore_faults_no_more_than_pages_are_protected_again(machine: Machine) -> None:
+    """Protecting all of it in one call makes KVM drop every page of the guest's: then a run faults at each page that it reads."""
+    memory = machine.space.memory
+    addresses = [DATA + index * PAGE for index in range(400)]
+    load(machine.space, addresses)
+    machine.boot(CODE)
+    machine.run()
+    registers = kvm_state.capture(machine.vcpu, groups=("sregs", "regs"))
+    with memory.checkpoint(mode=machine.mode) as point:
+        machine.boot(CODE)
+        load(machine.space, addresses)
+        for _ in range(3):
+            machine.run()
+            point.restore()
+            machine.boot(CODE)
+        for _ in range(20):
+            protected, taken = point.stats.protected, faults(machine.vcpu)
+            machine.run()
+            assert point.restore() == 400
+            machine.boot(CODE)
+            again = point.stats.protected - protected
+            assert faults(machine.vcpu) - taken <= again + 40
+    assert registers.groups == ("sregs", "regs")
+
+
+def test_registers_are_put_back_with_the_memory(machine: Machine) -> None:
+    load(machine.space, [DATA])
+    machine.boot(CODE)
+    state = kvm_state.capture(machine.vcpu, run=machine.kvm_run)
+    assert {"regs", "sregs", "xsave", "msrs", "events"} <= set(state.groups)
+    assert repr(state).startswith("VcpuState(sregs, ")
+    regs = ctypes.create_string_buffer(144)
+    fcntl.ioctl(machine.vcpu, 0x8090AE81, regs)
+    before = regs.raw
+    with machine.space.memory.checkpoint(mode=machine.mode, on_restore=state.apply) as point:
+        for _ in range(3):
+            assert machine.run()[0] == DEVICE
+            fcntl.ioctl(machine.vcpu, 0x8090AE81, regs)
+            assert regs.raw != before
+            assert point.restore() == 1
+            fcntl.ioctl(machine.vcpu, 0x8090AE81, regs)
+            assert regs.raw == before
+
+
+def test_what_is_no_processor_and_no_register_is_refused(tmp_path: Path) -> None:
+    wrong: Any = ("regs", "colour")
+    with pytest.raises(InvalidArgument, match=r"colour.*sregs"):
+        kvm_state.capture(0, groups=wrong)
+    file = os.open(tmp_path, os.O_RDONLY)
+    with pytest.raises(Unsupported, match="KVM_CREATE_VCPU"):
+        kvm_state.capture(file)
+    os.close(file)

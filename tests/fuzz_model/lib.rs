@@ -1,0 +1,14 @@
+//! The map, and the locks that it uses, as fuzz targets see them.
+
+#[path = "../../src/model/mod.rs"]
+pub mod model;
+
+/// The part of the system calls that the map's locks are made of.
+#[path = "../../src/sys"]
+pub mod sys {
+    pub mod errno;
+    pub mod fork;
+    pub mod futex;
+    pub mod lock;
+    pub mod sync;
+}

@@ -37,7 +37,7 @@ WORK: dict[str, Callable[[GuestMemory], object]] = {
     "search without a fixed byte": lambda memory: next(memory.search(BytePattern("0?" * NEEDLE + "?1")), None),
     "search for what is never aligned": lambda memory: next(memory.search(bytes(NEEDLE), AT + 1, align=1 << 60), None),
     "search for much": lambda memory: list(memory.search(bytes(GIB // 2), limit=1 << 40)),
-    "search for as much": lambda memory: memory.search(np.zeros(GIB // 2, "u1")),
+    "search for as much": lambda memory: memory.search(bytes(GIB // 2)),
     "translate": lambda memory: memory.translate(np.zeros(1 << 27, "<u8"), missing="mark"),
     "readv": lambda memory: memory.readv(ENDLESS),
     "readv of a list": lambda memory: memory.readv([(AT, 0)] * (1 << 25)),

@@ -37,6 +37,7 @@ from .enums import *
 from .errors import *
 from .formats.exchange import *
 from .hotplug import *
+from .images import *
 from .loading import *
 from .map_row import *
 from .progress import *

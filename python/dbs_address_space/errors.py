@@ -200,6 +200,27 @@ class FormatError(AddressSpaceError, ValueError):
     """The offset in bytes."""
 
 
+class ImageError(AddressSpaceError, ValueError):
+    """An image that can't be made or used so: the guest ran while it was saved, or the file is in use."""
+
+    path: str = ""
+    """The file."""
+    chunk: int | None = None
+    """The number of the 64 KiB of its data that are in question."""
+
+
+class ImageCorrupt(ImageError):
+    """An image that is damaged, or that never was one."""
+
+
+class ImageMismatch(ImageError):
+    """An image that does not belong to the parent, the machine or the memory that it is used with."""
+
+
+class ImageTooNew(ImageError):
+    """An image that a later version of this package wrote."""
+
+
 class RegionBusy(AddressSpaceError, BufferError):
     """Something holds the region, so it can't be removed."""
 

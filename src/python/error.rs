@@ -1,12 +1,12 @@
 //! The one map from errors to Python's exception classes, which live in `dbs_address_space.errors`.
 
-use pyo3::exceptions::{PyMemoryError, PyRuntimeError};
+use pyo3::exceptions::{PyMemoryError, PyOSError, PyRuntimeError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
 use super::calls::{self, python_call};
 use super::region_objects::RegionObject;
-use crate::model::error::{Errno, Error, LeaseInfo, Shortage};
+use crate::model::error::{Errno, Error, ImageFault, LeaseInfo, Shortage};
 use crate::model::invalid::{Invalid, Kind};
 use crate::model::region::SharedRegion;
 use crate::sys::fork::Forked;
@@ -40,6 +40,10 @@ fn exception(py: Python<'_>, error: &Error) -> PyResult<PyErr> {
     }
     if let Error::NoRoom { message } = error {
         return Ok(PyMemoryError::new_err(message.clone()));
+    }
+    if let Error::File { message, errno, path } = error {
+        // Python makes a `FileNotFoundError` and the like of it.
+        return Ok(PyOSError::new_err((*errno, message.clone(), path.clone().into_os_string())));
     }
     described(py, error)?.build(&error.to_string())
 }
@@ -99,8 +103,11 @@ fn described<'py>(py: Python<'py>, error: &Error) -> PyResult<Exception<'py>> {
         Error::Reentrant { .. } => Ok(new("ReentrantChange")),
         Error::Forked => Ok(new("ForkedProcess")),
         Error::Client { .. } => Ok(new("ClientError")),
+        Error::Image { fault, path, chunk, .. } => {
+            new(image_class(*fault)).with("path", path.display().to_string())?.with("chunk", chunk)
+        }
         // Only at the interpreter's end: elsewhere `PyInterrupt` raises the exception that interrupted.
-        Error::NoRoom { .. } | Error::Interrupted => Ok(new("AddressSpaceError")),
+        Error::NoRoom { .. } | Error::File { .. } | Error::Interrupted => Ok(new("AddressSpaceError")),
     }
 }
 
@@ -110,6 +117,15 @@ const fn class_of(kind: Kind) -> &'static str {
         Kind::Range => "InvalidAddressRange",
         Kind::RegionType => "InvalidRegionType",
         Kind::MemorySourceType => "InvalidMemorySourceType",
+    }
+}
+
+const fn image_class(fault: ImageFault) -> &'static str {
+    match fault {
+        ImageFault::Refused => "ImageError",
+        ImageFault::Corrupt => "ImageCorrupt",
+        ImageFault::Mismatch => "ImageMismatch",
+        ImageFault::TooNew => "ImageTooNew",
     }
 }
 

@@ -29,6 +29,7 @@ mod file;
 pub mod firmware_tables;
 mod guess_table;
 pub mod guesses;
+pub mod image;
 mod import_once;
 mod interrupt;
 mod keywords;

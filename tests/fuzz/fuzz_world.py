@@ -116,6 +116,7 @@ class World:
         yield from [package.NumaRegionInfo("4MiB"), package.NumaNodeInfo(0, 4096), package.AddressRange(0, 8)]
         builder = AddressSpaceBuilder(numa_regions=["128MiB"], hotplug=package.Hotplug("256MiB", 1))
         yield from [Machine.named("q35"), builder, builder.plan(), builder.plan().cost]
+        yield space.save(self.path.with_name("vm.img"))
         request = space.request_unplug("more")
         yield from [space.transaction(), space.reserve("64KiB", owner="fuzzer"), request]
         planned = builder.plan().build()

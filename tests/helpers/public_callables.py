@@ -3,11 +3,14 @@
 import ast
 import inspect
 import os
+import shutil
+import weakref
 from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from tempfile import mkdtemp
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,6 +24,7 @@ from dbs_address_space import (
     Machine,
     MemoryBlocks,
     NumaNodeInfo,
+    SavedSpace,
     tables,
 )
 from dbs_address_space.adapters import qemu
@@ -95,7 +99,7 @@ def parameters(function: ast.FunctionDef) -> Iterator[Parameter]:
 @cache
 def signatures() -> tuple[Signature, ...]:
     """Of the extension and of the package's modules, overloads once each."""
-    files = ["_core.pyi", "hotplug.py", "ranges.py", "guest_file.py", "adapters/qemu.py"]
+    files = ["_core.pyi", "hotplug.py", "images.py", "ranges.py", "guest_file.py", "adapters/qemu.py"]
     # Of overloads, the last says most.
     found = {str(one): one for file in files for one in declared(SOURCE / file)}
     return tuple(one for one in found.values() if str(one) not in UNCALLED and one.owner not in UNCALLED)
@@ -115,6 +119,10 @@ class World:
         self.handler = handler
         self.space.attach_device("uart", handler)
         self.memory = self.space.memory
+        self.folder = mkdtemp()
+        weakref.finalize(self, shutil.rmtree, self.folder)
+        self.image = f"{self.folder}/vm.img"
+        self.space.save(self.image).close()
         self.transaction = self.space.transaction()
         self.transaction.__enter__()
 
@@ -153,6 +161,7 @@ class World:
             "Pin": lambda: memory.pin(0, PAGE),
             "PreallocHandle": lambda: memory.prealloc(background=True),
             "Reservation": lambda: space.reserve(PAGE, owner="test", region_type="device"),
+            "SavedSpace": lambda: SavedSpace(self.image),
             "Subscription": lambda: space.subscribe(print),
             "Transaction": lambda: self.transaction,
             "UnplugRequest": lambda: space.request_unplug("uart"),
@@ -191,6 +200,8 @@ class World:
             "DimmSlots.__init__.slots": lambda: 2,
             "DimmSlots.plug.size": lambda: GIB,
             "DimmSlots.unplug.name": lambda: "dimm",
+            "AddressSpace.save.path": lambda: f"{self.folder}/new.img",
+            "SavedSpace.merge.path": lambda: f"{self.folder}/new.img",
             "DirtyPages.__new__.page_size": lambda: PAGE,
             "GuestMemory.fetch_add.size": lambda: 8,
             "GuestMemory.dax_window.region": lambda: "dax",
@@ -244,6 +255,7 @@ class World:
             "after": self.space.snapshot,
             "owner": lambda: "test",
             "pairs": lambda: [(0, b"x")],
+            "path": lambda: self.image,
             "plan": lambda: None,
             "progress": lambda: None,
             "prot_flags": lambda: 3,

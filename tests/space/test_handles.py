@@ -164,6 +164,7 @@ OTHERS = {
     "Checkpoint": "all memory of one map_memory(), see tests/memory/test_checkpoints.py",
     "DimmSlots": "DIMMs by their keys, see below",
     "Reservation": "addresses, see below",
+    "SavedSpace": "a file, see tests/image/",
     "Transaction": "a change of the space, see below",
     "Subscription": "follows the whole space",
     "KvmSlots": "follows the whole space",

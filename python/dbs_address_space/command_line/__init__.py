@@ -19,6 +19,7 @@ COMMANDS = {
     "hexdump": "print the bytes at an address",
     "search": "print where a text or bytes are in memory",
     "plan": "plan the address space of a machine",
+    "image": "look at, check, merge or make an image of memory",
     "check": "look for problems of a map",
     "convert": "write a map or memory in another format",
     "dump": "write the memory of a guest to a file",

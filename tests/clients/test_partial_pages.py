@@ -16,7 +16,7 @@ from dbs_address_space import (
     UnmappedAddress,
 )
 from memory_helpers import GIB, MIB, PAGE, mapped, ram
-from test_vhost_user import CONFIGURE_MEM_SLOTS, REPLY_ACK, Backend
+from vhost_user_backend import CONFIGURE_MEM_SLOTS, REPLY_ACK, Backend
 from virtual_machines import HLT, Vm, store
 
 

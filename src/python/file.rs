@@ -56,6 +56,7 @@ impl PlainFile {
 
 /// The place of an object's own class, not one that it derives from, among some of Python's.
 fn place_of_class(object: &Bound<'_, PyAny>, classes: &[(&str, &str, ImportOnce)]) -> PyResult<Option<usize>> {
+    let _guard = python_call();
     for (place, (module, name, class)) in classes.iter().enumerate() {
         if object.get_type().is(class.import(object.py(), module, name)?) {
             return Ok(Some(place));

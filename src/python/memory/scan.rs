@@ -24,7 +24,7 @@ use crate::python::convert::{self, Address, Size};
 use crate::python::keywords;
 
 /// A verb that looks at all bytes of a range, for longer than a copy would take.
-pub(super) const fn scanning(name: &'static str) -> Verb {
+const fn scanning(name: &'static str) -> Verb {
     Verb::new(name, Need::Read).long_from(256 << 10)
 }
 

@@ -8,9 +8,9 @@ use pyo3::types::{PyDict, PyString};
 use pyo3::{PyTraverseError, PyVisit};
 
 use super::PyMemory;
-use super::scan::scanning;
 use crate::memory::access::{self, Access, Shape, Verb};
 use crate::memory::progress::Progress;
+use crate::memory::protection::Need;
 use crate::memory::search::Search;
 use crate::memory::section::Section;
 use crate::model::error::Result;
@@ -66,10 +66,11 @@ impl PyPattern {
     }
 }
 
-const SEARCH: Verb = scanning("search");
+const SEARCH: Verb = Verb::new("search", Need::Read).long_from(256 << 10);
 
 /// The pattern that a needle stands for.
 fn pattern(needle: &Bound<'_, PyAny>) -> PyResult<Arc<Pattern>> {
+    let _guard = python_call();
     if let Ok(pattern) = needle.cast::<PyPattern>() {
         return Ok(Arc::clone(&pattern.get().0));
     }

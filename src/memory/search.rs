@@ -43,28 +43,38 @@ impl Search {
 
     /// The next match of the window that was looked at. The caller is asked whether to go on each time that it was worked for.
     pub fn next(&mut self, interrupt: &dyn Interrupt) -> Result<Option<u64>> {
-        while !self.starts.is_empty() {
-            let (mut passed, mut found) = (self.starts.size(), None);
-            match self.pattern.find(&self.buffer, self.from, usize_of(STEP)) {
-                Look::Found(start) => {
-                    let address = self.starts.skip(u64_of(start.abs_diff(self.from))).base();
-                    found = Some(address).filter(|address| address.is_multiple_of(self.align));
-                    // The next place where a match may begin.
-                    let next = address.checked_add(1).and_then(|next| next.checked_next_multiple_of(self.align));
-                    passed = next.unwrap_or(u64::MAX).abs_diff(self.starts.base());
-                    found = found.filter(|_| start < self.from.saturating_add(usize_of(self.starts.size())));
-                }
-                Look::Paused(next) => passed = u64_of(next.abs_diff(self.from)),
-                Look::Nowhere => {}
-            }
-            self.from = self.from.saturating_add(usize_of(passed));
-            self.starts = self.starts.skip(passed);
-            if found.is_some() {
-                return Ok(found);
+        while self.has_window() {
+            if let Some(found) = self.next_within(STEP) {
+                return Ok(Some(found));
             }
             interrupt.check()?;
         }
         Ok(None)
+    }
+
+    /// Whether matches may still begin in the window that was looked at.
+    pub const fn has_window(&self) -> bool {
+        !self.starts.is_empty()
+    }
+
+    /// The next match of the window, if little is to be done for it: about `work` bytes are looked at.
+    pub fn next_within(&mut self, work: u64) -> Option<u64> {
+        let (mut passed, mut found) = (self.starts.size(), None);
+        match self.pattern.find(&self.buffer, self.from, usize_of(work)) {
+            Look::Found(start) => {
+                let address = self.starts.skip(u64_of(start.abs_diff(self.from))).base();
+                found = Some(address).filter(|address| address.is_multiple_of(self.align));
+                // The next place where a match may begin.
+                let next = address.checked_add(1).and_then(|next| next.checked_next_multiple_of(self.align));
+                passed = next.unwrap_or(u64::MAX).abs_diff(self.starts.base());
+                found = found.filter(|_| start < self.from.saturating_add(usize_of(self.starts.size())));
+            }
+            Look::Paused(next) => passed = u64_of(next.abs_diff(self.from)),
+            Look::Nowhere => {}
+        }
+        self.from = self.from.saturating_add(usize_of(passed));
+        self.starts = self.starts.skip(passed);
+        found
     }
 
     /// The map has changed: matches that were not found yet are looked for in it.

@@ -7,12 +7,12 @@ use std::sync::Arc;
 
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyString};
+use pyo3::types::{PyDict, PyInt, PyString};
 
 use super::argument::{Argument, has, type_name, wanted};
 use super::calls::python_call;
 use super::convert::{CInt, Size, U64};
-use super::import_once::interned;
+use super::import_once::{ImportOnce, interned};
 use crate::model::error::{Errno, Error};
 use crate::model::format::hex;
 use crate::model::invalid::Invalid;
@@ -31,26 +31,38 @@ pub(super) enum PlainFile {
 impl PlainFile {
     /// The kind of an object, or `None` where its descriptor is not all that it is.
     pub(super) fn of(object: &Bound<'_, PyAny>) -> PyResult<Option<Self>> {
+        if object.is_exact_instance_of::<PyInt>() {
+            return Ok(Some(Self::Unbuffered));
+        }
         let _guard = python_call();
-        let py = object.py();
         if object.getattr_opt("fileno")?.is_none() {
             return Ok(object.get_type().hasattr("__index__")?.then_some(Self::Unbuffered));
         }
-        let io = py.import(interned!(py, "io"))?;
-        let is_exactly =
-            |object: &Bound<'_, PyAny>, class: &str| Ok::<_, PyErr>(object.get_type().is(&io.getattr(class)?));
-        let socket = py.import(interned!(py, "socket"))?.getattr("socket")?;
-        if is_exactly(object, "FileIO")? || object.get_type().is(&socket) {
+        static UNBUFFERED: [(&str, &str, ImportOnce); 2] =
+            [("io", "FileIO", ImportOnce::new()), ("socket", "socket", ImportOnce::new())];
+        static BUFFERED: [(&str, &str, ImportOnce); 3] = [
+            ("io", "BufferedWriter", ImportOnce::new()),
+            ("io", "BufferedReader", ImportOnce::new()),
+            ("io", "BufferedRandom", ImportOnce::new()),
+        ];
+        if place_of_class(object, &UNBUFFERED)?.is_some() {
             return Ok(Some(Self::Unbuffered));
         }
-        for class in ["BufferedReader", "BufferedWriter", "BufferedRandom"] {
-            if is_exactly(object, class)? {
-                let buffered = Self::Buffered { is_writer: class == "BufferedWriter" };
-                return Ok(is_exactly(&object.getattr("raw")?, "FileIO")?.then_some(buffered));
-            }
-        }
-        Ok(None)
+        let Some(place) = place_of_class(object, &BUFFERED)? else { return Ok(None) };
+        let is_file = place_of_class(&object.getattr("raw")?, &UNBUFFERED)? == Some(0);
+        Ok(is_file.then_some(Self::Buffered { is_writer: place == 0 }))
     }
+}
+
+/// The place of an object's own class, not one that it derives from, among some of Python's.
+fn place_of_class(object: &Bound<'_, PyAny>, classes: &[(&str, &str, ImportOnce)]) -> PyResult<Option<usize>> {
+    let _guard = python_call();
+    for (place, (module, name, class)) in classes.iter().enumerate() {
+        if object.get_type().is(class.import(object.py(), module, name)?) {
+            return Ok(Some(place));
+        }
+    }
+    Ok(None)
 }
 
 /// A file that the user gave for a region.
@@ -116,6 +128,9 @@ pub(super) fn duplicate(object: &Bound<'_, PyAny>) -> PyResult<File> {
 
 /// An int descriptor, or that of anything with `fileno()`; borrowed.
 pub(super) fn descriptor(object: &Bound<'_, PyAny>, name: &str) -> PyResult<RawFd> {
+    if object.is_exact_instance_of::<PyInt>() {
+        return Ok(object.extract::<CInt>().argument(name)?.0);
+    }
     let _guard = python_call();
     let number = match object.getattr_opt("fileno")? {
         Some(fileno) => fileno.call0()?.extract::<CInt>(),
@@ -145,6 +160,9 @@ pub(super) fn with_file<T>(
 
 /// Whether it is a str or an `os.PathLike`.
 pub(super) fn is_path(file: &Bound<'_, PyAny>) -> PyResult<bool> {
+    if file.is_exact_instance_of::<PyInt>() {
+        return Ok(false);
+    }
     let _guard = python_call();
     Ok(file.is_instance_of::<PyString>() || file.get_type().hasattr(interned!(file.py(), "__fspath__"))?)
 }

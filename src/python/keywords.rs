@@ -1,7 +1,8 @@
 //! Keywords that a callable does not have: the refusal names the one that is meant.
 //!
 //! PyO3 refuses them before any code of ours runs, so a callable that is to say more takes `**others`. Each call of it then makes a tuple,
-//! and a dict where there are keywords: so constructors, functions and verbs with options do, and the small verbs of memory do not.
+//! and a dict where there are keywords, which takes 40 and 70 ns, as long as `read_u64` itself: so constructors, functions and verbs with
+//! options do, and the small verbs of memory do not.
 
 use pyo3::PyTypeInfo;
 use pyo3::exceptions::PyTypeError;

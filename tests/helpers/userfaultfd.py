@@ -26,6 +26,7 @@ class Handler:
 
     def answer(self, byte: int) -> int:
         """Waits for a fault, answers it with a page of `byte`, and returns its address."""
+        self.wait()
         message = os.read(self.fd, MESSAGE)
         address: int = struct.unpack_from("<Q", message, 16)[0] & ~(PAGE - 1)
         page = ctypes.create_string_buffer(bytes([byte]) * PAGE, PAGE)
@@ -34,7 +35,7 @@ class Handler:
         return address
 
     def wait(self, seconds: float = 20) -> None:
-        """Waits until there is something to read."""
+        """Waits until there is something to read; of a descriptor that blocks, the kernel would say at once that there is."""
         assert select.select([self.fd], [], [], seconds)[0]
 
     def close(self) -> None:
@@ -47,7 +48,6 @@ def register(address: int, size: int, features: int = 0) -> Handler:
     libc = ctypes.CDLL(None, use_errno=True)
     fd = libc.syscall(SYS_USERFAULTFD[os.uname().machine], os.O_CLOEXEC | os.O_NONBLOCK)
     require(fd >= 0, f"userfaultfd is not allowed here ({os.strerror(ctypes.get_errno())})")
-    os.set_blocking(fd, True)
     fcntl.ioctl(fd, API, bytearray(struct.pack("<QQQ", 0xAA, features, 0)))
     fcntl.ioctl(fd, REGISTER, bytearray(struct.pack("<QQQQ", address, size, MODE_MISSING, 0)))
     return Handler(fd)

@@ -7,6 +7,7 @@ import os
 import resource
 import select
 import signal
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, nullcontext, redirect_stderr
@@ -20,7 +21,8 @@ from children import finish_child, fork, start_child
 from dbs_address_space import AddressSpace, AddressSpaceError, AddressSpaceRegion
 from host import huge_pages
 from kernel_view import descriptors, maps
-from kill_cells import DAX_ONLY, EVENTS, HUGE, HUGE_ONLY, OPTIONS, SOURCES, TYPES, World, is_huge
+from kill_cells import HUGE, OPTIONS, SOURCES, TYPES, World, is_huge
+from kill_events import DAX_ONLY, EVENTS, HUGE_ONLY
 from memory_helpers import LAYOUT, PAGE, ram
 from verbs import OTHER, VERBS, Verb, data
 
@@ -50,6 +52,7 @@ class Cell(NamedTuple):
             (self.event not in HUGE_ONLY or is_huge(self.source))
             and (self.event not in DAX_ONLY or self.region_type == "dax")
             and (self.event != "full" or "small" in self.source)
+            and (self.event != "answered" or (self.option == "may block" and not is_huge(self.source)))
         )
 
 
@@ -162,9 +165,13 @@ def checked(cell: Cell, directory: Path) -> str:
         return f"{type(error).__name__}: {error}".replace("\n", " ")[:400]
     if words := said.getvalue().replace(BUG_OF_PYTHON, ""):
         return f"said: {words!r:.400}"
-    # Of memory without a name nothing else is mapped in the very same place.
-    left = [*(held() - before), *(line for line in maps() if line.startswith(place) and "/" not in line)]
-    return f"left behind: {left}" if left else ""
+    for _ in range(100):
+        # Of memory without a name nothing else is mapped in the very same place; a thread that ends had its own there, maybe.
+        left = [*(held() - before), *(line for line in maps() if line.startswith(place) and "/" not in line)]
+        if not left:
+            return ""
+        time.sleep(0.01)
+    return f"left behind: {left}"
 
 
 def held() -> Counter[str]:

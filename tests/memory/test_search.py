@@ -11,6 +11,7 @@ from dbs_address_space import AddressSpaceRegion, BytePattern, GuestMemory, Inva
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from memory_helpers import GIB, MIB, PAGE, blocks, make_file, mapped, ram
+from threads import beats_during
 
 CHUNK = 128 << 10
 """Bytes that are looked at in one go, besides the length of the needle."""
@@ -38,6 +39,21 @@ def all_of(memory: GuestMemory, needle: Any = NEEDLE, *span: int, **options: Any
 
 
 BORDERS = {"chunk": CHUNK, "second chunk": 2 * CHUNK, "half MiB": MIB // 2, "joint": MIB, "second joint": 2 * MIB}
+
+
+def test_short_searches_and_steps_keep_the_interpreters_lock() -> None:
+    """Beside a busy thread each time that it is let go may cost a switch interval."""
+    _, memory = mapped(ram(0, MIB))
+    memory.write(PAGE, b"needle" * 100)
+
+    def search_often() -> None:
+        for _ in range(100):
+            assert len(list(memory.search(b"needle", 0, 16 * PAGE))) == 100
+
+    assert beats_during(search_often) == 0
+    matches = memory.search(b"needle")
+    next(matches)
+    assert beats_during(lambda: [next(matches) for _ in range(99)]) == 0
 
 
 @pytest.mark.parametrize("border", list(BORDERS.values()), ids=list(BORDERS))

@@ -1,5 +1,6 @@
 //! `BytePattern`, and the iterator that `GuestMemory.search` gives.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use pyo3::prelude::*;
@@ -7,7 +8,7 @@ use pyo3::types::{PyDict, PyString};
 use pyo3::{PyTraverseError, PyVisit};
 
 use super::PyMemory;
-use crate::memory::access::{Access, Shape, Verb};
+use crate::memory::access::{self, Access, Shape, Verb};
 use crate::memory::progress::Progress;
 use crate::memory::protection::Need;
 use crate::memory::search::Search;
@@ -15,7 +16,8 @@ use crate::memory::section::Section;
 use crate::model::error::Result;
 use crate::model::format::hex;
 use crate::model::ids::{Generation, Incarnation};
-use crate::model::interrupt::Interrupt;
+use crate::model::int::usize_of;
+use crate::model::interrupt::{Interrupt, STEP, Uninterrupted};
 use crate::model::invalid::Invalid;
 use crate::model::pattern::Pattern;
 use crate::model::range::Range;
@@ -64,16 +66,20 @@ impl PyPattern {
     }
 }
 
-const SEARCH: Verb = Verb::new("search", Need::Read);
+const SEARCH: Verb = Verb::new("search", Need::Read).long_from(256 << 10);
 
 /// The pattern that a needle stands for.
 fn pattern(needle: &Bound<'_, PyAny>) -> PyResult<Arc<Pattern>> {
+    let _guard = python_call();
     if let Ok(pattern) = needle.cast::<PyPattern>() {
         return Ok(Arc::clone(&pattern.get().0));
     }
     buffer::with_input(needle, "needle", |bytes| {
         let mut copy = room::zeroed(bytes.size())?;
-        bytes.copy_to(0, &mut copy)?;
+        for (index, part) in copy.chunks_mut(usize_of(STEP)).enumerate() {
+            bytes.copy_to(index.saturating_mul(usize_of(STEP)), part)?;
+            needle.py().check_signals()?;
+        }
         Ok(Arc::new(Pattern::exact(copy)?))
     })
 }
@@ -100,6 +106,16 @@ struct SearchState {
     generation: Option<Generation>,
 }
 
+impl SearchState {
+    /// Matches that were found on an older map may be gone from this one.
+    fn see(&mut self, generation: Generation) {
+        if self.generation != Some(generation) {
+            self.search.rewind();
+            self.generation = Some(generation);
+        }
+    }
+}
+
 impl PySearch {
     /// The generation of the map, unless the memory was closed.
     fn generation(&self) -> Result<Generation> {
@@ -107,15 +123,36 @@ impl PySearch {
         snapshot.memory_of(self.incarnation).map(|_| snapshot.map.generation())
     }
 
+    /// The next match, or the end, where little is to be done for it: with the interpreter's lock and on one snapshot, as a short copy.
+    fn soon(&self, state: &mut SearchState) -> Result<ControlFlow<Option<u64>>> {
+        let snapshot = self.space.load();
+        let memory = snapshot.memory_of(self.incarnation)?;
+        state.see(snapshot.map.generation());
+        loop {
+            while state.search.has_window() {
+                match state.search.next_within(SEARCH.long_from) {
+                    Some(found) => return Ok(ControlFlow::Break(Some(found))),
+                    None if state.search.has_window() => return Ok(ControlFlow::Continue(())),
+                    None => {}
+                }
+            }
+            let range = state.search.left();
+            if range.is_empty() {
+                return Ok(ControlFlow::Break(None));
+            }
+            let sides = [(SEARCH.shaped(Shape::Run(state.search.window())), &[range][..])];
+            let [sections] = access::plan(&snapshot.map, memory, sides)?;
+            if range.size() > SEARCH.long_from || sections.iter().any(Section::may_block) {
+                return Ok(ControlFlow::Continue(()));
+            }
+            state.search.look(&sections, &Uninterrupted)?;
+        }
+    }
+
     /// The next match; windows are leased one at a time.
     fn next(&self, state: &mut SearchState, interrupt: &dyn Interrupt) -> Result<Option<u64>> {
         loop {
-            let generation = self.generation()?;
-            // Matches that were found on an older map may be gone from this one.
-            if state.generation != Some(generation) {
-                state.search.rewind();
-                state.generation = Some(generation);
-            }
+            state.see(self.generation()?);
             let progress = Progress::at(SEARCH.name, state.done, self.total, interrupt);
             if let Some(found) = state.search.next(&progress)? {
                 return Ok(Some(found));
@@ -160,7 +197,12 @@ impl PySearch {
             return Ok(None);
         }
         let current: &mut SearchState = &mut state;
-        let found = self.interrupt.run(py, |interrupt| self.next(current, interrupt))?;
+        // Progress is told when the lock was let go.
+        let soon = if self.interrupt.function().is_none() { self.soon(current)? } else { ControlFlow::Continue(()) };
+        let found = match soon {
+            ControlFlow::Break(found) => found,
+            ControlFlow::Continue(()) => self.interrupt.run(py, |interrupt| self.next(current, interrupt))?,
+        };
         state.left = if found.is_some() { state.left.saturating_sub(1) } else { 0 };
         Ok(found)
     }

@@ -42,12 +42,11 @@ enum Endpoint<'py> {
 impl<'py> Endpoint<'py> {
     fn new(object: &Bound<'py, PyAny>, method: &str, needed: i32) -> PyResult<Self> {
         let _guard = python_call();
-        let io = object.py().import(interned!(object.py(), "io"))?;
-        if object.is_instance(&io.getattr("TextIOBase")?)? {
-            return Err(PyTypeError::new_err("the file is open as text: open it in binary mode"));
+        if let Some(file) = descriptor_is_all(object)? {
+            return Descriptor::new(object, file, needed).map(Self::Descriptor);
         }
-        if descriptor_is_all(object)? {
-            return Descriptor::new(object, needed).map(Self::Descriptor);
+        if object.is_instance(&object.py().import(interned!(object.py(), "io"))?.getattr("TextIOBase")?)? {
+            return Err(PyTypeError::new_err("the file is open as text: open it in binary mode"));
         }
         let Some(move_bytes) = object.getattr_opt(method)? else {
             let class = object.get_type().name()?;
@@ -60,15 +59,13 @@ impl<'py> Endpoint<'py> {
     }
 }
 
-/// Whether reads and writes of the descriptor are those of the object.
-fn descriptor_is_all(object: &Bound<'_, PyAny>) -> PyResult<bool> {
+/// The file, where reads and writes of its descriptor are those of the object.
+fn descriptor_is_all(object: &Bound<'_, PyAny>) -> PyResult<Option<PlainFile>> {
     let _guard = python_call();
-    match PlainFile::of(object)? {
-        None => Ok(false),
-        Some(PlainFile::Unbuffered | PlainFile::Buffered { is_writer: true }) => Ok(true),
-        // Bytes may wait in the buffer of one that can't be sought and is read.
-        Some(PlainFile::Buffered { is_writer: false }) => object.call_method0("seekable")?.is_truthy(),
-    }
+    let file = PlainFile::of(object)?;
+    // Bytes may wait in the buffer of one that can't be sought and is read.
+    let is_reader = file == Some(PlainFile::Buffered { is_writer: false });
+    if is_reader && !object.call_method0("seekable")?.is_truthy()? { Ok(None) } else { Ok(file) }
 }
 
 /// A descriptor of the user's, and how to keep a Python file object in step with it.
@@ -79,10 +76,9 @@ struct Descriptor<'py> {
 }
 
 impl<'py> Descriptor<'py> {
-    fn new(object: &Bound<'py, PyAny>, needed: i32) -> PyResult<Self> {
+    fn new(object: &Bound<'py, PyAny>, kind: PlainFile, needed: i32) -> PyResult<Self> {
         let _guard = python_call();
-        let io = object.py().import(interned!(object.py(), "io"))?;
-        let buffered = if object.is_instance(&io.getattr("BufferedIOBase")?)? {
+        let buffered = if matches!(kind, PlainFile::Buffered { .. }) {
             // Before the position is asked for: bytes in Python's buffer come first in the file.
             object.call_method0("flush")?;
             let is_seekable = object.call_method0("seekable")?.is_truthy()?;
@@ -93,6 +89,7 @@ impl<'py> Descriptor<'py> {
         let file = file_object::duplicate(object)?;
         if file::protection(&file).is_ok_and(|there| there & needed == 0) {
             let what = if needed == PROT_READ { "reading" } else { "writing" };
+            let io = object.py().import(interned!(object.py(), "io"))?;
             let error = io.getattr("UnsupportedOperation")?.call1((format!("the file is not open for {what}"),))?;
             return Err(PyErr::from_value(error));
         }

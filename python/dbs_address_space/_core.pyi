@@ -28,7 +28,7 @@ from .loading import LoadedElf
 from .map_row import MapRow
 from .progress import Progress
 from .ranges import AddressRange, VhostUserRegion
-from .reports import DaxMapping, EffectiveBacking, Placement, PlanCost, PreallocReport, ResetStats
+from .reports import DaxMapping, EffectiveBacking, Placement, PlanCost, PreallocReport, ResetStats, RestoreStats
 
 __all__ = [
     "AddressSpace",
@@ -1091,10 +1091,16 @@ class AddressSpace:
         ...     space.save(f"{folder}/1.img", parent=full, dirty=tracker).data_size
         4096
         """
+    @property
+    def restore_stats(self) -> RestoreStats | None: ...
+    def wait_restored(self, timeout: float | None = None) -> bool: ...
+    def _restore_lazily(
+        self, image: _Image, places: Sequence[tuple[int, int, bytes | None]], rate: int | None
+    ) -> None: ...
     @staticmethod
     def restore(
         path: str | PathLike[str],
-        mode: Literal["copy", "cow"] = "copy",
+        mode: Literal["copy", "cow", "lazy"] = "copy",
         *,
         resolve: Callable[[str], str | PathLike[str]] | None = None,
         progress: _ProgressFunction | None = None,

@@ -32,6 +32,7 @@ pub mod host;
 mod host_limits;
 mod host_nodes;
 pub mod judge;
+pub mod lazy;
 pub mod lease;
 pub mod leased_sections;
 mod live;

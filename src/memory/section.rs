@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use super::abandoned_copy;
 use super::buffer::{Input, Output};
-use super::extent::Extent;
+use super::extent::{Extent, ExtentKind};
+use super::lazy::PART;
 use super::lease::Lease;
 use super::path::{Path, Touch};
 use super::protection::Pages;
@@ -167,6 +168,10 @@ impl<'a> Section<'a> {
 
     fn extent_of(&self, part: Range) -> Extent {
         let storage = self.region.storage();
+        if storage.filling().is_some() {
+            // Its file has holes where nothing was brought in yet.
+            return Extent { kind: ExtentKind::Unknown, size: part.size().min(PART) };
+        }
         let pages_of = |block| storage.pages_of(block);
         let pages_of: Option<&dyn Fn(Range) -> Pages> =
             (!matches!(storage.touch(), Touch::Never(_))).then_some(&pages_of);

@@ -135,6 +135,8 @@ impl<'a> Expected<'a> {
 /// The runs of the storage of a region that have data.
 pub(super) fn data_of(region: &MappedRegion) -> Result<Vec<Range>> {
     let (storage, mut runs) = (region.storage(), Gathered::default());
+    // It is compared and put back without a look whether all is there.
+    storage.ensure(storage.whole())?;
     storage.data_runs(region.desc(), storage.whole(), &mut |run| runs.add(whole_pages(run, storage)))?;
     runs.finish()
 }

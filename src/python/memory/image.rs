@@ -25,10 +25,10 @@ use crate::python::interrupt::detached;
 /// The place and the size of an area, the identity of its bytes, and their address.
 type PyArea = (Size, Size, [u8; 16], Option<Address>);
 /// The address of a region, its place in the data, and the identity of its bytes.
-type PyPlace = (Address, Size, Option<[u8; 16]>);
+pub(in crate::python) type PyPlace = (Address, Size, Option<[u8; 16]>);
 
 const SAVE: Verb = Verb::new("save", Need::Nothing).shaped(Shape::Mapped).slow();
-const RESTORE: Verb = Verb::new("restore", Need::Nothing).shaped(Shape::Mapped).slow();
+pub(in crate::python) const RESTORE: Verb = Verb::new("restore", Need::Nothing).shaped(Shape::Mapped).slow();
 
 #[pymethods]
 impl PyMemory {
@@ -87,9 +87,7 @@ impl PyMemory {
         places: Vec<PyPlace>,
         progress: Option<Py<PyAny>>,
     ) -> PyResult<()> {
-        let mut places =
-            room::collected(places.into_iter().map(|(base, at, lineage)| (base.0, at.0, lineage.map(Lineage))))?;
-        places.sort_unstable_by_key(|place| place.0);
+        let places = sorted(places)?;
         let image = image.map(PyImage::inner);
         self.run(py, [(RESTORE, &[EVERYWHERE])], progress, |[sections], interrupt| {
             let pieces = sections.iter().filter_map(|section| piece_of(section, &places));
@@ -100,7 +98,18 @@ impl PyMemory {
     }
 }
 
-fn piece_of<'a>(section: &Section<'a>, places: &[(u64, u64, Option<Lineage>)]) -> Option<Piece<'a>> {
+/// The places, by ascending address.
+pub(in crate::python) fn sorted(places: Vec<PyPlace>) -> PyResult<Vec<(u64, u64, Option<Lineage>)>> {
+    let places = places.into_iter().map(|(base, at, lineage)| (base.0, at.0, lineage.map(Lineage)));
+    let mut places = room::collected(places)?;
+    places.sort_unstable_by_key(|place| place.0);
+    Ok(places)
+}
+
+pub(in crate::python) fn piece_of<'a>(
+    section: &Section<'a>,
+    places: &[(u64, u64, Option<Lineage>)],
+) -> Option<Piece<'a>> {
     let index = places.binary_search_by_key(&section.address(), |place| place.0).ok()?;
     places.get(index).map(|(_, at, lineage)| Piece { section: *section, at: *at, lineage: *lineage })
 }

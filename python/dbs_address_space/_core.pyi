@@ -264,7 +264,7 @@ class AddressSpaceRegion:
         host_numa_node_id: SupportsIndex | None = None,
         mem_type: _Source | None = None,
         mem_file_path: _Path = "",
-        file: _File | None = None,
+        file: _File | _Path | None = None,
         file_offset: _Size = 0,
         perm_flags: SupportsIndex | None = None,
         prot_flags: _Protection | None = None,
@@ -355,7 +355,7 @@ class AddressSpaceRegion:
     @staticmethod
     def from_file(
         base: _Address,
-        size: _Size | None = None,
+        size: _Size | _HasFileno | _Path | None = None,
         file: _File | _Path | None = None,
         offset: _Size = 0,
         *,
@@ -366,9 +366,9 @@ class AddressSpaceRegion:
     ) -> AddressSpaceRegion:
         """RAM over part of a file: a memfd of another process, an image, a device file. Any offset will do, also one inside a page.
 
-        `file` is a path, a descriptor, or what `open()` gives in a binary mode, which is flushed; it is duplicated. Another file object, such as
+        `file` is a path, which pickles with the region, a descriptor, or what `open()` gives in a binary mode, which is flushed; it is duplicated. Another file object, such as
         that of `gzip.open()` or a named temporary file, is a `TypeError`. `size` is all from `offset` on where it is not given:
-        `from_file(base, file=path)`. `shared=False` keeps writes out of the file. `prot_flags` are what the descriptor allows when not
+        `from_file(base, path)`. `shared=False` keeps writes out of the file. `prot_flags` are what the descriptor allows when not
         given; a path is opened for writing too, unless they or `shared=False` say that it need not be. A memfd with `F_SEAL_SHRINK` is as
         fast as the space's own memory, and has views and atomics. Another file may be cut by anyone, so accesses go through the kernel and a
         fault is a `MemoryFault`; `trusted=True` vouches that nobody does (`BackingOptions.trusted`). Raises as the class does, and what
@@ -1443,19 +1443,27 @@ class AddressSpace:
         first_slot: SupportsIndex = 0,
         max_slots: SupportsIndex | None = None,
         guest_memfd: bool = False,
+        partial_pages: str = "refuse",
     ) -> KvmSlots:
         """Keeps the memory slots of a KVM virtual machine in step with this space; returns its `KvmSlots`.
 
         `vm_fd`, an int or anything with `fileno()`, is a descriptor that `KVM_CREATE_VM` gave and that stays the caller's; a
         duplicate is kept until `detach()`. `dirty_log` logs the guest's writes to every writable region; `manual_clear` switches the
         whole machine to `KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2`. Slots are numbered from `first_slot` on, `max_slots` of them at most,
-        and no more than KVM has. With `guest_memfd` each region of RAM has one for its private pages, and no dirty log.
+        and no more than KVM has. With `guest_memfd` each region of RAM has one for its private pages, and no dirty log. KVM takes whole
+        pages: a region that begins or ends inside one, or whose bytes do in their file, is `Misaligned`, or shown without such parts with
+        `partial_pages="skip"`, and they are in `KvmSlots.left_out`.
 
         Raises `NotMapped`, `BackingError` for a descriptor that is not a KVM machine, for a slot that KVM refuses and when the slots
         run out (`ENOSPC`), `Unsupported` for a feature that the kernel lacks. Then nothing is attached.
         """
     def attach_vhost_user(
-        self, sock: _File, *, timeout: float | None = 5.0, protocol_features: SupportsIndex = 0
+        self,
+        sock: _File,
+        *,
+        timeout: float | None = 5.0,
+        protocol_features: SupportsIndex = 0,
+        partial_pages: str = "refuse",
     ) -> VhostUserClient:
         """Keeps the memory table of a vhost-user back-end in step with this space's RAM; returns its `VhostUserClient`.
 
@@ -1463,7 +1471,9 @@ class AddressSpace:
         `detach()`. The session is opened and the protocol's features are negotiated here: those that this needs, and those bits of
         `protocol_features` that the back-end offers. `SET_FEATURES` and the rings are the caller's, by `VhostUserClient.send`.
         Each message waits `timeout` seconds for the back-end, or for ever with `None`. Ctrl-C ends the wait in every verb, and after a message without an answer the
-        connection takes no other: detach it. Firmware, devices and DAX windows are not in the table.
+        connection takes no other: detach it. Firmware, devices and DAX windows are not in the table. A back-end maps whole pages: RAM that
+        begins or ends inside one, or whose bytes do in their file, is `Misaligned`, or shown without such parts with `partial_pages="skip"`,
+        and they are in `VhostUserClient.left_out`.
 
         A region is removed from the table when its removal is published: the caller must have no request under way in it. Raises
         `NotMapped`, `Unsupported` naming RAM that is not shared, `BackingError` for a back-end that refuses, does not answer or has
@@ -1531,14 +1541,16 @@ class AddressSpace:
         >>> space.dispatch(1 << 45, 2, 7)
         0 2 7
         """
-    def attach_unicorn(self, uc: Any) -> Attachment:
+    def attach_unicorn(self, uc: Any, *, partial_pages: str = "refuse") -> Subscription:
         """Shows a Unicorn engine every region, by pointer, and lets it follow each change: `adapters.unicorn.attach`.
 
         `uc` is a `unicorn.Uc`. Regions with memory are mapped without a copy, readable and executable where they can be read, writable
         where they can be written; the guest's accesses to devices go to `dispatch`. Changes must be made while the engine does
         not run, or in one of its hooks; code that it has translated and that is then written from here needs `uc.ctl_flush_tb()`.
         `uc.mem_write` to what the space protects is a forced write of the space; `uc.mem_protect` that would let the engine write there is
-        `Unsupported`. Returns an `Attachment`. Raises `NotMapped`, `ClientError` when the engine refuses, `Unsupported` for one whose contexts save
+        `Unsupported`. Unicorn takes whole pages of 4 KiB: memory that begins or ends inside one is refused, or mapped without such parts with
+        `partial_pages="skip"`, and they are in `left_out` of the attachment's `client`.
+        Returns a `Subscription`. Raises `NotMapped`, `ClientError` when the engine refuses or for parts of pages, `Unsupported` for one whose contexts save
         memory (`UC_CTL_CONTEXT_MEMORY`), which is also what `uc.ctl` raises for that mode while the engine is attached.
 
         >>> from unicorn import UC_ARCH_X86, UC_MODE_64, Uc
@@ -2403,11 +2415,12 @@ class GuestMemory:
         >>> [mapping.size for mapping in memory.mappings()]
         [4194304]
         """
-    def vhost_user_regions(self) -> tuple[VhostUserRegion, ...]:
+    def vhost_user_regions(self, *, partial_pages: str = "refuse") -> tuple[VhostUserRegion, ...]:
         """The memory table that a vhost-user back-end is sent: a tuple of `VhostUserRegion`, one a region of RAM.
 
         `fd` is the mapping's own descriptor, open for as long as the region is mapped; huge pages are guarded from here on.
-        Firmware, devices and DAX windows are not in it. Raises `Unsupported` naming RAM that is private to this process.
+        Firmware, devices and DAX windows are not in it. RAM that begins or ends inside a page, or whose bytes do in their file, is
+        `Misaligned`, or there without such parts with `partial_pages="skip"`. Raises `Unsupported` naming RAM that is private to this process.
 
         >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
         >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "1MiB")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
@@ -2541,9 +2554,9 @@ class GuestMemory:
     def discard(self, addr: _Address, size: _Size) -> None:
         r"""Gives whole pages back to the host, the right way for each backing; afterwards they read as zero.
 
-        A file, the user's too, gets a hole where the region lies in it. Raises `Misaligned` for what is not whole pages,
-        `UnmappedAddress`, `RegionBusy` for huge pages that a view holds, `BackingError`, `Unsupported`. A range is discarded
-        part by part; Ctrl-C ends it midway.
+        A file, the user's too, gets a hole where the region lies in it, and zeroes where the region has part of a page. A region may end inside a
+        page; any other part of a page is `Misaligned`. Raises `UnmappedAddress`, `RegionBusy` for huge pages that a view holds, `BackingError`,
+        `Unsupported`. A range is discarded part by part; Ctrl-C ends it midway.
 
         >>> from dbs_address_space import AddressSpaceBuilder
         >>> memory = AddressSpaceBuilder(numa_regions=["4MiB"]).build().memory
@@ -2905,6 +2918,12 @@ class KvmSlots(Attachment):
     @property
     def base_to_slot(self) -> dict[int, int]:
         """The slot number of each region, by its base: a dict, made at each call."""
+    @property
+    def left_out(self) -> tuple[AddressRange, ...]:
+        """The memory that the guest is not shown: a tuple of `AddressRange`, ascending, made at each call.
+
+        With `partial_pages="skip"` these are the parts of regions that do not fill a page; otherwise there are none.
+        """
     def slot_of(self, region: _Target) -> int:
         """The slot number of a region; raises `UnmappedAddress` when it has none."""
     def dirty_log(self, *, region: _Target | None = None, clear: bool = True) -> DirtyPages:
@@ -2947,6 +2966,12 @@ class VhostUserClient(Attachment):
     @property
     def table(self) -> tuple[VhostUserRegion, ...]:
         """The regions that the back-end was shown: a tuple of `VhostUserRegion` by ascending address."""
+    @property
+    def left_out(self) -> tuple[AddressRange, ...]:
+        """The RAM that the back-end is not shown: a tuple of `AddressRange`, ascending, made at each call.
+
+        With `partial_pages="skip"` these are the parts of regions that do not fill a page; otherwise there are none.
+        """
     def send(self, request: SupportsIndex, payload: bytes = b"", *, fds: Sequence[SupportsIndex] = ()) -> None:
         """Sends a message that has no reply, with descriptors beside it, and returns once the back-end has taken it.
 

@@ -25,13 +25,15 @@ pub trait WriteLog: Debug + Send + Sync {
 #[derive(Debug, Default)]
 pub struct DirtyBitmap {
     words: Vec<AtomicU64>,
+    /// The bytes before offset 0 that are in its page.
+    lead: u64,
 }
 
 impl DirtyBitmap {
-    /// A clean bitmap for `size` bytes.
-    pub fn new(size: u64) -> Result<Self> {
-        let words = usize_of(size.div_ceil(PAGE).div_ceil(BITS));
-        Ok(Self { words: room::collected((0..words).map(|_| AtomicU64::new(0)))? })
+    /// A clean bitmap for `size` bytes, whose first page begins `lead` bytes before them.
+    pub fn new(lead: u64, size: u64) -> Result<Self> {
+        let words = usize_of(lead.saturating_add(size).div_ceil(PAGE).div_ceil(BITS));
+        Ok(Self { words: room::collected((0..words).map(|_| AtomicU64::new(0)))?, lead })
     }
 
     /// Marks the pages of `size` bytes at `offset`, which were written before this call.
@@ -39,6 +41,7 @@ impl DirtyBitmap {
     /// A bit that looks set already is set again: a drain may be clearing it, and this write came after what that drain saw.
     #[inline]
     pub fn mark(&self, offset: u64, size: u64) {
+        let offset = offset.saturating_add(self.lead);
         let Some(last) = size.checked_sub(1).map(|rest| offset.saturating_add(rest) / PAGE) else { return };
         let mut page = offset / PAGE;
         while page <= last {
@@ -53,7 +56,7 @@ impl DirtyBitmap {
         }
     }
 
-    /// Marks the pages of another bitmap's words, which begins where this one does.
+    /// Marks the pages of another bitmap's words, which begins where this one's first page does.
     pub fn mark_words(&self, words: &[u64]) {
         let marked = self.words.iter().zip(words).filter(|(_, more)| **more != 0);
         marked.for_each(|(word, more)| _ = word.fetch_or(*more, Ordering::Release));
@@ -91,7 +94,8 @@ impl DirtyBitmap {
                 let first = u64::from(bits.trailing_zeros());
                 let count = u64::from((bits >> first).trailing_ones());
                 let start = base.saturating_add(first).saturating_mul(PAGE);
-                let pages = Range::between(start, start.saturating_add(count.saturating_mul(PAGE)));
+                let end = start.saturating_add(count.saturating_mul(PAGE));
+                let pages = Range::between(start.saturating_sub(self.lead), end.saturating_sub(self.lead));
                 run = Some(match run {
                     Some(run) if run.end() == pages.base() => Range::between(run.base(), pages.end()),
                     Some(run) => {
@@ -121,7 +125,7 @@ mod tests {
 
     #[test]
     fn runs_are_found_once_and_joined_over_words() {
-        let bitmap = DirtyBitmap::new(200 * PAGE).unwrap();
+        let bitmap = DirtyBitmap::new(0, 200 * PAGE).unwrap();
         bitmap.mark(0, 1);
         bitmap.mark(60 * PAGE + 17, 10 * PAGE);
         bitmap.mark(63 * PAGE, 2);
@@ -133,7 +137,7 @@ mod tests {
 
     #[test]
     fn a_mark_is_as_exact_as_a_plain_loop() {
-        let bitmap = DirtyBitmap::new(130 * PAGE).unwrap();
+        let bitmap = DirtyBitmap::new(0, 130 * PAGE).unwrap();
         for (offset, size) in [(0, 0), (4095, 2), (64 * PAGE - 1, 1), (64 * PAGE, PAGE), (3, 130 * PAGE - 3)] {
             bitmap.mark(offset, size);
             let pages: u64 = drained(&bitmap).iter().map(|(_, count)| count).sum();
@@ -145,7 +149,7 @@ mod tests {
     #[test]
     fn no_write_is_lost_between_marks_and_drains() {
         const ROUNDS: u64 = 20_000;
-        let (bitmap, value) = (DirtyBitmap::new(PAGE).unwrap(), AtomicU64::new(0));
+        let (bitmap, value) = (DirtyBitmap::new(0, PAGE).unwrap(), AtomicU64::new(0));
         let mut seen = 0;
         std::thread::scope(|scope| {
             let writer = scope.spawn(|| {

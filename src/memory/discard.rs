@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::advice;
 use super::places::is_users;
+use super::protection::Pages;
 use super::region::MappedRegion;
 use super::section::Section;
 use super::source::failed;
@@ -20,8 +21,11 @@ use crate::sys::{file, memory, span};
 pub fn discard(sections: &[Section<'_>], interrupt: &dyn Interrupt) -> Result<()> {
     sections.iter().try_for_each(check)?;
     for section in sections {
-        // Whole pages each time, however large.
-        for part in section.chunks(STEP.max(section.region().storage().page_size())) {
+        let storage = section.region().storage();
+        // Whole pages each time, however large, behind what a region may have of its first one.
+        let first = section.take(storage.rest_of_page(section.part().base()));
+        let others = section.skip(first.size()).chunks(STEP.max(storage.page_size()));
+        for part in std::iter::once(first).filter(|first| !first.is_empty()).chain(others) {
             discard_part(&part)?;
             interrupt.check()?;
         }
@@ -86,7 +90,7 @@ fn shows_private_file(section: &Section<'_>) -> bool {
 
 /// Asks for the region's options for pages that took the place of others; locked ones come back when they are touched.
 fn renew(section: &Section<'_>) -> Result<()> {
-    let (host, size, desc) = (section.host(), section.len(), section.region().desc());
+    let ((host, size), desc) = (pages_of(section), section.region().desc());
     advice::apply((host, size), false, None, desc)?;
     let locked = if desc.options.mlock == Some(true) { memory::lock_on_fault(host, size) } else { Ok(()) };
     locked.map_err(|error| failed(desc, "locking what took the place of discarded pages failed", &error))?;
@@ -94,8 +98,21 @@ fn renew(section: &Section<'_>) -> Result<()> {
     watched.map_err(|error| failed(desc, "watching what took the place of discarded pages failed", &error))
 }
 
+/// The pages of what was checked: of a page that is the region's in part, all is the region's memory.
+fn pages_of(section: &Section<'_>) -> Pages {
+    section.region().storage().pages_of(section.part())
+}
+
+/// Whether it consists of whole pages of the memory, apart from its ends, or of the guest, where holes of a file may begin anywhere.
+fn is_whole(section: &Section<'_>) -> bool {
+    let (range, storage) = (section.range(), section.region().storage());
+    let is_edge = |address: u64| address.is_multiple_of(storage.page_size());
+    let has_file = storage.backing().file.is_some() && !storage.backing().is_private();
+    storage.is_whole(section.part()) || has_file && is_edge(range.base()) && is_edge(range.end())
+}
+
 fn discard_checked(section: &Section<'_>) -> io::Result<()> {
-    let (backing, host, size) = (section.region().storage().backing(), section.host(), section.len());
+    let (backing, (host, size)) = (section.region().storage().backing(), pages_of(section));
     match &backing.file {
         Some(file) if !backing.is_private() => {
             let part = section.part();
@@ -127,7 +144,7 @@ fn check(section: &Section<'_>) -> Result<()> {
             region: Some(Arc::clone(desc)),
         });
     }
-    if !range.base().is_multiple_of(backing.page_size) || !range.size().is_multiple_of(backing.page_size) {
+    if !is_whole(section) {
         return Err(Error::Misaligned {
             message: format!("cannot discard {range} of {desc}: its pages have {}", size_text(backing.page_size)),
             address: Some(range.base()),

@@ -48,6 +48,8 @@ pub(super) struct HoleFinder {
     asked: PresentPages,
     /// How often pages were given back.
     discards: AtomicU64,
+    /// The bytes before the region in its first page: blocks are of whole pages.
+    lead: u64,
     /// A process that was forked since then may have given pages back unseen.
     forks: u32,
 }
@@ -55,9 +57,15 @@ pub(super) struct HoleFinder {
 impl HoleFinder {
     /// For a region of `size` bytes.
     pub(super) fn new(backing: &Backing, size: u64) -> Result<Self> {
-        let blocks = if backing.has_holes() { usize_of(size.div_ceil(BLOCK)) } else { 0 };
+        let lead = backing.lead();
+        let blocks = if backing.has_holes() { usize_of(lead.saturating_add(size).div_ceil(BLOCK)) } else { 0 };
         let (full, asked) = (PresentPages::new(blocks)?, PresentPages::new(blocks)?);
-        Ok(Self { seeker: Once::new(), full, asked, discards: AtomicU64::new(0), forks: fork::count() })
+        Ok(Self { seeker: Once::new(), full, asked, discards: AtomicU64::new(0), lead, forks: fork::count() })
+    }
+
+    /// A range of the region, counted from the start of its pages.
+    const fn in_pages(&self, range: Range) -> Range {
+        Range::between(range.base().saturating_add(self.lead), range.end().saturating_add(self.lead))
     }
 
     /// The extent at the start of `range`, which counts from the start of the region.
@@ -72,9 +80,10 @@ impl HoleFinder {
         is_ours: bool,
     ) -> Extent {
         let unknown = |size| Extent { kind: ExtentKind::Unknown, size };
-        let Some((file, start)) = backing.shown_file().filter(|_| backing.has_holes()) else {
+        let Some((file, _)) = backing.shown_file().filter(|_| backing.has_holes()) else {
             return unknown(range.size());
         };
+        let range = self.in_pages(range);
         let (block, is_small) = (Block::of(range.base()), range.size() <= SMALL);
         let is_kept = is_ours && pages_of.is_some() && self.forks == fork::count();
         if is_kept && self.full.has(block.bit()) {
@@ -87,7 +96,7 @@ impl HoleFinder {
         match pages_of.and_then(look).unwrap_or_else(|| unknown(block.rest(range).size())) {
             unknown if unknown.kind == ExtentKind::Unknown && !is_small => {
                 // The region was mapped, so that its end in the file is a number too.
-                let in_file = Range::between(start, u64::MAX).skip(range.base()).take(range.size());
+                let in_file = Range::between(backing.page_offset(), u64::MAX).skip(range.base()).take(range.size());
                 self.hole(file, in_file).unwrap_or(unknown)
             }
             known => known,
@@ -104,7 +113,7 @@ impl HoleFinder {
         is_kept: bool,
     ) -> Option<Extent> {
         let discards = self.discards.load(Ordering::Acquire);
-        let (host, size) = pages_of(block.0);
+        let (host, size) = pages_of(block.in_region(self.lead));
         let first = range.base().abs_diff(block.0.base()).checked_div(page_size)?;
         let run = smaps::run_of(host, size, usize_of(page_size), usize_of(first)).ok()?;
         if is_kept {
@@ -126,6 +135,7 @@ impl HoleFinder {
     pub(super) fn forget(&self, range: Range) {
         // First: who marks a block that is cleared here before that finds the number changed.
         self.discards.fetch_add(1, Ordering::AcqRel);
+        let range = self.in_pages(range);
         let blocks = Block::of(range.base()).bit().start..Block::of(range.end()).bit().end;
         self.full.clear(blocks.clone());
         self.asked.clear(blocks);
@@ -144,10 +154,15 @@ impl HoleFinder {
     }
 }
 
-/// The bytes of a region that one look goes at.
+/// The bytes, counted from the start of a region's pages, that one look goes at.
 struct Block(Range);
 
 impl Block {
+    /// The part of it that lies in the region.
+    const fn in_region(&self, lead: u64) -> Range {
+        Range::between(self.0.base().saturating_sub(lead), self.0.end().saturating_sub(lead))
+    }
+
     fn of(offset: u64) -> Self {
         Self(Range::between(offset & !(BLOCK - 1), u64::MAX).take(BLOCK))
     }

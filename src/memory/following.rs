@@ -32,7 +32,7 @@ impl Storage {
         if self.tracking().find(consumer.id)?.is_some() {
             return Ok(());
         }
-        let pages = Arc::new(DirtyBitmap::new(self.whole().size())?);
+        let pages = Arc::new(self.new_bitmap()?);
         let observer = self.observer_for(region, consumer)?;
         // What was written before is for those who follow already.
         self.sync(region, observer)?;
@@ -43,7 +43,7 @@ impl Storage {
             // Made before it is known whether one is there: two threads may get here at once, and one of theirs is taken.
             let tracking = self.tracking();
             if tracking.bitmap.get().is_none() {
-                let new = DirtyBitmap::new(self.whole().size())?;
+                let new = self.new_bitmap()?;
                 tracking.bitmap.get_or_init(|| new);
             }
             if !tracking.is_marking.load(Ordering::Acquire) {

@@ -90,11 +90,10 @@ fn placement(region: &MappedRegion) -> Result<NumaPlacement> {
 
 /// The number of pages that were looked at, evenly spread over the region, and of those that are there the number on each node.
 fn sample(region: &MappedRegion) -> Result<(u64, BTreeMap<u32, u64>)> {
-    let page_size = region.storage().page_size();
-    let shown = region.window().shown();
-    let pages = (0..usize_of(shown.size())).step_by(usize_of(page_size));
+    let (host, size) = region.pages();
+    let pages = (0..size).step_by(usize_of(region.storage().page_size()));
     let every = pages.len().div_ceil(SAMPLES).max(1);
-    let hosts: Vec<*mut u8> = pages.step_by(every).map(|offset| region.host(shown.skip(u64_of(offset)))).collect();
+    let hosts: Vec<*mut u8> = pages.step_by(every).map(|offset| host.wrapping_add(offset)).collect();
     let found = numa::nodes_of(&hosts).map_err(|error| failed(region.desc(), "move_pages failed", &error))?;
     let mut found: Vec<u32> = found.into_iter().flatten().collect();
     found.sort_unstable();

@@ -40,7 +40,8 @@ impl OwnPages {
 
 impl MappedPages {
     fn own(mmap: MmapRegion<()>, span: Option<Span>) -> Self {
-        let own = Some(OwnPages((mmap.as_ptr(), mmap.size())));
+        let size = mmap.size().checked_next_multiple_of(usize_of(host::page_size())).unwrap_or(usize::MAX);
+        let own = Some(OwnPages((mmap.as_ptr(), size)));
         Self { mmap, own, _span: span }
     }
 }

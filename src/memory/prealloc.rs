@@ -189,9 +189,10 @@ impl PreallocWork {
     }
 }
 
-/// A compare-and-exchange of each page's first byte with itself, where no touch can fault.
+/// A compare-and-exchange of a byte of each page with itself, where no touch can fault.
 fn touch(section: &Section<'_>) {
-    for page in section.chunks(section.region().storage().page_size()) {
+    let last = section.skip(section.size().saturating_sub(1));
+    for page in section.chunks(section.region().storage().page_size()).chain([last]) {
         // SAFETY: the byte lies in a mapping that can't fault meanwhile; others access it with atomics or by the kernel.
         let byte = unsafe { AtomicU8::from_ptr(page.host()) };
         let value = byte.load(Ordering::Relaxed);

@@ -17,6 +17,7 @@ use crate::model::range::Range;
 use crate::model::region::SharedRegion;
 use crate::model::region_map::RegionEntry;
 use crate::sys::fork::Forked;
+use crate::sys::host;
 use crate::sys::kvm_slot::StableBytes;
 
 /// A region of a mapped space.
@@ -82,6 +83,15 @@ impl MappedRegion {
             return Err(Invalid::at(message, Some(entry.base()), Some(entry.size())).into());
         }
         Ok(Self { entry: entry.clone(), ..self.share() })
+    }
+
+    /// The same memory without those ends that are parts of a page, of the guest's or of the host's; `None` when no page is whole.
+    pub fn whole_pages(&self) -> Option<Self> {
+        let (page, range) = (host::page_size(), self.range());
+        let first = range.base().checked_next_multiple_of(page)?;
+        let whole = Range::between(first, range.end() & page.wrapping_neg());
+        let inside = Self { window: self.window.narrowed(whole), ..self.share() };
+        (!whole.is_empty() && inside.start().addr().is_multiple_of(usize_of(page))).then_some(inside)
     }
 
     /// The region, as it is described.
@@ -172,6 +182,11 @@ impl MappedRegion {
         self.desc().range
     }
 
+    /// The addresses at which it is seen: all of its own, or those of the whole pages.
+    pub const fn shown_at(&self) -> Range {
+        self.window.guest()
+    }
+
     /// The part of the storage that it shows at those addresses of a range that are its own.
     pub fn part(&self, range: Range) -> Range {
         self.window.part(range)
@@ -209,6 +224,6 @@ impl MappedRegion {
 // maps over a part of itself is the same bytes to whoever looks.
 unsafe impl StableBytes for MappedRegion {
     fn bytes(&self) -> *mut [u8] {
-        std::ptr::slice_from_raw_parts_mut(self.start(), usize_of(self.range().size()))
+        std::ptr::slice_from_raw_parts_mut(self.start(), usize_of(self.window.shown().size()))
     }
 }

@@ -156,7 +156,7 @@ impl ShadowWriter {
         let refused = |error: std::io::Error| failed(region.desc(), "making a memfd for its shadow failed", &error);
         let file = file::memfd("shadow", None).map_err(refused)?;
         file.set_len(size).map_err(refused)?;
-        Ok(Self { file, stored: DirtyBitmap::new(whole)?, size })
+        Ok(Self { file, stored: DirtyBitmap::new(0, whole)?, size })
     }
 
     /// Stores the pages of a run, also those that are zero if `all`.

@@ -27,7 +27,7 @@ use crate::sys::smaps::{self, Shown};
 pub(super) struct Backing {
     /// The file to map; `None` for anonymous memory.
     pub file: Option<Arc<File>>,
-    /// The offset in the file at which the region begins.
+    /// The offset in the file, or in pages of our own, at which the region begins.
     pub offset: u64,
     /// Memory that someone else made, instead of a mapping of ours.
     pub buffer: Option<UserBuffer>,
@@ -69,14 +69,14 @@ fn is_overcommit_strict() -> bool {
 /// Opens the backing of a region that has memory.
 pub(super) fn open(region: &SharedRegion) -> Result<Backing> {
     let page_size = page_size(region)?;
-    if region.source.buffer.is_none() {
-        check_alignment(region, page_size)?;
-    }
+    check_alignment(region, page_size)?;
     check_flags(region)?;
     let flags = region.map_flags();
     let small = Backing {
         flags,
         page_size,
+        // A guest's page is one of the host's, also where the region begins inside one: clients that show pages have it so.
+        offset: region.base() & !page_mask(),
         is_window: region.region_type == RegionType::DaxMemory,
         is_overcommit_strict: is_overcommit_strict(),
         is_dontfork: region.options.dontfork == Some(true),
@@ -130,10 +130,11 @@ fn open_memfd(region: &SharedRegion, huge_page_size: Option<u64>, backing: Backi
     let memfd = file::memfd(&name, huge_page_size).map_err(|error| failed(region, "memfd_create failed", &error))?;
     let seals = region.options.seals.as_deref().unwrap_or(&DEFAULT_SEALS);
     let at_once = seals_before_mapping(seals);
-    file::size_and_seal(&memfd, region.size(), bits(&at_once))
+    let length = backing.offset.saturating_add(region.size());
+    file::size_and_seal(&memfd, length, bits(&at_once))
         .map_err(|error| failed(region, "sizing and sealing its memfd failed", &error))?;
     // Its huge pages nobody can take away who was not given the descriptor, which the gate sees to.
-    let judged = judge::judge(&memfd, region.size(), backing.facts()).filter(|why| *why != Why::HugePages);
+    let judged = judge::judge(&memfd, length, backing.facts()).filter(|why| *why != Why::HugePages);
     Ok(Backing { file: Some(Arc::new(memfd)), is_regular: true, judged, ..backing })
 }
 
@@ -199,9 +200,6 @@ fn open_user_file(region: &SharedRegion, backing: Backing) -> Result<Backing> {
     let huge_page_size = file::hugetlbfs_page_size(&file).map_err(fail)?;
     let page_size = huge_page_size.unwrap_or(backing.page_size);
     check_alignment(region, page_size)?;
-    if huge_page_size.is_some() {
-        check_offset(region, page_size)?;
-    }
     Ok(Backing {
         page_size,
         is_huge: huge_page_size.is_some(),
@@ -331,14 +329,14 @@ fn mount_page_size(region: &SharedRegion) -> Option<u64> {
     file::hugetlbfs_page_size(&directory).ok().flatten()
 }
 
+/// Huge pages, and those of a DAX window, over which files are mapped, are shown whole. Small ones are mapped with what comes before the
+/// region and behind it.
 fn check_alignment(region: &SharedRegion, page_size: u64) -> Result<()> {
+    if page_size == small_page_size() && region.region_type != RegionType::DaxMemory {
+        return Ok(());
+    }
     check_multiple(region, "base", region.base(), page_size)?;
     check_multiple(region, "size", region.size(), page_size)?;
-    // A user's file may begin anywhere: it is mapped with what comes before it in the page.
-    if region.source.is_adopted() { Ok(()) } else { check_offset(region, page_size) }
-}
-
-fn check_offset(region: &SharedRegion, page_size: u64) -> Result<()> {
     check_multiple(region, "file offset", region.source.file_offset, page_size)
 }
 

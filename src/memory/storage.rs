@@ -8,6 +8,7 @@ use std::sync::atomic::AtomicUsize;
 
 use super::advice;
 use super::dax_window::DaxWindow;
+use super::dirty::{self, DirtyBitmap};
 use super::extent::HoleFinder;
 use super::gate::Gate;
 use super::lazy::{Filling, PageSource};
@@ -21,7 +22,7 @@ use super::window::Window;
 use crate::model::error::{Error, Result};
 use crate::model::format::size as size_text;
 use crate::model::ids::{Lineage, StorageId};
-use crate::model::int::usize_of;
+use crate::model::int::{u64_of, usize_of};
 use crate::model::range::Range;
 use crate::model::region::{PROT_READ, PROT_WRITE, SharedRegion};
 use crate::sys::copy::{self, Reach};
@@ -45,6 +46,8 @@ pub struct Storage {
     /// The first byte, which may lie behind the start of the pages.
     start: *mut u8,
     size: u64,
+    /// The bytes between the start of a guest page and the first byte, at the addresses where it was seen first.
+    lead: u64,
     /// Beside the storage, so that who only remembers it can ask for its leases.
     places: Arc<Places>,
     backing: Backing,
@@ -81,6 +84,7 @@ impl Storage {
             mapped,
             start,
             size: region.size(),
+            lead: region.base() % dirty::PAGE,
             places: Arc::new(Places::new(window)),
             backing,
             gate: Gate::default(),
@@ -150,9 +154,10 @@ impl Storage {
         Range::between(0, self.size)
     }
 
-    /// All pages.
+    /// All pages; of a buffer, the bytes from the start of its first page on.
     fn pages(&self) -> Pages {
-        (self.mapped.mmap.as_ptr(), self.mapped.mmap.size())
+        let mapped = (self.mapped.mmap.as_ptr(), self.mapped.mmap.size());
+        self.own_pages().unwrap_or(mapped)
     }
 
     /// The whole pages that a part lies in.
@@ -168,10 +173,7 @@ impl Storage {
 
     /// Refuses a window that would cut a page.
     pub(super) fn check_pages(&self, region: &SharedRegion, part: Range) -> Result<()> {
-        let page_size = usize_of(self.backing.page_size);
-        let is_edge =
-            |offset: u64| offset == 0 || offset == self.size || self.in_pages(offset).checked_rem(page_size) == Some(0);
-        if is_edge(part.base()) && is_edge(part.end()) {
+        if self.is_whole(part) {
             return Ok(());
         }
         Err(Error::Misaligned {
@@ -183,6 +185,18 @@ impl Storage {
             size: Some(region.size()),
             region: Some(Arc::clone(region)),
         })
+    }
+
+    /// Whether a part begins and ends where a page does, or the storage itself.
+    pub(super) fn is_whole(&self, part: Range) -> bool {
+        [part.base(), part.end()].into_iter().all(|at| at == 0 || at == self.size || self.rest_of_page(at) == 0)
+    }
+
+    /// The bytes from a place on up to the next page.
+    pub(super) fn rest_of_page(&self, offset: u64) -> u64 {
+        let page_size = self.backing.page_size;
+        let in_page = u64_of(self.in_pages(offset)).checked_rem(page_size).unwrap_or_default();
+        if in_page == 0 { 0 } else { page_size.abs_diff(in_page) }
     }
 
     fn numbers_of_pages(&self, part: Range) -> std::ops::Range<usize> {
@@ -292,6 +306,11 @@ impl Storage {
     /// The consumers, who want to know which pages are written.
     pub(super) const fn tracking(&self) -> &Tracking {
         &self.tracking
+    }
+
+    /// A clean bitmap of it, whose pages are those of the guest that saw it first.
+    pub(super) fn new_bitmap(&self) -> Result<DirtyBitmap> {
+        DirtyBitmap::new(self.lead, self.size)
     }
 
     /// The pages, where this process mapped them.

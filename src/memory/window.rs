@@ -35,6 +35,11 @@ impl Window {
         self.place
     }
 
+    /// The addresses.
+    pub const fn guest(&self) -> Range {
+        self.guest
+    }
+
     /// The part of the storage that is shown.
     pub const fn shown(&self) -> Range {
         Range::at(self.at, self.guest.size())

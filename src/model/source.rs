@@ -3,7 +3,7 @@
 use super::quote::quoted;
 use std::fmt::Display;
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::invalid::{Invalid, Kind};
@@ -81,6 +81,8 @@ pub struct UserFile {
     pub file: Arc<File>,
     /// Device and inode.
     pub identity: (u64, u64),
+    /// The path at which it was opened, where that was done here: absolute.
+    pub path: Option<Arc<Path>>,
 }
 
 impl PartialEq for UserFile {

@@ -4,10 +4,10 @@ use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
-use super::argument::Argument;
+use super::argument::{Argument, has};
 use super::buffer::adopt;
 use super::convert::{self, Address, Name, Protection, Size};
-use super::file::{self as given, user_file};
+use super::file as given;
 use super::keywords;
 use super::region::PyRegion;
 use crate::model::region::{self, Region, RegionType};
@@ -18,9 +18,9 @@ use crate::sys::file;
 impl PyRegion {
     /// RAM over part of a file: a memfd of another process, an image, a device file. Any offset will do, also one inside a page.
     ///
-    /// `file` is a path, a descriptor, or what `open()` gives in a binary mode, which is flushed; it is duplicated. Another file object, such as
+    /// `file` is a path, which pickles with the region, a descriptor, or what `open()` gives in a binary mode, which is flushed; it is duplicated. Another file object, such as
     /// that of `gzip.open()` or a named temporary file, is a `TypeError`. `size` is all from `offset` on where it is not given:
-    /// `from_file(base, file=path)`. `shared=False` keeps writes out of the file. `prot_flags` are what the descriptor allows when not
+    /// `from_file(base, path)`. `shared=False` keeps writes out of the file. `prot_flags` are what the descriptor allows when not
     /// given; a path is opened for writing too, unless they or `shared=False` say that it need not be. A memfd with `F_SEAL_SHRINK` is as
     /// fast as the space's own memory, and has views and atomics. Another file may be cut by anyone, so accesses go through the kernel and a
     /// fault is a `MemoryFault`; `trusted=True` vouches that nobody does (`BackingOptions.trusted`). Raises as the class does, and what
@@ -39,7 +39,7 @@ impl PyRegion {
     #[allow(clippy::too_many_arguments, reason = "the keywords that users were promised")]
     fn from_file(
         base: Address,
-        size: Option<Size>,
+        size: Option<&Bound<'_, PyAny>>,
         file: Option<&Bound<'_, PyAny>>,
         offset: Size,
         name: Option<Name>,
@@ -49,15 +49,10 @@ impl PyRegion {
         others: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<Self> {
         keywords::refuse_of::<Self>("from_file", others)?;
-        let missing = "file is missing: from_file(base, file=...) takes all of a file, from_file(base, size, file, offset) a part of it";
-        let file = file.ok_or_else(|| PyTypeError::new_err(missing))?;
+        let (size, file) = size_and_file(size, file)?;
         let is_written = shared && prot_flags.is_none_or(|flags| flags.0 & region::PROT_WRITE != 0);
-        let (file, size) = given::with_file(file, if is_written { "r+b" } else { "rb" }, |file| {
-            // Made of the file first: that empties its buffer, and the rest is what is there then.
-            let user = user_file(file)?;
-            let size = size.map_or_else(|| given::rest_from(file, offset), Ok)?;
-            Ok((user, size))
-        })?;
+        let rest = |file: &Bound<'_, PyAny>| size.map_or_else(|| given::rest_from(file, offset), Ok);
+        let (file, size) = given::region_file(file, is_written, rest)?;
         let allowed = if shared { file::protection(&file.file) } else { Ok(region::PROT_READ | region::PROT_WRITE) };
         let source = Source { file: Some(file), file_offset: offset.0, ..Source::default() };
         let mut region = Region::new(RegionType::DefaultMemory, convert::range(base, size)?, source)?;
@@ -104,5 +99,19 @@ impl PyRegion {
         region.prot_flags = prot_flags.map_or(region.prot_flags, |flags| flags.0);
         region.options.trusted = trusted.then_some(true);
         Self::named(region, name)
+    }
+}
+
+/// The size, if it is given, and the file, which may stand in its place: `from_file(base, path)`.
+fn size_and_file<'a, 'py>(
+    size: Option<&'a Bound<'py, PyAny>>,
+    file: Option<&'a Bound<'py, PyAny>>,
+) -> PyResult<(Option<Size>, &'a Bound<'py, PyAny>)> {
+    let missing =
+        "file is missing: from_file(base, path) takes all of a file, from_file(base, size, file, offset) a part of it";
+    match (size.map(|size| (size, size.extract::<Size>())), file) {
+        (size, Some(file)) => Ok((size.map(|(_, size)| size).transpose().argument("size")?, file)),
+        (Some((file, Err(_))), None) if given::is_path(file)? || has(file, "fileno")? => Ok((None, file)),
+        _ => Err(PyTypeError::new_err(missing)),
     }
 }

@@ -2,6 +2,8 @@
 
 use std::fs::File;
 use std::os::fd::RawFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
@@ -66,7 +68,31 @@ pub(super) fn user_file(object: &Bound<'_, PyAny>) -> PyResult<UserFile> {
         errno: Errno::from(&error),
         region: None,
     })?;
-    Ok(UserFile { file: file.into(), identity })
+    Ok(UserFile { file: file.into(), identity, path: None })
+}
+
+/// A region's file, and what `look` finds out about it: the one that was given, or one that is opened at a path, for writing too if
+/// `is_written`.
+pub(super) fn region_file<T>(
+    file: &Bound<'_, PyAny>,
+    is_written: bool,
+    look: impl FnOnce(&Bound<'_, PyAny>) -> PyResult<T>,
+) -> PyResult<(UserFile, T)> {
+    // Duplicated first: that empties its buffer, and what is looked at is what is there then.
+    let work = |file: &Bound<'_, PyAny>| Ok((user_file(file)?, look(file)?));
+    let (user_file, found) = with_file(file, if is_written { "r+b" } else { "rb" }, work)?;
+    Ok((UserFile { path: absolute_path(file)?, ..user_file }, found))
+}
+
+fn absolute_path(file: &Bound<'_, PyAny>) -> PyResult<Option<Arc<Path>>> {
+    let _guard = python_call();
+    if !is_path(file)? {
+        return Ok(None);
+    }
+    let os = file.py().import(interned!(file.py(), "os"))?;
+    let absolute = os.getattr("path")?.call_method1("abspath", (file,))?;
+    let path: PathBuf = os.call_method1("fsdecode", (absolute,))?.extract()?;
+    Ok(Some(path.into()))
 }
 
 fn not_plain(object: &Bound<'_, PyAny>) -> PyErr {

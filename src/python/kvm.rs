@@ -3,7 +3,7 @@
 use std::sync::{Arc, Weak};
 
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
+use pyo3::types::{PyDict, PyTuple};
 
 use super::attachment::{PyAttachment, over};
 use super::base::target;
@@ -14,6 +14,7 @@ use super::file;
 use super::keywords;
 use super::space::PySpace;
 use crate::clients::kvm::{Kvm, KvmOptions};
+use crate::clients::partial_pages::{self, PartialPages};
 use crate::model::error::Error;
 use crate::model::invalid::Invalid;
 use crate::model::region::SharedRegion;
@@ -60,6 +61,19 @@ impl PyKvmSlots {
             slots.set_item(base, slot)?;
         }
         Ok(slots)
+    }
+
+    /// The memory that the guest is not shown: a tuple of `AddressRange`, ascending, made at each call.
+    ///
+    /// With `partial_pages="skip"` these are the parts of regions that do not fill a page; otherwise there are none.
+    #[getter]
+    fn left_out<'py>(slf: &Bound<'py, Self>, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        let Some(kvm) = slf.get().kvm.upgrade() else { return Ok(PyTuple::empty(py)) };
+        let (space, _) = slf.as_super().get().membership(py)?;
+        let shown = calls::detach(py, || kvm.shown())?;
+        let map = space.map();
+        let memory = map.regions().iter().filter(|region| region.has_memory());
+        convert::py_ranges(py, memory.flat_map(|region| partial_pages::left_out(region.range, &shown)).collect())
     }
 
     /// The slot number of a region; raises `UnmappedAddress` when it has none.
@@ -121,12 +135,14 @@ impl PySpace {
     /// `vm_fd`, an int or anything with `fileno()`, is a descriptor that `KVM_CREATE_VM` gave and that stays the caller's; a
     /// duplicate is kept until `detach()`. `dirty_log` logs the guest's writes to every writable region; `manual_clear` switches the
     /// whole machine to `KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2`. Slots are numbered from `first_slot` on, `max_slots` of them at most,
-    /// and no more than KVM has. With `guest_memfd` each region of RAM has one for its private pages, and no dirty log.
+    /// and no more than KVM has. With `guest_memfd` each region of RAM has one for its private pages, and no dirty log. KVM takes whole
+    /// pages: a region that begins or ends inside one, or whose bytes do in their file, is `Misaligned`, or shown without such parts with
+    /// `partial_pages="skip"`, and they are in `KvmSlots.left_out`.
     ///
     /// Raises `NotMapped`, `BackingError` for a descriptor that is not a KVM machine, for a slot that KVM refuses and when the slots
     /// run out (`ENOSPC`), `Unsupported` for a feature that the kernel lacks. Then nothing is attached.
-    #[pyo3(signature = (vm_fd, *, dirty_log=false, manual_clear=false, first_slot=U32(0), max_slots=None, guest_memfd=false, **others),
-           text_signature = "($self, vm_fd, *, dirty_log=False, manual_clear=False, first_slot=0, max_slots=None, guest_memfd=False)")]
+    #[pyo3(signature = (vm_fd, *, dirty_log=false, manual_clear=false, first_slot=U32(0), max_slots=None, guest_memfd=false, partial_pages="refuse", **others),
+           text_signature = "($self, vm_fd, *, dirty_log=False, manual_clear=False, first_slot=0, max_slots=None, guest_memfd=False, partial_pages='refuse')")]
     #[allow(clippy::too_many_arguments, reason = "keywords in Python")]
     fn attach_kvm<'py>(
         &self,
@@ -137,6 +153,7 @@ impl PySpace {
         first_slot: U32,
         max_slots: Option<U32>,
         guest_memfd: bool,
+        partial_pages: &str,
         others: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<Bound<'py, PyKvmSlots>> {
         keywords::refuse_of::<Self>("attach_kvm", others)?;
@@ -147,7 +164,8 @@ impl PySpace {
             return Err(Error::Unsupported { message, feature: "dirty log", how, region: None }.into());
         }
         let (first_slot, max_slots) = (first_slot.0, max_slots.map(|most| most.0));
-        let options = KvmOptions { dirty_log, manual_clear, first_slot, max_slots, guest_memfd };
+        let partial_pages = PartialPages::parse(partial_pages)?;
+        let options = KvmOptions { dirty_log, manual_clear, first_slot, max_slots, guest_memfd, partial_pages };
         let kvm = Arc::new(Kvm::new(file::descriptor(vm_fd, "vm_fd")?, options)?);
         self.check_not_attached(py, &kvm)?;
         let slots = PyKvmSlots { kvm: Arc::downgrade(&kvm) };

@@ -11,11 +11,11 @@ use super::backing::PyBackingOptions;
 use super::calls::python_call;
 use super::convert::{self, Address, CInt, Name, Protection, Size, U32};
 use super::enum_members;
-use super::file::user_file;
+use super::file::region_file;
 use super::keywords;
 use super::region_args;
-use crate::model::region::{self, MAP_POPULATE, Region, RegionType, SharedRegion};
-use crate::model::source::Source;
+use crate::model::region::{self, MAP_POPULATE, MAP_PRIVATE, PROT_WRITE, Region, RegionType, SharedRegion};
+use crate::model::source::{Source, UserFile};
 
 /// The description of a range of guest physical addresses: an immutable value that owns no memory.
 ///
@@ -89,14 +89,19 @@ impl PyRegion {
         others: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<Self> {
         keywords::refuse::<Self>(others)?;
+        let region_type = convert::region_type(region_type)?;
+        let is_private =
+            perm_flags.as_ref().map_or(region_type == RegionType::FirmwareMemory, |flags| flags.0 & MAP_PRIVATE != 0);
+        let is_written = !is_private && prot_flags.as_ref().is_none_or(|flags| flags.0 & PROT_WRITE != 0);
+        let opened = |file| region_file(file, is_written, |_| Ok(()));
         let source = Source {
             source_type: mem_type.map(convert::source_type).transpose()?,
             path: mem_file_path.map(|path| convert::path(path, "mem_file_path")).transpose()?.unwrap_or_default(),
-            file: file.map(user_file).transpose()?,
+            file: file.map(opened).transpose()?.map(|(file, ())| file),
             buffer: None,
             file_offset: file_offset.0,
         };
-        let mut region = Region::new(convert::region_type(region_type)?, convert::range(base, size)?, source)?;
+        let mut region = Region::new(region_type, convert::range(base, size)?, source)?;
         region.host_numa_node_id = host_numa_node_id.map(|node| node.0);
         region.perm_flags = perm_flags.map_or(region.perm_flags, |flags| flags.0);
         region.prot_flags = prot_flags.map_or(region.prot_flags, |flags| flags.0);
@@ -431,12 +436,18 @@ impl PyRegion {
 
     #[allow(clippy::type_complexity, reason = "what pickle asks for")]
     fn __getnewargs_ex__<'py>(&self, py: Python<'py>) -> PyResult<((Bound<'py, PyAny>, u64, u64), Bound<'py, PyDict>)> {
-        let region = &self.0;
-        if region.source.is_adopted() && !region.source.is_named() {
-            return Err(PyTypeError::new_err(format!(
-                "cannot pickle {region}: its file or buffer means nothing elsewhere; give another there"
-            )));
+        let (region, keywords) = (&self.0, region_args::keywords(py, &self.0)?);
+        match &region.source {
+            Source { buffer: None, file: None, .. } => {}
+            Source { buffer: None, file: Some(UserFile { path: Some(path), .. }), .. } => {
+                keywords.set_item("file", path.as_os_str())?;
+            }
+            _ => {
+                return Err(PyTypeError::new_err(format!(
+                    "cannot pickle {region}: its descriptor or buffer means nothing elsewhere; give the path of a file, or another one there"
+                )));
+            }
         }
-        Ok(((self.region_type(py)?, region.base(), region.size()), region_args::keywords(py, region)?))
+        Ok(((self.region_type(py)?, region.base(), region.size()), keywords))
     }
 }

@@ -1,4 +1,4 @@
-//! What a checkpoint keeps: the map and the bytes of a space at one moment, and who sees the writes since.
+//! The parts of a checkpoint: map and bytes of a space at one moment, and the observers of the writes since.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Weak};

@@ -35,7 +35,7 @@ def answered(content: bytes) -> None:
 def touched(space: AddressSpace) -> None:
     for region in space.memory.regions[:8]:
         try:
-            space.memory.read(region.base, 8)
+            space.memory.read(region.base, min(region.size, 8))
         except (AccessDenied, MemoryFault):
             continue
 

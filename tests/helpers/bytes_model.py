@@ -27,6 +27,7 @@ class ModelRegion:
     is_kept: bool = False
     """Whether its bytes are there again when it is taken out and put back."""
     dirty: set[int] = field(default_factory=set)
+    """The guest's pages that were written."""
 
     @property
     def end(self) -> int:
@@ -85,15 +86,12 @@ class Model:
         for region, low, high in self.pieces(addr, len(data)):
             at = region.base + low - addr
             region.data[low:high] = data[at : at + high - low]
-            region.dirty.update(range(low // PAGE, (high - 1) // PAGE + 1))
+            region.dirty.update(range((region.base + low) // PAGE, (region.base + high - 1) // PAGE + 1))
 
     def drain(self) -> list[tuple[int, int]]:
-        """The pages that hold what was written since the last time, as ranges; each region counts from its base."""
-        pages: set[int] = set()
+        """The pages that hold what was written since the last time, as ranges."""
+        pages = {page for region in self.regions for page in region.dirty}
         for region in self.regions:
-            for number in region.dirty:
-                start = region.base + number * PAGE
-                pages.update(range(start // PAGE, -(-min(start + PAGE, region.end) // PAGE)))
             region.dirty.clear()
         return [(first * PAGE, (last - first + 1) * PAGE) for first, last in runs(sorted(pages))]
 

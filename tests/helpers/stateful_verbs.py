@@ -50,11 +50,9 @@ class VerbsBesideModel(RuleBasedStateMachine):
     def build(self, segments: list[Segment]) -> None:
         at, windows = 0, []
         for segment in segments:
-            if segment.kind not in ("buffer", "hole"):
-                at = -(-at // PAGE) * PAGE
+            start, at = at, self.describe(at, segment)
             if segment.kind == "device":
-                windows.append((at, segment.pages * PAGE))
-            at = self.describe(at, segment)
+                windows.append((start, at - start))
         self.space = AddressSpace(AddressSpaceLayout(1 << 46, 0, 1 << 45, mmio_windows=windows))
         with self.space.transaction() as transaction:
             for region, _ in self.described.values():
@@ -65,12 +63,12 @@ class VerbsBesideModel(RuleBasedStateMachine):
 
     def describe(self, base: int, segment: Segment) -> int:
         """Describes one segment from `base` on, and returns where it ends."""
-        size = segment.pages * PAGE - (segment.odd if segment.kind == "buffer" else 0)
+        size = segment.pages * PAGE - segment.odd
         if segment.kind == "hole":
             return base + size
         modelled = ModelRegion(base, bytearray(size), is_direct=segment.kind not in ("file", "private"))
         modelled.is_kept = segment.kind in ("file", "buffer")
-        modelled.skew = segment.odd if segment.kind == "buffer" else 0
+        modelled.skew = segment.odd if segment.kind == "buffer" else base
         modelled.is_device = segment.kind == "device"
         modelled.prot = {"rom": "r", "none": ""}.get(segment.kind, "rw")
         self.described[base] = self.region(base, size, segment), modelled

@@ -19,7 +19,6 @@ from dbs_address_space import (
     AddressSpaceRegion,
     BackingError,
     InvalidAddressRange,
-    Misaligned,
     Prot,
     RegionBusy,
     Unsupported,
@@ -228,13 +227,6 @@ def test_protection_is_what_the_descriptor_allows(tmp_path: Path) -> None:
     with pytest.raises(BackingError) as refused:
         mapped(asked)
     assert refused.value.errno == 13
-
-
-def test_base_and_size_of_a_file_are_whole_pages(tmp_path: Path) -> None:
-    with make_file(tmp_path / "file", 2 * PAGE).open("r+b") as file:
-        for base, size in ((1, PAGE), (0, PAGE + 1)):
-            with pytest.raises(Misaligned):
-                mapped(AddressSpaceRegion.from_file(base, size, file))
 
 
 def test_a_file_that_is_too_short_is_refused(tmp_path: Path) -> None:

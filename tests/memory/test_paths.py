@@ -41,7 +41,9 @@ def memory() -> GuestMemory:
 
 @pytest.mark.parametrize("form", PATHS, ids=["str", "Path", "PathLike"])
 def test_a_region_may_be_a_file_at_a_path(path: Path, form: Callable[[Path], Any]) -> None:
-    region = AddressSpaceRegion.from_file(0, file=form(path), offset=PAGE)
+    region = AddressSpaceRegion.from_file(0, form(path), offset=PAGE)
+    assert region == AddressSpaceRegion.from_file(0, file=form(path), offset=PAGE)
+    assert region == AddressSpaceRegion("ram", 0, 2 * PAGE, file=form(path), file_offset=PAGE)
     assert (region.size, region.file_offset) == (2 * PAGE, PAGE)
     _, memory = mapped(region)
     assert memory.read(0, 2 * PAGE) == BYTES[PAGE:]
@@ -72,7 +74,7 @@ def test_a_file_of_which_nothing_is_left_is_no_region(path: Path) -> None:
     for offset in (3 * PAGE, 1 << 40):
         with pytest.raises(InvalidAddressRange, match="the file has 0x3000 bytes: none from offset"):
             AddressSpaceRegion.from_file(0, file=path, offset=offset)
-    with pytest.raises(TypeError, match=r"file is missing: from_file\(base, file="):
+    with pytest.raises(TypeError, match=r"file is missing: from_file\(base, path\)"):
         AddressSpaceRegion.from_file(0, PAGE)
 
 

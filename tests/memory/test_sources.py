@@ -165,9 +165,10 @@ def test_flags_that_cannot_be_are_refused(options: dict[str, int]) -> None:
     assert refused.value.region == space[GIB]
 
 
-@pytest.mark.parametrize(("base", "size"), [(0x800, PAGE), (0, PAGE + 1), (1, PAGE), (0, 1)])
-def test_whole_pages_only(base: int, size: int) -> None:
-    with nothing_left(ram(GIB, name="left"), ram(base, size)) as space, pytest.raises(Misaligned) as refused:
+@pytest.mark.parametrize(("base", "size"), [(WINDOW + 0x800, PAGE), (WINDOW, PAGE + 1), (WINDOW, 1)])
+def test_a_dax_window_is_whole_pages(base: int, size: int) -> None:
+    window = AddressSpaceRegion.create_dax_region(base, size)
+    with nothing_left(ram(GIB, name="left"), window) as space, pytest.raises(Misaligned) as refused:
         space.map_memory()
     assert (refused.value.address, refused.value.size, refused.value.region) == (base, size, space[base])
 

@@ -8,6 +8,7 @@ import os
 import pickle
 import sys
 import tempfile
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -304,8 +305,25 @@ def test_regions_pickle(protocol: int) -> None:
         assert options(again) == options(region)
 
 
-def test_a_region_with_a_file_does_not_pickle() -> None:
-    with tempfile.TemporaryFile() as file, pytest.raises(TypeError, match=r"'nvdimm.*its file or buffer"):
+@pytest.mark.parametrize(
+    "options", [{}, {"shared": False}, {"prot_flags": "r--"}, {"offset": 100, "trusted": True}], ids=str
+)
+def test_a_region_with_a_path_pickles(tmp_path: Path, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("image").write_bytes(bytes(1000))
+    region = AddressSpaceRegion.from_file(PAGE, "image", **options).replace(name="image")
+    monkeypatch.chdir("/")
+    again = pickle.loads(pickle.dumps(region))
+    assert again == region
+    assert again.file != region.file
+    assert pickle.loads(pickle.dumps(again)) == region
+    (tmp_path / "image").unlink()
+    with pytest.raises(FileNotFoundError):
+        pickle.loads(pickle.dumps(region))
+
+
+def test_a_region_with_a_descriptor_does_not_pickle() -> None:
+    with tempfile.TemporaryFile() as file, pytest.raises(TypeError, match=r"'nvdimm.*its descriptor or buffer"):
         pickle.dumps(ram(0, file=file, name="nvdimm"))
 
 

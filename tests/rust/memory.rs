@@ -59,7 +59,7 @@ fn user_file(pages: u64) -> Source {
     file.write_all(&vec![7; usize::try_from(pages * PAGE).unwrap()]).unwrap();
     let metadata = file.metadata().unwrap();
     let identity = (metadata.dev(), metadata.ino());
-    Source { file: Some(UserFile { file: Arc::new(file), identity }), ..Source::default() }
+    Source { file: Some(UserFile { file: Arc::new(file), identity, path: None }), ..Source::default() }
 }
 
 #[test]

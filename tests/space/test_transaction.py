@@ -227,7 +227,10 @@ def test_a_lease_vetoes_the_whole(space: AddressSpace) -> None:
 
 @pytest.mark.parametrize(
     ("region", "error"),
-    [(ram(8 * GIB + 1), Misaligned), (ram(8 * GIB, perm_flags=0x22 | 0x10), BackingError)],
+    [
+        (ram(8 * GIB + 1, mem_type="hugeshmem", page_size="2MiB"), Misaligned),
+        (ram(8 * GIB, perm_flags=0x22 | 0x10), BackingError),
+    ],
     ids=["misaligned", "refused by mmap"],
 )
 def test_memory_that_cannot_be_had_changes_nothing(

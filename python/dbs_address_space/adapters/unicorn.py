@@ -24,7 +24,7 @@ except ModuleNotFoundError as _error:
     raise needs("unicorn", _error) from _error
 
 from dbs_address_space.enums import AddressSpaceRegionType, Prot
-from dbs_address_space.errors import RegionOverlap, Unsupported
+from dbs_address_space.errors import InvalidArgument, Misaligned, RegionOverlap, Unsupported
 from dbs_address_space.ranges import AddressRange
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
         AddressSpaceBase,
         AddressSpaceChange,
         AddressSpaceRegion,
-        Attachment,
+        Subscription,
     )
 
 __all__ = ["attach"]
@@ -46,8 +46,11 @@ KEPT = "_address_spaces"
 """The attribute of an engine that keeps the clients whose memory it has pointers into."""
 
 
-def attach(space: AddressSpace, uc: Uc) -> Attachment:
+def attach(space: AddressSpace, uc: Uc, *, partial_pages: str = "refuse") -> Subscription:
     """Maps every region of a mapped space into an engine, which follows it from here on.
+
+    Unicorn takes whole pages: memory that begins or ends inside one is `Misaligned`, or mapped without such parts with
+    `partial_pages="skip"`; they are in `left_out` of the attachment's `client`.
 
     The engine keeps the space and its memory alive until `detach()`, which unmaps what was mapped. Memory that it refuses to
     unmap stays mapped for as long as the engine lives. Pages that its owner unmaps with `uc.mem_unmap` are his from then on.
@@ -57,7 +60,9 @@ def attach(space: AddressSpace, uc: Uc) -> Attachment:
         raise TypeError(f"uc must be a unicorn.Uc, not {type(uc).__name__}")
     if _contexts_have_memory(uc):
         raise _refusal()
-    return space.subscribe(UnicornClient(space, uc))
+    if partial_pages not in ("refuse", "skip"):
+        raise InvalidArgument(f"unknown partial_pages {partial_pages!r}: use 'refuse', 'skip'")
+    return space.subscribe(UnicornClient(space, uc, skips=partial_pages == "skip"))
 
 
 class Mapped:
@@ -80,10 +85,11 @@ class UnicornClient:
 
     name = "Unicorn"
 
-    def __init__(self, space: AddressSpace, uc: Uc) -> None:
-        """Nothing is mapped yet."""
+    def __init__(self, space: AddressSpace, uc: Uc, *, skips: bool = False) -> None:
+        """Nothing is mapped yet; `skips` leaves parts of pages out."""
         self._space = space
         self._uc = uc
+        self._skips = skips
         self._undo: list[Callable[[], object]] = []
         self._late: list[AddressRange] = []
         self._mapped: dict[AddressRange, Mapped] = {}
@@ -110,8 +116,8 @@ class UnicornClient:
         for pages in before - after:
             self._step(partial(self._unmap, pages), partial(self._map_device, pages))
         for region in _memory(change.added):
-            whole = _range(region)
-            self._step(partial(self._map_memory, change, region, [whole]), partial(self._unmap, whole))
+            parts = self._pages(region)
+            self._step(partial(self._map_memory, change, region, parts), partial(self._unmap, _range(region)))
         for pages in after - before:
             self._step(partial(self._map_device, pages), partial(self._unmap, pages))
         for old, new in change.replaced:
@@ -147,6 +153,23 @@ class UnicornClient:
                 refused.append(error)
         if refused:
             raise refused[0]
+
+    @property
+    def left_out(self) -> tuple[AddressRange, ...]:
+        """The memory that the engine is not shown: parts of pages, with `partial_pages="skip"`."""
+        if not self._skips:
+            return ()
+        memory = _memory(self._space.regions)
+        return tuple(part for region in memory for part in _without(_range(region), _whole_pages(region)))
+
+    def _pages(self, region: AddressSpaceRegion) -> list[AddressRange]:
+        """The whole pages of a region, which are refused when they are not all of it and parts are not to be left out."""
+        whole = _whole_pages(region)
+        if whole != _range(region) and not self._skips:
+            how = "partial_pages='skip' leaves such parts out"
+            message = f"Unicorn can't show {region}, for it takes whole pages of {PAGE:#x}: {how}"
+            raise Misaligned(message, address=region.base, size=region.size, region=region)
+        return [whole] if whole.size else []
 
     def _parts(self, region: AddressSpaceRegion) -> list[AddressRange]:
         mapped = self._mapped.get(_range(region))
@@ -359,6 +382,11 @@ def _without(part: AddressRange, gone: AddressRange) -> list[AddressRange]:
 
 def _range(region: AddressSpaceRegion) -> AddressRange:
     return AddressRange(region.base, region.size)
+
+
+def _whole_pages(region: AddressSpaceRegion) -> AddressRange:
+    first, end = -(-region.base // PAGE) * PAGE, region.end // PAGE * PAGE
+    return AddressRange(first, max(end - first, 0))
 
 
 def _protection(region: AddressSpaceRegion) -> int:

@@ -17,6 +17,7 @@ use self::error::{not_a_machine, not_logged, refused, unsupported};
 use self::log::KvmLog;
 use self::slot::SlotEntry;
 use self::table::{SlotNumbers, SlotTable};
+use super::partial_pages::PartialPages;
 use crate::memory::dirty::WriteLog;
 use crate::memory::region::MappedRegion;
 use crate::model::dirty::DirtyPages;
@@ -44,6 +45,8 @@ pub struct KvmOptions {
     pub max_slots: Option<u32>,
     /// Give each region of RAM a guest_memfd for its private pages.
     pub guest_memfd: bool,
+    /// The treatment of regions that begin or end inside a page.
+    pub partial_pages: PartialPages,
 }
 
 /// The memory slots of a virtual machine.
@@ -88,17 +91,18 @@ impl Kvm {
         if is_read_only(region) { log | kvm::KVM_MEM_READONLY } else { log }
     }
 
-    fn guest_memfd(&self, region: &SharedRegion) -> Result<Option<OwnedFd>> {
+    fn guest_memfd(&self, region: &SharedRegion, size: u64) -> Result<Option<OwnedFd>> {
         let is_ram = region.region_type == RegionType::DefaultMemory;
         if !self.options.guest_memfd || !is_ram || is_read_only(region) {
             return Ok(None);
         }
-        let created = self.vm.create_guest_memfd(region.size());
+        let created = self.vm.create_guest_memfd(size);
         created.map(Some).map_err(|error| refused(region, "a guest_memfd for", &error))
     }
 
     fn add(&self, table: &mut SlotTable, region: &Arc<MappedRegion>, old: Option<&RegionEntry>) -> Result<()> {
         let desc = region.desc();
+        let Some(whole) = self.options.partial_pages.of(region, "KVM")? else { return Ok(()) };
         if old.is_some() && self.options.guest_memfd {
             return Err(unsupported("regions that are cut, joined or moved", "a machine without guest_memfd=True"));
         }
@@ -109,12 +113,12 @@ impl Kvm {
             return Err(unsupported("read-only memory", "a kernel that has KVM_CAP_READONLY_MEM"));
         }
         // Made first: what can fail before a number is taken need not give it back.
-        let guest_memfd = self.guest_memfd(desc)?;
+        let guest_memfd = self.guest_memfd(desc, whole.shown_at().size())?;
         let id = table.numbers.take().ok_or_else(|| table.no_slot_left(desc))?;
         let (log_table, by_hand) = (Arc::downgrade(&self.table), self.options.manual_clear);
         let log: Arc<dyn WriteLog> = Arc::new(KvmLog { table: log_table, region: region.id(), by_hand });
         region.storage().add_log(Arc::downgrade(&log))?;
-        let entry = SlotEntry::new(&self.vm, (id, flags), region, guest_memfd, log).map_err(|error| {
+        let entry = SlotEntry::new(&self.vm, (id, flags), whole, guest_memfd, log).map_err(|error| {
             table.numbers.give_back(id);
             refused(desc, &format!("slot {id} for"), &error)
         })?;
@@ -189,6 +193,11 @@ impl Kvm {
         Ok(self.table.lock()?.slots.iter().map(|(base, entry)| (*base, entry.id())).collect())
     }
 
+    /// The addresses that the guest is shown, in ascending order.
+    pub fn shown(&self) -> Result<Vec<Range>> {
+        Ok(self.table.lock()?.slots.values().map(SlotEntry::range).collect())
+    }
+
     /// The slot number of a region.
     pub fn slot_of(&self, region: &SharedRegion) -> Result<u32> {
         self.table.lock()?.entry(region).map(|entry| entry.id())
@@ -215,7 +224,7 @@ impl Kvm {
         let mut pages = no_pages()?;
         for entry in table.logging(region) {
             entry.harvest().map_err(|error| refused(&entry.region, "reading the dirty log of", &error))?;
-            pages.push_bitmap(entry.region.base(), &entry.logged)?;
+            pages.push_bitmap(entry.range().base(), &entry.logged)?;
             if clear {
                 entry.clear_all(self.options.manual_clear).map_err(|error| not_cleared(entry, &error))?;
             }

@@ -8,6 +8,7 @@ use crate::memory::dirty::WriteLog;
 use crate::memory::region::MappedRegion;
 use crate::model::dirty::DirtyPages;
 use crate::model::int::usize_of;
+use crate::model::range::Range;
 use crate::model::region_map::RegionEntry;
 use crate::sys::host::page_size;
 use crate::sys::kvm::{KVM_MEM_LOG_DIRTY_PAGES, Vm};
@@ -39,19 +40,30 @@ pub(super) struct SlotEntry {
 }
 
 impl SlotEntry {
-    /// Sets a slot.
+    /// Sets a slot for whole pages.
     pub(super) fn new(
         vm: &Arc<Vm>,
         (id, flags): (u32, u32),
-        region: &Arc<MappedRegion>,
+        region: MappedRegion,
         guest_memfd: Option<OwnedFd>,
         log: Arc<dyn WriteLog>,
     ) -> Result<Self> {
         // Kept without a lease, as a participant of the change may: the slot is deleted when the region goes.
-        let (bytes, memory) = (Arc::clone(region), Arc::clone(region));
-        let slot = Slot::new(vm, (id, flags), region.desc().base(), bytes, guest_memfd)?;
-        let entry = region.entry().clone();
+        let memory = Arc::new(region);
+        let slot = Slot::new(vm, (id, flags), memory.shown_at().base(), Arc::clone(&memory) as _, guest_memfd)?;
+        let entry = memory.entry().clone();
         Ok(Self { slot, region: entry, logged: Vec::new(), is_pending: false, memory, _log: log })
+    }
+
+    /// The addresses that it shows, those of whole pages.
+    pub(super) fn range(&self) -> Range {
+        self.memory.shown_at()
+    }
+
+    /// The bytes that it shows, as the region counts its own.
+    fn bytes(&self) -> Range {
+        let skipped = self.range().base().abs_diff(self.region.base());
+        self.region.bytes().skip(skipped).take(self.range().size())
     }
 
     /// The slot's number.
@@ -120,7 +132,7 @@ impl SlotEntry {
 
     /// Takes over what another slot has logged of bytes that both show.
     pub(super) fn take_over(&mut self, other: &Self) {
-        let (mine, theirs) = (self.region.bytes(), other.region.bytes());
+        let (mine, theirs) = (self.bytes(), other.bytes());
         let bytes = mine.intersection(&theirs);
         if self.region.origin != other.region.origin || bytes.is_empty() || !other.is_pending || !self.is_logging() {
             return;
@@ -168,7 +180,7 @@ impl SlotEntry {
         if !self.is_pending {
             return Ok(());
         }
-        let mut cleared = pages.bitmap(self.region.range).map_err(|_| ErrorKind::OutOfMemory)?;
+        let mut cleared = pages.bitmap(self.range()).map_err(|_| ErrorKind::OutOfMemory)?;
         cleared.iter_mut().zip(&self.logged).for_each(|(cleared, logged)| *cleared &= logged);
         if by_hand {
             self.clear_by_hand(&cleared)?;

@@ -15,10 +15,12 @@ use std::time::Duration;
 
 use self::connection::{Connection, Conversation, Negotiated, duplicate};
 use self::message::RegionFields;
+use super::partial_pages::PartialPages;
 use crate::memory::region::MappedRegion;
 use crate::model::error::{Errno, Error, Result};
 use crate::model::int::u64_of;
 use crate::model::interrupt::Interrupt;
+use crate::model::range::Range;
 use crate::model::region::{MAP_PRIVATE, RegionType, SharedRegion};
 use crate::model::region_map::RegionEntry;
 use crate::space::client::Client;
@@ -40,27 +42,37 @@ pub struct VhostUserRegion {
     pub mmap_offset: u64,
     /// The file that the region maps.
     file: Arc<File>,
+    /// The base of the region, of which these may be the whole pages alone.
+    base: u64,
 }
 
 impl VhostUserRegion {
-    /// A mapped region; `None` when it is not RAM, an error when another process can't map it.
-    pub fn of(region: &MappedRegion) -> Result<Option<Self>> {
+    /// A mapped region; `None` when it is not RAM or less than a page, an error when another process can't map it.
+    pub fn of(region: &MappedRegion, partial_pages: PartialPages) -> Result<Option<Self>> {
         let desc = region.desc();
         if desc.region_type != RegionType::DefaultMemory {
             return Ok(None);
         }
         let is_shared = desc.perm_flags & MAP_PRIVATE == 0;
+        let Some(whole) = partial_pages.of(region, "a vhost-user back-end")? else { return Ok(None) };
         // From here on the backend may punch and truncate the file.
-        let Some((file, mmap_offset)) = is_shared.then(|| region.export_file()).flatten() else {
+        let Some((file, mmap_offset)) = is_shared.then(|| whole.export_file()).flatten() else {
             return Err(not_shared(desc));
         };
         Ok(Some(Self {
-            guest_phys_addr: desc.base(),
-            memory_size: desc.size(),
-            userspace_addr: u64_of(region.start().addr()),
+            guest_phys_addr: whole.shown_at().base(),
+            memory_size: whole.shown_at().size(),
+            userspace_addr: u64_of(whole.start().addr()),
             mmap_offset,
             file,
+            base: desc.base(),
         }))
+    }
+
+    /// The guest physical addresses.
+    #[must_use]
+    pub const fn range(&self) -> Range {
+        Range::at(self.guest_phys_addr, self.memory_size)
     }
 
     /// The mapping's own descriptor.
@@ -87,6 +99,7 @@ type MemoryTable = BTreeMap<u64, VhostUserRegion>;
 #[derive(Debug)]
 pub struct VhostUser {
     connection: Connection,
+    partial_pages: PartialPages,
     /// Locked for a moment each, never while the backend is waited for; only who has the conversation changes it.
     table: Lock<MemoryTable>,
     /// The table before the change under way, for a rollback.
@@ -96,9 +109,16 @@ pub struct VhostUser {
 
 impl VhostUser {
     /// Negotiates with the backend at the other end of a socket, which stays its owner's; a duplicate is used.
-    pub fn new(socket: RawFd, timeout: Duration, protocol_features: u64, interrupt: &dyn Interrupt) -> Result<Self> {
+    pub fn new(
+        socket: RawFd,
+        timeout: Duration,
+        protocol_features: u64,
+        partial_pages: PartialPages,
+        interrupt: &dyn Interrupt,
+    ) -> Result<Self> {
         let connection = Connection::new(socket, timeout, protocol_features, interrupt)?;
-        Ok(Self { connection, table: Lock::default(), before: Lock::default(), process: Process::current() })
+        let (table, before) = (Lock::default(), Lock::default());
+        Ok(Self { connection, partial_pages, table, before, process: Process::current() })
     }
 
     /// The features that the backend offers, those of the protocol that are in use, and how many regions it takes.
@@ -161,7 +181,7 @@ impl VhostUser {
         for region in added {
             let payload = message::single_region(region.fields());
             conversation.report(message::ADD_MEM_REG, &payload, &[region.file.as_fd()])?;
-            self.table.lock()?.insert(region.guest_phys_addr, region.clone());
+            self.table.lock()?.insert(region.base, region.clone());
         }
         Ok(())
     }
@@ -169,7 +189,7 @@ impl VhostUser {
     fn replace_table(&self, conversation: &Conversation<'_>, removed: &[u64], added: &[VhostUserRegion]) -> Result<()> {
         let mut table = self.table.lock()?.clone();
         table.retain(|base, _| !removed.contains(base));
-        table.extend(added.iter().map(|region| (region.guest_phys_addr, region.clone())));
+        table.extend(added.iter().map(|region| (region.base, region.clone())));
         let fields: Vec<RegionFields> = table.values().map(VhostUserRegion::fields).collect();
         let fds: Vec<BorrowedFd<'_>> = table.values().map(|region| region.file.as_fd()).collect();
         conversation.report(message::SET_MEM_TABLE, &message::memory_table(&fields)?, &fds)?;
@@ -184,12 +204,11 @@ impl VhostUser {
         let now = self.table.lock()?.clone();
         // Told by their fields, not by their bases alone: a region may have come where another was.
         let gone_from = |from: &MemoryTable, to: &MemoryTable| {
-            let is_there = |region: &VhostUserRegion| {
-                to.get(&region.guest_phys_addr).is_some_and(|other| other.fields() == region.fields())
-            };
+            let is_there =
+                |region: &VhostUserRegion| to.get(&region.base).is_some_and(|other| other.fields() == region.fields());
             from.values().filter(|region| !is_there(region)).cloned().collect::<Vec<_>>()
         };
-        let removed: Vec<u64> = gone_from(&now, &before).iter().map(|region| region.guest_phys_addr).collect();
+        let removed: Vec<u64> = gone_from(&now, &before).iter().map(|region| region.base).collect();
         self.update(conversation, &removed, &gone_from(&before, &now))
     }
 
@@ -214,9 +233,10 @@ impl VhostUser {
 fn exported<'a>(
     proposal: &'a Proposal,
     regions: impl Iterator<Item = &'a RegionEntry>,
+    partial_pages: PartialPages,
 ) -> Result<Vec<VhostUserRegion>> {
     let mapped = regions.filter_map(|region| proposal.mapping(region));
-    mapped.filter_map(|region| VhostUserRegion::of(region).transpose()).collect()
+    mapped.filter_map(|region| VhostUserRegion::of(region, partial_pages).transpose()).collect()
 }
 
 impl Client for VhostUser {
@@ -234,7 +254,7 @@ impl Client for VhostUser {
 
     fn prepare(&self, proposal: &Arc<Proposal>, interrupt: &dyn Interrupt) -> Result<()> {
         // Before the conversation: an export waits for direct copies under way.
-        let added = exported(proposal, proposal.change.added.iter())?;
+        let added = exported(proposal, proposal.change.added.iter(), self.partial_pages)?;
         let conversation = self.connection.begin(interrupt)?;
         let removed = self.shown(proposal.removed_before())?;
         self.check_room(&removed, &added, proposal.change.added.first().map(|region| &region.desc))?;

@@ -14,9 +14,9 @@ const DISCARD: Verb = Verb::new("discard", Need::Write).slow();
 impl PyMemory {
     /// Gives whole pages back to the host, the right way for each backing; afterwards they read as zero.
     ///
-    /// A file, the user's too, gets a hole where the region lies in it. Raises `Misaligned` for what is not whole pages,
-    /// `UnmappedAddress`, `RegionBusy` for huge pages that a view holds, `BackingError`, `Unsupported`. A range is discarded
-    /// part by part; Ctrl-C ends it midway.
+    /// A file, the user's too, gets a hole where the region lies in it, and zeroes where the region has part of a page. A region may end inside a
+    /// page; any other part of a page is `Misaligned`. Raises `UnmappedAddress`, `RegionBusy` for huge pages that a view holds, `BackingError`,
+    /// `Unsupported`. A range is discarded part by part; Ctrl-C ends it midway.
     ///
     /// >>> from dbs_address_space import AddressSpaceBuilder
     /// >>> memory = AddressSpaceBuilder(numa_regions=["4MiB"]).build().memory

@@ -250,8 +250,9 @@ class SavedSpace:
             raise self._parts[0].mismatch(message)
         self._refuse_shared()
         _ = self.blobs
+        speed = None if rate is None else checked_size(rate, "rate")
         if mode == "lazy":
-            return self._filled_later(image, None if rate is None else checked_size(rate, "rate"))
+            return self._filled_later(image, speed)
         if rate is not None:
             raise InvalidArgument(f"rate= goes with mode='lazy', not with {mode!a}")
         return self._copied(image, progress) if mode == "copy" else self._mapped()

@@ -51,10 +51,10 @@ def _added(one: dict[Any, int], other: dict[Any, int]) -> dict[Any, int]:
 
 
 class RestoreStats(NamedTuple):
-    """How far a space is filled that was restored by `mode="lazy"`: times in seconds from its start, or `None` until then.
+    """The filling of a space that was restored by `mode="lazy"`: times in seconds from its start, or `None` until then.
 
-    `served` faults were answered, `filled` parts of 64 KiB came in in the background, `bytes_moved` were read for both. `error` is
-    the text of the first failure.
+    `served` faults were answered, `filled` parts of 64 KiB came in in the background, `bytes_moved` were read for both. `error`
+    is the text of the first failure.
 
     >>> RestoreStats(0.01, None, 3, 40, 43 << 16, None).is_complete
     False

@@ -14,14 +14,11 @@ use super::calls::python_call;
 use super::convert::{Size, Timeout};
 use super::interrupt::detached;
 use super::keywords;
-use super::memory::EVERYWHERE;
-use super::memory::image::{PyPlace, RESTORE, piece_of, sorted};
 use super::space::PySpace;
 use crate::image::chain::Image;
 use crate::image::lazy::Filler;
 use crate::image::merge;
 use crate::image::part::Part;
-use crate::image::restore::Piece;
 use crate::image::writer::Description;
 use crate::memory::buffer::Output;
 use crate::model::error::{ImageFault, Result};
@@ -266,32 +263,6 @@ impl PySpace {
             }
             Ok(is_filled)
         })
-    }
-
-    /// Begins to fill its memory, which nobody has seen, from an image.
-    fn _restore_lazily(
-        &self,
-        py: Python<'_>,
-        image: &PyImage,
-        places: Vec<PyPlace>,
-        rate: Option<Size>,
-    ) -> PyResult<()> {
-        let places = sorted(places)?;
-        let incarnation = self.inner().load().memory().map(|memory| memory.incarnation());
-        let Some(incarnation) = incarnation else { return Ok(()) };
-        let rate = rate.map(|rate| rate.0);
-        let filler = detached(py, None, |interrupt| {
-            let (_, leased) = self.inner().lease_with_map(incarnation, (RESTORE, &[EVERYWHERE]), interrupt)?;
-            let sections = room::collected(leased.sections())?;
-            let pieces = room::collected(sections.iter().filter_map(|section| piece_of(section, &places)))?;
-            pieces.iter().for_each(Piece::descend);
-            let filler = Filler::start(image.inner(), &pieces, rate)?;
-            // What may be touched directly was noted when the memory was published.
-            self.inner().republish(incarnation, interrupt)?;
-            Ok(filler)
-        })?;
-        self.filler.get_or_init(|| filler);
-        Ok(())
     }
 
     /// A new space with the map and the memory of an image, or nothing.

@@ -57,7 +57,7 @@ pub struct PySpace {
     current: ArcSwap<Py<PyBase>>,
     /// The handle of the memory, by incarnation.
     memory: Lock<Option<(Incarnation, Py<PyMemory>)>>,
-    /// Who fills its memory, when it was restored so.
+    /// The filler of its memory, when it was restored so.
     pub(super) filler: Once<Arc<Filler>>,
     /// The ports, from when they are first asked for.
     ports: Once<Py<Self>>,

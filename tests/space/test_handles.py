@@ -199,6 +199,7 @@ VALUES = {
         "Progress",
         "Prot",
         "ResetStats",
+        "RestoreStats",
     ),
     *("VhostUserRegion",),
 }

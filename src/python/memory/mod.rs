@@ -36,7 +36,7 @@ mod checkpoint;
 mod copy;
 mod data;
 mod discard;
-pub(super) mod image;
+mod image;
 mod integers;
 mod load;
 mod memory_stats;

@@ -70,6 +70,6 @@ def run(pace: Pace) -> Iterator[Result]:
         restored = pace.in_turns(timed(lambda: full.restore().close()), timed(lambda: read_all(ours, runs)))
         yield Result("images", "restore, verified", *restored, goal=1.2, unit=MILLISECONDS)
         for mode in ("cow", "lazy"):
-            alone = timed(lambda mode=mode: full.restore(mode).close())  # type: ignore[misc]
+            alone = timed(lambda mode=mode: full.restore(mode).close())
             samples = pace.in_turns(alone, alone)[0]
             yield Result("images", f"restore, {mode}", samples, samples, Measure.ALONE, 0.002, MILLISECONDS)

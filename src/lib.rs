@@ -97,6 +97,8 @@ mod _core {
     #[pymodule_export]
     use super::python::reservation::PyReservation;
     #[pymodule_export]
+    use super::python::share::PyShare;
+    #[pymodule_export]
     use super::python::snappy::unpack_snappy;
     #[pymodule_export]
     use super::python::space::PySpace;

@@ -41,13 +41,19 @@ _MODULES = (
     "ranges",
     "progress",
     "reports",
+    "balloon",
     "hotplug",
     "images",
+    "memory_blocks",
     "map_row",
     "loading",
     "formats.exchange",
 )
 _PUBLIC_MODULES = ("adapters", "formats", "tables")
+
+# Who has not imported it gives nothing to other processes.
+if "multiprocessing.reduction" in sys.modules:
+    from . import multiprocess as _multiprocess
 
 
 def __getattr__(name: str) -> object:

@@ -28,7 +28,16 @@ from .loading import LoadedElf
 from .map_row import MapRow
 from .progress import Progress
 from .ranges import AddressRange, VhostUserRegion
-from .reports import DaxMapping, EffectiveBacking, Placement, PlanCost, PreallocReport, ResetStats, RestoreStats
+from .reports import (
+    DaxMapping,
+    EffectiveBacking,
+    Follower,
+    Placement,
+    PlanCost,
+    PreallocReport,
+    ResetStats,
+    RestoreStats,
+)
 
 __all__ = [
     "AddressSpace",
@@ -58,6 +67,7 @@ __all__ = [
     "Pin",
     "PreallocHandle",
     "Reservation",
+    "Share",
     "Subscription",
     "Transaction",
     "UnplugRequest",
@@ -916,6 +926,8 @@ class AddressSpace:
         >>> len(space), space.generation
         (1, 0)
         """
+    @staticmethod
+    def _of_memory(memory: GuestMemory) -> AddressSpace: ...
     def snapshot(self) -> AddressSpaceBase:
         """The current map as an immutable value: one atomic load.
 
@@ -1422,7 +1434,7 @@ class AddressSpace:
 
         Changes that come while the loop is busy are one, which may be empty: then only the generation has moved. It begins with the map of
         this call; given a `generation` that the space is past already, all that is there comes at once, as added. It ends when the space is
-        closed. Ending or cancelling it leaves nothing attached. Raises `ForkedProcess` in a forked child.
+        closed, or follows its leader no more. Ending or cancelling it leaves nothing attached. Raises `ForkedProcess` in a forked child.
 
         >>> import asyncio
         >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
@@ -1490,6 +1502,71 @@ class AddressSpace:
         `NotMapped`, `Unsupported` naming RAM that is not shared, `BackingError` for a back-end that refuses, does not answer or has
         no room (`ENOSPC`).
         """
+    def share(
+        self,
+        sock: _File,
+        *,
+        writable: bool = True,
+        private: Literal["refuse", "skip"] = "refuse",
+        timeout: float = 2.0,
+        allow: Callable[[int, int, int], object] | None = None,
+    ) -> Share:
+        """Lets other processes follow this space over a Unix socket, and returns its `Share`.
+
+        `sock` is one end of a connection, as of `socket.socketpair()`, or a socket that listens, for any number of followers: an int or
+        anything with `fileno()`, of type `SOCK_STREAM` or `SOCK_SEQPACKET`; it stays the caller's, and a duplicate is kept until
+        `detach()`. The other side calls `AddressSpace.attach`, or speaks what `docs/share.md` says; it is admitted by a thread, so that
+        nothing is waited for here.
+
+        With `writable=False` followers get descriptors that only read, which keeps out mistakes, not another process of the same user. Memory
+        that no other process can map, as anonymous and private memory, is refused here and on insertion with `private="refuse"`; with
+        "skip" followers have the region without memory. Each follower has `timeout` seconds for an answer, at most 5. It must be of the
+        same user, unless `allow(pid, uid, gid)` says whether it may follow; the kernel vouches for the numbers. `allow` is called in that thread.
+
+        Raises `NotMapped`, `Unsupported` naming memory that can't be shared, `BackingError` for a socket of another kind.
+
+        >>> import socket
+        >>> from dbs_address_space import AddressSpace, AddressSpaceBuilder
+        >>> space = AddressSpaceBuilder(numa_regions=["4MiB"]).build()
+        >>> ours, theirs = socket.socketpair()
+        >>> with ours, theirs, space.share(ours) as share, AddressSpace.attach(theirs) as follower:
+        ...     follower.memory.write_u32(0x1000, 7)
+        ...     space.memory.read_u32(0x1000), len(share.followers)
+        (7, 1)
+        """
+    @staticmethod
+    def attach(sock: _File, *, timeout: float | None = 5.0) -> AddressSpace:
+        """A space that follows another process's: its regions and its memory, now and after each change.
+
+        `sock` is the connected other end of a socket that was given to `AddressSpace.share`; it stays the caller's, and a duplicate is kept
+        as long as the leader is followed. Reads, writes, views, trackers, and clients such as KVM, work as on any space, and may veto the
+        leader's changes; changes of its own raise `Unsupported`. A thread follows the leader, without the interpreter's lock unless a
+        client in Python is attached here. When the leader ends, detaches or drops it, the memory stays as it is and `leader` is `None`.
+        `close()` ends it, as does the end of the object.
+
+        Raises `ShareError` when the leader refuses, is gone or does not answer in `timeout` seconds (`None`: waits for ever),
+        `BackingError` for memory that can't be mapped here.
+
+        >>> import socket
+        >>> from dbs_address_space import AddressSpace, AddressSpaceBuilder, AddressSpaceRegion
+        >>> space = AddressSpaceBuilder(numa_regions=["4MiB"]).build()
+        >>> ours, theirs = socket.socketpair()
+        >>> with ours, theirs, space.share(ours), AddressSpace.attach(theirs) as follower:
+        ...     _ = space.insert_region(AddressSpaceRegion("ram", 1 << 30, "2MiB", name="dimm0"))
+        ...     follower["dimm0"].size, follower.generation == space.generation
+        (2097152, True)
+        """
+    @property
+    def is_follower(self) -> bool:
+        """Whether its changes are another process's.
+
+        >>> from dbs_address_space import AddressSpaceBuilder
+        >>> AddressSpaceBuilder(numa_regions=["4MiB"]).build().is_follower
+        False
+        """
+    @property
+    def leader(self) -> int | None:
+        """The process whose space it follows; `None` of one that follows none, or no more."""
     def attach_device(
         self, base: _Target, handler: _Handler, *, widths: Sequence[SupportsIndex] = (1, 2, 4, 8)
     ) -> Attachment:
@@ -2485,7 +2562,8 @@ class GuestMemory:
         checkpoint it stores what differs from that. `mode` says how the pages are found that a restore has to put back: `"pagemap"` by the
         kernel (Linux 6.7), `"kvm"` by KVM's log with this package's own writes, `"compare"` by comparing all bytes, whoever wrote them. `"auto"`
         takes the kernel, and compares what that can't watch. A vhost-user back-end writes unseen: beside one, only `mode="compare"`, or
-        `trust=("vhost-user",)` for one that does not write. `on_restore()` is called after each restore, to put registers back.
+        `trust=("vhost-user",)` for one that does not write; `"share"` stands for followers that may write, and `"leader"` for all other
+        processes of a follower. `on_restore()` is called after each restore, to put registers back.
 
         Raises `Unsupported` for memory that the mode can't watch, `MemoryFault`, `NotMapped`, and `MemoryError` or `BackingError` where there is
         no room. What `progress(p)` raises, and Ctrl-C, ends it, and nothing is kept.
@@ -2955,6 +3033,27 @@ class KvmSlots(Attachment):
 
         Raises `Unsupported` where KVM has no private memory for this type of virtual machine, `BackingError` when it refuses.
         """
+
+@final
+class Share(Attachment):
+    """The followers of a space, which show its memory in their own processes: the `Attachment` that `AddressSpace.share()` makes.
+
+    Every change of the space is asked of all followers at once, and is published only when all are ready: when `insert_region` has
+    returned, every follower shows the region, and when `remove_region` has, no follower touches its memory any more. A view, array or pin
+    of a follower on what leaves is `RegionBusy`, with its process in `Lease.pid`. A follower that has ended is in nobody's way; one that is
+    silent for longer than the `timeout` is `ClientError`, until it answers again or is dropped. `detach()` lets all followers go: they
+    keep what they have, and follow no more. A memory that is closed is closed in them too, and comes back when it is mapped again.
+    """
+    @property
+    def followers(self) -> tuple[Follower, ...]:
+        """The followers, in the order in which they came: a tuple of `Follower`."""
+    @property
+    def error(self) -> BaseException | None:
+        """The exception that ended the attachment, as in `Attachment`; or the `ShareError` of the last follower that was let go because it
+        did not follow a change that was published.
+        """
+    def drop(self, pid: SupportsIndex) -> None:
+        """Lets the followers of a process go: they keep what they have, and follow no more. Raises `InvalidArgument` when there is none."""
 
 @final
 class VhostUserClient(Attachment):

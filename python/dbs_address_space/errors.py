@@ -13,11 +13,15 @@ from ._named_tuple import NamedTuple, in_hex
 
 
 class Lease(NamedTuple):
-    """Something that holds a region: `what` is `"view"`, or the verb of a long access in flight."""
+    """Something that holds a region: `what` is `"view"`, or the verb of a long access in flight.
+
+    `pid` is the process of a follower that holds it, and `None` for this one.
+    """
 
     what: str
     address: int
     size: int
+    pid: int | None = None
 
     def __repr__(self) -> str:
         return in_hex(self, "address", "size")
@@ -271,6 +275,12 @@ class ClientError(AddressSpaceError, RuntimeError):
     """The client, as it was given to `subscribe`."""
     change: AddressSpaceChange | None = None
     """The change that it was asked about."""
+
+
+class ShareError(AddressSpaceError, ConnectionError):
+    """The connection between a leader and a follower ended, or never came about."""
+
+    _errno = 103
 
 
 class Unsupported(AddressSpaceError, OSError):

@@ -1,4 +1,4 @@
-"""Reports: the cost of a plan, and the memory that the kernel gave."""
+"""Reports: the cost of a plan, the memory that the kernel gave, and who follows a space."""
 
 from __future__ import annotations
 
@@ -10,8 +10,18 @@ if TYPE_CHECKING:
 
     from ._core import AddressSpaceRegion, NumaPolicy
     from .enums import Prot
+    from .errors import Lease
 
-__all__ = ["DaxMapping", "EffectiveBacking", "Placement", "PlanCost", "PreallocReport", "ResetStats", "RestoreStats"]
+__all__ = [
+    "DaxMapping",
+    "EffectiveBacking",
+    "Follower",
+    "Placement",
+    "PlanCost",
+    "PreallocReport",
+    "ResetStats",
+    "RestoreStats",
+]
 
 
 class PlanCost(NamedTuple):
@@ -170,3 +180,19 @@ class DaxMapping(NamedTuple):
 
     def __repr__(self) -> str:
         return in_hex(self, "offset", "size", "file_offset")
+
+
+class Follower(NamedTuple):
+    """A process that follows a space: its user, the generation that it has, whether it may write to the memory.
+
+    `leases` are those for which it vetoed a change, as long as it has not told that they are gone.
+
+    >>> Follower(4711, 1000, 3, True, ()).pid
+    4711
+    """
+
+    pid: int
+    uid: int
+    generation: int
+    writable: bool
+    leases: tuple[Lease, ...]

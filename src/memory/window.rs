@@ -15,7 +15,12 @@ pub struct Window {
 impl Window {
     /// The first window on a storage, which shows all of it.
     pub(super) fn whole(guest: Range) -> Self {
-        Self { place: Place::unique(), guest, at: 0 }
+        Self::on(guest, 0)
+    }
+
+    /// A window on the bytes from an offset on, through a place of its own.
+    pub(super) fn on(guest: Range, at: u64) -> Self {
+        Self { place: Place::unique(), guest, at }
     }
 
     /// The window on the bytes behind its first `skipped` that are seen at these addresses; through the same place, where bytes keep their

@@ -25,6 +25,8 @@ pub struct LeaseInfo {
     pub size: u64,
     /// Whether they may be written for as long as they are held, unseen.
     pub is_writable: bool,
+    /// The process that holds them, where it is another one.
+    pub pid: Option<u32>,
 }
 
 /// The exception of a client, in the form that its language has for it.
@@ -346,6 +348,12 @@ pub enum Error {
         message: String,
         /// Its exception.
         raised: Option<ClientException>,
+    },
+    /// The connection between a leader and a follower ended, or never came about.
+    #[error("{message}")]
+    Share {
+        /// The one that ended it, and why.
+        message: String,
     },
     /// An image that can't be made or used.
     #[error("{}: {message}", .path.display())]

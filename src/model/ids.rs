@@ -24,6 +24,21 @@ macro_rules! unique_id {
     };
 }
 
+/// Ids that other processes are told of.
+macro_rules! numbered {
+    ($($name:ident),+) => {
+        $(impl $name {
+            /// The number, for other processes.
+            #[must_use]
+            pub const fn number(self) -> u64 {
+                self.0
+            }
+        })+
+    };
+}
+
+numbered!(RegionId, StorageId);
+
 unique_id! {
     /// Identifies a region from its insertion into a map to its removal.
     ///

@@ -106,13 +106,19 @@ impl RegionMap {
     }
 
     /// A map of regions in any order, at generation 0.
-    pub fn from_regions(mut regions: Vec<SharedRegion>, layout: Layout) -> Result<Self> {
-        regions.iter().try_for_each(|region| layout.check_region(region))?;
-        regions.sort_by_key(|region| region.base());
+    pub fn from_regions(regions: Vec<SharedRegion>, layout: Layout) -> Result<Self> {
+        Self::empty(layout).with_entries(regions.into_iter().map(RegionEntry::new).collect())
+    }
+
+    /// A map of these regions, in any order, with this one's layout.
+    pub fn with_entries(&self, mut entries: Vec<RegionEntry>) -> Result<Self> {
+        entries.sort_by_key(|entry| entry.base());
+        let regions: Vec<SharedRegion> = entries.iter().map(|entry| Arc::clone(&entry.desc)).collect();
+        regions.iter().try_for_each(|region| self.layout.check_region(region))?;
         check_neighbours(&regions)?;
         check_names(&regions)?;
         let starts = regions.iter().map(|region| region.base()).collect();
-        Ok(Self::of(Arc::new(layout), regions.into_iter().map(RegionEntry::new).collect(), starts))
+        Ok(Self::of(Arc::clone(&self.layout), entries.into(), starts))
     }
 
     /// A map with this one's layout alone.

@@ -103,6 +103,7 @@ fn described<'py>(py: Python<'py>, error: &Error) -> PyResult<Exception<'py>> {
         Error::Reentrant { .. } => Ok(new("ReentrantChange")),
         Error::Forked => Ok(new("ForkedProcess")),
         Error::Client { .. } => Ok(new("ClientError")),
+        Error::Share { .. } => Ok(new("ShareError")),
         Error::Image { fault, path, chunk, .. } => {
             new(image_class(*fault)).with("path", path.display().to_string())?.with("chunk", chunk)
         }
@@ -184,11 +185,13 @@ impl<'py> Exception<'py> {
     }
 }
 
-fn lease_tuple<'py>(py: Python<'py>, leases: &[LeaseInfo]) -> PyResult<Bound<'py, PyTuple>> {
+pub(super) fn lease_tuple<'py>(py: Python<'py>, leases: &[LeaseInfo]) -> PyResult<Bound<'py, PyTuple>> {
     let _guard = python_call();
     let class = errors(py)?.getattr("Lease")?;
-    let leases: Vec<Bound<'py, PyAny>> =
-        leases.iter().map(|lease| class.call1((lease.what, lease.address, lease.size))).collect::<PyResult<_>>()?;
+    let leases: Vec<Bound<'py, PyAny>> = leases
+        .iter()
+        .map(|lease| class.call1((lease.what, lease.address, lease.size, lease.pid)))
+        .collect::<PyResult<_>>()?;
     PyTuple::new(py, leases)
 }
 

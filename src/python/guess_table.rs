@@ -246,7 +246,7 @@ const SPACE: &[(&str, &str)] = &[
     ("base current get_base get_snapshot copy clone freeze", "snapshot()"),
     ("begin edit batch update atomic", "transaction()"),
     (
-        "on_change add_listener listen observe register add_observer watch add_client hook_add attach",
+        "on_change add_listener listen observe register add_observer watch add_client hook_add",
         "subscribe(client_or_callable)",
     ),
     ("unsubscribe remove_listener detach", "Attachment.detach(), of what subscribe() and attach_*() return"),

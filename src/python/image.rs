@@ -16,7 +16,6 @@ use super::interrupt::detached;
 use super::keywords;
 use super::space::PySpace;
 use crate::image::chain::Image;
-use crate::image::lazy::Filler;
 use crate::image::merge;
 use crate::image::part::Part;
 use crate::image::writer::Description;

@@ -55,6 +55,7 @@ pub mod region_key;
 mod region_objects;
 pub mod registry;
 pub mod reservation;
+pub mod share;
 pub mod snappy;
 pub mod space;
 mod space_ref;

@@ -69,9 +69,12 @@ impl PySpace {
     }
 
     pub(super) fn of(py: Python<'_>, space: AddressSpace) -> PyResult<Self> {
-        let inner = SpaceRef::new(space);
+        Self::sharing(py, SpaceRef::new(space), Py::new(py, PyRegistry::default())?)
+    }
+
+    /// Another handle of a space.
+    fn sharing(py: Python<'_>, inner: SpaceRef, registry: Py<PyRegistry>) -> PyResult<Self> {
         let base = Py::new(py, PyBase::from(inner.map()))?;
-        let registry = Py::new(py, PyRegistry::default())?;
         Ok(Self {
             inner,
             registry,
@@ -184,6 +187,13 @@ impl PySpace {
     #[staticmethod]
     fn from_regions(py: Python<'_>, regions: &Bound<'_, PyAny>, layout: &Bound<'_, PyLayout>) -> PyResult<Self> {
         Self::begin(py, RegionMap::from_regions(regions_of(regions)?, layout.get().0.clone())?)
+    }
+
+    /// Another handle of the space of a memory, for the package's own handles: its ports are others.
+    #[staticmethod]
+    fn _of_memory(py: Python<'_>, memory: &Bound<'_, PyMemory>) -> PyResult<Self> {
+        let (inner, registry) = memory.get().owner(py);
+        Self::sharing(py, inner, registry)
     }
 
     /// The current map as an immutable value: one atomic load.
@@ -355,7 +365,8 @@ impl PySpace {
     #[allow(clippy::unused_self, reason = "a method for pickle")]
     fn __reduce__(&self) -> PyResult<()> {
         Err(PyTypeError::new_err(
-            "cannot pickle a live AddressSpace: pickle its snapshot() and build a new space from that",
+            "cannot pickle a live AddressSpace: pickle its snapshot() and build a new space from that; multiprocessing, imported before \
+             this package, gives other processes a follower",
         ))
     }
 }

@@ -34,6 +34,7 @@ impl AddressSpace {
     /// ever for a thread that holds it and waits for the turn.
     pub fn change(&self, request: &ChangeRequest<'_>, interrupt: &dyn Interrupt) -> Result<Arc<RegionMap>> {
         self.check_process()?;
+        self.check_leads()?;
         // Mapping may take minutes: done before the turn is taken, it delays no other writer, and can be interrupted at no cost.
         let mut ahead = self.map_ahead(request, interrupt)?;
         // Before the turn, so that it goes behind it: after a refusal, unmapping takes long and may call the owner of a buffer.
@@ -50,20 +51,21 @@ impl AddressSpace {
             // The space was mapped since, so that there was nothing to map ahead.
             None => map_one(region, &*turn),
         })?;
-        let (old, after) = self.publish_change(&turn, before, change, memory.as_ref())?;
+        let (old, after) = self.publish_change(&turn, before, change, memory.as_ref(), None)?;
         drop(turn);
         // Unmapping gigabytes takes long: only now, when the next writer has the turn.
         drop((old, ahead));
         Ok(after)
     }
 
-    /// Publishes a change that is mapped, and gives the snapshot before it and the map behind it.
+    /// Publishes a change that is mapped, and gives the snapshot before it and the map behind it. `word` is asked last.
     pub(super) fn publish_change(
         &self,
         turn: &WriterTurn<'_>,
         before: Arc<SpaceState>,
         change: Change,
         memory: Option<&Arc<MappedRegions>>,
+        word: Option<Arc<Subscription>>,
     ) -> Result<(SpaceState, Arc<RegionMap>)> {
         // Leases are closed before any client is asked: a client that made room for a change can't be told that a view forbids it.
         let both = before.memory.as_ref().zip(memory);
@@ -73,7 +75,9 @@ impl AddressSpace {
         let after = SpaceState { map: Arc::clone(&proposal.change.after), memory: memory.cloned() };
         // The publication waits until nobody has this snapshot, we included.
         drop(before);
-        let old = self.publish(turn, self.participants(&proposal)?, participant, after)?;
+        let mut participants = self.participants(&proposal)?;
+        participants.extend(word.map(|word| (word, Arc::clone(&proposal))));
+        let old = self.publish(turn, participants, participant, after)?;
         self.forget_unplugs(&proposal.change);
         Ok((old, Arc::clone(&proposal.change.after)))
     }
@@ -142,6 +146,7 @@ impl AddressSpace {
         if let Some(mapped) = mapped {
             return Ok(mapped.incarnation());
         }
+        self.check_leads()?;
         let incarnation = Incarnation::unique();
         memory = Arc::new(MappedRegions::new(incarnation, map_all(map.regions(), &*turn)?)?);
         let prepared = Prepared::all(self.invite_to_memory(&map, &memory)?, &turn)?;
@@ -152,7 +157,11 @@ impl AddressSpace {
 
     /// Clients that know the regions get them as removed and added, since the mapping is new; clients that saw them go, when the memory
     /// was closed, get them as added only.
-    fn invite_to_memory(&self, map: &Arc<RegionMap>, memory: &Arc<MappedRegions>) -> Result<Vec<Participant>> {
+    pub(super) fn invite_to_memory(
+        &self,
+        map: &Arc<RegionMap>,
+        memory: &Arc<MappedRegions>,
+    ) -> Result<Vec<Participant>> {
         let proposal = |change| Arc::new(Proposal::new(change, None, Some(Arc::clone(memory))));
         let (remap, attach_all) = (proposal(Change::remap(map)), proposal(Change::attach_all(map)));
         let proposal_for = |client: &Subscription| if client.has_seen_regions() { &remap } else { &attach_all };

@@ -7,6 +7,8 @@ pub mod build;
 pub mod change;
 pub mod checkpoint;
 pub mod client;
+pub mod follow;
+pub mod following;
 pub mod lease;
 pub mod memory_participant;
 pub mod point;

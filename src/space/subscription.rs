@@ -89,6 +89,13 @@ impl Subscription {
         self.event.get_or_try_init(Event::new).map(Event::descriptor)
     }
 
+    /// Makes the descriptor readable, if anybody has it.
+    pub(super) fn wake(&self) {
+        if let Some(event) = self.event.get() {
+            event.signal();
+        }
+    }
+
     pub(super) fn begin(&self) {
         self.status.store(FOLLOWING, Ordering::Release);
     }
@@ -137,9 +144,7 @@ impl Subscription {
         // Before the client is told: whatever it answers, the regions are there for it, or gone.
         self.has_seen_regions.store(!proposal.ends_memory(), Ordering::Release);
         self.client.commit(proposal, interrupt)?;
-        if let Some(event) = self.event.get() {
-            event.signal();
-        }
+        self.wake();
         Ok(())
     }
 }

@@ -121,10 +121,11 @@ class World:
         yield from [space.transaction(), space.reserve("64KiB", owner="fuzzer"), request]
         planned = builder.plan().build()
         yield from [planned, package.DimmSlots(planned, slots=1, size="128MiB")]
-        yield package.MemoryBlocks(memory, "more", block_size=1 << 16)
+        yield from [package.MemoryBlocks(memory, "more", block_size=1 << 16), package.Balloon(memory)]
         populating = memory.prealloc(background=True)
         populating.wait(10)
         yield from [populating, populating.report, package.Lease("view", 0, 8), package.Progress("search", 0, 1, 0.0)]
+        yield package.Follower(1, 0, 0, writable=True, leases=())
         # One of its own: a back-end can't map memory that is private to this process.
         followed = space_to_follow()
         yield from [followed, followed.memory, *followed.memory.vhost_user_regions()]

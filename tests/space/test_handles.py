@@ -166,19 +166,23 @@ OTHERS = {
     "Reservation": "addresses, see below",
     "SavedSpace": "a file, see tests/image/",
     "Transaction": "a change of the space, see below",
+    "Balloon": "pages of a guest, whichever regions they lie in",
     "Subscription": "follows the whole space",
     "KvmSlots": "follows the whole space",
     "VhostUserClient": "follows the whole space",
+    "Share": "shows the whole space",
     "AddressSpaceChange": "shows memory while a client is asked, see test_subscribe.py",
 }
 """Handles of something else than one region."""
 
 VALUES = {
     *("AddressRange", "AddressSpaceBase", "AddressSpaceBuilder", "AddressSpaceLayout", "AddressSpacePlan"),
-    *("AddressSpaceRegion", "AddressSpaceRegionType", "BackingOptions", "BytePattern", "DaxMapping", "DirtyPages"),
+    *("AddressSpaceRegion", "AddressSpaceRegionType", "BackingOptions", "BalloonStats", "BytePattern"),
+    *("DaxMapping", "DirtyPages"),
     *(
         "EffectiveBacking",
         "ElfNote",
+        "Follower",
         "Hotplug",
         "LoadedElf",
         "Lease",

@@ -151,7 +151,10 @@ class SavedSpace:
 
     @property
     def is_checked(self) -> bool:
-        """Whether a guest that wrote while it was saved would have been noticed."""
+        """Whether writes of this process and its guests would have been noticed while it was saved.
+
+        Others who have the memory mapped, as a vhost-user back-end or a QEMU whose memory it is, write unseen.
+        """
         return self._parts[0].is_watched
 
     @property

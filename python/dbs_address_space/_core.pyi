@@ -37,6 +37,7 @@ from .reports import (
     PlanCost,
     PreallocReport,
     ResetStats,
+    RestoreStats,
     SpaceStats,
 )
 from .serving import SpaceServer
@@ -1196,10 +1197,26 @@ class AddressSpace:
         ...     space.save(f"{folder}/1.img", parent=full, dirty=tracker).data_size
         4096
         """
+    @property
+    def restore_stats(self) -> RestoreStats | None:
+        """How far the filling of a space is that was restored by `mode="lazy"`, a `RestoreStats`; `None` of any other space."""
+    def wait_restored(self, timeout: float | None = None) -> bool:
+        """Waits until all memory of a space is there that was restored by `mode="lazy"`; `False` after `timeout` seconds.
+
+        Returns at once for any other space. From then on accesses are as fast as ever. Ctrl-C ends the wait. Raises the first error of
+        the image, whose bytes can't be had.
+
+        >>> from dbs_address_space import AddressSpaceBuilder
+        >>> AddressSpaceBuilder(numa_regions=["4MiB"]).build().wait_restored()
+        True
+        """
+    def _restore_lazily(
+        self, image: _Image, places: Sequence[tuple[int, int, bytes | None]], rate: int | None
+    ) -> None: ...
     @staticmethod
     def restore(
         path: str | PathLike[str],
-        mode: Literal["copy", "cow"] = "copy",
+        mode: Literal["copy", "cow", "lazy"] = "copy",
         *,
         resolve: Callable[[str], str | PathLike[str]] | None = None,
         progress: _ProgressFunction | None = None,
@@ -1207,8 +1224,9 @@ class AddressSpace:
         """A new space with the map and the memory of an image, or nothing.
 
         `mode="copy"` reads all, checked against its digests before anybody sees it. `"cow"` maps the file privately, in no time at any size:
-        the file must stay as it is, accesses go through the kernel, and bytes are checked by `SavedSpace.verify()` only. `resolve(digest)`
-        gives the path of a parent that moved. Raises `ImageCorrupt`, `ImageMismatch`, `ImageTooNew`, `OSError`, and as `map_memory()` does.
+        the file must stay as it is, accesses go through the kernel, and bytes are checked by `SavedSpace.verify()` only. `"lazy"` returns at
+        once, too: bytes come in checked when they are first used, by whomever, and before that in the background; where the image turns out to be
+        damaged a touch is `MemoryFault`. It takes a privilege (`Unsupported` says which). `resolve(digest)` gives the path of a parent that moved. Raises `ImageCorrupt`, `ImageMismatch`, `ImageTooNew`, `OSError`, and as `map_memory()` does.
 
         >>> import tempfile
         >>> from dbs_address_space import AddressSpace, AddressSpaceBuilder

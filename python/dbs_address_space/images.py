@@ -15,6 +15,7 @@ from ._core import (
     _Image,
     _ImagePart,
     check_type,
+    checked_size,
     guessed,
 )
 from .enums import MapFlags
@@ -25,7 +26,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
-    from typing import Self
+    from typing import Self, SupportsIndex
 
     from ._core import AddressSpaceLayout
     from .progress import Progress
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["SavedSpace"]
 
 _MOST_PARTS = 1000
-_MODES = ("copy", "cow")
+_MODES = ("copy", "cow", "lazy")
 
 
 @guessed
@@ -150,7 +151,10 @@ class SavedSpace:
 
     @property
     def is_checked(self) -> bool:
-        """Whether a guest that wrote while it was saved would have been noticed."""
+        """Whether writes of this process and its guests would have been noticed while it was saved.
+
+        Others who have the memory mapped, as a vhost-user back-end or a QEMU whose memory it is, write unseen.
+        """
         return self._parts[0].is_watched
 
     @property
@@ -220,8 +224,16 @@ class SavedSpace:
             raise self._located(error) from None
         return SavedSpace.open(path)
 
-    def restore(self, mode: str = "copy", *, progress: Callable[[Progress], object] | None = None) -> AddressSpace:
+    def restore(
+        self,
+        mode: str = "copy",
+        *,
+        rate: SupportsIndex | str | None = None,
+        progress: Callable[[Progress], object] | None = None,
+    ) -> AddressSpace:
         r"""A new space with its map and memory; `AddressSpace.restore` says how.
+
+        With `mode="lazy"`, `rate` bytes a second come in in the background, as many as can by default; 0 for none.
 
         >>> import tempfile
         >>> from dbs_address_space import AddressSpaceBuilder
@@ -241,6 +253,11 @@ class SavedSpace:
             raise self._parts[0].mismatch(message)
         self._refuse_shared()
         _ = self.blobs
+        speed = None if rate is None else checked_size(rate, "rate")
+        if mode == "lazy":
+            return self._filled_later(image, speed)
+        if rate is not None:
+            raise InvalidArgument(f"rate= goes with mode='lazy', not with {mode!a}")
         return self._copied(image, progress) if mode == "copy" else self._mapped()
 
     def _refuse_shared(self) -> None:
@@ -275,6 +292,16 @@ class SavedSpace:
             space.close()
             if isinstance(error, ImageCorrupt):
                 raise self._located(error) from None
+            raise
+        return space
+
+    def _filled_later(self, image: _Image, rate: int | None) -> AddressSpace:
+        space = AddressSpace.from_regions([_not_populated(region) for region in self.regions], self.layout)
+        try:
+            space.map_memory()
+            space._restore_lazily(image, self._places(), rate)
+        except BaseException:
+            space.close()
             raise
         return space
 
@@ -338,6 +365,17 @@ class SavedSpace:
     def __repr__(self) -> str:
         kind = "full" if self.parent is None else f"a difference in a chain of {len(self._paths)}"
         return f"SavedSpace({self.path!a}, {len(self.regions)} regions, {kind})"
+
+
+def _not_populated(region: AddressSpaceRegion) -> AddressSpaceRegion:
+    """The region without a wish for pages that are there from the start."""
+    if region.backing.mlock:
+        how = "restore by mode='copy'"
+        message = f"{region} is locked in memory (mlock), which would bring in zeroes: {how}"
+        raise Unsupported(message, region=region, feature="filling locked memory", how=how)
+    if region.perm_flags & MapFlags.POPULATE:
+        return region.replace(perm_flags=region.perm_flags & ~MapFlags.POPULATE)
+    return region
 
 
 def _text(path: Path, name: str) -> str:

@@ -20,6 +20,7 @@ __all__ = [
     "PlanCost",
     "PreallocReport",
     "ResetStats",
+    "RestoreStats",
     "SpaceStats",
 ]
 
@@ -58,6 +59,29 @@ class PlanCost(NamedTuple):
 
 def _added(one: dict[Any, int], other: dict[Any, int]) -> dict[Any, int]:
     return {key: one.get(key, 0) + other.get(key, 0) for key in one | other}
+
+
+class RestoreStats(NamedTuple):
+    """The filling of a space that was restored by `mode="lazy"`: times in seconds from its start, or `None` until then.
+
+    `served` faults were answered, `filled` parts of 64 KiB came in in the background, `bytes_moved` were read for both. `error`
+    is the text of the first failure.
+
+    >>> RestoreStats(0.01, None, 3, 40, 43 << 16, None).is_complete
+    False
+    """
+
+    to_first_touch: float | None
+    to_all: float | None
+    served: int
+    filled: int
+    bytes_moved: int
+    error: str | None
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all memory is there."""
+        return self.to_all is not None
 
 
 class PreallocReport(NamedTuple):

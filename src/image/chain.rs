@@ -76,7 +76,7 @@ impl Image {
     }
 
     /// Reads a chunk from the files that have its pages, and checks its digest.
-    pub fn read(&self, number: u64, buffer: &mut Buffer) -> Result<()> {
+    pub fn read(&self, number: u64, buffer: &mut [u8]) -> Result<()> {
         buffer.fill(0);
         let mut missing = chunk::ALL_PAGES;
         for part in self.parts() {

@@ -5,6 +5,7 @@
 pub mod chain;
 pub mod chunk;
 pub mod header;
+pub mod lazy;
 pub mod merge;
 pub mod part;
 pub mod restore;

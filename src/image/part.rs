@@ -5,7 +5,7 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use super::chunk::{self, Buffer, Chunk, PAGE};
+use super::chunk::{self, Chunk, PAGE};
 use super::header::{self, Flaw, Header};
 use crate::model::error::{Error, ImageFault, Result};
 use crate::model::format::hex;
@@ -110,7 +110,7 @@ impl Part {
     }
 
     /// Reads pages of a chunk into a buffer that has room for all of it.
-    pub fn read_pages(&self, number: u64, pages: u16, buffer: &mut Buffer) -> Result<()> {
+    pub fn read_pages(&self, number: u64, pages: u16, buffer: &mut [u8]) -> Result<()> {
         let start = self.header.data.skip(number.saturating_mul(chunk::CHUNK)).base();
         for (at, size) in chunk::runs(pages) {
             let place = usize_of(at)..usize_of(at.saturating_add(size));

@@ -42,6 +42,8 @@ pub fn above(
 /// The runs of the storage of a region that have data, in whole pages.
 pub(super) fn data_of(region: &MappedRegion) -> Result<Vec<Range>> {
     let (storage, mut runs) = (region.storage(), Gathered::default());
+    // It is compared and put back without a look whether all is there.
+    storage.ensure(storage.whole())?;
     storage.data_runs(region.desc(), storage.whole(), &mut |run| runs.add(whole_pages(run, storage)))?;
     runs.finish()
 }

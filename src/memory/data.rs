@@ -27,6 +27,11 @@ impl Storage {
     ///
     /// What a file has is what it shows, whoever wrote it; else it is what this process has pages of.
     pub(super) fn data_runs(&self, region: &SharedRegion, part: Range, found: &mut dyn FnMut(Range)) -> Result<()> {
+        if self.filling().is_some() {
+            // Neither the file nor the pages say what has yet to come.
+            found(part);
+            return Ok(());
+        }
         if self.file_runs(part, found) {
             return Ok(());
         }

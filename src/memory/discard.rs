@@ -32,6 +32,8 @@ pub fn discard(sections: &[Section<'_>], interrupt: &dyn Interrupt) -> Result<()
 }
 
 fn discard_part(part: &Section<'_>) -> Result<()> {
+    // Or what is discarded would come back.
+    part.region().storage().ensure(part.part())?;
     let discarded = discard_checked(part);
     // Behind it, or a scan in between would note the pages again; also after a failure, before which some may have gone.
     part.region().storage().holes().forget(part.part());

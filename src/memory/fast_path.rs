@@ -32,7 +32,7 @@ impl FastPath {
         let direct = match storage.touch() {
             Touch::Always => region.desc().prot_flags,
             // These must be asked again each time, which the long way does.
-            Touch::InItsProcess | Touch::FromPopulatedToExported | Touch::Never(_) => 0,
+            Touch::InItsProcess | Touch::FromPopulatedToExported | Touch::FromFilled | Touch::Never(_) => 0,
         };
         let dirty = storage.dirty().map_or(std::ptr::null(), std::ptr::from_ref);
         let dirty_at = region.window().shown().base();

@@ -42,6 +42,8 @@ pub enum Why {
     Exported,
     /// A forked child does not have it.
     NotInherited,
+    /// Its bytes come in from an image when they are used.
+    NotFilled,
 }
 
 impl Display for Why {
@@ -81,6 +83,7 @@ impl Display for Why {
             Self::Exported => {
                 "others have its descriptor and may take its huge pages away: use small pages where it is shared"
             }
+            Self::NotFilled => "its bytes come in from an image as they are used: wait_restored() waits for all of them",
             Self::NotInherited => "a forked child does not have its pages: use it in the process that mapped it",
         })
     }

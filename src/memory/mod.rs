@@ -37,6 +37,7 @@ mod host_limits;
 mod host_nodes;
 pub mod judge;
 pub mod kept;
+pub mod lazy;
 pub mod lease;
 pub mod leased_sections;
 mod live;

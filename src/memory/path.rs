@@ -22,6 +22,8 @@ pub enum Touch {
     InItsProcess,
     /// In the process that mapped it, page by page from the moment on when they were brought in, until somebody else may take them away.
     FromPopulatedToExported,
+    /// Part by part from the moment on when it was brought in.
+    FromFilled,
     /// Never.
     Never(Why),
 }
@@ -79,8 +81,8 @@ impl Path<'_> {
 
 impl Storage {
     /// The time for which the memory may be touched directly.
-    pub const fn touch(&self) -> Touch {
-        Touch::of(self.backing())
+    pub fn touch(&self) -> Touch {
+        if self.filling().is_some() { Touch::FromFilled } else { Touch::of(self.backing()) }
     }
 
     /// The path of a copy of a part that needs these bits of protection, at this moment.
@@ -90,6 +92,12 @@ impl Storage {
         match self.touch() {
             // A touch would be SIGSEGV, while the kernel refuses what a protection forbids.
             _ if !self.has_protection(part, bits) => self.guarded_path(),
+            Touch::FromFilled if self.ensure(part).is_ok() => match Touch::of(self.backing()) {
+                Touch::Always => Path::Direct,
+                _ => Path::Kernel,
+            },
+            // Poisoned, or in a child that has nobody who answers: an error, never a zero.
+            Touch::FromFilled => Path::Kernel,
             Touch::Always => Path::Direct,
             Touch::InItsProcess if self.gate().is_in_its_process() => Path::Direct,
             Touch::FromPopulatedToExported => {
@@ -102,7 +110,13 @@ impl Storage {
 
     /// The path of a read that allocates no page of a shared file.
     pub fn scan_path(&self, part: Range) -> Path<'_> {
-        if self.backing().shown_file().is_some() { self.guarded_path() } else { self.path(part, PROT_READ) }
+        // Where a part is not there yet, the file shows zeroes.
+        let is_filled = self.ensure(part).is_ok();
+        if is_filled && self.backing().shown_file().is_some() {
+            self.guarded_path()
+        } else {
+            self.path(part, PROT_READ)
+        }
     }
 
     /// Why not all of a part can be touched directly at this moment; `None` when it can.
@@ -111,6 +125,7 @@ impl Storage {
         match self.touch() {
             Touch::Always => None,
             Touch::Never(why) => Some(why),
+            Touch::FromFilled => Some(Why::NotFilled),
             Touch::InItsProcess | Touch::FromPopulatedToExported if !is_inherited => Some(Why::NotInherited),
             Touch::InItsProcess => None,
             Touch::FromPopulatedToExported if !self.gate().is_open() => Some(Why::Exported),
@@ -120,6 +135,7 @@ impl Storage {
 
     fn guarded_path(&self) -> Path<'_> {
         match self.backing().shown_file() {
+            _ if self.filling().is_some() => Path::Kernel,
             _ if self.backing().has_fault_handler => Path::Thread,
             Some((file, offset)) => Path::File(file, offset),
             None => Path::Kernel,

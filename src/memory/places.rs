@@ -119,7 +119,15 @@ struct PlacesState {
 
 impl PlacesState {
     const fn new() -> Self {
-        Self { shown: vec![], closings: vec![], next_ticket: 0, held: vec![], free: vec![], alarm: None, drains: vec![] }
+        Self {
+            shown: vec![],
+            closings: vec![],
+            next_ticket: 0,
+            held: vec![],
+            free: vec![],
+            alarm: None,
+            drains: vec![],
+        }
     }
 
     fn held_in(&self, scope: Scope) -> impl Iterator<Item = &HeldLease> {

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use super::judge::Why;
 use super::kept::KeptMemory;
@@ -148,6 +148,11 @@ impl MappedRegion {
 
     pub(super) const fn shared_storage(&self) -> &Arc<Storage> {
         &self.storage
+    }
+
+    /// The bytes, not kept mapped.
+    pub fn weak_storage(&self) -> Weak<Storage> {
+        Arc::downgrade(&self.storage)
     }
 
     /// The part of the bytes that it shows, and its addresses.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::abandoned_copy;
 use super::buffer::{Input, Output};
 use super::extent::{Extent, ExtentKind};
+use super::lazy::PART;
 use super::lease::Lease;
 use super::path::{Path, Touch};
 use super::places::Writes;
@@ -170,6 +171,10 @@ impl<'a> Section<'a> {
         let storage = self.region.storage();
         if let Some(shadow) = storage.shadow() {
             return storage.copied_extent(self.region.desc(), part, shadow);
+        }
+        if storage.filling().is_some() {
+            // Its file has holes where nothing was brought in yet.
+            return Extent { kind: ExtentKind::Unknown, size: part.size().min(PART) };
         }
         let pages_of = |block| storage.pages_of(block);
         let pages_of: Option<&dyn Fn(Range) -> Pages> =

@@ -11,6 +11,7 @@ use super::dax_window::DaxWindow;
 use super::dirty::{self, DirtyBitmap};
 use super::extent::HoleFinder;
 use super::gate::Gate;
+use super::lazy::{Filling, PageSource};
 use super::mmap::{self, MappedPages};
 use super::places::Places;
 use super::present::PresentPages;
@@ -30,6 +31,7 @@ use crate::sys::fork::Forked;
 use crate::sys::host;
 use crate::sys::memory::{self, Advice};
 use crate::sys::once::Once;
+use crate::sys::userfault::Userfault;
 
 /// The memory that regions show. How it may be touched is said in `path.rs`.
 #[derive(Debug)]
@@ -37,6 +39,8 @@ pub struct Storage {
     /// First, so that it is dropped while the pages are there, which the kernel watches.
     tracking: Tracking,
     id: StorageId,
+    /// Where its bytes come from, when they were not there from the start.
+    filling: Once<Filling>,
     /// Made when the first image needs it.
     lineage: Once<Lineage>,
     mapped: MappedPages,
@@ -94,6 +98,7 @@ impl Storage {
         Ok(Self {
             tracking: Tracking::default(),
             id: StorageId::unique(),
+            filling: Once::new(),
             lineage: Once::new(),
             present: PresentPages::new(huge_pages)?,
             holes: HoleFinder::new(&backing, size)?,
@@ -253,8 +258,31 @@ impl Storage {
     }
 
     /// Whether a copy may wait for a disk, or for whoever answers its faults.
-    pub const fn may_block(&self) -> bool {
-        self.backing.may_block
+    pub fn may_block(&self) -> bool {
+        self.backing.may_block || self.filling().is_some()
+    }
+
+    /// Makes all its bytes come from a source, from a place on, for memory that nobody has touched; `false` where its pages can't.
+    pub fn fill_from(&self, userfault: &Arc<Userfault>, source: &Arc<dyn PageSource>, at: u64) -> Result<bool> {
+        let Some(pages) = self.own_pages().filter(|_| !self.backing.is_huge) else { return Ok(false) };
+        let filling = Filling::new(Arc::clone(userfault), Arc::clone(source), at, pages)?;
+        self.filling.get_or_init(|| filling);
+        Ok(true)
+    }
+
+    /// The filling of it, also when that is over.
+    pub fn any_filling(&self) -> Option<&Filling> {
+        self.filling.get()
+    }
+
+    /// The filling of it, while it goes on.
+    pub(super) fn filling(&self) -> Option<&Filling> {
+        self.any_filling().filter(|filling| !filling.is_over())
+    }
+
+    /// Brings a part in, where it is not there yet.
+    pub(super) fn ensure(&self, part: Range) -> Result<()> {
+        self.filling().map_or(Ok(()), |filling| filling.ensure(part))
     }
 
     /// The backing that was opened.
@@ -288,6 +316,8 @@ impl Storage {
                 || format!("{} of huge pages are guarded from here on: others have the file", size_text(self.size));
             journal::note(Level::Info, text);
         }
+        // Who has the descriptor would read zeroes: what can't be had stays here.
+        self.ensure(self.whole()).ok()?;
         // Before the descriptor is out: a direct copy under way must end before anyone can punch.
         self.gate.close();
         Some(Arc::clone(file))

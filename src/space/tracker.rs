@@ -70,6 +70,13 @@ impl AddressSpace {
         Ok(())
     }
 
+    /// Publishes the memory as it is, when more of it may be touched directly than before.
+    pub fn republish(&self, incarnation: Incarnation, interrupt: &dyn Interrupt) -> Result<()> {
+        self.check_process()?;
+        let _turn = self.take_turn(interrupt)?;
+        self.set_consumers(incarnation, |_| ())
+    }
+
     /// Takes a consumer from all memory that is there; memory that has gone takes it along.
     ///
     /// Called with the turn: a tracker that starts meanwhile would lose the watch that it has just found.

@@ -1,13 +1,18 @@
-//! `userfaultfd(2)`, as far as it notes stores: asynchronous write protection, which nobody answers (Linux 6.7).
+//! `userfaultfd(2)`: as far as it notes stores, by asynchronous write protection, which nobody answers (Linux 6.7); and as far as pages that
+//! are missing are brought in when they are touched (Linux 6.6).
 
+use std::fs::File;
 use std::io::{Error, Result};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::time::Duration;
 
+use rustix::io::Errno;
 use rustix::ioctl::{Opcode, opcode};
 
-use super::errno::check;
+use super::errno::{self, check};
 use super::fork::{Forked, Process};
 use super::ioctl::request;
+use super::poll::{Direction, wait_ready};
 
 #[repr(C)]
 struct Api {
@@ -35,12 +40,40 @@ struct WriteProtect {
     mode: u64,
 }
 
+#[repr(C)]
+struct Copy {
+    to: u64,
+    from: u64,
+    len: u64,
+    mode: u64,
+    copied: i64,
+}
+
+#[repr(C)]
+struct Fill {
+    range: Bytes,
+    mode: u64,
+    filled: i64,
+}
+
 const UFFD: u8 = 0xaa;
 const UFFDIO_API: Opcode = opcode::read_write::<Api>(UFFD, 0x3f);
 const UFFDIO_REGISTER: Opcode = opcode::read_write::<Register>(UFFD, 0x00);
 const UFFDIO_UNREGISTER: Opcode = opcode::read::<Bytes>(UFFD, 0x01);
 const UFFDIO_WRITEPROTECT: Opcode = opcode::read_write::<WriteProtect>(UFFD, 0x06);
+const UFFDIO_WAKE: Opcode = opcode::read::<Bytes>(UFFD, 0x02);
+const UFFDIO_COPY: Opcode = opcode::read_write::<Copy>(UFFD, 0x03);
+const UFFDIO_ZEROPAGE: Opcode = opcode::read_write::<Fill>(UFFD, 0x04);
+const UFFDIO_POISON: Opcode = opcode::read_write::<Fill>(UFFD, 0x08);
+/// Of `/dev/userfaultfd`, for those who may open it.
+const USERFAULTFD_IOC_NEW: Opcode = opcode::none(UFFD, 0x00);
 const UFFD_API: u64 = 0xaa;
+const REGISTER_MODE_MISSING: u64 = 1;
+/// Of shared memory, and poison.
+const MISSING_FEATURES: u64 = 1 << 5 | 1 << 14;
+/// A message of the kernel: its kind at the start, the address of a fault behind two numbers.
+const MESSAGE: usize = 32;
+const PAGE_FAULT: u8 = 0x12;
 /// Of shared memory and huge pages, of pages that are not there yet, and without messages to answer.
 const FEATURES: u64 = 1 << 12 | 1 << 13 | 1 << 15;
 const REGISTER_MODE_WP: u64 = 1 << 1;
@@ -63,10 +96,88 @@ impl Userfault {
         let fd = i32::try_from(fd).map_err(Error::other)?;
         // SAFETY: the descriptor was just made, and is nobody else's.
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        Self::with_features(fd, FEATURES)
+    }
+
+    /// Opens one whose faults have to be answered, the kernel's own among them, as those of a guest are; `EPERM` where that takes a privilege.
+    pub fn open_missing() -> Result<Self> {
+        // SAFETY: takes flags, and returns a new descriptor.
+        let opened = check(unsafe { libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC | libc::O_NONBLOCK) });
+        let fd = match opened {
+            Err(error) if errno::of(&error) == errno::EPERM => Self::from_device().map_err(|_| error)?,
+            opened => i32::try_from(opened?).map_err(Error::other)?,
+        };
+        // SAFETY: the descriptor was just made, and is nobody else's.
+        Self::with_features(unsafe { OwnedFd::from_raw_fd(fd) }, MISSING_FEATURES)
+    }
+
+    fn from_device() -> Result<i32> {
+        let device = File::options().read(true).write(true).open("/dev/userfaultfd")?;
+        // SAFETY: takes flags, and returns a new descriptor.
+        check(unsafe {
+            libc::ioctl(device.as_raw_fd(), request(USERFAULTFD_IOC_NEW), libc::O_CLOEXEC | libc::O_NONBLOCK)
+        })
+    }
+
+    fn with_features(fd: OwnedFd, features: u64) -> Result<Self> {
         let userfault = Self { fd, process: Process::current() };
         // SAFETY: the argument of this request.
-        unsafe { userfault.call(UFFDIO_API, &mut Api { api: UFFD_API, features: FEATURES, ioctls: 0 }) }?;
+        unsafe { userfault.call(UFFDIO_API, &mut Api { api: UFFD_API, features, ioctls: 0 }) }?;
         Ok(userfault)
+    }
+
+    /// Whether this is the process that made it, and not a forked child.
+    pub fn is_in_its_process(&self) -> bool {
+        self.process.is_current()
+    }
+
+    /// Registers whole pages, so that a touch of one that is missing waits until it is there.
+    pub fn register_missing(&self, host: *mut u8, size: usize) -> Result<()> {
+        let mut register = Register { range: bytes(host, size)?, mode: REGISTER_MODE_MISSING, ioctls: 0 };
+        // SAFETY: the argument of this request; the caller answers the faults.
+        unsafe { self.call(UFFDIO_REGISTER, &mut register) }
+    }
+
+    /// The host address of a touch that waits; `None` when there is none within `limit`.
+    pub fn next_fault(&self, limit: Duration) -> Result<Option<usize>> {
+        if !wait_ready(&self.fd, Direction::In, limit)? {
+            return Ok(None);
+        }
+        let mut message = [0; MESSAGE];
+        match rustix::io::read(&self.fd, &mut message) {
+            Err(Errno::AGAIN | Errno::INTR) => Ok(None),
+            read => {
+                let is_fault = read? == MESSAGE && message.first() == Some(&PAGE_FAULT);
+                let address = message.get(16..).and_then(|rest| rest.first_chunk()).copied().map(usize::from_le_bytes);
+                Ok(address.filter(|_| is_fault))
+            }
+        }
+    }
+
+    /// Brings in whole pages that are missing, and wakes who waits for them; `EEXIST` when one is there.
+    pub fn copy(&self, host: *mut u8, from: &[u8]) -> Result<()> {
+        let Bytes { start: to, len } = bytes(host, from.len())?;
+        let from = u64::try_from(from.as_ptr().addr()).map_err(Error::other)?;
+        // SAFETY: the argument of this request; the kernel fills registered pages that are missing, and no others.
+        unsafe { self.call(UFFDIO_COPY, &mut Copy { to, from, len, mode: 0, copied: 0 }) }
+    }
+
+    /// Brings in pages of zeroes; as `copy`.
+    pub fn zero(&self, host: *mut u8, size: usize) -> Result<()> {
+        // SAFETY: the argument of this request, as above.
+        unsafe { self.call(UFFDIO_ZEROPAGE, &mut Fill { range: bytes(host, size)?, mode: 0, filled: 0 }) }
+    }
+
+    /// Makes a touch of pages that are missing an error.
+    pub fn poison(&self, host: *mut u8, size: usize) -> Result<()> {
+        // SAFETY: the argument of this request, as above.
+        unsafe { self.call(UFFDIO_POISON, &mut Fill { range: bytes(host, size)?, mode: 0, filled: 0 }) }
+    }
+
+    /// Wakes who waits for pages, to look again.
+    pub fn wake(&self, host: *mut u8, size: usize) -> Result<()> {
+        // SAFETY: the argument of this request.
+        unsafe { self.call(UFFDIO_WAKE, &mut bytes(host, size)?) }
     }
 
     /// Registers whole pages of one mapping; `EBUSY` when another one has them, `EINVAL` where they can't be watched.

@@ -204,6 +204,7 @@ VALUES = {
         "Progress",
         "Prot",
         "ResetStats",
+        "RestoreStats",
     ),
     *("VhostUserRegion",),
 }

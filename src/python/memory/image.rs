@@ -6,6 +6,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyTuple};
 
 use super::{EVERYWHERE, PyMemory};
+use crate::image::lazy::Filler;
 use crate::image::restore::{self, Piece};
 use crate::image::save::{Area, Job, Plan, Watch};
 use crate::image::writer::Description;
@@ -21,6 +22,7 @@ use crate::python::convert::{self, Address, Size};
 use crate::python::dirty::PyDirtyPages;
 use crate::python::image::PyImage;
 use crate::python::interrupt::detached;
+use crate::python::space::PySpace;
 
 /// The place and the size of an area, the identity of its bytes, and their address.
 type PyArea = (Size, Size, [u8; 16], Option<Address>);
@@ -87,9 +89,7 @@ impl PyMemory {
         places: Vec<PyPlace>,
         progress: Option<Py<PyAny>>,
     ) -> PyResult<()> {
-        let mut places =
-            room::collected(places.into_iter().map(|(base, at, lineage)| (base.0, at.0, lineage.map(Lineage))))?;
-        places.sort_unstable_by_key(|place| place.0);
+        let places = sorted(places)?;
         let image = image.map(PyImage::inner);
         self.run(py, [(RESTORE, &[EVERYWHERE])], progress, |[sections], interrupt| {
             let pieces = sections.iter().filter_map(|section| piece_of(section, &places));
@@ -98,6 +98,43 @@ impl PyMemory {
             image.map_or(Ok(()), |image| restore::fill(image, &pieces, interrupt))
         })
     }
+}
+
+#[pymethods]
+impl PySpace {
+    /// Begins to fill its memory, which nobody has seen, from an image.
+    fn _restore_lazily(
+        &self,
+        py: Python<'_>,
+        image: &PyImage,
+        places: Vec<PyPlace>,
+        rate: Option<Size>,
+    ) -> PyResult<()> {
+        let places = sorted(places)?;
+        let incarnation = self.inner().load().memory().map(|memory| memory.incarnation());
+        let Some(incarnation) = incarnation else { return Ok(()) };
+        let rate = rate.map(|rate| rate.0);
+        let filler = detached(py, None, |interrupt| {
+            let (_, leased) = self.inner().lease_with_map(incarnation, (RESTORE, &[EVERYWHERE]), interrupt)?;
+            let sections = room::collected(leased.sections())?;
+            let pieces = room::collected(sections.iter().filter_map(|section| piece_of(section, &places)))?;
+            pieces.iter().for_each(Piece::descend);
+            let filler = Filler::start(image.inner(), &pieces, rate)?;
+            // What may be touched directly was noted when the memory was published.
+            self.inner().republish(incarnation, interrupt)?;
+            Ok(filler)
+        })?;
+        self.filler.get_or_init(|| filler);
+        Ok(())
+    }
+}
+
+/// The places, by ascending address.
+fn sorted(places: Vec<PyPlace>) -> PyResult<Vec<(u64, u64, Option<Lineage>)>> {
+    let places = places.into_iter().map(|(base, at, lineage)| (base.0, at.0, lineage.map(Lineage)));
+    let mut places = room::collected(places)?;
+    places.sort_unstable_by_key(|place| place.0);
+    Ok(places)
 }
 
 fn piece_of<'a>(section: &Section<'a>, places: &[(u64, u64, Option<Lineage>)]) -> Option<Piece<'a>> {

@@ -1,0 +1,216 @@
+//! Memory that is filled from an image while it is used.
+
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use super::chain::Image;
+use super::chunk::CHUNK;
+use super::restore::Piece;
+use crate::memory::lazy::{Filling, PageSource};
+use crate::memory::storage::Storage;
+use crate::model::error::{Errno, Error, Result};
+use crate::model::int::{u64_of, usize_of};
+use crate::model::interrupt::Interrupt;
+use crate::model::range::Range;
+use crate::model::region::SharedRegion;
+use crate::model::room::Room;
+use crate::model::wait::{Deadline, Monitor, SLICE};
+use crate::sys::userfault::Userfault;
+
+/// The image as a keeper of bytes.
+#[derive(Debug)]
+struct ImageSource(Arc<Image>);
+
+impl PageSource for ImageSource {
+    fn read(&self, at: u64, bytes: &mut [u8]) -> Result<bool> {
+        let wanted = Range::at(at, u64_of(bytes.len()));
+        bytes.fill(0);
+        let chunks = self.0.chunks_in(wanted.base(), wanted.end());
+        for (number, _) in chunks {
+            let chunk = Range::at(number.saturating_mul(CHUNK), CHUNK);
+            if chunk == wanted {
+                self.0.read(*number, bytes)?;
+                continue;
+            }
+            // A region that was cut inside a chunk.
+            let mut buffer = Image::buffer()?;
+            self.0.read(*number, &mut buffer)?;
+            let part = chunk.intersection(&wanted);
+            let to = bytes.iter_mut().skip(usize_of(part.base().abs_diff(at)));
+            let from = buffer.iter().skip(usize_of(part.base().abs_diff(chunk.base())));
+            to.zip(from).take(usize_of(part.size())).for_each(|(to, from)| *to = *from);
+        }
+        Ok(!chunks.is_empty())
+    }
+}
+
+/// How far the filling is.
+#[derive(Clone, Debug, Default)]
+pub struct FillState {
+    /// The faults that were answered.
+    pub served: u64,
+    /// The parts that were brought in in the background.
+    pub filled: u64,
+    /// The bytes that were read for both.
+    pub moved: u64,
+    /// The time from the start to the first fault.
+    pub to_first_touch: Option<Duration>,
+    /// The time until all was there.
+    pub to_all: Option<Duration>,
+    /// The first failure.
+    pub error: Option<Error>,
+}
+
+/// Fills storages in the background, and answers those who are faster.
+#[derive(Debug)]
+pub struct Filler {
+    userfault: Arc<Userfault>,
+    storages: Vec<Weak<Storage>>,
+    state: Monitor<FillState>,
+    started: Instant,
+    /// Bytes a second that may be read in the background.
+    rate: Option<u64>,
+}
+
+impl Filler {
+    /// Begins to fill memory that nobody has touched; the thread ends when all is there, or the memory has gone.
+    pub fn start(image: &Arc<Image>, pieces: &[Piece<'_>], rate: Option<u64>) -> Result<Arc<Self>> {
+        let userfault = Arc::new(Userfault::open_missing().map_err(|error| unavailable(&error))?);
+        let source: Arc<dyn PageSource> = Arc::new(ImageSource(Arc::clone(image)));
+        let mut storages = Vec::new();
+        for piece in pieces {
+            let region = piece.section.region();
+            if !region.storage().fill_from(&userfault, &source, piece.at)? {
+                return Err(huge(region.desc()));
+            }
+            storages.add(region.weak_storage())?;
+        }
+        let state = Monitor::new(FillState::default());
+        let filler = Arc::new(Self { userfault, storages, state, started: Instant::now(), rate });
+        let thread = Arc::clone(&filler);
+        let spawned = std::thread::Builder::new().name("restore".into()).spawn(move || thread.run());
+        spawned.map_err(|error| Error::Backing {
+            message: format!("starting a thread that fills memory failed: {error}"),
+            errno: Errno::from(&error),
+            region: None,
+        })?;
+        Ok(filler)
+    }
+
+    /// How far it is.
+    pub fn state(&self) -> Result<FillState> {
+        Ok(self.state.lock()?.clone())
+    }
+
+    /// Waits until all is there; `false` when the time is up, an error when some can't be had.
+    pub fn wait(&self, deadline: Deadline, interrupt: &dyn Interrupt) -> Result<bool> {
+        let is_going_on = |state: &mut FillState| state.to_all.is_none() && state.error.is_none();
+        let Some(state) = self.state.wait_until(deadline, interrupt, is_going_on)? else { return Ok(false) };
+        state.error.clone().map_or(Ok(true), Err)
+    }
+
+    fn run(&self) {
+        let mut parts = self.parts();
+        let mut next = parts.next();
+        let mut moved = 0u64;
+        while self.storages.iter().any(|storage| storage.strong_count() > 0) {
+            // Whoever waits comes first.
+            let pause = self.pause(moved, next.is_some());
+            if let Ok(Some(address)) = self.userfault.next_fault(pause.min(SLICE)) {
+                self.answer(address);
+            } else if let Some(part) = next.filter(|_| pause <= SLICE) {
+                moved = moved.saturating_add(self.fill(part));
+                next = parts.next();
+            } else if next.is_none() && self.has_ended() {
+                return;
+            }
+        }
+    }
+
+    /// Each part of each storage.
+    fn parts(&self) -> impl Iterator<Item = (usize, u64)> {
+        let parts = self.storages.iter().map(|storage| with(storage, Filling::parts).unwrap_or_default());
+        parts.enumerate().flat_map(|(index, parts)| (0..parts).map(move |part| (index, part)))
+    }
+
+    /// How long the next part in the background may wait.
+    fn pause(&self, moved: u64, is_pending: bool) -> Duration {
+        let Some(rate) = self.rate.filter(|_| is_pending) else {
+            return if is_pending { Duration::ZERO } else { SLICE };
+        };
+        // None at all.
+        if rate == 0 {
+            return Duration::MAX;
+        }
+        let due = moved.saturating_mul(1000).checked_div(rate).unwrap_or_default();
+        Duration::from_millis(due).saturating_sub(self.started.elapsed())
+    }
+
+    fn answer(&self, address: usize) {
+        let answers = self.storages.iter().filter_map(|storage| with(storage, |filling| filling.answer(address))?);
+        let moved = answers.take(1).fold(0, u64::saturating_add);
+        self.note(|state| {
+            state.served = state.served.saturating_add(1);
+            state.moved = state.moved.saturating_add(moved);
+            state.to_first_touch.get_or_insert(self.started.elapsed());
+        });
+    }
+
+    fn fill(&self, (index, part): (usize, u64)) -> u64 {
+        let filled = self.storages.get(index).and_then(|storage| with(storage, |filling| filling.fill(part)));
+        let moved = match &filled {
+            Some(Ok(moved)) => *moved,
+            _ => 0,
+        };
+        if moved > 0 || matches!(filled, Some(Err(_))) {
+            self.note(|state| {
+                state.filled = state.filled.saturating_add(1);
+                state.moved = state.moved.saturating_add(moved);
+                if let Some(Err(error)) = filled {
+                    state.error.get_or_insert(error);
+                }
+            });
+        }
+        moved
+    }
+
+    /// Whether all is there; storages that have gone count.
+    fn has_ended(&self) -> bool {
+        let ended = |storage: &Weak<Storage>| with(storage, Filling::end_if_filled).unwrap_or(Ok(true));
+        let has_ended = self.storages.iter().all(|storage| ended(storage).unwrap_or(false));
+        if has_ended {
+            self.note(|state| state.to_all = Some(self.started.elapsed()));
+        }
+        has_ended
+    }
+
+    fn note(&self, change: impl FnOnce(&mut FillState)) {
+        // Refused in a forked child only, where this does not run.
+        let _ = self.state.change(change);
+    }
+}
+
+/// Runs `work` on a storage that is kept mapped meanwhile, if it is there.
+fn with<T>(storage: &Weak<Storage>, work: impl FnOnce(&Filling) -> T) -> Option<T> {
+    storage.upgrade()?.any_filling().map(work)
+}
+
+fn unavailable(error: &std::io::Error) -> Error {
+    let how =
+        "root, CAP_SYS_PTRACE, a /dev/userfaultfd that may be opened, or vm.unprivileged_userfaultfd=1, and Linux 6.6";
+    Error::Unsupported {
+        message: format!("memory can't be filled while it is used (userfaultfd: {error}): it needs {how}"),
+        feature: "userfaultfd",
+        how: how.into(),
+        region: None,
+    }
+}
+
+fn huge(region: &SharedRegion) -> Error {
+    Error::Unsupported {
+        message: format!("{region} has huge pages, which are not filled while they are used: restore by mode=\"copy\""),
+        feature: "filling huge pages",
+        how: "mode=\"copy\"".into(),
+        region: Some(Arc::clone(region)),
+    }
+}

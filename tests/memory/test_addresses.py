@@ -36,7 +36,8 @@ def test_the_way_back_is_the_way_there_reversed() -> None:
 def test_bytes_that_are_seen_twice_have_two_addresses() -> None:
     buffer = bytearray(3 * PAGE)
     upper = AddressSpaceRegion.from_buffer(GIB, memoryview(buffer)[PAGE:])
-    space, memory = mapped(AddressSpaceRegion.from_buffer(2 * GIB, buffer), upper)
+    inside = AddressSpaceRegion.from_buffer(3 * GIB, memoryview(buffer)[PAGE + 1 : PAGE + 3])
+    space, memory = mapped(AddressSpaceRegion.from_buffer(2 * GIB, buffer), upper, inside)
     host = memory.host_address(GIB + 5)
     assert memory.guest_addresses(host) == (GIB + 5, 2 * GIB + PAGE + 5)
     assert memory.guest_address(host) == GIB + 5

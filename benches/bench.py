@@ -22,6 +22,7 @@ import lookups
 import machines
 import many
 import searches
+import shares
 import spaces
 from harness import Pace, Result, table
 
@@ -42,6 +43,7 @@ GROUPS: dict[str, Callable[[Pace], Iterator[Result]]] = {
     "guarded": guards.guarded,
     "tracking": guards.tracked,
     "clients": clients.run,
+    "followers": shares.run,
     "plans": machines.plans,
     "room": machines.room,
     "prealloc": machines.prealloc,

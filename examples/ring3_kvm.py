@@ -14,6 +14,7 @@ from typing import Any
 from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion, GuestMemory
 from engine import EngineMissing
 from engine_kvm import (
+    EXIT_OFFSET,
     EXIT_REASON_OFFSET,
     KVM_CREATE_VCPU,
     KVM_CREATE_VM,
@@ -23,8 +24,8 @@ from engine_kvm import (
     KVM_RUN,
     KVM_SET_REGS,
     KVM_SET_SREGS,
+    MMIO_DATA_OFFSET,
     MMIO_FORMAT,
-    MMIO_OFFSET,
     Regs,
     Segment,
     Sregs,
@@ -123,7 +124,8 @@ class Ring3Machine:
         (reason,) = struct.unpack_from("<I", self.kvm_run, EXIT_REASON_OFFSET)
         if reason != KVM_EXIT_MMIO:
             raise RuntimeError(f"the guest stopped with KVM exit reason {reason}")
-        addr, data, size, is_write = struct.unpack_from(MMIO_FORMAT, self.kvm_run, MMIO_OFFSET)
+        addr, size, is_write = struct.unpack_from(MMIO_FORMAT, self.kvm_run, EXIT_OFFSET)
+        data = self.kvm_run[MMIO_DATA_OFFSET : MMIO_DATA_OFFSET + size]
         if not is_write:
             raise RuntimeError(f"the guest read {size} bytes at {addr:#x}, where no memory is")
         return addr, int.from_bytes(data[:size], "little")

@@ -9,6 +9,7 @@
 //! - [`memory`] turns descriptions into mapped bytes, and accesses them where a touch may fault.
 //! - [`space`] is the live address space: snapshot, turn, change. [`space::AddressSpace::change`] is its heart.
 //! - [`clients`] follow its changes: KVM's slots, vhost-user's memory table.
+//! - [`image`] is memory on disk and back.
 //! - [`python`] binds it all, one file for each public class.
 //!
 //! None of it is an interface for Rust programs: the rooms are private, so that only the code in here can break their invariants.
@@ -17,6 +18,7 @@
 compile_error!("dbs-address-space needs a 64-bit, little-endian Linux (x86_64 or aarch64)");
 
 mod clients;
+mod image;
 mod memory;
 mod model;
 mod python;
@@ -63,6 +65,8 @@ mod _core {
     #[pymodule_export]
     use super::python::guesses::{guessed, guessed_name};
     #[pymodule_export]
+    use super::python::image::{PyImage, PyImagePart};
+    #[pymodule_export]
     use super::python::kvm::PyKvmSlots;
     #[pymodule_export]
     use super::python::layout::{PyLayout, usable_end};
@@ -94,6 +98,8 @@ mod _core {
     use super::python::region::PyRegion;
     #[pymodule_export]
     use super::python::reservation::PyReservation;
+    #[pymodule_export]
+    use super::python::share::PyShare;
     #[pymodule_export]
     use super::python::snappy::unpack_snappy;
     #[pymodule_export]

@@ -451,7 +451,7 @@ VERBS: tuple[Verb, ...] = (
     Query("resident", lambda memory, _, __: memory.resident()),
     Query("_key", lambda memory, addr, _: memory._key(memory.mapping(addr).base)),  # noqa: SLF001
     Change("_fill_part", part_of("_fill_part"), writing(bytes), writes=True, needs="w", widths=(PAGE,)),
-    Change("_discard_part", part_of("_discard_part"), writing(bytes), writes=True, needs="w", widths=(PAGE,)),
+    Change("_discard_part", part_of("_discard_part"), writing(bytes), writes=True, widths=(PAGE,)),
     Change("close", lambda memory, _, __: memory.close()),
     Change("__enter__", enter),
     Change("__exit__", enter),

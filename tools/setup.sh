@@ -9,7 +9,10 @@ command -v qemu-storage-daemon > /dev/null || packages+=(qemu-system-common)
 command -v qemu-system-x86_64 > /dev/null || packages+=(qemu-system-x86 seabios)
 command -v qemu-system-aarch64 > /dev/null || packages+=(qemu-system-arm)
 command -v iasl > /dev/null || packages+=(acpica-tools)
+command -v chromium > /dev/null || packages+=(chromium)
 command -v dtc > /dev/null || packages+=(device-tree-compiler)
+[[ -e /usr/share/libvirt/schemas/domain.rng ]] || packages+=(libvirt0)
+command -v xmllint > /dev/null || packages+=(libxml2-utils)
 [[ $(uname -m) != x86_64 ]] || compgen -G 'target/kernel/boot/vmlinuz-*' > /dev/null || kernel=1
 
 ((${#packages[@]} || ${kernel:-0})) || exit 0

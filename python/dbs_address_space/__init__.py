@@ -35,8 +35,25 @@ _NATIVE = [name for name in globals() if name[0] != "_" and name != "sys"] + ["_
 for _native in _NATIVE[:-1]:
     if isinstance(globals()[_native], type):
         _core.guessed(globals()[_native])
-_MODULES = ("errors", "enums", "ranges", "progress", "reports", "hotplug", "map_row", "loading", "formats.exchange")
+_MODULES = (
+    "errors",
+    "enums",
+    "ranges",
+    "progress",
+    "reports",
+    "balloon",
+    "hotplug",
+    "images",
+    "memory_blocks",
+    "map_row",
+    "loading",
+    "formats.exchange",
+)
 _PUBLIC_MODULES = ("adapters", "formats", "tables")
+
+# Who has not imported it gives nothing to other processes.
+if "multiprocessing.reduction" in sys.modules:
+    from . import multiprocess as _multiprocess
 
 
 def __getattr__(name: str) -> object:

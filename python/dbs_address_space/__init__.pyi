@@ -27,6 +27,7 @@ from ._core import (
     Pin as Pin,
     PreallocHandle as PreallocHandle,
     Reservation as Reservation,
+    Share as Share,
     Subscription as Subscription,
     Transaction as Transaction,
     UnplugRequest as UnplugRequest,
@@ -34,12 +35,15 @@ from ._core import (
     __version__ as __version__,
     usable_end as usable_end,
 )
+from .balloon import *
 from .enums import *
 from .errors import *
 from .formats.exchange import *
 from .hotplug import *
+from .images import *
 from .loading import *
 from .map_row import *
+from .memory_blocks import *
 from .progress import *
 from .ranges import *
 from .reports import *

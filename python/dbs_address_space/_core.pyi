@@ -22,12 +22,24 @@ from numpy.typing import DTypeLike, NDArray
 from typing_extensions import Buffer, disjoint_base
 
 from .enums import AddressSpaceRegionType, MapFlags, MemorySourceType, Prot
+from .errors import ImageCorrupt, ImageMismatch
 from .guest_file import GuestFile
+from .images import SavedSpace
 from .loading import LoadedElf
 from .map_row import MapRow
 from .progress import Progress
 from .ranges import AddressRange, VhostUserRegion
-from .reports import DaxMapping, EffectiveBacking, Placement, PlanCost, PreallocReport, ResetStats
+from .reports import (
+    DaxMapping,
+    EffectiveBacking,
+    Follower,
+    Placement,
+    PlanCost,
+    PreallocReport,
+    ResetStats,
+    SpaceStats,
+)
+from .serving import SpaceServer
 
 __all__ = [
     "AddressSpace",
@@ -58,10 +70,13 @@ __all__ = [
     "Pin",
     "PreallocHandle",
     "Reservation",
+    "Share",
     "Subscription",
     "Transaction",
     "UnplugRequest",
     "VhostUserClient",
+    "_Image",
+    "_ImagePart",
     "_LoopObserver",
     "_ValueBell",
     "__version__",
@@ -952,6 +967,8 @@ class AddressSpace:
         >>> len(space), space.generation
         (1, 0)
         """
+    @staticmethod
+    def _of_memory(memory: GuestMemory) -> AddressSpace: ...
     def snapshot(self) -> AddressSpaceBase:
         """The current map as an immutable value: one atomic load.
 
@@ -1101,6 +1118,32 @@ class AddressSpace:
     @property
     def is_mapped(self) -> bool:
         """Whether the space has memory."""
+    def serve(self, path: str | PathLike[str]) -> SpaceServer:
+        """Lets other processes of the same user, and of root, look at the space at a socket: a `SpaceServer`, until it is closed.
+
+        `dbs-address-space show space:PATH` and its other commands read from there, `top` again and again. They see the map and the numbers, and,
+        where they ask for it, the memory that is in files, to read only; huge pages are guarded from then on. A socket of that path
+        that nobody listens at is replaced. Raises `OSError` where somebody does, or where the socket can't be made.
+
+        >>> import tempfile
+        >>> from dbs_address_space import AddressSpaceBuilder
+        >>> space = AddressSpaceBuilder(numa_regions=["4MiB"]).build()
+        >>> with tempfile.TemporaryDirectory() as directory:
+        ...     space.serve(directory + "/vm.sock").close()
+        """
+    def stats(self) -> SpaceStats:
+        """Numbers of the space, a `SpaceStats`: its changes, the leases and the memory that are there, faults.
+
+        Each is right by itself; together they need not be of one moment. In a forked child: `ForkedProcess` where a thread of the parent
+        had what it looks at.
+
+        >>> from dbs_address_space import AddressSpaceBuilder
+        >>> space = AddressSpaceBuilder(numa_regions=["4MiB"]).build()
+        >>> with space.memory.view(0, 4096):
+        ...     stats = space.stats()
+        >>> stats.mapped, stats.leases, stats.faults
+        (4194304, 1, 0)
+        """
     def close(self, *, timeout: float | None = 0.0) -> None:
         """Unmaps the memory, if there is any, and ends every attachment, those of the ports too; the space stays as a map. Closing twice does nothing.
 
@@ -1122,6 +1165,60 @@ class AddressSpace:
         _traceback: TracebackType | None,
         /,
     ) -> Literal[False]: ...
+    def save(
+        self,
+        path: str | PathLike[str],
+        *,
+        parent: SavedSpace | str | PathLike[str] | None = None,
+        dirty: DirtyPages | DirtyTracker | None = None,
+        blobs: dict[str, bytes] | None = None,
+        sync: bool = True,
+        check: bool = True,
+        progress: _ProgressFunction | None = None,
+    ) -> SavedSpace:
+        """Writes the map and the memory to an image, with `blobs` by their names, and returns it as an open `SavedSpace`.
+
+        The file is sparse, has digests of all that is in it, and appears under its name when it is whole; an error or Ctrl-C leaves what
+        was there. With `parent`, a `SavedSpace` or its path, only what differs from it is written; `dirty`, a `DirtyPages` or a
+        `DirtyTracker`, says which pages may: those that it does not name must be as the parent has them, and a tracker gets its pages
+        back when saving fails. Without it all is compared. A guest has to be paused: with `check`, pages that are written meanwhile are
+        saved again, and `ImageError` is raised when that does not end; where the kernel can't watch the memory, `is_checked` of the result
+        is false. `sync=False` does not wait for the disk. Devices are saved as regions; what a DAX window shows belongs to its files.
+        Raises `NotMapped`, `AccessDenied` for memory that can't be read, `ImageError` for a path that is in use, `OSError`.
+
+        >>> import tempfile
+        >>> from dbs_address_space import AddressSpaceBuilder
+        >>> space = AddressSpaceBuilder(numa_regions=["4MiB"]).build()
+        >>> tracker = space.memory.dirty.start()
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     full = space.save(f"{folder}/0.img")
+        ...     space.memory.write_u8(0x5000, 1)
+        ...     space.save(f"{folder}/1.img", parent=full, dirty=tracker).data_size
+        4096
+        """
+    @staticmethod
+    def restore(
+        path: str | PathLike[str],
+        mode: Literal["copy", "cow"] = "copy",
+        *,
+        resolve: Callable[[str], str | PathLike[str]] | None = None,
+        progress: _ProgressFunction | None = None,
+    ) -> AddressSpace:
+        """A new space with the map and the memory of an image, or nothing.
+
+        `mode="copy"` reads all, checked against its digests before anybody sees it. `"cow"` maps the file privately, in no time at any size:
+        the file must stay as it is, accesses go through the kernel, and bytes are checked by `SavedSpace.verify()` only. `resolve(digest)`
+        gives the path of a parent that moved. Raises `ImageCorrupt`, `ImageMismatch`, `ImageTooNew`, `OSError`, and as `map_memory()` does.
+
+        >>> import tempfile
+        >>> from dbs_address_space import AddressSpace, AddressSpaceBuilder
+        >>> space = AddressSpaceBuilder(numa_regions=["4MiB"]).build()
+        >>> space.memory.write(0x1000, b"hello")
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     space.save(f"{folder}/vm.img").close()
+        ...     AddressSpace.restore(f"{folder}/vm.img").memory.read(0x1000, 5)
+        b'hello'
+        """
     def wait_for_change(self, generation: SupportsIndex, timeout: float | None = None) -> AddressSpaceBase | None:
         """Waits until the generation is above `generation` and returns the newest map; `None` after `timeout` seconds.
 
@@ -1413,7 +1510,7 @@ class AddressSpace:
 
         Changes that come while the loop is busy are one, which may be empty: then only the generation has moved. It begins with the map of
         this call; given a `generation` that the space is past already, all that is there comes at once, as added. It ends when the space is
-        closed. Ending or cancelling it leaves nothing attached. Raises `ForkedProcess` in a forked child.
+        closed, or follows its leader no more. Ending or cancelling it leaves nothing attached. Raises `ForkedProcess` in a forked child.
 
         >>> import asyncio
         >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
@@ -1487,6 +1584,71 @@ class AddressSpace:
         `NotMapped`, `Unsupported` naming RAM that is not shared, `BackingError` for a back-end that refuses, does not answer or has
         no room (`ENOSPC`).
         """
+    def share(
+        self,
+        sock: _File,
+        *,
+        writable: bool = True,
+        private: Literal["refuse", "skip"] = "refuse",
+        timeout: float = 2.0,
+        allow: Callable[[int, int, int], object] | None = None,
+    ) -> Share:
+        """Lets other processes follow this space over a Unix socket, and returns its `Share`.
+
+        `sock` is one end of a connection, as of `socket.socketpair()`, or a socket that listens, for any number of followers: an int or
+        anything with `fileno()`, of type `SOCK_STREAM` or `SOCK_SEQPACKET`; it stays the caller's, and a duplicate is kept until
+        `detach()`. The other side calls `AddressSpace.attach`, or speaks what `docs/share.md` says; it is admitted by a thread, so that
+        nothing is waited for here.
+
+        With `writable=False` followers get descriptors that only read, which keeps out mistakes, not another process of the same user. Memory
+        that no other process can map, as anonymous and private memory, is refused here and on insertion with `private="refuse"`; with
+        "skip" followers have the region without memory. Each follower has `timeout` seconds for an answer, at most 5. It must be of the
+        same user, unless `allow(pid, uid, gid)` says whether it may follow; the kernel vouches for the numbers. `allow` is called in that thread.
+
+        Raises `NotMapped`, `Unsupported` naming memory that can't be shared, `BackingError` for a socket of another kind.
+
+        >>> import socket
+        >>> from dbs_address_space import AddressSpace, AddressSpaceBuilder
+        >>> space = AddressSpaceBuilder(numa_regions=["4MiB"]).build()
+        >>> ours, theirs = socket.socketpair()
+        >>> with ours, theirs, space.share(ours) as share, AddressSpace.attach(theirs) as follower:
+        ...     follower.memory.write_u32(0x1000, 7)
+        ...     space.memory.read_u32(0x1000), len(share.followers)
+        (7, 1)
+        """
+    @staticmethod
+    def attach(sock: _File, *, timeout: float | None = 5.0) -> AddressSpace:
+        """A space that follows another process's: its regions and its memory, now and after each change.
+
+        `sock` is the connected other end of a socket that was given to `AddressSpace.share`; it stays the caller's, and a duplicate is kept
+        as long as the leader is followed. Reads, writes, views, trackers, and clients such as KVM, work as on any space, and may veto the
+        leader's changes; changes of its own raise `Unsupported`. A thread follows the leader, without the interpreter's lock unless a
+        client in Python is attached here. When the leader ends, detaches or drops it, the memory stays as it is and `leader` is `None`.
+        `close()` ends it, as does the end of the object.
+
+        Raises `ShareError` when the leader refuses, is gone or does not answer in `timeout` seconds (`None`: waits for ever),
+        `BackingError` for memory that can't be mapped here.
+
+        >>> import socket
+        >>> from dbs_address_space import AddressSpace, AddressSpaceBuilder, AddressSpaceRegion
+        >>> space = AddressSpaceBuilder(numa_regions=["4MiB"]).build()
+        >>> ours, theirs = socket.socketpair()
+        >>> with ours, theirs, space.share(ours), AddressSpace.attach(theirs) as follower:
+        ...     _ = space.insert_region(AddressSpaceRegion("ram", 1 << 30, "2MiB", name="dimm0"))
+        ...     follower["dimm0"].size, follower.generation == space.generation
+        (2097152, True)
+        """
+    @property
+    def is_follower(self) -> bool:
+        """Whether its changes are another process's.
+
+        >>> from dbs_address_space import AddressSpaceBuilder
+        >>> AddressSpaceBuilder(numa_regions=["4MiB"]).build().is_follower
+        False
+        """
+    @property
+    def leader(self) -> int | None:
+        """The process whose space it follows; `None` of one that follows none, or no more."""
     def attach_device(
         self, base: _Target, handler: _Handler, *, widths: Sequence[SupportsIndex] = (1, 2, 4, 8)
     ) -> Attachment:
@@ -2528,7 +2690,8 @@ class GuestMemory:
         checkpoint it stores what differs from that. `mode` says how the pages are found that a restore has to put back: `"pagemap"` by the
         kernel (Linux 6.7), `"kvm"` by KVM's log with this package's own writes, `"compare"` by comparing all bytes, whoever wrote them. `"auto"`
         takes the kernel, and compares what that can't watch. A vhost-user back-end writes unseen: beside one, only `mode="compare"`, or
-        `trust=("vhost-user",)` for one that does not write. `on_restore()` is called after each restore, to put registers back.
+        `trust=("vhost-user",)` for one that does not write; `"share"` stands for followers that may write, and `"leader"` for all other
+        processes of a follower. `on_restore()` is called after each restore, to put registers back.
 
         Raises `Unsupported` for memory that the mode can't watch, `MemoryFault`, `NotMapped`, and `MemoryError` or `BackingError` where there is
         no room. What `progress(p)` raises, and Ctrl-C, ends it, and nothing is kept.
@@ -2619,6 +2782,25 @@ class GuestMemory:
         >>> memory.read(4095, 2)
         b'\x01\x00'
         """
+    def _save(
+        self,
+        path: str,
+        describe: Callable[[AddressSpaceBase, Sequence[tuple[int, int, bytes]], Sequence[tuple[int, int, int]]], bytes],
+        blobs: bytes,
+        *,
+        parent: _Image | None,
+        known: Sequence[tuple[int, int, bytes, int | None]],
+        dirty: DirtyPages | None,
+        sync: bool,
+        check: bool,
+        progress: _ProgressFunction | None,
+    ) -> None: ...
+    def _fill(
+        self,
+        image: _Image | None,
+        places: Sequence[tuple[int, int, bytes | None]],
+        progress: _ProgressFunction | None,
+    ) -> None: ...
     def dax_window(self, region: _Target) -> DaxWindow:
         """The `DaxWindow` of a DAX region, given by exact base, name or region.
 
@@ -3061,6 +3243,27 @@ class KvmSlots(Attachment):
         """
 
 @final
+class Share(Attachment):
+    """The followers of a space, which show its memory in their own processes: the `Attachment` that `AddressSpace.share()` makes.
+
+    Every change of the space is asked of all followers at once, and is published only when all are ready: when `insert_region` has
+    returned, every follower shows the region, and when `remove_region` has, no follower touches its memory any more. A view, array or pin
+    of a follower on what leaves is `RegionBusy`, with its process in `Lease.pid`. A follower that has ended is in nobody's way; one that is
+    silent for longer than the `timeout` is `ClientError`, until it answers again or is dropped. `detach()` lets all followers go: they
+    keep what they have, and follow no more. A memory that is closed is closed in them too, and comes back when it is mapped again.
+    """
+    @property
+    def followers(self) -> tuple[Follower, ...]:
+        """The followers, in the order in which they came: a tuple of `Follower`."""
+    @property
+    def error(self) -> BaseException | None:
+        """The exception that ended the attachment, as in `Attachment`; or the `ShareError` of the last follower that was let go because it
+        did not follow a change that was published.
+        """
+    def drop(self, pid: SupportsIndex) -> None:
+        """Lets the followers of a process go: they keep what they have, and follow no more. Raises `InvalidArgument` when there is none."""
+
+@final
 class VhostUserClient(Attachment):
     """A vhost-user back-end whose memory table follows an address space: the `Attachment` that `AddressSpace.attach_vhost_user()` makes.
 
@@ -3096,6 +3299,44 @@ class VhostUserClient(Attachment):
         """
     def ask(self, request: SupportsIndex, payload: bytes = b"", *, fds: Sequence[SupportsIndex] = ()) -> bytes:
         """Sends a message that has a reply, and returns the reply's payload. Raises as `send` does."""
+
+@final
+class _ImagePart:
+    def __new__(cls, path: str | PathLike[str]) -> Self: ...
+    @property
+    def digest(self) -> bytes: ...
+    @property
+    def content(self) -> bytes: ...
+    @property
+    def parent(self) -> bytes | None: ...
+    @property
+    def json(self) -> bytes: ...
+    @property
+    def data_size(self) -> int: ...
+    @property
+    def room(self) -> int: ...
+    @property
+    def data_offset(self) -> int: ...
+    @property
+    def machine(self) -> int: ...
+    @property
+    def is_of_this_machine(self) -> bool: ...
+    @property
+    def generation(self) -> int: ...
+    @property
+    def is_watched(self) -> bool: ...
+    def fileno(self) -> int: ...
+    def corrupt(self, message: str) -> ImageCorrupt: ...
+    def mismatch(self, message: str) -> ImageMismatch: ...
+    def blob(self, offset: int, size: int) -> bytes | None: ...
+
+@final
+class _Image:
+    def __new__(cls, newest: _ImagePart, older: Sequence[_ImagePart]) -> Self: ...
+    @staticmethod
+    def digest(data: bytes) -> bytes: ...
+    def verify(self, progress: _ProgressFunction | None) -> None: ...
+    def merge(self, path: str, sync: bool, progress: _ProgressFunction | None) -> None: ...
 
 _TrackingMode: TypeAlias = Literal["auto", "pagemap", "kvm", "api"]
 

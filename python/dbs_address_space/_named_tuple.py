@@ -13,7 +13,8 @@ else:
         """Makes classes of named tuples: their fields are what they annotate."""
 
         def __new__(cls, name: str, _bases: tuple[type, ...], namespace: dict[str, Any]) -> type:
-            base = namedtuple(name, namespace["__annotations__"])
+            fields = namespace["__annotations__"]
+            base = namedtuple(name, fields, defaults=[namespace.pop(field) for field in fields if field in namespace])
             return type(name, (base,), {"__slots__": (), **namespace})
 
     NamedTuple = type.__new__(_Fields, "NamedTuple", (), {"__doc__": "The base of a named tuple."})

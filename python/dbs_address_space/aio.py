@@ -182,7 +182,7 @@ async def _changes_since(space: AddressSpace, seen: AddressSpaceBase) -> AsyncIt
             if now.generation != seen.generation:
                 yield seen.diff(now)
                 seen = now
-            elif follower.has_left:
+            elif follower.has_left or (space.is_follower and space.leader is None):
                 return
             else:
                 await follower.news.wait()

@@ -13,11 +13,15 @@ from ._named_tuple import NamedTuple, in_hex
 
 
 class Lease(NamedTuple):
-    """Something that holds a region: `what` is `"view"`, or the verb of a long access in flight."""
+    """Something that holds a region: `what` is `"view"`, or the verb of a long access in flight.
+
+    `pid` is the process of a follower that holds it, and `None` for this one.
+    """
 
     what: str
     address: int
     size: int
+    pid: int | None = None
 
     def __repr__(self) -> str:
         return in_hex(self, "address", "size")
@@ -200,6 +204,27 @@ class FormatError(AddressSpaceError, ValueError):
     """The offset in bytes."""
 
 
+class ImageError(AddressSpaceError, ValueError):
+    """An image that can't be made or used so: the guest ran while it was saved, or the file is in use."""
+
+    path: str = ""
+    """The file."""
+    chunk: int | None = None
+    """The number of the 64 KiB of its data that are in question."""
+
+
+class ImageCorrupt(ImageError):
+    """An image that is damaged, or that never was one."""
+
+
+class ImageMismatch(ImageError):
+    """An image that does not belong to the parent, the machine or the memory that it is used with."""
+
+
+class ImageTooNew(ImageError):
+    """An image that a later version of this package wrote."""
+
+
 class RegionBusy(AddressSpaceError, BufferError):
     """Something holds the region, so it can't be removed."""
 
@@ -250,6 +275,12 @@ class ClientError(AddressSpaceError, RuntimeError):
     """The client, as it was given to `subscribe`."""
     change: AddressSpaceChange | None = None
     """The change that it was asked about."""
+
+
+class ShareError(AddressSpaceError, ConnectionError):
+    """The connection between a leader and a follower ended, or never came about."""
+
+    _errno = 103
 
 
 class Unsupported(AddressSpaceError, OSError):

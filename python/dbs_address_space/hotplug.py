@@ -1,4 +1,4 @@
-"""Memory that comes and goes while the guest runs: DIMMs in slots, and blocks inside a region as virtio-mem has them."""
+"""Memory that is plugged in and out while the guest runs: DIMMs in slots."""
 
 # ruff: noqa: SLF001  the keys of regions are the package's own
 
@@ -10,7 +10,6 @@ from ._core import (
     AddressSpace,
     AddressSpacePlan,
     AddressSpaceRegion,
-    GuestMemory,
     check_type,
     checked_int,
     checked_size,
@@ -21,7 +20,6 @@ from .errors import (
     InvalidArgument,
     Misaligned,
     NoSpace,
-    NotMapped,
     RegionOverlap,
     UnknownName,
     UnmappedAddress,
@@ -30,12 +28,11 @@ from .ranges import AddressRange
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from typing import Any, SupportsIndex
 
     from ._core import Reservation
 
-__all__ = ["DimmSlots", "MemoryBlocks"]
+__all__ = ["DimmSlots"]
 
 _OWNER = "hotplug"
 _DIMM_ALIGN = 128 << 20
@@ -224,170 +221,3 @@ def _planned(plan: AddressSpacePlan, window: Reservation) -> tuple[int, int]:
 
 def _aligned(address: int, align: int) -> int:
     return -(-address // align) * align
-
-
-@guessed
-class MemoryBlocks:
-    """A region whose memory comes and goes in blocks while its addresses stay, as a virtio-mem device has it.
-
-    At first no block is plugged in. Plugging makes memory the guest's (and populates it with `prealloc`); unplugging gives it
-    back to the host, the right way for its backing, after which it reads as zero. Offsets are bytes in the region, multiples of
-    `block_size`. A device may refuse accesses to an unplugged block; this class does not. Once the region was removed everything
-    here raises `UnmappedAddress`, whatever has taken its place, and `NotMapped` once the memory was closed. Safe to use from any
-    thread.
-
-    >>> from dbs_address_space import AddressSpaceBuilder
-    >>> memory = AddressSpaceBuilder(numa_regions=["64MiB"]).build().memory
-    >>> blocks = MemoryBlocks(memory, "ram0", block_size=4 << 20)
-    >>> blocks.plug(0, 16 << 20)
-    >>> blocks.unplug(4 << 20, 4 << 20)
-    >>> blocks.plugged_size >> 20, [str(part) for part in blocks]
-    (12, ['[0x0, 0x40_0000)', '[0x80_0000, 0x100_0000)'])
-    """
-
-    def __init__(
-        self,
-        memory: GuestMemory,
-        region: SupportsIndex | str | AddressSpaceRegion,
-        *,
-        block_size: SupportsIndex | str = 2 << 20,
-    ) -> None:
-        """Takes a mapped region; raises `Misaligned` when blocks are not whole pages of it or do not divide it."""
-        check_type(memory, GuestMemory, "memory")
-        if region is None:  # which means all regions elsewhere
-            raise TypeError("region is None: give a region of the memory, its base or its name")
-        # The region is this one: another that takes its place or its name later is not.
-        self._key = memory._key(region)
-        state = memory.effective(self._key)[0]
-        self.region: AddressSpaceRegion = state.region
-        self.block_size: int = checked_size(block_size, "block_size")
-        page_size = max(state.page_size, 1)
-        if not self.block_size or self.block_size % page_size or self.region.size % self.block_size:
-            message = (
-                f"blocks of {self.block_size:#x} bytes do not divide {self.region!r} into whole pages of {page_size:#x}"
-            )
-            raise Misaligned(message, address=self.region.base, size=self.region.size, region=self.region)
-        self._memory = memory
-        self._plugged = bytearray(self.region.size // self.block_size)
-        self._lock = allocate_lock()
-
-    def plug(self, offset: SupportsIndex, size: SupportsIndex | str, *, prealloc: bool = False) -> None:
-        """Plugs blocks in; raises `RegionOverlap` when one is plugged in already, and then plugs none.
-
-        >>> from dbs_address_space import AddressSpaceBuilder
-        >>> memory = AddressSpaceBuilder(numa_regions=["4MiB"]).build().memory
-        >>> blocks = MemoryBlocks(memory, "ram0")
-        >>> blocks.plug(0, 2 << 20)
-        >>> blocks.plugged_size
-        2097152
-        """
-        with self._lock:
-            blocks = self._blocks(offset, size)
-            self._require(blocks, plugged=False)
-            if prealloc:
-                # They are zero already: this brings their pages in.
-                self._memory._fill_part(self._key, *self._part_of(blocks))
-            self._plugged[blocks.start : blocks.stop] = b"\1" * len(blocks)
-
-    def unplug(self, offset: SupportsIndex, size: SupportsIndex | str) -> None:
-        """Gives plugged blocks back to the host; raises `UnmappedAddress` when one is not plugged in, and then does nothing.
-
-        >>> from dbs_address_space import AddressSpaceBuilder
-        >>> memory = AddressSpaceBuilder(numa_regions=["4MiB"]).build().memory
-        >>> blocks = MemoryBlocks(memory, "ram0")
-        >>> blocks.plug(0, 4 << 20)
-        >>> blocks.unplug(0, 2 << 20)
-        >>> blocks.plugged_size
-        2097152
-        """
-        with self._lock:
-            blocks = self._blocks(offset, size)
-            self._require(blocks, plugged=True)
-            # Given back first: blocks whose discard fails are still plugged in.
-            self._memory._discard_part(self._key, *self._part_of(blocks))
-            self._plugged[blocks.start : blocks.stop] = bytes(len(blocks))
-
-    def unplug_all(self) -> None:
-        """Gives all blocks back to the host, as a reset of the machine does.
-
-        >>> from dbs_address_space import AddressSpaceBuilder
-        >>> memory = AddressSpaceBuilder(numa_regions=["4MiB"]).build().memory
-        >>> blocks = MemoryBlocks(memory, "ram0")
-        >>> blocks.plug(0, 4 << 20)
-        >>> blocks.unplug_all()
-        >>> blocks.plugged_size
-        0
-        """
-        with self._lock:
-            self._memory._discard_part(self._key, 0, self.region.size)
-            self._plugged[:] = bytes(len(self._plugged))
-
-    def is_plugged(self, offset: SupportsIndex, size: SupportsIndex | str) -> bool:
-        """Whether all blocks of a range are plugged in.
-
-        >>> from dbs_address_space import AddressSpaceBuilder
-        >>> memory = AddressSpaceBuilder(numa_regions=["4MiB"]).build().memory
-        >>> blocks = MemoryBlocks(memory, "ram0")
-        >>> blocks.is_plugged(0, 4 << 20)
-        False
-        """
-        with self._lock:
-            blocks = self._blocks(offset, size)
-            return all(self._plugged[blocks.start : blocks.stop])
-
-    @property
-    def plugged_size(self) -> int:
-        """The bytes that are plugged in."""
-        with self._lock:
-            self._check_there()
-            return sum(self._plugged) * self.block_size
-
-    def _check_there(self) -> None:
-        """Raises `UnmappedAddress` when the region was removed, `NotMapped` when the memory was closed."""
-        self._memory._key(self._key)
-
-    def _blocks(self, offset: SupportsIndex, size: SupportsIndex | str) -> range:
-        """The indexes of the blocks of a range."""
-        self._check_there()
-        first, length = checked_int(offset, "offset"), checked_size(size, "size")
-        base = self.region.base + first
-        if not length or first + length > self.region.size:
-            raise InvalidAddressRange(
-                f"{length:#x} bytes at offset {first:#x} are not in {self.region!r}", address=base, size=length
-            )
-        if first % self.block_size or length % self.block_size:
-            message = f"offset {first:#x} and size {length:#x} must be multiples of the block size {self.block_size:#x}"
-            raise Misaligned(message, address=base, size=length, region=self.region)
-        return range(first // self.block_size, (first + length) // self.block_size)
-
-    def _part_of(self, blocks: range) -> tuple[int, int]:
-        """The offset in the region and the number of bytes of blocks."""
-        return blocks.start * self.block_size, len(blocks) * self.block_size
-
-    def _require(self, blocks: range, *, plugged: bool) -> None:
-        wrong = next((block for block in blocks if bool(self._plugged[block]) is not plugged), None)
-        if wrong is None:
-            return
-        address = self.region.base + wrong * self.block_size
-        if plugged:
-            raise UnmappedAddress(f"the block at {address:#x} is not plugged in", address=address, region=self.region)
-        raise RegionOverlap(f"the block at {address:#x} is plugged in already", address=address, region=self.region)
-
-    def __iter__(self) -> Iterator[AddressRange]:
-        """The guest physical ranges that are plugged in, joined, as they are now."""
-        with self._lock:
-            self._check_there()
-            # A copy, for the caller may plug while it iterates; the zero ends the last run.
-            plugged = bytes(self._plugged) + b"\0"
-        start = plugged.find(1)
-        while start >= 0:
-            stop = plugged.index(0, start)
-            yield AddressRange(self.region.base + start * self.block_size, (stop - start) * self.block_size)
-            start = plugged.find(1, stop)
-
-    def __repr__(self) -> str:
-        try:
-            plugged = f"{self.plugged_size:#x} of {self.region.size:#x} bytes plugged in"
-        except (NotMapped, UnmappedAddress):
-            plugged = "removed"
-        return f"MemoryBlocks({self.region!r}, {plugged})"

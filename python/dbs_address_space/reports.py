@@ -1,4 +1,4 @@
-"""Reports: the cost of a plan, and the memory that the kernel gave."""
+"""Reports: the cost of a plan, the memory that the kernel gave, and who follows a space."""
 
 from __future__ import annotations
 
@@ -10,8 +10,18 @@ if TYPE_CHECKING:
 
     from ._core import AddressSpaceRegion, NumaPolicy
     from .enums import Prot
+    from .errors import Lease
 
-__all__ = ["DaxMapping", "EffectiveBacking", "Placement", "PlanCost", "PreallocReport", "ResetStats"]
+__all__ = [
+    "DaxMapping",
+    "EffectiveBacking",
+    "Follower",
+    "Placement",
+    "PlanCost",
+    "PreallocReport",
+    "ResetStats",
+    "SpaceStats",
+]
 
 
 class PlanCost(NamedTuple):
@@ -147,3 +157,41 @@ class DaxMapping(NamedTuple):
 
     def __repr__(self) -> str:
         return in_hex(self, "offset", "size", "file_offset")
+
+
+class Follower(NamedTuple):
+    """A process that follows a space: its user, the generation that it has, whether it may write to the memory.
+
+    `leases` are those for which it vetoed a change, as long as it has not told that they are gone.
+
+    >>> Follower(4711, 1000, 3, True, ()).pid
+    4711
+    """
+
+    pid: int
+    uid: int
+    generation: int
+    writable: bool
+    leases: tuple[Lease, ...]
+
+
+class SpaceStats(NamedTuple):
+    """Numbers of a space: maps published, changes that a lease or a client refused, seconds that changes waited for readers.
+
+    Then what is there now: bytes that have memory, of these the bytes that accesses go to the kernel for, because a touch might
+    fault, and leases (views, arrays, pins, long accesses); and the accesses that ended in a `MemoryFault`.
+
+    >>> SpaceStats(3, 0, 0.0, 4 << 20, 0, 1, 0).mapped
+    4194304
+    """
+
+    changes: int
+    refused: int
+    waited: float
+    mapped: int
+    guarded: int
+    leases: int
+    faults: int
+
+    def __repr__(self) -> str:
+        return in_hex(self, "mapped", "guarded")

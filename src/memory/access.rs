@@ -13,6 +13,7 @@ use crate::model::ids::RegionId;
 use crate::model::interrupt::{Interrupt, STEP};
 use crate::model::invalid::Invalid;
 use crate::model::range::Range;
+use crate::model::region::SharedRegion;
 use crate::model::region_map::RegionMap;
 use crate::model::room::Room;
 
@@ -207,11 +208,11 @@ impl<'a> Access<'a> {
         };
         match device {
             Some(region) => Error::Unmapped {
-                message: format!(
+                message: self.told_elsewhere(region, address).unwrap_or_else(|| format!(
                     "{}: {}{at} belongs to the device region {region}, which has no memory: space.dispatch(addr, size) asks its handler",
                     self.asked(),
                     hex(address)
-                ),
+                )),
                 address: Some(address),
                 size: Some(self.range.size()),
                 region: Some(Arc::clone(region)),
@@ -219,6 +220,13 @@ impl<'a> Access<'a> {
             None => self
                 .sized(self.map.unmapped(address, &format!("{}: no region holds {}{at}", self.asked(), hex(address)))),
         }
+    }
+
+    /// The message about a region whose bytes another process alone has.
+    fn told_elsewhere(&self, region: &SharedRegion, address: u64) -> Option<String> {
+        let (asked, address) = (self.asked(), hex(address));
+        let pid = region.source.elsewhere?;
+        Some(format!("{asked}: {address} belongs to {region}, whose bytes are private to the leader, process {pid}"))
     }
 
     /// The refusal of a region that has taken the place of the one that is meant.

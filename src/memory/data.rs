@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::protection::Pages;
 use super::region::MappedRegion;
+use super::section::Section;
 use super::source::failed;
 use super::storage::Storage;
 use super::watch::{self, NoWatch};
@@ -12,7 +13,7 @@ use crate::model::error::{Error, Result};
 use crate::model::int::{u64_of, usize_of};
 use crate::model::range::{Range, joined};
 use crate::model::region::SharedRegion;
-use crate::model::room::Gathered;
+use crate::model::room::{self, Gathered};
 use crate::sys::pagemap::Query;
 use crate::sys::{file, host, smaps};
 
@@ -92,6 +93,19 @@ impl Storage {
         let counted =
             smaps::resident_runs(host, size, &mut |offset, run| in_part(host.addr().saturating_add(offset), run));
         counted.map_err(|error| failed(region, "asking which of its pages are in memory (mincore) failed", &error))
+    }
+}
+
+impl<'a> Section<'a> {
+    /// The sections of it that have data, ascending. All other bytes read as zeroes.
+    pub fn with_data(&self) -> Result<Vec<Section<'a>>> {
+        let mut runs = Gathered::default();
+        let (region, part) = (self.region(), self.part());
+        match region.storage().data_runs(region.desc(), part, &mut |run| runs.add(self.within_part(run))) {
+            // The kernel can't say: all of it may have.
+            Err(Error::Unsupported { .. }) => room::collected([*self]),
+            found => found.and_then(|()| runs.finish()),
+        }
     }
 }
 

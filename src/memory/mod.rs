@@ -23,6 +23,7 @@ pub mod dax;
 pub mod dax_window;
 pub mod dirty;
 pub mod discard;
+pub mod exported;
 mod extent;
 pub mod fast_path;
 pub mod following;

@@ -1,5 +1,6 @@
 //! The leases on a storage: each is taken through a window, and vetoes that its bytes leave that window.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::window::Window;
@@ -8,6 +9,7 @@ use crate::model::error::LeaseInfo;
 use crate::model::ids::Place;
 use crate::model::range::{Range, joined};
 use crate::model::wait::Monitor;
+use crate::sys::event::Event;
 use crate::sys::fork::Forked;
 
 /// The time for which new leases are kept waiting for the sake of a removal.
@@ -60,7 +62,8 @@ impl HeldLease {
     /// The lease as it is told, at the addresses that its bytes have by now.
     fn info(&self, window: &Window) -> LeaseInfo {
         let address = window.guest_of(self.part).base();
-        LeaseInfo { what: self.what, address, size: self.part.size(), is_writable: self.writes == Writes::Unseen }
+        let is_writable = self.writes == Writes::Unseen;
+        LeaseInfo { what: self.what, address, size: self.part.size(), is_writable, pid: None }
     }
 }
 
@@ -108,13 +111,23 @@ struct PlacesState {
     held: Vec<Option<HeldLease>>,
     /// The slots of `held` that no one has.
     free: Vec<usize>,
+    /// Told when a lease ends.
+    alarm: Option<Arc<Event>>,
     /// Until when new leases wait, so that those that are held come to an end and a removal gets its turn.
     drains: Vec<(Scope, Instant)>,
 }
 
 impl PlacesState {
-    const fn new() -> Self {
-        Self { shown: vec![], closings: vec![], next_ticket: 0, held: vec![], free: vec![], drains: vec![] }
+    fn new() -> Self {
+        Self {
+            shown: vec![],
+            closings: vec![],
+            next_ticket: 0,
+            held: vec![],
+            free: vec![],
+            alarm: None,
+            drains: vec![],
+        }
     }
 
     fn held_in(&self, scope: Scope) -> impl Iterator<Item = &HeldLease> {
@@ -236,6 +249,9 @@ impl Places {
         }
         if let Some(ended) = ended.filter(|_| !state.drains.is_empty()) {
             state.extend_drains(ended);
+        }
+        if let Some(alarm) = state.alarm.take() {
+            alarm.signal();
         }
         drop(state);
         self.0.wake();
@@ -369,6 +385,16 @@ impl WindowLeases<'_> {
         self.monitor().wait(state, limit, |state| !is_open(state)).map(drop)
     }
 
+    /// Whether no one holds a lease; if someone does, the event is signalled when the next lease on the storage ends.
+    pub fn is_free_or_alarms(&self, alarm: &Arc<Event>) -> Result<bool, Forked> {
+        let mut state = self.monitor().lock()?;
+        let is_free = state.is_free(self.scope());
+        if !is_free {
+            state.alarm = Some(Arc::clone(alarm));
+        }
+        Ok(is_free)
+    }
+
     /// Waits at most `limit` until no one holds a lease.
     pub fn wait_free(&self, limit: Duration) -> Result<(), Forked> {
         let scope = self.scope();
@@ -398,7 +424,7 @@ pub(super) mod tests {
     const LONG: Duration = Duration::from_secs(60);
 
     fn lease(what: &'static str, address: u64) -> LeaseInfo {
-        LeaseInfo { what, address, size: 8, is_writable: false }
+        LeaseInfo { what, address, size: 8, is_writable: false, pid: None }
     }
 
     /// A page at address 0, and the leases on its storage.

@@ -86,8 +86,20 @@ impl<'a> Section<'a> {
         usize_of(self.buffer.base())
     }
 
+    /// The bytes of it that are at addresses of a range.
+    pub fn within(&self, range: Range) -> Self {
+        let inside = self.range().intersection(&range);
+        self.skip(inside.base().abs_diff(self.address())).take(inside.size())
+    }
+
+    /// The bytes of it that are in part of the storage.
+    pub fn within_part(&self, part: Range) -> Self {
+        let inside = self.part.intersection(&part);
+        self.skip(inside.base().saturating_sub(self.part.base())).take(inside.size())
+    }
+
     /// Its place in the storage.
-    pub(super) const fn part(&self) -> Range {
+    pub const fn part(&self) -> Range {
         self.part
     }
 

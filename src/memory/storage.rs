@@ -19,14 +19,16 @@ use super::source::{self, Backing};
 use super::tracking::Tracking;
 use crate::model::error::{Error, Result};
 use crate::model::format::size as size_text;
-use crate::model::ids::StorageId;
+use crate::model::ids::{Lineage, StorageId};
 use crate::model::int::{u64_of, usize_of};
+use crate::model::journal::{self, Level};
 use crate::model::range::Range;
 use crate::model::region::{PROT_READ, PROT_WRITE, SharedRegion};
 use crate::sys::copy::{self, Reach};
 use crate::sys::fork::Forked;
 use crate::sys::host;
 use crate::sys::memory::{self, Advice};
+use crate::sys::once::Once;
 
 /// The memory that regions show. How it may be touched is said in `path.rs`.
 #[derive(Debug)]
@@ -34,6 +36,8 @@ pub struct Storage {
     /// First, so that it is dropped while the pages are there, which the kernel watches.
     tracking: Tracking,
     id: StorageId,
+    /// Made when the first image needs it.
+    lineage: Once<Lineage>,
     mapped: MappedPages,
     /// The first byte, which may lie behind the start of the pages.
     start: *mut u8,
@@ -69,6 +73,7 @@ impl Storage {
         let storage = Self {
             tracking: Tracking::default(),
             id: StorageId::unique(),
+            lineage: Once::new(),
             present: PresentPages::new(huge_pages)?,
             holes: HoleFinder::new(&backing, region.memory_size())?,
             mapped,
@@ -111,6 +116,16 @@ impl Storage {
         self.id
     }
 
+    /// The identity of the bytes in images.
+    pub fn lineage(&self) -> Lineage {
+        *self.lineage.get_or_init(Lineage::unique)
+    }
+
+    /// Makes them the bytes that an image has; for memory that nobody has seen.
+    pub fn descend_from(&self, lineage: Lineage) {
+        self.lineage.get_or_init(|| lineage);
+    }
+
     /// The leases on it.
     pub(super) const fn places(&self) -> &Arc<Places> {
         &self.places
@@ -130,7 +145,7 @@ impl Storage {
     }
 
     /// All of it.
-    pub(super) const fn whole(&self) -> Range {
+    pub const fn whole(&self) -> Range {
         Range::between(0, self.size)
     }
 
@@ -248,6 +263,11 @@ impl Storage {
     /// Waits for direct copies in flight, so it must be called without the interpreter's lock.
     pub(super) fn export_file(&self) -> Option<Arc<File>> {
         let file = self.backing.file.as_ref()?;
+        if self.page_size() > host::page_size() && self.gate.is_open() {
+            let text =
+                || format!("{} of huge pages are guarded from here on: others have the file", size_text(self.size));
+            journal::note(Level::Info, text);
+        }
         // Before the descriptor is out: a direct copy under way must end before anyone can punch.
         self.gate.close();
         Some(Arc::clone(file))

@@ -3,6 +3,7 @@
 //! Every variant is pure data, and the binding maps each to one Python class.
 
 use std::any::Any;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::ids::Generation;
@@ -24,6 +25,8 @@ pub struct LeaseInfo {
     pub size: u64,
     /// Whether they may be written for as long as they are held, unseen.
     pub is_writable: bool,
+    /// The process that holds them, where it is another one.
+    pub pid: Option<u32>,
 }
 
 /// The exception of a client, in the form that its language has for it.
@@ -69,6 +72,19 @@ pub enum Errno {
     Failed(i32),
     /// No call failed: it only tells programs what the message tells people.
     Refused(i32),
+}
+
+/// The kinds of faults of an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ImageFault {
+    /// It can't be made, or not be used so.
+    Refused,
+    /// It is damaged.
+    Corrupt,
+    /// It does not belong to the image, the machine or the memory that it is used with.
+    Mismatch,
+    /// A later version of this package wrote it.
+    TooNew,
 }
 
 /// The work was asked to stop; the caller's `Interrupt` knows why.
@@ -332,6 +348,34 @@ pub enum Error {
         message: String,
         /// Its exception.
         raised: Option<ClientException>,
+    },
+    /// The connection between a leader and a follower ended, or never came about.
+    #[error("{message}")]
+    Share {
+        /// The one that ended it, and why.
+        message: String,
+    },
+    /// An image that can't be made or used.
+    #[error("{}: {message}", .path.display())]
+    Image {
+        /// The kind of fault.
+        fault: ImageFault,
+        /// The fault, and what to do.
+        message: String,
+        /// The file.
+        path: PathBuf,
+        /// The chunk of its data.
+        chunk: Option<u64>,
+    },
+    /// The kernel refused to open, read or write a file of the caller's.
+    #[error("{message}")]
+    File {
+        /// The kernel's words.
+        message: String,
+        /// The kernel's error number.
+        errno: i32,
+        /// The file.
+        path: PathBuf,
     },
     /// The allocator refused room for a result or a buffer.
     #[error("{message}")]

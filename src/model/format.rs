@@ -6,14 +6,17 @@ use super::quote::quoted;
 /// `0xc000_0000`: hexadecimal, grouped by four digits from the right.
 #[must_use]
 pub fn hex(value: u64) -> String {
-    grouped(&format!("{value:x}"))
-}
-
-/// Hexadecimal digits behind `0x`, grouped by four from the right.
-#[must_use]
-pub fn grouped(digits: &str) -> String {
-    let groups: Vec<_> = digits.as_bytes().rchunks(4).rev().map(String::from_utf8_lossy).collect();
-    format!("0x{}", groups.join("_"))
+    let mut text = String::from("0x");
+    let highest = value.checked_ilog2().unwrap_or_default() / 4;
+    for place in (0..=highest).rev() {
+        // A table of many regions is mostly addresses: no text on the way.
+        let digit = value.checked_shr(place.saturating_mul(4)).unwrap_or_default() & 0xf;
+        text.extend(u32::try_from(digit).ok().and_then(|digit| char::from_digit(digit, 16)));
+        if place > 0 && place % 4 == 0 {
+            text.push('_');
+        }
+    }
+    text
 }
 
 const UNITS: [(&str, u32); 7] =

@@ -1,6 +1,9 @@
 //! The numbers that tell regions, maps, memories and reservations apart: a type each, so that none is taken for another.
 
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::sys::fork;
 
 /// A number that nothing else of its kind has in this process, and that is never used again.
 macro_rules! unique_id {
@@ -21,6 +24,21 @@ macro_rules! unique_id {
     };
 }
 
+/// Ids that other processes are told of.
+macro_rules! numbered {
+    ($($name:ident),+) => {
+        $(impl $name {
+            /// The number, for other processes.
+            #[must_use]
+            pub const fn number(self) -> u64 {
+                self.0
+            }
+        })+
+    };
+}
+
+numbered!(RegionId, StorageId);
+
 unique_id! {
     /// Identifies a region from its insertion into a map to its removal.
     ///
@@ -36,14 +54,6 @@ unique_id! {
 unique_id! {
     /// Identifies bytes: one mapping of a file or of anonymous memory, whatever regions show it.
     StorageId
-}
-
-impl StorageId {
-    /// The number.
-    #[must_use]
-    pub const fn number(self) -> u64 {
-        self.0
-    }
 }
 
 unique_id! {
@@ -64,6 +74,28 @@ unique_id! {
 unique_id! {
     /// Identifies one who wants to know which pages were written.
     ConsumerId
+}
+
+/// Identifies bytes as they go from image to image and are restored, whatever process has them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Lineage(pub [u8; 16]);
+
+impl Lineage {
+    /// One that no other bytes have.
+    #[must_use]
+    pub fn unique() -> Self {
+        let (low, high) = (random().to_le_bytes(), random().to_le_bytes());
+        let mut bytes = [0; 16];
+        bytes.iter_mut().zip(low.into_iter().chain(high)).for_each(|(byte, value)| *byte = value);
+        Self(bytes)
+    }
+}
+
+fn random() -> u64 {
+    // Of the standard library, the one source of such numbers; a forked child would go on with its parent's.
+    let mut hasher = RandomState::new().build_hasher();
+    hasher.write_i32(fork::pid());
+    hasher.finish()
 }
 
 /// The number of maps that a space had published when it published this one; 0 for a new or detached map.
@@ -98,6 +130,11 @@ mod tests {
             threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
         });
         assert_eq!(given.iter().collect::<std::collections::HashSet<_>>().len(), 4 * EACH);
+    }
+
+    #[test]
+    fn no_two_lineages_are_one() {
+        assert_ne!(Lineage::unique(), Lineage::unique());
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use super::columns;
 use super::error::Result;
 use super::format::{hex, size as size_text};
 use super::interrupt::Interrupt;
@@ -10,7 +11,6 @@ use super::plan::SpacePlan;
 use super::policy::node_list;
 use super::range::Range;
 use super::region::{MAP_POPULATE, Region};
-use super::render;
 
 /// The machine, its nodes, each region with its source, its policy and the reason for its place, the cost, and every problem.
 pub fn text(plan: &SpacePlan, interrupt: &dyn Interrupt) -> Result<String> {
@@ -26,7 +26,7 @@ pub fn text(plan: &SpacePlan, interrupt: &dyn Interrupt) -> Result<String> {
     let zones = zones.map(|(name, window)| format!("hotplug of '{name}' {window} {}", size_text(window.size())));
     let problems = plan.problems.iter().map(|problem| format!("problem: {problem}"));
     let results = window.chain(zones).chain(cost_lines(plan)).chain(problems);
-    render::joined(machine.chain(reserved).chain(nodes).chain(regions).chain(results), interrupt)
+    columns::joined(machine.chain(reserved).chain(nodes).chain(regions).chain(results), interrupt)
 }
 
 fn node_text(node: &NumaNode) -> String {

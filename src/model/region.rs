@@ -405,7 +405,7 @@ impl Region {
     /// Whether a mapped space gives it memory.
     #[must_use]
     pub fn has_memory(&self) -> bool {
-        self.region_type != RegionType::DeviceMemory
+        self.region_type != RegionType::DeviceMemory && self.source.elsewhere.is_none()
     }
 
     /// The source of the bytes when the space is mapped: the one given, or the default of the type and flags.

@@ -172,6 +172,8 @@ pub struct Source {
     pub buffer: Option<UserBuffer>,
     /// The offset of the region in the file.
     pub file_offset: u64,
+    /// The process that alone has the bytes: here the region has no memory.
+    pub elsewhere: Option<u32>,
 }
 
 impl Source {

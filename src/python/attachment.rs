@@ -140,6 +140,11 @@ impl PyAttachment {
         self.state.object(py)
     }
 
+    /// The exception that ended it.
+    pub(super) fn error_of(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
+        Ok(self.state.parts(py)?.error.as_ref().map(|error| error.clone_ref(py)))
+    }
+
     /// The space and the membership in it; refused once they were let go.
     pub(super) fn membership(&self, py: Python<'_>) -> PyResult<(SpaceRef, Arc<Subscription>)> {
         let parts = self.state.parts(py)?;
@@ -168,7 +173,7 @@ impl PyAttachment {
     /// `sys.unraisablehook` was told of it too.
     #[getter]
     fn error(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
-        Ok(self.state.parts(py)?.error.as_ref().map(|error| error.clone_ref(py)))
+        self.error_of(py)
     }
 
     /// Ends the attachment and leaves no trace of it; doing it twice does nothing.
@@ -216,7 +221,7 @@ impl PyAttachment {
 
     fn __repr__(slf: &Bound<'_, Self>) -> PyResult<String> {
         let (py, this) = (slf.py(), slf.get());
-        let status = match (this.is_following(py)?, this.error(py)?) {
+        let status = match (this.is_following(py)?, this.error_of(py)?) {
             (true, _) => "attached",
             (false, None) => "detached",
             (false, Some(_)) => "failed",

@@ -316,6 +316,10 @@ imported!(
     py_effective, "dbs_address_space.reports", "EffectiveBacking"
 );
 imported!(
+    /// A `SpaceStats`.
+    py_space_stats, "dbs_address_space.reports", "SpaceStats"
+);
+imported!(
     /// A `NumaPlacement`.
     py_placement, "dbs_address_space.reports", "Placement"
 );

@@ -1,12 +1,13 @@
 //! The one map from errors to Python's exception classes, which live in `dbs_address_space.errors`.
 
-use pyo3::exceptions::{PyMemoryError, PyRuntimeError};
+use pyo3::exceptions::{PyMemoryError, PyOSError, PyRuntimeError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
 use super::calls::{self, python_call};
+use super::logging;
 use super::region_objects::RegionObject;
-use crate::model::error::{Errno, Error, LeaseInfo, Shortage};
+use crate::model::error::{Errno, Error, ImageFault, LeaseInfo, Shortage};
 use crate::model::invalid::{Invalid, Kind};
 use crate::model::region::SharedRegion;
 use crate::sys::fork::Forked;
@@ -33,6 +34,8 @@ impl From<Invalid> for PyErr {
 }
 
 fn exception(py: Python<'_>, error: &Error) -> PyResult<PyErr> {
+    // A short access that ended in a fault is told of here: where an exception is made, Python code may run.
+    logging::tell(py);
     if let Error::Client { raised: Some(raised), .. } = error
         && let Some(raised) = raised.get::<PyErr>()
     {
@@ -40,6 +43,10 @@ fn exception(py: Python<'_>, error: &Error) -> PyResult<PyErr> {
     }
     if let Error::NoRoom { message } = error {
         return Ok(PyMemoryError::new_err(message.clone()));
+    }
+    if let Error::File { message, errno, path } = error {
+        // Python makes a `FileNotFoundError` and the like of it.
+        return Ok(PyOSError::new_err((*errno, message.clone(), path.clone().into_os_string())));
     }
     described(py, error)?.build(&error.to_string())
 }
@@ -99,8 +106,12 @@ fn described<'py>(py: Python<'py>, error: &Error) -> PyResult<Exception<'py>> {
         Error::Reentrant { .. } => Ok(new("ReentrantChange")),
         Error::Forked => Ok(new("ForkedProcess")),
         Error::Client { .. } => Ok(new("ClientError")),
+        Error::Share { .. } => Ok(new("ShareError")),
+        Error::Image { fault, path, chunk, .. } => {
+            new(image_class(*fault)).with("path", path.display().to_string())?.with("chunk", chunk)
+        }
         // Only at the interpreter's end: elsewhere `PyInterrupt` raises the exception that interrupted.
-        Error::NoRoom { .. } | Error::Interrupted => Ok(new("AddressSpaceError")),
+        Error::NoRoom { .. } | Error::File { .. } | Error::Interrupted => Ok(new("AddressSpaceError")),
     }
 }
 
@@ -110,6 +121,15 @@ const fn class_of(kind: Kind) -> &'static str {
         Kind::Range => "InvalidAddressRange",
         Kind::RegionType => "InvalidRegionType",
         Kind::MemorySourceType => "InvalidMemorySourceType",
+    }
+}
+
+const fn image_class(fault: ImageFault) -> &'static str {
+    match fault {
+        ImageFault::Refused => "ImageError",
+        ImageFault::Corrupt => "ImageCorrupt",
+        ImageFault::Mismatch => "ImageMismatch",
+        ImageFault::TooNew => "ImageTooNew",
     }
 }
 
@@ -168,11 +188,13 @@ impl<'py> Exception<'py> {
     }
 }
 
-fn lease_tuple<'py>(py: Python<'py>, leases: &[LeaseInfo]) -> PyResult<Bound<'py, PyTuple>> {
+pub(super) fn lease_tuple<'py>(py: Python<'py>, leases: &[LeaseInfo]) -> PyResult<Bound<'py, PyTuple>> {
     let _guard = python_call();
     let class = errors(py)?.getattr("Lease")?;
-    let leases: Vec<Bound<'py, PyAny>> =
-        leases.iter().map(|lease| class.call1((lease.what, lease.address, lease.size))).collect::<PyResult<_>>()?;
+    let leases: Vec<Bound<'py, PyAny>> = leases
+        .iter()
+        .map(|lease| class.call1((lease.what, lease.address, lease.size, lease.pid)))
+        .collect::<PyResult<_>>()?;
     PyTuple::new(py, leases)
 }
 

@@ -246,7 +246,7 @@ const SPACE: &[(&str, &str)] = &[
     ("base current get_base get_snapshot copy clone freeze", "snapshot()"),
     ("begin edit batch update atomic", "transaction()"),
     (
-        "on_change add_listener listen observe register add_observer watch add_client hook_add attach",
+        "on_change add_listener listen observe register add_observer watch add_client hook_add",
         "subscribe(client_or_callable)",
     ),
     ("unsubscribe remove_listener detach", "Attachment.detach(), of what subscribe() and attach_*() return"),
@@ -260,6 +260,8 @@ const SPACE: &[(&str, &str)] = &[
     ("hotunplug unplug unplug_region", "request_unplug(region)"),
     ("wait wait_change", "wait_for_change(generation)"),
     ("mapped", "is_mapped"),
+    ("snapshot_to save_snapshot save_image write_image persist hibernate", "save(path)"),
+    ("load_snapshot restore_snapshot from_image load_image", "restore(path)"),
     ("attachments listeners subscribers observers", "clients"),
 ];
 
@@ -284,7 +286,7 @@ const MAP: &[(&str, &str)] = &[
     ("compare delta", "diff(after)"),
     ("is_valid_address address_in_range contains has_region has", "`region in space`, or find_region(addr)"),
     ("e820 e820_table", "tables.e820(space)"),
-    ("to_json to_dict dump dumps save", "AddressSpacePlan.to_json(), or pickle of snapshot()"),
+    ("to_json to_dict dump dumps", "AddressSpacePlan.to_json(), or pickle of snapshot()"),
     ("numa_nodes numa_node get_numa_node", "numa_node_id(addr)"),
 ];
 

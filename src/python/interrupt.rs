@@ -7,6 +7,7 @@ use pyo3::prelude::*;
 use super::callback;
 use super::calls::{self, python_call};
 use super::import_once::ImportOnce;
+use super::logging;
 use crate::model::error::{Interrupted, Result};
 use crate::model::interrupt::{Interrupt, Uninterrupted};
 use crate::sys::lock::{Lock, LockGuard};
@@ -51,7 +52,9 @@ impl PyInterrupt {
         py: Python<'_>,
         work: impl FnOnce(&dyn Interrupt) -> Result<T> + Send,
     ) -> PyResult<T> {
+        logging::look(py);
         let result = calls::detach(py, || work(self));
+        logging::tell(py);
         let raised = self.state.lock()?.raised.take();
         // Also when the work came to its end all the same, as a commit does that can't be undone: Ctrl-C must not be lost.
         raised.map_or_else(|| result.map_err(PyErr::from), Err)

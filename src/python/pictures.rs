@@ -13,9 +13,10 @@ use super::interrupt::of_many;
 use super::keywords;
 use super::queries::example;
 use super::space::PySpace;
-use crate::model::render::{self, Terminal};
 use crate::model::reservations::Reservation;
 use crate::model::rows::{Row, rows};
+use crate::model::table::table;
+use crate::model::terminal_table::{Terminal, terminal_table};
 
 const ELLIPSIS: &str = "…";
 
@@ -110,7 +111,7 @@ macro_rules! pictures {
                 of_many(py, map.regions().len(), |interrupt| {
                     let mut rows = rows(&map, &reserved, limit.map(count));
                     rows.retain(|row| free || row.kind() != "free");
-                    render::terminal_table(&rows, terminal, interrupt)
+                    terminal_table(&rows, terminal, interrupt)
                 })
             }
 
@@ -180,7 +181,7 @@ macro_rules! pictures {
             fn __str__(&self, py: Python<'_>) -> PyResult<String> {
                 let reserved = self.reserved()?;
                 let map = self.query(py, |base| Ok(Arc::clone(&base.map)))?;
-                of_many(py, map.regions().len(), |interrupt| render::table(&rows(&map, &reserved, None), interrupt))
+                of_many(py, map.regions().len(), |interrupt| table(&rows(&map, &reserved, None), interrupt))
             }
         }
     };

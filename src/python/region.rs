@@ -98,8 +98,8 @@ impl PyRegion {
             source_type: mem_type.map(convert::source_type).transpose()?,
             path: mem_file_path.map(|path| convert::path(path, "mem_file_path")).transpose()?.unwrap_or_default(),
             file: file.map(opened).transpose()?.map(|(file, ())| file),
-            buffer: None,
             file_offset: file_offset.0,
+            ..Source::default()
         };
         let mut region = Region::new(region_type, convert::range(base, size)?, source)?;
         region.host_numa_node_id = host_numa_node_id.map(|node| node.0);

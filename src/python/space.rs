@@ -12,7 +12,8 @@ use pyo3::types::PyTuple;
 
 use super::attachment::PyAttachment;
 use super::base::{PyBase, regions_of, target};
-use super::convert::{Address, Timeout};
+use super::calls::python_call;
+use super::convert::{self, Address, Timeout};
 use super::interrupt::detached;
 use super::layout::PyLayout;
 use super::leaving::{leave, patience};
@@ -26,6 +27,7 @@ use crate::model::format;
 use crate::model::ids::{Generation, Incarnation};
 use crate::model::region_map::RegionMap;
 use crate::space::AddressSpace;
+use crate::space::stats::SpaceStats;
 use crate::sys::lock::Lock;
 use crate::sys::once::Once;
 
@@ -66,9 +68,12 @@ impl PySpace {
     }
 
     pub(super) fn of(py: Python<'_>, space: AddressSpace) -> PyResult<Self> {
-        let inner = SpaceRef::new(space);
+        Self::sharing(py, SpaceRef::new(space), Py::new(py, PyRegistry::default())?)
+    }
+
+    /// Another handle of a space.
+    fn sharing(py: Python<'_>, inner: SpaceRef, registry: Py<PyRegistry>) -> PyResult<Self> {
         let base = Py::new(py, PyBase::from(inner.map()))?;
-        let registry = Py::new(py, PyRegistry::default())?;
         Ok(Self { inner, registry, current: ArcSwap::from_pointee(base), memory: Lock::new(None), ports: Once::new() })
     }
 
@@ -176,6 +181,13 @@ impl PySpace {
         Self::begin(py, RegionMap::from_regions(regions_of(regions)?, layout.get().0.clone())?)
     }
 
+    /// Another handle of the space of a memory, for the package's own handles: its ports are others.
+    #[staticmethod]
+    fn _of_memory(py: Python<'_>, memory: &Bound<'_, PyMemory>) -> PyResult<Self> {
+        let (inner, registry) = memory.get().owner(py);
+        Self::sharing(py, inner, registry)
+    }
+
     /// The current map as an immutable value: one atomic load.
     ///
     /// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout
@@ -268,6 +280,40 @@ impl PySpace {
         self.inner.load().memory().is_some()
     }
 
+    /// Lets other processes of the same user, and of root, look at the space at a socket: a `SpaceServer`, until it is closed.
+    ///
+    /// `dbs-address-space show space:PATH` and its other commands read from there, `top` again and again. They see the map and the numbers, and,
+    /// where they ask for it, the memory that is in files, to read only; huge pages are guarded from then on. A socket of that path
+    /// that nobody listens at is replaced. Raises `OSError` where somebody does, or where the socket can't be made.
+    ///
+    /// >>> import tempfile
+    /// >>> from dbs_address_space import AddressSpaceBuilder
+    /// >>> space = AddressSpaceBuilder(numa_regions=["4MiB"]).build()
+    /// >>> with tempfile.TemporaryDirectory() as directory:
+    /// ...     space.serve(directory + "/vm.sock").close()
+    fn serve<'py>(slf: &Bound<'py, Self>, path: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        slf.get().inner.check_process()?;
+        let _guard = python_call();
+        slf.py().import("dbs_address_space.serving")?.getattr("SpaceServer")?.call1((slf, path))
+    }
+
+    /// Numbers of the space, a `SpaceStats`: its changes, the leases and the memory that are there, faults.
+    ///
+    /// Each is right by itself; together they need not be of one moment. In a forked child: `ForkedProcess` where a thread of the parent
+    /// had what it looks at.
+    ///
+    /// >>> from dbs_address_space import AddressSpaceBuilder
+    /// >>> space = AddressSpaceBuilder(numa_regions=["4MiB"]).build()
+    /// >>> with space.memory.view(0, 4096):
+    /// ...     stats = space.stats()
+    /// >>> stats.mapped, stats.leases, stats.faults
+    /// (4194304, 1, 0)
+    fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let stats = self.inner.stats()?;
+        let SpaceStats { changes, refused, waited, mapped, guarded, leases, faults } = stats;
+        convert::py_space_stats(py, (changes, refused, waited.as_secs_f64(), mapped, guarded, leases, faults))
+    }
+
     /// Unmaps the memory, if there is any, and ends every attachment, those of the ports too; the space stays as a map. Closing twice does nothing.
     ///
     /// `with` closes the space at its end. A region that views, arrays or long accesses hold is `RegionBusy`, at once or after `timeout`
@@ -345,7 +391,8 @@ impl PySpace {
     #[allow(clippy::unused_self, reason = "a method for pickle")]
     fn __reduce__(&self) -> PyResult<()> {
         Err(PyTypeError::new_err(
-            "cannot pickle a live AddressSpace: pickle its snapshot() and build a new space from that",
+            "cannot pickle a live AddressSpace: pickle its snapshot() and build a new space from that; multiprocessing, imported before \
+             this package, gives other processes a follower",
         ))
     }
 }

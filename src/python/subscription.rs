@@ -112,7 +112,7 @@ impl PySpace {
     ///
     /// Changes that come while the loop is busy are one, which may be empty: then only the generation has moved. It begins with the map of
     /// this call; given a `generation` that the space is past already, all that is there comes at once, as added. It ends when the space is
-    /// closed. Ending or cancelling it leaves nothing attached. Raises `ForkedProcess` in a forked child.
+    /// closed, or follows its leader no more. Ending or cancelling it leaves nothing attached. Raises `ForkedProcess` in a forked child.
     ///
     /// >>> import asyncio
     /// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion

@@ -18,6 +18,7 @@ use crate::model::dirty::DirtyPages;
 use crate::model::error::Result;
 use crate::model::ids::{ConsumerId, Incarnation};
 use crate::model::tracking::{self, TrackingMode};
+use crate::space::tracker::UNSEEN_WRITERS;
 use crate::sys::lock::Lock;
 
 /// The tracking of writes to a guest memory: `GuestMemory.dirty`.
@@ -36,7 +37,8 @@ impl PyDirty {
     /// Unicorn and KVM guests, exactly. `"kvm"` is KVM's log with this package's own writes, `"api"` the latter alone, where a writable view
     /// counts as written whole. `"auto"` takes the kernel where it can watch the memory, else `"kvm"`. `exact` also watches pages of files
     /// that are not in memory yet, which else count as written when they are first read. `page_size` is that of the results: by default the
-    /// largest of the memory. A vhost-user back-end writes unseen: beside one, `trust=("vhost-user",)` says that this is known.
+    /// largest of the memory. A vhost-user back-end writes unseen: beside one, `trust=("vhost-user",)` says that this is known;
+    /// `"share"` stands for followers that may write, and `"leader"` for all other processes of a follower.
     /// Raises `Unsupported` for memory that the mode can't watch, and `NotMapped`.
     ///
     /// >>> from dbs_address_space import AddressSpaceBuilder
@@ -56,7 +58,7 @@ impl PyDirty {
     ) -> PyResult<PyTracker> {
         let trusted = convert::items_or_none(trust, "names", |item| convert::text(&item)).argument("trust")?;
         let consumer = Consumer { id: ConsumerId::unique(), mode: TrackingMode::parse(mode)?, is_exact: exact };
-        if !trusted.iter().any(|name| name == "vhost-user") {
+        if !trusted.iter().any(|name| UNSEEN_WRITERS.contains(&name.as_str())) {
             let how = |name: &str| format!("trust=(\"{name}\",), for a set that lacks what it writes");
             self.space.refuse_unseen_writers(how)?;
         }

@@ -23,6 +23,7 @@ use crate::model::change::{Change, ChangeRequest};
 use crate::model::error::Result;
 use crate::model::ids::{Incarnation, RegionId};
 use crate::model::interrupt::Interrupt;
+use crate::model::journal::{self, Level};
 use crate::model::region_map::{RegionEntry, RegionMap};
 use crate::sys::sync::thread;
 
@@ -38,7 +39,13 @@ impl AddressSpace {
     /// Must be called without the interpreter's lock: the writer whose turn it is takes that lock to call a client, and would wait for
     /// ever for a thread that holds it and waits for the turn.
     pub fn change(&self, request: &ChangeRequest<'_>, interrupt: &dyn Interrupt) -> Result<Arc<RegionMap>> {
+        self.decided(request, interrupt).inspect_err(|error| self.counters().count_refusal(error))
+    }
+
+    /// [`change`](Self::change) for who tries again: a refusal is not counted.
+    pub(super) fn decided(&self, request: &ChangeRequest<'_>, interrupt: &dyn Interrupt) -> Result<Arc<RegionMap>> {
         self.check_process()?;
+        self.check_leads()?;
         // Mapping may take minutes: done before the turn is taken, it delays no other writer, and can be interrupted at no cost.
         let mut ahead = self.map_ahead(request, interrupt)?;
         // Before the turn, so that it goes behind it: after a refusal, unmapping takes long and may call the owner of a buffer.
@@ -61,20 +68,22 @@ impl AddressSpace {
             Some(mapped) if there.is_empty() => Ok(mapped),
             _ => window_on(region, there).map(Arc::new),
         })?;
-        let (old, after) = self.publish_change(&turn, before, change, memory.as_ref())?;
+        let (old, after) = self.publish_change(&turn, before, change, memory.as_ref(), None)?;
         drop(turn);
         // Unmapping gigabytes and giving bytes back takes long: only now, when the next writer has the turn.
         drop((old, ahead, kept));
         Ok(after)
     }
 
-    /// Publishes a change that is mapped, and gives what was before it, which is dropped without the turn, and the map behind it.
+    /// Publishes a change that is mapped, and gives what was before it, which is dropped without the turn, and the map behind it. `word` is
+    /// asked last.
     pub(super) fn publish_change(
         &self,
         turn: &WriterTurn<'_>,
         before: Arc<SpaceState>,
         change: Change,
         memory: Option<&Arc<MappedRegions>>,
+        word: Option<Arc<Subscription>>,
     ) -> Result<(Old, Arc<RegionMap>)> {
         // Leases are closed before any client is asked: a client that made room for a change can't be told that a view forbids it.
         let both = before.memory.as_ref().zip(memory);
@@ -84,8 +93,12 @@ impl AddressSpace {
         let after = SpaceState { map: Arc::clone(&proposal.change.after), memory: memory.cloned() };
         // The publication waits until nobody has this snapshot, we included.
         drop(before);
-        let old = self.publish(turn, self.participants(&proposal)?, participant, after)?;
+        let mut participants = self.participants(&proposal)?;
+        participants.extend(word.map(|word| (word, Arc::clone(&proposal))));
+        let old = self.publish(turn, participants, participant, after)?;
         self.forget_unplugs(&proposal.change);
+        let change = &proposal.change;
+        journal::note(Level::Info, || format!("generation {}: {change}", change.after.generation()));
         Ok((old, Arc::clone(&proposal.change.after)))
     }
 
@@ -153,6 +166,7 @@ impl AddressSpace {
         if let Some(mapped) = mapped {
             return Ok(mapped.incarnation());
         }
+        self.check_leads()?;
         let incarnation = Incarnation::unique();
         memory = Arc::new(MappedRegions::new(incarnation, map_all(map.regions(), &*turn)?)?);
         let kept = memory.regions().filter(|region| region.is_on_kept_part()).map(NextWindow::show);
@@ -166,7 +180,11 @@ impl AddressSpace {
 
     /// Clients that know the regions get them as removed and added, since the mapping is new; clients that saw them go, when the memory
     /// was closed, get them as added only.
-    fn invite_to_memory(&self, map: &Arc<RegionMap>, memory: &Arc<MappedRegions>) -> Result<Vec<Participant>> {
+    pub(super) fn invite_to_memory(
+        &self,
+        map: &Arc<RegionMap>,
+        memory: &Arc<MappedRegions>,
+    ) -> Result<Vec<Participant>> {
         let proposal = |change| Arc::new(Proposal::new(change, None, Some(Arc::clone(memory))));
         let (remap, attach_all) = (proposal(Change::remap(map)), proposal(Change::attach_all(map)));
         let proposal_for = |client: &Subscription| if client.has_seen_regions() { &remap } else { &attach_all };
@@ -189,6 +207,7 @@ impl AddressSpace {
                 Err(still_read) if self.check_process().is_err() => return SpaceState::clone(&still_read),
                 Err(still_read) => old = still_read,
             }
+            self.counters().count_wait(pause);
             thread::sleep(pause);
             pause = pause.saturating_mul(2).min(LONGEST_PAUSE);
         }

@@ -1,5 +1,7 @@
 //! Memory for work that lets the snapshot go: planned on the map of the moment, and leased.
 
+use std::sync::Arc;
+
 use super::space::AddressSpace;
 use crate::memory::access::{self, Side};
 use crate::memory::lease::WeakRegion;
@@ -7,6 +9,7 @@ use crate::memory::leased_sections::LeasedSections;
 use crate::model::error::{Error, Result};
 use crate::model::ids::Incarnation;
 use crate::model::interrupt::Interrupt;
+use crate::model::region_map::RegionMap;
 use crate::model::wait::SLICE;
 
 impl AddressSpace {
@@ -19,6 +22,28 @@ impl AddressSpace {
         let snapshot = self.load();
         let plans = access::plan(&snapshot.map, snapshot.memory_of(incarnation)?, sides)?;
         LeasedSections::lease_all(sides, &plans)
+    }
+
+    /// Leases what a verb takes, and gives the map that it was planned on.
+    ///
+    /// Must be called without the interpreter's lock.
+    pub fn lease_with_map(
+        &self,
+        incarnation: Incarnation,
+        side: Side<'_>,
+        interrupt: &dyn Interrupt,
+    ) -> Result<(Arc<RegionMap>, LeasedSections)> {
+        loop {
+            let unsettled = {
+                let snapshot = self.load();
+                let plans = access::plan(&snapshot.map, snapshot.memory_of(incarnation)?, [side])?;
+                match LeasedSections::lease_all([side], &plans)? {
+                    Ok([leased]) => return Ok((Arc::clone(&snapshot.map), leased)),
+                    Err(unsettled) => unsettled,
+                }
+            };
+            self.wait_settled(&unsettled, interrupt)?;
+        }
     }
 
     /// Goes on from what [`try_lease`](Self::try_lease) gave: waits for the change that is deciding about a region, and tries again.

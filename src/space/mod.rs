@@ -7,6 +7,9 @@ pub mod build;
 pub mod change;
 pub mod checkpoint;
 pub mod client;
+mod counters;
+pub mod follow;
+pub mod following;
 pub mod lease;
 pub mod memory_participant;
 pub mod point;
@@ -18,6 +21,7 @@ pub mod restore;
 #[allow(clippy::module_inception, reason = "the room's main thing")]
 pub mod space;
 pub mod state;
+pub mod stats;
 pub mod subscribe;
 pub mod subscription;
 pub mod tracker;

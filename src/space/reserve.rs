@@ -27,6 +27,7 @@ impl AddressSpace {
         owner: &str,
         interrupt: &dyn Interrupt,
     ) -> Result<Arc<Reservation>> {
+        self.check_leads()?;
         // Under the turn, although no map is published: a change that is under way has checked the reservations already, and the map
         // that it is about to publish would have a region here.
         let _turn = self.take_turn(interrupt)?;

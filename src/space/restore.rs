@@ -38,6 +38,7 @@ impl AddressSpace {
     ///
     /// Refused before any byte is copied, nothing has changed; failed behind that, it can be done again.
     pub fn restore(&self, point: &Arc<Point>, interrupt: &dyn Interrupt) -> Result<u64> {
+        self.check_leads()?;
         let turn = self.take_turn(interrupt)?;
         let later = self.later_than(point)?;
         self.refuse_unseen(point.options)?;
@@ -83,7 +84,7 @@ impl AddressSpace {
         self.reservations()?.check(&change.claims(), None)?;
         let memory = before.memory_after(&change, |entry, _| show(point, entry, &**turn))?;
         let added = change.added.clone();
-        let (old, after) = self.publish_change(turn, before, change, memory.as_ref())?;
+        let (old, after) = self.publish_change(turn, before, change, memory.as_ref(), None)?;
         *point.agrees.lock()? = after.generation();
         let regions = added.iter().filter_map(|entry| memory.as_ref()?.find(entry.base()));
         regions.into_iter().try_for_each(|region| take_up(point, region))?;

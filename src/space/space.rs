@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use arc_swap::Guard;
 
+use super::counters::Counters;
+use super::following::Following;
 use super::point::Checkpoints;
 use super::state::SpaceState;
 use super::subscription::Subscription;
@@ -43,6 +45,11 @@ pub struct AddressSpace {
     published: Monitor<()>,
     reservations: Lock<ReservationTable>,
     unplugs: Lock<UnplugTable>,
+    /// Counts what other processes have let go of, for removals that wait for it.
+    pub(super) releases: Monitor<u64>,
+    /// Set where the changes are another process's.
+    pub(super) following: Option<Arc<Following>>,
+    counters: Counters,
     checkpoints: Lock<Checkpoints>,
     /// The process that made the space: the copy in a forked child must change nothing.
     process: Process,
@@ -62,17 +69,22 @@ impl AddressSpace {
     /// A space that begins with a map, unmapped.
     #[must_use]
     pub fn with_map(map: RegionMap) -> Self {
+        let map = Arc::new(map.at_generation(Generation::default()));
+        Self::beginning(SpaceState { map, memory: None }, Generation::default(), None)
+    }
+
+    pub(super) fn beginning(state: SpaceState, generation: Generation, following: Option<Arc<Following>>) -> Self {
         Self {
-            current: ArcSwap::from_pointee(SpaceState {
-                map: Arc::new(map.at_generation(Generation::default())),
-                memory: None,
-            }),
-            generation: AtomicU64::new(0),
+            current: ArcSwap::from_pointee(state),
+            generation: AtomicU64::new(generation.0),
             turn: Turn::default(),
             clients: Lock::default(),
             published: Monitor::default(),
             reservations: Lock::default(),
             unplugs: Lock::default(),
+            releases: Monitor::default(),
+            following,
+            counters: Counters::default(),
             checkpoints: Lock::default(),
             process: Process::current(),
         }
@@ -111,6 +123,10 @@ impl AddressSpace {
         &self.turn
     }
 
+    pub(super) const fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
     pub(super) fn reservations(&self) -> Result<LockGuard<'_, ReservationTable>, Forked> {
         self.reservations.lock()
     }
@@ -128,10 +144,15 @@ impl AddressSpace {
         // Before the snapshot: a cached map then counts as outdated a moment too early, never as current too long.
         self.generation.store(after.map.generation().0, Ordering::Release);
         let old = self.swap_quietly(after);
+        self.wake_waiters();
+        old
+    }
+
+    /// Lets those look again who wait for a change.
+    pub(super) fn wake_waiters(&self) {
         // A waiter looks at the map under this lock: it has either seen the new one, or waits by now and is woken. It is refused only
         // in a forked child, where nobody waits.
         let _ = self.published.change(|()| ());
-        old
     }
 
     /// Publishes a snapshot whose map is the one before.
@@ -206,7 +227,13 @@ impl AddressSpace {
             return Ok(Some(self.map()));
         }
         self.check_process()?;
-        Ok(self.published.wait_until(Deadline::after(timeout), interrupt, is_old)?.map(|_| self.map()))
+        let is_over = || self.following.as_ref().is_some_and(|following| following.is_over());
+        let blocked = |state: &mut ()| is_old(state) && !is_over();
+        let waited = self.published.wait_until(Deadline::after(timeout), interrupt, blocked)?.map(|_| self.map());
+        match waited {
+            Some(map) if map.generation() <= generation => Err(self.over()),
+            waited => Ok(waited),
+        }
     }
 
     /// The clients in the order in which they are asked.

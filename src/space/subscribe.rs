@@ -67,6 +67,22 @@ impl AddressSpace {
         Ok(())
     }
 
+    /// Shows all that is there to one who wants to follow a client of this space, in the turn.
+    pub fn offer(
+        &self,
+        client: &str,
+        interrupt: &dyn Interrupt,
+        offer: impl FnOnce(&Arc<Proposal>, &dyn Interrupt) -> Result<()>,
+    ) -> Result<()> {
+        let turn = self.take_turn(interrupt)?;
+        self.check_mapped(client)?;
+        let (map, memory) = (self.map(), self.load().memory.clone());
+        turn.enter(Some(&client.into()), "admission");
+        let offered = offer(&Arc::new(Proposal::new(Change::attach_all(&map), None, memory)), &*turn);
+        turn.enter(None, "change");
+        offered
+    }
+
     /// Lets a client leave; an error of its leaving comes back when it has left. One that has left already is left alone.
     ///
     /// In the thread that has the turn, which is inside a client's phase, the client leaves when the change under way is decided: it
@@ -128,6 +144,7 @@ impl AddressSpace {
     pub fn dismiss(&self) {
         // In a forked child the clients are the parent's.
         let clients = self.check_process().and_then(|()| Ok(std::mem::take(&mut *self.clients()?)));
+        self.follow_no_more();
         // There is nobody left to tell of an error; the client keeps whatever it could not let go.
         for subscription in clients.iter().flatten() {
             subscription.client().hurry(true);

@@ -7,6 +7,7 @@ use super::client::Client;
 use super::proposal::Proposal;
 use crate::model::error::{Error, Result};
 use crate::model::interrupt::Interrupt;
+use crate::model::journal::{self, Level};
 use crate::sys::event::Event;
 use crate::sys::once::Once;
 use crate::sys::sync::{AtomicBool, AtomicU8, Ordering};
@@ -89,6 +90,13 @@ impl Subscription {
         self.event.get_or_try_init(Event::new).map(Event::descriptor)
     }
 
+    /// Makes the descriptor readable, if anybody has it.
+    pub(super) fn wake(&self) {
+        if let Some(event) = self.event.get() {
+            event.signal();
+        }
+    }
+
     pub(super) fn begin(&self) {
         self.status.store(FOLLOWING, Ordering::Release);
     }
@@ -124,6 +132,7 @@ impl Subscription {
         // A client that failed no longer agrees with the space: asked about later changes, it would do harm.
         // One that was told to leave does so all the same.
         let _ = self.status.compare_exchange(FOLLOWING, FAILED, Ordering::AcqRel, Ordering::Acquire);
+        journal::note(Level::Warning, || format!("{} failed, and follows no more: {error}", self.name));
         self.subscriber.failed(error);
     }
 
@@ -137,9 +146,7 @@ impl Subscription {
         // Before the client is told: whatever it answers, the regions are there for it, or gone.
         self.has_seen_regions.store(!proposal.ends_memory(), Ordering::Release);
         self.client.commit(proposal, interrupt)?;
-        if let Some(event) = self.event.get() {
-            event.signal();
-        }
+        self.wake();
         Ok(())
     }
 }

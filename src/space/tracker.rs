@@ -28,6 +28,9 @@ pub struct Collected {
     pub generation: Generation,
 }
 
+/// The names of those that write to memory by mappings of other processes.
+pub const UNSEEN_WRITERS: [&str; 3] = ["vhost-user", "share", "leader"];
+
 impl AddressSpace {
     /// Begins to follow the writes to all memory, for one consumer: all that begin once this has returned are found.
     pub fn start_tracking(
@@ -161,15 +164,13 @@ impl AddressSpace {
     /// `how` says what to give for it, and what follows from that.
     pub fn refuse_unseen_writers(&self, how: impl FnOnce(&str) -> String) -> Result<()> {
         let clients = self.clients()?;
-        let Some(unseen) = clients.iter().find(|client| client.is_following() && client.writes_unseen()) else {
-            return Ok(());
-        };
-        let how = how(unseen.name());
+        let unseen = clients.iter().find(|client| client.is_following() && client.writes_unseen());
+        // A follower's memory is written by its leader, and by all who follow that.
+        let leader = || self.following.as_ref().map(|_| "leader");
+        let Some(unseen) = unseen.map(|client| &**client.name()).or_else(leader) else { return Ok(()) };
+        let how = how(unseen);
         Err(Error::Unsupported {
-            message: format!(
-                "{} writes to the memory by mappings of its own, which no source sees: give {how}",
-                unseen.name()
-            ),
+            message: format!("{unseen} writes to the memory by mappings of its own, which no source sees: give {how}"),
             feature: "tracking beside a back-end",
             how,
             region: None,

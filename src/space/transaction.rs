@@ -23,6 +23,7 @@ impl Transaction {
     /// Begins on the current map, which must be at `if_generation` when that is given.
     pub fn begin(space: &AddressSpace, if_generation: Option<Generation>) -> Result<Self> {
         space.check_process()?;
+        space.check_leads()?;
         let map = space.map();
         ChangeRequest { if_generation, ..ChangeRequest::of(&[]) }.check_generation(&map)?;
         Ok(Self { staged: (*map).clone(), operations: Vec::new(), if_generation })

@@ -11,6 +11,7 @@ impl AddressSpace {
     /// Asks for a region: the code that drives the guest sees the request, and removes the region when the guest has let go.
     pub fn request_unplug(&self, target: &RegionTarget) -> Result<Arc<UnplugRequest>> {
         self.check_process()?;
+        self.check_leads()?;
         // Locked before the map is looked at. A removal settles its requests once it is published: this one either finds the region
         // gone, or is in the table by then.
         let mut unplugs = self.unplugs()?;

@@ -4,6 +4,7 @@
 
 mod cgroup;
 pub mod copy;
+pub mod epoll;
 pub mod errno;
 pub mod event;
 pub mod file;
@@ -15,10 +16,12 @@ pub mod kvm;
 pub mod kvm_slot;
 pub mod lock;
 pub mod memory;
+pub mod message;
 pub mod numa;
 pub mod once;
 pub mod pagemap;
 pub mod poll;
+pub mod process;
 pub mod smaps;
 pub mod socket;
 pub mod span;

@@ -1,7 +1,7 @@
 //! Waiting for a descriptor, a bounded time.
 
 use std::io::Result;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -27,5 +27,17 @@ pub fn wait_ready(fd: impl AsFd, direction: Direction, limit: Duration) -> Resul
     match poll(&mut [PollFd::new(&fd, flags)], limit.as_ref()) {
         Err(Errno::INTR) => Ok(false),
         ready => Ok(ready? > 0),
+    }
+}
+
+/// Waits at most `limit` until one of some descriptors can be read, or its other side is gone; an interrupted wait ends early.
+pub fn wait_any(fds: &[BorrowedFd<'_>], limit: Duration) -> Result<Vec<bool>> {
+    let mut polled: Vec<PollFd<'_>> = fds.iter().map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN)).collect();
+    match poll(&mut polled, Timespec::try_from(limit).ok().as_ref()) {
+        Err(Errno::INTR) => Ok(vec![false; fds.len()]),
+        ready => {
+            ready?;
+            Ok(polled.iter().map(|fd| !fd.revents().is_empty()).collect())
+        }
     }
 }

@@ -1,17 +1,22 @@
 //! Messages with descriptors over a Unix socket that its owner may have made non-blocking: in steps of bounded time.
 
+use std::fs::File;
 use std::io::{Error, ErrorKind, IoSlice, Result};
 use std::mem::MaybeUninit;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use rustix::io::Errno;
-use rustix::net::{self, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
+use rustix::net::{
+    self, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, UCred, sockopt,
+};
+use rustix::process::{getegid, geteuid, getpid};
 
+use super::errno;
 use super::poll::{Direction, wait_ready};
 
 /// The most descriptors in one message.
-pub const MAX_DESCRIPTORS: usize = 8;
+pub const MAX_DESCRIPTORS: usize = 64;
 
 /// Sends as many bytes as there is room for, with descriptors beside the first of them; `None` when there is no room within `limit`.
 pub fn send(
@@ -20,10 +25,35 @@ pub fn send(
     descriptors: &[BorrowedFd<'_>],
     limit: Duration,
 ) -> Result<Option<usize>> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
+    send_beside(socket, bytes, descriptors, false, limit)
+}
+
+/// The same, with the name of this process beside the bytes, for which the kernel vouches to the other side.
+pub fn send_introduced(
+    socket: BorrowedFd<'_>,
+    bytes: &[u8],
+    descriptors: &[BorrowedFd<'_>],
+    limit: Duration,
+) -> Result<Option<usize>> {
+    send_beside(socket, bytes, descriptors, true, limit)
+}
+
+fn send_beside(
+    socket: BorrowedFd<'_>,
+    bytes: &[u8],
+    descriptors: &[BorrowedFd<'_>],
+    is_introduced: bool,
+    limit: Duration,
+) -> Result<Option<usize>> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS), ScmCredentials(1))];
     let mut beside = SendAncillaryBuffer::new(&mut space);
     if !descriptors.is_empty() && !beside.push(SendAncillaryMessage::ScmRights(descriptors)) {
         return Err(Error::new(ErrorKind::InvalidInput, "too many descriptors in one message"));
+    }
+    if is_introduced {
+        let own = UCred { pid: getpid(), uid: geteuid(), gid: getegid() };
+        // There is room for it, as said above.
+        beside.push(SendAncillaryMessage::ScmCredentials(own));
     }
     if !wait_ready(socket, Direction::Out, limit)? {
         return Ok(None);
@@ -43,6 +73,42 @@ pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8], limit: Duration) -> Re
         Some((0, _)) => Err(Error::new(ErrorKind::UnexpectedEof, "the other side has closed the connection")),
         received => Ok(received.map(|(count, _)| count)),
     }
+}
+
+/// The kinds of Unix sockets that carry messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SocketKind {
+    /// Bytes, in which messages follow each other.
+    Stream,
+    /// Messages, each whole.
+    Packets,
+    /// It waits for connections of one of these kinds.
+    Listener,
+}
+
+/// The kind of a connected or listening Unix socket.
+pub fn kind(socket: BorrowedFd<'_>) -> Result<SocketKind> {
+    if sockopt::socket_acceptconn(socket)? {
+        return Ok(SocketKind::Listener);
+    }
+    match sockopt::socket_type(socket)? {
+        SocketType::STREAM => Ok(SocketKind::Stream),
+        SocketType::SEQPACKET => Ok(SocketKind::Packets),
+        _ => Err(errno::refusal(errno::EINVAL, "it is neither a stream nor a socket of packets")),
+    }
+}
+
+/// Asks the kernel to say with what comes who has sent it.
+pub fn ask_for_senders(socket: BorrowedFd<'_>) -> Result<()> {
+    Ok(sockopt::set_socket_passcred(socket, true)?)
+}
+
+/// A connection that waits to be taken, close-on-exec; `None` when none does.
+pub fn accept(listener: BorrowedFd<'_>) -> Result<Option<File>> {
+    if !wait_ready(listener, Direction::In, Duration::ZERO)? {
+        return Ok(None);
+    }
+    unless_transient(net::accept_with(listener, SocketFlags::CLOEXEC)).map(|taken| taken.map(File::from))
 }
 
 /// `None` for a call that is made again: interrupted, or on a socket that is no longer ready.

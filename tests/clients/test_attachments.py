@@ -50,7 +50,7 @@ def assert_over(space: AddressSpace, attachment: Attachment, kind: Kind) -> None
 
 
 def test_every_verb_has_a_kind() -> None:
-    verbs = {name for name in dir(AddressSpace(LAYOUT)) if name.startswith("attach_")} | {"subscribe"}
+    verbs = {name for name in dir(AddressSpace(LAYOUT)) if name.startswith("attach_")} | {"share", "subscribe"}
     assert {kind.verb for kind in ATTACHED.values()} == verbs
 
 

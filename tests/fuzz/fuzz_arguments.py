@@ -17,7 +17,7 @@ FLAGS = [True, False]
 REGIONS = ["low", "rom", "dax", "device", "file", 0, 0x40000]
 # Never odd ints, which may name descriptors of others.
 ENDPOINTS = {"file", "fd", "fds", "sock", "vm_fd", "path", "mem_file_path", "device"}
-CALLBACKS = {"progress", "callback", "client", "client_or_callable", "handler", "uc", "program"}
+CALLBACKS = {"allow", "progress", "callback", "client", "client_or_callable", "handler", "uc", "program"}
 WAITS = {"timeout"}
 SENSIBLE: dict[str, list[Any]] = {
     **dict.fromkeys(["addr", "base", "dst", "src", "start", "low", "key", "ofs"], ADDRESSES),

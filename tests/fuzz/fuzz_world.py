@@ -117,14 +117,16 @@ class World:
         yield from [package.NumaRegionInfo("4MiB"), package.NumaNodeInfo(0, 4096), package.AddressRange(0, 8)]
         builder = AddressSpaceBuilder(numa_regions=["128MiB"], hotplug=package.Hotplug("256MiB", 1))
         yield from [Machine.named("q35"), builder, builder.plan(), builder.plan().cost]
+        yield space.save(self.path.with_name("vm.img"))
         request = space.request_unplug("more")
         yield from [space.transaction(), space.reserve("64KiB", owner="fuzzer"), request]
         planned = builder.plan().build()
         yield from [planned, package.DimmSlots(planned, slots=1, size="128MiB")]
-        yield package.MemoryBlocks(memory, "more", block_size=1 << 16)
+        yield from [package.MemoryBlocks(memory, "more", block_size=1 << 16), package.Balloon(memory)]
         populating = memory.prealloc(background=True)
         populating.wait(10)
         yield from [populating, populating.report, package.Lease("view", 0, 8), package.Progress("search", 0, 1, 0.0)]
+        yield package.Follower(1, 0, 0, writable=True, leases=())
         # One of its own: a back-end can't map memory that is private to this process.
         followed = space_to_follow()
         yield from [followed, followed.memory, *followed.memory.vhost_user_regions()]

@@ -1,18 +1,25 @@
 """Every way to attach something to a space, and what stands at the other side."""
 
+import os
+import signal
+import socket
+import time
 import weakref
 from collections.abc import Iterator
 from contextlib import suppress
+from typing import NoReturn
 
 import drgn
 import pytest
 import unicorn
+from children import fork
 from dbs_address_space import (
     AddressSpace,
     AddressSpaceChange,
     AddressSpaceRegion,
     Attachment,
     KvmSlots,
+    Share,
     UnmappedAddress,
 )
 from memory_helpers import MIB, PAGE, WINDOW, mapped, ram
@@ -219,6 +226,44 @@ class DeviceKind(Kind):
         with suppress(UnmappedAddress):
             return space.dispatch(UART, 1) == 7
         return False
+
+
+class ShareKind(Kind):
+    verb = "share"
+
+    def __init__(self) -> None:
+        self.share: weakref.ref[Share] | None = None
+        self.followers: list[int] = []
+
+    def attach(self, space: AddressSpace) -> Attachment:
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            share = space.share(ours, timeout=5)
+            self.share = weakref.ref(share)
+            self.followers.append(fork())
+            if self.followers[-1] == 0:
+                ours.close()
+                follow_to_the_end(theirs)
+        while not share.followers:
+            time.sleep(0.001)
+        return share
+
+    def sees(self, space: AddressSpace) -> bool:
+        share = self.share and self.share()
+        return bool(share and [follower.generation for follower in share.followers] == [space.generation])
+
+    def close(self) -> None:
+        for follower in self.followers:
+            os.kill(follower, signal.SIGKILL)
+            os.waitpid(follower, 0)
+
+
+def follow_to_the_end(sock: socket.socket) -> NoReturn:
+    with suppress(BaseException):
+        follower = AddressSpace.attach(sock)
+        while True:
+            follower.wait_for_change(follower.generation)
+    os._exit(0)
 
 
 ATTACHED: dict[str, type[Kind]] = {kind.__name__.removesuffix("Kind"): kind for kind in Kind.__subclasses__()}

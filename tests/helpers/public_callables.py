@@ -3,11 +3,15 @@
 import ast
 import inspect
 import os
+import shutil
+import socket
+import weakref
 from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from tempfile import mkdtemp
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,6 +25,7 @@ from dbs_address_space import (
     Machine,
     MemoryBlocks,
     NumaNodeInfo,
+    SavedSpace,
     tables,
 )
 from dbs_address_space.adapters import qemu
@@ -29,7 +34,10 @@ from elf_programs import elf
 from memory_helpers import GIB, LAYOUT, MIB, PAGE
 
 SOURCE = Path(package.__file__).parent
-UNCALLED = {"AddressSpace.attach_unicorn", "AddressSpace.attach_drgn", "KvmSlots", "VhostUserClient"}
+UNCALLED = {
+    *("AddressSpace.attach_unicorn", "AddressSpace.attach_drgn", "KvmSlots", "VhostUserClient"),
+    *("AddressSpace.attach", "AddressSpace.share"),
+}
 """Callables that want another program, and are tested where that is."""
 
 NEEDED = {"AddressSpaceRegion.from_file.file", "DimmSlots.__init__.size", "DimmSlots.__init__.slots"}
@@ -95,7 +103,16 @@ def parameters(function: ast.FunctionDef) -> Iterator[Parameter]:
 @cache
 def signatures() -> tuple[Signature, ...]:
     """Of the extension and of the package's modules, overloads once each."""
-    files = ["_core.pyi", "hotplug.py", "ranges.py", "guest_file.py", "adapters/qemu.py"]
+    files = [
+        "_core.pyi",
+        "balloon.py",
+        "hotplug.py",
+        "images.py",
+        "memory_blocks.py",
+        "ranges.py",
+        "guest_file.py",
+        "adapters/qemu.py",
+    ]
     # Of overloads, the last says most.
     found = {str(one): one for file in files for one in declared(SOURCE / file)}
     return tuple(one for one in found.values() if str(one) not in UNCALLED and one.owner not in UNCALLED)
@@ -113,8 +130,14 @@ class World:
         self.descriptor = os.memfd_create("a user's")
         os.ftruncate(self.descriptor, 2 * MIB)
         self.handler = handler
+        ours, theirs = socket.socketpair()
+        self.socket, _ = ours.detach(), theirs.detach()
         self.space.attach_device("uart", handler)
         self.memory = self.space.memory
+        self.folder = mkdtemp()
+        weakref.finalize(self, shutil.rmtree, self.folder)
+        self.image = f"{self.folder}/vm.img"
+        self.space.save(self.image).close()
         self.transaction = self.space.transaction()
         self.transaction.__enter__()
 
@@ -133,6 +156,7 @@ class World:
             "AddressRange": lambda: AddressRange(0, PAGE),
             "Attachment": lambda: space.clients[0],
             "BackingOptions": package.BackingOptions,
+            "Balloon": lambda: package.Balloon(memory),
             "BytePattern": lambda: package.BytePattern("00"),
             "Checkpoint": memory.checkpoint,
             "DaxWindow": lambda: memory.dax_window("dax"),
@@ -154,6 +178,8 @@ class World:
             "Pin": lambda: memory.pin(0, PAGE),
             "PreallocHandle": lambda: memory.prealloc(background=True),
             "Reservation": lambda: space.reserve(PAGE, owner="test", region_type="device"),
+            "SavedSpace": lambda: SavedSpace(self.image),
+            "Share": lambda: space.share(self.socket, private="skip", writable=False),
             "Subscription": lambda: space.subscribe(print),
             "Transaction": lambda: self.transaction,
             "UnplugRequest": lambda: space.request_unplug("uart"),
@@ -193,6 +219,8 @@ class World:
             "DimmSlots.__init__.slots": lambda: 2,
             "DimmSlots.plug.size": lambda: GIB,
             "DimmSlots.unplug.name": lambda: "dimm",
+            "AddressSpace.save.path": lambda: f"{self.folder}/new.img",
+            "SavedSpace.merge.path": lambda: f"{self.folder}/new.img",
             "DirtyPages.__new__.page_size": lambda: PAGE,
             "GuestMemory.fetch_add.size": lambda: 8,
             "GuestMemory.dax_window.region": lambda: "dax",
@@ -246,6 +274,7 @@ class World:
             "after": self.space.snapshot,
             "owner": lambda: "test",
             "pairs": lambda: [(0, b"x")],
+            "path": lambda: self.image,
             "plan": lambda: None,
             "progress": lambda: None,
             "prot_flags": lambda: 3,

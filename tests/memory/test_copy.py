@@ -10,6 +10,7 @@ from dbs_address_space import (
     AddressSpaceRegion,
     GuestMemory,
     InvalidAddressRange,
+    Lease,
     MemoryFault,
     Progress,
     RegionBusy,
@@ -164,7 +165,7 @@ def test_an_exception_from_progress_ends_a_copy() -> None:
 
 def test_a_copy_in_flight_holds_both_regions() -> None:
     space, memory = mapped(ram(0, 4 * MIB), ram(4 * MIB, 4 * MIB))
-    leases: list[tuple[str, int, int]] = []
+    leases: list[Lease] = []
 
     def look(progress: Progress) -> None:
         for base in (0, 4 * MIB):
@@ -173,7 +174,7 @@ def test_a_copy_in_flight_holds_both_regions() -> None:
             leases.extend(busy.value.leases)
 
     memory.copy(4 * MIB, 0, 4 * MIB, progress=look)
-    assert leases == [("copy", 0, 4 * MIB), ("copy", 4 * MIB, 4 * MIB)]
+    assert leases == [Lease("copy", 0, 4 * MIB), Lease("copy", 4 * MIB, 4 * MIB)]
     space.remove_region(0)
 
 

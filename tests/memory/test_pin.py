@@ -73,7 +73,7 @@ def test_a_pin_vetoes_the_removal_and_is_named(space: AddressSpace, memory: Gues
     with memory.pin(5, 10), memory.pin(PAGE, 1):
         with pytest.raises(RegionBusy, match="a pin of 0xa bytes at 0x5") as busy:
             space.remove_region("low")
-        assert [tuple(lease) for lease in busy.value.leases] == [("pin", 5, 10), ("pin", PAGE, 1)]
+        assert [tuple(lease) for lease in busy.value.leases] == [("pin", 5, 10, None), ("pin", PAGE, 1, None)]
         with pytest.raises(RegionBusy):
             memory.close()
         space.remove_region("high")

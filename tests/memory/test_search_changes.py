@@ -7,7 +7,7 @@ import weakref
 from pathlib import Path
 
 import pytest
-from dbs_address_space import GuestMemory, MemoryFault, NotMapped, Progress, RegionBusy
+from dbs_address_space import GuestMemory, Lease, MemoryFault, NotMapped, Progress, RegionBusy
 from memory_helpers import MIB, PAGE, make_file, mapped, ram
 
 NEEDLE = b"\x7fneedle in a haystack"
@@ -191,7 +191,7 @@ def test_an_exception_from_progress_comes_out_and_the_search_can_go_on() -> None
 def test_a_window_in_flight_holds_its_regions() -> None:
     """The progress function runs in the midst of a search."""
     space, memory = mapped(ram(0, MIB), ram(MIB, MIB))
-    leases: list[tuple[str, int, int]] = []
+    leases: list[Lease] = []
 
     def look(_: Progress) -> None:
         with pytest.raises(RegionBusy) as busy:
@@ -199,5 +199,5 @@ def test_a_window_in_flight_holds_its_regions() -> None:
         leases.extend(busy.value.leases)
 
     assert list(memory.search(NEEDLE, progress=look)) == []
-    assert [what for what, _, _ in leases] == ["search"]
+    assert [lease.what for lease in leases] == ["search"]
     space.remove_region(MIB)

@@ -140,7 +140,7 @@ def test_a_transfer_in_flight_holds_its_region() -> None:
             pass
         with pytest.raises(RegionBusy) as busy:
             space.remove_region(0)
-        assert [tuple(lease) for lease in busy.value.leases] == [("read_from", 0, PAGE)]
+        assert [tuple(lease) for lease in busy.value.leases] == [("read_from", 0, PAGE, None)]
         os.write(writer, bytes(PAGE))
     space.remove_region(0)
 

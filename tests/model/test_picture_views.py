@@ -18,7 +18,7 @@ from dbs_address_space import (
 )
 from dbs_address_space.pictures import palette
 from host import huge_pages
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from memory_helpers import GIB, MIB, PAGE
 
@@ -107,6 +107,7 @@ def test_heat_tells_how_much_of_each_cell_is_there(space: AddressSpace) -> None:
     assert "dirty" not in words(space.to_svg(view="heat"))
 
 
+@settings(deadline=None)
 @given(st.sets(st.integers(0, 4000), min_size=1), st.integers(0, 4000))
 def test_lines_begin_at_multiples_of_their_length(touched: set[int], first: int) -> None:
     with AddressSpace.from_regions([ram(first * PAGE, 4096 * PAGE)], LAYOUT) as space:

@@ -41,6 +41,7 @@ from dbs_address_space import (
     ReentrantChange,
     RegionBusy,
     RegionOverlap,
+    ShareError,
     TransactionClosed,
     UnknownName,
     UnmappedAddress,
@@ -85,6 +86,7 @@ PROMISED: dict[type[AddressSpaceError], tuple[type[BaseException], ...]] = {
     ReentrantChange: (RuntimeError,),
     ForkedProcess: (RuntimeError,),
     ClientError: (RuntimeError,),
+    ShareError: (ConnectionError,),
     Unsupported: (OSError,),
 }
 ERRNOS = {
@@ -92,6 +94,7 @@ ERRNOS = {
     MemoryFault: errno.EFAULT,
     HugePagesShort: errno.ENOMEM,
     Unsupported: errno.ENOTSUP,
+    ShareError: errno.ECONNABORTED,
 }
 COMMON = ("address", "size", "region", "conflict")
 LOW, HIGH = ram(0, 2 * PAGE, name="low"), ram(PAGE, 2 * PAGE, name="high")

@@ -169,7 +169,7 @@ QUICK = {
     for name in names.split()
 }
 """Callables that stay as PyO3 makes them: quick ones, which `**others` would make slower, and those with hardly an option."""
-OF_PYTHON = {"DimmSlots", "MemoryBlocks", "AddressRange", "GuestFile", "VhostUserRegion"}
+OF_PYTHON = {"DimmSlots", "MemoryBlocks", "AddressRange", "GuestFile", "SavedSpace", "VhostUserRegion"}
 SUGGESTING = {
     str(signature): signature
     for signature in signatures()

@@ -17,8 +17,8 @@ PURE = re.compile(r"crate::sys::(?!(?:fork|lock|sync)\b)")
 """Of system calls, the map as pure data knows none: of their room, only what threads and processes share."""
 LOCKS = re.compile(r"\b(Mutex|RwLock|Condvar|Barrier|(?:Py)?OnceLock|LazyLock|OnceCell|GILOnceCell|intern!)")
 """Names of locks that wait for another thread, which in a forked child may be missing."""
-LISTS_ALL_DATA = ("sys/file.rs", "memory/data.rs")
-"""Where all data of a region is listed, which is what is asked for there."""
+LISTS_ALL_DATA = ("sys/file.rs", "memory/data.rs", "image/verify.rs")
+"""Where all data of a region or an image is listed, which is what is asked for there."""
 WINDOWS = ("memory/region.rs", "memory/storage.rs")
 """Where bytes of a storage become host addresses; elsewhere one asks the region, whose window knows which bytes it shows."""
 ITERATES = ("python/convert.rs",)

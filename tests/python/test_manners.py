@@ -163,7 +163,7 @@ def test_reprs_of_reports_are_their_values() -> None:
         assert eval(repr(value), vars(dbs_address_space) | {"PlanCost": PlanCost}) == value
 
 
-HANDLES = ["DimmSlots", "GuestFile", "MemoryBlocks"]
+HANDLES = ["DimmSlots", "GuestFile", "MemoryBlocks", "SavedSpace"]
 
 
 @pytest.mark.parametrize("name", HANDLES)

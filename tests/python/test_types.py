@@ -31,7 +31,7 @@ REVEALED = {
     "pages": "dict[int, int]",
     "error.region": "AddressSpaceRegion | None",
     "fault.completed": "int",
-    "[size for _, _, size in busy.leases]": "list[int]",
+    "[lease.size for lease in busy.leases]": "list[int]",
     "plan.problems": "tuple[str, ...]",
 }
 PROGRAM = """

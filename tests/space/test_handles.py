@@ -164,21 +164,26 @@ OTHERS = {
     "Checkpoint": "all memory of one map_memory(), see tests/memory/test_checkpoints.py",
     "DimmSlots": "DIMMs by their keys, see below",
     "Reservation": "addresses, see below",
+    "SavedSpace": "a file, see tests/image/",
     "Transaction": "a change of the space, see below",
+    "Balloon": "pages of a guest, whichever regions they lie in",
     "Subscription": "follows the whole space",
     "KvmSlots": "follows the whole space",
     "VhostUserClient": "follows the whole space",
     "MemoryPart": "bytes, whatever regions show them, see test_aliases.py",
+    "Share": "shows the whole space",
     "AddressSpaceChange": "shows memory while a client is asked, see test_subscribe.py",
 }
 """Handles of something else than one region."""
 
 VALUES = {
     *("AddressRange", "AddressSpaceBase", "AddressSpaceBuilder", "AddressSpaceLayout", "AddressSpacePlan"),
-    *("AddressSpaceRegion", "AddressSpaceRegionType", "BackingOptions", "BytePattern", "DaxMapping", "DirtyPages"),
+    *("AddressSpaceRegion", "AddressSpaceRegionType", "BackingOptions", "BalloonStats", "BytePattern"),
+    *("DaxMapping", "DirtyPages"),
     *(
         "EffectiveBacking",
         "ElfNote",
+        "Follower",
         "Hotplug",
         "LoadedElf",
         "Lease",

@@ -16,9 +16,11 @@ COMMANDS = {
     "show": "print the map of a source",
     "find": "tell what lies at an address",
     "diff": "print what changed from one map to another",
+    "top": "show what the memory of a running program does",
     "hexdump": "print the bytes at an address",
     "search": "print where a text or bytes are in memory",
     "plan": "plan the address space of a machine",
+    "image": "look at, check, merge or make an image of memory",
     "check": "look for problems of a map",
     "convert": "write a map or memory in another format",
     "dump": "write the memory of a guest to a file",
@@ -36,7 +38,8 @@ A virtual machine's guest-physical address space: look at it, compare it, plan i
   dbs-address-space COMMAND --help       more about a command
 
 A source is a FILE in any format that is known by its content, a running QEMU by its process, as pid:1234, or by its
-QMP socket, as qmp:/path, or - for standard input. --version prints the version.
+QMP socket, as qmp:/path, a program that called space.serve(), as space:/path, or - for standard input.
+--version prints the version.
 exit status  0 done, same, found;  1 differs, not found, problems;  2 usage, or it could not be done"""
 
 

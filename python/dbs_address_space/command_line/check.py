@@ -28,7 +28,7 @@ usage: dbs-address-space check [options] SOURCE
   dbs-address-space check vm.json --machine q35
 
 arguments
-  SOURCE               a FILE, pid:1234, qmp:/path, or - for standard input
+  SOURCE               a FILE, pid:1234, qmp:/path, space:/path, or - for standard input
 options
   --machine NAME       the layout to keep: dragonball, pc, q35, microvm, virt; else the source's own
   --json               as JSON

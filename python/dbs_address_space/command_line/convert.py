@@ -18,7 +18,7 @@ usage: dbs-address-space convert [options] SOURCE FILE
   dbs-address-space convert iomem.txt - --to memmap
 
 arguments
-  SOURCE               a FILE, pid:1234, qmp:/path, or - for standard input
+  SOURCE               a FILE, pid:1234, qmp:/path, space:/path, or - for standard input
   FILE                 it appears when it is whole, in the format of its suffix; - for standard output
 options
   --to FORMAT          elf, lime, raw; of the map alone json, e820, log, memmap

@@ -33,7 +33,7 @@ usage: dbs-address-space diff [options] BEFORE AFTER
 
 lines      + added    - removed    ~ changed    > moved (same name and size, another base)
 arguments
-  BEFORE, AFTER        a FILE, pid:1234 or qmp:/path each; one of them may be - for standard input
+  BEFORE, AFTER        a FILE, pid:1234, qmp:/path or space:/path each; one of them may be - for standard input
 options
   --ignore A,B,...     of name type prot backing node page-size flags
   --json               as JSON

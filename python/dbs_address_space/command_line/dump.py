@@ -17,7 +17,7 @@ usage: dbs-address-space dump [options] SOURCE FILE
   dbs-address-space dump qmp:/run/q.sock vm.lime
 
 arguments
-  SOURCE               pid:1234, qmp:/path, a FILE with memory, or - for standard input
+  SOURCE               pid:1234, qmp:/path, space:/path, a FILE with memory, or - for standard input
   FILE                 it appears when it is whole, in the format of its suffix: .elf, .lime, .raw
 options
   --to FORMAT          elf, lime or raw, whatever the suffix

@@ -25,7 +25,7 @@ usage: dbs-address-space find [options] ADDRESS SOURCE
 
 arguments
   ADDRESS              a number, or NAME+OFFSET in a region
-  SOURCE               a FILE, pid:1234, qmp:/path, or - for standard input
+  SOURCE               a FILE, pid:1234, qmp:/path, space:/path, or - for standard input
 options
   --json               as JSON
   --from FORMAT        do not guess the format

@@ -22,7 +22,7 @@ usage: dbs-address-space hexdump [options] RANGE SOURCE
 
 arguments
   RANGE                FROM..TO (TO exclusive), FROM+SIZE, or an address alone
-  SOURCE               a FILE with memory, pid:1234, qmp:/path, or - for standard input
+  SOURCE               a FILE with memory, pid:1234, qmp:/path, space:/path, or - for standard input
 options
   --raw                the bytes themselves; where there is no memory is then an error
   --from FORMAT        do not guess the format

@@ -22,7 +22,7 @@ PATIENCE = 5.0
 """Seconds that an answer may take. A QMP socket answers one client, and lets the next one wait."""
 MOST = 64 << 20
 """The most bytes of an answer."""
-OTHERWISE = "Start QEMU with -qmp unix:PATH,server=on,wait=off, and use qmp:PATH."
+OTHERWISE = "Of a QEMU use qmp:PATH, of a program that calls space.serve(PATH) space:PATH."
 
 
 class Monitor:

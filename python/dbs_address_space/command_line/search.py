@@ -25,7 +25,7 @@ usage: dbs-address-space search [options] NEEDLE SOURCE
 
 arguments
   NEEDLE               a text, or bytes with --hex
-  SOURCE               a FILE with memory, pid:1234, qmp:/path, or - for standard input
+  SOURCE               a FILE with memory, pid:1234, qmp:/path, space:/path, or - for standard input
 options
   --hex                NEEDLE is bytes in hexadecimal; ? stands for any four bits
   --range FROM..TO     only what lies in these addresses (TO exclusive); FROM+SIZE too

@@ -33,7 +33,7 @@ usage: dbs-address-space show [options] SOURCE
   dbs-address-space show --json - < iomem.txt        for programs
 
 arguments
-  SOURCE               a FILE, pid:1234, qmp:/path, or - for standard input
+  SOURCE               a FILE, pid:1234, qmp:/path, space:/path, or - for standard input
 what
   --region-type TYPE   only ram, device, dax, firmware (again for more)
   --range FROM..TO     only what meets these addresses (TO exclusive); FROM+SIZE too

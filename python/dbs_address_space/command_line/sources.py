@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 __all__ = ["map_of", "memory_of"]
 
-RUNNING = ("pid", "qmp")
+RUNNING = ("pid", "qmp", "space")
 """The kinds of running programs, as they stand before a colon; a file of such a name is `./pid:1234`."""
 
 
@@ -34,9 +34,10 @@ def _opened(source: str, format_: str | None, *, wants_memory: bool) -> AddressS
     if colon and kind in RUNNING:
         if format_ is not None:
             raise UsageError(f"{source}: --from is for files", f"A file of this name is ./{source}.")
-        from . import monitor  # noqa: PLC0415  start-up
+        from . import monitor, served  # noqa: PLC0415  start-up
 
-        return (monitor.of_process if kind == "pid" else monitor.of_socket)(where, wants_memory=wants_memory)
+        opening = {"pid": monitor.of_process, "qmp": monitor.of_socket, "space": served.of_socket}[kind]
+        return opening(where, wants_memory=wants_memory)
     from dbs_address_space.formats.exchange import load  # noqa: PLC0415  start-up
 
     return load(sys.stdin.buffer if source == "-" else source, format=format_)

@@ -29,9 +29,9 @@ def is_ascii(stream: TextIO) -> bool:
 
 def width(stream: TextIO) -> int:
     """The columns of a terminal; of a pipe, those that `COLUMNS` says."""
-    from shutil import get_terminal_size  # noqa: PLC0415  start-up
-
     try:
         return max(os.get_terminal_size(stream.fileno()).columns, 40)
     except OSError:
-        return get_terminal_size().columns
+        # As `shutil.get_terminal_size`, whose module takes longer to import than this package.
+        columns = os.environ.get("COLUMNS", "")
+        return int(columns) if columns.isdecimal() and int(columns) else 80

@@ -63,6 +63,10 @@ def _is_memmap(source: Source) -> bool:
     return _has(rb"\A\d+ 0x[0-9a-f]+ 0x[0-9a-f]+ \w")(source)
 
 
+def _is_command_line(source: Source) -> bool:
+    return re.match(rb"\S*\bqemu(-system-\w+|-kvm)?[\s\0]", source.head) is not None
+
+
 def _is_snapshot(source: Source) -> bool:
     return source.is_directory and all((Path(source.path) / name).exists() for name in ("state.json", "memory-ranges"))
 
@@ -162,6 +166,8 @@ FORMATS = (
     ),
     _format("device-tree", "a flattened device tree", _begins(b"\xd0\x0d\xfe\xed"), module="device_tree"),
     _format("srat", "an ACPI SRAT", _begins(b"SRAT")),
+    _format("libvirt", "a domain of libvirt", _has(rb"\A\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)*<domain[\s>]")),
+    _format("qemu", "a command line of QEMU", _is_command_line, module="qemu_arguments"),
     _format("e820", "an E820 table in binary", None, writes=True, suffixes=(".e820",)),
     _format("raw", "raw memory", None, writes=True, suffixes=(".raw",)),
     *REFUSED,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from pathlib import Path
 
 from dbs_address_space._core import AddressSpace, check_type
@@ -102,6 +101,8 @@ def dump(
 
 def _write(target: Path, write: Callable[[BinaryIO], None]) -> None:
     """Makes a file under another name beside the target, and renames it when it is whole."""
+    import tempfile  # noqa: PLC0415  its import would take longer than the reading of a map
+
     fd, temporary = tempfile.mkstemp(prefix=".", suffix=".part", dir=target.parent)
     try:
         with os.fdopen(fd, "w+b") as file:

@@ -55,14 +55,14 @@ transform:translateY(-8px);height:0}
 position:relative;margin-top:-1px;overflow:hidden}
 .block span{overflow:hidden;text-overflow:ellipsis;white-space:nowrap}
 .hotplug .block{border-style:dashed;border-left-style:solid}
-.reserved .block{border:1px dashed var(--edge);
+.reserved .block{border:1px dashed var(--edge);padding-left:15px;
 background:repeating-linear-gradient(45deg,var(--fill) 0 5px,var(--line) 5px 6px)}
-.reserved .block span{background:var(--fill);padding:1px 6px;border-radius:3px}
+.reserved .block span{background:var(--fill);padding:1px 6px;margin-left:-6px;border-radius:3px}
 .row.free{color:var(--muted);min-height:22px}.free.large{min-height:30px}
 .free .block{border:0;border-left:1px dotted var(--muted);border-right:1px dotted var(--muted);background:none;font-weight:400;
 padding-left:15px;justify-content:space-between}
 .free.large .block::after{content:'≈';font-size:16px}
-.head{color:var(--muted);min-height:24px}
+.head{color:var(--muted);min-height:24px}.head .block{padding:0 10px 0 15px}
 .head span{border:0;background:none;font:inherit;align-items:flex-start!important;transform:none;height:auto}
 .last{color:var(--muted)}
 summary{cursor:pointer}summary::-webkit-details-marker{display:none}

@@ -8,6 +8,7 @@ use crate::memory::dirty::WriteLog;
 use crate::memory::region::MappedRegion;
 use crate::model::dirty::DirtyPages;
 use crate::model::int::usize_of;
+use crate::model::journal::{self, Level};
 use crate::model::range::Range;
 use crate::model::region::SharedRegion;
 use crate::model::runs::Run;
@@ -53,6 +54,7 @@ impl SlotEntry {
         let (region, memory) = (Arc::clone(memory.desc()), Arc::new(memory));
         let bytes: Arc<MappedRegion> = Arc::clone(&memory);
         let slot = Slot::new(vm, (id, flags), memory.shown_at().base(), bytes, guest_memfd)?;
+        journal::note(Level::Debug, || format!("KVM slot {id} shows {region}, with flags {flags:#x}"));
         Ok(Self { slot, region, logged: Vec::new(), is_pending: false, memory, _log: log })
     }
 
@@ -120,6 +122,7 @@ impl SlotEntry {
             // For those who follow the guest. Without it the slot must go all the same.
             let _ = self.harvest();
         }
+        journal::note(Level::Debug, || format!("KVM slot {} shows {} no more", self.id(), self.region));
         self.slot.delete()
     }
 

@@ -10,15 +10,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
-use super::message::{self, CONFIGURE_MEM_SLOTS, Header, NEED_REPLY, PROTOCOL_FEATURES, REPLY_ACK};
+use super::message::{self, CONFIGURE_MEM_SLOTS, Header, MAX_DESCRIPTORS, NEED_REPLY, PROTOCOL_FEATURES, REPLY_ACK};
+use crate::clients::duplicate;
 use crate::model::error::{Errno, Error, Interrupted, Result};
 use crate::model::int::usize_of;
 use crate::model::interrupt::Interrupt;
 use crate::model::invalid::Invalid;
 use crate::model::wait::{Deadline, Monitor, SLICE};
 use crate::sys::errno::{self, EINTR, EIO, ETIMEDOUT};
-use crate::sys::file;
-use crate::sys::socket::{self, MAX_DESCRIPTORS};
+use crate::sys::socket;
 
 /// The longest wait for a backend that is being detached: it may be gone, and there may be nobody who could interrupt the wait.
 const LAST_PATIENCE: Duration = Duration::from_secs(1);
@@ -251,13 +251,4 @@ impl Conversation<'_> {
 
 const fn refused(message: String, errno: i32) -> Error {
     Error::Backing { message, errno: Errno::Refused(errno), region: None }
-}
-
-/// A descriptor of our own for what the caller may close at any time.
-pub(super) fn duplicate(fd: RawFd) -> Result<File> {
-    file::duplicate(fd).map_err(|error| Error::Backing {
-        message: format!("file descriptor {fd} can't be duplicated: {error}"),
-        errno: Errno::from(&error),
-        region: None,
-    })
 }

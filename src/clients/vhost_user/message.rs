@@ -20,6 +20,9 @@ pub(super) const REPLY_ACK: u64 = 1 << 3;
 /// `VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS`: regions come and go one at a time.
 pub(super) const CONFIGURE_MEM_SLOTS: u64 = 1 << 15;
 
+/// The most descriptors in one message.
+pub(super) const MAX_DESCRIPTORS: usize = 8;
+
 /// A flag of a request: answer with 0 once it is done, or with another number.
 pub(super) const NEED_REPLY: u32 = 1 << 3;
 const VERSION: u32 = 1;

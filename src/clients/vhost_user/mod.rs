@@ -13,9 +13,10 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use self::connection::{Connection, Conversation, Negotiated, duplicate};
+use self::connection::{Connection, Conversation, Negotiated};
 use self::message::RegionFields;
 use super::partial_pages::PartialPages;
+use crate::clients::duplicate;
 use crate::memory::region::MappedRegion;
 use crate::model::error::{Errno, Error, Result};
 use crate::model::int::u64_of;

@@ -12,6 +12,7 @@ use crate::python::checkpoint::PyCheckpoint;
 use crate::python::interrupt::detached;
 use crate::python::{convert, keywords};
 use crate::space::point::CheckpointOptions;
+use crate::space::tracker::UNSEEN_WRITERS;
 
 #[pymethods]
 impl PyMemory {
@@ -21,7 +22,8 @@ impl PyMemory {
     /// checkpoint it stores what differs from that. `mode` says how the pages are found that a restore has to put back: `"pagemap"` by the
     /// kernel (Linux 6.7), `"kvm"` by KVM's log with this package's own writes, `"compare"` by comparing all bytes, whoever wrote them. `"auto"`
     /// takes the kernel, and compares what that can't watch. A vhost-user back-end writes unseen: beside one, only `mode="compare"`, or
-    /// `trust=("vhost-user",)` for one that does not write. `on_restore()` is called after each restore, to put registers back.
+    /// `trust=("vhost-user",)` for one that does not write; `"share"` stands for followers that may write, and `"leader"` for all other
+    /// processes of a follower. `on_restore()` is called after each restore, to put registers back.
     ///
     /// Raises `Unsupported` for memory that the mode can't watch, `MemoryFault`, `NotMapped`, and `MemoryError` or `BackingError` where there is
     /// no room. What `progress(p)` raises, and Ctrl-C, ends it, and nothing is kept.
@@ -47,7 +49,8 @@ impl PyMemory {
         let mode = TrackingMode::parse_of_checkpoint(mode)?;
         let trusted = convert::items_or_none(trust, "names", |item| convert::text(&item)).argument("trust")?;
         check_on_restore(py, on_restore.as_ref())?;
-        let options = CheckpointOptions { mode, is_trusting: trusted.iter().any(|name| name == "vhost-user") };
+        let options =
+            CheckpointOptions { mode, is_trusting: trusted.iter().any(|name| UNSEEN_WRITERS.contains(&name.as_str())) };
         let take = |interrupt: &dyn crate::model::interrupt::Interrupt| {
             self.space.checkpoint(self.incarnation, options, interrupt)
         };

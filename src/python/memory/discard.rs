@@ -9,6 +9,8 @@ use crate::memory::protection::Need;
 use crate::python::convert::{self, Address, Size};
 
 const DISCARD: Verb = Verb::new("discard", Need::Write).slow();
+/// By the package's own handles, of memory that others may no longer touch.
+const GIVE_BACK: Verb = Verb::new("discard", Need::Nothing).slow();
 
 #[pymethods]
 impl PyMemory {
@@ -29,9 +31,9 @@ impl PyMemory {
         self.run(py, [(DISCARD, &[range])], None, |[sections], interrupt| discard::discard(sections, interrupt))
     }
 
-    /// Discards part of one region, and nothing that has taken its place.
+    /// Discards part of one region, whatever its protection, and nothing that has taken its place.
     fn _discard_part(&self, py: Python<'_>, region: &Bound<'_, PyAny>, offset: Size, size: Size) -> PyResult<()> {
-        let (verb, range) = self.part_of(DISCARD, region, offset, size)?;
+        let (verb, range) = self.part_of(GIVE_BACK, region, offset, size)?;
         self.run(py, [(verb, &[range])], None, |[sections], interrupt| discard::discard(sections, interrupt))
     }
 }

@@ -36,6 +36,7 @@ mod checkpoint;
 mod copy;
 mod data;
 mod discard;
+mod image;
 mod integers;
 mod load;
 mod memory_stats;
@@ -78,6 +79,11 @@ pub struct PyMemory {
 impl PyMemory {
     pub(super) const fn new(space: SpaceRef, registry: Py<PyRegistry>, incarnation: Incarnation) -> Self {
         Self { space, registry, incarnation }
+    }
+
+    /// The space, and the Python side of it.
+    pub(super) fn owner(&self, py: Python<'_>) -> (SpaceRef, Py<PyRegistry>) {
+        (self.space.clone(), self.registry.clone_ref(py))
     }
 
     /// The verb and the range for one region (exact base, name or region) and no other that takes its place, or for all that have memory.
@@ -250,6 +256,9 @@ impl PyMemory {
 
     #[allow(clippy::unused_self, reason = "a method for pickle")]
     fn __reduce__(&self) -> PyResult<()> {
-        Err(PyTypeError::new_err("cannot pickle GuestMemory: it is a handle on this process's mappings"))
+        Err(PyTypeError::new_err(
+            "cannot pickle GuestMemory: it is a handle on this process's mappings; multiprocessing, imported before this package, gives \
+             other processes a follower's",
+        ))
     }
 }

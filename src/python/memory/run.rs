@@ -42,7 +42,7 @@ impl PyMemory {
             snapshot.memory_of(self.incarnation).and_then(|memory| work(&snapshot.map, memory))
         };
         // The snapshot is let go before an error becomes an exception: that runs Python code.
-        Ok(result?)
+        Ok(result.inspect_err(|error| self.space.count_fault(error))?)
     }
 
     /// Makes one direct copy of so many bytes, unless it is long; `None` sends it to [`run`](Self::run).
@@ -72,7 +72,7 @@ impl PyMemory {
                 drop(plans);
                 // The snapshot is let go before an error becomes an exception.
                 drop(snapshot);
-                return Ok(result?);
+                return Ok(result.inspect_err(|error| self.space.count_fault(error))?);
             }
             Err(error) => Err(error),
         };
@@ -85,7 +85,7 @@ impl PyMemory {
             for (sections, side) in all.iter_mut().zip(&leased) {
                 sections.add_all(side.sections())?;
             }
-            work(all.each_ref().map(Vec::as_slice), interrupt)
+            work(all.each_ref().map(Vec::as_slice), interrupt).inspect_err(|error| self.space.count_fault(error))
         })
     }
 

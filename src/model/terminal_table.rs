@@ -1,9 +1,11 @@
-//! Rows as an aligned text: for `print`, and for a terminal.
+//! Rows as the table that fits a terminal.
 
+use super::columns::{Column, DIM, aligned, columns_of, visible};
 use super::error::Result;
 use super::format;
 use super::interrupt::Interrupt;
 use super::rows::{Content, Row};
+use super::table::flags;
 
 /// The smallest size that a bar shows, as a power of two.
 const SMALLEST: u32 = 12;
@@ -47,85 +49,17 @@ const CHOICES: [Columns; 9] = [
     Columns { bar: 0, gap: 1, end: false, backing: false, node: false },
 ];
 
-/// A column: its cells, the first of which is its header.
-struct Column {
-    cells: Vec<String>,
-    is_right: bool,
-    /// Shown in the colour of the row's type.
-    is_colored: bool,
-}
-
-impl Column {
-    fn new(header: &str, rows: &[Row<'_>], cell: impl Fn(&Row<'_>) -> String) -> Self {
-        let cells = [header.to_owned()].into_iter().chain(rows.iter().map(cell)).collect();
-        Self { cells, is_right: false, is_colored: false }
-    }
-
-    fn right_aligned(self) -> Self {
-        Self { is_right: true, ..self }
-    }
-
-    fn colored(self) -> Self {
-        Self { is_colored: true, ..self }
-    }
-
-    fn is_empty(&self) -> bool {
-        self.cells.iter().skip(1).all(String::is_empty)
-    }
-
-    fn width(&self) -> usize {
-        self.cells.iter().map(|cell| columns_of(cell)).max().unwrap_or_default()
-    }
-
-    /// Puts a word wherever there is nothing, so that each line has as many words as the header.
-    fn without_empty_cells(mut self) -> Self {
-        self.cells.iter_mut().filter(|cell| cell.is_empty()).for_each(|cell| cell.push('-'));
-        self
-    }
-}
-
-/// The table that `print` shows: ASCII, each cell one word, the name at last.
-pub fn table(rows: &[Row<'_>], interrupt: &dyn Interrupt) -> Result<String> {
-    let one_word = |text: String| text.replace(' ', "");
-    let kind = |row: &Row<'_>| if row.regions().is_empty() { row.kind().into() } else { one_word(row.type_text()) };
-    // Each column is a walk over all rows.
-    let column =
-        |header, cell: &dyn Fn(&Row<'_>) -> String| interrupt.check().map(|()| Column::new(header, rows, cell));
-    let columns = [
-        column("start", &|row| format::hex(row.range.base()))?.right_aligned(),
-        column("end", &|row| format::hex(row.range.end()))?.right_aligned(),
-        column("size", &|row| one_word(format::size(row.size())))?.right_aligned(),
-        column("type", &kind)?,
-        column("prot", &|row| row.protection("..."))?,
-        column("backing", &|row| one_word(row.backing("...")))?,
-        column("node", &|row| row.node("..."))?,
-        column("flags", &flags)?,
-        column("name", &|row| visible(&plain_name(row), true))?,
-    ];
-    aligned(&columns.map(Column::without_empty_cells), 2, |_| "", interrupt)
-}
-
-/// Free addresses have that word as their type already.
-fn plain_name(row: &Row<'_>) -> String {
-    match row.content {
-        Content::Free => String::new(),
-        Content::FreeForDevices => "(MMIO window)".into(),
-        _ => row.name("..."),
-    }
-}
-
 /// The table that fits a terminal; what is empty everywhere has no column.
 pub fn terminal_table(rows: &[Row<'_>], terminal: Terminal, interrupt: &dyn Interrupt) -> Result<String> {
     let ellipsis = if terminal.is_ascii { "..." } else { "…" };
-    let mut name = Column::new("name", rows, |row| visible(&row.name(ellipsis), terminal.is_ascii));
+    let name = Column::new("name", rows, |row| visible(&row.name(ellipsis), terminal.is_ascii));
     let facts = Facts::of(rows, ellipsis);
     let wanted = name.width().min(NAME);
     let room = |choice: &Columns| terminal.width.saturating_sub(facts.width(*choice));
     let choice = CHOICES.iter().find(|choice| room(choice) >= wanted).or(CHOICES.last()).copied().unwrap_or(CHOICES[0]);
     let room = room(&choice);
-    name.cells.iter_mut().for_each(|cell| clip(cell, room, ellipsis));
     let mut columns = facts.chosen(choice, |cells| bars(rows, terminal, cells));
-    columns.push(name);
+    columns.push(name.map(|cell| clipped(cell, room, ellipsis)));
     let colors: Vec<&str> = rows.iter().map(color).collect();
     let color_of = |line: usize| line.checked_sub(1).and_then(|row| colors.get(row)).copied().unwrap_or_default();
     aligned(&columns, choice.gap, |line| if terminal.has_color { color_of(line) } else { "" }, interrupt)
@@ -136,7 +70,7 @@ type IsChosen = fn(Columns) -> bool;
 
 /// All columns but bars and names, each with what has to be chosen for it.
 struct Facts {
-    columns: Vec<(Column, usize, IsChosen)>,
+    columns: Vec<(Column, IsChosen)>,
     /// Whether any row has a bar.
     has_bars: bool,
 }
@@ -147,7 +81,9 @@ const BARS_BEHIND: usize = 3;
 impl Facts {
     fn of(rows: &[Row<'_>], ellipsis: &str) -> Self {
         let mut starts = Column::new("start", rows, |row| format::hex(row.range.base())).right_aligned();
-        starts.cells.extend(rows.last().map(|row| format::hex(row.range.end())));
+        if let Some(last) = rows.last() {
+            starts.push(&format::hex(last.range.end()));
+        }
         let always: IsChosen = |_| true;
         let columns = [
             (starts, always),
@@ -163,24 +99,20 @@ impl Facts {
         ];
         let columns =
             columns.into_iter().enumerate().filter(|(index, (column, _))| *index < BARS_BEHIND || !column.is_empty());
-        let columns = columns.map(|(_, (column, is_chosen))| (column.width(), column, is_chosen));
-        Self {
-            columns: columns.map(|(width, column, is_chosen)| (column, width, is_chosen)).collect(),
-            has_bars: rows.iter().any(has_bar),
-        }
+        Self { columns: columns.map(|(_, column)| column).collect(), has_bars: rows.iter().any(has_bar) }
     }
 
     /// The width of the columns that are chosen, with the gaps behind them.
     fn width(&self, choice: Columns) -> usize {
         let bar = if self.has_bars && choice.bar > 0 { choice.bar.saturating_add(choice.gap) } else { 0 };
-        let chosen = self.columns.iter().filter(|(.., is_chosen)| is_chosen(choice));
-        chosen.map(|(_, width, _)| width.saturating_add(choice.gap)).fold(bar, usize::saturating_add)
+        let chosen = self.columns.iter().filter(|(_, is_chosen)| is_chosen(choice));
+        chosen.map(|(column, _)| column.width().saturating_add(choice.gap)).fold(bar, usize::saturating_add)
     }
 
     fn chosen(self, choice: Columns, bars: impl FnOnce(usize) -> Column) -> Vec<Column> {
         let has_bars = self.has_bars && choice.bar > 0;
         let (mut ends, mut others) = (Vec::new(), Vec::new());
-        for (index, (column, _, is_chosen)) in self.columns.into_iter().enumerate() {
+        for (index, (column, is_chosen)) in self.columns.into_iter().enumerate() {
             if is_chosen(choice) {
                 if index < BARS_BEHIND { ends.push(column) } else { others.push(column) }
             }
@@ -203,10 +135,6 @@ fn bars(rows: &[Row<'_>], terminal: Terminal, cells: usize) -> Column {
 
 fn has_bar(row: &Row<'_>) -> bool {
     !matches!(row.content, Content::Free | Content::FreeForDevices)
-}
-
-fn flags(row: &Row<'_>) -> String {
-    if row.is_hotplug() { "h".into() } else { String::new() }
 }
 
 /// How much of a bar a size fills, on a logarithmic scale from 4 KiB to the largest; never nothing.
@@ -243,118 +171,25 @@ fn color(row: &Row<'_>) -> &'static str {
     }
 }
 
-/// The lines of the columns, each cell as wide as the widest; `color` is that of a line, of which free and reserved rows have it
-/// as a whole, others where it tells the type.
-fn aligned<'a>(
-    columns: &[Column],
-    gap: usize,
-    color: impl Fn(usize) -> &'a str,
-    interrupt: &dyn Interrupt,
-) -> Result<String> {
-    let lines = columns.iter().map(|column| column.cells.len()).max().unwrap_or_default();
-    let widths: Vec<usize> = columns.iter().map(Column::width).collect();
-    let mut text = String::new();
-    for line in 0..lines {
-        interrupt.check()?;
-        if line > 0 {
-            text.push('\n');
-        }
-        let color = color(line);
-        // Spaces go before the next thing that is shown, so that no line ends in them.
-        let mut spaces = 0_usize;
-        for (column, width) in columns.iter().zip(&widths) {
-            let cell = column.cells.get(line).map(String::as_str).unwrap_or_default();
-            let missing = width.saturating_sub(columns_of(cell));
-            let (before, behind) = if column.is_right { (missing, 0) } else { (0, missing) };
-            spaces = spaces.saturating_add(before);
-            if !cell.is_empty() {
-                text.extend(std::iter::repeat_n(' ', std::mem::take(&mut spaces)));
-                push_colored(&mut text, cell, if column.is_colored || color == DIM { color } else { "" });
-            }
-            spaces = spaces.saturating_add(behind).saturating_add(gap);
-        }
+fn clipped(cell: &str, room: usize, ellipsis: &str) -> String {
+    if columns_of(cell) <= room {
+        return cell.into();
     }
-    Ok(text)
-}
-
-/// Lines as one text.
-pub(super) fn joined(lines: impl Iterator<Item = String>, interrupt: &dyn Interrupt) -> Result<String> {
-    let mut text = String::new();
-    for (index, line) in lines.enumerate() {
-        interrupt.check()?;
-        text.push_str(if index == 0 { "" } else { "\n" });
-        text.push_str(&line);
-    }
-    Ok(text)
-}
-
-/// The escape sequence of what is not there for use.
-const DIM: &str = "2";
-
-fn push_colored(text: &mut String, cell: &str, color: &str) {
-    if color.is_empty() {
-        text.push_str(cell);
-    } else {
-        text.extend(["\u{1b}[", color, "m", cell, "\u{1b}[0m"]);
-    }
-}
-
-fn columns_of(text: &str) -> usize {
-    text.chars().count()
-}
-
-fn clip(cell: &mut String, room: usize, ellipsis: &str) {
-    if columns_of(cell) > room {
-        let kept = room.saturating_sub(columns_of(ellipsis));
-        *cell = cell.chars().take(kept).chain(ellipsis.chars()).collect();
-    }
-}
-
-/// A name as a terminal may be sent it: control and direction characters are shown, not obeyed.
-fn visible(name: &str, is_ascii: bool) -> String {
-    let is_plain = |c: char| !c.is_control() && !is_direction(c) && (!is_ascii || c.is_ascii());
-    name.chars().map(|c| if is_plain(c) { c.to_string() } else { c.escape_default().to_string() }).collect()
-}
-
-const fn is_direction(c: char) -> bool {
-    matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    let kept = room.saturating_sub(columns_of(ellipsis));
+    cell.chars().take(kept).chain(ellipsis.chars()).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
+    use super::super::table::tests::map;
     use super::*;
     use crate::model::interrupt::Uninterrupted;
-    use crate::model::layout::Layout;
-    use crate::model::range::Range;
-    use crate::model::region::{Region, RegionType};
     use crate::model::region_map::RegionMap;
     use crate::model::rows::rows;
-    use crate::model::source::Source;
-
-    fn map(regions: &[(u64, u64, &str)]) -> RegionMap {
-        let region = |(base, size, name): &(u64, u64, &str)| {
-            let range = Range::new(*base, *size).unwrap();
-            let region = Region::new(RegionType::DeviceMemory, range, Source::default()).unwrap();
-            Arc::new(Region { name: Some((*name).into()), ..region })
-        };
-        let layout = Layout::new(1 << 40, 0, 0, vec![]).unwrap();
-        RegionMap::from_regions(regions.iter().map(region).collect(), layout).unwrap()
-    }
 
     fn shown(map: &RegionMap, width: usize) -> String {
         terminal_table(&rows(map, &[], None), Terminal { width, is_ascii: false, has_color: false }, &Uninterrupted)
             .unwrap()
-    }
-
-    #[test]
-    fn every_line_of_the_plain_table_has_all_columns_and_no_space_at_its_end() {
-        let text =
-            table(&rows(&map(&[(0x1000, 0x1000, "uart\n"), (0x3000, 0x10, "ü")]), &[], None), &Uninterrupted).unwrap();
-        assert!(text.is_ascii(), "{text}");
-        assert!(text.lines().all(|line| line == line.trim_end() && line.split_whitespace().count() >= 9), "{text}");
-        assert!(text.contains("uart\\n") && text.contains("\\u{fc}"), "{text}");
     }
 
     #[test]

@@ -1,0 +1,104 @@
+"""A program that serves its space as a source: see `AddressSpace.serve`."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import struct
+
+from dbs_address_space._core import AddressSpace
+from dbs_address_space.formats import map_json
+from dbs_address_space.formats.source import Source
+from dbs_address_space.serving import FORMAT
+
+from .parsing import UsageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from dbs_address_space._core import AddressSpaceRegion
+
+__all__ = ["looked_at", "of_socket"]
+
+PATIENCE = 5.0
+MOST = 1 << 30
+"""The most bytes of an answer: a map of millions of regions."""
+LENGTH = struct.Struct("<Q")
+DESCRIPTORS = 253
+
+
+def looked_at(path: str, *, wants_memory: bool = False) -> tuple[dict[str, Any], list[int]]:
+    """The answer of a program, and descriptors of its memory where they are wanted, which the caller closes."""
+    source = f"space:{path}"
+    try:
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(PATIENCE)
+            connection.connect(path)
+            connection.sendall(b"M" if wants_memory else b"m")
+            (length,) = LENGTH.unpack(_received(connection, LENGTH.size))
+            content = _content(_received(connection, min(length, MOST)))
+            files = _files(connection, content)
+    except (OSError, ValueError, struct.error) as error:
+        hint = f'In the program, call space.serve("{path}"); it answers its own user and root.'
+        raise UsageError(
+            f"{source}: {getattr(error, 'strerror', None) or 'not a socket of space.serve()'}", hint
+        ) from error
+    if "error" in content:
+        raise UsageError(f"{source}: {content['error']}")
+    return content, files
+
+
+def _content(text: bytes) -> dict[str, Any]:
+    content = json.loads(text)
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise ValueError("another format")
+    return content
+
+
+def _received(connection: socket.socket, length: int) -> bytes:
+    data = bytearray()
+    while len(data) < length and (part := connection.recv(min(length - len(data), 1 << 20))):
+        data += part
+    return bytes(data)
+
+
+def _files(connection: socket.socket, content: dict[str, Any]) -> list[int]:
+    wanted = len({one["file"] for one in content.get("memory", ())})
+    files: list[int] = []
+    while len(files) < wanted:
+        _, more, _, _ = socket.recv_fds(connection, 1, DESCRIPTORS, socket.MSG_CMSG_CLOEXEC)
+        if not more:
+            raise ValueError("descriptors are missing")
+        files += more
+    return files
+
+
+def of_socket(path: str, *, wants_memory: bool) -> AddressSpace:
+    """The space of a program: its map, and with its memory where that is in files, to read only."""
+    content, files = looked_at(path, wants_memory=wants_memory)
+    try:
+        with Source(json.dumps(content["map"]).encode()) as source:
+            source.path = f"space:{path}"
+            described = map_json.read(source)
+        if not wants_memory:
+            return described
+        memory = {int(one["base"], 16): (files[one["file"]], one["offset"]) for one in content["memory"]}
+        regions = [_region(region, memory.get(region.base)) for region in described.regions]
+        space = AddressSpace.from_regions(regions, described.layout)
+        space.map_memory()
+        return space
+    finally:
+        for file in files:
+            os.close(file)
+
+
+def _region(region: AddressSpaceRegion, place: tuple[int, int] | None) -> AddressSpaceRegion:
+    """A region over the program's file; what has none can't be read."""
+    if region.region_type.value not in ("ram", "firmware"):
+        return region
+    if place is None:
+        return type(region)("ram", region.base, region.size, name=region.name, mem_type="mmap", prot_flags="---")
+    file, offset = place
+    return type(region).from_file(region.base, region.size, file, offset, name=region.name, prot_flags="r--")

@@ -1,0 +1,458 @@
+"""Images: the memory of a space in a file, with its map and with blobs such as the registers of its processors."""
+
+# ruff: noqa: SLF001  the private verbs of the memory are the package's own
+
+from __future__ import annotations
+
+import os
+from pathlib import PurePath
+
+from ._core import (
+    AddressSpace,
+    AddressSpaceRegion,
+    DirtyPages,
+    DirtyTracker,
+    _Image,
+    _ImagePart,
+    check_type,
+    guessed,
+)
+from .enums import MapFlags
+from .errors import AddressSpaceError, ImageCorrupt, ImageError, InvalidArgument, Unsupported
+from .image_description import BlobPlace, Description, check, encoded, parsed
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+    from typing import Self
+
+    from ._core import AddressSpaceLayout
+    from .progress import Progress
+
+    Path = str | os.PathLike[str]
+
+__all__ = ["SavedSpace"]
+
+_MOST_PARTS = 1000
+_MODES = ("copy", "cow")
+
+
+@guessed
+class SavedSpace:
+    """An image that was saved: a map, the bytes of its memory, and blobs. Made by `AddressSpace.save` and `SavedSpace.open`.
+
+    A full image holds all memory that is not zero. A difference holds what changed since its parent, which it names by its
+    digest: the parent, and the parents of that, have to be there. It keeps its files open until it is closed, or its `with`
+    block ends.
+    `docs/image-format.md` describes the file.
+
+    >>> import tempfile
+    >>> from dbs_address_space import AddressSpaceBuilder, SavedSpace
+    >>> space = AddressSpaceBuilder(numa_regions=["4MiB"]).build()
+    >>> space.memory.write(0x1000, b"hello")
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with space.save(f"{folder}/vm.img", blobs={"vcpu0": b"registers"}) as saved:
+    ...         saved.size, saved.data_size, saved.blobs["vcpu0"]
+    ...     SavedSpace.open(f"{folder}/vm.img").restore().memory.read(0x1000, 5)
+    (4194304, 4096, b'registers')
+    b'hello'
+    """
+
+    def __init__(self, path: Path, *, resolve: Callable[[str], Path] | None = None) -> None:
+        """Opens an image as `open` does."""
+        _check_function(resolve, "resolve", "a digest")
+        paths = [_text(path, "path")]
+        parts = [_ImagePart(paths[0])]
+        while (digest := parts[-1].parent) is not None:
+            if len(parts) == _MOST_PARTS:
+                raise parts[0].mismatch(f"it has more than {_MOST_PARTS} parents: merge() them now and then")
+            paths.append(_parent_path(parts[-1], paths[-1], digest, resolve))
+            parts.append(_open_parent(parts[-1], paths[-1]))
+            if parts[-1].digest != digest:
+                raise parts[-2].mismatch(f"{paths[-1]} is not the parent that it names")
+        self._begin(parts, paths)
+
+    def _begin(self, parts: list[_ImagePart], paths: list[str]) -> Self:
+        """Takes open files, the newest first."""
+        self._parts = parts
+        self._paths = paths
+        self._image: _Image | None = _Image(parts[0], parts[1:])
+        self._description = _described(parts[0])
+        return self
+
+    @classmethod
+    def _of(cls, parts: list[_ImagePart], paths: list[str]) -> Self:
+        return cls.__new__(cls)._begin(parts, paths)
+
+    @staticmethod
+    def open(path: Path, *, resolve: Callable[[str], Path] | None = None) -> SavedSpace:
+        """Opens an image and those that it is a difference from, and checks all but the bytes of memory and of blobs.
+
+        A parent is looked for under the name that it had beside the image; `resolve(digest)` gives the path of one that moved.
+        Raises `ImageCorrupt` for a file that is damaged or not an image, `ImageTooNew`, `ImageMismatch` for a parent that is
+        missing or another one, `OSError` as opening does.
+
+        >>> import tempfile
+        >>> from dbs_address_space import AddressSpaceBuilder, SavedSpace
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     AddressSpaceBuilder(numa_regions=["4MiB"]).build().save(f"{folder}/vm.img").close()
+        ...     SavedSpace.open(f"{folder}/vm.img").regions
+        (AddressSpaceRegion('ram0' DEFAULT_MEMORY [0x0, 0x40_0000) 4 MiB rw- shmem),)
+        """
+        return SavedSpace(path, resolve=resolve)
+
+    @property
+    def path(self) -> str:
+        """The path, as it was given."""
+        return self._paths[0]
+
+    @property
+    def layout(self) -> AddressSpaceLayout:
+        """The layout of the map."""
+        return self._description.layout
+
+    @property
+    def regions(self) -> tuple[AddressSpaceRegion, ...]:
+        """The regions, by ascending base. Those over a user's file or buffer have memory of their own when they are restored."""
+        return self._description.regions
+
+    @property
+    def generation(self) -> int:
+        """The generation of the map that was saved."""
+        return self._parts[0].generation
+
+    @property
+    def digest(self) -> str:
+        """The digest in hex by which a difference names it, of everything in it (BLAKE3)."""
+        return self._parts[0].digest.hex()
+
+    @property
+    def content(self) -> str:
+        """The digest in hex of what memory is: the same for a difference as for what it is merged to."""
+        return self._parts[0].content.hex()
+
+    @property
+    def parent(self) -> str | None:
+        """The digest of the parent, or `None` of a full image."""
+        digest = self._parts[0].parent
+        return None if digest is None else digest.hex()
+
+    @property
+    def size(self) -> int:
+        """The bytes of memory."""
+        return sum(region.size for region in self.regions if region.base in self._description.places)
+
+    @property
+    def data_size(self) -> int:
+        """The bytes of memory that this file holds; the others are zero, or the parent's."""
+        return self._parts[0].data_size
+
+    @property
+    def is_checked(self) -> bool:
+        """Whether a guest that wrote while it was saved would have been noticed."""
+        return self._parts[0].is_watched
+
+    @property
+    def blobs(self) -> dict[str, bytes]:
+        """The blobs by their names, read and checked now; raises `ImageCorrupt`."""
+        self._opened()
+        return {name: self._blob(name, place) for name, place in self._description.blobs.items()}
+
+    def _blob(self, name: str, place: BlobPlace) -> bytes:
+        content = self._parts[0].blob(place.offset, place.size)
+        if content is None or _Image.digest(content) != place.digest:
+            raise self._parts[0].corrupt(f"the blob {name!a} is not what was written")
+        return content
+
+    def _opened(self) -> _Image:
+        if self._image is None:
+            raise ImageError(f"{self.path}: this image was closed: open it again", path=self.path)
+        return self._image
+
+    def chain(self) -> tuple[SavedSpace, ...]:
+        """This image, its parent, the parent of that and so on to the full image."""
+        self._opened()
+        return tuple(SavedSpace._of(self._parts[at:], self._paths[at:]) for at in range(len(self._parts)))
+
+    def verify(self, *, progress: Callable[[Progress], object] | None = None) -> None:
+        """Reads all of it and its parents.
+
+        Raises `ImageCorrupt` with `.path`, `.chunk`, `.region` and `.address` for the first damage.
+
+        >>> import tempfile
+        >>> from dbs_address_space import AddressSpaceBuilder
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     AddressSpaceBuilder(numa_regions=["4MiB"]).build().save(f"{folder}/vm.img").verify()
+        """
+        image = self._opened()
+        _check_function(progress, "progress", "a Progress")
+        try:
+            image.verify(progress)
+        except ImageCorrupt as error:
+            raise self._located(error) from None
+        for saved in self.chain():
+            _ = saved.blobs
+
+    def merge(
+        self, path: Path, *, sync: bool = True, progress: Callable[[Progress], object] | None = None
+    ) -> SavedSpace:
+        """Writes a full image of the same memory, map and blobs, which needs no parent; its `content` is this one's.
+
+        Every chunk is checked on the way. Raises `ImageCorrupt`, `ImageError` for a path that is part of the chain, `OSError`;
+        then nothing has changed.
+
+        >>> import tempfile
+        >>> from dbs_address_space import AddressSpaceBuilder
+        >>> space = AddressSpaceBuilder(numa_regions=["4MiB"]).build()
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     full = space.save(f"{folder}/0.img")
+        ...     space.memory.write_u8(0x5000, 1)
+        ...     difference = space.save(f"{folder}/1.img", parent=full)
+        ...     merged = difference.merge(f"{folder}/all.img")
+        ...     merged.parent, merged.content == difference.content
+        (None, True)
+        """
+        _check_function(progress, "progress", "a Progress")
+        try:
+            self._opened().merge(_text(path, "path"), sync, progress)
+        except ImageCorrupt as error:
+            raise self._located(error) from None
+        return SavedSpace.open(path)
+
+    def restore(self, mode: str = "copy", *, progress: Callable[[Progress], object] | None = None) -> AddressSpace:
+        r"""A new space with its map and memory; `AddressSpace.restore` says how.
+
+        >>> import tempfile
+        >>> from dbs_address_space import AddressSpaceBuilder
+        >>> space = AddressSpaceBuilder(numa_regions=["4MiB"]).build()
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     saved = space.save(f"{folder}/vm.img")
+        ...     saved.restore("cow").memory.read(0, 2)
+        b'\x00\x00'
+        """
+        image = self._opened()
+        check_type(mode, str, "mode")
+        _check_function(progress, "progress", "a Progress")
+        if mode not in _MODES:
+            raise InvalidArgument(f"mode={mode!a} is not one of {', '.join(map(repr, _MODES))}")
+        if not self._parts[0].is_of_this_machine:
+            message = f"it was saved on another architecture (ELF machine {self._parts[0].machine})"
+            raise self._parts[0].mismatch(message)
+        self._refuse_shared()
+        _ = self.blobs
+        return self._copied(image, progress) if mode == "copy" else self._mapped()
+
+    def _refuse_shared(self) -> None:
+        """Refuses regions that show the same bytes: memory of its own for each would not be what was saved."""
+        ends: dict[int, tuple[int, AddressSpaceRegion]] = {}
+        order = sorted(self._description.places.items(), key=lambda place: place[1])
+        found = {region.base: region for region in self.regions}
+        for base, (area, offset) in order:
+            region = found[base]
+            end, other = ends.get(area, (0, region))
+            if offset < end:
+                how = "leave one of them out before it is saved"
+                raise Unsupported(f"{region} shows bytes of {other}: {how}", feature="restoring shared bytes", how=how)
+            ends[area] = (offset + region.size, region)
+
+    def _places(self) -> list[tuple[int, int, bytes | None]]:
+        """The place of each region, and the identity of its bytes where it shows all of an area."""
+        places = []
+        for region in self.regions:
+            if region.base in self._description.places:
+                area = self._description.areas[self._description.places[region.base][0]]
+                lineage = area.lineage if region.size == area.size else None
+                places.append((region.base, self._description.place(region), lineage))
+        return places
+
+    def _copied(self, image: _Image, progress: Callable[[Progress], object] | None) -> AddressSpace:
+        space = AddressSpace.from_regions(self.regions, self.layout)
+        memory = space.map_memory(progress=progress)
+        try:
+            memory._fill(image, self._places(), progress)
+        except BaseException as error:
+            space.close()
+            if isinstance(error, ImageCorrupt):
+                raise self._located(error) from None
+            raise
+        return space
+
+    def _mapped(self) -> AddressSpace:
+        if self.parent is not None:
+            message = (
+                "a difference can't be mapped: restore a full image, which merge() makes, or restore by mode='copy'"
+            )
+            raise ImageError(f"{self.path}: {message}", path=self.path)
+        regions = [self._over_file(region) for region in self.regions]
+        space = AddressSpace.from_regions(regions, self.layout)
+        space.map_memory()._fill(None, self._places(), None)
+        return space
+
+    def _over_file(self, region: AddressSpaceRegion) -> AddressSpaceRegion:
+        if region.base not in self._description.places:
+            return region
+        part = self._parts[0]
+        return AddressSpaceRegion(
+            region.region_type,
+            region.base,
+            region.size,
+            name=region.name,
+            host_numa_node_id=region.host_numa_node_id,
+            file=part.fileno(),
+            file_offset=part.data_offset + self._description.place(region),
+            perm_flags=MapFlags.PRIVATE,
+            prot_flags=region.prot_flags,
+            is_hotplug=region.is_hotplug,
+        )
+
+    def _located(self, error: ImageCorrupt) -> ImageCorrupt:
+        """The error of a chunk with the region that it is of."""
+        if error.chunk is None:
+            return error
+        start, size = error.chunk << 16, 1 << 16
+        for region in self.regions:
+            if region.base in self._description.places:
+                place = self._description.place(region)
+                if place < start + size and start < place + region.size:
+                    address = region.base + max(0, start - place)
+                    message = f"{error}: {region} at {address:#_x}"
+                    return ImageCorrupt(
+                        message, path=error.path, chunk=error.chunk, address=address, size=size, region=region
+                    )
+        return error
+
+    def close(self) -> None:
+        """Closes its files; a second time does nothing. Spaces that were restored keep what they need."""
+        self._image = None
+        self._parts = self._parts[:1]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        kind = "full" if self.parent is None else f"a difference in a chain of {len(self._paths)}"
+        return f"SavedSpace({self.path!a}, {len(self.regions)} regions, {kind})"
+
+
+def _text(path: Path, name: str) -> str:
+    if isinstance(path, (str, os.PathLike)):
+        return os.fsdecode(path)
+    raise TypeError(f"{name} must be a str or an os.PathLike, not {type(path).__name__}")
+
+
+def _check_function(function: object, name: str, what: str) -> None:
+    if function is not None and not callable(function):
+        raise TypeError(f"{name} must be a function that takes {what}, not {type(function).__name__}")
+
+
+def _described(part: _ImagePart) -> Description:
+    try:
+        description = parsed(part.json)
+        check(description, part.room)
+    except (
+        AddressSpaceError,
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        RecursionError,
+        TypeError,
+        ValueError,
+    ) as error:
+        missing = isinstance(error, KeyError) and not isinstance(error, AddressSpaceError)
+        raise part.corrupt(f"its JSON: {error}{' is missing' if missing else ''}") from error
+    return description
+
+
+def _parent_path(part: _ImagePart, path: str, digest: bytes, resolve: Callable[[str], Path] | None) -> str:
+    if resolve is not None:
+        return _text(resolve(digest.hex()), "the path that resolve() returns")
+    name = _described(part).parent
+    if not isinstance(name, str):
+        raise part.mismatch("it does not say where its parent is: give resolve=")
+    return str(PurePath(path).parent / name)
+
+
+def _open_parent(part: _ImagePart, path: str) -> _ImagePart:
+    try:
+        return _ImagePart(path)
+    except FileNotFoundError as error:
+        raise part.mismatch(f"its parent is not at {path}: put it there, or give resolve=") from error
+
+
+def _saved(  # noqa: PLR0913  those of `save`
+    space: AddressSpace,
+    path: Path,
+    parent: SavedSpace | Path | None,
+    dirty: DirtyPages | DirtyTracker | None,
+    blobs: dict[str, bytes] | None,
+    *,
+    sync: bool,
+    check: bool,
+    progress: Callable[[Progress], object] | None,
+) -> SavedSpace:
+    """Saves a space: `AddressSpace.save`."""
+    target, places, content = _text(path, "path"), *_laid_out(blobs or {})
+    older = _older(parent)
+    if dirty is not None:
+        if not isinstance(dirty, (DirtyPages, DirtyTracker)):
+            raise TypeError(f"dirty must be DirtyPages or a DirtyTracker, not {type(dirty).__name__}")
+        if older is None:
+            raise InvalidArgument("dirty= says what changed since the parent: give parent= too")
+    memory = space.memory
+    name = None
+    if older is not None:
+        name = os.path.relpath(os.path.realpath(older.path), PurePath(os.path.realpath(target)).parent)
+    pages = dirty.collect() if isinstance(dirty, DirtyTracker) else dirty
+    try:
+        memory._save(
+            target,
+            lambda base, areas, regions: encoded(base, areas, regions, places, name),
+            content,
+            parent=older._opened() if older else None,
+            known=older._description.known() if older else [],
+            dirty=pages,
+            sync=sync,
+            check=check,
+            progress=progress,
+        )
+    except BaseException:
+        if isinstance(dirty, DirtyTracker) and pages is not None:
+            dirty.put_back(pages)
+        raise
+    parts = [_ImagePart(target), *(older._parts if older else [])]
+    return SavedSpace._of(parts, [target, *(older._paths if older else [])])
+
+
+def _older(parent: SavedSpace | Path | None) -> SavedSpace | None:
+    if parent is None or isinstance(parent, SavedSpace):
+        return parent
+    if isinstance(parent, (str, os.PathLike)):
+        return SavedSpace.open(parent)
+    raise TypeError(f"parent must be a SavedSpace or its path, not {type(parent).__name__}")
+
+
+def _laid_out(blobs: dict[str, bytes]) -> tuple[dict[str, BlobPlace], bytes]:
+    """The place of each blob, and all of them one behind the other."""
+    if not isinstance(blobs, dict):
+        raise TypeError(f"blobs must be a dict of bytes by their names, not {type(blobs).__name__}")
+    places, content = {}, b""
+    for name, blob in blobs.items():
+        check_type(name, str, "the name of a blob")
+        held = bytes(memoryview(blob))
+        places[name] = BlobPlace(len(content), len(held), _Image.digest(held))
+        content += held
+    return places, content
+
+
+def _restored(
+    path: Path, mode: str, resolve: Callable[[str], Path] | None, progress: Callable[[Progress], object] | None
+) -> AddressSpace:
+    """Restores an image: `AddressSpace.restore`."""
+    with SavedSpace.open(path, resolve=resolve) as saved:
+        return saved.restore(mode, progress=progress)

@@ -1,0 +1,182 @@
+"""A space that other processes may look at: `AddressSpace.serve(path)`, which `dbs-address-space show space:PATH` reads."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import socket
+import struct
+import threading
+import time
+import weakref
+from contextlib import suppress
+from pathlib import Path
+
+from .errors import AddressSpaceError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Self
+
+    from ._core import AddressSpace
+
+__all__ = ["FORMAT", "SpaceServer"]
+
+FORMAT = "dbs-address-space/served"
+PATIENCE = 2.0
+"""Seconds for which one who asks may keep the others waiting."""
+DESCRIPTORS = 200
+"""Descriptors of one message; the kernel takes 253."""
+CREDENTIALS = struct.Struct("3i")
+
+
+class SpaceServer:
+    """Answers who connects to a socket of the same user or of root with the map and the state of a space, until it is closed.
+
+    Made by `AddressSpace.serve`; used in `with`, it is closed at the end. It keeps its space alive.
+
+    >>> import tempfile
+    >>> from dbs_address_space import AddressSpaceBuilder
+    >>> space = AddressSpaceBuilder(numa_regions=["4MiB"]).build()
+    >>> with tempfile.TemporaryDirectory() as directory, space.serve(directory + "/vm.sock") as server:
+    ...     server.path == directory + "/vm.sock"
+    True
+    """
+
+    path: str
+    """The path of the socket."""
+
+    def __init__(self, space: AddressSpace, path: str | os.PathLike[str]) -> None:
+        """Binds the socket, in the place of one that nobody listens at any more, and starts a thread that answers."""
+        if not isinstance(path, str | os.PathLike):
+            raise TypeError(f"path must be a str or an os.PathLike, not {type(path).__name__}")
+        self.path = os.fspath(path)
+        self._space, self._process = space, os.getpid()
+        self._listener = _listening(self.path)
+        self._unlink = weakref.finalize(self, _unlink, self.path, self._process)
+        self._thread = threading.Thread(target=_serve, args=(space, self._listener), daemon=True, name="SpaceServer")
+        self._thread.start()
+
+    def close(self) -> None:
+        """Ends the answers and removes the socket. Closing twice does nothing."""
+        if os.getpid() == self._process:
+            # A shutdown wakes the thread out of its wait; a close would not.
+            with suppress(OSError):
+                self._listener.shutdown(socket.SHUT_RDWR)
+            self._thread.join()
+        self._listener.close()
+        self._unlink()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<SpaceServer of {self._space!r} at {self.path!r}>"
+
+
+def _listening(path: str) -> socket.socket:
+    """A socket that only this user and root can connect to."""
+    if _is_served(path):
+        raise FileExistsError(errno.EADDRINUSE, "somebody listens there already", path)
+    if Path(path).is_socket():
+        Path(path).unlink()
+    listener = socket.socket(socket.AF_UNIX)
+    try:
+        listener.bind(path)
+        Path(path).chmod(0o600)
+        listener.listen(16)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+def _is_served(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX) as other:
+        try:
+            other.connect(path)
+        except OSError:
+            return False
+    return True
+
+
+def _unlink(path: str, process: int) -> None:
+    if os.getpid() == process:
+        Path(path).unlink(missing_ok=True)
+
+
+def _serve(space: AddressSpace, listener: socket.socket) -> None:
+    """Answers one after another: each for a moment."""
+    while True:
+        try:
+            connection, _ = listener.accept()
+        except OSError:
+            return
+        # One who asks and goes away, or sends nothing, concerns nobody else.
+        with connection, suppress(OSError):
+            connection.settimeout(PATIENCE)
+            credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size)
+            if CREDENTIALS.unpack(credentials)[1] in (0, os.geteuid()):
+                _answer(space, connection, wants_memory=connection.recv(1) == b"M")
+
+
+def _answer(space: AddressSpace, connection: socket.socket, *, wants_memory: bool) -> None:
+    files: list[int] = []
+    try:
+        content = _content(space, files, wants_memory=wants_memory)
+    except AddressSpaceError as error:
+        content = {"format": FORMAT, "version": 1, "error": str(error)}
+    try:
+        text = json.dumps(content).encode()
+        connection.sendall(struct.pack("<Q", len(text)) + text)
+        for first in range(0, len(files), DESCRIPTORS):
+            socket.send_fds(connection, [b"f"], files[first : first + DESCRIPTORS])
+    finally:
+        for file in files:
+            os.close(file)
+
+
+def _content(space: AddressSpace, files: list[int], *, wants_memory: bool) -> dict[str, Any]:
+    from .formats.map_json import content_of  # noqa: PLC0415  only who is asked needs it
+
+    stats = space.stats()._asdict()
+    resident = space.memory.resident() if space.is_mapped else ()
+    regions = [
+        {
+            "base": hex(region.base),
+            "resident": sum(max(0, min(one.end, region.end) - max(one.base, region.base)) for one in resident),
+        }
+        for region in space.regions
+    ]
+    return {
+        "format": FORMAT,
+        "version": 1,
+        "time": time.time(),
+        "process": os.getpid(),
+        "map": content_of(space, "space"),
+        "stats": stats,
+        "regions": regions,
+        "clients": [repr(client) for client in space.clients],
+        "memory": _memory(space, files) if wants_memory and space.is_mapped else [],
+    }
+
+
+def _memory(space: AddressSpace, files: list[int]) -> list[dict[str, Any]]:
+    """The files behind the regions, opened again for reading only; anonymous memory has none."""
+    found: dict[int, int] = {}
+    shown = []
+    for mapping in space.memory.mappings():
+        fd = mapping.fd
+        if fd is None:
+            continue
+        if fd not in found:
+            with suppress(OSError):
+                files.append(os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC))
+                found[fd] = len(files) - 1
+        if fd in found:
+            shown.append({"base": hex(mapping.base), "file": found[fd], "offset": mapping.file_offset})
+    return shown

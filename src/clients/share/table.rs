@@ -1,0 +1,223 @@
+//! The storages and regions that a follower has, by its leader's numbers, and what a proposal makes of them.
+
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::sync::Arc;
+
+use super::channel::Message;
+use super::record::{PlaceRecord, Record, StorageRecord};
+use crate::memory::region::MappedRegion;
+use crate::memory::storage::Storage;
+use crate::model::error::{Errno, Error, Result};
+use crate::model::ids::{Generation, Origin, RegionId};
+use crate::model::layout::Layout;
+use crate::model::range::Range;
+use crate::model::region::{MAP_SHARED, PROT_READ, PROT_WRITE, Region, RegionType, SharedRegion};
+use crate::model::region_map::{RegionEntry, RegionMap};
+use crate::model::reserved::{ReservedKind, ReservedRange};
+use crate::model::source::{Source, UserFile};
+use crate::sys::file;
+
+/// A storage that is mapped here.
+#[derive(Clone, Debug)]
+struct KnownStorage {
+    storage: Arc<Storage>,
+    /// Whose bytes its regions show.
+    origin: Origin,
+    file: UserFile,
+    offset: u64,
+    is_writable: bool,
+}
+
+/// A proposal of the leader's, as its messages come in.
+#[derive(Debug, Default)]
+pub(super) struct Proposed {
+    pub(super) sequence: u64,
+    pub(super) generation: u64,
+    gone: Vec<u64>,
+    storages: Vec<(StorageRecord, File)>,
+    places: Vec<PlaceRecord>,
+    layout: Option<[u64; 3]>,
+    ranges: Vec<(u32, Range)>,
+    /// Why it can't be followed, as far as that is known already.
+    problem: Option<String>,
+    /// The leader's number for its space.
+    pub(super) id: [u8; 16],
+}
+
+impl Proposed {
+    /// Adds what a message brings.
+    pub(super) fn add(&mut self, message: Message) {
+        (self.sequence, self.generation) = (message.header.sequence, message.header.generation);
+        if message.is_cut || message.descriptors.len() < message.header.descriptors.into() {
+            let why =
+                "this process has no room for the descriptors: raise RLIMIT_NOFILE (ulimit -n, resource.setrlimit)";
+            self.problem = Some(why.into());
+        }
+        let mut files: Vec<Option<File>> = message.descriptors.into_iter().map(Some).collect();
+        for record in message.records {
+            match record {
+                Record::Storage(storage) => match files.get_mut(usize::from(storage.descriptor)).and_then(Option::take)
+                {
+                    Some(file) => self.storages.push((storage, file)),
+                    None => _ = self.problem.get_or_insert_with(|| "a storage came without its descriptor".into()),
+                },
+                Record::Place(place) => self.places.push(place),
+                Record::Region(region) => self.gone.push(region),
+                Record::Layout(ends, _, id) => (self.layout, self.id) = (Some(ends), id),
+                Record::Range(kind, range) => self.ranges.push((kind, range)),
+                Record::Lease(..) | Record::Text(_) | Record::Wish(..) => {}
+            }
+        }
+    }
+
+    /// The empty map of the leader's layout.
+    pub(super) fn empty_map(&self) -> Result<RegionMap> {
+        let [phys_end, mem_start, mem_end] = self.layout.ok_or_else(|| bad("it came without a layout"))?;
+        let windows = self.ranges.iter().filter(|(kind, _)| *kind == 0).map(|(_, range)| *range).collect();
+        let reserved = self.ranges.iter().filter_map(|(kind, range)| {
+            let place = usize::try_from(kind.checked_sub(1)?).ok()?;
+            Some(ReservedRange { range: *range, kind: *ReservedKind::ALL.get(place)? })
+        });
+        let layout = Layout::new(phys_end, mem_start, mem_end, windows)?.with_reserved(reserved.collect())?;
+        Ok(RegionMap::empty(layout))
+    }
+}
+
+fn bad(why: &str) -> Error {
+    Error::Share { message: format!("the leader's proposal can't be followed: {why}") }
+}
+
+/// All that a follower has.
+#[derive(Debug, Default)]
+pub(super) struct Table {
+    leader: u32,
+    storages: HashMap<u64, KnownStorage>,
+    /// With the number of the storage that each shows.
+    regions: HashMap<u64, (RegionEntry, u64)>,
+}
+
+/// The table behind a proposal, with all memory that it takes.
+#[derive(Debug)]
+pub(super) struct NextTable {
+    next: Table,
+    /// The map behind it.
+    pub(super) map: RegionMap,
+}
+
+impl Table {
+    pub(super) fn new(leader: u32) -> Self {
+        Self { leader, ..Self::default() }
+    }
+
+    /// Maps what a proposal brings, and lays out what it makes of a map; nothing that is seen changes.
+    pub(super) fn follow(&self, map: &RegionMap, proposed: Proposed) -> Result<NextTable> {
+        if let Some(problem) = &proposed.problem {
+            return Err(bad(problem));
+        }
+        let mut next = Self { leader: self.leader, storages: self.storages.clone(), regions: self.regions.clone() };
+        for (record, file) in proposed.storages {
+            if let Entry::Vacant(new) = next.storages.entry(record.id) {
+                new.insert(received(&record, file)?);
+            }
+        }
+        proposed.gone.iter().for_each(|region| _ = next.regions.remove(region));
+        for place in proposed.places {
+            let entry = next.entry(&place)?;
+            next.regions.insert(place.region, (entry, place.storage));
+        }
+        let shown: HashSet<u64> = next.regions.values().map(|(_, storage)| *storage).collect();
+        next.storages.retain(|id, _| shown.contains(id));
+        let entries = next.regions.values().map(|(entry, _)| entry.clone()).collect();
+        let map = map.with_entries(entries)?.at_generation(Generation(proposed.generation));
+        Ok(NextTable { next, map })
+    }
+
+    /// The number that the leader has for a region.
+    pub(super) fn number_of(&self, region: &SharedRegion) -> Option<u64> {
+        let found = self.regions.iter().find(|(_, (entry, _))| Arc::ptr_eq(&entry.desc, region));
+        found.map(|(number, _)| *number)
+    }
+
+    fn entry(&self, place: &PlaceRecord) -> Result<RegionEntry> {
+        let old = self.regions.get(&place.region).map(|(entry, _)| entry);
+        let known = match place.storage {
+            0 => None,
+            id => Some(self.storages.get(&id).ok_or_else(|| bad("a region shows a storage that never came"))?),
+        };
+        let desc = self.description(place, known)?;
+        if let Some(old) = old.filter(|old| *old.desc == desc) {
+            return Ok(old.clone());
+        }
+        let (origin, at) = match known {
+            Some(known) => (known.origin, place.at),
+            None => (old.map_or_else(Origin::unique, |old| old.origin), 0),
+        };
+        let shows_same = |old: &&RegionEntry| old.range != place.range || (old.origin, old.at) == (origin, at);
+        // Other bytes at the same addresses are another region.
+        let id = old.filter(shows_same).map_or_else(RegionId::unique, |old| old.id);
+        Ok(RegionEntry { id, desc: Arc::new(desc), origin, at })
+    }
+
+    fn description(&self, place: &PlaceRecord, known: Option<&KnownStorage>) -> Result<Region> {
+        let mut source = Source::default();
+        if let Some(known) = known {
+            let file_offset = known.offset.checked_add(place.at).ok_or_else(|| bad("an offset exceeds 2^64"))?;
+            source = Source { file: Some(known.file.clone()), file_offset, ..source };
+        }
+        let mut region = Region::new(place.region_type, place.range, source)?;
+        region.name.clone_from(&place.name);
+        region.is_hotplug = place.is_hotplug;
+        match known {
+            Some(known) => {
+                region.perm_flags = MAP_SHARED;
+                region.prot_flags = place.prot_flags & !if known.is_writable { 0 } else { PROT_WRITE };
+                region.is_anonpage = false;
+            }
+            None if place.region_type != RegionType::DeviceMemory => region.source.elsewhere = Some(self.leader),
+            None => {}
+        }
+        if known.is_some() {
+            region.check()?;
+        }
+        Ok(region)
+    }
+}
+
+impl NextTable {
+    /// The memory of a region that is new here, or that has moved.
+    pub(super) fn map_region(&self, entry: &RegionEntry) -> Result<Arc<MappedRegion>> {
+        let known = self.next.storages.values().find(|known| known.origin == entry.origin);
+        let known = known.ok_or_else(|| bad("a region shows no storage"))?;
+        MappedRegion::on(entry, &known.storage, entry.at).map(Arc::new)
+    }
+
+    /// The memory of all regions, by ascending base.
+    pub(super) fn map_all(&self) -> Result<Vec<Arc<MappedRegion>>> {
+        let with_memory = self.map.regions().iter().filter(|entry| entry.has_memory());
+        with_memory.map(|entry| self.map_region(entry)).collect()
+    }
+
+    /// The table, once its map is published.
+    pub(super) fn publish(self) -> Table {
+        self.next
+    }
+}
+
+/// Maps a storage whole, to be seen through windows.
+fn received(record: &StorageRecord, file: File) -> Result<KnownStorage> {
+    let failed = |error: std::io::Error| Error::Backing {
+        message: format!("looking at a descriptor of the leader's failed: {error}"),
+        errno: Errno::from(&error),
+        region: None,
+    };
+    let is_writable = record.is_writable && file::protection(&file).map_err(failed)? & PROT_WRITE != 0;
+    let file = UserFile { identity: file::identity(&file).map_err(failed)?, file: Arc::new(file), path: None };
+    let source = Source { file: Some(file.clone()), file_offset: record.offset, ..Source::default() };
+    let range = Range::new(0, record.size)?;
+    let mut desc = Region::new(RegionType::DefaultMemory, range, source)?;
+    desc.prot_flags = if is_writable { PROT_READ | PROT_WRITE } else { PROT_READ };
+    let storage = Storage::received(&Arc::new(desc))?;
+    Ok(KnownStorage { storage, origin: Origin::unique(), file, offset: record.offset, is_writable })
+}

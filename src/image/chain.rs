@@ -1,0 +1,96 @@
+//! An image: a file, and those that it is a difference from.
+
+use std::sync::Arc;
+
+use super::chunk::{self, Buffer, CHUNK, Digest, Named};
+use super::part::Part;
+use crate::model::error::{ImageFault, Result};
+use crate::model::int::usize_of;
+use crate::model::room;
+
+/// The memory that a chain of files describes.
+#[derive(Debug)]
+pub struct Image {
+    newest: Arc<Part>,
+    /// The parent, its parent and so on.
+    older: Vec<Arc<Part>>,
+    chunks: Vec<Named>,
+}
+
+impl Image {
+    /// The image of a file and its ancestors, each of which must be the one that the file before names.
+    pub fn of(newest: Arc<Part>, older: Vec<Arc<Part>>) -> Result<Self> {
+        let mut child = &newest;
+        for parent in &older {
+            if child.header().parent != Some(parent.header().root) {
+                let message = format!("{} is not the parent that it names", parent.path().display());
+                return Err(child.fault(ImageFault::Mismatch, message, None));
+            }
+            child = parent;
+        }
+        if child.header().parent.is_some() {
+            return Err(child.fault(ImageFault::Mismatch, "its parent is missing", None));
+        }
+        let oldest_first = older.iter().rev().chain([&newest]);
+        let merge = |all: Vec<Named>, part: &Arc<Part>| chunk::merged(&all, part.chunks());
+        let chunks = oldest_first.into_iter().try_fold(Vec::new(), merge)?;
+        if chunk::content_of(&chunks) != newest.header().content {
+            let message = "its chunks and its parent's are not the content that it names";
+            return Err(newest.fault(ImageFault::Corrupt, message, None));
+        }
+        Ok(Self { newest, older, chunks })
+    }
+
+    /// The file that is named.
+    pub const fn newest(&self) -> &Arc<Part> {
+        &self.newest
+    }
+
+    /// The file, its parent and so on.
+    pub fn parts(&self) -> impl Iterator<Item = &Arc<Part>> {
+        [&self.newest].into_iter().chain(&self.older)
+    }
+
+    /// The chunks of memory that are not zero.
+    pub fn chunks(&self) -> &[Named] {
+        &self.chunks
+    }
+
+    /// Those that lie in part of the data, at least with a byte.
+    pub fn chunks_in(&self, start: u64, end: u64) -> &[Named] {
+        let first =
+            self.chunks.partition_point(|(number, _)| number.saturating_mul(CHUNK).saturating_add(CHUNK) <= start);
+        let last = self.chunks.partition_point(|(number, _)| number.saturating_mul(CHUNK) < end);
+        self.chunks.get(first..last).unwrap_or_default()
+    }
+
+    /// The digest of a chunk.
+    pub fn digest(&self, number: u64) -> Digest {
+        let index = self.chunks.binary_search_by_key(&number, |chunk| chunk.0).ok();
+        index.and_then(|index| self.chunks.get(index)).map(|chunk| chunk.1).unwrap_or_default()
+    }
+
+    /// Room for the bytes of a chunk.
+    pub fn buffer() -> Result<Buffer> {
+        room::zeroed(usize_of(CHUNK))
+    }
+
+    /// Reads a chunk from the files that have its pages, and checks its digest.
+    pub fn read(&self, number: u64, buffer: &mut Buffer) -> Result<()> {
+        buffer.fill(0);
+        let mut missing = chunk::ALL_PAGES;
+        for part in self.parts() {
+            let Some(chunk) = part.find(number) else { continue };
+            if chunk.is_zero() || missing == 0 {
+                break;
+            }
+            part.read_pages(number, chunk.pages & missing, buffer)?;
+            missing &= !chunk.pages;
+        }
+        if chunk::digest_of(buffer) == self.digest(number) {
+            return Ok(());
+        }
+        let message = format!("chunk {number} is not what was written; restore another image");
+        Err(self.newest.fault(ImageFault::Corrupt, message, Some(number)))
+    }
+}

@@ -1,0 +1,13 @@
+//! Memory on disk and back: image files, chains of them, and what they are made of.
+
+#![deny(clippy::disallowed_methods, reason = "sizes here are chosen by whoever made the file")]
+
+pub mod chain;
+pub mod chunk;
+pub mod header;
+pub mod merge;
+pub mod part;
+pub mod restore;
+pub mod save;
+mod verify;
+pub mod writer;

@@ -1,0 +1,229 @@
+"""A space that a program serves, as the commands see it from outside."""
+
+import json
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from children import in_child
+from command_helpers import in_a_terminal, run
+from dbs_address_space import (
+    MAP_POPULATE,
+    MAP_SHARED,
+    AddressSpace,
+    AddressSpaceLayout,
+    AddressSpaceRegion,
+    ForkedProcess,
+    load,
+)
+from dbs_address_space.command_line import samples, top
+from dbs_address_space.command_line.parsing import UsageError
+from dbs_address_space.serving import SpaceServer
+from host import huge_pages
+from kernel_view import descriptors
+from memory_helpers import GIB, MIB, PAGE
+
+LAYOUT = AddressSpaceLayout(1 << 46, 0, 1 << 45, mmio_windows=[(3 * GIB, GIB)])
+
+
+@pytest.fixture
+def space() -> Iterator[AddressSpace]:
+    regions = [
+        AddressSpaceRegion("ram", 0, MIB, name="low"),
+        AddressSpaceRegion("ram", 4 * MIB, MIB, name="private", mem_type="mmap"),
+        AddressSpaceRegion("device", 3 * GIB, PAGE, name="uart"),
+    ]
+    with AddressSpace.from_regions(regions, LAYOUT) as space:
+        space.map_memory().write(0x1000, b"needle")
+        yield space
+
+
+@pytest.fixture
+def server(space: AddressSpace, tmp_path: Path) -> Iterator[SpaceServer]:
+    with space.serve(tmp_path / "vm.sock") as server:
+        yield server
+
+
+def test_commands_see_the_map_and_the_memory(space: AddressSpace, server: SpaceServer, tmp_path: Path) -> None:
+    source = f"space:{server.path}"
+    shown = json.loads(run("show", "--json", source).stdout)
+    assert [region["name"] for region in shown["regions"]] == ["low", "private", "uart"]
+    space.insert_region(AddressSpaceRegion("ram", 8 * MIB, MIB, name="dimm0", is_hotplug=True))
+    assert "dimm0" in run("show", source).stdout
+    assert run("search", "needle", source).stdout == "0x1000  low+0x1000\n"
+    space.memory.write(0x1000, b"NEEDLE")
+    assert run("search", "-q", "needle", source).returncode == 1
+    assert "|NEEDLE" in run("hexdump", "0x1000+16", source).stdout
+    refused = run("hexdump", "--raw", f"{4 * MIB:#x}+16", source)
+    assert refused.returncode == 2
+    assert "private" in refused.stderr
+    core = tmp_path / "guest.elf"
+    assert run("dump", source, str(core)).returncode == 0
+    assert load(core).memory.read(0x1000, 6) == b"NEEDLE"
+
+
+def test_what_is_looked_at_is_left_as_it_is(space: AddressSpace, server: SpaceServer) -> None:
+    """Looks allocate nothing, but for the page by which a mapping is tried; they hold nothing and leave no descriptor behind."""
+    before, opened = space.memory.resident(), len(descriptors())
+    for command in (["show"], ["top", "--count", "1", "--plain"]):
+        assert run(*command, f"space:{server.path}").returncode == 0
+    assert space.memory.resident() == before
+    assert run("hexdump", "0x8000+0x10000", f"space:{server.path}").returncode == 0
+    assert sum(one.size for one in space.memory.resident()) <= 2 * PAGE
+    assert space.stats().leases == 0
+    assert len(descriptors()) == opened
+
+
+def test_only_who_asks_for_memory_makes_huge_pages_guarded(tmp_path: Path) -> None:
+    with huge_pages(1) as size:
+        region = AddressSpaceRegion("ram", 0, size, mem_type="hugeshmem", perm_flags=MAP_SHARED | MAP_POPULATE)
+        with AddressSpace.from_regions([region], LAYOUT) as space, space.serve(tmp_path / "vm.sock") as server:
+            space.map_memory()
+            samples.of_source(f"space:{server.path}")()
+            assert not space.memory.mapping(0).guarded
+            assert run("hexdump", "0", f"space:{server.path}").returncode == 0
+            assert space.memory.mapping(0).guarded
+
+
+def test_an_unmapped_space_is_a_map(tmp_path: Path) -> None:
+    space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, MIB, name="low")], LAYOUT)
+    with space.serve(tmp_path / "vm.sock") as server:
+        assert "low" in run("show", f"space:{server.path}").stdout
+        assert run("top", "--count", "1", f"space:{server.path}").returncode == 0
+
+
+def test_a_server_ends_with_its_socket(space: AddressSpace, tmp_path: Path) -> None:
+    path = tmp_path / "vm.sock"
+    server = space.serve(path)
+    assert path.stat().st_mode & 0o777 == 0o600
+    with pytest.raises(FileExistsError, match="somebody listens there already"):
+        space.serve(path)
+    server.close()
+    server.close()
+    assert not path.exists()
+    done = run("show", f"space:{path}")
+    assert done.returncode == 2
+    assert (
+        f'error: space:{path}: No such file or directory\n  In the program, call space.serve("{path}")' in done.stderr
+    )
+    with pytest.raises(TypeError, match="path must be a str"):
+        space.serve(3)  # type: ignore[arg-type]
+
+
+def test_a_socket_that_nobody_listens_at_is_replaced(space: AddressSpace, tmp_path: Path) -> None:
+    path = tmp_path / "vm.sock"
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(path))
+    with space.serve(path) as server:
+        assert run("show", f"space:{server.path}").returncode == 0
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(OSError, match="in use"):
+        space.serve(tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_who_says_nothing_keeps_nobody_waiting_for_long(server: SpaceServer) -> None:
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.connect(server.path)
+        assert run("show", f"space:{server.path}").returncode == 0
+
+
+@pytest.mark.parametrize(
+    "answer", [b"", b"hello", b"\xff" * 8 + b"{}", b"\2" + bytes(7) + b"[]", b"\2" + bytes(7) + b"{}"]
+)
+def test_an_answer_that_is_none_is_an_error(answer: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "other.sock"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(1)
+                connection.sendall(answer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        with pytest.raises(UsageError):
+            samples.of_source(f"space:{path}")()
+        thread.join()
+
+
+def test_a_forked_child_serves_nothing_and_removes_nothing(
+    space: AddressSpace, server: SpaceServer, tmp_path: Path
+) -> None:
+    def child() -> None:
+        server.close()
+        assert Path(server.path).exists()
+        with pytest.raises(ForkedProcess):
+            space.serve(tmp_path / "child.sock")
+
+    in_child(child)
+    assert run("show", f"space:{server.path}").returncode == 0
+
+
+def test_top_tells_a_line_for_each_look(space: AddressSpace, server: SpaceServer) -> None:
+    done = run("top", "--count", "2", "--interval", "1", f"space:{server.path}")
+    assert done.returncode == 0, done.stderr
+    first, second = done.stdout.splitlines()
+    assert "generation 0  resident ░" in first
+    assert "4 KiB of 2 MiB" in first
+    assert "leases 0  faults 0  refused 0" in first
+    assert "+0 B/s" in second
+    told = json.loads(run("top", "--json", "--count", "1", f"space:{server.path}").stdout)
+    assert (told["resident"], told["leases"], len(told["regions"])) == (PAGE, 0, 2)
+    assert run("top", "--count", "1", "/dev/null").returncode == 2
+
+
+def test_top_counts_what_follows(space: AddressSpace, server: SpaceServer) -> None:
+    look = samples.of_source(f"space:{server.path}")
+    with space.subscribe(lambda change: None):
+        assert "clients 1" in top.line(look(), None, is_ascii=True)
+        assert "Subscription" in look().clients[0]
+    assert "clients" not in top.line(look(), None, is_ascii=True)
+
+
+def test_top_goes_on_in_a_terminal_without_its_extra(server: SpaceServer) -> None:
+    without = "import sys; sys.modules['textual'] = None\n"
+    code = without + "from dbs_address_space.command_line import main; main(sys.argv[1:])"
+    output = in_a_terminal(100, "top", "--count", "1", f"space:{server.path}", code=code)
+    assert "pip install 'dbs-address-space[top]' brings a screen" in output
+    assert "generation 0" in output
+
+
+@pytest.fixture
+def look(server: SpaceServer) -> Callable[[], samples.Sample]:
+    return samples.of_source(f"space:{server.path}")
+
+
+def test_the_screen_of_top_shows_sorts_and_filters(space: AddressSpace, look: Callable[[], samples.Sample]) -> None:
+    pytest.importorskip("textual")
+    import asyncio  # noqa: PLC0415
+
+    from dbs_address_space.command_line._top_screen import TopScreen  # noqa: PLC0415
+    from textual.widgets import DataTable, Static  # noqa: PLC0415
+
+    async def use() -> None:
+        screen = TopScreen("space:vm.sock", look, 60)
+        async with screen.run_test(size=(100, 24)) as pilot:
+            table = screen.query_one(DataTable)
+
+            def names() -> list[str]:
+                return [str(table.get_row_at(row)[1]) for row in range(table.row_count)]
+
+            assert names() == ["low", "private"]
+            space.memory.fill(4 * MIB, 8 * PAGE, 1)
+            screen.look_again()
+            await pilot.press("s")
+            assert names() == ["private", "low"]
+            await pilot.press("slash", *"low", "enter")
+            assert names() == ["low"]
+            assert "generation 0" in str(screen.query_one("#sums", Static).render())
+            await pilot.press("space")
+            assert screen.is_held
+            await pilot.press("q")
+
+    asyncio.run(use())

@@ -107,19 +107,8 @@ impl RegionMap {
 
     /// A map of regions in any order, at generation 0.
     pub fn from_regions(regions: Vec<SharedRegion>, layout: Layout) -> Result<Self> {
-        Self::empty(layout).with_entries(regions.into_iter().map(RegionEntry::new).collect())
-    }
-
-    /// A map of these regions, in any order, with this one's layout.
-    pub fn with_entries(&self, mut entries: Vec<RegionEntry>) -> Result<Self> {
-        entries.sort_by_key(|entry| entry.base());
-        let regions: Vec<SharedRegion> = entries.iter().map(|entry| Arc::clone(&entry.desc)).collect();
-        regions.iter().try_for_each(|region| self.layout.check_region(region))?;
-        check_neighbours(&regions)?;
-        check_names(&regions)?;
-        let starts = regions.iter().map(|region| region.base()).collect();
         let has_windows = regions.iter().any(|region| region.window.is_some());
-        let map = Self::of(Arc::clone(&self.layout), entries.into(), starts);
+        let map = Self::empty(layout).with_entries(regions.into_iter().map(RegionEntry::new).collect())?;
         if has_windows { map.with_windows() } else { Ok(map) }
     }
 
@@ -130,6 +119,17 @@ impl RegionMap {
         let others = Self::of(Arc::clone(&self.layout), others.cloned().collect(), starts);
         let regions = self.regions.iter().map(|region| others.resolved(region)).collect::<Result<_>>()?;
         Ok(Self { regions, ..self.clone() })
+    }
+
+    /// A map of these regions, in any order, with this one's layout.
+    pub fn with_entries(&self, mut entries: Vec<RegionEntry>) -> Result<Self> {
+        entries.sort_by_key(|entry| entry.base());
+        let regions: Vec<SharedRegion> = entries.iter().map(|entry| Arc::clone(&entry.desc)).collect();
+        regions.iter().try_for_each(|region| self.layout.check_region(region))?;
+        check_neighbours(&regions)?;
+        check_names(&regions)?;
+        let starts = regions.iter().map(|region| region.base()).collect();
+        Ok(Self::of(Arc::clone(&self.layout), entries.into(), starts))
     }
 
     /// A map with this one's layout alone.

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, Literal
 
 from blake3 import blake3
 from bytes_model import undump
-from dbs_address_space import GuestMemory
+from dbs_address_space import GuestMemory, LoadedElf
 from elf_programs import elf
 from memory_helpers import GIB, PAGE, numbered
 
@@ -282,7 +282,8 @@ def write_to(memory: GuestMemory, addr: Any, size: Any, file: BinaryIO | None = 
 
 
 def load_elf(memory: GuestMemory, addr: Any, size: int) -> int:
-    program = memory.load_elf(elf([(0, addr, size, data(size))]))
+    # A program without anything to load is refused, wherever it lies.
+    program = memory.load_elf(elf([(0, addr, size, data(size))])) if size else LoadedElf(0, (), ())
     return sum(segment.size for segment in program.segments)
 
 

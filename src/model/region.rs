@@ -1,6 +1,7 @@
 //! A region: the description of a range of guest physical addresses.
 
 use std::fmt::Display;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::backing::BackingOptions;
@@ -252,7 +253,9 @@ impl Region {
                 ("a DAX window is addresses for files", bare(Some(SourceType::MmapAnonymous)), placement)
             }
             RegionType::DeviceMemory => ("a device region has no memory", bare(None), BackingOptions::default()),
-            _ if self.source.buffer.is_some() => ("a buffer is mapped already", self.source.clone(), given),
+            _ if self.source.buffer.is_some() => {
+                ("a buffer is mapped already", Source { path: PathBuf::new(), ..self.source.clone() }, given)
+            }
             RegionType::DefaultMemory | RegionType::FirmwareMemory => return Ok(()),
         };
         if self.source != source {

@@ -20,7 +20,7 @@ use super::source::Source;
 const PAGES: u64 = 6;
 const PAGE: u64 = 0x1000;
 
-/// What a page of a map shows: which region, and which byte of which insertion.
+/// The content of a page of a map: which region it is of, and which byte of which insertion it shows.
 type Cell = Option<(RegionId, Origin, u64)>;
 type Cells = [Cell; PAGES as usize];
 

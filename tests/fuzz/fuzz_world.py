@@ -25,6 +25,7 @@ from dbs_address_space import (
     Machine,
 )
 from dbs_address_space.adapters import _qemu_space, qemu
+from elf_programs import elf
 from fuzz_arguments import DEVICE, WINDOW
 from hostile import Hostile
 
@@ -126,6 +127,9 @@ class World:
         populating = memory.prealloc(background=True)
         populating.wait(10)
         yield from [populating, populating.report, package.Lease("view", 0, 8), package.Progress("search", 0, 1, 0.0)]
+        yield from [space.stats(), memory.checkpoint().stats, package.Balloon(memory).stats]
+        program = memory.load_elf(elf([(0, 0x2000, 8, b"program.")]))
+        yield from [program, package.ElfNote("Xen", 18, b""), package.RestoreStats(None, None, 0, 0, 0, None)]
         yield package.Follower(1, 0, 0, writable=True, leases=())
         # One of its own: a back-end can't map memory that is private to this process.
         followed = space_to_follow()

@@ -65,7 +65,7 @@ ARGUMENTS: dict[str, Option] = {
     "name": always("name", EVERY, {"dax", "device"}),
     "host_numa_node_id": always(0),
     "mem_type": Option(lambda source: "mmap" if source in MEMFD else "shmem", ALL - {"file", "private file"}, {"dax"}),
-    "mem_file_path": always("/elsewhere/file", {"hugetlbfs"}),
+    "mem_file_path": always(f"/proc/self/fd/{DATA}", {"default", "hugetlbfs"}),
     "file": always(DATA, {"default"}),
     "file_offset": always(SIZE, {"file", "private file", "hugetlbfs"}),
     "perm_flags": Option(lambda source: SOURCES[source].get("perm_flags", MAP_SHARED) | MAP_POPULATE, ALL, set()),
@@ -119,6 +119,7 @@ CONTRADICTIONS = {
     ("mem_type", "hugetlbfs"),
     ("mem_type", "anonymous"),
     *(("file", source) for source in ("file", "private file", "anonymous")),
+    ("mem_file_path", "anonymous"),
 }
 """Options that replace the source which the cell is about."""
 
@@ -182,13 +183,19 @@ def grows(space: AddressSpace, region: AddressSpaceRegion) -> bool:
     return False
 
 
+def seals_of(fd: int) -> int | None:
+    """The seals of a memfd; an ordinary file has none."""
+    with suppress(OSError):
+        return fcntl.fcntl(fd, fcntl.F_GET_SEALS)
+    return None
+
+
 def evidence(region: AddressSpaceRegion) -> dict[str, Any]:
     """All that the kernel and this package show of a mapped region."""
     space = AddressSpace.from_regions([region], LAYOUT)
     with space.map_memory() as memory:
         mapping, state = memory.mapping(region.base), memory.effective()[0]
         host, fd = mapping.host_address, mapping.fd
-        seals = fcntl.fcntl(fd, fcntl.F_GET_SEALS) if fd is not None and not region.file else None
         lines = [line for line in maps() if int(line.split("-", 1)[0], 16) == host]
         return {
             "name": region.name and region.name in repr(mapping),
@@ -201,7 +208,7 @@ def evidence(region: AddressSpaceRegion) -> dict[str, Any]:
             "locked": state.locked,
             "through the kernel": mapping.guarded,
             "policy": state.policy,
-            "seals": seals,
+            "seals": None if fd is None or region.file else seals_of(fd),
             "aligned": region.backing.alignment and host % region.backing.alignment == 0,
             "grows": grows(space, region),
             "guarded": any(line.split()[0].endswith(f"-{host:x}") and "---p" in line for line in maps()),

@@ -263,9 +263,9 @@ CASES: dict[str, tuple[type[AddressSpaceError], Callable[[], object], str, dict[
     ),
     "alignment": (
         Misaligned,
-        lambda: mapped(ram(8)),
-        "0x8",
-        {"address": 8, "size": PAGE, "region": ram(8)},
+        lambda: mapped(LOW)[1].discard(8, 8),
+        "cannot discard .* its pages have 4 KiB",
+        {"address": 8, "size": 8, "region": LOW},
     ),
     "type": (InvalidRegionType, lambda: AddressSpaceRegion("rom", 0, 1), 'unknown region type "rom": use "ram"', {}),
     "source": (InvalidMemorySourceType, lambda: ram(0, mem_type="file"), 'unknown memory source type "file": use', {}),

@@ -205,6 +205,7 @@ VALUES = {
         "Prot",
         "ResetStats",
         "RestoreStats",
+        "SpaceStats",
     ),
     *("VhostUserRegion",),
 }

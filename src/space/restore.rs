@@ -62,6 +62,7 @@ impl AddressSpace {
     /// The same for whoever has the interpreter's lock, if that takes no longer than a moment; `None` if it would, and nothing is done.
     pub fn restore_quickly(&self, point: &Arc<Point>) -> Result<Option<Restored>> {
         self.check_process()?;
+        self.check_leads()?;
         let size = self.load().memory_of(point.incarnation)?.regions().map(|region| region.range().size()).sum::<u64>();
         if size > QUICK_SCAN || point.sources().contains("compare") {
             return Ok(None);

@@ -845,3 +845,36 @@ def test_a_follower_in_c_knows_no_more_than_the_docs(space: AddressSpace, follow
             assert f"{DIMM:#x}+" not in str(shown())
             child.stdin.close()
             assert child.wait(60) == 0
+
+
+@contextmanager
+def shared(space: AddressSpace) -> Iterator[AddressSpace]:
+    """A follower in this process."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    with ours, theirs, space.share(ours), AddressSpace.attach(theirs) as follower:
+        yield follower
+
+
+def test_a_follower_puts_no_checkpoint_back(space: AddressSpace) -> None:
+    space.map_memory()
+    with shared(space) as follower, follower.memory.checkpoint(trust=("leader",)) as point:
+        follower.memory.write(0, b"since")
+        with pytest.raises(Unsupported, match="follows that of process"):
+            point.restore()
+        assert follower.memory.read(0, 5) == space.memory.read(0, 5) == b"since"
+
+
+def test_windows_on_the_same_bytes_are_followed(space: AddressSpace) -> None:
+    memory = space.map_memory()
+    with shared(space) as follower:
+        space.insert_region(AddressSpaceRegion.alias(DIMM, space["low"], prot_flags="r--", name="alias"))
+        memory.write(PAGE, b"seen twice")
+        assert follower.memory.read(DIMM + PAGE, 10) == follower.memory.read(PAGE, 10) == b"seen twice"
+        with pytest.raises(AccessDenied):
+            follower.memory.write(DIMM, b"no")
+        follower.memory.write(PAGE, b"from there")
+        assert memory.read(DIMM + PAGE, 10) == b"from there"
+        space.move_region("alias", 2 * DIMM)
+        assert follower.memory.read(2 * DIMM + PAGE, 10) == b"from there"
+        space.remove_region("alias")
+        follower.memory.write(0, b"still writable")

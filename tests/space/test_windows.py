@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from dbs_address_space import (
+    AccessDenied,
     AddressSpace,
     AddressSpaceRegion,
     InvalidAddressRange,
@@ -220,3 +221,15 @@ def test_a_reserved_region_can_be_cut() -> None:
     reservation.insert_region(ram(MIB, 2 * PAGE))
     space.split_region(MIB, MIB + PAGE)
     assert len(space) == 3
+
+
+def test_a_part_that_is_cut_and_opened_in_one_change_can_be_written() -> None:
+    space, memory = mapped(ram(0, 4 * PAGE, prot_flags="---"))
+    with space.transaction() as change:
+        change.split_region(0, PAGE)
+        part = change.split_region(PAGE, 2 * PAGE)[PAGE]
+        change.replace_region(PAGE, part.replace(prot_flags="rw-"))
+    memory.write_u64(PAGE, 1)
+    assert memory.read_u64(PAGE) == 1
+    with pytest.raises(AccessDenied):
+        memory.read_u64(0)

@@ -462,7 +462,7 @@ VERBS: tuple[Verb, ...] = (
     Change("prealloc", prealloc, long=True, interruptible=True),
     Change("discard", GuestMemory.discard, writing(bytes), needs="w", writes=True, widths=(PAGE,)),
     Query("dirty", lambda memory, _, __: memory.dirty.available()),
-    Change("checkpoint", lambda memory, _, __: memory.checkpoint().close()),
+    Change("checkpoint", lambda memory, _, __, **keywords: memory.checkpoint(**keywords).close()),
     Query("data_ranges", lambda memory, _, __: memory.data_ranges()),
     Query("resident", lambda memory, _, __: memory.resident()),
     Query("_key", lambda memory, addr, _: memory._key(memory.mapping(addr).base)),  # noqa: SLF001

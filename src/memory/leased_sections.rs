@@ -50,11 +50,13 @@ impl LeasedSections {
 }
 
 fn writes(need: Need, region: &MappedRegion) -> Writes {
+    let is_writable = region.desc().prot_flags & PROT_WRITE != 0;
     match need {
         // The holder of an address may write there unseen, if the region is writable at all.
-        Need::Address if region.desc().prot_flags & PROT_WRITE != 0 => Writes::Unseen,
+        Need::Address if is_writable => Writes::Unseen,
+        Need::Show if is_writable => Writes::Marked,
         // A forced write needs nothing.
         Need::Write | Need::ReadWrite | Need::Nothing => Writes::Marked,
-        Need::Read | Need::Address => Writes::Never,
+        Need::Read | Need::Show | Need::Address => Writes::Never,
     }
 }

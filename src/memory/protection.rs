@@ -21,6 +21,8 @@ pub enum Need {
     ReadWrite,
     /// No protection: the access only asks for something, or lifts a protection that forbids it.
     Nothing,
+    /// `PROT_READ`, and `PROT_WRITE` stays where it is: what is shown may be written as far as the region allows it now.
+    Show,
     /// No protection, for the address itself is handed out: as much as the region allows may be done there at any time.
     Address,
 }
@@ -29,7 +31,7 @@ impl Need {
     /// The protection bits that must be there.
     pub const fn bits(self) -> i32 {
         match self {
-            Self::Read => PROT_READ,
+            Self::Read | Self::Show => PROT_READ,
             Self::Write => PROT_WRITE,
             Self::ReadWrite => PROT_READ | PROT_WRITE,
             Self::Nothing | Self::Address => 0,
@@ -58,8 +60,14 @@ struct ProtectionTable {
     /// The protection that the pages have: the parts by ascending base, which together are the storage.
     pages: Vec<Protected>,
     /// The protection that is allowed through each place.
-    allowed: Vec<(Place, Range, i32)>,
+    allowed: ByPlace,
+    /// The protection that leases may rely on, which no change takes back that does not close them: what is published.
+    granted: ByPlace,
 }
+
+/// Bits of protection by place, in parts of the storage.
+#[derive(Debug, Default)]
+struct ByPlace(Vec<(Place, Range, i32)>);
 
 /// The parts outside of a range.
 fn outside(parts: &[Protected], range: Range) -> impl Iterator<Item = Protected> {
@@ -91,25 +99,27 @@ fn inside(parts: &[Protected], range: Range) -> Vec<Protected> {
     inside.filter(|(part, _)| !part.is_empty()).collect()
 }
 
-impl ProtectionTable {
-    /// The protection that a place allows, in parts of a range.
+impl ByPlace {
+    /// The protection of a place, in parts of a range.
     fn at(&self, place: Place, range: Range) -> Vec<Protected> {
-        let there = self.allowed.iter().filter(|(other, ..)| *other == place);
+        let there = self.0.iter().filter(|(other, ..)| *other == place);
         inside(&there.map(|(_, part, flags)| (*part, *flags)).collect::<Vec<_>>(), range)
     }
 
-    /// Allows something at a place, in parts of a range, and no longer what was allowed there.
-    fn allow(&mut self, place: Place, range: Range, parts: &[Protected]) {
+    /// Notes something for a place, in parts of a range, and no longer what was noted there.
+    fn note(&mut self, place: Place, range: Range, parts: &[Protected]) {
         let whole = self.at(place, Range::between(0, u64::MAX));
         let kept = outside(&whole, range).collect::<Vec<_>>();
         let next = parts.iter().fold(kept, |parts, (part, flags)| noted(&parts, *part, *flags));
-        self.allowed.retain(|(other, ..)| *other != place);
-        self.allowed.extend(next.into_iter().map(|(part, flags)| (place, part, flags)));
+        self.0.retain(|(other, ..)| *other != place);
+        self.0.extend(next.into_iter().map(|(part, flags)| (place, part, flags)));
     }
+}
 
+impl ProtectionTable {
     /// The protection that all places allow together, in parts of a range; parts that nobody shows are left out.
     fn together(&self, range: Range) -> Vec<Protected> {
-        let shown = self.allowed.iter().map(|(_, part, flags)| (part.intersection(&range), *flags));
+        let shown = self.allowed.0.iter().map(|(_, part, flags)| (part.intersection(&range), *flags));
         let shown: Vec<Protected> = shown.filter(|(part, _)| !part.is_empty()).collect();
         let mut edges: Vec<u64> = shown.iter().flat_map(|(part, _)| [part.base(), part.end()]).collect();
         edges.sort_unstable();
@@ -130,7 +140,8 @@ impl ProtectionTable {
 
 impl Protection {
     pub(super) fn new(whole: Range, flags: i32) -> Self {
-        let table = ProtectionTable { pages: vec![(whole, flags)], allowed: vec![] };
+        let table =
+            ProtectionTable { pages: vec![(whole, flags)], allowed: ByPlace::default(), granted: ByPlace::default() };
         Self { common: AtomicI32::new(flags), table: Lock::new(table), changing: Lock::default() }
     }
 
@@ -142,7 +153,18 @@ impl Protection {
 
     /// The protection that a place allows, in parts of a range.
     pub(super) fn allowed(&self, place: Place, range: Range) -> Result<Vec<Protected>, Forked> {
-        Ok(self.table.lock()?.at(place, range))
+        Ok(self.table.lock()?.allowed.at(place, range))
+    }
+
+    /// Whether leases through a place may rely on bits all over a range.
+    pub(super) fn grants(&self, place: Place, range: Range, bits: i32) -> Result<bool, Forked> {
+        Ok(self.table.lock()?.granted.at(place, range).iter().all(|(_, flags)| flags & bits == bits))
+    }
+
+    /// Lets leases through a place rely on something, in parts of a range: pages allow it by now, and it is published with what comes next.
+    pub(super) fn grant(&self, place: Place, range: Range, parts: &[Protected]) -> Result<(), Forked> {
+        self.table.lock()?.granted.note(place, range, parts);
+        Ok(())
     }
 
     /// Allows something at a place, in parts of a range, and no longer what was allowed there; the pages of the range follow.
@@ -159,7 +181,7 @@ impl Protection {
         let _changing = self.changing.lock()?;
         let (together, there) = {
             let mut table = self.table.lock()?;
-            table.allow(place, range, parts);
+            table.allowed.note(place, range, parts);
             (table.together(range), inside(&table.pages, range))
         };
         for (part, flags) in together {

@@ -47,6 +47,7 @@ impl MappedRegion {
         self.storage.places().show(self.window.place(), self.window.shown());
         // SAFETY: nothing is taken away.
         let allowed = unsafe { self.allow(&[(self.window.shown(), self.desc().prot_flags)]) };
+        self.grant();
         allowed.map_err(|error| failed(self.desc(), "mprotect failed", &error))
     }
 
@@ -206,8 +207,14 @@ impl MappedRegion {
         if let Some(window) = self.storage.dax_window() {
             return Ok(window.first_denied(part, bits)?.is_none());
         }
-        let allowed = self.storage.protection().allowed(self.window.place(), part)?;
-        Ok(allowed.iter().all(|(_, flags)| flags & bits == bits))
+        self.storage.protection().grants(self.window.place(), part, bits)
+    }
+
+    /// Lets leases rely on the protection that is described, which pages allow by now.
+    pub(super) fn grant(&self) {
+        let shown = self.window.shown();
+        // Refused only in a forked child, which changes nothing.
+        let _ = self.storage.protection().grant(self.window.place(), shown, &[(shown, self.desc().prot_flags)]);
     }
 
     /// The same for pages that were just mapped, with those that it may grow into.

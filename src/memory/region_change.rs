@@ -61,6 +61,7 @@ impl GoneBytes {
         let (place, pages) = (self.region.window().place(), |part| storage.own_pages_of(part));
         // SAFETY: no one holds a lease, and no reader is left, as said above. A page that the kernel keeps wider harms nobody.
         let _ = unsafe { storage.protection().allow(place, self.part, &[], pages) };
+        let _ = storage.protection().grant(place, self.part, &[]);
         self.kept
     }
 }
@@ -94,8 +95,9 @@ impl NextWindow {
         Ok(next)
     }
 
-    /// The region is in the map of the space now.
+    /// Nothing can keep the region out of the map of the space any more. Before it is there: who finds it there can lease what it allows.
     pub fn publish(&mut self) {
+        self.region.grant();
         self.is_published = true;
     }
 

@@ -124,6 +124,7 @@ impl AddressSpace {
         after: SpaceState,
     ) -> Result<Old> {
         let prepared = Prepared::all(participants, turn)?;
+        participant.decide();
         let old = self.swap(after);
         // The views that wait for the outcome learn it before the clients, which may take long.
         participant.commit();
@@ -172,8 +173,8 @@ impl AddressSpace {
         let kept = memory.regions().filter(|region| region.is_on_kept_part()).map(NextWindow::show);
         let mut windows: Vec<NextWindow> = kept.collect::<Result<_>>()?;
         let prepared = Prepared::all(self.invite_to_memory(&map, &memory)?, &turn)?;
-        self.swap_quietly(SpaceState { map, memory: Some(Arc::clone(&memory)) });
         windows.iter_mut().for_each(NextWindow::publish);
+        self.swap_quietly(SpaceState { map, memory: Some(Arc::clone(&memory)) });
         prepared.commit_all();
         Ok(incarnation)
     }

@@ -84,10 +84,14 @@ impl MemoryParticipant {
         Ok(())
     }
 
+    /// The change will be published, whatever comes.
+    pub(super) fn decide(&mut self) {
+        self.windows.iter_mut().for_each(NextWindow::publish);
+    }
+
     /// The change is published: leases on regions that left are refused for good.
     pub(super) fn commit(&mut self) {
         self.described.drain(..).for_each(NextDescription::publish);
-        self.windows.iter_mut().for_each(NextWindow::publish);
         self.gone.extend(self.leaving.drain(..).map(ClosedRegion::finish));
     }
 
@@ -202,6 +206,7 @@ mod tests {
         drop(participant);
         assert!(lease(&memory, 0).is_ok());
         let mut participant = MemoryParticipant::prepare_all(&memory).unwrap();
+        participant.decide();
         participant.commit();
         assert!(matches!(lease(&memory, 0), Err(Refused::Closed)));
         participant.finish();
@@ -217,6 +222,7 @@ mod tests {
             has(PROT_READ) | has(PROT_WRITE)
         };
         let mut participant = prepare(&memory, &protecting(&map, PROT_READ)).unwrap();
+        participant.decide();
         participant.commit();
         assert_eq!(prot_flags(), READ_WRITE);
         assert!(matches!(lease(&memory, 0), Err(Refused::Closing)));
@@ -239,6 +245,7 @@ mod tests {
         drop(participant);
         assert_eq!(prot_flags(), PROT_READ);
         let mut participant = prepare(&memory, &protecting(&map, READ_WRITE)).unwrap();
+        participant.decide();
         participant.commit();
         participant.finish();
         assert_eq!(prot_flags(), READ_WRITE);

@@ -53,9 +53,9 @@ def ram_bases(qmp: Qmp) -> set[int]:
 
 
 def stops_without_ram_at(qmp: Qmp, base: int) -> bool:
-    """Runs the machine for a moment; a look at one that runs might be old before it is used."""
+    """Runs the machine until RAM begins elsewhere; a look at one that runs might be old before it is used."""
     qmp("cont", {})
-    time.sleep(0.05)
+    until(lambda: base not in ram_bases(qmp))
     qmp("stop", {})
     return base not in ram_bases(qmp)
 

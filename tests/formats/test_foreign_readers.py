@@ -64,6 +64,7 @@ def test_volatility_reads_elf_and_lime_dumps(space: AddressSpace, elf: Path, tmp
     layers = [layer_of(Elf64Layer, elf), layer_of(LimeLayer, tmp_path / "guest.lime")]
     for layer in layers:
         assert {address: layer.read(address, len(data)) for address, data in PLACES.items()} == PLACES
+        layer.context.layers["file"].destroy()
     del layers, layer
     with warnings.catch_warnings():
         # Their files are left to the garbage collector.

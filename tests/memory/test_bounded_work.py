@@ -118,6 +118,8 @@ SHORT = {
     "array": "a view",
     "view": "maps nothing",
     "pin": "a lease",
+    "slices": "views",
+    "aliases": "a walk over regions",
     "load_elf": "a read_from and a fill of each segment",
     "check_range": "a walk over regions",
     "discard": "below, midway",

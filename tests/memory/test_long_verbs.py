@@ -53,6 +53,7 @@ GIVEN: dict[str, Callable[[GuestMemory, mmap.mmap], object]] = {
     "read_into": lambda memory, given: memory.read_into(AT, given),
     "readv_into": lambda memory, given: memory.readv_into([(AT, len(given))], given),
     "compare": lambda memory, given: memory.compare(AT, given),
+    "load_image": lambda memory, given: memory.load_image(given, AT),
 }
 """The verbs of more bytes than `data` has."""
 

@@ -105,7 +105,7 @@ def test_descriptors_that_are_none() -> None:
         ram(0, file=-1)
 
 
-@pytest.mark.parametrize("file", ["/dev/zero", Path("/dev/zero"), 1.5, b"file"], ids=repr)
+@pytest.mark.parametrize("file", [1.5, b"file", []], ids=repr)
 def test_what_is_no_file(file: Any) -> None:
     with pytest.raises(TypeError):
         ram(0, file=file)

@@ -345,7 +345,7 @@ def test_bases_are_values(base: AddressSpaceBase) -> None:
 
 
 def test_a_base_of_a_users_file_does_not_pickle() -> None:
-    with tempfile.TemporaryFile() as file, pytest.raises(TypeError, match="its file or buffer"):
+    with tempfile.TemporaryFile() as file, pytest.raises(TypeError, match="its descriptor or buffer"):
         pickle.dumps(base_of(ram(0, file=file)))
 
 

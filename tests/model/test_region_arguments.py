@@ -130,7 +130,7 @@ def test_small_numbers_have_their_own_bounds(field: str, number: int) -> None:
         ("mem_type", 5),
         ("mem_file_path", 5),
         ("mem_file_path", b"/huge"),
-        ("file", "path"),
+        ("file", b"path"),
         ("file", 1.0),
         ("perm_flags", "rw"),
         ("prot_flags", 3.0),

@@ -31,6 +31,10 @@ WRAPPED: dict[str, list[Callable[[object], object]]] = {
     "Iterable[tuple[_Address, _Size]]": [lambda number: [(number, PAGE)], lambda number: [(0, number)]],
     "Iterable[tuple[_Address, Buffer]]": [lambda number: [(number, b"x")]],
     "Iterable[_Window]": [lambda number: [(number, PAGE)], lambda number: [(0, number)]],
+    "Iterable[tuple[SupportsIndex, SupportsIndex | str]]": [
+        lambda number: [(number, PAGE)],
+        lambda number: [(0, number)],
+    ],
     "_Ranges": [lambda number: [(number, 8)], lambda number: [(0, number)]],
     "_Window": [lambda number: (number, PAGE), lambda number: (0, number)],
 }

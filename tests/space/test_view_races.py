@@ -6,7 +6,7 @@ from contextlib import suppress
 
 import pytest
 from children import in_child
-from dbs_address_space import RegionBusy, UnmappedAddress
+from dbs_address_space import AddressSpaceChange, ClientError, RegionBusy, UnmappedAddress
 from memory_helpers import PAGE, mapped, ram
 from threads import run_threads
 
@@ -176,5 +176,40 @@ def test_an_exporter_follows_its_region() -> None:
             memoryview(exporter)
         with memory.view(0, 4) as view:
             assert view.readonly
+
+    in_child(probe)
+
+
+def test_a_view_takes_no_protection_that_a_veto_takes_back() -> None:
+    """Pages are widened before clients are asked; a write through a view of then would kill the child."""
+
+    class Refusing:
+        def prepare(self, change: AddressSpaceChange) -> None:
+            if change.replaced:
+                raise ValueError
+
+        def commit(self, change: AddressSpaceChange) -> None: ...
+        def rollback(self, change: AddressSpaceChange) -> None: ...
+
+    def probe() -> None:
+        space, memory = mapped(ram(0))
+        writable, done = space[0], threading.Event()
+        exporter = memory.view(0, 8).obj
+        space.replace_region(0, writable.replace(prot_flags="r--"))
+        space.subscribe(Refusing())
+
+        def widen() -> None:
+            for _ in range(ROUNDS):
+                with suppress(ClientError):
+                    space.replace_region(0, writable)
+            done.set()
+
+        def write() -> None:
+            while not done.is_set():
+                with suppress(BufferError), memoryview(exporter) as view:
+                    time.sleep(1e-4)
+                    view[0] = 1
+
+        run_threads(widen, write)
 
     in_child(probe)

@@ -8,6 +8,7 @@ import socket
 import struct
 
 from dbs_address_space._core import AddressSpace
+from dbs_address_space.errors import FormatError
 from dbs_address_space.formats import map_json
 from dbs_address_space.formats.source import Source
 from dbs_address_space.serving import FORMAT
@@ -53,7 +54,7 @@ def looked_at(path: str, *, wants_memory: bool = False) -> tuple[dict[str, Any],
 def _content(text: bytes) -> dict[str, Any]:
     content = json.loads(text)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise ValueError("another format")
+        raise FormatError("another format")
     return content
 
 
@@ -70,7 +71,7 @@ def _files(connection: socket.socket, content: dict[str, Any]) -> list[int]:
     while len(files) < wanted:
         _, more, _, _ = socket.recv_fds(connection, 1, DESCRIPTORS, socket.MSG_CMSG_CLOEXEC)
         if not more:
-            raise ValueError("descriptors are missing")
+            raise FormatError("descriptors are missing")
         files += more
     return files
 

@@ -171,8 +171,12 @@ impl PyMemory {
     }
 }
 
-fn need_of(writable: Option<bool>) -> Need {
-    if writable == Some(true) { Need::Write } else { Need::Read }
+const fn need_of(writable: Option<bool>) -> Need {
+    match writable {
+        Some(true) => Need::Write,
+        Some(false) => Need::Read,
+        None => Need::Show,
+    }
 }
 
 fn guarded_view(region: &MappedRegion) -> Error {

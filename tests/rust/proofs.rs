@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::memory::lease::{Lease, WeakRegion};
-use crate::memory::places::Refused;
+use crate::memory::places::{Refused, Writes};
 use crate::model::change::RegionTarget;
 use crate::model::error::Error;
 use crate::model::interrupt::Uninterrupted;
@@ -41,7 +41,7 @@ fn leased(space: &AddressSpace) -> Option<(Lease, i32)> {
             let region = snapshot.memory()?.find(0)?;
             thread::yield_now();
             let weak = WeakRegion::from(region);
-            match weak.lease("view", Range::at(0, 8), false) {
+            match weak.lease("view", Range::at(0, 8), Writes::Marked) {
                 Ok(lease) => return Some((lease, region.desc().prot_flags)),
                 Err(Refused::Closed) => return None,
                 Err(Refused::Closing) => weak,

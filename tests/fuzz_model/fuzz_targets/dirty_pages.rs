@@ -35,7 +35,9 @@ fn made(written: &Written, shift: u32, first: u64) -> (DirtyPages, BTreeSet<u64>
         model.extend(from..from + u64::from(*count));
         ranges.push(Range::between(from << shift, (from + u64::from(*count)) << shift));
     }
-    (pages.with_ranges(ranges).unwrap(), model)
+    // A set that has words takes more behind them only: ranges make a set of their own.
+    let others = DirtyPages::new(1 << shift, vec![]).unwrap().with_ranges(ranges).unwrap();
+    (pages.union(&others).unwrap(), model)
 }
 
 fn check(pages: &DirtyPages, model: &BTreeSet<u64>, shift: u32) {

@@ -52,7 +52,11 @@ class MemoryLife(RuleBasedStateMachine):
         return list(self.regions.values())[number % len(self.regions)]
 
     def content(self, addr: int, size: int) -> bytes:
-        return bytes(self.bytes.get(each, 0) if self.region_at(each) else NOTHING for each in range(addr, addr + size))
+        found = bytearray([NOTHING]) * size
+        for region in self.regions.values():
+            for each in range(max(addr, region.base), min(addr + size, region.end)):
+                found[each - addr] = self.bytes.get(each, 0)
+        return bytes(found)
 
     def put(self, addr: int, data: bytes) -> None:
         self.bytes.update(enumerate(data, addr))

@@ -10,8 +10,6 @@ from pathlib import PurePath
 from ._core import (
     AddressSpace,
     AddressSpaceRegion,
-    DirtyPages,
-    DirtyTracker,
     _Image,
     _ImagePart,
     check_type,
@@ -20,7 +18,7 @@ from ._core import (
 )
 from .enums import MapFlags
 from .errors import AddressSpaceError, ImageCorrupt, ImageError, InvalidArgument, Unsupported
-from .image_description import BlobPlace, Description, check, encoded, parsed
+from .image_description import BlobPlace, Description, check, parsed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -63,7 +61,7 @@ class SavedSpace:
     def __init__(self, path: Path, *, resolve: Callable[[str], Path] | None = None) -> None:
         """Opens an image as `open` does."""
         _check_function(resolve, "resolve", "a digest")
-        paths = [_text(path, "path")]
+        paths = [path_text(path, "path")]
         parts = [_ImagePart(paths[0])]
         while (digest := parts[-1].parent) is not None:
             if len(parts) == _MOST_PARTS:
@@ -219,7 +217,7 @@ class SavedSpace:
         """
         _check_function(progress, "progress", "a Progress")
         try:
-            self._opened().merge(_text(path, "path"), sync, progress)
+            self._opened().merge(path_text(path, "path"), sync, progress)
         except ImageCorrupt as error:
             raise self._located(error) from None
         return SavedSpace.open(path)
@@ -378,7 +376,8 @@ def _not_populated(region: AddressSpaceRegion) -> AddressSpaceRegion:
     return region
 
 
-def _text(path: Path, name: str) -> str:
+def path_text(path: Path, name: str) -> str:
+    """A path as text; `name` is that of the parameter."""
     if isinstance(path, (str, os.PathLike)):
         return os.fsdecode(path)
     raise TypeError(f"{name} must be a str or an os.PathLike, not {type(path).__name__}")
@@ -409,7 +408,7 @@ def _described(part: _ImagePart) -> Description:
 
 def _parent_path(part: _ImagePart, path: str, digest: bytes, resolve: Callable[[str], Path] | None) -> str:
     if resolve is not None:
-        return _text(resolve(digest.hex()), "the path that resolve() returns")
+        return path_text(resolve(digest.hex()), "the path that resolve() returns")
     name = _described(part).parent
     if not isinstance(name, str):
         raise part.mismatch("it does not say where its parent is: give resolve=")
@@ -421,71 +420,6 @@ def _open_parent(part: _ImagePart, path: str) -> _ImagePart:
         return _ImagePart(path)
     except FileNotFoundError as error:
         raise part.mismatch(f"its parent is not at {path}: put it there, or give resolve=") from error
-
-
-def _saved(  # noqa: PLR0913  those of `save`
-    space: AddressSpace,
-    path: Path,
-    parent: SavedSpace | Path | None,
-    dirty: DirtyPages | DirtyTracker | None,
-    blobs: dict[str, bytes] | None,
-    *,
-    sync: bool,
-    check: bool,
-    progress: Callable[[Progress], object] | None,
-) -> SavedSpace:
-    """Saves a space: `AddressSpace.save`."""
-    target, places, content = _text(path, "path"), *_laid_out(blobs or {})
-    older = _older(parent)
-    if dirty is not None:
-        if not isinstance(dirty, (DirtyPages, DirtyTracker)):
-            raise TypeError(f"dirty must be DirtyPages or a DirtyTracker, not {type(dirty).__name__}")
-        if older is None:
-            raise InvalidArgument("dirty= says what changed since the parent: give parent= too")
-    memory = space.memory
-    name = None
-    if older is not None:
-        name = os.path.relpath(os.path.realpath(older.path), PurePath(os.path.realpath(target)).parent)
-    pages = dirty.collect() if isinstance(dirty, DirtyTracker) else dirty
-    try:
-        memory._save(
-            target,
-            lambda base, areas, regions: encoded(base, areas, regions, places, name),
-            content,
-            parent=older._opened() if older else None,
-            known=older._description.known() if older else [],
-            dirty=pages,
-            sync=sync,
-            check=check,
-            progress=progress,
-        )
-    except BaseException:
-        if isinstance(dirty, DirtyTracker) and pages is not None:
-            dirty.put_back(pages)
-        raise
-    parts = [_ImagePart(target), *(older._parts if older else [])]
-    return SavedSpace._of(parts, [target, *(older._paths if older else [])])
-
-
-def _older(parent: SavedSpace | Path | None) -> SavedSpace | None:
-    if parent is None or isinstance(parent, SavedSpace):
-        return parent
-    if isinstance(parent, (str, os.PathLike)):
-        return SavedSpace.open(parent)
-    raise TypeError(f"parent must be a SavedSpace or its path, not {type(parent).__name__}")
-
-
-def _laid_out(blobs: dict[str, bytes]) -> tuple[dict[str, BlobPlace], bytes]:
-    """The place of each blob, and all of them one behind the other."""
-    if not isinstance(blobs, dict):
-        raise TypeError(f"blobs must be a dict of bytes by their names, not {type(blobs).__name__}")
-    places, content = {}, b""
-    for name, blob in blobs.items():
-        check_type(name, str, "the name of a blob")
-        held = bytes(memoryview(blob))
-        places[name] = BlobPlace(len(content), len(held), _Image.digest(held))
-        content += held
-    return places, content
 
 
 def _restored(

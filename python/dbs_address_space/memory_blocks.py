@@ -254,23 +254,8 @@ class MemoryBlocks:
         offset, size = self._part_of(blocks)
         low, high = self.region.base + offset, self.region.base + offset + size
         space = AddressSpace._of_memory(self._memory)
-        try:
-            self._cut(space, low)
-            self._cut(space, high)
-            with space.transaction() as change:
-                for part in space.overlapping(low, size):
-                    if part.prot_flags != protection:
-                        change.replace_region(part.base, part.replace(prot_flags=protection))
-        finally:
-            # Also where somebody refused it: parts that are alike are one.
-            self._join(space, low, high)
-
-    def _cut(self, space: AddressSpace, edge: int) -> None:
-        """Makes a part begin at an address inside the region."""
-        if self.region.base < edge < self.region.end:
-            part = self._part_at(space.snapshot(), edge)
-            if part.base < edge:
-                space.split_region(part.base, edge)
+        space.protect(low, size, protection)
+        self._join(space, low, high)
 
     def _part_at(self, base: AddressSpaceBase, addr: int) -> AddressSpaceRegion:
         part = base.find_region(addr)

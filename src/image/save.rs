@@ -1,6 +1,8 @@
 //! Saving the memory of a space.
 
+use std::ops::ControlFlow;
 use std::path::Path;
+use std::sync::Arc;
 
 use super::chain::Image;
 use super::chunk::{self, Buffer, CHUNK, Digest};
@@ -20,8 +22,6 @@ use crate::model::region::{PROT_READ, RegionType};
 use crate::model::room::{self, Room};
 use crate::model::tracking::TrackingMode;
 use crate::space::AddressSpace;
-use std::ops::ControlFlow;
-use std::sync::Arc;
 
 /// How often pages are saved again that were written meanwhile.
 const AGAIN: usize = 2;

@@ -18,7 +18,7 @@ pub fn of(shadow: &Arc<Shadow>, regions: &[(RegionEntry, Window)]) -> Result<Vec
     let storage = Arc::new(Storage::over(base, shadow)?.map_err(refused)?);
     let shown = regions.iter().map(|(entry, window)| {
         let region = MappedRegion::of(entry.clone(), Arc::clone(&storage), *window);
-        region.show_new().map(|()| region)
+        region.show().map(|()| region)
     });
     shown.collect()
 }

@@ -77,11 +77,6 @@ impl MappedRegion {
         storage.check_pages(&entry.desc, shown)?;
         Ok(Self::of(entry.clone(), Arc::clone(storage), Window::new(entry.range, at)))
     }
-
-    /// Lets leases be taken through its place.
-    pub fn show(&self) -> Result<()> {
-        self.show_new()
-    }
 }
 
 impl Storage {

@@ -40,6 +40,8 @@ pub struct Filling {
     filled: PresentPages,
     left: AtomicU64,
     is_broken: AtomicBool,
+    /// Parts that could not be had, and whose pages are errors for good.
+    poisoned: PresentPages,
     is_over: AtomicBool,
     /// Held from the look whether a part is there until it is: a part that comes twice would bring back what was discarded meanwhile.
     scratch: Lock<Vec<u8>>,
@@ -66,6 +68,7 @@ impl Filling {
             filled: PresentPages::new(parts)?,
             left: AtomicU64::new(u64_of(parts)),
             is_broken: AtomicBool::new(false),
+            poisoned: PresentPages::new(parts)?,
             is_over: AtomicBool::new(false),
             scratch: Lock::new(room::zeroed(usize_of(PART))?),
         })
@@ -114,7 +117,13 @@ impl Filling {
         let here = Range::between(part.saturating_mul(PART), self.size).take(PART);
         let bytes = scratch.get_mut(..usize_of(here.size())).unwrap_or_default();
         let place = self.at.saturating_add(here.base());
+        let is_poisoned = self.poisoned.has(bit.clone());
         let moved = match self.source.read(place, bytes) {
+            // Pages that are errors can't be filled any more: taken for filled, a touch of them would be a signal.
+            Ok(_) if is_poisoned => {
+                return Err(cannot_fill(&errno::refusal(errno::EIO, "they could not be read before")));
+            }
+            Err(error) if is_poisoned => return Err(error),
             Ok(true) => {
                 self.copy(here, bytes).map_err(|error| cannot_fill(&error))?;
                 here.size()
@@ -126,6 +135,7 @@ impl Filling {
                 self.userfault
                     .poison(self.host_of(here.base()), usize_of(here.size()))
                     .map_err(|error| cannot_fill(&error))?;
+                self.poisoned.mark(bit);
                 return Err(error);
             }
         };

@@ -61,7 +61,7 @@ impl<'a> Mapper<'a> {
             return self.prepared(MappedRegion::map(entry, whole)?);
         }
         let region = MappedRegion::showing(entry, there, None)?;
-        region.show_new()?;
+        region.show()?;
         self.prepared(region)
     }
 

@@ -38,12 +38,12 @@ impl MappedRegion {
     pub(super) fn map(entry: &RegionEntry, whole: &RegionEntry) -> Result<Self> {
         let window = Window::new(entry.range, entry.at.abs_diff(whole.at));
         let region = Self::of(entry.clone(), Arc::new(Storage::new(&whole.desc)?), window);
-        region.show_new()?;
+        region.show()?;
         Ok(region)
     }
 
     /// Lets the bytes be seen of memory that is in no map yet.
-    pub(super) fn show_new(&self) -> Result<()> {
+    pub fn show(&self) -> Result<()> {
         self.storage.places().show(self.window.place(), self.window.shown());
         // SAFETY: nothing is taken away.
         let allowed = unsafe { self.allow(&[(self.window.shown(), self.desc().prot_flags)]) };

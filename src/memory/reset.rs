@@ -155,40 +155,31 @@ impl Reset {
             Some(watch) => hot_runs(&watch, region)?,
             None if self.keeps_logs(storage, observer)? => {
                 storage.look_at_logs()?;
-                return self.logged(storage, &pages, is_look);
+                // They stay in the logs, with the pages of our own writes.
+                let logged = |hot| Suspects { hot, others: Vec::new(), is_all: false };
+                return self.taken(storage, &pages, is_look, logged);
             }
             None => {
                 storage.sync(region.desc(), observer)?;
                 Vec::new()
             }
         };
-        let (mut others, mut room) = (Vec::new(), Ok(()));
-        let mut take = |run: Range| {
-            if room.is_ok() {
-                room = others.add(whole_pages(run, storage));
-            }
-            if room.is_err() {
-                // They were not taken: the next time finds them.
-                pages.mark(run.base(), run.size());
-            }
-        };
-        if is_look {
-            pages.peek(&mut take);
-        } else {
-            pages.drain(&mut take);
-        }
-        let suspects = Suspects { hot, others, is_all: false };
-        match room {
-            Ok(()) => Ok(suspects),
-            Err(refused) => self.put_back(&suspects).and(Err(refused)),
-        }
+        self.taken(storage, &pages, is_look, |others| Suspects { hot, others, is_all: false })
     }
 
-    /// The pages that logs have, which stay in them, and those of our own writes.
-    fn logged(&self, storage: &Storage, pages: &DirtyBitmap, is_look: bool) -> Result<Suspects> {
-        let (mut hot, mut room) = (Vec::new(), Ok(()));
+    /// Takes the pages of a bitmap, or looks at them, as suspects; without room for them, the next time finds them.
+    fn taken(
+        &self,
+        storage: &Storage,
+        pages: &DirtyBitmap,
+        is_look: bool,
+        suspects: impl FnOnce(Vec<Range>) -> Suspects,
+    ) -> Result<Suspects> {
+        let (mut runs, mut room) = (Vec::new(), Ok(()));
         let mut take = |run: Range| {
-            room = room.clone().and_then(|()| hot.add(whole_pages(run, storage)));
+            if room.is_ok() {
+                room = runs.add(whole_pages(run, storage));
+            }
             if room.is_err() {
                 pages.mark(run.base(), run.size());
             }
@@ -198,7 +189,7 @@ impl Reset {
         } else {
             pages.drain(&mut take);
         }
-        let suspects = Suspects { hot, others: Vec::new(), is_all: false };
+        let suspects = suspects(runs);
         match room {
             Ok(()) => Ok(suspects),
             Err(refused) => self.put_back(&suspects).and(Err(refused)),

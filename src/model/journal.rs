@@ -1,9 +1,10 @@
 //! Notes of inner events, for who wants to read them: written where they happen, and told where Python code may run.
 
 use std::fmt::Display;
+// Not those that `make proofs` plays: it plays many scenes at once, and a static is in all of them.
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use crate::sys::lock::Lock;
-use crate::sys::sync::{AtomicU8, Ordering};
 
 /// How much an entry matters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use pyo3::prelude::*;
 
 use super::calls::{self, python_call};
 use super::interrupt::detached;
-use super::leaving::leave;
+use super::leaving::context_manager;
 use super::registry::Registry;
 use super::space_ref::SpaceRef;
 use crate::model::error::Error;
@@ -159,6 +159,8 @@ pub(super) fn over() -> PyErr {
     Invalid::argument("the attachment is over: attach again").into()
 }
 
+context_manager!(PyAttachment, PyAttachment::detach);
+
 #[pymethods]
 impl PyAttachment {
     /// Whether it follows the space: neither detached nor over for another reason.
@@ -203,20 +205,6 @@ impl PyAttachment {
     /// True
     fn close(&self, py: Python<'_>) -> PyResult<()> {
         self.detach(py)
-    }
-
-    fn __enter__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
-        slf
-    }
-
-    fn __exit__(
-        &self,
-        py: Python<'_>,
-        _type: &Bound<'_, PyAny>,
-        value: &Bound<'_, PyAny>,
-        _traceback: &Bound<'_, PyAny>,
-    ) -> PyResult<bool> {
-        leave(value, self.detach(py))
     }
 
     fn __repr__(slf: &Bound<'_, Self>) -> PyResult<String> {

@@ -14,7 +14,7 @@ use super::convert;
 use super::dirty::PyDirtyPages;
 use super::import_once::interned;
 use super::interrupt::detached;
-use super::leaving::leave;
+use super::leaving::context_manager;
 use super::region_objects::RegionObject;
 use super::registry::PyRegistry;
 use super::space::PySpace;
@@ -92,6 +92,8 @@ impl PyCheckpoint {
         Ok(detached(py, None, |interrupt| self.space.differing(&self.point, compares, interrupt))?.into())
     }
 }
+
+context_manager!(PyCheckpoint, PyCheckpoint::close);
 
 #[pymethods]
 impl PyCheckpoint {
@@ -212,20 +214,6 @@ impl PyCheckpoint {
         let counts = stats.counts;
         let pages = (counts.found, counts.copied, counts.hot, counts.protected, counts.punched);
         convert::py_reset_stats(py, (stats.resets, pages.0, pages.1, pages.2, pages.3, pages.4, stats.seconds))
-    }
-
-    fn __enter__(slf: Py<Self>) -> Py<Self> {
-        slf
-    }
-
-    fn __exit__(
-        &self,
-        py: Python<'_>,
-        _type: &Bound<'_, PyAny>,
-        value: &Bound<'_, PyAny>,
-        _traceback: &Bound<'_, PyAny>,
-    ) -> PyResult<bool> {
-        leave(value, self.close(py))
     }
 
     fn __repr__(&self) -> String {

@@ -104,7 +104,7 @@ impl PyImagePart {
         self.0.header().is_watched
     }
 
-    /// The bytes of a file object's descriptor that the file has; for who maps it.
+    /// The descriptor, for who maps the file; it stays this one's.
     fn fileno(&self) -> i32 {
         std::os::fd::AsRawFd::as_raw_fd(self.0.file())
     }
@@ -226,8 +226,8 @@ impl PySpace {
             ("check", check.into_py_any(py)?),
             ("progress", progress.into_py_any(py)?),
         ];
-        let module = py.import("dbs_address_space.images")?;
-        module.getattr("_saved")?.call((slf, path, parent, dirty, blobs), Some(&options.into_py_dict(py)?))
+        let module = py.import("dbs_address_space.saving")?;
+        module.getattr("saved")?.call((slf, path, parent, dirty, blobs), Some(&options.into_py_dict(py)?))
     }
 
     /// How far the filling of a space is that was restored by `mode="lazy"`, a `RestoreStats`; `None` of any other space.

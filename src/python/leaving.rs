@@ -34,3 +34,27 @@ pub(super) fn leave(raised: &Bound<'_, PyAny>, closed: PyResult<()>) -> PyResult
     let note = format!("at the end of the with block, closing failed too: {failure}");
     raised.call_method1("add_note", (note,)).map(|_| false)
 }
+
+/// Makes a class a context manager, which something ends with its block: a function of the object and the interpreter.
+macro_rules! context_manager {
+    ($class:ty, $end:expr) => {
+        #[pyo3::pymethods]
+        impl $class {
+            fn __enter__(slf: pyo3::Py<Self>) -> pyo3::Py<Self> {
+                slf
+            }
+
+            fn __exit__(
+                &self,
+                py: pyo3::Python<'_>,
+                _type: &pyo3::Bound<'_, pyo3::PyAny>,
+                value: &pyo3::Bound<'_, pyo3::PyAny>,
+                _traceback: &pyo3::Bound<'_, pyo3::PyAny>,
+            ) -> pyo3::PyResult<bool> {
+                let end: fn(&Self, pyo3::Python<'_>) -> pyo3::PyResult<()> = $end;
+                crate::python::leaving::leave(value, end(self, py))
+            }
+        }
+    };
+}
+pub(super) use context_manager;

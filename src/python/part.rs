@@ -9,6 +9,7 @@ use pyo3::types::{PyDict, PyTuple};
 use super::calls;
 use super::convert::{self, Address, Name, Protection, Size};
 use super::keywords;
+use super::leaving::context_manager;
 use super::memory::PyMemory;
 use super::region::PyRegion;
 use crate::memory::access::{Access, Verb};
@@ -65,6 +66,8 @@ impl PyPart {
     }
 }
 
+context_manager!(PyPart, PyPart::close);
+
 #[pymethods]
 impl PyPart {
     /// The number of bytes.
@@ -119,20 +122,6 @@ impl PyPart {
         let kept = self.kept.lock()?.take();
         calls::detach(py, || drop(kept));
         Ok(())
-    }
-
-    fn __enter__(slf: Py<Self>) -> Py<Self> {
-        slf
-    }
-
-    fn __exit__(
-        &self,
-        py: Python<'_>,
-        _type: &Bound<'_, PyAny>,
-        _value: &Bound<'_, PyAny>,
-        _traceback: &Bound<'_, PyAny>,
-    ) -> PyResult<bool> {
-        self.close(py).map(|()| false)
     }
 
     fn __repr__(&self) -> PyResult<String> {

@@ -4,6 +4,7 @@ use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 
 use super::calls;
+use super::leaving::context_manager;
 use crate::memory::leased_sections::LeasedSections;
 use crate::model::format::hex;
 use crate::model::invalid::Invalid;
@@ -49,6 +50,8 @@ impl PyPin {
     }
 }
 
+context_manager!(PyPin, PyPin::release);
+
 #[pymethods]
 impl PyPin {
     /// The host address of the first byte; raises `InvalidArgument`, a `ValueError`, when the pin has ended.
@@ -79,20 +82,6 @@ impl PyPin {
         let leased = self.leased.lock()?.take();
         calls::detach(py, || drop(leased));
         Ok(())
-    }
-
-    fn __enter__(slf: Py<Self>) -> Py<Self> {
-        slf
-    }
-
-    fn __exit__(
-        &self,
-        py: Python<'_>,
-        _type: &Bound<'_, PyAny>,
-        _value: &Bound<'_, PyAny>,
-        _traceback: &Bound<'_, PyAny>,
-    ) -> PyResult<bool> {
-        self.release(py).map(|()| false)
     }
 
     fn __repr__(&self) -> PyResult<String> {

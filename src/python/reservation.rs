@@ -11,6 +11,7 @@ use super::calls::python_call;
 use super::convert::{self, Address, Size};
 use super::interrupt::detached;
 use super::keywords;
+use super::leaving::context_manager;
 use super::region::PyRegion;
 use super::region_objects::handed_over;
 use super::registry::PyRegistry;
@@ -70,6 +71,8 @@ pub struct PyReservation {
     reservation: Arc<Reservation>,
 }
 
+context_manager!(PyReservation, |reservation, _| reservation.release());
+
 #[pymethods]
 impl PyReservation {
     /// The first address.
@@ -127,19 +130,6 @@ impl PyReservation {
     /// False
     fn release(&self) -> PyResult<()> {
         Ok(self.space.release(&self.reservation)?)
-    }
-
-    fn __enter__(slf: Py<Self>) -> Py<Self> {
-        slf
-    }
-
-    fn __exit__(
-        &self,
-        _exc_type: Option<&Bound<'_, PyAny>>,
-        _exc_value: Option<&Bound<'_, PyAny>>,
-        _traceback: Option<&Bound<'_, PyAny>>,
-    ) -> PyResult<()> {
-        self.release()
     }
 
     fn __eq__(&self, other: &Bound<'_, Self>) -> bool {

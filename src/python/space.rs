@@ -16,7 +16,7 @@ use super::calls::python_call;
 use super::convert::{self, Address, Timeout};
 use super::interrupt::detached;
 use super::layout::PyLayout;
-use super::leaving::{leave, patience};
+use super::leaving::{context_manager, patience};
 use super::memory::PyMemory;
 use super::region::PyRegion;
 use super::region_objects::handed_over;
@@ -157,6 +157,8 @@ impl PySpace {
         Ok(memory)
     }
 }
+
+context_manager!(PySpace, |space, py| space.close(py, Some(Timeout(Duration::ZERO))));
 
 #[pymethods]
 impl PySpace {
@@ -348,20 +350,6 @@ impl PySpace {
         let mut ended: Vec<_> = attachments.map(|attachment| attachment.get().detach(py)).collect();
         ended.extend(self.ports.get().map(|ports| ports.get().close(py, timeout)));
         ended.into_iter().collect()
-    }
-
-    fn __enter__(slf: Py<Self>) -> Py<Self> {
-        slf
-    }
-
-    fn __exit__(
-        &self,
-        py: Python<'_>,
-        _type: &Bound<'_, PyAny>,
-        value: &Bound<'_, PyAny>,
-        _traceback: &Bound<'_, PyAny>,
-    ) -> PyResult<bool> {
-        leave(value, self.close(py, Some(Timeout(Duration::ZERO))))
     }
 
     /// Waits until the generation is above `generation` and returns the newest map; `None` after `timeout` seconds.

@@ -12,7 +12,7 @@ use super::dirty::PyDirtyPages;
 use super::import_once::ImportOnce;
 use super::interrupt::detached;
 use super::keywords;
-use super::leaving::leave;
+use super::leaving::context_manager;
 use super::space_ref::SpaceRef;
 use crate::memory::tracking::Consumer;
 use crate::memory::watch;
@@ -129,6 +129,8 @@ impl PyTracker {
     }
 }
 
+context_manager!(PyTracker, PyTracker::stop);
+
 #[pymethods]
 impl PyTracker {
     /// The pages that were written since the last time; from here on a new write is found again. What is read behind this call has all of them.
@@ -240,20 +242,6 @@ impl PyTracker {
     #[getter]
     fn generation(&self) -> PyResult<u64> {
         Ok(*self.generation.lock()?)
-    }
-
-    fn __enter__(slf: Py<Self>) -> Py<Self> {
-        slf
-    }
-
-    fn __exit__(
-        &self,
-        py: Python<'_>,
-        _type: &Bound<'_, PyAny>,
-        value: &Bound<'_, PyAny>,
-        _traceback: &Bound<'_, PyAny>,
-    ) -> PyResult<bool> {
-        leave(value, self.stop(py))
     }
 
     fn __repr__(&self) -> String {

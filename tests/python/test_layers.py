@@ -210,6 +210,19 @@ def test_what_has_a_proof_is_made_of_what_can_be_played() -> None:
     assert len(proven) >= 5
 
 
+def played_statics(text: str) -> list[str]:
+    """Statics of atomics that `make proofs` plays: several scenes at once would meet in them."""
+    atomics = re.compile(r"^use (?:crate::sys|super)::sync::\{?[^;]*\bAtomic", re.MULTILINE)
+    return re.findall(r"\bstatic (\w+): Atomic", text) if atomics.search(text) else []
+
+
+def test_no_static_is_shared_by_scenes() -> None:
+    texts = {path: code_of(path.read_text()) for path in SRC.rglob("*.rs")}
+    assert {path.name: found for path, text in texts.items() if (found := played_statics(text))} == {}
+    assert sum("static " in text for text in texts.values()) >= 5
+    assert played_statics("use crate::sys::sync::{AtomicU8, Ordering};\nstatic LEVEL: AtomicU8 = X;") == ["LEVEL"]
+
+
 def test_there_is_nothing_beside_the_rooms() -> None:
     assert {path.name for path in SRC.iterdir()} - LEVELS.keys() == {"lib.rs"}
     library = code_of((SRC / "lib.rs").read_text())

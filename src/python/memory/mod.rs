@@ -14,7 +14,7 @@ use super::base::target;
 use super::convert::{self, Address, Size, Timeout};
 use super::dax::PyDaxWindow;
 use super::interrupt::detached;
-use super::leaving::{leave, patience};
+use super::leaving::{context_manager, patience};
 use super::mapping::PyMapping;
 use super::region_key::PyRegionKey;
 use super::region_objects::RegionObject;
@@ -119,6 +119,8 @@ impl PyMemory {
         })
     }
 }
+
+context_manager!(PyMemory, |memory, py| memory.close(py, Some(Timeout(Duration::ZERO))));
 
 #[pymethods]
 impl PyMemory {
@@ -252,20 +254,6 @@ impl PyMemory {
     #[getter]
     fn dirty(&self) -> PyDirty {
         PyDirty { space: self.space.clone(), incarnation: self.incarnation }
-    }
-
-    fn __enter__(slf: Py<Self>) -> Py<Self> {
-        slf
-    }
-
-    fn __exit__(
-        &self,
-        py: Python<'_>,
-        _type: &Bound<'_, PyAny>,
-        value: &Bound<'_, PyAny>,
-        _traceback: &Bound<'_, PyAny>,
-    ) -> PyResult<bool> {
-        leave(value, self.close(py, Some(Timeout(Duration::ZERO))))
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> std::result::Result<(), PyTraverseError> {

@@ -22,6 +22,7 @@ from dbs_address_space import (
     NotMapped,
     SavedSpace,
 )
+from host import require
 from memory_helpers import LAYOUT, MIB, PAGE, WINDOW, blocks, make_file, mapped, numbered, ram
 from plain_image import memory as plain_memory
 from plain_image import read as plain
@@ -251,8 +252,8 @@ def test_a_link_stays_and_its_target_is_replaced(space: AddressSpace, tmp_path: 
 @pytest.fixture
 def watched(tmp_path: Path) -> AddressSpace:
     space, memory = mapped(ram(0, MIB, name="low"))
-    if memory.dirty.available()["pagemap"]:
-        pytest.skip("the kernel can't watch pages")
+    why = memory.dirty.available()["pagemap"]
+    require(why is None, str(why))
     memory.write(0, numbered(MIB))
     return space
 

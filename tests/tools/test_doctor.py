@@ -1,6 +1,7 @@
 """Missing tools are named at once, with one command, before anything is installed."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -8,6 +9,20 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 TOOLS = ("sh", "sort", "head", "cut", "cat", "id", "env")
+
+
+WITH_THE_COMPILER = {"cc", "readelf"}
+"""Programs that come with what `doctor.sh` asks for."""
+PACKAGED = {"chromium-browser": "chromium"}
+"""Other names of programs."""
+
+
+def test_setup_brings_every_program_that_a_test_looks_for() -> None:
+    setup = (ROOT / "tools" / "setup.sh").read_text()
+    texts = [path.read_text() for path in (ROOT / "tests").rglob("*.py") if path != Path(__file__)]
+    wanted = {name for text in texts for name in re.findall(r"\bwhich\(\"([\w.-]+)\"\)", text)} - WITH_THE_COMPILER
+    assert [name for name in wanted if f"command -v {PACKAGED.get(name, name)} " not in setup] == []
+    assert len(wanted) >= 7
 
 
 def doctor(folder: Path, goal: str, **programs: str) -> "subprocess.CompletedProcess[str]":

@@ -41,7 +41,7 @@ def looked_at(path: str, *, wants_memory: bool = False) -> tuple[dict[str, Any],
             (length,) = LENGTH.unpack(_received(connection, LENGTH.size))
             content = _content(_received(connection, min(length, MOST)))
             files = _files(connection, content)
-    except (OSError, ValueError, struct.error) as error:
+    except (OSError, ValueError, LookupError, TypeError, struct.error) as error:
         hint = f'In the program, call space.serve("{path}"); it answers its own user and root.'
         raise UsageError(
             f"{source}: {getattr(error, 'strerror', None) or 'not a socket of space.serve()'}", hint
@@ -53,7 +53,7 @@ def looked_at(path: str, *, wants_memory: bool = False) -> tuple[dict[str, Any],
 
 def _content(text: bytes) -> dict[str, Any]:
     content = json.loads(text)
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
+    if not isinstance(content, dict) or content.get("format") != FORMAT or not content.keys() & {"map", "error"}:
         raise FormatError("another format")
     return content
 

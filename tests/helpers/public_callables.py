@@ -74,13 +74,24 @@ class Signature:
 
 def declared(path: Path) -> Iterator[Signature]:
     """The public functions and methods of a module; `__new__` and `__init__` are the call of their class."""
-    for node in ast.parse(path.read_text()).body:
-        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+    tree = ast.parse(path.read_text())
+    shown = exported(tree)
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef) and node.name in shown:
             yield Signature("", node.name, tuple(parameters(node)))
-        if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+        if isinstance(node, ast.ClassDef) and node.name in shown:
             for method in node.body:
                 if isinstance(method, ast.FunctionDef) and is_public(method.name):
                     yield Signature(node.name, method.name, tuple(parameters(method)))
+
+
+def exported(tree: ast.Module) -> set[str]:
+    """The names without an underscore that a module says it shows, or all of them where it does not say."""
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            return {name for name in ast.literal_eval(node.value) if not name.startswith("_")}
+    names = (node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef))
+    return {name for name in names if not name.startswith("_")}
 
 
 def is_public(name: str) -> bool:

@@ -20,6 +20,12 @@ def pytest_report_header() -> str:
     return f"extension: {_core.__file__}"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A test has the same name in each run, or no one can ask for it again, nor share the tests out."""
+    nameless = [item.nodeid for item in items if " at 0x" in item.nodeid]
+    assert not nameless, f"these have an address of memory in their names: give ids= to them: {nameless}"
+
+
 def pytest_sessionstart() -> None:
     # A shell starts what runs in the background with Ctrl-C ignored, and the children would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)

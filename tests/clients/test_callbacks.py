@@ -49,7 +49,9 @@ TAKERS: dict[str, Callable[[AddressSpace, Any], object]] = {
 
 
 @pytest.mark.parametrize("taker", TAKERS)
-@pytest.mark.parametrize("function", [coroutine, generator, Called(), partial(coroutine)], ids=str)
+@pytest.mark.parametrize(
+    "function", [coroutine, generator, Called(), partial(coroutine)], ids=["async", "generator", "call", "partial"]
+)
 def test_coroutine_functions_are_refused(taker: str, function: Any) -> None:
     space, _ = mapped(ram(0, MIB))
     with pytest.raises(TypeError, match="coroutine function"):

@@ -192,7 +192,7 @@ def test_files_open_the_wrong_way_are_refused(memory: GuestMemory, file: Path, b
         memory.write_to(only_read, 0, 1)
 
 
-@pytest.mark.parametrize("thing", [b"name", 1.5, None, [], object()], ids=repr)
+@pytest.mark.parametrize("thing", [b"name", 1.5, None, [], object()], ids=lambda thing: type(thing).__name__)
 def test_what_is_no_file(memory: GuestMemory, thing: Any) -> None:
     for verb in (memory.read_from, memory.write_to):
         with pytest.raises(TypeError):

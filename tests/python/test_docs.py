@@ -74,7 +74,7 @@ def examples() -> Iterator[doctest.DocTest]:
             yield parser.get_doctest(inspect.cleandoc(value.__doc__), globals_, name, None, 0)
 
 
-EXAMPLES = {example.name: example for example in examples()}
+EXAMPLES = {example.name: example for example in sorted(examples(), key=lambda example: example.name)}
 
 
 @pytest.mark.parametrize("name", EXAMPLES)

@@ -132,7 +132,10 @@ ITEMS = {
 }
 
 
-@pytest.mark.parametrize("wrong", [[Alien()], [Alien], "x", [[Alien()]], [(0, 1, Alien())]], ids=repr)
+NESTED = ["in a list", "class in a list", "text", "in a list of lists", "in a tuple"]
+
+
+@pytest.mark.parametrize("wrong", [[Alien()], [Alien], "x", [[Alien()]], [(0, 1, Alien())]], ids=NESTED)
 @pytest.mark.parametrize("case", ITEMS)
 def test_a_refusal_of_an_item_names_the_parameter(world: World, case: str, wrong: Any) -> None:
     signature, parameter = ITEMS[case]

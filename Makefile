@@ -17,6 +17,9 @@ ADVISORIES := $(wildcard $(or $(CARGO_HOME),$(HOME)/.cargo)/advisory-dbs)
 CARGO = PYO3_PYTHON=$(CURDIR)/$(RUN) \
 	LD_LIBRARY_PATH="$$($(RUN) -c 'import sysconfig; print(sysconfig.get_config_var("LIBDIR"))'):$$LD_LIBRARY_PATH" cargo
 
+# Two processes: many tests wait for guests and children. What all share on a host, such as huge pages, they lock.
+PYTEST = $(RUN) -m pytest --numprocesses=2 --dist=worksteal
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help setup develop demo test test-debug test-long proofs sanitize check format stubs docs bench clean third-party doctor-demo doctor-test
@@ -38,11 +41,11 @@ demo: $(BUILT) ## run a virtual machine on an address space that Python built
 test: doctor-test $(INSTALLED) $(BUILT) ## run the tests of the crate and of the package, then check
 	$(CARGO) test --locked
 	$(MAKE) proofs
-	$(RUN) -m pytest
+	$(PYTEST)
 	$(MAKE) check
 
 test-debug: $(DEBUG)/built ## run the tests of the package on a build with debug assertions
-	PYTHONPATH=$(CURDIR)/$(DEBUG) $(RUN) -m pytest
+	PYTHONPATH=$(CURDIR)/$(DEBUG) $(PYTEST)
 
 test-long: $(INSTALLED) $(BUILT) ## run all of the kill matrix and many seeds of the fuzzer, of which make test has a sample
 	KILL_MATRIX=all FUZZ_SEEDS=100 RESETS=100000 $(RUN) -m pytest tests/kill_matrix tests/fuzz tests/memory/test_checkpoints.py tests/clients/test_resets.py

@@ -26,6 +26,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     assert not nameless, f"these have an address of memory in their names: give ids= to them: {nameless}"
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What tests with a seed say of their runs, from whichever process."""
+    reports = [report for found in ("passed", "failed") for report in terminalreporter.stats.get(found, [])]
+    for report in reports:
+        for name, line in report.user_properties:
+            if name == "closing":
+                terminalreporter.write_line(str(line))
+
+
 def pytest_sessionstart() -> None:
     # A shell starts what runs in the background with Ctrl-C ignored, and the children would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)

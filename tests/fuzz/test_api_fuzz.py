@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,9 @@ CALLS = int(os.environ.get("FUZZ_CALLS", "1500"))
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("seed", range(FIRST, FIRST + SEEDS))
-def test_no_call_kills_hangs_or_panics(seed: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_call_kills_hangs_or_panics(
+    seed: int, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
     last = tmp_path / "last"
     last.write_bytes(bytes(600))
     run = subprocess.run(
@@ -32,6 +35,5 @@ def test_no_call_kills_hangs_or_panics(seed: int, tmp_path: Path, capsys: pytest
     assert run.returncode == 0, f"seed {seed} ended with {run.returncode} in {called}:\n{run.stderr[-4000:]}"
     assert "FINDING" not in run.stdout, run.stdout
     *_, closing = run.stdout.splitlines()
-    with capsys.disabled():
-        sys.stdout.write(f"\nfuzzer: {closing[:100]}\n")
+    record_property("closing", f"fuzzer: {closing[:100]}")
     assert closing.startswith(f"seed {seed}: {CALLS} calls")

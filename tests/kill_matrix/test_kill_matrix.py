@@ -2,8 +2,7 @@
 
 import os
 import random
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -52,7 +51,7 @@ def directory(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.timeout(4 * 3600)
-def test_no_cell_kills_hangs_leaks_or_lies(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_cell_kills_hangs_leaks_or_lies(directory: Path, record_property: Callable[[str, object], None]) -> None:
     cells = all_cells(directory)
     seed = int(os.environ.get("KILL_MATRIX_SEED", SEED))
     if "KILL_MATRIX" in os.environ:
@@ -62,7 +61,6 @@ def test_no_cell_kills_hangs_leaks_or_lies(directory: Path, capsys: pytest.Captu
         chosen.sort(key=lambda cell: is_huge(cell.source))
     count = Count()
     red = [f"{cell}: {reason}" for cell, reason in run(chosen, directory, count)]
-    with capsys.disabled():
-        done = f"{count.cells} of {len(cells)} cells, {len(count.possible)} of them possible, {len(red)} red"
-        sys.stdout.write(f"\nkill matrix: seed {seed}, {done}\n")
+    done = f"{count.cells} of {len(cells)} cells, {len(count.possible)} of them possible, {len(red)} red"
+    record_property("closing", f"kill matrix: seed {seed}, {done}")
     assert not red, "\n".join(red)

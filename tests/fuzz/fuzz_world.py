@@ -135,6 +135,8 @@ class World:
         followed = space_to_follow()
         yield from [followed, followed.memory, *followed.memory.vhost_user_regions()]
         for kind in self.kinds:
+            # It may be asked for what it never answers.
+            kind.patience = 0.5
             yield kind.attach(followed)
         yield space.attach_device("device", Hostile(self, "collect"))
         yield qemu.QemuSpace(os.getpid(), _qemu_space._Found((), 1 << 20))  # noqa: SLF001  no QEMU is needed for an empty one

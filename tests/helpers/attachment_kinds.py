@@ -35,6 +35,8 @@ class Kind:
     verb = "subscribe"
     is_region_bound = False
     """Whether it ends with its region."""
+    patience = 20.0
+    """Seconds for another program's answer."""
 
     def attach(self, space: AddressSpace) -> Attachment:
         raise NotImplementedError
@@ -155,7 +157,7 @@ class VhostUserKind(Kind):
         self.backend = Backend(KINDS["slots"], slots=8)
 
     def attach(self, space: AddressSpace) -> Attachment:
-        return space.attach_vhost_user(self.backend.front, timeout=20)
+        return space.attach_vhost_user(self.backend.front, timeout=self.patience)
 
     def sees(self, space: AddressSpace) -> bool:
         return set(self.backend.table) == {region.guest_phys_addr for region in space.memory.vhost_user_regions()}

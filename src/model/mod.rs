@@ -36,6 +36,7 @@ pub mod ram_cursor;
 pub mod range;
 pub mod region;
 pub mod region_map;
+mod region_type;
 pub mod reservations;
 pub mod reserved;
 pub mod room;

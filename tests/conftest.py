@@ -27,7 +27,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """What tests with a seed say of their runs, from whichever process."""
+    """Tests with a seed tell of their runs here, from whichever process."""
     reports = [report for found in ("passed", "failed") for report in terminalreporter.stats.get(found, [])]
     for report in reports:
         for name, line in report.user_properties:

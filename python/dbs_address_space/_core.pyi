@@ -2471,14 +2471,15 @@ class GuestMemory:
         *,
         limit: SupportsIndex | None = None,
         align: _Size = 1,
+        threads: SupportsIndex | None = None,
         progress: _ProgressFunction | None = None,
     ) -> Iterator[int]:
         r"""The addresses at which `needle` is found, by ascending address: an iterator.
 
         `needle` is bytes-like or a `BytePattern`. Matches lie whole in `[start, end)`, begin at multiples of `align`, may overlap each
         other and the joints of regions that touch; holes, device regions and what may not be read are skipped. At most `limit` are
-        given. Nothing is leased between two matches: the search goes on in the map as it is then. Looking at memory that no one has
-        written does not allocate it. `progress(p)` is called at most 20 times a second. Raises `InvalidArgument` for an empty
+        given. Nothing is leased between two matches: the search goes on in the map as it is then. Where matches are rare, `threads`
+        threads look ahead, by default as many as help. Looking at memory that no one has written does not allocate it. `progress(p)` is called at most 20 times a second. Raises `InvalidArgument` for an empty
         needle or an `align` of 0; while it is iterated `MemoryFault`, `NotMapped`.
 
         >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion, BytePattern
@@ -2488,10 +2489,11 @@ class GuestMemory:
         >>> [hex(addr) for addr in memory.search(b"\x7fELF")], list(memory.search(BytePattern("7f 45 4c 46 01")))
         (['0x100', '0x2000'], [8192])
         """
-    def compare(self, addr: _Address, data: Buffer) -> int | None:
+    def compare(self, addr: _Address, data: Buffer, *, threads: SupportsIndex | None = None) -> int | None:
         """The first address at which the guest's bytes differ from `data`, or `None`.
 
-        Looking at memory that no one has written does not allocate it. Raises as `read` does.
+        Long ranges are looked at by `threads` threads, by default as many as help. Looking at memory that no one has written does not
+        allocate it. Raises as `read` does.
 
         >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
         >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "4KiB")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
@@ -2504,23 +2506,27 @@ class GuestMemory:
         size: _Size,
         *,
         algorithm: str = "blake3",
+        threads: SupportsIndex | None = None,
         progress: _ProgressFunction | None = None,
     ) -> bytes:
         """A digest of a range: BLAKE3, or any algorithm of `hashlib`.
 
-        Looking at memory that no one has written does not allocate it. `progress(p)` is called at most 20 times a second. Raises as
-        `read` does, `InvalidArgument` for an unknown algorithm.
+        BLAKE3 of long ranges is worked out by `threads` threads, by default as many as help. Looking at memory that no one has written
+        does not allocate it. `progress(p)` is called at most 20 times a second. Raises as `read` does, `InvalidArgument` for an
+        unknown algorithm.
 
         >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
         >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "4KiB")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
         >>> space.map_memory().hash(0, "4KiB", algorithm="sha256").hex()[:16]
         'ad7facb2586fc6e9'
         """
-    def find_zero_pages(self, start: _Address = 0, end: _Address | None = None) -> tuple[AddressRange, ...]:
+    def find_zero_pages(
+        self, start: _Address = 0, end: _Address | None = None, *, threads: SupportsIndex | None = None
+    ) -> tuple[AddressRange, ...]:
         """The guest pages of 4 KiB, whole in one region, that hold nothing but zeroes: a tuple of `AddressRange`, touching ones joined.
 
         Holes, device regions and what may not be read are skipped; looking at memory that no one has written does not allocate it.
-        `end=None` stands for the end of the address space.
+        `end=None` stands for the end of the address space. Long ranges are looked at by `threads` threads, by default as many as help.
 
         >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
         >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "16KiB")], AddressSpaceLayout(1 << 46, 0, 1 << 45))

@@ -10,11 +10,28 @@ use crate::model::int::{u64_of, usize_of};
 use crate::model::interrupt::Interrupt;
 use crate::model::room::Room;
 
+const STAGE: &str = "compare";
+
 /// The first address at which the guest's bytes differ from `data`, which has as many.
-pub fn first_difference(sections: &[Section<'_>], data: Bytes<'_>, interrupt: &dyn Interrupt) -> Result<Option<u64>> {
+pub fn first_difference(
+    sections: &[Section<'_>],
+    data: Bytes<'_>,
+    threads: Option<usize>,
+    interrupt: &dyn Interrupt,
+) -> Result<Option<u64>> {
+    let given = scan::together(sections, STAGE, threads, interrupt, |part, interrupt| {
+        Ok(match difference(part, data, interrupt)? {
+            None => ControlFlow::Continue(None),
+            found => ControlFlow::Break(found),
+        })
+    })?;
+    Ok(given.into_iter().flatten().next())
+}
+
+fn difference(sections: &[Section<'_>], data: Bytes<'_>, interrupt: &dyn Interrupt) -> Result<Option<u64>> {
     // Others may write to the data meanwhile, so that it is compared as a copy too.
     let mut expected = Vec::new();
-    scan::walk(sections, "compare", interrupt, |part, chunk| {
+    scan::walk(sections, STAGE, interrupt, |part, chunk| {
         let data = data.slice(usize_of(part.buffer().base()), part.len())?;
         let difference = match chunk {
             Chunk::Data(bytes) => {

@@ -1,11 +1,20 @@
 //! Digests of guest memory.
 
 use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use blake3::hazmat::{ChainingValue, HasherExt, Mode, merge_subtrees_non_root, merge_subtrees_root};
 
 use super::scan::{self, Chunk};
 use super::section::Section;
+use super::team::{share_out, threads_for};
 use crate::model::error::Result;
-use crate::model::interrupt::Interrupt;
+use crate::model::int::{u64_of, usize_of};
+use crate::model::interrupt::{Interrupt, STEP};
+use crate::model::range::Range;
+use crate::model::room;
+
+const STAGE: &str = "hash";
 
 /// Takes bytes one after the other, to make a digest of them.
 pub trait Digest {
@@ -20,6 +29,59 @@ impl Digest for blake3::Hasher {
     }
 }
 
+/// The BLAKE3 digest of all bytes.
+pub fn blake3(sections: &[Section<'_>], threads: Option<usize>, interrupt: &dyn Interrupt) -> Result<blake3::Hash> {
+    let total = sections.iter().map(Section::size).sum();
+    let threads = threads_for(total, threads);
+    if threads == 1 || total <= STEP || sections.iter().any(Section::may_block) {
+        let mut hasher = blake3::Hasher::new();
+        hash(sections, &mut hasher, interrupt)?;
+        return Ok(hasher.finalize());
+    }
+    let done = AtomicU64::new(0);
+    let step = |index: usize, interrupt: &dyn Interrupt| {
+        let at = u64_of(index).saturating_mul(STEP);
+        let part = room::collected(within(sections, Range::between(at, at.saturating_add(STEP).min(total))))?;
+        let mut hasher = blake3::Hasher::new();
+        hasher.set_input_offset(at);
+        hash(&part, &mut hasher, interrupt).map_err(|error| error.after(at).of(total))?;
+        done.fetch_add(part.iter().map(Section::size).sum(), Ordering::Relaxed);
+        Ok(ControlFlow::Continue(hasher.finalize_non_root()))
+    };
+    let steps = usize_of(total.div_ceil(STEP));
+    let ask = &mut || interrupt.progress(STAGE, done.load(Ordering::Relaxed), total);
+    let subtrees = share_out(steps, threads, step, ask)?;
+    let (left, right) = subtrees.split_at(left_of(subtrees.len()));
+    Ok(merge_subtrees_root(&merged(left), &merged(right), Mode::Hash))
+}
+
+/// The parts of the sections that lie at a range of their buffer, which they fill.
+fn within<'a>(sections: &[Section<'a>], range: Range) -> impl Iterator<Item = Section<'a>> {
+    let begin = sections.first().map_or(0, |first| first.buffer().base());
+    let from = sections.partition_point(|section| section.buffer().end().abs_diff(begin) <= range.base());
+    let all = sections.iter().skip(from).map(move |section| section.behind(begin));
+    all.take_while(move |section| section.buffer().base() < range.end()).map(move |section| {
+        let inside = section.buffer().intersection(&range);
+        section.skip(inside.base().abs_diff(section.buffer().base())).take(inside.size())
+    })
+}
+
+/// How many of so many subtrees of one size are left of the joint above them: the greatest power of two that leaves some for the right.
+const fn left_of(count: usize) -> usize {
+    count.div_ceil(2).next_power_of_two()
+}
+
+fn merged(subtrees: &[ChainingValue]) -> ChainingValue {
+    match subtrees {
+        [] => ChainingValue::default(),
+        [one] => *one,
+        more => {
+            let (left, right) = more.split_at(left_of(more.len()));
+            merge_subtrees_non_root(&merged(left), &merged(right), Mode::Hash)
+        }
+    }
+}
+
 /// Feeds all bytes to a digest.
 pub fn hash(sections: &[Section<'_>], digest: &mut dyn Digest, interrupt: &dyn Interrupt) -> Result<()> {
     let feed = |part: &Section<'_>, chunk: Chunk<'_>| {
@@ -29,5 +91,5 @@ pub fn hash(sections: &[Section<'_>], digest: &mut dyn Digest, interrupt: &dyn I
         }
         Ok(ControlFlow::<()>::Continue(()))
     };
-    scan::walk(sections, "hash", interrupt, feed).map(drop)
+    scan::walk(sections, STAGE, interrupt, feed).map(drop)
 }

@@ -64,6 +64,7 @@ pub mod section;
 pub mod shadow;
 pub mod source;
 pub mod storage;
+pub mod team;
 pub mod topology;
 pub mod tracking;
 pub mod transfer;

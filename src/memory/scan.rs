@@ -1,11 +1,13 @@
 //! Looking at many bytes, without allocating those that no one has written.
 
 use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::buffer::Output;
 use super::extent::ExtentKind;
 use super::progress::Progress;
 use super::section::Section;
+use super::team::{Step, share_out, threads_for};
 use crate::model::error::Result;
 use crate::model::int::{u64_of, usize_of};
 use crate::model::interrupt::{Interrupt, STEP};
@@ -57,6 +59,37 @@ pub fn walk<T>(
         }
     }
     Ok(None)
+}
+
+/// Has `look` done for all sections at once by one thread, or for parts of them by several; what it gives is returned in order, up to
+/// the first that breaks off.
+pub fn together<T: Send>(
+    sections: &[Section<'_>],
+    stage: &'static str,
+    threads: Option<usize>,
+    interrupt: &dyn Interrupt,
+    look: impl Fn(&[Section<'_>], &dyn Interrupt) -> Step<T> + Sync + Send,
+) -> Result<Vec<T>> {
+    let total = sections.iter().map(Section::size).sum();
+    let threads = threads_for(total, threads);
+    // Who waits for a fault's handler does so in the caller's thread, which can be told to give up.
+    if threads == 1 || sections.iter().any(Section::may_block) {
+        let (ControlFlow::Continue(given) | ControlFlow::Break(given)) = look(sections, interrupt)?;
+        return Ok(vec![given]);
+    }
+    let parts = room::collected(sections.iter().flat_map(|section| section.chunks(STEP)))?;
+    let done = AtomicU64::new(0);
+    let step = |index: usize, interrupt: &dyn Interrupt| {
+        let part = parts.get(index..).and_then(|parts| parts.get(..1)).unwrap_or_default();
+        let size = part.iter().map(Section::size).sum();
+        let given = look(part, interrupt).map_err(|error| {
+            let before = parts.iter().take(index).map(Section::size).sum();
+            error.after(before).of(total)
+        });
+        done.fetch_add(size, Ordering::Relaxed);
+        given
+    };
+    share_out(parts.len(), threads, step, &mut || interrupt.progress(stage, done.load(Ordering::Relaxed), total))
 }
 
 /// The first bytes that are alike in having pages, up to the end of a guest page.

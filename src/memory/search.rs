@@ -1,5 +1,6 @@
 //! Finding bytes in guest memory, a window at a time.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use super::access;
@@ -7,6 +8,7 @@ use super::buffer::Output;
 use super::extent::ExtentKind;
 use super::scan::CHUNK;
 use super::section::Section;
+use super::team::{share_out, threads_for};
 use crate::model::error::Result;
 use crate::model::int::{u64_of, usize_of};
 use crate::model::interrupt::{Interrupt, STEP};
@@ -16,6 +18,10 @@ use crate::model::room;
 
 /// Smaller holes are read like data.
 const HOLE: u64 = 64 << 10;
+/// When so many bytes have no match, threads look ahead.
+const BARREN: u64 = 8 << 20;
+/// The bytes that each of them looks at before the search goes on behind them.
+const REACH: u64 = 64 << 20;
 
 /// The state of a search, which holds nothing between two windows, so that the map may change under it.
 #[derive(Debug)]
@@ -32,13 +38,15 @@ pub struct Search {
     buffer: Vec<u8>,
     /// Where in the buffer the first of these is.
     from: usize,
+    /// The bytes that were looked at since the last match.
+    barren: u64,
 }
 
 impl Search {
     /// A search for matches that lie in a range and begin at multiples of `align`.
     pub fn new(pattern: Arc<Pattern>, range: Range, align: u64) -> Self {
         let starts = range.take(0);
-        Self { pattern, align, left: range, data_end: 0, starts, buffer: Vec::new(), from: 0 }
+        Self { pattern, align, left: range, data_end: 0, starts, buffer: Vec::new(), from: 0, barren: 0 }
     }
 
     /// The next match of the window that was looked at. The caller is asked whether to go on each time that it was worked for.
@@ -74,6 +82,7 @@ impl Search {
         }
         self.from = self.from.saturating_add(usize_of(passed));
         self.starts = self.starts.skip(passed);
+        self.barren = if found.is_some() { 0 } else { self.barren.saturating_add(passed) };
         found
     }
 
@@ -106,6 +115,58 @@ impl Search {
         u64_of(self.pattern.size()).saturating_sub(1)
     }
 
+    /// The bytes in which threads may look for the next match, if they are worth their while.
+    pub fn reach(&self, threads: Option<usize>) -> Option<u64> {
+        let threads = u64_of(threads_for(self.left.size(), threads));
+        (threads > 1 && self.barren >= BARREN).then(|| threads.saturating_mul(REACH))
+    }
+
+    /// Has threads look for the next match in sections that touch each other, and goes on where it is, or behind them. Returns how
+    /// many bytes are behind it; none when the sections are too few for that.
+    pub fn look_ahead(
+        &mut self,
+        sections: &[Section<'_>],
+        threads: Option<usize>,
+        interrupt: &dyn Interrupt,
+    ) -> Result<u64> {
+        let size: u64 = sections.iter().map(Section::size).sum();
+        let Some(first) = sections.first().filter(|_| size > STEP.saturating_add(self.window())) else { return Ok(0) };
+        if sections.iter().any(Section::may_block) {
+            return Ok(0);
+        }
+        let all = Range::between(first.address(), first.address().saturating_add(size));
+        let step = |index: usize, interrupt: &dyn Interrupt| {
+            let starts = all.skip(u64_of(index).saturating_mul(STEP));
+            let found = self.first_in(starts.take(STEP.saturating_add(self.overlap())), sections, interrupt)?;
+            Ok(if found.is_some() { ControlFlow::Break(found) } else { ControlFlow::Continue(None) })
+        };
+        let (steps, threads) = (usize_of(size.div_ceil(STEP)), threads_for(size, threads));
+        let given = share_out(steps, threads, step, &mut || interrupt.check())?;
+        let next = given.into_iter().flatten().next().unwrap_or_else(|| all.skip(size.abs_diff(self.overlap())).base());
+        // One window alone comes next: it passes a hole at once, however long.
+        self.barren = BARREN.saturating_sub(1);
+        let before = self.left;
+        self.left = Range::between(next, before.end());
+        Ok(before.size().abs_diff(self.left.size()))
+    }
+
+    /// The first match in a range of the sections.
+    fn first_in(&self, range: Range, sections: &[Section<'_>], interrupt: &dyn Interrupt) -> Result<Option<u64>> {
+        let mut search = Self::new(Arc::clone(&self.pattern), range, self.align);
+        loop {
+            if let Some(found) = search.next(interrupt)? {
+                return Ok(Some(found));
+            }
+            if search.left.is_empty() {
+                return Ok(None);
+            }
+            let window = search.left.take(search.window());
+            let parts = sections.iter().map(|section| section.within(window)).filter(|part| !part.is_empty());
+            search.look(&room::collected(parts)?, interrupt)?;
+            interrupt.check()?;
+        }
+    }
+
     /// Looks at sections that touch each other, and returns how many bytes are behind it; without a section the search is over.
     ///
     /// Sections that do not fill the window end at a hole, a device region or the end.
@@ -132,7 +193,10 @@ impl Search {
             let extent = first.extent_up_to(window.end());
             match extent.kind {
                 // A match may begin in the hole and end behind it.
-                ExtentKind::Hole if self.may_skip(extent.size) => return Ok(extent.size.abs_diff(self.overlap())),
+                ExtentKind::Hole if self.may_skip(extent.size) => {
+                    self.barren = 0;
+                    return Ok(extent.size.abs_diff(self.overlap()));
+                }
                 ExtentKind::Data => self.data_end = window.take(extent.size).end(),
                 ExtentKind::Hole | ExtentKind::Unknown => {}
             }

@@ -10,11 +10,20 @@ use crate::model::interrupt::Interrupt;
 use crate::model::range::{Range, joined};
 use crate::model::room::{self, Room};
 
+const STAGE: &str = "find_zero_pages";
+
 /// The guest pages of 4 KiB, whole in one region, that hold nothing but zeroes; touching ones are joined.
-pub fn zero_pages(sections: &[Section<'_>], interrupt: &dyn Interrupt) -> Result<Vec<Range>> {
+pub fn zero_pages(sections: &[Section<'_>], threads: Option<usize>, interrupt: &dyn Interrupt) -> Result<Vec<Range>> {
     let whole = room::collected(sections.iter().map(whole_pages))?;
+    let found = scan::together(&whole, STAGE, threads, interrupt, |part, interrupt| {
+        Ok(ControlFlow::Continue(pages_of_zeroes(part, interrupt)?))
+    })?;
+    Ok(joined(room::collected(found.into_iter().flatten())?))
+}
+
+fn pages_of_zeroes(whole: &[Section<'_>], interrupt: &dyn Interrupt) -> Result<Vec<Range>> {
     let mut found = Vec::new();
-    scan::walk(&whole, "find_zero_pages", interrupt, |part, chunk| {
+    scan::walk(whole, STAGE, interrupt, |part, chunk| {
         match chunk {
             Chunk::Hole => found.add(part.range())?,
             Chunk::Data(bytes) => {
@@ -24,7 +33,7 @@ pub fn zero_pages(sections: &[Section<'_>], interrupt: &dyn Interrupt) -> Result
         }
         Ok(ControlFlow::<()>::Continue(()))
     })?;
-    Ok(joined(found))
+    Ok(found)
 }
 
 /// The part of a section that consists of whole guest pages.

@@ -1,4 +1,4 @@
-//! What a region is to the guest, and the `mmap` flags and protection that follow from it.
+//! The type of a region, its meaning to the guest, and the `mmap` flags and protection that follow from it.
 
 use std::fmt::Display;
 

@@ -63,6 +63,7 @@ pub mod snappy;
 pub mod space;
 mod space_ref;
 pub mod subscription;
+mod threads;
 pub mod tracker;
 pub mod transaction;
 pub mod unplug;

@@ -7,11 +7,10 @@ use super::PyMemory;
 use crate::memory::access::Verb;
 use crate::memory::prealloc::{self, PreallocJob};
 use crate::memory::protection::Need;
-use crate::model::int::usize_of;
 use crate::model::invalid::Invalid;
-use crate::python::convert::U32;
 use crate::python::keywords;
 use crate::python::prealloc::{PyPreallocHandle, report};
+use crate::python::threads::Threads;
 
 const PREALLOC: Verb = Verb::new("prealloc", Need::Nothing).slow();
 
@@ -35,16 +34,13 @@ impl PyMemory {
         &self,
         py: Python<'py>,
         region: Option<&Bound<'_, PyAny>>,
-        threads: Option<U32>,
+        threads: Option<Threads>,
         progress: Option<Py<PyAny>>,
         background: bool,
         others: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         keywords::refuse_of::<Self>("prealloc", others)?;
-        let threads = threads.map(|threads| usize_of(threads.0.into()));
-        if threads.is_some_and(|threads| !(1..=1024).contains(&threads)) {
-            return Err(Invalid::argument("threads must lie between 1 and 1024").into());
-        }
+        let threads = threads.map(|threads| threads.0);
         if background && progress.is_some() {
             let message = "progress= goes with the foreground: in the background, ask the handle's progress";
             return Err(Invalid::argument(message).into());

@@ -22,6 +22,7 @@ use crate::python::buffer;
 use crate::python::calls::{self, python_call};
 use crate::python::convert::{self, Address, Size};
 use crate::python::keywords;
+use crate::python::threads::Threads;
 
 /// A verb that looks at all bytes of a range, for longer than a copy would take.
 const fn scanning(name: &'static str) -> Verb {
@@ -66,38 +67,52 @@ impl PyMemory {
 impl PyMemory {
     /// The first address at which the guest's bytes differ from `data`, or `None`.
     ///
-    /// Looking at memory that no one has written does not allocate it. Raises as `read` does.
+    /// Long ranges are looked at by `threads` threads, by default as many as help. Looking at memory that no one has written does not
+    /// allocate it. Raises as `read` does.
     ///
     /// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
     /// >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "4KiB")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
     /// >>> space.map_memory().compare(0x10, bytes(3) + b"x")
     /// 19
-    fn compare(&self, py: Python<'_>, addr: Address, data: &Bound<'_, PyAny>) -> PyResult<Option<u64>> {
+    #[pyo3(signature = (addr, data, *, threads=None, **others), text_signature = "($self, addr, data, *, threads=None)")]
+    fn compare(
+        &self,
+        py: Python<'_>,
+        addr: Address,
+        data: &Bound<'_, PyAny>,
+        threads: Option<Threads>,
+        others: Option<&Bound<'_, PyDict>>,
+    ) -> PyResult<Option<u64>> {
+        keywords::refuse_of::<Self>("compare", others)?;
+        let threads = threads.map(|threads| threads.0);
         buffer::with_input(data, "data", |data| {
             let range = convert::range(addr, Size::of(data.size()))?;
             self.run(py, [(COMPARE, &[range])], None, |[sections], interrupt| {
-                compare::first_difference(sections, data, interrupt)
+                compare::first_difference(sections, data, threads, interrupt)
             })
         })
     }
 
     /// A digest of a range: BLAKE3, or any algorithm of `hashlib`.
     ///
-    /// Looking at memory that no one has written does not allocate it. `progress(p)` is called at most 20 times a second. Raises as
-    /// `read` does, `InvalidArgument` for an unknown algorithm.
+    /// BLAKE3 of long ranges is worked out by `threads` threads, by default as many as help. Looking at memory that no one has written
+    /// does not allocate it. `progress(p)` is called at most 20 times a second. Raises as `read` does, `InvalidArgument` for an
+    /// unknown algorithm.
     ///
     /// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
     /// >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "4KiB")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
     /// >>> space.map_memory().hash(0, "4KiB", algorithm="sha256").hex()[:16]
     /// 'ad7facb2586fc6e9'
-    #[pyo3(signature = (addr, size, *, algorithm="blake3", progress=None, **others),
-        text_signature = "($self, addr, size, *, algorithm='blake3', progress=None)")]
+    #[pyo3(signature = (addr, size, *, algorithm="blake3", threads=None, progress=None, **others),
+        text_signature = "($self, addr, size, *, algorithm='blake3', threads=None, progress=None)")]
+    #[allow(clippy::too_many_arguments, reason = "the keywords that users were promised")]
     fn hash<'py>(
         &self,
         py: Python<'py>,
         addr: Address,
         size: Size,
         algorithm: &str,
+        threads: Option<Threads>,
         progress: Option<Py<PyAny>>,
         others: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<Bound<'py, PyBytes>> {
@@ -105,9 +120,15 @@ impl PyMemory {
         let _guard = python_call();
         let range = convert::range(addr, size)?;
         if algorithm == "blake3" {
-            let mut hasher = blake3::Hasher::new();
-            self.feed(py, (HASH, range), progress, &mut hasher)?;
-            return buffer::copied(py, hasher.finalize().as_bytes());
+            let threads = threads.map(|threads| threads.0);
+            let hash = self.run(py, [(HASH, &[range])], progress, |[sections], interrupt| {
+                hash::blake3(sections, threads, interrupt)
+            });
+            return buffer::copied(py, hash?.as_bytes());
+        }
+        if threads.is_some_and(|threads| threads.0 > 1) {
+            let message = "threads= is for BLAKE3: other digests take one byte after the other";
+            return Err(Invalid::argument(message).into());
         }
         let object = py.import("hashlib")?.call_method1("new", (algorithm,)).map_err(|error| {
             match error.is_instance_of::<PyValueError>(py) {
@@ -136,7 +157,7 @@ impl PyMemory {
     /// The guest pages of 4 KiB, whole in one region, that hold nothing but zeroes: a tuple of `AddressRange`, touching ones joined.
     ///
     /// Holes, device regions and what may not be read are skipped; looking at memory that no one has written does not allocate it.
-    /// `end=None` stands for the end of the address space.
+    /// `end=None` stands for the end of the address space. Long ranges are looked at by `threads` threads, by default as many as help.
     ///
     /// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
     /// >>> space = AddressSpace.from_regions([AddressSpaceRegion("ram", 0, "16KiB")], AddressSpaceLayout(1 << 46, 0, 1 << 45))
@@ -144,16 +165,20 @@ impl PyMemory {
     /// >>> memory.write_u8(0x1000, 1)
     /// >>> [str(pages) for pages in memory.find_zero_pages()]
     /// ['[0x0, 0x1000)', '[0x2000, 0x4000)']
-    #[pyo3(signature = (start=Address(0), end=None), text_signature = "($self, start=0, end=None)")]
+    #[pyo3(signature = (start=Address(0), end=None, *, threads=None, **others),
+        text_signature = "($self, start=0, end=None, *, threads=None)")]
     fn find_zero_pages<'py>(
         &self,
         py: Python<'py>,
         start: Address,
         end: Option<Address>,
+        threads: Option<Threads>,
+        others: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<Bound<'py, PyTuple>> {
-        let range = span(start, end)?;
+        keywords::refuse_of::<Self>("find_zero_pages", others)?;
+        let (range, threads) = (span(start, end)?, threads.map(|threads| threads.0));
         let found = self.run(py, [(FIND_ZERO_PAGES, &[range])], None, |[sections], interrupt| {
-            zero_pages::zero_pages(sections, interrupt)
+            zero_pages::zero_pages(sections, threads, interrupt)
         });
         convert::py_ranges(py, found?)
     }

@@ -28,6 +28,7 @@ use crate::python::convert::{Address, Size, U64};
 use crate::python::interrupt::PyInterrupt;
 use crate::python::keywords;
 use crate::python::space_ref::SpaceRef;
+use crate::python::threads::Threads;
 use crate::sys::lock::Lock;
 
 /// Bytes to search for, of which some nibbles may be anything: hexadecimal digits and `?`, with or without spaces.
@@ -92,6 +93,7 @@ pub struct PySearch {
     incarnation: Incarnation,
     interrupt: PyInterrupt,
     total: u64,
+    threads: Option<usize>,
     state: Lock<SearchState>,
 }
 
@@ -161,14 +163,36 @@ impl PySearch {
             if range.is_empty() {
                 return Ok(None);
             }
-            let sides = [(SEARCH.shaped(Shape::Run(state.search.window())), &[range][..])];
-            let leased = self.space.try_lease(self.incarnation, sides)?;
-            let [leased] = self.space.lease(self.incarnation, sides, leased, interrupt)?;
+            let looked_at = match state.search.reach(self.threads) {
+                Some(reach) => self.leased(range, reach, interrupt, |sections| {
+                    state.search.look_ahead(sections, self.threads, &progress)
+                })?,
+                None => 0,
+            };
+            let looked_at = match looked_at {
+                0 => self.leased(range, state.search.window(), interrupt, |sections| {
+                    state.search.look(sections, &progress)
+                })?,
+                passed => passed,
+            };
             // The map may have grown since the total was taken.
-            let looked_at = state.search.look(&room::collected(leased.sections())?, &progress)?;
             state.done = state.done.saturating_add(looked_at).min(self.total);
             interrupt.progress("search", state.done, self.total)?;
         }
+    }
+
+    /// Looks at the first bytes of a range that touch each other, up to `most`, under leases.
+    fn leased(
+        &self,
+        range: Range,
+        most: u64,
+        interrupt: &dyn Interrupt,
+        look: impl FnOnce(&[Section<'_>]) -> Result<u64>,
+    ) -> Result<u64> {
+        let sides = [(SEARCH.shaped(Shape::Run(most)), &[range][..])];
+        let leased = self.space.try_lease(self.incarnation, sides)?;
+        let [leased] = self.space.lease(self.incarnation, sides, leased, interrupt)?;
+        look(&room::collected(leased.sections())?)
     }
 }
 
@@ -214,8 +238,8 @@ impl PyMemory {
     ///
     /// `needle` is bytes-like or a `BytePattern`. Matches lie whole in `[start, end)`, begin at multiples of `align`, may overlap each
     /// other and the joints of regions that touch; holes, device regions and what may not be read are skipped. At most `limit` are
-    /// given. Nothing is leased between two matches: the search goes on in the map as it is then. Looking at memory that no one has
-    /// written does not allocate it. `progress(p)` is called at most 20 times a second. Raises `InvalidArgument` for an empty
+    /// given. Nothing is leased between two matches: the search goes on in the map as it is then. Where matches are rare, `threads`
+    /// threads look ahead, by default as many as help. Looking at memory that no one has written does not allocate it. `progress(p)` is called at most 20 times a second. Raises `InvalidArgument` for an empty
     /// needle or an `align` of 0; while it is iterated `MemoryFault`, `NotMapped`.
     ///
     /// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion, BytePattern
@@ -224,8 +248,8 @@ impl PyMemory {
     /// >>> memory.writev([(0x100, b"\x7fELF\x02"), (0x2000, b"\x7fELF\x01")])
     /// >>> [hex(addr) for addr in memory.search(b"\x7fELF")], list(memory.search(BytePattern("7f 45 4c 46 01")))
     /// (['0x100', '0x2000'], [8192])
-    #[pyo3(signature = (needle, start=Address(0), end=None, *, limit=None, align=Size(1), progress=None, **others),
-        text_signature = "($self, needle, start=0, end=None, *, limit=None, align=1, progress=None)")]
+    #[pyo3(signature = (needle, start=Address(0), end=None, *, limit=None, align=Size(1), threads=None, progress=None, **others),
+        text_signature = "($self, needle, start=0, end=None, *, limit=None, align=1, threads=None, progress=None)")]
     #[allow(clippy::too_many_arguments, reason = "the keywords that users were promised")]
     fn search(
         &self,
@@ -234,6 +258,7 @@ impl PyMemory {
         end: Option<Address>,
         limit: Option<U64>,
         align: Size,
+        threads: Option<Threads>,
         progress: Option<Py<PyAny>>,
         others: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<PySearch> {
@@ -256,7 +281,8 @@ impl PyMemory {
             generation: None,
         };
         let (space, interrupt) = (self.space.clone(), PyInterrupt::new(needle.py(), progress)?);
-        Ok(PySearch { space, incarnation: self.incarnation, interrupt, total, state: Lock::new(found) })
+        let threads = threads.map(|threads| threads.0);
+        Ok(PySearch { space, incarnation: self.incarnation, interrupt, total, threads, state: Lock::new(found) })
     }
 }
 

@@ -53,13 +53,15 @@ mod _core {
     use super::python::checkpoint::PyCheckpoint;
     #[pymodule_export]
     use super::python::convert::{
-        check_type, checked_int, checked_range, checked_size, parse_protection, parse_region_type, parse_source_type,
-        protection_text, size_text,
+        check_type, checked_int, checked_range, checked_size, checked_timeout, parse_protection, parse_region_type,
+        parse_source_type, protection_text, size_text,
     };
     #[pymodule_export]
     use super::python::dax::PyDaxWindow;
     #[pymodule_export]
     use super::python::dirty::PyDirtyPages;
+    #[pymodule_export]
+    use super::python::file::checked_descriptor;
     #[pymodule_export]
     use super::python::firmware_tables::{device_tree, e820, slit, srat};
     #[pymodule_export]

@@ -83,9 +83,11 @@ __all__ = [
     "__version__",
     "check_type",
     "checked_answer",
+    "checked_descriptor",
     "checked_int",
     "checked_range",
     "checked_size",
+    "checked_timeout",
     "device_tree",
     "e820",
     "guessed",
@@ -213,6 +215,12 @@ def checked_int(value: object, name: str) -> int:
 
 def checked_size(value: object, name: str) -> int:
     """A number of bytes, an int or text; `name` is that of the parameter."""
+
+def checked_timeout(timeout: object) -> float | None:
+    """Seconds to wait, `None` for ever."""
+
+def checked_descriptor(value: object, name: str) -> int:
+    """A descriptor, of an int or anything with `fileno()`; `name` is that of the parameter."""
 
 def check_type(value: object, kind: type, name: str) -> None:
     """Refuses what is not of a class; `name` is that of the parameter."""
@@ -3487,6 +3495,13 @@ class _Image:
     def digest(data: bytes) -> bytes: ...
     def verify(self, progress: _ProgressFunction | None) -> None: ...
     def merge(self, path: str, sync: bool, progress: _ProgressFunction | None) -> None: ...
+    def serve(
+        self,
+        userfault: int,
+        row: Sequence[tuple[int, int]],
+        mappings: Sequence[tuple[int, int, int, int]],
+        rate: int | None,
+    ) -> RestoreStats: ...
 
 _TrackingMode: TypeAlias = Literal["auto", "pagemap", "kvm", "api"]
 

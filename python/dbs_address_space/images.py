@@ -13,7 +13,9 @@ from ._core import (
     _Image,
     _ImagePart,
     check_type,
+    checked_descriptor,
     checked_size,
+    checked_timeout,
     guessed,
 )
 from .enums import MapFlags
@@ -26,8 +28,9 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self, SupportsIndex
 
-    from ._core import AddressSpaceLayout
+    from ._core import AddressSpaceLayout, _File
     from .progress import Progress
+    from .reports import RestoreStats
 
     Path = str | os.PathLike[str]
 
@@ -257,6 +260,44 @@ class SavedSpace:
         if rate is not None:
             raise InvalidArgument(f"rate= goes with mode='lazy', not with {mode!a}")
         return self._copied(image, progress) if mode == "copy" else self._mapped()
+
+    def serve_uffd(
+        self, sock: _File, *, rate: SupportsIndex | str | None = None, timeout: float | None = 5.0
+    ) -> RestoreStats:
+        """Fills the memory of a VMM in another process while that uses it, and returns when the VMM has ended.
+
+        `sock` is its connection, over which it sends what Firecracker sends where a snapshot is loaded with `mem_backend` of type
+        `Uffd`: its mappings as JSON and its userfaultfd, within `timeout` seconds. Offsets count through the memory of the image,
+        region behind region by ascending base. `rate` is that of `restore`. Pages that the VMM gives up, as a balloon does, are
+        zero from then on. Where the image turns out to be damaged, or this call is ended by Ctrl-C, what is missing is poisoned:
+        a touch is SIGBUS for the VMM, never a zero and never a wait for ever. It takes no privilege here, and Linux 6.6.
+
+        Raises `BackingError` for a handshake that is not one or does not come, `ImageMismatch` for memory that the image has not,
+        and at the end the first `ImageCorrupt`.
+
+        >>> import socket, tempfile
+        >>> from dbs_address_space import AddressSpaceBuilder
+        >>> ours, vmm = socket.socketpair()
+        >>> with tempfile.TemporaryDirectory() as folder, ours:
+        ...     saved = AddressSpaceBuilder(numa_regions=["4MiB"]).build().save(f"{folder}/vm.img")
+        ...     vmm.close()
+        ...     saved.serve_uffd(ours)
+        Traceback (most recent call last):
+        dbs_address_space.errors.BackingError: the VMM's handshake: the connection ended before its mappings had come
+        """
+        from .uffd_handshake import received  # noqa: PLC0415  few want it
+
+        image, speed = self._opened(), None if rate is None else checked_size(rate, "rate")
+        own = [region for region in self.regions if region.base in self._description.places]
+        row = [(region.size, self._description.place(region)) for region in own]
+        seconds = checked_timeout(timeout)
+        userfault, mappings = received(checked_descriptor(sock, "sock"), seconds, self.size)
+        try:
+            return image.serve(userfault, row, mappings, speed)
+        except ImageCorrupt as error:
+            raise self._located(error) from None
+        finally:
+            os.close(userfault)
 
     def _refuse_shared(self) -> None:
         """Refuses regions that show the same bytes: memory of its own for each would not be what was saved."""

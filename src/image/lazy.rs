@@ -1,10 +1,11 @@
 //! Memory that is filled from an image while it is used.
 
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::chain::Image;
 use super::chunk::CHUNK;
+use super::pace::Pace;
 use super::restore::Piece;
 use crate::memory::lazy::{Filling, PageSource};
 use crate::memory::storage::Storage;
@@ -15,11 +16,11 @@ use crate::model::range::Range;
 use crate::model::region::SharedRegion;
 use crate::model::room::Room;
 use crate::model::wait::{Deadline, Monitor, SLICE};
-use crate::sys::userfault::Userfault;
+use crate::sys::userfault::{Event, Userfault};
 
 /// The image as a keeper of bytes.
 #[derive(Debug)]
-struct ImageSource(Arc<Image>);
+pub struct ImageSource(pub Arc<Image>);
 
 impl PageSource for ImageSource {
     fn read(&self, at: u64, bytes: &mut [u8]) -> Result<bool> {
@@ -67,9 +68,8 @@ pub struct Filler {
     userfault: Arc<Userfault>,
     storages: Vec<Weak<Storage>>,
     state: Monitor<FillState>,
-    started: Instant,
-    /// Bytes a second that may be read in the background.
-    rate: Option<u64>,
+    /// That of the background.
+    pace: Pace,
 }
 
 impl Filler {
@@ -86,7 +86,7 @@ impl Filler {
             storages.add(region.weak_storage())?;
         }
         let state = Monitor::new(FillState::default());
-        let filler = Arc::new(Self { userfault, storages, state, started: Instant::now(), rate });
+        let filler = Arc::new(Self { userfault, storages, state, pace: Pace::begin(rate) });
         let thread = Arc::clone(&filler);
         let spawned = std::thread::Builder::new().name("restore".into()).spawn(move || thread.run());
         spawned.map_err(|error| Error::Backing {
@@ -115,8 +115,8 @@ impl Filler {
         let mut moved = 0u64;
         while self.storages.iter().any(|storage| storage.strong_count() > 0) {
             // Whoever waits comes first.
-            let pause = self.pause(moved, next.is_some());
-            if let Ok(Some(address)) = self.userfault.next_fault(pause.min(SLICE)) {
+            let pause = if next.is_some() { self.pace.pause(moved) } else { SLICE };
+            if let Ok(Some(Event::Missing(address))) = self.userfault.next_event(pause.min(SLICE)) {
                 self.answer(address);
             } else if let Some(part) = next.filter(|_| pause <= SLICE) {
                 moved = moved.saturating_add(self.fill(part));
@@ -133,26 +133,13 @@ impl Filler {
         parts.enumerate().flat_map(|(index, parts)| (0..parts).map(move |part| (index, part)))
     }
 
-    /// How long the next part in the background may wait.
-    fn pause(&self, moved: u64, is_pending: bool) -> Duration {
-        let Some(rate) = self.rate.filter(|_| is_pending) else {
-            return if is_pending { Duration::ZERO } else { SLICE };
-        };
-        // None at all.
-        if rate == 0 {
-            return Duration::MAX;
-        }
-        let due = moved.saturating_mul(1000).checked_div(rate).unwrap_or_default();
-        Duration::from_millis(due).saturating_sub(self.started.elapsed())
-    }
-
     fn answer(&self, address: usize) {
         let answers = self.storages.iter().filter_map(|storage| with(storage, |filling| filling.answer(address))?);
         let moved = answers.take(1).fold(0, u64::saturating_add);
         self.note(|state| {
             state.served = state.served.saturating_add(1);
             state.moved = state.moved.saturating_add(moved);
-            state.to_first_touch.get_or_insert(self.started.elapsed());
+            state.to_first_touch.get_or_insert(self.pace.elapsed());
         });
     }
 
@@ -179,7 +166,7 @@ impl Filler {
         let ended = |storage: &Weak<Storage>| with(storage, Filling::end_if_filled).unwrap_or(Ok(true));
         let has_ended = self.storages.iter().all(|storage| ended(storage).unwrap_or(false));
         if has_ended {
-            self.note(|state| state.to_all = Some(self.started.elapsed()));
+            self.note(|state| state.to_all = Some(self.pace.elapsed()));
         }
         has_ended
     }

@@ -13,7 +13,7 @@ use crate::model::error::{Errno, Error, Result};
 use crate::model::int::{index_sum, u64_of, usize_of};
 use crate::model::range::Range;
 use crate::model::room;
-use crate::sys::errno::{self, EAGAIN, EEXIST};
+use crate::sys::errno;
 use crate::sys::host::page_size;
 use crate::sys::lock::Lock;
 use crate::sys::memory::{self, Advice};
@@ -117,7 +117,7 @@ impl Filling {
         let here = Range::between(part.saturating_mul(PART), self.size).take(PART);
         let bytes = scratch.get_mut(..usize_of(here.size())).unwrap_or_default();
         let place = self.at.saturating_add(here.base());
-        let is_poisoned = self.poisoned.has(bit.clone());
+        let (is_poisoned, page) = (self.poisoned.has(bit.clone()), usize_of(page_size()));
         let moved = match self.source.read(place, bytes) {
             // Pages that are errors can't be filled any more: taken for filled, a touch of them would be a signal.
             Ok(_) if is_poisoned => {
@@ -125,7 +125,8 @@ impl Filling {
             }
             Err(error) if is_poisoned => return Err(error),
             Ok(true) => {
-                self.copy(here, bytes).map_err(|error| cannot_fill(&error))?;
+                let host = self.host_of(here.base());
+                self.userfault.copy_missing(host, bytes, page).map_err(|error| cannot_fill(&error))?;
                 here.size()
             }
             // A hole: who touches it is given a page of zeroes.
@@ -133,7 +134,7 @@ impl Filling {
             Err(error) => {
                 self.is_broken.store(true, Ordering::Release);
                 self.userfault
-                    .poison(self.host_of(here.base()), usize_of(here.size()))
+                    .poison_missing(self.host_of(here.base()), usize_of(here.size()), page)
                     .map_err(|error| cannot_fill(&error))?;
                 self.poisoned.mark(bit);
                 return Err(error);
@@ -143,22 +144,6 @@ impl Filling {
         self.filled.mark(bit);
         self.left.fetch_sub(1, Ordering::AcqRel);
         Ok(moved)
-    }
-
-    fn copy(&self, here: Range, bytes: &[u8]) -> io::Result<()> {
-        match self.userfault.copy(self.host_of(here.base()), bytes) {
-            Err(error) if matches!(errno::of(&error), EEXIST | EAGAIN) => {}
-            copied => return copied,
-        }
-        // Somebody was there before, by the descriptor: page by page, what is missing.
-        let page = usize_of(page_size());
-        for (offset, bytes) in (here.base()..).step_by(page).zip(bytes.chunks(page)) {
-            match self.userfault.copy(self.host_of(offset), bytes) {
-                Err(error) if errno::of(&error) != EEXIST => return Err(error),
-                _ => {}
-            }
-        }
-        self.userfault.wake(self.host_of(here.base()), bytes.len())
     }
 
     /// Answers a fault at a host address, if it lies in here; the bytes that were read for it.

@@ -52,7 +52,7 @@ pub mod path;
 pub mod places;
 mod plan_needs;
 pub mod prealloc;
-mod present;
+pub mod present;
 pub mod progress;
 pub mod protection;
 pub mod region;

@@ -10,29 +10,30 @@ use crate::sys::sync::{AtomicU64, Ordering};
 /// A bit for each page, or for each block of pages. One of huge pages stays set: those go only when others can take them, and from
 /// then on nobody asks.
 #[derive(Debug)]
-pub(super) struct PresentPages(Box<[AtomicU64]>);
+pub struct PresentPages(Box<[AtomicU64]>);
 
 impl PresentPages {
-    pub(super) fn new(pages: usize) -> Result<Self> {
+    /// None of so many pages.
+    pub fn new(pages: usize) -> Result<Self> {
         Ok(Self(room::collected((0..pages.div_ceil(64)).map(|_| AtomicU64::new(0)))?.into()))
     }
 
     /// Notes that pages were brought in.
-    pub(super) fn mark(&self, pages: Range<usize>) {
+    pub fn mark(&self, pages: Range<usize>) {
         for (word, bits) in self.words(pages) {
             word.fetch_or(bits, Ordering::AcqRel);
         }
     }
 
     /// Notes that pages are gone, or may be.
-    pub(super) fn clear(&self, pages: Range<usize>) {
+    pub fn clear(&self, pages: Range<usize>) {
         for (word, bits) in self.words(pages) {
             word.fetch_and(!bits, Ordering::AcqRel);
         }
     }
 
     /// Whether all of the pages were.
-    pub(super) fn has(&self, pages: Range<usize>) -> bool {
+    pub fn has(&self, pages: Range<usize>) -> bool {
         self.words(pages).all(|(word, bits)| word.load(Ordering::Acquire) & bits == bits)
     }
 

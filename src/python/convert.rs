@@ -276,7 +276,7 @@ pub(super) fn path(object: &Bound<'_, PyAny>, name: &str) -> PyResult<PathBuf> {
 
 /// Seconds to wait.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Timeout(pub(super) Duration);
+pub struct Timeout(pub(super) Duration);
 
 impl<'py> FromPyObject<'_, 'py> for Timeout {
     type Error = PyErr;
@@ -496,6 +496,12 @@ pub fn checked_int(value: &Bound<'_, PyAny>, name: &str) -> PyResult<u64> {
 #[pyfunction]
 pub fn checked_size(value: &Bound<'_, PyAny>, name: &str) -> PyResult<u64> {
     value.extract::<Size>().map(|size| size.0).argument(name)
+}
+
+/// Seconds to wait, `None` for ever.
+#[pyfunction]
+pub fn checked_timeout(timeout: Option<Timeout>) -> Option<f64> {
+    timeout.map(|timeout| timeout.0.as_secs_f64())
 }
 
 /// Refuses what is not of a class; `name` is that of the parameter.

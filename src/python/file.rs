@@ -140,6 +140,12 @@ pub(super) fn descriptor(object: &Bound<'_, PyAny>, name: &str) -> PyResult<RawF
     Ok(number.argument(name)?.0)
 }
 
+/// A descriptor, of an int or anything with `fileno()`; `name` is that of the parameter.
+#[pyfunction]
+pub fn checked_descriptor(value: &Bound<'_, PyAny>, name: &str) -> PyResult<RawFd> {
+    descriptor(value, name)
+}
+
 /// Runs `work` on a file: on the object that was given, or on one that is opened for a path, and closed behind it.
 pub(super) fn with_file<T>(
     file: &Bound<'_, PyAny>,

@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use pyo3::IntoPyObjectExt;
 use pyo3::prelude::*;
@@ -11,7 +10,7 @@ use pyo3::types::{IntoPyDict, PyBytes, PyDict};
 use super::buffer;
 use super::callback;
 use super::calls::python_call;
-use super::convert::{Size, Timeout};
+use super::convert::Size;
 use super::interrupt::detached;
 use super::keywords;
 use super::space::PySpace;
@@ -23,7 +22,6 @@ use crate::memory::buffer::Output;
 use crate::model::error::{ImageFault, Result};
 use crate::model::int::u64_of;
 use crate::model::room;
-use crate::model::wait::Deadline;
 
 /// One file of an image, open and checked but for the bytes of memory and the blobs.
 #[pyclass(frozen, weakref, name = "_ImagePart", module = "dbs_address_space._core")]
@@ -228,40 +226,6 @@ impl PySpace {
         ];
         let module = py.import("dbs_address_space.saving")?;
         module.getattr("saved")?.call((slf, path, parent, dirty, blobs), Some(&options.into_py_dict(py)?))
-    }
-
-    /// How far the filling of a space is that was restored by `mode="lazy"`, a `RestoreStats`; `None` of any other space.
-    #[getter]
-    fn restore_stats<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
-        let _guard = python_call();
-        let Some(filler) = self.filler.get() else { return Ok(None) };
-        let state = filler.state()?;
-        let seconds = |time: Option<Duration>| time.map(|time| time.as_secs_f64());
-        let error = state.error.as_ref().map(ToString::to_string);
-        let times = (seconds(state.to_first_touch), seconds(state.to_all));
-        let class = py.import("dbs_address_space.reports")?.getattr("RestoreStats")?;
-        class.call1((times.0, times.1, state.served, state.filled, state.moved, error)).map(Some)
-    }
-
-    /// Waits until all memory of a space is there that was restored by `mode="lazy"`; `False` after `timeout` seconds.
-    ///
-    /// Returns at once for any other space. From then on accesses are as fast as ever. Ctrl-C ends the wait. Raises the first error of
-    /// the image, whose bytes can't be had.
-    ///
-    /// >>> from dbs_address_space import AddressSpaceBuilder
-    /// >>> AddressSpaceBuilder(numa_regions=["4MiB"]).build().wait_restored()
-    /// True
-    #[pyo3(signature = (timeout=None))]
-    fn wait_restored(&self, py: Python<'_>, timeout: Option<Timeout>) -> PyResult<bool> {
-        let Some(filler) = self.filler.get() else { return Ok(true) };
-        let incarnation = self.inner().load().memory().map(|memory| memory.incarnation());
-        detached(py, None, |interrupt| {
-            let is_filled = filler.wait(Deadline::after(timeout.map(|timeout| timeout.0)), interrupt)?;
-            if let Some(incarnation) = incarnation.filter(|_| is_filled) {
-                self.inner().republish(incarnation, interrupt)?;
-            }
-            Ok(is_filled)
-        })
     }
 
     /// A new space with the map and the memory of an image, or nothing.

@@ -6,11 +6,13 @@ use std::io::{Error, Result};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
+use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::ioctl::{Opcode, opcode};
 
-use super::errno::{self, check};
+use super::errno::{self, EAGAIN, EEXIST, check};
 use super::fork::{Forked, Process};
+use super::host::page_size;
 use super::ioctl::request;
 use super::poll::{Direction, wait_ready};
 
@@ -74,6 +76,12 @@ const MISSING_FEATURES: u64 = 1 << 5 | 1 << 14;
 /// A message of the kernel: its kind at the start, the address of a fault behind two numbers.
 const MESSAGE: usize = 32;
 const PAGE_FAULT: u8 = 0x12;
+const REMOVED: u8 = 0x15;
+const UNMAPPED: u8 = 0x16;
+/// Of a fault: somebody stores to a page that is there and protected, or touches one that the file has.
+const NOT_MISSING: u8 = 2 | 4;
+/// An address at which no process has registered memory: low, and behind the pages that the kernel keeps free.
+const NOBODYS: usize = 64 << 10;
 /// Of shared memory and huge pages, of pages that are not there yet, and without messages to answer.
 const FEATURES: u64 = 1 << 12 | 1 << 13 | 1 << 15;
 const REGISTER_MODE_WP: u64 = 1 << 1;
@@ -81,7 +89,18 @@ const WRITEPROTECT_MODE_WP: u64 = 1;
 /// Faults of the kernel itself need no answer either, so that no privilege is needed.
 const USER_MODE_ONLY: i32 = 1;
 
-/// A userfaultfd of the process that made it.
+/// A message of the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A touch of a missing page waits, at this host address.
+    Missing(usize),
+    /// Pages are given up, from a host address to another; whoever does that waits until this is read.
+    Removed(usize, usize),
+    /// Anything else.
+    Other,
+}
+
+/// A userfaultfd, for the process that made it or was given it.
 #[derive(Debug)]
 pub struct Userfault {
     fd: OwnedFd,
@@ -111,6 +130,13 @@ impl Userfault {
         Self::with_features(unsafe { OwnedFd::from_raw_fd(fd) }, MISSING_FEATURES)
     }
 
+    /// One that another process has made and registered for memory of its own, which it acts on.
+    pub fn given(file: File) -> Result<Self> {
+        // Without, the kernel says at once that there is something to read.
+        rustix::fs::fcntl_setfl(&file, rustix::fs::fcntl_getfl(&file)? | OFlags::NONBLOCK)?;
+        Ok(Self { fd: file.into(), process: Process::current() })
+    }
+
     fn from_device() -> Result<i32> {
         let device = File::options().read(true).write(true).open("/dev/userfaultfd")?;
         // SAFETY: takes flags, and returns a new descriptor.
@@ -138,20 +164,23 @@ impl Userfault {
         unsafe { self.call(UFFDIO_REGISTER, &mut register) }
     }
 
-    /// The host address of a touch that waits; `None` when there is none within `limit`.
-    pub fn next_fault(&self, limit: Duration) -> Result<Option<usize>> {
+    /// The next message; `None` when there is none within `limit`.
+    pub fn next_event(&self, limit: Duration) -> Result<Option<Event>> {
         if !wait_ready(&self.fd, Direction::In, limit)? {
             return Ok(None);
         }
         let mut message = [0; MESSAGE];
         match rustix::io::read(&self.fd, &mut message) {
             Err(Errno::AGAIN | Errno::INTR) => Ok(None),
-            read => {
-                let is_fault = read? == MESSAGE && message.first() == Some(&PAGE_FAULT);
-                let address = message.get(16..).and_then(|rest| rest.first_chunk()).copied().map(usize::from_le_bytes);
-                Ok(address.filter(|_| is_fault))
-            }
+            read => read.map(|_| Some(event_of(&message))).map_err(Error::from),
         }
+    }
+
+    /// Whether the process whose memory it is has ended, or has begun another program.
+    pub fn is_gone(&self) -> bool {
+        let asked =
+            self.zero(std::ptr::without_provenance_mut(NOBODYS), usize::try_from(page_size()).unwrap_or(NOBODYS));
+        asked.is_err_and(|error| errno::of(&error) == errno::ESRCH)
     }
 
     /// Brings in whole pages that are missing, and wakes who waits for them; `EEXIST` when one is there.
@@ -162,6 +191,31 @@ impl Userfault {
         unsafe { self.call(UFFDIO_COPY, &mut Copy { to, from, len, mode: 0, copied: 0 }) }
     }
 
+    /// Brings in those of some pages that are missing, of `page` bytes each, and wakes who waits for any of them.
+    pub fn copy_missing(&self, host: *mut u8, from: &[u8], page: usize) -> Result<()> {
+        match self.copy(host, from) {
+            Err(error) if matches!(errno::of(&error), EEXIST | EAGAIN) => {}
+            copied => return copied,
+        }
+        // Somebody was there before: page by page.
+        for (offset, bytes) in (0usize..).step_by(page).zip(from.chunks(page)) {
+            or_there(self.copy(host.wrapping_add(offset), bytes))?;
+        }
+        self.wake(host, from.len())
+    }
+
+    /// Makes a touch of those of some pages an error that are missing, as [`copy_missing`](Self::copy_missing).
+    pub fn poison_missing(&self, host: *mut u8, size: usize, page: usize) -> Result<()> {
+        match self.poison(host, size) {
+            Err(error) if matches!(errno::of(&error), EEXIST | EAGAIN) => {}
+            poisoned => return poisoned,
+        }
+        for offset in (0..size).step_by(page) {
+            or_there(self.poison(host.wrapping_add(offset), page))?;
+        }
+        self.wake(host, size)
+    }
+
     /// Brings in pages of zeroes; as `copy`.
     pub fn zero(&self, host: *mut u8, size: usize) -> Result<()> {
         // SAFETY: the argument of this request, as above.
@@ -169,7 +223,7 @@ impl Userfault {
     }
 
     /// Makes a touch of pages that are missing an error.
-    pub fn poison(&self, host: *mut u8, size: usize) -> Result<()> {
+    fn poison(&self, host: *mut u8, size: usize) -> Result<()> {
         // SAFETY: the argument of this request, as above.
         unsafe { self.call(UFFDIO_POISON, &mut Fill { range: bytes(host, size)?, mode: 0, filled: 0 }) }
     }
@@ -209,6 +263,24 @@ impl Userfault {
         }
         // SAFETY: the caller's promise.
         check(unsafe { libc::ioctl(self.fd.as_raw_fd(), request(code), std::ptr::from_mut(argument)) }).map(drop)
+    }
+}
+
+/// The outcome for a page that may be there.
+fn or_there(outcome: Result<()>) -> Result<()> {
+    outcome.or_else(|error| if errno::of(&error) == EEXIST { Ok(()) } else { Err(error) })
+}
+
+fn event_of(message: &[u8; MESSAGE]) -> Event {
+    let number = |at: usize| {
+        let bytes = message.get(at..).and_then(|rest| rest.first_chunk());
+        bytes.copied().map(usize::from_le_bytes).unwrap_or_default()
+    };
+    let [kind, ..] = *message;
+    match kind {
+        PAGE_FAULT if message.get(8).is_some_and(|flags| flags & NOT_MISSING == 0) => Event::Missing(number(16)),
+        REMOVED | UNMAPPED => Event::Removed(number(8), number(16)),
+        _ => Event::Other,
     }
 }
 

@@ -143,6 +143,9 @@ class World:
         self.handler = handler
         ours, theirs = socket.socketpair()
         self.socket, _ = ours.detach(), theirs.detach()
+        ended, gone = socket.socketpair()
+        gone.close()
+        self.closed_socket = ended.detach()
         self.space.attach_device("uart", handler)
         self.memory = self.space.memory
         self.folder = mkdtemp()
@@ -232,6 +235,7 @@ class World:
             "DimmSlots.unplug.name": lambda: "dimm",
             "AddressSpace.save.path": lambda: f"{self.folder}/new.img",
             "SavedSpace.merge.path": lambda: f"{self.folder}/new.img",
+            "SavedSpace.serve_uffd.sock": lambda: self.closed_socket,
             "DirtyPages.__new__.page_size": lambda: PAGE,
             "GuestMemory.fetch_add.size": lambda: 8,
             "GuestMemory.dax_window.region": lambda: "dax",

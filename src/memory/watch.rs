@@ -10,7 +10,7 @@ use crate::model::region::SharedRegion;
 use crate::model::room::Gathered;
 use crate::sys::errno::{self, EBUSY};
 use crate::sys::lock::Lock;
-use crate::sys::pagemap::{Pagemap, Query};
+use crate::sys::pagemap::{Pagemap, Query, Unprotected};
 use crate::sys::userfault::Userfault;
 
 /// The descriptors that all watches of the process share, whatever the number of regions.
@@ -26,6 +26,8 @@ pub(super) struct Watch {
     kernel: Arc<Kernel>,
     host: usize,
     size: usize,
+    /// Whether pages may leave the page tables, and their bytes stay.
+    is_shared: bool,
     /// A scan and the protection of what it found are one step: a store between those of another thread would be protected unseen.
     scanning: Lock<()>,
 }
@@ -94,26 +96,21 @@ pub(super) fn scan(
 
 impl Watch {
     /// Begins to watch whole pages of one mapping. None is protected yet: all that is there counts as written.
-    pub(super) fn new((host, size): Pages) -> Result<Self, NoWatch> {
+    pub(super) fn new((host, size): Pages, is_shared: bool) -> Result<Self, NoWatch> {
         let kernel = kernel()?;
         kernel.userfault.register(host, size).map_err(|error| match errno::of(&error) {
             EBUSY => NoWatch::Taken,
             other => NoWatch::Kernel(other),
         })?;
-        Ok(Self { kernel, host: host.expose_provenance(), size, scanning: Lock::new(()) })
+        Ok(Self { kernel, host: host.expose_provenance(), size, is_shared, scanning: Lock::new(()) })
     }
 
     fn host(&self) -> *mut u8 {
         std::ptr::with_exposed_provenance_mut(self.host)
     }
 
-    /// Protects pages, those that are there or all, and calls `found` with the address and the size of runs that were stored to before.
-    pub(super) fn protect(
-        &self,
-        (host, size): Pages,
-        all: bool,
-        found: &mut dyn FnMut(usize, usize),
-    ) -> io::Result<()> {
+    /// Protects pages, those that are there or all, and calls `found` with those that were not before.
+    pub(super) fn protect(&self, (host, size): Pages, all: bool, found: &mut dyn FnMut(Unprotected)) -> io::Result<()> {
         let _scanning = self.scanning.lock()?;
         self.kernel.pagemap.protect(host, size, all, found)
     }
@@ -123,13 +120,26 @@ impl Watch {
         self.kernel.userfault.register(self.host(), self.size)
     }
 
-    /// The address and the size of each run of pages that were stored to since they were protected; they stay unprotected.
-    pub(super) fn written(&self) -> Result<Vec<(usize, usize)>, CollectError> {
+    /// The runs of pages that were stored to since they were protected; they stay unprotected.
+    ///
+    /// Pages that are in no page table are protected, and `gone` is called with them: some were stored to, and evicted since.
+    pub(super) fn written(&self, gone: &mut dyn FnMut(Unprotected)) -> Result<Vec<Unprotected>, CollectError> {
         let _scanning = self.scanning.lock().map_err(io::Error::from)?;
-        let mut runs = Gathered::default();
-        let mut add = |start, size| runs.add((start, size));
-        self.kernel.pagemap.scan(self.host(), self.size, Query::Written, &mut add)?;
-        Ok(runs.finish()?)
+        self.scan(gone)
+    }
+
+    fn scan(&self, gone: &mut dyn FnMut(Unprotected)) -> Result<Vec<Unprotected>, CollectError> {
+        let (mut written, mut absent) = (Gathered::default(), Gathered::default());
+        self.kernel.pagemap.unprotected(self.host(), self.size, self.is_shared, &mut |run| {
+            if run.is_there { written.add(run) } else { absent.add(run) }
+        })?;
+        let written = written.finish()?;
+        for run in absent.finish()? {
+            self.kernel.userfault.protect(std::ptr::with_exposed_provenance_mut(run.start), run.size)?;
+            // Behind it: a store in between is in the file when that is asked, and a later one is found by a scan.
+            gone(run);
+        }
+        Ok(written)
     }
 
     /// Protects pages that the caller looks at behind this, each run by itself: joined over a gap, pages would be protected that were
@@ -139,20 +149,17 @@ impl Watch {
         self.kernel.userfault.protect(host, size)
     }
 
-    /// Calls `found` with the address and the size of each run of pages that were stored to since the last time, and protects them.
+    /// Protects pages that were stored to since the last time, or are in no page table, and calls `found` with them.
     ///
     /// What is read behind this has every store that was found, and a store that comes later is found the next time.
-    pub(super) fn collect(&self, found: &mut dyn FnMut(usize, usize)) -> Result<(), CollectError> {
+    pub(super) fn collect(&self, found: &mut dyn FnMut(Unprotected)) -> Result<(), CollectError> {
         let _scanning = self.scanning.lock().map_err(io::Error::from)?;
-        let mut runs = Gathered::default();
-        let mut add = |start, size| runs.add((start, size));
-        self.kernel.pagemap.scan(self.host(), self.size, Query::Written, &mut add)?;
-        let runs = runs.finish()?;
+        let written = self.scan(found)?;
         // Told first: when the protection of some fails, they are found once more, and none is lost.
-        runs.iter().for_each(|(start, size)| found(*start, *size));
-        for (start, size) in runs {
+        written.iter().for_each(|run| found(*run));
+        for run in written {
             // Each run by itself: over a gap, pages would be protected that were stored to since the scan.
-            self.kernel.userfault.protect(std::ptr::with_exposed_provenance_mut(start), size)?;
+            self.kernel.userfault.protect(std::ptr::with_exposed_provenance_mut(run.start), run.size)?;
         }
         Ok(())
     }

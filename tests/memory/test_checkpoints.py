@@ -2,6 +2,7 @@
 
 import ctypes
 import gc
+import mmap
 import os
 from collections.abc import Callable
 from contextlib import suppress
@@ -29,7 +30,7 @@ from dbs_address_space import (
 )
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
-from memory_helpers import MIB, PAGE, blocks, make_file, mapped, numbered, ram
+from memory_helpers import MIB, PAGE, blocks, evict, make_file, mapped, numbered, ram
 
 SIZE = 64 * PAGE
 HIGH = 1 << 32
@@ -41,12 +42,16 @@ def kinds(tmp_path: Path) -> dict[str, AddressSpaceRegion]:
     with (
         make_file(tmp_path / "shared", SIZE).open("r+b") as shared,
         make_file(tmp_path / "private", SIZE).open("r+b") as private,
+        (tmp_path / "sparse").open("w+b") as sparse,
         make_file(tmp_path / "unaligned", SIZE + 9).open("r+b") as unaligned,
     ):
+        sparse.truncate(SIZE)
         return {
             "memfd": ram(0, SIZE),
             "anonymous": ram(0, SIZE, mem_type="mmap"),
+            "shared": ram(0, SIZE, mem_type="mmap", perm_flags=mmap.MAP_SHARED | mmap.MAP_ANONYMOUS),
             "shared file": AddressSpaceRegion.from_file(0, SIZE, shared),
+            "sparse file": AddressSpaceRegion.from_file(0, SIZE, sparse),
             "private file": AddressSpaceRegion.from_file(0, SIZE, private, shared=False),
             "unaligned file": AddressSpaceRegion.from_file(0, SIZE, unaligned, 9),
             "buffer": AddressSpaceRegion.from_buffer(0, bytearray(SIZE)),
@@ -57,7 +62,7 @@ def kinds(tmp_path: Path) -> dict[str, AddressSpaceRegion]:
 
 
 KINDS = [
-    *("memfd", "anonymous", "shared file", "private file", "unaligned file", "buffer", "odd buffer"),
+    *("memfd", "anonymous", "shared", "shared file", "private file", "unaligned file", "buffer", "odd buffer"),
     *("read-only", "untouchable"),
 ]
 
@@ -121,6 +126,30 @@ def test_what_anyone_wrote_is_put_back(space: AddressSpace, mode: Any) -> None:
             assert contents(space) == before
             assert not point.verify()
             assert not point.dirty()
+
+
+@pytest.mark.parametrize("kind", ["memfd", "anonymous", "shared", "sparse file", "private file"])
+def test_what_the_kernel_evicted_is_put_back(kind: str, tmp_path: Path) -> None:
+    memory = mapped(kinds(tmp_path)[kind])[1]
+    memory.write(0, numbered(SIZE // 2))
+    evict(memory, 0, SIZE)
+    with memory.checkpoint() as outer:
+        assert outer.size == SIZE // 2
+        before = memory.read(0, SIZE)
+        memory.write_u8(6 * PAGE, 9)
+        evict(memory, 0, SIZE)
+        with memory.checkpoint() as point:
+            assert (point.mode, point.size) == ("pagemap", PAGE)
+            for turn in range(QUIET + 3):
+                for page in (3, turn, 40):
+                    memory.write_u8(page * PAGE + 1, 99)
+                evict(memory, 0, SIZE)
+                assert point.dirty().count == point.verify().count == len({3, turn, 40})
+                assert point.restore() == len({3, turn, 40})
+                assert not point.verify()
+        evict(memory, 0, SIZE)
+        assert outer.restore() == 1
+        assert memory.read(0, SIZE) == before
 
 
 def test_a_page_is_looked_at_until_it_has_not_differed_for_long() -> None:

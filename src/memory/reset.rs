@@ -261,6 +261,9 @@ impl Reset {
         for run in joined(zeroes) {
             // SAFETY: whole pages of our own storage, which were looked at just now: they are zero, and will be.
             let freed = unsafe { kept::free(&storage, run) };
+            // Protected at once: they would be looked at, and so be there again.
+            let freed =
+                freed.and_then(|()| watch.as_ref().map_or(Ok(()), |watch| watch.protect_run(storage.pages_of(run))));
             freed.map_err(|error| failed(region.desc(), "giving pages of zeroes back failed", &error))?;
             counts.punched = counts.punched.saturating_add(pages_in(&[run]));
         }

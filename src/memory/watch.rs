@@ -7,7 +7,7 @@ use super::protection::Pages;
 use super::source::failed;
 use crate::model::error::{Error, Result};
 use crate::model::region::SharedRegion;
-use crate::model::room::Gathered;
+use crate::model::room::{self, Gathered, Room};
 use crate::sys::errno::{self, EBUSY};
 use crate::sys::lock::Lock;
 use crate::sys::pagemap::{Pagemap, Query, Unprotected};
@@ -28,9 +28,13 @@ pub(super) struct Watch {
     size: usize,
     /// Whether pages may leave the page tables, and their bytes stay.
     is_shared: bool,
-    /// A scan and the protection of what it found are one step: a store between those of another thread would be protected unseen.
-    scanning: Lock<()>,
+    /// What the last scan found to be there. A scan and the protection of what it found are one step: a store between those of another
+    /// thread would be protected unseen.
+    scanning: Lock<Vec<Unprotected>>,
 }
+
+/// Bytes whose pages the kernel tells apart in the time of one more call.
+const CALL: usize = 4 << 20;
 
 /// Why pages can't be watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,7 +106,7 @@ impl Watch {
             EBUSY => NoWatch::Taken,
             other => NoWatch::Kernel(other),
         })?;
-        Ok(Self { kernel, host: host.expose_provenance(), size, is_shared, scanning: Lock::new(()) })
+        Ok(Self { kernel, host: host.expose_provenance(), size, is_shared, scanning: Lock::new(Vec::new()) })
     }
 
     fn host(&self) -> *mut u8 {
@@ -124,22 +128,56 @@ impl Watch {
     ///
     /// Pages that are in no page table are protected, and `gone` is called with them: some were stored to, and evicted since.
     pub(super) fn written(&self, gone: &mut dyn FnMut(Unprotected)) -> Result<Vec<Unprotected>, CollectError> {
-        let _scanning = self.scanning.lock().map_err(io::Error::from)?;
-        self.scan(gone)
+        self.scan(&mut *self.scanning.lock().map_err(io::Error::from)?, gone)
     }
 
-    fn scan(&self, gone: &mut dyn FnMut(Unprotected)) -> Result<Vec<Unprotected>, CollectError> {
-        let (mut written, mut absent) = (Gathered::default(), Gathered::default());
-        self.kernel.pagemap.unprotected(self.host(), self.size, self.is_shared, &mut |run| {
-            if run.is_there { written.add(run) } else { absent.add(run) }
-        })?;
-        let written = written.finish()?;
-        for run in absent.finish()? {
+    fn scan(
+        &self,
+        last: &mut Vec<Unprotected>,
+        gone: &mut dyn FnMut(Unprotected),
+    ) -> Result<Vec<Unprotected>, CollectError> {
+        let mut found =
+            if self.is_shared { self.told_apart(last)? } else { self.unprotected((self.host(), self.size))? };
+        let absent = room::collected(found.extract_if(.., |run| !run.is_there))?;
+        *last = room::collected(found.iter().copied())?;
+        for run in absent {
             self.kernel.userfault.protect(std::ptr::with_exposed_provenance_mut(run.start), run.size)?;
             // Behind it: a store in between is in the file when that is asked, and a later one is found by a scan.
             gone(run);
         }
-        Ok(written)
+        Ok(found)
+    }
+
+    fn unprotected(&self, (host, size): Pages) -> Result<Vec<Unprotected>, CollectError> {
+        let mut runs = Gathered::default();
+        self.kernel.pagemap.unprotected(host, size, self.is_shared, &mut |run| runs.add(run))?;
+        Ok(runs.finish()?)
+    }
+
+    /// The unprotected runs, of which only those are looked at closely that the last scan did not find to be there.
+    fn told_apart(&self, last: &[Unprotected]) -> Result<Vec<Unprotected>, CollectError> {
+        let mut runs = Gathered::default();
+        self.kernel.pagemap.touched(self.host(), self.size, &mut |start, size| {
+            runs.add(Unprotected { start, size, is_there: true });
+        })?;
+        let runs = runs.finish()?;
+        let is_known = |run: &Unprotected| {
+            let before = last.partition_point(|known| known.start <= run.start).checked_sub(1);
+            before.and_then(|index| last.get(index)).is_some_and(|known| known.end() >= run.end())
+        };
+        let calls = runs.iter().filter(|run| !is_known(run)).count();
+        if calls.saturating_mul(CALL) > self.size {
+            return self.unprotected((self.host(), self.size));
+        }
+        let mut found = Vec::new();
+        for run in &runs {
+            if is_known(run) {
+                found.add(*run)?;
+            } else {
+                found.add_all(self.unprotected((std::ptr::with_exposed_provenance_mut(run.start), run.size))?)?;
+            }
+        }
+        Ok(found)
     }
 
     /// Protects pages that the caller looks at behind this, each run by itself: joined over a gap, pages would be protected that were
@@ -153,8 +191,8 @@ impl Watch {
     ///
     /// What is read behind this has every store that was found, and a store that comes later is found the next time.
     pub(super) fn collect(&self, found: &mut dyn FnMut(Unprotected)) -> Result<(), CollectError> {
-        let _scanning = self.scanning.lock().map_err(io::Error::from)?;
-        let written = self.scan(found)?;
+        let mut last = self.scanning.lock().map_err(io::Error::from)?;
+        let written = self.scan(&mut last, found)?;
         // Told first: when the protection of some fails, they are found once more, and none is lost.
         written.iter().for_each(|run| found(*run));
         for run in written {

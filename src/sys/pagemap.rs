@@ -100,6 +100,11 @@ impl Unprotected {
         let is_there = run.categories & THERE != 0;
         Ok(Some(Self { start, size: end.saturating_sub(start), is_there }))
     }
+
+    /// The first address behind them.
+    pub const fn end(&self) -> usize {
+        self.start.saturating_add(self.size)
+    }
 }
 
 /// The page tables of the process that opened it.
@@ -126,6 +131,17 @@ impl Pagemap {
     /// Calls `found` with the start and the size of each run of pages, by ascending address.
     pub fn scan(&self, host: *mut u8, size: usize, query: Query, found: &mut dyn FnMut(usize, usize)) -> Result<()> {
         self.each_run(host, size, || query.argument(), &mut |run| found_at(run, found))
+    }
+
+    /// Calls `found` with the start and the size of each run of pages of watched memory that are not protected, whether they are there or a
+    /// page table has an empty entry for them. Of all questions the kernel answers this one in less than half of the time.
+    pub fn touched(&self, host: *mut u8, size: usize, found: &mut dyn FnMut(usize, usize)) -> Result<()> {
+        let argument = || ScanArgument {
+            category_mask: PAGE_IS_WRITTEN,
+            return_mask: PAGE_IS_WRITTEN,
+            ..unprotected_argument(0, true)
+        };
+        self.each_run(host, size, argument, &mut |run| found_at(run, found))
     }
 
     /// Calls `found` with each run of pages of watched memory that are not protected, by ascending address; with `all`, also those that

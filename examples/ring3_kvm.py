@@ -74,12 +74,15 @@ def write_page_tables(memory: GuestMemory) -> None:
 class Ring3Machine:
     """A virtual machine with one processor, on the memory of a space."""
 
-    def __init__(self, space: AddressSpace, *, dirty_log: bool = False, device: str = "/dev/kvm") -> None:
+    def __init__(
+        self, space: AddressSpace, *, dirty_log: bool = False, manual_clear: bool = True, device: str = "/dev/kvm"
+    ) -> None:
         """Follow a mapped space.
 
         Args:
             space: what `new_space` made.
             dirty_log: let KVM log what the guest writes.
+            manual_clear: let pages stay in the log until they are cleared, as a checkpoint does with those that are hot.
             device: the KVM device file.
 
         Raises:
@@ -96,7 +99,7 @@ class Ring3Machine:
         fcntl.ioctl(kvm, KVM_GET_SUPPORTED_CPUID, entries)
         fcntl.ioctl(self.vcpu, KVM_SET_CPUID2, entries)
         os.close(kvm)
-        self.slots = space.attach_kvm(self.vm, dirty_log=dirty_log, manual_clear=dirty_log)
+        self.slots = space.attach_kvm(self.vm, dirty_log=dirty_log, manual_clear=dirty_log and manual_clear)
 
     def boot(self, entry: int, stack: int = 0) -> None:
         """Set the registers that a kernel leaves when it enters a program."""

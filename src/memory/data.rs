@@ -38,6 +38,11 @@ impl Storage {
         if let Some(shadow) = self.shadow() {
             return self.copied_runs(region, part, shadow, found);
         }
+        if self.is_evictable() {
+            // Without a file nobody knows what has left the page tables.
+            found(part);
+            return Ok(());
+        }
         let Some(file) = self.backing().file.as_ref().filter(|_| self.backing().is_regular) else {
             return self.page_runs(region, part, Query::There, found);
         };
@@ -107,22 +112,24 @@ impl Storage {
         });
     }
 
+    /// Whether the kernel may take pages from the page tables and keep their bytes elsewhere.
+    pub(super) fn is_evictable(&self) -> bool {
+        !self.backing().is_private() && !self.backing().is_huge
+    }
+
     /// Calls `found` with each run of pages of a part that a query asks for, by ascending start.
     fn page_runs(&self, region: &SharedRegion, part: Range, query: Query, found: &mut dyn FnMut(Range)) -> Result<()> {
         let pages = self.small_pages_of(part);
-        let mut in_part = self.offsets_in(part, found);
-        let scanned = watch::scan(pages, query, &mut |start, run| in_part(start, run));
+        let scanned = watch::scan(pages, query, &mut |start, run| found(self.part_at(start, run).intersection(&part)));
         let refused = |error: std::io::Error| failed(region, "looking for its pages (PAGEMAP_SCAN) failed", &error);
         scanned.map_err(|why| cannot_scan(region, why))?.map_err(refused)
     }
 
-    /// Makes offsets in the storage of host addresses, and cuts off what lies outside of a part.
-    pub(super) fn offsets_in<'a>(&self, part: Range, found: &'a mut dyn FnMut(Range)) -> impl FnMut(usize, usize) + 'a {
+    /// The part of the storage that lies at a host address.
+    pub(super) fn part_at(&self, start: usize, size: usize) -> Range {
         let first = self.host(0).addr();
-        move |start: usize, size: usize| {
-            let (from, to) = (start.saturating_sub(first), start.saturating_add(size).saturating_sub(first));
-            found(Range::between(u64_of(from), u64_of(to)).intersection(&part));
-        }
+        let (from, to) = (start.saturating_sub(first), start.saturating_add(size).saturating_sub(first));
+        Range::between(u64_of(from), u64_of(to)).intersection(&self.whole())
     }
 
     /// The small pages that a part lies in; a buffer begins and ends anywhere.
@@ -140,7 +147,7 @@ impl Storage {
             return self.page_runs(region, part, Query::Present, found);
         }
         let (host, size) = self.small_pages_of(part);
-        let mut in_part = self.offsets_in(part, found);
+        let mut in_part = |start, run| found(self.part_at(start, run).intersection(&part));
         let counted =
             smaps::resident_runs(host, size, &mut |offset, run| in_part(host.addr().saturating_add(offset), run));
         counted.map_err(|error| failed(region, "asking which of its pages are in memory (mincore) failed", &error))

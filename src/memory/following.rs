@@ -14,9 +14,10 @@ use crate::model::ids::ConsumerId;
 use crate::model::int::usize_of;
 use crate::model::range::Range;
 use crate::model::region::SharedRegion;
-use crate::model::room::{Gathered, Room};
+use crate::model::room::{self, Gathered, Room};
 use crate::model::tracking::{Observer, TrackingMode};
 use crate::sys::fork::Forked;
+use crate::sys::pagemap::Unprotected;
 use crate::sys::sync::Ordering;
 
 impl Storage {
@@ -54,7 +55,7 @@ impl Storage {
             tracking.is_marking.store(true, Ordering::Release);
         }
         // A page of a file that was not there is in no page table, and a read brings it in as a store does.
-        let is_exact = observer == Observer::Pagemap && (consumer.is_exact || self.backing().file.is_none());
+        let is_exact = observer == Observer::Pagemap && (consumer.is_exact || !self.brings_in_by_reads());
         let mut followers = self.tracking().followers.lock()?;
         followers.add(Follower { id: consumer.id, observer, is_exact, pages })
     }
@@ -99,7 +100,7 @@ impl Storage {
         let mut watch = tracking.watch.lock()?;
         let watch = match &*watch {
             Some(watch) => Arc::clone(watch),
-            None => match Watch::new(pages) {
+            None => match Watch::new(pages, self.is_evictable()) {
                 Ok(new) => Arc::clone(watch.insert(Arc::new(new))),
                 Err(why) => return Ok(Err(why)),
             },
@@ -113,10 +114,8 @@ impl Storage {
     fn arm(&self, watch: &Watch, pages: Pages, region: &SharedRegion, is_exact: bool) -> Result<()> {
         let refused =
             |error: std::io::Error| failed(region, "write-protecting its pages (PAGEMAP_SCAN) failed", &error);
-        let mut note = |run| self.note_stores(run);
-        let mut found = self.offsets_in(self.whole(), &mut note);
-        let is_file = self.backing().file.is_some();
-        watch.protect(pages, is_exact && is_file, &mut found).map_err(refused)?;
+        let mut found = |run| self.note_unprotected(run);
+        watch.protect(pages, is_exact && self.brings_in_by_reads(), &mut found).map_err(refused)?;
         let mut runs = Gathered::default();
         self.file_runs(self.whole(), &mut |run| runs.add(run));
         let runs = if is_exact { Vec::new() } else { runs.finish()? };
@@ -129,6 +128,27 @@ impl Storage {
         let _ = self.tracking().note(|observer| observer == Observer::Pagemap, &|pages| {
             pages.mark(part.base(), part.size());
         });
+    }
+
+    /// Tells them of pages that were stored to; of those that are in no page table, where the file has bytes, for there they were evicted.
+    /// Without a file nobody knows.
+    fn note_unprotected(&self, run: Unprotected) {
+        let part = self.part_at(run.start, run.size);
+        let is_told = !run.is_there && (!self.is_evictable() || self.file_runs(part, &mut |run| self.note_stores(run)));
+        if !is_told {
+            self.note_stores(part);
+        }
+    }
+
+    /// Whether a page that is not there is brought in by a read as by a write.
+    fn brings_in_by_reads(&self) -> bool {
+        self.backing().file.is_some() || !self.backing().is_private()
+    }
+
+    /// The runs that were stored to since they were protected, and stay unprotected; all are told of those that were evicted.
+    pub(super) fn written_runs(&self, watch: &Watch, region: &SharedRegion) -> Result<Vec<Range>> {
+        let written = watch.written(&mut |run| self.note_unprotected(run)).map_err(|error| error.of(region))?;
+        room::collected(written.iter().map(|run| self.part_at(run.start, run.size)))
     }
 
     /// Adds a client's log.
@@ -219,9 +239,7 @@ impl Storage {
 
     fn sync_watch(&self, region: &SharedRegion) -> Result<()> {
         let Some(watch) = self.tracking().watch()? else { return Ok(()) };
-        let mut note = |run| self.note_stores(run);
-        let collected = watch.collect(&mut self.offsets_in(self.whole(), &mut note));
-        collected.map_err(|error| error.of(region))
+        watch.collect(&mut |run| self.note_unprotected(run)).map_err(|error| error.of(region))
     }
 }
 

@@ -152,7 +152,7 @@ impl Reset {
             _ => return everything(region, expected),
         };
         let hot = match self.lonely_watch(storage, observer)? {
-            Some(watch) => hot_runs(&watch, region)?,
+            Some(watch) => storage.written_runs(&watch, region.desc())?,
             None if self.keeps_logs(storage, observer)? => {
                 storage.look_at_logs()?;
                 // They stay in the logs, with the pages of our own writes.
@@ -261,6 +261,9 @@ impl Reset {
         for run in joined(zeroes) {
             // SAFETY: whole pages of our own storage, which were looked at just now: they are zero, and will be.
             let freed = unsafe { kept::free(&storage, run) };
+            // Protected at once: they would be looked at, and so be there again.
+            let freed =
+                freed.and_then(|()| watch.as_ref().map_or(Ok(()), |watch| watch.protect_run(storage.pages_of(run))));
             freed.map_err(|error| failed(region.desc(), "giving pages of zeroes back failed", &error))?;
             counts.punched = counts.punched.saturating_add(pages_in(&[run]));
         }
@@ -393,18 +396,6 @@ fn each_difference(
         }
     }
     Ok(())
-}
-
-fn hot_runs(watch: &Watch, region: &MappedRegion) -> Result<Vec<Range>> {
-    let storage = region.storage();
-    let written = watch.written().map_err(|error| error.of(region.desc()))?;
-    let mut runs = Vec::new();
-    let mut add = Ok(());
-    let mut found = |run: Range| add = runs.add(run);
-    let mut at = storage.offsets_in(storage.whole(), &mut found);
-    written.into_iter().for_each(|(start, size)| at(start, size));
-    drop(at);
-    add.map(|()| runs)
 }
 
 /// Bytes that the kernel protects together.

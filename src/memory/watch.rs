@@ -7,10 +7,10 @@ use super::protection::Pages;
 use super::source::failed;
 use crate::model::error::{Error, Result};
 use crate::model::region::SharedRegion;
-use crate::model::room::Gathered;
+use crate::model::room::{self, Gathered, Room};
 use crate::sys::errno::{self, EBUSY};
 use crate::sys::lock::Lock;
-use crate::sys::pagemap::{Pagemap, Query};
+use crate::sys::pagemap::{Pagemap, Query, Unprotected};
 use crate::sys::userfault::Userfault;
 
 /// The descriptors that all watches of the process share, whatever the number of regions.
@@ -26,9 +26,15 @@ pub(super) struct Watch {
     kernel: Arc<Kernel>,
     host: usize,
     size: usize,
-    /// A scan and the protection of what it found are one step: a store between those of another thread would be protected unseen.
-    scanning: Lock<()>,
+    /// Whether pages may leave the page tables, and their bytes stay.
+    is_shared: bool,
+    /// What the last scan found to be there. A scan and the protection of what it found are one step: a store between those of another
+    /// thread would be protected unseen.
+    scanning: Lock<Vec<Unprotected>>,
 }
+
+/// Bytes whose pages the kernel tells apart in the time of one more call.
+const CALL: usize = 4 << 20;
 
 /// Why pages can't be watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,26 +100,21 @@ pub(super) fn scan(
 
 impl Watch {
     /// Begins to watch whole pages of one mapping. None is protected yet: all that is there counts as written.
-    pub(super) fn new((host, size): Pages) -> Result<Self, NoWatch> {
+    pub(super) fn new((host, size): Pages, is_shared: bool) -> Result<Self, NoWatch> {
         let kernel = kernel()?;
         kernel.userfault.register(host, size).map_err(|error| match errno::of(&error) {
             EBUSY => NoWatch::Taken,
             other => NoWatch::Kernel(other),
         })?;
-        Ok(Self { kernel, host: host.expose_provenance(), size, scanning: Lock::new(()) })
+        Ok(Self { kernel, host: host.expose_provenance(), size, is_shared, scanning: Lock::new(Vec::new()) })
     }
 
     fn host(&self) -> *mut u8 {
         std::ptr::with_exposed_provenance_mut(self.host)
     }
 
-    /// Protects pages, those that are there or all, and calls `found` with the address and the size of runs that were stored to before.
-    pub(super) fn protect(
-        &self,
-        (host, size): Pages,
-        all: bool,
-        found: &mut dyn FnMut(usize, usize),
-    ) -> io::Result<()> {
+    /// Protects pages, those that are there or all, and calls `found` with those that were not before.
+    pub(super) fn protect(&self, (host, size): Pages, all: bool, found: &mut dyn FnMut(Unprotected)) -> io::Result<()> {
         let _scanning = self.scanning.lock()?;
         self.kernel.pagemap.protect(host, size, all, found)
     }
@@ -123,13 +124,60 @@ impl Watch {
         self.kernel.userfault.register(self.host(), self.size)
     }
 
-    /// The address and the size of each run of pages that were stored to since they were protected; they stay unprotected.
-    pub(super) fn written(&self) -> Result<Vec<(usize, usize)>, CollectError> {
-        let _scanning = self.scanning.lock().map_err(io::Error::from)?;
+    /// The runs of pages that were stored to since they were protected; they stay unprotected.
+    ///
+    /// Pages that are in no page table are protected, and `gone` is called with them: some were stored to, and evicted since.
+    pub(super) fn written(&self, gone: &mut dyn FnMut(Unprotected)) -> Result<Vec<Unprotected>, CollectError> {
+        self.scan(&mut *self.scanning.lock().map_err(io::Error::from)?, gone)
+    }
+
+    fn scan(
+        &self,
+        last: &mut Vec<Unprotected>,
+        gone: &mut dyn FnMut(Unprotected),
+    ) -> Result<Vec<Unprotected>, CollectError> {
+        let mut found =
+            if self.is_shared { self.told_apart(last)? } else { self.unprotected((self.host(), self.size))? };
+        let absent = room::collected(found.extract_if(.., |run| !run.is_there))?;
+        *last = room::collected(found.iter().copied())?;
+        for run in absent {
+            self.kernel.userfault.protect(std::ptr::with_exposed_provenance_mut(run.start), run.size)?;
+            // Behind it: a store in between is in the file when that is asked, and a later one is found by a scan.
+            gone(run);
+        }
+        Ok(found)
+    }
+
+    fn unprotected(&self, (host, size): Pages) -> Result<Vec<Unprotected>, CollectError> {
         let mut runs = Gathered::default();
-        let mut add = |start, size| runs.add((start, size));
-        self.kernel.pagemap.scan(self.host(), self.size, Query::Written, &mut add)?;
+        self.kernel.pagemap.unprotected(host, size, self.is_shared, &mut |run| runs.add(run))?;
         Ok(runs.finish()?)
+    }
+
+    /// The unprotected runs, of which only those are looked at closely that the last scan did not find to be there.
+    fn told_apart(&self, last: &[Unprotected]) -> Result<Vec<Unprotected>, CollectError> {
+        let mut runs = Gathered::default();
+        self.kernel.pagemap.touched(self.host(), self.size, &mut |start, size| {
+            runs.add(Unprotected { start, size, is_there: true });
+        })?;
+        let runs = runs.finish()?;
+        let is_known = |run: &Unprotected| {
+            let before = last.partition_point(|known| known.start <= run.start).checked_sub(1);
+            before.and_then(|index| last.get(index)).is_some_and(|known| known.end() >= run.end())
+        };
+        let calls = runs.iter().filter(|run| !is_known(run)).count();
+        if calls.saturating_mul(CALL) > self.size {
+            return self.unprotected((self.host(), self.size));
+        }
+        let mut found = Vec::new();
+        for run in &runs {
+            if is_known(run) {
+                found.add(*run)?;
+            } else {
+                found.add_all(self.unprotected((std::ptr::with_exposed_provenance_mut(run.start), run.size))?)?;
+            }
+        }
+        Ok(found)
     }
 
     /// Protects pages that the caller looks at behind this, each run by itself: joined over a gap, pages would be protected that were
@@ -139,20 +187,17 @@ impl Watch {
         self.kernel.userfault.protect(host, size)
     }
 
-    /// Calls `found` with the address and the size of each run of pages that were stored to since the last time, and protects them.
+    /// Protects pages that were stored to since the last time, or are in no page table, and calls `found` with them.
     ///
     /// What is read behind this has every store that was found, and a store that comes later is found the next time.
-    pub(super) fn collect(&self, found: &mut dyn FnMut(usize, usize)) -> Result<(), CollectError> {
-        let _scanning = self.scanning.lock().map_err(io::Error::from)?;
-        let mut runs = Gathered::default();
-        let mut add = |start, size| runs.add((start, size));
-        self.kernel.pagemap.scan(self.host(), self.size, Query::Written, &mut add)?;
-        let runs = runs.finish()?;
+    pub(super) fn collect(&self, found: &mut dyn FnMut(Unprotected)) -> Result<(), CollectError> {
+        let mut last = self.scanning.lock().map_err(io::Error::from)?;
+        let written = self.scan(&mut last, found)?;
         // Told first: when the protection of some fails, they are found once more, and none is lost.
-        runs.iter().for_each(|(start, size)| found(*start, *size));
-        for (start, size) in runs {
+        written.iter().for_each(|run| found(*run));
+        for run in written {
             // Each run by itself: over a gap, pages would be protected that were stored to since the scan.
-            self.kernel.userfault.protect(std::ptr::with_exposed_provenance_mut(start), size)?;
+            self.kernel.userfault.protect(std::ptr::with_exposed_provenance_mut(run.start), run.size)?;
         }
         Ok(())
     }

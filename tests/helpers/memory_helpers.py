@@ -63,6 +63,19 @@ def transfer_regions(tmp_path: Path) -> list[AddressSpaceRegion]:
         ]
 
 
+MADV_PAGEOUT = 21
+
+
+def evict(memory: GuestMemory, addr: int, size: int) -> None:
+    """Takes pages from this process's page tables, as the kernel does when it lacks memory: those of files go even without swap.
+
+    Of files, those that were brought in one by one: the kernel keeps a piece of several pages of which some are protected.
+    """
+    host = ctypes.c_void_p(memory.host_address(addr))
+    failed = libc.madvise(host, ctypes.c_size_t(size), MADV_PAGEOUT)
+    assert not failed
+
+
 TRACKERS: WeakKeyDictionary[GuestMemory, DirtyTracker] = WeakKeyDictionary()
 
 

@@ -1,6 +1,7 @@
 """The other end of a vhost-user socket, as many kinds of back-ends answer."""
 
 import array
+import mmap
 import os
 import socket
 import struct
@@ -81,6 +82,25 @@ class Backend(threading.Thread):
         self.join()
         self.socket.close()
         self.front.close()
+
+
+class MappingBackend(Backend):
+    """One that maps the memory of its table, as another process does."""
+
+    def __init__(self, protocol_features: int | None, slots: int = 3) -> None:
+        self.maps: dict[int, mmap.mmap] = {}
+        super().__init__(protocol_features, slots)
+
+    def take(self, request: int, payload: bytes, fds: list[int]) -> None:
+        super().take(request, payload, fds)
+        if request == ADD_MEM_REG:
+            base, size, _, offset = struct.unpack("<QQQQ", payload[8:])
+            self.maps[base] = mmap.mmap(fds[0], size, offset=offset)
+
+    def close(self) -> None:
+        super().close()
+        for mapped in self.maps.values():
+            mapped.close()
 
 
 KINDS: dict[str, int | None] = {

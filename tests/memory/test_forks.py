@@ -12,6 +12,7 @@ from dbs_address_space import (
     RegionBusy,
     Unsupported,
 )
+from kernel_view import status
 from memory_helpers import MIB, PAGE, mapped, numbered, ram
 
 SIZE = 256 * PAGE
@@ -137,12 +138,6 @@ def test_forks_take_memory_for_what_they_write_alone() -> None:
         for fork in forks:
             np.frombuffer(fork.view(0, MIB), "u1")[:: 16 * PAGE] = 2
         assert rss_anon() - before <= 20 * 256
-
-
-def status(name: str) -> int:
-    """KiB, as the kernel says."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(name))
 
 
 def rss_anon() -> int:

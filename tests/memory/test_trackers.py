@@ -2,6 +2,7 @@
 
 import asyncio
 import ctypes
+import mmap
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -9,7 +10,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from children import in_child
 from dbs_address_space import (
@@ -27,7 +27,7 @@ from dbs_address_space import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from memory_helpers import MIB, PAGE, make_file, mapped, ram
+from memory_helpers import MIB, PAGE, evict, make_file, mapped, ram
 from virtual_machines import HLT, Vm, store
 
 SIZE = 128 * PAGE
@@ -39,21 +39,27 @@ def of(tracker: DirtyTracker) -> set[int]:
     return {page for pages in tracker.collect() for page in range(pages.base, pages.base + pages.size, PAGE)}
 
 
-def kinds(tmp_path: Path) -> dict[str, AddressSpaceRegion]:
+def kinds(tmp_path: Path, size: int = SIZE) -> dict[str, AddressSpaceRegion]:
     with (
-        make_file(tmp_path / "shared", SIZE).open("r+b") as shared,
-        make_file(tmp_path / "private", SIZE).open("r+b") as private,
+        make_file(tmp_path / "shared", size).open("r+b") as shared,
+        make_file(tmp_path / "private", size).open("r+b") as private,
+        (tmp_path / "sparse").open("w+b") as sparse,
     ):
+        sparse.truncate(size)
         return {
-            "memfd": ram(0, SIZE),
-            "anonymous": ram(0, SIZE, mem_type="mmap"),
-            "shared file": AddressSpaceRegion.from_file(0, SIZE, shared),
-            "private file": AddressSpaceRegion.from_file(0, SIZE, private, shared=False),
-            "buffer": AddressSpaceRegion.from_buffer(0, bytearray(SIZE)),
+            "memfd": ram(0, size),
+            "anonymous": ram(0, size, mem_type="mmap"),
+            "shared": ram(0, size, mem_type="mmap", perm_flags=mmap.MAP_SHARED | mmap.MAP_ANONYMOUS),
+            "shared file": AddressSpaceRegion.from_file(0, size, shared),
+            "sparse file": AddressSpaceRegion.from_file(0, size, sparse),
+            "private file": AddressSpaceRegion.from_file(0, size, private, shared=False),
+            "buffer": AddressSpaceRegion.from_buffer(0, bytearray(size)),
         }
 
 
-KINDS = ["memfd", "anonymous", "shared file", "private file", "buffer"]
+KINDS = ["memfd", "anonymous", "shared", "shared file", "private file", "buffer"]
+EVICTED = ["memfd", "shared", "sparse file"]
+"""Kinds whose pages leave the page tables."""
 
 
 def by_numpy(memory: GuestMemory, addr: int) -> None:
@@ -72,6 +78,17 @@ def by_read_into(memory: GuestMemory, addr: int) -> None:
         os.readv(reader, [view])
     os.close(reader)
     os.close(writer)
+
+
+def by_strides(memory: GuestMemory, pages: range) -> None:
+    """A byte of each, in one call that needs no lock of the interpreter's."""
+    array = memory.array(0, (memory.regions[0].size // PAGE, PAGE), "u1", unguarded=True)
+    array[pages.start :: pages.step, 0] += 1
+
+
+def by_verbs(memory: GuestMemory, pages: range) -> None:
+    for page in pages:
+        memory.write_u8(page * PAGE, 7)
 
 
 def is_ours(memory: GuestMemory) -> bool:
@@ -197,28 +214,66 @@ def test_what_is_looked_at_or_put_back_is_found_again() -> None:
         assert of(other) == {3 * PAGE}
 
 
-def test_each_page_is_found_while_writers_run_and_a_collector_loops() -> None:
+@pytest.mark.parametrize("kind", ["memfd", "anonymous", "shared file", "private file"])
+@pytest.mark.parametrize(("mode", "writer"), [("pagemap", by_strides), ("pagemap", by_verbs), ("api", by_verbs)])
+def test_each_page_is_found_while_writers_run_and_a_collector_loops(
+    kind: str, mode: Any, writer: Callable[[GuestMemory, range], None], tmp_path: Path
+) -> None:
     """Every page is written once, by four threads; protecting a page that was not found loses some."""
-    count = 1 << 14
-    memory = mapped(ram(0, count * PAGE, mem_type="mmap"))[1]
+    count = 1 << 13
+    memory = mapped(kinds(tmp_path, count * PAGE)[kind])[1]
     memory.fill(0, count * PAGE, 1)
-    array = memory.array(0, (count * PAGE,), "u1")
-    found: set[int] = set()
-    with memory.dirty.start("pagemap") as tracker:
-        order = np.random.default_rng(1).permutation(count) * PAGE
-
-        def write(part: Any, array: Any = array) -> None:
-            for chunk in np.array_split(part, 64):
-                array[chunk] = 7
-
-        threads = [threading.Thread(target=write, args=(part,)) for part in np.array_split(order, 4)]
-        for thread in threads:
-            thread.start()
-        while any(thread.is_alive() for thread in threads):
+    with memory.dirty.start(mode) as tracker, memory.dirty.start(mode) as other:
+        for _ in range(3):
+            parts = [range(first, count, 4) for first in range(4)]
+            threads = [threading.Thread(target=writer, args=(memory, part)) for part in parts]
+            for thread in threads:
+                thread.start()
+            # One whose store is under way may be found before it and behind it.
+            found: set[int] = set()
+            while any(thread.is_alive() for thread in threads):
+                found |= of(tracker)
             found |= of(tracker)
-        found |= of(tracker)
-    assert found == set(range(0, count * PAGE, PAGE))
-    del array
+            assert found == of(other) == set(range(0, count * PAGE, PAGE))
+            assert of(tracker) == set()
+
+
+@pytest.mark.parametrize("kind", [*EVICTED, "anonymous", "private file"])
+@pytest.mark.parametrize("exact", [False, True])
+def test_pages_that_the_kernel_evicts_are_found_as_others(kind: str, exact: object, tmp_path: Path) -> None:
+    """Such a page is in no page table; only its file, if it has one, knows that it has bytes."""
+    memory = mapped(kinds(tmp_path)[kind])[1]
+    memory.fill(0, SIZE, 1)
+    with memory.dirty.start("pagemap", exact=bool(exact)) as tracker:
+        for page in (3, 4, 90):
+            memory.write_u8(page * PAGE, 2)
+        evict(memory, 0, SIZE)
+        with memory.dirty.start("pagemap", exact=bool(exact)) as other:
+            memory.write_u8(70 * PAGE, 2)
+            evict(memory, 0, SIZE)
+            assert tracker.peek() == tracker.peek()
+            assert of(tracker) == {3 * PAGE, 4 * PAGE, 70 * PAGE, 90 * PAGE}
+            assert of(other) == {70 * PAGE}
+        memory.read(0, SIZE)
+        evict(memory, 0, SIZE)
+        assert of(tracker) == set()
+
+
+@pytest.mark.parametrize("kind", EVICTED)
+def test_of_memory_with_holes_only_pages_that_were_stored_to_and_evicted_are_found(kind: str, tmp_path: Path) -> None:
+    memory = mapped(kinds(tmp_path)[kind])[1]
+    memory.write_u8(9 * PAGE, 1)
+    memory.discard(20 * PAGE, SIZE - 20 * PAGE)
+    with memory.dirty.start("pagemap") as tracker:
+        memory.write_u8(30 * PAGE, 2)
+        evict(memory, 0, SIZE)
+        # Without a file nobody knows which of the pages beside it were stored to: they are named once.
+        found = of(tracker)
+        assert 30 * PAGE in found
+        assert kind == "shared" or found == {30 * PAGE}
+        memory.write_u8(31 * PAGE, 2)
+        evict(memory, 0, SIZE)
+        assert of(tracker) == {31 * PAGE}
 
 
 def test_plugged_memory_counts_as_written_where_it_has_data_and_unplugged_memory_leaves(tmp_path: Path) -> None:

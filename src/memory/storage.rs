@@ -118,7 +118,9 @@ impl Storage {
     /// Adopted memory may be `VM_PFNMAP` or `memfd_secret`, which `process_vm_readv(2)` cannot copy.
     fn probe(&self, region: &SharedRegion) -> Result<()> {
         let is_readable = region.prot_flags & PROT_READ != 0;
-        if !region.source.is_adopted() || !is_readable || self.backing.has_fault_handler {
+        // What was judged to be a sealed memfd is neither, and a look would bring a page in.
+        let is_memfd = self.backing.judged.is_none() && !self.backing.is_trusted && self.backing.buffer.is_none();
+        if !region.source.is_adopted() || !is_readable || is_memfd || self.backing.has_fault_handler {
             return Ok(());
         }
         match copy::probe(self.start.expose_provenance()) {

@@ -724,24 +724,50 @@ def test_what_says_no_hello_is_let_go(space: AddressSpace, kind: int) -> None:
         assert share.is_attached
 
 
+def be_ready(sock: socket.socket) -> int:
+    """Answers a proposal with READY, waits for COMMIT, and gives the sequence."""
+    proposal, fds, _, _ = socket.recv_fds(sock, 65536, 64)
+    for fd in fds:
+        os.close(fd)
+    (sequence,) = struct.unpack_from("<Q", proposal, 16)
+    sock.sendall(header(5, sequence=sequence))
+    assert struct.unpack_from("<H", sock.recv(65536), 6) == (7,)
+    return sequence
+
+
+def be_admitted(sock: socket.socket, share: Share) -> None:
+    """Follows, as far as the leader can tell."""
+    sock.settimeout(60)
+    sock.sendall(HELLO)
+    sock.sendall(header(8, sequence=be_ready(sock)))
+    when_followed(share)
+
+
 def test_a_follower_that_talks_nonsense_is_let_go(space: AddressSpace) -> None:
     space.map_memory()
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs, space.share(ours, timeout=1) as share:
-        theirs.settimeout(60)
-        theirs.sendall(HELLO)
-        welcome, fds, _, _ = socket.recv_fds(theirs, 65536, 64)
-        for fd in fds:
-            os.close(fd)
-        (sequence,) = struct.unpack_from("<Q", welcome, 16)
-        theirs.sendall(header(5, sequence=sequence))
-        assert struct.unpack_from("<H", theirs.recv(65536), 6) == (7,)
-        theirs.sendall(header(8, sequence=sequence))
-        while not share.followers:
-            time.sleep(0.001)
+        be_admitted(theirs, share)
         theirs.sendall(b"nonsense")
         space.insert_region(ram(DIMM, MIB))
         assert share.followers == ()
+
+
+def test_an_answer_counts_that_came_while_another_was_waited_for(space: AddressSpace) -> None:
+    space.map_memory()
+    shared = Followers(space, timeout=0.2)
+    silent = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with closing(shared), silent:
+        silent.connect(shared.listener.getsockname())
+        be_admitted(silent, shared.share)
+        follower = shared.add()
+        answers = threading.Thread(target=be_ready, args=(silent,))
+        answers.start()
+        space.insert_region(ram(DIMM, MIB))
+        answers.join(60)
+        assert "did not follow a change within 0.2 s" in str(shared.share.error)
+        assert [known.pid for known in shared.share.followers] == [follower.pid]
+        assert follower.ask(f"{DIMM} in space")
 
 
 def test_a_follower_is_not_fooled_by_its_leader(space: AddressSpace) -> None:

@@ -6,11 +6,15 @@ use std::time::Instant;
 
 use super::channel::{Channel, Message};
 use super::record::Record;
+use super::round::failed;
 use super::wire::Kind;
-use crate::model::error::LeaseInfo;
+use crate::model::error::{LeaseInfo, Result};
+use crate::model::interrupt::Interrupt;
+use crate::model::wait::SLICE;
 use crate::sys::fork::Forked;
 use crate::sys::lock::Lock;
 use crate::sys::message::Credentials;
+use crate::sys::poll::wait_any;
 use crate::sys::sync::{AtomicBool, AtomicU64, Ordering};
 
 /// A follower as its leader knows it.
@@ -81,8 +85,29 @@ impl Link {
         [Some(self.channel.socket()), self.channel.peer()].into_iter().flatten()
     }
 
+    /// Waits for the answer to a question of a proposal; `None` when there is none in time.
+    pub(super) fn wait_answer(
+        &self,
+        wanted: Kind,
+        sequence: u64,
+        until: Instant,
+        interrupt: &dyn Interrupt,
+    ) -> Result<Option<Answer>> {
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            let fds: Vec<BorrowedFd<'_>> = self.descriptors().collect();
+            let ready = wait_any(&fds, left.min(SLICE)).map_err(|error| failed(&error))?;
+            let answer = self.answer(wanted, sequence, ready.get(1) == Some(&true))?;
+            // Looked for once more when the time is up: it may have come while others were waited for.
+            if answer.is_some() || left.is_zero() {
+                return Ok(answer);
+            }
+            interrupt.check()?;
+        }
+    }
+
     /// The answer to a question of a proposal, if it has come; what else has come is noted.
-    pub(super) fn answer(&self, wanted: Kind, sequence: u64, is_gone: bool) -> Result<Option<Answer>, Forked> {
+    fn answer(&self, wanted: Kind, sequence: u64, is_gone: bool) -> Result<Option<Answer>, Forked> {
         loop {
             let message = match self.channel.receive() {
                 Ok(Some(message)) => message,

@@ -306,6 +306,11 @@ impl Storage {
         self.dax_window.as_ref()
     }
 
+    /// Whether nobody else was given its file.
+    pub(super) fn is_unexported(&self) -> bool {
+        self.gate.is_open()
+    }
+
     /// The file. Others can punch and truncate it from here on as they like, so that
     /// memory that was direct until it was exported no longer is.
     ///

@@ -7,9 +7,9 @@ use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
 pub use super::link::FollowerInfo;
-use super::link::Link;
+use super::link::{Link, failed};
 use super::offer::{Known, Offer, count};
-use super::round::{Round, failed};
+use super::round::Round;
 use super::wire::Kind;
 use crate::model::error::{Error, Result};
 use crate::model::interrupt::Interrupt;

@@ -6,9 +6,8 @@ use std::time::Instant;
 
 use super::channel::{Channel, Message};
 use super::record::Record;
-use super::round::failed;
 use super::wire::Kind;
-use crate::model::error::{LeaseInfo, Result};
+use crate::model::error::{Errno, Error, LeaseInfo, Result};
 use crate::model::interrupt::Interrupt;
 use crate::model::wait::SLICE;
 use crate::sys::fork::Forked;
@@ -161,4 +160,10 @@ impl Link {
     pub(super) fn tell(&self, kind: Kind, of: (u64, u64), until: Instant) -> io::Result<()> {
         self.channel.say(kind, of, &[], until).inspect_err(|_| self.cut())
     }
+}
+
+/// An error of the kernel's that no follower is to blame for.
+pub(super) fn failed(error: &io::Error) -> Error {
+    let message = format!("the conversation with the followers failed: {error}");
+    Error::Backing { message, errno: Errno::from(error), region: None }
 }

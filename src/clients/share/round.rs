@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::link::{Answer, Link};
 use super::offer::Offer;
 use super::wire::Kind;
-use crate::model::error::{Errno, Error, LeaseInfo, Result};
+use crate::model::error::{Error, LeaseInfo, Result};
 use crate::model::interrupt::{Interrupt, Uninterrupted};
 use crate::model::region::SharedRegion;
 use crate::sys::errno;
@@ -142,12 +142,6 @@ impl Round {
 
 fn interrupted(error: &io::Error) -> Result<()> {
     if errno::of(error) == errno::EINTR { Err(Error::Interrupted) } else { Ok(()) }
-}
-
-/// An error of the kernel's that no follower is to blame for.
-pub(super) fn failed(error: &io::Error) -> Error {
-    let message = format!("the conversation with the followers failed: {error}");
-    Error::Backing { message, errno: Errno::from(error), region: None }
 }
 
 fn refused(offer: &Offer, pid: u32, leases: &[(u64, LeaseInfo)], text: &str) -> Error {

@@ -9,9 +9,8 @@ use std::time::{Duration, Instant};
 
 use super::channel::{Channel, Message};
 use super::leader::{FOLLOWERS, LISTENER, Leader, STOP, Share, ShareState};
-use super::link::Link;
+use super::link::{Link, failed};
 use super::record::Record;
-use super::round::failed;
 use super::wire::{Kind, VERSION};
 use crate::model::error::{Error, Interrupted, Result};
 use crate::model::interrupt::Interrupt;

@@ -101,7 +101,7 @@ pub(super) struct Table {
     regions: HashMap<u64, (RegionEntry, u64)>,
 }
 
-/// What a proposal makes of a table, with all memory that it takes.
+/// The outcome of a proposal for a table, with all memory that it takes.
 #[derive(Debug)]
 pub(super) struct NextTable {
     /// The map behind it.
@@ -226,7 +226,10 @@ impl Table {
                 region.prot_flags = place.prot_flags & !if known.is_writable { 0 } else { PROT_WRITE };
                 region.is_anonpage = false;
             }
-            None if place.region_type != RegionType::DeviceMemory => region.source.elsewhere = Some(self.leader),
+            None if place.region_type != RegionType::DeviceMemory => {
+                region.prot_flags = place.prot_flags;
+                region.source.elsewhere = Some(self.leader);
+            }
             None => {}
         }
         if known.is_some() {
@@ -239,15 +242,22 @@ impl Table {
 impl NextTable {
     /// The memory of a region that is new here, or that has moved.
     pub(super) fn map_region(&self, entry: &RegionEntry) -> Result<Arc<MappedRegion>> {
+        self.map_behind(None, entry)
+    }
+
+    fn map_behind(&self, before: Option<&MappedRegion>, entry: &RegionEntry) -> Result<Arc<MappedRegion>> {
         let known = self.storages.values().find(|known| known.origin == entry.origin);
         let known = known.ok_or_else(|| bad("a region shows no storage"))?;
-        MappedRegion::on(entry, &known.storage, entry.at).map(Arc::new)
+        MappedRegion::on(entry, &known.storage, entry.at, before).map(Arc::new)
     }
 
     /// The memory of all regions, by ascending base.
     pub(super) fn map_all(&self) -> Result<Vec<Arc<MappedRegion>>> {
-        let with_memory = self.map.regions().iter().filter(|entry| entry.has_memory());
-        with_memory.map(|entry| self.map_region(entry)).collect()
+        let mut all: Vec<Arc<MappedRegion>> = Vec::new();
+        for entry in self.map.regions().iter().filter(|entry| entry.has_memory()) {
+            all.push(self.map_behind(all.last().map(Arc::as_ref), entry)?);
+        }
+        Ok(all)
     }
 }
 

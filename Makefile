@@ -48,7 +48,8 @@ test-debug: $(DEBUG)/built ## run the tests of the package on a build with debug
 	PYTHONPATH=$(CURDIR)/$(DEBUG) $(PYTEST)
 
 test-long: $(INSTALLED) $(BUILT) ## run all of the kill matrix and many seeds of the fuzzer, of which make test has a sample
-	KILL_MATRIX=all FUZZ_SEEDS=100 RESETS=100000 $(RUN) -m pytest tests/kill_matrix tests/fuzz tests/memory/test_checkpoints.py tests/clients/test_resets.py
+	KILL_MATRIX=all FUZZ_SEEDS=100 RESETS=100000 CHANGES=100000 $(RUN) -m pytest tests/kill_matrix tests/fuzz tests/memory/test_checkpoints.py tests/clients/test_resets.py \
+		tests/clients/test_share.py
 
 # Leaks are not looked for: an interpreter that ends leaves its own. A refused size is null, as without the sanitizer.
 sanitize: $(INSTALLED) ## run the tests of the crate under AddressSanitizer, which needs a nightly Rust

@@ -26,6 +26,7 @@ import resets
 import searches
 import shares
 import spaces
+import windows
 from harness import Pace, Result, table
 
 import clients
@@ -46,6 +47,7 @@ GROUPS: dict[str, Callable[[Pace], Iterator[Result]]] = {
     "tracking": guards.tracked,
     "resets": resets.run,
     "clients": clients.run,
+    "windows": windows.run,
     "followers": shares.run,
     "plans": machines.plans,
     "room": machines.room,

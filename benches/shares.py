@@ -7,15 +7,17 @@ import shutil
 import socket
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import spaces
-from dbs_address_space import AddressSpace, AddressSpaceRegion, ShareError
-from harness import MICROSECONDS, Pace, Result, statement
+from dbs_address_space import AddressSpace, AddressSpaceRegion
+from harness import MICROSECONDS, MILLISECONDS, Pace, Result, statement
 
 MIB = 1 << 20
+WINDOWS = 4096
 FLOOR = r"""
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -96,9 +98,74 @@ int main(int count, char **arguments) {
 
 
 def run(pace: Pace) -> Iterator[Result]:
-    """A region of 16 MiB in and out, beside 1, 3 and 10 followers, as far as there is a compiler."""
-    if not shutil.which("cc"):
-        return
+    """The memory of a follower, its attachment, and what changes cost."""
+    yield from received(pace)
+    yield attached(pace)
+    if shutil.which("cc"):
+        yield from changes(pace)
+
+
+@contextmanager
+def followed(space: AddressSpace) -> Iterator[AddressSpace]:
+    """A follower of a space in the same process."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs, space.share(ours):
+        follower = AddressSpace.attach(theirs)
+        yield follower
+        follower.close()
+
+
+def received(pace: Pace) -> Iterator[Result]:
+    """The same verbs on a received memfd and on its owner's mapping."""
+    space = AddressSpace.from_regions([spaces.ram(0, MIB)], spaces.LAYOUT)
+    space.map_memory()
+    with followed(space) as follower:
+        for verb, text in (
+            ("read_u64", "verb(0)"),
+            ("load", "verb(0)"),
+            ("fetch_add", "verb(0, 1)"),
+            ("read", "verb(0, 65536)"),
+        ):
+            sides = (statement(text, verb=getattr(side.memory, verb)) for side in (follower, space))
+            yield Result("followers", f"{verb} of a follower, against the owner", *pace.in_turns(*sides), goal=1.05)
+
+
+def attached(pace: Pace) -> Result:
+    """A follower of 4,096 windows on one memory, against a space of such regions; how they end is not measured."""
+    space = AddressSpace.from_regions([spaces.ram(0, WINDOWS * spaces.PAGE)], spaces.LAYOUT)
+    space.map_memory()
+    with space.transaction() as change:
+        for number in range(1, WINDOWS):
+            change.split_region((number - 1) * spaces.PAGE, number * spaces.PAGE)
+    with tempfile.TemporaryFile() as file:
+        file.truncate(WINDOWS * spaces.PAGE)
+        whole = AddressSpaceRegion.from_file(0, file)
+        parts = [whole.replace(base=at, size=spaces.PAGE, file_offset=at) for at in range(0, whole.size, spaces.PAGE)]
+
+        def attach(number: int) -> float:
+            taken = 0.0
+            for _ in range(number):
+                begun = time.perf_counter()
+                with followed(space):
+                    taken += time.perf_counter() - begun
+            return taken
+
+        def make(number: int) -> float:
+            taken = 0.0
+            for _ in range(number):
+                begun = time.perf_counter()
+                memory = AddressSpace.from_regions(parts, spaces.LAYOUT).map_memory()
+                taken += time.perf_counter() - begun
+                memory.close()
+            return taken
+
+        samples = pace.in_turns(attach, make)
+    name = f"attach, {WINDOWS:,} windows, against map_memory"
+    return Result("followers", name, *samples, goal=1.5, unit=MILLISECONDS)
+
+
+def changes(pace: Pace) -> Iterator[Result]:
+    """A region of 16 MiB in and out, beside 1, 3 and 10 followers."""
     with tempfile.TemporaryDirectory() as directory:
         program = Path(directory) / "floor"
         command = ["cc", "-O2", "-o", str(program), "-x", "c", "-"]
@@ -146,8 +213,7 @@ def follow(address: bytes) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
         sock.connect(address)
         follower = AddressSpace.attach(sock)
-    try:
-        while True:
-            follower.wait_for_change(1 << 62)
-    except ShareError:
-        os._exit(0)
+    # Idle as in C: one who waits for a change would wake for each.
+    while follower.leader:
+        time.sleep(0.05)
+    os._exit(0)

@@ -119,6 +119,9 @@ _Protection: TypeAlias = SupportsIndex | str
 class _Readable(Protocol):
     def readinto(self, buffer: memoryview, /) -> int | None: ...
 
+class _Reader(Protocol):
+    def read(self, size: int, /) -> Buffer | None: ...
+
 class _Writable(Protocol):
     def write(self, data: bytes, /) -> int | None: ...
 
@@ -1023,8 +1026,9 @@ class AddressSpace:
     def join_regions(self, x: _Target, y: _Target) -> AddressSpaceBase:
         """Makes two neighbours one region, which were cut from one before, and returns the map just published; bytes, views and leases stay.
 
-        `x` and `y` are regions as `remove_region` takes them, the lower first, whose name and options stay. Raises `UnmappedAddress`, and
-        `InvalidArgument` when the second does not follow the first, or when they differ in memory, type, protection or options.
+        `x` and `y` are regions as `remove_region` takes them, the lower first, whose name and options stay. Raises `UnmappedAddress`,
+        `InvalidArgument` when the second does not follow the first, or when they differ in memory, type, protection or options, and `RegionBusy` when
+        one that was moved to the other's side is held.
 
         >>> from dbs_address_space import AddressSpaceBuilder
         >>> space = AddressSpaceBuilder(numa_regions=["4MiB"]).build()
@@ -2557,12 +2561,14 @@ class GuestMemory:
         0000000000000ff0  68 65 6c 6c 6f 2c 20 67  75 65 73 74 00 00 00 00  |hello, guest....|
         [0x1000, 0x1010) has nothing to read
         """
-    def read_from(self, file: _File | _Readable | _Path, addr: _Address, size: _Size | None = None) -> int:
+    def read_from(self, file: _File | _Readable | _Reader | _Path, addr: _Address, size: _Size | None = None) -> int:
         """Reads `size` bytes of a file or socket straight into guest memory, and returns their number; all that is left of it by default.
 
         `file` is a path, a descriptor or a file object. The descriptor is used of ints, sockets and what `open()` gives; any other object, such
-        as `io.BytesIO` or one that decompresses, is read by its `readinto`, and what that raises comes out. Short reads, signals and
-        non-blocking sockets are gone on with, and Ctrl-C ends the wait. Raises `TypeError` for what is neither, `PartialTransfer` with `.done` when the file ends or fails before; as `write` does, and then nothing was read.
+        as `io.BytesIO` or one that decompresses, is read by its `readinto`, or its `read`, and what that raises comes out. Short reads, signals and
+        non-blocking sockets are gone on with, and Ctrl-C ends the wait. A pipe, a socket or another file that does not tell how much is left of it is
+        read to its end where `size` is left out, and all memory from `addr` to the next hole is in use meanwhile. Raises `TypeError` for what is not a file,
+        `PartialTransfer` with `.done` when the file ends or fails before, or the memory ends before the file; as `write` does, and then nothing was read.
 
         >>> import tempfile
         >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion

@@ -67,15 +67,20 @@ impl MappedRegion {
         self.window().shown().base()
     }
 
-    /// A region that shows the bytes of a storage from an offset on, through a place of its own; until that is shown, it gives no lease.
-    pub fn on(entry: &RegionEntry, storage: &Arc<Storage>, at: u64) -> Result<Self> {
+    /// A region that shows the bytes of a storage from an offset on; until they are shown there, it gives no lease.
+    ///
+    /// It is seen through the place of the region before it where that may be another part of what was one region, and else through its own.
+    pub fn on(entry: &RegionEntry, storage: &Arc<Storage>, at: u64, before: Option<&Self>) -> Result<Self> {
         let shown = Range::at(at, entry.size());
         if shown.size() != entry.size() || !storage.whole().covers(&shown) {
             let message = format!("{entry} would show bytes behind the end of its storage");
             return Err(Invalid::at(message, Some(entry.base()), Some(entry.size())).into());
         }
         storage.check_pages(&entry.desc, shown)?;
-        Ok(Self::of(entry.clone(), Arc::clone(storage), Window::new(entry.range, at)))
+        let before = before.filter(|before| before.entry().agrees_with(entry));
+        let window =
+            before.map_or_else(|| Window::new(entry.range, at), |before| before.window().beside(entry.range, at));
+        Ok(Self::of(entry.clone(), Arc::clone(storage), window))
     }
 }
 

@@ -7,6 +7,7 @@ use super::dax_window::{DaxMapping, DaxWindow};
 use super::path::Touch;
 use super::places::{Places, Refused, WindowLeases, Writes};
 use super::region::MappedRegion;
+use super::region_change;
 use super::storage::Storage;
 use super::window::Window;
 use crate::model::range::Range;
@@ -60,7 +61,8 @@ impl Lease {
     /// Whether dropping this lease unmaps the memory, which may take long.
     pub fn is_last_user(&self) -> bool {
         // A hint only: two last users at the same time both say no, and one of them unmaps all the same.
-        Arc::strong_count(self.region.shared_storage()) == 1
+        let storage = self.region.shared_storage();
+        Arc::strong_count(storage) == 1 || storage.places().is_abandoned(self.region.window().place())
     }
 }
 
@@ -71,7 +73,8 @@ impl Drop for Lease {
             dirty.mark(written.base(), written.size());
         }
         if let Some(slot) = self.slot {
-            self.region.storage().places().leave(slot);
+            let left = self.region.storage().places().leave(slot);
+            left.into_iter().for_each(|part| region_change::give_up(&self.region, part));
         }
     }
 }

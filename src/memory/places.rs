@@ -113,6 +113,8 @@ struct PlacesState {
     free: Vec<usize>,
     /// Told when a lease ends.
     alarm: Option<Arc<Event>>,
+    /// Scopes whose space is gone, which are shown for as long as somebody has a lease there.
+    abandoned: Vec<Scope>,
     /// Until when new leases wait, so that those that are held come to an end and a removal gets its turn.
     drains: Vec<(Scope, Instant)>,
 }
@@ -126,6 +128,7 @@ impl PlacesState {
             held: vec![],
             free: vec![],
             alarm: None,
+            abandoned: vec![],
             drains: vec![],
         }
     }
@@ -185,6 +188,15 @@ impl PlacesState {
         freed.into_iter().for_each(|scope| self.drain(scope));
     }
 
+    /// The abandoned scope that the lease was the last one on is not shown any more.
+    fn leave_abandoned(&mut self, ended: HeldLease) -> Option<Range> {
+        let index = self.abandoned.iter().position(|scope| scope.has(ended.place, ended.part))?;
+        let scope = self.abandoned.get(index).copied().filter(|scope| self.is_free(*scope))?;
+        self.abandoned.swap_remove(index);
+        self.hide(scope);
+        Some(scope.part)
+    }
+
     /// The change has decided about its scope, which it gives; nobody need make room for it any more.
     fn settle(&mut self, ticket: Ticket) -> Option<Scope> {
         let index = self.closings.iter().position(|(closing, ..)| *closing == ticket)?;
@@ -236,10 +248,10 @@ impl Places {
         WindowLeases { places: self, window }
     }
 
-    /// Takes out what [`WindowLeases::enter`] added.
-    pub(super) fn leave(&self, slot: usize) {
+    /// Takes out what [`WindowLeases::enter`] added; gives the part of an abandoned region that it was the last lease on.
+    pub(super) fn leave(&self, slot: usize) -> Option<Range> {
         // In a forked child this is a copy of its parent's lease, which vetoes nothing.
-        let Ok(mut state) = self.0.lock() else { return };
+        let mut state = self.0.lock().ok()?;
         let ended = state.held.get_mut(slot).and_then(Option::take);
         state.free.push(slot);
         if state.free.len() == state.held.len() {
@@ -250,11 +262,34 @@ impl Places {
         if let Some(ended) = ended.filter(|_| !state.drains.is_empty()) {
             state.extend_drains(ended);
         }
+        let left = ended.and_then(|ended| state.leave_abandoned(ended));
         if let Some(alarm) = state.alarm.take() {
             alarm.signal();
         }
         drop(state);
         self.0.wake();
+        left
+    }
+
+    /// Lets no lease be taken through a place whose space is gone; `false` as long as there are some, the last of which does it then.
+    pub(super) fn abandon(&self, place: Place, part: Range) -> bool {
+        let abandon = |state: &mut PlacesState| {
+            let scope = Scope { place, part };
+            let is_free = state.is_free(scope);
+            if is_free {
+                state.hide(scope)
+            } else {
+                state.abandoned.push(scope)
+            }
+            is_free
+        };
+        // Refused only in a forked child, where no lease is counted.
+        self.0.change(abandon).unwrap_or_default()
+    }
+
+    /// Whether bytes may go with a lease that is taken through a place.
+    pub(super) fn is_abandoned(&self, place: Place) -> bool {
+        self.0.lock().is_ok_and(|state| state.abandoned.iter().any(|scope| scope.place == place))
     }
 
     /// Lets leases be taken through a place; returns what was not shown there before.

@@ -70,12 +70,8 @@ impl MappedRegion {
         if !there.all(|(other, offset)| Arc::ptr_eq(other, storage) && offset == Some(at)) {
             return Err(apart().into());
         }
-        // Where bytes keep their addresses they are seen through the same place.
-        let mut same = others.iter().filter(|other| entry.agrees_with(&other.entry)).map(|other| other.window);
-        let first = same.next();
-        if !same.all(|other| first.is_some_and(|first| first.place() == other.place())) {
-            return Err(refused("its parts were moved to where they are, each for itself").into());
-        }
+        // Where bytes keep their addresses they are seen through the same place; of parts that were moved there apart, the first one's.
+        let first = others.iter().find(|other| entry.agrees_with(&other.entry)).map(|other| other.window);
         let window = first.map_or_else(|| Window::new(entry.range, at), |first| first.beside(entry.range, at));
         storage.check_pages(&entry.desc, window.shown())?;
         Ok(Self::of(entry.clone(), Arc::clone(storage), window))

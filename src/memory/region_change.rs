@@ -1,5 +1,7 @@
 //! The steps of a change on the memory of a region that it removes, cuts, joins or moves, or to which it gives another description.
 
+use std::sync::Arc;
+
 use super::kept::KeptMemory;
 use super::places::{Ticket, Veto};
 use super::region::MappedRegion;
@@ -57,13 +59,35 @@ impl GoneBytes {
     ///
     /// To be called when no reader is left in a snapshot that shows them.
     pub fn settle(self) -> KeptMemory {
-        let storage = self.region.storage();
-        let (place, pages) = (self.region.window().place(), |part| storage.own_pages_of(part));
-        // SAFETY: no one holds a lease, and no reader is left, as said above. A page that the kernel keeps wider harms nobody.
-        let _ = unsafe { storage.protection().allow(place, self.part, &[], pages) };
-        let _ = storage.protection().grant(place, self.part, &[]);
+        forbid(&self.region, self.part);
         self.kept
     }
+}
+
+/// Lets a region go whose space is gone: at once, or with the last lease on it.
+pub fn abandon(region: &MappedRegion) {
+    let (storage, window) = (region.shared_storage(), region.window());
+    // One that nobody else has goes as a whole.
+    if Arc::strong_count(storage) > 1 && storage.places().abandon(window.place(), window.shown()) {
+        give_up(region, window.shown());
+    }
+}
+
+/// Nothing is allowed any more through the place of a region whose space is gone; bytes go that nobody else shows.
+pub(super) fn give_up(region: &MappedRegion, part: Range) {
+    // Other processes that were let go keep what they have.
+    let kept = region.storage().is_unexported().then(|| KeptMemory::of(region.shared_storage(), part));
+    forbid(region, part);
+    drop(kept);
+}
+
+/// Forbids everything through a region's place, in a part where no one holds a lease, and no reader is left.
+fn forbid(region: &MappedRegion, part: Range) {
+    let storage = region.storage();
+    let (place, pages) = (region.window().place(), |part| storage.own_pages_of(part));
+    // SAFETY: as said. A page that the kernel keeps wider harms nobody.
+    let _ = unsafe { storage.protection().allow(place, part, &[], pages) };
+    let _ = storage.protection().grant(place, part, &[]);
 }
 
 /// A window that a change is about to publish, under whatever description; dropped unpublished, all is as it was.

@@ -118,7 +118,9 @@ impl Storage {
     /// Adopted memory may be `VM_PFNMAP` or `memfd_secret`, which `process_vm_readv(2)` cannot copy.
     fn probe(&self, region: &SharedRegion) -> Result<()> {
         let is_readable = region.prot_flags & PROT_READ != 0;
-        if !region.source.is_adopted() || !is_readable || self.backing.has_fault_handler {
+        // What was judged to be a sealed memfd is neither, and a look would bring a page in.
+        let is_memfd = self.backing.judged.is_none() && !self.backing.is_trusted && self.backing.buffer.is_none();
+        if !region.source.is_adopted() || !is_readable || is_memfd || self.backing.has_fault_handler {
             return Ok(());
         }
         match copy::probe(self.start.expose_provenance()) {
@@ -302,6 +304,11 @@ impl Storage {
     /// The DAX window that it is, if it is one.
     pub(super) const fn dax_window(&self) -> Option<&DaxWindow> {
         self.dax_window.as_ref()
+    }
+
+    /// Whether nobody else was given its file.
+    pub(super) fn is_unexported(&self) -> bool {
+        self.gate.is_open()
     }
 
     /// The file. Others can punch and truncate it from here on as they like, so that

@@ -16,7 +16,7 @@ use crate::model::region::PROT_WRITE;
 use crate::model::room;
 use crate::model::wait::SLICE;
 use crate::sys::copy::Stopped;
-use crate::sys::errno::{self, EFAULT, EIO};
+use crate::sys::errno::{self, EFAULT, EIO, ENOSPC};
 use crate::sys::poll::{self, Direction};
 use crate::sys::stream;
 
@@ -45,10 +45,37 @@ impl<'a> Transfer<'a> {
 
     /// Reads the file into the sections, without a copy in between where nobody may have to answer a fault.
     pub fn read(&mut self, sections: &[Section<'_>]) -> Result<()> {
-        sections.iter().try_for_each(|section| self.fill(section))
+        sections.iter().try_for_each(|section| match self.fill(section)? {
+            true => Ok(()),
+            false => Err(self.partial("the file ended", Errno::Refused(EIO))),
+        })
     }
 
-    fn fill(&mut self, section: &Section<'_>) -> Result<()> {
+    /// Reads all of a file into the sections, which have to have room for it.
+    pub fn read_to_end(&mut self, sections: &[Section<'_>]) -> Result<()> {
+        for section in sections {
+            if !self.fill(section)? {
+                return Ok(());
+            }
+        }
+        let done = self.done;
+        let mut more = [0];
+        let (start, size) = (more.as_mut_ptr(), more.len());
+        let moved = self.moved(Direction::In, |file, at| {
+            // SAFETY: the array has as many bytes.
+            unsafe { stream::read(file, at, start, size) }
+        });
+        self.done = done;
+        match moved {
+            Ok(0) => Ok(()),
+            Ok(_) => Err(self.partial("the memory ended before the file did", Errno::Refused(ENOSPC))),
+            Err(Failure::Stopped(error)) => Err(error),
+            Err(Failure::Kernel(error)) => Err(self.refused(&error)),
+        }
+    }
+
+    /// Whether the file did not end before the section was full.
+    fn fill(&mut self, section: &Section<'_>) -> Result<bool> {
         let mut left = *section;
         while !left.is_empty() {
             let part = left.take(STEP).alone();
@@ -56,11 +83,11 @@ impl<'a> Transfer<'a> {
             let is_answered = matches!(part.path(PROT_WRITE), Path::Thread);
             let count = if is_answered { self.receive_on_thread(&part) } else { self.receive(&part) }?;
             if count == 0 {
-                return Err(self.partial("the file ended", Errno::Refused(EIO)));
+                return Ok(false);
             }
             left = left.skip(u64_of(count));
         }
-        Ok(())
+        Ok(true)
     }
 
     fn receive(&mut self, part: &Section<'_>) -> Result<usize> {

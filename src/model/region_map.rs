@@ -1,5 +1,6 @@
 //! The immutable map: sorted regions and the layout that they were checked against.
 
+use std::collections::HashSet;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
@@ -122,7 +123,7 @@ impl RegionMap {
     }
 
     /// A map of these regions, in any order, with this one's layout.
-    pub fn with_entries(&self, mut entries: Vec<RegionEntry>) -> Result<Self> {
+    fn with_entries(&self, mut entries: Vec<RegionEntry>) -> Result<Self> {
         entries.sort_by_key(|entry| entry.base());
         let regions: Vec<SharedRegion> = entries.iter().map(|entry| Arc::clone(&entry.desc)).collect();
         regions.iter().try_for_each(|region| self.layout.check_region(region))?;
@@ -130,6 +131,12 @@ impl RegionMap {
         check_names(&regions)?;
         let starts = regions.iter().map(|region| region.base()).collect();
         Ok(Self::of(Arc::clone(&self.layout), entries.into(), starts))
+    }
+
+    /// The map without some regions, and with others in any order.
+    pub fn edited(&self, gone: &HashSet<RegionId>, new: Vec<RegionEntry>) -> Result<Self> {
+        let kept = self.regions.iter().filter(|region| !gone.contains(&region.id));
+        self.with_entries(kept.cloned().chain(new).collect())
     }
 
     /// A map with this one's layout alone.

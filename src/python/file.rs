@@ -173,11 +173,15 @@ pub(super) fn is_path(file: &Bound<'_, PyAny>) -> PyResult<bool> {
     Ok(file.is_instance_of::<PyString>() || file.get_type().hasattr(interned!(file.py(), "__fspath__"))?)
 }
 
-/// The bytes of a file from its position on.
-pub(super) fn rest(file: &Bound<'_, PyAny>) -> PyResult<Size> {
+/// The bytes of a file from its position on; `None` of one that does not tell, for it can't be sought, or has none as `/proc` shows them.
+pub(super) fn rest(file: &Bound<'_, PyAny>) -> PyResult<Option<Size>> {
     let _guard = python_call();
-    let (here, end) = position_and_end(file)?;
-    Ok(Size(end.saturating_sub(here)))
+    let tells = match file.getattr_opt("seekable")? {
+        Some(seekable) => seekable.call0()?.is_truthy()?,
+        None => file.hasattr("fileno")? || file.get_type().hasattr("__index__")?,
+    };
+    let Some((here, end)) = (if tells { sought(file)? } else { None }) else { return Ok(None) };
+    Ok(Some(Size(end.saturating_sub(here))).filter(|rest| rest.0 > 0))
 }
 
 /// The bytes of a file from an offset on, of which there must be some.
@@ -194,20 +198,27 @@ pub(super) fn rest_from(file: &Bound<'_, PyAny>, offset: Size) -> PyResult<Size>
 }
 
 fn position_and_end(file: &Bound<'_, PyAny>) -> PyResult<(u64, u64)> {
+    sought(file)?.ok_or_else(|| {
+        let message =
+            "a file that can't be sought, as a pipe or a socket, doesn't tell how much is left of it: give size";
+        Invalid::argument(message).into()
+    })
+}
+
+/// The position and the end of a file that can be sought.
+fn sought(file: &Bound<'_, PyAny>) -> PyResult<Option<(u64, u64)>> {
     let _guard = python_call();
     let file = match file.hasattr("seek")? {
         true => file.clone(),
         false => borrowed(file)?,
     };
     if !file.call_method0("seekable")?.is_truthy()? {
-        let message =
-            "a file that can't be sought, as a pipe or a socket, doesn't tell how much is left of it: give size";
-        return Err(Invalid::argument(message).into());
+        return Ok(None);
     }
     let here = file.call_method0("tell")?;
     let end = file.call_method1("seek", (0, 2))?.extract::<U64>()?.0;
     file.call_method1("seek", (&here,))?;
-    Ok((here.extract::<U64>()?.0, end))
+    Ok(Some((here.extract::<U64>()?.0, end)))
 }
 
 /// A file object on somebody's descriptor, which stays open.

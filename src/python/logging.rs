@@ -4,6 +4,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use super::calls::python_call;
+use super::import_once::ImportOnce;
 use crate::model::journal;
 use crate::sys::once::Once;
 
@@ -14,7 +15,8 @@ fn logger(py: Python<'_>) -> PyResult<Option<&Bound<'_, PyAny>>> {
         return Ok(Some(logger.bind(py)));
     }
     let _guard = python_call();
-    let modules = py.import("sys")?.getattr("modules")?.cast_into::<PyDict>()?;
+    static MODULES: ImportOnce = ImportOnce::new();
+    let modules = MODULES.import(py, "sys", "modules")?.cast::<PyDict>()?;
     // A thread that imports it now is not done yet: `getLogger` comes late in that module.
     let Some(logging) = modules.get_item("logging")?.filter(|logging| logging.hasattr("NullHandler").unwrap_or(false))
     else {

@@ -46,7 +46,7 @@ impl Drop for OwnedSpace {
     fn drop(&mut self) {
         let end = || {
             self.0.dismiss();
-            drop(self.0.take_memory());
+            self.0.abandon_memory();
         };
         // Unmapping takes long, and clients take the interpreter's lock: it is let go for them. At the interpreter's end there is none
         // to let go, and the space is dropped with what it has.

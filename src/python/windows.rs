@@ -28,8 +28,9 @@ impl PySpace {
 
     /// Makes two neighbours one region, which were cut from one before, and returns the map just published; bytes, views and leases stay.
     ///
-    /// `x` and `y` are regions as `remove_region` takes them, the lower first, whose name and options stay. Raises `UnmappedAddress`, and
-    /// `InvalidArgument` when the second does not follow the first, or when they differ in memory, type, protection or options.
+    /// `x` and `y` are regions as `remove_region` takes them, the lower first, whose name and options stay. Raises `UnmappedAddress`,
+    /// `InvalidArgument` when the second does not follow the first, or when they differ in memory, type, protection or options, and `RegionBusy` when
+    /// one that was moved to the other's side is held.
     ///
     /// >>> from dbs_address_space import AddressSpaceBuilder
     /// >>> space = AddressSpaceBuilder(numa_regions=["4MiB"]).build()

@@ -31,8 +31,8 @@ pub(super) struct MemoryParticipant {
 }
 
 impl MemoryParticipant {
-    /// Closes what the change takes away from an address, or restricts; a lease on any of it is a veto. Bytes that are cut or joined where
-    /// they are seen stay open.
+    /// Closes what the change takes away from an address, or restricts; a lease on any of it is a veto. Bytes that are cut where they are
+    /// seen stay open, and those that are joined again.
     pub(super) fn prepare(memory: &MappedRegions, after: &MappedRegions, change: &Change) -> Result<Self> {
         let mut participant = Self::default();
         // One after the other: a veto drops the participant, which opens those that were closed before it.
@@ -42,6 +42,7 @@ impl MemoryParticipant {
             }
             for new in change.added.iter().filter(|added| added.agrees_with(region.entry())) {
                 participant.restrict(region, new)?;
+                participant.unite(region, mapped(after, new))?;
             }
         }
         for region in change.added.iter().filter_map(|region| mapped(after, region)) {
@@ -69,6 +70,14 @@ impl MemoryParticipant {
             self.windows.push(NextWindow::show(next)?);
         }
         self.described.push(NextDescription::prepare(region, next.desc())?);
+        Ok(())
+    }
+
+    /// Closes a region that is joined with another to whose side it was moved: its bytes leave their place for that one's.
+    fn unite(&mut self, region: &MappedRegion, next: Option<&MappedRegion>) -> Result<()> {
+        let next = next.filter(|next| next.window().place() != region.window().place());
+        let range = next.map(|next| next.range().intersection(&region.range())).filter(|range| !range.is_empty());
+        self.leaving.extend(range.map(|range| close(region, range, Veto::All)).transpose()?);
         Ok(())
     }
 

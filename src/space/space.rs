@@ -12,6 +12,7 @@ use super::state::SpaceState;
 use super::subscription::Subscription;
 use super::turn::Turn;
 use crate::memory::mapped_regions::MappedRegions;
+use crate::memory::region_change;
 use crate::model::change::{ChangeRequest, MapOperation, RegionTarget};
 use crate::model::error::{Error, Result};
 use crate::model::ids::{Generation, RegionId};
@@ -160,12 +161,12 @@ impl AddressSpace {
         self.current.swap(Arc::new(after))
     }
 
-    /// Takes the memory out, for the last owner of a space to drop where it delays nobody: unmapping takes long.
-    #[must_use]
-    pub fn take_memory(&self) -> Option<Arc<MappedRegions>> {
+    /// Lets the memory go, for the last owner of a space to call where it delays nobody: unmapping takes long.
+    pub fn abandon_memory(&self) {
         // Without the turn: a last owner has no rivals.
         let map = self.map();
-        self.swap_quietly(SpaceState { map, memory: None }).memory.clone()
+        let last = self.swap_quietly(SpaceState { map, memory: None });
+        last.memory().into_iter().flat_map(MappedRegions::regions).for_each(region_change::abandon);
     }
 
     /// Refuses in a forked child, whose copy of this space nobody else can see.

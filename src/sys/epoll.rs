@@ -2,7 +2,7 @@
 
 use std::io::Result;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use rustix::event::Timespec;
@@ -12,9 +12,15 @@ use rustix::io::Errno;
 /// How many descriptors one wait tells of.
 const AT_ONCE: usize = 32;
 
-/// The descriptors, each under a number.
+/// The descriptors, each under a number. It can be waited for in another one itself.
 #[derive(Debug)]
 pub struct Epoll(OwnedFd);
+
+impl AsFd for Epoll {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
 
 impl Epoll {
     /// None yet.
@@ -25,6 +31,12 @@ impl Epoll {
     /// Waits for a descriptor too, from here on.
     pub fn add(&self, fd: impl AsFd, number: u64) -> Result<()> {
         Ok(epoll::add(&self.0, fd, EventData::new_u64(number), EventFlags::IN)?)
+    }
+
+    /// Waits for a descriptor, or not for a while.
+    pub fn heed(&self, fd: impl AsFd, number: u64, heeds: bool) -> Result<()> {
+        let events = if heeds { EventFlags::IN } else { EventFlags::empty() };
+        Ok(epoll::modify(&self.0, fd, EventData::new_u64(number), events)?)
     }
 
     /// Forgets a descriptor. A forked child may have it open, so that closing it would not do.

@@ -1,6 +1,6 @@
 //! Facts of a host: page sizes, huge page pools, memory, limits and NUMA nodes, read from its `/proc` and `/sys`.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -244,7 +244,10 @@ const NODES: &str = "devices/system/node";
 
 /// The first word of a file, where it is a number.
 pub(super) fn number(path: &Path) -> Option<u64> {
-    fs::read_to_string(path).ok()?.split_whitespace().next()?.parse().ok()
+    // One call: each change of a space asks for some.
+    let mut text = [0; 64];
+    let count = File::open(path).and_then(|mut file| file.read(&mut text)).ok()?;
+    std::str::from_utf8(text.get(..count)?).ok()?.split_whitespace().next()?.parse().ok()
 }
 
 /// The rest of the first line of a file that begins with a label.

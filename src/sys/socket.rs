@@ -19,26 +19,9 @@ use super::poll::{Direction, wait_ready};
 pub const MAX_DESCRIPTORS: usize = 64;
 
 /// Sends as many bytes as there is room for, with descriptors beside the first of them; `None` when there is no room within `limit`.
+///
+/// One who introduces itself sends the name of this process too, for which the kernel vouches to the other side.
 pub fn send(
-    socket: BorrowedFd<'_>,
-    bytes: &[u8],
-    descriptors: &[BorrowedFd<'_>],
-    limit: Duration,
-) -> Result<Option<usize>> {
-    send_beside(socket, bytes, descriptors, false, limit)
-}
-
-/// The same, with the name of this process beside the bytes, for which the kernel vouches to the other side.
-pub fn send_introduced(
-    socket: BorrowedFd<'_>,
-    bytes: &[u8],
-    descriptors: &[BorrowedFd<'_>],
-    limit: Duration,
-) -> Result<Option<usize>> {
-    send_beside(socket, bytes, descriptors, true, limit)
-}
-
-fn send_beside(
     socket: BorrowedFd<'_>,
     bytes: &[u8],
     descriptors: &[BorrowedFd<'_>],
@@ -55,12 +38,14 @@ fn send_beside(
         // There is room for it, as said above.
         beside.push(SendAncillaryMessage::ScmCredentials(own));
     }
-    if !wait_ready(socket, Direction::Out, limit)? {
-        return Ok(None);
-    }
     // O_NONBLOCK belongs to the description, which its owner shares: each call asks for itself instead.
     let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
-    unless_transient(net::sendmsg(socket, &[IoSlice::new(bytes)], &mut beside, flags))
+    let mut attempt = || unless_transient(net::sendmsg(socket, &[IoSlice::new(bytes)], &mut beside, flags));
+    // There nearly always is room: it is waited for only where there was none.
+    match attempt()? {
+        None if wait_ready(socket, Direction::Out, limit)? => attempt(),
+        sent => Ok(sent),
+    }
 }
 
 /// Receives bytes into a buffer that is not empty; `None` when there are none within `limit`, `UnexpectedEof` when the other side has closed.
@@ -98,9 +83,9 @@ pub fn kind(socket: BorrowedFd<'_>) -> Result<SocketKind> {
     }
 }
 
-/// Asks the kernel to say with what comes who has sent it.
-pub fn ask_for_senders(socket: BorrowedFd<'_>) -> Result<()> {
-    Ok(sockopt::set_socket_passcred(socket, true)?)
+/// Asks the kernel to say with what comes who has sent it, or not to.
+pub fn ask_for_senders(socket: BorrowedFd<'_>, asks: bool) -> Result<()> {
+    Ok(sockopt::set_socket_passcred(socket, asks)?)
 }
 
 /// A connection that waits to be taken, close-on-exec; `None` when none does.

@@ -12,7 +12,7 @@ from typing import Any
 
 from children import fork
 from dbs_address_space import AddressSpace, Share
-from kernel_view import descriptors, maps
+from kernel_view import descriptors, maps, resident
 
 
 def held() -> tuple[int, int, int]:
@@ -82,7 +82,7 @@ class FollowerProcess:
 
 def _serve(pipe: Connection, sock: socket.socket) -> None:
     try:
-        names: dict[str, Any] = {"space": AddressSpace.attach(sock), "held": held}
+        names: dict[str, Any] = {"space": AddressSpace.attach(sock), "held": held, "resident": resident}
         sock.close()
         pipe.send(None)
     except BaseException as error:  # noqa: BLE001  whatever it is, the parent should see it

@@ -3,14 +3,13 @@
 import gzip
 import io
 import os
-import socket
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from dbs_address_space import AddressSpaceRegion, GuestMemory, InvalidAddressRange, InvalidArgument, UnmappedAddress
+from dbs_address_space import AddressSpaceRegion, GuestMemory, InvalidAddressRange, UnmappedAddress
 from memory_helpers import PAGE, mapped, numbered, ram
 
 BYTES = numbered(3 * PAGE)
@@ -124,12 +123,6 @@ def test_what_is_left_of_a_descriptor_begins_at_its_position(path: Path, memory:
         file.seek(10)
         assert memory.read_from(file.fileno(), 0) == 3 * PAGE - 10
     assert memory.read(0, 3 * PAGE - 10) == BYTES[10:]
-
-
-def test_a_socket_does_not_tell_what_is_left(memory: GuestMemory) -> None:
-    here, there = socket.socketpair()
-    with here, there, pytest.raises(InvalidArgument, match="give size"):
-        memory.read_from(here, 0)
 
 
 def test_a_file_that_does_not_fit_is_not_read(path: Path, memory: GuestMemory) -> None:

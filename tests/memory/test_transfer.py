@@ -4,8 +4,13 @@ import errno
 import gzip
 import io
 import os
+import socket
 import tempfile
+import threading
 import zipfile
+from array import array
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -295,6 +300,16 @@ def test_what_is_not_a_file_is_refused(memory: GuestMemory, file: Path) -> None:
         def fileno(self) -> int:
             raise AssertionError
 
+    for verb in (memory.read_from, memory.write_to):
+        for thing in (OnlyDescriptor(), object(), b"path", None, 1.5):
+            with pytest.raises(TypeError):
+                verb(thing, 0, 1)  # type: ignore[arg-type]
+
+    assert file.read_bytes() == DATA
+    assert memory.read(0, 2) == bytes(2)
+
+
+def test_what_a_file_says_is_not_believed(memory: GuestMemory) -> None:
     class Lying:
         def __init__(self, answer: Any) -> None:
             self.answer = answer
@@ -302,16 +317,23 @@ def test_what_is_not_a_file_is_refused(memory: GuestMemory, file: Path) -> None:
         def readinto(self, _buffer: Any) -> Any:
             return self.answer
 
-    for verb in (memory.read_from, memory.write_to):
-        for thing in (OnlyDescriptor(), object(), b"path", None, 1.5):
-            with pytest.raises(TypeError):
-                verb(thing, 0, 1)  # type: ignore[arg-type]
-    for answer in (-1, 3, 1 << 70, "1"):
+    class LyingReader:
+        def __init__(self, answer: Any) -> None:
+            self.answer = answer
+
+        def read(self, _size: int) -> Any:
+            return self.answer
+
+    lies: list[Any] = [*map(Lying, (-1, 3, 1 << 70, "1")), LyingReader(b"123"), LyingReader(array("H", [1, 2]))]
+    for lying in lies:
         with pytest.raises(OSError, match="says that it moved"):
-            memory.read_from(Lying(answer), 0, 2)
-    with pytest.raises(PartialTransfer, match="would block"):
-        memory.read_from(Lying(None), 0, 2)
-    assert file.read_bytes() == DATA
+            memory.read_from(lying, 0, 2)
+    for text in ("12", 2, [1, 2]):
+        with pytest.raises(TypeError, match=r"the file's read\(\) gives .*, not bytes: open it in binary mode"):
+            memory.read_from(LyingReader(text), 0, 2)
+    for kind in (Lying, LyingReader):
+        with pytest.raises(PartialTransfer, match="would block"):
+            memory.read_from(kind(None), 0, 2)
     assert memory.read(0, 2) == bytes(2)
 
 
@@ -325,3 +347,90 @@ def test_what_a_file_raises_comes_out_and_says_how_far_it_came(memory: GuestMemo
     with pytest.raises(ZeroDivisionError) as failed:
         memory.write_to(Failing(), 0, END)
     assert failed.value.__notes__ == ["write_to: after 0x10_0000 of 0x30_0000 bytes"]
+
+
+class OnlyReads:
+    """A file of a library that knows `read` alone, and gives less than it is asked for."""
+
+    def __init__(self, data: bytes) -> None:
+        self.file = io.BytesIO(data)
+
+    def read(self, size: int) -> bytes:
+        return self.file.read(min(size, 70_000))
+
+
+@contextmanager
+def fed(data: bytes, ends: tuple[Any, Any], wrap: Callable[[Any], Any]) -> Iterator[Any]:
+    """The first end, made a file, while a thread writes into the other and closes it."""
+    here, there = ends
+
+    def feed() -> None:
+        with there, suppress(BrokenPipeError):
+            (there.sendall if isinstance(there, socket.socket) else there.write)(data)
+
+    feeder = threading.Thread(target=feed)
+    with here, ExitStack() as stack:
+        feeder.start()
+        file = wrap(here)
+        if not isinstance(file, int):
+            stack.enter_context(file)
+        yield file
+    feeder.join()
+
+
+def pipe_ends(*, buffering: int) -> tuple[Any, Any]:
+    reader, writer = os.pipe()
+    return os.fdopen(reader, "rb", buffering=buffering), os.fdopen(writer, "wb", buffering=0)
+
+
+def non_blocking(file: Any) -> Any:
+    os.set_blocking(file.fileno(), False)
+    return file
+
+
+ENDLESS: dict[str, Callable[[bytes], AbstractContextManager[Any]]] = {
+    "only reads": lambda data: nullcontext(OnlyReads(data)),
+    "raw pipe": lambda data: fed(data, pipe_ends(buffering=0), lambda file: file),
+    "buffered pipe": lambda data: fed(data, pipe_ends(buffering=-1), lambda file: file),
+    "descriptor of a pipe": lambda data: fed(data, pipe_ends(buffering=0), lambda file: file.fileno()),
+    "non-blocking pipe": lambda data: fed(data, pipe_ends(buffering=0), non_blocking),
+    "socket": lambda data: fed(data, socket.socketpair(), lambda sock: sock),
+    "non-blocking socket": lambda data: fed(data, socket.socketpair(), non_blocking),
+    "file of a socket": lambda data: fed(data, socket.socketpair(), lambda sock: sock.makefile("rb")),
+}
+"""Files that do not tell how much is left of them."""
+
+
+@pytest.mark.parametrize("kind", ENDLESS)
+def test_what_does_not_tell_its_size_is_read_to_its_end(memory: GuestMemory, kind: str) -> None:
+    data = DATA[: MIB + 77]
+    with ENDLESS[kind](data) as file:
+        assert memory.read_from(file, 5) == len(data)
+    assert memory.read(0, len(data) + 6) == bytes(5) + data + b"\0"
+
+
+@pytest.mark.parametrize("kind", ENDLESS)
+def test_all_of_it_must_have_room(memory: GuestMemory, kind: str) -> None:
+    with ENDLESS[kind](DATA[:100]) as file:
+        assert memory.read_from(file, END - 100) == 100
+    with (
+        ENDLESS[kind](DATA[:101]) as file,
+        pytest.raises(PartialTransfer, match="the memory ended before the file did") as partial,
+    ):
+        memory.read_from(file, END - 100)
+    assert (partial.value.done, partial.value.errno) == (100, errno.ENOSPC)
+    assert memory.read(END - 100, 100) == DATA[:100]
+    with ENDLESS[kind](b"kept") as file:
+        with pytest.raises(UnmappedAddress):
+            memory.read_from(file, END)
+        assert memory.read_from(file, 0) == 4
+    with ENDLESS[kind](b"") as file:
+        assert memory.read_from(file, 0) == 0
+
+
+def test_a_file_without_a_length_is_read(memory: GuestMemory) -> None:
+    with Path("/proc/self/cmdline").open("rb") as file:
+        size = memory.read_from(file, 0)
+        file.seek(0)
+        assert memory.read(0, size + 1) == file.read() + b"\0"
+    assert size > 0

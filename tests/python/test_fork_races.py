@@ -3,9 +3,10 @@
 import faulthandler
 import inspect
 import os
+import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from dbs_address_space import (
 from memory_helpers import GIB, MIB, PAGE, WINDOW, make_file, mapped, ram
 from threads import switch_interval
 from verbs import OTHER, VERBS
+from vhost_user_backend import CONFIGURE_MEM_SLOTS, GET_FEATURES, REPLY_ACK, Backend
+from virtual_machines import Vm
 
 FORKS = 40
 RAM, READ_ONLY, CHANGING = GIB, 2 * GIB, 3 * GIB
@@ -117,9 +120,9 @@ def every_handle_answers(objects: list[Any]) -> None:
                     member()
 
 
-def every_verb_answers(memory: GuestMemory) -> None:
+def every_verb_answers(memory: GuestMemory, *addresses: int) -> None:
     for verb in VERBS:
-        for addr in (RAM, READ_ONLY, WINDOW, WINDOW + PAGE, CHANGING):
+        for addr in addresses:
             with suppress(AddressSpaceError, TypeError, ValueError):
                 verb(memory, addr, verb.fitting(PAGE))
 
@@ -149,13 +152,65 @@ def test_no_child_waits_for_a_thread_that_is_not_there(tmp_path: Path) -> None:
         # Where it hangs is said: the deadline of the child itself would only say that it does.
         faulthandler.dump_traceback_later(DEADLINE, exit=True, file=2)
         shared_memory_is_shared(memory)
-        every_verb_answers(memory)
+        every_verb_answers(memory, RAM, READ_ONLY, WINDOW, WINDOW + PAGE, CHANGING)
         every_handle_answers(objects)
 
     with path.open("r+b") as file, switch_interval(0.0001):
         memory.dax_window("window").map_file(PAGE, file, 0, LONG // 2)
         with hammered(*hammers(space, memory, file.fileno())):
             for _ in range(FORKS):
+                in_child(child, timeout=DEADLINE + 10)
+
+
+@contextmanager
+def with_kvm(space: AddressSpace) -> Iterator[tuple[list[Any], list[Callable[[], object]]]]:
+    """Slots that change, and are asked for their dirty pages."""
+    with closing(Vm()) as vm, space.attach_kvm(vm.fd, dirty_log=True) as slots:
+        yield [slots], [slots.dirty_log, lambda: slots.slot_of(OTHER)]
+
+
+@contextmanager
+def with_vhost_user(space: AddressSpace) -> Iterator[tuple[list[Any], list[Callable[[], object]]]]:
+    """A back-end that is told of each change, and asked in between."""
+    backend = Backend(REPLY_ACK | CONFIGURE_MEM_SLOTS, slots=8)
+    with closing(backend), space.attach_vhost_user(backend.front) as client:
+        yield [client], [lambda: client.ask(GET_FEATURES)]
+
+
+@contextmanager
+def with_followers(space: AddressSpace) -> Iterator[tuple[list[Any], list[Callable[[], object]]]]:
+    """A follower in the same process: both ends of each change are under way."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs, space.share(ours) as share, AddressSpace.attach(theirs) as follower:
+        yield [share, follower], [lambda: share.followers, lambda: follower.memory.read(RAM, LONG)]
+
+
+@pytest.mark.parametrize("attached", [with_kvm, with_vhost_user, with_followers])
+def test_no_child_waits_for_a_client_that_is_not_there(
+    attached: Callable[[AddressSpace], AbstractContextManager[tuple[list[Any], list[Callable[[], object]]]]],
+) -> None:
+    space, memory = mapped(ram(OTHER, MIB), ram(RAM, 2 * LONG))
+    memory.array(RAM, 8, "u1")
+
+    def changes() -> None:
+        space.insert_region(ram(CHANGING))
+        space.split_region(RAM, RAM + LONG)
+        space.join_regions(RAM, RAM + LONG)
+        space.remove_region(CHANGING)
+
+    with attached(space) as (objects, works), switch_interval(0.0001):
+
+        def child() -> None:
+            faulthandler.dump_traceback_later(DEADLINE, exit=True, file=2)
+            shared_memory_is_shared(memory)
+            every_verb_answers(memory, RAM)
+            for change in (space.insert_region, space.remove_region):
+                with pytest.raises(ForkedProcess):
+                    change(ram(CHANGING))
+            every_handle_answers([*objects, space, memory])
+
+        with hammered(changes, *works):
+            for _ in range(4):
                 in_child(child, timeout=DEADLINE + 10)
 
 

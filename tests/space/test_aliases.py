@@ -26,6 +26,7 @@ from dbs_address_space import (
     UnmappedAddress,
     Unsupported,
 )
+from kernel_view import descriptors
 from memory_helpers import LAYOUT, MIB, PAGE, WINDOW, blocks, drain, make_file, mapped, numbered, ram, track
 
 SOURCES = ["shmem", "mmap"]
@@ -210,6 +211,32 @@ def test_bytes_go_when_nobody_shows_or_keeps_them() -> None:
     space.remove_region(3 * MIB)
     assert blocks(memory, TOP) == MIB // 512
     assert memory.read(TOP, MIB) == b"\7" * MIB
+
+
+def blocks_of(name: str) -> int:
+    """The blocks of a memfd, whose descriptor nobody is given for that: what others have keeps its bytes."""
+    (fd,) = [fd for fd, link in descriptors().items() if f"memfd:{name} " in link]
+    return os.fstat(int(fd)).st_blocks
+
+
+def test_bytes_go_with_the_space_that_showed_them() -> None:
+    space, memory = mapped(ram(0, 4 * MIB, name="dropped"))
+    memory.fill(0, 4 * MIB, 7)
+    other, others = mapped(ram(TOP))
+    with memory.part(MIB, 2 * MIB) as part:
+        for at in (0, MIB):
+            other.insert_region(part.region(at, at, MIB))
+    view = memory.view(0, 8)
+    del space, memory
+    gc.collect()
+    # As long as somebody looks at a region, it is there as a whole.
+    assert blocks_of("dropped") == 4 * MIB // 512
+    assert bytes(view) == b"\7" * 8
+    view.release()
+    assert blocks_of("dropped") == 2 * MIB // 512
+    other.remove_region(0)
+    assert blocks_of("dropped") == MIB // 512
+    assert others.read(MIB, MIB) == b"\7" * MIB
 
 
 @pytest.mark.parametrize("source", SOURCES)

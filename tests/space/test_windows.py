@@ -28,6 +28,28 @@ def space(request: pytest.FixtureRequest) -> AddressSpace:
     return space
 
 
+def test_parts_that_were_moved_are_joined_while_nobody_holds_them(space: AddressSpace) -> None:
+    memory = space.memory
+    space.split_region("ram", 2 * PAGE)
+    space.move_region(2 * PAGE, MIB)
+    space.move_region(MIB, 2 * PAGE)
+    low = memory.view(0, 8)
+    with memory.view(3 * PAGE, 8), pytest.raises(RegionBusy, match="a view of 0x8 bytes at 0x3000"):
+        space.join_regions("ram", 2 * PAGE)
+    assert ranges(space) == [(0, 2, "ram"), (2, 2, None)]
+    space.join_regions("ram", 2 * PAGE)
+    assert ranges(space) == [(0, 4, "ram")]
+    assert memory.read(0, 4 * PAGE) == numbered(4 * PAGE)
+    memory.write_u64(3 * PAGE, 5)
+    # Leases on both halves are of the whole, and nothing is left of the place that one of them had.
+    for view in (low, memory.view(3 * PAGE, 8)):
+        with pytest.raises(RegionBusy):
+            space.remove_region("ram")
+        view.release()
+    with memory.part(0, PAGE):
+        space.remove_region("ram")
+
+
 def ranges(space: AddressSpace) -> list[tuple[int, int, str | None]]:
     return [(region.base // PAGE, region.size // PAGE, region.name) for region in space]
 

@@ -63,9 +63,14 @@ impl Channel {
     /// Takes over a connected socket.
     pub(super) fn new(socket: File) -> io::Result<Self> {
         let kind = socket::kind(socket.as_fd())?;
-        socket::ask_for_senders(socket.as_fd())?;
+        socket::ask_for_senders(socket.as_fd(), true)?;
         let incoming = Incoming { bytes: vec![0; LONGEST].into(), filled: 0, beside: Received::default() };
         Ok(Self { socket, kind, incoming: Lock::new(incoming), peer: Once::new() })
+    }
+
+    /// The other side has introduced itself: who sends the rest is not asked any more.
+    pub(super) fn know_sender(&self) -> io::Result<()> {
+        socket::ask_for_senders(self.socket(), false)
     }
 
     pub(super) fn socket(&self) -> BorrowedFd<'_> {
@@ -113,12 +118,8 @@ impl Channel {
         let mut fds = descriptors.get(message.descriptors.clone()).unwrap_or_default();
         let mut bytes = message.bytes.as_slice();
         while !bytes.is_empty() {
-            let sent = socket::send_introduced(
-                self.socket(),
-                bytes,
-                fds,
-                until.saturating_duration_since(Instant::now()).min(SLICE),
-            )?;
+            let limit = until.saturating_duration_since(Instant::now()).min(SLICE);
+            let sent = socket::send(self.socket(), bytes, fds, message.is_introduced, limit)?;
             if let Some(sent) = sent {
                 // They have gone with the first bytes.
                 fds = &[];
@@ -147,17 +148,17 @@ impl Channel {
 
     /// Waits at most `limit` for a message, or for other descriptors; an error when the other side is gone and has left no message.
     pub(super) fn wait(&self, others: &[BorrowedFd<'_>], limit: Duration) -> io::Result<Option<Message>> {
-        if let Some(message) = self.receive()? {
-            return Ok(Some(message));
-        }
         let fds = [self.socket()].into_iter().chain(others.iter().copied()).chain(self.peer());
         let fds: Vec<BorrowedFd<'_>> = fds.collect();
         let ready = wait_any(&fds, limit)?;
+        let has_come = ready.first() == Some(&true);
+        let is_gone = self.peer().is_some() && ready.last() == Some(&true);
+        if !has_come && !is_gone {
+            return Ok(None);
+        }
         match self.receive()? {
             // Looked at last: what it sent before its end counts.
-            None if self.peer().is_some() && ready.last() == Some(&true) && ready.first() == Some(&false) => {
-                Err(errno::refusal(EIO, "its process has ended"))
-            }
+            None if is_gone && !has_come => Err(errno::refusal(EIO, "its process has ended")),
             message => Ok(message),
         }
     }

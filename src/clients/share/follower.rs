@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::channel::{Channel, Message};
 use super::leader::SpaceHolder;
 use super::record::Record;
-use super::table::{Proposed, Table};
+use super::table::{NextTable, Proposed, Table};
 use super::wire::{Kind, VERSION};
 use super::word::{Nobody, Outcome, Word};
 use crate::memory::lease::WeakRegion;
@@ -57,10 +57,11 @@ impl Follower {
         let (proposed, leader) = welcome(&channel, deadline, interrupt)?;
         let of = (proposed.sequence, proposed.generation);
         let begun = proposed.empty_map().and_then(|map| {
-            let next = Table::new(leader).follow(&map, proposed)?;
-            Ok((next.map_all()?, next))
+            let table = Table::new(leader, map);
+            let next = table.follow(proposed)?;
+            Ok((next.map_all()?, next, table))
         });
-        let (regions, next) = begun.inspect_err(|error| {
+        let (regions, next, mut table) = begun.inspect_err(|error| {
             // The error is the caller's to see, whether the leader hears of it or not.
             let _ = channel.say_soon(Kind::Veto, of, &[Record::Text(error.to_string())]);
         })?;
@@ -70,7 +71,8 @@ impl Follower {
         channel.say_soon(Kind::Done, of, &[]).map_err(|error| lost(&error))?;
         let Some(following) = space.following().cloned() else { return Err(closed()) };
         let alarm = Arc::new(Event::new().map_err(|error| failed(&error))?);
-        Ok((space, Self { channel, table: next.publish(), following, vetoed: vec![], alarm }))
+        table.publish(next);
+        Ok((space, Self { channel, table, following, vetoed: vec![], alarm }))
     }
 
     /// Begins to listen.
@@ -89,7 +91,9 @@ impl Follower {
     fn run(&mut self, space: &dyn SpaceHolder) -> io::Result<()> {
         let mut proposed = Proposed::default();
         while !self.following.is_over() {
-            let others = [self.following.end(), self.alarm.as_fd()];
+            // An alarm that nobody waits for may have gone off.
+            let alarm = Some(self.alarm.as_fd()).filter(|_| !self.vetoed.is_empty());
+            let others: Vec<BorrowedFd<'_>> = [self.following.end()].into_iter().chain(alarm).collect();
             if let Some(message) = self.channel.wait(&others, LONG)? {
                 match message.header.kind {
                     Kind::Propose => {
@@ -120,9 +124,9 @@ impl Follower {
             }
         });
         match (done, word.outcome()) {
-            (Ok(table), _) => {
+            (Ok(next), _) => {
                 // What left is unmapped here, before the leader is told.
-                self.table = table;
+                self.table.publish(next);
                 self.channel.say_soon(Kind::Done, of, &[])
             }
             (Err(_), Outcome::Aborted) => self.channel.say_soon(Kind::Undone, of, &[]),
@@ -131,18 +135,17 @@ impl Follower {
         }
     }
 
-    fn follow_in(&self, space: &AddressSpace, proposed: Proposed, word: &Arc<Word>) -> Result<Table> {
-        let map = space.map();
-        let next = self.table.follow(&map, proposed)?;
+    fn follow_in(&self, space: &AddressSpace, proposed: Proposed, word: &Arc<Word>) -> Result<NextTable> {
+        let next = self.table.follow(proposed)?;
         let word = Arc::new(Subscription::new(Arc::<Word>::clone(word), Box::new(Nobody)));
         // Of a memory that is closed, every region goes, and the map stays.
-        if next.map.generation() == map.generation() && next.map.regions().is_empty() {
+        if next.map.generation() == space.map().generation() && next.map.regions().is_empty() {
             space.follow_closing(word, &Stop(&self.following))?;
-            return Ok(next.publish());
+            return Ok(next);
         }
         let followed = FollowedChange { after: next.map.clone(), map: &mut |entry| next.map_region(entry), word };
         space.follow(followed, &Stop(&self.following))?;
-        Ok(next.publish())
+        Ok(next)
     }
 
     fn veto(&mut self, holder: &dyn SpaceHolder, of: (u64, u64), error: &Error) -> io::Result<()> {
@@ -163,6 +166,9 @@ impl Follower {
 
     /// Tells the leader of regions that are free again.
     fn tell_releases(&mut self) -> io::Result<()> {
+        if self.vetoed.is_empty() {
+            return Ok(());
+        }
         // Before the look: a lease that ends behind it signals anew.
         self.alarm.clear();
         let mut freed = Vec::new();
@@ -188,6 +194,7 @@ fn welcome(channel: &Channel, deadline: Deadline, interrupt: &dyn Interrupt) -> 
                 let has_more = message.header.has_more;
                 proposed.add(message);
                 if !has_more {
+                    channel.know_sender().map_err(|error| lost(&error))?;
                     // One that this process can't see is watched by its socket alone.
                     if sender != 0 {
                         channel.watch(sender).map_err(|error| lost(&error))?;

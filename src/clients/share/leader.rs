@@ -1,14 +1,15 @@
 //! The leader's side of all followers of a space: one client, which asks all of them at once.
 
 use std::hash::{BuildHasher, RandomState};
+use std::io;
 use std::sync::Arc;
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
 pub use super::link::FollowerInfo;
-use super::link::Link;
+use super::link::{Link, failed};
 use super::offer::{Known, Offer, count};
-use super::round::{Round, failed};
+use super::round::Round;
 use super::wire::Kind;
 use crate::model::error::{Error, Result};
 use crate::model::interrupt::Interrupt;
@@ -29,8 +30,10 @@ use crate::sys::sync::{AtomicBool, Ordering};
 pub(super) const STOP: u64 = 0;
 /// The number of the socket that listens.
 pub(super) const LISTENER: u64 = 1;
-/// Followers have numbers behind this.
-const LAST_RESERVED: u64 = LISTENER;
+/// The number of all followers together.
+pub(super) const FOLLOWERS: u64 = 2;
+/// Each of them has a number behind this.
+const LAST_RESERVED: u64 = FOLLOWERS;
 
 /// The longest time that a follower can be given for an answer: two of them must end before other writers give the turn up.
 pub const LONGEST_TIMEOUT: Duration = Duration::from_secs(5);
@@ -88,6 +91,8 @@ pub struct Share {
     round: Lock<Option<Round>>,
     known: Lock<Known>,
     pub(super) epoll: Epoll,
+    /// The sockets and processes of the followers; part of the other, but while they are talked to.
+    pub(super) followers: Epoll,
     /// Ends the thread.
     stop: Event,
     is_hurried: AtomicBool,
@@ -102,9 +107,13 @@ impl std::fmt::Debug for Share {
 impl Share {
     /// Nobody follows yet.
     pub fn new(policy: SharePolicy) -> Result<Self> {
-        let (epoll, stop) =
-            (Epoll::new().map_err(|error| failed(&error))?, Event::new().map_err(|error| failed(&error))?);
-        epoll.add(&stop, STOP).map_err(|error| failed(&error))?;
+        let begun = || -> io::Result<_> {
+            let (epoll, followers, stop) = (Epoll::new()?, Epoll::new()?, Event::new()?);
+            epoll.add(&stop, STOP)?;
+            epoll.add(&followers, FOLLOWERS)?;
+            Ok((epoll, followers, stop))
+        };
+        let (epoll, followers, stop) = begun().map_err(|error| failed(&error))?;
         let half = || RandomState::new().hash_one(std::process::id()).to_le_bytes();
         let mut id = [0; 16];
         id.as_chunks_mut().0.iter_mut().for_each(|chunk| *chunk = half());
@@ -117,6 +126,7 @@ impl Share {
             round: Lock::default(),
             known: Lock::default(),
             epoll,
+            followers,
             stop,
             is_hurried: AtomicBool::new(false),
         })
@@ -160,7 +170,7 @@ impl Share {
         let sequence = state.sequence;
         drop(state);
         // Nobody else wakes for the answers.
-        links.iter().for_each(|link| self.deafen(link));
+        let _ = self.epoll.heed(&self.followers, FOLLOWERS, false);
         Ok(Round::new(sequence, offer, self.patience(), links))
     }
 
@@ -172,18 +182,17 @@ impl Share {
         }) else {
             return;
         };
-        for link in links {
-            if link.is_cut() { self.let_go(&link) } else { self.hear(&link) }
-        }
+        links.iter().filter(|link| link.is_cut()).for_each(|link| self.let_go(link));
+        let _ = self.epoll.heed(&self.followers, FOLLOWERS, true);
     }
 
     fn hear(&self, link: &Link) {
         // What can't be waited for is found out at the next change.
-        link.descriptors().for_each(|fd| _ = self.epoll.add(fd, link.number));
+        link.descriptors().for_each(|fd| _ = self.followers.add(fd, link.number));
     }
 
     fn deafen(&self, link: &Link) {
-        link.descriptors().for_each(|fd| _ = self.epoll.remove(fd));
+        link.descriptors().for_each(|fd| _ = self.followers.remove(fd));
     }
 
     /// Ends the connection to a follower, which keeps what it has.
@@ -217,6 +226,7 @@ impl Share {
             // Before it is told: whoever follows is among the followers.
             link.has_reached(proposal.change.after.generation().0);
             self.state.lock()?.links.push(Arc::clone(link));
+            self.hear(link);
             round.commit(interrupt)
         });
         if !admitted.as_ref().is_ok_and(Vec::is_empty) {

@@ -7,10 +7,13 @@ use std::time::Instant;
 use super::channel::{Channel, Message};
 use super::record::Record;
 use super::wire::Kind;
-use crate::model::error::LeaseInfo;
+use crate::model::error::{Errno, Error, LeaseInfo, Result};
+use crate::model::interrupt::Interrupt;
+use crate::model::wait::SLICE;
 use crate::sys::fork::Forked;
 use crate::sys::lock::Lock;
 use crate::sys::message::Credentials;
+use crate::sys::poll::wait_any;
 use crate::sys::sync::{AtomicBool, AtomicU64, Ordering};
 
 /// A follower as its leader knows it.
@@ -81,8 +84,29 @@ impl Link {
         [Some(self.channel.socket()), self.channel.peer()].into_iter().flatten()
     }
 
+    /// Waits for the answer to a question of a proposal; `None` when there is none in time.
+    pub(super) fn wait_answer(
+        &self,
+        wanted: Kind,
+        sequence: u64,
+        until: Instant,
+        interrupt: &dyn Interrupt,
+    ) -> Result<Option<Answer>> {
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            let fds: Vec<BorrowedFd<'_>> = self.descriptors().collect();
+            let ready = wait_any(&fds, left.min(SLICE)).map_err(|error| failed(&error))?;
+            let answer = self.answer(wanted, sequence, ready.get(1) == Some(&true))?;
+            // Looked for once more when the time is up: it may have come while others were waited for.
+            if answer.is_some() || left.is_zero() {
+                return Ok(answer);
+            }
+            interrupt.check()?;
+        }
+    }
+
     /// The answer to a question of a proposal, if it has come; what else has come is noted.
-    pub(super) fn answer(&self, wanted: Kind, sequence: u64, is_gone: bool) -> Result<Option<Answer>, Forked> {
+    fn answer(&self, wanted: Kind, sequence: u64, is_gone: bool) -> Result<Option<Answer>, Forked> {
         loop {
             let message = match self.channel.receive() {
                 Ok(Some(message)) => message,
@@ -136,4 +160,10 @@ impl Link {
     pub(super) fn tell(&self, kind: Kind, of: (u64, u64), until: Instant) -> io::Result<()> {
         self.channel.say(kind, of, &[], until).inspect_err(|_| self.cut())
     }
+}
+
+/// An error of the kernel's that no follower is to blame for.
+pub(super) fn failed(error: &io::Error) -> Error {
+    let message = format!("the conversation with the followers failed: {error}");
+    Error::Backing { message, errno: Errno::from(error), region: None }
 }

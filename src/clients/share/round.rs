@@ -2,19 +2,16 @@
 //! decides how long it takes.
 
 use std::io;
-use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::link::{Answer, Link};
 use super::offer::Offer;
 use super::wire::Kind;
-use crate::model::error::{Errno, Error, LeaseInfo, Result};
+use crate::model::error::{Error, LeaseInfo, Result};
 use crate::model::interrupt::{Interrupt, Uninterrupted};
 use crate::model::region::SharedRegion;
-use crate::model::wait::SLICE;
 use crate::sys::errno;
-use crate::sys::poll::wait_any;
 
 /// A follower that is asked, and its answer to the question of the moment.
 #[derive(Debug)]
@@ -134,38 +131,17 @@ impl Round {
         }
     }
 
-    /// Waits until all have answered, or the time is up.
+    /// Waits until all have answered, or the time is up: for one after the other, for the slowest decides how long it takes.
     fn collect(&mut self, wanted: Kind, until: Instant, interrupt: &dyn Interrupt) -> Result<()> {
-        loop {
-            let awaited: Vec<&mut Member> = self.members.iter_mut().filter(|member| member.answer.is_none()).collect();
-            let left = until.saturating_duration_since(Instant::now());
-            if awaited.is_empty() || left.is_zero() {
-                return Ok(());
-            }
-            let fds: Vec<BorrowedFd<'_>> = awaited.iter().flat_map(|member| member.link.descriptors()).collect();
-            let ready = wait_any(&fds, left.min(SLICE)).map_err(|error| failed(&error))?;
-            let mut ready = ready.into_iter();
-            drop(fds);
-            for member in awaited {
-                let mut own = member.link.descriptors().map(|_| ready.next().unwrap_or(false));
-                let _ = own.next();
-                let is_gone = own.next().unwrap_or(false);
-                drop(own);
-                member.answer = member.link.answer(wanted, self.sequence, is_gone)?;
-            }
-            interrupt.check()?;
+        for member in self.members.iter_mut().filter(|member| member.answer.is_none()) {
+            member.answer = member.link.wait_answer(wanted, self.sequence, until, interrupt)?;
         }
+        Ok(())
     }
 }
 
 fn interrupted(error: &io::Error) -> Result<()> {
     if errno::of(error) == errno::EINTR { Err(Error::Interrupted) } else { Ok(()) }
-}
-
-/// An error of the kernel's that no follower is to blame for.
-pub(super) fn failed(error: &io::Error) -> Error {
-    let message = format!("the conversation with the followers failed: {error}");
-    Error::Backing { message, errno: Errno::from(error), region: None }
 }
 
 fn refused(offer: &Offer, pid: u32, leases: &[(u64, LeaseInfo)], text: &str) -> Error {

@@ -8,10 +8,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::channel::{Channel, Message};
-use super::leader::{LISTENER, Leader, STOP, Share, ShareState};
-use super::link::Link;
+use super::leader::{FOLLOWERS, LISTENER, Leader, STOP, Share, ShareState};
+use super::link::{Link, failed};
 use super::record::Record;
-use super::round::failed;
 use super::wire::{Kind, VERSION};
 use crate::model::error::{Error, Interrupted, Result};
 use crate::model::interrupt::Interrupt;
@@ -66,7 +65,7 @@ impl Service {
         let mut service = Self { share, listener: None, pending: vec![] };
         if listens {
             // Those who connect inherit it, so that the kernel vouches for what they send before they are accepted.
-            socket::ask_for_senders(socket.as_fd())?;
+            socket::ask_for_senders(socket.as_fd(), true)?;
             service.share.epoll.add(&socket, LISTENER)?;
             service.listener = Some(socket);
         } else {
@@ -85,6 +84,7 @@ impl Service {
                 match number {
                     STOP => {}
                     LISTENER => self.accept(),
+                    FOLLOWERS => self.hear_followers(),
                     number => self.hear(number),
                 }
             }
@@ -133,9 +133,7 @@ impl Service {
     }
 
     fn hear(&mut self, number: u64) {
-        let Some(index) = self.pending.iter().position(|pending| pending.number == number) else {
-            return self.hear_follower(number);
-        };
+        let Some(index) = self.pending.iter().position(|pending| pending.number == number) else { return };
         match self.pending.get(index).map(|pending| pending.channel.receive()) {
             Some(Ok(Some(message))) => {
                 let Pending { channel, number, .. } = self.pending.swap_remove(index);
@@ -145,6 +143,11 @@ impl Service {
             Some(Ok(None)) | None => {}
             Some(Err(_)) => _ = self.share.epoll.remove(self.pending.swap_remove(index).channel.socket()),
         }
+    }
+
+    fn hear_followers(&self) {
+        let ready = self.share.followers.wait(Duration::ZERO).unwrap_or_default();
+        ready.into_iter().for_each(|number| self.hear_follower(number));
     }
 
     fn hear_follower(&self, number: u64) {
@@ -175,7 +178,7 @@ impl Service {
             Err(why) => return refuse(&channel, why),
         };
         // Without a process of ours to watch, the end of the socket must do.
-        if sender.pid != 0 && channel.watch(sender.pid).is_err() {
+        if channel.know_sender().is_err() || sender.pid != 0 && channel.watch(sender.pid).is_err() {
             return;
         }
         let link = Arc::new(Link::new(channel, number, sender, may_write));

@@ -1,7 +1,7 @@
 //! The storages and regions that a follower has, by its leader's numbers, and what a proposal makes of them.
 
+use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::sync::Arc;
 
@@ -28,6 +28,8 @@ struct KnownStorage {
     file: UserFile,
     offset: u64,
     is_writable: bool,
+    /// How many regions show it.
+    windows: usize,
 }
 
 /// A proposal of the leader's, as its messages come in.
@@ -90,48 +92,101 @@ fn bad(why: &str) -> Error {
 }
 
 /// All that a follower has.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Table {
     leader: u32,
+    map: RegionMap,
     storages: HashMap<u64, KnownStorage>,
     /// With the number of the storage that each shows.
     regions: HashMap<u64, (RegionEntry, u64)>,
 }
 
-/// The table behind a proposal, with all memory that it takes.
+/// The outcome of a proposal for a table, with all memory that it takes.
 #[derive(Debug)]
 pub(super) struct NextTable {
-    next: Table,
     /// The map behind it.
     pub(super) map: RegionMap,
+    /// The storages that come regions show.
+    storages: HashMap<u64, KnownStorage>,
+    gone: Vec<u64>,
+    regions: HashMap<u64, (RegionEntry, u64)>,
 }
 
 impl Table {
-    pub(super) fn new(leader: u32) -> Self {
-        Self { leader, ..Self::default() }
+    /// Nothing yet; `map` has the leader's layout.
+    pub(super) fn new(leader: u32, map: RegionMap) -> Self {
+        Self { leader, map, storages: HashMap::new(), regions: HashMap::new() }
     }
 
-    /// Maps what a proposal brings, and lays out what it makes of a map; nothing that is seen changes.
-    pub(super) fn follow(&self, map: &RegionMap, proposed: Proposed) -> Result<NextTable> {
+    /// Maps what a proposal brings, and lays out what it makes of the map; nothing that is seen changes.
+    pub(super) fn follow(&self, proposed: Proposed) -> Result<NextTable> {
         if let Some(problem) = &proposed.problem {
             return Err(bad(problem));
         }
-        let mut next = Self { leader: self.leader, storages: self.storages.clone(), regions: self.regions.clone() };
+        let mut storages = HashMap::new();
         for (record, file) in proposed.storages {
-            if let Entry::Vacant(new) = next.storages.entry(record.id) {
+            if let (Entry::Vacant(new), false) = (storages.entry(record.id), self.storages.contains_key(&record.id)) {
                 new.insert(received(&record, file)?);
             }
         }
-        proposed.gone.iter().for_each(|region| _ = next.regions.remove(region));
-        for place in proposed.places {
-            let entry = next.entry(&place)?;
-            next.regions.insert(place.region, (entry, place.storage));
+        let mut regions = HashMap::new();
+        for place in &proposed.places {
+            let known = self.storage_of(place, &mut storages)?;
+            regions.insert(place.region, (self.entry(place, known)?, place.storage));
         }
-        let shown: HashSet<u64> = next.regions.values().map(|(_, storage)| *storage).collect();
-        next.storages.retain(|id, _| shown.contains(id));
-        let entries = next.regions.values().map(|(entry, _)| entry.clone()).collect();
-        let map = map.with_entries(entries)?.at_generation(Generation(proposed.generation));
-        Ok(NextTable { next, map })
+        let left = proposed.gone.iter().chain(regions.keys()).filter_map(|number| self.regions.get(number));
+        let left = left.map(|(entry, _)| entry.id).collect();
+        let map = self.map.edited(&left, regions.values().map(|(entry, _)| entry.clone()).collect())?;
+        let map = map.at_generation(Generation(proposed.generation));
+        Ok(NextTable { map, storages, gone: proposed.gone, regions })
+    }
+
+    /// The storage that a place shows, which is among the given ones then.
+    fn storage_of<'a>(
+        &self,
+        place: &PlaceRecord,
+        storages: &'a mut HashMap<u64, KnownStorage>,
+    ) -> Result<Option<&'a KnownStorage>> {
+        if place.storage == 0 {
+            return Ok(None);
+        }
+        if let Some(known) = self.storages.get(&place.storage) {
+            storages.entry(place.storage).or_insert_with(|| known.clone());
+        }
+        let known = storages.get(&place.storage);
+        known.map(Some).ok_or_else(|| bad("a region shows a storage that never came"))
+    }
+
+    /// The proposal is published: what no region shows any more goes.
+    pub(super) fn publish(&mut self, next: NextTable) {
+        self.map = next.map;
+        let mut touched: Vec<u64> = next.storages.keys().copied().collect();
+        for (id, known) in next.storages {
+            self.storages.entry(id).or_insert(known);
+        }
+        touched.extend(next.gone.iter().filter_map(|number| self.forget(*number)));
+        for (number, region) in next.regions {
+            touched.extend(self.forget(number));
+            if let Some(known) = self.storages.get_mut(&region.1) {
+                known.windows = known.windows.saturating_add(1);
+            }
+            self.regions.insert(number, region);
+        }
+        for id in touched {
+            if let Entry::Occupied(known) = self.storages.entry(id)
+                && known.get().windows == 0
+            {
+                known.remove();
+            }
+        }
+    }
+
+    /// Takes a region out, and gives the storage that it showed.
+    fn forget(&mut self, number: u64) -> Option<u64> {
+        let (_, storage) = self.regions.remove(&number)?;
+        let known = self.storages.get_mut(&storage)?;
+        known.windows = known.windows.saturating_sub(1);
+        Some(storage)
     }
 
     /// The number that the leader has for a region.
@@ -140,12 +195,8 @@ impl Table {
         found.map(|(number, _)| *number)
     }
 
-    fn entry(&self, place: &PlaceRecord) -> Result<RegionEntry> {
+    fn entry(&self, place: &PlaceRecord, known: Option<&KnownStorage>) -> Result<RegionEntry> {
         let old = self.regions.get(&place.region).map(|(entry, _)| entry);
-        let known = match place.storage {
-            0 => None,
-            id => Some(self.storages.get(&id).ok_or_else(|| bad("a region shows a storage that never came"))?),
-        };
         let desc = self.description(place, known)?;
         if let Some(old) = old.filter(|old| *old.desc == desc) {
             return Ok(old.clone());
@@ -175,7 +226,10 @@ impl Table {
                 region.prot_flags = place.prot_flags & !if known.is_writable { 0 } else { PROT_WRITE };
                 region.is_anonpage = false;
             }
-            None if place.region_type != RegionType::DeviceMemory => region.source.elsewhere = Some(self.leader),
+            None if place.region_type != RegionType::DeviceMemory => {
+                region.prot_flags = place.prot_flags;
+                region.source.elsewhere = Some(self.leader);
+            }
             None => {}
         }
         if known.is_some() {
@@ -188,20 +242,22 @@ impl Table {
 impl NextTable {
     /// The memory of a region that is new here, or that has moved.
     pub(super) fn map_region(&self, entry: &RegionEntry) -> Result<Arc<MappedRegion>> {
-        let known = self.next.storages.values().find(|known| known.origin == entry.origin);
+        self.map_behind(None, entry)
+    }
+
+    fn map_behind(&self, before: Option<&MappedRegion>, entry: &RegionEntry) -> Result<Arc<MappedRegion>> {
+        let known = self.storages.values().find(|known| known.origin == entry.origin);
         let known = known.ok_or_else(|| bad("a region shows no storage"))?;
-        MappedRegion::on(entry, &known.storage, entry.at).map(Arc::new)
+        MappedRegion::on(entry, &known.storage, entry.at, before).map(Arc::new)
     }
 
     /// The memory of all regions, by ascending base.
     pub(super) fn map_all(&self) -> Result<Vec<Arc<MappedRegion>>> {
-        let with_memory = self.map.regions().iter().filter(|entry| entry.has_memory());
-        with_memory.map(|entry| self.map_region(entry)).collect()
-    }
-
-    /// The table, once its map is published.
-    pub(super) fn publish(self) -> Table {
-        self.next
+        let mut all: Vec<Arc<MappedRegion>> = Vec::new();
+        for entry in self.map.regions().iter().filter(|entry| entry.has_memory()) {
+            all.push(self.map_behind(all.last().map(Arc::as_ref), entry)?);
+        }
+        Ok(all)
     }
 }
 
@@ -219,5 +275,5 @@ fn received(record: &StorageRecord, file: File) -> Result<KnownStorage> {
     let mut desc = Region::new(RegionType::DefaultMemory, range, source)?;
     desc.prot_flags = if is_writable { PROT_READ | PROT_WRITE } else { PROT_READ };
     let storage = Storage::received(&Arc::new(desc))?;
-    Ok(KnownStorage { storage, origin: Origin::unique(), file, offset: record.offset, is_writable })
+    Ok(KnownStorage { storage, origin: Origin::unique(), file, offset: record.offset, is_writable, windows: 0 })
 }

@@ -61,6 +61,11 @@ impl Kind {
         Self::Bye,
     ];
 
+    /// Whether it is the first that one side hears of the other.
+    const fn introduces(self) -> bool {
+        matches!(self, Self::Hello | Self::Welcome)
+    }
+
     fn read(number: u16) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| *kind as u16 == number)
     }
@@ -154,6 +159,8 @@ pub struct Packed {
     pub bytes: Vec<u8>,
     /// The descriptors, by their numbers in the proposal.
     pub descriptors: std::ops::Range<usize>,
+    /// Whether the kernel is to say who sends it.
+    pub is_introduced: bool,
 }
 
 /// Puts records into as few messages as there are to be; each record of a storage takes the next descriptor.
@@ -178,6 +185,7 @@ pub fn pack(kind: Kind, sequence: u64, generation: u64, records: &[Record]) -> V
     let finish = |(number, (mut message, records)): (usize, (Packed, u32))| {
         let descriptors = u16::try_from(message.descriptors.len()).unwrap_or(u16::MAX);
         let (length, has_more) = (message.bytes.len(), number < last);
+        message.is_introduced = kind.introduces();
         Header { kind, length, has_more, sequence, generation, descriptors, records }.write(&mut message.bytes);
         message
     };
@@ -185,7 +193,7 @@ pub fn pack(kind: Kind, sequence: u64, generation: u64, records: &[Record]) -> V
 }
 
 fn empty(taken: usize) -> Packed {
-    Packed { bytes: vec![0; HEADER], descriptors: taken..taken }
+    Packed { bytes: vec![0; HEADER], descriptors: taken..taken, is_introduced: false }
 }
 
 #[cfg(test)]

@@ -194,7 +194,7 @@ impl Conversation<'_> {
     fn send(&self, mut bytes: &[u8], mut fds: &[BorrowedFd<'_>]) -> io::Result<()> {
         let (begun, socket) = (Instant::now(), self.connection.socket.as_fd());
         while !bytes.is_empty() {
-            let sent = self.step(begun, |limit| socket::send(socket, bytes, fds, limit))?;
+            let sent = self.step(begun, |limit| socket::send(socket, bytes, fds, false, limit))?;
             // They have gone with the first bytes.
             fds = &[];
             bytes = bytes.get(sent..).unwrap_or_default();

@@ -2,45 +2,38 @@
 
 use std::fs::File;
 
-use pyo3::exceptions::{PyOSError, PyTypeError};
+use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyMemoryView, PySlice};
+use pyo3::types::PyDict;
 
 use super::PyMemory;
+use super::stream::{Method, READ_FROM, WRITE_TO, Wanted};
 use crate::memory::access::{Access, Verb};
-use crate::memory::buffer::{Bytes, Output};
 use crate::memory::protection::Need;
 use crate::memory::section::Section;
 use crate::memory::transfer::Transfer;
-use crate::model::error::{Errno, Error, Result};
-use crate::model::format::hex;
-use crate::model::int::usize_of;
-use crate::model::interrupt::Uninterrupted;
+use crate::model::error::Result;
 use crate::model::range::Range;
 use crate::model::region::{PROT_READ, PROT_WRITE};
 use crate::python::argument::Argument;
-use crate::python::calls::{self, python_call};
+use crate::python::callback;
+use crate::python::calls::python_call;
 use crate::python::convert::{self, Address, Size, U64};
 use crate::python::file::{self as file_object, PlainFile};
 use crate::python::import_once::interned;
 use crate::python::keywords;
-use crate::python::{buffer, callback};
-use crate::sys::errno::{EAGAIN, EIO};
 use crate::sys::file;
-
-/// The most bytes that a file object is asked for at a time.
-const STEP: u64 = 1 << 20;
 
 /// How the bytes of a file are moved.
 enum Endpoint<'py> {
     /// By its descriptor: of an int, and of an object whose bytes are those of its descriptor.
     Descriptor(Descriptor<'py>),
-    /// By its `readinto` or `write`, for only they know what becomes of the bytes.
-    Stream(Bound<'py, PyAny>),
+    /// By its `readinto`, `read` or `write`, for only they know what becomes of the bytes.
+    Stream(Method<'py>),
 }
 
 impl<'py> Endpoint<'py> {
-    fn new(object: &Bound<'py, PyAny>, method: &str, needed: i32) -> PyResult<Self> {
+    fn new(object: &Bound<'py, PyAny>, methods: &[&'static str], needed: i32) -> PyResult<Self> {
         let _guard = python_call();
         if let Some(file) = descriptor_is_all(object)? {
             return Descriptor::new(object, file, needed).map(Self::Descriptor);
@@ -48,14 +41,16 @@ impl<'py> Endpoint<'py> {
         if object.is_instance(&object.py().import(interned!(object.py(), "io"))?.getattr("TextIOBase")?)? {
             return Err(PyTypeError::new_err("the file is open as text: open it in binary mode"));
         }
-        let Some(move_bytes) = object.getattr_opt(method)? else {
-            let class = object.get_type().name()?;
-            return Err(PyTypeError::new_err(format!(
-                "{class} is not a file, for it has no {method}(): give its descriptor, an int"
-            )));
-        };
-        callback::check(&move_bytes, method)?;
-        Ok(Self::Stream(move_bytes))
+        for method in methods {
+            if let Some(move_bytes) = object.getattr_opt(*method)? {
+                callback::check(&move_bytes, method)?;
+                return Ok(Self::Stream((method, move_bytes)));
+            }
+        }
+        let (class, methods) = (object.get_type().name()?, methods.join("() or "));
+        Err(PyTypeError::new_err(format!(
+            "{class} is not a file, for it has no {methods}(): give its descriptor, an int"
+        )))
     }
 }
 
@@ -103,7 +98,7 @@ impl<'py> Descriptor<'py> {
         memory: &PyMemory,
         (verb, range): (Verb, Range),
         work: impl FnOnce(&mut Transfer<'_>, &[Section<'_>]) -> Result<()> + Send,
-    ) -> PyResult<()> {
+    ) -> PyResult<u64> {
         let _guard = python_call();
         let (endpoint, at) = (&self.file, self.buffered.as_ref().map(|(_, position)| *position));
         let mut done = 0;
@@ -119,106 +114,35 @@ impl<'py> Descriptor<'py> {
                 object.call_method1("seek", (0, 2))
             }
             Some((object, position)) => object.call_method1("seek", (position.saturating_add(done),)),
-            None => return transferred,
+            None => return transferred.map(|()| done),
         };
-        transferred.and(sought.map(drop))
+        transferred.and(sought.map(|_| done))
     }
 }
 
 impl PyMemory {
-    /// Calls `step` for the bytes that are left of a range, until it has moved all of them.
-    fn stream(
-        &self,
-        py: Python<'_>,
-        (verb, range): (Verb, Range),
-        mut step: impl FnMut(Range) -> PyResult<Option<u64>>,
-    ) -> PyResult<()> {
-        let _guard = python_call();
-        // The file's own code runs meanwhile, which may take long: the region stays, and nothing that was checked is checked in vain.
-        let held = self.lease(py, (verb, &[range]))?;
-        let mut left = range;
-        while !left.is_empty() {
-            let done = range.size().saturating_sub(left.size());
-            let moved = step(left.take(STEP)).map_err(|error| noted(py, error, verb.name, done, range.size()))?;
-            match moved {
-                Some(count) if count > 0 => left = left.skip(count),
-                moved => return Err(stopped(verb, moved.is_none(), done, range.size()).into()),
-            }
-            py.check_signals()?;
+    /// The addresses that a file is read to: of so many bytes, or of what is left of it; one that does not tell may have as many as can
+    /// be written from there on.
+    fn wanted(&self, file: &Bound<'_, PyAny>, addr: Address, size: Option<Size>) -> PyResult<Wanted> {
+        if let Some(size) = size.map_or_else(|| file_object::rest(file), |size| Ok(Some(size)))? {
+            return Ok(Wanted { range: convert::range(addr, size)?, is_open: false });
         }
-        calls::detach(py, || drop(held));
-        Ok(())
-    }
-
-    fn read_stream(&self, py: Python<'_>, readinto: &Bound<'_, PyAny>, range: Range) -> PyResult<()> {
-        let _guard = python_call();
-        // Zeroes, for the file's own code sees it before it has filled it.
-        let zeroes = |[output]: [Output<'_>; 1]| Ok(output.fill(0, &Uninterrupted)?);
-        let [buffer] = buffer::new_bytearrays(py, usize_of(range.size().min(STEP)), zeroes)?;
-        self.stream(py, (READ_FROM, range), |part| {
-            let whole = PyMemoryView::from(buffer.as_any())?;
-            let view = whole.get_item(PySlice::new(py, 0, isize::try_from(part.size())?, 1))?;
-            let Some(count) = count(&readinto.call1((view,))?, part.size())? else { return Ok(None) };
-            let bytes = buffer.to_vec();
-            let read = Bytes::from(bytes.get(..usize_of(count)).unwrap_or_default());
-            self.write_from(py, Address(part.base()), read, false)?;
-            Ok(Some(count))
-        })
-    }
-
-    fn write_stream(&self, py: Python<'_>, write: &Bound<'_, PyAny>, range: Range) -> PyResult<()> {
-        let _guard = python_call();
-        let raw = py.import(interned!(py, "io"))?.getattr("RawIOBase")?;
-        let is_raw = write.getattr_opt("__self__")?.is_some_and(|file| file.is_instance(&raw).unwrap_or(false));
-        self.stream(py, (WRITE_TO, range), |part| {
-            let bytes = buffer::new_bytes(py, part.size(), |output| {
-                self.run(py, [(WRITE_PART, &[part])], None, |[sections], _| {
-                    sections.iter().try_for_each(|section| section.scan(output))
-                })
-            })?;
-            let answer = write.call1((bytes,))?;
-            // A raw file says so that it would block; other writers that say nothing took all.
-            if answer.is_none() && !is_raw { Ok(Some(part.size())) } else { count(&answer, part.size()) }
-        })
+        let reach = |range| self.short(|map, memory| Ok(Access { map, memory, verb: READ_FROM, range }.reach()));
+        let size = reach(Range::between(addr.0, u64::MAX))?;
+        // With nothing to write to, a byte is asked for, and its refusal is the error.
+        Ok(Wanted { range: convert::range(addr, Size(size.max(1)))?, is_open: true })
     }
 }
-
-/// The bytes that a file object says it moved; `None` when it would block.
-fn count(answer: &Bound<'_, PyAny>, asked: u64) -> PyResult<Option<u64>> {
-    if answer.is_none() {
-        return Ok(None);
-    }
-    callback::answer(answer.clone(), "the file")?;
-    let count = answer.extract::<U64>().ok().map(|count| count.0).filter(|count| *count <= asked);
-    let wrong = || PyOSError::new_err(format!("the file says that it moved {answer} bytes of {asked}"));
-    count.map(Some).ok_or_else(wrong)
-}
-
-fn stopped(verb: Verb, would_block: bool, done: u64, size: u64) -> Error {
-    let (why, errno) = if would_block { ("the file would block", EAGAIN) } else { ("the file ended", EIO) };
-    let message = format!("{}: {why} after {} of {} bytes", verb.name, hex(done), hex(size));
-    Error::Partial { message, errno: Errno::Refused(errno), done, size }
-}
-
-/// An exception of a file object passes, with a note on how far it came.
-fn noted(py: Python<'_>, error: PyErr, verb: &str, done: u64, size: u64) -> PyErr {
-    let _guard = python_call();
-    let note = format!("{verb}: after {} of {} bytes", hex(done), hex(size));
-    let _ = error.value(py).call_method1("add_note", (note,));
-    error
-}
-
-const READ_FROM: Verb = Verb::new("read_from", Need::Write).slow();
-const WRITE_TO: Verb = Verb::new("write_to", Need::Read).slow();
-const WRITE_PART: Verb = Verb::new("write_to", Need::Read);
 
 #[pymethods]
 impl PyMemory {
     /// Reads `size` bytes of a file or socket straight into guest memory, and returns their number; all that is left of it by default.
     ///
     /// `file` is a path, a descriptor or a file object. The descriptor is used of ints, sockets and what `open()` gives; any other object, such
-    /// as `io.BytesIO` or one that decompresses, is read by its `readinto`, and what that raises comes out. Short reads, signals and
-    /// non-blocking sockets are gone on with, and Ctrl-C ends the wait. Raises `TypeError` for what is neither, `PartialTransfer` with `.done` when the file ends or fails before; as `write` does, and then nothing was read.
+    /// as `io.BytesIO` or one that decompresses, is read by its `readinto`, or its `read`, and what that raises comes out. Short reads, signals and
+    /// non-blocking sockets are gone on with, and Ctrl-C ends the wait. A pipe, a socket or another file that does not tell how much is left of it is
+    /// read to its end where `size` is left out, and all memory from `addr` to the next hole is in use meanwhile. Raises `TypeError` for what is not a file,
+    /// `PartialTransfer` with `.done` when the file ends or fails before, or the memory ends before the file; as `write` does, and then nothing was read.
     ///
     /// >>> import tempfile
     /// >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
@@ -233,17 +157,16 @@ impl PyMemory {
     #[pyo3(signature = (file, addr, size=None))]
     fn read_from(&self, py: Python<'_>, file: &Bound<'_, PyAny>, addr: Address, size: Option<Size>) -> PyResult<u64> {
         file_object::with_file(file, "rb", |file| {
-            let endpoint = Endpoint::new(file, "readinto", PROT_READ).argument("file")?;
-            let size = size.map_or_else(|| file_object::rest(file), Ok)?;
-            let range = convert::range(addr, size)?;
+            let endpoint = Endpoint::new(file, &["readinto", "read"], PROT_READ).argument("file")?;
+            let wanted = self.wanted(file, addr, size)?;
+            let Wanted { range, is_open } = wanted;
             match endpoint {
-                _ if range.is_empty() => {}
-                Endpoint::Stream(readinto) => self.read_stream(py, &readinto, range)?,
-                Endpoint::Descriptor(file) => {
-                    file.transfer(py, self, (READ_FROM, range), |transfer, sections| transfer.read(sections))?;
-                }
+                _ if range.is_empty() => Ok(0),
+                Endpoint::Stream(method) => self.read_stream(py, &method, &wanted),
+                Endpoint::Descriptor(file) => file.transfer(py, self, (READ_FROM, range), |transfer, sections| {
+                    if is_open { transfer.read_to_end(sections) } else { transfer.read(sections) }
+                }),
             }
-            Ok(size.0)
         })
     }
 
@@ -266,14 +189,13 @@ impl PyMemory {
             self.short(|map, memory| Access { map, memory, verb: WRITE_TO, range }.sections().map(drop))?;
         }
         file_object::with_file(file, "wb", |file| {
-            match Endpoint::new(file, "write", PROT_WRITE).argument("file")? {
-                _ if range.is_empty() => {}
-                Endpoint::Stream(write) => self.write_stream(py, &write, range)?,
+            match Endpoint::new(file, &["write"], PROT_WRITE).argument("file")? {
+                _ if range.is_empty() => Ok(0),
+                Endpoint::Stream(write) => self.write_stream(py, &write, range),
                 Endpoint::Descriptor(file) => {
-                    file.transfer(py, self, (WRITE_TO, range), |transfer, sections| transfer.write(sections))?;
+                    file.transfer(py, self, (WRITE_TO, range), |transfer, sections| transfer.write(sections))
                 }
             }
-            Ok(size.0)
         })
     }
 

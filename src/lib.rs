@@ -6,6 +6,7 @@
 //!
 //! - [`sys`] has every system call, with a safe signature.
 //! - [`model`] is the map as pure data: regions, layouts, changes, plans, errors.
+//! - [`dump`] finds the memory in dumps of other programs.
 //! - [`memory`] turns descriptions into mapped bytes, and accesses them where a touch may fault.
 //! - [`space`] is the live address space: snapshot, turn, change. [`space::AddressSpace::change`] is its heart.
 //! - [`clients`] follow its changes: KVM's slots, vhost-user's memory table.
@@ -18,6 +19,7 @@
 compile_error!("dbs-address-space needs a 64-bit, little-endian Linux (x86_64 or aarch64)");
 
 mod clients;
+mod dump;
 mod image;
 mod memory;
 mod model;
@@ -61,6 +63,8 @@ mod _core {
     #[pymodule_export]
     use super::python::dirty::PyDirtyPages;
     #[pymodule_export]
+    use super::python::dump::{PyDumpReader, PyPieces};
+    #[pymodule_export]
     use super::python::file::checked_descriptor;
     #[pymodule_export]
     use super::python::firmware_tables::{device_tree, e820, slit, srat};
@@ -102,8 +106,6 @@ mod _core {
     use super::python::reservation::PyReservation;
     #[pymodule_export]
     use super::python::share::PyShare;
-    #[pymodule_export]
-    use super::python::snappy::unpack_snappy;
     #[pymodule_export]
     use super::python::space::PySpace;
     #[pymodule_export]

@@ -76,9 +76,11 @@ __all__ = [
     "Transaction",
     "UnplugRequest",
     "VhostUserClient",
+    "_DumpReader",
     "_Image",
     "_ImagePart",
     "_LoopObserver",
+    "_Pieces",
     "_ValueBell",
     "__version__",
     "check_type",
@@ -99,7 +101,6 @@ __all__ = [
     "size_text",
     "slit",
     "srat",
-    "unpack_snappy",
     "usable_end",
 ]
 
@@ -242,16 +243,6 @@ def parse_protection(text: str) -> int:
 
 def protection_text(bits: SupportsIndex) -> str:
     """A protection's bits as in `/proc/PID/maps`."""
-
-def unpack_snappy(data: bytes, *, framed: bool = False) -> bytes:
-    r"""The content of Snappy-packed bytes: of one block, or with `framed=True` of one chunk of the framing format, whose checksum is checked.
-
-    Raises `InvalidArgument` for what is not Snappy, or has more than 64 KiB.
-
-    >>> from dbs_address_space._core import unpack_snappy
-    >>> unpack_snappy(b"\x05\x10hello")
-    b'hello'
-    """
 
 def size_text(size: SupportsIndex | str) -> str:
     """A size as it is shown everywhere: `3 GiB`."""
@@ -537,6 +528,7 @@ class AddressSpaceRegion:
         >>> AddressSpaceRegion("ram", 0, "1GiB").replace(name="ram0", size="2GiB")
         AddressSpaceRegion('ram0' DEFAULT_MEMORY [0x0, 0x8000_0000) 2 GiB rw- shmem)
         """
+    def _runs(self) -> list[tuple[int, int]] | None: ...
     def __replace__(self, **changes: Any) -> AddressSpaceRegion: ...
     def __len__(self) -> int: ...
     def __bool__(self) -> bool: ...
@@ -3463,6 +3455,27 @@ class VhostUserClient(Attachment):
         """
     def ask(self, request: SupportsIndex, payload: bytes = b"", *, fds: Sequence[SupportsIndex] = ()) -> bytes:
         """Sends a message that has a reply, and returns the reply's payload. Raises as `send` does."""
+
+@final
+class _Pieces:
+    def __new__(cls, pieces: Iterable[tuple[int, int, int | None]], file_size: int, partial: bool) -> Self: ...
+    @staticmethod
+    def of_elf(table: bytes, stride: int, file_size: int, partial: bool) -> _Pieces: ...
+    def __len__(self) -> int: ...
+    def all(self) -> tuple[tuple[int, int, int | None], ...]: ...
+    def regions(self, most: int, zero: bool) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]: ...
+    def reader(self, fd: int, zero: bool) -> _DumpReader: ...
+
+@final
+class _DumpReader:
+    @staticmethod
+    def of_kdump(
+        fd: int, pieces: _Pieces, block: int, stored: bytes, descriptors_at: int, zero: bool
+    ) -> _DumpReader: ...
+    @staticmethod
+    def of_avml(fd: int, file_size: int, partial: bool) -> tuple[_DumpReader, _Pieces]: ...
+    def region(self, base: int, size: int) -> AddressSpaceRegion: ...
+    def copy_to(self, fd: int, pieces: _Pieces, partial: bool, zero: bool) -> _Pieces: ...
 
 @final
 class _ImagePart:

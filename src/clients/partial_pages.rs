@@ -28,6 +28,9 @@ impl PartialPages {
 
     /// The whole pages of a region; `None` when all of it is left out.
     pub(super) fn of(self, region: &MappedRegion, client: &str) -> Result<Option<MappedRegion>> {
+        if region.storage().reader().is_some() {
+            return Err(without_pages(region, client));
+        }
         match region.whole_pages() {
             Some(whole) if self == Self::Skip || whole.shown_at() == region.range() => Ok(Some(whole)),
             None if self == Self::Skip => Ok(None),
@@ -47,6 +50,17 @@ pub fn left_out(range: Range, shown: &[Range]) -> Vec<Range> {
     left.push(Range::between(at, range.end()));
     left.retain(|part| !part.is_empty());
     left
+}
+
+/// The refusal of bytes that are in no page.
+fn without_pages(region: &MappedRegion, client: &str) -> Error {
+    let desc = region.desc();
+    Error::Unsupported {
+        message: format!("{client} can't show {desc}{}", region.why_guarded()),
+        feature: "pages of a dump that is not mapped",
+        how: "load(..., copy=True)".into(),
+        region: Some(Arc::clone(desc)),
+    }
 }
 
 fn refused(region: &MappedRegion, client: &str) -> Error {

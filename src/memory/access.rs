@@ -139,11 +139,11 @@ impl<'a> Access<'a> {
             }
             Shape::Mapped => {
                 for region in self.memory.overlapping(self.range) {
-                    self.check(region)?;
-                    found.add(Section::new(region, self.range, buffer))?;
+                    self.check_allowed(region)?;
+                    found.add_all(Section::new(region, self.range, buffer).there())?;
                 }
             }
-            Shape::Allowed => found.add_all(self.allowed().map(|region| Section::new(region, self.range, buffer)))?,
+            Shape::Allowed => found.add_all(self.allowed(buffer))?,
             Shape::Run(most) => self.run(buffer, most, found),
         }
         Ok(())
@@ -162,8 +162,7 @@ impl<'a> Access<'a> {
 
     fn run(&self, buffer: Range, most: u64, found: &mut Vec<Section<'a>>) {
         let mut left: Option<Range> = None;
-        for region in self.allowed() {
-            let section = Section::new(region, self.range, buffer);
+        for section in self.allowed(buffer) {
             let left = left.get_or_insert_with(|| Range::between(section.address(), u64::MAX).take(most));
             if left.is_empty() || left.base() != section.address() {
                 break;
@@ -173,14 +172,24 @@ impl<'a> Access<'a> {
         }
     }
 
-    fn allowed(&self) -> impl Iterator<Item = &'a MappedRegion> + use<'a> {
-        let bits = self.verb.need.bits();
-        self.memory.overlapping(self.range).filter(move |region| region.desc().prot_flags & bits == bits)
+    fn allowed(&self, buffer: Range) -> impl Iterator<Item = Section<'a>> + use<'a> {
+        let (bits, range) = (self.verb.need.bits(), self.range);
+        let regions = self.memory.overlapping(range).filter(move |region| region.desc().prot_flags & bits == bits);
+        regions.flat_map(move |region| Section::new(region, range, buffer).there())
     }
 
-    /// Refuses a region that does not allow what the verb needs in its part of the range.
+    /// Refuses a region that does not allow what the verb needs in its part of the range, or does not have all of it.
     fn check(&self, region: &MappedRegion) -> Result<()> {
+        self.check_allowed(region)?;
+        let lacking = region.first_lacking(region.range().intersection(&self.range));
+        lacking.map_or(Ok(()), |lacking| Err(self.denied(lacking, region)))
+    }
+
+    fn check_allowed(&self, region: &MappedRegion) -> Result<()> {
         let part = region.range().intersection(&self.range);
+        if self.verb.need == Need::Address && region.storage().reader().is_some() {
+            return Err(self.without_address(region));
+        }
         match region.first_denied(part, self.verb.need.bits())? {
             Some(denied) => Err(self.denied(denied, region)),
             None => Ok(()),
@@ -254,6 +263,7 @@ impl<'a> Access<'a> {
         let why = match region.window_prot_flags(address) {
             Some(None) => "where no file is mapped".into(),
             Some(Some(flags)) => format!("where a file is mapped {}", format::protection(flags)),
+            None if region.first_lacking(Range::at(address, 1)).is_some() => "which is not in the dump there".into(),
             None if matches!(self.verb.need, Need::Write | Need::ReadWrite) => {
                 format!(
                     "which is {}; write(force=True) writes through a protection",
@@ -267,6 +277,17 @@ impl<'a> Access<'a> {
             address,
             size: self.range.size(),
             region: Arc::clone(desc),
+        }
+    }
+
+    /// The refusal of an address of bytes that have none.
+    fn without_address(&self, region: &MappedRegion) -> Error {
+        let desc = region.desc();
+        Error::Unsupported {
+            message: format!("{}: no host address has the bytes of {desc}{}", self.asked(), region.why_guarded()),
+            feature: "an address of bytes of a dump",
+            how: "load(..., copy=True)".into(),
+            region: Some(Arc::clone(desc)),
         }
     }
 

@@ -32,6 +32,10 @@ impl Storage {
             found(part);
             return Ok(());
         }
+        if self.reader().is_some() {
+            self.runs(part).for_each(found);
+            return Ok(());
+        }
         if self.file_runs(part, found) {
             return Ok(());
         }

@@ -44,6 +44,8 @@ pub enum Why {
     NotInherited,
     /// Its bytes come in from an image when they are used.
     NotFilled,
+    /// Its bytes lie in a dump in many pieces, or packed.
+    InDump,
 }
 
 impl Display for Why {
@@ -84,6 +86,7 @@ impl Display for Why {
                 "others have its descriptor and may take its huge pages away: use small pages where it is shared"
             }
             Self::NotFilled => "its bytes come in from an image as they are used: wait_restored() waits for all of them",
+            Self::InDump => "its bytes lie in a dump in many pieces, or packed: load it with copy=True",
             Self::NotInherited => "a forked child does not have its pages: use it in the process that mapped it",
         })
     }

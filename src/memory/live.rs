@@ -143,6 +143,12 @@ fn live_part<'a>(
             unsafe { kernel::read_guarded(host, copy, size)? };
             copy.cast_const()
         }
+        Path::Reader(reader) => {
+            let bytes = buffer.get_mut(..size).unwrap_or_default();
+            let read = reader.reader.read(reader.at.saturating_add(part.base()), bytes);
+            read.map_err(|error| Stopped { completed: 0, error: Some(error) })?;
+            copy.cast_const()
+        }
         Path::Thread => {
             let error = errno::refusal(errno::EFAULT, "its pages are brought in by somebody when they are touched");
             return Err(Stopped { completed: 0, error: Some(error) });

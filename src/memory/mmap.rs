@@ -10,7 +10,7 @@ use vm_memory::{FileOffset, MmapRegion};
 use super::protection::Pages;
 use super::source::Backing;
 use crate::model::int::{u64_of, usize_of};
-use crate::model::region::{PROT_READ, PROT_WRITE, SharedRegion};
+use crate::model::region::{MAP_ANONYMOUS, MAP_NORESERVE, MAP_PRIVATE, PROT_NONE, PROT_READ, PROT_WRITE, SharedRegion};
 use crate::sys::errno::{self, ENOMEM};
 use crate::sys::host;
 use crate::sys::span::Span;
@@ -57,6 +57,11 @@ pub(super) fn map(region: &SharedRegion, backing: &Backing) -> io::Result<Mapped
         .with_hugetlbfs(backing.is_huge);
     if let Some(file) = &backing.file {
         builder = builder.with_file_offset(FileOffset::from_arc(Arc::clone(file), backing.page_offset()));
+    }
+    if backing.reader.is_some() {
+        // Addresses alone, which nobody gives a protection: a touch is a fault, never a zero.
+        builder = builder.with_mmap_prot(PROT_NONE).with_mmap_flags(MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE);
+        return Ok(MappedPages { mmap: builder.build().map_err(io_error)?, own: None, _span: None });
     }
     if let Some(buffer) = &backing.buffer {
         let page = std::ptr::with_exposed_provenance_mut::<u8>(buffer.host).wrapping_sub(usize_of(backing.lead()));

@@ -12,6 +12,7 @@ use super::source::Backing;
 use super::storage::Storage;
 use crate::model::range::Range;
 use crate::model::region::PROT_READ;
+use crate::model::source::UserReader;
 
 /// The time for which memory may be touched directly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +33,8 @@ impl Touch {
     /// The rules. The first one that fits decides.
     const fn of(backing: &Backing) -> Self {
         match backing {
+            // No host address has its bytes.
+            Backing { reader: Some(_), .. } => Self::Never(Why::InDump),
             // Whoever must answer the fault may want the interpreter's lock, or be gone.
             Backing { has_fault_handler: true, .. } => Self::Never(Why::FaultHandler),
             // The owner of a file that is mapped into a DAX window may cut it.
@@ -63,6 +66,8 @@ pub enum Path<'a> {
     /// Reads by `pread(2)` from the file, in which the storage begins at an offset: holes stay holes. Writes as for [`Self::Kernel`]:
     /// `pwrite(2)` would grow a file that was cut.
     File(&'a File, u64),
+    /// Reads by the reader of a dump, in whose places the storage begins at one.
+    Reader(&'a UserReader),
     /// By `process_vm_readv(2)` and `process_vm_writev(2)` on this process.
     Kernel,
     /// As for [`Self::Kernel`], on a thread that is left behind if the userfaultfd handler that must answer does not.
@@ -74,7 +79,7 @@ impl Path<'_> {
     pub const fn is_direct(&self) -> bool {
         match self {
             Self::Direct | Self::DirectUntilExported(_) => true,
-            Self::File(..) | Self::Kernel | Self::Thread => false,
+            Self::File(..) | Self::Reader(_) | Self::Kernel | Self::Thread => false,
         }
     }
 }
@@ -134,6 +139,9 @@ impl Storage {
     }
 
     fn guarded_path(&self) -> Path<'_> {
+        if let Some(reader) = self.reader() {
+            return Path::Reader(reader);
+        }
         match self.backing().shown_file() {
             _ if self.filling().is_some() => Path::Kernel,
             _ if self.backing().has_fault_handler => Path::Thread,

@@ -42,7 +42,10 @@ pub struct PreallocReport {
 /// Whether pages can be brought in: not where the protection allows no access, nor in memory that someone else made or brings in.
 fn can_populate(section: &Section<'_>) -> bool {
     let (region, backing) = (section.region(), section.region().storage().backing());
-    region.desc().prot_flags & (PROT_READ | PROT_WRITE) != 0 && backing.buffer.is_none() && !backing.has_fault_handler
+    region.desc().prot_flags & (PROT_READ | PROT_WRITE) != 0
+        && backing.buffer.is_none()
+        && backing.reader.is_none()
+        && !backing.has_fault_handler
 }
 
 /// The bytes of sections that can be populated.

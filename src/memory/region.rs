@@ -266,6 +266,14 @@ impl MappedRegion {
         }
     }
 
+    /// The first address in part of the region whose byte a dump has not.
+    pub(super) fn first_lacking(&self, range: Range) -> Option<u64> {
+        let part = self.part(range);
+        let run = self.storage.first_run(part);
+        let lacking = if run.base() > part.base() { part.base() } else { run.end() };
+        (lacking < part.end()).then(|| self.window.guest_of(Range::at(lacking, 1)).base())
+    }
+
     /// In a DAX window, the protection of the file that is mapped at an address.
     pub(super) fn window_prot_flags(&self, address: u64) -> Option<Option<i32>> {
         let offset = self.part(Range::at(address, 1)).base();

@@ -414,6 +414,7 @@ impl MappedRegion {
     pub fn can_be_reset(&self) -> bool {
         let backing = self.storage().backing();
         let is_writable = match (&backing.buffer, &backing.file) {
+            _ if backing.reader.is_some() => false,
             (Some(buffer), _) => buffer.is_writable,
             (None, Some(file)) if !backing.is_private() => {
                 file::protection(file).is_ok_and(|prot_flags| prot_flags & PROT_WRITE != 0)

@@ -19,6 +19,7 @@ use crate::model::interrupt::{Interrupt, STEP};
 use crate::model::range::Range;
 use crate::model::region::{PROT_READ, PROT_WRITE};
 use crate::model::room;
+use crate::model::source::UserReader;
 use crate::sys::copy::{self as kernel, Stopped};
 use crate::sys::errno::{self, ETIMEDOUT};
 
@@ -91,6 +92,11 @@ impl<'a> Section<'a> {
     pub fn within(&self, range: Range) -> Self {
         let inside = self.range().intersection(&range);
         self.skip(inside.base().abs_diff(self.address())).take(inside.size())
+    }
+
+    /// The sections of it whose bytes are there: all of it, but for regions of a dump.
+    pub(super) fn there(self) -> impl Iterator<Item = Self> {
+        self.region.storage().runs(self.part).map(move |run| self.within_part(run))
     }
 
     /// The bytes of it that are in part of the storage.
@@ -230,9 +236,17 @@ impl<'a> Section<'a> {
             }
             // SAFETY: the part lies inside the output, and the kernel checks the source.
             Path::Kernel => unsafe { kernel::read_guarded(host, to, size) },
+            Path::Reader(reader) => return self.in_guarded_chunks(|chunk| chunk.read_by_reader(reader, output)),
             Path::Thread => return self.in_guarded_chunks(|chunk| chunk.read_on_thread(output)),
         };
         result.map_err(|stopped| self.fault("read", &stopped))
+    }
+
+    fn read_by_reader(&self, reader: &UserReader, output: &Output<'_>) -> Result<()> {
+        let mut bytes = room::zeroed(self.len())?;
+        let read = reader.reader.read(reader.at.saturating_add(self.part.base()), &mut bytes);
+        read.map_err(|error| self.fault("read", &Stopped { completed: 0, error: Some(error) }))?;
+        output.put(self.at(), &bytes)
     }
 
     fn read_on_thread(&self, output: &Output<'_>) -> Result<()> {
@@ -288,6 +302,8 @@ impl<'a> Section<'a> {
             (Path::File(..) | Path::Kernel, Input::Bytes(bytes)) => {
                 self.write_guarded(bytes.part(self.at(), self.len())?)
             }
+            // Refused before that: its protection forbids writes, and can't be lifted.
+            (Path::Reader(_), _) => Err(self.fault("write", &Stopped { completed: 0, error: None })),
             (Path::Thread, Input::Bytes(bytes)) => self.in_guarded_chunks(|chunk| {
                 let mut copy = room::zeroed(chunk.len())?;
                 bytes.copy_to(chunk.at(), &mut copy)?;
@@ -359,6 +375,7 @@ impl<'a> Section<'a> {
             (_, Some(error)) if errno::of(error) == ETIMEDOUT => {
                 "its userfaultfd handler does not answer, and the access was given up".into()
             }
+            (_, Some(error)) if backing.reader.is_some() => error.to_string(),
             _ if backing.is_huge => "no huge page was free for it".into(),
             (_, Some(error)) if self.region.storage().dax_window().is_some() => {
                 format!("the file that is mapped there was truncated, or its file system is full: {error}")

@@ -17,7 +17,7 @@ use crate::model::region::{
     MAP_ANONYMOUS, MAP_FIXED, MAP_FIXED_NOREPLACE, MAP_GROWSDOWN, MAP_HUGETLB, MAP_NORESERVE, MAP_PRIVATE, MAP_SHARED,
     RegionType, SharedRegion,
 };
-use crate::model::source::{SourceType, UserBuffer};
+use crate::model::source::{Source, SourceType, UserBuffer, UserReader};
 use crate::sys::errno::{self, EINVAL, EISDIR, EMFILE, ENFILE, ENODEV, ENOENT, ENOMEM, EOVERFLOW};
 use crate::sys::file::{self, FileKind};
 use crate::sys::host::{Host, page_size as small_page_size};
@@ -34,6 +34,8 @@ pub(super) struct Backing {
     pub shadow: Option<Arc<Shadow>>,
     /// Memory that someone else made, instead of a mapping of ours.
     pub buffer: Option<UserBuffer>,
+    /// Bytes that are read when they are asked for: what is mapped are addresses alone.
+    pub reader: Option<UserReader>,
     /// `mmap` flags, without `MAP_POPULATE`.
     pub flags: i32,
     /// Bytes a page.
@@ -180,9 +182,12 @@ const DEFAULT_SEALS: [Seal; 3] = [Seal::Shrink, Seal::Grow, Seal::Seal];
 fn open_adopted(region: &SharedRegion, backing: Backing) -> Result<Backing> {
     let is_trusted = region.options.trusted == Some(true);
     let backing = Backing { is_foreign: true, is_trusted, ..backing };
-    let opened = match &region.source.buffer {
-        Some(buffer) => open_buffer(buffer, backing),
-        None => open_user_file(region, backing)?,
+    let opened = match &region.source {
+        Source { buffer: Some(buffer), .. } => open_buffer(buffer, backing),
+        Source { reader: Some(reader), .. } => {
+            return Ok(Backing { reader: Some(reader.clone()), may_block: true, ..backing });
+        }
+        _ => open_user_file(region, backing)?,
     };
     // What can't fault is memory as any other; a guarded access may wait for a disk.
     let may_block = opened.may_block || opened.has_fault_handler || opened.judged.is_some();

@@ -26,6 +26,7 @@ use crate::model::int::{u64_of, usize_of};
 use crate::model::journal::{self, Level};
 use crate::model::range::Range;
 use crate::model::region::{PROT_READ, PROT_WRITE, SharedRegion};
+use crate::model::source::UserReader;
 use crate::sys::copy::{self, Reach};
 use crate::sys::fork::Forked;
 use crate::sys::host;
@@ -120,7 +121,8 @@ impl Storage {
         let is_readable = region.prot_flags & PROT_READ != 0;
         // What was judged to be a sealed memfd is neither, and a look would bring a page in.
         let is_memfd = self.backing.judged.is_none() && !self.backing.is_trusted && self.backing.buffer.is_none();
-        if !region.source.is_adopted() || !is_readable || is_memfd || self.backing.has_fault_handler {
+        let is_mapped = region.source.is_adopted() && region.source.reader.is_none();
+        if !is_mapped || !is_readable || is_memfd || self.backing.has_fault_handler {
             return Ok(());
         }
         match copy::probe(self.start.expose_provenance()) {
@@ -292,6 +294,28 @@ impl Storage {
         &self.backing
     }
 
+    /// The reader of its bytes, where no host address has them.
+    pub fn reader(&self) -> Option<&UserReader> {
+        self.backing.reader.as_ref()
+    }
+
+    /// The first bytes of a part that are there, up to the next that are not; none at its end if there are none.
+    pub(super) fn first_run(&self, part: Range) -> Range {
+        let Some(UserReader { reader, at }) = self.reader() else { return part };
+        let run = reader.first_run(Range::at(at.saturating_add(part.base()), part.size()));
+        Range::between(run.base().saturating_sub(*at), run.end().saturating_sub(*at))
+    }
+
+    /// The bytes of a part that are there, run by run.
+    pub(super) fn runs(&self, part: Range) -> impl Iterator<Item = Range> {
+        let mut left = part;
+        std::iter::from_fn(move || {
+            let run = self.first_run(left);
+            left = Range::between(run.end(), left.end());
+            (!run.is_empty()).then_some(run)
+        })
+    }
+
     pub(super) const fn gate(&self) -> &Gate {
         &self.gate
     }
@@ -371,6 +395,9 @@ impl Storage {
             let what = "its buffer is read-only";
             let refused = || io::Error::new(io::ErrorKind::PermissionDenied, what);
             return Ok(if buffer.is_writable { Ok(work()) } else { Err(refused()) });
+        }
+        if self.backing.reader.is_some() {
+            return Ok(Err(io::Error::new(io::ErrorKind::PermissionDenied, "its bytes are those of a dump")));
         }
         if self.dax_window.is_some() {
             let what = "what a DAX window shows has its own protection";

@@ -81,6 +81,9 @@ pub fn part_of(region: &Region, range: Range) -> Result<Region> {
         let skipped = usize::try_from(skipped).map_err(|_| too_far(region))?;
         buffer.host = buffer.host.checked_add(skipped).ok_or_else(|| too_far(region))?;
     }
+    if let Some(reader) = &mut part.source.reader {
+        reader.at = reader.at.checked_add(skipped).ok_or_else(|| too_far(region))?;
+    }
     Ok(part)
 }
 

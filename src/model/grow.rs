@@ -47,8 +47,8 @@ pub fn grown(map: &RegionMap, region: &RegionEntry, size: u64) -> Result<RegionM
 
 /// A region behind one, like it, with memory of its own; in a file what comes next.
 pub fn neighbour(map: &RegionMap, region: &SharedRegion, size: u64) -> Result<Region> {
-    if region.source.buffer.is_some() || region.window.is_some() {
-        let what = if region.source.buffer.is_some() { "a buffer has its size" } else { "a window brings no memory" };
+    if region.source.is_held() || region.window.is_some() {
+        let what = if region.source.is_held() { "a buffer or dump has its size" } else { "a window brings no memory" };
         let message = format!("cannot grow {region}: {what}");
         return Err(Invalid::argument(message).about(Some(region.base()), Some(size)).into());
     }

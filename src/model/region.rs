@@ -73,7 +73,7 @@ impl Region {
     /// A region with the defaults of its type and source.
     pub fn new(region_type: RegionType, range: Range, source: Source) -> Result<Self, Invalid> {
         let (perm_flags, mut prot_flags) = region_type.default_flags(&source);
-        if source.buffer.as_ref().is_some_and(|buffer| !buffer.is_writable) {
+        if source.reader.is_some() || source.buffer.as_ref().is_some_and(|buffer| !buffer.is_writable) {
             prot_flags &= !PROT_WRITE;
         }
         let region = Self {
@@ -126,8 +126,8 @@ impl Region {
     }
 
     fn check_source(&self) -> Result<(), Invalid> {
-        let Source { source_type, file, buffer, .. } = &self.source;
-        if self.source.is_adopted() && source_type.is_some() || file.is_some() && buffer.is_some() {
+        let Source { source_type, file, buffer, reader, .. } = &self.source;
+        if self.source.is_adopted() && source_type.is_some() || file.is_some() && self.source.is_held() {
             let message = "file=, a buffer and mem_type= exclude each other: each of them is the source";
             return Err(Invalid::new(Kind::MemorySourceType, message));
         }
@@ -140,6 +140,9 @@ impl Region {
             Some(buffer) if !buffer.is_writable && self.prot_flags & PROT_WRITE != 0 => {
                 Err(Invalid::argument("the buffer is read-only: a region over it has prot_flags \"r--\""))
             }
+            _ if reader.is_some() && self.prot_flags & (PROT_WRITE | PROT_EXEC) != 0 => Err(Invalid::argument(
+                "the bytes of a dump are read where they lie: a region of it has prot_flags \"r--\"",
+            )),
             _ => Ok(()),
         }
     }
@@ -157,8 +160,10 @@ impl Region {
                 ("a DAX window is addresses for files", bare(Some(SourceType::MmapAnonymous)), placement)
             }
             RegionType::DeviceMemory => ("a device region has no memory", bare(None), BackingOptions::default()),
-            _ if self.source.buffer.is_some() => {
-                ("a buffer is mapped already", Source { path: PathBuf::new(), ..self.source.clone() }, given)
+            _ if self.source.is_held() => {
+                let what =
+                    if self.source.buffer.is_some() { "a buffer is mapped already" } else { "a dump is not mapped" };
+                (what, Source { path: PathBuf::new(), ..self.source.clone() }, given)
             }
             RegionType::DefaultMemory | RegionType::FirmwareMemory => return Ok(()),
         };
@@ -180,7 +185,7 @@ impl Region {
         let (perm_flags, prot_flags) = self.region_type.default_flags(source);
         let given = [
             ("perm_flags=", self.perm_flags != perm_flags),
-            ("prot_flags=", self.prot_flags != prot_flags && source.buffer.is_none()),
+            ("prot_flags=", self.prot_flags != prot_flags && !source.is_held()),
             ("host_numa_node_id=", self.host_numa_node_id.is_some()),
             ("backing= (page_size=, is_hugepage=, is_mergeable=)", self.options != *options),
         ];
@@ -361,6 +366,7 @@ impl Region {
             Some(_) if self.region_type == RegionType::DaxMemory => "reserved",
             Some(source) => source.as_str(),
             None if self.source.buffer.is_some() => "buffer",
+            None if self.source.reader.is_some() => "dump",
             None if self.source.file.is_some() => "file",
             None => "-",
         }

@@ -4,11 +4,13 @@ use super::quote::quoted;
 use std::any::Any;
 use std::fmt::{Debug, Display};
 use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 
 use super::ids::Origin;
 use super::invalid::{Invalid, Kind};
+use super::range::Range;
 
 /// The original's memory sources.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -133,6 +135,44 @@ impl std::hash::Hash for UserBuffer {
     }
 }
 
+/// Bytes that lie nowhere in one piece as they are, and are read each time that they are asked for: packed ones, and those of many pieces.
+pub trait ReadBytes: Debug + Send + Sync {
+    /// Reads as many bytes at a place as there is room for.
+    fn read(&self, at: u64, bytes: &mut [u8]) -> io::Result<()>;
+
+    /// The first bytes of a range of places that are there, up to the next that are not; none at its end if there are none.
+    fn first_run(&self, range: Range) -> Range;
+}
+
+/// Bytes that are read when they are asked for, from a place on; two are equal when they are the same bytes.
+#[derive(Clone, Debug)]
+pub struct UserReader {
+    /// The reader, which all regions of a dump share.
+    pub reader: Arc<dyn ReadBytes>,
+    /// The place of the first byte.
+    pub at: u64,
+}
+
+impl UserReader {
+    fn identity(&self) -> (*const (), u64) {
+        (Arc::as_ptr(&self.reader).cast(), self.at)
+    }
+}
+
+impl PartialEq for UserReader {
+    fn eq(&self, other: &Self) -> bool {
+        self.identity() == other.identity()
+    }
+}
+
+impl Eq for UserReader {}
+
+impl std::hash::Hash for UserReader {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.identity().hash(state);
+    }
+}
+
 /// Bytes of a memory that stay for as long as this is held, whether a region shows them or not.
 pub trait KeptBytes: Any + Debug + Send + Sync {}
 
@@ -170,6 +210,8 @@ pub struct Source {
     pub file: Option<UserFile>,
     /// Memory that the user gave.
     pub buffer: Option<UserBuffer>,
+    /// Bytes of a dump, which are read when they are asked for.
+    pub reader: Option<UserReader>,
     /// The offset of the region in the file.
     pub file_offset: u64,
     /// The process that alone has the bytes: here the region has no memory.
@@ -180,14 +222,20 @@ impl Source {
     /// Whether the bytes are those of an ordinary file, which is opened by its path when the region is mapped.
     #[must_use]
     pub fn is_named(&self) -> bool {
-        let has_other = self.source_type.is_some() || self.file.is_some() || self.buffer.is_some();
+        let has_other = self.source_type.is_some() || self.file.is_some() || self.is_held();
         !has_other && !self.path.as_os_str().is_empty()
     }
 
-    /// Whether the bytes are those of a file or buffer that the user gave.
+    /// Whether the bytes are those of a buffer or dump, which has no name by which the region could be made again.
+    #[must_use]
+    pub const fn is_held(&self) -> bool {
+        self.buffer.is_some() || self.reader.is_some()
+    }
+
+    /// Whether the bytes are those of a file, buffer or dump that the user gave.
     #[must_use]
     pub fn is_adopted(&self) -> bool {
-        self.file.is_some() || self.buffer.is_some() || self.is_named()
+        self.file.is_some() || self.is_held() || self.is_named()
     }
 }
 

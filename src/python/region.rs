@@ -390,7 +390,7 @@ impl PyRegion {
         let (old, changes) = (&self.0, changes.cloned().unwrap_or_else(|| PyDict::new(py)));
         let arguments = region_args::changed(py, old, &changes)?;
         // The class takes no buffer: what is said of it is put back with it.
-        let trusted = if old.source.buffer.is_some() { region_args::take_trusted(&arguments)? } else { None };
+        let trusted = if old.source.is_held() { region_args::take_trusted(&arguments)? } else { None };
         let new = py.get_type::<Self>().call((), Some(&arguments))?.cast_into::<Self>()?;
         let mut region = (*new.get().0).clone();
         if !changes.contains("perm_flags")? {
@@ -401,10 +401,11 @@ impl PyRegion {
             region.source.file.clone_from(&old.source.file);
         }
         region.source.buffer.clone_from(&old.source.buffer);
+        region.source.reader.clone_from(&old.source.reader);
         region.window.clone_from(&old.window);
         region.options.trusted = trusted.or(region.options.trusted);
-        // The default of a buffer is its own, which the class does not know.
-        if old.source.buffer.is_some() && !changes.contains("prot_flags")? {
+        // The default of a buffer or dump is its own, which the class does not know.
+        if old.source.is_held() && !changes.contains("prot_flags")? {
             region.prot_flags = old.prot_flags;
         }
         Self::checked(region)
@@ -443,13 +444,13 @@ impl PyRegion {
             _ if region.window.is_some() => {
                 return Err(refused("it is a window on bytes of another region; make it anew there"));
             }
-            Source { buffer: None, file: None, .. } => {}
-            Source { buffer: None, file: Some(UserFile { path: Some(path), .. }), .. } => {
+            Source { buffer: None, reader: None, file: None, .. } => {}
+            Source { buffer: None, reader: None, file: Some(UserFile { path: Some(path), .. }), .. } => {
                 keywords.set_item("file", path.as_os_str())?;
             }
             _ => {
                 return Err(refused(
-                    "its descriptor or buffer means nothing elsewhere; give the path of a file, or another one there",
+                    "its descriptor, buffer or dump means nothing elsewhere; give the path of a file, or another one there",
                 ));
             }
         }

@@ -1,6 +1,7 @@
 """Recognition, sources of every kind, and files that appear whole or not at all."""
 
 import os
+import random
 import re
 import signal
 import struct
@@ -11,6 +12,7 @@ from typing import BinaryIO
 
 import pytest
 from dbs_address_space import (
+    AccessDenied,
     AddressSpace,
     AddressSpaceRegion,
     FormatError,
@@ -18,6 +20,7 @@ from dbs_address_space import (
     MemoryFault,
     NotMapped,
     Progress,
+    Unsupported,
     dump,
     formats,
     load,
@@ -107,17 +110,90 @@ def descriptors() -> int:
     return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
-def test_many_pieces_take_one_descriptor_or_are_copied() -> None:
-    content = b"".join(
-        struct.pack("<IIQQ8x", 0x4C69_4D45, 1, page * PAGE, page * PAGE + PAGE - 1) + bytes([page & 0xFF]) * PAGE
-        for page in range(16500)
+def lime(pages: int, *, step: int = PAGE) -> bytes:
+    """Records of a page each, so far apart."""
+    return b"".join(
+        struct.pack("<IIQQ8x", 0x4C69_4D45, 1, page * step, page * step + PAGE - 1) + bytes([page & 0xFF]) * PAGE
+        for page in range(pages)
     )
+
+
+def test_many_pieces_take_one_descriptor_and_few_regions() -> None:
     before = descriptors()
-    few, many = load(content[: 1000 * (32 + PAGE)]), load(content)
-    assert len(few.regions) == 1000
-    assert len(many.regions) == 1
-    assert descriptors() <= before + 4
-    assert few.memory.read(999 * PAGE - 1, 2) == many.memory.read(999 * PAGE - 1, 2) == bytes([998 & 0xFF, 999 & 0xFF])
+    few, many, copied = load(lime(500)), load(lime(2000)), load(lime(2000), copy=True)
+    assert [len(space.regions) for space in (few, many, copied)] == [500, 1, 1]
+    assert descriptors() <= before + 8
+    for space in (few, many, copied):
+        assert space.memory.read(499 * PAGE - 1, 2) == bytes([498 & 0xFF, 499 & 0xFF])
+        assert space.memory.search(bytes([7, 7, 8, 8]), limit=1) is not None
+        assert next(space.memory.search(bytes([254, 254]))) == 254 * PAGE
+
+
+def test_more_segments_than_a_header_can_count_are_one_region(tmp_path: Path) -> None:
+    count, size = 66_000, 64 << 10
+    generator = random.Random(1)
+    places = generator.sample(range(count), count)
+    start = -(-(64 + count * 56 + 64) // PAGE) * PAGE
+    segments = b"".join(
+        struct.pack("<IIQQQQQQ", 1, 7, start + place * size, 0, number * size, size, size, PAGE)
+        for number, place in enumerate(places)
+    )
+    header = struct.pack(
+        "<16sHHIQQQIHHHHHH", b"\x7fELF\2\1\1", 4, 62, 1, 0, 64, 64 + count * 56, 0, 64, 56, 0xFFFF, 64, 1, 0
+    )
+    path = tmp_path / "dump"
+    with path.open("wb") as file:
+        file.write(header + segments + struct.pack("<44xI16x", count))
+        for number in (0, count // 2, count - 1):
+            file.seek(start + places[number] * size)
+            file.write(b"segment %d" % number)
+        file.truncate(start + count * size)
+    space = load(path)
+    assert [(region.base, region.size) for region in space.regions] == [(0, count * size)]
+    assert all(
+        space.memory.read(number * size, 20).startswith(b"segment %d" % number) for number in (0, 33_000, 65_999)
+    )
+    assert space.memory.read(count * size - 4, 4) == bytes(4)
+    assert len(space.memory.read(5 * size - 8, 16)) == 16
+
+
+def test_gaps_between_many_pieces_are_not_in_the_dump() -> None:
+    space = load(lime(2000, step=3 * PAGE))
+    memory = space.memory
+    assert len(space.regions) == 64
+    assert sum(part.size for part in memory.data_ranges()) == 2000 * PAGE
+    assert [memory.read_u8(page * 3 * PAGE) for page in (0, 1, 1999)] == [0, 1, 1999 & 0xFF]
+    gap = 1500 * 3 * PAGE + PAGE
+    with pytest.raises(AccessDenied, match="which is not in the dump there") as raised:
+        memory.read(gap - 1, 2)
+    assert raised.value.address == gap
+    assert not memory.check_range(gap - 1, 2)
+    # A search passes over the gaps.
+    assert list(memory.search(bytes([7]) * 8, limit=2, align=3 * PAGE)) == [7 * 3 * PAGE, (256 + 7) * 3 * PAGE]
+
+
+def test_memory_with_gaps_is_saved_and_dumped_without_them(tmp_path: Path) -> None:
+    space = load(lime(2000, step=3 * PAGE))
+    dump(space, tmp_path / "again.lime")
+    again = load(tmp_path / "again.lime").memory
+    space.save(tmp_path / "image").close()
+    restored = AddressSpace.restore(tmp_path / "image").memory
+    for memory in (again, restored):
+        assert [memory.read_u8(page * 3 * PAGE) for page in (0, 1, 1999)] == [0, 1, 1999 & 0xFF]
+    assert not again.check_range(1500 * 3 * PAGE + PAGE, 1)
+
+
+def test_bytes_that_are_read_when_asked_for_have_no_address() -> None:
+    memory = load(lime(600)).memory
+    with pytest.raises(Unsupported, match="copy=True"):
+        memory.view(0, 8, unguarded=True)
+    with pytest.raises(Unsupported, match="copy=True"):
+        memory.pin(0, 8)
+    with pytest.raises(AccessDenied):
+        memory.write(0, b"x")
+    with pytest.raises(AccessDenied, match="those of a dump"):
+        memory.write(0, b"x", force=True)
+    assert bytes(load(lime(600), copy=True).memory.view(PAGE, 4)) == b"\1\1\1\1"
 
 
 def test_a_dump_is_sparse_and_allocates_nothing(tmp_path: Path) -> None:

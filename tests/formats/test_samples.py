@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dbs_address_space import AccessDenied, AddressSpace, FormatError, UnmappedAddress, load
+from dbs_address_space import AccessDenied, AddressSpace, FormatError, MemoryFault, UnmappedAddress, load
 
 SAMPLES = Path(__file__).parent / "samples"
 
@@ -59,11 +59,9 @@ RIGHT: dict[str, Holds | str] = {
     "kdump-flat-no-end-flag.flat.gz": r"truncated: of the next block or the end of the stream",
     "kdump-bitmap-blocks-4g.kdump.gz": r"truncated: of the bitmaps, ",
     "kdump-block-size-3.kdump.gz": r"blocks of 4097 bytes",
-    "kdump-page-desc-outside.kdump.gz": r"truncated: of the page at 0x0, ",
     "avml-v2.avml": Holds([(0x1000, 0x2_9000), (1 << 32, 0x1_0000_2000)]),
     "avml-wrong-trailer.avml": r"the memory \[.*\) has 0x.* packed bytes, and 0x7 by its end",
     "avml-cut.avml": r"truncated: of the memory \[",
-    "avml-bad-crc.avml": r"the memory \[.*\) at 0x.* can't be unpacked",
     "virt-2-nodes.dtb.gz": Holds([(0x4000_0000, 0xC000_0000)]),
     "srat-qemu72-2-nodes-hotplug.bin": Holds([(0, 0xA_0000), (0x10_0000, 0x4000_0000)]),
     "windows-full.dmp": Holds(
@@ -95,6 +93,11 @@ RIGHT: dict[str, Holds | str] = {
     "iomem-qemu-numa-memmap-arg.txt": Holds([(0x1000, 0x9_FC00), (0x10_0000, 0x1000_0000), (0x1100_0000, 0x3FFE_0000)]),
     "mtree-q35-dimm-virtio-mem.txt": Holds([(0, 0xC_0000), (0x10_0000, 0x4000_0000), (1 << 32, 0x1_6000_0000)]),
 }
+DAMAGED = {
+    "kdump-page-desc-outside.kdump.gz": (0x0, r"the page at 0x0 reaches behind the end of the file"),
+    "avml-bad-crc.avml": (0x1000, r"the memory at 0x1000 can't be unpacked"),
+}
+"""Where a page can't be unpacked, and why."""
 
 
 def opened(name: str, **options: Any) -> AddressSpace:
@@ -126,6 +129,15 @@ def test_a_sample_is_refused_with_the_reason(name: str) -> None:
         opened(name)
     assert raised.value.format
     assert name.endswith(".gz") or raised.value.path == str(SAMPLES / name)
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_damage_is_found_when_a_page_is_unpacked(name: str) -> None:
+    address, reason = DAMAGED[name]
+    with pytest.raises(MemoryFault, match=reason):
+        opened(name).memory.read(address, 1)
+    with pytest.raises(FormatError, match=reason):
+        opened(name, copy=True)
 
 
 def test_what_was_left_out_reads_as_zeroes_only_on_demand() -> None:

@@ -188,6 +188,11 @@ class UnicornClient:
 
     def _pages(self, region: AddressSpaceRegion) -> list[AddressRange]:
         """The whole pages of a region, which are refused when they are not all of it and parts are not to be left out."""
+        if region._runs() is not None:  # noqa: SLF001  of this package
+            message = f"Unicorn can't show {region}: its bytes are those of a dump, and in no page"
+            raise Unsupported(
+                message, region=region, feature="pages of a dump that is not mapped", how="load(..., copy=True)"
+            )
         whole = _whole_pages(region)
         if whole != _range(region) and not self._skips:
             how = "partial_pages='skip' leaves such parts out"

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["read"]
 
 
-def read(source: Source, *, partial: bool = False) -> AddressSpace:
+def read(source: Source, *, partial: bool = False, copy: bool = False) -> AddressSpace:
     """The memory of a snapshot, mapped where it lies. Memory in files that the user gave is not in it."""
     with Source(Path(source.path) / "state.json") as state, Source(Path(source.path) / "memory-ranges") as memory:
         state.format = memory.format = source.format
@@ -30,7 +30,7 @@ def read(source: Source, *, partial: bool = False) -> AddressSpace:
             raise state.error(f"no memory ranges of the memory manager: {error!r}") from error
         if not all(type(number) is int for range_ in ranges for number in range_):
             raise state.error("a memory range is not of numbers")
-        return mapped(memory, pieces_of(memory, ranges, partial=partial), partial=partial)
+        return mapped(memory, pieces_of(memory, ranges, partial=partial), partial=partial, copy=copy)
 
 
 def _memory_manager(tree: Any) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from dbs_address_space._named_tuple import NamedTuple
 from dbs_address_space.progress import Progress
 
 TYPE_CHECKING = False
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from dbs_address_space._core import AddressSpace, AddressSpaceRegion, GuestMemory
     from dbs_address_space.ranges import AddressRange
 
-__all__ = ["Ticker", "memory_regions", "write_sparse"]
+__all__ = ["Ticker", "memory_parts", "write_sparse"]
 
 STEP = 64 << 20
 """How much is looked through, and then copied, at a time."""
@@ -42,12 +43,31 @@ class Ticker:
             self._progress(Progress("dump", self._done, self.total, self._done / max(now - self._started, 1e-9)))
 
 
-def memory_regions(space: AddressSpace) -> tuple[list[AddressSpaceRegion], list[AddressSpaceRegion]]:
+class Part(NamedTuple):
+    """Addresses of a region, and what errors call it."""
+
+    base: int
+    size: int
+    prot_flags: int
+    region: str
+
+    @property
+    def last_addr(self) -> int:
+        """The last of them."""
+        return self.base + self.size - 1
+
+
+def memory_parts(space: AddressSpace) -> tuple[list[Part], list[Part]]:
     """RAM and firmware of a mapped space by address: what can be read, and what can't. Raises `NotMapped`."""
     regions = [region for region in space.memory.regions if region.region_type.value in ("ram", "firmware")]
-    return [region for region in regions if region.prot_flags & 1], [
-        region for region in regions if not region.prot_flags & 1
-    ]
+    parts = [part for region in regions for part in _parts(region)]
+    return [part for part in parts if part.prot_flags & 1], [part for part in parts if not part.prot_flags & 1]
+
+
+def _parts(region: AddressSpaceRegion) -> list[Part]:
+    """A region as it is; of a dump, the parts that are there."""
+    runs = region._runs() or [(region.base, region.size)]  # noqa: SLF001  of this package
+    return [Part(base, size, int(region.prot_flags), str(region)) for base, size in runs]
 
 
 def write_sparse(memory: GuestMemory, base: int, size: int, file: BinaryIO, tick: Ticker) -> None:

@@ -41,6 +41,16 @@ class Segment(NamedTuple):
     align: int
 
 
+class ProgramHeaders(NamedTuple):
+    """The kind of a file (2 a program, 3 one that can be moved, 4 a core dump), its entry, and its headers as bytes."""
+
+    bits: int
+    kind: int
+    entry: int
+    stride: int
+    table: bytes
+
+
 class ElfHeaders(NamedTuple):
     """The kind of a file (2 a program, 3 one that can be moved, 4 a core dump), its entry, and its segments."""
 
@@ -64,6 +74,14 @@ class ElfNote(NamedTuple):
 
 def headers(source: Source) -> ElfHeaders:
     """The headers, wherever they are and whatever their size."""
+    found = program_headers(source)
+    header = SEGMENTS[found.bits]
+    rows = struct.iter_unpack(f"{header.format}{found.stride - header.size}x", found.table)
+    return ElfHeaders(found.bits, found.kind, found.entry, [Segment(*row) for row in rows])
+
+
+def program_headers(source: Source) -> ProgramHeaders:
+    """The same as they lie in the file: some dumps have more than 65,535."""
     identity = source.read(0, 16, "the ELF header")
     bits = BITS.get(identity[4])
     if identity[:4] != MAGIC or bits is None or identity[5:7] != b"\x01\x01":
@@ -73,12 +91,10 @@ def headers(source: Source) -> ElfHeaders:
         (count,) = source.unpack("<I", shoff + SECTION_INFO[bits], "the number of program headers")
     if not count:
         raise source.error("no program headers")
-    header = SEGMENTS[bits]
-    if stride < header.size:
+    if stride < SEGMENTS[bits].size:
         raise source.error(f"program headers of {stride} bytes are too short", offset=54)
     table = source.read(phoff, count * stride, f"the table of {count} program headers")
-    rows = struct.iter_unpack(f"{header.format}{stride - header.size}x", table)
-    return ElfHeaders(bits, kind, entry, [Segment(*row) for row in rows])
+    return ProgramHeaders(bits, kind, entry, stride, table)
 
 
 def elf_notes(source: str | os.PathLike[str] | BinaryIO | Buffer) -> tuple[ElfNote, ...]:

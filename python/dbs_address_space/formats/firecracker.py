@@ -24,12 +24,12 @@ HOLES = {"x86_64": [(3 * GIB, 4 * GIB), (256 * GIB, 512 * GIB)], "aarch64": [(25
 START = {"x86_64": 0, "aarch64": 2 * GIB}
 
 
-def read(source: Source, *, arch: str | None = None) -> AddressSpace:
+def read(source: Source, *, arch: str | None = None, copy: bool = False) -> AddressSpace:
     """The memory of a full snapshot, mapped where it lies; a diff snapshot has to be merged with its base first."""
     machine = platform.machine() if arch is None else arch
     if machine not in HOLES:
         raise InvalidArgument(f"arch={machine!r} is neither 'x86_64' nor 'aarch64'")
-    return mapped(source, pieces_of(source, _ranges(machine, source.size)))
+    return mapped(source, pieces_of(source, _ranges(machine, source.size)), copy=copy)
 
 
 def _ranges(machine: str, left: int) -> Iterator[tuple[int, int]]:

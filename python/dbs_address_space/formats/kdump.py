@@ -5,15 +5,11 @@ Two bitmaps say which pages there were, and which are in the file; each of the l
 
 from __future__ import annotations
 
-import struct
-import zlib
-
-from dbs_address_space._core import unpack_snappy
+from dbs_address_space._core import _DumpReader, _Pieces
 from dbs_address_space._named_tuple import NamedTuple
-from dbs_address_space.errors import FormatError, InvalidArgument
 
 from .bits import runs
-from .unpacked import Unpacked
+from .stored import Dump, Piece, checked, mapped
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,10 +22,9 @@ if TYPE_CHECKING:
 __all__ = ["read"]
 
 BLOCK_SIZES = (4096, 8192, 16384, 32768, 65536)
-DESCRIPTOR = struct.Struct("<QII8x")
-ZLIB, SNAPPY = 1, 4
-OTHERS = {2: "LZO", 0x20: "Zstd"}
 AT_STATUS, INCOMPLETE = 424, 8
+NOT_READ = {2: "LZO", 0x20: "Zstd"}
+"""Methods of packing in the status of a dump; a page that is stored says so itself."""
 AT_SPLIT, AT_FRAMES = 12, 96
 WIDE = 6
 """The first version whose number of pages has 64 bits."""
@@ -42,28 +37,25 @@ class _Header(NamedTuple):
     frames: int
 
 
-def read(source: Source, *, absent: str = "error", partial: bool = False) -> AddressSpace:
-    """The memory of a dump, unpacked. A damaged page is an error, or not in the dump with `partial=True`."""
+def read(source: Source, *, absent: str = "error", partial: bool = False, copy: bool = False) -> AddressSpace:
+    """The memory of a dump, whose pages are unpacked when they are asked for, or now with `copy`."""
     header = _header(source)
     bitmap = source.read(header.bitmap_at, header.bitmap_size, "the bitmaps")
     half = len(bitmap) // 2
     there, stored = bitmap[:half], bitmap[half:]
     left_out = (int.from_bytes(there, "little") & ~int.from_bytes(stored, "little")).to_bytes(half, "little")
-    with Unpacked(source) as memory:
-        last, page = None, b""
-        for base, descriptor in _descriptors(source, header, stored):
-            try:
-                # All pages of zeroes have one descriptor's data.
-                page = page if descriptor == last else _page(source, header.block, base, descriptor)
-                memory.add(base, page)
-                last = descriptor
-            except FormatError:
-                if not partial:
-                    raise
-                memory.add_absent(base, header.block)
-        for begin, end in runs(left_out, header.frames):
-            memory.add_absent(begin * header.block, (end - begin) * header.block)
-        return memory.space(absent=absent)
+    in_file = [Piece(base, size, base) for base, size in _ranges(stored, header)]
+    lacking = [Piece(base, size, None) for base, size in _ranges(left_out, header)]
+    pieces = checked(source, lambda: _Pieces([*in_file, *lacking], 2**64 - 1, partial))
+    at = header.bitmap_at + header.bitmap_size
+    reader = _DumpReader.of_kdump(source.fd, pieces, header.block, stored, at, absent == "zero")
+    return mapped(source, Dump(pieces, reader), absent=absent, partial=partial, copy=copy)
+
+
+def _ranges(bitmap: bytes, header: _Header) -> Iterator[tuple[int, int]]:
+    """The base and size of each run of pages."""
+    for begin, end in runs(bitmap, header.frames):
+        yield begin * header.block, (end - begin) * header.block
 
 
 def _header(source: Source) -> _Header:
@@ -73,6 +65,11 @@ def _header(source: Source) -> _Header:
         raise source.error(f"blocks of {block} bytes: they have 4 KiB to 64 KiB, a power of two", offset=AT_STATUS + 4)
     if status & INCOMPLETE:
         raise source.error("makedumpfile says that the dump is incomplete", offset=AT_STATUS)
+    for method, name in NOT_READ.items():
+        if status & method:
+            raise source.error(
+                f"its pages are packed by {name}, which is not read: makedumpfile -c packs by zlib", offset=AT_STATUS
+            )
     (split,) = source.unpack("<i", block + AT_SPLIT, "the second header")
     if split:
         raise source.error("one of several files of a split dump: put them together with makedumpfile --reassemble")
@@ -80,49 +77,3 @@ def _header(source: Source) -> _Header:
         (wide,) = source.unpack("<Q", block + AT_FRAMES, "the second header")
         frames = wide or frames
     return _Header(block, (1 + blocks) * block, bitmap_blocks * block, frames)
-
-
-def _descriptors(source: Source, header: _Header, stored: bytes) -> Iterator[tuple[int, tuple[int, int, int]]]:
-    """The address of each page in the file, and where it lies there: offset, size and flags."""
-    at = header.bitmap_at + header.bitmap_size
-    for begin, end in runs(stored, header.frames):
-        table = source.read(at, (end - begin) * DESCRIPTOR.size, "the descriptors of pages")
-        for frame, descriptor in zip(range(begin, end), DESCRIPTOR.iter_unpack(table), strict=True):
-            yield frame * header.block, descriptor
-        at += len(table)
-
-
-def _page(source: Source, block: int, base: int, descriptor: tuple[int, int, int]) -> bytes:
-    offset, size, flags = descriptor
-    what = f"the page at {base:#x}"
-    if size > block:
-        raise source.error(f"{what} has {size:#x} bytes, more than a block", offset=offset)
-    data = source.read(offset, size, what)
-    if flags & ZLIB:
-        data = _inflated(source, data, block, what, offset)
-    elif flags & SNAPPY:
-        data = _unpacked(source, data, what, offset)
-    elif flags:
-        name = OTHERS.get(flags & sum(OTHERS), f"method {flags:#x}")
-        raise source.error(
-            f"{what} is packed by {name}, which is not read: makedumpfile -c packs by zlib", offset=offset
-        )
-    if len(data) != block:
-        raise source.error(f"{what} has {len(data):#x} of {block:#x} bytes", offset=offset)
-    return data
-
-
-def _inflated(source: Source, data: bytes, block: int, what: str, offset: int) -> bytes:
-    """A block, and no more than a byte beyond it."""
-    unpacker = zlib.decompressobj()
-    try:
-        return unpacker.decompress(data, block + 1)
-    except zlib.error as error:
-        raise source.error(f"{what} can't be unpacked: {error}", offset=offset) from error
-
-
-def _unpacked(source: Source, data: bytes, what: str, offset: int) -> bytes:
-    try:
-        return unpack_snappy(data)
-    except InvalidArgument as error:
-        raise source.error(f"{what} can't be unpacked: {error}", offset=offset) from error

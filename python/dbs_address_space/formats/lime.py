@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 
-from .copying import memory_regions, write_sparse
+from .copying import memory_parts, write_sparse
 from .stored import Piece, mapped
 
 TYPE_CHECKING = False
@@ -27,9 +27,9 @@ MAGIC, VERSION = 0x4C694D45, 1
 HEADER = struct.Struct("<IIQQ8x")
 
 
-def read(source: Source, *, partial: bool = False) -> AddressSpace:
+def read(source: Source, *, partial: bool = False, copy: bool = False) -> AddressSpace:
     """The memory of a dump, mapped where it lies."""
-    return mapped(source, _records(source, partial), partial=partial)
+    return mapped(source, _records(source, partial), partial=partial, copy=copy)
 
 
 def _records(source: Source, partial: bool) -> Iterator[Piece]:  # noqa: FBT001  as it was given
@@ -50,8 +50,8 @@ def _records(source: Source, partial: bool) -> Iterator[Piece]:  # noqa: FBT001 
 
 def write(space: AddressSpace, file: BinaryIO, tick: Ticker) -> None:
     """A record for each region, by ascending address; what can't be read is left out."""
-    regions, _ = memory_regions(space)
-    tick.total = sum(region.size for region in regions)
-    for region in regions:
-        file.write(HEADER.pack(MAGIC, VERSION, region.base, region.last_addr))
-        write_sparse(space.memory, region.base, region.size, file, tick)
+    parts, _ = memory_parts(space)
+    tick.total = sum(part.size for part in parts)
+    for part in parts:
+        file.write(HEADER.pack(MAGIC, VERSION, part.base, part.last_addr))
+        write_sparse(space.memory, part.base, part.size, file, tick)

@@ -11,7 +11,7 @@ from typing import Any, SupportsIndex
 from dbs_address_space._core import checked_range
 from dbs_address_space.errors import InvalidArgument
 
-from .copying import memory_regions, write_sparse
+from .copying import memory_parts, write_sparse
 from .stored import Piece, mapped
 
 TYPE_CHECKING = False
@@ -33,10 +33,11 @@ def read(
     base: SupportsIndex = 0,
     ranges: Iterable[tuple[SupportsIndex, SupportsIndex | str]] | None = None,
     partial: bool = False,
+    copy: bool = False,
 ) -> AddressSpace:
     """All of the file from an address on, or its ranges of base and size, one behind the other."""
     wanted = [checked_range(base, source.size)] if ranges is None else [_checked(range_) for range_ in ranges]
-    return mapped(source, pieces_of(source, wanted, partial=partial), partial=partial)
+    return mapped(source, pieces_of(source, wanted, partial=partial), partial=partial, copy=copy)
 
 
 def _checked(given: Any) -> tuple[int, int]:
@@ -58,10 +59,10 @@ def pieces_of(source: Source, ranges: Iterable[tuple[int, int]], *, partial: boo
 
 def write(space: AddressSpace, file: BinaryIO, tick: Ticker) -> None:
     """From address 0 on, with zeroes, which are holes of the file, where there is no memory."""
-    regions, unreadable = memory_regions(space)
+    parts, unreadable = memory_parts(space)
     if unreadable:
-        raise InvalidArgument(f"raw has zeroes for what is not there, and {unreadable[0]} can't be read")
-    tick.total = sum(region.size for region in regions)
-    for region in regions:
-        file.seek(region.base)
-        write_sparse(space.memory, region.base, region.size, file, tick)
+        raise InvalidArgument(f"raw has zeroes for what is not there, and {unreadable[0].region} can't be read")
+    tick.total = sum(part.size for part in parts)
+    for part in parts:
+        file.seek(part.base)
+        write_sparse(space.memory, part.base, part.size, file, tick)

@@ -103,13 +103,13 @@ class Source:
     def read(self, offset: int, size: int, what: str = "it") -> bytes:
         """Bytes at an offset; a `FormatError` where the file has fewer, before anything is allocated."""
         self.check(offset, size, what)
-        data = bytearray()
+        data = os.pread(self.fd, size, offset)
         while len(data) < size:
             part = os.pread(self.fd, size - len(data), offset + len(data))
             if not part:
                 raise self.error(f"truncated while it was read: {what} ends early", offset=offset + len(data))
             data += part
-        return bytes(data)
+        return data
 
     def check(self, offset: int, size: int, what: str = "it") -> None:
         """Refuses a part of the file that it does not have."""

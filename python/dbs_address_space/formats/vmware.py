@@ -23,19 +23,21 @@ LONG = (62, 63)
 """Sizes of a value that say: it has a header of its own."""
 
 
-def read(source: Source, *, metadata: str | os.PathLike[str] | None = None, partial: bool = False) -> AddressSpace:
+def read(
+    source: Source, *, metadata: str | os.PathLike[str] | None = None, partial: bool = False, copy: bool = False
+) -> AddressSpace:
     """The memory of a `.vmem`, mapped where it lies; its metadata are beside it, or `metadata`."""
     path = Path(source.path)
     if source.head.startswith(VMWARE):
         with _opened(source, path.with_suffix(".vmem"), "has its memory") as memory:
-            return mapped(memory, _pieces(source, memory), partial=partial)
+            return mapped(memory, _pieces(source, memory), partial=partial, copy=copy)
     beside = [name for suffix in (".vmss", ".vmsn") if (name := path.with_suffix(suffix)).exists()]
     with _opened(
         source, metadata or (beside or [path.with_suffix(".vmss")])[0], "tells where its memory belongs"
     ) as tags:
         if not tags.head.startswith(VMWARE):
             raise tags.error("these are not metadata of VMware's")
-        return mapped(source, _pieces(tags, source), partial=partial)
+        return mapped(source, _pieces(tags, source), partial=partial, copy=copy)
 
 
 def _opened(source: Source, path: str | os.PathLike[str], what: str) -> Source:

@@ -26,13 +26,13 @@ BITS = 0x38
 """Where the bitmap begins in the second header."""
 
 
-def read(source: Source, *, partial: bool = False) -> AddressSpace:
+def read(source: Source, *, partial: bool = False, copy: bool = False) -> AddressSpace:
     """The memory of a dump, mapped where it lies."""
     (kind,) = source.unpack("<I", TYPE, "the type of the dump")
     if kind == FULL:
-        return mapped(source, _full(source), partial=partial)
+        return mapped(source, _full(source), partial=partial, copy=copy)
     if kind in (BITMAP, KERNEL_BITMAP):
-        return mapped(source, _bitmap(source), partial=partial)
+        return mapped(source, _bitmap(source), partial=partial, copy=copy)
     name = f" ({OTHERS[kind]})" if kind in OTHERS else ""
     raise source.error(
         f"a Windows dump of type {kind}{name}: full dumps (1) and those with a bitmap (5 and 6) are read", offset=TYPE

@@ -25,14 +25,16 @@ HEADER_NOTE = 0x200_0001
 PAGE_SIZE = 4096
 
 
-def read(source: Source, *, partial: bool = False) -> AddressSpace:
+def read(source: Source, *, partial: bool = False, copy: bool = False) -> AddressSpace:
     """The memory of a guest, mapped where it lies."""
     sections = _sections(source)
     for wanted in (b".note.Xen", b".xen_pages"):
         if wanted not in sections:
             raise source.error(f"an ELF file without program headers, and without {wanted.decode()}, which Xen's have")
     page_size = _page_size(source, *sections[b".note.Xen"])
-    return mapped(source, _pieces(sections[b".xen_pages"], _frames(source, sections), page_size), partial=partial)
+    return mapped(
+        source, _pieces(sections[b".xen_pages"], _frames(source, sections), page_size), partial=partial, copy=copy
+    )
 
 
 def _sections(source: Source) -> dict[bytes, tuple[int, int]]:

@@ -146,7 +146,11 @@ impl PyMemory {
     /// >>> memory.host_address(0x1000) - memory.host_address(0)
     /// 4096
     fn host_address(&self, addr: Address) -> PyResult<usize> {
-        self.at("host_address", addr, |section| section.host().addr())
+        let (verb, range) = (Verb::new("host_address", Need::Address), convert::range(addr, Size(1))?);
+        self.short(|map, memory| {
+            let access = Access { map, memory, verb, range };
+            access.sections()?.first().map(|section| section.host().addr()).ok_or_else(|| access.unmapped(addr.0))
+        })
     }
 
     /// The lowest guest physical address at which the byte at a host address is seen now: the way back from `host_address`.

@@ -158,7 +158,8 @@ impl PyMemory {
     ) -> PyResult<Bound<'py, PyMemoryView>> {
         // Asked under the lease: a thread that makes memory guarded looks for leases after that.
         let is_direct = |interrupt: &dyn Interrupt| section.is_direct(need_of(writable).bits(), interrupt);
-        let is_direct = match unguarded || section.region().guarded_because().is_none() {
+        let is_unguarded = unguarded && section.region().storage().reader().is_none();
+        let is_direct = match is_unguarded || section.region().guarded_because().is_none() {
             true => true,
             false if is_long_copy(section.size()) => detached(py, None, is_direct)?,
             false => is_direct(&Uninterrupted)?,

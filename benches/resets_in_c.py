@@ -1,4 +1,4 @@
-"""What a C program does to reset memory, with the kernel's own calls."""
+"""A C program that resets memory, with the kernel's own calls."""
 
 from __future__ import annotations
 

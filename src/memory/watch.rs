@@ -28,7 +28,7 @@ pub(super) struct Watch {
     size: usize,
     /// Whether pages may leave the page tables, and their bytes stay.
     is_shared: bool,
-    /// What the last scan found to be there. A scan and the protection of what it found are one step: a store between those of another
+    /// The pages that the last scan found. A scan and the protection of what it found are one step: a store between those of another
     /// thread would be protected unseen.
     scanning: Lock<Vec<Unprotected>>,
 }

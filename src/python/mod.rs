@@ -62,6 +62,7 @@ pub mod share;
 pub mod snappy;
 pub mod space;
 mod space_ref;
+pub mod stream;
 pub mod subscription;
 pub mod tracker;
 pub mod transaction;

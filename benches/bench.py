@@ -26,6 +26,7 @@ import resets
 import searches
 import shares
 import spaces
+import streams
 import windows
 from harness import Pace, Result, table
 
@@ -53,6 +54,7 @@ GROUPS: dict[str, Callable[[Pace], Iterator[Result]]] = {
     "room": machines.room,
     "prealloc": machines.prealloc,
     "images": images.run,
+    "streams": streams.run,
     "import": calls.import_time,
 }
 FULL, QUICK = Pace(rounds=41, seconds=0.02), Pace(rounds=7, seconds=0.002)

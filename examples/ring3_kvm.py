@@ -121,6 +121,14 @@ class Ring3Machine:
         """Go on from where another machine was."""
         state.apply(self.vcpu)
 
+    def packed(self) -> bytes:
+        """The registers for another process."""
+        return bytes(self.registers())
+
+    def unpack(self, registers: bytes) -> None:
+        """Go on from where a machine of another process was."""
+        self.resume(kvm_state.VcpuState.from_bytes(registers))
+
     def run(self) -> tuple[int, int]:
         """Run until the guest stores to an address without memory: that address, and what it stored.
 

@@ -11,6 +11,7 @@
 //! - [`space`] is the live address space: snapshot, turn, change. [`space::AddressSpace::change`] is its heart.
 //! - [`clients`] follow its changes: KVM's slots, vhost-user's memory table.
 //! - [`image`] is memory on disk and back.
+//! - [`stream`] is memory on its way to another process.
 //! - [`python`] binds it all, one file for each public class.
 //!
 //! None of it is an interface for Rust programs: the rooms are private, so that only the code in here can break their invariants.
@@ -25,6 +26,7 @@ mod memory;
 mod model;
 mod python;
 mod space;
+mod stream;
 mod sys;
 #[cfg(test)]
 #[path = "../tests/rust/mod.rs"]
@@ -108,6 +110,8 @@ mod _core {
     use super::python::share::PyShare;
     #[pymodule_export]
     use super::python::space::PySpace;
+    #[pymodule_export]
+    use super::python::stream::{PyStreamReceiver, PyStreamSender};
     #[pymodule_export]
     use super::python::subscription::PySubscription;
     #[pymodule_export]

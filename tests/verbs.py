@@ -16,11 +16,13 @@ from functools import cached_property, partial
 from hashlib import md5
 from typing import Any, BinaryIO, Literal
 
+import plain_stream
 from blake3 import blake3
 from bytes_model import undump
-from dbs_address_space import GuestMemory, LoadedElf
+from dbs_address_space import AddressSpace, GuestMemory, LoadedElf
 from elf_programs import elf
-from memory_helpers import GIB, PAGE, numbered
+from memory_helpers import GIB, LAYOUT, PAGE, numbered
+from stream_peers import captured, connection
 
 Call = Callable[..., object]
 """Of memory, an address, a size and keywords; what is wrong with these is the verb's to find."""
@@ -331,6 +333,14 @@ def prealloc(memory: GuestMemory, addr: Any, size: Any, **keywords: Any) -> None
     memory.prealloc(**keywords)
 
 
+def received(memory: GuestMemory, addr: Any, size: Any, **keywords: Any) -> None:
+    """A memory that is not this one, whichever it is."""
+    content, _ = plain_stream.written(numbered(PAGE))
+    with connection() as (ours, theirs):
+        ours.sendall(content)
+        memory.receive(theirs, AddressSpace(LAYOUT), **keywords)
+
+
 def enter(memory: GuestMemory, addr: Any, size: Any) -> None:
     with memory:
         pass
@@ -463,6 +473,8 @@ VERBS: tuple[Verb, ...] = (
     Change("discard", GuestMemory.discard, writing(bytes), needs="w", writes=True, widths=(PAGE,)),
     Query("dirty", lambda memory, _, __: memory.dirty.available()),
     Change("checkpoint", lambda memory, _, __, **keywords: memory.checkpoint(**keywords).close()),
+    Query("send", lambda memory, _, __, **keywords: captured(memory, **keywords)),
+    Query("receive", received),
     Query("data_ranges", lambda memory, _, __: memory.data_ranges()),
     Query("resident", lambda memory, _, __: memory.resident()),
     Query("_key", lambda memory, addr, _: memory._key(memory.mapping(addr).base)),  # noqa: SLF001

@@ -27,7 +27,7 @@ from .guest_file import GuestFile
 from .images import SavedSpace
 from .loading import LoadedElf
 from .map_row import MapRow
-from .progress import Progress
+from .progress import Progress, SendProgress
 from .ranges import AddressRange, VhostUserRegion
 from .reports import (
     DaxMapping,
@@ -36,8 +36,10 @@ from .reports import (
     Placement,
     PlanCost,
     PreallocReport,
+    ReceiveReport,
     ResetStats,
     RestoreStats,
+    SendReport,
     SpaceStats,
 )
 from .serving import SpaceServer
@@ -81,6 +83,8 @@ __all__ = [
     "_ImagePart",
     "_LoopObserver",
     "_Pieces",
+    "_StreamReceiver",
+    "_StreamSender",
     "_ValueBell",
     "__version__",
     "check_type",
@@ -1214,6 +1218,7 @@ class AddressSpace:
         >>> AddressSpaceBuilder(numa_regions=["4MiB"]).build().wait_restored()
         True
         """
+    def _adopt(self, other: AddressSpace, generation: int, receiver: _StreamReceiver) -> None: ...
     def _restore_lazily(
         self, image: _Image, places: Sequence[tuple[int, int, bytes | None]], rate: int | None
     ) -> None: ...
@@ -2951,6 +2956,100 @@ class GuestMemory:
         check: bool,
         progress: _ProgressFunction | None,
     ) -> None: ...
+    def send(
+        self,
+        sock: _File,
+        *,
+        max_downtime: float = 0.3,
+        max_passes: SupportsIndex = 30,
+        stop: Callable[[], dict[str, bytes] | None] | None = None,
+        blobs: dict[str, bytes] | None = None,
+        rate: _Size | None = None,
+        timeout: float | None = 30.0,
+        trust: Sequence[str] = (),
+        progress: Callable[[SendProgress], object] | None = None,
+    ) -> SendReport:
+        """Sends the map and all memory over a connected stream socket, while the guest runs, to `GuestMemory.receive`: a `SendReport`.
+
+        A first pass sends all that is not zero, each further one what was written meanwhile. When what is left would take no more than
+        `max_downtime` seconds, `stop()` is called: it pauses the guest and whoever else writes, and may return blobs, as a dict of bytes by
+        their names, such as registers. The rest is sent, and the call returns once the receiver has published all: the guest then runs there.
+        Without `stop` it ends with a pass that nobody wrote behind. After `max_passes` without that it gives up: `converged` is false,
+        `stop()` was not called, and the guest runs on.
+
+        `sock` is an int or anything with `fileno()`; it stays the caller's. `blobs` are sent first; those of `stop()` replace them by name.
+        `rate` bytes a second are sent at most before `stop()`. The other side may be silent for `timeout` seconds (`None`: for ever).
+        `trust` is that of `dirty.start`. `progress(p)` is called with a `SendProgress`. Regions can't be removed meanwhile; a map that
+        changes is `GenerationChanged`.
+
+        What `stop` or `progress` raises, and Ctrl-C, ends it. Whatever it raises, the memory, its dirty pages for others and the guest are as
+        they were, the receiver publishes nothing, and the socket is shut down; an exception behind `stop()` has a note. Raises
+        `ImageError` when the receiver refuses, or memory is written behind `stop()`; `PartialTransfer` when the connection fails or is silent;
+        `Unsupported` beside writers that nobody sees; `AccessDenied`, `NotMapped`, `InvalidArgument` for a socket of another kind.
+
+        >>> import socket, threading
+        >>> from dbs_address_space import AddressSpace, AddressSpaceBuilder, GuestMemory
+        >>> space = AddressSpaceBuilder(numa_regions=["4MiB"]).build()
+        >>> space.memory.write(0x1000, b"hello")
+        >>> ours, theirs = socket.socketpair()
+        >>> there = AddressSpace(space.layout)
+        >>> receiver = threading.Thread(target=GuestMemory.receive, args=(theirs, there))
+        >>> receiver.start()
+        >>> report = space.memory.send(ours, stop=lambda: {"vcpu0": b"registers"})
+        >>> receiver.join()
+        >>> report.converged, report.passes, there.memory.read(0x1000, 5)
+        (True, 1, b'hello')
+        >>> ours.close(), theirs.close()
+        (None, None)
+        """
+    @staticmethod
+    def receive(
+        sock: _File,
+        space: AddressSpace,
+        *,
+        timeout: float | None = 30.0,
+        progress: _ProgressFunction | None = None,
+    ) -> ReceiveReport:
+        """Receives what `send` sends, into a space without regions: a `ReceiveReport`.
+
+        The regions and their memory are published in `space` as one change, of which its clients are asked, and only when all has come
+        and the digest of the memory is that of what was sent: `space.memory` is there then. The space has the layout of the one that is
+        sent, and stays as it is until then. Regions over a user's file or buffer have memory of their own here. `sock` is a
+        connected stream socket, an int or anything with `fileno()`, which stays the caller's; the other side may be silent for `timeout` seconds (`None`:
+        for ever), which has to be longer than its `stop()` takes.
+
+        Whatever it raises, nothing is published, the sender hears why, and the socket is shut down. Raises `ImageCorrupt` for a stream that
+        is damaged, ends early or was never one, with `.chunk`; `ImageMismatch` for another layout or architecture, `ImageTooNew`;
+        `ImageError` when the sender gives up; `PartialTransfer` when the connection fails or is silent; `GenerationChanged` when the space
+        has changed meanwhile; `InvalidArgument` for a space with regions; as `map_memory()` and `insert_region` do.
+
+        >>> import socket, threading
+        >>> from dbs_address_space import AddressSpace, AddressSpaceBuilder, GuestMemory
+        >>> space = AddressSpaceBuilder(numa_regions=["4MiB"]).build()
+        >>> ours, theirs = socket.socketpair()
+        >>> sender = threading.Thread(target=space.memory.send, args=(ours,), kwargs={"blobs": {"vcpu0": b"registers"}})
+        >>> sender.start()
+        >>> there = AddressSpace(space.layout)
+        >>> GuestMemory.receive(theirs, there).blobs
+        {'vcpu0': b'registers'}
+        >>> sender.join()
+        >>> there["ram0"].size, there.is_mapped
+        (4194304, True)
+        >>> ours.close(), theirs.close()
+        (None, None)
+        """
+    def _sender(
+        self,
+        sock: _File,
+        timeout: float | None,
+        describe: Callable[[AddressSpaceBase, Sequence[tuple[int, int, bytes]], Sequence[tuple[int, int, int]]], bytes],
+    ) -> _StreamSender: ...
+    def _receive(
+        self,
+        receiver: _StreamReceiver,
+        places: Sequence[tuple[int, int, bytes | None]],
+        progress: _ProgressFunction | None,
+    ) -> None: ...
     def _fill(
         self,
         image: _Image | None,
@@ -3521,6 +3620,40 @@ class _Image:
         mappings: Sequence[tuple[int, int, int, int]],
         rate: int | None,
     ) -> RestoreStats: ...
+
+@final
+class _StreamSender:
+    def send(
+        self, pages: DirtyPages | None, rate: int | None, progress: Callable[[Progress], object] | None
+    ) -> None: ...
+    def blob(self, name: str, content: bytes) -> None: ...
+    def check_map(self) -> None: ...
+    def finish(self) -> bytes: ...
+    def give_up(self, why: str) -> None: ...
+    @property
+    def moved(self) -> int: ...
+    def close(self, is_whole: bool) -> None: ...
+
+@final
+class _StreamReceiver:
+    def __new__(cls, sock: _File, timeout: float | None) -> Self: ...
+    @property
+    def json(self) -> bytes: ...
+    @property
+    def room(self) -> int: ...
+    @property
+    def moved(self) -> int: ...
+    @property
+    def content(self) -> bytes: ...
+    @property
+    def passes(self) -> int: ...
+    @property
+    def blobs(self) -> list[tuple[bytes, bytes]]: ...
+    @staticmethod
+    def corrupt(message: str) -> ImageCorrupt: ...
+    @staticmethod
+    def mismatch(message: str) -> ImageMismatch: ...
+    def refuse(self, why: str) -> None: ...
 
 _TrackingMode: TypeAlias = Literal["auto", "pagemap", "kvm", "api"]
 

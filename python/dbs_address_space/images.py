@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self, SupportsIndex
 
-    from ._core import AddressSpaceLayout, _File
+    from ._core import AddressSpaceLayout, _File, _StreamReceiver
     from .progress import Progress
     from .reports import RestoreStats
 
@@ -80,7 +80,7 @@ class SavedSpace:
         self._parts = parts
         self._paths = paths
         self._image: _Image | None = _Image(parts[0], parts[1:])
-        self._description = _described(parts[0])
+        self._description = described(parts[0])
         return self
 
     @classmethod
@@ -252,7 +252,7 @@ class SavedSpace:
         if not self._parts[0].is_of_this_machine:
             message = f"it was saved on another architecture (ELF machine {self._parts[0].machine})"
             raise self._parts[0].mismatch(message)
-        self._refuse_shared()
+        self._description.refuse_shared()
         _ = self.blobs
         speed = None if rate is None else checked_size(rate, "rate")
         if mode == "lazy":
@@ -299,34 +299,11 @@ class SavedSpace:
         finally:
             os.close(userfault)
 
-    def _refuse_shared(self) -> None:
-        """Refuses regions that show the same bytes: memory of its own for each would not be what was saved."""
-        ends: dict[int, tuple[int, AddressSpaceRegion]] = {}
-        order = sorted(self._description.places.items(), key=lambda place: place[1])
-        found = {region.base: region for region in self.regions}
-        for base, (area, offset) in order:
-            region = found[base]
-            end, other = ends.get(area, (0, region))
-            if offset < end:
-                how = "leave one of them out before it is saved"
-                raise Unsupported(f"{region} shows bytes of {other}: {how}", feature="restoring shared bytes", how=how)
-            ends[area] = (offset + region.size, region)
-
-    def _places(self) -> list[tuple[int, int, bytes | None]]:
-        """The place of each region, and the identity of its bytes where it shows all of an area."""
-        places = []
-        for region in self.regions:
-            if region.base in self._description.places:
-                area = self._description.areas[self._description.places[region.base][0]]
-                lineage = area.lineage if region.size == area.size else None
-                places.append((region.base, self._description.place(region), lineage))
-        return places
-
     def _copied(self, image: _Image, progress: Callable[[Progress], object] | None) -> AddressSpace:
         space = AddressSpace.from_regions(self.regions, self.layout)
         memory = space.map_memory(progress=progress)
         try:
-            memory._fill(image, self._places(), progress)
+            memory._fill(image, self._description.pieces(), progress)
         except BaseException as error:
             space.close()
             if isinstance(error, ImageCorrupt):
@@ -338,7 +315,7 @@ class SavedSpace:
         space = AddressSpace.from_regions([_not_populated(region) for region in self.regions], self.layout)
         try:
             space.map_memory()
-            space._restore_lazily(image, self._places(), rate)
+            space._restore_lazily(image, self._description.pieces(), rate)
         except BaseException:
             space.close()
             raise
@@ -352,7 +329,7 @@ class SavedSpace:
             raise ImageError(f"{self.path}: {message}", path=self.path)
         regions = [self._over_file(region) for region in self.regions]
         space = AddressSpace.from_regions(regions, self.layout)
-        space.map_memory()._fill(None, self._places(), None)
+        space.map_memory()._fill(None, self._description.pieces(), None)
         return space
 
     def _over_file(self, region: AddressSpaceRegion) -> AddressSpaceRegion:
@@ -429,7 +406,8 @@ def _check_function(function: object, name: str, what: str) -> None:
         raise TypeError(f"{name} must be a function that takes {what}, not {type(function).__name__}")
 
 
-def _described(part: _ImagePart) -> Description:
+def described(part: _ImagePart | _StreamReceiver) -> Description:
+    """The description in the JSON of an image or a stream; raises its `ImageCorrupt`."""
     try:
         description = parsed(part.json)
         check(description, part.room)
@@ -450,7 +428,7 @@ def _described(part: _ImagePart) -> Description:
 def _parent_path(part: _ImagePart, path: str, digest: bytes, resolve: Callable[[str], Path] | None) -> str:
     if resolve is not None:
         return path_text(resolve(digest.hex()), "the path that resolve() returns")
-    name = _described(part).parent
+    name = described(part).parent
     if not isinstance(name, str):
         raise part.mismatch("it does not say where its parent is: give resolve=")
     return str(PurePath(path).parent / name)

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-__all__ = ["Progress", "tqdm_progress"]
+__all__ = ["Progress", "SendProgress", "tqdm_progress"]
 
 
 class Progress(NamedTuple):
@@ -23,6 +23,28 @@ class Progress(NamedTuple):
     done: int
     total: int
     rate: float
+
+    def __repr__(self) -> str:
+        return in_hex(self, "done", "total")
+
+
+class SendProgress(NamedTuple):
+    """The argument of a `progress=` function of `GuestMemory.send`: a `Progress` of the pass over memory that goes on.
+
+    `passes` counts the passes, this one included. `downtime` is the estimate, made when the pass began, of the seconds that the
+    guest would have stood still if it had been stopped then: the bytes that were left, at the rate that was seen; `None` in the
+    first pass.
+
+    >>> SendProgress("send", 1 << 20, 4 << 20, 1e9, 2, 0.5).downtime
+    0.5
+    """
+
+    stage: str
+    done: int
+    total: int
+    rate: float
+    passes: int
+    downtime: float | None
 
     def __repr__(self) -> str:
         return in_hex(self, "done", "total")

@@ -19,8 +19,10 @@ __all__ = [
     "Placement",
     "PlanCost",
     "PreallocReport",
+    "ReceiveReport",
     "ResetStats",
     "RestoreStats",
+    "SendReport",
     "SpaceStats",
 ]
 
@@ -82,6 +84,60 @@ class RestoreStats(NamedTuple):
     def is_complete(self) -> bool:
         """Whether all memory is there."""
         return self.to_all is not None
+
+
+class SendReport(NamedTuple):
+    """The result of `GuestMemory.send()`: passes over memory, bytes on the wire, seconds in all.
+
+    When it has `converged`, the receiver has published the memory, whose digest is `content` in hex, as `SavedSpace.content`;
+    else the source goes on. `estimated_downtime` is the last estimate in seconds, the bytes that were left at the rate that was
+    seen; `downtime` are the seconds from the call of `stop()` until the receiver had published it, and `None` without one.
+    `sources` names the observers of the writes, as `DirtyTracker.sources`.
+
+    >>> SendReport(True, 2, 5 << 20, 0.5, 0.1, 0.12, "00" * 32, ("pagemap",)).rate
+    10485760.0
+    """
+
+    converged: bool
+    passes: int
+    size: int
+    seconds: float
+    estimated_downtime: float
+    downtime: float | None
+    content: str | None
+    sources: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        return in_hex(self, "size")
+
+    @property
+    def rate(self) -> float:
+        """Bytes a second."""
+        return float(self.size / self.seconds) if self.seconds else 0.0
+
+
+class ReceiveReport(NamedTuple):
+    """The result of `GuestMemory.receive()`: passes over memory, bytes on the wire, seconds, and what came beside the memory.
+
+    `content` is the digest of the memory in hex, as `SavedSpace.content`; `blobs` are bytes by their names.
+
+    >>> ReceiveReport(2, 5 << 20, 0.5, "00" * 32, {"vcpu0": b"registers"}).rate
+    10485760.0
+    """
+
+    passes: int
+    size: int
+    seconds: float
+    content: str
+    blobs: dict[str, bytes]
+
+    def __repr__(self) -> str:
+        return in_hex(self, "size")
+
+    @property
+    def rate(self) -> float:
+        """Bytes a second."""
+        return float(self.size / self.seconds) if self.seconds else 0.0
 
 
 class PreallocReport(NamedTuple):

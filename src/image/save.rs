@@ -25,6 +25,7 @@ use crate::space::AddressSpace;
 
 /// How often pages are saved again that were written meanwhile.
 const AGAIN: usize = 2;
+const STAGE: &str = "save";
 
 /// The place of one storage in the data.
 #[derive(Clone, Copy, Debug)]
@@ -147,7 +148,7 @@ impl<'a> Plan<'a> {
     }
 
     /// The bytes to look at: of memory that the parent has, whole chunks with a dirty page; of other memory what has data.
-    fn to_read(&self, dirty: Option<&[Range]>) -> Result<Vec<Section<'a>>> {
+    pub fn to_read(&self, dirty: Option<&[Range]>) -> Result<Vec<Section<'a>>> {
         let chunks = dirty.map(|dirty| self.chunks_of(dirty)).transpose()?;
         let mut all = Vec::new();
         for section in &self.cover {
@@ -160,7 +161,7 @@ impl<'a> Plan<'a> {
     }
 
     /// All chunks with a page of some ranges, whole.
-    fn again(&self, ranges: &[Range]) -> Result<Vec<Section<'a>>> {
+    pub fn again(&self, ranges: &[Range]) -> Result<Vec<Section<'a>>> {
         let chunks = self.chunks_of(ranges)?;
         let mut all = Vec::new();
         self.cover.iter().try_for_each(|section| all.add_all(self.cut(section, &chunks)))?;
@@ -169,17 +170,20 @@ impl<'a> Plan<'a> {
 
     /// The places of the chunks with a byte of some addresses, which ascend.
     fn chunks_of(&self, ranges: &[Range]) -> Result<Vec<Range>> {
-        let mut chunks = Vec::new();
+        let around = |place: Range| Range::between(place.base() & !(CHUNK - 1), place.end().next_multiple_of(CHUNK));
+        Ok(joined(room::collected(self.places_of(ranges)?.into_iter().map(around))?))
+    }
+
+    /// The places of some addresses, which ascend, ascending.
+    pub fn places_of(&self, ranges: &[Range]) -> Result<Vec<Range>> {
+        let mut places = Vec::new();
         for section in &self.sections {
             let first = ranges.partition_point(|range| range.end() <= section.address());
             let touching = ranges.iter().skip(first).take_while(|range| range.base() < section.range().end());
-            chunks.add_all(touching.map(|range| {
-                let place = self.place_of(&section.within(*range));
-                Range::between(place.base() & !(CHUNK - 1), place.end().next_multiple_of(CHUNK))
-            }))?;
+            places.add_all(touching.map(|range| self.place_of(&section.within(*range))))?;
         }
-        chunks.sort_unstable();
-        Ok(joined(chunks))
+        places.sort_unstable();
+        Ok(joined(places))
     }
 
     /// The parts of a section at some places.
@@ -207,22 +211,42 @@ fn check_readable(section: &Section<'_>) -> Result<()> {
     })
 }
 
+/// Takes chunks of memory, one after the other.
+pub trait ChunkSink {
+    /// Takes all bytes of a chunk; `fed` are the pages of it that are not known to be zero.
+    fn put(&mut self, number: u64, bytes: &[u8], fed: u16) -> Result<()>;
+}
+
+impl ChunkSink for Writer<'_> {
+    fn put(&mut self, number: u64, bytes: &[u8], fed: u16) -> Result<()> {
+        Writer::put(self, number, bytes, fed)
+    }
+}
+
 /// Brings the bytes of memory together in chunks.
-struct Assembler<'w, 'p> {
-    writer: &'w mut Writer<'p>,
+#[derive(Debug)]
+pub struct Assembler<'w, S> {
+    sink: &'w mut S,
     number: Option<u64>,
     buffer: Buffer,
     fed: u16,
     seen: Vec<u64>,
 }
 
-impl<'w, 'p> Assembler<'w, 'p> {
-    fn new(writer: &'w mut Writer<'p>) -> Result<Self> {
-        Ok(Self { writer, number: None, buffer: Image::buffer()?, fed: 0, seen: Vec::new() })
+impl<'w, S: ChunkSink> Assembler<'w, S> {
+    /// Gives the chunks to a sink.
+    pub fn new(sink: &'w mut S) -> Result<Self> {
+        Ok(Self { sink, number: None, buffer: Image::buffer()?, fed: 0, seen: Vec::new() })
     }
 
-    fn read(&mut self, plan: &Plan<'_>, sections: &[Section<'_>], interrupt: &dyn Interrupt) -> Result<()> {
-        scan::walk(sections, "save", interrupt, |part, chunk| {
+    /// Reads sections of a plan, by ascending place.
+    pub fn read(
+        &mut self,
+        plan: &Plan<'_>,
+        (stage, sections): (&'static str, &[Section<'_>]),
+        interrupt: &dyn Interrupt,
+    ) -> Result<()> {
+        scan::walk(sections, stage, interrupt, |part, chunk| {
             let place = plan.place_of(part);
             match chunk {
                 Chunk::Data(bytes) => self.feed(place.base(), bytes)?,
@@ -263,7 +287,7 @@ impl<'w, 'p> Assembler<'w, 'p> {
 
     fn flush(&mut self) -> Result<()> {
         let Some(number) = self.number.take() else { return Ok(()) };
-        self.writer.put(number, &self.buffer, self.fed)?;
+        self.sink.put(number, &self.buffer, self.fed)?;
         self.buffer.fill(0);
         self.fed = 0;
         self.seen.add(number)
@@ -280,7 +304,7 @@ impl<'w, 'p> Assembler<'w, 'p> {
         };
         for (number, _) in parent.chunks() {
             if self.seen.binary_search(number).is_err() && !is_kept(number.saturating_mul(CHUNK)) {
-                self.writer.put(*number, &self.buffer, 0)?;
+                self.sink.put(*number, &self.buffer, 0)?;
             }
         }
         Ok(())
@@ -311,7 +335,7 @@ impl Job<'_> {
         let in_use = room::collected(files.map(|file| file.identity))?;
         let mut writer = Writer::create(self.path, self.parent, &in_use)?;
         let mut assembler = Assembler::new(&mut writer)?;
-        assembler.read(self.plan, &self.plan.to_read(self.dirty)?, interrupt)?;
+        assembler.read(self.plan, (STAGE, &self.plan.to_read(self.dirty)?), interrupt)?;
         if let Some(parent) = self.parent {
             assembler.drop_rest(self.plan, parent, self.dirty.is_some())?;
         }
@@ -324,7 +348,12 @@ impl Job<'_> {
     }
 
     /// Saves what was written meanwhile, until nothing is.
-    fn repeat(&self, assembler: &mut Assembler<'_, '_>, watch: &Watch<'_>, interrupt: &dyn Interrupt) -> Result<()> {
+    fn repeat(
+        &self,
+        assembler: &mut Assembler<'_, Writer<'_>>,
+        watch: &Watch<'_>,
+        interrupt: &dyn Interrupt,
+    ) -> Result<()> {
         for round in 0..=AGAIN {
             let again = self.plan.again(&watch.written(interrupt)?)?;
             let Some(first) = again.first() else { break };
@@ -334,7 +363,7 @@ impl Job<'_> {
                     format!("{desc} was written at {at} while it was saved: pause the guest's processors first");
                 return Err(fault(self.path, ImageFault::Refused, message, None));
             }
-            assembler.read(self.plan, &again, interrupt)?;
+            assembler.read(self.plan, (STAGE, &again), interrupt)?;
         }
         Ok(())
     }

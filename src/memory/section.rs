@@ -21,7 +21,7 @@ use crate::model::region::{PROT_READ, PROT_WRITE};
 use crate::model::room;
 use crate::model::source::UserReader;
 use crate::sys::copy::{self as kernel, Stopped};
-use crate::sys::errno::{self, ETIMEDOUT};
+use crate::sys::errno::{self, EPERM, ETIMEDOUT};
 
 /// Bytes that a guarded fill writes at a time, and that a fault handler is given its time for.
 const GUARDED_CHUNK: usize = 64 << 10;
@@ -261,6 +261,24 @@ impl<'a> Section<'a> {
         let result = self.write_untracked(input, force);
         self.mark_dirty();
         result
+    }
+
+    /// Puts as many bytes into memory that nobody has seen yet.
+    ///
+    /// A file takes them without a page fault for each page, and without zeroes before them; large pages come by faults alone.
+    pub fn store(&self, bytes: &[u8]) -> Result<()> {
+        let backing = self.region.storage().backing();
+        let is_small = self.region.desc().options.transparent_hugepage != Some(true);
+        let by_mapping = || self.write(Input::Bytes(bytes.into()), true);
+        let Some((file, start)) = backing.shown_file().filter(|_| backing.has_holes() && is_small) else {
+            return by_mapping();
+        };
+        let position = Range::between(start, u64::MAX).skip(self.part.base()).base();
+        match kernel::write_file(file, position, bytes.as_ptr(), bytes.len().min(self.len())) {
+            // Sealed against it.
+            Err(Stopped { error: Some(error), .. }) if errno::of(&error) == EPERM => by_mapping(),
+            stored => stored.map_err(|stopped| self.fault("write", &stopped)),
+        }
     }
 
     /// Marks the bytes, which were written before this call.

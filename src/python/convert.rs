@@ -282,13 +282,34 @@ impl<'py> FromPyObject<'_, 'py> for Timeout {
     type Error = PyErr;
 
     fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
-        let seconds = seconds(object, "timeout")?;
-        if seconds.is_nan() || seconds < 0.0 {
-            let message = format!("timeout is {seconds}: give seconds of at least 0, or None to wait for ever");
-            return Err(Invalid::argument(message).into());
-        }
-        Ok(Self(Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)))
+        not_negative(object, "timeout", ", or None to wait for ever").map(Self)
     }
+}
+
+/// Seconds for which a guest may stand still.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Downtime(pub(super) Duration);
+
+impl Downtime {
+    /// Where the caller says nothing.
+    pub(super) const DEFAULT: Self = Self(Duration::from_millis(300));
+}
+
+impl<'py> FromPyObject<'_, 'py> for Downtime {
+    type Error = PyErr;
+
+    fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        not_negative(object, "max_downtime", "").map(Self)
+    }
+}
+
+/// Seconds of at least 0; those that are too many for a clock are as many as it can have.
+fn not_negative(object: Borrowed<'_, '_, PyAny>, what: &str, or: &str) -> PyResult<Duration> {
+    let seconds = seconds(object, what)?;
+    if seconds.is_nan() || seconds < 0.0 {
+        return Err(Invalid::argument(format!("{what} is {seconds}: give seconds of at least 0{or}")).into());
+    }
+    Ok(Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX))
 }
 
 /// Seconds between two looks.

@@ -63,6 +63,7 @@ pub mod reservation;
 pub mod share;
 pub mod space;
 mod space_ref;
+pub mod stream;
 pub mod subscription;
 mod threads;
 pub mod tracker;

@@ -3,6 +3,7 @@
 //! Readers take the [`state::SpaceState`] without a lock. Writers take [`turn::Turn`]s, and a [`change`] is the only way from one
 //! map to the next: checked, prepared by every [`client`], published with one store, or undone.
 
+pub mod adopt;
 pub mod build;
 pub mod change;
 pub mod checkpoint;

@@ -48,6 +48,20 @@ pub fn send(
     }
 }
 
+/// Sends as many bytes of some parts, one behind the other, as there is room for; `None` when there is no room within `limit`.
+pub fn send_parts(socket: BorrowedFd<'_>, parts: &[IoSlice<'_>], limit: Duration) -> Result<Option<usize>> {
+    if !wait_ready(socket, Direction::Out, limit)? {
+        return Ok(None);
+    }
+    let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+    unless_transient(net::sendmsg(socket, parts, &mut SendAncillaryBuffer::default(), flags))
+}
+
+/// Ends both directions of a connection, whoever else has the socket.
+pub fn shut(socket: BorrowedFd<'_>) -> Result<()> {
+    Ok(net::shutdown(socket, net::Shutdown::Both)?)
+}
+
 /// Receives bytes into a buffer that is not empty; `None` when there are none within `limit`, `UnexpectedEof` when the other side has closed.
 pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8], limit: Duration) -> Result<Option<usize>> {
     if !wait_ready(socket, Direction::In, limit)? {

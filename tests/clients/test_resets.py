@@ -2,6 +2,7 @@
 
 import ctypes
 import fcntl
+import json
 import os
 import struct
 import threading
@@ -246,3 +247,24 @@ def test_what_is_no_processor_and_no_register_is_refused(tmp_path: Path) -> None
     with pytest.raises(Unsupported, match="KVM_CREATE_VCPU"):
         kvm_state.capture(file)
     os.close(file)
+
+
+def test_registers_travel_as_bytes_and_other_bytes_are_refused() -> None:
+    state = kvm_state.VcpuState.from_bytes(json.dumps({"regs": "07" * 144, "msrs": "01" + "00" * 23}).encode())
+    assert state.groups == ("msrs", "regs")
+    assert kvm_state.VcpuState.from_bytes(bytes(state)).groups == state.groups
+    with pytest.raises(InvalidArgument, match="give vcpu_fd"):
+        state.apply()
+    wrong = [
+        {"regs": "07" * 143},
+        {"msrs": "02" + "00" * 23},
+        {"msrs": ""},
+        {"chaos": ""},
+        {"regs": "x"},
+        {"regs": 1},
+        [],
+        5,
+    ]
+    for data in (*(json.dumps(one).encode() for one in wrong), b"", b"\xff", b"[" * 100_000):
+        with pytest.raises(InvalidArgument, match="not registers"):
+            kvm_state.VcpuState.from_bytes(data)

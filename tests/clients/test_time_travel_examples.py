@@ -1,9 +1,10 @@
-"""The programs of docs/time-travel.md: a fuzzer that finds its crash, and a guest that becomes many."""
+"""The programs of the how-to pages: a fuzzer that finds its crash, a guest that becomes many, and one that moves."""
 
 from pathlib import Path
 
 import fork_guest
 import fuzz_guest
+import migrate_guest
 import pytest
 import ring3_kvm
 
@@ -32,3 +33,11 @@ def test_the_fuzzer_finds_the_record_that_is_too_long(engine: str, capsys: pytes
 def test_every_guest_goes_on_from_the_boot_with_an_input_of_its_own(engine: str) -> None:
     answers = fork_guest.main(["--engine", engine, "--count", "12"])
     assert answers == [sum(byte * byte for byte in b"guest %d" % number) for number in range(12)]
+
+
+def test_a_guest_goes_on_in_another_process_where_it_was_stopped(engine: str) -> None:
+    here, begun, there = migrate_guest.main(["--engine", engine])
+    assert here > 0
+    assert here % 256 == 0
+    assert begun == here
+    assert there == begun + 1000 * 256

@@ -130,6 +130,20 @@ class World:
         yield from [space.stats(), memory.checkpoint().stats, package.Balloon(memory).stats]
         program = memory.load_elf(elf([(0, 0x2000, 8, b"program.")]))
         yield from [program, package.ElfNote("Xen", 18, b""), package.RestoreStats(None, None, 0, 0, 0, None)]
+        yield from [
+            package.SendReport(
+                converged=False,
+                passes=1,
+                size=0,
+                seconds=0,
+                estimated_downtime=0,
+                downtime=None,
+                content=None,
+                sources=(),
+            ),
+            package.ReceiveReport(1, 0, 0.0, "", {}),
+        ]
+        yield package.SendProgress("send", 0, 1, 0.0, 1, None)
         yield package.Follower(1, 0, 0, writable=True, leases=())
         # One of its own: a back-end can't map memory that is private to this process.
         followed = space_to_follow()

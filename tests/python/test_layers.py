@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 SRC = Path(__file__).parents[2] / "src"
-LEVELS = {"sys": 0, "model": 1, "dump": 2, "memory": 2, "space": 3, "clients": 4, "image": 5, "python": 6}
+LEVELS = {"sys": 0, "model": 1, "dump": 2, "memory": 2, "space": 3, "clients": 4, "image": 5, "stream": 6, "python": 7}
 """How high a room lies."""
 UNSAFE = ("sys/", "memory/", "python/buffer.rs")
 PLAYED = "sys/sync.rs"

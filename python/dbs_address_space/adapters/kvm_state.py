@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import fcntl
+import json
 import os
 import struct
 from typing import TYPE_CHECKING, NamedTuple
@@ -54,7 +55,9 @@ GROUPS = ("sregs", "xcrs", "xsave", "msrs", "lapic", "regs", "debugregs", "mp_st
 class VcpuState:
     """Registers of a virtual CPU as they were at one moment; made by `capture`."""
 
-    def __init__(self, vcpu_fd: int, values: dict[str, ctypes.Array[ctypes.c_char]], run: mmap.mmap | None) -> None:
+    def __init__(
+        self, vcpu_fd: int | None, values: dict[str, ctypes.Array[ctypes.c_char]], run: mmap.mmap | None
+    ) -> None:
         """Keeps what was read."""
         self._vcpu_fd, self._values, self._run = vcpu_fd, values, run
 
@@ -66,6 +69,10 @@ class VcpuState:
     def apply(self, vcpu_fd: int | None = None) -> None:
         """Puts the registers back, or into another virtual CPU, which goes on from there; `OSError` when KVM refuses some."""
         fd = self._vcpu_fd if vcpu_fd is None else vcpu_fd
+        if fd is None:
+            raise InvalidArgument(
+                "the registers come from another process: give vcpu_fd, the virtual CPU that is to have them"
+            )
         if vcpu_fd is None:
             _finish(fd, self._run)
         for name, value in self._values.items():
@@ -73,6 +80,24 @@ class VcpuState:
             if name == "msrs" and done < len(value) // 16:
                 (index,) = struct.unpack_from("<I", value, 8 + done * 16)
                 raise OSError(errno.EIO, f"KVM refused the model-specific register {index:#x}")
+
+    def __bytes__(self) -> bytes:
+        """The registers for another process, as JSON: `from_bytes` reads them."""
+        return json.dumps({name: bytes(value).hex() for name, value in self._values.items()}).encode()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> VcpuState:
+        """The registers that `bytes(state)` gave; `apply` wants a virtual CPU then. Raises `InvalidArgument` for other bytes."""
+        try:
+            values = {name: bytes.fromhex(text) for name, text in json.loads(data).items()}
+        except (AttributeError, TypeError, ValueError, RecursionError) as error:
+            raise InvalidArgument(f"these bytes are not registers: {error}") from error
+        for name, value in values.items():
+            # The kernel reads as many bytes of a buffer as it says, or as the structure has.
+            if len(value) != _size(name, value):
+                raise InvalidArgument(f"these bytes are not registers: {name!a} has {len(value)} bytes")
+        ordered = (name for name in GROUPS if name in values)
+        return cls(None, {name: ctypes.create_string_buffer(values[name], len(values[name])) for name in ordered}, None)
 
     def __repr__(self) -> str:
         return f"VcpuState({', '.join(self.groups)})"
@@ -99,6 +124,13 @@ def capture(
         if value is not None:
             values[name] = value
     return VcpuState(vcpu_fd, values, run)
+
+
+def _size(name: str, value: bytes) -> int:
+    """The bytes that a group must have; none has -1."""
+    if name == "msrs":
+        return 8 + 16 * int.from_bytes(value[:4], "little")
+    return _STRUCTURES[name].size if name in _STRUCTURES else -1
 
 
 def _read(vcpu_fd: int, name: str) -> ctypes.Array[ctypes.c_char] | None:

@@ -27,10 +27,10 @@ use crate::python::space::PySpace;
 /// The place and the size of an area, the identity of its bytes, and their address.
 type PyArea = (Size, Size, [u8; 16], Option<Address>);
 /// The address of a region, its place in the data, and the identity of its bytes.
-type PyPlace = (Address, Size, Option<[u8; 16]>);
+pub(super) type PyPlace = (Address, Size, Option<[u8; 16]>);
 
 const SAVE: Verb = Verb::new("save", Need::Nothing).shaped(Shape::Mapped).slow();
-const RESTORE: Verb = Verb::new("restore", Need::Nothing).shaped(Shape::Mapped).slow();
+pub(super) const RESTORE: Verb = Verb::new("restore", Need::Nothing).shaped(Shape::Mapped).slow();
 
 #[pymethods]
 impl PyMemory {
@@ -130,14 +130,14 @@ impl PySpace {
 }
 
 /// The places, by ascending address.
-fn sorted(places: Vec<PyPlace>) -> PyResult<Vec<(u64, u64, Option<Lineage>)>> {
+pub(super) fn sorted(places: Vec<PyPlace>) -> PyResult<Vec<(u64, u64, Option<Lineage>)>> {
     let places = places.into_iter().map(|(base, at, lineage)| (base.0, at.0, lineage.map(Lineage)));
     let mut places = room::collected(places)?;
     places.sort_unstable_by_key(|place| place.0);
     Ok(places)
 }
 
-fn piece_of<'a>(section: &Section<'a>, places: &[(u64, u64, Option<Lineage>)]) -> Option<Piece<'a>> {
+pub(super) fn piece_of<'a>(section: &Section<'a>, places: &[(u64, u64, Option<Lineage>)]) -> Option<Piece<'a>> {
     let index = places.binary_search_by_key(&section.address(), |place| place.0).ok()?;
     places.get(index).map(|(_, at, lineage)| Piece { section: *section, at: *at, lineage: *lineage })
 }
@@ -147,7 +147,7 @@ fn area_of((offset, size, lineage, address): PyArea) -> PyResult<Area> {
     Ok(Area { place: Range::new(offset.0, size.0)?, lineage: Lineage(lineage), address })
 }
 
-fn py_areas<'py>(py: Python<'py>, plan: &Plan<'_>) -> PyResult<Bound<'py, PyTuple>> {
+pub(super) fn py_areas<'py>(py: Python<'py>, plan: &Plan<'_>) -> PyResult<Bound<'py, PyTuple>> {
     let areas = plan.areas().iter().map(|area| (area.place.base(), area.place.size(), area.lineage.0));
     convert::py_tuple(py, areas)
 }

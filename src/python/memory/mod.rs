@@ -44,6 +44,7 @@ mod prealloc;
 mod run;
 mod scan;
 pub mod search;
+mod send;
 mod stream;
 mod structs;
 mod transfer;

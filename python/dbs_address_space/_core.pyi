@@ -1219,7 +1219,11 @@ class AddressSpace:
         True
         """
     def _restore_lazily(
-        self, image: _Image, places: Sequence[tuple[int, int, bytes | None]], rate: int | None
+        self,
+        image: _Image,
+        places: Sequence[tuple[int, int, bytes | None]],
+        rate: int | None,
+        timeout: float | None,
     ) -> None: ...
     @staticmethod
     def restore(
@@ -3495,6 +3499,7 @@ class _Image:
         row: Sequence[tuple[int, int]],
         mappings: Sequence[tuple[int, int, int, int]],
         rate: int | None,
+        timeout: float | None,
     ) -> RestoreStats: ...
 
 _TrackingMode: TypeAlias = Literal["auto", "pagemap", "kvm", "api"]

@@ -231,7 +231,11 @@ impl<'a> Server<'a> {
     fn answer(&mut self, address: usize) -> Result<(), Stop> {
         let mapping = self.mappings.iter().find(|mapping| mapping.host.contains(u64_of(address)));
         let Some(mapping) = mapping else {
-            let _ = self.userfault.poison_missing(page_of(address, page_size()), usize_of(page_size()), 1 << 12);
+            let _ = self.userfault.poison_missing(
+                page_of(address, page_size()),
+                usize_of(page_size()),
+                usize_of(page_size()),
+            );
             let message =
                 format!("the VMM touched {}, which is in none of the mappings that it sent", hex(u64_of(address)));
             return Err(Stop::Failed(failed(message, Errno::Refused(errno::EFAULT))));

@@ -1220,7 +1220,11 @@ class AddressSpace:
         """
     def _adopt(self, other: AddressSpace, generation: int, receiver: _StreamReceiver) -> None: ...
     def _restore_lazily(
-        self, image: _Image, places: Sequence[tuple[int, int, bytes | None]], rate: int | None
+        self,
+        image: _Image,
+        places: Sequence[tuple[int, int, bytes | None]],
+        rate: int | None,
+        timeout: float | None,
     ) -> None: ...
     @staticmethod
     def restore(
@@ -3619,6 +3623,7 @@ class _Image:
         row: Sequence[tuple[int, int]],
         mappings: Sequence[tuple[int, int, int, int]],
         rate: int | None,
+        timeout: float | None,
     ) -> RestoreStats: ...
 
 @final

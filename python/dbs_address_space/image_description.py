@@ -6,7 +6,7 @@ import json
 
 from ._core import AddressSpaceBase, AddressSpaceLayout, AddressSpaceRegion, BackingOptions, NumaPolicy
 from ._named_tuple import NamedTuple
-from .errors import InvalidArgument, Unsupported
+from .errors import InvalidArgument
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -56,27 +56,6 @@ class Description(NamedTuple):
         """The offset in the data at which the memory of a region begins."""
         area, offset = self.places[region.base]
         return self.areas[area].offset + offset
-
-    def pieces(self) -> list[tuple[int, int, bytes | None]]:
-        """The place of each region that has memory, and the identity of its bytes where it shows all of an area."""
-        pieces = []
-        for region in self.regions:
-            if region.base in self.places:
-                area = self.areas[self.places[region.base][0]]
-                pieces.append((region.base, self.place(region), area.lineage if region.size == area.size else None))
-        return pieces
-
-    def refuse_shared(self) -> None:
-        """Refuses regions that show the same bytes: memory of its own for each would not be what it was."""
-        ends: dict[int, tuple[int, AddressSpaceRegion]] = {}
-        found = {region.base: region for region in self.regions}
-        for base, (area, offset) in sorted(self.places.items(), key=lambda place: place[1]):
-            region = found[base]
-            end, other = ends.get(area, (0, region))
-            if offset < end:
-                how = "leave one of them out before"
-                raise Unsupported(f"{region} shows bytes of {other}: {how}", feature="restoring shared bytes", how=how)
-            ends[area] = (offset + region.size, region)
 
 
 def encoded(

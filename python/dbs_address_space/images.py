@@ -18,9 +18,9 @@ from ._core import (
     checked_timeout,
     guessed,
 )
-from .enums import MapFlags
-from .errors import AddressSpaceError, ImageCorrupt, ImageError, InvalidArgument, Unsupported
+from .errors import AddressSpaceError, ImageCorrupt, ImageError, InvalidAddressRange, InvalidArgument, UnmappedAddress
 from .image_description import BlobPlace, Description, check, parsed
+from .restoring import not_populated, over_file, places, space_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from ._core import AddressSpaceLayout, _File, _StreamReceiver
     from .progress import Progress
     from .reports import RestoreStats
+    from .restoring import Made
 
     Path = str | os.PathLike[str]
 
@@ -230,11 +231,14 @@ class SavedSpace:
         mode: str = "copy",
         *,
         rate: SupportsIndex | str | None = None,
+        timeout: float | None = 10.0,
         progress: Callable[[Progress], object] | None = None,
     ) -> AddressSpace:
         r"""A new space with its map and memory; `AddressSpace.restore` says how.
 
-        With `mode="lazy"`, `rate` bytes a second come in in the background, as many as can by default; 0 for none.
+        With `mode="lazy"`, `rate` bytes a second come in in the background, as many as can by default; 0 for none. A file that is
+        not read within `timeout` seconds (`None`: for ever) is `MemoryFault` where it was touched, now and later; the background
+        ends then, and the rest comes in when it is touched.
 
         >>> import tempfile
         >>> from dbs_address_space import AddressSpaceBuilder
@@ -252,11 +256,10 @@ class SavedSpace:
         if not self._parts[0].is_of_this_machine:
             message = f"it was saved on another architecture (ELF machine {self._parts[0].machine})"
             raise self._parts[0].mismatch(message)
-        self._description.refuse_shared()
         _ = self.blobs
-        speed = None if rate is None else checked_size(rate, "rate")
+        speed, seconds = None if rate is None else checked_size(rate, "rate"), checked_timeout(timeout)
         if mode == "lazy":
-            return self._filled_later(image, speed)
+            return self._filled_later(image, speed, seconds)
         if rate is not None:
             raise InvalidArgument(f"rate= goes with mode='lazy', not with {mode!a}")
         return self._copied(image, progress) if mode == "copy" else self._mapped()
@@ -267,13 +270,14 @@ class SavedSpace:
         """Fills the memory of a VMM in another process while that uses it, and returns when the VMM has ended.
 
         `sock` is its connection, over which it sends what Firecracker sends where a snapshot is loaded with `mem_backend` of type
-        `Uffd`: its mappings as JSON and its userfaultfd, within `timeout` seconds. Offsets count through the memory of the image,
-        region behind region by ascending base. `rate` is that of `restore`. Pages that the VMM gives up, as a balloon does, are
-        zero from then on. Where the image turns out to be damaged, or this call is ended by Ctrl-C, what is missing is poisoned:
-        a touch is SIGBUS for the VMM, never a zero and never a wait for ever. It takes no privilege here, and Linux 6.6.
+        `Uffd`: its mappings as JSON and its userfaultfd, within `timeout` seconds; a read of the image may take as long. Offsets
+        count through the memory of the image, region behind region by ascending base. `rate` is that of `restore`. Pages that the
+        VMM gives up, as a balloon does, are zero from then on. Where the image turns out to be damaged, or this call is ended by
+        Ctrl-C, what is missing is poisoned: a touch is SIGBUS for the VMM, never a zero and never a wait for ever. It takes no
+        privilege here, and Linux 6.6.
 
         Raises `BackingError` for a handshake that is not one or does not come, `ImageMismatch` for memory that the image has not,
-        and at the end the first `ImageCorrupt`.
+        and at the end the first `ImageCorrupt`, or `TimeoutError` where the image was not read in time.
 
         >>> import socket, tempfile
         >>> from dbs_address_space import AddressSpaceBuilder
@@ -293,17 +297,23 @@ class SavedSpace:
         seconds = checked_timeout(timeout)
         userfault, mappings = received(checked_descriptor(sock, "sock"), seconds, self.size)
         try:
-            return image.serve(userfault, row, mappings, speed)
+            return image.serve(userfault, row, mappings, speed, seconds)
         except ImageCorrupt as error:
             raise self._located(error) from None
         finally:
             os.close(userfault)
 
+    def _space(self, made: Made) -> AddressSpace:
+        try:
+            return space_of(self._description, made)
+        except (InvalidAddressRange, UnmappedAddress) as error:
+            raise self._parts[0].corrupt(f"its JSON: {error}") from error
+
     def _copied(self, image: _Image, progress: Callable[[Progress], object] | None) -> AddressSpace:
-        space = AddressSpace.from_regions(self.regions, self.layout)
+        space = self._space(lambda region, _: region)
         memory = space.map_memory(progress=progress)
         try:
-            memory._fill(image, self._description.pieces(), progress)
+            memory._fill(image, places(self._description), progress)
         except BaseException as error:
             space.close()
             if isinstance(error, ImageCorrupt):
@@ -311,11 +321,11 @@ class SavedSpace:
             raise
         return space
 
-    def _filled_later(self, image: _Image, rate: int | None) -> AddressSpace:
-        space = AddressSpace.from_regions([_not_populated(region) for region in self.regions], self.layout)
+    def _filled_later(self, image: _Image, rate: int | None, timeout: float | None) -> AddressSpace:
+        space = self._space(not_populated)
         try:
             space.map_memory()
-            space._restore_lazily(image, self._description.pieces(), rate)
+            space._restore_lazily(image, places(self._description), rate, timeout)
         except BaseException:
             space.close()
             raise
@@ -327,27 +337,9 @@ class SavedSpace:
                 "a difference can't be mapped: restore a full image, which merge() makes, or restore by mode='copy'"
             )
             raise ImageError(f"{self.path}: {message}", path=self.path)
-        regions = [self._over_file(region) for region in self.regions]
-        space = AddressSpace.from_regions(regions, self.layout)
-        space.map_memory()._fill(None, self._description.pieces(), None)
+        space = self._space(over_file(self._parts[0]))
+        space.map_memory()._fill(None, places(self._description), None)
         return space
-
-    def _over_file(self, region: AddressSpaceRegion) -> AddressSpaceRegion:
-        if region.base not in self._description.places:
-            return region
-        part = self._parts[0]
-        return AddressSpaceRegion(
-            region.region_type,
-            region.base,
-            region.size,
-            name=region.name,
-            host_numa_node_id=region.host_numa_node_id,
-            file=part.fileno(),
-            file_offset=part.data_offset + self._description.place(region),
-            perm_flags=MapFlags.PRIVATE,
-            prot_flags=region.prot_flags,
-            is_hotplug=region.is_hotplug,
-        )
 
     def _located(self, error: ImageCorrupt) -> ImageCorrupt:
         """The error of a chunk with the region that it is of."""
@@ -381,17 +373,6 @@ class SavedSpace:
     def __repr__(self) -> str:
         kind = "full" if self.parent is None else f"a difference in a chain of {len(self._paths)}"
         return f"SavedSpace({self.path!a}, {len(self.regions)} regions, {kind})"
-
-
-def _not_populated(region: AddressSpaceRegion) -> AddressSpaceRegion:
-    """The region without a wish for pages that are there from the start."""
-    if region.backing.mlock:
-        how = "restore by mode='copy'"
-        message = f"{region} is locked in memory (mlock), which would bring in zeroes: {how}"
-        raise Unsupported(message, region=region, feature="filling locked memory", how=how)
-    if region.perm_flags & MapFlags.POPULATE:
-        return region.replace(perm_flags=region.perm_flags & ~MapFlags.POPULATE)
-    return region
 
 
 def path_text(path: Path, name: str) -> str:

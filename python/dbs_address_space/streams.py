@@ -7,11 +7,12 @@ from __future__ import annotations
 from time import perf_counter
 
 from ._core import AddressSpace, _StreamReceiver, check_type, checked_answer
-from .errors import ImageError, InvalidArgument
+from .errors import ImageError, InvalidAddressRange, InvalidArgument, UnmappedAddress
 from .image_description import encoded
 from .images import described
 from .progress import SendProgress
 from .reports import ReceiveReport, SendReport
+from .restoring import places, space_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -174,11 +175,13 @@ def _filled(
     description = described(receiver)
     if description.layout != space.layout:
         raise receiver.mismatch(f"it has the layout {description.layout}, and the space {space.layout}")
-    description.refuse_shared()
-    hidden = AddressSpace.from_regions(description.regions, description.layout)
+    try:
+        hidden = space_of(description, lambda region, _: region)
+    except (InvalidAddressRange, UnmappedAddress) as error:
+        raise receiver.corrupt(f"its JSON: {error}") from error
     memory = hidden.map_memory()
     try:
-        memory._receive(receiver, description.pieces(), progress)
+        memory._receive(receiver, places(description), progress)
     except BaseException:
         hidden.close()
         raise

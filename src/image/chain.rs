@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::chunk::{self, Buffer, CHUNK, Digest, Named};
 use super::part::Part;
+use crate::memory::lazy::Haste;
 use crate::model::error::{ImageFault, Result};
 use crate::model::int::usize_of;
 use crate::model::room;
@@ -77,6 +78,11 @@ impl Image {
 
     /// Reads a chunk from the files that have its pages, and checks its digest.
     pub fn read(&self, number: u64, buffer: &mut [u8]) -> Result<()> {
+        self.read_in(number, buffer, Haste::Waits).map(drop)
+    }
+
+    /// The same; `false` when it would have to wait.
+    pub fn read_in(&self, number: u64, buffer: &mut [u8], haste: Haste) -> Result<bool> {
         buffer.fill(0);
         let mut missing = chunk::ALL_PAGES;
         for part in self.parts() {
@@ -84,11 +90,13 @@ impl Image {
             if chunk.is_zero() || missing == 0 {
                 break;
             }
-            part.read_pages(number, chunk.pages & missing, buffer)?;
+            if !part.read_pages(number, chunk.pages & missing, buffer, haste)? {
+                return Ok(false);
+            }
             missing &= !chunk.pages;
         }
         if chunk::digest_of(buffer) == self.digest(number) {
-            return Ok(());
+            return Ok(true);
         }
         let message = format!("chunk {number} is not what was written; restore another image");
         Err(self.newest.fault(ImageFault::Corrupt, message, Some(number)))

@@ -6,8 +6,9 @@ use std::time::Duration;
 use super::chain::Image;
 use super::chunk::CHUNK;
 use super::pace::Pace;
+use super::patient::Patient;
 use super::restore::Piece;
-use crate::memory::lazy::{Filling, PageSource};
+use crate::memory::lazy::{Filling, Found, Haste, PageSource, Wanted, is_late};
 use crate::memory::storage::Storage;
 use crate::model::error::{Errno, Error, Result};
 use crate::model::int::{u64_of, usize_of};
@@ -23,26 +24,31 @@ use crate::sys::userfault::{Event, Userfault};
 pub struct ImageSource(pub Arc<Image>);
 
 impl PageSource for ImageSource {
-    fn read(&self, at: u64, bytes: &mut [u8]) -> Result<bool> {
+    fn read(&self, at: u64, bytes: &mut [u8], haste: Haste) -> Result<Found> {
         let wanted = Range::at(at, u64_of(bytes.len()));
         bytes.fill(0);
         let chunks = self.0.chunks_in(wanted.base(), wanted.end());
         for (number, _) in chunks {
             let chunk = Range::at(number.saturating_mul(CHUNK), CHUNK);
             if chunk == wanted {
-                self.0.read(*number, bytes)?;
-                continue;
+                return self.0.read_in(*number, bytes, haste).map(found);
             }
             // A region that was cut inside a chunk.
             let mut buffer = Image::buffer()?;
-            self.0.read(*number, &mut buffer)?;
+            if !self.0.read_in(*number, &mut buffer, haste)? {
+                return Ok(Found::NotYet);
+            }
             let part = chunk.intersection(&wanted);
             let to = bytes.iter_mut().skip(usize_of(part.base().abs_diff(at)));
             let from = buffer.iter().skip(usize_of(part.base().abs_diff(chunk.base())));
             to.zip(from).take(usize_of(part.size())).for_each(|(to, from)| *to = *from);
         }
-        Ok(!chunks.is_empty())
+        Ok(if chunks.is_empty() { Found::Zeroes } else { Found::Data })
     }
+}
+
+const fn found(is_read: bool) -> Found {
+    if is_read { Found::Data } else { Found::NotYet }
 }
 
 /// How far the filling is.
@@ -74,12 +80,24 @@ pub struct Filler {
 
 impl Filler {
     /// Begins to fill memory that nobody has touched; the thread ends when all is there, or the memory has gone.
-    pub fn start(image: &Arc<Image>, pieces: &[Piece<'_>], rate: Option<u64>) -> Result<Arc<Self>> {
+    ///
+    /// A read of the image may take up to `timeout`.
+    pub fn start(
+        image: &Arc<Image>,
+        pieces: &[Piece<'_>],
+        rate: Option<u64>,
+        timeout: Option<Duration>,
+    ) -> Result<Arc<Self>> {
         let userfault = Arc::new(Userfault::open_missing().map_err(|error| unavailable(&error))?);
-        let source: Arc<dyn PageSource> = Arc::new(ImageSource(Arc::clone(image)));
+        let (source, path) = (ImageSource(Arc::clone(image)), image.newest().path().to_path_buf());
+        let source: Arc<dyn PageSource> = Arc::new(Patient::new(Arc::new(source), path, timeout));
         let mut storages = Vec::new();
         for piece in pieces {
             let region = piece.section.region();
+            if piece.section.part().base() != 0 || region.storage().any_filling().is_some() {
+                // A window on memory that another one shows from its first byte on.
+                continue;
+            }
             if !region.storage().fill_from(&userfault, &source, piece.at)? {
                 return Err(huge(region.desc()));
             }
@@ -119,8 +137,11 @@ impl Filler {
             if let Ok(Some(Event::Missing(address))) = self.userfault.next_event(pause.min(SLICE)) {
                 self.answer(address);
             } else if let Some(part) = next.filter(|_| pause <= SLICE) {
-                moved = moved.saturating_add(self.fill(part));
-                next = parts.next();
+                // Where nobody answers, the rest is left for whoever touches it.
+                next = self.fill(part).and_then(|read| {
+                    moved = moved.saturating_add(read);
+                    parts.next()
+                });
             } else if next.is_none() && self.has_ended() {
                 return;
             }
@@ -143,22 +164,24 @@ impl Filler {
         });
     }
 
-    fn fill(&self, (index, part): (usize, u64)) -> u64 {
-        let filled = self.storages.get(index).and_then(|storage| with(storage, |filling| filling.fill(part)));
-        let moved = match &filled {
-            Some(Ok(moved)) => *moved,
-            _ => 0,
+    /// Brings in a part; the bytes that were read for it, or `None` where it is late.
+    fn fill(&self, (index, part): (usize, u64)) -> Option<u64> {
+        let storage = self.storages.get(index);
+        let filled = storage.and_then(|storage| with(storage, |filling| filling.fill(part, Wanted::Ahead)));
+        let (moved, error) = match filled {
+            Some(Err(error)) => (0, Some(error)),
+            Some(Ok(moved)) => (moved, None),
+            None => (0, None),
         };
-        if moved > 0 || matches!(filled, Some(Err(_))) {
+        let is_late = error.as_ref().is_some_and(is_late);
+        if moved > 0 || error.is_some() {
             self.note(|state| {
-                state.filled = state.filled.saturating_add(1);
+                state.filled = state.filled.saturating_add(u64::from(!is_late));
                 state.moved = state.moved.saturating_add(moved);
-                if let Some(Err(error)) = filled {
-                    state.error.get_or_insert(error);
-                }
+                state.error = state.error.take().or(error);
             });
         }
-        moved
+        (!is_late).then_some(moved)
     }
 
     /// Whether all is there; storages that have gone count.

@@ -9,6 +9,7 @@ pub mod lazy;
 pub mod merge;
 mod pace;
 pub mod part;
+pub mod patient;
 pub mod restore;
 pub mod save;
 pub mod uffd_server;

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::chunk::{self, Chunk, PAGE};
 use super::header::{self, Flaw, Header};
+use crate::memory::lazy::Haste;
 use crate::model::error::{Error, ImageFault, Result};
 use crate::model::format::hex;
 use crate::model::int::usize_of;
@@ -109,15 +110,20 @@ impl Part {
         self.chunks.get(index)
     }
 
-    /// Reads pages of a chunk into a buffer that has room for all of it.
-    pub fn read_pages(&self, number: u64, pages: u16, buffer: &mut [u8]) -> Result<()> {
+    /// Reads pages of a chunk into a buffer that has room for all of it; `false` when it would have to wait.
+    pub fn read_pages(&self, number: u64, pages: u16, buffer: &mut [u8], haste: Haste) -> Result<bool> {
         let start = self.header.data.skip(number.saturating_mul(chunk::CHUNK)).base();
         for (at, size) in chunk::runs(pages) {
             let place = usize_of(at)..usize_of(at.saturating_add(size));
             let Some(bytes) = buffer.get_mut(place) else { continue };
-            self.read_at(bytes, start.saturating_add(at), Some(number))?;
+            let position = start.saturating_add(at);
+            if haste == Haste::Waits {
+                self.read_at(bytes, position, Some(number))?;
+            } else if !file::read_at_once(&self.file, bytes, position) {
+                return Ok(false);
+            }
         }
-        Ok(())
+        Ok(true)
     }
 
     /// The bytes of a section, or of part of one, which lies in the file.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::lazy::{FillState, ImageSource};
 use super::pace::Pace;
-use crate::memory::lazy::{PART, PageSource};
+use crate::memory::lazy::{Found, Haste, PART, PageSource, Wanted};
 use crate::memory::present::PresentPages;
 use crate::model::error::{Errno, Error, Result};
 use crate::model::format::hex;
@@ -32,20 +32,24 @@ pub struct Row {
 }
 
 impl PageSource for Row {
-    fn read(&self, at: u64, bytes: &mut [u8]) -> Result<bool> {
+    fn read(&self, at: u64, bytes: &mut [u8], haste: Haste) -> Result<Found> {
         let wanted = Range::at(at, u64_of(bytes.len()));
         let first = self.pieces.partition_point(|(range, _)| range.end() <= at);
-        let (mut left, mut has_data) = (bytes, false);
+        let (mut left, mut found) = (bytes, Found::Zeroes);
         for (range, place) in self.pieces.iter().skip(first) {
             let here = range.intersection(&wanted);
             let (part, rest) = left.split_at_mut(usize_of(here.size()).min(left.len()));
             if part.is_empty() {
                 break;
             }
-            has_data |= self.source.read(place.saturating_add(here.base().abs_diff(range.base())), part)?;
+            match self.source.read(place.saturating_add(here.base().abs_diff(range.base())), part, haste)? {
+                Found::NotYet => return Ok(Found::NotYet),
+                Found::Data => found = Found::Data,
+                Found::Zeroes => {}
+            }
             left = rest;
         }
-        Ok(has_data)
+        Ok(found)
     }
 }
 
@@ -58,6 +62,7 @@ pub struct Mapping {
     page: u64,
     /// Parts that have been brought in, or poisoned; not those of zeroes.
     filled: PresentPages,
+    poisoned: PresentPages,
     /// Pages that the VMM gave up: they are zero from then on.
     removed: PresentPages,
 }
@@ -66,8 +71,8 @@ impl Mapping {
     /// Memory at host addresses, in pages of a size, whose bytes begin at a place in the row.
     pub fn new(host: Range, at: u64, page: u64) -> Result<Self> {
         let count = |unit: u64| usize_of(host.size().checked_div(unit).unwrap_or_default().saturating_add(1));
-        let (filled, removed) = (PresentPages::new(count(PART.max(page)))?, PresentPages::new(count(page))?);
-        Ok(Self { host, at, page, filled, removed })
+        let parts = || PresentPages::new(count(PART.max(page)));
+        Ok(Self { host, at, page, filled: parts()?, poisoned: parts()?, removed: PresentPages::new(count(page))? })
     }
 
     fn part(&self) -> u64 {
@@ -79,7 +84,14 @@ impl Mapping {
     }
 
     fn is_filled(&self, part: u64) -> bool {
-        self.filled.has(usize_of(part)..index_sum(usize_of(part), 1))
+        self.filled.has(bit(part))
+    }
+
+    /// Whether the page at an address could not be had, and was not given up since.
+    fn is_poisoned(&self, address: u64) -> bool {
+        let offset = address.abs_diff(self.host.base());
+        let [part, page] = [self.part(), self.page].map(|unit| bit(offset.checked_div(unit).unwrap_or_default()));
+        self.poisoned.has(part) && !self.removed.has(page)
     }
 
     /// The host addresses of a part.
@@ -219,14 +231,25 @@ impl<'a> Server<'a> {
     fn answer(&mut self, address: usize) -> Result<(), Stop> {
         let mapping = self.mappings.iter().find(|mapping| mapping.host.contains(u64_of(address)));
         let Some(mapping) = mapping else {
-            let _ = self.userfault.poison_missing(page_of(address, page_size()), usize_of(page_size()), 1 << 12);
+            let _ = self.userfault.poison_missing(
+                page_of(address, page_size()),
+                usize_of(page_size()),
+                usize_of(page_size()),
+            );
             let message =
                 format!("the VMM touched {}, which is in none of the mappings that it sent", hex(u64_of(address)));
             return Err(Stop::Failed(failed(message, Errno::Refused(errno::EFAULT))));
         };
         let offset = mapping.host.offset_of(u64_of(address)).unwrap_or_default();
-        self.fill(mapping, offset.checked_div(mapping.part()).unwrap_or_default())?;
-        self.zero(page_of(address, mapping.page), mapping.page)?;
+        self.fill(mapping, offset.checked_div(mapping.part()).unwrap_or_default(), Wanted::Now)?;
+        let page = page_of(address, mapping.page);
+        if mapping.is_poisoned(u64_of(address)) {
+            // Also where it is by now: of shared memory, a page of zeroes would take its place.
+            let size = usize_of(mapping.page);
+            or_unmapped(self.userfault.poison_missing(page, size, size))?;
+        } else {
+            self.zero(page, mapping.page)?;
+        }
         self.state.served = self.state.served.saturating_add(1);
         self.state.to_first_touch.get_or_insert_with(|| self.pace.elapsed());
         Ok(())
@@ -259,7 +282,7 @@ impl<'a> Server<'a> {
             }
             return Ok(());
         }
-        let moved = self.fill(mapping, part)?;
+        let moved = self.fill(mapping, part, Wanted::Ahead)?;
         self.next.1 = part.saturating_add(1);
         self.in_background = self.in_background.saturating_add(moved);
         self.state.filled = self.state.filled.saturating_add(u64::from(moved > 0));
@@ -267,17 +290,17 @@ impl<'a> Server<'a> {
     }
 
     /// Brings in a part; the bytes that were read for it.
-    fn fill(&mut self, mapping: &Mapping, part: u64) -> Result<u64, Stop> {
+    fn fill(&mut self, mapping: &Mapping, part: u64, wanted: Wanted) -> Result<u64, Stop> {
         if mapping.is_filled(part) {
             return Ok(0);
         }
         let here = mapping.part_at(part);
         let bytes = self.buffer.get_mut(..usize_of(here.size())).unwrap_or_default();
         let at = mapping.at.saturating_add(here.base().abs_diff(mapping.host.base()));
-        let moved = match self.source.read(at, bytes) {
+        let moved = match self.source.read(at, bytes, Haste::Waits) {
             // Given page by page to who touches them.
-            Ok(false) => return Ok(0),
-            Ok(true) => {
+            Ok(Found::Zeroes | Found::NotYet) => return Ok(0),
+            Ok(Found::Data) => {
                 let (userfault, page) = (&self.userfault, usize_of(mapping.page));
                 or_unmapped(mapping.each_kept(here, |run| {
                     let from = usize_of(run.base().abs_diff(here.base()));
@@ -286,14 +309,21 @@ impl<'a> Server<'a> {
                 }))?;
                 here.size()
             }
+            Err(error) if !wanted.is_final(&error) => {
+                // The rest is left for whoever touches it.
+                self.state.error.get_or_insert(error);
+                self.next = (self.mappings.len(), 0);
+                return Ok(0);
+            }
             Err(error) => {
                 self.poison(mapping, here)?;
+                mapping.poisoned.mark(bit(part));
                 journal::note(Level::Warning, || format!("a VMM's memory at {here} is poisoned: {error}"));
                 self.state.error.get_or_insert(error);
                 0
             }
         };
-        mapping.filled.mark(usize_of(part)..index_sum(usize_of(part), 1));
+        mapping.filled.mark(bit(part));
         self.state.moved = self.state.moved.saturating_add(moved);
         Ok(moved)
     }
@@ -333,6 +363,10 @@ impl<'a> Server<'a> {
             let _ = self.hear(event);
         }
     }
+}
+
+fn bit(number: u64) -> std::ops::Range<usize> {
+    usize_of(number)..index_sum(usize_of(number), 1)
 }
 
 /// The outcome for memory that may be unmapped meanwhile.

@@ -13,7 +13,7 @@ use crate::model::error::{Errno, Error, Result};
 use crate::model::int::{index_sum, u64_of, usize_of};
 use crate::model::range::Range;
 use crate::model::room;
-use crate::sys::errno;
+use crate::sys::errno::{self, ETIMEDOUT};
 use crate::sys::host::page_size;
 use crate::sys::lock::Lock;
 use crate::sys::memory::{self, Advice};
@@ -22,10 +22,51 @@ use crate::sys::userfault::Userfault;
 /// Bytes that come in together: one answer of so many takes no longer than one of a page.
 pub const PART: u64 = 64 << 10;
 
+/// Whether a read may wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Haste {
+    /// It does not, and finds what is in memory.
+    AtOnce,
+    /// It waits for disks and servers.
+    Waits,
+}
+
+/// The outcome of a read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// Bytes.
+    Data,
+    /// Nothing but zeroes.
+    Zeroes,
+    /// It would have to wait.
+    NotYet,
+}
+
 /// The keeper of the bytes.
 pub trait PageSource: std::fmt::Debug + Send + Sync {
-    /// Reads bytes at a place, as many as there is room for; `false` when all of them are zero.
-    fn read(&self, at: u64, bytes: &mut [u8]) -> Result<bool>;
+    /// Reads bytes at a place, as many as there is room for.
+    fn read(&self, at: u64, bytes: &mut [u8], haste: Haste) -> Result<Found>;
+}
+
+/// The reason for which bytes are brought in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// Somebody who touches them, and is given them or an error.
+    Now,
+    /// Nobody yet: what is late is left for whoever touches it.
+    Ahead,
+}
+
+impl Wanted {
+    /// Whether bytes that could not be had are an error from then on.
+    pub fn is_final(self, error: &Error) -> bool {
+        self == Self::Now || !is_late(error)
+    }
+}
+
+/// Whether a read was given up because nobody answered.
+pub const fn is_late(error: &Error) -> bool {
+    matches!(error, Error::File { errno: ETIMEDOUT, .. })
 }
 
 /// A storage that is not filled yet.
@@ -104,11 +145,11 @@ impl Filling {
             return Err(Error::Forked);
         }
         let parts = range.base() / PART..range.end().div_ceil(PART).min(self.parts());
-        parts.into_iter().try_for_each(|part| self.fill(part).map(drop))
+        parts.into_iter().try_for_each(|part| self.fill(part, Wanted::Now).map(drop))
     }
 
     /// Brings a part in; the bytes that were read for it.
-    pub fn fill(&self, part: u64) -> Result<u64> {
+    pub fn fill(&self, part: u64, wanted: Wanted) -> Result<u64> {
         let mut scratch = self.scratch.lock()?;
         let bit = usize_of(part)..index_sum(usize_of(part), 1);
         if self.filled.has(bit.clone()) {
@@ -118,19 +159,20 @@ impl Filling {
         let bytes = scratch.get_mut(..usize_of(here.size())).unwrap_or_default();
         let place = self.at.saturating_add(here.base());
         let (is_poisoned, page) = (self.poisoned.has(bit.clone()), usize_of(page_size()));
-        let moved = match self.source.read(place, bytes) {
+        let moved = match self.source.read(place, bytes, Haste::Waits) {
             // Pages that are errors can't be filled any more: taken for filled, a touch of them would be a signal.
             Ok(_) if is_poisoned => {
                 return Err(cannot_fill(&errno::refusal(errno::EIO, "they could not be read before")));
             }
             Err(error) if is_poisoned => return Err(error),
-            Ok(true) => {
+            Ok(Found::Data) => {
                 let host = self.host_of(here.base());
                 self.userfault.copy_missing(host, bytes, page).map_err(|error| cannot_fill(&error))?;
                 here.size()
             }
             // A hole: who touches it is given a page of zeroes.
-            Ok(false) => 0,
+            Ok(_) => 0,
+            Err(error) if !wanted.is_final(&error) => return Err(error),
             Err(error) => {
                 self.is_broken.store(true, Ordering::Release);
                 self.userfault
@@ -152,10 +194,13 @@ impl Filling {
         if offset >= self.size {
             return None;
         }
-        // A part that can't be had is poisoned now, which answers too.
-        let moved = self.fill(offset / PART).unwrap_or_default();
         let page = page_size();
         let host = self.host_of(offset & !page.saturating_sub(1));
+        let Ok(moved) = self.fill(offset / PART, Wanted::Now) else {
+            // Most often all of the part is, by now.
+            let _ = self.userfault.poison_missing(host, usize_of(page), usize_of(page));
+            return Some(0);
+        };
         // A page of zeroes, or one that was discarded; where it is there by now, whoever waits is woken.
         if self.userfault.zero(host, usize_of(page)).is_err() {
             let _ = self.userfault.wake(host, usize_of(page));

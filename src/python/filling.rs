@@ -12,6 +12,7 @@ use super::image::PyImage;
 use super::interrupt::detached;
 use super::space::PySpace;
 use crate::image::lazy::{FillState, ImageSource};
+use crate::image::patient::Patient;
 use crate::image::uffd_server::{Mapping, Row, Server};
 use crate::model::error::{Errno, Error, Result};
 use crate::model::range::Range;
@@ -33,7 +34,7 @@ impl PySpace {
     /// How far the filling of a space is that was restored by `mode="lazy"`, a `RestoreStats`; `None` of any other space.
     #[getter]
     fn restore_stats<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
-        let Some(filler) = self.filler.get() else { return Ok(None) };
+        let Some(filler) = self.inner().filler().get() else { return Ok(None) };
         stats_of(py, &filler.state()?).map(Some)
     }
 
@@ -47,7 +48,7 @@ impl PySpace {
     /// True
     #[pyo3(signature = (timeout=None))]
     fn wait_restored(&self, py: Python<'_>, timeout: Option<Timeout>) -> PyResult<bool> {
-        let Some(filler) = self.filler.get() else { return Ok(true) };
+        let Some(filler) = self.inner().filler().get() else { return Ok(true) };
         let incarnation = self.inner().load().memory().map(|memory| memory.incarnation());
         detached(py, None, |interrupt| {
             let is_filled = filler.wait(Deadline::after(timeout.map(|timeout| timeout.0)), interrupt)?;
@@ -72,13 +73,16 @@ impl PyImage {
         row: Vec<(Size, Size)>,
         mappings: Vec<PyMapping>,
         rate: Option<Size>,
+        timeout: Option<Timeout>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let userfault = Userfault::given(file::duplicate(userfault)?).map_err(|error| Error::Backing {
             message: format!("the VMM's userfaultfd can't be used: {error}"),
             errno: Errno::from(&error),
             region: None,
         })?;
-        let source = Row { source: ImageSource(Arc::clone(self.inner())), pieces: pieces_of(&row)? };
+        let row = Row { source: ImageSource(Arc::clone(self.inner())), pieces: pieces_of(&row)? };
+        let path = self.inner().newest().path().to_path_buf();
+        let source = Patient::new(Arc::new(row), path, timeout.map(|timeout| timeout.0));
         let mappings = room::collected(mappings.iter().map(mapping_of))?.into_iter().collect::<Result<Vec<_>>>()?;
         let server = Server::new(userfault, &source, &mappings, rate.map(|rate| rate.0))?;
         let state = detached(py, None, |interrupt| server.run(interrupt))?;

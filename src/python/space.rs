@@ -22,7 +22,6 @@ use super::region::PyRegion;
 use super::region_objects::handed_over;
 use super::registry::PyRegistry;
 use super::space_ref::SpaceRef;
-use crate::image::lazy::Filler;
 use crate::model::error::Error;
 use crate::model::format;
 use crate::model::ids::{Generation, Incarnation};
@@ -59,8 +58,6 @@ pub struct PySpace {
     current: ArcSwap<Py<PyBase>>,
     /// The handle of the memory, by incarnation.
     memory: Lock<Option<(Incarnation, Py<PyMemory>)>>,
-    /// The filler of its memory, when it was restored so.
-    pub(super) filler: Once<Arc<Filler>>,
     /// The ports, from when they are first asked for.
     ports: Once<Py<Self>>,
 }
@@ -77,14 +74,7 @@ impl PySpace {
     /// Another handle of a space.
     fn sharing(py: Python<'_>, inner: SpaceRef, registry: Py<PyRegistry>) -> PyResult<Self> {
         let base = Py::new(py, PyBase::from(inner.map()))?;
-        Ok(Self {
-            inner,
-            registry,
-            current: ArcSwap::from_pointee(base),
-            memory: Lock::new(None),
-            filler: Once::new(),
-            ports: Once::new(),
-        })
+        Ok(Self { inner, registry, current: ArcSwap::from_pointee(base), memory: Lock::new(None), ports: Once::new() })
     }
 
     pub(super) const fn inner(&self) -> &SpaceRef {

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::io::{ErrorKind, Result};
+use std::io::{ErrorKind, IoSliceMut, Result};
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{
     FallocateFlags, MemfdFlags, OFlags, SealFlags, SeekFrom, fallocate, fcntl_add_seals, fcntl_get_seals, fcntl_getfl,
 };
-use rustix::io::Errno;
+use rustix::io::{Errno, ReadWriteFlags};
 
 use super::errno;
 
@@ -182,6 +182,13 @@ pub fn protection(file: &File) -> Result<i32> {
 #[must_use]
 pub fn appends(file: &File) -> bool {
     fcntl_getfl(file).is_ok_and(|flags| flags.contains(OFlags::APPEND))
+}
+
+/// Reads bytes that are in memory; `false` where a disk or a server would have to be waited for, or may have to.
+pub fn read_at_once(file: &File, bytes: &mut [u8], position: u64) -> bool {
+    let size = bytes.len();
+    let read = rustix::io::preadv2(file, &mut [IoSliceMut::new(bytes)], position, ReadWriteFlags::NOWAIT);
+    read.is_ok_and(|count| count == size)
 }
 
 /// Opens a file that exists, for reading and writing.

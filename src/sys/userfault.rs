@@ -10,7 +10,7 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::ioctl::{Opcode, opcode};
 
-use super::errno::{self, EAGAIN, EEXIST, check};
+use super::errno::{self, EAGAIN, EEXIST, ENOENT, check};
 use super::fork::{Forked, Process};
 use super::host::page_size;
 use super::ioctl::request;
@@ -192,28 +192,44 @@ impl Userfault {
     }
 
     /// Brings in those of some pages that are missing, of `page` bytes each, and wakes who waits for any of them.
+    ///
+    /// `ENOENT` when some are not registered, behind all that are.
     pub fn copy_missing(&self, host: *mut u8, from: &[u8], page: usize) -> Result<()> {
-        match self.copy(host, from) {
-            Err(error) if matches!(errno::of(&error), EEXIST | EAGAIN) => {}
-            copied => return copied,
-        }
-        // Somebody was there before: page by page.
-        for (offset, bytes) in (0usize..).step_by(page).zip(from.chunks(page)) {
-            or_there(self.copy(host.wrapping_add(offset), bytes))?;
-        }
-        self.wake(host, from.len())
+        self.each_missing(host, from.len(), page, |offset, size| {
+            self.copy(
+                host.wrapping_add(offset),
+                from.get(offset..).and_then(|rest| rest.get(..size)).unwrap_or_default(),
+            )
+        })
     }
 
     /// Makes a touch of those of some pages an error that are missing, as [`copy_missing`](Self::copy_missing).
     pub fn poison_missing(&self, host: *mut u8, size: usize, page: usize) -> Result<()> {
-        match self.poison(host, size) {
-            Err(error) if matches!(errno::of(&error), EEXIST | EAGAIN) => {}
-            poisoned => return poisoned,
+        self.each_missing(host, size, page, |offset, size| self.poison(host.wrapping_add(offset), size))
+    }
+
+    fn each_missing(
+        &self,
+        host: *mut u8,
+        size: usize,
+        page: usize,
+        fill: impl Fn(usize, usize) -> Result<()>,
+    ) -> Result<()> {
+        match fill(0, size) {
+            Err(error) if matches!(errno::of(&error), EEXIST | EAGAIN | ENOENT) => {}
+            filled => return filled,
         }
+        // Some are there, or protected otherwise than others, which the kernel does not fill together: page by page.
+        let mut unregistered = Ok(());
         for offset in (0..size).step_by(page) {
-            or_there(self.poison(host.wrapping_add(offset), page))?;
+            match fill(offset, page) {
+                Err(error) if errno::of(&error) == EEXIST => {}
+                Err(error) if errno::of(&error) == ENOENT => unregistered = Err(error),
+                filled => filled?,
+            }
         }
-        self.wake(host, size)
+        self.wake(host, size)?;
+        unregistered
     }
 
     /// Brings in pages of zeroes; as `copy`.
@@ -264,11 +280,6 @@ impl Userfault {
         // SAFETY: the caller's promise.
         check(unsafe { libc::ioctl(self.fd.as_raw_fd(), request(code), std::ptr::from_mut(argument)) }).map(drop)
     }
-}
-
-/// The outcome for a page that may be there.
-fn or_there(outcome: Result<()>) -> Result<()> {
-    outcome.or_else(|error| if errno::of(&error) == EEXIST { Ok(()) } else { Err(error) })
 }
 
 fn event_of(message: &[u8; MESSAGE]) -> Event {

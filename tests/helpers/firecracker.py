@@ -18,6 +18,8 @@ from userfaultfd import API, MODE_MISSING, REGISTER, SYS_USERFAULTFD
 EVENT_REMOVE = 1 << 3
 ANONYMOUS = 0x4022
 """MAP_PRIVATE, MAP_ANONYMOUS and MAP_NORESERVE."""
+SHARED = 0x4021
+"""The same, shared."""
 HUGETLB = 0x40000
 MADV_DONTNEED = 4
 
@@ -31,14 +33,16 @@ libc.write.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t]
 class Vmm:
     """Regions of anonymous memory, registered for missing pages, and the mappings that describe them."""
 
-    def __init__(self, sizes: Iterable[int], *, page_size: int = PAGE, features: int = EVENT_REMOVE) -> None:
+    def __init__(
+        self, sizes: Iterable[int], *, page_size: int = PAGE, features: int = EVENT_REMOVE, flags: int = ANONYMOUS
+    ) -> None:
         """Maps regions of these sizes, each behind the other in the file."""
         self.userfaultfd = fd = self.fresh()
         fcntl.ioctl(fd, API, bytearray(struct.pack("<QQQ", 0xAA, features, 0)))
         self.mappings: list[dict[str, Any]] = []
         offset = 0
         for size in sizes:
-            base = libc.mmap(None, size, 3, ANONYMOUS | (HUGETLB if page_size > PAGE else 0), -1, 0)
+            base = libc.mmap(None, size, 3, flags | (HUGETLB if page_size > PAGE else 0), -1, 0)
             assert base != ctypes.c_void_p(-1).value
             fcntl.ioctl(fd, REGISTER, bytearray(struct.pack("<QQQQ", base, size, MODE_MISSING, 0)))
             sized = {"page_size": page_size, "page_size_kib": page_size}
@@ -76,6 +80,10 @@ class Vmm:
     def give_up(self, offset: int, size: int) -> None:
         """Gives pages back to the kernel, as a balloon does."""
         assert libc.madvise(self.address(offset), size, MADV_DONTNEED) == 0
+
+    def protect(self, offset: int, size: int) -> None:
+        """Forbids writes to it."""
+        assert libc.mprotect(ctypes.c_void_p(self.address(offset)), ctypes.c_size_t(size), 1) == 0
 
     def is_there(self, offset: int) -> bool:
         """Whether a page is there, without a touch."""

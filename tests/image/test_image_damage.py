@@ -212,12 +212,13 @@ def test_a_blob_that_lies_outside_is_corrupt(image: Path, tmp_path: Path) -> Non
             call()
 
 
-def test_regions_that_share_bytes_are_not_made_apart(image: Path, tmp_path: Path) -> None:
+def test_windows_that_cut_pages_are_refused(image: Path, tmp_path: Path) -> None:
     content = image.read_bytes()
     edited = json.loads(json_of(content))
-    edited["regions"].append({**edited["regions"][0], "base": MIB, "name": "alias"})
+    window = {**edited["regions"][0], "base": MIB, "size": PAGE, "name": "window"}
+    edited["regions"].append({**window, "place": {**window["place"], "offset": 8}})
     saved = SavedSpace.open(write(tmp_path / "edited.img", with_json(content, json.dumps(edited).encode())))
-    with pytest.raises(Unsupported, match=r"'alias'.* shows bytes of .*'low'"):
+    with pytest.raises(Unsupported, match=r"'window'.* bytes of .*'low'.* not whole pages"):
         saved.restore()
 
 

@@ -1,5 +1,7 @@
 """Memory that is filled while it is used: whoever is first finds what was saved, and never zeroes in its place."""
 
+import ctypes
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +13,7 @@ from children import in_child
 from dbs_address_space import (
     AddressSpace,
     AddressSpaceRegion,
+    BackingError,
     ImageCorrupt,
     InvalidArgument,
     MemoryFault,
@@ -18,7 +21,8 @@ from dbs_address_space import (
     Unsupported,
 )
 from host import require
-from memory_helpers import MIB, PAGE, mapped, numbered, ram
+from memory_helpers import MIB, PAGE, libc, mapped, numbered, ram
+from stalling_files import stalling
 from verbs import OTHER, VERBS, Verb, data
 from virtual_machines import Vm, store
 
@@ -39,9 +43,9 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def restored(path: Path, rate: Any = 0) -> AddressSpace:
+def restored(path: Path, rate: Any = 0, timeout: float = 10.0) -> AddressSpace:
     try:
-        return SavedSpace.open(path).restore("lazy", rate=rate)
+        return SavedSpace.open(path).restore("lazy", rate=rate, timeout=timeout)
     except Unsupported as refused:
         require(None, str(refused))
         raise
@@ -97,8 +101,6 @@ def test_who_has_a_pointer_or_the_descriptor_finds_it_too(space: AddressSpace) -
     with memory.pin(2 * MIB, CHUNK) as pin:
         reader, writer = os.pipe()
         # The kernel reads it, at an address.
-        import ctypes  # noqa: PLC0415
-
         assert ctypes.CDLL(None).write(writer, ctypes.c_void_p(pin.address + 10), 1000) == 1000
         assert os.read(reader, 1000) == EXPECTED[2 * MIB + 10 :][:1000]
         os.close(reader)
@@ -153,6 +155,14 @@ def test_what_is_discarded_does_not_come_back(space: AddressSpace) -> None:
     )
 
 
+def test_pages_with_a_protection_of_their_own_come_in_too(space: AddressSpace) -> None:
+    space.protect(MIB + PAGE, PAGE, "r--")
+    space.protect(2 * MIB, PAGE, "r--")
+    assert space.memory.read(0, SIZE) == EXPECTED
+    assert space.restore_stats is not None
+    assert space.restore_stats.error is None
+
+
 def test_a_forked_child_finds_an_error_and_no_zeroes(space: AddressSpace) -> None:
     def body() -> None:
         with pytest.raises(MemoryFault):
@@ -190,6 +200,73 @@ def test_an_image_that_is_cut_is_a_fault(image: Path, tmp_path: Path) -> None:
         assert space.memory.read(MIB, CHUNK) == EXPECTED[MIB:][:CHUNK]
         with pytest.raises(MemoryFault):
             space.memory.read(2 * MIB, 1)
+
+
+def test_what_could_not_be_had_stays_an_error(image: Path, tmp_path: Path) -> None:
+    path = tmp_path / "vm.img"
+    path.write_bytes(image.read_bytes())
+    at = 2 * MIB + MIB + 3 * CHUNK
+    with restored(path) as space, path.open("r+b") as file:
+        file.seek(at)
+        file.write(b"damaged")
+        file.flush()
+        with pytest.raises(MemoryFault):
+            space.memory.read(MIB + 3 * CHUNK, 8)
+        file.seek(at)
+        file.write(EXPECTED[MIB + 3 * CHUNK :][:7])
+        file.flush()
+        with pytest.raises(MemoryFault):
+            space.memory.read(MIB + 3 * CHUNK, 8)
+        for call in space.memory.checkpoint, lambda: space.memory.discard(MIB + 3 * CHUNK, PAGE):
+            with pytest.raises(BackingError, match="could not be read before") as caught:
+                call()
+            assert caught.value.errno == errno.EIO
+        assert space.memory.read(MIB + 4 * CHUNK, CHUNK) == EXPECTED[MIB + 4 * CHUNK :][:CHUNK]
+
+
+def test_a_file_that_is_not_read_is_an_error_where_it_was_touched(image: Path, tmp_path: Path) -> None:
+    with stalling(image.read_bytes(), tmp_path / "slow") as file, restored(file.path, timeout=0.1) as space:
+        assert space.memory.read(MIB, 8) == EXPECTED[MIB:][:8]
+        file.is_stalled = True
+        with pytest.raises(MemoryFault):
+            space.memory.read(MIB + CHUNK, 8)
+        # What is there is there.
+        assert space.memory.read(MIB + 8, 8) == EXPECTED[MIB + 8 :][:8]
+        file.go_on()
+        assert space.memory.read(MIB + 2 * CHUNK, CHUNK) == EXPECTED[MIB + 2 * CHUNK :][:CHUNK]
+        with pytest.raises(MemoryFault):
+            space.memory.read(MIB + CHUNK, 8)
+
+
+def test_a_guest_that_waits_for_a_file_is_given_an_error(image: Path, tmp_path: Path) -> None:
+    with stalling(image.read_bytes(), tmp_path / "slow") as file, restored(file.path, timeout=0.1) as space:
+        file.is_stalled = True
+        reader, writer = os.pipe()
+        with space.memory.pin(MIB, CHUNK) as pin:
+            assert libc.write(writer, ctypes.c_void_p(pin.address), 8) == -1
+            assert ctypes.get_errno() == errno.EFAULT
+        os.close(reader)
+        os.close(writer)
+
+
+def test_what_nobody_waits_for_is_not_lost_when_a_file_is_late(image: Path, tmp_path: Path) -> None:
+    with stalling(image.read_bytes(), tmp_path / "slow") as file:
+        saved = SavedSpace.open(file.path)
+        file.is_stalled = True
+        with saved.restore("lazy", timeout=0.1) as space:
+            with pytest.raises(TimeoutError, match="not read in time") as caught:
+                space.wait_restored(60)
+            assert caught.value.filename == str(file.path)
+            file.go_on()
+            assert space.memory.read(0, SIZE) == EXPECTED
+
+
+def test_each_handle_of_a_space_knows_how_far_it_is(image: Path) -> None:
+    with restored(image, None) as space:
+        other = AddressSpace._of_memory(space.memory)  # noqa: SLF001
+        assert other.wait_restored(60)
+        assert other.restore_stats is not None
+        assert other.restore_stats.is_complete
 
 
 def test_regions_may_go_while_they_are_filled(tmp_path: Path) -> None:

@@ -15,10 +15,11 @@ from typing import Any
 import pytest
 from children import finish_child, start_child
 from dbs_address_space import BackingError, ImageCorrupt, ImageMismatch, SavedSpace
-from firecracker import EVENT_REMOVE, Vmm
+from firecracker import ANONYMOUS, EVENT_REMOVE, SHARED, Vmm
 from host import huge_pages
 from interrupts import interrupted
 from memory_helpers import MIB, PAGE, mapped, numbered, ram
+from stalling_files import stalling
 
 CHUNK = 1 << 16
 SIZES = (4 * MIB, 2 * MIB)
@@ -114,6 +115,15 @@ def test_huge_pages_come_in_whole(image: Path) -> None:
         assert SavedSpace.open(image).serve_uffd(sock, rate=0).served == len(DATA) // size
 
 
+def test_pages_with_a_protection_of_their_own_come_in_too(image: Path) -> None:
+    def body(vmm: Vmm) -> None:
+        vmm.protect(MIB + PAGE, PAGE)
+        expect(vmm, 0, len(DATA))
+
+    with connected(image, body) as sock:
+        assert SavedSpace.open(image).serve_uffd(sock, rate=0).error is None
+
+
 @pytest.mark.parametrize("rate", [0, None])
 def test_pages_that_are_given_up_are_zero_from_then_on(image: Path, rate: int | None) -> None:
     def body(vmm: Vmm) -> None:
@@ -149,7 +159,8 @@ def test_pages_are_given_up_while_others_come_in(image: Path) -> None:
         assert SavedSpace.open(image).serve_uffd(sock).error is None
 
 
-def test_damage_is_an_error_where_it_is_and_nowhere_else(image: Path) -> None:
+@pytest.mark.parametrize("flags", [ANONYMOUS, SHARED])
+def test_damage_is_an_error_where_it_is_and_nowhere_else(image: Path, flags: int) -> None:
     with image.open("r+b") as file:
         file.seek(2 * MIB + MIB + 3 * CHUNK + 7)
         file.write(bytes([DATA[MIB + 3 * CHUNK + 7] ^ 1]))
@@ -160,9 +171,20 @@ def test_damage_is_an_error_where_it_is_and_nowhere_else(image: Path) -> None:
         assert vmm.is_poisoned(MIB + 3 * CHUNK)
         expect(vmm, MIB + 4 * CHUNK, MIB)
 
-    with connected(image, body) as sock, pytest.raises(ImageCorrupt, match=r"chunk 19 is not .*'low'") as caught:
+    vmm = connected(image, body, flags=flags)
+    with vmm as sock, pytest.raises(ImageCorrupt, match=r"chunk 19 is not .*'low'") as caught:
         SavedSpace.open(image).serve_uffd(sock, rate=0)
     assert caught.value.address == MIB + 3 * CHUNK
+
+
+def test_a_vmm_that_waits_for_a_file_is_given_an_error(image: Path, tmp_path: Path) -> None:
+    def body(vmm: Vmm) -> None:
+        assert vmm.is_poisoned(MIB)
+
+    with stalling(image.read_bytes(), tmp_path / "slow") as file, SavedSpace.open(file.path) as saved:
+        file.is_stalled = True
+        with connected(image, body) as sock, pytest.raises(TimeoutError, match="not read in time"):
+            saved.serve_uffd(sock, rate=0, timeout=0.5)
 
 
 def test_who_is_left_alone_finds_errors_and_no_zeroes(image: Path) -> None:

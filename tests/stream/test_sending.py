@@ -408,14 +408,16 @@ def test_what_arrived_lives_as_any_memory() -> None:
     assert all_of(further.memory) == all_of(there.memory)
 
 
-def test_windows_on_the_same_bytes_are_refused() -> None:
+def test_windows_on_the_same_bytes_are_windows_there() -> None:
     space, memory = mapped(ram(0, MIB, name="low"))
     space.insert_region(AddressSpaceRegion.alias(GIB, space[0]))
-    with connection() as (ours, theirs):
-        peer = receiving(theirs, AddressSpace(LAYOUT))
-        with pytest.raises(ImageError, match="shows bytes of"):
-            memory.send(ours)
-        assert isinstance(peer.failed(), Unsupported)
+    memory.write(PAGE, b"once")
+    _, there, _ = sent_to(memory)
+    assert there.memory.read(GIB + PAGE, 4) == b"once"
+    there.memory.write(GIB, b"twice")
+    assert there.memory.read(0, 5) == b"twice"
+    there.remove_region(0)
+    assert there.memory.read(GIB, 5) == b"twice"
 
 
 def test_a_rate_is_kept() -> None:

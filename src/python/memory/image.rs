@@ -18,7 +18,7 @@ use crate::model::range::Range;
 use crate::model::room;
 use crate::python::base::PyBase;
 use crate::python::calls::{self, python_call};
-use crate::python::convert::{self, Address, Size};
+use crate::python::convert::{self, Address, Size, Timeout};
 use crate::python::dirty::PyDirtyPages;
 use crate::python::image::PyImage;
 use crate::python::interrupt::detached;
@@ -109,22 +109,23 @@ impl PySpace {
         image: &PyImage,
         places: Vec<PyPlace>,
         rate: Option<Size>,
+        timeout: Option<Timeout>,
     ) -> PyResult<()> {
         let places = sorted(places)?;
         let incarnation = self.inner().load().memory().map(|memory| memory.incarnation());
         let Some(incarnation) = incarnation else { return Ok(()) };
-        let rate = rate.map(|rate| rate.0);
+        let (rate, timeout) = (rate.map(|rate| rate.0), timeout.map(|timeout| timeout.0));
         let filler = detached(py, None, |interrupt| {
             let (_, leased) = self.inner().lease_with_map(incarnation, (RESTORE, &[EVERYWHERE]), interrupt)?;
             let sections = room::collected(leased.sections())?;
             let pieces = room::collected(sections.iter().filter_map(|section| piece_of(section, &places)))?;
             pieces.iter().for_each(Piece::descend);
-            let filler = Filler::start(image.inner(), &pieces, rate)?;
+            let filler = Filler::start(image.inner(), &pieces, rate, timeout)?;
             // What may be touched directly was noted when the memory was published.
             self.inner().republish(incarnation, interrupt)?;
             Ok(filler)
         })?;
-        self.filler.get_or_init(|| filler);
+        self.inner().filler().get_or_init(|| filler);
         Ok(())
     }
 }

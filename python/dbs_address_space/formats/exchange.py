@@ -35,8 +35,8 @@ def load(
     `source` is a path, what `open()` gives in a binary mode, or the bytes of a file. The format is recognized by the content, or
     `format` names it. `docs/formats.md` has all formats and the `options` of each. Memory is mapped where it lies in the file,
     which may be larger than the host's memory. Packed memory, and that of many pieces, is read when it is asked for, or copied
-    with `copy=True`. Bytes that a dump does not have can't be read: `UnmappedAddress` where it does not know of memory, `AccessDenied`
-    where it leaves some out; `absent="zero"` makes zeroes of the latter.
+    with `copy=True`. Bytes that a dump does not have can't be read: `UnmappedAddress` where it does not know of memory,
+    `AccessDenied` where it leaves some out; `absent="zero"` makes zeroes of the latter.
 
     Raises `FormatError` with `.path`, `.line` and `.offset`, `TypeError` for an option that the format does not have, and what
     opening does.

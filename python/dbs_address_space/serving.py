@@ -145,9 +145,11 @@ def _content(space: AddressSpace, files: list[int], *, wants_memory: bool) -> di
 
     stats = space.stats()._asdict()
     resident = space.memory.resident() if space.is_mapped else ()
+    hosts = _hosts(space) if space.is_mapped else {}
     regions = [
         {
             "base": hex(region.base),
+            "host_address": hosts.get(region.base),
             "resident": sum(max(0, min(one.end, region.end) - max(one.base, region.base)) for one in resident),
         }
         for region in space.regions
@@ -163,6 +165,12 @@ def _content(space: AddressSpace, files: list[int], *, wants_memory: bool) -> di
         "clients": [repr(client) for client in space.clients],
         "memory": _memory(space, files) if wants_memory and space.is_mapped else [],
     }
+
+
+def _hosts(space: AddressSpace) -> dict[int, str]:
+    """Where each region's memory lies in this process, by the region's base; what is read from a dump lies nowhere."""
+    mappings = (mapping for mapping in space.memory.mappings() if mapping.region._runs() is None)  # noqa: SLF001  of this package
+    return {mapping.base: hex(mapping.host_address) for mapping in mappings}
 
 
 def _memory(space: AddressSpace, files: list[int]) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ import sys
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import pytest
 from command_helpers import GIB, MIB, PROGRAM, content, in_a_terminal, region, run
@@ -112,6 +113,16 @@ def test_diff_tells_each_kind_of_change(before: str, tmp_path: Path) -> None:
     assert [change["change"] for change in told["changes"]] == ["changed", "moved", "removed", "added"]
     assert told["changes"][0]["fields"] == ["prot"]
     assert "~" not in run("diff", "--ignore", "prot", before, str(after)).stdout
+    page = run("diff", before, str(after), "--html", "-")
+    assert page.returncode == 1
+    table = ET.fromstring(page.stdout[page.stdout.index("<table") : page.stdout.index("</table>") + 8])
+    kinds = [row.findtext("th") for row in table.iterfind("tbody/tr")]
+    assert kinds == ["changed", "moved", "removed", "added"]
+    assert "moved from 0xfd00_0000" not in page.stdout
+    assert "moved from 0xfe00_0000" in page.stdout
+    assert page.stdout.count("<svg") == 1
+    assert run("diff", before, before, "--html", str(tmp_path / "same.html")).returncode == 0
+    assert "3 unchanged" in (tmp_path / "same.html").read_text()
 
 
 def test_check_finds_overlaps_and_breaches_of_a_machine(before: str, tmp_path: Path) -> None:

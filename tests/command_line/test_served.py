@@ -1,6 +1,7 @@
 """A space that a program serves, as the commands see it from outside."""
 
 import json
+import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -171,7 +172,8 @@ def test_top_tells_a_line_for_each_look(space: AddressSpace, server: SpaceServer
     first, second = done.stdout.splitlines()
     assert "generation 0  resident ░" in first
     assert "4 KiB of 2 MiB" in first
-    assert "leases 0  faults 0  refused 0" in first
+    assert "leases 0  changes 0  faults 0  refused 0" in first
+    assert "/s" not in first
     assert "+0 B/s" in second
     told = json.loads(run("top", "--json", "--count", "1", f"space:{server.path}").stdout)
     assert (told["resident"], told["leases"], len(told["regions"])) == (PAGE, 0, 2)
@@ -184,6 +186,27 @@ def test_top_counts_what_follows(space: AddressSpace, server: SpaceServer) -> No
         assert "clients 1" in top.line(look(), None, is_ascii=True)
         assert "Subscription" in look().clients[0]
     assert "clients" not in top.line(look(), None, is_ascii=True)
+
+
+def test_top_tells_how_fast_it_goes() -> None:
+    def sample(at: float, resident: int, faults: int) -> samples.Sample:
+        stats = {"changes": 1, "faults": faults, "refused": 0, "leases": 0}
+        return samples.Sample(at, 1, 8 * MIB, resident, stats, [(0, "low", 8 * MIB, resident)], [])
+
+    before, after = sample(1.0, MIB, 10), sample(3.0, 5 * MIB, 25)
+    assert top.rates(after, before) == {"resident": 2.0 * MIB, "changes": 0, "faults": 7.5, "refused": 0}
+    assert "+2 MiB/s  leases 0  changes 1  faults 25 (7.5/s)  refused 0" in top.line(after, before, is_ascii=True)
+    assert top.rates(before, None) == top.rates(before, after) == {}
+
+
+def test_find_tells_where_a_byte_lies_in_the_program(space: AddressSpace, server: SpaceServer) -> None:
+    host = space.memory.host_address(0x1234)
+    found = run("find", "0x1234", f"space:{server.path}").stdout
+    assert f"host       {host:#_x} in process {os.getpid()}\n" in found
+    told = json.loads(run("find", "--json", "0x1234", f"space:{server.path}").stdout)
+    assert (told["host_address"], told["process"]) == (hex(host), os.getpid())
+    assert json.loads(run("find", "--json", hex(1 << 40), f"space:{server.path}").stdout)["host_address"] is None
+    assert f"{host:#_x}" in in_a_terminal(80, "find", "0x1234", f"space:{server.path}")
 
 
 def test_top_goes_on_in_a_terminal_without_its_extra(server: SpaceServer) -> None:
@@ -217,6 +240,8 @@ def test_the_screen_of_top_shows_sorts_and_filters(space: AddressSpace, look: Ca
             assert names() == ["low", "private"]
             space.memory.fill(4 * MIB, 8 * PAGE, 1)
             screen.look_again()
+            assert str(table.get_row_at(1)[5]).endswith("/s")
+            assert str(table.get_row_at(0)[5]) == ""
             await pilot.press("s")
             assert names() == ["private", "low"]
             await pilot.press("slash", *"low", "enter")

@@ -10,7 +10,7 @@ from textual.widgets import DataTable, Footer, Input, Static
 from dbs_address_space._core import size_text
 
 from .parsing import UsageError
-from .top import growth, line
+from .top import bytes_a_second, line
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class TopScreen(App[int]):
 
     def on_mount(self) -> None:
         """Begins to look."""
-        self.query_one(DataTable).add_columns("address", "region", "size", "resident", "")
+        self.query_one(DataTable).add_columns("address", "region", "size", "resident", "", "rate")
         self.query_one(DataTable).focus()
         self.look_again()
         self.set_interval(self.interval, self.look_again)
@@ -82,9 +82,7 @@ class TopScreen(App[int]):
         sample = self.sample
         if sample is None:
             return
-        self.query_one("#sums", Static).update(
-            f"{self.title}  {growth(sample, self.before)}\n{line(sample, None, is_ascii=False)}"
-        )
+        self.query_one("#sums", Static).update(f"{self.title}\n{line(sample, self.before, is_ascii=False)}")
         table = self.query_one(DataTable)
         row = table.cursor_row
         table.clear()
@@ -93,10 +91,19 @@ class TopScreen(App[int]):
             if self.wanted in name:
                 cells = round(CELLS * resident / size)
                 shown = "".join(char if char.isprintable() else "?" for char in name)
+                bar = "█" * cells + "░" * (CELLS - cells)
                 table.add_row(
-                    f"{base:#_x}", shown, size_text(size), size_text(resident), "█" * cells + "░" * (CELLS - cells)
+                    f"{base:#_x}", shown, size_text(size), size_text(resident), bar, self._rate(base, resident)
                 )
         table.move_cursor(row=row)
+
+    def _rate(self, base: int, resident: int) -> str:
+        """How fast a region's resident bytes become more, or fewer; nothing where they do not."""
+        before, now = self.before, self.sample
+        if before is None or now is None or now.time <= before.time:
+            return ""
+        then = next((part for other, *_, part in before.regions if other == base), resident)
+        return bytes_a_second((resident - then) / (now.time - before.time)) if resident != then else ""
 
     def action_sort(self) -> None:
         """Sorts by the next column."""

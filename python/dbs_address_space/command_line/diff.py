@@ -14,10 +14,11 @@ from .sources import map_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from argparse import Namespace
     from collections.abc import Iterator, Sequence
     from typing import Any
 
-    from dbs_address_space._core import AddressSpace
+    from dbs_address_space._core import AddressSpace, AddressSpaceChange
     from dbs_address_space.pictures.changes import Change
 
 __all__ = ["HELP", "parser", "run"]
@@ -38,6 +39,7 @@ options
   --ignore A,B,...     of name type prot backing node page-size flags
   --json               as JSON
   --svg PATH           as a picture, light and dark; - for standard output
+  --html PATH          as a page with the picture and a table; - for standard output
   --force              replace a file that is there
   --from FORMAT        do not guess the format
 everywhere
@@ -55,6 +57,7 @@ def parser() -> Parser:
     options = Parser.of_source("diff", "before", "after")
     options.add_argument("--ignore", default="")
     options.add_argument("--svg")
+    options.add_argument("--html")
     options.add_argument("--force", action="store_true")
     return options
 
@@ -71,15 +74,23 @@ def run(arguments: list[str]) -> int:
     before, after = (map_of(source, format=options.format) for source in (options.before, options.after))
     fields = [field for field in FIELDS if field not in ignored]
     found, unchanged = changes(before, after, fields)
-    if options.svg:
-        change = before.snapshot().diff(after.snapshot())
-        picture = change.to_svg(title=f"{options.before} → {options.after}")
-        write_picture(options.svg, picture, is_forced=options.force)
+    if options.svg or options.html:
+        _write_pictures(before.snapshot().diff(after.snapshot()), options)
     elif options.json:
         _print_json((options.before, before), (options.after, after), found, unchanged, fields)
     elif not options.quiet:
         _print_text(found, unchanged, fields, is_colored=terminal.has_color(sys.stdout, options.color))
     return 1 if found else 0
+
+
+def _write_pictures(change: AddressSpaceChange, options: Namespace) -> None:
+    title = f"{options.before} → {options.after}"
+    if options.svg:
+        write_picture(options.svg, change.to_svg(title=title), is_forced=options.force)
+    if options.html:
+        from dbs_address_space.pictures.diff_page import to_html  # noqa: PLC0415  start-up
+
+        write_picture(options.html, to_html(change, title), is_forced=options.force)
 
 
 def _print_text(found: list[Change], unchanged: int, fields: Sequence[str], *, is_colored: bool) -> None:

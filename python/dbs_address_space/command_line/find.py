@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 __all__ = ["HELP", "parser", "run"]
 
 HELP = """\
-Tell what lies at an address: the region, reserved or free addresses, and the neighbours.
+Tell what lies at an address: the region, reserved or free addresses, the neighbours, and of a
+program that serves its space the host address.
 
 usage: dbs-address-space find [options] ADDRESS SOURCE
 
@@ -46,16 +47,29 @@ def run(arguments: list[str]) -> int:
     options = parser().parse(arguments)
     space = map_of(options.source, format=options.format)
     wanted = address(options.address, space)
+    host = _host(options.source, space, wanted)
     rows = space.rows()
     at = next((index for index, row in enumerate(rows) if row.base <= wanted < row.end), None)
     if options.json:
-        _print_json(space, wanted, rows, at)
+        _print_json(space, wanted, rows, at, host)
     elif not options.quiet:
-        print("\n".join(_lines(wanted, rows, at, space.layout.phys_end)))
+        print("\n".join(_lines(wanted, rows, at, space.layout.phys_end, host)))
     return 0 if at is not None and rows[at].regions else 1
 
 
-def _lines(wanted: int, rows: tuple[MapRow, ...], at: int | None, end: int) -> list[str]:
+def _host(source: str, space: AddressSpace, wanted: int) -> tuple[int, int] | None:
+    """The address in the program that has the memory, and its process, where it tells them."""
+    kind, _, path = source.partition(":")
+    region = space.find_region(wanted)
+    if kind != "space" or region is None:
+        return None
+    from .served import host_address  # noqa: PLC0415  start-up
+
+    found = host_address(path, region.base)
+    return found and (found[0] + wanted - region.base, found[1])
+
+
+def _lines(wanted: int, rows: tuple[MapRow, ...], at: int | None, end: int, host: tuple[int, int] | None) -> list[str]:
     if at is None:
         return [f"{wanted:#_x} is outside: the addresses end at {end:#_x}"]
     row = rows[at]
@@ -68,7 +82,8 @@ def _lines(wanted: int, rows: tuple[MapRow, ...], at: int | None, end: int) -> l
     offset = wanted - row.base
     name = ascii(row.name) if row.name else row.type_text
     lines = [f"{wanted:#_x} is in {name} {ends}, {offset:#_x} ({size_text(offset)}) from its start"]
-    texts = ("type", row.type_text), ("backing", row.backing), ("prot", row.prot), ("node", row.node)
+    shown = f"{host[0]:#_x} in process {host[1]}" if host else ""
+    texts = ("type", row.type_text), ("backing", row.backing), ("prot", row.prot), ("node", row.node), ("host", shown)
     lines += [f"{head:<10} {text}" for head, text in texts if text]
     lines += [f"before     {_neighbour(rows[at - 1])}"] if at else []
     return lines + ([f"after      {_neighbour(rows[at + 1])}"] if at + 1 < len(rows) else [])
@@ -79,7 +94,9 @@ def _neighbour(row: MapRow) -> str:
     return f"{what} [{row.base:#_x}, {row.end:#_x})"
 
 
-def _print_json(space: AddressSpace, wanted: int, rows: tuple[MapRow, ...], at: int | None) -> None:
+def _print_json(
+    space: AddressSpace, wanted: int, rows: tuple[MapRow, ...], at: int | None, host: tuple[int, int] | None
+) -> None:
     region = space.find_region(wanted)
     around = space.snapshot()
     print_json(
@@ -88,6 +105,8 @@ def _print_json(space: AddressSpace, wanted: int, rows: tuple[MapRow, ...], at: 
         found="outside" if at is None else "region" if region else rows[at].kind,
         region=region_json(region),
         offset=region and hex(wanted - region.base),
+        host_address=host and hex(host[0]),
+        process=host and host[1],
         before=region_json(max((one for one in around if one.end <= wanted), key=lambda one: one.base, default=None)),
         after=region_json(min((one for one in around if one.base > wanted), key=lambda one: one.base, default=None)),
     )

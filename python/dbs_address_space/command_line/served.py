@@ -51,6 +51,14 @@ def looked_at(path: str, *, wants_memory: bool = False) -> tuple[dict[str, Any],
     return content, files
 
 
+def host_address(path: str, base: int) -> tuple[int, int] | None:
+    """Where the memory of the region at an address lies in the program, and the number of its process; `None` if it has none."""
+    content, _ = looked_at(path)
+    found = (one.get("host_address") for one in content["regions"] if int(one["base"], 16) == base)
+    host = next(found, None)
+    return (int(host, 16), content["process"]) if host else None
+
+
 def _content(text: bytes) -> dict[str, Any]:
     content = json.loads(text)
     if not isinstance(content, dict) or content.get("format") != FORMAT or not content.keys() & {"map", "error"}:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["HELP", "parser", "run"]
 
 HELP = """\
-Show what the memory of a running program does: resident bytes, changes, leases, faults, clients.
+Show what the memory of a running program does: resident bytes, changes, leases, faults, clients, and their rates.
 
 usage: dbs-address-space top [options] SOURCE
 
@@ -39,6 +39,9 @@ everywhere
   -q, --quiet          no effect here
   -h, --help           this text
 exit status  0 done, 2 usage or a source that can't be read"""
+
+COUNTED = ("changes", "faults", "refused")
+"""The numbers of `AddressSpace.stats()` that only grow."""
 
 
 def parser() -> Parser:
@@ -60,7 +63,8 @@ def run(arguments: list[str]) -> int:
         return int(screen.run(options.source, look, options.interval))
     for sample, before in _samples(look, options):
         print(
-            _json(sample) if options.json else line(sample, before, is_ascii=terminal.is_ascii(sys.stdout)), flush=True
+            _json(sample, before) if options.json else line(sample, before, is_ascii=terminal.is_ascii(sys.stdout)),
+            flush=True,
         )
     return 0
 
@@ -107,24 +111,40 @@ def line(sample: Sample, before: Sample | None, *, is_ascii: bool) -> str:
         growth(sample, before),
     ]
     if sample.stats:
-        parts += [
-            f"leases {sample.stats['leases']}",
-            f"faults {sample.stats['faults']}",
-            f"refused {sample.stats['refused']}",
-        ]
+        parts += [f"leases {sample.stats['leases']}", *(_counted(name, sample, before) for name in COUNTED)]
     parts += [f"clients {len(sample.clients)}"] if sample.clients else []
     return "  ".join(filter(None, parts))
 
 
+def _counted(name: str, sample: Sample, before: Sample | None) -> str:
+    """A count, and how fast it grows."""
+    rate = rates(sample, before).get(name)
+    return f"{name} {(sample.stats or {})[name]}" + (f" ({rate:g}/s)" if rate else "")
+
+
+def rates(sample: Sample, before: Sample | None) -> dict[str, float]:
+    """Compares two looks: resident bytes, and all that is counted, as more or fewer in a second."""
+    if before is None or sample.time <= before.time:
+        return {}
+    seconds = sample.time - before.time
+    grown = {"resident": sample.resident - before.resident}
+    if sample.stats and before.stats:
+        grown |= {name: sample.stats[name] - before.stats[name] for name in COUNTED}
+    return {name: round(more / seconds, 1) for name, more in grown.items()}
+
+
 def growth(sample: Sample, before: Sample | None) -> str:
     """How fast the resident bytes become more, or fewer."""
-    if before is None or sample.time <= before.time:
-        return ""
-    rate = int((sample.resident - before.resident) / (sample.time - before.time))
-    return f"{'-' if rate < 0 else '+'}{size_text(abs(rate))}/s"
+    rate = rates(sample, before).get("resident")
+    return "" if rate is None else bytes_a_second(rate)
 
 
-def _json(sample: Sample) -> str:
+def bytes_a_second(rate: float) -> str:
+    """A rate of bytes with its sign."""
+    return f"{'-' if rate < 0 else '+'}{size_text(abs(int(rate)))}/s"
+
+
+def _json(sample: Sample, before: Sample | None) -> str:
     import json  # noqa: PLC0415  start-up
 
     stats = sample.stats or {}
@@ -137,6 +157,7 @@ def _json(sample: Sample) -> str:
         "resident": sample.resident,
         "faults": stats.get("faults"),
         "leases": stats.get("leases"),
+        "rates": rates(sample, before),
         "regions": regions,
         "clients": sample.clients,
     }

@@ -1,4 +1,4 @@
-"""What a C program does to reset memory, with the kernel's own calls."""
+"""The resets of a C program that makes the kernel's own calls."""
 
 from __future__ import annotations
 

@@ -86,7 +86,7 @@ def by_dirty_log(plain: Ring3Machine, memory: GuestMemory) -> Side:
 
 
 def runs_behind(pace: Pace) -> Result:
-    """The time of a guest that reads 400 pages and writes 20 behind a reset, against a run of one that nobody tracks."""
+    """A run behind a reset that reads 400 pages and writes 20, against the run of a guest that nobody tracks."""
     (ours, guest), (plain, _) = machine(written=20, read=400), machine(written=20, read=400)
     registers, others = ours.registers(("regs",)), plain.registers(("regs",))
     with guest.checkpoint(mode="pagemap") as point:

@@ -1,4 +1,4 @@
-"""A C program that resets memory, with the kernel's own calls."""
+"""The resets of a C program that makes the kernel's own calls."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ use super::region::MappedRegion;
 use super::source::failed;
 use super::storage::Storage;
 use super::tracking::{Consumer, Follower, sees_guest, sees_ours};
-use super::watch::{NoWatch, Watch};
+use super::watch::{CollectError, NoWatch, Watch};
 use crate::model::error::{Error, Result};
 use crate::model::ids::ConsumerId;
 use crate::model::int::usize_of;
@@ -19,6 +19,9 @@ use crate::model::tracking::{Observer, TrackingMode};
 use crate::sys::fork::Forked;
 use crate::sys::pagemap::Unprotected;
 use crate::sys::sync::Ordering;
+
+/// Bytes whose pages one page table has; larger ones where pages are larger only cost more questions.
+const TABLE: usize = 2 << 20;
 
 impl Storage {
     /// The bitmap of our own writes, while somebody wants them.
@@ -114,7 +117,11 @@ impl Storage {
     fn arm(&self, watch: &Watch, pages: Pages, region: &SharedRegion, is_exact: bool) -> Result<()> {
         let refused =
             |error: std::io::Error| failed(region, "write-protecting its pages (PAGEMAP_SCAN) failed", &error);
-        let mut found = |run| self.note_unprotected(run);
+        let mut note = |run| self.note_stores(run);
+        let mut found = |run: Unprotected| match (run.is_there, self.part_at(run.start, run.size)) {
+            (true, part) => note(part),
+            (false, part) => self.evicted(part, &mut note),
+        };
         watch.protect(pages, is_exact && self.brings_in_by_reads(), &mut found).map_err(refused)?;
         let mut runs = Gathered::default();
         self.file_runs(self.whole(), &mut |run| runs.add(run));
@@ -130,14 +137,30 @@ impl Storage {
         });
     }
 
-    /// Tells them of pages that were stored to; of those that are in no page table, where the file has bytes, for there they were evicted.
-    /// Without a file nobody knows.
-    fn note_unprotected(&self, run: Unprotected) {
-        let part = self.part_at(run.start, run.size);
-        let is_told = !run.is_there && (!self.is_evictable() || self.file_runs(part, &mut |run| self.note_stores(run)));
-        if !is_told {
-            self.note_stores(part);
+    /// Calls `found` with the pages of a part that were evicted: in no page table, but the file has bytes of them. Without a file nobody
+    /// knows, and it is all of them.
+    fn evicted(&self, part: Range, found: &mut dyn FnMut(Range)) {
+        if self.is_evictable() && !self.file_runs(part, found) {
+            found(part);
         }
+    }
+
+    /// Tells of those that were evicted among pages that are in no page table.
+    ///
+    /// Holes beside other pages are protected, so that they are not found again; holes that have no page table stay as they are.
+    fn note_absent(&self, watch: &Watch, run: &Unprotected) -> Result<(), CollectError> {
+        let (first, last) = (run.start.checked_next_multiple_of(TABLE).unwrap_or(usize::MAX), run.end() & !(TABLE - 1));
+        let (first, last) = if first < last { (first, last) } else { (run.end(), run.end()) };
+        let mut parts = Gathered::default();
+        parts.add(self.part_at(run.start, first.saturating_sub(run.start)));
+        self.evicted(self.part_at(first, last.saturating_sub(first)), &mut |part| parts.add(part));
+        parts.add(self.part_at(last, run.end().saturating_sub(last)));
+        for part in parts.finish()?.into_iter().filter(|part| !part.is_empty()) {
+            watch.protect_run(self.pages_of(part))?;
+            // Behind it: a store in between is in the file when that is asked, and a later one is found by a scan.
+            self.evicted(part, &mut |evicted| self.note_stores(evicted));
+        }
+        Ok(())
     }
 
     /// Whether a page that is not there is brought in by a read as by a write.
@@ -147,8 +170,11 @@ impl Storage {
 
     /// The runs that were stored to since they were protected, and stay unprotected; all are told of those that were evicted.
     pub(super) fn written_runs(&self, watch: &Watch, region: &SharedRegion) -> Result<Vec<Range>> {
-        let written = watch.written(&mut |run| self.note_unprotected(run)).map_err(|error| error.of(region))?;
-        room::collected(written.iter().map(|run| self.part_at(run.start, run.size)))
+        let written = watch.written().map_err(|error| error.of(region))?;
+        let mut absent = written.iter().filter(|run| !run.is_there);
+        absent.try_for_each(|run| self.note_absent(watch, run)).map_err(|error| error.of(region))?;
+        let there = written.iter().filter(|run| run.is_there);
+        room::collected(there.map(|run| self.part_at(run.start, run.size)))
     }
 
     /// Adds a client's log.
@@ -239,7 +265,14 @@ impl Storage {
 
     fn sync_watch(&self, region: &SharedRegion) -> Result<()> {
         let Some(watch) = self.tracking().watch()? else { return Ok(()) };
-        watch.collect(&mut |run| self.note_unprotected(run)).map_err(|error| error.of(region))
+        let mut absent = Gathered::default();
+        let collected = watch.collect(&mut |run| match run.is_there {
+            true => self.note_stores(self.part_at(run.start, run.size)),
+            false => absent.add(run),
+        });
+        let mut absent = absent.finish()?.into_iter();
+        let noted = collected.and_then(|()| absent.try_for_each(|run| self.note_absent(&watch, &run)));
+        noted.map_err(|error| error.of(region))
     }
 }
 

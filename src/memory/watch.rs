@@ -28,8 +28,8 @@ pub(super) struct Watch {
     size: usize,
     /// Whether pages may leave the page tables, and their bytes stay.
     is_shared: bool,
-    /// The pages that the last scan found. A scan and the protection of what it found are one step: a store between those of another
-    /// thread would be protected unseen.
+    /// The runs that the last scan found to be there. A scan and the protection of what it found are one step: a store between those of
+    /// another thread would be protected unseen.
     scanning: Lock<Vec<Unprotected>>,
 }
 
@@ -124,27 +124,14 @@ impl Watch {
         self.kernel.userfault.register(self.host(), self.size)
     }
 
-    /// The runs of pages that were stored to since they were protected; they stay unprotected.
-    ///
-    /// Pages that are in no page table are protected, and `gone` is called with them: some were stored to, and evicted since.
-    pub(super) fn written(&self, gone: &mut dyn FnMut(Unprotected)) -> Result<Vec<Unprotected>, CollectError> {
-        self.scan(&mut *self.scanning.lock().map_err(io::Error::from)?, gone)
+    /// The runs of pages that are not protected, and stay so: they were stored to since they were, or are in no page table.
+    pub(super) fn written(&self) -> Result<Vec<Unprotected>, CollectError> {
+        self.scan(&mut *self.scanning.lock().map_err(io::Error::from)?)
     }
 
-    fn scan(
-        &self,
-        last: &mut Vec<Unprotected>,
-        gone: &mut dyn FnMut(Unprotected),
-    ) -> Result<Vec<Unprotected>, CollectError> {
-        let mut found =
-            if self.is_shared { self.told_apart(last)? } else { self.unprotected((self.host(), self.size))? };
-        let absent = room::collected(found.extract_if(.., |run| !run.is_there))?;
-        *last = room::collected(found.iter().copied())?;
-        for run in absent {
-            self.kernel.userfault.protect(std::ptr::with_exposed_provenance_mut(run.start), run.size)?;
-            // Behind it: a store in between is in the file when that is asked, and a later one is found by a scan.
-            gone(run);
-        }
+    fn scan(&self, last: &mut Vec<Unprotected>) -> Result<Vec<Unprotected>, CollectError> {
+        let found = if self.is_shared { self.told_apart(last)? } else { self.unprotected((self.host(), self.size))? };
+        *last = room::collected(found.iter().copied().filter(|run| run.is_there))?;
         Ok(found)
     }
 
@@ -187,15 +174,15 @@ impl Watch {
         self.kernel.userfault.protect(host, size)
     }
 
-    /// Protects pages that were stored to since the last time, or are in no page table, and calls `found` with them.
+    /// Calls `found` with the runs of pages that are not protected, and protects those that were stored to since the last time.
     ///
     /// What is read behind this has every store that was found, and a store that comes later is found the next time.
     pub(super) fn collect(&self, found: &mut dyn FnMut(Unprotected)) -> Result<(), CollectError> {
         let mut last = self.scanning.lock().map_err(io::Error::from)?;
-        let written = self.scan(&mut last, found)?;
+        let runs = self.scan(&mut last)?;
         // Told first: when the protection of some fails, they are found once more, and none is lost.
-        written.iter().for_each(|run| found(*run));
-        for run in written {
+        runs.iter().for_each(|run| found(*run));
+        for run in runs.iter().filter(|run| run.is_there) {
             // Each run by itself: over a gap, pages would be protected that were stored to since the scan.
             self.kernel.userfault.protect(std::ptr::with_exposed_provenance_mut(run.start), run.size)?;
         }

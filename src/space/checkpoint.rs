@@ -10,9 +10,10 @@ use super::point::{CheckpointOptions, Kept, Point, PointRegion};
 use super::space::AddressSpace;
 use super::state::SpaceState;
 use crate::memory::capture;
+use crate::memory::difference;
 use crate::memory::mapped_regions::MappedRegions;
 use crate::memory::region::MappedRegion;
-use crate::memory::reset::{self, Reset};
+use crate::memory::reset::Reset;
 use crate::memory::shadow::Expected;
 use crate::memory::tracking::Consumer;
 use crate::model::error::{Error, Result};
@@ -248,7 +249,7 @@ fn keep(
     if let Some(before) = before.and_then(|index| outer?.kept.get(index)) {
         let expected = Expected::all(&before.shadow);
         let suspects = before.reset.suspects(region, expected, false)?;
-        let stored = reset::differing(windows, expected, &suspects, interrupt)
+        let stored = difference::differing(windows, expected, &suspects, interrupt)
             .and_then(|differing| capture::above(&before.shadow, (region, windows), &differing, interrupt));
         let shadow = stored.or_else(|error| before.reset.put_back(&suspects).and(Err(error)))?;
         return Ok(Kept::new(Arc::clone(&before.reset), Arc::new(shadow)));

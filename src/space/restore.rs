@@ -8,11 +8,13 @@ use super::point::{Kept, Point, PointRegion};
 use super::space::AddressSpace;
 use super::subscribe::WriterTurn;
 use super::tracker::pages_of;
+use crate::memory::difference;
 use crate::memory::dirty::PAGE;
 use crate::memory::mapped_regions::MappedRegions;
 use crate::memory::region::MappedRegion;
-use crate::memory::reset::{self, ResetCounts, Suspects};
+use crate::memory::reset::ResetCounts;
 use crate::memory::shadow::Expected;
+use crate::memory::suspects::Suspects;
 use crate::model::change::Change;
 use crate::model::dirty::DirtyPages;
 use crate::model::error::Result;
@@ -134,8 +136,8 @@ impl AddressSpace {
             }
         }
         for (region, expected) in strangers(point, memory) {
-            let differing = reset::restore_everything(&[region], expected?, point.consumer, interrupt)?;
-            counts.copied = counts.copied.saturating_add(reset::pages_in(&differing));
+            let differing = difference::put_everything_back(&[region], expected?, point.consumer, interrupt)?;
+            counts.copied = counts.copied.saturating_add(difference::pages_in(&differing));
             pages.add_all(differing.into_iter().map(|run| region.window().guest_of(run)))?;
         }
         pages.retain(|run| !run.is_empty());
@@ -152,16 +154,16 @@ impl AddressSpace {
         find(point, memory, &later, true, &mut work)?;
         for Work { kept, windows, suspects } in work {
             let expected = Expected::all(&kept.shadow);
-            let everything = windows.first().filter(|_| compares).map(|region| reset::everything(region, expected));
+            let everything = windows.first().filter(|_| compares).map(|region| Suspects::everything(region, expected));
             let suspects = everything.unwrap_or(Ok(suspects))?;
-            for run in reset::differing(&windows, expected, &suspects, &*turn)? {
+            for run in difference::differing(&windows, expected, &suspects, &*turn)? {
                 found.add_all(windows.iter().map(|region| region.window().guest_of(run)))?;
             }
         }
         for (region, expected) in strangers(point, memory) {
             let expected = expected?;
-            let suspects = reset::everything(region, expected)?;
-            let differing = reset::differing(&[region], expected, &suspects, &*turn)?;
+            let suspects = Suspects::everything(region, expected)?;
+            let differing = difference::differing(&[region], expected, &suspects, &*turn)?;
             found.add_all(differing.into_iter().map(|run| region.window().guest_of(run)))?;
         }
         found.add_all(come_or_gone(point, memory))?;
@@ -199,7 +201,7 @@ fn show(point: &Point, entry: &RegionEntry, interrupt: &dyn Interrupt) -> Result
     }
     let new = map_one(entry, interrupt)?;
     let expected = Expected::from(&kept.shadow, then.window.shown().base(), 0);
-    reset::restore_everything(&[&new], expected, point.consumer, interrupt)?;
+    difference::put_everything_back(&[&new], expected, point.consumer, interrupt)?;
     Ok(new)
 }
 
@@ -209,7 +211,7 @@ fn take_up(point: &Point, region: &MappedRegion) -> Result<()> {
     if kept.reset.is_of(region)? {
         // Bytes that nobody showed were given back, and nobody was told.
         let expected = Expected::all(&kept.shadow);
-        return kept.reset.suspect_all(&reset::everything(region, expected)?);
+        return kept.reset.suspect_all(&Suspects::everything(region, expected)?);
     }
     if kept.reset.is_whole(then.window) { Ok(kept.reset.rebind(region)?) } else { Ok(()) }
 }

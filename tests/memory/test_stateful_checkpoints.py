@@ -4,7 +4,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from dbs_address_space import AddressSpace, AddressSpaceRegion, Checkpoint, CheckpointClosed, Unsupported
+from dbs_address_space import AddressSpace, AddressSpaceRegion, Checkpoint, CheckpointClosed, NotMapped, Unsupported
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
@@ -118,8 +118,8 @@ class Travels(RuleBasedStateMachine):
     def restore(self, taken: tuple[World, Checkpoint]) -> None:
         world, point = taken
         index = world.index(point)
-        if index < 0:
-            with pytest.raises(CheckpointClosed):
+        if index < 0 or world not in self.all:
+            with pytest.raises((CheckpointClosed, NotMapped)):
                 point.restore()
             return
         _, base, contents = world.open[index]
@@ -146,6 +146,14 @@ class Travels(RuleBasedStateMachine):
         child.last = dict(contents)
         return child
 
+    @rule(target=worlds, world=consumes(worlds))
+    def end(self, world: World) -> Any:
+        if world is self.all[0]:
+            return world
+        self.all.remove(world)
+        world.space.memory.close()
+        return multiple()
+
     @rule(taken=consumes(points))
     def close(self, taken: tuple[World, Checkpoint]) -> None:
         world, point = taken
@@ -165,4 +173,4 @@ class Travels(RuleBasedStateMachine):
 
 
 TestTravels = Travels.TestCase
-TestTravels.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
+TestTravels.settings = settings(max_examples=30, stateful_step_count=30, deadline=None)

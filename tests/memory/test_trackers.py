@@ -27,6 +27,7 @@ from dbs_address_space import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kernel_view import status
 from memory_helpers import MIB, PAGE, evict, make_file, mapped, ram
 from virtual_machines import HLT, Vm, store
 
@@ -274,6 +275,32 @@ def test_of_memory_with_holes_only_pages_that_were_stored_to_and_evicted_are_fou
         memory.write_u8(31 * PAGE, 2)
         evict(memory, 0, SIZE)
         assert of(tracker) == {31 * PAGE}
+
+
+def test_a_few_pages_of_a_large_memory_are_told_from_the_holes_beside_them() -> None:
+    memory = mapped(ram(0, 64 * MIB))[1]
+    memory.write_u8(9 * PAGE, 1)
+    with memory.dirty.start("pagemap") as tracker:
+        for written in ({8 * PAGE, 40 * MIB}, {8 * PAGE, 40 * MIB, 41 * MIB}, {9 * PAGE, 50 * MIB}):
+            for page in written:
+                memory.write_u8(page, 2)
+            evict(memory, 0, 41 * MIB)
+            assert of(tracker) == written
+        assert of(tracker) == set()
+
+
+def test_holes_get_no_page_tables() -> None:
+    memory = mapped(ram(0, 4 << 30))[1]
+    memory.write_u8(0, 1)
+    before = status("VmPTE")
+    with memory.dirty.start("pagemap") as tracker:
+        for page in (1 << 30, 3 << 30):
+            memory.write_u8(page, 2)
+            assert of(tracker) == {page}
+    with memory.checkpoint() as point:
+        memory.write_u8(2 << 30, 2)
+        assert point.restore() == 1
+    assert status("VmPTE") - before < 1024
 
 
 def test_plugged_memory_counts_as_written_where_it_has_data_and_unplugged_memory_leaves(tmp_path: Path) -> None:

@@ -21,7 +21,6 @@ from dbs_address_space import (
     PartialTransfer,
     RegionBusy,
     SendProgress,
-    Unsupported,
 )
 from hypothesis import given
 from hypothesis import strategies as st

@@ -12,10 +12,12 @@ from ._core import (
     AddressSpaceRegion,
     _Image,
     _ImagePart,
+    check_function,
     check_type,
     checked_size,
     guessed,
 )
+from ._named_tuple import NamedTuple
 from .enums import MapFlags
 from .errors import AddressSpaceError, ImageCorrupt, ImageError, InvalidArgument, Unsupported
 from .image_description import BlobPlace, Description, check, parsed
@@ -24,7 +26,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
-    from typing import Self, SupportsIndex
+    from typing import NoReturn, Self, SupportsIndex
 
     from ._core import AddressSpaceLayout
     from .progress import Progress
@@ -35,6 +37,22 @@ __all__ = ["SavedSpace"]
 
 _MOST_PARTS = 1000
 _MODES = ("copy", "cow", "lazy")
+
+
+class _Facts(NamedTuple):
+    """The header of an image, which is told of when its file is closed, too."""
+
+    generation: int
+    digest: str
+    content: str
+    parent: str | None
+    data_size: int
+    is_watched: bool
+
+    @classmethod
+    def of(cls, part: _ImagePart) -> Self:
+        parent = None if part.parent is None else part.parent.hex()
+        return cls(part.generation, part.digest.hex(), part.content.hex(), parent, part.data_size, part.is_watched)
 
 
 @guessed
@@ -60,7 +78,7 @@ class SavedSpace:
 
     def __init__(self, path: Path, *, resolve: Callable[[str], Path] | None = None) -> None:
         """Opens an image as `open` does."""
-        _check_function(resolve, "resolve", "a digest")
+        check_function(resolve, "resolve", "a digest")
         paths = [path_text(path, "path")]
         parts = [_ImagePart(paths[0])]
         while (digest := parts[-1].parent) is not None:
@@ -76,6 +94,7 @@ class SavedSpace:
         """Takes open files, the newest first."""
         self._parts = parts
         self._paths = paths
+        self._facts = _Facts.of(parts[0])
         self._image: _Image | None = _Image(parts[0], parts[1:])
         self._description = _described(parts[0])
         return self
@@ -119,23 +138,22 @@ class SavedSpace:
     @property
     def generation(self) -> int:
         """The generation of the map that was saved."""
-        return self._parts[0].generation
+        return self._facts.generation
 
     @property
     def digest(self) -> str:
         """The digest in hex by which a difference names it, of everything in it (BLAKE3)."""
-        return self._parts[0].digest.hex()
+        return self._facts.digest
 
     @property
     def content(self) -> str:
         """The digest in hex of what memory is: the same for a difference as for what it is merged to."""
-        return self._parts[0].content.hex()
+        return self._facts.content
 
     @property
     def parent(self) -> str | None:
         """The digest of the parent, or `None` of a full image."""
-        digest = self._parts[0].parent
-        return None if digest is None else digest.hex()
+        return self._facts.parent
 
     @property
     def size(self) -> int:
@@ -145,7 +163,7 @@ class SavedSpace:
     @property
     def data_size(self) -> int:
         """The bytes of memory that this file holds; the others are zero, or the parent's."""
-        return self._parts[0].data_size
+        return self._facts.data_size
 
     @property
     def is_checked(self) -> bool:
@@ -153,7 +171,7 @@ class SavedSpace:
 
         Others who have the memory mapped, as a vhost-user back-end or a QEMU whose memory it is, write unseen.
         """
-        return self._parts[0].is_watched
+        return self._facts.is_watched
 
     @property
     def blobs(self) -> dict[str, bytes]:
@@ -162,15 +180,21 @@ class SavedSpace:
         return {name: self._blob(name, place) for name, place in self._description.blobs.items()}
 
     def _blob(self, name: str, place: BlobPlace) -> bytes:
-        content = self._parts[0].blob(place.offset, place.size)
+        content = self._newest().blob(place.offset, place.size)
         if content is None or _Image.digest(content) != place.digest:
-            raise self._parts[0].corrupt(f"the blob {name!a} is not what was written")
+            raise self._newest().corrupt(f"the blob {name!a} is not what was written")
         return content
 
     def _opened(self) -> _Image:
-        if self._image is None:
-            raise ImageError(f"{self.path}: this image was closed: open it again", path=self.path)
-        return self._image
+        image = self._image
+        return self._closed() if image is None else image
+
+    def _newest(self) -> _ImagePart:
+        parts = self._parts
+        return parts[0] if parts else self._closed()
+
+    def _closed(self) -> NoReturn:
+        raise ImageError(f"{self.path}: this image was closed: open it again", path=self.path)
 
     def chain(self) -> tuple[SavedSpace, ...]:
         """This image, its parent, the parent of that and so on to the full image."""
@@ -188,7 +212,7 @@ class SavedSpace:
         ...     AddressSpaceBuilder(numa_regions=["4MiB"]).build().save(f"{folder}/vm.img").verify()
         """
         image = self._opened()
-        _check_function(progress, "progress", "a Progress")
+        check_function(progress, "progress", "a Progress")
         try:
             image.verify(progress)
         except ImageCorrupt as error:
@@ -215,7 +239,7 @@ class SavedSpace:
         ...     merged.parent, merged.content == difference.content
         (None, True)
         """
-        _check_function(progress, "progress", "a Progress")
+        check_function(progress, "progress", "a Progress")
         try:
             self._opened().merge(path_text(path, "path"), sync, progress)
         except ImageCorrupt as error:
@@ -231,7 +255,8 @@ class SavedSpace:
     ) -> AddressSpace:
         r"""A new space with its map and memory; `AddressSpace.restore` says how.
 
-        With `mode="lazy"`, `rate` bytes a second come in in the background, as many as can by default; 0 for none.
+        With `mode="lazy"`, `rate` bytes a second come in in the background, as many as can by default; 0 for none. `progress(p)`
+        goes with `mode="copy"` alone, where it is called at most 20 times a second.
 
         >>> import tempfile
         >>> from dbs_address_space import AddressSpaceBuilder
@@ -243,15 +268,17 @@ class SavedSpace:
         """
         image = self._opened()
         check_type(mode, str, "mode")
-        _check_function(progress, "progress", "a Progress")
+        check_function(progress, "progress", "a Progress")
         if mode not in _MODES:
             raise InvalidArgument(f"mode={mode!a} is not one of {', '.join(map(repr, _MODES))}")
-        if not self._parts[0].is_of_this_machine:
-            message = f"it was saved on another architecture (ELF machine {self._parts[0].machine})"
-            raise self._parts[0].mismatch(message)
+        if not self._newest().is_of_this_machine:
+            message = f"it was saved on another architecture (ELF machine {self._newest().machine})"
+            raise self._newest().mismatch(message)
         self._refuse_shared()
         _ = self.blobs
         speed = None if rate is None else checked_size(rate, "rate")
+        if progress is not None and mode != "copy":
+            raise InvalidArgument(f"progress= goes with mode='copy', for {mode!a} returns at once")
         if mode == "lazy":
             return self._filled_later(image, speed)
         if rate is not None:
@@ -317,7 +344,7 @@ class SavedSpace:
     def _over_file(self, region: AddressSpaceRegion) -> AddressSpaceRegion:
         if region.base not in self._description.places:
             return region
-        part = self._parts[0]
+        part = self._newest()
         return AddressSpaceRegion(
             region.region_type,
             region.base,
@@ -350,7 +377,7 @@ class SavedSpace:
     def close(self) -> None:
         """Closes its files; a second time does nothing. Spaces that were restored keep what they need."""
         self._image = None
-        self._parts = self._parts[:1]
+        self._parts = []
 
     def __enter__(self) -> Self:
         return self
@@ -381,11 +408,6 @@ def path_text(path: Path, name: str) -> str:
     if isinstance(path, (str, os.PathLike)):
         return os.fsdecode(path)
     raise TypeError(f"{name} must be a str or an os.PathLike, not {type(path).__name__}")
-
-
-def _check_function(function: object, name: str, what: str) -> None:
-    if function is not None and not callable(function):
-        raise TypeError(f"{name} must be a function that takes {what}, not {type(function).__name__}")
 
 
 def _described(part: _ImagePart) -> Description:

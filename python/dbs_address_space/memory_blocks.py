@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any, SupportsIndex
 
-    from ._core import AddressSpaceBase
+    from ._core import AddressSpaceBase, Transaction
 
 __all__ = ["MemoryBlocks"]
 
@@ -252,9 +252,8 @@ class MemoryBlocks:
         """Gives the part of the region that blocks have a protection. Bytes, host addresses and other parts stay."""
         offset, size = self._part_of(blocks)
         low, high = self.region.base + offset, self.region.base + offset + size
-        space = AddressSpace._of_memory(self._memory)
-        space.protect(low, size, protection)
-        self._join(space, low, high)
+        with AddressSpace._of_memory(self._memory).transaction() as change:
+            self._join(change, change.protect(low, size, protection), low, high)
 
     def _part_at(self, base: AddressSpaceBase, addr: int) -> AddressSpaceRegion:
         part = base.find_region(addr)
@@ -264,14 +263,14 @@ class MemoryBlocks:
             )
         return part
 
-    def _join(self, space: AddressSpace, low: int, high: int) -> None:
+    def _join(self, change: Transaction, base: AddressSpaceBase, low: int, high: int) -> None:
         """Makes one of neighbouring parts that are alike, those around a range among them."""
         low, high = max(low - 1, self.region.base), min(high + 1, self.region.end)
-        parts = space.overlapping(low, high - low)
+        parts = base.overlapping(low, high - low)
         lower = parts[0] if parts else None
         for upper in parts[1:]:
             is_alike = lower is not None and lower.end == upper.base and upper.prot_flags == lower.prot_flags
-            lower = space.join_regions(lower.base, upper.base)[lower.base] if lower and is_alike else upper
+            lower = change.join_regions(lower.base, upper.base)[lower.base] if lower and is_alike else upper
 
     def is_plugged(self, offset: SupportsIndex, size: SupportsIndex | str) -> bool:
         """Whether all blocks of a range are plugged in.

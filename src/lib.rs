@@ -48,9 +48,11 @@ mod _core {
     #[pymodule_export]
     use super::python::base::PyBase;
     #[pymodule_export]
+    use super::python::buffer::{copied_buffer, fill_buffer};
+    #[pymodule_export]
     use super::python::builder::{PyBuilder, PyHotplug};
     #[pymodule_export]
-    use super::python::callback::checked_answer;
+    use super::python::callback::{check_function, checked_answer};
     #[pymodule_export]
     use super::python::change::PyChange;
     #[pymodule_export]

@@ -4,7 +4,6 @@ from os import PathLike
 from types import TracebackType
 from typing import (
     Any,
-    BinaryIO,
     Final,
     Literal,
     NoReturn,
@@ -87,6 +86,7 @@ __all__ = [
     "_StreamSender",
     "_ValueBell",
     "__version__",
+    "check_function",
     "check_type",
     "checked_answer",
     "checked_descriptor",
@@ -94,8 +94,10 @@ __all__ = [
     "checked_range",
     "checked_size",
     "checked_timeout",
+    "copied_buffer",
     "device_tree",
     "e820",
+    "fill_buffer",
     "guessed",
     "guessed_name",
     "parse_protection",
@@ -127,12 +129,15 @@ class _Readable(Protocol):
 class _Reader(Protocol):
     def read(self, size: int, /) -> Buffer | None: ...
 
+class _Stream(Protocol):
+    def read(self, size: int, /) -> bytes: ...
+
 class _Writable(Protocol):
     def write(self, data: bytes, /) -> int | None: ...
 
 _File: TypeAlias = int | _HasFileno
 _Path: TypeAlias = str | PathLike[str]
-_Loadable: TypeAlias = _Path | BinaryIO | Buffer
+_Loadable: TypeAlias = _Path | _Stream | Buffer
 _Target: TypeAlias = SupportsIndex | str | AddressSpaceRegion | UnplugRequest | _RegionKey
 _Ranges: TypeAlias = Iterable[tuple[_Address, _Size]] | Buffer
 _Window: TypeAlias = tuple[_Address, _Size]
@@ -230,8 +235,17 @@ def checked_timeout(timeout: object) -> float | None:
 def checked_descriptor(value: object, name: str) -> int:
     """A descriptor, of an int or anything with `fileno()`; `name` is that of the parameter."""
 
+def check_function(function: object, name: str, what: str) -> None:
+    """Refuses what is not a function, if anything was given, and a coroutine function. `what` is that which it takes."""
+
 def check_type(value: object, kind: type, name: str) -> None:
     """Refuses what is not of a class; `name` is that of the parameter."""
+
+def copied_buffer(data: object, name: str) -> bytes:
+    """The bytes of a contiguous bytes-like object, an error where they can't be reached; `name` is that of the parameter."""
+
+def fill_buffer(target: object, data: bytes, name: str) -> None:
+    """Puts bytes at the start of a writable buffer, an error where it can't be reached; `name` is that of the parameter."""
 
 def checked_range(base: _Address, size: _Size) -> tuple[int, int]:
     """`(base, size)` as ints, checked like every range of this package."""
@@ -1239,7 +1253,7 @@ class AddressSpace:
         `mode="copy"` reads all, checked against its digests before anybody sees it. `"cow"` maps the file privately, in no time at any size:
         the file must stay as it is, accesses go through the kernel, and bytes are checked by `SavedSpace.verify()` only. `"lazy"` returns at
         once, too: bytes come in checked when they are first used, by whomever, and before that in the background; where the image turns out to be
-        damaged a touch is `MemoryFault`. It takes a privilege (`Unsupported` says which). `resolve(digest)` gives the path of a parent that moved. Raises `ImageCorrupt`, `ImageMismatch`, `ImageTooNew`, `OSError`, and as `map_memory()` does.
+        damaged a touch is `MemoryFault`. It takes a privilege (`Unsupported` says which). `resolve(digest)` gives the path of a parent that moved; `progress(p)` is for `"copy"` alone, and refused for the others. Raises `ImageCorrupt`, `ImageMismatch`, `ImageTooNew`, `OSError`, and as `map_memory()` does.
 
         >>> import tempfile
         >>> from dbs_address_space import AddressSpace, AddressSpaceBuilder
@@ -3716,7 +3730,8 @@ class DirtyTracker:
     ) -> Coroutine[Any, Any, DirtyPages]:
         """`peek()` for asyncio, once a page of a range was written: a coroutine that waits for it, and gives the written pages of the range.
 
-        It looks every `poll` seconds at what is followed, and after `timeout` seconds (`None`: never) gives none. Cancelling it ends the wait.
+        It looks every `poll` seconds at what is followed, and after `timeout` seconds (`None`: never), or once the tracker is stopped, gives none. Cancelling it
+        ends the wait.
         Raises what `peek()` raises, and `InvalidAddressRange`.
 
         >>> import asyncio

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from _thread import allocate_lock
+import struct
 
-from ._core import DirtyPages, GuestMemory, check_type, checked_int, guessed
+from ._core import DirtyPages, GuestMemory, check_type, checked_int, copied_buffer, guessed
 from ._named_tuple import NamedTuple, in_hex
+from .errors import InvalidArgument
+from .turn import Turn
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ __all__ = ["Balloon", "BalloonStats"]
 
 _PAGE = 4096
 """The pages of a balloon, whatever those of the guest or of the host."""
+_BYTES = ("B", "b", "c")
 
 
 class BalloonStats(NamedTuple):
@@ -42,9 +45,9 @@ class BalloonStats(NamedTuple):
 class Balloon:
     """A balloon in a guest: pages in it are the host's until it is deflated, and read as zero then.
 
-    Page lists are numbers of pages of 4 KiB, as the driver sends them: ints, or a buffer of little-endian `u32`, which is what
-    lies in the queue. Where the host's pages are larger, one is given back once all of it is in the balloon. Safe to use from any
-    thread.
+    Page lists are numbers of pages of 4 KiB, as the driver sends them: ints, an array of ints, or bytes with little-endian `u32`,
+    which is what lies in the queue. Where the host's pages are larger, one is given back once all of it is in the balloon. Safe
+    to use from any thread.
 
     >>> from dbs_address_space import AddressSpaceBuilder
     >>> memory = AddressSpaceBuilder(numa_regions=["4MiB"]).build().memory
@@ -62,7 +65,7 @@ class Balloon:
         self._memory = memory
         self._pages = DirtyPages(page_size=_PAGE)
         self._discarded = self._reports = self._reported = 0
-        self._lock = allocate_lock()
+        self._turn = Turn("this balloon")
 
     def inflate(self, frames: Iterable[SupportsIndex] | Buffer) -> int:
         """Takes pages and gives them back to the host; returns how many bytes of them were not in the balloon before.
@@ -76,7 +79,7 @@ class Balloon:
         8192
         """
         wanted = _pages_of(frames)
-        with self._lock:
+        with self._turn.taken():
             new = wanted - self._pages
             self._check(new)
             after = self._pages | new
@@ -94,7 +97,7 @@ class Balloon:
         (32768, 4096)
         """
         wanted = _pages_of(frames)
-        with self._lock:
+        with self._turn.taken():
             back = self._pages & wanted
             self._pages = self._pages - back
             return back.size
@@ -113,7 +116,7 @@ class Balloon:
         BalloonStats(size=0x0, discarded=0x0, reports=1, reported=0x20_0000)
         """
         free = DirtyPages(ranges, page_size=_PAGE)
-        with self._lock:
+        with self._turn.taken():
             self._check(free)
             before = self._discarded
             for pages in free:
@@ -131,8 +134,7 @@ class Balloon:
     @property
     def stats(self) -> BalloonStats:
         """The numbers of the balloon."""
-        with self._lock:
-            return BalloonStats(self._pages.size, self._discarded, self._reports, self._reported)
+        return BalloonStats(self._pages.size, self._discarded, self._reports, self._reported)
 
     def __iter__(self) -> Iterator[AddressRange]:
         """The ranges in the balloon, ascending and joined, as they are now."""
@@ -167,10 +169,21 @@ class Balloon:
 
 
 def _pages_of(frames: Iterable[SupportsIndex] | Buffer) -> DirtyPages:
-    try:
-        numbers: Iterable[SupportsIndex] = memoryview(frames).cast("B").cast("I")  # type: ignore[arg-type]
-    except TypeError:
-        numbers = frames  # type: ignore[assignment]
-    if not hasattr(numbers, "__iter__"):
-        raise TypeError(f"frames must be an iterable of ints, or a buffer of u32, not {type(frames).__name__}")
+    numbers = _numbers_in(frames)
     return DirtyPages(((checked_int(number, "frames") * _PAGE, _PAGE) for number in numbers), page_size=_PAGE)
+
+
+def _numbers_in(frames: Iterable[SupportsIndex] | Buffer) -> Iterable[SupportsIndex]:
+    """The items of an iterable or of a buffer; bytes are those of a queue."""
+    try:
+        with memoryview(frames) as view:  # type: ignore[arg-type]
+            items = "<I" if view.format in _BYTES else view.format
+    except TypeError:
+        if not hasattr(frames, "__iter__"):
+            kind = type(frames).__name__
+            raise TypeError(f"frames must be an iterable of ints, or a buffer of u32, not {kind}") from None
+        return frames  # type: ignore[return-value]
+    try:
+        return (number for (number,) in struct.iter_unpack(items, copied_buffer(frames, "frames")))
+    except struct.error as error:
+        raise InvalidArgument(f"frames is a buffer, but not one of whole integers: {error}") from error

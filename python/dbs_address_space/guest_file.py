@@ -6,7 +6,7 @@ import io
 import operator
 import os
 
-from ._core import GuestMemory, check_type, checked_int
+from ._core import GuestMemory, check_type, checked_int, fill_buffer
 from .errors import AccessDenied, InvalidAddressRange, InvalidArgument, UnmappedAddress
 
 TYPE_CHECKING = False
@@ -162,5 +162,5 @@ class GuestFile(io.RawIOBase):
         except UnmappedAddress:
             if not self._fills_holes:
                 raise
-        view[:] = self._memory.read(self._position, len(view), pad=0)
+        fill_buffer(view, self._memory.read(self._position, len(view), pad=0), "buffer")
         return len(view)

@@ -4,8 +4,6 @@
 
 from __future__ import annotations
 
-from _thread import allocate_lock
-
 from ._core import (
     AddressSpace,
     AddressSpacePlan,
@@ -25,6 +23,7 @@ from .errors import (
     UnmappedAddress,
 )
 from .ranges import AddressRange
+from .turn import Turn
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -81,9 +80,11 @@ class DimmSlots:
         self.slots: int = checked_int(slots, "slots")
         self.size: int = checked_size(size, "size")
         self.align: int = checked_size(align, "align")
+        if not self.align:
+            raise InvalidAddressRange("align is 0: give the bytes of which each DIMM's base and size are a multiple")
         self._space = space
         self._keys: dict[int, Any] = {}
-        self._lock = allocate_lock()
+        self._turn = Turn("these DIMM slots")
 
     def __repr__(self) -> str:
         dimms = self.dimms
@@ -93,8 +94,7 @@ class DimmSlots:
     @property
     def dimms(self) -> dict[int, AddressSpaceRegion]:
         """The regions by slot."""
-        with self._lock:
-            return self._here()
+        return self._here()
 
     def plug(
         self,
@@ -116,7 +116,8 @@ class DimmSlots:
         >>> slots.plug("1GiB", name="dimm0", slot=1).size
         1073741824
         """
-        with self._lock:
+        check_type(name, str, "name")
+        with self._turn.taken():
             here = self._here()
             place = base if base is not None else self.window.base
             region = AddressSpaceRegion("ram", place, size, name=name, is_hotplug=True, **options)
@@ -139,13 +140,12 @@ class DimmSlots:
         {}
         """
         check_type(name, str, "name")
-        with self._lock:
-            slot = next((slot for slot, region in self._here().items() if region.name == name), None)
-            if slot is None:
-                raise UnknownName(self._no_dimm(name))
-            self._space.remove_region(self._keys[slot], timeout=timeout)
-            # Only now: a region that is busy keeps its slot.
-            del self._keys[slot]
+        # Without the turn, for it may wait long; a key is of this very DIMM, whatever comes into its slot meanwhile.
+        keys = dict(self._keys)
+        slot = next((slot for slot, region in self._found(keys).items() if region.name == name), None)
+        if slot is None:
+            raise UnknownName(self._no_dimm(name))
+        self._space.remove_region(keys[slot], timeout=timeout)
 
     def _no_dimm(self, name: str) -> str:
         base = self._space.snapshot()
@@ -154,11 +154,12 @@ class DimmSlots:
 
     def _here(self) -> dict[int, AddressSpaceRegion]:
         """The DIMMs that are plugged in, without those that others have removed meanwhile."""
+        return self._found(dict(self._keys))
+
+    def _found(self, keys: dict[int, Any]) -> dict[int, AddressSpaceRegion]:
         base = self._space.snapshot()
-        found = {slot: base._find_key(key) for slot, key in sorted(self._keys.items())}
-        here = {slot: region for slot, region in found.items() if region is not None}
-        self._keys = {slot: self._keys[slot] for slot in here}
-        return here
+        found = {slot: base._find_key(key) for slot, key in sorted(keys.items())}
+        return {slot: region for slot, region in found.items() if region is not None}
 
     def _check(self, region: AddressSpaceRegion, here: dict[int, AddressSpaceRegion]) -> None:
         for what, value in (("base", region.base), ("size", region.size)):

@@ -12,12 +12,14 @@ from ._core import (
     AddressSpaceRegion,
     _Image,
     _ImagePart,
+    check_function,
     check_type,
     checked_descriptor,
     checked_size,
     checked_timeout,
     guessed,
 )
+from ._named_tuple import NamedTuple
 from .errors import AddressSpaceError, ImageCorrupt, ImageError, InvalidAddressRange, InvalidArgument, UnmappedAddress
 from .image_description import BlobPlace, Description, check, parsed
 from .restoring import not_populated, over_file, places, space_of
@@ -26,7 +28,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
-    from typing import Self, SupportsIndex
+    from typing import NoReturn, Self, SupportsIndex
 
     from ._core import AddressSpaceLayout, _File, _StreamReceiver
     from .progress import Progress
@@ -39,6 +41,22 @@ __all__ = ["SavedSpace"]
 
 _MOST_PARTS = 1000
 _MODES = ("copy", "cow", "lazy")
+
+
+class _Facts(NamedTuple):
+    """The header of an image, which is told of when its file is closed, too."""
+
+    generation: int
+    digest: str
+    content: str
+    parent: str | None
+    data_size: int
+    is_watched: bool
+
+    @classmethod
+    def of(cls, part: _ImagePart) -> Self:
+        parent = None if part.parent is None else part.parent.hex()
+        return cls(part.generation, part.digest.hex(), part.content.hex(), parent, part.data_size, part.is_watched)
 
 
 @guessed
@@ -64,7 +82,7 @@ class SavedSpace:
 
     def __init__(self, path: Path, *, resolve: Callable[[str], Path] | None = None) -> None:
         """Opens an image as `open` does."""
-        _check_function(resolve, "resolve", "a digest")
+        check_function(resolve, "resolve", "a digest")
         paths = [path_text(path, "path")]
         parts = [_ImagePart(paths[0])]
         while (digest := parts[-1].parent) is not None:
@@ -80,6 +98,7 @@ class SavedSpace:
         """Takes open files, the newest first."""
         self._parts = parts
         self._paths = paths
+        self._facts = _Facts.of(parts[0])
         self._image: _Image | None = _Image(parts[0], parts[1:])
         self._description = described(parts[0])
         return self
@@ -123,23 +142,22 @@ class SavedSpace:
     @property
     def generation(self) -> int:
         """The generation of the map that was saved."""
-        return self._parts[0].generation
+        return self._facts.generation
 
     @property
     def digest(self) -> str:
         """The digest in hex by which a difference names it, of everything in it (BLAKE3)."""
-        return self._parts[0].digest.hex()
+        return self._facts.digest
 
     @property
     def content(self) -> str:
         """The digest in hex of what memory is: the same for a difference as for what it is merged to."""
-        return self._parts[0].content.hex()
+        return self._facts.content
 
     @property
     def parent(self) -> str | None:
         """The digest of the parent, or `None` of a full image."""
-        digest = self._parts[0].parent
-        return None if digest is None else digest.hex()
+        return self._facts.parent
 
     @property
     def size(self) -> int:
@@ -149,7 +167,7 @@ class SavedSpace:
     @property
     def data_size(self) -> int:
         """The bytes of memory that this file holds; the others are zero, or the parent's."""
-        return self._parts[0].data_size
+        return self._facts.data_size
 
     @property
     def is_checked(self) -> bool:
@@ -157,7 +175,7 @@ class SavedSpace:
 
         Others who have the memory mapped, as a vhost-user back-end or a QEMU whose memory it is, write unseen.
         """
-        return self._parts[0].is_watched
+        return self._facts.is_watched
 
     @property
     def blobs(self) -> dict[str, bytes]:
@@ -166,15 +184,21 @@ class SavedSpace:
         return {name: self._blob(name, place) for name, place in self._description.blobs.items()}
 
     def _blob(self, name: str, place: BlobPlace) -> bytes:
-        content = self._parts[0].blob(place.offset, place.size)
+        content = self._newest().blob(place.offset, place.size)
         if content is None or _Image.digest(content) != place.digest:
-            raise self._parts[0].corrupt(f"the blob {name!a} is not what was written")
+            raise self._newest().corrupt(f"the blob {name!a} is not what was written")
         return content
 
     def _opened(self) -> _Image:
-        if self._image is None:
-            raise ImageError(f"{self.path}: this image was closed: open it again", path=self.path)
-        return self._image
+        image = self._image
+        return self._closed() if image is None else image
+
+    def _newest(self) -> _ImagePart:
+        parts = self._parts
+        return parts[0] if parts else self._closed()
+
+    def _closed(self) -> NoReturn:
+        raise ImageError(f"{self.path}: this image was closed: open it again", path=self.path)
 
     def chain(self) -> tuple[SavedSpace, ...]:
         """This image, its parent, the parent of that and so on to the full image."""
@@ -192,7 +216,7 @@ class SavedSpace:
         ...     AddressSpaceBuilder(numa_regions=["4MiB"]).build().save(f"{folder}/vm.img").verify()
         """
         image = self._opened()
-        _check_function(progress, "progress", "a Progress")
+        check_function(progress, "progress", "a Progress")
         try:
             image.verify(progress)
         except ImageCorrupt as error:
@@ -219,7 +243,7 @@ class SavedSpace:
         ...     merged.parent, merged.content == difference.content
         (None, True)
         """
-        _check_function(progress, "progress", "a Progress")
+        check_function(progress, "progress", "a Progress")
         try:
             self._opened().merge(path_text(path, "path"), sync, progress)
         except ImageCorrupt as error:
@@ -238,7 +262,8 @@ class SavedSpace:
 
         With `mode="lazy"`, `rate` bytes a second come in in the background, as many as can by default; 0 for none. A file that is
         not read within `timeout` seconds (`None`: for ever) is `MemoryFault` where it was touched, now and later; the background
-        ends then, and the rest comes in when it is touched.
+        ends then, and the rest comes in when it is touched. `progress(p)` goes with `mode="copy"` alone, where it is called at
+        most 20 times a second.
 
         >>> import tempfile
         >>> from dbs_address_space import AddressSpaceBuilder
@@ -250,14 +275,16 @@ class SavedSpace:
         """
         image = self._opened()
         check_type(mode, str, "mode")
-        _check_function(progress, "progress", "a Progress")
+        check_function(progress, "progress", "a Progress")
         if mode not in _MODES:
             raise InvalidArgument(f"mode={mode!a} is not one of {', '.join(map(repr, _MODES))}")
-        if not self._parts[0].is_of_this_machine:
-            message = f"it was saved on another architecture (ELF machine {self._parts[0].machine})"
-            raise self._parts[0].mismatch(message)
+        if not self._newest().is_of_this_machine:
+            message = f"it was saved on another architecture (ELF machine {self._newest().machine})"
+            raise self._newest().mismatch(message)
         _ = self.blobs
         speed, seconds = None if rate is None else checked_size(rate, "rate"), checked_timeout(timeout)
+        if progress is not None and mode != "copy":
+            raise InvalidArgument(f"progress= goes with mode='copy', for {mode!a} returns at once")
         if mode == "lazy":
             return self._filled_later(image, speed, seconds)
         if rate is not None:
@@ -307,7 +334,7 @@ class SavedSpace:
         try:
             return space_of(self._description, made)
         except (InvalidAddressRange, UnmappedAddress) as error:
-            raise self._parts[0].corrupt(f"its JSON: {error}") from error
+            raise self._newest().corrupt(f"its JSON: {error}") from error
 
     def _copied(self, image: _Image, progress: Callable[[Progress], object] | None) -> AddressSpace:
         space = self._space(lambda region, _: region)
@@ -337,7 +364,7 @@ class SavedSpace:
                 "a difference can't be mapped: restore a full image, which merge() makes, or restore by mode='copy'"
             )
             raise ImageError(f"{self.path}: {message}", path=self.path)
-        space = self._space(over_file(self._parts[0]))
+        space = self._space(over_file(self._newest()))
         space.map_memory()._fill(None, places(self._description), None)
         return space
 
@@ -360,7 +387,7 @@ class SavedSpace:
     def close(self) -> None:
         """Closes its files; a second time does nothing. Spaces that were restored keep what they need."""
         self._image = None
-        self._parts = self._parts[:1]
+        self._parts = []
 
     def __enter__(self) -> Self:
         return self
@@ -380,11 +407,6 @@ def path_text(path: Path, name: str) -> str:
     if isinstance(path, (str, os.PathLike)):
         return os.fsdecode(path)
     raise TypeError(f"{name} must be a str or an os.PathLike, not {type(path).__name__}")
-
-
-def _check_function(function: object, name: str, what: str) -> None:
-    if function is not None and not callable(function):
-        raise TypeError(f"{name} must be a function that takes {what}, not {type(function).__name__}")
 
 
 def described(part: _ImagePart | _StreamReceiver) -> Description:

@@ -17,14 +17,15 @@ from .ranges import AddressRange
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import BinaryIO
+    from typing import TypeAlias
 
     from typing_extensions import Buffer
 
     from ._core import GuestMemory
     from .formats.elf_file import ElfHeaders, Segment
+    from .formats.source import Stream
 
-    File = str | os.PathLike[str] | BinaryIO | Buffer
+    File: TypeAlias = str | os.PathLike[str] | Stream | Buffer
 
 __all__ = ["ElfNote", "LoadedElf"]
 

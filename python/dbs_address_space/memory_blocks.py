@@ -4,19 +4,18 @@
 
 from __future__ import annotations
 
-from _thread import allocate_lock
-
 from ._core import AddressSpace, AddressSpaceRegion, GuestMemory, check_type, checked_int, checked_size, guessed
 from .enums import Prot
 from .errors import InvalidAddressRange, Misaligned, NoSpace, NotMapped, RegionOverlap, UnmappedAddress
 from .ranges import AddressRange
+from .turn import Turn
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any, SupportsIndex
 
-    from ._core import AddressSpaceBase
+    from ._core import AddressSpaceBase, Transaction
 
 __all__ = ["MemoryBlocks"]
 
@@ -79,7 +78,7 @@ class MemoryBlocks:
         self._memory = memory
         self._plugged = bytearray(self.region.size // self.block_size)
         self._requested = self._usable = self.region.size
-        self._lock = allocate_lock()
+        self._turn = Turn("these blocks")
         check_type(inaccessible, bool, "inaccessible")
         self.inaccessible: bool = inaccessible
         if inaccessible:
@@ -99,7 +98,7 @@ class MemoryBlocks:
         >>> blocks.requested_size >> 20, blocks.usable_size >> 20
         (128, 384)
         """
-        with self._lock:
+        with self._turn.taken():
             self._check_there()
             wanted = checked_size(size, "size")
             if wanted > self.region.size:
@@ -137,10 +136,9 @@ class MemoryBlocks:
         >>> blocks.state(0, 4 << 20), blocks.state(4 << 20, 4 << 20), blocks.state(0, 8 << 20)
         ('plugged', 'unplugged', 'mixed')
         """
-        with self._lock:
-            blocks = self._blocks(offset, size)
-            plugged = sum(self._plugged[blocks.start : blocks.stop])
-            return "unplugged" if not plugged else "plugged" if plugged == len(blocks) else "mixed"
+        blocks = self._blocks(offset, size)
+        plugged = self._plugged.count(1, blocks.start, blocks.stop)
+        return "unplugged" if not plugged else "plugged" if plugged == len(blocks) else "mixed"
 
     def plug(self, offset: SupportsIndex, size: SupportsIndex | str, *, prealloc: bool = False) -> None:
         """Plugs blocks in; raises `RegionOverlap` when one is plugged in already, and then plugs none.
@@ -154,7 +152,8 @@ class MemoryBlocks:
         >>> blocks.plugged_size
         2097152
         """
-        with self._lock:
+        check_type(prealloc, bool, "prealloc")
+        with self._turn.taken():
             blocks = self._blocks(offset, size)
             self._require(blocks, plugged=False)
             self._check_room(blocks)
@@ -172,7 +171,7 @@ class MemoryBlocks:
                 f"{size:#x} bytes at offset {offset:#x} end behind the usable {self._usable:#x} of {self.region!r}"
             )
             raise InvalidAddressRange(message, address=self.region.base + offset, size=size)
-        left = self._requested - sum(self._plugged) * self.block_size
+        left = self._requested - self._plugged.count(1) * self.block_size
         if size > left:
             free = max(left, 0)
             message = f"{size:#x} bytes are more than the {free:#x} that are left of the {self._requested:#x} requested"
@@ -189,7 +188,7 @@ class MemoryBlocks:
         >>> blocks.plugged_size
         2097152
         """
-        with self._lock:
+        with self._turn.taken():
             blocks = self._blocks(offset, size)
             self._require(blocks, plugged=True)
             # Given back first: blocks whose discard fails are still plugged in.
@@ -207,7 +206,7 @@ class MemoryBlocks:
         >>> blocks.plugged_size
         0
         """
-        with self._lock:
+        with self._turn.taken():
             everything = range(len(self._plugged))
             if self.inaccessible:
                 self._check_there()
@@ -253,9 +252,8 @@ class MemoryBlocks:
         """Gives the part of the region that blocks have a protection. Bytes, host addresses and other parts stay."""
         offset, size = self._part_of(blocks)
         low, high = self.region.base + offset, self.region.base + offset + size
-        space = AddressSpace._of_memory(self._memory)
-        space.protect(low, size, protection)
-        self._join(space, low, high)
+        with AddressSpace._of_memory(self._memory).transaction() as change:
+            self._join(change, change.protect(low, size, protection), low, high)
 
     def _part_at(self, base: AddressSpaceBase, addr: int) -> AddressSpaceRegion:
         part = base.find_region(addr)
@@ -265,14 +263,14 @@ class MemoryBlocks:
             )
         return part
 
-    def _join(self, space: AddressSpace, low: int, high: int) -> None:
+    def _join(self, change: Transaction, base: AddressSpaceBase, low: int, high: int) -> None:
         """Makes one of neighbouring parts that are alike, those around a range among them."""
         low, high = max(low - 1, self.region.base), min(high + 1, self.region.end)
-        parts = space.overlapping(low, high - low)
+        parts = base.overlapping(low, high - low)
         lower = parts[0] if parts else None
         for upper in parts[1:]:
             is_alike = lower is not None and lower.end == upper.base and upper.prot_flags == lower.prot_flags
-            lower = space.join_regions(lower.base, upper.base)[lower.base] if lower and is_alike else upper
+            lower = change.join_regions(lower.base, upper.base)[lower.base] if lower and is_alike else upper
 
     def is_plugged(self, offset: SupportsIndex, size: SupportsIndex | str) -> bool:
         """Whether all blocks of a range are plugged in.
@@ -283,16 +281,13 @@ class MemoryBlocks:
         >>> blocks.is_plugged(0, 4 << 20)
         False
         """
-        with self._lock:
-            blocks = self._blocks(offset, size)
-            return all(self._plugged[blocks.start : blocks.stop])
+        return self.state(offset, size) == "plugged"
 
     @property
     def plugged_size(self) -> int:
         """The bytes that are plugged in."""
-        with self._lock:
-            self._check_there()
-            return sum(self._plugged) * self.block_size
+        self._check_there()
+        return self._plugged.count(1) * self.block_size
 
     def _check_there(self) -> None:
         """Raises `UnmappedAddress` when the region was removed, `NotMapped` when the memory was closed."""
@@ -317,8 +312,8 @@ class MemoryBlocks:
         return blocks.start * self.block_size, len(blocks) * self.block_size
 
     def _require(self, blocks: range, *, plugged: bool) -> None:
-        wrong = next((block for block in blocks if bool(self._plugged[block]) is not plugged), None)
-        if wrong is None:
+        wrong = self._plugged.find(int(not plugged), blocks.start, blocks.stop)
+        if wrong < 0:
             return
         address = self.region.base + wrong * self.block_size
         if plugged:
@@ -327,11 +322,8 @@ class MemoryBlocks:
 
     def __iter__(self) -> Iterator[AddressRange]:
         """The guest physical ranges that are plugged in, joined, as they are now."""
-        with self._lock:
-            self._check_there()
-            runs = list(self._runs())
-        # Made before: the caller may plug while it iterates.
-        for blocks in runs:
+        self._check_there()
+        for blocks in self._runs():
             offset, size = self._part_of(blocks)
             yield AddressRange(self.region.base + offset, size)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 from pathlib import PurePath
 
-from ._core import AddressSpace, DirtyPages, DirtyTracker, _Image, _ImagePart, check_type
+from ._core import AddressSpace, DirtyPages, DirtyTracker, _Image, _ImagePart, check_type, copied_buffer
 from .errors import InvalidArgument
 from .image_description import BlobPlace, encoded
 from .images import SavedSpace, path_text
@@ -78,10 +78,11 @@ def _laid_out(blobs: dict[str, bytes]) -> tuple[dict[str, BlobPlace], bytes]:
     """The place of each blob, and all of them one behind the other."""
     if not isinstance(blobs, dict):
         raise TypeError(f"blobs must be a dict of bytes by their names, not {type(blobs).__name__}")
-    places, content = {}, b""
+    places, content, end = {}, [], 0
     for name, blob in blobs.items():
         check_type(name, str, "the name of a blob")
-        held = bytes(memoryview(blob))
-        places[name] = BlobPlace(len(content), len(held), _Image.digest(held))
-        content += held
-    return places, content
+        held = copied_buffer(blob, f"blobs[{name!a}]")
+        places[name] = BlobPlace(end, len(held), _Image.digest(held))
+        content.append(held)
+        end += len(held)
+    return places, b"".join(content)

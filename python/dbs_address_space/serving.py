@@ -13,7 +13,7 @@ import weakref
 from contextlib import suppress
 from pathlib import Path
 
-from .errors import AddressSpaceError
+from .errors import AddressSpaceError, InvalidArgument
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,6 +29,9 @@ PATIENCE = 2.0
 DESCRIPTORS = 200
 """Descriptors of one message; the kernel takes 253."""
 CREDENTIALS = struct.Struct("3i")
+LONGEST_PATH = 107
+PASSING = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ECONNABORTED}
+"""Failures to accept somebody that pass, and do not end the server."""
 
 
 class SpaceServer:
@@ -54,19 +57,16 @@ class SpaceServer:
         self.path = os.fspath(path)
         self._space, self._process = space, os.getpid()
         self._listener = _listening(self.path)
-        self._unlink = weakref.finalize(self, _unlink, self.path, self._process)
+        self._end = weakref.finalize(self, _end, self._listener, self.path, self._process)
         self._thread = threading.Thread(target=_serve, args=(space, self._listener), daemon=True, name="SpaceServer")
         self._thread.start()
 
     def close(self) -> None:
         """Ends the answers and removes the socket. Closing twice does nothing."""
+        self._end()
         if os.getpid() == self._process:
-            # A shutdown wakes the thread out of its wait; a close would not.
-            with suppress(OSError):
-                self._listener.shutdown(socket.SHUT_RDWR)
             self._thread.join()
         self._listener.close()
-        self._unlink()
 
     def __enter__(self) -> Self:
         return self
@@ -80,6 +80,10 @@ class SpaceServer:
 
 def _listening(path: str) -> socket.socket:
     """A socket that only this user and root can connect to."""
+    if not path or "\0" in path or len(os.fsencode(path)) > LONGEST_PATH:
+        raise InvalidArgument(
+            f"path {path!a} can't be that of a socket: those have 1 to {LONGEST_PATH} bytes, none of them 0"
+        )
     if _is_served(path):
         raise FileExistsError(errno.EADDRINUSE, "somebody listens there already", path)
     if Path(path).is_socket():
@@ -89,9 +93,9 @@ def _listening(path: str) -> socket.socket:
         listener.bind(path)
         Path(path).chmod(0o600)
         listener.listen(16)
-    except BaseException:
+    except OSError as error:
         listener.close()
-        raise
+        raise OSError(error.errno, error.strerror, path) from None
     return listener
 
 
@@ -104,18 +108,30 @@ def _is_served(path: str) -> bool:
     return True
 
 
-def _unlink(path: str, process: int) -> None:
+def _end(listener: socket.socket, path: str, process: int) -> None:
+    """Ends the thread that answers, also of a server that nobody has any more; not out of a forked child."""
     if os.getpid() == process:
+        # A shutdown wakes the thread out of its wait; a close would not.
+        with suppress(OSError):
+            listener.shutdown(socket.SHUT_RDWR)
         Path(path).unlink(missing_ok=True)
 
 
 def _serve(space: AddressSpace, listener: socket.socket) -> None:
-    """Answers one after another: each for a moment."""
+    """Answers one after another, each for a moment, until the listener is shut down."""
+    with listener:
+        _serve_all(space, listener)
+
+
+def _serve_all(space: AddressSpace, listener: socket.socket) -> None:
     while True:
         try:
             connection, _ = listener.accept()
-        except OSError:
-            return
+        except OSError as error:
+            if error.errno not in PASSING:
+                return
+            time.sleep(0.1)
+            continue
         # One who asks and goes away, or sends nothing, concerns nobody else.
         with connection, suppress(OSError):
             connection.settimeout(PATIENCE)

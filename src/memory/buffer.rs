@@ -162,6 +162,24 @@ impl Bytes<'_> {
         Ok(())
     }
 
+    /// Copies all of it to the start of `to`, unless the caller stops it.
+    pub fn copy_all(&self, to: &Output<'_>, interrupt: &dyn Interrupt) -> Result<()> {
+        let step = usize_of(STEP);
+        for at in (0..self.size).step_by(step) {
+            let size = step.min(self.size.abs_diff(at));
+            let (from, to_part) = (self.part(at, size)?, to.part(at, size)?);
+            if self.may_fault || to.may_fault {
+                // SAFETY: the kernel checks both, which the user gave to be read and to be written.
+                unsafe { kernel::read_guarded(from, to_part, size) }.map_err(|_| unreachable_buffer())?;
+            } else {
+                // SAFETY: the promises of both, for parts; the user may have given overlapping ones.
+                unsafe { std::ptr::copy(from, to_part, size) };
+            }
+            interrupt.check()?;
+        }
+        Ok(())
+    }
+
     /// Copies integers of 8 bytes from `at` on, as many as there are and as fit into `block`.
     #[inline]
     pub fn integers<'a>(&self, at: usize, block: &'a mut [u64]) -> Result<&'a [u64]> {

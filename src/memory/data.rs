@@ -17,7 +17,7 @@ use crate::model::range::{Range, joined};
 use crate::model::region::SharedRegion;
 use crate::model::room::{self, Gathered};
 use crate::sys::pagemap::Query;
-use crate::sys::{file, host, smaps};
+use crate::sys::{copy, file, host, smaps};
 
 /// The bytes in which own pages are looked for at a time: few enough that they have few runs.
 const NEAR: u64 = 1 << 20;
@@ -111,9 +111,17 @@ impl Storage {
         // A description of its own: the search moves the position.
         let Ok(file) = file::reopen(file) else { return found(part) };
         let (from, to) = (start.saturating_add(part.base()), start.saturating_add(part.end()));
+        let mut reached = from;
         file::data_runs(&file, from, to, &mut |from, to| {
+            reached = to;
             found(Range::between(from.abs_diff(start), to.abs_diff(start)))
         });
+        // Behind the last page of a file that was cut lies no hole, but a fault.
+        let pages_end = copy::length(&file).ok().and_then(|length| length.checked_next_multiple_of(host::page_size()));
+        let lost = pages_end.unwrap_or(u64::MAX).max(reached);
+        if lost < to {
+            found(Range::between(lost.abs_diff(start), to.abs_diff(start)));
+        }
     }
 
     /// Whether the kernel may take pages from the page tables and keep their bytes elsewhere.

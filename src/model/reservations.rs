@@ -8,6 +8,7 @@ use super::format::hex;
 use super::ids::{Generation, ReservationId};
 use super::invalid::Invalid;
 use super::layout::Layout;
+use super::quote::quoted;
 use super::range::{Range, joined};
 use super::region::{RegionType, SharedRegion};
 use super::region_map::{RegionEntry, RegionMap};
@@ -88,6 +89,10 @@ impl ReservationTable {
         base: Option<u64>,
         owner: &str,
     ) -> Result<Arc<Reservation>> {
+        if owner.is_empty() || owner.chars().any(char::is_control) {
+            let message = format!("{} can't be an owner's name: it is empty or has control characters", quoted(owner));
+            return Err(Invalid::argument(message).into());
+        }
         let range = match base {
             Some(base) => self.exactly(map, wanted, base, &bounds.rooms(map.layout()))?,
             None => self.find_free(map, wanted, bounds)?,

@@ -225,6 +225,22 @@ pub(super) fn with_output<T>(
     work(&unsafe { Output::new(buffer.buffer.buf.cast(), buffer.size()) }.guarded(buffer.may_fault))
 }
 
+/// The bytes of a contiguous bytes-like object, an error where they can't be reached; `name` is that of the parameter.
+#[pyfunction]
+pub fn copied_buffer<'py>(data: &Bound<'py, PyAny>, name: &str) -> PyResult<Bound<'py, PyBytes>> {
+    let py = data.py();
+    with_input(data, name, |bytes| {
+        new_bytes(py, u64_of(bytes.size()), |output| detached(py, None, |interrupt| bytes.copy_all(output, interrupt)))
+    })
+}
+
+/// Puts bytes at the start of a writable buffer, an error where it can't be reached; `name` is that of the parameter.
+#[pyfunction]
+pub fn fill_buffer(target: &Bound<'_, PyAny>, data: &[u8], name: &str) -> PyResult<()> {
+    let py = target.py();
+    with_output(target, name, |output| detached(py, None, |interrupt| Bytes::from(data).copy_all(output, interrupt)))
+}
+
 /// Calls `work` with the u64 integers of a contiguous buffer, an array of NumPy for example.
 pub(super) fn with_integers<T>(
     object: &Bound<'_, PyAny>,

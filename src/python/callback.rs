@@ -41,12 +41,19 @@ pub(super) fn check(function: &Bound<'_, PyAny>, what: &str) -> PyResult<()> {
 
 /// [`check`] for a progress function, which short work takes and never calls.
 pub(super) fn check_progress(py: Python<'_>, progress: Option<&Py<PyAny>>) -> PyResult<()> {
-    let Some(progress) = progress.map(|progress| progress.bind(py)) else { return Ok(()) };
-    if !progress.is_callable() {
-        let class = progress.get_type().name()?;
-        return Err(PyTypeError::new_err(format!("progress must be a function that takes a Progress, not {class}")));
+    check_function(progress.map(|progress| progress.bind(py)), "progress", "a Progress")
+}
+
+/// Refuses what is not a function, if anything was given, and a coroutine function. `what` is that which it takes.
+#[pyfunction]
+#[pyo3(signature = (function, name, what))]
+pub fn check_function(function: Option<&Bound<'_, PyAny>>, name: &str, what: &str) -> PyResult<()> {
+    let Some(function) = function else { return Ok(()) };
+    if !function.is_callable() {
+        let class = function.get_type().name()?;
+        return Err(PyTypeError::new_err(format!("{name} must be a function that takes {what}, not {class}")));
     }
-    check(progress, "progress")
+    check(function, name)
 }
 
 /// The answer of a user's function, unless it is a coroutine: a plain function may return one, too.

@@ -233,7 +233,7 @@ impl PySpace {
     /// `mode="copy"` reads all, checked against its digests before anybody sees it. `"cow"` maps the file privately, in no time at any size:
     /// the file must stay as it is, accesses go through the kernel, and bytes are checked by `SavedSpace.verify()` only. `"lazy"` returns at
     /// once, too: bytes come in checked when they are first used, by whomever, and before that in the background; where the image turns out to be
-    /// damaged a touch is `MemoryFault`. It takes a privilege (`Unsupported` says which). `resolve(digest)` gives the path of a parent that moved. Raises `ImageCorrupt`, `ImageMismatch`, `ImageTooNew`, `OSError`, and as `map_memory()` does.
+    /// damaged a touch is `MemoryFault`. It takes a privilege (`Unsupported` says which). `resolve(digest)` gives the path of a parent that moved; `progress(p)` is for `"copy"` alone, and refused for the others. Raises `ImageCorrupt`, `ImageMismatch`, `ImageTooNew`, `OSError`, and as `map_memory()` does.
     ///
     /// >>> import tempfile
     /// >>> from dbs_address_space import AddressSpace, AddressSpaceBuilder

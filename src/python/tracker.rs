@@ -19,6 +19,8 @@ use crate::memory::watch;
 use crate::model::dirty::DirtyPages;
 use crate::model::error::Result;
 use crate::model::ids::{ConsumerId, Incarnation};
+use crate::model::invalid::Invalid;
+use crate::model::quote::quoted;
 use crate::model::tracking::{self, TrackingMode};
 use crate::space::tracker::{UNSEEN_WRITERS, pages_of};
 use crate::sys::lock::Lock;
@@ -58,9 +60,9 @@ impl PyDirty {
         page_size: Option<Size>,
         trust: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<PyTracker> {
-        let trusted = convert::items_or_none(trust, "names", |item| convert::text(&item)).argument("trust")?;
+        let is_trusting = is_trusting(trust)?;
         let consumer = Consumer { id: ConsumerId::unique(), mode: TrackingMode::parse(mode)?, is_exact: exact };
-        if !trusted.iter().any(|name| UNSEEN_WRITERS.contains(&name.as_str())) {
+        if !is_trusting {
             let how = |name: &str| format!("trust=(\"{name}\",), for a set that lacks what it writes");
             self.space.refuse_unseen_writers(how)?;
         }
@@ -91,6 +93,18 @@ impl PyDirty {
             (!is_logged).then_some("no machine logs: call space.attach_kvm(vm, dirty_log=True) first"),
         )?;
         Ok(sources)
+    }
+}
+
+/// Whether the names in `trust=` are of writers that nobody sees; another name is refused, for it would change nothing.
+pub(super) fn is_trusting(trust: Option<&Bound<'_, PyAny>>) -> PyResult<bool> {
+    let names = convert::items_or_none(trust, "names", |item| convert::text(&item)).argument("trust")?;
+    match names.iter().find(|name| !UNSEEN_WRITERS.contains(&name.as_str())) {
+        None => Ok(!names.is_empty()),
+        Some(name) => {
+            let known = UNSEEN_WRITERS.map(quoted).join(", ");
+            Err(Invalid::argument(format!("trust= has {}, which is none of {known}", quoted(name))).into())
+        }
     }
 }
 
@@ -161,7 +175,8 @@ impl PyTracker {
 
     /// `peek()` for asyncio, once a page of a range was written: a coroutine that waits for it, and gives the written pages of the range.
     ///
-    /// It looks every `poll` seconds at what is followed, and after `timeout` seconds (`None`: never) gives none. Cancelling it ends the wait.
+    /// It looks every `poll` seconds at what is followed, and after `timeout` seconds (`None`: never), or once the tracker is stopped, gives none. Cancelling it
+    /// ends the wait.
     /// Raises what `peek()` raises, and `InvalidAddressRange`.
     ///
     /// >>> import asyncio

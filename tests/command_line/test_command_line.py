@@ -172,6 +172,7 @@ def test_doctor_tells_of_this_host() -> None:
         (["show", "/dev/null"], "error: /dev/null: nothing known"),
         (["hexdump", "0", "-"], "error: <stdin>: nothing known"),
         (["diff", "-", "-"], "both maps are to come from the standard input"),
+        (["--color", "sometimes", "show", "x"], "error: --color takes auto, always or never"),
         (["completion", "tcsh"], "no completion for 'tcsh'"),
     ],
 )
@@ -296,3 +297,13 @@ def test_a_command_loads_no_more_than_it_needs(before: str) -> None:
     loaded = set(done.stderr.split())
     assert "dbs_address_space.command_line.show" in loaded
     assert not loaded & {"dbs_address_space.command_line.diff", "typing", "dataclasses", "rich", "inspect", "asyncio"}
+
+
+@pytest.mark.parametrize("closed", [">&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("command", ["show FILE", "convert FILE -", "doctor", "--version"])
+def test_a_closed_stream_is_no_mistake(before: str, command: str, closed: str) -> None:
+    arguments = [before if word == "FILE" else word for word in command.split()]
+    shell = ["sh", "-c", f'"$@" {closed}', "sh", *PROGRAM, *arguments]
+    done = subprocess.run(shell, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "error" not in done.stderr

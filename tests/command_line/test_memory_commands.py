@@ -79,6 +79,9 @@ def test_search_prints_where(dumped: str) -> None:
     assert run("search", "needle", "--limit", "1", dumped).stdout.count("\n") == 1
     assert run("search", "needle", "--range", "0x1001..0x50000000", dumped).stdout.split()[0] == "0x4000_2004"
     assert run("search", "-q", "needle", dumped).stdout == ""
+    backwards = run("search", "needle", "--range", "0x50000000..0x1001", dumped)
+    assert (backwards.returncode, backwards.stdout) == (2, "")
+    assert "ends before it begins" in backwards.stderr
     assert run("search", "haystack", dumped).returncode == 1
     told = [json.loads(line)["address"] for line in run("search", "--json", "needle", dumped).stdout.splitlines()]
     assert told == ["0x1000", "0x40002004"]

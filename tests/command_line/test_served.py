@@ -1,11 +1,17 @@
 """A space that a program serves, as the commands see it from outside."""
 
+import gc
 import json
 import os
+import resource
 import socket
+import struct
 import threading
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from children import in_child
@@ -17,10 +23,12 @@ from dbs_address_space import (
     AddressSpaceLayout,
     AddressSpaceRegion,
     ForkedProcess,
+    InvalidArgument,
     load,
 )
 from dbs_address_space.command_line import samples, top
 from dbs_address_space.command_line.parsing import UsageError
+from dbs_address_space.command_line.served import looked_at, of_socket
 from dbs_address_space.serving import SpaceServer
 from host import huge_pages
 from kernel_view import descriptors
@@ -252,3 +260,90 @@ def test_the_screen_of_top_shows_sorts_and_filters(space: AddressSpace, look: Ca
             await pilot.press("q")
 
     asyncio.run(use())
+
+
+HOSTILE: dict[str, Any] = {
+    "the number of a file": [{"base": "0x0", "file": 7, "offset": 0}],
+    "a bool": [{"base": "0x0", "file": False, "offset": 0}],
+    "a text": [{"base": "0x0", "file": "0", "offset": 0}],
+    "a base": [{"base": 0, "file": 0, "offset": 0}],
+    "digits": [{"base": "zz", "file": 0, "offset": 0}],
+    "nothing": None,
+    "a nest": "[" * 100_000,
+}
+
+
+@pytest.mark.parametrize("memory", HOSTILE.values(), ids=HOSTILE)
+def test_a_program_that_lies_is_told_from_one_that_serves(server: SpaceServer, tmp_path: Path, memory: Any) -> None:
+    content, files = looked_at(server.path)
+    path = str(tmp_path / "liar.sock")
+    answer = memory if isinstance(memory, str) else json.dumps({**content, "memory": memory})
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen()
+
+        def lie() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(1)
+                connection.sendall(struct.pack("<Q", len(answer)) + answer.encode())
+                with suppress(OSError):
+                    socket.send_fds(connection, [b"f"], [0])
+
+        thread = threading.Thread(target=lie)
+        thread.start()
+        before = descriptors()
+        with pytest.raises(UsageError, match="not a socket"):
+            of_socket(path, wants_memory=True)
+        thread.join()
+    assert files == []
+    assert len(descriptors()) <= len(before)
+
+
+def test_a_server_that_nobody_has_ends(tmp_path: Path) -> None:
+    def child() -> None:
+        path = tmp_path / "dropped.sock"
+        before = threading.active_count()
+        AddressSpace(LAYOUT).serve(path)
+        gc.collect()
+        for thread in threading.enumerate():
+            if thread.name == "SpaceServer":
+                thread.join(20)
+        assert threading.active_count() == before
+        assert not path.exists()
+
+    in_child(child)
+
+
+@pytest.mark.parametrize("path", ["", "a\0b", "x" * 108])
+def test_a_path_that_no_socket_can_have_is_refused(space: AddressSpace, path: str) -> None:
+    with pytest.raises(InvalidArgument, match="socket"):
+        space.serve(path)
+
+
+def test_a_file_in_the_way_is_named(space: AddressSpace, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("kept")
+    with pytest.raises(OSError, match="file"):
+        space.serve(tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "kept"
+
+
+def test_a_server_outlives_a_lack_of_descriptors(tmp_path: Path) -> None:
+    def child() -> None:
+        with AddressSpace(LAYOUT).serve(tmp_path / "poor.sock") as server:
+            soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+            with socket.socket(socket.AF_UNIX) as client:
+                # Not one is left for the connection.
+                resource.setrlimit(resource.RLIMIT_NOFILE, (client.fileno() + 1, hard))
+                held = []
+                with suppress(OSError):
+                    while True:
+                        held.append(os.dup(0))
+                client.settimeout(20)
+                client.connect(server.path)
+                client.sendall(b"m")
+                time.sleep(0.05)
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+                assert len(client.recv(8)) == 8
+
+    in_child(child)

@@ -1,10 +1,13 @@
 """Recognition, sources of every kind, and files that appear whole or not at all."""
 
+import gzip
+import io
 import os
 import random
 import re
 import signal
 import struct
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -298,3 +301,53 @@ def test_a_format_of_ones_own(own_formats: None, tmp_path: Path, space: AddressS
     assert (raised.value.format, raised.value.offset) == ("mine", 4)
     with pytest.raises(InvalidArgument, match="there is a format 'mine' already"):
         formats.register(mine)
+
+
+def test_a_stream_is_read_as_it_says_and_stays_where_it_is(tmp_path: Path) -> None:
+    packed = tmp_path / "packed"
+    packed.write_bytes(gzip.compress(LIME))
+    with (
+        gzip.open(packed) as unpacked,
+        tempfile.NamedTemporaryFile() as written,
+        (tmp_path / "new").open("w+b") as buffered,
+    ):
+        for file in (written, buffered):
+            file.write(LIME)
+        unpacked.read(9)
+        for stream in (unpacked, io.BytesIO(LIME), written, buffered, written.file):
+            position = stream.tell()
+            assert load(stream).memory.read(0x1000, 4) == b"page"
+            assert stream.tell() == position
+        raw = load(unpacked, format="raw")
+        assert raw.ram_size == len(LIME)
+        memory = raw.memory
+        assert memory.read(0, len(LIME)) == LIME
+
+
+def test_a_stream_that_is_no_file_is_refused(tmp_path: Path) -> None:
+    with (tmp_path / "text").open("w+") as text:
+        for stream in (io.StringIO("text"), text):
+            with pytest.raises(TypeError, match=r"source\.read"):
+                load(stream)  # type: ignore[arg-type]
+
+    class Awaited:
+        async def read(self, _size: int) -> bytes:
+            return b""
+
+    with pytest.raises(TypeError, match="coroutine"):
+        load(Awaited())  # type: ignore[arg-type]
+
+
+def test_a_path_that_can_not_be_is_refused_by_its_name(tmp_path: Path, space: AddressSpace) -> None:
+    (tmp_path / "loop.elf").symlink_to(tmp_path / "loop.elf")
+    with pytest.raises(InvalidArgument, match=r"loop\.elf"):
+        dump(space, tmp_path / "loop.elf")
+    with pytest.raises(FileNotFoundError, match=r"guest\.elf"):
+        dump(space, tmp_path / "none" / "guest.elf")
+
+    async def progress(_: object) -> None:
+        pass
+
+    with pytest.raises(TypeError, match="coroutine function"):
+        dump(space, tmp_path / "guest.elf", progress=progress)
+    assert not (tmp_path / "guest.elf").exists()

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from dbs_address_space import AddressSpace, SavedSpace
+from dbs_address_space import AddressSpace, AddressSpaceRegion, MemoryFault, SavedSpace
 from host import mounted, require
 from memory_helpers import MIB, PAGE, mapped, numbered, ram
 
@@ -116,3 +116,16 @@ def test_a_file_that_is_cut_while_it_is_open_is_an_error(tmp_path: Path) -> None
             call()
     with pytest.raises(OSError, match="truncated"):
         mapped_privately.read(0, MIB)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_memory_whose_file_was_cut_is_not_stored_as_zeroes(tmp_path: Path, *, shared: bool) -> None:
+    path = tmp_path / "memory"
+    path.write_bytes(numbered(MIB))
+    space, memory = mapped(AddressSpaceRegion.from_file(0, MIB, path, shared=shared))
+    os.truncate(path, MIB // 2)
+    assert sum(data.size for data in memory.data_ranges()) == MIB
+    for store in (lambda: space.save(tmp_path / "vm.img"), memory.checkpoint):
+        with pytest.raises(MemoryFault):
+            store()
+    assert not (tmp_path / "vm.img").exists()

@@ -23,6 +23,7 @@ from dbs_address_space import (
     SavedSpace,
 )
 from host import require
+from kernel_view import descriptors
 from memory_helpers import LAYOUT, MIB, PAGE, WINDOW, blocks, make_file, mapped, numbered, ram
 from plain_image import memory as plain_memory
 from plain_image import read as plain
@@ -371,6 +372,7 @@ def test_a_closed_image_says_so(space: AddressSpace, tmp_path: Path) -> None:
     for call in saved.restore, saved.verify, saved.chain, lambda: saved.blobs, lambda: saved.merge(tmp_path / "x"):
         with pytest.raises(ImageError, match="was closed"):
             call()
+    assert str(tmp_path / "vm.img") not in descriptors().values()
     assert saved.size == SavedSpace.open(tmp_path / "vm.img").size
     assert len(saved.digest) == 64
 

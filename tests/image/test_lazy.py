@@ -283,9 +283,12 @@ def test_regions_may_go_while_they_are_filled(tmp_path: Path) -> None:
         restored(tmp_path / "vm.img", None).close()
 
 
-def test_a_rate_goes_with_nothing_else(image: Path) -> None:
+def test_an_option_of_one_mode_is_refused_for_others(image: Path) -> None:
     with pytest.raises(InvalidArgument, match="rate= goes with mode='lazy'"):
         SavedSpace.open(image).restore("copy", rate=1)
+    for mode in ("cow", "lazy"):
+        with pytest.raises(InvalidArgument, match="progress= goes with mode='copy'"):
+            SavedSpace.open(image).restore(mode, progress=print)
     space, _ = mapped(ram(0))
     assert space.wait_restored() is True
     assert space.restore_stats is None

@@ -6,11 +6,12 @@ from array import array
 from collections.abc import Callable
 from ctypes import Structure, addressof, c_ubyte
 from pickle import PickleBuffer
+from typing import Any
 
 import numpy as np
 import pytest
 from children import in_child
-from dbs_address_space import AddressSpaceRegion, GuestMemory
+from dbs_address_space import AddressSpace, AddressSpaceRegion, Balloon, GuestMemory, load
 from memory_helpers import GIB, MIB, PAGE, mapped, ram
 
 SIZE = 4 * PAGE
@@ -20,6 +21,17 @@ def file_write(memory: GuestMemory, buffer: memoryview) -> None:
     with memory.open("r+b") as file:
         file.seek(GIB)
         file.write(buffer)
+
+
+def file_read_over_a_hole(memory: GuestMemory, buffer: memoryview) -> None:
+    AddressSpace._of_memory(memory).insert_region(ram(GIB + 2 * MIB))  # noqa: SLF001
+    with memory.open(holes="zero") as file:
+        file.seek(GIB + MIB - 8)
+        file.readinto(buffer)
+
+
+def save_as_a_blob(memory: GuestMemory, buffer: Any) -> None:
+    AddressSpace._of_memory(memory).save("unused", blobs={"registers": buffer})  # noqa: SLF001
 
 
 USES: dict[str, Callable[[GuestMemory, memoryview], object]] = {
@@ -35,6 +47,11 @@ USES: dict[str, Callable[[GuestMemory, memoryview], object]] = {
     "translate": lambda memory, buffer: memory.translate(buffer.cast("Q"), missing="mark"),
     "read_many_u64": lambda memory, buffer: memory.read_many_u64(buffer.cast("Q")),
     "file": file_write,
+    "file over a hole": file_read_over_a_hole,
+    "load": lambda _, buffer: load(buffer),
+    "load_image": lambda memory, buffer: memory.load_image(buffer, GIB),
+    "a blob": save_as_a_blob,
+    "a balloon": lambda memory, buffer: Balloon(memory).inflate(buffer),
 }
 KEPT: list[object] = []
 

@@ -406,6 +406,9 @@ def test_what_can_not_be_had_is_refused_by_name() -> None:
             memory.dirty.start(wrong)  # type: ignore[arg-type]
     with pytest.raises(InvalidArgument):
         memory.dirty.start(page_size=3)
+    for start in (memory.dirty.start, memory.checkpoint):
+        with pytest.raises(InvalidArgument, match='"vhost"'):
+            start(trust=("vhost-user", "vhost"))
     with memory.dirty.start("api") as tracker:
         memory.write_u8(HIGH, 1)
         assert of(tracker) == {HIGH}
@@ -527,6 +530,11 @@ def test_a_coroutine_wakes_when_a_page_of_its_range_is_written() -> None:
             assert of(tracker) == {0, 5 * PAGE}
             with pytest.raises(InvalidAddressRange):
                 await tracker.wait(1, (1 << 64) - 1)
+            stopped = memory.dirty.start()
+            waiter = asyncio.create_task(stopped.wait(0, PAGE, poll=0.002))
+            await asyncio.sleep(0)
+            stopped.stop()
+            assert not await asyncio.wait_for(waiter, 20)
             waiter = asyncio.create_task(tracker.wait(0, PAGE, poll=0.002))
             await asyncio.sleep(0)
             memory.close()

@@ -183,6 +183,8 @@ BAD: dict[str, tuple[Callable[[AddressSpace], object], type[Exception]]] = {
     "size above 2^64": (lambda space: space.find_free(1 << 64), InvalidAddressRange),
     "empty bounds": (lambda space: space.find_free("1GiB", low=GIB, high=GIB), NoSpace),
     "guard gap": (lambda space: space.find_free("1GiB", guard_gap=(1 << 64) - 1), NoSpace),
+    "an owner without a name": (lambda space: space.reserve(4096, owner=""), InvalidArgument),
+    "an owner on two lines": (lambda space: space.reserve(4096, owner="a\nb"), InvalidArgument),
     "misaligned base": (lambda space: space.reserve(4096, owner="x", base=1), Misaligned),
     "end above 2^64": (lambda space: space.reserve(4096, owner="x", base=(1 << 64) - 4096), InvalidAddressRange),
     "not in a room": (lambda space: space.reserve(4096, owner="x", base=3 * GIB), RegionOverlap),

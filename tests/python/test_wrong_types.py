@@ -63,7 +63,6 @@ OURS_ALONE = {
     "checked_answer.what",
     "check_type.name",
     "DimmSlots.unplug.timeout",
-    "MemoryBlocks.plug.prealloc",
     "GuestMemory.prealloc.progress",
 }
 """Looked at only behind something that the cases have not."""

@@ -1,10 +1,12 @@
 """Pages that a guest gives back: each is the host's while it is in the balloon, and reads as zero behind it."""
 
 import struct
+from array import array
 from typing import Any
 
+import numpy as np
 import pytest
-from dbs_address_space import Balloon, BalloonStats, GuestMemory, InvalidAddressRange, UnmappedAddress
+from dbs_address_space import Balloon, BalloonStats, GuestMemory, InvalidAddressRange, InvalidArgument, UnmappedAddress
 from host import huge_pages
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -121,3 +123,22 @@ def test_a_list_goes_over_touching_regions() -> None:
     assert balloon.inflate(range(MIB // PAGE - 2, MIB // PAGE + 2)) == 4 * PAGE
     assert memory.read(MIB - 3 * PAGE, 6 * PAGE) == b"\1" * PAGE + bytes(4 * PAGE) + b"\1" * PAGE
     assert "0x4000 bytes" in repr(balloon)
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [array("Q", [5, 6]), array("H", [5, 6]), np.array([5, 6]), np.array([5, 6], ">u4"), np.array([5, 6], "u4")],
+    ids=lambda frames: getattr(frames, "typecode", None) or frames.dtype.str,
+)
+def test_an_array_of_ints_is_its_ints(frames: Any) -> None:
+    balloon = Balloon(filled())
+    assert balloon.inflate(frames) == 2 * PAGE
+    assert [str(pages) for pages in balloon] == ["[0x5000, 0x7000)"]
+
+
+@pytest.mark.parametrize("frames", [b"\5\0\0", np.array([1.0]), np.array([True]), np.zeros(2, "u4,u4")])
+def test_a_buffer_of_something_else_is_refused(frames: Any) -> None:
+    memory = filled()
+    with pytest.raises((TypeError, InvalidArgument, InvalidAddressRange)):
+        Balloon(memory).inflate(frames)
+    assert memory.read(0, COUNT * PAGE) == b"\xa5" * COUNT * PAGE

@@ -101,6 +101,10 @@ def test_limits_are_refused_before_anything_is_done() -> None:
     for error, text, arguments in refusals:
         with pytest.raises(error, match=text):
             slots.plug(name="dimm1", **arguments)
+    with pytest.raises(TypeError, match="name"):
+        slots.plug("1GiB", name=None)  # type: ignore[arg-type]
+    with pytest.raises(InvalidAddressRange, match="align is 0"):
+        DimmSlots(space, slots=2, size=GIB, align=0)
     with pytest.raises(RegionOverlap) as raised:
         slots.plug("1GiB", name="dimm1", base=4 * GIB)
     assert raised.value.conflict == space["dimm0"]
@@ -297,6 +301,12 @@ def test_ranges_are_of_blocks_in_the_region(where: tuple[int, int]) -> None:
         blocks.plug(*where)
     assert list(blocks) == []
     assert "0x0 of 0x2000000" in repr(blocks)
+
+
+def test_an_option_of_blocks_is_a_bool() -> None:
+    _, memory = mapped(ram(0, 16 * BLOCK))
+    with pytest.raises(TypeError, match="prealloc must be of type bool"):
+        MemoryBlocks(memory, 0, block_size=BLOCK).plug(0, BLOCK, prealloc="no")  # type: ignore[arg-type]
 
 
 def test_devices_have_no_blocks() -> None:

@@ -262,3 +262,13 @@ def test_a_refused_change_leaves_a_guest_its_slots() -> None:
     finally:
         slots.detach()
         vm.close()
+
+
+def test_blocks_come_and_go_in_one_change() -> None:
+    space, blocks = blocks_of(inaccessible=True)
+    for act, offset, size in ((blocks.plug, 0, 1), (blocks.plug, 1, 2), (blocks.unplug, 1, 1), (blocks.unplug, 0, 1)):
+        before = space.generation
+        act(offset * BLOCK, size * BLOCK)
+        # A second change could be refused, and would leave half of it.
+        assert space.generation == before + 1
+    assert parts(space) == [(0, 2, "0"), (2, 1, "3"), (3, 5, "0")]

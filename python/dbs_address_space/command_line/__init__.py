@@ -45,6 +45,7 @@ exit status  0 done, same, found;  1 differs, not found, problems;  2 usage, or 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Runs a command and ends the process with its exit status."""
+    _open_closed_streams()
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         status = _run(given)
@@ -58,8 +59,19 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     sys.exit(status)
 
 
+def _open_closed_streams() -> None:
+    """Lets what is printed go nowhere where a shell has closed a standard stream, before a file of ours takes its number."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115  open until the end
+
+
 def _run(given: list[str]) -> int:
     if given[:1] == ["--color"]:
+        if given[1:2] not in (["auto"], ["always"], ["never"]):
+            from .parsing import UsageError  # noqa: PLC0415  as late as it can be
+
+            raise UsageError("--color takes auto, always or never", "See --help.")
         os.environ["DBS_ADDRESS_SPACE_COLOR"] = "".join(given[1:2])
         given = given[2:]
     if not given or given[0] in {"-h", "--help"}:

@@ -72,8 +72,10 @@ def range_of(text: str, space: AddressSpace, *, usual: int | None = None) -> tup
     """`FROM..TO`, where TO is exclusive, or `FROM+SIZE`: base and size. An address alone has the usual size, if there is one."""
     first, dots, last = text.partition("..")
     if dots:
-        base = address(first, space)
-        return checked_range(base, max(address(last, space) - base, 0))
+        base, end = address(first, space), address(last, space)
+        if end < base:
+            raise UsageError(f"{text!r} ends before it begins", "Write FROM..TO, where TO is exclusive, or FROM+SIZE.")
+        return checked_range(base, end - base)
     first, plus, size = text.rpartition("+")
     if plus:
         number = _number(size)

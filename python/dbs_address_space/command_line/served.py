@@ -41,7 +41,7 @@ def looked_at(path: str, *, wants_memory: bool = False) -> tuple[dict[str, Any],
             (length,) = LENGTH.unpack(_received(connection, LENGTH.size))
             content = _content(_received(connection, min(length, MOST)))
             files = _files(connection, content)
-    except (OSError, ValueError, LookupError, TypeError, struct.error) as error:
+    except (OSError, ValueError, LookupError, TypeError, RecursionError, struct.error) as error:
         hint = f'In the program, call space.serve("{path}"); it answers its own user and root.'
         raise UsageError(
             f"{source}: {getattr(error, 'strerror', None) or 'not a socket of space.serve()'}", hint
@@ -74,14 +74,36 @@ def _received(connection: socket.socket, length: int) -> bytes:
 
 
 def _files(connection: socket.socket, content: dict[str, Any]) -> list[int]:
-    wanted = len({one["file"] for one in content.get("memory", ())})
+    wanted = len({file for file, _ in _places(content).values()})
     files: list[int] = []
-    while len(files) < wanted:
-        _, more, _, _ = socket.recv_fds(connection, 1, DESCRIPTORS, socket.MSG_CMSG_CLOEXEC)
-        if not more:
-            raise FormatError("descriptors are missing")
-        files += more
+    try:
+        while len(files) < wanted:
+            files += _more_files(connection)
+    except BaseException:
+        _close(files)
+        raise
     return files
+
+
+def _more_files(connection: socket.socket) -> list[int]:
+    _, more, _, _ = socket.recv_fds(connection, 1, DESCRIPTORS, socket.MSG_CMSG_CLOEXEC)
+    if not more:
+        raise FormatError("descriptors are missing")
+    return more
+
+
+def _places(content: dict[str, Any]) -> dict[int, tuple[int, int]]:
+    """The number of the file of each base, and the offset in it."""
+    places = {int(one["base"], 16): (one["file"], one["offset"]) for one in content.get("memory", ())}
+    files = {file for file, _ in places.values()}
+    if any(type(number) is not int for place in places.values() for number in place) or files != set(range(len(files))):
+        raise FormatError("the numbers of its files are none")
+    return places
+
+
+def _close(files: list[int]) -> None:
+    for file in files:
+        os.close(file)
 
 
 def of_socket(path: str, *, wants_memory: bool) -> AddressSpace:
@@ -93,14 +115,13 @@ def of_socket(path: str, *, wants_memory: bool) -> AddressSpace:
             described = map_json.read(source)
         if not wants_memory:
             return described
-        memory = {int(one["base"], 16): (files[one["file"]], one["offset"]) for one in content["memory"]}
+        memory = {base: (files[number], offset) for base, (number, offset) in _places(content).items()}
         regions = [_region(region, memory.get(region.base)) for region in described.regions]
         space = AddressSpace.from_regions(regions, described.layout)
         space.map_memory()
         return space
     finally:
-        for file in files:
-            os.close(file)
+        _close(files)
 
 
 def _region(region: AddressSpaceRegion, place: tuple[int, int] | None) -> AddressSpaceRegion:

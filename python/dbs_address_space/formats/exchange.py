@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from dbs_address_space._core import AddressSpace, check_type
+from dbs_address_space._core import AddressSpace, check_function, check_type
 from dbs_address_space.errors import InvalidArgument
 
 from . import registry
@@ -21,22 +21,25 @@ if TYPE_CHECKING:
 
     from dbs_address_space.progress import Progress
 
+    from .source import Stream
+
 __all__ = ["dump", "load"]
 
 
 def load(
-    source: str | os.PathLike[str] | BinaryIO | Buffer,
+    source: str | os.PathLike[str] | Stream | Buffer,
     *,
     format: str | None = None,  # noqa: A002  what one looks for
     **options: Any,
 ) -> AddressSpace:
     """A space from a file that holds a map, or memory: a mapped, read-only space where there is memory in it.
 
-    `source` is a path, what `open()` gives in a binary mode, or the bytes of a file. The format is recognized by the content, or
-    `format` names it. `docs/formats.md` has all formats and the `options` of each. Memory is mapped where it lies in the file,
-    which may be larger than the host's memory. Packed memory, and that of many pieces, is read when it is asked for, or copied
-    with `copy=True`. Bytes that a dump does not have can't be read: `UnmappedAddress` where it does not know of memory,
-    `AccessDenied` where it leaves some out; `absent="zero"` makes zeroes of the latter.
+    `source` is a path, what `open()` gives in a binary mode, another binary stream, which is read whole, or the bytes of a
+    file. The format is recognized by the content, or `format` names it. `docs/formats.md` has all formats and the `options` of
+    each. Memory is mapped where it lies in the file, which may be larger than the host's memory. Packed memory, and that of many
+    pieces, is read when it is asked for, or copied with `copy=True`. Bytes that a dump does not have can't be read:
+    `UnmappedAddress` where it does not know of memory, `AccessDenied` where it leaves some out; `absent="zero"` makes zeroes of
+    the latter.
 
     Raises `FormatError` with `.path`, `.line` and `.offset`, `TypeError` for an option that the format does not have, and what
     opening does.
@@ -89,14 +92,14 @@ def dump(
         check_type(format, str, "format")
     if not isinstance(path, str | os.PathLike):
         raise TypeError(f"path must be a str or an os.PathLike, not {type(path).__name__}")
-    if progress is not None and not callable(progress):
-        raise TypeError(f"progress must be a function that takes a Progress, not {type(progress).__name__}")
-    target = Path(path).resolve()
+    check_function(progress, "progress", "a Progress")
+    target = Path(os.path.realpath(path))
     found = registry.named(format, "write") if format is not None else registry.of_suffix(target.name)
     if found is None or found.write is None:
         known = ", ".join(registry.names("write"))
         raise InvalidArgument(f"the suffix of {str(path)!r} tells no format: give format=, one of {known}")
-    if target.exists() and not target.is_file():
+    # What is still a link leads in a circle.
+    if target.is_symlink() or (target.exists() and not target.is_file()):
         raise InvalidArgument(f"{str(path)!r} is not a plain file, and would be replaced")
     _write(target, lambda file: found.write(space, file, Ticker(progress)))  # type: ignore[misc]
 
@@ -105,7 +108,11 @@ def _write(target: Path, write: Callable[[BinaryIO], None]) -> None:
     """Makes a file under another name beside the target, and renames it when it is whole."""
     import tempfile  # noqa: PLC0415  its import would take longer than the reading of a map
 
-    fd, temporary = tempfile.mkstemp(prefix=".", suffix=".part", dir=target.parent)
+    try:
+        fd, temporary = tempfile.mkstemp(prefix=".", suffix=".part", dir=target.parent)
+    except OSError as error:
+        # The name of the other file says nothing to anybody.
+        raise OSError(error.errno, error.strerror, str(target)) from None
     try:
         with os.fdopen(fd, "w+b") as file:
             write(file)

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import io
+import mmap
 import os
 import stat
 import struct
 from functools import cached_property
 
+from dbs_address_space._core import checked_answer, copied_buffer
 from dbs_address_space.errors import FormatError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, BinaryIO, Self
+    from collections.abc import Iterable
+    from typing import Any, BinaryIO, Protocol, Self, TypeGuard
 
     from typing_extensions import Buffer
+
+    class Stream(Protocol):
+        """A binary file, or what reads like one."""
+
+        def read(self, size: int, /) -> bytes: ...
+
 
 __all__ = ["Source"]
 
@@ -21,6 +31,9 @@ HEAD = 64 << 10
 """How much of a file its recognition may look at."""
 MAX_TEXT = 16 << 20
 """The most that is taken of a text, a pipe, or a file whose size the kernel does not tell."""
+STEP = 1 << 20
+"""How much of a stream is read at a time."""
+_BUFFERED = (io.BufferedReader, io.BufferedWriter, io.BufferedRandom)
 
 
 class Source:
@@ -34,21 +47,26 @@ class Source:
     size: int
     is_directory: bool
 
-    def __init__(self, source: str | os.PathLike[str] | BinaryIO | Buffer, parameter: str = "source") -> None:
-        """Opens a path; duplicates the descriptor of a file object; keeps bytes in a memfd. Raises what opening does.
+    def __init__(self, source: str | os.PathLike[str] | Stream | Buffer, parameter: str = "source") -> None:
+        """Opens a path; duplicates the descriptor of a file; keeps bytes, and what other streams read, in a memfd.
 
-        `parameter` is the name of what was given, for a `TypeError`.
+        Raises what opening does. `parameter` is the name of what was given, for a `TypeError`.
         """
         self.path, self.format = "<bytes>", ""
         if isinstance(source, str | os.PathLike):
             self.path = os.fspath(source)
             self.fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
-        elif hasattr(source, "fileno"):
-            self.path = str(getattr(source, "name", "<file>"))
+        elif _is_plain(source):
+            self.path = str(source.name)
+            # What was written to it is to be in the file.
+            source.flush()
             self.fd = os.dup(source.fileno())
+        elif hasattr(source, "read") and not isinstance(source, mmap.mmap):
+            self.path = str(getattr(source, "name", "<stream>"))
+            self.fd = _kept_of(source, parameter)
         else:
             try:
-                content = bytes(memoryview(source))
+                content = copied_buffer(source, parameter)
             except TypeError as error:
                 kind = type(source).__name__
                 raise TypeError(f"{parameter} must be a path, a binary file or bytes-like, not {kind}") from error
@@ -145,13 +163,40 @@ def _has_all(fd: int, size: int) -> bool:
     return size > 0 and len(os.pread(fd, 1, size - 1)) == 1
 
 
-def _kept(content: bytes) -> int:
+def _is_plain(source: object) -> TypeGuard[BinaryIO]:
+    """Whether it is a file whose bytes are those of its descriptor: others may unpack, count or hold back."""
+    raw = source.raw if type(source) in _BUFFERED else source  # type: ignore[attr-defined]
+    return type(raw) is io.FileIO
+
+
+def _kept_of(stream: Any, parameter: str) -> int:
+    """A new memfd with all that a stream has, whose position stays; of one that can't be sought, with what is still to come."""
+    is_seekable = stream.seekable() if hasattr(stream, "seekable") else False
+    position = stream.tell() if is_seekable else 0
+    try:
+        if is_seekable:
+            stream.seek(0)
+        return _kept(iter(lambda: _read(stream, parameter), b""))
+    finally:
+        if is_seekable:
+            stream.seek(position)
+
+
+def _read(stream: Stream, parameter: str) -> bytes:
+    part = checked_answer(stream.read(STEP), f"{parameter}.read()")
+    if not isinstance(part, bytes):
+        raise TypeError(f"{parameter}.read() gives {type(part).__name__} and not bytes: open the file in a binary mode")
+    return part
+
+
+def _kept(content: bytes | Iterable[bytes]) -> int:
     """A new memfd with the content."""
     fd = os.memfd_create("dbs-address-space source", os.MFD_CLOEXEC)
     try:
-        view = memoryview(content)
-        while view:
-            view = view[os.write(fd, view) :]
+        for part in (content,) if isinstance(content, bytes) else content:
+            view = memoryview(part)
+            while view:
+                view = view[os.write(fd, view) :]
     except BaseException:
         os.close(fd)
         raise

@@ -6,13 +6,12 @@ use pyo3::types::PyDict;
 
 use super::PyMemory;
 use crate::model::tracking::TrackingMode;
-use crate::python::argument::Argument;
 use crate::python::callback;
 use crate::python::checkpoint::{PyCheckpoint, states_of};
 use crate::python::interrupt::detached;
-use crate::python::{convert, keywords};
+use crate::python::keywords;
+use crate::python::tracker::is_trusting;
 use crate::space::point::CheckpointOptions;
-use crate::space::tracker::UNSEEN_WRITERS;
 
 #[pymethods]
 impl PyMemory {
@@ -47,10 +46,9 @@ impl PyMemory {
     ) -> PyResult<PyCheckpoint> {
         keywords::refuse_of::<Self>("checkpoint", others)?;
         let mode = TrackingMode::parse_of_checkpoint(mode)?;
-        let trusted = convert::items_or_none(trust, "names", |item| convert::text(&item)).argument("trust")?;
+        let is_trusting = is_trusting(trust)?;
         check_on_restore(py, on_restore.as_ref())?;
-        let options =
-            CheckpointOptions { mode, is_trusting: trusted.iter().any(|name| UNSEEN_WRITERS.contains(&name.as_str())) };
+        let options = CheckpointOptions { mode, is_trusting };
         let take = |interrupt: &dyn crate::model::interrupt::Interrupt| {
             self.space.checkpoint(self.incarnation, options, interrupt)
         };

@@ -17,6 +17,21 @@ __all__ = ["Area", "BlobPlace", "Description", "encoded", "parsed"]
 
 FORMAT, VERSION = "dbs-address-space/image", 1
 _HAVE_MEMORY = ("ram", "firmware")
+_OF_OWN_MEMORY = {
+    *(
+        "region_type",
+        "base",
+        "size",
+        "name",
+        "host_numa_node_id",
+        "mem_type",
+        "file_offset",
+        "perm_flags",
+        "prot_flags",
+    ),
+    *("is_hotplug", "is_anonpage", "backing"),
+}
+"""The arguments of regions that an image may give."""
 
 
 class Area(NamedTuple):
@@ -81,9 +96,8 @@ def encoded(
 def _region(region: AddressSpaceRegion) -> dict[str, Any]:
     """The arguments that make it; of a file or buffer of the user's only what memory of its own can have too."""
     place = {"region_type": region.region_type.value, "base": region.base, "size": region.size}
-    try:
-        _, keywords = region.__getnewargs_ex__()
-    except TypeError:
+    keywords = _arguments(region)
+    if keywords is None:
         kept = ("name", "host_numa_node_id", "is_hotplug")
         return {**place, **{name: getattr(region, name) for name in kept}, "prot_flags": int(region.prot_flags)}
     _, options = keywords["backing"].__getnewargs_ex__()
@@ -98,6 +112,15 @@ def _region(region: AddressSpaceRegion) -> dict[str, Any]:
         keywords |= {"mem_type": "hugeshmem"} if "mem_type" in keywords else {}
         options.pop("trusted", None)
     return {**place, **keywords, "backing": options}
+
+
+def _arguments(region: AddressSpaceRegion) -> dict[str, Any] | None:
+    """The arguments that make a region, unless it is of a file or buffer of the user's: what is restored must not write there."""
+    try:
+        _, keywords = region.__getnewargs_ex__()
+    except TypeError:
+        return None
+    return None if "file" in keywords else keywords
 
 
 def parsed(text: bytes) -> Description:
@@ -130,6 +153,9 @@ def parsed(text: bytes) -> Description:
 
 
 def _read_region(given: dict[str, Any]) -> AddressSpaceRegion:
+    if not given.keys() <= _OF_OWN_MEMORY:
+        # A file or a path would be one of whoever reads the image, and be written to.
+        raise InvalidArgument(f"a region has {sorted(given.keys() - _OF_OWN_MEMORY)}, which memory of its own has not")
     options = given.pop("backing", {})
     if "policy" in options:
         options["policy"] = NumaPolicy(**options["policy"])

@@ -181,6 +181,9 @@ EDITS: dict[str, Callable[[dict], object]] = {  # type: ignore[type-arg]
     "no place": lambda content: content["regions"][0].update(place=None),
     "a huge region": lambda content: content["regions"][0].update(size=1 << 62),
     "text": lambda content: content["regions"][0].update(base="zero"),
+    "a file of the reader's": lambda content: content["regions"][0].update(file="/dev/null"),
+    "a descriptor of the reader's": lambda content: content["regions"][0].update(file=0),
+    "a folder of the reader's": lambda content: content["regions"][0].update(mem_file_path="/dev/hugepages"),
     "two regions": lambda content: content["regions"].append(content["regions"][0]),
     "a list": lambda content: content.update(blobs=[]),
 }

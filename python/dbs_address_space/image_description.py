@@ -134,22 +134,33 @@ def parsed(text: bytes) -> Description:
     ends = (layout.pop(name) for name in ("phys_end", "mem_start", "mem_end"))
     windows = [tuple(window) for window in layout.pop("mmio_windows")]
     reserved = [tuple(one) for one in layout.pop("reserved")]
-    areas = tuple(Area(area["offset"], area["size"], bytes.fromhex(area["lineage"])) for area in content["areas"])
+    areas = tuple(
+        Area(_number(area["offset"]), _number(area["size"]), bytes.fromhex(area["lineage"]))
+        for area in content["areas"]
+    )
     regions, places = [], {}
     for given in content["regions"]:
         place = given.pop("place")
         region = _read_region(given)
         regions.append(region)
         if place is not None:
-            places[region.base] = (place["area"], place["offset"])
+            places[region.base] = (_number(place["area"]), _number(place["offset"]))
     blobs = {
-        name: BlobPlace(blob["offset"], blob["size"], bytes.fromhex(blob["blake3"]))
+        name: BlobPlace(_number(blob["offset"]), _number(blob["size"]), bytes.fromhex(blob["blake3"]))
         for name, blob in content["blobs"].items()
     }
     read = AddressSpaceLayout(*ends, mmio_windows=windows, reserved=reserved)
     # Overlaps and the like are found here.
     base = AddressSpaceBase.from_regions(regions, read)
+    if not isinstance(content["parent"], str | None):
+        raise InvalidArgument(f"parent is {content['parent']!r}, and not a name")
     return Description(read, base.regions, areas, places, blobs, content["parent"])
+
+
+def _number(value: object) -> int:
+    if type(value) is not int or value < 0:
+        raise InvalidArgument(f"{value!r} is not a number from 0 on")
+    return value
 
 
 def _read_region(given: dict[str, Any]) -> AddressSpaceRegion:

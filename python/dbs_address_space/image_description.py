@@ -17,8 +17,21 @@ __all__ = ["Area", "BlobPlace", "Description", "encoded", "parsed"]
 
 FORMAT, VERSION = "dbs-address-space/image", 1
 _HAVE_MEMORY = ("ram", "firmware")
-_FILES = {"file", "file_offset", "mem_file_path"}
-"""Arguments by which a region would have memory that is there already, which nobody who wrote the JSON may choose."""
+_OF_OWN_MEMORY = {
+    *(
+        "region_type",
+        "base",
+        "size",
+        "name",
+        "host_numa_node_id",
+        "mem_type",
+        "file_offset",
+        "perm_flags",
+        "prot_flags",
+    ),
+    *("is_hotplug", "is_anonpage", "backing"),
+}
+"""The arguments of regions that an image may give."""
 
 
 class Area(NamedTuple):
@@ -83,9 +96,8 @@ def encoded(
 def _region(region: AddressSpaceRegion) -> dict[str, Any]:
     """The arguments that make it; of a file or buffer of the user's only what memory of its own can have too."""
     place = {"region_type": region.region_type.value, "base": region.base, "size": region.size}
-    try:
-        _, keywords = region.__getnewargs_ex__()
-    except TypeError:
+    keywords = _arguments(region)
+    if keywords is None:
         kept = ("name", "host_numa_node_id", "is_hotplug")
         return {**place, **{name: getattr(region, name) for name in kept}, "prot_flags": int(region.prot_flags)}
     _, options = keywords["backing"].__getnewargs_ex__()
@@ -102,6 +114,15 @@ def _region(region: AddressSpaceRegion) -> dict[str, Any]:
     return {**place, **keywords, "backing": options}
 
 
+def _arguments(region: AddressSpaceRegion) -> dict[str, Any] | None:
+    """The arguments that make a region, unless it is of a file or buffer of the user's: what is restored must not write there."""
+    try:
+        _, keywords = region.__getnewargs_ex__()
+    except TypeError:
+        return None
+    return None if "file" in keywords else keywords
+
+
 def parsed(text: bytes) -> Description:
     """The description in a JSON; raises what it is that is wrong: `LookupError`, `TypeError`, `ValueError`, `RecursionError`."""
     content = json.loads(text)
@@ -113,27 +134,39 @@ def parsed(text: bytes) -> Description:
     ends = (layout.pop(name) for name in ("phys_end", "mem_start", "mem_end"))
     windows = [tuple(window) for window in layout.pop("mmio_windows")]
     reserved = [tuple(one) for one in layout.pop("reserved")]
-    areas = tuple(Area(area["offset"], area["size"], bytes.fromhex(area["lineage"])) for area in content["areas"])
+    areas = tuple(
+        Area(_number(area["offset"]), _number(area["size"]), bytes.fromhex(area["lineage"]))
+        for area in content["areas"]
+    )
     regions, places = [], {}
     for given in content["regions"]:
         place = given.pop("place")
         region = _read_region(given)
         regions.append(region)
         if place is not None:
-            places[region.base] = (place["area"], place["offset"])
+            places[region.base] = (_number(place["area"]), _number(place["offset"]))
     blobs = {
-        name: BlobPlace(blob["offset"], blob["size"], bytes.fromhex(blob["blake3"]))
+        name: BlobPlace(_number(blob["offset"]), _number(blob["size"]), bytes.fromhex(blob["blake3"]))
         for name, blob in content["blobs"].items()
     }
     read = AddressSpaceLayout(*ends, mmio_windows=windows, reserved=reserved)
     # Overlaps and the like are found here.
     base = AddressSpaceBase.from_regions(regions, read)
+    if not isinstance(content["parent"], str | None):
+        raise InvalidArgument(f"parent is {content['parent']!r}, and not a name")
     return Description(read, base.regions, areas, places, blobs, content["parent"])
 
 
+def _number(value: object) -> int:
+    if type(value) is not int or value < 0:
+        raise InvalidArgument(f"{value!r} is not a number from 0 on")
+    return value
+
+
 def _read_region(given: dict[str, Any]) -> AddressSpaceRegion:
-    if named := _FILES & given.keys():
-        raise InvalidArgument(f"a region names a file of this machine ({', '.join(sorted(named))})")
+    if not given.keys() <= _OF_OWN_MEMORY:
+        # A file or a path would be one of whoever reads the image, and be written to.
+        raise InvalidArgument(f"a region has {sorted(given.keys() - _OF_OWN_MEMORY)}, which memory of its own has not")
     options = given.pop("backing", {})
     if "policy" in options:
         options["policy"] = NumaPolicy(**options["policy"])

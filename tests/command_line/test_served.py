@@ -9,7 +9,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -273,11 +273,9 @@ HOSTILE: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("memory", HOSTILE.values(), ids=HOSTILE)
-def test_a_program_that_lies_is_told_from_one_that_serves(server: SpaceServer, tmp_path: Path, memory: Any) -> None:
-    content, files = looked_at(server.path)
-    path = str(tmp_path / "liar.sock")
-    answer = memory if isinstance(memory, str) else json.dumps({**content, "memory": memory})
+@contextmanager
+def liar(path: str, answer: str) -> Iterator[None]:
+    """A program that answers once, and sends a descriptor."""
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(path)
         listener.listen()
@@ -292,12 +290,41 @@ def test_a_program_that_lies_is_told_from_one_that_serves(server: SpaceServer, t
 
         thread = threading.Thread(target=lie)
         thread.start()
-        before = descriptors()
-        with pytest.raises(UsageError, match="not a socket"):
-            of_socket(path, wants_memory=True)
+        yield
         thread.join()
+
+
+@pytest.mark.parametrize("memory", HOSTILE.values(), ids=HOSTILE)
+def test_a_program_that_lies_is_told_from_one_that_serves(server: SpaceServer, tmp_path: Path, memory: Any) -> None:
+    content, files = looked_at(server.path)
+    path = str(tmp_path / "liar.sock")
+    answer = memory if isinstance(memory, str) else json.dumps({**content, "memory": memory})
+    before = descriptors()
+    with liar(path, answer), pytest.raises(UsageError, match="not a socket"):
+        of_socket(path, wants_memory=True)
     assert files == []
     assert len(descriptors()) <= len(before)
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        {"stats": None},
+        {"stats": {}},
+        {"stats": {"leases": "\x1b[2J", "faults": 0, "refused": 0}},
+        {"time": "now"},
+        {"time": 1e300},
+        {"regions": [5]},
+        {"map": {"generation": 1, "regions": [{}]}},
+        {"clients": 5},
+    ],
+    ids=str,
+)
+def test_a_look_that_is_none_is_told_of(server: SpaceServer, tmp_path: Path, lie: dict[str, Any]) -> None:
+    content, _ = looked_at(server.path)
+    path = str(tmp_path / "liar.sock")
+    with liar(path, json.dumps({**content, **lie})), pytest.raises(UsageError, match="not an answer"):
+        samples.of_source(f"space:{path}")()
 
 
 def test_a_server_that_nobody_has_ends(tmp_path: Path) -> None:

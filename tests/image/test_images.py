@@ -409,3 +409,17 @@ def test_a_plan_is_saved_with_all_its_regions(tmp_path: Path) -> None:
     assert saved.regions == space.regions
     assert saved.layout == space.layout
     assert saved.restore().memory.read(0xFFFF_0000, 5) == b"reset"
+
+
+@pytest.mark.parametrize("mode", ["copy", "cow"])
+def test_a_file_of_the_user_is_left_alone_by_what_is_restored(tmp_path: Path, mode: str) -> None:
+    file = make_file(tmp_path / "user", MIB)
+    space, memory = mapped(AddressSpaceRegion.from_file(0, MIB, file, name="ram"))
+    memory.write(0, b"saved")
+    saved = space.save(tmp_path / "vm.img")
+    memory.write(0, b"newer")
+    assert (saved.regions[0].name, saved.regions[0].has_file, saved.regions[0].file) == ("ram", True, None)
+    restored = saved.restore(mode)
+    assert restored.memory.read(0, 5) == b"saved"
+    restored.memory.write(0, b"guest")
+    assert file.read_bytes()[:5] == b"newer"

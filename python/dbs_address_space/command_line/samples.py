@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 __all__ = ["Sample", "of_source"]
 
 
+_LAST_SECOND = 1 << 36
+"""Behind any time that a calendar tells."""
+
+
 class Sample(NamedTuple):
     """A look: bytes of RAM, and of these the resident ones.
 
@@ -51,13 +55,26 @@ def _served(path: str) -> Sample:
     from .served import looked_at  # noqa: PLC0415  start-up
 
     content, _ = looked_at(path)
+    try:
+        return _told(content)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise UsageError(f"space:{path}: not an answer of space.serve()") from error
+
+
+def _told(content: dict[str, Any]) -> Sample:
+    """The look that a program tells of, in numbers: a text instead of one would reach the terminal."""
     resident = {one["base"]: one["resident"] for one in content["regions"]}
     regions = [
-        (int(one["base"], 16), one["name"] or one["region_type"], one["size"], resident.get(one["base"], 0))
+        (int(one["base"], 16), one["name"] or one["region_type"], int(one["size"]), int(resident.get(one["base"], 0)))
         for one in content["map"]["regions"]
         if one["backing"]
     ]
-    return _sample(content["time"], content["map"]["generation"], content["stats"], regions, content["clients"])
+    stats = {name: float(value) if type(value) is float else int(value) for name, value in content["stats"].items()}
+    missing = {"leases", "faults", "refused"} - stats.keys()
+    at = float(content["time"])
+    if missing or not 0 <= at < _LAST_SECOND:
+        raise ValueError(missing or at)
+    return _sample(at, int(content["map"]["generation"]), stats, regions, list(content["clients"]))
 
 
 def _of_files(space: AddressSpace) -> Sample:

@@ -172,6 +172,7 @@ def test_followers_never_drift(space: AddressSpace, seed: int) -> None:
     assert done > 20
 
 
+@pytest.mark.timeout(1200)
 def test_many_changes_leave_nothing_behind(space: AddressSpace) -> None:
     space.map_memory()
     with followers(space, 3) as (share, all_three):

@@ -11,7 +11,7 @@ use super::kept;
 use super::live::{LOOK, Live, LivePart, whole_pages};
 use super::region::MappedRegion;
 use super::shadow::Expected;
-use super::source::failed;
+use super::source_error::failed;
 use super::storage::Storage;
 use super::watch::Watch;
 use super::window::Window;

@@ -1,4 +1,4 @@
-//! What a plan places round its RAM: firmware, a DAX window, and the addresses for memory that is plugged in later.
+//! The places of all that a plan has round its RAM: firmware, a DAX window, and the addresses for memory that is plugged in later.
 
 use super::allocator::{FitPolicy, Wanted, within, without};
 use super::format::{hex, size as size_text};

@@ -1,4 +1,4 @@
-//! What a guest is shown of a region.
+//! The part of a region that a guest is shown, and how.
 
 use std::sync::Arc;
 

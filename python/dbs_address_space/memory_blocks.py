@@ -32,8 +32,8 @@ class MemoryBlocks:
     `block_size`, a power of two. `request()` says how much the guest should have, which bounds what can be plugged in.
 
     With `inaccessible` an unplugged block can't be touched: it is a part of the region with the protection `"---"`, cut and
-    joined as blocks come and go, reads and writes of it are `AccessDenied`, and a guest on KVM that touches it leaves
-    `KVM_RUN`, by an exit for MMIO or with `EFAULT`. Else it is memory that reads as zero.
+    joined as blocks come and go, reads and writes of it are `AccessDenied`, and KVM has no slot for it, so that a guest that
+    touches it leaves `KVM_RUN` by an exit for MMIO. Else it is memory that reads as zero.
 
     Once the region was removed everything here raises `UnmappedAddress`, whatever has taken its place, and `NotMapped` once the
     memory was closed. Safe to use from any thread.

@@ -10,7 +10,7 @@ use crate::sys::memory::{self, Advice};
 use crate::sys::numa;
 
 use super::protection::Pages;
-use super::source::failed;
+use super::source_error::failed;
 use super::topology;
 
 /// Gives a mapping its NUMA policy and advice, where `new` asks for something else than `old` did.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::live::{LOOK, Live, whole_pages};
 use super::region::MappedRegion;
 use super::shadow::{Shadow, ShadowWriter, is_zero};
-use super::source::failed;
+use super::source_error::failed;
 use crate::model::error::{Error, Result};
 use crate::model::interrupt::Interrupt;
 use crate::model::range::Range;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::region::MappedRegion;
 use super::shadow::Shadow;
-use super::source::failed;
+use super::source_error::failed;
 use super::storage::Storage;
 use super::window::Window;
 use crate::model::error::Result;

@@ -8,7 +8,7 @@ use super::protection::Pages;
 use super::region::MappedRegion;
 use super::section::Section;
 use super::shadow::Shadow;
-use super::source::failed;
+use super::source_error::failed;
 use super::storage::Storage;
 use super::watch::{self, NoWatch};
 use crate::model::error::{Error, Result};

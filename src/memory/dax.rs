@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::dax_window::{DaxFailure, DaxMapping, DaxWindow};
 use super::region::MappedRegion;
-use super::source::failed;
+use super::source_error::failed;
 use crate::model::error::{Error, Result};
 use crate::model::format::{hex, protection, size as size_text};
 use crate::model::invalid::Invalid;

@@ -7,7 +7,7 @@ use super::advice;
 use super::places::is_users;
 use super::protection::Pages;
 use super::section::Section;
-use super::source::failed;
+use super::source_error::failed;
 use crate::model::error::{Error, Result};
 use crate::model::format::{hex, size as size_text};
 use crate::model::interrupt::{Interrupt, STEP};

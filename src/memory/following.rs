@@ -5,7 +5,7 @@ use std::sync::{Arc, Weak};
 use super::dirty::{DirtyBitmap, PAGE, WriteLog};
 use super::protection::Pages;
 use super::region::MappedRegion;
-use super::source::failed;
+use super::source_error::failed;
 use super::storage::Storage;
 use super::tracking::{Consumer, Follower, sees_guest, sees_ours};
 use super::watch::{CollectError, NoWatch, Watch};

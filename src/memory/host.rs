@@ -1,7 +1,7 @@
 //! The judgement whether a host can build a plan and run it: its processors, its memory, its huge pages. Limits are in `host_limits`.
 
 use super::plan_needs::{bytes, huge_regions, is_populated, pages};
-use super::{host_limits, host_nodes};
+use super::{host_files, host_limits, host_nodes};
 use crate::model::format::{hex, size as size_text};
 use crate::model::plan::SpacePlan;
 use crate::model::region::{RegionType, SharedRegion};
@@ -19,6 +19,7 @@ pub fn problems(plan: &SpacePlan, host: &Host) -> Vec<String> {
     problems.extend(memory_problems(plan, host));
     problems.extend(processor_problems(plan, host));
     problems.extend(host_limits::problems(plan, host));
+    problems.extend(host_files::problems(plan, host));
     problems
 }
 

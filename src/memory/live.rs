@@ -6,7 +6,7 @@ use super::dirty::PAGE;
 use super::path::Path;
 use super::region::MappedRegion;
 use super::section::Section;
-use super::source::failed;
+use super::source_error::failed;
 use super::storage::Storage;
 use crate::model::error::Result;
 use crate::model::int::{u64_of, usize_of};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::region::MappedRegion;
 use super::section::Section;
-use super::source::failed;
+use super::source_error::failed;
 use super::topology;
 use crate::model::error::Result;
 use crate::model::int::{u64_of, usize_of};

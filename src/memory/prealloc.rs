@@ -10,7 +10,7 @@ use std::{io, thread};
 use super::leased_sections::LeasedSections;
 use super::region::MappedRegion;
 use super::section::Section;
-use super::source;
+use super::source_error;
 use super::team::{share_out, threads_for};
 use super::topology;
 use crate::model::error::{Error, Interrupted, Result};
@@ -93,7 +93,7 @@ fn touch(section: &Section<'_>) {
 fn failed(region: &MappedRegion, error: &io::Error) -> Error {
     let (desc, backing) = (region.desc(), region.storage().backing());
     if !backing.is_huge || !matches!(errno::of(error), EFAULT | ENOMEM) {
-        return source::failed(desc, "populating its pages (MADV_POPULATE_WRITE, Linux 5.14) failed", error);
+        return source_error::failed(desc, "populating its pages (MADV_POPULATE_WRITE, Linux 5.14) failed", error);
     }
     let (page_size, (host, size)) = (backing.page_size, region.pages());
     let pages = u64_of(size).div_ceil(page_size);

@@ -8,7 +8,7 @@ use super::judge::Why;
 use super::kept::KeptMemory;
 use super::places::WindowLeases;
 use super::protection::Pages;
-use super::source::failed;
+use super::source_error::failed;
 use super::storage::Storage;
 use super::window::Window;
 use crate::model::error::Result;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::kept::KeptMemory;
 use super::places::{Ticket, Veto};
 use super::region::MappedRegion;
-use super::source::failed;
+use super::source_error::failed;
 use crate::model::error::{LeaseInfo, Result};
 use crate::model::range::Range;
 use crate::model::region::SharedRegion;

@@ -12,7 +12,7 @@ use super::live::whole_pages;
 use super::quiet::QuietPages;
 use super::region::MappedRegion;
 use super::shadow::Expected;
-use super::source::failed;
+use super::source_error::failed;
 use super::storage::Storage;
 use super::suspects::Suspects;
 use super::watch::Watch;

@@ -18,6 +18,7 @@ use super::present::PresentPages;
 use super::protection::{Pages, Protection};
 use super::shadow::Shadow;
 use super::source::{self, Backing};
+use super::source_error;
 use super::tracking::Tracking;
 use crate::model::error::{Error, Result};
 use crate::model::format::size as size_text;
@@ -127,9 +128,9 @@ impl Storage {
         }
         match copy::probe(self.start.expose_provenance()) {
             Reach::Guarded => Ok(()),
-            Reach::Special => Err(source::special(region)),
+            Reach::Special => Err(source_error::special(region)),
             Reach::None(error) => {
-                Err(source::failed(region, "reading its first byte (process_vm_readv) failed", &error))
+                Err(source_error::failed(region, "reading its first byte (process_vm_readv) failed", &error))
             }
         }
     }

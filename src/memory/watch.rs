@@ -4,7 +4,7 @@ use std::io;
 use std::sync::{Arc, Weak};
 
 use super::protection::Pages;
-use super::source::failed;
+use super::source_error::failed;
 use crate::model::error::{Error, Result};
 use crate::model::region::SharedRegion;
 use crate::model::room::{self, Gathered, Room};

@@ -29,6 +29,7 @@ pub mod numa;
 pub mod pattern;
 pub mod plan;
 pub mod plan_text;
+mod plan_windows;
 pub mod policy;
 pub mod protect;
 pub mod quote;

@@ -115,7 +115,8 @@ impl PyPlan {
     /// The reasons why this host, as it is now, can't build the plan or run it: a tuple of texts, empty when it can. Takes nothing.
     ///
     /// Looks at the nodes that the plan names, at memory and huge pages, of each node that it binds to too, at overcommitment, limits of
-    /// the process and its cgroups, the host's architecture and physical addresses, and KVM's slots. `sysfs` and `procfs` may name
+    /// the process and its cgroups, the host's architecture and physical addresses, KVM's slots, and the files of zones: whether they are
+    /// there, long enough, on a file system with room, and of the page size. `sysfs` and `procfs` may name
     /// copies of another host's; `docs/machines.md` lists the files. What a file does not tell does not count.
     ///
     /// >>> from dbs_address_space import AddressSpaceBuilder

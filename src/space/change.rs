@@ -13,12 +13,12 @@ use super::space::AddressSpace;
 use super::state::{SpaceState, window_on};
 use super::subscribe::WriterTurn;
 use super::subscription::Subscription;
+use crate::memory::huge_pools;
 use crate::memory::kept::KeptMemory;
 use crate::memory::mapped_regions::MappedRegions;
 use crate::memory::mapper::Mapper;
 use crate::memory::region::MappedRegion;
 use crate::memory::region_change::NextWindow;
-use crate::memory::source;
 use crate::model::change::{Change, ChangeRequest};
 use crate::model::error::Result;
 use crate::model::ids::{Incarnation, RegionId};
@@ -223,12 +223,12 @@ fn mapped_by_id(regions: &[RegionEntry], interrupt: &dyn Interrupt) -> Result<Ma
 /// Maps those of the regions that have memory.
 fn map_all(regions: &[RegionEntry], interrupt: &dyn Interrupt) -> Result<Vec<Arc<MappedRegion>>> {
     let regions: Vec<RegionEntry> = regions.iter().filter(|region| region.has_memory()).cloned().collect();
-    source::check_pools(regions.iter().map(|region| &region.desc))?;
+    huge_pools::check_pools(regions.iter().map(|region| &region.desc))?;
     // Regions of one map are disjoint: together they have no more bytes than there are addresses.
     Mapper::new(interrupt, regions.iter().map(|region| region.size()).sum()).map_all(&regions)
 }
 
 pub(super) fn map_one(region: &RegionEntry, interrupt: &dyn Interrupt) -> Result<Arc<MappedRegion>> {
-    source::check_pools(std::iter::once(&region.desc))?;
+    huge_pools::check_pools(std::iter::once(&region.desc))?;
     Mapper::new(interrupt, region.size()).map(region).map(Arc::new)
 }

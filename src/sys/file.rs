@@ -238,8 +238,18 @@ pub fn create_temporary(beside: &Path) -> Result<(File, PathBuf)> {
 
 /// Waits until the names in the directory of a file are on the disk.
 pub fn sync_directory_of(path: &Path) -> Result<()> {
-    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-    open_directory(directory.unwrap_or(Path::new(".")))?.sync_all()
+    open_directory(directory_of(path))?.sync_all()
+}
+
+/// The directory that a file is in.
+pub fn directory_of(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// The bytes that the file system of a path has left for this user.
+pub fn room_of(path: &Path) -> Result<u64> {
+    let status = rustix::fs::statvfs(path)?;
+    Ok(status.f_bavail.saturating_mul(status.f_frsize))
 }
 
 /// Opens a directory, to ask about its file system.

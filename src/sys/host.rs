@@ -22,6 +22,15 @@ impl Default for Host {
     }
 }
 
+impl Host {
+    /// Whether it is the host that this process runs on: files of another can't be looked at.
+    #[must_use]
+    pub fn is_this(&self) -> bool {
+        let this = Self::default();
+        (&self.sysfs, &self.procfs) == (&this.sysfs, &this.procfs)
+    }
+}
+
 /// The page size of this host in bytes.
 #[must_use]
 pub fn page_size() -> u64 {

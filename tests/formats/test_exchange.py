@@ -18,6 +18,7 @@ from dbs_address_space import (
     AccessDenied,
     AddressSpace,
     AddressSpaceRegion,
+    ClientError,
     FormatError,
     InvalidArgument,
     MemoryFault,
@@ -30,6 +31,8 @@ from dbs_address_space import (
 )
 from dbs_address_space.formats import registry
 from memory_helpers import GIB, LAYOUT, MIB, PAGE
+from unicorn import UC_ARCH_X86, UC_MODE_64, Uc
+from virtual_machines import Vm
 
 LIME = struct.pack("<IIQQ8x", 0x4C69_4D45, 1, 0x1000, 0x1FFF) + b"page".ljust(PAGE)
 
@@ -197,6 +200,19 @@ def test_bytes_that_are_read_when_asked_for_have_no_address() -> None:
     with pytest.raises(AccessDenied, match="those of a dump"):
         memory.write(0, b"x", force=True)
     assert bytes(load(lime(600), copy=True).memory.view(PAGE, 4)) == b"\1\1\1\1"
+
+
+def test_clients_that_show_pages_refuse_what_is_in_none() -> None:
+    space = load(lime(600))
+    vm = Vm()
+    try:
+        with pytest.raises(Unsupported, match=r"KVM can't show ram .*copy=True"):
+            space.attach_kvm(vm.fd)
+        load(lime(600), copy=True).attach_kvm(vm.fd).detach()
+    finally:
+        vm.close()
+    with pytest.raises(ClientError, match="Unicorn can't show"):
+        space.attach_unicorn(Uc(UC_ARCH_X86, UC_MODE_64))
 
 
 def test_a_dump_is_sparse_and_allocates_nothing(tmp_path: Path) -> None:

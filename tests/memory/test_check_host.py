@@ -1,5 +1,6 @@
 """`AddressSpacePlan.check_host()` against hosts of other people, and against this one."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -186,3 +187,36 @@ def test_a_page_size_that_a_host_lacks_is_told_with_those_that_it_has(tmp_path: 
 
 def test_a_host_that_tells_nothing_is_not_in_the_way(tmp_path: Path) -> None:
     assert plan("1GiB").check_host(sysfs=tmp_path, procfs=tmp_path) == ()
+
+
+def files_of(size: str, path: Path) -> tuple[str, ...]:
+    zone = NumaRegionInfo(size, file=str(path))
+    return AddressSpaceBuilder("q35", numa_regions=[zone]).plan().check_host()
+
+
+def test_the_files_of_zones_are_looked_at(tmp_path: Path) -> None:
+    path = tmp_path / "ram"
+    assert files_of("64MiB", path) == (f"{path} is not there: make it (truncate -s {64 << 20} {path})",)
+    path.touch()
+    os.truncate(path, 4096)
+    too_short = f"{path} has 0x1000 bytes, the plan needs 0x400_0000: extend it (truncate -s {64 << 20} {path})"
+    assert files_of("64MiB", path) == (too_short,)
+    os.truncate(path, 64 << 20)
+    assert files_of("64MiB", path) == files_of("64MiB", tmp_path) == ()
+    room = os.statvfs(tmp_path)
+    more = -(-(room.f_bavail * room.f_frsize + GIB) // GIB)
+    os.truncate(path, more * GIB)
+    for place in (path, tmp_path):
+        assert any(f"{place} may take {more}" in told and "left" in told for told in files_of(f"{more}GiB", place))
+
+
+def test_the_files_of_another_host_are_not_looked_at(tmp_path: Path) -> None:
+    zone = NumaRegionInfo("64MiB", file=str(tmp_path / "missing"))
+    host = FakeHost(tmp_path, [8])
+    assert AddressSpaceBuilder("q35", numa_regions=[zone]).plan().check_host(**host.files) == ()
+
+
+def test_files_of_huge_pages_are_on_their_mount(tmp_path: Path) -> None:
+    zone = NumaRegionInfo("64MiB", mem_type="hugetlbfs", mem_file_path=str(tmp_path / "ram"))
+    told = AddressSpaceBuilder("q35", numa_regions=[zone]).plan().check_host()
+    assert any(f"{tmp_path} is not on a hugetlbfs mount" in problem for problem in told)

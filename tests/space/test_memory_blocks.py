@@ -209,13 +209,18 @@ def test_a_guest_can_touch_what_is_plugged_in_and_nothing_else() -> None:
     try:
         blocks.plug(0, SIZE)
         guest_writes(5)
+        assert [base for base in slots.base_to_slot if base >= BASE] == [BASE]
         blocks.unplug(BLOCK, BLOCK)
+        assert sorted(base for base in slots.base_to_slot if base >= BASE) == [BASE, BASE + 2 * BLOCK]
+        with pytest.raises(UnmappedAddress, match="no memory slot"):
+            slots.slot_of(space[BASE + BLOCK])
         guest_writes(BLOCK - 1, 2 * BLOCK)
         assert [memory.read_u8(BASE + offset) for offset in (5, BLOCK - 1, 2 * BLOCK)] == [0x5A] * 3
         # By the way that its processor took, the guest is told of a fault, or its write is an exit that no device answers.
         with suppress(OSError):
             guest_writes(BLOCK)
         blocks.plug(BLOCK, BLOCK)
+        assert [base for base in slots.base_to_slot if base >= BASE] == [BASE]
         assert memory.read_u8(BASE + BLOCK) == 0
         guest_writes(BLOCK)
         assert memory.read_u8(BASE + BLOCK) == 0x5A

@@ -7,15 +7,16 @@
 
 mod error;
 mod log;
+mod shown;
 mod slot;
 mod table;
 
-use std::io;
 use std::os::fd::{OwnedFd, RawFd};
 use std::sync::Arc;
 
 use self::error::{not_a_machine, not_logged, refused, unsupported};
 use self::log::KvmLog;
+use self::shown::{is_reachable, is_read_only, run_of};
 use self::slot::SlotEntry;
 use self::table::{SlotNumbers, SlotTable};
 use super::partial_pages::PartialPages;
@@ -26,7 +27,7 @@ use crate::model::error::{Errno, Error, Result};
 use crate::model::interrupt::Interrupt;
 use crate::model::invalid::Invalid;
 use crate::model::range::Range;
-use crate::model::region::{PROT_READ, PROT_WRITE, RegionType, SharedRegion};
+use crate::model::region::{RegionType, SharedRegion};
 use crate::model::runs::{self, Run, SlotChanges};
 use crate::space::client::Client;
 use crate::space::proposal::Proposal;
@@ -236,7 +237,7 @@ impl Kvm {
         let change = &proposal.change;
         table.forget(change.removed.iter().chain(change.replaced.iter().map(|(old, _)| old)));
         let new = change.added.iter().chain(change.replaced.iter().map(|(_, new)| new));
-        for mapped in new.filter_map(|region| proposal.mapping(region)) {
+        for mapped in new.filter_map(|region| proposal.mapping(region)).filter(|mapped| is_reachable(mapped.desc())) {
             if let Some(whole) = self.options.partial_pages.of(mapped, "KVM")? {
                 table.windows.insert(mapped.range().base(), Arc::new(whole));
             }
@@ -249,7 +250,8 @@ impl Kvm {
         let change = &proposal.change;
         table.forget(change.added.iter().chain(change.replaced.iter().map(|(_, new)| new)));
         let old = change.removed.iter().chain(change.replaced.iter().map(|(old, _)| old));
-        for mapped in old.filter_map(|region| proposal.mapping_before(region)) {
+        let before = old.filter_map(|region| proposal.mapping_before(region));
+        for mapped in before.filter(|mapped| is_reachable(mapped.desc())) {
             // It was taken when it came.
             if let Ok(Some(whole)) = self.options.partial_pages.of(mapped, "KVM") {
                 table.windows.insert(mapped.range().base(), Arc::new(whole));
@@ -372,7 +374,7 @@ impl Kvm {
                         entry.clear(&found, by_hand)
                     }
                 };
-                cleared.map_err(|error| not_cleared(entry, &error))?;
+                cleared.map_err(|error| refused(&entry.region, "clearing the dirty log of", &error))?;
             }
         }
         Ok(pages)
@@ -386,7 +388,9 @@ impl Kvm {
             no_pages()?.union(pages)?;
         }
         let by_hand = self.options.manual_clear;
-        let clear = |entry: &mut SlotEntry| entry.clear(pages, by_hand).map_err(|error| not_cleared(entry, &error));
+        let clear = |entry: &mut SlotEntry| {
+            entry.clear(pages, by_hand).map_err(|error| refused(&entry.region, "clearing the dirty log of", &error))
+        };
         self.table.lock()?.logging().try_for_each(clear)
     }
 
@@ -438,22 +442,6 @@ impl Client for Kvm {
         table.windows.clear();
         table.delete_all(slots)
     }
-}
-
-/// A window as a run, without the flag of the log.
-fn run_of(window: &Arc<MappedRegion>) -> Run {
-    let flags = if is_read_only(window.desc()) { kvm::KVM_MEM_READONLY } else { 0 };
-    let at = window.window().shown().base();
-    Run { guest: window.shown_at(), storage: window.storage().id(), at, flags }
-}
-
-/// The guest's writes to it are exits; a window without any protection shows what is mapped into it.
-fn is_read_only(region: &SharedRegion) -> bool {
-    region.prot_flags & (PROT_READ | PROT_WRITE) == PROT_READ
-}
-
-fn not_cleared(entry: &SlotEntry, error: &io::Error) -> Error {
-    refused(&entry.region, "clearing the dirty log of", error)
 }
 
 fn no_pages() -> Result<DirtyPages> {

@@ -50,6 +50,7 @@ test-debug: $(DEBUG)/built ## run the tests of the package on a build with debug
 test-long: $(INSTALLED) $(BUILT) ## run all of the kill matrix and many seeds of the fuzzer, of which make test has a sample
 	KILL_MATRIX=all FUZZ_SEEDS=100 RESETS=100000 CHANGES=100000 $(RUN) -m pytest tests/kill_matrix tests/fuzz tests/memory/test_checkpoints.py tests/clients/test_resets.py \
 		tests/clients/test_share.py
+	$(RUN) tools/fuzz.py $(or $(SECONDS),60) image
 
 # Leaks are not looked for: an interpreter that ends leaves its own. A refused size is null, as without the sanitizer.
 sanitize: $(INSTALLED) ## run the tests of the crate under AddressSanitizer, which needs a nightly Rust
@@ -66,7 +67,7 @@ prove: ## run every proof, from minutes to hours; docs/proofs.md says what each 
 coverage: $(INSTALLED) ## measure which lines the tests enter, of Rust too; fewer than before is an error
 	$(RUN) tools/coverage_of_rust.py
 
-fuzz: $(RUNS) ## run libFuzzer on the map, SECONDS=60 a target
+fuzz: $(INSTALLED) $(BUILT) ## run libFuzzer on the map and the format of images, SECONDS=60 a target
 	$(RUN) tools/fuzz.py $(or $(SECONDS),60)
 
 mutants: $(INSTALLED) ## break FILES=src/model/pattern.rs in one place after the other; what no test notices is an error

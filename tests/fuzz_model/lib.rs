@@ -1,7 +1,14 @@
-//! The map, and the locks that it uses, as fuzz targets see them.
+//! The map, the locks that it uses, and the format of images, as fuzz targets see them.
 
 #[path = "../../src/model/mod.rs"]
 pub mod model;
+
+/// The part of images that is pure data.
+#[path = "../../src/image"]
+pub mod image {
+    pub mod chunk;
+    pub mod header;
+}
 
 /// The part of the system calls that the map's locks are made of.
 #[path = "../../src/sys"]

@@ -83,7 +83,8 @@ def collections(pace: Pace) -> Iterator[Result]:
         with memory.dirty.start("pagemap") as tracker:
             tracker.collect()
             ours = statement("collect()", collect=tracker.collect)
-            arguments = ctypes.c_void_p(memory.host_address(0)), ctypes.c_ulong(GIB)
+            is_private = ctypes.c_ulong(region is anonymous)
+            arguments = ctypes.c_void_p(memory.host_address(0)), ctypes.c_ulong(GIB), is_private
             samples = pace.in_turns(ours, resets_in_c.side("scan", resets_in_c.pagemap(), *arguments))
         title = f"collect() of a clean GiB of {name} (PAGEMAP_SCAN in C)"
         yield Result("resets", title, *samples, Measure.TIME, 1.15, MICROSECONDS)

@@ -34,16 +34,17 @@ void by_dirty_log(int vm, int vcpu, void *regs, void *log, word *bitmap, char *m
     }
 }
 
-/* PAGEMAP_SCAN for pages that were written, and are there. */
-static long scanned(int pagemap, char *memory, word size, struct run *runs, word room) {
-    struct scan scan = {sizeof scan, 2, (word)memory, (word)memory + size, 0, (word)runs, room, 0, 32, 2 | 32, 8 | 16, 2};
+/* PAGEMAP_SCAN for pages that were written; of private memory, those that are there and not the page of zeroes. */
+static long scanned(int pagemap, char *memory, word size, struct run *runs, word room, word private) {
+    word zero = private ? 32 : 0, there = private ? 8 | 16 : 0;
+    struct scan scan = {sizeof scan, 2, (word)memory, (word)memory + size, 0, (word)runs, room, 0, zero, 2 | zero, there, 2};
     return ioctl(pagemap, 0xC0606610, &scan);
 }
 
-void scan(int pagemap, char *memory, word size, word number) {
+void scan(int pagemap, char *memory, word size, word private, word number) {
     struct run runs[512];
     while (number--)
-        scanned(pagemap, memory, size, runs, 512);
+        scanned(pagemap, memory, size, runs, 512, private);
 }
 
 /* Writes to some pages, finds them and puts them back; they stay unprotected. */
@@ -52,7 +53,7 @@ void put_back(int pagemap, char *memory, char *copy, word size, word pages, word
     while (number--) {
         for (word page = 0; page < pages; page++)
             memory[page * stride]++;
-        long count = scanned(pagemap, memory, size, runs, 512);
+        long count = scanned(pagemap, memory, size, runs, 512, 0);
         for (long run = 0; run < count; run++)
             for (word at = runs[run].start - (word)memory; at < runs[run].end - (word)memory; at += 4096)
                 if (memcmp(memory + at, copy + at, 4096))

@@ -56,12 +56,12 @@ mod _core {
     #[pymodule_export]
     use super::python::change::PyChange;
     #[pymodule_export]
-    use super::python::checkpoint::PyCheckpoint;
-    #[pymodule_export]
-    use super::python::convert::{
+    use super::python::checked::{
         check_type, checked_int, checked_range, checked_size, checked_timeout, parse_protection, parse_region_type,
         parse_source_type, protection_text, size_text,
     };
+    #[pymodule_export]
+    use super::python::checkpoint::PyCheckpoint;
     #[pymodule_export]
     use super::python::dax::PyDaxWindow;
     #[pymodule_export]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use pyo3::exceptions::{PyOverflowError, PyTypeError};
 use pyo3::prelude::*;
-use pyo3::types::{PyBool, PyInt, PyList, PyString, PyTuple, PyType};
+use pyo3::types::{PyBool, PyInt, PyList, PyString, PyTuple};
 use pyo3::{Borrowed, IntoPyObjectExt};
 
 use super::argument::{Argument, has, type_name, wanted};
@@ -117,7 +117,7 @@ impl<'py> FromPyObject<'_, 'py> for Protection {
 
     fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
         match object.cast::<PyString>() {
-            Ok(text) => parse_protection(&text).map(Self),
+            Ok(text) => Ok(Self(format::parse_protection(&text.to_string_lossy())?)),
             Err(_) => {
                 let CInt(flags) = object.extract()?;
                 if flags & !(PROT_READ | PROT_WRITE | PROT_EXEC) == 0 {
@@ -466,79 +466,4 @@ pub(super) fn collected<T>(py: Python<'_>, items: impl Iterator<Item = PyResult<
         all.add(item?)?;
     }
     Ok(all)
-}
-
-/// The value of the `AddressSpaceRegionType` that a text names; raises `InvalidRegionType` for anything else.
-#[pyfunction]
-pub fn parse_region_type(value: &Bound<'_, PyAny>) -> PyResult<&'static str> {
-    let _guard = python_call();
-    match value.cast::<PyString>() {
-        Ok(text) => Ok(RegionType::parse(&text.to_string_lossy())?.value()),
-        Err(_) => Err(RegionType::unknown(value.repr()?).into()),
-    }
-}
-
-/// The value of the `MemorySourceType` that a text names; raises `InvalidMemorySourceType` for anything else.
-#[pyfunction]
-pub fn parse_source_type(value: &Bound<'_, PyAny>) -> PyResult<&'static str> {
-    let _guard = python_call();
-    match value.cast::<PyString>() {
-        Ok(text) => Ok(SourceType::parse(&text.to_string_lossy())?.as_str()),
-        Err(_) => Err(SourceType::unknown(value.repr()?).into()),
-    }
-}
-
-/// The bits of the `Prot` that a text such as `"rw-"` stands for; raises `InvalidArgument` for another text.
-#[pyfunction]
-pub fn parse_protection(text: &Bound<'_, PyString>) -> PyResult<i32> {
-    Ok(format::parse_protection(&text.to_string_lossy())?)
-}
-
-/// A size as it is shown everywhere: `3 GiB`.
-#[pyfunction]
-#[must_use]
-pub fn size_text(size: Size) -> String {
-    format::size(size.0)
-}
-
-/// A protection's bits as in `/proc/PID/maps`.
-#[pyfunction]
-pub fn protection_text(bits: CInt) -> String {
-    format::protection(bits.0)
-}
-
-/// An int, checked like every number of this package; `name` is that of the parameter.
-#[pyfunction]
-pub fn checked_int(value: &Bound<'_, PyAny>, name: &str) -> PyResult<u64> {
-    value.extract::<U64>().map(|number| number.0).argument(name)
-}
-
-/// A number of bytes, an int or text; `name` is that of the parameter.
-#[pyfunction]
-pub fn checked_size(value: &Bound<'_, PyAny>, name: &str) -> PyResult<u64> {
-    value.extract::<Size>().map(|size| size.0).argument(name)
-}
-
-/// Seconds to wait, `None` for ever.
-#[pyfunction]
-pub fn checked_timeout(timeout: Option<Timeout>) -> Option<f64> {
-    timeout.map(|timeout| timeout.0.as_secs_f64())
-}
-
-/// Refuses what is not of a class; `name` is that of the parameter.
-#[pyfunction]
-pub fn check_type(value: &Bound<'_, PyAny>, kind: &Bound<'_, PyType>, name: &str) -> PyResult<()> {
-    let _guard = python_call();
-    match value.is_instance(kind)? {
-        true => Ok(()),
-        false => {
-            Err(PyTypeError::new_err(format!("{name} must be of type {}, not {}", kind.name()?, type_name(value))))
-        }
-    }
-}
-
-/// `(base, size)` as ints, checked like every range of this package.
-#[pyfunction]
-pub fn checked_range(base: Address, size: Size) -> PyResult<(u64, u64)> {
-    range(base, size).map(|range| (range.base(), range.size()))
 }

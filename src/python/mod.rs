@@ -16,6 +16,7 @@ pub mod builder;
 pub mod callback;
 mod calls;
 pub mod change;
+pub mod checked;
 pub mod checkpoint;
 pub mod convert;
 pub mod dax;

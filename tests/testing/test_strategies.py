@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
 from dbs_address_space import (
@@ -49,11 +50,16 @@ def touches(space: AddressSpace) -> bool:
     return any(region.base in ends for region in space)
 
 
-@pytest.mark.parametrize(
-    "holds", [touches, lambda space: len(space) >= 4, lambda space: not space.regions], ids=["touching", "many", "none"]
-)
-def test_what_matters_is_drawn(holds: object) -> None:
-    assert find(spaces(layout=SMALL, max_size="64KiB"), holds) is not None  # type: ignore[arg-type]
+MATTERS: dict[str, Callable[[AddressSpace], bool]] = {
+    "regions that touch": touches,
+    "many regions": lambda space: len(space) >= 4,
+    "none": lambda space: not space.regions,
+}
+
+
+@pytest.mark.parametrize("what", MATTERS)
+def test_what_matters_is_drawn(what: str) -> None:
+    assert find(spaces(layout=SMALL, max_size="64KiB"), MATTERS[what]) is not None
 
 
 def test_layouts_have_windows_and_rooms_behind_ram() -> None:

@@ -24,8 +24,11 @@ def layouts() -> SearchStrategy[AddressSpaceLayout]:
     """Layouts of whole pages, with up to two MMIO windows, some of which touch or reach over the end of RAM.
 
     >>> from dbs_address_space.testing import layouts
-    >>> layouts().filter(lambda layout: layout.mmio_windows).example().phys_end % 4096
-    0
+    >>> from hypothesis import given
+    >>> @given(layouts())
+    ... def test_ends_are_those_of_pages(layout):
+    ...     assert layout.phys_end % 4096 == 0
+    >>> test_ends_are_those_of_pages()
     """
     found: SearchStrategy[AddressSpaceLayout] = _strategies().composite(_layout)()
     return found
@@ -43,8 +46,11 @@ def regions(
     `max_size` is that of one region. Raises `InvalidArgument` when the layout has no room for any of the types.
 
     >>> from dbs_address_space.testing import regions
-    >>> regions(region_types=["device"], max_size="64KiB").example().size <= 65536
-    True
+    >>> from hypothesis import given
+    >>> @given(regions(region_types=["device"], max_size="64KiB"))
+    ... def test_a_device_has_no_memory(region):
+    ...     assert not region.has_file
+    >>> test_a_device_has_no_memory()
     """
     chosen = _usual() if layout is None else layout
     check_type(chosen, AddressSpaceLayout, "layout")
@@ -73,8 +79,12 @@ def spaces(
     Each example is a space of its own: close it, or let it go. Raises as `regions` does.
 
     >>> from dbs_address_space.testing import spaces
-    >>> space = spaces(region_types=["ram"], max_size="1MiB", is_mapped=True).filter(len).example()
-    >>> space.memory.write_u8(space.regions[0].base, 1)
+    >>> from hypothesis import given
+    >>> @given(spaces(region_types=["ram"], max_size="1MiB", is_mapped=True))
+    ... def test_all_ram_is_written(space):
+    ...     for region in space:
+    ...         space.memory.fill(region.base, region.size, 1)
+    >>> test_all_ram_is_written()
     """
     chosen = _usual() if layout is None else layout
     one = regions(layout=chosen, region_types=tuple(region_types), max_size=max_size)

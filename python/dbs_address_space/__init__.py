@@ -49,7 +49,7 @@ _MODULES = (
     "loading",
     "formats.exchange",
 )
-_PUBLIC_MODULES = ("adapters", "formats", "tables")
+_PUBLIC_MODULES = ("adapters", "formats", "tables", "testing")
 
 # Who has not imported it gives nothing to other processes.
 if "multiprocessing.reduction" in sys.modules:

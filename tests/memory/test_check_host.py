@@ -14,7 +14,8 @@ from dbs_address_space import (
     NumaPolicy,
     NumaRegionInfo,
 )
-from fake_host import GIB, MIB, FakeHost
+from dbs_address_space.testing import FakeHost
+from memory_helpers import GIB, MIB
 
 BIND = BackingOptions(policy="bind")
 

@@ -474,7 +474,7 @@ VERBS: tuple[Verb, ...] = (
     Query("dirty", lambda memory, _, __: memory.dirty.available()),
     Change("checkpoint", lambda memory, _, __, **keywords: memory.checkpoint(**keywords).close()),
     Query("send", lambda memory, _, __, **keywords: captured(memory, **keywords)),
-    Query("receive", received),
+    Change("receive", received),
     Query("data_ranges", lambda memory, _, __: memory.data_ranges()),
     Query("resident", lambda memory, _, __: memory.resident()),
     Query("_key", lambda memory, addr, _: memory._key(memory.mapping(addr).base)),  # noqa: SLF001

@@ -95,23 +95,20 @@ def test_a_reader_that_knows_the_page_alone_reads_it() -> None:
     assert sum(len(record.payload) for record in plain.records if record.kind == "chunk") <= MIB + 6 * PAGE
 
 
-@given(
-    st.lists(
-        st.lists(
-            st.tuples(st.integers(0, 40 * PAGE - 1), st.integers(0, 3 * PAGE), st.integers(0, 2)),
-            min_size=1,
-            max_size=4,
-        ),
-        max_size=4,
-    )
+WRITES = st.tuples(
+    st.integers(0, 39), st.sampled_from([0, 0, 5]), st.sampled_from([7, 4 * PAGE, 40 * PAGE]), st.integers(0, 1)
 )
-def test_whatever_is_written_between_the_passes_arrives(passes: list[list[tuple[int, int, int]]]) -> None:
+"""A page, an offset in it, a size and a byte."""
+
+
+@given(st.lists(st.lists(WRITES, min_size=1, max_size=3), max_size=4))
+def test_whatever_is_written_between_the_passes_arrives(passes: list[list[tuple[int, int, int, int]]]) -> None:
     space, memory = mapped(ram(PAGE, 17 * PAGE + 9), ram(20 * PAGE, 20 * PAGE, mem_type="mmap"))
 
-    def write(writes: list[tuple[int, int, int]]) -> None:
-        for addr, size, byte in writes:
+    def write(writes: list[tuple[int, int, int, int]]) -> None:
+        for page, offset, size, byte in writes:
             for region in space.regions:
-                part = AddressRange(region.base, region.size).intersect(AddressRange(addr, size))
+                part = AddressRange(region.base, region.size).intersect(AddressRange(page * PAGE + offset, size))
                 memory.fill(part.base, part.size, byte) if part else None
 
     script = iter(passes)
@@ -180,6 +177,13 @@ def test_the_downtime_is_told_of_the_rate_that_was_seen() -> None:
     assert (stopped, report.passes) == ([1], 2)
     report, _, _ = sent_to(memory, stop=lambda: stopped.append(1), max_downtime=1e-9, progress=writing(3))
     assert (len(stopped), report.passes) == (2, 4)
+
+
+def test_what_is_written_until_stop_returns_arrives() -> None:
+    _, memory = guest()
+    report, there, _ = sent_to(memory, stop=lambda: memory.fill(5 * MIB + 1, 3 * PAGE, 0xA5))
+    assert report.passes == 2
+    assert all_of(there.memory) == all_of(memory)
 
 
 def test_a_write_behind_stop_is_noticed() -> None:

@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use super::record::Record;
+use super::record::{Record, shown};
 use super::wire::{self, HEADER, Header, Kind, LONGEST, Packed};
 use crate::model::error::Interrupted;
 use crate::model::interrupt::{Interrupt, Uninterrupted};
@@ -34,10 +34,10 @@ pub(super) struct Message {
 }
 
 impl Message {
-    /// The text in it.
+    /// The text in it, as it may be shown.
     pub(super) fn text(&self) -> String {
-        let text = |record: &Record| if let Record::Text(text) = record { Some(text.clone()) } else { None };
-        self.records.iter().find_map(text).unwrap_or_default()
+        let text = |record: &Record| if let Record::Text(text) = record { Some(shown(text)) } else { None };
+        self.records.iter().find_map(text).unwrap_or_else(|| shown(""))
     }
 }
 

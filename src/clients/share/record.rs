@@ -205,6 +205,15 @@ fn read_place(number: u32, body: &mut Unread<'_>) -> Option<PlaceRecord> {
     })
 }
 
+/// A text of the other side for people: no more than ours would be, and nothing that a terminal would obey.
+pub(super) fn shown(text: &str) -> String {
+    let mut shown = String::new();
+    for one in cut(text).chars() {
+        if one.is_control() { shown.extend(one.escape_default()) } else { shown.push(one) }
+    }
+    if shown.is_empty() { "it gives no reason".into() } else { shown }
+}
+
 /// A text, as much of it as a record has room for.
 fn cut(text: &str) -> &str {
     let end = (0..=text.len().min(LONGEST_TEXT)).rev().find(|end| text.is_char_boundary(*end));
@@ -264,5 +273,18 @@ impl<'a> Unread<'a> {
 
     fn text(&mut self, size: usize) -> Option<&'a str> {
         std::str::from_utf8(self.take(size)?.0).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_of_the_other_side_moves_no_cursor_and_is_no_longer_than_ours() {
+        assert_eq!(shown("why not: ä"), "why not: ä");
+        assert_eq!(shown("\u{1b}[2J\n"), "\\u{1b}[2J\\n");
+        assert_eq!(shown(""), "it gives no reason");
+        assert_eq!(shown(&"x".repeat(60_000)).len(), LONGEST_TEXT);
     }
 }

@@ -25,7 +25,6 @@ _OF_OWN_MEMORY = {
         "name",
         "host_numa_node_id",
         "mem_type",
-        "file_offset",
         "perm_flags",
         "prot_flags",
     ),

@@ -121,7 +121,7 @@ impl PackedPages {
             Err(TINFLStatus::HasMoreOutput) => {
                 return Err(Error::other(format!("has more than {:#x} bytes", self.block)));
             }
-            Err(status) => return Err(Error::other(format!("can't be unpacked: {status:?}"))),
+            Err(_) => return Err(Error::other("can't be unpacked: it is damaged")),
         }
         Ok(block)
     }

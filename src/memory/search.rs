@@ -122,13 +122,15 @@ impl Search {
     }
 
     /// Has threads look for the next match in sections that touch each other, and goes on where it is, or behind them. Returns how
-    /// many bytes are behind it; none when the sections are too few for that.
+    /// many bytes are behind it; none when the sections are too few for that. One window alone comes next, which passes a hole at
+    /// once, however long.
     pub fn look_ahead(
         &mut self,
         sections: &[Section<'_>],
         threads: Option<usize>,
         interrupt: &dyn Interrupt,
     ) -> Result<u64> {
+        self.barren = BARREN.saturating_sub(1);
         let size: u64 = sections.iter().map(Section::size).sum();
         let Some(first) = sections.first().filter(|_| size > STEP.saturating_add(self.window())) else { return Ok(0) };
         if sections.iter().any(Section::may_block) {
@@ -143,8 +145,6 @@ impl Search {
         let (steps, threads) = (usize_of(size.div_ceil(STEP)), threads_for(size, threads));
         let given = share_out(steps, threads, step, &mut || interrupt.check())?;
         let next = given.into_iter().flatten().next().unwrap_or_else(|| all.skip(size.abs_diff(self.overlap())).base());
-        // One window alone comes next: it passes a hole at once, however long.
-        self.barren = BARREN.saturating_sub(1);
         let before = self.left;
         self.left = Range::between(next, before.end());
         Ok(before.size().abs_diff(self.left.size()))

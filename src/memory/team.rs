@@ -23,7 +23,12 @@ const LOOK: Duration = Duration::from_millis(20);
 /// The threads that were asked for, or as many as are worth their while for so many bytes.
 pub fn threads_for(bytes: u64, asked: Option<usize>) -> usize {
     let cpus = || available_parallelism().map_or(1, std::num::NonZero::get);
-    asked.unwrap_or_else(|| cpus().min(MAX_THREADS).min(usize_of(bytes / PER_THREAD))).max(1)
+    match (asked, usize_of(bytes / PER_THREAD)) {
+        (Some(asked), _) => asked.max(1),
+        // The kernel is asked for the CPUs by files, which takes longer than a short scan.
+        (None, 0 | 1) => 1,
+        (None, most) => cpus().min(MAX_THREADS).min(most),
+    }
 }
 
 /// The result of a step of the work: when it breaks off, the steps behind it are not wanted.

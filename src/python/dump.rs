@@ -27,7 +27,7 @@ use crate::sys::file;
 type BaseSize = (u64, u64);
 
 /// Pieces of guest memory in a file, by ascending address and joined where they go on; `InvalidArgument` where they contradict each other.
-#[pyclass(frozen, name = "_Pieces", module = "dbs_address_space._core")]
+#[pyclass(frozen, weakref, name = "_Pieces", module = "dbs_address_space._core")]
 #[derive(Debug)]
 pub struct PyPieces(Vec<Piece>);
 
@@ -97,7 +97,7 @@ impl PyPieces {
 }
 
 /// The bytes of a dump, which are read from its file, and unpacked, when they are asked for.
-#[pyclass(frozen, name = "_DumpReader", module = "dbs_address_space._core")]
+#[pyclass(frozen, weakref, name = "_DumpReader", module = "dbs_address_space._core")]
 #[derive(Debug)]
 pub struct PyDumpReader(Arc<DumpReader>);
 

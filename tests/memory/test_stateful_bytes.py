@@ -10,6 +10,7 @@ from dbs_address_space import (
     AddressSpaceRegion,
     GuestMemory,
     NotContiguous,
+    Prot,
     RegionBusy,
     UnmappedAddress,
 )
@@ -129,7 +130,9 @@ class MemoryLife(RuleBasedStateMachine):
     def protect(self, number: int, prot: str) -> None:
         region = self.some_region(number)
         new = region.replace(prot_flags=prot)
-        is_vetoed = self.is_held(region) and region.prot_flags & ~new.prot_flags
+        # A view keeps what it shows: reading, and writing if it may.
+        needs = [Prot.READ | (0 if view.readonly else Prot.WRITE) for view, addr in self.views if addr in region]
+        is_vetoed = any(need & ~new.prot_flags for need in needs)
         with self.refused_if(is_vetoed, RegionBusy):
             self.space.replace_region(region, new)
         if not is_vetoed:

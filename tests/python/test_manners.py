@@ -50,7 +50,7 @@ def test_a_weak_reference_keeps_nothing() -> None:
 def test_dir_is_what_is_public() -> None:
     program = """
 import dbs_address_space
-print(sorted({*dbs_address_space.__all__, "adapters", "formats", "tables"}) == dir(dbs_address_space))
+print(sorted({*dbs_address_space.__all__, "adapters", "formats", "tables", "testing"}) == dir(dbs_address_space))
 print(dbs_address_space.tables.e820.__name__)
 print([getattr(dbs_address_space.adapters, name).__name__.rpartition(".")[2] for name in dir(dbs_address_space.adapters)])
 """

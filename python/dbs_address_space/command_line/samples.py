@@ -73,7 +73,7 @@ def _told(content: dict[str, Any]) -> Sample:
     missing = {"leases", "faults", "refused"} - stats.keys()
     at = float(content["time"])
     if missing or not 0 <= at < _LAST_SECOND:
-        raise ValueError(missing or at)
+        raise LookupError(missing or at)
     return _sample(at, int(content["map"]["generation"]), stats, regions, list(content["clients"]))
 
 

@@ -183,7 +183,11 @@ def _kept_of(stream: Any, parameter: str) -> int:
 
 
 def _read(stream: Stream, parameter: str) -> bytes:
-    part = checked_answer(stream.read(STEP), f"{parameter}.read()")
+    try:
+        part = checked_answer(stream.read(STEP), f"{parameter}.read()")
+    except SystemError as error:
+        # `io.RawIOBase.read()` does not look at what a `readinto()` of a caller's answers.
+        raise TypeError(f"{parameter}.read() failed: {error}") from error
     if not isinstance(part, bytes):
         raise TypeError(f"{parameter}.read() gives {type(part).__name__} and not bytes: open the file in a binary mode")
     return part

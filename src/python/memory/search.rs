@@ -163,36 +163,20 @@ impl PySearch {
             if range.is_empty() {
                 return Ok(None);
             }
-            let looked_at = match state.search.reach(self.threads) {
-                Some(reach) => self.leased(range, reach, interrupt, |sections| {
-                    state.search.look_ahead(sections, self.threads, &progress)
-                })?,
-                None => 0,
-            };
-            let looked_at = match looked_at {
-                0 => self.leased(range, state.search.window(), interrupt, |sections| {
-                    state.search.look(sections, &progress)
-                })?,
-                passed => passed,
+            let reach = state.search.reach(self.threads);
+            let most = reach.unwrap_or_else(|| state.search.window());
+            let sides = [(SEARCH.shaped(Shape::Run(most)), &[range][..])];
+            let leased = self.space.try_lease(self.incarnation, sides)?;
+            let [leased] = self.space.lease(self.incarnation, sides, leased, interrupt)?;
+            let sections = room::collected(leased.sections())?;
+            let looked_at = match reach {
+                Some(_) => state.search.look_ahead(&sections, self.threads, &progress)?,
+                None => state.search.look(&sections, &progress)?,
             };
             // The map may have grown since the total was taken.
             state.done = state.done.saturating_add(looked_at).min(self.total);
             interrupt.progress("search", state.done, self.total)?;
         }
-    }
-
-    /// Looks at the first bytes of a range that touch each other, up to `most`, under leases.
-    fn leased(
-        &self,
-        range: Range,
-        most: u64,
-        interrupt: &dyn Interrupt,
-        look: impl FnOnce(&[Section<'_>]) -> Result<u64>,
-    ) -> Result<u64> {
-        let sides = [(SEARCH.shaped(Shape::Run(most)), &[range][..])];
-        let leased = self.space.try_lease(self.incarnation, sides)?;
-        let [leased] = self.space.lease(self.incarnation, sides, leased, interrupt)?;
-        look(&room::collected(leased.sections())?)
     }
 }
 

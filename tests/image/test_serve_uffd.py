@@ -1,8 +1,8 @@
 """A VMM in another process whose memory an image fills while it runs, by Firecracker's handshake."""
 
 import array
-import gc
 import errno
+import gc
 import json
 import os
 import socket

@@ -35,6 +35,11 @@ class FakeHost:
     1
     """
 
+    files: dict[str, Path]
+    """The arguments that `check_host` takes: `sysfs` and `procfs`."""
+    meminfo: dict[str, int]
+    """The numbers in `/proc/meminfo`, in KiB."""
+
     def __init__(
         self,
         where: str | os.PathLike[str],

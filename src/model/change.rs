@@ -7,6 +7,7 @@ use super::cut::{cut, joined, moved};
 use super::error::{Error, Result};
 use super::grow::{check_growth, grown, neighbour};
 use super::ids::{Generation, Origin, RegionId, ReservationId};
+use super::interrupt::Interrupt;
 use super::protect::protected;
 use super::range::Range;
 use super::region::{SharedRegion, ShownBytes};
@@ -83,6 +84,13 @@ impl MapOperation {
         Self::Protect(range, prot_flags, [RegionId::unique(), RegionId::unique()])
     }
 
+    /// Whether it inserts a window on a part that somebody keeps.
+    #[must_use]
+    pub fn shows_part(&self) -> bool {
+        let Self::Insert(region) = self else { return false };
+        region.window.as_ref().is_some_and(|window| matches!(window.of, ShownBytes::Part(_)))
+    }
+
     /// The map behind the operation.
     pub fn apply(&self, map: &RegionMap) -> Result<RegionMap> {
         match self {
@@ -107,8 +115,11 @@ impl MapOperation {
     }
 
     /// The map behind all operations, or the error of the first that is refused.
-    pub fn apply_all(operations: &[Self], map: &RegionMap) -> Result<RegionMap> {
-        operations.iter().try_fold(map.clone(), |map, operation| operation.apply(&map))
+    fn apply_all(operations: &[Self], map: &RegionMap, interrupt: &dyn Interrupt) -> Result<RegionMap> {
+        operations.iter().try_fold(map.clone(), |map, operation| {
+            interrupt.check()?;
+            operation.apply(&map)
+        })
     }
 }
 
@@ -121,13 +132,15 @@ pub struct ChangeRequest<'a> {
     pub if_generation: Option<Generation>,
     /// The reservation into which regions may be inserted, beside addresses that nobody has reserved.
     pub reservation: Option<ReservationId>,
+    /// A map, and what the operations make of it: they need not be done again while it is the newest.
+    pub known: Option<(&'a Arc<RegionMap>, &'a RegionMap)>,
 }
 
 impl<'a> ChangeRequest<'a> {
     /// Operations without a condition.
     #[must_use]
     pub const fn of(operations: &'a [MapOperation]) -> Self {
-        Self { operations, if_generation: None, reservation: None }
+        Self { operations, if_generation: None, reservation: None, known: None }
     }
 
     /// Refuses a map that is not of the generation asked for.
@@ -140,14 +153,18 @@ impl<'a> ChangeRequest<'a> {
     }
 
     /// The change of a map that the operations make, with the map behind it at the next generation.
-    pub fn change_of(&self, map: &Arc<RegionMap>) -> Result<Change> {
+    pub fn change_of(&self, map: &Arc<RegionMap>, interrupt: &dyn Interrupt) -> Result<Change> {
         self.check_generation(map)?;
-        let after = MapOperation::apply_all(self.operations, map)?.at_generation(map.generation().next());
+        let after = match self.known.filter(|(before, _)| Arc::ptr_eq(before, map)) {
+            Some((_, after)) => after.clone(),
+            None => MapOperation::apply_all(self.operations, map, interrupt)?,
+        };
+        let after = after.at_generation(map.generation().next());
         Ok(Change::of_operations(map, &Arc::new(after)))
     }
 
     /// The regions whose memory the operations add to a map; for a single operation, found without making the next map.
-    pub fn added_to(&self, map: &Arc<RegionMap>) -> Result<Vec<RegionEntry>> {
+    pub fn added_to(&self, map: &Arc<RegionMap>, interrupt: &dyn Interrupt) -> Result<Vec<RegionEntry>> {
         self.check_generation(map)?;
         match self.operations {
             [MapOperation::Insert(region)] if region.window.is_none() => {
@@ -155,7 +172,7 @@ impl<'a> ChangeRequest<'a> {
             }
             [MapOperation::Remove(_) | MapOperation::Replace(..)] => Ok(vec![]),
             // Only all steps together tell: a later one may take out what an earlier one added.
-            _ => self.change_of(map).map(|change| change.arriving().cloned().collect()),
+            _ => self.change_of(map, interrupt).map(|change| change.arriving().cloned().collect()),
         }
     }
 }
@@ -386,6 +403,7 @@ impl std::fmt::Display for Change {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::interrupt::Uninterrupted;
     use crate::model::layout::Layout;
     use crate::model::range::Range;
     use crate::model::region::{Region, RegionType};
@@ -407,7 +425,7 @@ mod tests {
     }
 
     fn changed(before: &Arc<RegionMap>, operations: &[MapOperation]) -> Change {
-        Change::of_operations(before, &Arc::new(MapOperation::apply_all(operations, before).unwrap()))
+        Change::of_operations(before, &Arc::new(MapOperation::apply_all(operations, before, &Uninterrupted).unwrap()))
     }
 
     #[test]
@@ -504,7 +522,7 @@ mod tests {
         let before = map(&[&region(0, "low")]);
         for refused in [MapOperation::insert(region(0x800, "over")), MapOperation::Remove(RegionTarget::Base(0x800))] {
             let operations = [MapOperation::insert(region(0x2000, "fits")), refused];
-            assert!(MapOperation::apply_all(&operations, &before).is_err());
+            assert!(MapOperation::apply_all(&operations, &before, &Uninterrupted).is_err());
         }
         assert_eq!(before.regions().len(), 1);
     }

@@ -54,7 +54,7 @@ impl AddressSpace {
         // Loaded inside the turn: nobody else publishes from here on. The checks made ahead were made on a map that may be gone, so
         // all of them are made again.
         let before = self.load_full();
-        let change = request.change_of(&before.map)?;
+        let change = request.change_of(&before.map, &*turn)?;
         self.reservations()?.check(&change.claims(), request.reservation)?;
         // Until windows show them: their owner may let go at any time.
         kept = change.kept_parts();
@@ -151,7 +151,7 @@ impl AddressSpace {
         if !is_mapped {
             return Ok(MappedAhead::new());
         }
-        let added = request.added_to(&map)?;
+        let added = request.added_to(&map, interrupt)?;
         self.reservations()?.check(&added, request.reservation)?;
         mapped_by_id(&added, interrupt)
     }

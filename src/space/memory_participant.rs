@@ -188,12 +188,12 @@ mod tests {
 
     fn removal(map: &Arc<RegionMap>) -> Change {
         let both = [0, 1].map(|page| MapOperation::Remove(RegionTarget::Base(page << 12)));
-        ChangeRequest::of(&both).change_of(map).unwrap()
+        ChangeRequest::of(&both).change_of(map, &Uninterrupted).unwrap()
     }
 
     fn protecting(map: &Arc<RegionMap>, prot_flags: i32) -> Change {
         let replace = [MapOperation::Replace(RegionTarget::Base(0), region(0, prot_flags))];
-        ChangeRequest::of(&replace).change_of(map).unwrap()
+        ChangeRequest::of(&replace).change_of(map, &Uninterrupted).unwrap()
     }
 
     #[test]

@@ -156,7 +156,7 @@ mod tests {
     }
 
     fn after(state: &SpaceState, operations: &[MapOperation]) -> (Change, Arc<MappedRegions>) {
-        let change = ChangeRequest::of(operations).change_of(&state.map).unwrap();
+        let change = ChangeRequest::of(operations).change_of(&state.map, &Uninterrupted).unwrap();
         let memory = state.memory_after(&change, |region, _| map(region)).unwrap().unwrap();
         let ids = |map: &RegionMap| map.regions().iter().filter(|r| r.has_memory()).map(|r| r.id).collect::<Vec<_>>();
         assert_eq!(memory.regions().map(MappedRegion::id).collect::<Vec<_>>(), ids(&change.after));

@@ -14,6 +14,7 @@ use crate::model::region_map::RegionMap;
 /// Operations checked one by one on a private map; no lock is held while it is open.
 #[derive(Debug)]
 pub struct Transaction {
+    before: Arc<RegionMap>,
     staged: RegionMap,
     operations: Vec<MapOperation>,
     if_generation: Option<Generation>,
@@ -26,7 +27,7 @@ impl Transaction {
         space.check_leads()?;
         let map = space.map();
         ChangeRequest { if_generation, ..ChangeRequest::of(&[]) }.check_generation(&map)?;
-        Ok(Self { staged: (*map).clone(), operations: Vec::new(), if_generation })
+        Ok(Self { staged: (*map).clone(), before: map, operations: Vec::new(), if_generation })
     }
 
     /// The private map.
@@ -93,13 +94,16 @@ impl Transaction {
         Ok(())
     }
 
-    /// Replays everything on the newest map and publishes once; `None` when nothing was staged.
+    /// Publishes once; `None` when nothing was staged. When the map has changed meanwhile, everything is replayed on the newest.
     pub fn publish(self, space: &AddressSpace, interrupt: &dyn Interrupt) -> Result<Option<Arc<RegionMap>>> {
         // Operations that cancel each other out are published, though: clients and waiters were promised one change for each exit.
         if self.operations.is_empty() {
             return Ok(None);
         }
-        let request = ChangeRequest { if_generation: self.if_generation, ..ChangeRequest::of(&self.operations) };
+        // A part may have been closed since a region was staged that shows it.
+        let known =
+            Some((&self.before, &self.staged)).filter(|_| !self.operations.iter().any(MapOperation::shows_part));
+        let request = ChangeRequest { if_generation: self.if_generation, known, ..ChangeRequest::of(&self.operations) };
         space.change(&request, interrupt).map(Some)
     }
 }

@@ -21,6 +21,7 @@ from dbs_address_space import (
     TransactionClosed,
     UnmappedAddress,
 )
+from interrupts import interrupted
 from kernel_view import descriptors, maps_of
 from memory_helpers import GIB, LAYOUT, MIB, PAGE, WINDOW, ram
 
@@ -290,3 +291,29 @@ def test_threads_may_share_one(space: AddressSpace) -> None:
             thread.join()
     assert len(space) == 18
     assert space.generation == 1
+
+
+def test_ctrl_c_ends_a_replay_of_many_operations(space: AddressSpace) -> None:
+    """They are done again when the map has changed meanwhile."""
+    transaction = space.transaction().__enter__()
+    for index in range(2000):
+        transaction.insert_region(ram(16 * GIB + index * PAGE))
+    in_another_thread(space.insert_region, DIMM)
+    with interrupted(0.001):
+        transaction.__exit__(None, None, None)
+    assert list(space) == [LOW, HIGH, DIMM]
+
+
+@pytest.mark.parametrize("meanwhile", [None, DIMM])
+def test_bytes_that_were_let_go_in_the_body_are_not_published(
+    space: AddressSpace, meanwhile: AddressSpaceRegion | None
+) -> None:
+    space.map_memory()
+    part = space.memory.part(0, PAGE)
+    with pytest.raises(UnmappedAddress, match="closed"), space.transaction() as transaction:
+        transaction.insert_region(part.region(16 * GIB))
+        transaction.remove_region("low")
+        part.close()
+        if meanwhile:
+            in_another_thread(space.insert_region, meanwhile)
+    assert "low" in space

@@ -116,8 +116,11 @@ impl MapOperation {
 
     /// The map behind all operations, or the error of the first that is refused.
     fn apply_all(operations: &[Self], map: &RegionMap, interrupt: &dyn Interrupt) -> Result<RegionMap> {
-        operations.iter().try_fold(map.clone(), |map, operation| {
-            interrupt.check()?;
+        operations.iter().enumerate().try_fold(map.clone(), |map, (index, operation)| {
+            // Only between two: what is done at once need not be stopped.
+            if index > 0 {
+                interrupt.check()?;
+            }
             operation.apply(&map)
         })
     }

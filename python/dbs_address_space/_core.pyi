@@ -3706,7 +3706,7 @@ class DirtyTracker:
     def collect(self) -> DirtyPages:
         """The pages that were written since the last time; from here on a new write is found again. What is read behind this call has all of them.
 
-        When it raises, no page is lost: the next call finds them.
+        When it raises, no page is lost: the next call finds them. A tracker that was stopped raises `InvalidArgument`.
 
         >>> from dbs_address_space import AddressSpaceBuilder
         >>> memory = AddressSpaceBuilder(numa_regions=["4MiB"]).build().memory
@@ -3730,8 +3730,8 @@ class DirtyTracker:
     ) -> Coroutine[Any, Any, DirtyPages]:
         """`peek()` for asyncio, once a page of a range was written: a coroutine that waits for it, and gives the written pages of the range.
 
-        It looks every `poll` seconds at what is followed, and after `timeout` seconds (`None`: never), or once the tracker is stopped, gives none. Cancelling it
-        ends the wait.
+        It looks every `poll` seconds at what is followed, and after `timeout` seconds (`None`: never) gives none. Cancelling it
+        ends the wait; stopping the tracker does, as `InvalidArgument`.
         Raises what `peek()` raises, and `InvalidAddressRange`.
 
         >>> import asyncio
@@ -3757,7 +3757,7 @@ class DirtyTracker:
         1
         """
     def stop(self) -> None:
-        """Ends it; a second time does nothing. It finds nothing any more.
+        """Ends it; a second time does nothing. From then on `collect`, `peek` and `put_back` raise `InvalidArgument`.
 
         >>> from dbs_address_space import AddressSpaceBuilder
         >>> AddressSpaceBuilder(numa_regions=["4MiB"]).build().memory.dirty.start("api").stop()

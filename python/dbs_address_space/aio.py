@@ -132,7 +132,7 @@ async def wait_written(tracker: DirtyTracker, place: DirtyPages, seconds: float 
     loop = asyncio.get_running_loop()
     end = None if seconds is None else loop.time() + seconds
     # Nobody tells of a store: it is looked for.
-    while not (found := tracker.peek() & place) and tracker.sources and (end is None or loop.time() < end):  # noqa: ASYNC110
+    while not (found := tracker.peek() & place) and (end is None or loop.time() < end):  # noqa: ASYNC110
         await asyncio.sleep(poll if end is None else min(poll, end - loop.time()))
     return found
 

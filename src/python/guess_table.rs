@@ -7,6 +7,16 @@ pub(super) const CLASSES: Guesses = &[
     ("GuestMemory", MEMORY),
     ("AddressSpace", SPACE),
     ("AddressSpace AddressSpaceBase Transaction", CHANGES),
+    ("AddressSpace Transaction", SHAPES),
+    ("Transaction", &[("commit publish apply finish done", "the end of its with block, which publishes")]),
+    ("Checkpoint", &[("rollback reset undo revert rewind load", "restore()"), ("branch clone copy", "fork()")]),
+    (
+        "DirtyTracker",
+        &[
+            ("read get pages poll drain fetch clear reset dirty_pages", "collect()"),
+            ("end close detach", "stop()"),
+        ],
+    ),
     ("AddressSpace AddressSpaceBase", MAP),
     ("AddressSpaceRegion", REGION),
     ("AddressSpaceLayout", LAYOUT),
@@ -236,6 +246,15 @@ const MEMORY: &[(&str, &str)] = &[
     ("scatter_read read_vectored readv_bytes read_many", "readv(ranges)"),
     ("write_vectored write_many scatter_write", "writev(pairs)"),
     ("closed is_closed is_open", "the space: space.is_mapped"),
+    ("fork branch", "checkpoint(), and its fork()"),
+    ("track tracker track_writes start_tracking", "dirty.start()"),
+    ("restore snapshot rollback reset", "checkpoint(), and its restore()"),
+    ("alias", "the space: space.insert_region(AddressSpaceRegion.alias(base, region))"),
+    ("migrate migrate_to", "send(sock)"),
+    ("share", "the space: space.share(sock)"),
+    ("write_str write_string write_cstring write_c_string", "write(addr, text.encode() + bytes(1))"),
+    ("write_array put_array", "write(addr, array)"),
+    ("read_array get_array", "array(addr, shape, dtype)"),
 ];
 
 const SPACE: &[(&str, &str)] = &[
@@ -243,7 +262,12 @@ const SPACE: &[(&str, &str)] = &[
     ("unmap_memory shutdown destroy unmap_all", "close()"),
     ("mem_read read read_memory read_bytes read_phys", "memory.read(addr, size)"),
     ("mem_write write write_memory write_bytes write_phys", "memory.write(addr, data)"),
-    ("fill search view array hexdump find", "memory, which has this verb"),
+    ("find", "find_region(addr), or memory.search(needle)"),
+    ("fill search view array hexdump", "memory, which has this verb"),
+    ("fork clone_guest", "memory.checkpoint().fork()"),
+    ("checkpoint rollback", "memory.checkpoint()"),
+    ("tracker track dirty track_writes start_tracking", "memory.dirty.start()"),
+    ("send migrate migrate_to", "memory.send(sock)"),
     ("get_memory guest_memory mem ram", "memory"),
     (
         "alloc allocate allocate_region find_gap find_hole find_free_region find_space",
@@ -275,6 +299,16 @@ const CHANGES: &[(&str, &str)] = &[
     ("insert add add_region append add_memory_region mem_map map_region insert_regions", "insert_region(region)"),
     ("remove delete delete_region pop discard_region mem_unmap unmap unmap_region del_region", "remove_region(region)"),
     ("replace update_region modify_region set_region mem_protect mprotect", "replace_region(old, new)"),
+];
+
+const SHAPES: &[(&str, &str)] = &[
+    ("alias add_alias create_alias insert_alias", "insert_region(AddressSpaceRegion.alias(base, region))"),
+    ("split cut", "split_region(region, at)"),
+    ("join merge merge_regions", "join_regions(lower, upper)"),
+    ("move relocate", "move_region(region, base)"),
+    ("grow resize extend resize_region", "grow_region(region, size)"),
+    ("protect_region set_protection", "protect(addr, size, prot_flags)"),
+    ("rename rename_region", "replace_region(old, old.replace(name=...))"),
 ];
 
 const MAP: &[(&str, &str)] = &[

@@ -1,6 +1,7 @@
 //! `GuestMemory.dirty`, and the `DirtyTracker` that it starts.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyFrozenSet, PyTuple};
@@ -75,6 +76,7 @@ impl PyDirty {
             id: consumer.id,
             page_size,
             generation: Lock::new(self.space.map().generation().0),
+            is_stopped: AtomicBool::new(false),
         })
     }
 
@@ -128,14 +130,28 @@ pub struct PyTracker {
     id: ConsumerId,
     page_size: u64,
     generation: Lock<u64>,
+    is_stopped: AtomicBool,
 }
 
 impl PyTracker {
     fn found(&self, py: Python<'_>, is_look: bool) -> PyResult<PyDirtyPages> {
         let how = (self.page_size, is_look);
-        let found = detached(py, None, |interrupt| self.space.collect(self.incarnation, self.id, how, interrupt))?;
+        let found = detached(py, None, |interrupt| self.space.collect(self.incarnation, self.id, how, interrupt));
+        // Behind it: one that is stopped meanwhile has found a part of the pages.
+        self.check_follows()?;
+        let found = found?;
         *self.generation.lock()? = found.generation.0;
         Ok(found.pages.into())
+    }
+
+    /// Refuses an answer that would lack all writes since the end.
+    fn check_follows(&self) -> Result<()> {
+        // Acquire: whoever learned of the end from another thread finds it here.
+        if !self.is_stopped.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let message = "the tracker was stopped, by stop() or at the end of its with block, and knows of no writes: collect before that";
+        Err(Invalid::argument(message).into())
     }
 
     fn observers(&self) -> Result<(BTreeSet<&'static str>, bool)> {
@@ -149,7 +165,7 @@ context_manager!(PyTracker, PyTracker::stop);
 impl PyTracker {
     /// The pages that were written since the last time; from here on a new write is found again. What is read behind this call has all of them.
     ///
-    /// When it raises, no page is lost: the next call finds them.
+    /// When it raises, no page is lost: the next call finds them. A tracker that was stopped raises `InvalidArgument`.
     ///
     /// >>> from dbs_address_space import AddressSpaceBuilder
     /// >>> memory = AddressSpaceBuilder(numa_regions=["4MiB"]).build().memory
@@ -175,8 +191,8 @@ impl PyTracker {
 
     /// `peek()` for asyncio, once a page of a range was written: a coroutine that waits for it, and gives the written pages of the range.
     ///
-    /// It looks every `poll` seconds at what is followed, and after `timeout` seconds (`None`: never), or once the tracker is stopped, gives none. Cancelling it
-    /// ends the wait.
+    /// It looks every `poll` seconds at what is followed, and after `timeout` seconds (`None`: never) gives none. Cancelling it
+    /// ends the wait; stopping the tracker does, as `InvalidArgument`.
     /// Raises what `peek()` raises, and `InvalidAddressRange`.
     ///
     /// >>> import asyncio
@@ -219,15 +235,18 @@ impl PyTracker {
     /// ...     tracker.collect().count
     /// 1
     fn put_back(&self, py: Python<'_>, pages: &PyDirtyPages) -> PyResult<()> {
+        self.check_follows()?;
         let ranges = pages.inner().ranges()?;
         Ok(calls::detach(py, || self.space.put_back(self.incarnation, self.id, &ranges))?)
     }
 
-    /// Ends it; a second time does nothing. It finds nothing any more.
+    /// Ends it; a second time does nothing. From then on `collect`, `peek` and `put_back` raise `InvalidArgument`.
     ///
     /// >>> from dbs_address_space import AddressSpaceBuilder
     /// >>> AddressSpaceBuilder(numa_regions=["4MiB"]).build().memory.dirty.start("api").stop()
     fn stop(&self, py: Python<'_>) -> PyResult<()> {
+        // Release: as in `check_follows`.
+        self.is_stopped.store(true, Ordering::Release);
         match detached(py, None, |interrupt| self.space.stop_tracking(self.incarnation, self.id, interrupt)) {
             // The memory has gone, and the tracker with it.
             Err(_) if !self.space.has_incarnation(self.incarnation) => Ok(()),

@@ -323,6 +323,23 @@ def test_plugged_memory_counts_as_written_where_it_has_data_and_unplugged_memory
         assert of(ours) == of(kernel) == {PAGE}
 
 
+def test_a_tracker_that_was_stopped_says_so(tmp_path: Path) -> None:
+    """An empty answer would lose what was written: a backup would lack it."""
+    space, memory = mapped(ram(0, SIZE))
+    full = space.save(tmp_path / "full")
+    with memory.dirty.start() as tracker:
+        memory.write(0, b"important")
+    for call in (
+        tracker.collect,
+        tracker.peek,
+        lambda: tracker.put_back(DirtyPages()),
+        lambda: space.save(tmp_path / "more", parent=full, dirty=tracker),
+    ):
+        with pytest.raises(InvalidArgument, match="was stopped"):
+            call()
+    assert not (tmp_path / "more").exists()
+
+
 def test_a_tracker_vetoes_nothing_and_ends_with_its_memory() -> None:
     space, memory = mapped(ram(0, SIZE))
     tracker = memory.dirty.start()
@@ -534,7 +551,8 @@ def test_a_coroutine_wakes_when_a_page_of_its_range_is_written() -> None:
             waiter = asyncio.create_task(stopped.wait(0, PAGE, poll=0.002))
             await asyncio.sleep(0)
             stopped.stop()
-            assert not await asyncio.wait_for(waiter, 20)
+            with pytest.raises(InvalidArgument, match="was stopped"):
+                await asyncio.wait_for(waiter, 20)
             waiter = asyncio.create_task(tracker.wait(0, PAGE, poll=0.002))
             await asyncio.sleep(0)
             memory.close()

@@ -127,6 +127,7 @@ REFUSED = (
     _packed("zlib", b"\x78\x01", b"\x78\x9c", b"\x78\xda"),
 )
 FORMATS = (
+    _format("image", "an image that save() wrote", _begins(b"DBSASIMG"), module="saved"),
     _format("xen", "a Xen core dump", _is_xen),
     _format("elf", "an ELF64 core dump", _begins(b"\x7fELF"), writes=True, suffixes=(".elf", ".core")),
     _format("lime", "a LiME dump", _begins(b"EMiL"), writes=True, suffixes=(".lime",)),

@@ -60,7 +60,14 @@ def load(
         opened.format = found.name
         if found.read is None:
             raise opened.error(f"{found.title}, which is not read: {found.refusal}")
-        return found.read(opened, **options)
+        try:
+            return found.read(opened, **options)
+        except TypeError as error:
+            before, unknown, option = str(error).rpartition("unexpected keyword argument ")
+            if unknown and before == "read() got an ":
+                message = f"{found.title} has no option {option}: docs/formats.md has those of each format"
+                raise TypeError(message) from error
+            raise
 
 
 def dump(

@@ -51,7 +51,9 @@ def hmat(
         check_type(info, NumaNode, "numa_nodes")
     given = {ACCESS_LATENCY: _pairs(numa_nodes, latencies, "latencies")}
     given[ACCESS_BANDWIDTH] = _pairs(numa_nodes, bandwidths, "bandwidths")
-    entries = b"".join(_nearest(numa_nodes, node, given[ACCESS_LATENCY]) for node in sorted(numa_nodes))
+    with_memory = (node for node, info in sorted(numa_nodes.items()) if info.region_infos or info.hotplug_infos)
+    # Linux refuses a table that names other nodes as memory.
+    entries = b"".join(_nearest(numa_nodes, node, given[ACCESS_LATENCY]) for node in with_memory)
     for kind, pairs in given.items():
         if pairs:
             entries += _distances(numa_nodes, kind, pairs)

@@ -179,7 +179,8 @@ def srat(numa_nodes: dict[int, NumaNode], *, hotplug_window: _Window | None = No
     """The ACPI SRAT of guest NUMA nodes, a dict of `NumaNode` by id such as `AddressSpacePlan.numa_nodes`.
 
     `hotplug_window`, as `(base, size)`, is hot-pluggable memory of the last node. vCPU ids are APIC ids, or ACPI processor ids on
-    aarch64. Raises `InvalidArgument`.
+    aarch64. The PCI addresses of generic initiators are those that the guest's firmware gives
+    them. Raises `InvalidArgument`.
 
     >>> from dbs_address_space import AddressSpaceBuilder
     >>> from dbs_address_space.tables import srat
@@ -3311,7 +3312,10 @@ class NumaNodeInfo:
 
 @final
 class NumaNode:
-    """A guest's NUMA node: its memory and its vCPUs, in the order given. A value: `add_*` give a new one.
+    """A guest's NUMA node: its memory, its vCPUs and its generic initiators, in the order given. A value: `add_*` give a new one.
+
+    `generic_initiators` are PCI devices that access memory as processors do, texts such as `"0000:01:00.0"`. Raises
+    `InvalidArgument` for other texts.
 
     >>> from dbs_address_space import NumaNode, NumaNodeInfo
     >>> NumaNode().add_info(NumaNodeInfo(0, "1GiB")).add_vcpu_ids([0, 1]).vcpu_ids
@@ -3325,7 +3329,11 @@ class NumaNode:
         vcpu_ids: Iterable[SupportsIndex] = (),
         *,
         hotplug_infos: Iterable[NumaNodeInfo] = (),
+        generic_initiators: Iterable[str] = (),
     ) -> Self: ...
+    @property
+    def generic_initiators(self) -> tuple[str, ...]:
+        """The PCI devices that access memory as processors do, a tuple of texts such as `"0000:01:00.0"`."""
     @property
     def hotplug_infos(self) -> tuple[NumaNodeInfo, ...]:
         """The addresses for memory that is plugged into it later, a tuple of `NumaNodeInfo`."""
@@ -3578,6 +3586,14 @@ class _Pieces:
     def __new__(cls, pieces: Iterable[tuple[int, int, int | None]], file_size: int, partial: bool) -> Self: ...
     @staticmethod
     def of_elf(table: bytes, stride: int, file_size: int, partial: bool) -> _Pieces: ...
+    @staticmethod
+    def of_lime(fd: int, file_size: int, partial: bool) -> _Pieces: ...
+    @staticmethod
+    def of_bitmap(bitmap: bytes, count: int, page_size: int, offset: int, file_size: int, partial: bool) -> _Pieces: ...
+    @staticmethod
+    def of_table(table: bytes, row: int, page_size: int, offset: int, file_size: int, partial: bool) -> _Pieces: ...
+    @staticmethod
+    def of_kdump(there: bytes, stored: bytes, count: int, page_size: int) -> _Pieces: ...
     def __len__(self) -> int: ...
     def all(self) -> tuple[tuple[int, int, int | None], ...]: ...
     def regions(self, most: int, zero: bool) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]: ...
@@ -4054,7 +4070,8 @@ class NumaRegionInfo:
     """Memory that a machine should have: how much, for which guest node, from which host node, and of which kind.
 
     `size` is in bytes, or text such as `"2GiB"`; ints below 1 MiB are refused, for the original counts MiB. Without a guest node it
-    belongs to node 0; a guest node without memory has the size 0. `mem_type`, `mem_file_path`, `page_size`, `policy` and `prefault`
+    belongs to node 0; a guest node without memory has the size 0. `generic_initiators` are PCI devices of the node that access memory as
+    processors do, such as `"0000:01:00.0"`. `mem_type`, `mem_file_path`, `page_size`, `policy` and `prefault`
     are for this memory alone, and the builder's where not given. `file` is the path of an ordinary file with these bytes, which is
     opened by `build()`, or of a folder for a new file without a name; with `shared=False` what is written stays in memory. For
     `hotplug_size` bytes more the plan reserves addresses, for the owner `"hotplug "` and the name. `name` is the region's; where a hole splits the memory, the next
@@ -4076,6 +4093,7 @@ class NumaRegionInfo:
         guest_numa_node_id: SupportsIndex | None = None,
         vcpu_ids: Iterable[SupportsIndex] = (),
         *,
+        generic_initiators: Iterable[str] = (),
         mem_type: _Source | None = None,
         mem_file_path: _Path | None = None,
         file: _Path | None = None,
@@ -4086,6 +4104,9 @@ class NumaRegionInfo:
         hotplug_size: _Size | None = None,
         name: str | None = None,
     ) -> Self: ...
+    @property
+    def generic_initiators(self) -> tuple[str, ...]:
+        """The PCI devices of the guest's node that access memory as processors do, a tuple of texts such as `"0000:01:00.0"`."""
     @property
     def file(self) -> str | None:
         """The path of its ordinary file or of a folder, or `None`."""

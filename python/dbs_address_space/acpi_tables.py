@@ -35,10 +35,10 @@ def hmat(
 ) -> bytes:
     """The ACPI HMAT (revision 2) of guest NUMA nodes, a dict of `NumaNode` by id such as `AddressSpacePlan.numa_nodes`.
 
-    `latencies` are nanoseconds of an access and `bandwidths` MiB a second, by pairs of a node with vCPUs and the node whose
-    memory it uses. The node nearest to memory is its own, if it has vCPUs, else the one with the lowest latency. The numbers of
-    a table have 16 bits and one unit, the largest power of two that all can have. Raises `InvalidArgument` for other nodes and
-    numbers.
+    `latencies` are nanoseconds of an access and `bandwidths` MiB a second, by pairs of a node with vCPUs or generic initiators
+    and the node whose memory it uses. The node nearest to memory is its own, if it has any of them, else the one with the lowest
+    latency. The numbers of a table have 16 bits and one unit, the largest power of two that all can have. Raises
+    `InvalidArgument` for other nodes and numbers.
 
     >>> from dbs_address_space import AddressSpaceBuilder, NumaRegionInfo
     >>> near, far = NumaRegionInfo("1GiB", None, 0, [0, 1]), NumaRegionInfo("1GiB", None, 1)
@@ -51,7 +51,9 @@ def hmat(
         check_type(info, NumaNode, "numa_nodes")
     given = {ACCESS_LATENCY: _pairs(numa_nodes, latencies, "latencies")}
     given[ACCESS_BANDWIDTH] = _pairs(numa_nodes, bandwidths, "bandwidths")
-    entries = b"".join(_nearest(numa_nodes, node, given[ACCESS_LATENCY]) for node in sorted(numa_nodes))
+    with_memory = (node for node, info in sorted(numa_nodes.items()) if info.region_infos or info.hotplug_infos)
+    # Linux refuses a table that names other nodes as memory.
+    entries = b"".join(_nearest(numa_nodes, node, given[ACCESS_LATENCY]) for node in with_memory)
     for kind, pairs in given.items():
         if pairs:
             entries += _distances(numa_nodes, kind, pairs)
@@ -61,10 +63,11 @@ def hmat(
 def _pairs(
     nodes: Mapping[int, NumaNode], given: Mapping[tuple[int, int], int] | None, name: str
 ) -> dict[tuple[int, int], int]:
-    pairs = {}
+    pairs, initiators = {}, set(_initiators(nodes))
     for (initiator, target), number in (given or {}).items():
-        if initiator not in nodes or target not in nodes or not nodes[initiator].vcpu_ids:
-            raise InvalidArgument(f"{name}[{initiator}, {target}]: both must be nodes, and the first one with vCPUs")
+        if initiator not in initiators or target not in nodes:
+            message = "both must be nodes, and the first one with vCPUs or generic initiators"
+            raise InvalidArgument(f"{name}[{initiator}, {target}]: {message}")
         pairs[initiator, target] = checked_int(number, name)
         if not number:
             raise InvalidArgument(f"{name}[{initiator}, {target}] is 0: leave the pair out, or say how much it is")
@@ -72,13 +75,13 @@ def _pairs(
 
 
 def _initiators(nodes: Mapping[int, NumaNode]) -> list[int]:
-    return sorted(node for node, info in nodes.items() if info.vcpu_ids)
+    return sorted(node for node, info in nodes.items() if info.vcpu_ids or info.generic_initiators)
 
 
 def _nearest(nodes: Mapping[int, NumaNode], node: int, latencies: dict[tuple[int, int], int]) -> bytes:
     """The structure that says which node is attached to the memory of a node."""
-    candidates = [(latencies.get((one, node), 1 << 64), one) for one in _initiators(nodes)]
-    nearest = node if nodes[node].vcpu_ids else min(candidates)[1] if candidates else None
+    candidates = [(one != node, latencies.get((one, node), 1 << 64), one) for one in _initiators(nodes)]
+    nearest = min(candidates)[2] if candidates else None
     flags = 0 if nearest is None else HAS_INITIATOR
     return struct.pack("<HHIHHII20x", 0, 0, 40, flags, 0, nearest or 0, node)
 

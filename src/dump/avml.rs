@@ -2,13 +2,13 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::fs::FileExt;
 
 use snap::read::FrameDecoder;
 
 use super::buffer::{copy, place, read_at};
 use super::cache::BlockCache;
 use super::piece::Piece;
+use super::record::{HEADER, Kind, RecordFile};
 use super::wrong;
 use crate::model::error::Result;
 use crate::model::int::{u64_of, usize_of};
@@ -16,9 +16,7 @@ use crate::model::interrupt::Interrupt;
 use crate::model::range::Range;
 use crate::model::room::{self, Room};
 
-const HEADER: u64 = 32;
-const MAGIC: u32 = 0x4c4d_5641;
-const VERSION: u32 = 2;
+const KIND: Kind = (0x4c4d_5641, 2);
 /// The most bytes that a frame has unpacked.
 const MOST: u64 = 64 << 10;
 /// The most that a frame may have packed: a little more than that.
@@ -39,9 +37,10 @@ pub struct Frames {
 impl Frames {
     /// Goes through all headers of a file. With `is_partial` what is behind the first that can't be is not in the dump.
     pub fn find(file: &File, size: u64, is_partial: bool, interrupt: &dyn Interrupt) -> Result<(Self, Vec<Piece>)> {
-        let (mut scan, mut pieces, mut position) = (Scan { file, size, frames: Vec::new() }, Vec::new(), 0);
+        let (mut scan, mut pieces, mut position) =
+            (Scan { file: RecordFile { file, size }, frames: Vec::new() }, Vec::new(), 0);
         while position < size {
-            let record = scan.record(position)?;
+            let record = scan.file.record(position, KIND)?;
             let first = scan.frames.len();
             let end = scan.frames_of(record, position.saturating_add(HEADER), interrupt);
             let there = scan.frames.get(first..).unwrap_or_default().iter().map(|(range, _)| range.size()).sum();
@@ -79,25 +78,11 @@ impl Frames {
 
 /// The way through the headers of a file.
 struct Scan<'a> {
-    file: &'a File,
-    size: u64,
+    file: RecordFile<'a>,
     frames: Vec<(Range, Range)>,
 }
 
 impl Scan<'_> {
-    /// The addresses of the record at a place.
-    fn record(&self, position: u64) -> Result<Range> {
-        let header: [u8; 32] = self.bytes(position, "the header of a record")?;
-        let (first, last) = (u64_at(&header, 8), u64_at(&header, 16));
-        if (u32_at(&header, 0), u32_at(&header, 4)) != (MAGIC, VERSION) {
-            return Err(wrong(format!("no record of version {VERSION} begins here"), Some(position)));
-        }
-        let size = last.checked_sub(first).and_then(|size| size.checked_add(1));
-        size.and_then(|size| Range::new(first, size).ok()).ok_or_else(|| {
-            wrong(format!("a record from {first:#x} to {last:#x}, which is not a range of addresses"), Some(position))
-        })
-    }
-
     /// Notes the frames of a record; the place where the next record begins.
     fn frames_of(&mut self, record: Range, start: u64, interrupt: &dyn Interrupt) -> Result<u64> {
         let what = format!("the memory [{:#x}, {:#x})", record.base(), record.end());
@@ -117,7 +102,7 @@ impl Scan<'_> {
             }
             position = position.saturating_add(4).saturating_add(size);
         }
-        let length = u64::from_le_bytes(self.bytes(position, &format!("{what}, its length,"))?);
+        let length = u64::from_le_bytes(self.file.bytes(position, &format!("{what}, its length,"))?);
         let passed = position.saturating_sub(start);
         if length != passed {
             let message = format!("{what} has {passed:#x} packed bytes, and {length:#x} by its end");
@@ -128,7 +113,7 @@ impl Scan<'_> {
 
     /// The kind of the chunk at a place, and the bytes behind its header.
     fn chunk(&self, position: u64, what: &str) -> Result<(u8, u64)> {
-        let word = u32::from_le_bytes(self.bytes(position, what)?);
+        let word = u32::from_le_bytes(self.file.bytes(position, what)?);
         let [kind, ..] = word.to_le_bytes();
         let size = u64::from(word >> 8);
         if FRAME.contains(&kind) && size > MOST_PACKED {
@@ -139,7 +124,7 @@ impl Scan<'_> {
 
     /// The bytes that a frame has unpacked: as many as are stored behind its checksum, or as its first bytes say.
     fn unpacked_size(&self, position: u64, kind: u8, size: u64, what: &str) -> Result<u64> {
-        self.check(position, size.saturating_add(4), what)?;
+        self.file.check(position, size.saturating_add(4), what)?;
         let cannot = || wrong(format!("{what} can't be unpacked: a frame says that it has too much"), Some(position));
         let unpacked = match kind {
             1 => size.saturating_sub(4),
@@ -147,41 +132,13 @@ impl Scan<'_> {
                 let mut start = [0; 5];
                 let there = usize_of(size.saturating_sub(4).min(5));
                 let start = start.get_mut(..there).unwrap_or_default();
-                let read = read_at(self.file, start, position.saturating_add(8));
+                let read = read_at(self.file.file, start, position.saturating_add(8));
                 read.map_err(|error| wrong(error.to_string(), Some(position)))?;
                 u64_of(snap::raw::decompress_len(start).map_err(|_| cannot())?)
             }
         };
         (unpacked > 0 && unpacked <= MOST).then_some(unpacked).ok_or_else(cannot)
     }
-
-    fn bytes<const N: usize>(&self, position: u64, what: &str) -> Result<[u8; N]> {
-        let mut bytes = [0; N];
-        self.check(position, u64_of(N), what)?;
-        self.file.read_exact_at(&mut bytes, position).map_err(|error| wrong(error.to_string(), Some(position)))?;
-        Ok(bytes)
-    }
-
-    fn check(&self, position: u64, size: u64, what: &str) -> Result<()> {
-        let end = position.saturating_add(size);
-        if end <= self.size {
-            return Ok(());
-        }
-        let missing = end.saturating_sub(self.size.max(position));
-        let message = format!(
-            "truncated: of {what}, [{position:#x}, {end:#x}), {missing:#x} bytes are missing; the file has {:#x}",
-            self.size
-        );
-        Err(wrong(message, Some(position)))
-    }
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    bytes.get(at..).and_then(<[u8]>::first_chunk).copied().map_or(0, u32::from_le_bytes)
-}
-
-fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    bytes.get(at..).and_then(<[u8]>::first_chunk).copied().map_or(0, u64::from_le_bytes)
 }
 
 /// The bytes of a frame, whose checksum is checked.

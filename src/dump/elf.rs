@@ -1,7 +1,7 @@
 //! The segments of ELF64 core dumps. QEMU, when it dumps virtual addresses, writes more than 65,535 of them.
 
 use super::piece::Piece;
-use super::wrong;
+use super::{not_addresses, wrong};
 use crate::model::error::Result;
 use crate::model::range::Range;
 use crate::model::room::Room;
@@ -37,11 +37,6 @@ impl Segment {
         let range = Range::new(base, size).map_err(|_| not_addresses(base, size))?;
         Ok([Piece { range: range.take(stored), at: Some(self.offset) }, Piece { range: range.skip(stored), at: None }])
     }
-}
-
-/// The refusal of bytes behind the last address.
-pub(super) fn not_addresses(base: u64, size: u64) -> crate::model::error::Error {
-    wrong(format!("{size:#x} bytes at {base:#x} are not a range of addresses below 2^64 - 1"), None)
 }
 
 /// The memory of the program headers in a table, each of so many bytes.

@@ -20,6 +20,11 @@ impl Piece {
         self.at.map(|at| at.wrapping_sub(self.range.base()))
     }
 
+    /// Whether another piece begins where this one ends, in file and memory alike.
+    pub(super) fn goes_on_in(&self, other: &Self) -> bool {
+        self.range.end() == other.range.base() && self.shift() == other.shift()
+    }
+
     /// The piece as far as a file of some size has it, and the rest, which the dump then lacks.
     fn within(self, file_size: u64) -> [Self; 2] {
         let there = self.at.map_or(0, |at| file_size.saturating_sub(at));

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use acpi_tables::Aml;
 use acpi_tables::sdt::Sdt;
-use acpi_tables::srat::MemoryAffinity;
+use acpi_tables::srat::{GenericInitiator, Handle, MemoryAffinity};
 use vm_fdt::FdtWriter;
 
 use super::allocator::without;
@@ -52,7 +52,7 @@ pub fn e820(map: &RegionMap, has_bios_hole: bool) -> Vec<u8> {
     entries.into_iter().flat_map(bytes).collect()
 }
 
-/// The SRAT: which vCPUs and which memory belong to which node. A window for more memory belongs to the last node.
+/// The SRAT: which vCPUs, which memory and which devices belong to which node. A window for more memory belongs to the last node.
 #[must_use]
 pub fn srat(nodes: &BTreeMap<u32, NumaNode>, hotplug_window: Option<Range>, arch: Arch) -> Vec<u8> {
     let mut entries = Vec::new();
@@ -72,6 +72,12 @@ pub fn srat(nodes: &BTreeMap<u32, NumaNode>, hotplug_window: Option<Range>, arch
         let last = nodes.keys().next_back().copied().unwrap_or_default();
         let memory = MemoryAffinity::new(last, window.base(), window.size()).enabled().hotpluggable();
         memory.to_aml_bytes(&mut entries);
+    }
+    for (id, node) in nodes {
+        for device in &node.generic_initiators {
+            let handle = Handle::new_pci(device.segment, device.bus, device.device, device.function);
+            GenericInitiator::new(*id, handle).enabled().to_aml_bytes(&mut entries);
+        }
     }
     let mut table = Sdt::new(*b"SRAT", HEADER, 3, OEM, OEM_TABLE, 1);
     // The specification keeps a 1 here for older systems, and 8 reserved bytes.

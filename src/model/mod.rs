@@ -27,6 +27,7 @@ pub mod layout;
 pub mod machine;
 pub mod numa;
 pub mod pattern;
+pub mod pci_address;
 pub mod plan;
 pub mod plan_text;
 mod plan_windows;

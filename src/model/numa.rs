@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use super::error::Result;
 use super::invalid::Invalid;
+use super::pci_address::PciAddress;
 use super::policy::NumaPolicy;
 use super::range::Range;
 use super::source::SourceType;
@@ -11,7 +12,7 @@ use super::source::SourceType;
 /// The unit of the original's sizes.
 const MIB: u64 = 1 << 20;
 
-/// One guest NUMA node: its memory ranges and its vCPUs, in the order given.
+/// One guest NUMA node: its memory ranges, vCPUs and devices, in the order given.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct NumaNode {
     /// The memory of the node.
@@ -20,6 +21,8 @@ pub struct NumaNode {
     pub vcpu_ids: Vec<u32>,
     /// Addresses for memory that is plugged into the node later.
     pub hotplug_infos: Vec<Range>,
+    /// The PCI devices of the node that access memory as processors do, which ACPI calls generic initiators.
+    pub generic_initiators: Vec<PciAddress>,
 }
 
 /// Maps memory and vCPUs to NUMA node ids.
@@ -65,6 +68,8 @@ pub struct NumaRegionInfo {
     pub guest_numa_node_id: Option<u32>,
     /// The vCPUs of that node.
     pub vcpu_ids: Vec<u32>,
+    /// The generic initiators of that node.
+    pub generic_initiators: Vec<PciAddress>,
     /// Its own choices.
     pub zone: Zone,
 }

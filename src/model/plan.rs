@@ -133,6 +133,7 @@ impl SpacePlan {
         plan.check_request();
         plan.check_sizes(interrupt)?;
         plan.check_vcpus(interrupt)?;
+        plan.check_generic_initiators(interrupt)?;
         plan.find_holes(ram);
         plan.place_ram(interrupt)?;
         plan.place_hotplug_window(ram);
@@ -221,6 +222,22 @@ impl SpacePlan {
         Ok(())
     }
 
+    /// A device may be in several nodes, as one that can be shared out is; in each it is once.
+    fn check_generic_initiators(&mut self, interrupt: &dyn Interrupt) -> Result<()> {
+        let (mut seen, mut problems) = (BTreeSet::new(), BTreeSet::new());
+        for info in &self.request.numa_regions {
+            let node = info.guest_numa_node_id.unwrap_or_default();
+            for device in &info.generic_initiators {
+                interrupt.check()?;
+                if !seen.insert((node, *device)) {
+                    problems.insert(format!("the PCI device {device} is twice in the guest node {node}"));
+                }
+            }
+        }
+        self.problems.extend(problems);
+        Ok(())
+    }
+
     fn find_holes(&mut self, ram: Option<u64>) {
         let relocation = if self.request.amd_1tb_relocation { self.relocation(ram) } else { None };
         let reserved = self.layout.reserved().iter().map(|reserved| reserved.range);
@@ -276,7 +293,9 @@ impl SpacePlan {
                 self.add_ram(range, info, (part, offset), format!("guest node {node}: {reason}"));
                 add(&mut offset, range.size());
             }
-            self.numa_nodes.entry(node).or_default().vcpu_ids.extend(&info.vcpu_ids);
+            let guest = self.numa_nodes.entry(node).or_default();
+            guest.vcpu_ids.extend(&info.vcpu_ids);
+            guest.generic_initiators.extend(&info.generic_initiators);
         }
         Ok(())
     }

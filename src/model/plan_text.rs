@@ -7,6 +7,7 @@ use super::error::Result;
 use super::format::{hex, size as size_text};
 use super::interrupt::Interrupt;
 use super::numa::NumaNode;
+use super::pci_address::PciAddress;
 use super::plan::SpacePlan;
 use super::policy::node_list;
 use super::range::Range;
@@ -33,7 +34,12 @@ fn node_text(node: &NumaNode) -> String {
     let size = node.region_infos.iter().map(Range::size).fold(0, u64::saturating_add);
     let vcpus: BTreeSet<u32> = node.vcpu_ids.iter().copied().collect();
     let vcpus = if vcpus.is_empty() { "no vCPUs".into() } else { format!("vCPUs {}", node_list(&vcpus)) };
-    format!("{}, {vcpus}", size_text(size))
+    let mut text = format!("{}, {vcpus}", size_text(size));
+    if !node.generic_initiators.is_empty() {
+        let devices: Vec<String> = node.generic_initiators.iter().map(PciAddress::to_string).collect();
+        text.push_str(&format!(", generic initiators {}", devices.join(" ")));
+    }
+    text
 }
 
 fn region_text(region: &Region) -> String {

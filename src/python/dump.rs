@@ -10,10 +10,10 @@ use super::convert::{self, Address, CInt, Size, U64};
 use super::interrupt::detached;
 use super::region::PyRegion;
 use crate::dump::avml::Frames;
-use crate::dump::elf;
 use crate::dump::kdump::PackedPages;
 use crate::dump::piece::{self, Piece};
 use crate::dump::reader::{Content, DumpReader};
+use crate::dump::{elf, lime, pages};
 use crate::model::error::{Errno, Error, Result};
 use crate::model::int::usize_of;
 use crate::model::interrupt::Interrupt;
@@ -40,14 +40,59 @@ impl PyPieces {
             let (base, size, at): (Address, Size, Option<U64>) = piece.extract()?;
             Ok(Piece { range: convert::range(base, size)?, at: at.map(|at| at.0) })
         })?;
-        Self::of(py, || Ok(pieces), file_size, partial)
+        Self::of(py, |_| Ok(pieces), file_size, partial)
     }
 
     /// Of the program headers of an ELF64 core dump, each of so many bytes.
     #[staticmethod]
     fn of_elf(py: Python<'_>, table: &[u8], stride: Size, file_size: U64, partial: bool) -> PyResult<Self> {
         let stride = usize_of(stride.0);
-        Self::of(py, || elf::pieces(table, stride), file_size, partial)
+        Self::of(py, |_| elf::pieces(table, stride), file_size, partial)
+    }
+
+    /// Of a dump of LiME of so many bytes.
+    #[staticmethod]
+    fn of_lime(py: Python<'_>, fd: CInt, file_size: U64, partial: bool) -> PyResult<Self> {
+        let file = duplicate(fd)?;
+        Self::of(py, |interrupt| lime::pieces(&file, file_size.0, partial, interrupt), file_size, partial)
+    }
+
+    /// Of the pages of so many bytes whose bits are set among the first `count`, from an offset on.
+    #[staticmethod]
+    fn of_bitmap(
+        py: Python<'_>,
+        bitmap: &[u8],
+        count: U64,
+        page_size: Size,
+        offset: U64,
+        file_size: U64,
+        partial: bool,
+    ) -> PyResult<Self> {
+        let pieces = |interrupt: &dyn Interrupt| pages::of_bitmap(bitmap, count.0, page_size.0, offset.0, interrupt);
+        Self::of(py, pieces, file_size, partial)
+    }
+
+    /// Of the pages of so many bytes whose numbers are in a table of rows of so many bytes, from an offset on.
+    #[staticmethod]
+    fn of_table(
+        py: Python<'_>,
+        table: &[u8],
+        row: Size,
+        page_size: Size,
+        offset: U64,
+        file_size: U64,
+        partial: bool,
+    ) -> PyResult<Self> {
+        let row = usize_of(row.0);
+        let pieces = |interrupt: &dyn Interrupt| pages::of_table(table, row, page_size.0, offset.0, interrupt);
+        Self::of(py, pieces, file_size, partial)
+    }
+
+    /// Of the first `count` pages of so many bytes of a compressed kdump, by the bitmaps of those that there were and of those that it has.
+    #[staticmethod]
+    fn of_kdump(py: Python<'_>, there: &[u8], stored: &[u8], count: U64, page_size: Size) -> PyResult<Self> {
+        let pieces = |interrupt: &dyn Interrupt| pages::of_kdump(there, stored, count.0, page_size.0, interrupt);
+        Self::of(py, pieces, U64(u64::MAX), false)
     }
 
     fn __len__(&self) -> usize {
@@ -87,11 +132,13 @@ impl PyPieces {
 
     fn of(
         py: Python<'_>,
-        pieces: impl FnOnce() -> Result<Vec<Piece>> + Send,
+        pieces: impl FnOnce(&dyn Interrupt) -> Result<Vec<Piece>> + Send,
         file_size: U64,
         partial: bool,
     ) -> PyResult<Self> {
-        let work = |_: &dyn Interrupt| piece::joined(piece::checked(pieces()?, file_size.0, partial)?).map(Self);
+        let work = |interrupt: &dyn Interrupt| {
+            piece::joined(piece::checked(pieces(interrupt)?, file_size.0, partial)?).map(Self)
+        };
         detached(py, None, work)
     }
 }

@@ -58,7 +58,8 @@ pub fn e820<'py>(
 /// The ACPI SRAT of guest NUMA nodes, a dict of `NumaNode` by id such as `AddressSpacePlan.numa_nodes`.
 ///
 /// `hotplug_window`, as `(base, size)`, is hot-pluggable memory of the last node. vCPU ids are APIC ids, or ACPI processor ids on
-/// aarch64. Raises `InvalidArgument`.
+/// aarch64. The PCI addresses of generic initiators are those that the guest's firmware gives
+/// them. Raises `InvalidArgument`.
 ///
 /// >>> from dbs_address_space import AddressSpaceBuilder
 /// >>> from dbs_address_space.tables import srat

@@ -9,6 +9,7 @@ use super::convert::{self, Address, Size, U32};
 use super::keywords;
 use crate::model::format::hex;
 use crate::model::numa::{NumaIdTable, NumaNode};
+use crate::model::pci_address::PciAddress;
 use crate::model::range::Range;
 
 /// A range of guest physical memory that belongs to a NUMA node.
@@ -57,7 +58,10 @@ impl PyNumaNodeInfo {
     }
 }
 
-/// A guest's NUMA node: its memory and its vCPUs, in the order given. A value: `add_*` give a new one.
+/// A guest's NUMA node: its memory, its vCPUs and its generic initiators, in the order given. A value: `add_*` give a new one.
+///
+/// `generic_initiators` are PCI devices that access memory as processors do, texts such as `"0000:01:00.0"`. Raises
+/// `InvalidArgument` for other texts.
 ///
 /// >>> from dbs_address_space import NumaNode, NumaNodeInfo
 /// >>> NumaNode().add_info(NumaNodeInfo(0, "1GiB")).add_vcpu_ids([0, 1]).vcpu_ids
@@ -83,6 +87,17 @@ pub(super) fn ids(values: Option<&Bound<'_, PyAny>>, name: &str) -> PyResult<Vec
     convert::items_or_none(values, "ints", |value| Ok(value.extract::<U32>()?.0)).argument(name)
 }
 
+/// The PCI devices of the parameter `generic_initiators`; none for `None`.
+pub(super) fn generic_initiators(given: Option<&Bound<'_, PyAny>>) -> PyResult<Vec<PciAddress>> {
+    let address = |text: Bound<'_, PyAny>| Ok(PciAddress::parse(&convert::text(&text)?)?);
+    convert::items_or_none(given, "texts", address).argument("generic_initiators")
+}
+
+/// The addresses of PCI devices, as texts.
+pub(super) fn texts<'py>(py: Python<'py>, devices: &[PciAddress]) -> PyResult<Bound<'py, PyTuple>> {
+    convert::py_tuple(py, devices.iter().map(PciAddress::to_string))
+}
+
 #[pymethods]
 impl PyNumaNode {
     #[classattr]
@@ -91,12 +106,13 @@ impl PyNumaNode {
     }
 
     #[new]
-    #[pyo3(signature = (region_infos=None, vcpu_ids=None, *, hotplug_infos=None, **others),
-        text_signature = "(region_infos=(), vcpu_ids=(), *, hotplug_infos=())")]
+    #[pyo3(signature = (region_infos=None, vcpu_ids=None, *, hotplug_infos=None, generic_initiators=None, **others),
+        text_signature = "(region_infos=(), vcpu_ids=(), *, hotplug_infos=(), generic_initiators=())")]
     fn new(
         region_infos: Option<&Bound<'_, PyAny>>,
         vcpu_ids: Option<&Bound<'_, PyAny>>,
         hotplug_infos: Option<&Bound<'_, PyAny>>,
+        generic_initiators: Option<&Bound<'_, PyAny>>,
         others: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<Self> {
         keywords::refuse::<Self>(others)?;
@@ -106,7 +122,9 @@ impl PyNumaNode {
         };
         let region_infos = convert::items_or_none(region_infos, "NumaNodeInfo", info).argument("region_infos")?;
         let hotplug_infos = convert::items_or_none(hotplug_infos, "NumaNodeInfo", info).argument("hotplug_infos")?;
-        Ok(Self(NumaNode { region_infos, vcpu_ids: ids(vcpu_ids, "vcpu_ids")?, hotplug_infos }))
+        let (vcpu_ids, generic_initiators) =
+            (ids(vcpu_ids, "vcpu_ids")?, self::generic_initiators(generic_initiators)?);
+        Ok(Self(NumaNode { region_infos, vcpu_ids, hotplug_infos, generic_initiators }))
     }
 
     /// The memory ranges, a tuple of `NumaNodeInfo`.
@@ -125,6 +143,12 @@ impl PyNumaNode {
     #[getter]
     fn hotplug_infos<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
         PyTuple::new(py, self.0.hotplug_infos.iter().map(|range| PyNumaNodeInfo(*range)))
+    }
+
+    /// The PCI devices that access memory as processors do, a tuple of texts such as `"0000:01:00.0"`.
+    #[getter]
+    fn generic_initiators<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        texts(py, &self.0.generic_initiators)
     }
 
     /// A node with one memory range more.
@@ -156,7 +180,11 @@ impl PyNumaNode {
             true => String::new(),
             false => format!(", hotplug_infos={}", self.hotplug_infos(py)?.repr()?),
         };
-        Ok(format!("NumaNode(region_infos={infos}, vcpu_ids={vcpus}{hotplug})"))
+        let devices = match self.0.generic_initiators.is_empty() {
+            true => String::new(),
+            false => format!(", generic_initiators={}", self.generic_initiators(py)?.repr()?),
+        };
+        Ok(format!("NumaNode(region_infos={infos}, vcpu_ids={vcpus}{hotplug}{devices})"))
     }
 
     #[allow(clippy::type_complexity, reason = "what pickle asks for")]
@@ -166,6 +194,7 @@ impl PyNumaNode {
     ) -> PyResult<((Bound<'py, PyTuple>, Bound<'py, PyTuple>), Bound<'py, PyDict>)> {
         let keywords = PyDict::new(py);
         keywords.set_item("hotplug_infos", self.hotplug_infos(py)?)?;
+        keywords.set_item("generic_initiators", self.generic_initiators(py)?)?;
         Ok(((self.region_infos(py)?, self.vcpu_ids(py)?), keywords))
     }
 }

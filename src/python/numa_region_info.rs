@@ -15,7 +15,8 @@ use crate::model::numa::{NumaRegionInfo, Zone};
 /// Memory that a machine should have: how much, for which guest node, from which host node, and of which kind.
 ///
 /// `size` is in bytes, or text such as `"2GiB"`; ints below 1 MiB are refused, for the original counts MiB. Without a guest node it
-/// belongs to node 0; a guest node without memory has the size 0. `mem_type`, `mem_file_path`, `page_size`, `policy` and `prefault`
+/// belongs to node 0; a guest node without memory has the size 0. `generic_initiators` are PCI devices of the node that access memory as
+/// processors do, such as `"0000:01:00.0"`. `mem_type`, `mem_file_path`, `page_size`, `policy` and `prefault`
 /// are for this memory alone, and the builder's where not given. `file` is the path of an ordinary file with these bytes, which is
 /// opened by `build()`, or of a folder for a new file without a name; with `shared=False` what is written stays in memory. For
 /// `hotplug_size` bytes more the plan reserves addresses, for the owner `"hotplug "` and the name. `name` is the region's; where a hole splits the memory, the next
@@ -42,6 +43,9 @@ impl PyNumaRegionInfo {
     /// The choices that were made, as keywords.
     fn keywords<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let (zone, keywords) = (&self.0.zone, PyDict::new(py));
+        if !self.0.generic_initiators.is_empty() {
+            keywords.set_item("generic_initiators", self.generic_initiators(py)?)?;
+        }
         if let Some(source) = zone.source_type {
             keywords.set_item("mem_type", enum_members::source_type(py, source.as_str())?)?;
         }
@@ -81,15 +85,16 @@ impl PyNumaRegionInfo {
     }
 
     #[new]
-    #[pyo3(signature = (size, host_numa_node_id=None, guest_numa_node_id=None, vcpu_ids=None, *, mem_type=None, mem_file_path=None, file=None, shared=None, page_size=None,
+    #[pyo3(signature = (size, host_numa_node_id=None, guest_numa_node_id=None, vcpu_ids=None, *, generic_initiators=None, mem_type=None, mem_file_path=None, file=None, shared=None, page_size=None,
         policy=None, prefault=None, hotplug_size=None, name=None, **others),
-        text_signature = "(size, host_numa_node_id=None, guest_numa_node_id=None, vcpu_ids=(), *, mem_type=None, mem_file_path=None, file=None, shared=None, page_size=None, policy=None, prefault=None, hotplug_size=None, name=None)")]
+        text_signature = "(size, host_numa_node_id=None, guest_numa_node_id=None, vcpu_ids=(), *, generic_initiators=(), mem_type=None, mem_file_path=None, file=None, shared=None, page_size=None, policy=None, prefault=None, hotplug_size=None, name=None)")]
     #[allow(clippy::too_many_arguments, reason = "the keywords that users were promised")]
     fn new(
         size: Size,
         host_numa_node_id: Option<U32>,
         guest_numa_node_id: Option<U32>,
         vcpu_ids: Option<&Bound<'_, PyAny>>,
+        generic_initiators: Option<&Bound<'_, PyAny>>,
         mem_type: Option<&Bound<'_, PyAny>>,
         mem_file_path: Option<&Bound<'_, PyAny>>,
         file: Option<&Bound<'_, PyAny>>,
@@ -118,6 +123,7 @@ impl PyNumaRegionInfo {
             host_numa_node_id: host_numa_node_id.map(|node| node.0),
             guest_numa_node_id: guest_numa_node_id.map(|node| node.0),
             vcpu_ids: super::numa::ids(vcpu_ids, "vcpu_ids")?,
+            generic_initiators: super::numa::generic_initiators(generic_initiators)?,
             zone,
         };
         info.check()?;
@@ -146,6 +152,12 @@ impl PyNumaRegionInfo {
     #[getter]
     fn vcpu_ids<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
         PyTuple::new(py, &self.0.vcpu_ids)
+    }
+
+    /// The PCI devices of the guest's node that access memory as processors do, a tuple of texts such as `"0000:01:00.0"`.
+    #[getter]
+    fn generic_initiators<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        super::numa::texts(py, &self.0.generic_initiators)
     }
 
     /// The path of its ordinary file or of a folder, or `None`.

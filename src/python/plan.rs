@@ -225,8 +225,9 @@ impl PyBuilder {
     /// ()
     fn plan(&self, py: Python<'_>) -> PyResult<PyPlan> {
         let request = self.0.clone();
-        let count =
-            request.numa_regions.iter().fold(0, |sum: usize, info| sum.saturating_add(info.vcpu_ids.len().max(1)));
+        let count = request.numa_regions.iter().fold(0, |sum: usize, info| {
+            sum.saturating_add(info.vcpu_ids.len().max(info.generic_initiators.len()).max(1))
+        });
         of_many(py, count, |interrupt| SpacePlan::of(request, interrupt)).map(PyPlan::from)
     }
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from dbs_address_space import AddressSpace, AddressSpaceBuilder, AddressSpacePlan, Hotplug, NumaRegionInfo, load
 from dbs_address_space.adapters import qemu
+from dbs_address_space.tables import hmat, srat
 from host import require
 from memory_helpers import GIB, MIB, PAGE
 from test_qemu import KERNELS, archive, running
@@ -65,10 +66,14 @@ def initramfs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def told(directory: Path, plan: AddressSpacePlan, initramfs: Path) -> tuple[str, str]:
-    """The files `/proc/iomem` and `/proc/zoneinfo` of a guest on the memory of a plan."""
+def installed_kernel() -> str:
     kernels = sorted(KERNELS.glob("vmlinuz-*"))
     require(kernels, f"there is no kernel in {KERNELS} (make setup unpacks Debian's linux-image-cloud-amd64 there)")
+    return str(kernels[-1])
+
+
+def told(directory: Path, plan: AddressSpacePlan, initramfs: Path) -> tuple[str, str]:
+    """The files `/proc/iomem` and `/proc/zoneinfo` of a guest on the memory of a plan."""
     memory, log = qemu.space_of_plan(plan).memory, directory / "console"
     room = {"slots": plan.hotplug.slots, "max_size": plan.hotplug.max_memory} if plan.hotplug else {}
     has_nodes = len(plan.numa_nodes) > 1
@@ -78,7 +83,7 @@ def told(directory: Path, plan: AddressSpacePlan, initramfs: Path) -> tuple[str,
     arguments = [f"{machine.name},{one}" if one.startswith("memory-backend=") else one for one in arguments]
     kernel = [
         "-kernel",
-        str(kernels[-1]),
+        installed_kernel(),
         "-initrd",
         str(initramfs),
         "-append",
@@ -124,3 +129,23 @@ def test_a_kernel_finds_the_memory_of_a_plan(tmp_path: Path, initramfs: Path, na
         last = infos[-1].base + infos[-1].size
         assert last - (TABLES if last <= 4 * GIB else 0) <= end <= last
     assert spans(zones).keys() == plan.numa_nodes.keys()
+
+
+@pytest.mark.skipif("aarch64" in os.uname().machine, reason="the kernel is for x86_64")
+def test_a_kernel_takes_the_tables_of_a_node_with_devices_alone(tmp_path: Path) -> None:
+    infos = [NumaRegionInfo("192MiB", None, 0, [0]), NumaRegionInfo(0, None, 1, generic_initiators=["0000:01:00.0"])]
+    plan, log = AddressSpaceBuilder("q35", numa_regions=infos).plan(), tmp_path / "console"
+    tables = {"srat": srat(plan.numa_nodes), "hmat": hmat(plan.numa_nodes, latencies={(0, 0): 80, (1, 0): 300})}
+    arguments = ["-M", "q35", "-m", "192", "-kernel", installed_kernel(), "-serial", f"file:{log}"]
+    for name, table in tables.items():
+        (tmp_path / name).write_bytes(table)
+        arguments += ["-acpitable", f"file={tmp_path / name}"]
+    with running(tmp_path, *arguments, "-append", "console=ttyS0 nokaslr no_timer_check"):
+        deadline = time.monotonic() + 120
+        while "hmat:   Initiator-Target[1-0]:300 nsec" not in (
+            said := log.read_text(errors="replace") if log.exists() else ""
+        ):
+            assert "hmat: Ignoring" not in said
+            assert time.monotonic() < deadline, said[-2000:]
+            time.sleep(0.1)
+    assert "Initializing node 1 as memoryless" in said

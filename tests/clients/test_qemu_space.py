@@ -264,6 +264,10 @@ def test_nodes_that_qemu_can_not_have_are_refused() -> None:
         space.insert_region(ram(GIB, name="more"))
         with pytest.raises(Unsupported, match="the RAM at 0x40000000 is in no node"):
             qemu.memory_arguments(space.memory, plan=plan)
+    devices = [NumaRegionInfo("64MiB"), NumaRegionInfo(0, guest_numa_node_id=1, generic_initiators=["0000:01:00.0"])]
+    plan = AddressSpaceBuilder("q35", numa_regions=devices).plan()
+    with qemu.space_of_plan(plan) as space, pytest.raises(Unsupported, match="generic initiator 0000:01"):
+        qemu.memory_arguments(space.memory, plan=plan)
     private = [NumaRegionInfo("3GiB", guest_numa_node_id=0)]
     plan = AddressSpaceBuilder("q35", numa_regions=private, mem_type="mmap").plan()
     with pytest.raises(Unsupported, match="must be one file of small pages"):

@@ -231,6 +231,7 @@ def test_a_command_line_that_can_not_be_is_refused(old: str, new: str, reason: s
     [
         ({"numa_regions": ["1GiB", "1GiB"]}, "several zones"),
         ({"numa_regions": [NumaRegionInfo("1GiB", hotplug_size="1GiB")]}, "hotplug_size"),
+        ({"numa_regions": [NumaRegionInfo("1GiB", generic_initiators=["1:0.0"])]}, "generic initiator 0000:01"),
     ],
 )
 @pytest.mark.parametrize("write", [libvirt.xml, qemu_arguments.arguments])

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from dbs_address_space import FormatError, InvalidArgument, load
-from dbs_address_space.formats.bits import runs
+from dbs_address_space._core import _Pieces
 from dbs_address_space.formats.firecracker import HOLES, START, _ranges
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,17 +18,24 @@ from memory_helpers import GIB, PAGE
 SAMPLES = Path(__file__).parent / "samples"
 
 
+def pieces_of(bitmap: bytes, count: int) -> tuple[tuple[int, int, int | None], ...]:
+    """The pieces of pages of a byte each, from the begin of a file on."""
+    return _Pieces.of_bitmap(bitmap, count, 1, 0, 1 << 62, False).all()  # noqa: FBT003  it is not partial
+
+
 @given(st.binary(max_size=40), st.integers(0, 320))
-def test_runs_of_a_bitmap(bitmap: bytes, count: int) -> None:
+def test_pages_of_a_bitmap(bitmap: bytes, count: int) -> None:
     bits = [bit for bit in range(min(count, len(bitmap) * 8)) if bitmap[bit // 8] >> bit % 8 & 1]
-    found = list(runs(bitmap, count))
-    assert [bit for begin, end in found for bit in range(begin, end)] == bits
-    assert all(end < begin for (_, end), (begin, _) in itertools.pairwise(found))
+    found = pieces_of(bitmap, count)
+    assert [bit for base, size, _ in found for bit in range(base, base + size)] == bits
+    ends = [0, *itertools.accumulate(size for _, size, _ in found)]
+    assert [offset for _, _, offset in found] == ends[:-1]
+    assert all(base + size < behind for (base, size, _), (behind, _, _) in itertools.pairwise(found))
 
 
 def test_a_large_bitmap_is_gone_through_fast() -> None:
-    assert list(runs(b"\xff" * (64 << 20) + b"\1", 1 << 40)) == [(0, (64 << 23) + 1)]
-    assert list(runs(bytes(64 << 20), 1 << 40)) == []
+    assert pieces_of(b"\xff" * (64 << 20) + b"\1", 1 << 40) == ((0, (64 << 23) + 1, 0),)
+    assert pieces_of(bytes(64 << 20), 1 << 40) == ()
 
 
 def xen_core(frames: list[int], pages: bytes) -> bytes:

@@ -124,6 +124,15 @@ def lime(pages: int, *, step: int = PAGE) -> bytes:
     )
 
 
+def test_a_header_that_is_cut_is_the_end_of_part_of_a_dump() -> None:
+    cut = LIME + LIME[:31]
+    with pytest.raises(FormatError, match=r"truncated: of the header of a record, .* 0x1 bytes are missing"):
+        load(cut)
+    assert [(one.base, one.size) for one in load(cut, partial=True).ranges()] == [(PAGE, PAGE)]
+    with pytest.raises(FormatError, match=rf"no record begins here \(at offset {len(LIME):#x}\)"):
+        load(LIME + bytes(32), partial=True)
+
+
 def test_many_pieces_take_one_descriptor_and_few_regions() -> None:
     before = descriptors()
     few, many, copied = load(lime(500)), load(lime(2000)), load(lime(2000), copy=True)

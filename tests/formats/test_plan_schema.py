@@ -24,7 +24,7 @@ ZONES = [
     NumaRegionInfo("2GiB", 0, 0, [0, 1], mem_type="hugeshmem", page_size="1GiB", policy="bind", prefault=True),
     NumaRegionInfo("1GiB", 1, 1, file="/ram", shared=False, hotplug_size="1GiB", name="slow"),
     NumaRegionInfo("1GiB", mem_type="hugetlbfs", mem_file_path="/huge", policy=NumaPolicy("interleave", "0-1")),
-    NumaRegionInfo(0, None, 2, [2]),
+    NumaRegionInfo(0, None, 2, [2], generic_initiators=["0000:01:00.0"]),
 ]
 PLANS = {
     "small": AddressSpaceBuilder(numa_regions=["1GiB"]),

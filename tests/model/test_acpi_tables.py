@@ -96,16 +96,27 @@ def test_hmat_is_read_back_by_iasl(tmp_path: Path) -> None:
     ]
 
 
-def test_memory_without_processors_belongs_to_the_nearest_node() -> None:
+def test_memory_belongs_to_the_nearest_node_with_processors_or_devices() -> None:
     memory = NumaNode([NumaNodeInfo(0, GIB)])
     table = hmat({0: NumaNode(vcpu_ids=[0]), 1: NumaNode(vcpu_ids=[1]), 2: memory}, latencies={(1, 2): 9, (0, 2): 10})
-    assert struct.unpack_from("<HHI", table, 40 + 2 * 40 + 8) == (1, 0, 1)
+    assert struct.unpack_from("<HHII", table, 40 + 8) == (1, 0, 1, 2)
     own = hmat(
         {0: NumaNode([NumaNodeInfo(0, GIB)], [0]), 1: NumaNode(vcpu_ids=[1])}, latencies={(0, 0): 50, (1, 0): 10}
     )
     assert struct.unpack_from("<HHI", own, 40 + 8) == (1, 0, 0)
+    devices = NumaNode(generic_initiators=["0000:01:00.0"])
+    table = hmat({0: memory, 1: devices, 2: NumaNode(vcpu_ids=[0])}, latencies={(1, 0): 9, (2, 0): 10})
+    assert struct.unpack_from("<HHII", table, 40 + 8) == (1, 0, 1, 0)
+    assert distances(table) == {0: {(1, 0): 9000, (1, 1): 0, (1, 2): 0, (2, 0): 10_000, (2, 1): 0, (2, 2): 0}}
     lonely = hmat({0: memory})
     assert struct.unpack_from("<H", lonely, 40 + 8) == (0,)
+
+
+def test_only_nodes_with_memory_are_memory() -> None:
+    window = NumaNode(hotplug_infos=[NumaNodeInfo(GIB, GIB)])
+    table = hmat({0: NumaNode([NumaNodeInfo(0, GIB)], [0]), 1: NumaNode(vcpu_ids=[1]), 2: window})
+    assert [struct.unpack_from("<I", table, 40 + 40 * number + 16)[0] for number in range(2)] == [0, 2]
+    assert len(table) == 40 + 2 * 40
 
 
 @pytest.mark.parametrize(

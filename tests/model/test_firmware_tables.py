@@ -158,6 +158,24 @@ def test_srat_of_an_arm_machine(tmp_path: Path) -> None:
     assert fields(text, "Base Address") == [GIB, 4 * GIB]
 
 
+def test_generic_initiators_are_read_back_by_iasl(tmp_path: Path) -> None:
+    devices = ["0000:01:1f.7", "abcd:ff:00.0"]
+    infos = [NumaRegionInfo("1GiB", None, 0, [0]), NumaRegionInfo(0, None, 3, generic_initiators=devices)]
+    table = srat(AddressSpaceBuilder("q35", numa_regions=infos).plan().numa_nodes)
+    text = disassembled(table, tmp_path)
+    assert text.count("[Generic Initiator Affinity]") == 2
+    assert fields(text, "Device Handle Type") == [1, 1]
+    assert fields(text, "Proximity Domain")[-2:] == [3, 3]
+    assert set(fields(text, "Enabled")) == {1}
+    handles = re.findall(r"Device Handle : ([0-9A-F ]+)", text)
+    # ACPI 6.4: the segment, then the bus in a byte, then device and function in one.
+    assert [bytes.fromhex(handle) for handle in handles] == [
+        struct.pack("<HBB12x", 0, 1, 0x1F << 3 | 7),
+        struct.pack("<HBB12x", 0xABCD, 0xFF, 0),
+    ]
+    assert sum(table) % 256 == 0
+
+
 def test_slit_is_read_back_by_iasl(tmp_path: Path) -> None:
     table = slit([[10, 20, 30], [21, 10, 40], [31, 255, 10]])
     text = disassembled(table, tmp_path)

@@ -363,7 +363,12 @@ def test_json_has_all_that_is_printed_under_keys() -> None:
     assert content["builder"]["machine"]["firmware"] == {"base": GIB, "size": MIB}
     assert content["layout"]["mem_end"] == 64 * GIB
     assert content["layout"]["reserved"] == [{"base": TIB // 2, "size": GIB, "kind": "nvs"}]
-    assert content["numa_nodes"]["7"] == {"regions": [{"base": GIB, "size": GIB}], "vcpu_ids": [], "hotplug": []}
+    assert content["numa_nodes"]["7"] == {
+        "regions": [{"base": GIB, "size": GIB}],
+        "vcpu_ids": [],
+        "hotplug": [],
+        "generic_initiators": [],
+    }
     ram, _, firmware = content["regions"]
     assert [ram[key] for key in ("name", "mem_type", "page_size", "prealloc")] == ["ram0", "hugemmap", 2 * MIB, True]
     assert (ram["host_numa_node_id"], ram["backing"]["policy"]["mode"], ram["reason"]) == (0, "bind", made.reasons[0])

@@ -6,6 +6,7 @@ import os
 import pickle
 import re
 import struct
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,28 @@ def test_wrong_choices_are_refused_at_once(options: dict[str, Any], error: type[
         NumaRegionInfo("1GiB", **options)
 
 
+def test_a_node_may_have_devices_alone() -> None:
+    devices = ("0000:01:00.0", "0000:02:1f.7")
+    made = plan(NumaRegionInfo("1GiB", None, 0, [0]), NumaRegionInfo(0, None, 1, generic_initiators=iter(devices)))
+    assert made.problems == ()
+    assert made.numa_nodes[1] == NumaNode(generic_initiators=devices) != NumaNode()
+    assert "guest node 1: 0 B, no vCPUs, generic initiators 0000:01:00.0 0000:02:1f.7" in str(made).splitlines()
+    assert json.loads(made.to_json())["numa_nodes"]["1"]["generic_initiators"] == list(devices)
+    assert NumaNode(generic_initiators=["1:A.3"]).generic_initiators == ("0000:01:0a.3",)
+    shared = [NumaRegionInfo("1GiB", None, node, generic_initiators=devices[:1]) for node in (0, 1, 1)]
+    assert plan(*shared).problems == ("the PCI device 0000:01:00.0 is twice in the guest node 1",)
+
+
+@pytest.mark.parametrize(
+    ("devices", "error"),
+    [(["01:20.0"], InvalidArgument), (["gpu"], InvalidArgument), ("01:00.0", TypeError), ([1], TypeError)],
+)
+@pytest.mark.parametrize("make", [NumaNode, partial(NumaRegionInfo, 0, None, 1)])
+def test_what_is_not_a_pci_device_is_refused(make: Any, devices: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match="generic_initiators"):
+        make(generic_initiators=devices)
+
+
 def test_what_no_zone_can_have_is_a_problem() -> None:
     (problem,) = plan(NumaRegionInfo("1GiB", page_size="2MiB")).problems
     assert "page_size" in problem
@@ -152,6 +175,7 @@ zones = st.builds(
     mem_type=st.sampled_from([None, "shmem", "mmap", "hugeshmem", "hugemmap"]),
     policy=st.sampled_from([None, "bind", NumaPolicy("interleave", "0-1", strict=True)]),
     prefault=st.sampled_from([None, True, False]),
+    generic_initiators=st.sampled_from([(), ("0000:01:00.0",), ("0001:ff:1f.7", "0000:00:02.0")]),
 )
 
 
@@ -159,7 +183,8 @@ zones = st.builds(
 @given(infos=st.lists(zones, min_size=1, max_size=6), machine=st.sampled_from(["dragonball", "pc", "q35", "virt"]))
 def test_any_zones_hold_what_was_asked_and_travel(infos: list[NumaRegionInfo], machine: str) -> None:
     made = plan(*infos, machine=machine, mem_type="mmap")
-    assert made.problems == ()
+    devices = [(info.guest_numa_node_id, device) for info in infos for device in info.generic_initiators]
+    assert bool(made.problems) == (len(set(devices)) < len(devices))
     sources = {info.mem_type.value if info.mem_type else "mmap" for info in infos}
     assert {region.mem_type.value for region in made.regions if region.mem_type} == sources
     assert sum(region.size for region in made.regions) == sum(info.size for info in infos)

@@ -34,6 +34,7 @@ from dbs_address_space.adapters._qemu_space import (
 )
 from dbs_address_space.enums import MemorySourceType
 from dbs_address_space.errors import Unsupported
+from dbs_address_space.formats.planned import refuse_generic_initiators
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -117,8 +118,8 @@ def memory_arguments(
     Regions that are parts of one file, in order and without a gap in the file, are one backend. A single backend is the
     machine's memory, which QEMU lays out itself, with a hole below 4 GiB; each of several is a NUMA node. With the `plan` that
     the space was made of by `space_of_plan`, nodes and processors are those of the plan. `slots` and `max_size` leave room for
-    `hotplug_commands`. Raises `Unsupported` for RAM that is not shared, or not all of its file, and for nodes that are not
-    one file each, by ascending addresses.
+    `hotplug_commands`. Raises `Unsupported` for RAM that is not shared, or not all of its file, for nodes that are not
+    one file each, by ascending addresses, and for generic initiators.
     """
     check_type(memory, GuestMemory, "memory")
     slots, max_size = checked_int(slots, "slots"), checked_size(max_size, "max_size")
@@ -142,6 +143,7 @@ def memory_arguments(
 
 def _planned_nodes(backends: list[_Backend], plan: AddressSpacePlan) -> list[str]:
     """The NUMA nodes of a plan; QEMU gives them addresses in the order of their numbers."""
+    refuse_generic_initiators(plan.numa_nodes.values())
     arguments: list[str] = []
     left = dict(enumerate(backends))
     for node, parts in sorted(plan.numa_nodes.items()):

@@ -8,13 +8,10 @@ from __future__ import annotations
 from dbs_address_space._core import _DumpReader, _Pieces
 from dbs_address_space._named_tuple import NamedTuple
 
-from .bits import runs
-from .stored import Dump, Piece, checked, mapped
+from .stored import Dump, checked, mapped
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from dbs_address_space._core import AddressSpace
 
     from .source import Source
@@ -43,19 +40,10 @@ def read(source: Source, *, absent: str = "error", partial: bool = False, copy: 
     bitmap = source.read(header.bitmap_at, header.bitmap_size, "the bitmaps")
     half = len(bitmap) // 2
     there, stored = bitmap[:half], bitmap[half:]
-    left_out = (int.from_bytes(there, "little") & ~int.from_bytes(stored, "little")).to_bytes(half, "little")
-    in_file = [Piece(base, size, base) for base, size in _ranges(stored, header)]
-    lacking = [Piece(base, size, None) for base, size in _ranges(left_out, header)]
-    pieces = checked(source, lambda: _Pieces([*in_file, *lacking], 2**64 - 1, partial))
+    pieces = checked(source, lambda: _Pieces.of_kdump(there, stored, header.frames, header.block))
     at = header.bitmap_at + header.bitmap_size
     reader = _DumpReader.of_kdump(source.fd, pieces, header.block, stored, at, absent == "zero")
     return mapped(source, Dump(pieces, reader), absent=absent, partial=partial, copy=copy)
-
-
-def _ranges(bitmap: bytes, header: _Header) -> Iterator[tuple[int, int]]:
-    """The base and size of each run of pages."""
-    for begin, end in runs(bitmap, header.frames):
-        yield begin * header.block, (end - begin) * header.block
 
 
 def _header(source: Source) -> _Header:

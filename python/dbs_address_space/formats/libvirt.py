@@ -170,8 +170,8 @@ class _Domain:
 def xml(plan: AddressSpacePlan, *, name: str = "guest") -> str:
     """The domain of libvirt whose machine, memory, nodes and processors are those of a plan, for more elements to be added.
 
-    A guest node of several zones, one over a file, `hotplug_size`, and zones that differ in what libvirt has for all of them,
-    populating and the kind of source, are `Unsupported`. Raises `InvalidPlan` for a plan with problems.
+    A guest node of several zones, one over a file, `hotplug_size`, generic initiators, and zones that differ in what libvirt has
+    for all of them, populating and the kind of source, are `Unsupported`. Raises `InvalidPlan` for a plan with problems.
 
     >>> from dbs_address_space import AddressSpaceBuilder
     >>> print(xml(AddressSpaceBuilder("q35", numa_regions=["4GiB"]).plan()))

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import struct
 
+from dbs_address_space._core import _Pieces
+
 from .copying import memory_parts, write_sparse
-from .stored import Piece, mapped
+from .stored import Dump, checked, mapped
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from typing import BinaryIO
 
     from dbs_address_space._core import AddressSpace
@@ -29,23 +30,8 @@ HEADER = struct.Struct("<IIQQ8x")
 
 def read(source: Source, *, partial: bool = False, copy: bool = False) -> AddressSpace:
     """The memory of a dump, mapped where it lies."""
-    return mapped(source, _records(source, partial), partial=partial, copy=copy)
-
-
-def _records(source: Source, partial: bool) -> Iterator[Piece]:  # noqa: FBT001  as it was given
-    position = 0
-    while position < source.size:
-        if partial and position + HEADER.size > source.size:
-            return
-        magic, version, first, last = HEADER.unpack(source.read(position, HEADER.size, "the header of a record"))
-        if magic != MAGIC:
-            raise source.error("no record begins here", offset=position)
-        if version != VERSION:
-            raise source.error(f"version {version} is not known, only {VERSION}", offset=position)
-        if last < first:
-            raise source.error(f"a record ends at {last:#x}, before it begins at {first:#x}", offset=position)
-        yield Piece(first, last - first + 1, position + HEADER.size)
-        position += HEADER.size + last - first + 1
+    pieces = checked(source, lambda: _Pieces.of_lime(source.fd, source.size, partial))
+    return mapped(source, Dump(pieces), partial=partial, copy=copy)
 
 
 def write(space: AddressSpace, file: BinaryIO, tick: Ticker) -> None:

@@ -151,7 +151,8 @@ def _node(node: NumaNode) -> dict[str, Any]:
     regions, hotplug = (
         [_range((info.base, info.size)) for info in infos] for infos in (node.region_infos, node.hotplug_infos)
     )
-    return {"regions": regions, "vcpu_ids": node.vcpu_ids, "hotplug": hotplug}
+    devices = node.generic_initiators
+    return {"regions": regions, "vcpu_ids": node.vcpu_ids, "hotplug": hotplug, "generic_initiators": devices}
 
 
 def _region(region: AddressSpaceRegion, reason: str) -> dict[str, Any]:

@@ -11,13 +11,22 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from typing import Any, TypeVar
 
-    from dbs_address_space._core import NumaRegionInfo
+    from dbs_address_space._core import NumaNode, NumaRegionInfo
 
     from .source import Source
 
     Made = TypeVar("Made")
 
-__all__ = ["Described", "Dimm", "checked", "machine_name", "numbers_of", "unsupported", "zones_of"]
+__all__ = [
+    "Described",
+    "Dimm",
+    "checked",
+    "machine_name",
+    "numbers_of",
+    "refuse_generic_initiators",
+    "unsupported",
+    "zones_of",
+]
 
 HUGE_PAGE = 2 << 20
 """The alignment of memory that QEMU plugs in, unless its pages are larger."""
@@ -119,9 +128,18 @@ def zones_of(plan: AddressSpacePlan) -> list[tuple[NumaRegionInfo, AddressSpaceR
         found.append((zone, parts[0] if parts else None))
     if len({zone.guest_numa_node_id or 0 for zone, _ in found}) < len(found):
         raise unsupported("a guest node of several zones", "give each zone a guest_numa_node_id of its own")
+    refuse_generic_initiators(zone for zone, _ in found)
     if any(zone.hotplug_size for zone, _ in found):
         raise unsupported("room of a zone's own (hotplug_size)", "use hotplug=Hotplug(...)")
     return found
+
+
+def refuse_generic_initiators(nodes: Iterable[NumaRegionInfo | NumaNode]) -> None:
+    """Raises `Unsupported` for a node with generic initiators: QEMU names them by the ids of its devices, which no plan has."""
+    devices = [device for node in nodes for device in node.generic_initiators]
+    if devices:
+        how = "plan it without, and give QEMU 9.0 or newer -object acpi-generic-initiator,id=,pci-dev=,node="
+        raise unsupported(f"the generic initiator {devices[0]}", how)
 
 
 def unsupported(what: str, how: str) -> Unsupported:

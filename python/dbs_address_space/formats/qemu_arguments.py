@@ -241,8 +241,8 @@ def arguments(plan: AddressSpacePlan) -> list[str]:
     """The arguments of a QEMU whose machine, memory, nodes and processors are those of a plan; the memory is QEMU's own.
 
     Each guest node is one backend object: a node of several zones is `Unsupported`, and so are private huge pages,
-    `hotplug_size`, and machines that are not QEMU's. `adapters.qemu.memory_arguments` is for the memory of a space. Raises
-    `InvalidPlan` for a plan with problems.
+    `hotplug_size`, generic initiators, and machines that are not QEMU's. `adapters.qemu.memory_arguments` is for the memory of
+    a space. Raises `InvalidPlan` for a plan with problems.
 
     >>> from dbs_address_space import AddressSpaceBuilder
     >>> arguments(AddressSpaceBuilder("q35", numa_regions=["4GiB"]).plan())[:4]

@@ -5,8 +5,9 @@ The layout is that of Windows' DUMP_HEADER64. A dump of the kernel lacks the pag
 
 from __future__ import annotations
 
-from .bits import runs
-from .stored import Piece, mapped
+from dbs_address_space._core import _Pieces
+
+from .stored import Dump, Piece, checked, mapped
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def read(source: Source, *, partial: bool = False, copy: bool = False) -> Addres
     if kind == FULL:
         return mapped(source, _full(source), partial=partial, copy=copy)
     if kind in (BITMAP, KERNEL_BITMAP):
-        return mapped(source, _bitmap(source), partial=partial, copy=copy)
+        return mapped(source, _bitmap(source, partial), partial=partial, copy=copy)
     name = f" ({OTHERS[kind]})" if kind in OTHERS else ""
     raise source.error(
         f"a Windows dump of type {kind}{name}: full dumps (1) and those with a bitmap (5 and 6) are read", offset=TYPE
@@ -50,11 +51,9 @@ def _full(source: Source) -> Iterator[Piece]:
         offset += pages * PAGE
 
 
-def _bitmap(source: Source) -> Iterator[Piece]:
+def _bitmap(source: Source, partial: bool) -> Dump:  # noqa: FBT001  as it was given
     signature, dump, offset, _, count = source.unpack("<4s4s24xQQQ", HEADER, "the second header")
     if signature not in (b"SDMP", b"FDMP") or dump != b"DUMP":
         raise source.error(f"the second header begins with {signature + dump!r}", offset=HEADER)
     bitmap = source.read(HEADER + BITS, -(-count // 8), f"the bitmap of {count} pages")
-    for begin, end in runs(bitmap, count):
-        yield Piece(begin * PAGE, (end - begin) * PAGE, offset)
-        offset += (end - begin) * PAGE
+    return Dump(checked(source, lambda: _Pieces.of_bitmap(bitmap, count, PAGE, offset, source.size, partial)))

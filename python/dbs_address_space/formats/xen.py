@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import struct
 
-from .stored import Piece, mapped
+from dbs_address_space._core import _Pieces
+
+from .stored import Dump, checked, mapped
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
     from dbs_address_space._core import AddressSpace
 
     from .source import Source
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 __all__ = ["read"]
 
 SECTION = struct.Struct("<IIQQQQIIQQ")
-NO_FRAME = (2**32 - 1, 2**64 - 1)
 HEADER_NOTE = 0x200_0001
 PAGE_SIZE = 4096
 
@@ -32,9 +31,10 @@ def read(source: Source, *, partial: bool = False, copy: bool = False) -> Addres
         if wanted not in sections:
             raise source.error(f"an ELF file without program headers, and without {wanted.decode()}, which Xen's have")
     page_size = _page_size(source, *sections[b".note.Xen"])
-    return mapped(
-        source, _pieces(sections[b".xen_pages"], _frames(source, sections), page_size), partial=partial, copy=copy
-    )
+    at, _ = sections[b".xen_pages"]
+    table, row = _frames(source, sections)
+    pieces = checked(source, lambda: _Pieces.of_table(table, row, page_size, at, source.size, partial))
+    return mapped(source, Dump(pieces), partial=partial, copy=copy)
 
 
 def _sections(source: Source) -> dict[bytes, tuple[int, int]]:
@@ -64,25 +64,10 @@ def _page_size(source: Source, offset: int, size: int) -> int:
     raise source.error("no note tells the size of a page")
 
 
-def _frames(source: Source, sections: dict[bytes, tuple[int, int]]) -> Iterable[int]:
-    """The guest's frame number of each page."""
-    for name, fmt in ((b".xen_pfn", "<Q"), (b".xen_p2m", "<Q8x")):
+def _frames(source: Source, sections: dict[bytes, tuple[int, int]]) -> tuple[bytes, int]:
+    """The table whose rows begin with the guest's frame number of each page, and the bytes of a row."""
+    for name, row in ((b".xen_pfn", 8), (b".xen_p2m", 16)):
         if name in sections:
             offset, size = sections[name]
-            table = source.read(offset, size - size % struct.calcsize(fmt), name.decode())
-            return (frame for (frame,) in struct.iter_unpack(fmt, table))
+            return source.read(offset, size - size % row, name.decode()), row
     raise source.error("neither .xen_pfn nor .xen_p2m tells where its pages belong")
-
-
-def _pieces(pages: tuple[int, int], frames: Iterable[int], page_size: int) -> Iterator[Piece]:
-    """Runs of pages that follow each other both in the file and in memory."""
-    offset, _ = pages
-    run = Piece(0, 0, offset)
-    for frame in frames:
-        if run.size and frame * page_size == run.end:
-            run = run._replace(size=run.size + page_size)
-        else:
-            yield from [run] if run.size else []
-            run = Piece(frame * page_size, page_size * (frame not in NO_FRAME), offset)
-        offset += page_size
-    yield from [run] if run.size else []

@@ -11,7 +11,7 @@ command -v qemu-system-aarch64 > /dev/null || packages+=(qemu-system-arm)
 command -v iasl > /dev/null || packages+=(acpica-tools)
 command -v chromium > /dev/null || packages+=(chromium)
 command -v dtc > /dev/null || packages+=(device-tree-compiler)
-[[ -e /usr/share/libvirt/schemas/domain.rng ]] || packages+=(libvirt0)
+command -v virsh > /dev/null || packages+=(libvirt-clients libvirt-daemon-driver-qemu)
 command -v strace > /dev/null || packages+=(strace)
 command -v xmllint > /dev/null || packages+=(libxml2-utils)
 [[ $(uname -m) != x86_64 ]] || compgen -G 'target/kernel/boot/vmlinuz-*' > /dev/null || kernel=1

@@ -3,6 +3,8 @@
 import os
 import shutil
 import subprocess
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ from host import require
 from memory_helpers import GIB, MIB
 from qemu_helpers import qemu
 
+NOBODY = 65534
 SCHEMA = Path("/usr/share/libvirt/schemas/domain.rng")
 ZONES = [
     NumaRegionInfo("2GiB", None, 0, [0, 2], mem_type="shmem", policy=NumaPolicy("bind", "0"), name="a"),
@@ -36,6 +39,10 @@ ZONES = [
 PLANS: dict[str, dict[str, Any]] = {
     "one": {"machine": "q35", "numa_regions": [NumaRegionInfo("4GiB", mem_type="shmem")]},
     "pc": {"machine": "pc", "numa_regions": [NumaRegionInfo("1GiB", mem_type="mmap", prefault=True)]},
+    "private": {
+        "machine": "pc",
+        "numa_regions": [NumaRegionInfo("1GiB", None, node, [node], mem_type="mmap") for node in range(2)],
+    },
     "zones": {"machine": "q35", "numa_regions": ZONES, "hotplug": Hotplug("16GiB", slots=4)},
     "huge": {
         "machine": "virt",
@@ -88,12 +95,43 @@ def plan_of(name: str) -> AddressSpacePlan:
     return AddressSpaceBuilder(**PLANS[name]).plan()
 
 
-def described(plan: AddressSpacePlan) -> list[tuple[Any, ...]]:
+def described(plan: AddressSpacePlan | AddressSpace) -> list[tuple[Any, ...]]:
     """All that libvirt knows too: it has no names of zones."""
     return [
         (one.base, one.size, one.mem_type, one.page_size, one.backing.policy, one.perm_flags, one.has_file)
         for one in plan.regions
     ]
+
+
+@pytest.fixture(scope="module")
+def libvirt_home() -> Iterator[Path]:
+    """A folder for libvirt's driver, which as root would need a user of libvirt's."""
+    with tempfile.TemporaryDirectory() as folder:
+        if os.geteuid() == 0:
+            os.chown(folder, NOBODY, NOBODY)
+        yield Path(folder)
+
+
+def libvirts_line(xml: str, home: Path) -> str:
+    """The command line that libvirt makes of a domain, without a daemon."""
+    require(shutil.which("virsh"), "there is no virsh (Debian: libvirt-clients, libvirt-daemon-driver-qemu)")
+    (home / "domain.xml").write_text(xml)
+    command = ["virsh", "-q", "-c", f"qemu:///embed?root={home}/root", "domxml-to-native", "qemu-argv"]
+    nobody: dict[str, Any] = {"user": NOBODY, "group": NOBODY, "extra_groups": []} if os.geteuid() == 0 else {}
+    environment = {**os.environ, "HOME": str(home), "XDG_CACHE_HOME": str(home)}
+    done = subprocess.run(
+        [*command, home / "domain.xml"], check=True, stdout=subprocess.PIPE, text=True, env=environment, **nobody
+    )
+    said: str = done.stdout
+    return said[said.index("/usr/bin/qemu") :]
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_libvirt_starts_qemu_with_the_memory_of_a_plan(name: str, libvirt_home: Path) -> None:
+    plan = plan_of(name)
+    xml = libvirt.xml(plan).replace('"kvm"', '"qemu"', 1)
+    theirs = load(libvirts_line(xml, libvirt_home).encode())
+    assert described(theirs) == described(plan) == described(load(xml.encode()))
 
 
 def test_a_domain_is_laid_out_as_qemu_does_it() -> None:

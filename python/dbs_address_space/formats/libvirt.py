@@ -224,8 +224,9 @@ def _add_backing(root: ET.Element, zones: Zones) -> None:
         ET.SubElement(pages, "page", {"size": str((region.page_size or 0) // KIB), "unit": "KiB", **nodes})
     is_shared = [_is_shared(region) for _, region in regions]
     ET.SubElement(backing, "source", type="memfd" if any(is_shared) else "anonymous")
-    if len(set(is_shared)) == 1:
-        ET.SubElement(backing, "access", mode=ACCESS[is_shared[0]])
+    # Of private memory libvirt would make a file, if it were told so: it is the default.
+    if is_shared and all(is_shared):
+        ET.SubElement(backing, "access", mode="shared")
     populated = {bool(region.perm_flags & MapFlags.POPULATE) for _, region in regions}
     if len(populated) > 1:
         raise unsupported("populating some zones", "populate all of them, or none")
@@ -239,9 +240,10 @@ def _is_shared(region: AddressSpaceRegion) -> bool:
 
 def _add_cells(root: ET.Element, zones: Zones) -> None:
     numa = ET.SubElement(ET.SubElement(root, "cpu"), "numa")
+    is_any_shared = any(region and _is_shared(region) for _, region in zones)
     for zone, region in zones:
         cpus = {"cpus": ",".join(map(str, zone.vcpu_ids))} if zone.vcpu_ids else {}
-        access = {"memAccess": ACCESS[_is_shared(region)]} if region else {}
+        access = {"memAccess": ACCESS[_is_shared(region)]} if region and is_any_shared else {}
         size = {"memory": str(zone.size // KIB), "unit": "KiB"}
         ET.SubElement(numa, "cell", {"id": str(zone.guest_numa_node_id or 0), **cpus, **size, **access})
 

@@ -3,6 +3,7 @@
 import gc
 import socket
 import weakref
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -35,7 +36,7 @@ def test_no_trace_is_left(
 ) -> None:
     """Handles that are kept hold no descriptor; handles that are dropped are gone at once."""
     kept = []
-    before = None
+    before: Counter[str] = Counter()
     for number in range(rounds):
         attachment = kind.attach(space)
         if isinstance(attachment, Subscription):
@@ -44,11 +45,12 @@ def test_no_trace_is_left(
         kept.append(attachment)
         gone = weakref.ref(attachment)
         if number == 0:
-            before = descriptors()
-    assert descriptors() == before
+            before = Counter(descriptors().values())
+    # At the first look a thread that had served it may not have closed its own yet.
+    assert Counter(descriptors().values()) <= before
     del kept[:], attachment
     assert gone() is None
-    assert descriptors() == before
+    assert Counter(descriptors().values()) <= before
 
 
 @pytest.mark.parametrize("end", [end_by_detaching, end_inside_a_change])

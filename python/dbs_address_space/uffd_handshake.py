@@ -79,8 +79,7 @@ def _more(sock: int, until: float, descriptors: array.array[int]) -> bytes:
             break
     else:
         raise _refused("its mappings did not come in time", errno.ETIMEDOUT)
-    # The duplicate, so that the caller's socket stays his, and whether that may block, too.
-    with socket.socket(fileno=os.dup(sock)) as received_on:
+    with _shared(sock) as received_on:
         flags = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
         size = socket.CMSG_SPACE(MOST_DESCRIPTORS * descriptors.itemsize)
         try:
@@ -95,6 +94,16 @@ def _more(sock: int, until: float, descriptors: array.array[int]) -> bytes:
     if not data:
         raise _refused("the connection ended before its mappings had come", errno.ECONNRESET)
     return data
+
+
+def _shared(sock: int) -> socket.socket:
+    """A duplicate, so that the caller's socket stays his, and whether that may block, too."""
+    duplicate = os.dup(sock)
+    try:
+        return socket.socket(fileno=duplicate)
+    except OSError as error:
+        os.close(duplicate)
+        raise _refused(f"descriptor {sock} is not a socket", error.errno or errno.ENOTSOCK) from None
 
 
 def _content(text: bytes) -> Any:

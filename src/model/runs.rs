@@ -31,6 +31,13 @@ impl Run {
         Self { guest, at: self.bytes().skip(guest.base().abs_diff(self.guest.base())).base(), ..*self }
     }
 
+    /// The parts that lie in ranges, which ascend and do not touch.
+    pub fn within<'a>(&self, ranges: &'a [Range]) -> impl Iterator<Item = Self> + use<'a> {
+        let (run, first) = (*self, ranges.partition_point(|range| range.end() <= self.guest.base()));
+        let touching = ranges.iter().skip(first).take_while(move |range| range.base() < run.guest.end());
+        touching.map(move |range| run.at_addresses(range))
+    }
+
     /// The same bytes from another address on.
     #[must_use]
     pub const fn moved(&self, base: u64) -> Self {

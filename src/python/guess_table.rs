@@ -12,10 +12,7 @@ pub(super) const CLASSES: Guesses = &[
     ("Checkpoint", &[("rollback reset undo revert rewind load", "restore()"), ("branch clone copy", "fork()")]),
     (
         "DirtyTracker",
-        &[
-            ("read get pages poll drain fetch clear reset dirty_pages", "collect()"),
-            ("end close detach", "stop()"),
-        ],
+        &[("read get pages poll drain fetch clear reset dirty_pages", "collect()"), ("end close detach", "stop()")],
     ),
     ("AddressSpace AddressSpaceBase", MAP),
     ("AddressSpaceRegion", REGION),

@@ -109,6 +109,20 @@ def test_part_of_a_slot_is_protected_logged_and_moved(space: AddressSpace, vm: V
         assert slots.error is None
 
 
+def test_a_region_that_two_slots_show_keeps_the_one_that_does_not_change(space: AddressSpace, vm: Vm) -> None:
+    """Slots that were cut once are not made one again: a region over their joint reaches into a slot that a change is not about."""
+    end = RAM + 4 * MIB
+    with space.attach_kvm(vm.fd) as slots:
+        space.protect(RAM + PAGE, PAGE, "r--")
+        space.protect(RAM + PAGE, PAGE, "rw-")
+        space.split_region(RAM + 2 * PAGE, RAM + 3 * PAGE)
+        space.join_regions(RAM + PAGE, RAM + 2 * PAGE)
+        before = dict(slots.base_to_slot)
+        space.protect(RAM + 3 * PAGE, PAGE, "r--")
+        assert slots.base_to_slot[RAM + PAGE] == before[RAM + PAGE]
+        assert guest_writes(space, vm, *range(RAM, RAM + 5 * PAGE, PAGE), end - 1) == [(RAM + 3 * PAGE, 0x5A)]
+
+
 def test_each_window_has_a_slot_with_a_log_of_its_own(space: AddressSpace, vm: Vm) -> None:
     with space.attach_kvm(vm.fd, dirty_log=True) as slots:
         space.insert_region(AddressSpaceRegion.alias(FREE, space["ram"], MIB, MIB, name="same"))

@@ -331,3 +331,11 @@ def test_a_vmm_that_says_nothing_is_waited_for_a_while(image: Path) -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs, interrupted():
         SavedSpace.open(image).serve_uffd(ours, timeout=None)
+
+
+def test_what_is_no_socket_is_refused_and_left_as_it_is(image: Path) -> None:
+    with image.open("rb") as file, SavedSpace.open(image) as saved:
+        before = descriptors_open()
+        with pytest.raises(BackingError, match=r"descriptor \d+ is not a socket"):
+            saved.serve_uffd(file)
+        assert descriptors_open() == before

@@ -26,7 +26,7 @@ use crate::model::dirty::DirtyPages;
 use crate::model::error::{Errno, Error, Result};
 use crate::model::interrupt::Interrupt;
 use crate::model::invalid::Invalid;
-use crate::model::range::Range;
+use crate::model::range::{Range, joined};
 use crate::model::region::{RegionType, SharedRegion};
 use crate::model::runs::{self, Run, SlotChanges};
 use crate::space::client::Client;
@@ -169,13 +169,17 @@ impl Kvm {
         bases.sort_unstable();
         bases.dedup();
         let slots: Vec<Run> = bases.iter().filter_map(|base| table.slots.get(base)).map(SlotEntry::run).collect();
-        let ranges = slots.iter().map(|slot| slot.guest).chain(new().map(|region| region.range));
-        let mut windows: Vec<_> = ranges.flat_map(|range| table.windows_at(range)).collect();
+        let mut ranges: Vec<Range> =
+            slots.iter().map(|slot| slot.guest).chain(new().map(|region| region.range)).collect();
+        ranges.sort_unstable();
+        let ranges = joined(ranges);
+        let mut windows: Vec<_> = ranges.iter().flat_map(|range| table.windows_at(*range)).collect();
         windows.sort_unstable_by_key(|window| window.range().base());
         windows.dedup_by_key(|window| window.range().base());
         let log = kvm::KVM_MEM_LOG_DIRTY_PAGES;
         let shown = windows.iter().flat_map(|window| runs::flagged(run_of(window), &slots, log, self.log_flag()));
-        let shown = runs::joined(shown.collect());
+        // A window may reach into slots that stay as they are.
+        let shown = runs::joined(shown.flat_map(|run| run.within(&ranges)).collect());
         (slots, shown)
     }
 

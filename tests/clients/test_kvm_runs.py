@@ -110,7 +110,7 @@ def test_part_of_a_slot_is_protected_logged_and_moved(space: AddressSpace, vm: V
 
 
 def test_a_region_that_two_slots_show_keeps_the_one_that_does_not_change(space: AddressSpace, vm: Vm) -> None:
-    """Slots that were cut once are not made one again: a region over their joint reaches into a slot that a change is not about."""
+    """Slots that were cut are not joined again: a region over their joint reaches into one that a change is not about."""
     end = RAM + 4 * MIB
     with space.attach_kvm(vm.fd) as slots:
         space.protect(RAM + PAGE, PAGE, "r--")

@@ -277,3 +277,11 @@ def test_blocks_come_and_go_in_one_change() -> None:
         # A second change could be refused, and would leave half of it.
         assert space.generation == before + 1
     assert parts(space) == [(0, 2, "0"), (2, 1, "3"), (3, 5, "0")]
+
+
+def test_part_of_a_region_that_was_cut_is_refused() -> None:
+    """A discard that did less than it was asked for would leave a guest's bytes in blocks that are plugged next."""
+    space, memory = mapped(ram(0, 16 * PAGE))
+    space.split_region(0, 8 * PAGE)
+    with pytest.raises(InvalidAddressRange, match="has no 0x2000 bytes from offset 0x7000 on"):
+        memory._discard_part(0, 7 * PAGE, 2 * PAGE)  # noqa: SLF001  the verb of the blocks

@@ -28,6 +28,7 @@ use crate::memory::section::Section;
 use crate::model::error::Error;
 use crate::model::format;
 use crate::model::ids::Incarnation;
+use crate::model::invalid::Invalid;
 use crate::model::range::Range;
 
 mod atomic;
@@ -109,7 +110,14 @@ impl PyMemory {
     /// The verb and the range for a part of a region, which lies in it.
     fn part_of(&self, verb: Verb, region: &Bound<'_, PyAny>, offset: Size, size: Size) -> PyResult<(Verb, Range)> {
         let (verb, range) = self.regions_of(verb, Some(region))?;
-        Ok((verb, range.skip(offset.0).take(size.0)))
+        let part = range.skip(offset.0).take(size.0);
+        if part.size() == size.0 {
+            return Ok((verb, part));
+        }
+        // The region was cut meanwhile: to do less than was asked for would not be noticed.
+        let (size_text, offset) = (format::hex(size.0), format::hex(offset.0));
+        let message = format!("the region {range} has no {size_text} bytes from offset {offset} on");
+        Err(Invalid::at(message, Some(range.base()), Some(size.0)).into())
     }
 
     /// Calls `look` with the byte at an address, which is neither read nor held.

@@ -284,4 +284,4 @@ def test_part_of_a_region_that_was_cut_is_refused() -> None:
     space, memory = mapped(ram(0, 16 * PAGE))
     space.split_region(0, 8 * PAGE)
     with pytest.raises(InvalidAddressRange, match="has no 0x2000 bytes from offset 0x7000 on"):
-        memory._discard_part(space._key(0), 7 * PAGE, 2 * PAGE)  # noqa: SLF001  the verb of the blocks
+        memory._discard_part(space.snapshot()._key(0), 7 * PAGE, 2 * PAGE)  # noqa: SLF001  the verb of the blocks

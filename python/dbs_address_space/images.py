@@ -22,6 +22,7 @@ from ._core import (
 from ._named_tuple import NamedTuple
 from .errors import AddressSpaceError, ImageCorrupt, ImageError, InvalidAddressRange, InvalidArgument, UnmappedAddress
 from .image_description import BlobPlace, Description, check, parsed
+from .paths import path_text
 from .restoring import not_populated, over_file, places, space_of
 
 TYPE_CHECKING = False
@@ -400,13 +401,6 @@ class SavedSpace:
     def __repr__(self) -> str:
         kind = "full" if self.parent is None else f"a difference in a chain of {len(self._paths)}"
         return f"SavedSpace({self.path!a}, {len(self.regions)} regions, {kind})"
-
-
-def path_text(path: Path, name: str) -> str:
-    """A path as text; `name` is that of the parameter."""
-    if isinstance(path, (str, os.PathLike)):
-        return os.fsdecode(path)
-    raise TypeError(f"{name} must be a str or an os.PathLike, not {type(path).__name__}")
 
 
 def described(part: _ImagePart | _StreamReceiver) -> Description:

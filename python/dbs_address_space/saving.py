@@ -7,10 +7,12 @@ from __future__ import annotations
 import os
 from pathlib import PurePath
 
-from ._core import AddressSpace, DirtyPages, DirtyTracker, _Image, _ImagePart, check_type, copied_buffer
+from ._core import AddressSpace, DirtyPages, DirtyTracker, _Image, _ImagePart
+from .blobs import copied_blobs
 from .errors import InvalidArgument
 from .image_description import BlobPlace, encoded
-from .images import SavedSpace, path_text
+from .images import SavedSpace
+from .paths import path_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,7 +36,7 @@ def saved(  # noqa: PLR0913  those of `save`
     progress: Callable[[Progress], object] | None,
 ) -> SavedSpace:
     """Saves a space: `AddressSpace.save`."""
-    target, places, content = path_text(path, "path"), *_laid_out(blobs or {})
+    target, places, content = path_text(path, "path"), *_laid_out(copied_blobs(blobs, "blobs"))
     older = _older(parent)
     if dirty is not None:
         if not isinstance(dirty, (DirtyPages, DirtyTracker)):
@@ -76,13 +78,8 @@ def _older(parent: SavedSpace | Path | None) -> SavedSpace | None:
 
 def _laid_out(blobs: dict[str, bytes]) -> tuple[dict[str, BlobPlace], bytes]:
     """The place of each blob, and all of them one behind the other."""
-    if not isinstance(blobs, dict):
-        raise TypeError(f"blobs must be a dict of bytes by their names, not {type(blobs).__name__}")
-    places, content, end = {}, [], 0
+    places, end = {}, 0
     for name, blob in blobs.items():
-        check_type(name, str, "the name of a blob")
-        held = copied_buffer(blob, f"blobs[{name!a}]")
-        places[name] = BlobPlace(end, len(held), _Image.digest(held))
-        content.append(held)
-        end += len(held)
-    return places, b"".join(content)
+        places[name] = BlobPlace(end, len(blob), _Image.digest(blob))
+        end += len(blob)
+    return places, b"".join(blobs.values())

@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from .errors import AddressSpaceError, InvalidArgument
+from .paths import path_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -52,9 +53,7 @@ class SpaceServer:
 
     def __init__(self, space: AddressSpace, path: str | os.PathLike[str]) -> None:
         """Binds the socket, in the place of one that nobody listens at any more, and starts a thread that answers."""
-        if not isinstance(path, str | os.PathLike):
-            raise TypeError(f"path must be a str or an os.PathLike, not {type(path).__name__}")
-        self.path = os.fspath(path)
+        self.path = path_text(path, "path")
         self._space, self._process = space, os.getpid()
         self._listener = _listening(self.path)
         self._end = weakref.finalize(self, _end, self._listener, self.path, self._process)

@@ -7,6 +7,7 @@ from __future__ import annotations
 from time import perf_counter
 
 from ._core import AddressSpace, _StreamReceiver, check_type, checked_answer
+from .blobs import copied_blobs
 from .errors import ImageError, InvalidAddressRange, InvalidArgument, UnmappedAddress
 from .image_description import encoded
 from .images import described
@@ -41,7 +42,7 @@ def sent(  # noqa: PLR0913  those of `send`
     progress: Callable[[SendProgress], object] | None,
 ) -> SendReport:
     """Sends a memory: `GuestMemory.send`."""
-    first = _checked(blobs, "blobs")
+    first = copied_blobs(blobs, "blobs")
     with memory.dirty.start(trust=trust) as tracker:
         sender = memory._sender(sock, timeout, lambda base, areas, regions: encoded(base, areas, regions, {}, None))
         sending = _Sending(sender, tracker, progress)
@@ -106,7 +107,7 @@ class _Sending:
         if stop is not None:
             stopped = perf_counter()
             self.note = "stop() was called: let the guest go on here, nothing of it is published elsewhere"
-            self.blobs(_checked(checked_answer(stop(), "stop"), "the answer of stop()"))
+            self.blobs(copied_blobs(checked_answer(stop(), "stop"), "the answer of stop()"))
             left |= self._tracker.collect()
             if left:
                 self._send(left, stopped, None)
@@ -193,13 +194,3 @@ def _blobs(receiver: _StreamReceiver) -> dict[str, bytes]:
         return {name.decode(): content for name, content in receiver.blobs}
     except UnicodeDecodeError as error:
         raise receiver.corrupt(f"the name of a blob: {error}") from error
-
-
-def _checked(blobs: object, what: str) -> dict[str, bytes]:
-    if blobs is None:
-        return {}
-    if not isinstance(blobs, dict):
-        raise TypeError(f"{what} must be a dict of bytes by their names, not {type(blobs).__name__}")
-    for name in blobs:
-        check_type(name, str, "the name of a blob")
-    return {name: bytes(memoryview(blob)) for name, blob in blobs.items()}

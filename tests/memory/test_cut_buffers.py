@@ -1,13 +1,17 @@
 """A buffer of the user that is an mmap of a file that was cut: an error of each verb that copies from or to it."""
 
+import ast
 import mmap
 import os
+import socket
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from ctypes import Structure, addressof, c_ubyte
+from pathlib import Path
 from pickle import PickleBuffer
 from typing import Any
 
+import dbs_address_space
 import numpy as np
 import pytest
 from children import in_child
@@ -34,6 +38,18 @@ def save_as_a_blob(memory: GuestMemory, buffer: Any) -> None:
     AddressSpace._of_memory(memory).save("unused", blobs={"registers": buffer})  # noqa: SLF001
 
 
+def send_as_a_blob(memory: GuestMemory, buffer: Any) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        memory.send(ours, blobs={"registers": buffer})
+
+
+def send_as_the_answer_of_stop(memory: GuestMemory, buffer: Any) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        memory.send(ours, stop=lambda: {"registers": buffer})
+
+
 USES: dict[str, Callable[[GuestMemory, memoryview], object]] = {
     "write": lambda memory, buffer: memory.write(GIB, buffer),
     "write forced": lambda memory, buffer: memory.write(GIB, buffer, force=True),
@@ -51,6 +67,8 @@ USES: dict[str, Callable[[GuestMemory, memoryview], object]] = {
     "load": lambda _, buffer: load(buffer),
     "load_image": lambda memory, buffer: memory.load_image(buffer, GIB),
     "a blob": save_as_a_blob,
+    "a blob of a stream": send_as_a_blob,
+    "the answer of stop": send_as_the_answer_of_stop,
     "a balloon": lambda memory, buffer: Balloon(memory).inflate(buffer),
 }
 KEPT: list[object] = []
@@ -136,3 +154,26 @@ def test_a_buffer_of_an_mmap_is_copied_from_and_to(of: str) -> None:
     assert memory.readv_into([(GIB, 8), (GIB, 8)], buffer) == 16
     assert mapping[:16] == content.tobytes()[:8] * 2
     os.close(fd)
+
+
+OURS = {
+    "formats/source.py: memoryview(part)",
+    "loading.py: memoryview(mmap.mmap(source.fd, source.size, prot=mmap.PROT_READ))",
+    "loading.py: memoryview(content)",
+}
+"""Views that Python makes, of its own bytes or for verbs in Rust: other buffers are for `copied_buffer` and `fill_buffer`."""
+
+
+def views(path: Path) -> Iterator[str]:
+    """The views that a file makes, but for those of a `with`, which are looked at and handed on."""
+    tree = ast.parse(path.read_text())
+    held = [item.context_expr for node in ast.walk(tree) if isinstance(node, ast.With) for item in node.items]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "memoryview" and node not in held:
+            yield ast.unparse(node)
+
+
+def test_python_itself_reads_no_buffer_of_the_users() -> None:
+    package = Path(dbs_address_space.__file__).parent
+    found = {f"{path.relative_to(package)}: {view}" for path in package.rglob("*.py") for view in views(path)}
+    assert found == OURS

@@ -354,7 +354,7 @@ def _protecting(uc: Uc, wanted: AddressRange) -> UnicornClient | None:
 def _mem_write(uc: Uc, address: int, data: bytes) -> None:
     """The engine's `mem_write` while it has memory of a space."""
     if client := _protecting(uc, AddressRange(address, len(data))):
-        client.write(address, bytes(data))
+        client.write(address, data)
     else:
         type(uc).mem_write(uc, address, data)
     for client in getattr(uc, KEPT, ()):

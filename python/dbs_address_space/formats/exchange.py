@@ -7,6 +7,7 @@ from pathlib import Path
 
 from dbs_address_space._core import AddressSpace, check_function, check_type
 from dbs_address_space.errors import InvalidArgument
+from dbs_address_space.paths import path_text
 
 from . import registry
 from .copying import Ticker
@@ -97,10 +98,8 @@ def dump(
     check_type(space, AddressSpace, "space")
     if format is not None:
         check_type(format, str, "format")
-    if not isinstance(path, str | os.PathLike):
-        raise TypeError(f"path must be a str or an os.PathLike, not {type(path).__name__}")
     check_function(progress, "progress", "a Progress")
-    target = Path(os.path.realpath(path))
+    target = Path(os.path.realpath(path_text(path, "path")))
     found = registry.named(format, "write") if format is not None else registry.of_suffix(target.name)
     if found is None or found.write is None:
         known = ", ".join(registry.names("write"))

@@ -17,19 +17,8 @@ __all__ = ["Area", "BlobPlace", "Description", "encoded", "parsed"]
 
 FORMAT, VERSION = "dbs-address-space/image", 1
 _HAVE_MEMORY = ("ram", "firmware")
-_OF_OWN_MEMORY = {
-    *(
-        "region_type",
-        "base",
-        "size",
-        "name",
-        "host_numa_node_id",
-        "mem_type",
-        "perm_flags",
-        "prot_flags",
-    ),
-    *("is_hotplug", "is_anonpage", "backing"),
-}
+_PLACE = ("region_type", "base", "size", "name", "host_numa_node_id", "is_hotplug", "prot_flags")
+_OF_OWN_MEMORY = {*_PLACE, "mem_type", "perm_flags", "is_anonpage", "backing"}
 """The arguments of regions that an image may give."""
 
 

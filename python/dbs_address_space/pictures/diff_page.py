@@ -5,7 +5,7 @@ from __future__ import annotations
 from dbs_address_space._core import size_text
 
 from .changes import FIELDS, changes, words
-from .page import CHANGE_RULES, style_sheet
+from .page import style_sheet
 from .words import escaped, hexadecimal
 
 TYPE_CHECKING = False
@@ -20,6 +20,13 @@ POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 WIDTH = 984
 HEADS = ("change", "begins", "ends", "size", "type", "name", "what")
 
+RULES = """
+figure{margin:0;padding:18px 24px;overflow:auto}figure svg{max-width:100%;height:auto}
+table{border-collapse:collapse;margin:0 24px;font:12px ui-monospace,monospace}body>p{color:var(--muted);padding:0 24px 30px}
+th,td{text-align:left;padding:4px 14px 4px 0;border-bottom:1px solid var(--line)}tbody th{border-left:6px solid var(--edge);
+padding-left:8px}thead th{color:var(--muted);font-weight:400;padding-left:14px}
+"""
+
 
 def to_html(change: AddressSpaceChange, title: str) -> str:
     """The page of a change, light and dark."""
@@ -31,7 +38,7 @@ def to_html(change: AddressSpaceChange, title: str) -> str:
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <meta http-equiv="Content-Security-Policy" content="{POLICY}">
-<title>{shown}</title><style>{style_sheet("auto")}{CHANGE_RULES}</style></head><body>
+<title>{shown}</title><style>{style_sheet("auto")}{RULES}</style></head><body>
 <figure>{picture}</figure>
 <table><thead><tr>{heads}</tr></thead><tbody>
 {rows}

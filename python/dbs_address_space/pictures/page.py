@@ -10,7 +10,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .palette import Theme
 
-__all__ = ["CHANGE_RULES", "SCRIPT", "style_sheet"]
+__all__ = ["SCRIPT", "style_sheet"]
 
 
 def style_sheet(theme: str) -> str:
@@ -85,13 +85,6 @@ max-height:40vh;overflow:auto;background:var(--paper);z-index:3}aside:has(p){dis
 flex-basis:100%}}
 @media (prefers-contrast:more){.block{border-width:2px;border-left-width:8px}}
 @media print{nav,aside{display:none!important}main{display:block}.row{break-inside:avoid}*{print-color-adjust:exact}}
-"""
-
-CHANGE_RULES = """
-figure{margin:0;padding:18px 24px;overflow:auto}figure svg{max-width:100%;height:auto}
-table{border-collapse:collapse;margin:0 24px;font:12px ui-monospace,monospace}body>p{color:var(--muted);padding:0 24px 30px}
-th,td{text-align:left;padding:4px 14px 4px 0;border-bottom:1px solid var(--line)}tbody th{border-left:6px solid var(--edge);
-padding-left:8px}thead th{color:var(--muted);font-weight:400;padding-left:14px}
 """
 
 SCRIPT = """

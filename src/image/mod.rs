@@ -7,7 +7,7 @@ pub mod chunk;
 pub mod header;
 pub mod lazy;
 pub mod merge;
-mod pace;
+pub mod pace;
 pub mod part;
 pub mod patient;
 pub mod restore;

@@ -1,6 +1,10 @@
-//! How fast memory is filled in the background.
+//! How fast memory is filled in the background, or sent.
 
 use std::time::{Duration, Instant};
+
+use crate::model::error::Result;
+use crate::model::interrupt::Interrupt;
+use crate::model::wait::SLICE;
 
 /// Bytes a second, counted from a start.
 #[derive(Clone, Copy, Debug)]
@@ -25,11 +29,25 @@ impl Pace {
     pub fn pause(&self, moved: u64) -> Duration {
         match self.rate {
             None => Duration::ZERO,
-            Some(rate) => match moved.saturating_mul(1000).checked_div(rate) {
-                Some(due) => Duration::from_millis(due).saturating_sub(self.elapsed()),
+            Some(rate) => match u128::from(moved).saturating_mul(1_000_000).checked_div(rate.into()) {
+                Some(due) => {
+                    Duration::from_micros(u64::try_from(due).unwrap_or(u64::MAX)).saturating_sub(self.elapsed())
+                }
                 // None at all.
                 None => Duration::MAX,
             },
+        }
+    }
+
+    /// Waits until so many bytes may have been moved.
+    pub fn wait(&self, moved: u64, interrupt: &dyn Interrupt) -> Result<()> {
+        loop {
+            let left = self.pause(moved);
+            if left.is_zero() {
+                return Ok(());
+            }
+            std::thread::sleep(left.min(SLICE));
+            interrupt.check()?;
         }
     }
 }

@@ -1,13 +1,13 @@
 //! The side that sends.
 
 use std::io::IoSlice;
-use std::time::{Duration, Instant};
 
 use super::connection::{Connection, broken};
 use super::digests::Digests;
 use super::record::{Head, Kind, MOST_BLOBS, MOST_TEXT, Record};
 use crate::image::chain::Image;
 use crate::image::chunk::{self, Buffer, CHUNK, Digest};
+use crate::image::pace::Pace;
 use crate::image::save::{Assembler, ChunkSink, Plan};
 use crate::memory::leased_sections::LeasedSections;
 use crate::memory::section::Section;
@@ -18,7 +18,6 @@ use crate::model::invalid::Invalid;
 use crate::model::quote::quoted;
 use crate::model::range::Range;
 use crate::model::room;
-use crate::model::wait::SLICE;
 
 const STAGE: &str = "send";
 
@@ -72,9 +71,8 @@ impl Sender {
         let plan = Plan::of(self.leased.sections(), &[], 0)?;
         let wanted = dirty.map(|dirty| plan.places_of(dirty)).transpose()?;
         let sections = dirty.map_or_else(|| plan.to_read(None), |dirty| plan.again(dirty))?;
-        let before = self.outgoing.connection.moved();
-        let pace = rate.map(|rate| Pace { rate, begun: Instant::now(), before });
-        let mut pass = Pass { outgoing: &mut self.outgoing, wanted, pace, interrupt };
+        let (begun_at, pace) = (self.outgoing.connection.moved(), Pace::begin(rate));
+        let mut pass = Pass { outgoing: &mut self.outgoing, wanted, pace, begun_at, interrupt };
         Assembler::new(&mut pass)?.read(&plan, (STAGE, &sections), interrupt)?;
         self.passes = self.passes.saturating_add(1);
         self.outgoing.digests.end_pass()?;
@@ -155,7 +153,9 @@ struct Pass<'a> {
     outgoing: &'a mut Outgoing,
     /// The places of the pages to send; `None` for all.
     wanted: Option<Vec<Range>>,
-    pace: Option<Pace>,
+    pace: Pace,
+    /// The bytes that were moved before it.
+    begun_at: u64,
     interrupt: &'a dyn Interrupt,
 }
 
@@ -189,29 +189,6 @@ impl ChunkSink for Pass<'_> {
         let runs =
             chunk::runs(pages).filter_map(|(at, size)| bytes.get(usize_of(at)..usize_of(at.saturating_add(size))));
         self.outgoing.record(record, &room::collected(runs)?, self.interrupt)?;
-        self.pace.as_ref().map_or(Ok(()), |pace| pace.wait(self.outgoing.connection.moved(), self.interrupt))
-    }
-}
-
-/// A limit of bytes a second.
-struct Pace {
-    rate: u64,
-    begun: Instant,
-    before: u64,
-}
-
-impl Pace {
-    /// Waits until so many bytes may have gone.
-    fn wait(&self, moved: u64, interrupt: &dyn Interrupt) -> Result<()> {
-        let due = u128::from(moved.abs_diff(self.before)).saturating_mul(1_000_000).checked_div(self.rate.into());
-        let due = Duration::from_micros(due.and_then(|due| u64::try_from(due).ok()).unwrap_or(u64::MAX));
-        loop {
-            let left = due.saturating_sub(self.begun.elapsed());
-            if left.is_zero() {
-                return Ok(());
-            }
-            std::thread::sleep(left.min(SLICE));
-            interrupt.check()?;
-        }
+        self.pace.wait(self.outgoing.connection.moved().abs_diff(self.begun_at), self.interrupt)
     }
 }

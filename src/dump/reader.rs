@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::avml::Frames;
 use super::buffer::{place, read_at};
 use super::kdump::PackedPages;
-use super::piece::{self, Piece};
+use super::piece::Piece;
 use crate::model::error;
 use crate::model::int::{u64_of, usize_of};
 use crate::model::interrupt::Interrupt;
@@ -41,9 +41,9 @@ pub struct DumpReader {
 }
 
 impl DumpReader {
-    /// For the addresses that some pieces cover.
-    pub fn new(file: Arc<File>, content: Content, pieces: &[Piece]) -> error::Result<Self> {
-        Ok(Self { file, content, covered: piece::covered(pieces.iter())? })
+    /// For the addresses in `covered`, which ascend.
+    pub const fn new(file: Arc<File>, content: Content, covered: Vec<Range>) -> Self {
+        Self { file, content, covered }
     }
 
     /// Copies all that is there to the beginning of another file, one range behind the other, and zeroes to holes: the pieces of that file.

@@ -120,7 +120,8 @@ impl PyPieces {
     /// The reader of the pieces in a file; with `zero` what the dump lacks is zeroes.
     fn reader(&self, fd: CInt, zero: bool) -> PyResult<PyDumpReader> {
         let pieces = self.there(zero)?;
-        PyDumpReader::of(fd, Content::Pieces(pieces), &self.there(zero)?)
+        let covered = piece::covered(pieces.iter())?;
+        PyDumpReader::of(fd, Content::Pieces(pieces), covered)
     }
 }
 
@@ -149,8 +150,8 @@ impl PyPieces {
 pub struct PyDumpReader(Arc<DumpReader>);
 
 impl PyDumpReader {
-    fn of(fd: CInt, content: Content, covered: &[Piece]) -> PyResult<Self> {
-        Ok(Self(Arc::new(DumpReader::new(Arc::new(duplicate(fd)?), content, covered)?)))
+    fn of(fd: CInt, content: Content, covered: Vec<Range>) -> PyResult<Self> {
+        Ok(Self(Arc::new(DumpReader::new(Arc::new(duplicate(fd)?), content, covered))))
     }
 }
 
@@ -167,7 +168,7 @@ impl PyDumpReader {
         zero: bool,
     ) -> PyResult<Self> {
         let pages = PackedPages::new(block.0, room::collected(stored.iter().copied())?, descriptors_at.0)?;
-        Self::of(fd, Content::Pages(pages), &pieces.there(zero)?)
+        Self::of(fd, Content::Pages(pages), piece::covered(pieces.there(zero)?.iter())?)
     }
 
     /// Of a dump of AVML of so many bytes, and its pieces.
@@ -179,7 +180,7 @@ impl PyDumpReader {
             Ok((frames, PyPieces(piece::joined(pieces)?)))
         });
         let (frames, pieces) = found?;
-        Ok((Self::of(fd, Content::Frames(frames), &pieces.there(false)?)?, pieces))
+        Ok((Self::of(fd, Content::Frames(frames), piece::covered(pieces.there(false)?.iter())?)?, pieces))
     }
 
     /// A region that has the bytes of its own addresses.

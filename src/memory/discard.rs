@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 
 use super::advice;
-use super::places::is_users;
+use super::held_lease::is_users;
 use super::protection::Pages;
 use super::section::Section;
 use super::source_error::failed;

@@ -4,8 +4,9 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::sync::{Arc, Weak};
 
 use super::dax_window::{DaxMapping, DaxWindow};
+use super::held_lease::Writes;
 use super::path::Touch;
-use super::places::{Places, Refused, WindowLeases, Writes};
+use super::places::{Places, Refused, WindowLeases};
 use super::region::MappedRegion;
 use super::region_change;
 use super::storage::Storage;

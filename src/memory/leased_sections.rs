@@ -1,8 +1,8 @@
 //! Sections of regions that leases keep in place, for work that lets the snapshot go.
 
 use super::access::Side;
+use super::held_lease::Writes;
 use super::lease::{Lease, WeakRegion};
-use super::places::Writes;
 use super::protection::Need;
 use super::region::MappedRegion;
 use super::section::Section;

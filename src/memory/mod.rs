@@ -32,6 +32,7 @@ pub mod fast_path;
 pub mod following;
 mod gate;
 pub mod hash;
+pub mod held_lease;
 pub mod host;
 mod host_files;
 mod host_index;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::held_lease::{HeldLease, Writes};
 use super::window::Window;
 use crate::model::allocator::without;
 use crate::model::error::LeaseInfo;
@@ -15,14 +16,6 @@ use crate::sys::fork::Forked;
 /// The time for which new leases are kept waiting for the sake of a removal.
 const DRAIN: Duration = Duration::from_millis(50);
 
-/// A view or pin of this age does not end soon. One that does may take that long on a busy machine.
-const LASTING: Duration = Duration::from_secs(1);
-
-/// Whether the lease is a view or a pin, through which a user touches the memory, and not one of our verbs.
-pub(super) fn is_users(lease: &LeaseInfo) -> bool {
-    matches!(lease.what, "view" | "pin")
-}
-
 /// The reason why no lease was given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refused {
@@ -30,41 +23,6 @@ pub enum Refused {
     Closing,
     /// The window was removed.
     Closed,
-}
-
-/// How bytes may be written under a lease.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Writes {
-    /// Not at all.
-    Never,
-    /// By a verb, which marks what it has written.
-    Marked,
-    /// By who knows the address, seen by nobody.
-    Unseen,
-}
-
-/// A lease on part of a storage, taken through a place.
-#[derive(Clone, Copy, Debug)]
-struct HeldLease {
-    what: &'static str,
-    place: Place,
-    part: Range,
-    writes: Writes,
-    since: Instant,
-}
-
-impl HeldLease {
-    /// Whether a drain would wait for it in vain, and new leases for the drain.
-    fn is_lasting(&self, window: &Window) -> bool {
-        is_users(&self.info(window)) && self.since.elapsed() >= LASTING
-    }
-
-    /// The lease as it is told, at the addresses that its bytes have by now.
-    fn info(&self, window: &Window) -> LeaseInfo {
-        let address = window.guest_of(self.part).base();
-        let is_writable = self.writes == Writes::Unseen;
-        LeaseInfo { what: self.what, address, size: self.part.size(), is_writable, pid: None }
-    }
 }
 
 /// Leases that are meant: those on some bytes of the storage that were taken through one place.
@@ -455,6 +413,7 @@ pub(super) mod tests {
     use std::thread;
 
     use super::*;
+    use crate::memory::held_lease::LASTING;
 
     const LONG: Duration = Duration::from_secs(60);
 

@@ -6,7 +6,8 @@ use pyo3::types::{PyString, PyType};
 
 use super::argument::{Argument, type_name};
 use super::calls::python_call;
-use super::convert::{Address, CInt, Size, Timeout, U64, range};
+use super::convert::{Address, CInt, Size, U64, range};
+use super::seconds::Timeout;
 use crate::model::format;
 use crate::model::region::RegionType;
 use crate::model::source::SourceType;

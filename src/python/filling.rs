@@ -6,10 +6,11 @@ use std::time::Duration;
 use pyo3::prelude::*;
 
 use super::calls::python_call;
-use super::convert::{Size, Timeout, U64};
+use super::convert::{Size, U64};
 use super::file;
 use super::image::PyImage;
 use super::interrupt::detached;
+use super::seconds::Timeout;
 use super::space::PySpace;
 use crate::image::lazy::{FillState, ImageSource};
 use crate::image::patient::Patient;

@@ -4,7 +4,7 @@ use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
 
 use super::calls::{self, python_call};
-use super::convert::Timeout;
+use super::seconds::Timeout;
 use crate::space::removal::Patience;
 
 /// A caller's `timeout=`. Views that a cycle of garbage holds, and that would keep their regions busy, are freed first.

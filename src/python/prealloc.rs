@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use pyo3::prelude::*;
 
-use super::convert::{self, Timeout};
+use super::convert;
 use super::interrupt::detached;
+use super::seconds::Timeout;
 use crate::memory::prealloc::{PreallocJob, PreallocReport};
 use crate::model::error::Error;
 use crate::model::format::hex;

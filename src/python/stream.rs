@@ -5,10 +5,11 @@ use pyo3::types::PyBytes;
 
 use super::buffer;
 use super::calls;
-use super::convert::{Size, Timeout, U64};
+use super::convert::{Size, U64};
 use super::dirty::PyDirtyPages;
 use super::file;
 use super::interrupt::detached;
+use super::seconds::Timeout;
 use super::space::PySpace;
 use super::space_ref::SpaceRef;
 use crate::clients::duplicate;

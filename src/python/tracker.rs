@@ -8,12 +8,13 @@ use pyo3::types::{PyDict, PyFrozenSet, PyTuple};
 
 use super::argument::Argument;
 use super::calls::{self, python_call};
-use super::convert::{self, Address, Poll, Size, Timeout};
+use super::convert::{self, Address, Size};
 use super::dirty::PyDirtyPages;
 use super::import_once::ImportOnce;
 use super::interrupt::detached;
 use super::keywords;
 use super::leaving::context_manager;
+use super::seconds::{Poll, Timeout};
 use super::space_ref::SpaceRef;
 use crate::memory::tracking::Consumer;
 use crate::memory::watch;

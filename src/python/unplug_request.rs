@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use pyo3::prelude::*;
 
-use super::convert::Timeout;
 use super::interrupt::detached;
 use super::region_objects::RegionObject;
+use super::seconds::Timeout;
 use super::space_ref::SpaceRef;
 use crate::model::unplug::{UnplugRequest, UnplugState};
 

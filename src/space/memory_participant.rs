@@ -146,9 +146,10 @@ fn busy(region: &SharedRegion, leases: Vec<LeaseInfo>) -> Error {
 mod tests {
     use super::super::state::{SpaceState, window_on};
     use super::*;
+    use crate::memory::held_lease::Writes;
     use crate::memory::lease::{Lease, WeakRegion};
     use crate::memory::mapper::Mapper;
-    use crate::memory::places::{Refused, Writes};
+    use crate::memory::places::Refused;
     use crate::model::change::{ChangeRequest, MapOperation, RegionTarget};
     use crate::model::ids::Incarnation;
     use crate::model::interrupt::Uninterrupted;

@@ -6,8 +6,9 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::Duration;
 
+use crate::memory::held_lease::Writes;
 use crate::memory::lease::{Lease, WeakRegion};
-use crate::memory::places::{Refused, Writes};
+use crate::memory::places::Refused;
 use crate::model::change::{Change, ChangeRequest, MapOperation, RegionTarget};
 use crate::model::error::{Error, Interrupted, Result};
 use crate::model::ids::Generation;

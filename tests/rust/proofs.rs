@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use crate::memory::held_lease::Writes;
 use crate::memory::lease::{Lease, WeakRegion};
-use crate::memory::places::{Refused, Writes};
+use crate::memory::places::Refused;
 use crate::model::change::RegionTarget;
 use crate::model::error::Error;
 use crate::model::interrupt::Uninterrupted;

@@ -5,6 +5,7 @@
 //! removed region is in the way of an added one, or part of a slot becomes read-only or writable, KVM wants the old slot deleted first: for that moment
 //! the guest finds nothing there, so its processors must be paused, which [`Quiesce`] does.
 
+mod dirty_log;
 mod error;
 mod log;
 mod shown;
@@ -14,7 +15,7 @@ mod table;
 use std::os::fd::{OwnedFd, RawFd};
 use std::sync::Arc;
 
-use self::error::{not_a_machine, not_logged, refused, unsupported};
+use self::error::{not_a_machine, refused, unsupported};
 use self::log::KvmLog;
 use self::shown::{is_reachable, is_read_only, run_of};
 use self::slot::SlotEntry;
@@ -22,7 +23,6 @@ use self::table::{SlotNumbers, SlotTable};
 use super::partial_pages::PartialPages;
 use crate::memory::dirty::WriteLog;
 use crate::memory::region::MappedRegion;
-use crate::model::dirty::DirtyPages;
 use crate::model::error::{Errno, Error, Result};
 use crate::model::interrupt::Interrupt;
 use crate::model::invalid::Invalid;
@@ -300,104 +300,6 @@ impl Kvm {
         Ok(self.table.lock()?.windows_opened)
     }
 
-    /// Switches the log of a region; a slot that shows others too is cut.
-    pub fn set_dirty_log(&self, region: &SharedRegion, on: bool) -> Result<()> {
-        self.check_process()?;
-        let cuts = {
-            let table = self.table.lock()?;
-            let bases = table.slots_of(region)?;
-            let mut cuts = bases.iter().filter_map(|base| table.slots.get(base));
-            cuts.any(|entry| entry.is_logging() != on && !region.range.covers(&entry.range()))
-        };
-        if !cuts {
-            return self.switch_log(region, on);
-        }
-        self.hold()?;
-        self.switch_log(region, on).and(self.release())
-    }
-
-    fn switch_log(&self, region: &SharedRegion, on: bool) -> Result<()> {
-        let mut table = self.table.lock()?;
-        for base in table.slots_of(region)? {
-            let entry = table.slot(base)?;
-            if entry.is_logging() == on {
-                continue;
-            }
-            if region.range.covers(&entry.range()) {
-                let switched = entry.set_logging(on);
-                switched.map_err(|error| refused(region, "switching the dirty log of", &error))?;
-            } else {
-                let run = entry.run();
-                self.cut(&mut table, &run, region.range)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Cuts a slot into pieces, of which that in a range has its log switched.
-    fn cut(&self, table: &mut SlotTable, run: &Run, range: Range) -> Result<()> {
-        let (inside, log) = (run.at_addresses(&range), kvm::KVM_MEM_LOG_DIRTY_PAGES);
-        let below = Range::between(run.guest.base(), inside.guest.base());
-        let above = Range::between(inside.guest.end(), run.guest.end());
-        let around = [below, above].into_iter().filter(|part| !part.is_empty()).map(|part| run.at_addresses(&part));
-        let added = around.chain([Run { flags: run.flags ^ log, ..inside }]).collect();
-        let changes = SlotChanges { deleted_before: vec![run.guest.base()], added, ..SlotChanges::default() };
-        match self.apply(table, &changes) {
-            Ok(()) => table.settle(),
-            Err(error) => table.undo().and(Err(error)),
-        }
-    }
-
-    /// The pages that the guest wrote, of a region or of all that are logged; cleared, they are not told again.
-    pub fn dirty_log(&self, region: Option<&SharedRegion>, clear: bool) -> Result<DirtyPages> {
-        self.check_process()?;
-        let mut table = self.table.lock()?;
-        let bases: Vec<u64> = match region {
-            Some(region) => table.slots_of(region)?,
-            None => table.logging().map(|entry| entry.range().base()).collect(),
-        };
-        let range = region.map_or(Range::between(0, u64::MAX), |region| region.range);
-        let is_off = |base: &u64| !table.slots.get(base).is_some_and(SlotEntry::is_logging);
-        match region {
-            Some(region) if bases.iter().any(is_off) => return Err(not_logged(&region.label())),
-            None if !self.options.dirty_log && bases.is_empty() => return Err(not_logged("any region")),
-            _ => {}
-        }
-        let mut pages = no_pages()?;
-        for base in bases {
-            let (entry, by_hand) = (table.slot(base)?, self.options.manual_clear);
-            entry.harvest().map_err(|error| refused(&entry.region, "reading the dirty log of", &error))?;
-            let written = entry.written(range);
-            pages.push_bitmap(base, &written)?;
-            if clear {
-                let cleared = match range.covers(&entry.range()) {
-                    true => entry.clear_all(by_hand),
-                    false => {
-                        let mut found = no_pages()?;
-                        found.push_bitmap(base, &written)?;
-                        entry.clear(&found, by_hand)
-                    }
-                };
-                cleared.map_err(|error| refused(&entry.region, "clearing the dirty log of", &error))?;
-            }
-        }
-        Ok(pages)
-    }
-
-    /// Marks pages as clean, so that only a later write makes them dirty again.
-    pub fn clear_dirty_log(&self, pages: &DirtyPages) -> Result<()> {
-        self.check_process()?;
-        if pages.page_size() != page_size() {
-            // The error of sets that can't be combined.
-            no_pages()?.union(pages)?;
-        }
-        let by_hand = self.options.manual_clear;
-        let clear = |entry: &mut SlotEntry| {
-            entry.clear(pages, by_hand).map_err(|error| refused(&entry.region, "clearing the dirty log of", &error))
-        };
-        self.table.lock()?.logging().try_for_each(clear)
-    }
-
     /// Makes pages private to the guest, or shared with the host.
     pub fn set_private(&self, range: Range, private: bool) -> Result<()> {
         self.check_process()?;
@@ -446,8 +348,4 @@ impl Client for Kvm {
         table.windows.clear();
         table.delete_all(slots)
     }
-}
-
-fn no_pages() -> Result<DirtyPages> {
-    DirtyPages::new(page_size(), vec!["kvm".into()])
 }

@@ -18,10 +18,11 @@ use crate::model::range::Range;
 use crate::model::room;
 use crate::python::base::PyBase;
 use crate::python::calls::{self, python_call};
-use crate::python::convert::{self, Address, Size, Timeout};
+use crate::python::convert::{self, Address, Size};
 use crate::python::dirty::PyDirtyPages;
 use crate::python::image::PyImage;
 use crate::python::interrupt::detached;
+use crate::python::seconds::Timeout;
 use crate::python::space::PySpace;
 
 /// The place and the size of an area, the identity of its bytes, and their address.

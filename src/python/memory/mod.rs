@@ -11,7 +11,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
 use super::base::target;
-use super::convert::{self, Address, Size, Timeout};
+use super::convert::{self, Address, Size};
 use super::dax::PyDaxWindow;
 use super::interrupt::detached;
 use super::leaving::{context_manager, patience};
@@ -19,6 +19,7 @@ use super::mapping::PyMapping;
 use super::region_key::PyRegionKey;
 use super::region_objects::RegionObject;
 use super::registry::PyRegistry;
+use super::seconds::Timeout;
 use super::space_ref::SpaceRef;
 use super::tracker::PyDirty;
 use crate::memory::access::{Access, Shape, Verb};
@@ -121,8 +122,8 @@ impl PyMemory {
     }
 
     /// Calls `look` with the byte at an address, which is neither read nor held.
-    fn at<T>(&self, verb: &'static str, addr: Address, look: impl FnOnce(&Section<'_>) -> T) -> PyResult<T> {
-        let (verb, range) = (Verb::new(verb, Need::Nothing), convert::range(addr, Size(1))?);
+    fn at<T>(&self, verb: Verb, addr: Address, look: impl FnOnce(&Section<'_>) -> T) -> PyResult<T> {
+        let range = convert::range(addr, Size(1))?;
         self.short(|map, memory| {
             let access = Access { map, memory, verb, range };
             access.sections()?.first().map(look).ok_or_else(|| access.unmapped(addr.0))
@@ -155,11 +156,7 @@ impl PyMemory {
     /// >>> memory.host_address(0x1000) - memory.host_address(0)
     /// 4096
     fn host_address(&self, addr: Address) -> PyResult<usize> {
-        let (verb, range) = (Verb::new("host_address", Need::Address), convert::range(addr, Size(1))?);
-        self.short(|map, memory| {
-            let access = Access { map, memory, verb, range };
-            access.sections()?.first().map(|section| section.host().addr()).ok_or_else(|| access.unmapped(addr.0))
-        })
+        self.at(Verb::new("host_address", Need::Address), addr, |section| section.host().addr())
     }
 
     /// The lowest guest physical address at which the byte at a host address is seen now: the way back from `host_address`.
@@ -204,7 +201,7 @@ impl PyMemory {
     /// >>> memory.mapping(0x1000).base
     /// 0
     fn mapping(&self, addr: Address) -> PyResult<PyMapping> {
-        self.at("mapping", addr, |section| PyMapping::of(section.region()))
+        self.at(Verb::new("mapping", Need::Nothing), addr, |section| PyMapping::of(section.region()))
     }
 
     /// The `Mapping` of every region that has memory, by ascending base. Raises `NotMapped`.

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use pyo3::IntoPyObjectExt;
-use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{IntoPyDict, PyBytes, PyDict, PyTuple};
 
@@ -17,8 +16,9 @@ use crate::model::invalid::Invalid;
 use crate::model::room;
 use crate::python::base::PyBase;
 use crate::python::calls::python_call;
-use crate::python::convert::{self, Downtime, Size, Timeout, U32};
+use crate::python::convert::{self, Size, U32};
 use crate::python::interrupt::detached;
+use crate::python::seconds::{Downtime, Timeout};
 use crate::python::space::PySpace;
 use crate::python::stream::{PyStreamReceiver, PyStreamSender, connection};
 use crate::python::{callback, file, keywords};
@@ -106,7 +106,7 @@ impl PyMemory {
         let _guard = python_call();
         let py = slf.py();
         callback::check_progress(py, progress.as_ref())?;
-        check_stop(py, stop.as_ref())?;
+        callback::check_function(stop.as_ref().map(|stop| stop.bind(py)), "stop", "no arguments")?;
         let rate = rate.map(|rate| rate.0);
         if max_passes.0 == 0 || rate == Some(0) {
             return Err(Invalid::argument("send: max_passes and rate are at least 1").into());
@@ -198,13 +198,4 @@ impl PyMemory {
         pieces.iter().for_each(Piece::descend);
         receiver.with(py, progress, |receiver, interrupt| receiver.fill(&pieces, interrupt))
     }
-}
-
-fn check_stop(py: Python<'_>, stop: Option<&Py<PyAny>>) -> PyResult<()> {
-    let Some(stop) = stop.map(|stop| stop.bind(py)) else { return Ok(()) };
-    if !stop.is_callable() {
-        let class = stop.get_type().name()?;
-        return Err(PyTypeError::new_err(format!("stop must be a function without arguments, not {class}")));
-    }
-    callback::check(stop, "stop")
 }

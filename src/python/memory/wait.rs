@@ -11,10 +11,11 @@ use crate::model::room::{self, Room};
 use crate::model::wait::Deadline;
 use crate::python::argument::Argument;
 use crate::python::calls::python_call;
-use crate::python::convert::{self, Address, Poll, Size, Timeout, U64};
+use crate::python::convert::{self, Address, Size, U64};
 use crate::python::import_once::ImportOnce;
 use crate::python::interrupt::detached;
 use crate::python::keywords;
+use crate::python::seconds::{Poll, Timeout};
 use crate::space::wait_value::{WaitedValue, wait_any};
 use crate::sys::futex::Bell;
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from dbs_address_space import AddressSpace, DirtyPages, InvalidArgument, Unsupported
 from dbs_address_space.adapters import kvm_state
+from host import imported
 from kernel_view import descriptors, status
 from memory_helpers import PAGE, blocks
 from ring3_kvm import DEVICE, Ring3Machine, new_space
@@ -82,8 +83,7 @@ def faults(vcpu: int) -> int:
 
 @pytest.mark.timeout(1200)
 def test_a_guest_is_put_back_thousands_of_times(machine: Machine) -> None:
-    import unicorn  # noqa: PLC0415  not everywhere
-
+    unicorn = imported("unicorn")
     space, memory = machine.space, machine.space.memory
     load(space, [DATA + index * 7 * PAGE for index in range(50)])
     machine.boot(CODE)
@@ -217,8 +217,8 @@ def test_registers_are_put_back_with_the_memory(machine: Machine) -> None:
 
 def test_an_emulator_goes_back_with_its_registers_and_its_translations() -> None:
     """A program writes its own next instruction; what was translated of that must not be executed again."""
-    unicorn = pytest.importorskip("unicorn")
-    x86 = pytest.importorskip("unicorn.x86_const")
+    unicorn = imported("unicorn")
+    x86 = imported("unicorn.x86_const")
     space = new_space()
     # mov eax, 1; and, once it has run, a 2 in its place
     space.memory.write(CODE, b"\xb8\x01\0\0\0\x90")

@@ -1,7 +1,6 @@
 """`examples/run_guest.py`: a real guest, on KVM and in Unicorn."""
 
 import ctypes
-import importlib.util
 import re
 import subprocess
 import sys
@@ -12,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 from dbs_address_space import AddressSpaceRegion, RegionBusy
-from host import require
+from host import imported
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 sys.path.insert(0, str(EXAMPLES))
@@ -41,7 +40,7 @@ def require_engine(engine: str) -> None:
     if engine == "kvm" and (problem := kvm_problem()):
         pytest.skip(problem)
     if engine == "unicorn":
-        require(importlib.util.find_spec("unicorn"), "the unicorn package is not installed")
+        imported("unicorn")
 
 
 @pytest.fixture(params=["kvm", "unicorn"])

@@ -7,6 +7,7 @@ import fuzz_guest
 import migrate_guest
 import pytest
 import ring3_kvm
+from host import imported
 
 ENGINES = ["kvm", "unicorn"]
 
@@ -16,7 +17,7 @@ def engine(request: pytest.FixtureRequest) -> str:
     if request.param == "kvm" and not Path("/dev/kvm").exists():
         pytest.skip("there is no /dev/kvm")
     if request.param == "unicorn":
-        pytest.importorskip("unicorn")
+        imported("unicorn")
     return str(request.param)
 
 

@@ -30,7 +30,7 @@ from dbs_address_space.command_line import samples, top
 from dbs_address_space.command_line.parsing import UsageError
 from dbs_address_space.command_line.served import looked_at, of_socket
 from dbs_address_space.serving import SpaceServer
-from host import huge_pages
+from host import huge_pages, imported
 from kernel_view import descriptors
 from memory_helpers import GIB, MIB, PAGE
 
@@ -231,7 +231,7 @@ def look(server: SpaceServer) -> Callable[[], samples.Sample]:
 
 
 def test_the_screen_of_top_shows_sorts_and_filters(space: AddressSpace, look: Callable[[], samples.Sample]) -> None:
-    pytest.importorskip("textual")
+    imported("textual")
     import asyncio  # noqa: PLC0415
 
     from dbs_address_space.command_line._top_screen import TopScreen  # noqa: PLC0415

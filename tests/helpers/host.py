@@ -1,6 +1,7 @@
 """The needs of tests: programs and rights, huge pages, mounts, limits."""
 
 import fcntl
+import importlib.util
 import os
 import re
 import resource
@@ -8,6 +9,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from kernel_view import descriptors, kilobytes
@@ -20,6 +22,12 @@ def require(condition: object, reason: str) -> None:
     if os.environ.get("REQUIRE_ALL") == "1":
         pytest.fail(f"{reason}, and REQUIRE_ALL=1 asks for it")
     pytest.skip(reason)
+
+
+def imported(name: str) -> Any:
+    """A module of another project, without which the test is skipped or fails as by `require`."""
+    require(importlib.util.find_spec(name.partition(".")[0]), f"{name} is not installed")
+    return importlib.import_module(name)
 
 
 def ask_host(condition: object, reason: str) -> None:

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import dbs_address_space
 import pytest
-
-api = pytest.importorskip("mypy.api", reason="mypy is not installed")
+from host import imported, require
 
 REVEALED = {
     "[region for region in space]": "list[AddressSpaceRegion]",
@@ -56,8 +55,7 @@ def path(tmp_path: Path) -> Path:
 
 def test_pyright_finds_them(path: Path) -> None:
     checker = Path(sys.executable).parent / "basedpyright"
-    if not checker.exists():
-        pytest.skip("basedpyright is not installed")
+    require(checker.exists(), "basedpyright is not installed")
     # It takes no package from a .pth file.
     environment = os.environ | {"PYTHONPATH": str(Path(dbs_address_space.__path__[0]).parent)}
     command = [str(checker), "--pythonpath", sys.executable, "--outputjson", str(path)]
@@ -69,7 +67,7 @@ def test_pyright_finds_them(path: Path) -> None:
 
 def test_mypy_finds_them(path: Path, tmp_path: Path) -> None:
     options = ["--strict", "--hide-error-context", "--no-color-output", "--no-error-summary", f"--cache-dir={tmp_path}"]
-    said, errors, _ = api.run([*options, f"--python-executable={sys.executable}", str(path)])
+    said, errors, _ = imported("mypy.api").run([*options, f"--python-executable={sys.executable}", str(path)])
     assert errors == ""
     types = [re.sub(r"\b(builtins|dbs_address_space)\.(\w+\.)*", "", kind) for kind in re.findall(r'is "(.*)"', said)]
     assert dict(zip(REVEALED, types, strict=True)) == REVEALED, said

@@ -17,6 +17,15 @@ PACKAGED = {"chromium-browser": "chromium"}
 """Other names of programs."""
 
 
+def test_a_skip_for_what_is_not_installed_fails_where_all_is_required() -> None:
+    """By `require` and `imported`: pytest's own skips know nothing of REQUIRE_ALL."""
+    texts = {path.name: path.read_text() for path in (ROOT / "tests").rglob("*.py") if path != Path(__file__)}
+    skips = re.compile(r"importorskip|skip(?:if)?\([^)]*(?:installed|there is no (?!/dev/kvm))")
+    assert {name: found for name, text in texts.items() if (found := skips.findall(text))} == {}
+    assert sum(len(re.findall(r"\b(?:require|imported)\(", text)) for text in texts.values()) >= 30
+    assert skips.findall('pytest.skip("gdb is not installed")')
+
+
 def test_setup_brings_every_program_that_a_test_looks_for() -> None:
     setup = (ROOT / "tools" / "setup.sh").read_text()
     texts = [path.read_text() for path in (ROOT / "tests").rglob("*.py") if path != Path(__file__)]

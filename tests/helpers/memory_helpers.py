@@ -63,6 +63,30 @@ def transfer_regions(tmp_path: Path) -> list[AddressSpaceRegion]:
         ]
 
 
+def kinds(tmp_path: Path, size: int) -> dict[str, AddressSpaceRegion]:
+    """A region of each kind of backing, from address 0 on."""
+    with (
+        make_file(tmp_path / "shared", size).open("r+b") as shared,
+        make_file(tmp_path / "private", size).open("r+b") as private,
+        (tmp_path / "sparse").open("w+b") as sparse,
+        make_file(tmp_path / "unaligned", size + 9).open("r+b") as unaligned,
+    ):
+        sparse.truncate(size)
+        return {
+            "memfd": ram(0, size),
+            "anonymous": ram(0, size, mem_type="mmap"),
+            "shared": ram(0, size, mem_type="mmap", perm_flags=mmap.MAP_SHARED | mmap.MAP_ANONYMOUS),
+            "shared file": AddressSpaceRegion.from_file(0, size, shared),
+            "sparse file": AddressSpaceRegion.from_file(0, size, sparse),
+            "private file": AddressSpaceRegion.from_file(0, size, private, shared=False),
+            "unaligned file": AddressSpaceRegion.from_file(0, size, unaligned, 9),
+            "buffer": AddressSpaceRegion.from_buffer(0, bytearray(size)),
+            "odd buffer": AddressSpaceRegion.from_buffer(0, memoryview(bytearray(size + 5))[5:]),
+            "read-only": ram(0, size, prot_flags="r--"),
+            "untouchable": ram(0, size, mem_type="mmap", prot_flags="---"),
+        }
+
+
 MADV_PAGEOUT = 21
 
 

@@ -2,7 +2,6 @@
 
 import ctypes
 import gc
-import mmap
 import os
 from collections.abc import Callable
 from contextlib import suppress
@@ -29,35 +28,12 @@ from dbs_address_space import (
     Unsupported,
 )
 from kernel_view import descriptors, status
-from memory_helpers import MIB, PAGE, blocks, evict, make_file, mapped, numbered, ram
+from memory_helpers import MIB, PAGE, blocks, evict, kinds, make_file, mapped, numbered, ram
 
 SIZE = 64 * PAGE
 HIGH = 1 << 32
 QUIET = 8
 """Resets without a difference after which a page is protected again."""
-
-
-def kinds(tmp_path: Path) -> dict[str, AddressSpaceRegion]:
-    with (
-        make_file(tmp_path / "shared", SIZE).open("r+b") as shared,
-        make_file(tmp_path / "private", SIZE).open("r+b") as private,
-        (tmp_path / "sparse").open("w+b") as sparse,
-        make_file(tmp_path / "unaligned", SIZE + 9).open("r+b") as unaligned,
-    ):
-        sparse.truncate(SIZE)
-        return {
-            "memfd": ram(0, SIZE),
-            "anonymous": ram(0, SIZE, mem_type="mmap"),
-            "shared": ram(0, SIZE, mem_type="mmap", perm_flags=mmap.MAP_SHARED | mmap.MAP_ANONYMOUS),
-            "shared file": AddressSpaceRegion.from_file(0, SIZE, shared),
-            "sparse file": AddressSpaceRegion.from_file(0, SIZE, sparse),
-            "private file": AddressSpaceRegion.from_file(0, SIZE, private, shared=False),
-            "unaligned file": AddressSpaceRegion.from_file(0, SIZE, unaligned, 9),
-            "buffer": AddressSpaceRegion.from_buffer(0, bytearray(SIZE)),
-            "odd buffer": AddressSpaceRegion.from_buffer(0, memoryview(bytearray(SIZE + 5))[5:]),
-            "read-only": ram(0, SIZE, prot_flags="r--"),
-            "untouchable": ram(0, SIZE, mem_type="mmap", prot_flags="---"),
-        }
 
 
 KINDS = [
@@ -101,7 +77,7 @@ def contents(space: AddressSpace) -> dict[int, bytes]:
 
 @pytest.fixture(params=KINDS)
 def space(request: pytest.FixtureRequest, tmp_path: Path) -> AddressSpace:
-    space, memory = mapped(kinds(tmp_path)[request.param])
+    space, memory = mapped(kinds(tmp_path, SIZE)[request.param])
     memory.write(0, numbered(SIZE // 2), force=True)
     return space
 
@@ -129,7 +105,7 @@ def test_what_anyone_wrote_is_put_back(space: AddressSpace, mode: Any) -> None:
 
 @pytest.mark.parametrize("kind", ["memfd", "anonymous", "shared", "sparse file", "private file"])
 def test_what_the_kernel_evicted_is_put_back(kind: str, tmp_path: Path) -> None:
-    memory = mapped(kinds(tmp_path)[kind])[1]
+    memory = mapped(kinds(tmp_path, SIZE)[kind])[1]
     memory.write(0, numbered(SIZE // 2))
     evict(memory, 0, SIZE)
     with memory.checkpoint() as outer:

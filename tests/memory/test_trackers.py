@@ -2,7 +2,6 @@
 
 import asyncio
 import ctypes
-import mmap
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -28,7 +27,7 @@ from dbs_address_space import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernel_view import status
-from memory_helpers import MIB, PAGE, evict, make_file, mapped, ram
+from memory_helpers import MIB, PAGE, evict, kinds, make_file, mapped, ram
 from virtual_machines import HLT, Vm, store
 
 SIZE = 128 * PAGE
@@ -38,24 +37,6 @@ HIGH = 1 << 32
 def of(tracker: DirtyTracker) -> set[int]:
     """The addresses of the pages that were written."""
     return {page for pages in tracker.collect() for page in range(pages.base, pages.base + pages.size, PAGE)}
-
-
-def kinds(tmp_path: Path, size: int = SIZE) -> dict[str, AddressSpaceRegion]:
-    with (
-        make_file(tmp_path / "shared", size).open("r+b") as shared,
-        make_file(tmp_path / "private", size).open("r+b") as private,
-        (tmp_path / "sparse").open("w+b") as sparse,
-    ):
-        sparse.truncate(size)
-        return {
-            "memfd": ram(0, size),
-            "anonymous": ram(0, size, mem_type="mmap"),
-            "shared": ram(0, size, mem_type="mmap", perm_flags=mmap.MAP_SHARED | mmap.MAP_ANONYMOUS),
-            "shared file": AddressSpaceRegion.from_file(0, size, shared),
-            "sparse file": AddressSpaceRegion.from_file(0, size, sparse),
-            "private file": AddressSpaceRegion.from_file(0, size, private, shared=False),
-            "buffer": AddressSpaceRegion.from_buffer(0, bytearray(size)),
-        }
 
 
 KINDS = ["memfd", "anonymous", "shared", "shared file", "private file", "buffer"]
@@ -113,7 +94,7 @@ WRITERS = VERBS | STORES
 
 @pytest.fixture(params=KINDS)
 def memory(request: pytest.FixtureRequest, tmp_path: Path) -> GuestMemory:
-    return mapped(kinds(tmp_path)[request.param])[1]
+    return mapped(kinds(tmp_path, SIZE)[request.param])[1]
 
 
 @pytest.mark.parametrize("mode", ["auto", "pagemap", "api"])
@@ -243,7 +224,7 @@ def test_each_page_is_found_while_writers_run_and_a_collector_loops(
 @pytest.mark.parametrize("exact", [False, True])
 def test_pages_that_the_kernel_evicts_are_found_as_others(kind: str, exact: object, tmp_path: Path) -> None:
     """Such a page is in no page table; only its file, if it has one, knows that it has bytes."""
-    memory = mapped(kinds(tmp_path)[kind])[1]
+    memory = mapped(kinds(tmp_path, SIZE)[kind])[1]
     memory.fill(0, SIZE, 1)
     with memory.dirty.start("pagemap", exact=bool(exact)) as tracker:
         for page in (3, 4, 90):
@@ -262,7 +243,7 @@ def test_pages_that_the_kernel_evicts_are_found_as_others(kind: str, exact: obje
 
 @pytest.mark.parametrize("kind", EVICTED)
 def test_of_memory_with_holes_only_pages_that_were_stored_to_and_evicted_are_found(kind: str, tmp_path: Path) -> None:
-    memory = mapped(kinds(tmp_path)[kind])[1]
+    memory = mapped(kinds(tmp_path, SIZE)[kind])[1]
     memory.write_u8(9 * PAGE, 1)
     memory.discard(20 * PAGE, SIZE - 20 * PAGE)
     with memory.dirty.start("pagemap") as tracker:

@@ -33,7 +33,7 @@ def load(
     format: str | None = None,  # noqa: A002  what one looks for
     **options: Any,
 ) -> AddressSpace:
-    """A space from a file that holds a map, or memory: a mapped, read-only space where there is memory in it.
+    """A space from a file that holds a map, or memory: a mapped one where there is memory in it, read-only unless it is an image.
 
     `source` is a path, what `open()` gives in a binary mode, another binary stream, which is read whole, or the bytes of a
     file. The format is recognized by the content, or `format` names it. `docs/formats.md` has all formats and the `options` of

@@ -16,6 +16,7 @@ from pathlib import Path
 import bulk
 import calls
 import copies
+import dumps
 import guards
 import images
 import integers
@@ -55,6 +56,7 @@ GROUPS: dict[str, Callable[[Pace], Iterator[Result]]] = {
     "prealloc": machines.prealloc,
     "images": images.run,
     "streams": streams.run,
+    "dumps": dumps.run,
     "import": calls.import_time,
 }
 FULL, QUICK = Pace(rounds=41, seconds=0.02), Pace(rounds=7, seconds=0.002)

@@ -57,8 +57,8 @@ mod _core {
     use super::python::change::PyChange;
     #[pymodule_export]
     use super::python::checked::{
-        check_type, checked_int, checked_range, checked_size, checked_timeout, parse_protection, parse_region_type,
-        parse_source_type, protection_text, size_text,
+        check_type, checked_int, checked_range, checked_size, checked_threads, checked_timeout, parse_protection,
+        parse_region_type, parse_source_type, protection_text, size_text,
     };
     #[pymodule_export]
     use super::python::checkpoint::PyCheckpoint;

@@ -19,6 +19,7 @@ from wheels import ROOT, TARGET
 FOLDER = ROOT / "tests/fuzz_model"
 TOOLS = TARGET / "tools"
 CORPORA = TARGET / "corpora"
+SAMPLES = ROOT / "tests/formats/samples"
 ENVIRONMENT = os.environ | {
     "RUSTC_BOOTSTRAP": "1",
     "CARGO_TARGET_DIR": str(TARGET / "fuzz"),
@@ -34,11 +35,15 @@ def targets() -> list[str]:
     return names
 
 
-def seed(name: str, corpus: Path) -> None:
-    """Begins the corpus of images with a full one and a difference, which no fuzzer would come upon."""
-    if name != "image":
-        return
-    space = AddressSpaceBuilder(numa_regions=["4MiB"]).build()
+def seeds(name: str) -> dict[str, bytes]:
+    """The beginning of a corpus, by names: what no fuzzer would come upon."""
+    found = {"image": images, "dump": dumps, "wire": messages}.get(name)
+    return found() if found else {}
+
+
+def images() -> dict[str, bytes]:
+    """A full image and a difference, without their data."""
+    space, found = AddressSpaceBuilder(numa_regions=["4MiB"]).build(), {}
     space.memory.write(0x1_0000, b"full")
     with tempfile.TemporaryDirectory() as folder:
         full = space.save(f"{folder}/full.img")
@@ -47,7 +52,26 @@ def seed(name: str, corpus: Path) -> None:
         for saved in full, space.save(f"{folder}/difference.img", parent=full):
             content = Path(saved.path).read_bytes()
             (table,) = struct.unpack_from("<Q", content, 88)
-            (corpus / Path(saved.path).stem).write_bytes(content[:4096] + content[table:])
+            found[Path(saved.path).stem] = content[:4096] + content[table:]
+    return found
+
+
+def dumps() -> dict[str, bytes]:
+    """The samples of the tests behind the number of their format: ELF's program headers, LiME and AVML."""
+    found = {path.name: b"\x00" + path.read_bytes()[64:4096] for path in SAMPLES.glob("*.core")}
+    for number, suffix in ((b"\x02", "lime"), (b"\x03", "avml")):
+        found |= {path.name: number + path.read_bytes() for path in SAMPLES.glob(f"*.{suffix}")}
+    if len({name.rpartition(".")[2] for name in found}) < len(("core", "lime", "avml")):
+        raise SystemExit(f"{SAMPLES} has not all formats")
+    return found
+
+
+def messages() -> dict[str, bytes]:
+    """A message of each kind, with what a follower wishes and says."""
+    wish, text = struct.pack("<HHIHH4x", 8, 16, 1, 1, 1), struct.pack("<HHI5s3x", 7, 16, 5, b"hello")
+    size = 40 + len(wish) + len(text)
+    heads = {kind: struct.pack("<4sHHIIQQHHI", b"DBSP", 1, kind, size, 0, 1, 2, 0, 0, 2) for kind in range(1, 13)}
+    return {str(kind): head + wish + text for kind, head in heads.items()}
 
 
 def main(seconds: int, names: list[str]) -> None:
@@ -57,7 +81,8 @@ def main(seconds: int, names: list[str]) -> None:
     for name in names or targets():
         corpus = CORPORA / name
         corpus.mkdir(parents=True, exist_ok=True)
-        seed(name, corpus)
+        for file, content in seeds(name).items():
+            (corpus / file).write_bytes(content)
         command = ["cargo", "fuzz", "run", "--fuzz-dir", str(FOLDER), "--sanitizer", "address", name, str(corpus)]
         limits = [f"-max_total_time={seconds}", "-malloc_limit_mb=512", "-rss_limit_mb=2048", "-print_final_stats=1"]
         subprocess.run([*command, "--", *limits], check=True, cwd=ROOT, env=ENVIRONMENT)

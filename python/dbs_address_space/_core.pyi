@@ -93,6 +93,7 @@ __all__ = [
     "checked_int",
     "checked_range",
     "checked_size",
+    "checked_threads",
     "checked_timeout",
     "copied_buffer",
     "device_tree",
@@ -229,6 +230,9 @@ def checked_int(value: object, name: str) -> int:
 
 def checked_size(value: object, name: str) -> int:
     """A number of bytes, an int or text; `name` is that of the parameter."""
+
+def checked_threads(threads: SupportsIndex | None) -> int | None:
+    """How many threads are to work, `None` for as many as help."""
 
 def checked_timeout(timeout: object) -> float | None:
     """Seconds to wait, `None` for ever."""
@@ -1198,6 +1202,7 @@ class AddressSpace:
         blobs: dict[str, bytes] | None = None,
         sync: bool = True,
         check: bool = True,
+        threads: SupportsIndex | None = None,
         progress: _ProgressFunction | None = None,
     ) -> SavedSpace:
         """Writes the map and the memory to an image, with `blobs` by their names, and returns it as an open `SavedSpace`.
@@ -1207,7 +1212,7 @@ class AddressSpace:
         `DirtyTracker`, says which pages may: those that it does not name must be as the parent has them, and a tracker gets its pages
         back when saving fails. Without it all is compared. A guest has to be paused: with `check`, pages that are written meanwhile are
         saved again, and `ImageError` is raised when that does not end; where the kernel can't watch the memory, `is_checked` of the result
-        is false. `sync=False` does not wait for the disk. Devices are saved as regions; what a DAX window shows belongs to its files.
+        is false. `sync=False` does not wait for the disk. `threads` threads work, by default as many as help. Devices are saved as regions; what a DAX window shows belongs to its files.
         Raises `NotMapped`, `AccessDenied` for memory that can't be read, `ImageError` for a path that is in use, `OSError`.
 
         >>> import tempfile
@@ -1247,6 +1252,7 @@ class AddressSpace:
         mode: Literal["copy", "cow", "lazy"] = "copy",
         *,
         resolve: Callable[[str], str | PathLike[str]] | None = None,
+        threads: SupportsIndex | None = None,
         progress: _ProgressFunction | None = None,
     ) -> AddressSpace:
         """A new space with the map and the memory of an image, or nothing.
@@ -1254,7 +1260,7 @@ class AddressSpace:
         `mode="copy"` reads all, checked against its digests before anybody sees it. `"cow"` maps the file privately, in no time at any size:
         the file must stay as it is, accesses go through the kernel, and bytes are checked by `SavedSpace.verify()` only. `"lazy"` returns at
         once, too: bytes come in checked when they are first used, by whomever, and before that in the background; where the image turns out to be
-        damaged a touch is `MemoryFault`. It takes a privilege (`Unsupported` says which). `resolve(digest)` gives the path of a parent that moved; `progress(p)` is for `"copy"` alone, and refused for the others. Raises `ImageCorrupt`, `ImageMismatch`, `ImageTooNew`, `OSError`, and as `map_memory()` does.
+        damaged a touch is `MemoryFault`. It takes a privilege (`Unsupported` says which). `resolve(digest)` gives the path of a parent that moved; `threads` and `progress(p)` are for `"copy"` alone, and refused for the others. Raises `ImageCorrupt`, `ImageMismatch`, `ImageTooNew`, `OSError`, and as `map_memory()` does.
 
         >>> import tempfile
         >>> from dbs_address_space import AddressSpace, AddressSpaceBuilder
@@ -2962,6 +2968,14 @@ class GuestMemory:
         >>> memory.read(4095, 2)
         b'\x01\x00'
         """
+    def _write_sparse(
+        self,
+        fd: int,
+        path: str,
+        places: Sequence[tuple[int, int, int]],
+        threads: SupportsIndex | None,
+        progress: _ProgressFunction | None,
+    ) -> None: ...
     def _save(
         self,
         path: str,
@@ -2973,6 +2987,7 @@ class GuestMemory:
         dirty: DirtyPages | None,
         sync: bool,
         check: bool,
+        threads: SupportsIndex | None,
         progress: _ProgressFunction | None,
     ) -> None: ...
     def send(
@@ -3073,6 +3088,7 @@ class GuestMemory:
         self,
         image: _Image | None,
         places: Sequence[tuple[int, int, bytes | None]],
+        threads: SupportsIndex | None,
         progress: _ProgressFunction | None,
     ) -> None: ...
     def dax_window(self, region: _Target) -> DaxWindow:
@@ -3645,8 +3661,10 @@ class _Image:
     def __new__(cls, newest: _ImagePart, older: Sequence[_ImagePart]) -> Self: ...
     @staticmethod
     def digest(data: bytes) -> bytes: ...
-    def verify(self, progress: _ProgressFunction | None) -> None: ...
-    def merge(self, path: str, sync: bool, progress: _ProgressFunction | None) -> None: ...
+    def verify(self, threads: SupportsIndex | None, progress: _ProgressFunction | None) -> None: ...
+    def merge(
+        self, path: str, sync: bool, threads: SupportsIndex | None, progress: _ProgressFunction | None
+    ) -> None: ...
     def serve(
         self,
         userfault: int,

@@ -206,8 +206,10 @@ class SavedSpace:
         self._opened()
         return tuple(SavedSpace._of(self._parts[at:], self._paths[at:]) for at in range(len(self._parts)))
 
-    def verify(self, *, progress: Callable[[Progress], object] | None = None) -> None:
-        """Reads all of it and its parents.
+    def verify(
+        self, *, threads: SupportsIndex | None = None, progress: Callable[[Progress], object] | None = None
+    ) -> None:
+        """Reads all of it and its parents, by `threads` threads, by default as many as help.
 
         Raises `ImageCorrupt` with `.path`, `.chunk`, `.region` and `.address` for the first damage.
 
@@ -219,19 +221,24 @@ class SavedSpace:
         image = self._opened()
         check_function(progress, "progress", "a Progress")
         try:
-            image.verify(progress)
+            image.verify(threads, progress)
         except ImageCorrupt as error:
             raise self._located(error) from None
         for saved in self.chain():
             _ = saved.blobs
 
     def merge(
-        self, path: Path, *, sync: bool = True, progress: Callable[[Progress], object] | None = None
+        self,
+        path: Path,
+        *,
+        sync: bool = True,
+        threads: SupportsIndex | None = None,
+        progress: Callable[[Progress], object] | None = None,
     ) -> SavedSpace:
         """Writes a full image of the same memory, map and blobs, which needs no parent; its `content` is this one's.
 
-        Every chunk is checked on the way. Raises `ImageCorrupt`, `ImageError` for a path that is part of the chain, `OSError`;
-        then nothing has changed.
+        `threads` threads, by default as many as help, check every chunk on the way. Raises `ImageCorrupt`, `ImageError` for a
+        path that is part of the chain, `OSError`; then nothing has changed.
 
         >>> import tempfile
         >>> from dbs_address_space import AddressSpaceBuilder
@@ -246,7 +253,7 @@ class SavedSpace:
         """
         check_function(progress, "progress", "a Progress")
         try:
-            self._opened().merge(path_text(path, "path"), sync, progress)
+            self._opened().merge(path_text(path, "path"), sync, threads, progress)
         except ImageCorrupt as error:
             raise self._located(error) from None
         return SavedSpace.open(path)
@@ -257,14 +264,15 @@ class SavedSpace:
         *,
         rate: SupportsIndex | str | None = None,
         timeout: float | None = 10.0,
+        threads: SupportsIndex | None = None,
         progress: Callable[[Progress], object] | None = None,
     ) -> AddressSpace:
         r"""A new space with its map and memory; `AddressSpace.restore` says how.
 
         With `mode="lazy"`, `rate` bytes a second come in in the background, as many as can by default; 0 for none. A file that is
         not read within `timeout` seconds (`None`: for ever) is `MemoryFault` where it was touched, now and later; the background
-        ends then, and the rest comes in when it is touched. `progress(p)` goes with `mode="copy"` alone, where it is called at
-        most 20 times a second.
+        ends then, and the rest comes in when it is touched. `threads` and `progress(p)` go with `mode="copy"` alone, where
+        `threads` threads work, by default as many as help, and `progress` is called at most 20 times a second.
 
         >>> import tempfile
         >>> from dbs_address_space import AddressSpaceBuilder
@@ -284,13 +292,14 @@ class SavedSpace:
             raise self._newest().mismatch(message)
         _ = self.blobs
         speed, seconds = None if rate is None else checked_size(rate, "rate"), checked_timeout(timeout)
-        if progress is not None and mode != "copy":
-            raise InvalidArgument(f"progress= goes with mode='copy', for {mode!a} returns at once")
+        for name, option in (("threads", threads), ("progress", progress)):
+            if option is not None and mode != "copy":
+                raise InvalidArgument(f"{name}= goes with mode='copy', for {mode!a} returns at once")
         if mode == "lazy":
             return self._filled_later(image, speed, seconds)
         if rate is not None:
             raise InvalidArgument(f"rate= goes with mode='lazy', not with {mode!a}")
-        return self._copied(image, progress) if mode == "copy" else self._mapped()
+        return self._copied(image, threads, progress) if mode == "copy" else self._mapped()
 
     def serve_uffd(
         self, sock: _File, *, rate: SupportsIndex | str | None = None, timeout: float | None = 5.0
@@ -337,11 +346,13 @@ class SavedSpace:
         except (InvalidAddressRange, UnmappedAddress) as error:
             raise self._newest().corrupt(f"its JSON: {error}") from error
 
-    def _copied(self, image: _Image, progress: Callable[[Progress], object] | None) -> AddressSpace:
+    def _copied(
+        self, image: _Image, threads: SupportsIndex | None, progress: Callable[[Progress], object] | None
+    ) -> AddressSpace:
         space = self._space(lambda region, _: region)
         memory = space.map_memory(progress=progress)
         try:
-            memory._fill(image, places(self._description), progress)
+            memory._fill(image, places(self._description), threads, progress)
         except BaseException as error:
             space.close()
             if isinstance(error, ImageCorrupt):
@@ -366,7 +377,7 @@ class SavedSpace:
             )
             raise ImageError(f"{self.path}: {message}", path=self.path)
         space = self._space(over_file(self._newest()))
-        space.map_memory()._fill(None, places(self._description), None)
+        space.map_memory()._fill(None, places(self._description), None, None)
         return space
 
     def _located(self, error: ImageCorrupt) -> ImageCorrupt:
@@ -439,8 +450,12 @@ def _open_parent(part: _ImagePart, path: str) -> _ImagePart:
 
 
 def _restored(
-    path: Path, mode: str, resolve: Callable[[str], Path] | None, progress: Callable[[Progress], object] | None
+    path: Path,
+    mode: str,
+    resolve: Callable[[str], Path] | None,
+    threads: SupportsIndex | None,
+    progress: Callable[[Progress], object] | None,
 ) -> AddressSpace:
     """Restores an image: `AddressSpace.restore`."""
     with SavedSpace.open(path, resolve=resolve) as saved:
-        return saved.restore(mode, progress=progress)
+        return saved.restore(mode, threads=threads, progress=progress)

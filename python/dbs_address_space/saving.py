@@ -17,6 +17,7 @@ from .paths import path_text
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import SupportsIndex
 
     from .images import Path
     from .progress import Progress
@@ -33,6 +34,7 @@ def saved(  # noqa: PLR0913  those of `save`
     *,
     sync: bool,
     check: bool,
+    threads: SupportsIndex | None,
     progress: Callable[[Progress], object] | None,
 ) -> SavedSpace:
     """Saves a space: `AddressSpace.save`."""
@@ -58,6 +60,7 @@ def saved(  # noqa: PLR0913  those of `save`
             dirty=pages,
             sync=sync,
             check=check,
+            threads=threads,
             progress=progress,
         )
     except BaseException:

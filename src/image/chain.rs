@@ -1,13 +1,20 @@
 //! An image: a file, and those that it is a difference from.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::chunk::{self, Buffer, CHUNK, Digest, Named};
 use super::part::Part;
 use crate::memory::lazy::Haste;
+use crate::memory::team::{share_out, threads_for};
 use crate::model::error::{ImageFault, Result};
-use crate::model::int::usize_of;
+use crate::model::int::{u64_of, usize_of};
+use crate::model::interrupt::Interrupt;
 use crate::model::room;
+
+/// Chunks that a thread reads before it looks for other work.
+const AT_A_TIME: usize = 64;
 
 /// The memory that a chain of files describes.
 #[derive(Debug)]
@@ -74,6 +81,32 @@ impl Image {
     /// Room for the bytes of a chunk.
     pub fn buffer() -> Result<Buffer> {
         room::zeroed(usize_of(CHUNK))
+    }
+
+    /// Reads chunks of a list and has them looked at, in several threads, by default in as many as help; what that gives, in their order.
+    pub fn each<J: Sync, T: Send>(
+        &self,
+        wanted: &[(u64, J)],
+        (stage, threads): (&'static str, Option<usize>),
+        interrupt: &dyn Interrupt,
+        look: impl Fn(&(u64, J), &[u8]) -> Result<T> + Sync + Send,
+    ) -> Result<Vec<T>> {
+        let total = u64_of(wanted.len()).saturating_mul(CHUNK);
+        let (parts, done) = (room::collected(wanted.chunks(AT_A_TIME))?, AtomicU64::new(0));
+        let step = |index: usize, interrupt: &dyn Interrupt| {
+            let part = parts.get(index).copied().unwrap_or_default();
+            let (mut buffer, mut given) = (Self::buffer()?, room::unwritten(part.len())?);
+            for one in part {
+                self.read(one.0, &mut buffer)?;
+                given.push(look(one, &buffer)?);
+                done.fetch_add(CHUNK, Ordering::Relaxed);
+                interrupt.check()?;
+            }
+            Ok(ControlFlow::Continue(given))
+        };
+        let ask = &mut || interrupt.progress(stage, done.load(Ordering::Relaxed), total);
+        let given = share_out(parts.len(), threads_for(total, threads), step, ask)?;
+        room::collected(given.into_iter().flatten())
     }
 
     /// Reads a chunk from the files that have its pages, and checks its digest.

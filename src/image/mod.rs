@@ -2,6 +2,7 @@
 
 #![deny(clippy::disallowed_methods, reason = "sizes here are chosen by whoever made the file")]
 
+pub mod assemble;
 pub mod chain;
 pub mod chunk;
 pub mod header;
@@ -10,6 +11,7 @@ pub mod merge;
 pub mod pace;
 pub mod part;
 pub mod patient;
+pub mod plan;
 pub mod restore;
 pub mod save;
 pub mod uffd_server;

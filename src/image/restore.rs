@@ -6,9 +6,10 @@ use crate::memory::buffer::{Bytes, Input};
 use crate::memory::section::Section;
 use crate::model::error::Result;
 use crate::model::ids::Lineage;
-use crate::model::int::{u64_of, usize_of};
+use crate::model::int::usize_of;
 use crate::model::interrupt::Interrupt;
 use crate::model::range::Range;
+use crate::model::room;
 
 /// Memory to be filled.
 #[derive(Clone, Copy, Debug)]
@@ -21,26 +22,12 @@ pub struct Piece<'a> {
     pub lineage: Option<Lineage>,
 }
 
-/// Copies the memory of an image into new memory, chunk by chunk, each of which is checked before.
-pub fn fill(image: &Image, pieces: &[Piece<'_>], interrupt: &dyn Interrupt) -> Result<()> {
+/// Copies the memory of an image into new memory, in several threads, each chunk of it checked before.
+pub fn fill(image: &Image, pieces: &[Piece<'_>], threads: Option<usize>, interrupt: &dyn Interrupt) -> Result<()> {
     let chunks_of = |piece: &Piece<'_>| image.chunks_in(piece.at, piece.at.saturating_add(piece.section.size()));
-    let total =
-        pieces.iter().map(|piece| chunks_of(piece).len()).fold(0u64, |sum, count| sum.saturating_add(bytes_of(count)));
-    let mut buffer = Image::buffer()?;
-    let mut done = 0u64;
-    for piece in pieces {
-        for (number, _) in chunks_of(piece) {
-            image.read(*number, &mut buffer)?;
-            piece.put(number.saturating_mul(CHUNK), &buffer)?;
-            done = done.saturating_add(CHUNK);
-            interrupt.progress("restore", done, total)?;
-        }
-    }
-    Ok(())
-}
-
-fn bytes_of(count: usize) -> u64 {
-    u64_of(count).saturating_mul(CHUNK)
+    let wanted = pieces.iter().flat_map(|piece| chunks_of(piece).iter().map(move |(number, _)| (*number, piece)));
+    let put = |(number, piece): &(u64, &Piece<'_>), bytes: &[u8]| piece.put(number.saturating_mul(CHUNK), bytes);
+    image.each(&room::collected(wanted)?, ("restore", threads), interrupt, put).map(drop)
 }
 
 impl Piece<'_> {

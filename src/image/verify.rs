@@ -1,7 +1,6 @@
 //! Checking every byte of an image.
 
 use super::chain::Image;
-use super::chunk::CHUNK;
 use super::header;
 use super::part::Part;
 use crate::model::error::{ImageFault, Result};
@@ -12,16 +11,9 @@ use crate::model::room::Gathered;
 use crate::sys::file;
 
 impl Image {
-    /// Reads all of memory and compares it with the digests, and looks for bytes that belong to nothing.
-    pub fn verify(&self, interrupt: &dyn Interrupt) -> Result<()> {
-        let total = u64_of(self.chunks().len()).saturating_mul(CHUNK);
-        let mut buffer = Self::buffer()?;
-        let mut done = 0u64;
-        for (number, _) in self.chunks() {
-            self.read(*number, &mut buffer)?;
-            done = done.saturating_add(CHUNK);
-            interrupt.progress("verify", done, total)?;
-        }
+    /// Reads all of memory and compares it with the digests, in several threads, and looks for bytes that belong to nothing.
+    pub fn verify(&self, threads: Option<usize>, interrupt: &dyn Interrupt) -> Result<()> {
+        self.each(self.chunks(), ("verify", threads), interrupt, |_, _| Ok(()))?;
         self.parts().try_for_each(|part| check_strays(part, interrupt))
     }
 }

@@ -37,7 +37,26 @@ pub struct Writer<'a> {
     file: File,
     parent: Option<&'a Image>,
     chunks: Vec<Chunk>,
-    old: Buffer,
+}
+
+/// A chunk that was stored.
+#[derive(Clone, Copy, Debug)]
+pub struct Stored {
+    chunk: Chunk,
+    /// Whether it is other than the parent's.
+    is_different: bool,
+}
+
+impl Stored {
+    /// A chunk of zeroes, where the parent has none.
+    pub fn zeroes(number: u64) -> Self {
+        Self { chunk: Chunk { number, ..Chunk::default() }, is_different: true }
+    }
+
+    /// Its place in the data, in chunks.
+    pub const fn number(&self) -> u64 {
+        self.chunk.number
+    }
 }
 
 impl<'a> Writer<'a> {
@@ -51,42 +70,53 @@ impl<'a> Writer<'a> {
             check_target(&target, &there, parent, in_use)?;
         }
         let (file, temporary) = file::create_temporary(&target).map_err(|error| failed(&target, &error))?;
-        Ok(Self { target, temporary, file, parent, chunks: Vec::new(), old: Image::buffer()? })
+        Ok(Self { target, temporary, file, parent, chunks: Vec::new() })
     }
 
     /// Stores what a chunk has now; a second time, instead of what it had. `fed` are the pages that need storing where there is no parent.
-    pub fn put(&mut self, number: u64, bytes: &[u8], fed: u16) -> Result<()> {
+    ///
+    /// Other threads may store other chunks meanwhile. What is stored counts once it is [noted](Self::note).
+    pub fn store(&self, number: u64, bytes: &[u8], fed: u16, old: &mut Buffer) -> Result<Stored> {
         let (digest, before) =
             (chunk::digest_of(bytes), self.parent.map_or(Digest::default(), |parent| parent.digest(number)));
-        let found = self.chunks.binary_search_by_key(&number, |chunk| chunk.number);
-        let stored = found.ok().and_then(|index| self.chunks.get(index)).map_or(0, |chunk| chunk.pages);
+        let there = self.find(number).ok().and_then(|index| self.chunks.get(index)).map_or(0, |chunk| chunk.pages);
         let is_stored = digest != before && digest != Digest::default();
-        let pages = if is_stored { self.changed_pages(number, bytes, fed)? } else { 0 };
+        let pages = if is_stored { self.changed_pages(number, bytes, fed, old)? } else { 0 };
         // A page that is no longer stored must not be found in the file by who maps it.
-        self.write_pages(number, stored & !pages, None)?;
+        self.write_pages(number, there & !pages, None)?;
         self.write_pages(number, pages, Some(bytes))?;
-        self.note(found, Chunk { number, pages, digest }, digest != before)
+        Ok(Stored { chunk: Chunk { number, pages, digest }, is_different: digest != before })
     }
 
     /// The pages that differ from the parent's; without one, those that need storing.
-    fn changed_pages(&mut self, number: u64, bytes: &[u8], fed: u16) -> Result<u16> {
+    fn changed_pages(&self, number: u64, bytes: &[u8], fed: u16, old: &mut Buffer) -> Result<u16> {
         let Some(parent) = self.parent else { return Ok(fed) };
-        parent.read(number, &mut self.old)?;
-        let old = &self.old;
+        parent.read(number, old)?;
         Ok(chunk::pages_where(|at| chunk::page(bytes, at) != chunk::page(old, at)))
     }
 
-    fn note(&mut self, found: Result<usize, usize>, chunk: Chunk, is_different: bool) -> Result<()> {
-        match found {
-            Ok(index) if is_different => self.chunks.get_mut(index).into_iter().for_each(|old| *old = chunk),
-            Ok(index) => drop(self.chunks.remove(index)),
-            Err(_) if !is_different => {}
+    fn find(&self, number: u64) -> Result<usize, usize> {
+        self.chunks.binary_search_by_key(&number, |chunk| chunk.number)
+    }
+
+    /// Enters chunks in the table; those that are as the parent's are not.
+    pub fn note(&mut self, stored: Vec<Stored>) -> Result<()> {
+        stored.into_iter().try_for_each(|Stored { chunk, is_different }| match self.find(chunk.number) {
+            Ok(index) if is_different => {
+                self.chunks.get_mut(index).into_iter().for_each(|old| *old = chunk);
+                Ok(())
+            }
+            Ok(index) => {
+                self.chunks.remove(index);
+                Ok(())
+            }
+            Err(_) if !is_different => Ok(()),
             Err(index) => {
                 self.chunks.add(chunk)?;
                 self.chunks.get_mut(index..).into_iter().for_each(|rest| rest.rotate_right(1));
+                Ok(())
             }
-        }
-        Ok(())
+        })
     }
 
     fn write_pages(&self, number: u64, pages: u16, bytes: Option<&[u8]>) -> Result<()> {

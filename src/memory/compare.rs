@@ -19,7 +19,7 @@ pub fn first_difference(
     threads: Option<usize>,
     interrupt: &dyn Interrupt,
 ) -> Result<Option<u64>> {
-    let given = scan::together(sections, STAGE, threads, interrupt, |part, interrupt| {
+    let given = scan::together(sections, (STAGE, scan::PAGE), threads, interrupt, |part, interrupt| {
         Ok(match difference(part, data, interrupt)? {
             None => ControlFlow::Continue(None),
             found => ControlFlow::Break(found),

@@ -38,10 +38,11 @@ pub fn blake3(sections: &[Section<'_>], threads: Option<usize>, interrupt: &dyn 
         hash(sections, &mut hasher, interrupt)?;
         return Ok(hasher.finalize());
     }
-    let done = AtomicU64::new(0);
+    let (done, begin) = (AtomicU64::new(0), sections.first().map_or(0, |first| first.buffer().base()));
+    let whole = Range::at(begin, total);
     let step = |index: usize, interrupt: &dyn Interrupt| {
         let at = u64_of(index).saturating_mul(STEP);
-        let part = room::collected(within(sections, Range::between(at, at.saturating_add(STEP).min(total))))?;
+        let part = room::collected(scan::within(sections, whole.skip(at).take(STEP)))?;
         let mut hasher = blake3::Hasher::new();
         hasher.set_input_offset(at);
         hash(&part, &mut hasher, interrupt).map_err(|error| error.after(at).of(total))?;
@@ -53,17 +54,6 @@ pub fn blake3(sections: &[Section<'_>], threads: Option<usize>, interrupt: &dyn 
     let subtrees = share_out(steps, threads, step, ask)?;
     let (left, right) = subtrees.split_at(left_of(subtrees.len()));
     Ok(merge_subtrees_root(&merged(left), &merged(right), Mode::Hash))
-}
-
-/// The parts of the sections that lie at a range of their buffer, which they fill.
-fn within<'a>(sections: &[Section<'a>], range: Range) -> impl Iterator<Item = Section<'a>> {
-    let begin = sections.first().map_or(0, |first| first.buffer().base());
-    let from = sections.partition_point(|section| section.buffer().end().abs_diff(begin) <= range.base());
-    let all = sections.iter().skip(from).map(move |section| section.behind(begin));
-    all.take_while(move |section| section.buffer().base() < range.end()).map(move |section| {
-        let inside = section.buffer().intersection(&range);
-        section.skip(inside.base().abs_diff(section.buffer().base())).take(inside.size())
-    })
 }
 
 /// How many of so many subtrees of one size are left of the joint above them: the greatest power of two that leaves some for the right.

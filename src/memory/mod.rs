@@ -69,6 +69,7 @@ pub mod section;
 pub mod shadow;
 pub mod source;
 mod source_error;
+pub mod sparse;
 pub mod storage;
 pub mod suspects;
 pub mod team;

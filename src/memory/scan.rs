@@ -12,7 +12,7 @@ use crate::model::error::Result;
 use crate::model::int::{u64_of, usize_of};
 use crate::model::interrupt::{Interrupt, STEP};
 use crate::model::range::Range;
-use crate::model::room;
+use crate::model::room::{self, Room};
 
 /// Bytes that are copied out at a time: few enough to stay in a cache.
 pub const CHUNK: usize = 128 << 10;
@@ -61,15 +61,16 @@ pub fn walk<T>(
     Ok(None)
 }
 
-/// Has `look` done for all sections at once by one thread, or for parts of them by several; what it gives is returned in order, up to
-/// the first that breaks off.
+/// Has `look` done for all sections at once by one thread, or for parts of them by several, which end at a multiple of `unit` of the buffer;
+/// what it gives is returned in order, up to the first that breaks off.
 pub fn together<T: Send>(
     sections: &[Section<'_>],
-    stage: &'static str,
+    (stage, unit): (&'static str, u64),
     threads: Option<usize>,
     interrupt: &dyn Interrupt,
     look: impl Fn(&[Section<'_>], &dyn Interrupt) -> Step<T> + Sync + Send,
 ) -> Result<Vec<T>> {
+    let size_in = |range: Range| within(sections, range).map(|part| part.size()).sum::<u64>();
     let total = sections.iter().map(Section::size).sum();
     let threads = threads_for(total, threads);
     // Who waits for a fault's handler does so in the caller's thread, which can be told to give up.
@@ -77,19 +78,46 @@ pub fn together<T: Send>(
         let (ControlFlow::Continue(given) | ControlFlow::Break(given)) = look(sections, interrupt)?;
         return Ok(vec![given]);
     }
-    let parts = room::collected(sections.iter().flat_map(|section| section.chunks(STEP)))?;
-    let done = AtomicU64::new(0);
+    let (steps, done) = (steps(sections, unit)?, AtomicU64::new(0));
     let step = |index: usize, interrupt: &dyn Interrupt| {
-        let part = parts.get(index..).and_then(|parts| parts.get(..1)).unwrap_or_default();
-        let size = part.iter().map(Section::size).sum();
-        let given = look(part, interrupt).map_err(|error| {
-            let before = parts.iter().take(index).map(Section::size).sum();
-            error.after(before).of(total)
-        });
-        done.fetch_add(size, Ordering::Relaxed);
-        given
+        let range = steps.get(index).copied().unwrap_or(Range::between(0, 0));
+        let given = look(&room::collected(within(sections, range))?, interrupt)
+            .map_err(|error| error.after(size_in(Range::between(0, range.base()))).of(total))?;
+        done.fetch_add(size_in(range), Ordering::Relaxed);
+        Ok(given)
     };
-    share_out(parts.len(), threads, step, &mut || interrupt.progress(stage, done.load(Ordering::Relaxed), total))
+    share_out(steps.len(), threads, step, &mut || interrupt.progress(stage, done.load(Ordering::Relaxed), total))
+}
+
+/// Ranges of the buffer, one behind the other, with about [`STEP`] bytes of the sections each, which end at a multiple of `unit`.
+fn steps(sections: &[Section<'_>], unit: u64) -> Result<Vec<Range>> {
+    let (mut steps, mut begin, mut missing) = (Vec::new(), 0, STEP);
+    for section in sections {
+        let mut left = behind(section.buffer(), begin);
+        while left.size() >= missing {
+            let end = left.skip(missing).base().checked_next_multiple_of(unit).unwrap_or(u64::MAX);
+            steps.add(Range::between(begin, end))?;
+            (begin, left, missing) = (end, behind(left, end), STEP);
+        }
+        missing = missing.saturating_sub(left.size());
+    }
+    steps.add(Range::between(begin, u64::MAX))?;
+    Ok(steps)
+}
+
+/// The part of a range at a number and behind it.
+fn behind(range: Range, at: u64) -> Range {
+    range.skip(at.saturating_sub(range.base()))
+}
+
+/// The parts of sections, which ascend in their buffer, that lie in a range of it.
+pub(super) fn within<'a>(sections: &[Section<'a>], range: Range) -> impl Iterator<Item = Section<'a>> {
+    let from = sections.partition_point(|section| section.buffer().end() <= range.base());
+    let touching = sections.iter().skip(from).take_while(move |section| section.buffer().base() < range.end());
+    touching.map(move |section| {
+        let inside = section.buffer().intersection(&range);
+        section.skip(inside.base().abs_diff(section.buffer().base())).take(inside.size())
+    })
 }
 
 /// The first bytes that are alike in having pages, up to the end of a guest page.

@@ -129,7 +129,12 @@ impl<'a> Section<'a> {
 
     /// The same bytes, alone in a buffer.
     pub fn alone(&self) -> Self {
-        Self { buffer: Range::between(0, self.size()), ..*self }
+        self.placed(0)
+    }
+
+    /// The same bytes at a place of another buffer.
+    pub fn placed(&self, at: u64) -> Self {
+        Self { buffer: Range::at(at, self.size()), ..*self }
     }
 
     /// The same bytes in the buffer that is part of this one from `at` on.

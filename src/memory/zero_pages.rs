@@ -14,8 +14,9 @@ const STAGE: &str = "find_zero_pages";
 
 /// The guest pages of 4 KiB, whole in one region, that hold nothing but zeroes; touching ones are joined.
 pub fn zero_pages(sections: &[Section<'_>], threads: Option<usize>, interrupt: &dyn Interrupt) -> Result<Vec<Range>> {
-    let whole = room::collected(sections.iter().map(whole_pages))?;
-    let found = scan::together(&whole, STAGE, threads, interrupt, |part, interrupt| {
+    // In a buffer that is all of the address space, so that it is cut between guest pages.
+    let whole = room::collected(sections.iter().map(whole_pages).map(|pages| pages.placed(pages.address())))?;
+    let found = scan::together(&whole, (STAGE, PAGE), threads, interrupt, |part, interrupt| {
         Ok(ControlFlow::Continue(pages_of_zeroes(part, interrupt)?))
     })?;
     Ok(joined(room::collected(found.into_iter().flatten())?))
@@ -43,7 +44,8 @@ fn whole_pages<'a>(section: &Section<'a>) -> Section<'a> {
     section.skip(first.abs_diff(start)).take(Range::between(first, end).size())
 }
 
-fn is_zero(bytes: &[u8]) -> bool {
+/// Whether all bytes are zero.
+pub(super) fn is_zero(bytes: &[u8]) -> bool {
     // Without an early end, which would keep the compiler from vector instructions.
     bytes.iter().fold(0, |sum, byte| sum | byte) == 0
 }

@@ -8,6 +8,7 @@ use super::argument::{Argument, type_name};
 use super::calls::python_call;
 use super::convert::{Address, CInt, Size, U64, range};
 use super::seconds::Timeout;
+use super::threads::Threads;
 use crate::model::format;
 use crate::model::region::RegionType;
 use crate::model::source::SourceType;
@@ -61,6 +62,12 @@ pub fn checked_int(value: &Bound<'_, PyAny>, name: &str) -> PyResult<u64> {
 #[pyfunction]
 pub fn checked_size(value: &Bound<'_, PyAny>, name: &str) -> PyResult<u64> {
     value.extract::<Size>().map(|size| size.0).argument(name)
+}
+
+/// How many threads are to work, `None` for as many as help.
+#[pyfunction]
+pub fn checked_threads(threads: Option<Threads>) -> Option<usize> {
+    threads.map(|threads| threads.0)
 }
 
 /// Seconds to wait, `None` for ever.

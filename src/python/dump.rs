@@ -223,7 +223,8 @@ impl PyRegion {
     }
 }
 
-fn duplicate(fd: CInt) -> Result<File> {
+/// A descriptor of ours for a file.
+pub(super) fn duplicate(fd: CInt) -> Result<File> {
     file::duplicate(fd.0).map_err(|error| Error::Backing {
         message: format!("file descriptor {} can't be duplicated: {error}", fd.0),
         errno: Errno::from(&error),

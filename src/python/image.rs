@@ -14,6 +14,7 @@ use super::convert::Size;
 use super::interrupt::detached;
 use super::keywords;
 use super::space::PySpace;
+use super::threads::Threads;
 use crate::image::chain::Image;
 use crate::image::merge;
 use crate::image::part::Part;
@@ -156,14 +157,22 @@ impl PyImage {
     }
 
     /// Reads all and compares it with the digests.
-    fn verify(&self, py: Python<'_>, progress: Option<Py<PyAny>>) -> PyResult<()> {
-        detached(py, progress, |interrupt| self.0.verify(interrupt))
+    fn verify(&self, py: Python<'_>, threads: Option<Threads>, progress: Option<Py<PyAny>>) -> PyResult<()> {
+        detached(py, progress, |interrupt| self.0.verify(threads.map(|threads| threads.0), interrupt))
     }
 
     /// Writes a full image of the same memory, with a description of its own.
-    fn merge(&self, py: Python<'_>, path: PathBuf, sync: bool, progress: Option<Py<PyAny>>) -> PyResult<()> {
+    fn merge(
+        &self,
+        py: Python<'_>,
+        path: PathBuf,
+        sync: bool,
+        threads: Option<Threads>,
+        progress: Option<Py<PyAny>>,
+    ) -> PyResult<()> {
+        let threads = threads.map(|threads| threads.0);
         detached(py, progress, |interrupt| {
-            merge::merge(&self.0, &path, &description_of(&self.0)?, sync, interrupt).map(drop)
+            merge::merge(&self.0, &path, &description_of(&self.0)?, (sync, threads), interrupt).map(drop)
         })
     }
 }
@@ -189,7 +198,7 @@ impl PySpace {
     /// `DirtyTracker`, says which pages may: those that it does not name must be as the parent has them, and a tracker gets its pages
     /// back when saving fails. Without it all is compared. A guest has to be paused: with `check`, pages that are written meanwhile are
     /// saved again, and `ImageError` is raised when that does not end; where the kernel can't watch the memory, `is_checked` of the result
-    /// is false. `sync=False` does not wait for the disk. Devices are saved as regions; what a DAX window shows belongs to its files.
+    /// is false. `sync=False` does not wait for the disk. `threads` threads work, by default as many as help. Devices are saved as regions; what a DAX window shows belongs to its files.
     /// Raises `NotMapped`, `AccessDenied` for memory that can't be read, `ImageError` for a path that is in use, `OSError`.
     ///
     /// >>> import tempfile
@@ -201,8 +210,8 @@ impl PySpace {
     /// ...     space.memory.write_u8(0x5000, 1)
     /// ...     space.save(f"{folder}/1.img", parent=full, dirty=tracker).data_size
     /// 4096
-    #[pyo3(signature = (path, *, parent=None, dirty=None, blobs=None, sync=true, check=true, progress=None, **others),
-        text_signature = "($self, path, *, parent=None, dirty=None, blobs=None, sync=True, check=True, progress=None)")]
+    #[pyo3(signature = (path, *, parent=None, dirty=None, blobs=None, sync=true, check=true, threads=None, progress=None, **others),
+        text_signature = "($self, path, *, parent=None, dirty=None, blobs=None, sync=True, check=True, threads=None, progress=None)")]
     #[allow(clippy::too_many_arguments, reason = "all but one are keywords")]
     fn save<'py>(
         slf: &Bound<'py, Self>,
@@ -212,6 +221,7 @@ impl PySpace {
         blobs: Option<&Bound<'py, PyAny>>,
         sync: bool,
         check: bool,
+        threads: Option<&Bound<'py, PyAny>>,
         progress: Option<Py<PyAny>>,
         others: Option<&Bound<'py, PyDict>>,
     ) -> PyResult<Bound<'py, PyAny>> {
@@ -222,6 +232,7 @@ impl PySpace {
         let options = [
             ("sync", sync.into_py_any(py)?),
             ("check", check.into_py_any(py)?),
+            ("threads", threads.into_py_any(py)?),
             ("progress", progress.into_py_any(py)?),
         ];
         let module = py.import("dbs_address_space.saving")?;
@@ -233,7 +244,7 @@ impl PySpace {
     /// `mode="copy"` reads all, checked against its digests before anybody sees it. `"cow"` maps the file privately, in no time at any size:
     /// the file must stay as it is, accesses go through the kernel, and bytes are checked by `SavedSpace.verify()` only. `"lazy"` returns at
     /// once, too: bytes come in checked when they are first used, by whomever, and before that in the background; where the image turns out to be
-    /// damaged a touch is `MemoryFault`. It takes a privilege (`Unsupported` says which). `resolve(digest)` gives the path of a parent that moved; `progress(p)` is for `"copy"` alone, and refused for the others. Raises `ImageCorrupt`, `ImageMismatch`, `ImageTooNew`, `OSError`, and as `map_memory()` does.
+    /// damaged a touch is `MemoryFault`. It takes a privilege (`Unsupported` says which). `resolve(digest)` gives the path of a parent that moved; `threads` and `progress(p)` are for `"copy"` alone, and refused for the others. Raises `ImageCorrupt`, `ImageMismatch`, `ImageTooNew`, `OSError`, and as `map_memory()` does.
     ///
     /// >>> import tempfile
     /// >>> from dbs_address_space import AddressSpace, AddressSpaceBuilder
@@ -244,12 +255,13 @@ impl PySpace {
     /// ...     AddressSpace.restore(f"{folder}/vm.img").memory.read(0x1000, 5)
     /// b'hello'
     #[staticmethod]
-    #[pyo3(signature = (path, mode="copy", *, resolve=None, progress=None, **others),
-        text_signature = "(path, mode='copy', *, resolve=None, progress=None)")]
+    #[pyo3(signature = (path, mode="copy", *, resolve=None, threads=None, progress=None, **others),
+        text_signature = "(path, mode='copy', *, resolve=None, threads=None, progress=None)")]
     fn restore<'py>(
         path: &Bound<'py, PyAny>,
         mode: &str,
         resolve: Option<&Bound<'py, PyAny>>,
+        threads: Option<&Bound<'py, PyAny>>,
         progress: Option<Py<PyAny>>,
         others: Option<&Bound<'py, PyDict>>,
     ) -> PyResult<Bound<'py, PyAny>> {
@@ -257,7 +269,7 @@ impl PySpace {
         let _guard = python_call();
         callback::check_progress(path.py(), progress.as_ref())?;
         let module = path.py().import("dbs_address_space.images")?;
-        module.getattr("_restored")?.call1((path, mode, resolve, progress))
+        module.getattr("_restored")?.call1((path, mode, resolve, threads, progress))
     }
 }
 

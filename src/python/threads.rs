@@ -8,7 +8,7 @@ use crate::model::invalid::Invalid;
 
 /// How many threads are to work.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Threads(pub(super) usize);
+pub struct Threads(pub(super) usize);
 
 impl<'py> FromPyObject<'_, 'py> for Threads {
     type Error = PyErr;

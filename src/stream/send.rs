@@ -5,10 +5,11 @@ use std::io::IoSlice;
 use super::connection::{Connection, broken};
 use super::digests::Digests;
 use super::record::{Head, Kind, MOST_BLOBS, MOST_TEXT, Record};
+use crate::image::assemble::{ChunkSink, assemble};
 use crate::image::chain::Image;
 use crate::image::chunk::{self, Buffer, CHUNK, Digest};
 use crate::image::pace::Pace;
-use crate::image::save::{Assembler, ChunkSink, Plan};
+use crate::image::plan::Plan;
 use crate::memory::leased_sections::LeasedSections;
 use crate::memory::section::Section;
 use crate::model::error::{ImageFault, Result};
@@ -73,7 +74,7 @@ impl Sender {
         let sections = dirty.map_or_else(|| plan.to_read(None), |dirty| plan.again(dirty))?;
         let (begun_at, pace) = (self.outgoing.connection.moved(), Pace::begin(rate));
         let mut pass = Pass { outgoing: &mut self.outgoing, wanted, pace, begun_at, interrupt };
-        Assembler::new(&mut pass)?.read(&plan, (STAGE, &sections), interrupt)?;
+        assemble(&sections, STAGE, &mut pass, interrupt)?;
         self.passes = self.passes.saturating_add(1);
         self.outgoing.digests.end_pass()?;
         self.outgoing.record(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dbs_address_space._core import size_text
 from dbs_address_space.formats import registry
-from dbs_address_space.formats.copying import Ticker
+from dbs_address_space.formats.copying import Copier
 from dbs_address_space.formats.exchange import dump
 
 from . import progress
@@ -55,7 +55,7 @@ def _print(space: AddressSpace, to: str | None) -> None:
     from io import BytesIO  # noqa: PLC0415  start-up
 
     content = BytesIO()
-    found.write(space, content, Ticker(None))  # type: ignore[misc]  # `named` has made sure
+    found.write(space, content, Copier("-"))  # type: ignore[misc]  # `named` has made sure
     sys.stdout.flush()
     sys.stdout.buffer.write(content.getvalue())
 

@@ -2,45 +2,38 @@
 
 from __future__ import annotations
 
-import time
-
 from dbs_address_space._named_tuple import NamedTuple
-from dbs_address_space.progress import Progress
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Sequence
     from typing import BinaryIO
 
-    from dbs_address_space._core import AddressSpace, AddressSpaceRegion, GuestMemory
-    from dbs_address_space.ranges import AddressRange
+    from dbs_address_space._core import AddressSpace, AddressSpaceRegion
+    from dbs_address_space.progress import Progress
 
-__all__ = ["Ticker", "memory_parts", "write_sparse"]
-
-STEP = 64 << 20
-"""How much is looked through, and then copied, at a time."""
-INTERVAL = 0.05
-"""At least these seconds between two calls of a progress function."""
+__all__ = ["Copier", "memory_parts"]
 
 
-class Ticker:
-    """Counts the bytes that are done for a progress function."""
+class Copier(NamedTuple):
+    """Copies memory into a new file, as `dump` was asked to."""
 
-    total: int
-    """The bytes that there are to do."""
+    path: str
+    """The file's name, for errors."""
+    threads: int | None = None
+    progress: Callable[[Progress], object] | None = None
 
-    def __init__(self, progress: Callable[[Progress], object] | None) -> None:
-        """Takes the function, or none."""
-        self._progress, self.total, self._done = progress, 0, 0
-        self._started = self._told = time.monotonic()
+    def __call__(self, space: AddressSpace, file: BinaryIO, places: Sequence[tuple[int, int, int]]) -> None:
+        """Writes ranges of a mapped space, each a base, a size and a position in the file, in one go.
 
-    def __call__(self, count: int) -> None:
-        """Tells of more bytes that are done, not too often."""
-        self._done += count
-        now = time.monotonic()
-        if self._progress and (now - self._told >= INTERVAL or self._done == self.total):
-            self._told = now
-            self._progress(Progress("dump", self._done, self.total, self._done / max(now - self._started, 1e-9)))
+        The positions ascend, and nothing may have been written there: pages of zeroes become holes. Raises as `read` does, and
+        `OSError`.
+        """
+        file.flush()
+        space.memory._write_sparse(file.fileno(), self.path, places, self.threads, self.progress)  # noqa: SLF001  of this package
+        if places:
+            _, size, position = places[-1]
+            file.truncate(position + size)
 
 
 class Part(NamedTuple):
@@ -68,26 +61,3 @@ def _parts(region: AddressSpaceRegion) -> list[Part]:
     """A region as it is; of a dump, the parts that are there."""
     runs = region._runs() or [(region.base, region.size)]  # noqa: SLF001  of this package
     return [Part(base, size, int(region.prot_flags), str(region)) for base, size in runs]
-
-
-def write_sparse(memory: GuestMemory, base: int, size: int, file: BinaryIO, tick: Ticker) -> None:
-    """Writes a range at the file's position. Pages of zeroes become holes, so there must be nothing behind it yet."""
-    position = file.tell()
-    for start in range(base, base + size, STEP):
-        end = min(start + STEP, base + size)
-        for low, high in _data(start, end, memory.find_zero_pages(start, end)):
-            file.seek(position + low - base)
-            memory.write_to(file, low, high - low)
-        tick(end - start)
-    file.truncate(position + size)
-    file.seek(position + size)
-
-
-def _data(start: int, end: int, zeroes: tuple[AddressRange, ...]) -> Iterator[tuple[int, int]]:
-    """The parts of a range between its zeroes."""
-    for zero in zeroes:
-        if start < zero.base:
-            yield start, zero.base
-        start = zero.end
-    if start < end:
-        yield start, end

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from dbs_address_space._core import AddressSpace
 
-    from .copying import Ticker
+    from .copying import Copier
     from .source import Source
 
 __all__ = ["read", "write"]
@@ -35,6 +35,6 @@ def read(source: Source, *, entry_size: int = 20) -> AddressSpace:
     return map_of(source, settled(source, entries))
 
 
-def write(space: AddressSpace, file: BinaryIO, _tick: Ticker) -> None:
+def write(space: AddressSpace, file: BinaryIO, _copy: Copier) -> None:
     """RAM, firmware as reserved, and what has the name of a kind; memory that was plugged in is left to ACPI."""
     file.writelines(ENTRY.pack(entry.base, entry.end - entry.base, NAMES[entry.kind]) for entry in entries_of(space))

@@ -11,7 +11,7 @@ import struct
 
 from dbs_address_space._core import _Pieces
 
-from .copying import memory_parts, write_sparse
+from .copying import memory_parts
 from .elf_file import LOAD, MANY, program_headers
 from .stored import Dump, checked, mapped
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from dbs_address_space._core import AddressSpace
 
-    from .copying import Part, Ticker
+    from .copying import Copier, Part
     from .source import Source
 
 __all__ = ["read", "write"]
@@ -46,13 +46,12 @@ def read(source: Source, *, absent: str = "error", partial: bool = False, copy: 
     return mapped(source, Dump(pieces), absent=absent, partial=partial, copy=copy)
 
 
-def write(space: AddressSpace, file: BinaryIO, tick: Ticker) -> None:
+def write(space: AddressSpace, file: BinaryIO, copy: Copier) -> None:
     """A segment for each region, by ascending address, as crash, drgn, gdb, makedumpfile and volatility3 all read it.
 
     What can't be read is a segment without bytes in the file.
     """
     readable, unreadable = memory_parts(space)
-    tick.total = sum(part.size for part in readable)
     parts = sorted([*readable, *unreadable])
     count = len(parts)
     offset = HEADER.size + count * SEGMENT.size + SECTION_SIZE
@@ -64,10 +63,7 @@ def write(space: AddressSpace, file: BinaryIO, tick: Ticker) -> None:
     file.write(_header(count))
     file.writelines(_program_header(part, offset) for part, offset in places)
     file.write(_section(count))
-    for part, offset in places:
-        if offset:
-            file.seek(offset)
-            write_sparse(space.memory, part.base, part.size, file, tick)
+    copy(space, file, [(part.base, part.size, offset) for part, offset in places if offset])
 
 
 def _header(count: int) -> bytes:

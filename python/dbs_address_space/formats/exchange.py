@@ -5,18 +5,18 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from dbs_address_space._core import AddressSpace, check_function, check_type
+from dbs_address_space._core import AddressSpace, check_function, check_type, checked_threads
 from dbs_address_space.errors import InvalidArgument
 from dbs_address_space.paths import path_text
 
 from . import registry
-from .copying import Ticker
+from .copying import Copier
 from .source import Source
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any, BinaryIO
+    from typing import Any, BinaryIO, SupportsIndex
 
     from typing_extensions import Buffer
 
@@ -76,15 +76,16 @@ def dump(
     path: str | os.PathLike[str],
     *,
     format: str | None = None,  # noqa: A002  as for `load`
+    threads: SupportsIndex | None = None,
     progress: Callable[[Progress], object] | None = None,
 ) -> None:
     """Writes the memory of a mapped space, or the map of any, to a new file: `"elf"`, `"lime"` or `"raw"`, or as `"json"`.
 
     Without `format` the suffix of the path decides. `docs/formats.md` has all of them. The file appears under its name when it is
     whole, and replaces what was there; an error or Ctrl-C leaves nothing behind. Pages of zeroes become holes of the file, and
-    none is allocated in the guest. The guest may run: each page is as it was at some moment of the dump. `progress(p)` is called
-    at most 20 times a second. Raises `InvalidArgument` for an unknown format or a path that is not a plain file, `NotMapped`
-    where a format wants memory, `OSError`.
+    none is allocated in the guest. The guest may run: each page is as it was at some moment of the dump. `threads` threads write,
+    by default as many as help; `progress(p)` is called at most 20 times a second. Raises `InvalidArgument` for an unknown format
+    or a path that is not a plain file, `NotMapped` where a format wants memory, `OSError`.
 
     >>> import tempfile
     >>> from dbs_address_space import AddressSpace, AddressSpaceLayout, AddressSpaceRegion
@@ -107,7 +108,8 @@ def dump(
     # What is still a link leads in a circle.
     if target.is_symlink() or (target.exists() and not target.is_file()):
         raise InvalidArgument(f"{str(path)!r} is not a plain file, and would be replaced")
-    _write(target, lambda file: found.write(space, file, Ticker(progress)))  # type: ignore[misc]
+    copy = Copier(str(target), checked_threads(threads), progress)
+    _write(target, lambda file: found.write(space, file, copy))  # type: ignore[misc]
 
 
 def _write(target: Path, write: Callable[[BinaryIO], None]) -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from dbs_address_space._core import AddressSpace
 
-    from .copying import Ticker
+    from .copying import Copier
     from .source import Source
 
 __all__ = ["read", "write"]
@@ -105,7 +105,7 @@ def _touching(entries: Iterable[Entry]) -> list[Entry]:
     return joined
 
 
-def write(space: AddressSpace, file: BinaryIO, _tick: Ticker) -> None:
+def write(space: AddressSpace, file: BinaryIO, _copy: Copier) -> None:
     """The lines that a kernel would print for `"e820"`."""
     words = {kind: word for word, kind in WORDS.items()}
     file.writelines(

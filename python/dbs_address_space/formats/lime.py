@@ -7,10 +7,11 @@ map of a LiME file is what it holds, not all the memory that the machine had.
 from __future__ import annotations
 
 import struct
+from io import SEEK_CUR
 
 from dbs_address_space._core import _Pieces
 
-from .copying import memory_parts, write_sparse
+from .copying import memory_parts
 from .stored import Dump, checked, mapped
 
 TYPE_CHECKING = False
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from dbs_address_space._core import AddressSpace
 
-    from .copying import Ticker
+    from .copying import Copier
     from .source import Source
 
 __all__ = ["read", "write"]
@@ -34,10 +35,12 @@ def read(source: Source, *, partial: bool = False, copy: bool = False) -> Addres
     return mapped(source, Dump(pieces), partial=partial, copy=copy)
 
 
-def write(space: AddressSpace, file: BinaryIO, tick: Ticker) -> None:
+def write(space: AddressSpace, file: BinaryIO, copy: Copier) -> None:
     """A record for each region, by ascending address; what can't be read is left out."""
     parts, _ = memory_parts(space)
-    tick.total = sum(part.size for part in parts)
+    places = []
     for part in parts:
         file.write(HEADER.pack(MAGIC, VERSION, part.base, part.last_addr))
-        write_sparse(space.memory, part.base, part.size, file, tick)
+        places.append((part.base, part.size, file.tell()))
+        file.seek(part.size, SEEK_CUR)
+    copy(space, file, places)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from dbs_address_space.errors import FormatError
 
-    from .copying import Ticker
+    from .copying import Copier
     from .source import Source
 
 __all__ = ["FORMAT", "VERSION", "content_of", "read", "region_content", "write"]
@@ -26,7 +26,7 @@ __all__ = ["FORMAT", "VERSION", "content_of", "read", "region_content", "write"]
 FORMAT, VERSION = "dbs-address-space/map", 1
 
 
-def write(space: AddressSpace, file: BinaryIO, _tick: Ticker) -> None:
+def write(space: AddressSpace, file: BinaryIO, _copy: Copier) -> None:
     """The map of a space, with or without memory."""
     file.write(json.dumps(content_of(space, "space"), indent=1).encode() + b"\n")
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from dbs_address_space._core import AddressSpace
 
-    from .copying import Ticker
+    from .copying import Copier
     from .source import Source
 
 __all__ = ["read", "write"]
@@ -91,7 +91,7 @@ def _rank(entry: Entry) -> int:
     return NAMES.get(entry.kind, LAST)
 
 
-def write(space: AddressSpace, file: BinaryIO, _tick: Ticker) -> None:
+def write(space: AddressSpace, file: BinaryIO, _copy: Copier) -> None:
     """One line of parameters that replace the firmware's map. A shell and GRUB take `$` for their own: quote it there."""
     signs = {kind: sign for sign, kind in SIGNS.items()}
     parts = ["exactmap"]

@@ -11,7 +11,7 @@ from typing import Any, SupportsIndex
 from dbs_address_space._core import checked_range
 from dbs_address_space.errors import InvalidArgument
 
-from .copying import memory_parts, write_sparse
+from .copying import memory_parts
 from .stored import Piece, mapped
 
 TYPE_CHECKING = False
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from dbs_address_space._core import AddressSpace
 
-    from .copying import Ticker
+    from .copying import Copier
     from .source import Source
 
 __all__ = ["pieces_of", "read", "write"]
@@ -57,12 +57,9 @@ def pieces_of(source: Source, ranges: Iterable[tuple[int, int]], *, partial: boo
     return pieces
 
 
-def write(space: AddressSpace, file: BinaryIO, tick: Ticker) -> None:
+def write(space: AddressSpace, file: BinaryIO, copy: Copier) -> None:
     """From address 0 on, with zeroes, which are holes of the file, where there is no memory."""
     parts, unreadable = memory_parts(space)
     if unreadable:
         raise InvalidArgument(f"raw has zeroes for what is not there, and {unreadable[0].region} can't be read")
-    tick.total = sum(part.size for part in parts)
-    for part in parts:
-        file.seek(part.base)
-        write_sparse(space.memory, part.base, part.size, file, tick)
+    copy(space, file, [(part.base, part.size, part.base) for part in parts])

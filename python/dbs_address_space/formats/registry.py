@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from dbs_address_space._core import AddressSpace
 
-    from .copying import Ticker
+    from .copying import Copier
     from .source import Source
 
 __all__ = ["Format", "named", "names", "of_suffix", "recognized", "register"]
@@ -22,8 +22,8 @@ class Format:
     """A format of files: how it is recognized, read and written, and its usual suffixes.
 
     `sniff(source)` looks at the content; without it the format is read only when it is named. `read(source, **options)` gives the
-    space, `write(space, file, tick)` writes to a new file. Either may be missing; `refusal` says why a file can't be
-    read, and what to do instead.
+    space. `write(space, file, copy)` writes to a new file, and `copy(space, file, places)` puts memory there. Either may be
+    missing; `refusal` says why a file can't be read, and what to do instead.
 
     >>> Format("numbers", "a list of numbers").name
     'numbers'
@@ -35,7 +35,7 @@ class Format:
     refusal: str
     sniff: Callable[[Source], bool] | None
     read: Callable[..., AddressSpace] | None
-    write: Callable[[AddressSpace, BinaryIO, Ticker], None] | None
+    write: Callable[[AddressSpace, BinaryIO, Copier], None] | None
 
     def __init__(  # noqa: PLR0913  each but the first two by its name
         self,
@@ -44,7 +44,7 @@ class Format:
         *,
         sniff: Callable[[Source], bool] | None = None,
         read: Callable[..., AddressSpace] | None = None,
-        write: Callable[[AddressSpace, BinaryIO, Ticker], None] | None = None,
+        write: Callable[[AddressSpace, BinaryIO, Copier], None] | None = None,
         suffixes: tuple[str, ...] = (),
         refusal: str = "there is no reader",
     ) -> None:

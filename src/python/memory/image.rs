@@ -7,8 +7,9 @@ use pyo3::types::{PyBytes, PyTuple};
 
 use super::{EVERYWHERE, PyMemory};
 use crate::image::lazy::Filler;
+use crate::image::plan::{Area, Plan};
 use crate::image::restore::{self, Piece};
-use crate::image::save::{Area, Job, Plan, Watch};
+use crate::image::save::{Job, Watch};
 use crate::image::writer::Description;
 use crate::memory::access::{Shape, Verb};
 use crate::memory::protection::Need;
@@ -24,6 +25,7 @@ use crate::python::image::PyImage;
 use crate::python::interrupt::detached;
 use crate::python::seconds::Timeout;
 use crate::python::space::PySpace;
+use crate::python::threads::Threads;
 
 /// The place and the size of an area, the identity of its bytes, and their address.
 type PyArea = (Size, Size, [u8; 16], Option<Address>);
@@ -36,7 +38,7 @@ pub(super) const RESTORE: Verb = Verb::new("restore", Need::Nothing).shaped(Shap
 #[pymethods]
 impl PyMemory {
     /// Writes an image, whose JSON `describe(base, areas, regions)` gives once it is known where everything lies.
-    #[pyo3(signature = (path, describe, blobs, *, parent, known, dirty, sync, check, progress))]
+    #[pyo3(signature = (path, describe, blobs, *, parent, known, dirty, sync, check, threads, progress))]
     #[allow(clippy::too_many_arguments, reason = "those of `save`")]
     fn _save(
         &self,
@@ -49,6 +51,7 @@ impl PyMemory {
         dirty: Option<PyRef<'_, PyDirtyPages>>,
         sync: bool,
         check: bool,
+        threads: Option<Threads>,
         progress: Option<Py<PyAny>>,
     ) -> PyResult<()> {
         let _guard = python_call();
@@ -71,8 +74,8 @@ impl PyMemory {
             generation,
             is_watched: false,
         };
-        let job =
-            Job { plan: &plan, path: &path, parent: image, dirty: dirty.as_deref(), description, is_synced: sync };
+        let (dirty, threads) = (dirty.as_deref(), threads.map(|threads| threads.0));
+        let job = Job { plan: &plan, path: &path, parent: image, dirty, description, is_synced: sync, threads };
         detached(py, progress, |interrupt| {
             let watch = if check { Watch::begin(&self.space, self.incarnation, interrupt)? } else { None };
             job.run(watch.as_ref(), interrupt).map(drop)
@@ -88,15 +91,16 @@ impl PyMemory {
         py: Python<'_>,
         image: Option<&PyImage>,
         places: Vec<PyPlace>,
+        threads: Option<Threads>,
         progress: Option<Py<PyAny>>,
     ) -> PyResult<()> {
-        let places = sorted(places)?;
+        let (places, threads) = (sorted(places)?, threads.map(|threads| threads.0));
         let image = image.map(PyImage::inner);
         self.run(py, [(RESTORE, &[EVERYWHERE])], progress, |[sections], interrupt| {
             let pieces = sections.iter().filter_map(|section| piece_of(section, &places));
             let pieces = room::collected(pieces)?;
             pieces.iter().for_each(Piece::descend);
-            image.map_or(Ok(()), |image| restore::fill(image, &pieces, interrupt))
+            image.map_or(Ok(()), |image| restore::fill(image, &pieces, threads, interrupt))
         })
     }
 }

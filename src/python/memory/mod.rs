@@ -38,6 +38,7 @@ mod checkpoint;
 mod copy;
 mod data;
 mod discard;
+mod dump;
 mod image;
 mod integers;
 mod load;

@@ -8,8 +8,8 @@ use pyo3::types::{IntoPyDict, PyBytes, PyDict, PyTuple};
 
 use super::image::{PyPlace, RESTORE, piece_of, py_areas, sorted};
 use super::{EVERYWHERE, PyMemory};
+use crate::image::plan::Plan;
 use crate::image::restore::Piece;
-use crate::image::save::Plan;
 use crate::memory::access::{Shape, Verb};
 use crate::memory::protection::Need;
 use crate::model::invalid::Invalid;

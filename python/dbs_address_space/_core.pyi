@@ -2903,7 +2903,7 @@ class GuestMemory:
     ) -> PreallocReport:
         """Sees to it that every page of all regions, or of one (exact base, name or region), is there, and returns a `PreallocReport`.
 
-        Works in `threads` threads, by default as many as there are CPUs, up to 16 and one for each 64 MiB, near the NUMA nodes of
+        Works in `threads` threads, by default as many as there are CPUs, up to 16 and one for each 16 MiB, near the NUMA nodes of
         the region. Present pages stay unchanged. `progress(p)` has bytes done and total and bytes a second; raising, and Ctrl-C, ends it
         within a moment. With `background` it returns a `PreallocHandle` at once; the memory stays until that has ended, even
         when the space is gone. Regions are leased meanwhile, so that removing one is `RegionBusy`.
@@ -2925,7 +2925,7 @@ class GuestMemory:
     ) -> PreallocHandle:
         """Sees to it that every page of all regions, or of one (exact base, name or region), is there, and returns a `PreallocReport`.
 
-        Works in `threads` threads, by default as many as there are CPUs, up to 16 and one for each 64 MiB, near the NUMA nodes of
+        Works in `threads` threads, by default as many as there are CPUs, up to 16 and one for each 16 MiB, near the NUMA nodes of
         the region. Present pages stay unchanged. `progress(p)` has bytes done and total and bytes a second; raising, and Ctrl-C, ends it
         within a moment. With `background` it returns a `PreallocHandle` at once; the memory stays until that has ended, even
         when the space is gone. Regions are leased meanwhile, so that removing one is `RegionBusy`.

@@ -50,13 +50,24 @@ impl<S: ChunkSink> Assembler<'_, S> {
             self.enter(at / CHUNK)?;
             let offset = at % CHUNK;
             let (part, rest) = left.split_at(left.len().min(usize_of(CHUNK.saturating_sub(offset))));
-            let size = u64_of(part.len());
-            let room = self.buffer.get_mut(usize_of(offset)..index_sum(usize_of(offset), part.len()));
-            room.into_iter().for_each(|room| room.copy_from_slice(part));
-            self.fed |= chunk::pages_of(offset, size);
-            (at, left) = (at.saturating_add(size), rest);
+            match u64_of(part.len()) {
+                // All of a chunk need not be brought together.
+                CHUNK => self.put_whole(part)?,
+                size => self.fill(offset, part, size),
+            }
+            (at, left) = (at.saturating_add(u64_of(part.len())), rest);
         }
         Ok(())
+    }
+
+    fn put_whole(&mut self, bytes: &[u8]) -> Result<()> {
+        self.number.take().map_or(Ok(()), |number| self.sink.put(number, bytes, chunk::ALL_PAGES))
+    }
+
+    fn fill(&mut self, offset: u64, part: &[u8], size: u64) {
+        let room = self.buffer.get_mut(usize_of(offset)..index_sum(usize_of(offset), part.len()));
+        room.into_iter().for_each(|room| room.copy_from_slice(part));
+        self.fed |= chunk::pages_of(offset, size);
     }
 
     /// Goes over zeroes.

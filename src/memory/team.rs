@@ -8,14 +8,14 @@ use std::time::Duration;
 
 use crate::model::error::{Error, Interrupted, Result};
 use crate::model::int::usize_of;
-use crate::model::interrupt::Interrupt;
+use crate::model::interrupt::{Interrupt, STEP};
 use crate::model::room::{self, Room};
 use crate::model::wait::Monitor;
 use crate::sys::fork::Forked;
 use crate::sys::lock::Lock;
 
 /// Less than this is not worth a thread.
-const PER_THREAD: u64 = 64 << 20;
+const PER_THREAD: u64 = STEP;
 const MAX_THREADS: usize = 16;
 /// Between two looks at the caller's [`Interrupt`].
 const LOOK: Duration = Duration::from_millis(20);

@@ -17,6 +17,7 @@ use crate::sys::errno::{self, ETIMEDOUT};
 use crate::sys::host::page_size;
 use crate::sys::lock::Lock;
 use crate::sys::memory::{self, Advice};
+use crate::sys::once::Once;
 use crate::sys::userfault::Userfault;
 
 /// Bytes that come in together: one answer of so many takes no longer than one of a page.
@@ -80,7 +81,8 @@ pub struct Filling {
     size: u64,
     filled: PresentPages,
     left: AtomicU64,
-    is_broken: AtomicBool,
+    /// Why the first bytes that could not be had could not.
+    broken: Once<String>,
     /// Parts that could not be had, and whose pages are errors for good.
     poisoned: PresentPages,
     is_over: AtomicBool,
@@ -108,7 +110,7 @@ impl Filling {
             size: u64_of(size),
             filled: PresentPages::new(parts)?,
             left: AtomicU64::new(u64_of(parts)),
-            is_broken: AtomicBool::new(false),
+            broken: Once::new(),
             poisoned: PresentPages::new(parts)?,
             is_over: AtomicBool::new(false),
             scratch: Lock::new(room::zeroed(usize_of(PART))?),
@@ -132,7 +134,14 @@ impl Filling {
 
     /// Whether some bytes can't be had.
     pub fn is_broken(&self) -> bool {
-        self.is_broken.load(Ordering::Acquire)
+        self.broken.get().is_some()
+    }
+
+    /// Why the byte at an offset can't be had, if others could not either.
+    pub(super) fn damage(&self, offset: u64) -> Option<&str> {
+        let part = usize_of(offset / PART);
+        let is_poisoned = self.poisoned.has(part..index_sum(part, 1));
+        self.broken.get().map(String::as_str).filter(|_| is_poisoned)
     }
 
     fn host_of(&self, offset: u64) -> *mut u8 {
@@ -174,7 +183,7 @@ impl Filling {
             Ok(_) => 0,
             Err(error) if !wanted.is_final(&error) => return Err(error),
             Err(error) => {
-                self.is_broken.store(true, Ordering::Release);
+                self.broken.get_or_init(|| error.to_string());
                 self.userfault
                     .poison_missing(self.host_of(here.base()), usize_of(here.size()), page)
                     .map_err(|error| cannot_fill(&error))?;

@@ -375,7 +375,7 @@ impl<'a> Section<'a> {
     pub(super) fn fault(&self, verb: &str, stopped: &Stopped) -> Error {
         let (left, desc) = (self.skip(u64_of(stopped.completed)), self.region.desc());
         let file_offset = self.region.storage().in_file(left.part().base());
-        let cause = self.cause(file_offset, stopped);
+        let cause = left.cause(file_offset, stopped);
         Error::Fault {
             message: format!("{verb} of {desc} at {}: {cause}", hex(left.address())),
             address: left.address(),
@@ -387,7 +387,11 @@ impl<'a> Section<'a> {
         }
     }
 
+    /// Why the first byte could not be reached.
     fn cause(&self, position: Option<u64>, stopped: &Stopped) -> String {
+        if let Some(damage) = self.region.storage().filling().and_then(|filling| filling.damage(self.part.base())) {
+            return format!("its bytes could not be restored: {damage}");
+        }
         let backing = self.region.storage().backing();
         let file = backing.file.as_ref().filter(|_| backing.is_regular);
         let length = file.and_then(|file| kernel::length(file).ok());

@@ -179,7 +179,9 @@ def test_damage_is_a_fault_where_it_is_and_nowhere_else(image: Path, tmp_path: P
         file.seek(2 * MIB + MIB + 3 * CHUNK + 7)
         file.write(bytes([EXPECTED[MIB + 3 * CHUNK + 7] ^ 1]))
     with restored(path) as space:
-        with pytest.raises(MemoryFault):
+        with pytest.raises(
+            MemoryFault, match=rf"bytes could not be restored: {path}: chunk 19 is not what was written"
+        ):
             space.memory.read(MIB + 3 * CHUNK, 8)
         assert space.memory.read(MIB, 3 * CHUNK) == EXPECTED[MIB:][: 3 * CHUNK]
     with restored(path, None) as space:

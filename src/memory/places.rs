@@ -1,5 +1,6 @@
 //! The leases on a storage: each is taken through a window, and vetoes that its bytes leave that window.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -60,9 +61,9 @@ impl Veto {
 
 #[derive(Debug)]
 struct PlacesState {
-    /// The bytes that can be leased: the parts of the storage that are shown, by the place through which they are. Parts that are kept have
-    /// places too, through which nobody looks.
-    shown: Vec<Scope>,
+    /// The bytes that can be leased: the parts of the storage that are shown, by ascending base, by the place through which they are. Parts
+    /// that are kept have places too, through which nobody looks.
+    shown: BTreeMap<Place, Vec<Range>>,
     closings: Vec<(Ticket, Scope, Veto)>,
     next_ticket: u64,
     /// The leases, each at its slot.
@@ -80,7 +81,7 @@ struct PlacesState {
 impl PlacesState {
     const fn new() -> Self {
         Self {
-            shown: vec![],
+            shown: BTreeMap::new(),
             closings: vec![],
             next_ticket: 0,
             held: vec![],
@@ -106,15 +107,18 @@ impl PlacesState {
     }
 
     fn is_shown(&self, scope: Scope) -> bool {
-        self.shown.iter().any(|shown| shown.place == scope.place && shown.part.covers(&scope.part))
+        self.shown_at(scope.place).iter().any(|shown| shown.covers(&scope.part))
     }
 
     /// The parts of a scope that can't be leased; all through that place, or through whatever place for `None`.
     fn hidden(&self, part: Range, place: Option<Place>) -> Vec<Range> {
-        let there = self.shown.iter().filter(|shown| place.is_none_or(|place| shown.place == place));
-        let mut shown: Vec<Range> = there.map(|shown| shown.part).collect();
-        shown.sort_unstable();
-        without(&[part], &joined(shown))
+        let Some(place) = place else {
+            let all = self.shown.values().flatten().copied();
+            let mut shown: Vec<Range> = all.filter(|shown| shown.overlaps(&part)).collect();
+            shown.sort_unstable();
+            return without(&[part], &joined(shown));
+        };
+        without(&[part], self.shown_at(place))
     }
 
     /// The time for which a new lease in the scope has to wait.
@@ -163,31 +167,29 @@ impl PlacesState {
         Some(scope)
     }
 
-    /// The parts that can be leased through a place, by ascending base.
-    fn shown_at(&self, place: Place) -> Vec<Range> {
-        let mut shown: Vec<Range> =
-            self.shown.iter().filter(|shown| shown.place == place).map(|shown| shown.part).collect();
-        shown.sort_unstable();
-        shown
+    /// The parts that can be leased through a place.
+    fn shown_at(&self, place: Place) -> &[Range] {
+        self.shown.get(&place).map(Vec::as_slice).unwrap_or_default()
     }
 
     /// Just these parts can be leased through a place. Joined, for a lease lies in one of them.
     fn set_shown(&mut self, place: Place, parts: Vec<Range>) {
-        self.shown.retain(|shown| shown.place != place);
-        self.shown.extend(joined(parts).into_iter().map(|part| Scope { place, part }));
+        match joined(parts) {
+            parts if parts.is_empty() => self.shown.remove(&place),
+            parts => self.shown.insert(place, parts),
+        };
     }
 
     /// All of the scope can be leased.
     fn show(&mut self, scope: Scope) {
-        let mut parts = self.shown_at(scope.place);
-        parts.push(scope.part);
+        let mut parts: Vec<Range> = self.shown_at(scope.place).iter().copied().chain([scope.part]).collect();
         parts.sort_unstable();
         self.set_shown(scope.place, parts);
     }
 
     /// Nothing of the scope can be leased any more.
     fn hide(&mut self, scope: Scope) {
-        self.set_shown(scope.place, without(&self.shown_at(scope.place), &[scope.part]));
+        self.set_shown(scope.place, without(self.shown_at(scope.place), &[scope.part]));
     }
 }
 
@@ -541,7 +543,7 @@ pub(super) mod tests {
     #[test]
     fn only_leases_through_the_window_are_a_veto() {
         let (page, other) = (Page::new(), Window::new(Range::at(0x8000, 0x1000), 0));
-        page.1.0.lock().unwrap().shown.push(Scope { place: other.place(), part: other.shown() });
+        page.1.0.lock().unwrap().shown.insert(other.place(), vec![other.shown()]);
         let view = page.1.through(other).enter("view", Range::at(0x8008, 8), Writes::Unseen, false).unwrap().unwrap();
         assert_eq!(page.leases().held().unwrap(), []);
         assert_eq!(page.1.written().unwrap(), [Range::at(8, 8)]);

@@ -1,5 +1,6 @@
 //! The protection that accesses need, and the protection that pages have.
 
+use std::collections::BTreeMap;
 use std::io;
 
 use crate::model::ids::Place;
@@ -67,7 +68,7 @@ struct ProtectionTable {
 
 /// Bits of protection by place, in parts of the storage.
 #[derive(Debug, Default)]
-struct ByPlace(Vec<(Place, Range, i32)>);
+struct ByPlace(BTreeMap<Place, Vec<Protected>>);
 
 /// The parts outside of a range.
 fn outside(parts: &[Protected], range: Range) -> impl Iterator<Item = Protected> {
@@ -102,25 +103,30 @@ fn inside(parts: &[Protected], range: Range) -> Vec<Protected> {
 impl ByPlace {
     /// The protection of a place, in parts of a range.
     fn at(&self, place: Place, range: Range) -> Vec<Protected> {
-        let there = self.0.iter().filter(|(other, ..)| *other == place);
-        inside(&there.map(|(_, part, flags)| (*part, *flags)).collect::<Vec<_>>(), range)
+        self.0.get(&place).map_or(vec![], |parts| inside(parts, range))
     }
 
     /// Notes something for a place, in parts of a range, and no longer what was noted there.
     fn note(&mut self, place: Place, range: Range, parts: &[Protected]) {
-        let whole = self.at(place, Range::between(0, u64::MAX));
+        let whole = self.0.remove(&place).unwrap_or_default();
         let kept = outside(&whole, range).collect::<Vec<_>>();
         let next = parts.iter().fold(kept, |parts, (part, flags)| noted(&parts, *part, *flags));
-        self.0.retain(|(other, ..)| *other != place);
-        self.0.extend(next.into_iter().map(|(part, flags)| (place, part, flags)));
+        if !next.is_empty() {
+            self.0.insert(place, next);
+        }
+    }
+
+    /// All parts inside of a range, whatever their place.
+    fn all_in(&self, range: Range) -> Vec<Protected> {
+        let touching = self.0.values().flatten().filter(|(part, _)| part.overlaps(&range));
+        touching.map(|(part, flags)| (part.intersection(&range), *flags)).collect()
     }
 }
 
 impl ProtectionTable {
     /// The protection that all places allow together, in parts of a range; parts that nobody shows are left out.
     fn together(&self, range: Range) -> Vec<Protected> {
-        let shown = self.allowed.0.iter().map(|(_, part, flags)| (part.intersection(&range), *flags));
-        let shown: Vec<Protected> = shown.filter(|(part, _)| !part.is_empty()).collect();
+        let shown = self.allowed.all_in(range);
         let mut edges: Vec<u64> = shown.iter().flat_map(|(part, _)| [part.base(), part.end()]).collect();
         edges.sort_unstable();
         edges.dedup();

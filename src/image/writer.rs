@@ -13,6 +13,7 @@ use crate::model::int::usize_of;
 use crate::model::range::Range;
 use crate::model::room::{self, Room};
 use crate::sys::file::{self, FileKind};
+use crate::sys::fork::Process;
 
 /// All that an image has beside the bytes of memory.
 #[derive(Clone, Debug, Default)]
@@ -34,6 +35,8 @@ pub struct Description {
 pub struct Writer<'a> {
     target: PathBuf,
     temporary: PathBuf,
+    /// The process whose file it is.
+    process: Process,
     file: File,
     parent: Option<&'a Image>,
     chunks: Vec<Chunk>,
@@ -70,7 +73,7 @@ impl<'a> Writer<'a> {
             check_target(&target, &there, parent, in_use)?;
         }
         let (file, temporary) = file::create_temporary(&target).map_err(|error| failed(&target, &error))?;
-        Ok(Self { target, temporary, file, parent, chunks: Vec::new() })
+        Ok(Self { target, temporary, process: Process::current(), file, parent, chunks: Vec::new() })
     }
 
     /// Stores what a chunk has now; a second time, instead of what it had. `fed` are the pages that need storing where there is no parent.
@@ -186,7 +189,8 @@ impl<'a> Writer<'a> {
 
 impl Drop for Writer<'_> {
     fn drop(&mut self) {
-        if !self.temporary.as_os_str().is_empty() {
+        // A forked child leaves its parent's alone.
+        if !self.temporary.as_os_str().is_empty() && self.process.is_current() {
             // Nobody can be told, and the name says what it is.
             let _ = std::fs::remove_file(&self.temporary);
         }

@@ -8,8 +8,9 @@ use super::callback;
 use super::calls::{self, python_call};
 use super::import_once::ImportOnce;
 use super::logging;
-use crate::model::error::{Interrupted, Result};
+use crate::model::error::{Error, Interrupted, Result};
 use crate::model::interrupt::{Interrupt, Uninterrupted};
+use crate::sys::fork::Process;
 use crate::sys::lock::{Lock, LockGuard};
 
 /// Signals are handled, and the user's function is called, at most 20 times a second: taking the interpreter's lock may cost a switch
@@ -29,6 +30,8 @@ struct InterruptState {
 #[derive(Debug)]
 pub(super) struct PyInterrupt {
     progress: Option<Py<PyAny>>,
+    /// The process whose work it is. What its Python code forks has the same work before it, on files and sockets that are its parent's.
+    process: Process,
     /// Never locked across an attach: a thread that has the interpreter's lock may want it.
     state: Lock<InterruptState>,
 }
@@ -38,7 +41,7 @@ impl PyInterrupt {
         callback::check_progress(py, progress.as_ref())?;
         let now = Instant::now();
         let state = InterruptState { begun: now, last: now, is_complete: false, raised: None };
-        Ok(Self { progress, state: Lock::new(state) })
+        Ok(Self { progress, process: Process::current(), state: Lock::new(state) })
     }
 
     /// The user's function.
@@ -55,6 +58,9 @@ impl PyInterrupt {
         logging::look(py);
         let result = calls::detach(py, || work(self));
         logging::tell(py);
+        if !self.process.is_current() {
+            return Err(Error::Forked.into());
+        }
         let raised = self.state.lock()?.raised.take();
         // Also when the work came to its end all the same, as a commit does that can't be undone: Ctrl-C must not be lost.
         raised.map_or_else(|| result.map_err(PyErr::from), Err)
@@ -82,8 +88,8 @@ impl PyInterrupt {
         };
         let raised = calls::attach(|py| py.check_signals().and_then(|()| work(py, elapsed)).err());
         match raised {
-            Some(None) => Ok(()),
-            // Raised, or the interpreter is shutting down: either way the work has to end.
+            Some(None) if self.process.is_current() => Ok(()),
+            // Raised, or in a forked child, or the interpreter is shutting down: either way the work has to end.
             raised => {
                 self.state()?.raised = raised.flatten();
                 Err(Interrupted)

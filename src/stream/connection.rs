@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, IoSlice};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use crate::model::invalid::Invalid;
 use crate::model::room::Room;
 use crate::model::wait::{Deadline, SLICE};
 use crate::sys::errno::{ECONNRESET, ETIMEDOUT};
+use crate::sys::fork::{Forked, Process};
 use crate::sys::poll::{self, Direction};
 use crate::sys::socket::{self, SocketKind};
 
@@ -37,6 +38,8 @@ impl From<Flaw> for Error {
 #[derive(Debug)]
 pub struct Connection {
     socket: File,
+    /// The process whose it is: a forked child that went on with it would speak in its parent's place.
+    process: Process,
     /// The longest that the other side may be silent.
     timeout: Option<Duration>,
     verb: &'static str,
@@ -56,7 +59,12 @@ impl Connection {
         if let Some(why) = what {
             return Err(Invalid::argument(format!("{verb}: sock is not a stream: {why}")).into());
         }
-        Ok(Self { socket, timeout, verb, moved: 0 })
+        Ok(Self { socket, process: Process::current(), timeout, verb, moved: 0 })
+    }
+
+    /// The socket, refused in a forked child.
+    fn socket(&self) -> Result<BorrowedFd<'_>, Forked> {
+        if self.process.is_current() { Ok(self.socket.as_fd()) } else { Err(Forked) }
     }
 
     /// The bytes that went through.
@@ -72,7 +80,7 @@ impl Connection {
             if self.is_readable()? {
                 return Err(self.refusal(interrupt));
             }
-            match socket::send_parts(self.socket.as_fd(), parts, SLICE) {
+            match socket::send_parts(self.socket()?, parts, SLICE) {
                 Ok(Some(count)) => {
                     IoSlice::advance_slices(&mut parts, count);
                     self.moved = self.moved.saturating_add(u64_of(count));
@@ -93,7 +101,7 @@ impl Connection {
         let mut there = 0usize;
         let mut deadline = Deadline::after(self.timeout);
         while let Some(rest) = buffer.get_mut(there..).filter(|rest| !rest.is_empty()) {
-            let received = socket::receive(self.socket.as_fd(), rest, SLICE);
+            let received = socket::receive(self.socket()?, rest, SLICE);
             if let Some(count) = received.map_err(|error| self.failed(&error))? {
                 there = there.saturating_add(count);
                 self.moved = self.moved.saturating_add(u64_of(count));
@@ -144,17 +152,17 @@ impl Connection {
             Answer { is_published: content.is_some(), size: u64_of(why.len()), content: content.unwrap_or_default() };
         let bytes = [&answer.encode(), why.as_bytes()].concat();
         // A sender that has gone, or that does not read, learns it by the end of the connection.
-        let _ = socket::send(self.socket.as_fd(), &bytes, &[], false, Duration::ZERO);
+        let _ = self.socket().map(|socket| socket::send(socket, &bytes, &[], false, Duration::ZERO));
     }
 
     /// Ends the conversation, of which bytes may be missing: the other side hears of it.
     pub(super) fn shut(&self) {
-        // Refused only where it has ended already.
-        let _ = socket::shut(self.socket.as_fd());
+        // Refused only where it has ended already, and in a forked child, whose parent goes on with it.
+        let _ = self.socket().map(socket::shut);
     }
 
     fn is_readable(&self) -> Result<bool> {
-        poll::wait_ready(&self.socket, Direction::In, Duration::ZERO).map_err(|error| self.failed(&error))
+        poll::wait_ready(self.socket()?, Direction::In, Duration::ZERO).map_err(|error| self.failed(&error))
     }
 
     /// The error of a receiver that has said something, or has gone.

@@ -116,6 +116,7 @@ def _write(target: Path, write: Callable[[BinaryIO], None]) -> None:
     """Makes a file under another name beside the target, and renames it when it is whole."""
     import tempfile  # noqa: PLC0415  its import would take longer than the reading of a map
 
+    process = os.getpid()
     try:
         fd, temporary = tempfile.mkstemp(prefix=".", suffix=".part", dir=target.parent)
     except OSError as error:
@@ -127,7 +128,9 @@ def _write(target: Path, write: Callable[[BinaryIO], None]) -> None:
             os.fchmod(fd, 0o666 & ~_umask())
         Path(temporary).rename(target)
     except BaseException:
-        Path(temporary).unlink()
+        # A forked child leaves its parent's alone.
+        if os.getpid() == process:
+            Path(temporary).unlink()
         raise
 
 

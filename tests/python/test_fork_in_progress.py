@@ -1,4 +1,4 @@
-"""A progress function that forks: the work goes on in the parent alone, and the child leaves its files and sockets as they are."""
+"""A progress function that forks: the work goes on in the parent alone, and the child leaves files and sockets as they are."""
 
 import inspect
 import os

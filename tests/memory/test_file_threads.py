@@ -13,13 +13,14 @@ from dbs_address_space import (
     DirtyPages,
     ImageCorrupt,
     InvalidArgument,
+    MemoryFault,
     Progress,
     SavedSpace,
     dump,
     load,
 )
 from host import mounted, require
-from memory_helpers import MIB, PAGE, mapped, numbered, ram
+from memory_helpers import MIB, PAGE, make_file, mapped, numbered, ram
 
 SIZE = 70 * MIB
 THREADS = [None, 2, 3, 7]
@@ -98,6 +99,22 @@ def test_the_first_damage_is_that_which_one_thread_finds(
             with pytest.raises(ImageCorrupt) as caught:
                 call(threads=threads)
             assert caught.value.chunk == 21 * 16
+
+
+@pytest.mark.parametrize("threads", THREADS)
+def test_the_first_fault_is_that_of_one_thread(tmp_path: Path, threads: int | None) -> None:
+    path = make_file(tmp_path / "memory", SIZE)
+    with path.open("r+b") as file:
+        space, _ = mapped(AddressSpaceRegion.from_file(0, SIZE, file))
+    os.truncate(path, 50 * MIB)
+    for call in (
+        lambda: space.save(tmp_path / "vm.img", threads=threads),
+        lambda: dump(space, tmp_path / "vm.elf", threads=threads),
+    ):
+        with pytest.raises(MemoryFault, match=r"truncated to 0x320_0000 bytes .done before it: 0x320_0000") as caught:
+            call()
+        assert (caught.value.address, caught.value.completed, caught.value.size) == (50 * MIB, 50 * MIB, SIZE)
+    assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize("threads", THREADS)

@@ -20,6 +20,7 @@ from wheels import ROOT, TARGET
 FOLDER = TARGET / "coverage"
 PACKAGE = FOLDER / "package"
 PROFILES = FOLDER / "profiles"
+SETTINGS = FOLDER / "coverage.ini"
 FLOORS = {"rust": 96.0, "python": 97.0}
 """Percent of lines; they only rise."""
 
@@ -59,15 +60,25 @@ def test(arguments: list[str]) -> None:
     """Runs pytest; what fails there is not this program's matter, for `make test` sees it too."""
     shutil.rmtree(PROFILES, ignore_errors=True)
     environment = os.environ | {"PYTHONPATH": str(PACKAGE), "LLVM_PROFILE_FILE": f"{PROFILES}/%8m.profraw"}
-    environment["COVERAGE_FILE"] = str(FOLDER / "python.coverage")
-    measured = [sys.executable, "-m", "coverage", "run", f"--source={PACKAGE / 'dbs_address_space'}"]
-    subprocess.run([*measured, "-m", "pytest", "-q", *arguments], check=False, cwd=ROOT, env=environment)
+    # Commands run in processes of their own, and so do the tests.
+    SETTINGS.write_text(
+        f"[run]\nsource = {PACKAGE / 'dbs_address_space'}\ndata_file = {FOLDER / 'python.coverage'}\n"
+        "parallel = true\npatch = subprocess, _exit\n"
+    )
+    for old in FOLDER.glob("python.coverage*"):
+        old.unlink()
+    measured = [sys.executable, "-m", "coverage", "run", f"--rcfile={SETTINGS}", "-m", "pytest", "-q"]
+    two = ["--numprocesses=2", "--dist=worksteal"]
+    subprocess.run([*measured, *two, *arguments], check=False, cwd=ROOT, env=environment)
 
 
 def rust_report(library: Path) -> dict[str, Any]:
     """The counts of every Rust file of ours."""
     tools, environment = llvm()
     merged = FOLDER / "all.profdata"
+    # Of processes that were given an environment of their own.
+    for stray in ROOT.glob("default_*.profraw"):
+        stray.rename(PROFILES / stray.name)
     run(tools / "llvm-profdata", "merge", "-sparse", *PROFILES.glob("*.profraw"), "-o", merged, **environment)
     told = run(
         tools / "llvm-cov",
@@ -82,12 +93,13 @@ def rust_report(library: Path) -> dict[str, Any]:
     return report
 
 
-def python_percent() -> float:
-    """The percent of the package's lines."""
+def python_report() -> dict[str, Any]:
+    """The counts of every Python file of ours."""
     told = FOLDER / "python.json"
-    environment = {"COVERAGE_FILE": str(FOLDER / "python.coverage")}
-    run(sys.executable, "-m", "coverage", "json", "--quiet", "-o", str(told), **environment)
-    return float(json.loads(told.read_text())["totals"]["percent_covered"])
+    run(sys.executable, "-m", "coverage", "combine", "--quiet", f"--rcfile={SETTINGS}")
+    run(sys.executable, "-m", "coverage", "json", "--quiet", f"--rcfile={SETTINGS}", "-o", str(told))
+    report: dict[str, Any] = json.loads(told.read_text())
+    return report
 
 
 def main() -> int:
@@ -97,15 +109,18 @@ def main() -> int:
     arguments = parser.parse_args().pytest
     library = build()
     test(arguments)
-    report = rust_report(library)
+    rust, python = rust_report(library), python_report()
     missed = {
         Path(file["filename"]).relative_to(ROOT): file["summary"]["lines"]["count"]
         - file["summary"]["lines"]["covered"]
-        for file in report["files"]
+        for file in rust["files"]
     }
-    for path, count in sorted(missed.items(), key=lambda item: -item[1])[:20]:
+    missed |= {
+        (ROOT / name).relative_to(PACKAGE): file["summary"]["missing_lines"] for name, file in python["files"].items()
+    }
+    for path, count in sorted(missed.items(), key=lambda item: -item[1])[:40]:
         print(f"{count:5} lines of {path}")
-    measured = {"rust": float(report["totals"]["lines"]["percent"]), "python": python_percent()}
+    measured = {"rust": rust["totals"]["lines"]["percent"], "python": python["totals"]["percent_covered"]}
     for name, percent in measured.items():
         print(f"{name}: {percent:.1f} % of lines, at least {FLOORS[name]:.1f} % are wanted")
     return 0 if arguments else int(any(percent < FLOORS[name] for name, percent in measured.items()))

@@ -27,6 +27,8 @@ pub struct Slot {
     region: kvm_userspace_memory_region,
     bytes: Arc<dyn StableBytes>,
     guest_memfd: Option<OwnedFd>,
+    /// Where KVM writes the log, once it was asked for: to map it takes longer than to read it.
+    log: Option<GuardedWords>,
     /// Whether KVM has it.
     is_set: bool,
 }
@@ -45,7 +47,7 @@ impl Slot {
         let memory_size = u64::try_from(at.len()).map_err(Error::other)?;
         let userspace_addr = u64::try_from(at.addr()).map_err(Error::other)?;
         let region = kvm_userspace_memory_region { slot, flags, guest_phys_addr, memory_size, userspace_addr };
-        let mut slot = Self { vm: Arc::clone(vm), region, bytes, guest_memfd, is_set: false };
+        let mut slot = Self { vm: Arc::clone(vm), region, bytes, guest_memfd, log: None, is_set: false };
         slot.set(flags)?;
         Ok(slot)
     }
@@ -107,12 +109,16 @@ impl Slot {
     /// A word of the dirty log for each 64 pages; KVM forgets them, unless they are cleared by hand.
     ///
     /// Fails with `EFAULT` when KVM has a larger slot under the number: the machine's owner may have given it to another.
-    pub fn dirty_log(&self) -> Result<Vec<u64>> {
+    pub fn dirty_log(&mut self) -> Result<Vec<u64>> {
         let words = usize::try_from(self.pages().div_ceil(u64::BITS.into())).map_err(Error::other)?;
-        let buffer = GuardedWords::new(words)?;
+        let mut log = self.log.take().map_or_else(|| GuardedWords::new(words), Ok)?;
+        // KVM may have a smaller slot under the number, and leaves the rest as it is.
+        log.clear();
         // SAFETY: the words end at an inaccessible page, and are the buffer's own.
-        unsafe { self.vm.dirty_log(self.id(), buffer.words.cast())? };
-        buffer.to_vec()
+        let read = unsafe { self.vm.dirty_log(self.id(), log.words.cast()) };
+        let copy = read.and_then(|()| log.to_vec());
+        self.log = Some(log);
+        copy
     }
 
     /// Clears the pages whose bits are set: KVM takes a multiple of 64 pages, or all to the end, so the whole slot is given.
@@ -123,6 +129,7 @@ impl Slot {
 }
 
 /// Words that end where an inaccessible page begins: a kernel that writes more of them than asked for is stopped there.
+#[derive(Debug)]
 struct GuardedWords {
     words: *mut [u64],
     /// Keeps the words mapped.
@@ -145,6 +152,11 @@ impl GuardedWords {
         Ok(Self { words: std::ptr::slice_from_raw_parts_mut(first, count), _span: span })
     }
 
+    fn clear(&mut self) {
+        // SAFETY: mapped and writable as long as the span is, and nobody else's while no call is made.
+        unsafe { &mut *self.words }.fill(0);
+    }
+
     fn to_vec(&self) -> Result<Vec<u64>> {
         let mut copy = Vec::new();
         copy.try_reserve_exact(self.words.len()).map_err(|_| Error::from(ErrorKind::OutOfMemory))?;
@@ -153,6 +165,11 @@ impl GuardedWords {
         Ok(copy)
     }
 }
+
+// SAFETY: the words are this buffer's alone, on whichever thread it is.
+unsafe impl Send for GuardedWords {}
+// SAFETY: through a shared buffer the words are only read.
+unsafe impl Sync for GuardedWords {}
 
 impl Drop for Slot {
     fn drop(&mut self) {

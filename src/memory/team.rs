@@ -176,11 +176,12 @@ impl<'a, T: Send, F: Fn(usize, &dyn Interrupt) -> Step<T> + Sync + Send> Team<'a
 
 impl<T, F> Drop for Team<'_, T, F> {
     fn drop(&mut self) {
-        // In a forked child nobody ends, and nobody borrows.
         if self.shared.ended.is_in_its_process() {
             self.shared.is_stopped.store(true, Ordering::Relaxed);
             self.threads.drain(..).for_each(|thread| drop(thread.join()));
         }
+        // In a forked child nobody ends, and nobody borrows; and there is nothing behind a handle, which would detach it.
+        self.threads.drain(..).for_each(std::mem::forget);
     }
 }
 

@@ -100,7 +100,7 @@ def try_aarch64() -> None:
     platforms = ("manylinux_2_28_aarch64", "manylinux_2_17_aarch64")
     folder = site("aarch64", wheel, "3.11", platforms, "numpy", "blake3", "hypothesis>=6.112")
     command: list[str | Path] = [emulator / "usr/bin/qemu-aarch64-static", "-L", root, root / "usr/bin/python3.11"]
-    files = list(test_files("model", without={"drgn", "unicorn", "volatility3"}))
+    files = list(test_files("model", without={"drgn", "rich", "unicorn", "volatility3"}))
     files += [str(ROOT / "tests" / "memory" / f"test_{name}.py") for name in EMULATED]
     # Address space is scarce there, and a Python that starts another one does not know that it is emulated.
     run(command, folder, files, deselected="terabyte or 4_tib or shared_memory or stays_ranges")
@@ -110,7 +110,7 @@ def try_musl() -> None:
     """The musl wheel in a CPython for musl."""
     folder = site("musl", only("*-musllinux_*_x86_64.whl"), musl_python.VERSION, ("musllinux_1_2_x86_64",))
     # That CPython lacks zlib, which Hypothesis wants too, and the others have no wheels for it.
-    without = {"blake3", "drgn", "gzip", "hypothesis", "numpy", "unicorn", "volatility3", "zipfile"}
+    without = {"blake3", "drgn", "gzip", "hypothesis", "numpy", "rich", "unicorn", "volatility3", "zipfile"}
     run([musl_python.build()], folder, list(test_files("model", "memory", "space", without=without)))
 
 

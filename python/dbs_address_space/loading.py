@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import gzip
 import mmap
 import os
-import zlib
 
 from ._core import check_type
 from ._named_tuple import NamedTuple, in_hex
@@ -127,6 +125,10 @@ class _Reader:
 
 def _unpacked(memory: GuestMemory, source: Source, addr: int) -> bytearray:
     """The content of a gzip file, as far as there is memory for it: where more comes, the write of it is refused."""
+    # Few want it, and a Python may lack it.
+    import gzip  # noqa: PLC0415
+    import zlib  # noqa: PLC0415
+
     content = bytearray()
     try:
         with gzip.GzipFile(fileobj=_Reader(source), mode="rb") as file:  # type: ignore[call-overload]  # no more is called

@@ -3,12 +3,15 @@
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from typing import Any
 
 GIB, MIB = 1 << 30, 1 << 20
+BUILD = re.compile("PATH|PYTHONPATH|(LLVM|COVERAGE)_.*")
+"""The variables that tell which build is run, and how it is measured."""
 PROGRAM = [sys.executable, "-m", "dbs_address_space"]
 
 
@@ -34,7 +37,8 @@ MAIN = "import sys; from dbs_address_space.command_line import main; main(sys.ar
 def in_a_terminal(columns: int, *arguments: str, code: str = MAIN, **environment: str) -> str:
     """The output of a command, or of other code, on a terminal of so many columns."""
     ours, theirs = pty.openpty()
-    given = {"PATH": os.environ["PATH"], "TERM": "xterm", "LANG": "C.UTF-8", "PYTHONUTF8": "1"} | environment
+    given = {name: value for name, value in os.environ.items() if BUILD.fullmatch(name)}
+    given |= {"TERM": "xterm", "LANG": "C.UTF-8", "PYTHONUTF8": "1"} | environment
     size = (
         f"import fcntl,struct,termios; fcntl.ioctl(1, termios.TIOCSWINSZ, struct.pack('HHHH', 50, {columns}, 0, 0)); "
     )

@@ -64,7 +64,7 @@ proofs: $(RUNS) ## try the interleavings of locks, leases, turn, gate and change
 prove: ## run every proof, from minutes to hours; docs/proofs.md says what each shows, and has found
 	$(MAKE) proofs test-debug fuzz sanitize thread-sanitizer coverage mutants test-long
 
-coverage: $(INSTALLED) ## measure which lines the tests enter, of Rust too; fewer than before is an error
+coverage: $(INSTALLED) $(BUILT) ## measure which lines the tests enter, of Rust too; fewer than before is an error
 	$(RUN) tools/coverage_of_rust.py
 
 fuzz: $(INSTALLED) $(BUILT) ## run libFuzzer on the map and the format of images, SECONDS=60 a target

@@ -166,7 +166,8 @@ def test_a_handler_may_change_the_space(space: AddressSpace) -> None:
     finally:
         logger.removeHandler(handler)
         logger.setLevel(logging.NOTSET)
-    assert space.generation == 3
+    # Newer Pythons give a handler none of the records that it makes itself.
+    assert space.generation in (2, 3)
 
 
 def test_what_a_handler_raises_breaks_no_change(space: AddressSpace, unraisable: list[object]) -> None:

@@ -7,7 +7,7 @@ import stat
 import struct
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import IntEnum
 from pathlib import Path
 
@@ -71,7 +71,9 @@ class StallingFile:
 
     def answer(self, unique: int, outcome: bytes | int) -> None:
         body, error = (outcome, 0) if isinstance(outcome, bytes) else (b"", -outcome)
-        os.write(self.device, struct.pack("<IiQ", 16 + len(body), error, unique) + body)
+        # Whoever asked may have gone.
+        with suppress(FileNotFoundError):
+            os.write(self.device, struct.pack("<IiQ", 16 + len(body), error, unique) + body)
 
     def outcome(self, operation: int, node: int, body: bytes) -> bytes | int:  # noqa: PLR0911  a table
         match operation:

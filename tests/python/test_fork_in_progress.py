@@ -100,6 +100,17 @@ class Work:
         }
 
 
+def fill_the_stack_cache() -> None:
+    """The stacks of threads that have ended: with those, a fork unmaps the stacks of threads that the child has not."""
+    event = threading.Event()
+    ended = [threading.Thread(target=event.wait) for _ in range(16)]
+    for thread in ended:
+        thread.start()
+    event.set()
+    for thread in ended:
+        thread.join()
+
+
 def told() -> dict[str, bool]:
     """The public callables that take a progress function, and whether they share their work out."""
     public = [name for name in dir(dbs_address_space) if not name.startswith("_")]
@@ -132,6 +143,7 @@ def test_the_work_is_the_parents(tmp_path: Path, name: str, threads: int | None)
     work, parent = Work(tmp_path), os.getpid()
     reading, writing = os.pipe()
     child, is_refused = -1, False
+    fill_the_stack_cache()
 
     def forks(_: object) -> None:
         nonlocal child

@@ -67,7 +67,7 @@ prove: ## run every proof, from minutes to hours; docs/proofs.md says what each 
 coverage: $(INSTALLED) $(BUILT) ## measure which lines the tests enter, of Rust too; fewer than before is an error
 	$(RUN) tools/coverage_of_rust.py
 
-fuzz: $(INSTALLED) $(BUILT) ## run libFuzzer on the map and the format of images, SECONDS=60 a target
+fuzz: $(INSTALLED) $(BUILT) ## run libFuzzer on the map and on all that reads what others wrote, SECONDS=60 a target
 	$(RUN) tools/fuzz.py $(or $(SECONDS),60)
 
 mutants: $(INSTALLED) ## break FILES=src/model/pattern.rs in one place after the other; what no test notices is an error

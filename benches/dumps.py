@@ -2,45 +2,32 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-import socket
 import struct
 import subprocess
 import sys
 import zlib
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from time import perf_counter
+from time import sleep
 from typing import Any
 
 import spaces
 from dbs_address_space import AddressSpace, dump, load
 from dbs_address_space.adapters.qemu import open_space
-from harness import MILLISECONDS, Measure, Pace, Result, Side, Unit
+from dbs_address_space.command_line.monitor import Monitor
+from dbs_address_space.command_line.parsing import UsageError
+from harness import MEBIBYTES, MILLISECONDS, Measure, Pace, Result, timed
 
 SIZE, DATA, EXTENTS = 4 << 30, 100 << 20, 100
 HEADERS = 65_600
 PAGE = 4096
 LOAD, CORE = 1, 4
 LIME = struct.Struct("<IIQQ8x")
-MEBIBYTES = Unit("MiB", 1 << 20)
 COMMAND = [sys.executable, "-m", "dbs_address_space"]
-
-
-def timed(work: object) -> Side:
-    """A side that does its work so many times."""
-
-    def side(loops: int) -> float:
-        begin = perf_counter()
-        for _ in range(loops):
-            work()  # type: ignore[operator]
-        return perf_counter() - begin
-
-    return side
 
 
 def fill(space: AddressSpace) -> None:
@@ -148,44 +135,33 @@ def shown(pace: Pace) -> Iterator[Result]:
             yield Result("dumps", name, *rounds.alone(call), Measure.ALONE, goal, MILLISECONDS)
 
 
-class Monitor:
-    """QEMU's monitor, as `open_space` asks it."""
-
-    def __init__(self, connection: socket.socket) -> None:
-        """Takes the connected socket."""
-        self.socket, self.lines = connection, connection.makefile("rw")
-        self.lines.readline()
-        self("qmp_capabilities", {})
-
-    def __call__(self, command: str, arguments: dict[str, Any]) -> Any:
-        """Sends a command and returns its result."""
-        print(json.dumps({"execute": command, "arguments": arguments}), file=self.lines, flush=True)
-        while True:
-            answer = json.loads(self.lines.readline())
-            if "error" in answer:
-                raise RuntimeError(answer["error"]["desc"])
-            if "return" in answer:
-                return answer["return"]
-
-
 @contextmanager
 def machine(folder: str) -> Iterator[Monitor]:
     """A QEMU of 4 GiB in a memfd, stopped before its first instruction."""
     path = Path(folder, "qmp")
-    command = ["qemu-system-x86_64", "-S", "-nodefaults", "-display", "none", "-accel", "tcg", "-m", f"{SIZE}B"]
-    command += [
-        "-machine",
-        "microvm,memory-backend=ram",
-        "-object",
-        f"memory-backend-memfd,id=ram,size={SIZE},share=on",
-    ]
-    with ExitStack() as stack:
-        listener = stack.enter_context(socket.socket(socket.AF_UNIX))
-        listener.bind(str(path))
-        listener.listen(1)
-        process = stack.enter_context(subprocess.Popen([*command, "-qmp", f"unix:{path}"]))
-        stack.callback(process.kill)
-        yield Monitor(stack.enter_context(listener.accept()[0]))
+    memory = ["-m", f"{SIZE}B", "-object", f"memory-backend-memfd,id=ram,size={SIZE},share=on"]
+    command = ["qemu-system-x86_64", "-S", "-nodefaults", "-display", "none", "-accel", "tcg", *memory]
+    command += ["-machine", "microvm,memory-backend=ram", "-qmp", f"unix:{path},server=on,wait=off"]
+    with subprocess.Popen(command) as process:
+        try:
+            monitor = connected(path)
+            # Its own dump takes longer than an answer may.
+            monitor.socket.settimeout(None)
+            yield monitor
+        finally:
+            process.kill()
+
+
+def connected(path: Path, tries: int = 1000) -> Monitor:
+    """QEMU's monitor, once there is one."""
+    while True:
+        try:
+            return Monitor(str(path), "QEMU")
+        except UsageError:
+            tries -= 1
+            if not tries:
+                raise
+            sleep(0.01)
 
 
 def of_qemu(pace: Pace) -> Iterator[Result]:

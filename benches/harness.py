@@ -47,6 +47,7 @@ class Unit:
 
 
 NANOSECONDS, MICROSECONDS, MILLISECONDS = Unit("ns", 1e-9), Unit("us", 1e-6), Unit("ms", 1e-3)
+MEBIBYTES = Unit("MiB", 1 << 20)
 
 
 @dataclass(frozen=True)
@@ -156,6 +157,11 @@ class Pace:
 def statement(text: str, **names: object) -> Side:
     """A side that runs a statement with the given names."""
     return timeit.Timer(text, globals=names).timeit
+
+
+def timed(work: Any) -> Side:
+    """A side that calls a function of no arguments."""
+    return timeit.Timer(work).timeit
 
 
 def per_item(side: Side, items: Sequence[object]) -> Side:

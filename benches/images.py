@@ -11,24 +11,11 @@ from time import perf_counter
 
 import spaces
 from dbs_address_space import AddressSpace, DirtyPages, SavedSpace
-from harness import MICROSECONDS, MILLISECONDS, Measure, Pace, Result, Side, Unit
+from harness import MEBIBYTES, MICROSECONDS, MILLISECONDS, Measure, Pace, Result, Side, timed
 
 SIZE, DATA, EXTENTS = 4 << 30, 256 << 20, 256
 SMALL = SIZE >> 3
 TOUCHES = 200
-MEBIBYTES = Unit("MiB", 1 << 20)
-
-
-def timed(work: object) -> Side:
-    """A side that does its work so many times."""
-
-    def side(loops: int) -> float:
-        begin = perf_counter()
-        for _ in range(loops):
-            work()  # type: ignore[operator]
-        return perf_counter() - begin
-
-    return side
 
 
 def guest(size: int = SIZE) -> AddressSpace:

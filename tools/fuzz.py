@@ -61,8 +61,8 @@ def dumps() -> dict[str, bytes]:
     found = {path.name: b"\x00" + path.read_bytes()[64:4096] for path in SAMPLES.glob("*.core")}
     for number, suffix in ((b"\x02", "lime"), (b"\x03", "avml")):
         found |= {path.name: number + path.read_bytes() for path in SAMPLES.glob(f"*.{suffix}")}
-    if len({name.rpartition(".")[2] for name in found}) < len(("core", "lime", "avml")):
-        raise SystemExit(f"{SAMPLES} has not all formats")
+    if missing := {"core", "lime", "avml"} - {name.rpartition(".")[2] for name in found}:
+        raise SystemExit(f"{SAMPLES} has nothing of {', '.join(sorted(missing))}")
     return found
 
 

@@ -1212,8 +1212,8 @@ class AddressSpace:
         `DirtyTracker`, says which pages may: those that it does not name must be as the parent has them, and a tracker gets its pages
         back when saving fails. Without it all is compared. A guest has to be paused: with `check`, pages that are written meanwhile are
         saved again, and `ImageError` is raised when that does not end; where the kernel can't watch the memory, `is_checked` of the result
-        is false. `sync=False` does not wait for the disk. `threads` threads work, by default as many as help. Devices are saved as regions; what a DAX window shows belongs to its files.
-        Raises `NotMapped`, `AccessDenied` for memory that can't be read, `ImageError` for a path that is in use, `OSError`.
+        is false. `sync=False` does not wait for the disk. `threads` threads work, by default as many as help. Devices are saved as
+        regions; what a DAX window shows belongs to its files. Raises `NotMapped`, `AccessDenied` for memory that can't be read, `ImageError` for a path that is in use, `OSError`.
 
         >>> import tempfile
         >>> from dbs_address_space import AddressSpaceBuilder
@@ -1260,7 +1260,9 @@ class AddressSpace:
         `mode="copy"` reads all, checked against its digests before anybody sees it. `"cow"` maps the file privately, in no time at any size:
         the file must stay as it is, accesses go through the kernel, and bytes are checked by `SavedSpace.verify()` only. `"lazy"` returns at
         once, too: bytes come in checked when they are first used, by whomever, and before that in the background; where the image turns out to be
-        damaged a touch is `MemoryFault`. It takes a privilege (`Unsupported` says which). `resolve(digest)` gives the path of a parent that moved; `threads` and `progress(p)` are for `"copy"` alone, and refused for the others. Raises `ImageCorrupt`, `ImageMismatch`, `ImageTooNew`, `OSError`, and as `map_memory()` does.
+        damaged a touch is `MemoryFault`. It takes a privilege (`Unsupported` says which). `resolve(digest)` gives the path of a parent that
+        moved; `threads` and `progress(p)` are for `"copy"` alone, and refused for the others. Raises `ImageCorrupt`, `ImageMismatch`,
+        `ImageTooNew`, `OSError`, and as `map_memory()` does.
 
         >>> import tempfile
         >>> from dbs_address_space import AddressSpace, AddressSpaceBuilder

@@ -6,14 +6,16 @@ import json
 
 from ._core import AddressSpaceBase, AddressSpaceLayout, AddressSpaceRegion, BackingOptions, NumaPolicy
 from ._named_tuple import NamedTuple
-from .errors import InvalidArgument
+from .errors import AddressSpaceError, InvalidArgument
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any
 
-__all__ = ["Area", "BlobPlace", "Description", "encoded", "parsed"]
+    from ._core import _ImagePart, _StreamReceiver
+
+__all__ = ["Area", "BlobPlace", "Description", "described", "encoded"]
 
 FORMAT, VERSION = "dbs-address-space/image", 1
 _HAVE_MEMORY = ("ram", "firmware")
@@ -109,6 +111,25 @@ def _arguments(region: AddressSpaceRegion) -> dict[str, Any] | None:
     except TypeError:
         return None
     return None if "file" in keywords else keywords
+
+
+def described(part: _ImagePart | _StreamReceiver) -> Description:
+    """The description in the JSON of an image or a stream; raises its `ImageCorrupt`."""
+    try:
+        description = parsed(part.json)
+        check(description, part.room)
+    except (
+        AddressSpaceError,
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        RecursionError,
+        TypeError,
+        ValueError,
+    ) as error:
+        missing = isinstance(error, KeyError) and not isinstance(error, AddressSpaceError)
+        raise part.corrupt(f"its JSON: {error}{' is missing' if missing else ''}") from error
+    return description
 
 
 def parsed(text: bytes) -> Description:

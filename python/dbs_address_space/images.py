@@ -20,8 +20,8 @@ from ._core import (
     guessed,
 )
 from ._named_tuple import NamedTuple
-from .errors import AddressSpaceError, ImageCorrupt, ImageError, InvalidAddressRange, InvalidArgument, UnmappedAddress
-from .image_description import BlobPlace, Description, check, parsed
+from .errors import ImageCorrupt, ImageError, InvalidAddressRange, InvalidArgument, UnmappedAddress
+from .image_description import BlobPlace, described
 from .paths import path_text
 from .restoring import not_populated, over_file, places, space_of
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import NoReturn, Self, SupportsIndex
 
-    from ._core import AddressSpaceLayout, _File, _StreamReceiver
+    from ._core import AddressSpaceLayout, _File
     from .progress import Progress
     from .reports import RestoreStats
     from .restoring import Made
@@ -412,25 +412,6 @@ class SavedSpace:
     def __repr__(self) -> str:
         kind = "full" if self.parent is None else f"a difference in a chain of {len(self._paths)}"
         return f"SavedSpace({self.path!a}, {len(self.regions)} regions, {kind})"
-
-
-def described(part: _ImagePart | _StreamReceiver) -> Description:
-    """The description in the JSON of an image or a stream; raises its `ImageCorrupt`."""
-    try:
-        description = parsed(part.json)
-        check(description, part.room)
-    except (
-        AddressSpaceError,
-        ArithmeticError,
-        AttributeError,
-        LookupError,
-        RecursionError,
-        TypeError,
-        ValueError,
-    ) as error:
-        missing = isinstance(error, KeyError) and not isinstance(error, AddressSpaceError)
-        raise part.corrupt(f"its JSON: {error}{' is missing' if missing else ''}") from error
-    return description
 
 
 def _parent_path(part: _ImagePart, path: str, digest: bytes, resolve: Callable[[str], Path] | None) -> str:

@@ -9,8 +9,7 @@ from time import perf_counter
 from ._core import AddressSpace, _StreamReceiver, check_type, checked_answer
 from .blobs import copied_blobs
 from .errors import ImageError, InvalidAddressRange, InvalidArgument, UnmappedAddress
-from .image_description import encoded
-from .images import described
+from .image_description import described, encoded
 from .progress import SendProgress
 from .reports import ReceiveReport, SendReport
 from .restoring import places, space_of

@@ -9,6 +9,7 @@ use super::avml::Frames;
 use super::buffer::{place, read_at};
 use super::kdump::PackedPages;
 use super::piece::Piece;
+use crate::model::bytes::is_zero;
 use crate::model::error;
 use crate::model::int::{u64_of, usize_of};
 use crate::model::interrupt::Interrupt;
@@ -72,7 +73,7 @@ impl DumpReader {
         let bytes = buffer.get_mut(..usize_of(part.size())).unwrap_or_default();
         self.read(part.base(), bytes)?;
         for (number, page) in (0u64..).zip(bytes.chunks(usize_of(PAGE))) {
-            if page.iter().any(|byte| *byte != 0) {
+            if !is_zero(page) {
                 to.write_all_at(page, end.saturating_add(number.saturating_mul(PAGE)))?;
             }
         }

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use super::chunk::{self, Chunk, PAGE};
 use super::header::{self, Flaw, Header};
 use crate::memory::lazy::Haste;
+use crate::model::bytes::is_zero;
 use crate::model::error::{Error, ImageFault, Result};
 use crate::model::format::hex;
 use crate::model::int::usize_of;
@@ -69,7 +70,7 @@ impl Part {
         for (section, next) in
             [(data, json_range.base()), (json_range, blobs.base()), (blobs, self.header.table.base())]
         {
-            if !chunk::is_zero(&self.section(Range::between(section.end(), next))?) {
+            if !is_zero(&self.section(Range::between(section.end(), next))?) {
                 return Err(self.fault(ImageFault::Corrupt, "there is something between its sections", None));
             }
         }
@@ -147,7 +148,7 @@ impl Part {
         let mut left = run;
         while !left.is_empty() {
             let part = left.take(PAGE.saturating_sub(left.base() % PAGE));
-            if !self.has_page(part.base()) && !chunk::is_zero(&self.section(part)?) {
+            if !self.has_page(part.base()) && !is_zero(&self.section(part)?) {
                 return Ok(false);
             }
             left = left.skip(part.size());

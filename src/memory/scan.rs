@@ -93,21 +93,16 @@ pub fn together<T: Send>(
 fn steps(sections: &[Section<'_>], unit: u64) -> Result<Vec<Range>> {
     let (mut steps, mut begin, mut missing) = (Vec::new(), 0, STEP);
     for section in sections {
-        let mut left = behind(section.buffer(), begin);
+        let mut left = Range::between(begin.max(section.buffer().base()), section.buffer().end());
         while left.size() >= missing {
             let end = left.skip(missing).base().checked_next_multiple_of(unit).unwrap_or(u64::MAX);
             steps.add(Range::between(begin, end))?;
-            (begin, left, missing) = (end, behind(left, end), STEP);
+            (begin, left, missing) = (end, Range::between(end, left.end()), STEP);
         }
         missing = missing.saturating_sub(left.size());
     }
     steps.add(Range::between(begin, u64::MAX))?;
     Ok(steps)
-}
-
-/// The part of a range at a number and behind it.
-fn behind(range: Range, at: u64) -> Range {
-    range.skip(at.saturating_sub(range.base()))
 }
 
 /// The parts of sections, which ascend in their buffer, that lie in a range of it.

@@ -7,11 +7,12 @@ use std::path::Path;
 
 use super::scan::{self, Chunk, PAGE};
 use super::section::Section;
-use super::zero_pages::is_zero;
+use crate::model::bytes::is_zero;
 use crate::model::error::{Error, Result};
 use crate::model::int::{u64_of, usize_of};
 use crate::model::interrupt::Interrupt;
 use crate::model::range::Range;
+use crate::model::room;
 use crate::sys::errno;
 
 const STAGE: &str = "dump";
@@ -26,9 +27,16 @@ pub struct Target<'a> {
 }
 
 impl Target<'_> {
-    /// Writes sections, by ascending place in their buffer, which is the file, in several threads.
-    pub fn write(&self, sections: &[Section<'_>], threads: Option<usize>, interrupt: &dyn Interrupt) -> Result<()> {
-        let written = scan::together(sections, (STAGE, PAGE), threads, interrupt, |part, interrupt| {
+    /// Writes sections in several threads. What lies in one buffer goes, one behind the other, to places in the file, which ascend.
+    pub fn write(
+        &self,
+        sections: &[Section<'_>],
+        places: &[Range],
+        threads: Option<usize>,
+        interrupt: &dyn Interrupt,
+    ) -> Result<()> {
+        let placed = placed(sections, places)?;
+        let written = scan::together(&placed, (STAGE, PAGE), threads, interrupt, |part, interrupt| {
             scan::walk(part, STAGE, interrupt, |part, chunk| {
                 if let Chunk::Data(bytes) = chunk {
                     self.put(bytes, part.buffer().base())?;
@@ -69,4 +77,17 @@ impl Target<'_> {
             path: self.path.into(),
         })
     }
+}
+
+/// The sections with their places in the file as their buffer.
+fn placed<'a>(sections: &[Section<'a>], places: &[Range]) -> Result<Vec<Section<'a>>> {
+    let (mut all, mut left, mut begin) = (room::unwritten(sections.len())?, sections.iter().peekable(), 0u64);
+    for place in places {
+        let end = begin.saturating_add(place.size());
+        while let Some(section) = left.next_if(|section| section.buffer().base() < end) {
+            all.push(section.placed(place.skip(section.buffer().base().abs_diff(begin)).base()));
+        }
+        begin = end;
+    }
+    Ok(all)
 }

@@ -4,6 +4,7 @@ use std::ops::ControlFlow;
 
 use super::scan::{self, Chunk, PAGE};
 use super::section::Section;
+use crate::model::bytes::is_zero;
 use crate::model::error::Result;
 use crate::model::int::usize_of;
 use crate::model::interrupt::Interrupt;
@@ -42,10 +43,4 @@ fn whole_pages<'a>(section: &Section<'a>) -> Section<'a> {
     let (start, end) = (section.address(), section.range().end() & !(PAGE - 1));
     let first = start.checked_next_multiple_of(PAGE).unwrap_or(u64::MAX);
     section.skip(first.abs_diff(start)).take(Range::between(first, end).size())
-}
-
-/// Whether all bytes are zero.
-pub(super) fn is_zero(bytes: &[u8]) -> bool {
-    // Without an early end, which would keep the compiler from vector instructions.
-    bytes.iter().fold(0, |sum, byte| sum | byte) == 0
 }

@@ -7,6 +7,7 @@ pub mod address_index;
 pub mod alias;
 pub mod allocator;
 pub mod backing;
+pub mod bytes;
 pub mod change;
 mod columns;
 pub mod cut;

@@ -16,7 +16,6 @@ from dbs_address_space import (
     ForkedProcess,
     GuestMemory,
     MapFlags,
-    SavedSpace,
     dump,
     load,
 )
@@ -159,5 +158,5 @@ def test_the_work_is_the_parents(tmp_path: Path, name: str, threads: int | None)
     os.close(writing)
     assert finish_child(child, reading, 30) == ""
     assert not is_refused
-    assert isinstance(work.saved, SavedSpace)
+    work.saved.verify()
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]

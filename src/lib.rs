@@ -93,6 +93,8 @@ mod _core {
     #[pymodule_export]
     use super::python::memory::wait::PyValueBell;
     #[pymodule_export]
+    use super::python::new_file::PyNewFile;
+    #[pymodule_export]
     use super::python::numa::{PyNumaIdTable, PyNumaNode, PyNumaNodeInfo};
     #[pymodule_export]
     use super::python::numa_region_info::PyNumaRegionInfo;

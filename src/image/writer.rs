@@ -1,19 +1,20 @@
 //! Writing an image: under another name until it is whole.
 
 use std::fs::File;
+use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::chain::Image;
 use super::chunk::{self, Buffer, CHUNK, Chunk, Digest, Named};
 use super::header::{self, AREA, Header};
 use super::part::{failed, fault};
-use crate::model::error::{ImageFault, Result};
+use crate::model::error::{Error, ImageFault, Result};
 use crate::model::int::usize_of;
 use crate::model::range::Range;
 use crate::model::room::{self, Room};
 use crate::sys::file::{self, FileKind};
-use crate::sys::fork::Process;
+use crate::sys::new_file::NewFile;
 
 /// All that an image has beside the bytes of memory.
 #[derive(Clone, Debug, Default)]
@@ -33,11 +34,7 @@ pub struct Description {
 /// An image in the making; dropped before it is finished, nothing is left of it.
 #[derive(Debug)]
 pub struct Writer<'a> {
-    target: PathBuf,
-    temporary: PathBuf,
-    /// The process whose file it is.
-    process: Process,
-    file: File,
+    file: NewFile,
     parent: Option<&'a Image>,
     chunks: Vec<Chunk>,
 }
@@ -72,8 +69,8 @@ impl<'a> Writer<'a> {
         if let Ok(there) = file::open_to_read(&target) {
             check_target(&target, &there, parent, in_use)?;
         }
-        let (file, temporary) = file::create_temporary(&target).map_err(|error| failed(&target, &error))?;
-        Ok(Self { target, temporary, process: Process::current(), file, parent, chunks: Vec::new() })
+        let file = NewFile::create(&target, file::PRIVATE).map_err(|error| failed(&target, &error))?;
+        Ok(Self { file, parent, chunks: Vec::new() })
     }
 
     /// Stores what a chunk has now; a second time, instead of what it had. `fed` are the pages that need storing where there is no parent.
@@ -133,7 +130,11 @@ impl<'a> Writer<'a> {
     }
 
     fn write_at(&self, bytes: &[u8], position: u64) -> Result<()> {
-        self.file.write_all_at(bytes, position).map_err(|error| failed(&self.target, &error))
+        self.file.file().write_all_at(bytes, position).map_err(|error| self.failed(&error))
+    }
+
+    fn failed(&self, error: &io::Error) -> Error {
+        failed(self.file.target(), error)
     }
 
     /// The digest of what memory is with the chunks that were put.
@@ -145,25 +146,24 @@ impl<'a> Writer<'a> {
     /// Adds the description and the tables, and gives the file its name; the digest of the root.
     ///
     /// With `is_synced`, all of it is on the disk before the name is, and the name before this returns.
-    pub fn finish(mut self, description: &Description, is_synced: bool) -> Result<Digest> {
+    pub fn finish(self, description: &Description, is_synced: bool) -> Result<Digest> {
         let content = self.content()?;
         let mut table = room::unwritten(self.chunks.len().saturating_mul(usize_of(Chunk::SIZE)))?;
         self.chunks.iter().try_for_each(|chunk| table.add_all(chunk.encode()))?;
         let header = self.header(description, &table, content);
         let sections = [(header.json, &description.json), (header.blobs, &description.blobs), (header.table, &table)];
         // Also where a section is empty: the file has its length.
-        self.file.set_len(header.file_size()).map_err(|error| failed(&self.target, &error))?;
+        self.file.file().set_len(header.file_size()).map_err(|error| self.failed(&error))?;
         sections.iter().try_for_each(|(section, bytes)| self.write_at(bytes, section.base()))?;
-        let sync = |file: &File| if is_synced { file.sync_all() } else { Ok(()) };
-        sync(&self.file).map_err(|error| failed(&self.target, &error))?;
+        let sync = || if is_synced { self.file.file().sync_all() } else { Ok(()) };
+        sync().map_err(|error| self.failed(&error))?;
         // Last, and behind all else on the disk: a file without a header is not an image.
         self.write_at(&header.encode(), 0)?;
-        sync(&self.file).map_err(|error| failed(&self.target, &error))?;
-        std::fs::rename(&self.temporary, &self.target).map_err(|error| failed(&self.target, &error))?;
-        self.temporary = PathBuf::new();
-        if is_synced {
-            file::sync_directory_of(&self.target).map_err(|error| failed(&self.target, &error))?;
-        }
+        sync().map_err(|error| self.failed(&error))?;
+        let target = self.file.target().to_path_buf();
+        let published =
+            self.file.publish().and_then(|()| if is_synced { file::sync_directory_of(&target) } else { Ok(()) });
+        published.map_err(|error| failed(&target, &error))?;
         Ok(header.root)
     }
 
@@ -184,16 +184,6 @@ impl<'a> Writer<'a> {
             root: Digest::default(),
         };
         Header { root: header::root_of(&header.encode(), &description.json, table), ..header }
-    }
-}
-
-impl Drop for Writer<'_> {
-    fn drop(&mut self) {
-        // A forked child leaves its parent's alone.
-        if !self.temporary.as_os_str().is_empty() && self.process.is_current() {
-            // Nobody can be told, and the name says what it is.
-            let _ = std::fs::remove_file(&self.temporary);
-        }
     }
 }
 

@@ -295,7 +295,7 @@ fn create_hugetlbfs(region: &SharedRegion, path: &Path) -> Result<File> {
     // The folder is asked first, so that nothing is made on another file system.
     require_hugetlbfs(region, path, &file::open_directory(file::directory_of(path)).map_err(fail)?)?;
     let length = file_end(region)?;
-    let made = file::create_new(path).map_err(fail)?;
+    let made = file::create_new(path, file::PRIVATE).map_err(fail)?;
     let sized = made.set_len(length);
     // Unlinked whatever came of the size: a failure leaves no file behind.
     std::fs::remove_file(path).and(sized).map_err(fail)?;

@@ -44,6 +44,7 @@ pub mod loop_observer;
 pub mod machine;
 pub mod mapping;
 pub mod memory;
+pub mod new_file;
 pub mod numa;
 pub mod numa_region_info;
 pub mod part;

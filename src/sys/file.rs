@@ -1,12 +1,10 @@
 //! Descriptors: memfds and their seals, duplicates, lengths, holes, file systems.
 
-use std::ffi::OsString;
 use std::fs::File;
-use std::hash::{BuildHasher, Hasher, RandomState};
-use std::io::{ErrorKind, IoSliceMut, Result};
+use std::io::{IoSliceMut, Result};
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rustix::fs::{
     FallocateFlags, MemfdFlags, OFlags, SealFlags, SeekFrom, fallocate, fcntl_add_seals, fcntl_get_seals, fcntl_getfl,
@@ -207,33 +205,17 @@ pub fn create_unnamed(directory: &Path) -> Result<File> {
     File::options().read(true).write(true).custom_flags(libc::O_TMPFILE).mode(0o600).open(directory)
 }
 
-/// Makes a file that must not exist yet.
-pub fn create_new(path: &Path) -> Result<File> {
-    // Guest memory is for no other user to read.
-    File::options().read(true).write(true).create_new(true).mode(0o600).open(path)
+/// The mode of files of guest memory, which are for no other user to read.
+pub const PRIVATE: u32 = 0o600;
+
+/// Makes a file that must not exist yet, which others may use as far as `mode` says.
+pub fn create_new(path: &Path, mode: u32) -> Result<File> {
+    File::options().read(true).write(true).create_new(true).mode(mode).open(path)
 }
 
 /// Opens a file to read it; of a pipe, it does not wait for who writes.
 pub fn open_to_read(path: &Path) -> Result<File> {
     File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)
-}
-
-/// Makes a file with a name of its own beside another, hidden, for what is to get that name; with its path.
-pub fn create_temporary(beside: &Path) -> Result<(File, PathBuf)> {
-    let name = beside.file_name().ok_or_else(|| errno::refusal(errno::EISDIR, "it names no file"))?;
-    loop {
-        // Of the standard library, the one source of numbers that nobody can foresee.
-        let random = RandomState::new().build_hasher().finish();
-        let mut hidden = OsString::from(".");
-        // As much of the name as a file system has room for.
-        hidden.push(name.to_string_lossy().chars().take(50).collect::<String>());
-        hidden.push(format!(".{random:016x}.tmp"));
-        let path = beside.with_file_name(hidden);
-        match create_new(&path) {
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
-            made => return Ok((made?, path)),
-        }
-    }
 }
 
 /// Waits until the names in the directory of a file are on the disk.

@@ -17,6 +17,7 @@ pub mod kvm_slot;
 pub mod lock;
 pub mod memory;
 pub mod message;
+pub mod new_file;
 pub mod numa;
 pub mod once;
 pub mod pagemap;

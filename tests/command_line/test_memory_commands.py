@@ -160,8 +160,9 @@ class _Running:
 def test_an_interrupted_dump_leaves_nothing(tmp_path: Path, machine: tuple[int, Path]) -> None:
     target = tmp_path / "guest.raw"
     big = tmp_path / "big.raw"
+    # Holes take no time.
     with big.open("wb") as file:
-        file.truncate(1 << 40)
+        file.writelines(b"data" * (16 << 20) for _ in range(8))
     command = [*PROGRAM, "dump", "--from", "raw", str(big), str(target)]
     program = subprocess.Popen(command, stderr=subprocess.PIPE)
     while len(list(tmp_path.iterdir())) == 1:

@@ -38,13 +38,12 @@ def write_picture(path: str, text: str, *, is_forced: bool) -> None:
         sys.stdout.write(text)
         return
     refuse_to_replace(path, is_forced=is_forced)
-    target = Path(path)
-    part = target.with_name(f".{target.name}.part")
-    try:
-        part.write_text(text, encoding="utf-8")
-        part.rename(target)
-    finally:
-        part.unlink(missing_ok=True)
+    from dbs_address_space._core import _NewFile  # noqa: PLC0415  start-up
+
+    with _NewFile(path) as made:
+        with open(made.fileno(), "w", encoding="utf-8", closefd=False) as file:
+            file.write(text)
+        made.publish()
 
 
 def refuse_to_replace(path: str, *, is_forced: bool) -> None:

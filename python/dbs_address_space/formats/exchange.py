@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from dbs_address_space._core import AddressSpace, check_function, check_type, checked_threads
+from dbs_address_space._core import AddressSpace, _NewFile, check_function, check_type, checked_threads
 from dbs_address_space.errors import InvalidArgument
 from dbs_address_space.paths import path_text
 
@@ -113,29 +113,8 @@ def dump(
 
 
 def _write(target: Path, write: Callable[[BinaryIO], None]) -> None:
-    """Makes a file under another name beside the target, and renames it when it is whole."""
-    import tempfile  # noqa: PLC0415  its import would take longer than the reading of a map
-
-    process = os.getpid()
-    try:
-        fd, temporary = tempfile.mkstemp(prefix=".", suffix=".part", dir=target.parent)
-    except OSError as error:
-        # The name of the other file says nothing to anybody.
-        raise OSError(error.errno, error.strerror, str(target)) from None
-    try:
-        with os.fdopen(fd, "w+b") as file:
+    """Makes a file that has its name, and takes the place of what had it, when it is whole."""
+    with _NewFile(str(target)) as made:
+        with open(made.fileno(), "w+b", closefd=False) as file:
             write(file)
-            os.fchmod(fd, 0o666 & ~_umask())
-        Path(temporary).rename(target)
-    except BaseException:
-        # A forked child leaves its parent's alone.
-        if os.getpid() == process:
-            Path(temporary).unlink()
-        raise
-
-
-def _umask() -> int:
-    """The permissions that new files of this process lack; only a change of them tells."""
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
+        made.publish()

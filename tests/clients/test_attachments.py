@@ -36,7 +36,7 @@ from dbs_address_space import (
 )
 from kernel_view import descriptors, maps_of
 from memory_helpers import LAYOUT, MIB, PAGE, mapped, ram
-from threads import run_threads
+from threads import run_threads, until
 
 kind, space = any_kind, space_with_device
 
@@ -175,8 +175,8 @@ def test_with_its_handle_and_its_space_everything_goes(kind: Kind) -> None:
         del kind.program  # so does the program
     del space, memory
     gc.collect()
-    assert not maps_of("memfd:dropped-low")
-    assert descriptors() == before
+    # A thread that is still admitting a follower is the last to leave.
+    until(lambda: not maps_of("memfd:dropped-low") and descriptors() == before)
 
 
 class Phases(Mirror):

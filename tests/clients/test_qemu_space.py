@@ -1,8 +1,6 @@
 """The memory of a running QEMU as a space of ours: real machines, whose guests and monitors see what is written here."""
 
 import asyncio
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ from dbs_address_space.adapters import qemu
 from dbs_address_space.adapters._qemu_map import flat_view
 from memory_helpers import GIB, MIB, PAGE, ram
 from test_qemu import Qmp, running
+from threads import until
 
 MEMFD = "memory-backend-memfd,share=on"
 HOLE = {"pc": 3 * GIB, "q35": 2 * GIB}
@@ -60,13 +59,6 @@ def shows_ram_below(qmp: Qmp, end: int) -> None:
 
 def reserved(space: AddressSpace) -> list[AddressRange]:
     return [AddressRange(reservation.base, reservation.size) for reservation in space.reservations]
-
-
-def until(holds: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 60
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 @pytest.mark.parametrize("kind", ["pc", "q35"])

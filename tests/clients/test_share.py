@@ -39,6 +39,7 @@ from followers import Followers, followers, held
 from host import require
 from kernel_view import resident
 from memory_helpers import LAYOUT, MIB, PAGE, WINDOW, mapped, ram
+from threads import until
 
 HIGH, DIMM = 64 * MIB, 128 * MIB
 CHANGES_IN_A_ROW = int(os.environ.get("CHANGES", "1000"))
@@ -440,8 +441,7 @@ def leader_process(lead: Callable[[AddressSpace, socket.socket], object]) -> Ite
 
 
 def when_followed(share: Share) -> None:
-    while not share.followers:
-        time.sleep(0.001)
+    until(lambda: share.followers)
 
 
 def until_alone(follower: AddressSpace) -> None:

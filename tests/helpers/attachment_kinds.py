@@ -3,7 +3,6 @@
 import os
 import signal
 import socket
-import time
 import weakref
 from collections.abc import Iterator
 from contextlib import suppress
@@ -23,6 +22,7 @@ from dbs_address_space import (
     UnmappedAddress,
 )
 from memory_helpers import MIB, PAGE, WINDOW, mapped, ram
+from threads import until
 from vhost_user_backend import KINDS, REM_MEM_REG, Backend
 from virtual_machines import Vm
 
@@ -246,8 +246,7 @@ class ShareKind(Kind):
             if self.followers[-1] == 0:
                 ours.close()
                 follow_to_the_end(theirs)
-        while not share.followers:
-            time.sleep(0.001)
+        until(lambda: share.followers)
         return share
 
     def sees(self, space: AddressSpace) -> bool:

@@ -37,6 +37,14 @@ def run_threads(*bodies: Callable[[], object]) -> None:
         raise raised[0]
 
 
+def until(holds: Callable[[], object], seconds: float = 60) -> None:
+    """Returns once something holds that another thread or process brings about."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
 def beats_in_time(attempt: Callable[[], bool], seconds: float = 30) -> bool:
     """Whether an attempt succeeds: on a busy machine another thread may get no processor within one of them."""
     deadline = time.monotonic() + seconds

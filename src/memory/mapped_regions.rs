@@ -18,6 +18,7 @@ use crate::model::address_index::AddressIndex;
 use crate::model::error::Result;
 use crate::model::ids::Incarnation;
 use crate::model::int::u64_of;
+use crate::model::pieces::{NextPieces, Pieces};
 use crate::model::range::Range;
 use crate::model::region_map::RegionEntry;
 use crate::sys::once::Once;
@@ -30,7 +31,7 @@ pub struct MappedRegions {
     starts: AddressIndex,
     /// Beside the regions, index by index, so that a short access reads nothing else of them.
     fast_paths: Box<[FastPath]>,
-    regions: Box<[Arc<MappedRegion>]>,
+    regions: Pieces<Arc<MappedRegion>>,
     /// Made when it is first asked for.
     hosts: Once<HostIndex>,
 }
@@ -53,7 +54,7 @@ impl MappedRegions {
     /// The same regions, followed by these consumers; those that are new to a region find nothing in it yet.
     pub fn followed(&self, consumers: Arc<[Consumer]>) -> Result<Self> {
         let mut next = Successor::new(self.incarnation, Arc::clone(&consumers), self.regions.len());
-        for region in &self.regions {
+        for region in self.regions.all() {
             let begun =
                 consumers.iter().try_for_each(|consumer| region.storage().follow(region.desc(), *consumer, false));
             begun?;
@@ -84,19 +85,24 @@ impl MappedRegions {
 
     /// The regions by ascending base.
     pub fn regions(&self) -> impl ExactSizeIterator<Item = &MappedRegion> {
-        self.regions.iter().map(|region| &**region)
+        self.regions.all().iter().map(|region| &**region)
     }
 
     /// The guest physical addresses at which the byte at a host address is seen, in any order.
     pub fn guest_addresses(&self, host: u64) -> impl Iterator<Item = u64> {
         let hosts = |region: &Arc<MappedRegion>| Range::at(u64_of(region.start().addr()), region.range().size());
-        let index = self.hosts.get_or_init(|| HostIndex::new(self.regions.iter().map(hosts)));
+        let index = self.hosts.get_or_init(|| HostIndex::new(self.regions.all().iter().map(hosts)));
         index.at(host).filter_map(|(region, offset)| self.regions.get(region)?.range().base().checked_add(offset))
     }
 
     /// The mapped region that holds `addr`.
     pub fn find(&self, addr: u64) -> Option<&MappedRegion> {
         self.find_shared(addr).map(|region| &**region)
+    }
+
+    /// The region at an index, counted by ascending base.
+    pub fn get(&self, index: usize) -> Option<&MappedRegion> {
+        self.regions.get(index).map(|region| &**region)
     }
 
     fn find_shared(&self, addr: u64) -> Option<&Arc<MappedRegion>> {
@@ -115,7 +121,7 @@ impl MappedRegions {
     pub fn overlapping(&self, range: Range) -> impl Iterator<Item = &MappedRegion> {
         // The region before the first that begins in the range may reach into it.
         let first = self.starts.upper_bound(range.base()).saturating_sub(1);
-        let regions = self.regions.get(first..).unwrap_or_default().iter().map(|region| &**region);
+        let regions = self.regions.all().sublist(first..self.regions.len()).iter().map(|region| &**region);
         regions
             .skip_while(move |region| region.range().end() <= range.base())
             .take_while(move |region| region.range().overlaps(&range))
@@ -206,22 +212,22 @@ pub struct Successor {
     consumers: Arc<[Consumer]>,
     starts: Vec<u64>,
     fast_paths: Vec<FastPath>,
-    regions: Vec<Arc<MappedRegion>>,
+    regions: NextPieces<Arc<MappedRegion>>,
 }
 
 impl Successor {
     fn new(incarnation: Incarnation, consumers: Arc<[Consumer]>, size: usize) -> Self {
         // One more, for most changes insert one.
         let size = size.saturating_add(1);
-        let (starts, regions) = (Vec::with_capacity(size), Vec::with_capacity(size));
-        Self { incarnation, consumers, starts, fast_paths: Vec::with_capacity(size), regions }
+        let (starts, fast_paths) = (Vec::with_capacity(size), Vec::with_capacity(size));
+        Self { incarnation, consumers, starts, fast_paths, regions: NextPieces::default() }
     }
 
     /// Takes over regions of the last map as they are.
     pub fn keep(&mut self, last: &MappedRegions, range: std::ops::Range<usize>) {
         self.starts.extend_from_slice(last.starts.sorted().get(range.clone()).unwrap_or_default());
         self.fast_paths.extend_from_slice(last.fast_paths.get(range.clone()).unwrap_or_default());
-        self.regions.extend_from_slice(last.regions.get(range).unwrap_or_default());
+        self.regions.keep(last.regions.all().sublist(range));
     }
 
     /// Takes over the memory of a region of the last map under another description of its range.
@@ -247,7 +253,7 @@ impl Successor {
             consumers: self.consumers,
             starts: AddressIndex::new(self.starts.into()),
             fast_paths: self.fast_paths.into(),
-            regions: self.regions.into(),
+            regions: self.regions.finish(),
             hosts: Once::new(),
         }
     }

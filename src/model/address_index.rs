@@ -69,19 +69,20 @@ impl AddressIndex {
     }
 }
 
-/// How many starts lie before each part, and before the end of the last one. One pass: it runs for every change of a map.
+/// How many starts lie before each part, and before the end of the last one. Two plain loops: they run for every change of a map.
 fn counts(sorted: &[u64], first: u64, shift: u32, last_part: u64) -> Box<[u32]> {
-    let parts = index_sum(usize_of(last_part), 1);
-    let mut counts = Vec::with_capacity(index_sum(parts, 1));
-    let all = u32::try_from(sorted.len()).unwrap_or(u32::MAX);
-    for (before, start) in (0..all).zip(sorted) {
+    let mut counts = vec![0_u32; index_sum(usize_of(last_part), 2)].into_boxed_slice();
+    for start in sorted {
         let part = usize_of(start.abs_diff(first) >> shift);
-        if part >= counts.len() {
-            counts.resize(index_sum(part, 1), before);
+        if let Some(count) = counts.get_mut(index_sum(part, 1)) {
+            *count = count.saturating_add(1);
         }
     }
-    counts.resize(index_sum(parts, 1), all);
-    counts.into()
+    counts.iter_mut().fold(0_u32, |before, count| {
+        *count = count.saturating_add(before);
+        *count
+    });
+    counts
 }
 
 #[inline]

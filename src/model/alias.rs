@@ -155,7 +155,7 @@ mod tests {
         let bytes = map.regions().iter().map(RegionEntry::bytes).collect::<Vec<_>>();
         assert_eq!(bytes, [Range::at(0, 0x4000), Range::at(0x1000, 0x2000), Range::at(0x2000, 0x1000)]);
         assert!(map.regions().iter().all(|region| region.origin == map.regions()[0].origin));
-        let memories = shared_memories(map.regions()).unwrap();
+        let memories = shared_memories(&map.regions().to_vec()).unwrap();
         assert_eq!(memories.iter().map(|memory| memory.bytes()).collect::<Vec<_>>(), [Range::at(0, 0x4000)]);
     }
 

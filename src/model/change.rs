@@ -8,6 +8,7 @@ use super::error::{Error, Result};
 use super::grow::{check_growth, grown, neighbour};
 use super::ids::{Generation, Origin, RegionId, ReservationId};
 use super::interrupt::Interrupt;
+use super::pieces::Sublist;
 use super::protect::protected;
 use super::range::Range;
 use super::region::{SharedRegion, ShownBytes};
@@ -371,21 +372,16 @@ fn shares_origin(removed: &[RegionEntry], added: &[RegionEntry]) -> bool {
 
 /// Both without the regions at their start and at their end that are the same: a change in a large map touches few regions.
 fn trimmed<'a>(
-    mut before: &'a [RegionEntry],
-    mut after: &'a [RegionEntry],
+    before: Sublist<'a, RegionEntry>,
+    after: Sublist<'a, RegionEntry>,
     same: impl Fn(&RegionEntry, &RegionEntry) -> bool,
-) -> (&'a [RegionEntry], &'a [RegionEntry]) {
-    while let (Some((old, before_rest)), Some((new, after_rest))) = (before.split_first(), after.split_first())
-        && same(old, new)
-    {
-        (before, after) = (before_rest, after_rest);
-    }
-    while let (Some((old, before_rest)), Some((new, after_rest))) = (before.split_last(), after.split_last())
-        && same(old, new)
-    {
-        (before, after) = (before_rest, after_rest);
-    }
-    (before, after)
+) -> (Sublist<'a, RegionEntry>, Sublist<'a, RegionEntry>) {
+    let is_same = |(old, new): &(&RegionEntry, &RegionEntry)| same(old, new);
+    let start = before.iter().zip(after).take_while(is_same).count();
+    let (before, after) = (before.sublist(start..before.len()), after.sublist(start..after.len()));
+    let end = before.iter().rev().zip(after.iter().rev()).take_while(is_same).count();
+    let without_end = |rest: Sublist<'a, RegionEntry>| rest.sublist(0..rest.len().saturating_sub(end));
+    (without_end(before), without_end(after))
 }
 
 impl std::fmt::Display for Change {

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::ops;
 
+use super::pieces::Sublist;
 use super::region::{Region, RegionType};
 use super::region_map::RegionEntry;
 
@@ -43,7 +44,7 @@ impl Look {
 /// At most `limit` groups, in order: whole runs of one look first, of coarser looks then, at last the nearest neighbours.
 ///
 /// Nothing folds across an edge, such as the end of a window, so that there may be more. `edges` are in ascending order.
-pub fn folded(regions: &[RegionEntry], limit: usize, edges: &[u64]) -> Vec<Group> {
+pub fn folded(regions: Sublist<'_, RegionEntry>, limit: usize, edges: &[u64]) -> Vec<Group> {
     let neighbours = Neighbours { regions, edges };
     let mut groups: Vec<Group> = (0..regions.len()).map(|index| index..index.saturating_add(1)).collect();
     for (look, least) in [(Look::Exact, LEAST), (Look::TypeAndHotplug, 2), (Look::Type, 2)] {
@@ -55,14 +56,14 @@ pub fn folded(regions: &[RegionEntry], limit: usize, edges: &[u64]) -> Vec<Group
 }
 
 struct Neighbours<'a> {
-    regions: &'a [RegionEntry],
+    regions: Sublist<'a, RegionEntry>,
     edges: &'a [u64],
 }
 
 impl Neighbours<'_> {
     /// The last region of one group and the first of the next.
     fn between(&self, low: &Group, high: &Group) -> Option<(&RegionEntry, &RegionEntry)> {
-        Some((self.regions.get(low.clone())?.last()?, self.regions.get(high.clone())?.first()?))
+        Some((self.regions.sublist(low.clone()).last()?, self.regions.sublist(high.clone()).first()?))
     }
 
     fn are_parted(&self, low: &Region, high: &Region) -> bool {
@@ -114,7 +115,7 @@ impl Neighbours<'_> {
     /// The cost of joining two groups, and the first index of each; nothing where an edge parts them.
     fn join(&self, low: &Group, high: &Group) -> Option<(bool, u64, usize, usize)> {
         let (last, next) = self.between(low, high)?;
-        let (first, end) = (self.regions.get(low.start)?, self.regions.get(high.clone())?.last()?);
+        let (first, end) = (self.regions.get(low.start)?, self.regions.sublist(high.clone()).last()?);
         let cost =
             (last.region_type != next.region_type, end.end().saturating_sub(first.base()), low.start, high.start);
         (!self.are_parted(last, next)).then_some(cost)
@@ -131,6 +132,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::model::pieces::Pieces;
     use crate::model::range::Range;
     use crate::model::source::Source;
 
@@ -142,7 +144,8 @@ mod tests {
     }
 
     fn ends(regions: &[RegionEntry], limit: usize, edges: &[u64]) -> Vec<usize> {
-        folded(regions, limit, edges).into_iter().map(|group| group.end).collect()
+        let regions: Pieces<_> = regions.iter().cloned().collect();
+        folded(regions.all(), limit, edges).into_iter().map(|group| group.end).collect()
     }
 
     fn devices(pages: impl IntoIterator<Item = u64>) -> Vec<RegionEntry> {
@@ -152,7 +155,7 @@ mod tests {
     #[test]
     fn what_fits_stays_as_it_is() {
         assert_eq!(ends(&devices(0..3), 3, &[]), [1, 2, 3]);
-        assert!(folded(&[], 0, &[]).is_empty());
+        assert!(folded(Sublist::default(), 0, &[]).is_empty());
     }
 
     #[test]

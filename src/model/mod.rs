@@ -29,6 +29,7 @@ pub mod machine;
 pub mod numa;
 pub mod pattern;
 pub mod pci_address;
+pub mod pieces;
 pub mod plan;
 pub mod plan_text;
 mod plan_windows;

@@ -9,8 +9,10 @@ use super::allocator::without;
 use super::error::{Error, Result};
 use super::format::hex;
 use super::ids::{Generation, Origin, RegionId};
+use super::int::index_sum;
 use super::invalid::Invalid;
 use super::layout::Layout;
+use super::pieces::{Pieces, Sublist};
 use super::range::{Range, joined};
 use super::region::{RegionType, SharedRegion};
 
@@ -78,9 +80,11 @@ impl std::fmt::Display for RegionEntry {
 pub struct RegionMap {
     generation: Generation,
     layout: Arc<Layout>,
-    regions: Arc<[RegionEntry]>,
+    regions: Arc<Pieces<RegionEntry>>,
     /// The regions' bases, apart from them so that a search touches few cache lines.
     starts: Arc<AddressIndex>,
+    /// The regions that have a name, by name.
+    names: Arc<Pieces<SharedRegion>>,
 }
 
 impl PartialEq for RegionMap {
@@ -103,7 +107,7 @@ impl RegionMap {
     /// A map without regions, at generation 0.
     #[must_use]
     pub fn empty(layout: Layout) -> Self {
-        Self::of(Arc::new(layout), Arc::new([]), Box::new([]))
+        Self::of(Arc::new(layout), Pieces::default(), Box::default(), Arc::default())
     }
 
     /// A map of regions in any order, at generation 0.
@@ -115,11 +119,11 @@ impl RegionMap {
 
     /// The map whose windows show bytes of the other regions.
     fn with_windows(&self) -> Result<Self> {
-        let others = self.regions.iter().filter(|region| region.window.is_none());
+        let others = self.regions().iter().filter(|region| region.window.is_none());
         let starts = others.clone().map(|region| region.base()).collect();
-        let others = Self::of(Arc::clone(&self.layout), others.cloned().collect(), starts);
-        let regions = self.regions.iter().map(|region| others.resolved(region)).collect::<Result<_>>()?;
-        Ok(Self { regions, ..self.clone() })
+        let others = Self::of(Arc::clone(&self.layout), others.cloned().collect(), starts, Arc::default());
+        let regions = self.regions().iter().map(|region| others.resolved(region)).collect::<Result<_>>()?;
+        Ok(Self { regions: Arc::new(regions), ..self.clone() })
     }
 
     /// A map of these regions, in any order, with this one's layout.
@@ -128,33 +132,53 @@ impl RegionMap {
         let regions: Vec<SharedRegion> = entries.iter().map(|entry| Arc::clone(&entry.desc)).collect();
         regions.iter().try_for_each(|region| self.layout.check_region(region))?;
         check_neighbours(&regions)?;
-        check_names(&regions)?;
+        let names = by_name(&regions)?;
         let starts = regions.iter().map(|region| region.base()).collect();
-        Ok(Self::of(Arc::clone(&self.layout), entries.into(), starts))
+        Ok(Self::of(Arc::clone(&self.layout), entries.into_iter().collect(), starts, Arc::new(names)))
     }
 
     /// The map without some regions, and with others in any order.
     pub fn edited(&self, gone: &HashSet<RegionId>, new: Vec<RegionEntry>) -> Result<Self> {
-        let kept = self.regions.iter().filter(|region| !gone.contains(&region.id));
+        let kept = self.regions().iter().filter(|region| !gone.contains(&region.id));
         self.with_entries(kept.cloned().chain(new).collect())
     }
 
     /// A map with this one's layout alone.
     #[must_use]
     pub fn without_regions(&self) -> Self {
-        Self::of(Arc::clone(&self.layout), Arc::new([]), Box::new([]))
+        Self::of(Arc::clone(&self.layout), Pieces::default(), Box::default(), Arc::default())
     }
 
-    fn of(layout: Arc<Layout>, regions: Arc<[RegionEntry]>, starts: Box<[u64]>) -> Self {
-        Self { generation: Generation::default(), layout, regions, starts: Arc::new(AddressIndex::new(starts)) }
+    fn of(
+        layout: Arc<Layout>,
+        regions: Pieces<RegionEntry>,
+        starts: Box<[u64]>,
+        names: Arc<Pieces<SharedRegion>>,
+    ) -> Self {
+        let (regions, starts) = (Arc::new(regions), Arc::new(AddressIndex::new(starts)));
+        Self { generation: Generation::default(), layout, regions, starts, names }
     }
 
     /// The map with `count` regions from `index` on taken out and `new` in their place.
     fn spliced(&self, index: usize, count: usize, new: &[RegionEntry]) -> Self {
-        let regions = spliced(&self.regions, index, count, new.iter().cloned()).collect();
+        let regions = self.regions.spliced(index, count, new);
         let new_starts = new.iter().map(|region| region.base());
-        let starts = spliced(self.starts.sorted(), index, count, new_starts).collect();
-        Self::of(Arc::clone(&self.layout), regions, starts)
+        let (before, rest) = self.starts.sorted().split_at_checked(index).unwrap_or_default();
+        let starts = before.iter().copied().chain(new_starts).chain(rest.iter().skip(count).copied());
+        let gone = self.regions().sublist(index..index_sum(index, count));
+        Self::of(Arc::clone(&self.layout), regions, starts.collect(), self.names_after(gone, new))
+    }
+
+    fn names_after(&self, gone: Sublist<'_, RegionEntry>, new: &[RegionEntry]) -> Arc<Pieces<SharedRegion>> {
+        let named = |region: &&RegionEntry| region.name.is_some();
+        let mut names = Arc::clone(&self.names);
+        for region in gone.into_iter().filter(named) {
+            names = Arc::new(names.spliced(name_index(&names, region.name.as_deref()), 1, &[]));
+        }
+        for region in new.iter().filter(named) {
+            names = Arc::new(names.spliced(name_index(&names, region.name.as_deref()), 0, &[Arc::clone(region)]));
+        }
+        names
     }
 
     /// The same map as the `generation`th that a space published.
@@ -178,12 +202,12 @@ impl RegionMap {
 
     /// The regions by ascending base.
     #[must_use]
-    pub fn regions(&self) -> &[RegionEntry] {
-        &self.regions
+    pub fn regions(&self) -> Sublist<'_, RegionEntry> {
+        self.regions.all()
     }
 
     fn descriptions(&self) -> impl Iterator<Item = &SharedRegion> {
-        self.regions.iter().map(|region| &region.desc)
+        self.regions().iter().map(|region| &region.desc)
     }
 
     /// The index of the region that holds `addr`.
@@ -207,10 +231,11 @@ impl RegionMap {
         self.find(addr).ok_or_else(|| self.unmapped(addr, &format!("no region holds {}", hex(addr))))
     }
 
-    /// The index of the region named `name`.
+    /// The region named `name`.
     #[must_use]
-    pub fn find_name(&self, name: &str) -> Option<usize> {
-        self.regions.iter().position(|region| region.name.as_deref() == Some(name))
+    pub fn find_name(&self, name: &str) -> Option<&RegionEntry> {
+        let named = self.names.get(name_index(&self.names, Some(name)))?;
+        self.find(named.base()).filter(|region| region.name.as_deref() == Some(name))
     }
 
     /// The region that starts at `base`; an address inside a region is an error that names it.
@@ -231,10 +256,9 @@ impl RegionMap {
         }
     }
 
-    /// The region named `name`.
+    /// The region named `name`, or an error.
     pub fn at_name(&self, name: &str) -> Result<&RegionEntry> {
-        let found = self.find_name(name).and_then(|index| self.regions.get(index));
-        found.ok_or_else(|| Error::UnknownName { name: name.into() })
+        self.find_name(name).ok_or_else(|| Error::UnknownName { name: name.into() })
     }
 
     /// The region here that equals `region`.
@@ -256,7 +280,7 @@ impl RegionMap {
         let here = self.find(region.base());
         // It may have been moved.
         let found = here.filter(|here| here.id == region.id);
-        let found = found.or_else(|| self.regions.iter().find(|here| here.id == region.id));
+        let found = found.or_else(|| self.regions().iter().find(|here| here.id == region.id));
         found.ok_or_else(|| Error::Unmapped {
             message: match here {
                 Some(other) => format!("{region} was removed; {other} is there now, and another region"),
@@ -326,7 +350,7 @@ impl RegionMap {
         // `equal_to` has just found it.
         let index = self.find_index(old.base()).unwrap_or_default();
         // Its own name may stay.
-        self.check_name(new, Some(index))?;
+        self.check_name(new, Some(old_entry.id))?;
         Ok(self.spliced(index, 1, &[RegionEntry { desc: Arc::clone(new), ..old_entry }]))
     }
 
@@ -336,26 +360,25 @@ impl RegionMap {
         self.spliced(self.starts.lower_bound(first.base()), count, new)
     }
 
-    fn check_name(&self, region: &SharedRegion, except: Option<usize>) -> Result<()> {
-        let taken = region.name.as_deref().and_then(|name| self.find_name(name)).filter(|index| Some(*index) != except);
-        match taken.and_then(|index| self.regions.get(index)) {
-            Some(conflict) => Err(duplicate(region, conflict)),
-            None => Ok(()),
+    fn check_name(&self, region: &SharedRegion, except: Option<RegionId>) -> Result<()> {
+        match region.name.as_deref().and_then(|name| self.find_name(name)) {
+            Some(conflict) if Some(conflict.id) != except => Err(duplicate(region, conflict)),
+            _ => Ok(()),
         }
     }
 
     /// The regions that share an address with `range`.
     #[must_use]
-    pub fn overlapping(&self, range: Range) -> &[RegionEntry] {
+    pub fn overlapping(&self, range: Range) -> Sublist<'_, RegionEntry> {
         let first = self.find_index(range.base()).unwrap_or_else(|| self.starts.upper_bound(range.base()));
-        let end = self.starts.lower_bound(range.end());
-        if range.is_empty() { &[] } else { self.regions.get(first..end).unwrap_or_default() }
+        let end = if range.is_empty() { first } else { self.starts.lower_bound(range.end()) };
+        self.regions().sublist(first..end)
     }
 
     /// The ranges covered by regions of a type (of all types for `None`), touching ones joined.
     #[must_use]
     pub fn ranges(&self, region_type: Option<RegionType>) -> Vec<Range> {
-        let wanted = self.regions.iter().filter(|region| region_type.is_none_or(|t| region.region_type == t));
+        let wanted = self.regions().iter().filter(|region| region_type.is_none_or(|t| region.region_type == t));
         joined(wanted.map(|region| region.range).collect())
     }
 
@@ -370,23 +393,17 @@ impl RegionMap {
     /// The highest inclusive address of a region that is not DAX, as the original computes it.
     #[must_use]
     pub fn last_addr(&self) -> u64 {
-        let last = self.regions.iter().rev().find(|region| region.region_type != RegionType::DaxMemory);
+        let last = self.regions().iter().rev().find(|region| region.region_type != RegionType::DaxMemory);
         last.map_or(self.layout.mem_start(), |region| region.range.last_addr().max(self.layout.mem_start()))
     }
 
     /// The bytes of RAM.
     #[must_use]
     pub fn ram_size(&self) -> u64 {
-        let ram = self.regions.iter().filter(|region| region.region_type == RegionType::DefaultMemory);
+        let ram = self.regions().iter().filter(|region| region.region_type == RegionType::DefaultMemory);
         // Disjoint ranges have no more bytes than there are addresses.
         ram.map(|region| region.size()).sum()
     }
-}
-
-/// The items with `count` from `index` on taken out and `new` in their place.
-fn spliced<T: Clone>(items: &[T], index: usize, count: usize, new: impl Iterator<Item = T>) -> impl Iterator<Item = T> {
-    let (head, rest) = items.split_at_checked(index).unwrap_or((items, &[]));
-    head.iter().cloned().chain(new).chain(rest.get(count..).unwrap_or_default().iter().cloned())
 }
 
 fn check_neighbours(regions: &[SharedRegion]) -> Result<()> {
@@ -400,16 +417,20 @@ fn check_overlap(region: &SharedRegion, other: &SharedRegion) -> Result<()> {
     Ok(())
 }
 
-fn check_names(regions: &[SharedRegion]) -> Result<()> {
-    let mut seen = std::collections::HashMap::new();
-    for region in regions {
-        if let Some(name) = &region.name
-            && let Some(conflict) = seen.insert(name, region)
-        {
-            return Err(duplicate(region, conflict));
-        }
+/// Those that have a name, by name; an error when two have one.
+fn by_name(regions: &[SharedRegion]) -> Result<Pieces<SharedRegion>> {
+    let mut named: Vec<_> = regions.iter().filter(|region| region.name.is_some()).collect();
+    // Stable: of two that have one name, the error names the lower as the one that is there.
+    named.sort_by_key(|region| &region.name);
+    match named.windows(2).find(|pair| matches!(pair, [low, high] if low.name == high.name)) {
+        Some([conflict, region]) => Err(duplicate(region, conflict)),
+        _ => Ok(named.into_iter().cloned().collect()),
     }
-    Ok(())
+}
+
+/// Where a region of that name is among those by name, or would be.
+fn name_index(names: &Pieces<SharedRegion>, name: Option<&str>) -> usize {
+    names.partition_point(|region| region.name.as_deref() < name)
 }
 
 fn duplicate(region: &SharedRegion, conflict: &SharedRegion) -> Error {
@@ -417,6 +438,7 @@ fn duplicate(region: &SharedRegion, conflict: &SharedRegion) -> Error {
 }
 
 #[cfg(test)]
+#[allow(clippy::arithmetic_side_effects, reason = "tests, whose numbers are small")]
 mod tests {
     use super::*;
     use crate::model::region::Region;
@@ -506,6 +528,31 @@ mod tests {
         ] {
             let refused = refused.unwrap_err().to_string();
             assert!(refused.contains(why), "{refused}");
+        }
+    }
+
+    #[test]
+    fn a_name_leads_to_its_region_after_every_change() {
+        let named = |at: u64, name: u64| {
+            Arc::new(Region { name: Some(format!("r{}", name * 7919 % 200).into()), ..(*region(at * 10, 5)).clone() })
+        };
+        let mut map = map(&[(5000, 1)]);
+        for at in 0..200 {
+            map = map.insert(&RegionEntry::new(named(at, at))).unwrap();
+        }
+        for at in (0..200).step_by(3) {
+            map = map.remove(&named(at, at)).unwrap().insert(&RegionEntry::new(named(at + 200, at))).unwrap();
+        }
+        for at in (1..200).step_by(3) {
+            map = map.replace(&named(at, at), &region(at * 10, 5)).unwrap();
+        }
+        let all = RegionMap::from_regions(map.descriptions().cloned().collect(), map.layout().clone()).unwrap();
+        for map in [map, all] {
+            let names: Vec<&str> = map.descriptions().filter_map(|region| region.name.as_deref()).collect();
+            assert_eq!(names.len(), 133);
+            assert!(names.iter().copied().all(|name| map.find_name(name).unwrap().name.as_deref() == Some(name)));
+            let other = (0..250).map(|name| format!("r{name}")).filter(|other| !names.contains(&other.as_str()));
+            assert!(other.map(|name| map.find_name(&name)).all(|found| found.is_none()));
         }
     }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::fold::folded;
 use super::format;
+use super::pieces::Sublist;
 use super::range::Range;
 use super::region::Region;
 use super::region_map::{RegionEntry, RegionMap};
@@ -22,7 +23,7 @@ pub struct Row<'a> {
 #[derive(Debug)]
 pub enum Content<'a> {
     /// A region, or neighbours that are shown as one.
-    Regions(&'a [RegionEntry]),
+    Regions(Sublist<'a, RegionEntry>),
     /// Addresses that are kept for an owner.
     Reserved(&'a Reservation),
     /// Free addresses outside of every MMIO window.
@@ -39,7 +40,7 @@ pub fn rows<'a>(map: &'a RegionMap, reservations: &'a [Arc<Reservation>], limit:
     let groups = folded(map.regions(), limit.unwrap_or(usize::MAX), &unused.edges);
     let mut rows = Vec::new();
     let mut at = 0;
-    for regions in groups.into_iter().filter_map(|group| map.regions().get(group)) {
+    for regions in groups.into_iter().map(|group| map.regions().sublist(group)) {
         let (Some(first), Some(last)) = (regions.first(), regions.last()) else { continue };
         unused.add_rows(at, first.base(), &mut rows);
         rows.push(Row { range: Range::between(first.base(), last.end()), content: Content::Regions(regions) });
@@ -90,18 +91,18 @@ impl<'a> Unused<'a> {
 impl<'a> Row<'a> {
     /// The regions of the row, if it has any.
     #[must_use]
-    pub const fn regions(&self) -> &'a [RegionEntry] {
+    pub fn regions(&self) -> Sublist<'a, RegionEntry> {
         match self.content {
             Content::Regions(regions) => regions,
-            _ => &[],
+            _ => Sublist::default(),
         }
     }
 
     /// `"region"`, `"group"`, `"reserved"` or `"free"`.
     #[must_use]
-    pub const fn kind(&self) -> &'static str {
+    pub fn kind(&self) -> &'static str {
         match self.content {
-            Content::Regions([_]) => "region",
+            Content::Regions(regions) if regions.len() == 1 => "region",
             Content::Regions(_) => "group",
             Content::Reserved(_) => "reserved",
             Content::Free | Content::FreeForDevices => "free",
@@ -111,9 +112,9 @@ impl<'a> Row<'a> {
     /// The bytes of the row's regions; without any, of its addresses.
     #[must_use]
     pub fn size(&self) -> u64 {
-        match self.regions() {
-            [] => self.range.size(),
-            regions => regions.iter().map(|region| region.size()).fold(0, u64::saturating_add),
+        match self.content {
+            Content::Regions(regions) => regions.iter().map(|region| region.size()).fold(0, u64::saturating_add),
+            _ => self.range.size(),
         }
     }
 
@@ -137,10 +138,9 @@ impl<'a> Row<'a> {
     #[must_use]
     pub fn type_text(&self) -> String {
         match self.content {
-            Content::Regions([region]) => region.region_type.value().into(),
             Content::Regions(regions) => {
                 let types = self.common(|region| Some(region.region_type.value().into()), "regions");
-                format!("{} {types}", regions.len())
+                if regions.len() == 1 { types } else { format!("{} {types}", regions.len()) }
             }
             Content::Reserved(_) => "reserved".into(),
             Content::Free | Content::FreeForDevices => String::new(),
@@ -150,9 +150,9 @@ impl<'a> Row<'a> {
     /// The type that all regions of the row have, `"reserved"`, `"free"`, or `"mixed"`: what gives it its colour.
     #[must_use]
     pub fn look(&self) -> String {
-        match self.regions() {
-            [] => self.kind().into(),
-            _ => self.common(|region| Some(region.region_type.value().into()), "mixed"),
+        match self.content {
+            Content::Regions(_) => self.common(|region| Some(region.region_type.value().into()), "mixed"),
+            _ => self.kind().into(),
         }
     }
 

@@ -15,6 +15,7 @@ use super::region_objects::{RegionObject, handed_over};
 use super::unplug_request::PyUnplugRequest;
 use crate::model::change::{MapOperation, RegionTarget};
 use crate::model::format::hex;
+use crate::model::pieces::Sublist;
 use crate::model::region::SharedRegion;
 use crate::model::region_map::{RegionEntry, RegionMap};
 use crate::sys::once::Once;
@@ -71,7 +72,11 @@ impl PyBase {
     }
 
     /// The objects of regions that lie side by side.
-    pub(super) fn objects_of<'py>(&self, py: Python<'py>, regions: &[RegionEntry]) -> PyResult<Bound<'py, PyTuple>> {
+    pub(super) fn objects_of<'py>(
+        &self,
+        py: Python<'py>,
+        regions: Sublist<'_, RegionEntry>,
+    ) -> PyResult<Bound<'py, PyTuple>> {
         let first = regions.first().and_then(|region| self.map.find_index(region.base())).unwrap_or_default();
         let objects = (first..).take(regions.len()).filter_map(|index| self.object(py, index).transpose());
         PyTuple::new(py, convert::collected(py, objects)?)

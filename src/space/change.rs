@@ -62,7 +62,7 @@ impl AddressSpace {
             && change.arriving().any(|region| region.has_memory() && !ahead.contains_key(&region.id))
         {
             // The space was mapped since, so that there was nothing to map ahead.
-            ahead = mapped_by_id(&change.arriving().cloned().collect::<Vec<_>>(), &*turn)?;
+            ahead = mapped_by_id(change.arriving(), &*turn)?;
         }
         memory = before.memory_after(&change, |region, there| match ahead.remove(&region.id) {
             Some(mapped) if there.is_empty() => Ok(mapped),
@@ -215,14 +215,20 @@ impl AddressSpace {
     }
 }
 
-fn mapped_by_id(regions: &[RegionEntry], interrupt: &dyn Interrupt) -> Result<MappedAhead> {
+fn mapped_by_id<'a>(
+    regions: impl IntoIterator<Item = &'a RegionEntry>,
+    interrupt: &dyn Interrupt,
+) -> Result<MappedAhead> {
     let mapped = map_all(regions, interrupt)?;
     Ok(mapped.into_iter().map(|region| (region.id(), region)).collect())
 }
 
 /// Maps those of the regions that have memory.
-fn map_all(regions: &[RegionEntry], interrupt: &dyn Interrupt) -> Result<Vec<Arc<MappedRegion>>> {
-    let regions: Vec<RegionEntry> = regions.iter().filter(|region| region.has_memory()).cloned().collect();
+fn map_all<'a>(
+    regions: impl IntoIterator<Item = &'a RegionEntry>,
+    interrupt: &dyn Interrupt,
+) -> Result<Vec<Arc<MappedRegion>>> {
+    let regions: Vec<_> = regions.into_iter().filter(|region| region.has_memory()).cloned().collect();
     huge_pools::check_pools(regions.iter().map(|region| &region.desc))?;
     // Regions of one map are disjoint: together they have no more bytes than there are addresses.
     Mapper::new(interrupt, regions.iter().map(|region| region.size()).sum()).map_all(&regions)

@@ -63,7 +63,7 @@ impl SpaceState {
             reached = at;
             if let MemoryEdit::Add(new) = edit {
                 next.push(map(new, &shown_by(memory, change, new))?)?;
-            } else if let Some(old) = memory.regions().nth(at) {
+            } else if let Some(old) = memory.get(at) {
                 reached = index_sum(at, 1);
                 if let MemoryEdit::Replace(new) = edit {
                     next.describe(old, new)?;

@@ -1,5 +1,7 @@
 """The page and the pictures in a real browser."""
 
+import base64
+import re
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -83,6 +85,19 @@ def test_a_page_follows_light_and_dark_and_is_light_on_paper(page: Browser) -> N
     page.prefer("dark", media="print")
     assert page.evaluate(paper) == "rgb(255, 255, 255)"
     assert page.evaluate("getComputedStyle(document.querySelector('nav')).display") == "none"
+
+
+def test_a_map_that_fits_on_a_sheet_takes_one(chromium: Browser, tmp_path: Path) -> None:
+    devices = [AddressSpaceRegion("device", 3 * GIB + at * MIB, PAGE, name=f"virtio{at}") for at in range(10)]
+    rams = [AddressSpaceRegion("ram", at * GIB, GIB, name=f"ram{at}") for at in (0, 1, 2)]
+    path = tmp_path / "map.html"
+    path.write_text(AddressSpace.from_regions([*rams, *devices], LAYOUT).to_html())
+    chromium.open(path)
+    chromium.prefer("light", media="print")
+    height = chromium.evaluate("document.body.offsetHeight")
+    sheet = base64.b64decode(chromium.ask("Page.printToPDF", paperWidth=8.3, paperHeight=11.7)["data"])
+    assert 850 < height < 950, "nearly as tall as the sheet between its margins"
+    assert len(re.findall(rb"/Type /Page\b", sheet)) == 1
 
 
 @pytest.mark.parametrize("width", [480, 984, 1360])

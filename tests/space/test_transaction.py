@@ -296,7 +296,7 @@ def test_threads_may_share_one(space: AddressSpace) -> None:
 def test_ctrl_c_ends_a_replay_of_many_operations(space: AddressSpace) -> None:
     """They are done again when the map has changed meanwhile."""
     transaction = space.transaction().__enter__()
-    for index in range(5000):
+    for index in range(20_000):
         transaction.insert_region(ram(16 * GIB + index * PAGE))
     in_another_thread(space.insert_region, DIMM)
     with interrupted(0.001):

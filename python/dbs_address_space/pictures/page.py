@@ -84,7 +84,8 @@ max-height:40vh;overflow:auto;background:var(--paper);z-index:3}aside:has(p){dis
 .row:not(.free):not(.head) .block::after{content:attr(data-facts);font:400 11px system-ui,sans-serif;color:var(--muted);
 flex-basis:100%}}
 @media (prefers-contrast:more){.block{border-width:2px;border-left-width:8px}}
-@media print{nav,aside{display:none!important}main{display:block}.row{break-inside:avoid}*{print-color-adjust:exact}}
+@media print{nav,aside{display:none!important}main{display:block;padding-bottom:12px}footer{padding-bottom:0;break-before:avoid}
+.members{max-height:none;overflow:visible}.row{break-inside:avoid}.address{transform:none}*{print-color-adjust:exact}}
 """
 
 SCRIPT = """

@@ -2,7 +2,6 @@
 
 use super::chain::Image;
 use super::chunk::{self, CHUNK};
-use crate::memory::buffer::{Bytes, Input};
 use crate::memory::section::Section;
 use crate::model::error::Result;
 use crate::model::ids::Lineage;
@@ -45,7 +44,7 @@ impl Piece<'_> {
             let from = usize_of(run.base().saturating_sub(start));
             let Some(part) = bytes.get(from..from.saturating_add(usize_of(run.size()))) else { continue };
             let to = self.section.skip(run.base().saturating_sub(self.at)).take(run.size()).alone();
-            to.write(Input::Bytes(Bytes::from(part)), true)?;
+            to.store(part)?;
         }
         Ok(())
     }

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from contextlib import suppress
 from ctypes import addressof, c_char
 from functools import partial
+from itertools import islice, takewhile
 from mmap import mmap
 from typing import TYPE_CHECKING, Any
 
@@ -170,9 +172,11 @@ class UnicornClient:
     def _unmap_all(self, ranges: Iterable[AddressRange]) -> None:
         """A range that the engine refuses to unmap stops none of the others, and is raised at the end. Its memory is kept."""
         refused: list[UcError] = []
+        # Listed once: what is unmapped here is in no other of these ranges.
+        there = _mapped_ranges(self._uc)
         for whole in ranges:
             try:
-                self._unmap(whole)
+                self._unmap(whole, there)
             except UcError as error:
                 refused.append(error)
         if refused:
@@ -221,7 +225,7 @@ class UnicornClient:
         except UcError as error:
             others = (client for client in getattr(self._uc, KEPT, ()) if client is not self)
             other = next((client for client in others if client.has(wanted)), None)
-            if other is None and not _mapped_pages(self._uc, wanted):
+            if other is None and not _shared(_mapped_ranges(self._uc), wanted):
                 raise
             whose = f"this engine follows {other._space!r} there: detach() that" if other else "its owner mapped them"  # noqa: SLF001
             message = f"Unicorn has pages of {wanted} already: {whose}"
@@ -258,22 +262,24 @@ class UnicornClient:
         self._devices.add(pages)
         self._note(pages, Mapped([pages]))
 
-    def _unmap(self, whole: AddressRange) -> None:
+    def _unmap(self, whole: AddressRange, there: list[AddressRange] | None = None) -> None:
         mapped = self._mapped.get(whole, Mapped([]))
+        there = _mapped_ranges(self._uc) if there is None else there
         for part in mapped.parts:
             # Only what is still there: the engine's owner may have unmapped pages where we do not see it.
-            for first, last, _ in list(self._uc.mem_regions()):
-                if there := AddressRange(first, last + 1 - first).intersect(part):
-                    self._uc.mem_unmap(*there)
-                    mapped.cut(there)
+            for shared in _shared(there, part):
+                self._uc.mem_unmap(*shared)
+                mapped.cut(shared)
         self._mapped.pop(whole, None)
         self._devices.discard(whole)
         self._keep()
 
     def forget(self, unmapped: AddressRange) -> None:
         """The engine's owner has unmapped pages: what he maps there is his."""
-        for mapped in self._mapped.values():
-            mapped.cut(unmapped)
+        first, end = unmapped.base, unmapped.end
+        for whole, mapped in self._mapped.items():
+            if whole.base < end and first < whole.end:
+                mapped.cut(unmapped)
 
     def protects(self, wanted: AddressRange) -> bool:
         """Whether some of it may not be written: the host protects it, too, and the engine's own store would be a signal."""
@@ -415,8 +421,16 @@ def _memory(regions: Iterable[AddressSpaceRegion]) -> list[AddressSpaceRegion]:
     return [region for region in regions if region.region_type is not AddressSpaceRegionType.DEVICE_MEMORY]
 
 
-def _mapped_pages(uc: Uc, wanted: AddressRange) -> bool:
-    return any(AddressRange(first, last + 1 - first).intersect(wanted) for first, last, _ in uc.mem_regions())
+def _mapped_ranges(uc: Uc) -> list[AddressRange]:
+    """The ranges that an engine has mapped, by address."""
+    return sorted(AddressRange(first, last + 1 - first) for first, last, _ in uc.mem_regions())
+
+
+def _shared(there: list[AddressRange], wanted: AddressRange) -> list[AddressRange]:
+    """The parts of a range that are in sorted ones."""
+    first = bisect_right(there, wanted.base, key=lambda one: one.end)
+    near = takewhile(lambda one: one.base < wanted.end, islice(there, first, None))
+    return [shared for one in near if (shared := one.intersect(wanted))]
 
 
 def _without(part: AddressRange, gone: AddressRange) -> list[AddressRange]:

@@ -84,7 +84,8 @@ class Balloon:
             self._check(new)
             after = self._pages | new
             for pages in new:
-                self._discard(pages, after)
+                for given in self._discard(pages, after):
+                    self._discarded += given
             self._pages = after
             return new.size
 
@@ -118,13 +119,12 @@ class Balloon:
         free = DirtyPages(ranges, page_size=_PAGE)
         with self._turn.taken():
             self._check(free)
-            before = self._discarded
+            before = self._reported
             for pages in free:
-                self._discard(pages, free)
-            given, self._discarded = self._discarded - before, before
+                for given in self._discard(pages, free):
+                    self._reported += given
             self._reports += 1
-            self._reported += given
-            return given
+            return self._reported - before
 
     @property
     def size(self) -> int:
@@ -149,8 +149,8 @@ class Balloon:
             if not self._memory.check_range(*pages):
                 self._memory.discard(*pages)
 
-    def _discard(self, pages: AddressRange, all_: DirtyPages) -> None:
-        """Gives back the host's pages that have one of these pages, and no other than those."""
+    def _discard(self, pages: AddressRange, all_: DirtyPages) -> Iterator[int]:
+        """Gives back the host's pages that have one of these pages, and no other than those; yields the bytes of each step."""
         addr = pages.base
         while addr < pages.end:
             page_size = max(self._memory.mapping(addr).page_size, _PAGE)
@@ -158,14 +158,12 @@ class Balloon:
             low, high = addr // page_size * page_size, -(-end // page_size) * page_size
             for first in range(low, high, page_size) if page_size > _PAGE else ():
                 if len(DirtyPages([(first, page_size)], page_size=_PAGE) - all_) == 0:
-                    self._give_back(first, page_size)
+                    self._memory.discard(first, page_size)
+                    yield page_size
             if page_size == _PAGE:
-                self._give_back(addr, end - addr)
+                self._memory.discard(addr, end - addr)
+                yield end - addr
             addr = end
-
-    def _give_back(self, addr: int, size: int) -> None:
-        self._memory.discard(addr, size)
-        self._discarded += size
 
 
 def _pages_of(frames: Iterable[SupportsIndex] | Buffer) -> DirtyPages:

@@ -134,7 +134,9 @@ def described(part: _ImagePart | _StreamReceiver) -> Description:
 
 def parsed(text: bytes) -> Description:
     """The description in a JSON; raises what it is that is wrong: `LookupError`, `TypeError`, `ValueError`, `RecursionError`."""
-    content = json.loads(text)
+    from .formats import json_text  # noqa: PLC0415  start-up
+
+    content = json_text.parsed(text)
     if content["format"] != FORMAT or content["version"] != VERSION:
         raise InvalidArgument(
             f"{content['format']!r} version {content['version']!r} is not {FORMAT!r} version {VERSION}"

@@ -23,7 +23,7 @@ from ._named_tuple import NamedTuple
 from .errors import ImageCorrupt, ImageError, InvalidAddressRange, InvalidArgument, UnmappedAddress
 from .image_description import BlobPlace, described
 from .paths import path_text
-from .restoring import not_populated, over_file, places, space_of
+from .restoring import closed_on_error, not_populated, over_file, places, space_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -349,26 +349,19 @@ class SavedSpace:
     def _copied(
         self, image: _Image, threads: SupportsIndex | None, progress: Callable[[Progress], object] | None
     ) -> AddressSpace:
-        space = self._space(lambda region, _: region)
-        memory = space.map_memory(progress=progress)
-        try:
-            memory._fill(image, places(self._description), threads, progress)
-        except BaseException as error:
-            space.close()
-            if isinstance(error, ImageCorrupt):
+        with closed_on_error(self._space(lambda region, _: region)) as space:
+            memory = space.map_memory(progress=progress)
+            try:
+                memory._fill(image, places(self._description), threads, progress)
+            except ImageCorrupt as error:
                 raise self._located(error) from None
-            raise
-        return space
+            return space
 
     def _filled_later(self, image: _Image, rate: int | None, timeout: float | None) -> AddressSpace:
-        space = self._space(not_populated)
-        try:
+        with closed_on_error(self._space(not_populated)) as space:
             space.map_memory()
             space._restore_lazily(image, places(self._description), rate, timeout)
-        except BaseException:
-            space.close()
-            raise
-        return space
+            return space
 
     def _mapped(self) -> AddressSpace:
         if self.parent is not None:
@@ -376,9 +369,9 @@ class SavedSpace:
                 "a difference can't be mapped: restore a full image, which merge() makes, or restore by mode='copy'"
             )
             raise ImageError(f"{self.path}: {message}", path=self.path)
-        space = self._space(over_file(self._newest()))
-        space.map_memory()._fill(None, places(self._description), None, None)
-        return space
+        with closed_on_error(self._space(over_file(self._newest()))) as space:
+            space.map_memory()._fill(None, places(self._description), None, None)
+            return space
 
     def _located(self, error: ImageCorrupt) -> ImageCorrupt:
         """The error of a chunk with the region that it is of."""

@@ -211,11 +211,12 @@ class MemoryBlocks:
             if self.inaccessible:
                 self._check_there()
                 # What is unplugged can't be given back again.
-                for part in self._runs():
+                for part in list(self._runs()):
                     self._give_back(part)
+                    self._plugged[part.start : part.stop] = bytes(len(part))
             else:
                 self._give_back(everything)
-            self._plugged[:] = bytes(len(everything))
+                self._plugged[:] = bytes(len(everything))
             self._usable = self._enough()
 
     def _give_back(self, blocks: range) -> None:

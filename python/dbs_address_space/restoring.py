@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+
 from ._core import AddressSpace, AddressSpaceRegion
 from .enums import MapFlags
 from .errors import NoSpace, Unsupported
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from ._core import _ImagePart
     from .image_description import Description
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 
 PAGE = 4096
 
-__all__ = ["not_populated", "over_file", "places", "space_of"]
+__all__ = ["closed_on_error", "not_populated", "over_file", "places", "space_of"]
 
 
 def space_of(description: Description, made: Made) -> AddressSpace:
@@ -33,6 +35,16 @@ def space_of(description: Description, made: Made) -> AddressSpace:
         if not _is_whole(group, description):
             _insert_windows(space, group, description, made)
     return space
+
+
+@contextmanager
+def closed_on_error(space: AddressSpace) -> Iterator[AddressSpace]:
+    """Closes a space that does not come to be what it was made for."""
+    try:
+        yield space
+    except BaseException:
+        space.close()
+        raise
 
 
 def places(description: Description) -> list[tuple[int, int, bytes | None]]:

@@ -55,8 +55,8 @@ class SpaceServer:
         """Binds the socket, in the place of one that nobody listens at any more, and starts a thread that answers."""
         self.path = path_text(path, "path")
         self._space, self._process = space, os.getpid()
-        self._listener = _listening(self.path)
-        self._end = weakref.finalize(self, _end, self._listener, self.path, self._process)
+        self._listener, bound = _listening(self.path)
+        self._end = weakref.finalize(self, _end, self._listener, self.path, bound, self._process)
         self._thread = threading.Thread(target=_serve, args=(space, self._listener), daemon=True, name="SpaceServer")
         self._thread.start()
 
@@ -77,8 +77,8 @@ class SpaceServer:
         return f"<SpaceServer of {self._space!r} at {self.path!r}>"
 
 
-def _listening(path: str) -> socket.socket:
-    """A socket that only this user and root can connect to."""
+def _listening(path: str) -> tuple[socket.socket, os.stat_result]:
+    """A socket that only this user and root can connect to, and its file."""
     if not path or "\0" in path or len(os.fsencode(path)) > LONGEST_PATH:
         raise InvalidArgument(
             f"path {path!a} can't be that of a socket: those have 1 to {LONGEST_PATH} bytes, none of them 0"
@@ -87,15 +87,24 @@ def _listening(path: str) -> socket.socket:
         raise FileExistsError(errno.EADDRINUSE, "somebody listens there already", path)
     if Path(path).is_socket():
         Path(path).unlink()
-    listener = socket.socket(socket.AF_UNIX)
+    listener, bound = socket.socket(socket.AF_UNIX), None
     try:
         listener.bind(path)
+        bound = os.lstat(path)
         Path(path).chmod(0o600)
         listener.listen(16)
     except OSError as error:
         listener.close()
+        _unlink(path, bound)
         raise OSError(error.errno, error.strerror, path) from None
-    return listener
+    return listener, bound
+
+
+def _unlink(path: str, bound: os.stat_result | None) -> None:
+    """Removes the file of a socket of ours, and not another server's that took its place."""
+    with suppress(OSError):
+        if bound is not None and os.path.samestat(os.lstat(path), bound):
+            Path(path).unlink()
 
 
 def _is_served(path: str) -> bool:
@@ -107,13 +116,13 @@ def _is_served(path: str) -> bool:
     return True
 
 
-def _end(listener: socket.socket, path: str, process: int) -> None:
+def _end(listener: socket.socket, path: str, bound: os.stat_result, process: int) -> None:
     """Ends the thread that answers, also of a server that nobody has any more; not out of a forked child."""
     if os.getpid() == process:
         # A shutdown wakes the thread out of its wait; a close would not.
         with suppress(OSError):
             listener.shutdown(socket.SHUT_RDWR)
-        Path(path).unlink(missing_ok=True)
+        _unlink(path, bound)
 
 
 def _serve(space: AddressSpace, listener: socket.socket) -> None:

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::sync::Arc;
 
 use super::dax_window::{DaxFailure, DaxMapping, DaxWindow};
+use super::places::Veto;
 use super::region::MappedRegion;
 use super::source_error::failed;
 use crate::model::error::{Error, Result};
@@ -36,15 +37,15 @@ pub fn unmap(region: &MappedRegion, range: Range) -> Result<()> {
     let window = window(region)?;
     check(region, range, 0)?;
     let (desc, guest) = (region.desc(), region.range().skip(range.base()).take(range.size()));
-    let mut held = region.leases().held()?;
-    // Changes lease the whole window, and so does this one.
-    held.retain(|lease| lease.what != DAX_LEASE);
-    held.retain(|lease| Range::new(lease.address, lease.size).is_ok_and(|held| held.overlaps(&guest)));
-    if !held.is_empty() {
+    // Changes lease the whole window, and so does this one. Others wait until it is done.
+    let closed = region.leases().narrowed(guest).close_beside(Veto::All, DAX_LEASE)?;
+    let ticket = closed.map_err(|leases| {
         let message = format!("cannot unmap {guest} of {desc}: views of it are held");
-        return Err(Error::Busy { message, region: Arc::clone(desc), leases: held });
-    }
-    window.unmap(range).map_err(|error| failed(desc, &format!("unmapping {guest} failed"), &error))
+        Error::Busy { message, region: Arc::clone(desc), leases }
+    })?;
+    let unmapped = window.unmap(range);
+    region.storage().places().reopen(ticket);
+    unmapped.map_err(|error| failed(desc, &format!("unmapping {guest} failed"), &error))
 }
 
 /// The window that a region is, or why it is not one.

@@ -37,10 +37,11 @@ fn discard_part(part: &Section<'_>) -> Result<()> {
     let discarded = discard_checked(part);
     // Behind it, or a scan in between would note the pages again; also after a failure, before which some may have gone.
     part.region().storage().holes().forget(part.part());
+    // As a mark is behind a write; page tables do not show it.
+    let noted = part.region().storage().note_change(part.part());
     let what = || format!("discarding {} of it failed", part.range());
     discarded.map_err(|error| failed(part.region().desc(), &what(), &error))?;
-    // Behind the discard, as a mark is behind a write; page tables do not show it.
-    part.region().storage().note_change(part.part())?;
+    noted?;
     if shows_private_file(part) { renew(part) } else { Ok(()) }
 }
 

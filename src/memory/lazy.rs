@@ -86,6 +86,8 @@ pub struct Filling {
     /// Parts that could not be had, and whose pages are errors for good.
     poisoned: PresentPages,
     is_over: AtomicBool,
+    /// Whether its owner wants it in no forked child, also when all is there.
+    is_dontfork: bool,
     /// Held from the look whether a part is there until it is: a part that comes twice would bring back what was discarded meanwhile.
     scratch: Lock<Vec<u8>>,
 }
@@ -97,6 +99,7 @@ impl Filling {
         source: Arc<dyn PageSource>,
         at: u64,
         (host, size): Pages,
+        is_dontfork: bool,
     ) -> Result<Self> {
         let parts = size.div_ceil(usize_of(PART));
         // A forked child has nobody who answers, and would find zeroes.
@@ -113,6 +116,7 @@ impl Filling {
             broken: Once::new(),
             poisoned: PresentPages::new(parts)?,
             is_over: AtomicBool::new(false),
+            is_dontfork,
             scratch: Lock::new(room::zeroed(usize_of(PART))?),
         })
     }
@@ -227,7 +231,10 @@ impl Filling {
         }
         let (host, size) = (self.host_of(0), usize_of(self.size));
         self.userfault.unregister(host, size).map_err(|error| cannot_fill(&error))?;
-        let _ = memory::advise(host, size, Advice::DontFork(false));
+        if !self.is_dontfork {
+            // Before it is over: from then on a forked child touches it.
+            memory::advise(host, size, Advice::DontFork(false)).map_err(|error| cannot_fill(&error))?;
+        }
         self.is_over.store(true, Ordering::Release);
         Ok(true)
     }

@@ -8,11 +8,11 @@ use super::region::MappedRegion;
 use super::section::Section;
 use super::source_error::failed;
 use super::storage::Storage;
-use crate::model::error::Result;
+use crate::model::error::{Error, Result};
 use crate::model::int::{u64_of, usize_of};
 use crate::model::interrupt::{Interrupt, STEP};
 use crate::model::range::Range;
-use crate::model::region::PROT_READ;
+use crate::model::region::{PROT_READ, PROT_WRITE};
 use crate::sys::copy::{self as kernel, Stopped};
 use crate::sys::errno;
 
@@ -89,13 +89,19 @@ impl<'a> Live<'a> {
                             interrupt.check()?;
                         }
                         let done = live_part(region, chunk, bits, &mut buffer).and_then(|live| work(&live));
-                        done.map_err(|stopped| fault(region, chunk, &stopped))
+                        done.map_err(|stopped| self.fault(region, chunk, &stopped))
                     })
                 })?;
                 left = Range::between(part.end(), left.end());
             }
         }
         Ok(())
+    }
+
+    fn fault(&self, region: &MappedRegion, part: Range, stopped: &Stopped) -> Error {
+        let range = region.window().guest_of(part);
+        let verb = if self.need & PROT_WRITE == 0 { "checkpoint" } else { "restore" };
+        Section::new(region, range, Range::between(0, range.size())).fault(verb, stopped)
     }
 
     /// The first part of a run that a window shows, with that window.
@@ -155,11 +161,6 @@ fn live_part<'a>(
         }
     };
     Ok(LivePart { region, part, path, bytes })
-}
-
-fn fault(region: &MappedRegion, part: Range, stopped: &Stopped) -> crate::model::error::Error {
-    let range = region.window().guest_of(part);
-    Section::new(region, range, Range::between(0, range.size())).fault("restore", stopped)
 }
 
 /// The whole pages that a part of a storage lies in, as far as the storage goes.

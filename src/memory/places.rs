@@ -354,8 +354,14 @@ impl WindowLeases<'_> {
 
     /// Refuses new leases of a kind from here on, unless someone holds one: then nothing changes and the holders are named.
     pub(super) fn close(&self, veto: Veto) -> Result<Result<Ticket, Vec<LeaseInfo>>, Forked> {
+        self.close_beside(veto, "")
+    }
+
+    /// The same beside leases of a kind, which are the caller's and of others like it.
+    pub(super) fn close_beside(&self, veto: Veto, own: &'static str) -> Result<Result<Ticket, Vec<LeaseInfo>>, Forked> {
         let mut state = self.monitor().lock()?;
-        let held = self.infos(&state, veto);
+        let mut held = self.infos(&state, veto);
+        held.retain(|lease| lease.what != own);
         if !held.is_empty() {
             return Ok(Err(held));
         }

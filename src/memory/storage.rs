@@ -270,7 +270,7 @@ impl Storage {
     /// Makes all its bytes come from a source, from a place on, for memory that nobody has touched; `false` where its pages can't.
     pub fn fill_from(&self, userfault: &Arc<Userfault>, source: &Arc<dyn PageSource>, at: u64) -> Result<bool> {
         let Some(pages) = self.own_pages().filter(|_| !self.backing.is_huge) else { return Ok(false) };
-        let filling = Filling::new(Arc::clone(userfault), Arc::clone(source), at, pages)?;
+        let filling = Filling::new(Arc::clone(userfault), Arc::clone(source), at, pages, self.backing.is_dontfork)?;
         self.filling.get_or_init(|| filling);
         Ok(true)
     }

@@ -11,12 +11,14 @@ use super::calls;
 use super::convert::{self, Address, Size, U32};
 use super::dirty::PyDirtyPages;
 use super::file;
+use super::interrupt::detached;
 use super::keywords;
 use super::quiesce::{self, PyQuiesce};
 use super::space::PySpace;
 use crate::clients::kvm::{Kvm, KvmOptions};
 use crate::clients::partial_pages::{self, PartialPages};
 use crate::model::error::Error;
+use crate::model::interrupt::Interrupt;
 use crate::model::invalid::Invalid;
 use crate::model::region::SharedRegion;
 use crate::space::client::Client;
@@ -121,10 +123,12 @@ impl PyKvmSlots {
     }
 
     /// Switches the log of a region, while the guest runs; switching it off forgets what was logged. A slot that shows others too is cut, as if it
-    /// were protected.
+    /// were protected. Waits for a change under way; in a client's phase it raises `ReentrantChange`.
     fn set_dirty_log(slf: &Bound<'_, Self>, region: &Bound<'_, PyAny>, on: bool) -> PyResult<()> {
         let (kvm, region) = (slf.get().kvm()?, Self::region(slf, region)?);
-        Ok(calls::detach(slf.py(), || kvm.set_dirty_log(&region, on))?)
+        let (space, _) = slf.as_super().get().membership(slf.py())?;
+        let switch = |_: &dyn Interrupt| kvm.set_dirty_log(&region, on);
+        detached(slf.py(), None, |interrupt| space.between_changes(("KVM", "set_dirty_log"), interrupt, switch))
     }
 
     /// Makes `[addr, addr + size)` private to the guest, its pages then coming from the guest_memfd, or shared again.

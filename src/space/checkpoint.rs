@@ -133,7 +133,7 @@ impl AddressSpace {
     pub fn close_checkpoint(&self, point: &Arc<Point>, interrupt: &dyn Interrupt) -> Result<()> {
         let _turn = self.take_turn(interrupt)?;
         self.abandon_checkpoint(point)?;
-        let is_last = self.checkpoints()?.open().next().is_none();
+        let is_last = !self.checkpoints()?.open().any(|other| other.incarnation == point.incarnation);
         if is_last && self.has_incarnation(point.incarnation) {
             self.stop_following(point.incarnation)?;
         }

@@ -74,13 +74,25 @@ impl AddressSpace {
         interrupt: &dyn Interrupt,
         offer: impl FnOnce(&Arc<Proposal>, &dyn Interrupt) -> Result<()>,
     ) -> Result<()> {
+        self.between_changes((client, "admission"), interrupt, |turn| {
+            self.check_mapped(client)?;
+            let (map, memory) = (self.map(), self.load().memory.clone());
+            offer(&Arc::new(Proposal::new(Change::attach_all(&map), None, memory)), turn)
+        })
+    }
+
+    /// Runs work of a client's, of some name, in the turn: no change begins before it has ended.
+    pub fn between_changes<T>(
+        &self,
+        (client, phase): (&str, &'static str),
+        interrupt: &dyn Interrupt,
+        work: impl FnOnce(&dyn Interrupt) -> Result<T>,
+    ) -> Result<T> {
         let turn = self.take_turn(interrupt)?;
-        self.check_mapped(client)?;
-        let (map, memory) = (self.map(), self.load().memory.clone());
-        turn.enter(Some(&client.into()), "admission");
-        let offered = offer(&Arc::new(Proposal::new(Change::attach_all(&map), None, memory)), &*turn);
+        turn.enter(Some(&client.into()), phase);
+        let result = work(&*turn);
         turn.enter(None, "change");
-        offered
+        result
     }
 
     /// Lets a client leave; an error of its leaving comes back when it has left. One that has left already is left alone.

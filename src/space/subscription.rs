@@ -98,7 +98,8 @@ impl Subscription {
     }
 
     pub(super) fn begin(&self) {
-        self.status.store(FOLLOWING, Ordering::Release);
+        // One that was told to leave meanwhile does so.
+        let _ = self.status.compare_exchange(NEW, FOLLOWING, Ordering::AcqRel, Ordering::Acquire);
     }
 
     /// Lets the client leave when the turn ends.

@@ -39,7 +39,6 @@ impl AddressSpace {
         consumer: Consumer,
         interrupt: &dyn Interrupt,
     ) -> Result<()> {
-        self.check_process()?;
         let _turn = self.take_turn(interrupt)?;
         self.check_logs(incarnation, consumer.mode)?;
         let started = self.set_consumers(incarnation, |consumers| consumers.push(consumer));
@@ -48,7 +47,6 @@ impl AddressSpace {
 
     /// Ends it.
     pub fn stop_tracking(&self, incarnation: Incarnation, id: ConsumerId, interrupt: &dyn Interrupt) -> Result<()> {
-        self.check_process()?;
         let _turn = self.take_turn(interrupt)?;
         self.set_consumers(incarnation, |consumers| consumers.retain(|consumer| consumer.id != id))?;
         // Behind the grace period: a writer that marks for it has left.
@@ -72,7 +70,6 @@ impl AddressSpace {
 
     /// Publishes the memory as it is, when more of it may be touched directly than before.
     pub fn republish(&self, incarnation: Incarnation, interrupt: &dyn Interrupt) -> Result<()> {
-        self.check_process()?;
         let _turn = self.take_turn(interrupt)?;
         self.set_consumers(incarnation, |_| ())
     }

@@ -1,11 +1,13 @@
 """KVM's slots follow runs of regions: what a change costs a guest that runs, told by counters and by the guest."""
 
+import ctypes
 import fcntl
 import signal
 import struct
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from types import TracebackType
 from typing import Self
 
@@ -18,6 +20,7 @@ from dbs_address_space import (
     DirtyPages,
     InvalidAddressRange,
     KvmSlots,
+    ReentrantChange,
     Unsupported,
 )
 from engine_kvm import EXIT_REASON_OFFSET, KVM_EXIT_HLT, KVM_RUN
@@ -28,6 +31,7 @@ RAM = 16 * MIB
 FREE = 64 * MIB
 CODE = RAM + 0x1000
 KVM_EXIT_INTERNAL_ERROR = 17
+KVM_GET_DIRTY_LOG = 0x4010_AE42
 IMMEDIATE_EXIT_OFFSET = 1
 
 
@@ -278,3 +282,69 @@ def test_code_runs_in_a_slot_that_is_cut(space: AddressSpace, vm: Vm, *, is_held
     signal.signal(signal.SIGUSR1, before)
     slots.detach()
     assert processor.reason == (KVM_EXIT_HLT if is_held else KVM_EXIT_INTERNAL_ERROR)
+
+
+@pytest.mark.parametrize("vetoes", [False, True])
+def test_a_log_is_switched_between_changes(space: AddressSpace, vm: Vm, vetoes: bool) -> None:  # noqa: FBT001
+    """Switched in the midst of one, it would cut a slot by the table of steps that the change still needs."""
+    space.insert_region(ram(FREE, MIB, name="leaving"))
+
+    class Switcher:
+        name = "switcher"
+        switch: threading.Thread | None = None
+
+        def prepare(self, change: AddressSpaceChange) -> None:
+            if [region.name for region in change.removed] != ["leaving"]:
+                return
+            self.switch = threading.Thread(target=slots.set_dirty_log, args=("upper", False))
+            self.switch.start()
+            self.switch.join(0.2)
+            assert self.switch.is_alive()
+            with pytest.raises(ReentrantChange):
+                slots.set_dirty_log("upper", on=False)
+            if vetoes:
+                raise ValueError
+
+        def commit(self, _change: AddressSpaceChange) -> None:
+            """Leaves nothing to do."""
+
+        rollback = commit
+
+    switcher = Switcher()
+    with space.attach_kvm(vm.fd, dirty_log=True) as slots, space.subscribe(switcher):
+        space.split_region("ram", RAM + MIB)
+        space.replace_region(RAM + MIB, space[RAM + MIB].replace(name="upper"))
+        with pytest.raises(ClientError) if vetoes else nullcontext():
+            space.remove_region("leaving")
+        assert switcher.switch
+        switcher.switch.join(60)
+        assert slots.error is None
+        with pytest.raises(Unsupported, match="set_dirty_log"):
+            slots.dirty_log(region="upper")
+        assert guest_writes(space, vm, FREE) == ([] if vetoes else [(FREE, 0x5A)])
+        assert guest_writes(space, vm, RAM, RAM + 2 * MIB) == []
+        assert slots.dirty_log(region="ram") == pages(RAM)
+        if not vetoes:
+            space.insert_region(ram(FREE, MIB, name="again"))
+            assert guest_writes(space, vm, FREE) == []
+
+
+def logged(vm: Vm, number: int) -> int:
+    """The pages of a slot of a MiB that KVM has in its log."""
+    bitmap = ctypes.create_string_buffer(MIB // PAGE // 8)
+    fcntl.ioctl(vm.fd, KVM_GET_DIRTY_LOG, struct.pack("<IIQ", number, 0, ctypes.addressof(bitmap)))
+    return int.from_bytes(bitmap.raw, "little").bit_count()
+
+
+def test_a_checkpoint_clears_the_log_of_each_slot_of_a_region(space: AddressSpace, vm: Vm) -> None:
+    with space.attach_kvm(vm.fd, dirty_log=True, manual_clear=True, slot_size="1MiB") as slots:
+        numbers = range(len(space) + 3)
+        assert slots.slot_of("ram") in numbers
+        with space.memory.checkpoint(mode="kvm") as point:
+            guest_writes(space, vm, RAM + 3 * MIB, RAM + PAGE)
+            assert sum(logged(vm, number) for number in numbers) >= 2
+            for _ in range(12):
+                # Pages that were written are protected again, and so cleared, when some restores found them as they were.
+                point.restore()
+            assert sum(logged(vm, number) for number in numbers) == 0
+            assert space.memory.read(RAM + 3 * MIB, 1) == space.memory.read(RAM + PAGE, 1) == b"\0"

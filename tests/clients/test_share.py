@@ -4,6 +4,7 @@ import errno
 import gc
 import os
 import random
+import resource
 import shutil
 import signal
 import socket
@@ -37,6 +38,7 @@ from dbs_address_space import (
 )
 from followers import Followers, followers, held
 from host import require
+from interrupts import interrupted
 from kernel_view import resident
 from memory_helpers import LAYOUT, MIB, PAGE, WINDOW, mapped, ram
 from threads import until
@@ -822,16 +824,62 @@ def test_an_answer_counts_that_came_while_another_was_waited_for(space: AddressS
         assert follower.ask(f"{DIMM} in space")
 
 
+layout = struct.pack("<HHIQQQ16s", 5, 48, 1000, 1 << 46, 0, 1 << 45, bytes(16))
+
+
+def storage(size: int, index: int = 0, number: int = 1) -> bytes:
+    return struct.pack("<HHIQQQQH6x", 1, 48, 1, number, size, 0, PAGE, index)
+
+
+def place(base: int, size: int, at: int = 0, number: int = 1) -> bytes:
+    return struct.pack("<HHIQQQQQBBHI", 2, 56, 3, base | 1, base, size, number, at, 0, 0, 0, 0)
+
+
+def welcome(sock: socket.socket, records: list[bytes]) -> None:
+    """Says WELCOME, with a descriptor of two pages."""
+    memfd = os.memfd_create("hostile")
+    os.truncate(memfd, 2 * PAGE)
+    message = bytearray(header(2, b"".join(records), len(records), sequence=1))
+    struct.pack_into("<H", message, 32, 1)
+    socket.send_fds(sock, [bytes(message)], [memfd])
+    os.close(memfd)
+
+
+def test_a_leader_that_never_decides_is_not_waited_for(space: AddressSpace) -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        welcome(ours, [layout, storage(PAGE), place(0, PAGE)])
+        with pytest.raises(ShareError, match="did not answer in time"):
+            AddressSpace.attach(theirs, timeout=0.2)
+        welcome(ours, [layout, storage(PAGE), place(0, PAGE)])
+        with interrupted():
+            AddressSpace.attach(theirs, timeout=None)
+
+
+def test_a_leader_without_descriptors_does_not_spin() -> None:
+    def lead() -> None:
+        space, _ = mapped(ram(0, MIB))
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind("")
+        listener.listen(4)
+        with space.share(listener):
+            other = socket.socket(socket.AF_UNIX)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (other.fileno() + 1, other.fileno() + 1))
+            while True:
+                try:
+                    os.dup(0)
+                except OSError:
+                    break
+            other.connect(listener.getsockname())
+            begun = time.process_time()
+            time.sleep(0.5)
+            assert time.process_time() - begun < 0.2
+
+    in_child(lead)
+
+
 def test_a_follower_is_not_fooled_by_its_leader(space: AddressSpace) -> None:
     """A leader's proposals are as little believed as a follower's answers."""
-    layout = struct.pack("<HHIQQQ16s", 5, 48, 1000, 1 << 46, 0, 1 << 45, bytes(16))
-
-    def storage(size: int, index: int = 0, number: int = 1) -> bytes:
-        return struct.pack("<HHIQQQQH6x", 1, 48, 1, number, size, 0, PAGE, index)
-
-    def place(base: int, size: int, at: int = 0, number: int = 1) -> bytes:
-        return struct.pack("<HHIQQQQQBBHI", 2, 56, 3, base | 1, base, size, number, at, 0, 0, 0, 0)
-
     hostile = {
         "no layout": [storage(PAGE), place(0, PAGE)],
         "behind the end": [layout, storage(PAGE), place(0, 2 * PAGE)],
@@ -852,17 +900,12 @@ def test_a_follower_is_not_fooled_by_its_leader(space: AddressSpace) -> None:
     }
     for what, records in hostile.items():
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        memfd = os.memfd_create("hostile")
-        os.truncate(memfd, 2 * PAGE)
         with ours, theirs:
-            message = bytearray(header(2, b"".join(records), len(records), sequence=1))
-            struct.pack_into("<H", message, 32, 1)
-            socket.send_fds(ours, [bytes(message)], [memfd])
+            welcome(ours, records)
             with pytest.raises(AddressSpaceError):
                 AddressSpace.attach(theirs)
             answers = [ours.recv(65536) for _ in range(2)]
             assert struct.unpack_from("<H", answers[1], 6) == (6,), what
-        os.close(memfd)
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,10 @@ def test_an_image_is_made_of_a_dump_and_dumped_again(tmp_path: Path) -> None:
     assert run("image", "save", str(tmp_path / "vm.elf"), first).returncode == 0
     assert run("image", "save", str(tmp_path / "vm.elf"), second, "--parent", first).returncode == 0
     assert run("image", "merge", second, full).returncode == 0
+    for words in (["merge", second, full], ["save", str(tmp_path / "vm.elf"), full], ["restore", second, full]):
+        done = run("image", *words)
+        assert (done.returncode, done.stderr.splitlines()[0]) == (2, f"error: {full} is there already")
+    assert run("image", "merge", second, full, "--force").returncode == 0
     assert run("image", "restore", full, back).returncode == 0
     assert load(back).memory.read(0x1000, 5) == b"hello"
     told = run("image", "info", second).stdout

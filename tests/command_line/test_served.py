@@ -121,6 +121,16 @@ def test_a_server_ends_with_its_socket(space: AddressSpace, tmp_path: Path) -> N
         space.serve(3)  # type: ignore[arg-type]
 
 
+def test_a_server_leaves_the_socket_of_another_in_its_place(space: AddressSpace, tmp_path: Path) -> None:
+    path = tmp_path / "vm.sock"
+    first = space.serve(path)
+    path.unlink()
+    with space.serve(path) as second:
+        first.close()
+        assert run("show", f"space:{second.path}").returncode == 0
+    assert not path.exists()
+
+
 def test_a_socket_that_nobody_listens_at_is_replaced(space: AddressSpace, tmp_path: Path) -> None:
     path = tmp_path / "vm.sock"
     with socket.socket(socket.AF_UNIX) as left:

@@ -14,6 +14,7 @@ from dbs_address_space import (
     AddressSpace,
     AddressSpaceRegion,
     BackingError,
+    BackingOptions,
     ImageCorrupt,
     InvalidArgument,
     MemoryFault,
@@ -21,7 +22,8 @@ from dbs_address_space import (
     Unsupported,
 )
 from host import require
-from memory_helpers import MIB, PAGE, libc, mapped, numbered, ram
+from kernel_view import smaps
+from memory_helpers import LAYOUT, MIB, PAGE, libc, mapped, numbered, ram
 from stalling_files import stalling
 from verbs import OTHER, VERBS, Verb, data
 from virtual_machines import Vm, store
@@ -294,3 +296,14 @@ def test_an_option_of_one_mode_is_refused_for_others(image: Path) -> None:
     space, _ = mapped(ram(0))
     assert space.wait_restored() is True
     assert space.restore_stats is None
+
+
+@pytest.mark.parametrize("wanted", [True, None])
+def test_what_no_forked_child_has_stays_so_when_all_is_there(tmp_path: Path, wanted: Any) -> None:
+    region = AddressSpaceRegion("ram", 0, SIZE, name="low", backing=BackingOptions(dontfork=wanted))
+    with AddressSpace.from_regions([region], LAYOUT) as space:
+        space.map_memory().write(MIB, FULL)
+        space.save(tmp_path / "vm.img").close()
+    with restored(tmp_path / "vm.img", rate=None) as space:
+        space.wait_restored()
+        assert ("dc" in smaps(space.memory.host_address(0))["VmFlags"].split()) == bool(wanted)

@@ -27,7 +27,7 @@ from dbs_address_space import (
     ResetStats,
     Unsupported,
 )
-from kernel_view import descriptors, status
+from kernel_view import descriptors, smaps, status
 from memory_helpers import MIB, PAGE, blocks, evict, kinds, make_file, mapped, numbered, ram
 
 SIZE = 64 * PAGE
@@ -538,3 +538,14 @@ def test_thousands_of_resets_leave_nothing_behind() -> None:
         assert usage[1] == usage[-1] or usage[-1][1] <= usage[1][1] + 64
         assert len({fds for fds, _ in usage}) == 1
     del array, arrays
+
+
+def test_a_checkpoint_of_memory_that_was_closed_keeps_no_other_memory_followed() -> None:
+    space, memory = mapped(ram(0, MIB))
+    forgotten = memory.checkpoint()
+    memory.close()
+    memory = space.map_memory()
+    with memory.checkpoint():
+        assert "uw" in smaps(memory.host_address(0))["VmFlags"].split()
+    assert "uw" not in smaps(memory.host_address(0))["VmFlags"].split()
+    forgotten.close()

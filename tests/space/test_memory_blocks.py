@@ -177,6 +177,19 @@ def test_a_block_that_is_viewed_stays_plugged_in() -> None:
     assert parts(space)[0] == (0, 1, str((Prot.READ | Prot.WRITE).value))
 
 
+def test_blocks_that_were_given_back_before_one_that_is_viewed_are_unplugged() -> None:
+    space, blocks = blocks_of(inaccessible=True)
+    blocks.plug(0, BLOCK)
+    blocks.plug(2 * BLOCK, BLOCK)
+    with space.memory.view(BASE + 2 * BLOCK, 8), pytest.raises(RegionBusy):
+        blocks.unplug_all()
+    assert blocks.plugged_size == BLOCK
+    blocks.plug(0, BLOCK)
+    assert space.memory.read(BASE, 8) == bytes(8)
+    blocks.unplug_all()
+    assert blocks.plugged_size == 0
+
+
 def test_memory_that_is_viewed_can_not_become_blocks() -> None:
     _, memory = mapped(ram(BASE, SIZE, name="blocks"))
     with memory.view(BASE, 8), pytest.raises(RegionBusy):

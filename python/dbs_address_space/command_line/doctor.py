@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -118,10 +119,10 @@ def _kvm() -> Check:
 
 def _userfaultfd() -> Check:
     setting = _text("/proc/sys/vm/unprivileged_userfaultfd").strip()
-    if os.geteuid() == 0 or setting == "1" or os.access("/dev/userfaultfd", os.R_OK | os.W_OK):
-        return "userfaultfd", "ok", "faults of user and kernel, from this user", ""
     if not setting:
         return "userfaultfd", "missing", "the kernel was built without CONFIG_USERFAULTFD", ""
+    if os.geteuid() == 0 or setting == "1" or os.access("/dev/userfaultfd", os.R_OK | os.W_OK):
+        return "userfaultfd", "ok", "faults of user and kernel, from this user", ""
     return "userfaultfd", "limited", "faults of user code only", "sudo sysctl vm.unprivileged_userfaultfd=1"
 
 
@@ -131,8 +132,10 @@ def _pagemap_scan() -> Check:
             fcntl.ioctl(pagemap, PAGEMAP_SCAN, bytes(96))
     except OSError as error:
         # A kernel that has it refuses this empty request as wrong.
-        if error.strerror != os.strerror(25):
+        if error.errno == errno.EINVAL:
             return "PAGEMAP_SCAN", "ok", "written pages in one call", ""
+        if error.errno != errno.ENOTTY:
+            return "PAGEMAP_SCAN", "missing", f"/proc/self/pagemap: {error.strerror}", ""
     return "PAGEMAP_SCAN", "missing", "the kernel has none: it came with Linux 6.7", ""
 
 

@@ -7,7 +7,7 @@ from dbs_address_space.errors import ImageError
 from dbs_address_space.formats.exchange import dump, load
 from dbs_address_space.images import SavedSpace
 
-from .output import print_json, region_json
+from .output import print_json, refuse_to_replace, region_json
 from .parsing import Parser, UsageError
 
 TYPE_CHECKING = False
@@ -22,7 +22,7 @@ Look at an image of memory, check it, merge it with its parents, or make one.
 
 usage: dbs-address-space image info [options] IMAGE
        dbs-address-space image verify IMAGE
-       dbs-address-space image merge IMAGE NEW
+       dbs-address-space image merge [options] IMAGE NEW
        dbs-address-space image save [options] DUMP NEW
        dbs-address-space image restore [options] IMAGE DUMP
 
@@ -37,6 +37,7 @@ arguments
 options
   --parent IMAGE       save only what differs from this one
   --format NAME        of the dump, where its name or content does not say
+  --force              replace a file that is there
   --json               info as JSON
 everywhere
   --color WHEN         auto (default), always, never; NO_COLOR is respected
@@ -53,6 +54,7 @@ def parser() -> Parser:
     options.add_argument("second", nargs="?")
     options.add_argument("--parent")
     options.add_argument("--format")
+    options.add_argument("--force", action="store_true")
     options.add_argument("--json", action="store_true")
     return options
 
@@ -72,6 +74,8 @@ def run(arguments: list[str]) -> int:
     verb, files = verbs[options.verb]
     if (options.second is not None) != (files == 2):  # noqa: PLR2004  the first and the second
         raise UsageError(f"image {options.verb} takes {files} file{'s' if files > 1 else ''}", "See --help.")
+    if options.second is not None:
+        refuse_to_replace(options.second, is_forced=options.force)
     try:
         verb(options)
     except ImageError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import socket
+from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
 
@@ -33,15 +34,18 @@ class Monitor:
         self.source: str = source
         self.socket: socket.socket = socket.socket(socket.AF_UNIX)
         self.socket.settimeout(PATIENCE)
-        try:
-            self.socket.connect(path)
-        except OSError as error:
-            hint = "Start QEMU with -qmp unix:PATH,server=on,wait=off."
-            raise UsageError(f"{source}: {path}: {error.strerror or error}", hint) from error
-        self._file = self.socket.makefile("rwb")
-        if "QMP" not in self._answer():
-            raise UsageError(f"{source}: this is not a QMP socket", OTHERWISE)
-        self("qmp_capabilities", {})
+        with ExitStack() as on_error:
+            on_error.callback(self.socket.close)
+            try:
+                self.socket.connect(path)
+            except OSError as error:
+                hint = "Start QEMU with -qmp unix:PATH,server=on,wait=off."
+                raise UsageError(f"{source}: {path}: {error.strerror or error}", hint) from error
+            self._file = on_error.enter_context(self.socket.makefile("rwb"))
+            if "QMP" not in self._answer():
+                raise UsageError(f"{source}: this is not a QMP socket", OTHERWISE)
+            self("qmp_capabilities", {})
+            on_error.pop_all()
 
     def __call__(self, command: str, arguments: dict[str, Any]) -> Any:
         """Sends a command, and passes over the events before its answer."""

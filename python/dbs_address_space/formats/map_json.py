@@ -12,6 +12,8 @@ from dbs_address_space._core import AddressSpace, AddressSpaceLayout, AddressSpa
 from dbs_address_space.errors import AddressSpaceError
 from dbs_address_space.ranges import AddressRange
 
+from .json_text import parsed
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, BinaryIO
@@ -100,7 +102,7 @@ def read(source: Source) -> AddressSpace:
 
 def _parsed(source: Source) -> dict[str, Any]:
     try:
-        content = json.loads(source.text())
+        content = parsed(source.text())
     except json.JSONDecodeError as error:
         raise source.error(f"not JSON: {error.msg}", line=error.lineno, offset=error.pos) from error
     except (RecursionError, ValueError) as error:

@@ -13,7 +13,7 @@ use crate::sys::host::page_size;
 use crate::sys::kvm;
 
 impl Kvm {
-    /// Switches the log of a region; a slot that shows others too is cut.
+    /// Switches the log of a region, between changes: a slot that shows others too is cut, in the steps of a change.
     pub fn set_dirty_log(&self, region: &SharedRegion, on: bool) -> Result<()> {
         self.check_process()?;
         let cuts = {

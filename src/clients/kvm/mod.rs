@@ -149,7 +149,8 @@ impl Kvm {
         let id = table.numbers.take().ok_or_else(|| table.no_slot_left(&desc))?;
         let (log_table, by_hand) = (Arc::downgrade(&self.table), self.options.manual_clear);
         let log: Arc<dyn WriteLog> = Arc::new(KvmLog { table: log_table, slot: id, by_hand });
-        memory.storage().add_log(Arc::downgrade(&log))?;
+        let logged = memory.storage().add_log(Arc::downgrade(&log));
+        logged.inspect_err(|_| table.numbers.give_back(id))?;
         let entry = SlotEntry::new(&self.vm, (id, run.flags), memory, guest_memfd, log).map_err(|error| {
             table.numbers.give_back(id);
             refused(&desc, &format!("slot {id} for"), &error)

@@ -196,8 +196,8 @@ impl SlotEntry {
     /// Makes the pages of a part of the storage clean for KVM, after the owner of the machine has them: whoever asks looks at them behind it.
     pub(super) fn forget(&mut self, part: Range) -> Result<()> {
         self.harvest()?;
-        let seen = self.memory.window().guest_of(part);
-        let base = self.region.base();
+        // Of a region of several slots, those of this one.
+        let (base, seen) = (self.range().base(), self.memory.window().guest_of(part).intersection(&self.range()));
         let mut pages = vec![0; self.logged.len()];
         for page in (seen.base()..seen.end()).step_by(usize_of(page_size())) {
             let (word, bit) = bit_of(page, base);

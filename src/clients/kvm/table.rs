@@ -153,7 +153,9 @@ impl SlotTable {
     pub(super) fn relocate(&mut self, from: u64, to: u64) -> Result<()> {
         let Some(mut entry) = self.slots.remove(&from) else { return Ok(()) };
         let moved = entry.relocate(to).map_err(|error| refused(&entry.region, "moving the slot of", &error));
+        let run = entry.run();
         self.slots.insert(entry.range().base(), entry);
+        self.rename(&[run]);
         moved
     }
 

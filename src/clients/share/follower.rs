@@ -67,7 +67,7 @@ impl Follower {
         })?;
         let following = Following::new(leader).map_err(|error| failed(&error))?;
         let space = AddressSpace::follower(next.map.clone(), regions, following)?;
-        Word::new(Arc::clone(&channel), of).wait(interrupt)?;
+        decided(&channel, of, deadline, interrupt)?;
         channel.say_soon(Kind::Done, of, &[]).map_err(|error| lost(&error))?;
         let Some(following) = space.following().cloned() else { return Err(closed()) };
         let alarm = Arc::new(Event::new().map_err(|error| failed(&error))?);
@@ -208,6 +208,19 @@ fn welcome(channel: &Channel, deadline: Deadline, interrupt: &dyn Interrupt) -> 
             }
             _ => return Err(Error::Share { message: "the other side does not lead: it did not say WELCOME".into() }),
         }
+    }
+}
+
+/// Says that all is ready, and waits until the leader has decided.
+fn decided(channel: &Channel, of: (u64, u64), deadline: Deadline, interrupt: &dyn Interrupt) -> Result<()> {
+    channel.say_soon(Kind::Ready, of, &[]).map_err(|error| lost(&error))?;
+    let message = next_message(channel, deadline, interrupt)?;
+    match (message.header.kind, message.header.sequence) {
+        (Kind::Commit, sequence) if sequence == of.0 => Ok(()),
+        (Kind::Abort, sequence) if sequence == of.0 => {
+            Err(Error::Share { message: "the leader did not let this process follow".into() })
+        }
+        _ => Err(Error::Share { message: "the leader is gone".into() }),
     }
 }
 

@@ -287,9 +287,10 @@ impl Client for Share {
         let links: Vec<_> = self.links()?.into_iter().filter(|link| !link.is_cut()).collect();
         let mut round = self.begin_round(offer, &links)?;
         if let Err(refusal) = round.propose(Kind::Propose, interrupt) {
-            let aborted = round.abort(interrupt);
+            // The refusal is the error to tell, whatever comes of the abort.
+            let _ = round.abort(interrupt);
             self.end_round();
-            return Err(aborted.err().unwrap_or(refusal));
+            return Err(refusal);
         }
         *self.round.lock()? = Some(round);
         Ok(())

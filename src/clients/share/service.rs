@@ -96,7 +96,12 @@ impl Service {
 
     fn accept(&mut self) {
         let Some(listener) = &self.listener else { return };
-        let Ok(Some(socket)) = socket::accept(listener.as_fd()) else { return };
+        let socket = match socket::accept(listener.as_fd()) {
+            Ok(Some(socket)) => socket,
+            Ok(None) => return,
+            // Without descriptors whoever waits stays there to be told of: asked again at once, it would take a whole processor.
+            Err(_) => return thread::sleep(SLICE),
+        };
         let until = Instant::now().checked_add(self.share.policy.timeout);
         if self.pending.len() < MOST_PENDING {
             // What can't be listened to is closed.

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 PAGE = 4096
 
-__all__ = ["closed_on_error", "not_populated", "over_file", "places", "space_of"]
+__all__ = ["closed_on_error", "not_populated", "nothing_ahead", "over_file", "places", "space_of"]
 
 
 def space_of(description: Description, made: Made) -> AddressSpace:
@@ -123,6 +123,12 @@ def not_populated(region: AddressSpaceRegion, _place: int) -> AddressSpaceRegion
     if region.perm_flags & MapFlags.POPULATE:
         return region.replace(perm_flags=region.perm_flags & ~MapFlags.POPULATE)
     return region
+
+
+def nothing_ahead(region: AddressSpaceRegion, _place: int) -> AddressSpaceRegion:
+    """The region without a wish for pages before there are bytes for them, which a sender who is not known might make as large as it likes."""
+    perm_flags, backing = region.perm_flags & ~MapFlags.POPULATE, region.backing.replace(mlock=None)
+    return region.replace(perm_flags=perm_flags, backing=backing)
 
 
 def over_file(part: _ImagePart) -> Made:

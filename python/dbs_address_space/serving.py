@@ -56,9 +56,15 @@ class SpaceServer:
         self.path = path_text(path, "path")
         self._space, self._process = space, os.getpid()
         self._listener, bound = _listening(self.path)
-        self._end = weakref.finalize(self, _end, self._listener, self.path, bound, self._process)
-        self._thread = threading.Thread(target=_serve, args=(space, self._listener), daemon=True, name="SpaceServer")
-        self._thread.start()
+        ended = threading.Event()
+        self._end = weakref.finalize(self, _end, ended, self._listener, self.path, bound, self._process)
+        self._thread = threading.Thread(target=_serve, args=(space, self._listener, ended), daemon=True, name="dbs-serve")
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            self._end()
+            self._listener.close()
+            raise OSError(errno.EAGAIN, f"no thread can be started to serve it: {error}", self.path) from None
 
     def close(self) -> None:
         """Ends the answers and removes the socket. Closing twice does nothing."""
@@ -116,29 +122,31 @@ def _is_served(path: str) -> bool:
     return True
 
 
-def _end(listener: socket.socket, path: str, bound: os.stat_result, process: int) -> None:
+def _end(ended: threading.Event, listener: socket.socket, path: str, bound: os.stat_result, process: int) -> None:
     """Ends the thread that answers, also of a server that nobody has any more; not out of a forked child."""
     if os.getpid() == process:
+        ended.set()
         # A shutdown wakes the thread out of its wait; a close would not.
         with suppress(OSError):
             listener.shutdown(socket.SHUT_RDWR)
         _unlink(path, bound)
 
 
-def _serve(space: AddressSpace, listener: socket.socket) -> None:
+def _serve(space: AddressSpace, listener: socket.socket, ended: threading.Event) -> None:
     """Answers one after another, each for a moment, until the listener is shut down."""
     with listener:
-        _serve_all(space, listener)
+        _serve_all(space, listener, ended)
 
 
-def _serve_all(space: AddressSpace, listener: socket.socket) -> None:
-    while True:
+def _serve_all(space: AddressSpace, listener: socket.socket, ended: threading.Event) -> None:
+    # Without descriptors the kernel does not say that the listener is shut down.
+    while not ended.is_set():
         try:
             connection, _ = listener.accept()
         except OSError as error:
             if error.errno not in PASSING:
                 return
-            time.sleep(0.1)
+            ended.wait(0.1)
             continue
         # One who asks and goes away, or sends nothing, concerns nobody else.
         with connection, suppress(OSError):

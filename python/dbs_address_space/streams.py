@@ -12,7 +12,7 @@ from .errors import ImageError, InvalidAddressRange, InvalidArgument, UnmappedAd
 from .image_description import described, encoded
 from .progress import SendProgress
 from .reports import ReceiveReport, SendReport
-from .restoring import places, space_of
+from .restoring import nothing_ahead, places, space_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -176,7 +176,7 @@ def _filled(
     if description.layout != space.layout:
         raise receiver.mismatch(f"it has the layout {description.layout}, and the space {space.layout}")
     try:
-        hidden = space_of(description, lambda region, _: region)
+        hidden = space_of(description, nothing_ahead)
     except (InvalidAddressRange, UnmappedAddress) as error:
         raise receiver.corrupt(f"its JSON: {error}") from error
     memory = hidden.map_memory()

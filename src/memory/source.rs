@@ -241,7 +241,7 @@ fn open_named(region: &SharedRegion) -> Result<File> {
         return file::open_ordinary(path, region.perm_flags & MAP_PRIVATE == 0).map_err(fail);
     }
     let length = file_end(region)?;
-    let made = file::create_unnamed(path).map_err(fail)?;
+    let made = file::create_unnamed(path, file::PRIVATE).map_err(fail)?;
     made.set_len(length).map_err(fail)?;
     Ok(made)
 }

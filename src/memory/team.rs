@@ -6,11 +6,12 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::{Builder, JoinHandle, available_parallelism};
 use std::time::Duration;
 
-use crate::model::error::{Error, Interrupted, Result};
+use crate::model::error::{Errno, Error, Interrupted, Result};
 use crate::model::int::usize_of;
 use crate::model::interrupt::{Interrupt, STEP};
 use crate::model::room::{self, Room};
 use crate::model::wait::Monitor;
+use crate::sys::errno::ECANCELED;
 use crate::sys::fork::Forked;
 use crate::sys::lock::Lock;
 
@@ -111,14 +112,23 @@ impl<T, F: Fn(usize, &dyn Interrupt) -> Step<T>> Shared<T, F> {
         while self.advance().is_ok_and(|is_more| is_more) {}
     }
 
+    /// The failure of the first step that failed.
+    fn check(&self) -> Result<()> {
+        let last = self.last.load(Ordering::Relaxed);
+        self.failure.lock()?.take_if(|(index, _)| *index <= last).map_or(Ok(()), |(_, error)| Err(error))
+    }
+
     /// The results of the steps, in their order.
     fn finish(&self) -> Result<Vec<T>> {
+        self.check()?;
         let last = self.last.load(Ordering::Relaxed);
-        if let Some((_, error)) = self.failure.lock()?.take_if(|(index, _)| *index <= last) {
-            return Err(error);
-        }
         let mut given = std::mem::take(&mut *self.given.lock()?);
         given.retain(|(index, _)| *index <= last);
+        // A step that was not made, as one whose thread has panicked, must not pass for one that found nothing.
+        if given.len() < self.count.min(last.saturating_add(1)) {
+            let message = "a thread left some of its work undone: try again, or with threads=1".into();
+            return Err(Error::Backing { message, errno: Errno::Refused(ECANCELED), region: None });
+        }
         given.sort_unstable_by_key(|(index, _)| *index);
         room::collected(given.into_iter().map(|(_, value)| value))
     }
@@ -177,7 +187,9 @@ impl<'a, T: Send, F: Fn(usize, &dyn Interrupt) -> Step<T> + Sync + Send> Team<'a
 impl<T, F> Drop for Team<'_, T, F> {
     fn drop(&mut self) {
         if self.shared.ended.is_in_its_process() {
-            self.shared.is_stopped.store(true, Ordering::Relaxed);
+            // Not where all have ended, or none could be had: the caller does what is left.
+            let is_left = self.shared.ended.lock().map_or(true, |ended| *ended < self.threads.len());
+            self.shared.is_stopped.fetch_or(is_left, Ordering::Relaxed);
             self.threads.drain(..).for_each(|thread| drop(thread.join()));
         }
         // In a forked child nobody ends, and nobody borrows; and there is nothing behind a handle, which would detach it.
@@ -202,7 +214,7 @@ pub fn share_out<T: Send>(
         drop(team);
         if told.is_err() {
             // A failure comes before an interruption: it says why the work had ended.
-            return shared.finish().and(told.map(|()| Vec::new()));
+            return shared.check().and(told.map(|()| Vec::new()));
         }
     }
     // What no thread has begun.

@@ -1,9 +1,15 @@
 //! Texts and lists as messages show them.
 
-/// A text in double quotes, without control characters. The one place where a value is written as Rust does.
+/// The most characters of a text that a message shows.
+const MOST: usize = 200;
+
+/// A text in double quotes, without control characters, and without the rest of a long one. The one place where a value is written as Rust does.
 #[must_use]
 pub fn quoted(text: &str) -> String {
-    format!("{text:?}")
+    match text.char_indices().nth(MOST) {
+        Some((end, _)) => format!("{:?}...", text.get(..end).unwrap_or_default()),
+        None => format!("{text:?}"),
+    }
 }
 
 /// Numbers in brackets: `[1, 2]`.
@@ -19,6 +25,7 @@ mod tests {
     #[test]
     fn nothing_of_a_text_moves_the_cursor() {
         assert_eq!(quoted("a\"\n\u{1b}"), r#""a\"\n\u{1b}""#);
+        assert_eq!(quoted(&"\u{e9}".repeat(300)), format!("\"{}\"...", "\u{e9}".repeat(200)));
         assert_eq!(listed(&[1, 2]), "[1, 2]");
         assert_eq!(listed(&[]), "[]");
     }

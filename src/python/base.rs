@@ -121,7 +121,7 @@ fn target_of(x: &Bound<'_, PyAny>) -> PyResult<RegionTarget> {
         return Ok(RegionTarget::Inserted(request.get().request.region.clone()));
     }
     if let Ok(name) = x.cast::<PyString>() {
-        return Ok(RegionTarget::Name(name.to_string_lossy().into()));
+        return Ok(RegionTarget::Name(convert::word(&name.as_borrowed())?.into()));
     }
     match has(x, "__index__")? {
         true => x.extract::<Address>().map(|base| RegionTarget::Base(base.0)),

@@ -6,7 +6,7 @@ use pyo3::types::{PyString, PyType};
 
 use super::argument::{Argument, type_name};
 use super::calls::python_call;
-use super::convert::{Address, CInt, Size, U64, range};
+use super::convert::{Address, CInt, Size, U64, range, word};
 use super::seconds::Timeout;
 use super::threads::Threads;
 use crate::model::format;
@@ -18,7 +18,7 @@ use crate::model::source::SourceType;
 pub fn parse_region_type(value: &Bound<'_, PyAny>) -> PyResult<&'static str> {
     let _guard = python_call();
     match value.cast::<PyString>() {
-        Ok(text) => Ok(RegionType::parse(&text.to_string_lossy())?.value()),
+        Ok(text) => Ok(RegionType::parse(&word(&text.as_borrowed())?)?.value()),
         Err(_) => Err(RegionType::unknown(value.repr()?).into()),
     }
 }
@@ -28,7 +28,7 @@ pub fn parse_region_type(value: &Bound<'_, PyAny>) -> PyResult<&'static str> {
 pub fn parse_source_type(value: &Bound<'_, PyAny>) -> PyResult<&'static str> {
     let _guard = python_call();
     match value.cast::<PyString>() {
-        Ok(text) => Ok(SourceType::parse(&text.to_string_lossy())?.as_str()),
+        Ok(text) => Ok(SourceType::parse(&word(&text.as_borrowed())?)?.as_str()),
         Err(_) => Err(SourceType::unknown(value.repr()?).into()),
     }
 }
@@ -36,7 +36,7 @@ pub fn parse_source_type(value: &Bound<'_, PyAny>) -> PyResult<&'static str> {
 /// The bits of the `Prot` that a text such as `"rw-"` stands for; raises `InvalidArgument` for another text.
 #[pyfunction]
 pub fn parse_protection(text: &Bound<'_, PyString>) -> PyResult<i32> {
-    Ok(format::parse_protection(&text.to_string_lossy())?)
+    Ok(format::parse_protection(&word(&text.as_borrowed())?)?)
 }
 
 /// A size as it is shown everywhere: `3 GiB`.

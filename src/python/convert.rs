@@ -1,5 +1,6 @@
 //! Arguments from Python, checked; enum members and named tuples to Python.
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 
 use pyo3::exceptions::PyTypeError;
@@ -77,7 +78,7 @@ impl<'py> FromPyObject<'_, 'py> for Size {
 #[cold]
 fn size_slowly(object: Borrowed<'_, '_, PyAny>) -> PyResult<u64> {
     match object.cast::<PyString>() {
-        Ok(text) => Ok(format::parse_size(&text.to_string_lossy())?),
+        Ok(text) => Ok(format::parse_size(&word(&text)?)?),
         Err(_) => unsigned_slowly(object, u64::MAX, "a size, an int or text such as \"512MiB\","),
     }
 }
@@ -91,14 +92,26 @@ impl<'py> FromPyObject<'_, 'py> for Name {
 
     fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
         let text = object.cast::<PyString>()?;
+        let shown = word(&text)?;
         let name = text.to_cow().map_err(|_| {
-            Invalid::argument(format!(
-                "{} can't be a region's name: it has lone surrogates",
-                quoted(&text.to_string_lossy())
-            ))
+            Invalid::argument(format!("{} can't be a region's name: it has lone surrogates", quoted(&shown)))
         })?;
         Ok(Self(room::text(&name)?.into()))
     }
+}
+
+/// The most characters of a text that names something, or a size.
+const LONGEST_WORD: usize = 1 << 14;
+
+/// A text that names something, or a size, with lone surrogates shown as such; a long one is refused before anything is made of it.
+pub(super) fn word<'a>(text: &'a Borrowed<'_, '_, PyString>) -> PyResult<Cow<'a, str>> {
+    let length = text.len()?;
+    if length > LONGEST_WORD {
+        return Err(
+            Invalid::argument(format!("a text of {length} characters names nothing: at most {LONGEST_WORD}")).into()
+        );
+    }
+    Ok(text.to_string_lossy())
 }
 
 /// A copy of a text.
@@ -116,7 +129,7 @@ impl<'py> FromPyObject<'_, 'py> for Protection {
 
     fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
         match object.cast::<PyString>() {
-            Ok(text) => Ok(Self(format::parse_protection(&text.to_string_lossy())?)),
+            Ok(text) => Ok(Self(format::parse_protection(&word(&text)?)?)),
             Err(_) => {
                 let CInt(flags) = object.extract()?;
                 if flags & !(PROT_READ | PROT_WRITE | PROT_EXEC) == 0 {
@@ -254,7 +267,7 @@ fn text_of(object: &Bound<'_, PyAny>, what: &str) -> PyResult<String> {
     let text = value.cast::<PyString>().map_err(|_| {
         PyTypeError::new_err(format!("{what} must be a member of its enum or a str, not {}", type_name(object)))
     })?;
-    Ok(text.to_string_lossy().into())
+    Ok(word(&text.as_borrowed())?.into())
 }
 
 /// A region type from a member, its value or its name.

@@ -208,7 +208,9 @@ macro_rules! queries {
             ) -> PyResult<Option<Bound<'py, PyRegion>>> {
                 match key.cast::<PyString>() {
                     Ok(name) => {
-                        self.query(py, |base| base.object_at(py, base.map.at_name(&name.to_string_lossy())?.base()))
+                        let name = name.as_borrowed();
+                        let name = convert::word(&name)?;
+                        self.query(py, |base| base.object_at(py, base.map.at_name(&name)?.base()))
                     }
                     Err(_) => {
                         let base_addr = exact_base(key)?;
@@ -223,7 +225,9 @@ macro_rules! queries {
                     return self.query(py, |base| Ok(base.map.equal_to(&region.get().0).is_ok()));
                 }
                 if let Ok(name) = x.cast::<PyString>() {
-                    return self.query(py, |base| Ok(base.map.find_name(&name.to_string_lossy()).is_some()));
+                    let name = name.as_borrowed();
+                    let name = convert::word(&name)?;
+                    return self.query(py, |base| Ok(base.map.find_name(&name).is_some()));
                 }
                 if !has(x, "__index__")? {
                     return Err(wanted("an address, a name or a region", x));

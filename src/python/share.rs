@@ -90,7 +90,9 @@ impl PyShare {
     /// The followers, in the order in which they came: a tuple of `Follower`.
     #[getter]
     fn followers<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
-        let followers = self.share.upgrade().map(|share| share.followers()).transpose()?.unwrap_or_default();
+        // The thread that hears the followers has the same lock.
+        let told = calls::detach(py, || self.share.upgrade().map(|share| share.followers()));
+        let followers = told.transpose()?.unwrap_or_default();
         let followers: Vec<_> = followers.iter().map(|follower| to_python(py, follower)).collect::<PyResult<_>>()?;
         PyTuple::new(py, followers)
     }
@@ -114,7 +116,8 @@ impl PyShare {
         if let Some(error) = slf.as_super().get().error_of(py)? {
             return Ok(Some(error));
         }
-        let error = slf.get().share.upgrade().map(|share| share.error()).transpose()?.flatten();
+        let share = &slf.get().share;
+        let error = calls::detach(py, || share.upgrade().map(|share| share.error())).transpose()?.flatten();
         Ok(error.map(|error| PyErr::from(error).into_value(py).into_any()))
     }
 }

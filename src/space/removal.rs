@@ -47,6 +47,10 @@ impl AddressSpace {
     }
 
     fn close_free_memory(&self, incarnation: Incarnation, interrupt: &dyn Interrupt) -> Result<()> {
+        // The leader of one that follows may be silent in the midst of a change, which has the turn.
+        if self.following().is_some() && self.turn().try_take(interrupt)?.is_none() {
+            self.follow_no_more();
+        }
         self.close_asking(Some(incarnation), None, interrupt)?;
         self.follow_no_more();
         Ok(())

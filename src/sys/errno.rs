@@ -3,8 +3,8 @@
 use std::io::{Error, ErrorKind};
 
 pub use libc::{
-    EAGAIN, EBADF, EBUSY, ECONNRESET, EEXIST, EFAULT, EINTR, EINVAL, EIO, EISDIR, EMFILE, ENFILE, ENODEV, ENOENT,
-    ENOMEM, ENOSPC, EOVERFLOW, EPERM, ESRCH, ETIMEDOUT,
+    EAGAIN, EBADF, EBUSY, ECANCELED, ECONNRESET, EEXIST, EFAULT, EINTR, EINVAL, EIO, EISDIR, EMFILE, ENFILE, ENODEV,
+    ENOENT, ENOMEM, ENOSPC, EOVERFLOW, EPERM, ESRCH, ETIMEDOUT,
 };
 
 /// A refusal where no system call failed, with the number that the kernel has for such a case.

@@ -4,10 +4,11 @@ use std::fs::File;
 use std::io::{IoSliceMut, Result};
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{
-    FallocateFlags, MemfdFlags, OFlags, SealFlags, SeekFrom, fallocate, fcntl_add_seals, fcntl_get_seals, fcntl_getfl,
+    AtFlags, CWD, FallocateFlags, MemfdFlags, OFlags, SealFlags, SeekFrom, fallocate, fcntl_add_seals, fcntl_get_seals,
+    fcntl_getfl, linkat,
 };
 use rustix::io::{Errno, ReadWriteFlags};
 
@@ -200,17 +201,28 @@ pub fn open_ordinary(path: &Path, is_writable: bool) -> Result<File> {
     File::options().read(true).write(is_writable).custom_flags(libc::O_NONBLOCK).open(path)
 }
 
-/// Makes a file in a directory that has no name, and ends with its last descriptor.
-pub fn create_unnamed(directory: &Path) -> Result<File> {
-    File::options().read(true).write(true).custom_flags(libc::O_TMPFILE).mode(0o600).open(directory)
-}
-
 /// The mode of files of guest memory, which are for no other user to read.
 pub const PRIVATE: u32 = 0o600;
 
 /// Makes a file that must not exist yet, which others may use as far as `mode` says.
 pub fn create_new(path: &Path, mode: u32) -> Result<File> {
     File::options().read(true).write(true).create_new(true).mode(mode).open(path)
+}
+
+/// Makes a file in a directory that has no name, and ends with its last descriptor; others may use it as far as `mode` says.
+pub fn create_unnamed(directory: &Path, mode: u32) -> Result<File> {
+    File::options().read(true).write(true).custom_flags(libc::O_TMPFILE).mode(mode).open(directory)
+}
+
+/// Where such a file is seen as long as this process has it; an error without `/proc`.
+pub fn place_of(file: &File) -> Result<PathBuf> {
+    let place = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
+    place.symlink_metadata().map(|_| place)
+}
+
+/// Gives a file that is seen at a place a name, which must not be taken.
+pub fn give_name(place: &Path, name: &Path) -> Result<()> {
+    Ok(linkat(CWD, place, CWD, name, AtFlags::SYMLINK_FOLLOW)?)
 }
 
 /// Opens a file to read it; of a pipe, it does not wait for who writes.

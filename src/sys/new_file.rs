@@ -7,39 +7,33 @@ use std::io::{ErrorKind, Result};
 use std::path::{Path, PathBuf};
 
 use super::errno;
-use super::file::create_new;
+use super::file::{create_new, create_unnamed, directory_of, give_name, place_of};
 use super::fork::Process;
 
-/// A file in the making, under another name beside that which it is to have; dropped before it has that, nothing is left of it.
+/// A file in the making; dropped before it has its name, nothing is left of it.
+///
+/// It has no name until then, where the file system can (`O_TMPFILE`): not even a kill leaves anything. Elsewhere it has another name, beside
+/// the one that it is to have.
 #[derive(Debug)]
 pub struct NewFile {
     file: File,
     target: PathBuf,
-    temporary: PathBuf,
+    temporary: Option<PathBuf>,
     /// The process whose file it is: a forked child leaves its parent's alone.
     process: Process,
-    is_published: bool,
 }
 
 impl NewFile {
     /// Makes an empty file that others may use as far as `mode` says, and the process's mask allows.
     pub fn create(target: &Path, mode: u32) -> Result<Self> {
-        let name = target.file_name().ok_or_else(|| errno::refusal(errno::EISDIR, "it names no file"))?;
-        loop {
-            // Of the standard library, the one source of numbers that nobody can foresee.
-            let random = RandomState::new().build_hasher().finish();
-            let mut hidden = OsString::from(".");
-            // As much of the name as a file system has room for.
-            hidden.push(name.to_string_lossy().chars().take(50).collect::<String>());
-            hidden.push(format!(".{random:016x}.tmp"));
-            let temporary = target.with_file_name(hidden);
-            let file = match create_new(&temporary, mode) {
-                Err(error) if error.kind() == ErrorKind::AlreadyExists => continue,
-                made => made?,
-            };
-            let (target, process) = (target.to_path_buf(), Process::current());
-            return Ok(Self { file, target, temporary, process, is_published: false });
-        }
+        target.file_name().ok_or_else(|| errno::refusal(errno::EISDIR, "it names no file"))?;
+        let unnamed = create_unnamed(directory_of(target), mode).and_then(|file| place_of(&file).map(|_| (None, file)));
+        let (temporary, file) = match unnamed {
+            Ok(made) => made,
+            // Whatever the reason, a file with a name says best what is wrong with the directory.
+            Err(_) => hidden(target, |name| create_new(name, mode)).map(|(name, file)| (Some(name), file))?,
+        };
+        Ok(Self { file, target: target.to_path_buf(), temporary, process: Process::current() })
     }
 
     /// The file.
@@ -56,17 +50,42 @@ impl NewFile {
 
     /// Gives it its name, in the place of what had it.
     pub fn publish(mut self) -> Result<()> {
-        std::fs::rename(&self.temporary, &self.target)?;
-        self.is_published = true;
+        if self.temporary.is_none() {
+            // A new name can't take the place of another, as renaming does.
+            let place = place_of(&self.file)?;
+            self.temporary = Some(hidden(&self.target, |name| give_name(&place, name))?.0);
+        }
+        if let Some(temporary) = &self.temporary {
+            std::fs::rename(temporary, &self.target)?;
+        }
+        self.temporary = None;
         Ok(())
     }
 }
 
 impl Drop for NewFile {
     fn drop(&mut self) {
-        if !self.is_published && self.process.is_current() {
+        if let Some(temporary) = self.temporary.take().filter(|_| self.process.is_current()) {
             // Nobody can be told, and the name says what it is.
-            let _ = std::fs::remove_file(&self.temporary);
+            let _ = std::fs::remove_file(temporary);
+        }
+    }
+}
+
+/// Makes something under a name beside a file's that nobody has.
+fn hidden<T>(target: &Path, make: impl Fn(&Path) -> Result<T>) -> Result<(PathBuf, T)> {
+    loop {
+        // Of the standard library, the one source of numbers that nobody can foresee.
+        let random = RandomState::new().build_hasher().finish();
+        let mut name = OsString::from(".");
+        // As much of the name as a file system has room for.
+        let stem = target.file_name().unwrap_or_default().to_string_lossy();
+        name.push(stem.chars().take(50).collect::<String>());
+        name.push(format!(".{random:016x}.tmp"));
+        let name = target.with_file_name(name);
+        match make(&name) {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+            made => return Ok((name, made?)),
         }
     }
 }

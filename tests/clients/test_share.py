@@ -14,11 +14,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from children import fork, in_child, run_python
+from children import finish_child, fork, in_child, run_python, start_child
 from dbs_address_space import (
     AccessDenied,
     AddressSpace,
@@ -39,7 +40,7 @@ from dbs_address_space import (
 from followers import Followers, followers, held
 from host import require
 from interrupts import interrupted
-from kernel_view import resident
+from kernel_view import descriptors, resident
 from memory_helpers import LAYOUT, MIB, PAGE, WINDOW, mapped, ram
 from threads import until
 
@@ -876,6 +877,79 @@ def test_a_leader_without_descriptors_does_not_spin() -> None:
             assert time.process_time() - begun < 0.2
 
     in_child(lead)
+
+
+def flood(sock: socket.socket, message: bytes) -> None:
+    """Sends for as long as somebody is there to send to."""
+    while sock.send(message):
+        pass
+
+
+@pytest.mark.parametrize("verb", ["insert", "followers", "detach"])
+def test_a_follower_that_never_stops_talking_holds_nobody_up(space: AddressSpace, verb: str) -> None:
+    space.map_memory()
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs, space.share(ours, timeout=0.3) as share:
+        be_admitted(theirs, share)
+        theirs.settimeout(None)
+        talkers = [start_child(partial(flood, theirs, header(11, sequence=1))) for _ in range(2)]
+        try:
+            begun = time.monotonic()
+            if verb == "insert":
+                with suppress(ClientError):
+                    space.insert_region(ram(DIMM, MIB))
+            elif verb == "followers":
+                for _ in range(20):
+                    assert len(share.followers) <= 1
+            else:
+                share.detach()
+            assert time.monotonic() - begun < 30, "not while somebody talks"
+        finally:
+            for child in talkers:
+                os.kill(child[0], signal.SIGKILL)
+                finish_child(*child, 60)
+
+
+def test_a_leader_that_never_stops_talking_is_refused(space: AddressSpace) -> None:
+    body = place(0, PAGE) * 1000
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        child = start_child(partial(flood, ours, header(2, body, 1000, flags=1, sequence=1)))
+        try:
+            with pytest.raises(ShareError, match="more than 1048576"):
+                AddressSpace.attach(theirs, timeout=None)
+        finally:
+            os.kill(child[0], signal.SIGKILL)
+            finish_child(*child, 60)
+
+
+def test_a_follower_of_a_silent_leader_is_closed_at_once(space: AddressSpace) -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        welcome(ours, [layout, storage(PAGE), place(0, PAGE)])
+        ours.sendall(header(7, sequence=1))
+        follower = AddressSpace.attach(theirs)
+        assert [struct.unpack_from("<H", ours.recv(65536), 6)[0] for _ in range(3)] == [1, 5, 8]
+        ours.sendall(header(4, sequence=2, generation=1))
+        assert struct.unpack_from("<H", ours.recv(65536), 6) == (5,)
+        begun = time.monotonic()
+        follower.close()
+        assert time.monotonic() - begun < 5
+        assert not follower.is_mapped
+
+
+def test_descriptors_that_nobody_wants_are_let_go(space: AddressSpace) -> None:
+    space.map_memory()
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind("")
+    listener.listen(4)
+    with listener, space.share(listener, allow=lambda *_: False), socket.socket(socket.AF_UNIX) as sock:
+        sock.connect(listener.getsockname())
+        before = len(descriptors())
+        for byte in HELLO[:8]:
+            with suppress(BrokenPipeError, ConnectionResetError):
+                socket.send_fds(sock, [bytes([byte])], [0] * 200)
+        until(lambda: len(descriptors()) <= before)
 
 
 def test_a_follower_is_not_fooled_by_its_leader(space: AddressSpace) -> None:

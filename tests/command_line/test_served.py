@@ -344,7 +344,7 @@ def test_a_server_that_nobody_has_ends(tmp_path: Path) -> None:
         AddressSpace(LAYOUT).serve(path)
         gc.collect()
         for thread in threading.enumerate():
-            if thread.name == "SpaceServer":
+            if thread.name == "dbs-serve":
                 thread.join(20)
         assert threading.active_count() == before
         assert not path.exists()

@@ -12,6 +12,7 @@ NUMBERS = {
     "x86_64": {
         "mmap": 9,
         "madvise": 28,
+        "clone": 56,
         "fcntl": 72,
         "ftruncate": 77,
         "mlock": 149,
@@ -20,10 +21,12 @@ NUMBERS = {
         "process_vm_readv": 310,
         "process_vm_writev": 311,
         "memfd_create": 319,
+        "clone3": 435,
     },
     "aarch64": {
         "mmap": 222,
         "madvise": 233,
+        "clone": 220,
         "fcntl": 25,
         "ftruncate": 46,
         "mlock": 228,
@@ -32,6 +35,7 @@ NUMBERS = {
         "process_vm_readv": 270,
         "process_vm_writev": 271,
         "memfd_create": 279,
+        "clone3": 435,
     },
 }
 PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 38, 22, 2

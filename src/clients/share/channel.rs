@@ -54,18 +54,20 @@ struct Incoming {
 pub(super) struct Channel {
     socket: File,
     kind: SocketKind,
+    /// The most descriptors that a message may bring.
+    most_descriptors: usize,
     incoming: Lock<Incoming>,
     /// Readable once the process of the other side has ended, which its children may survive with the socket open.
     peer: Once<OwnedFd>,
 }
 
 impl Channel {
-    /// Takes over a connected socket.
-    pub(super) fn new(socket: File) -> io::Result<Self> {
+    /// Takes over a connected socket, whose other side may send so many descriptors with a message.
+    pub(super) fn new(socket: File, most_descriptors: usize) -> io::Result<Self> {
         let kind = socket::kind(socket.as_fd())?;
         socket::ask_for_senders(socket.as_fd(), true)?;
         let incoming = Incoming { bytes: vec![0; LONGEST].into(), filled: 0, beside: Received::default() };
-        Ok(Self { socket, kind, incoming: Lock::new(incoming), peer: Once::new() })
+        Ok(Self { socket, kind, most_descriptors, incoming: Lock::new(incoming), peer: Once::new() })
     }
 
     /// The other side has introduced itself: who sends the rest is not asked any more.
@@ -99,6 +101,11 @@ impl Channel {
             let Some(received) = message::receive(self.socket(), room)? else { return Ok(None) };
             *filled = filled.saturating_add(received.count);
             beside.descriptors.extend(received.descriptors);
+            // Kept until the message is whole, they would be missed here.
+            if beside.descriptors.len() > self.most_descriptors {
+                beside.descriptors.clear();
+                return Err(errno::refusal(EIO, "the other side sends descriptors that nobody wants"));
+            }
             beside.is_cut |= received.is_cut;
             beside.sender = received.sender.or(beside.sender);
             if self.kind != SocketKind::Stream || incoming.is_whole()? {

@@ -22,6 +22,7 @@ use crate::space::follow::FollowedChange;
 use crate::space::following::Following;
 use crate::space::subscription::Subscription;
 use crate::sys::event::Event;
+use crate::sys::socket::MAX_DESCRIPTORS;
 
 /// As long a wait as any: what ends it is a descriptor.
 const LONG: Duration = Duration::from_secs(3600);
@@ -50,7 +51,7 @@ impl Interrupt for Stop<'_> {
 impl Follower {
     /// Follows the leader at the other end of a socket: its space as it is now, and what will keep it so.
     pub fn attach(socket: File, timeout: Option<Duration>, interrupt: &dyn Interrupt) -> Result<(AddressSpace, Self)> {
-        let channel = Arc::new(Channel::new(socket).map_err(|error| failed(&error))?);
+        let channel = Arc::new(Channel::new(socket, MAX_DESCRIPTORS).map_err(|error| failed(&error))?);
         let deadline = Deadline::after(timeout);
         let hello = [Record::Wish(true, [VERSION; 2])];
         channel.say_soon(Kind::Hello, (0, 0), &hello).map_err(|error| lost(&error))?;
@@ -98,7 +99,7 @@ impl Follower {
                 match message.header.kind {
                     Kind::Propose => {
                         let has_more = message.header.has_more;
-                        proposed.add(message);
+                        proposed.add(message).map_err(io::Error::other)?;
                         if !has_more {
                             self.follow(space, std::mem::take(&mut proposed))?;
                         }
@@ -192,7 +193,7 @@ fn welcome(channel: &Channel, deadline: Deadline, interrupt: &dyn Interrupt) -> 
         match message.header.kind {
             Kind::Welcome => {
                 let has_more = message.header.has_more;
-                proposed.add(message);
+                proposed.add(message)?;
                 if !has_more {
                     channel.know_sender().map_err(|error| lost(&error))?;
                     // One that this process can't see is watched by its socket alone.
@@ -229,10 +230,12 @@ fn next_message(channel: &Channel, deadline: Deadline, interrupt: &dyn Interrupt
         let Some(slice) = deadline.slice() else {
             return Err(Error::Share { message: "the leader did not answer in time".into() });
         };
-        if let Some(message) = channel.wait(&[], slice.min(SLICE)).map_err(|error| lost(&error))? {
+        let message = channel.wait(&[], slice.min(SLICE)).map_err(|error| lost(&error))?;
+        // Also when one has come: there may be no end of them.
+        interrupt.check()?;
+        if let Some(message) = message {
             return Ok(message);
         }
-        interrupt.check()?;
     }
 }
 

@@ -16,6 +16,9 @@ use crate::sys::message::Credentials;
 use crate::sys::poll::wait_any;
 use crate::sys::sync::{AtomicBool, AtomicU64, Ordering};
 
+/// The most messages that are taken notice of between two looks at the time and at Ctrl-C.
+const MOST_AT_ONCE: usize = 16;
+
 /// A follower as its leader knows it.
 #[derive(Clone, Debug)]
 pub struct FollowerInfo {
@@ -105,9 +108,9 @@ impl Link {
         }
     }
 
-    /// The answer to a question of a proposal, if it has come; what else has come is noted.
+    /// The answer to a question of a proposal, if it has come; what else has come is noted, of a follower that never stops so much at once.
     fn answer(&self, wanted: Kind, sequence: u64, is_gone: bool) -> Result<Option<Answer>, Forked> {
-        loop {
+        for _ in 0..MOST_AT_ONCE {
             let message = match self.channel.receive() {
                 Ok(Some(message)) => message,
                 Ok(None) if !is_gone && !self.is_cut() => return Ok(None),
@@ -132,6 +135,7 @@ impl Link {
                 _ => {}
             }
         }
+        Ok(None)
     }
 
     /// Takes notice of what comes while nothing is asked; `true` when a region was let go.

@@ -110,7 +110,8 @@ impl Service {
     }
 
     fn expect(&mut self, socket: File, until: Option<Instant>) -> io::Result<()> {
-        let channel = Channel::new(socket)?;
+        // Followers send none.
+        let channel = Channel::new(socket, 0)?;
         let number = self.share.state.lock().map(|mut state| {
             state.last_number = state.last_number.wrapping_add(1);
             state.last_number

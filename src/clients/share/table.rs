@@ -11,13 +11,18 @@ use crate::memory::region::MappedRegion;
 use crate::memory::storage::Storage;
 use crate::model::error::{Errno, Error, Result};
 use crate::model::ids::{Generation, Origin, RegionId};
+use crate::model::int::index_sum;
 use crate::model::layout::Layout;
 use crate::model::range::Range;
 use crate::model::region::{MAP_SHARED, PROT_READ, PROT_WRITE, Region, RegionType, SharedRegion};
 use crate::model::region_map::{RegionEntry, RegionMap};
 use crate::model::reserved::{ReservedKind, ReservedRange};
+use crate::model::room::Room;
 use crate::model::source::{Source, UserFile};
 use crate::sys::file;
+
+/// The most that a proposal can tell of: hundreds of times what large machines have.
+const MOST_RECORDS: usize = 1 << 20;
 
 /// A storage that is mapped here.
 #[derive(Clone, Debug)]
@@ -49,8 +54,13 @@ pub(super) struct Proposed {
 }
 
 impl Proposed {
-    /// Adds what a message brings.
-    pub(super) fn add(&mut self, message: Message) {
+    /// Adds what a message brings; an error when a leader tells of more than any has.
+    pub(super) fn add(&mut self, message: Message) -> Result<()> {
+        let known = [self.gone.len(), self.storages.len(), self.places.len(), self.ranges.len()];
+        if known.into_iter().fold(message.records.len(), index_sum) > MOST_RECORDS {
+            let message = format!("the leader tells of more than {MOST_RECORDS} regions, storages and ranges");
+            return Err(Error::Share { message });
+        }
         (self.sequence, self.generation) = (message.header.sequence, message.header.generation);
         if message.is_cut || message.descriptors.len() < message.header.descriptors.into() {
             let why =
@@ -62,16 +72,17 @@ impl Proposed {
             match record {
                 Record::Storage(storage) => match files.get_mut(usize::from(storage.descriptor)).and_then(Option::take)
                 {
-                    Some(file) => self.storages.push((storage, file)),
+                    Some(file) => self.storages.add((storage, file))?,
                     None => _ = self.problem.get_or_insert_with(|| "a storage came without its descriptor".into()),
                 },
-                Record::Place(place) => self.places.push(place),
-                Record::Region(region) => self.gone.push(region),
+                Record::Place(place) => self.places.add(place)?,
+                Record::Region(region) => self.gone.add(region)?,
                 Record::Layout(ends, _, id) => (self.layout, self.id) = (Some(ends), id),
-                Record::Range(kind, range) => self.ranges.push((kind, range)),
+                Record::Range(kind, range) => self.ranges.add((kind, range))?,
                 Record::Lease(..) | Record::Text(_) | Record::Wish(..) => {}
             }
         }
+        Ok(())
     }
 
     /// The empty map of the leader's layout.

@@ -71,7 +71,7 @@ mod _core {
     #[pymodule_export]
     use super::python::file::checked_descriptor;
     #[pymodule_export]
-    use super::python::firmware_tables::{device_tree, e820, slit, srat};
+    use super::python::firmware_tables::{_ram_once, device_tree, e820, slit, srat};
     #[pymodule_export]
     use super::python::guesses::{guessed, guessed_name};
     #[pymodule_export]

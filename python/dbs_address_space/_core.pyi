@@ -87,6 +87,7 @@ __all__ = [
     "_StreamSender",
     "_ValueBell",
     "__version__",
+    "_ram_once",
     "check_function",
     "check_type",
     "checked_answer",
@@ -165,10 +166,16 @@ def usable_end() -> int:
     True
     """
 
+def _ram_once(
+    space: AddressSpace | AddressSpaceBase,
+) -> tuple[tuple[AddressRange, ...], tuple[AddressRange, ...]]:
+    """x"""
+
 def e820(space: AddressSpace | AddressSpaceBase, *, bios_hole: bool = False) -> bytes:
     """The E820 map of an `AddressSpace` or `AddressSpaceBase`: entries of 20 bytes (base, size, type: 1 RAM, 2 reserved), ascending.
 
-    Firmware is reserved; devices, windows and memory that was plugged in are left out. `bios_hole` cuts 0x9fc00 to 1 MiB out of RAM
+    Firmware is reserved, and so are addresses at which RAM is seen a second time; devices, DAX windows and memory that was plugged in are left
+    out. `bios_hole` cuts 0x9fc00 to 1 MiB out of RAM
     and reserves it, for a kernel that is booted without firmware.
 
     >>> from dbs_address_space import AddressSpaceBuilder
@@ -3534,7 +3541,7 @@ class KvmSlots(Attachment):
         """
     def set_dirty_log(self, region: _Target, on: bool) -> None:
         """Switches the log of a region, while the guest runs; switching it off forgets what was logged. A slot that shows others too is cut, as if it
-        were protected.
+        were protected. Waits for a change under way; in a client's phase it raises `ReentrantChange`.
         """
     def set_private(self, addr: _Address, size: _Size, private: bool = True) -> None:
         """Makes `[addr, addr + size)` private to the guest, its pages then coming from the guest_memfd, or shared again.
@@ -3719,6 +3726,8 @@ class _StreamReceiver:
     def corrupt(message: str) -> ImageCorrupt: ...
     @staticmethod
     def mismatch(message: str) -> ImageMismatch: ...
+    @staticmethod
+    def decline(sock: _File, timeout: float | None, why: str) -> None: ...
     def refuse(self, why: str) -> None: ...
 
 _TrackingMode: TypeAlias = Literal["auto", "pagemap", "kvm", "api"]

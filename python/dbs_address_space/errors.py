@@ -13,7 +13,7 @@ from ._named_tuple import NamedTuple, in_hex
 
 
 class Lease(NamedTuple):
-    """Something that holds a region: `what` is `"view"`, or the verb of a long access in flight.
+    """Something that holds a region: `what` is `"view"`, `"pin"`, or the verb of a long access in flight.
 
     `pid` is the process of a follower that holds it, and `None` for this one.
     """

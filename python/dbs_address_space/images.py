@@ -383,7 +383,8 @@ class SavedSpace:
                 place = self._description.place(region)
                 if place < start + size and start < place + region.size:
                     address = region.base + max(0, start - place)
-                    message = f"{error}: {region} at {address:#_x}"
+                    what = str(error).removeprefix(f"{error.path}: ")
+                    message = f"{error.path}: {region}, at {address:#_x}: {what}"
                     return ImageCorrupt(
                         message, path=error.path, chunk=error.chunk, address=address, size=size, region=region
                     )

@@ -126,7 +126,7 @@ def not_populated(region: AddressSpaceRegion, _place: int) -> AddressSpaceRegion
 
 
 def nothing_ahead(region: AddressSpaceRegion, _place: int) -> AddressSpaceRegion:
-    """The region without a wish for pages before there are bytes for them, which a sender who is not known might make as large as it likes."""
+    """The region without a wish for pages before there are bytes for them, which a hostile sender makes as large as it likes."""
     perm_flags, backing = region.perm_flags & ~MapFlags.POPULATE, region.backing.replace(mlock=None)
     return region.replace(perm_flags=perm_flags, backing=backing)
 

@@ -58,7 +58,9 @@ class SpaceServer:
         self._listener, bound = _listening(self.path)
         ended = threading.Event()
         self._end = weakref.finalize(self, _end, ended, self._listener, self.path, bound, self._process)
-        self._thread = threading.Thread(target=_serve, args=(space, self._listener, ended), daemon=True, name="dbs-serve")
+        self._thread = threading.Thread(
+            target=_serve, args=(space, self._listener, ended), daemon=True, name="dbs-serve"
+        )
         try:
             self._thread.start()
         except RuntimeError as error:

@@ -155,7 +155,9 @@ def received(
     check_type(space, AddressSpace, "space")
     begun, generation = perf_counter(), space.generation
     if len(space):
-        raise InvalidArgument(f"the space has regions: give a new one, AddressSpace({space.layout})")
+        why = f"the space has regions: give a new one, AddressSpace({space.layout})"
+        _StreamReceiver.decline(sock, timeout, f"InvalidArgument: {why}")
+        raise InvalidArgument(why)
     receiver = _StreamReceiver(sock, timeout)
     try:
         hidden = _filled(receiver, space, progress)

@@ -1,4 +1,5 @@
-//! The clients that must follow every change of an address space: KVM's memory slots, and the memory table of a vhost-user backend.
+//! The clients that must follow every change of an address space: KVM's memory slots, the memory table of a vhost-user
+//! back-end, and followers in other processes.
 
 pub mod kvm;
 pub mod partial_pages;

@@ -8,7 +8,7 @@ use super::chunk::{self, Buffer, CHUNK, Digest, Named};
 use super::part::Part;
 use crate::memory::lazy::Haste;
 use crate::memory::team::{share_out, threads_for};
-use crate::model::error::{ImageFault, Result};
+use crate::model::error::{Error, ImageFault, Result};
 use crate::model::int::{u64_of, usize_of};
 use crate::model::interrupt::Interrupt;
 use crate::model::room;
@@ -116,22 +116,54 @@ impl Image {
 
     /// The same; `false` when it would have to wait.
     pub fn read_in(&self, number: u64, buffer: &mut [u8], haste: Haste) -> Result<bool> {
-        buffer.fill(0);
-        let mut missing = chunk::ALL_PAGES;
-        for part in self.parts() {
-            let Some(chunk) = part.find(number) else { continue };
-            if chunk.is_zero() || missing == 0 {
-                break;
-            }
-            if !part.read_pages(number, chunk.pages & missing, buffer, haste)? {
-                return Ok(false);
-            }
-            missing &= !chunk.pages;
+        if !read_from(self.parts(), number, buffer, haste)? {
+            return Ok(false);
         }
         if chunk::digest_of(buffer) == self.digest(number) {
             return Ok(true);
         }
-        let message = format!("chunk {number} is not what was written; restore another image");
-        Err(self.newest.fault(ImageFault::Corrupt, message, Some(number)))
+        Err(self.damage(number))
     }
+
+    /// The error of a chunk that is damaged, with the file in which: the oldest that does not have with its ancestors what it names.
+    fn damage(&self, number: u64) -> Error {
+        let parts: Vec<_> = self.parts().collect();
+        let is_damaged = |index: &usize| {
+            let part = parts.get(*index)?;
+            let named = part.find(number)?.digest;
+            let mut bytes = Self::buffer().ok()?;
+            let read = read_from(parts.iter().skip(*index).copied(), number, &mut bytes, Haste::Waits);
+            (!read.is_ok_and(|_| chunk::digest_of(&bytes) == named)).then_some(*part)
+        };
+        let damaged = (0..parts.len()).rev().find_map(|index| is_damaged(&index)).unwrap_or(&self.newest);
+        let of = if Arc::ptr_eq(damaged, &self.newest) {
+            String::new()
+        } else {
+            format!(", which {} builds on", self.newest.path().display())
+        };
+        let message = format!("chunk {number}{of} is not what was written; restore another image");
+        damaged.fault(ImageFault::Corrupt, message, Some(number))
+    }
+}
+
+/// Reads a chunk as the first of some files has it, whose ancestors are the others; `false` when that would have to wait.
+fn read_from<'a>(
+    parts: impl Iterator<Item = &'a Arc<Part>>,
+    number: u64,
+    buffer: &mut [u8],
+    haste: Haste,
+) -> Result<bool> {
+    buffer.fill(0);
+    let mut missing = chunk::ALL_PAGES;
+    for part in parts {
+        let Some(chunk) = part.find(number) else { continue };
+        if chunk.is_zero() || missing == 0 {
+            break;
+        }
+        if !part.read_pages(number, chunk.pages & missing, buffer, haste)? {
+            return Ok(false);
+        }
+        missing &= !chunk.pages;
+    }
+    Ok(true)
 }

@@ -1,5 +1,6 @@
 //! Windows: regions that show bytes which another region brought.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::allocator::without;
@@ -9,7 +10,7 @@ use super::format::hex;
 use super::ids::Origin;
 use super::invalid::Invalid;
 use super::range::{Range, joined};
-use super::region::{Region, SharedRegion, ShownBytes, WindowSource};
+use super::region::{Region, RegionType, SharedRegion, ShownBytes, WindowSource};
 use super::region_map::{RegionEntry, RegionMap};
 use super::source::Part;
 
@@ -96,6 +97,26 @@ impl RegionMap {
         let (origin, at) = self.bytes_of(window).ok_or_else(gone)?;
         let found = RegionEntry { origin, at, ..entry.clone() };
         if window.kept().is_some() || self.shows(&found) { Ok(found) } else { Err(gone()) }
+    }
+
+    /// The addresses of some RAM at which its bytes are seen first, and those at which they are seen again, which are no more memory for a
+    /// guest; both ascend.
+    #[must_use]
+    pub fn ram_once(&self, is_meant: impl Fn(&Region) -> bool) -> (Vec<Range>, Vec<Range>) {
+        let (mut first, mut again) = (Vec::new(), Vec::new());
+        let mut taken: HashMap<Origin, Vec<Range>> = HashMap::new();
+        let is_ram = |region: &&RegionEntry| region.region_type == RegionType::DefaultMemory && is_meant(region);
+        for region in self.regions().into_iter().filter(is_ram) {
+            let (bytes, before) = (region.bytes(), taken.entry(region.origin).or_default());
+            let at = |new: &Range| region.range.skip(new.base().abs_diff(bytes.base())).take(new.size());
+            let new: Vec<Range> = without(&[bytes], before).iter().map(at).collect();
+            again.extend(without(&[region.range], &new));
+            first.extend(new);
+            before.push(bytes);
+            before.sort_unstable();
+            *before = joined(std::mem::take(before));
+        }
+        (first, again)
     }
 
     /// Where the bytes of a window lie: those of the region that brought them, or of another window on them.

@@ -30,16 +30,16 @@ const LOCAL: u8 = 10;
 /// The E820 map: 20 bytes an entry, by ascending base. Memory that was plugged in is left out: the guest finds it by ACPI.
 #[must_use]
 pub fn e820(map: &RegionMap, has_bios_hole: bool) -> Vec<u8> {
-    let ranges = |wanted: RegionType| {
-        let regions = map.regions().iter().filter(move |region| region.region_type == wanted && !region.is_hotplug);
-        joined(regions.map(|region| region.range).collect())
-    };
-    let (mut ram, mut reserved) = (ranges(RegionType::DefaultMemory), ranges(RegionType::FirmwareMemory));
+    // A page that is free at two addresses would be given out twice.
+    let (ram, mut reserved) = map.ram_once(|region| !region.is_hotplug);
+    let mut ram = joined(ram);
+    let firmware = map.regions().into_iter().filter(|region| region.region_type == RegionType::FirmwareMemory);
+    reserved.extend(firmware.filter(|region| !region.is_hotplug).map(|region| region.range));
     if has_bios_hole {
         ram = without(&ram, &[BIOS_HOLE]);
         reserved.push(BIOS_HOLE);
-        reserved.sort_unstable();
     }
+    reserved.sort_unstable();
     let kept: Vec<Range> = map.layout().reserved().iter().map(|reserved| reserved.range).collect();
     let mut entries: Vec<(Range, u32)> = without(&ram, &kept).into_iter().map(|range| (range, E820_RAM)).collect();
     let firmware = without(&joined(reserved), &kept).into_iter();
@@ -229,15 +229,14 @@ fn memory_of(map: &RegionMap, nodes: &BTreeMap<u32, NumaNode>) -> Vec<(Range, Op
         let kept = map.layout().reserved().iter();
         kept.filter(|reserved| reserved.kind == ReservedKind::Persistent).any(|reserved| reserved.range.covers(range))
     };
-    let ram = map.regions().iter().filter(|region| region.region_type == RegionType::DefaultMemory);
-    for region in ram.filter(|region| !persistent(&region.range)) {
-        let owner = |(_, node): &(&u32, &NumaNode)| node.region_infos.iter().any(|info| info.covers(&region.range));
+    for range in map.ram_once(|_| true).0.into_iter().filter(|range| !persistent(range)) {
+        let owner = |(_, node): &(&u32, &NumaNode)| node.region_infos.iter().any(|info| info.covers(&range));
         let node = nodes.iter().find(owner).map(|(id, _)| *id);
         match memory.last_mut() {
-            Some((last, of)) if last.end() == region.base() && *of == node => {
-                *last = Range::between(last.base(), region.end());
+            Some((last, of)) if last.end() == range.base() && *of == node => {
+                *last = Range::between(last.base(), range.end());
             }
-            _ => memory.push((region.range, node)),
+            _ => memory.push((range, node)),
         }
     }
     memory

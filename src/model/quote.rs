@@ -6,10 +6,9 @@ const MOST: usize = 200;
 /// A text in double quotes, without control characters, and without the rest of a long one. The one place where a value is written as Rust does.
 #[must_use]
 pub fn quoted(text: &str) -> String {
-    match text.char_indices().nth(MOST) {
-        Some((end, _)) => format!("{:?}...", text.get(..end).unwrap_or_default()),
-        None => format!("{text:?}"),
-    }
+    let end = text.char_indices().nth(MOST).map(|(end, _)| end);
+    let (text, rest) = end.and_then(|end| Some((text.get(..end)?, "..."))).unwrap_or((text, ""));
+    format!("{text:?}{rest}")
 }
 
 /// Numbers in brackets: `[1, 2]`.

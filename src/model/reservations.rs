@@ -111,8 +111,23 @@ impl ReservationTable {
 
     /// Refuses regions that are added where someone else has a reservation, and those that are added by one that has ended.
     pub fn check(&self, added: &[RegionEntry], except: Option<ReservationId>) -> Result<()> {
+        self.check_but_for(added, |reservation| Some(reservation.id) == except)?;
+        if except.is_some_and(|id| !self.held.iter().any(|held| held.id == id)) {
+            let message =
+                "the reservation was released: reserve the addresses again, or insert the region into the space";
+            return Err(Invalid::argument(message).into());
+        }
+        Ok(())
+    }
+
+    /// Refuses regions that are put back where someone else has a reservation now: those in a reservation of then were its own.
+    pub fn check_put_back(&self, added: &[RegionEntry], then: &[Arc<Reservation>]) -> Result<()> {
+        self.check_but_for(added, |reservation| then.iter().any(|other| other.id == reservation.id))
+    }
+
+    fn check_but_for(&self, added: &[RegionEntry], is_own: impl Fn(&Reservation) -> bool) -> Result<()> {
         for region in added {
-            if let Some(reservation) = self.in_the_way(region.range, except) {
+            if let Some(reservation) = self.in_the_way(region.range).filter(|reservation| !is_own(reservation)) {
                 return Err(Error::Reserved {
                     message: format!(
                         "cannot insert {region}: {reservation}; insert it through that reservation, or release it first"
@@ -123,11 +138,6 @@ impl ReservationTable {
                     conflict: None,
                 });
             }
-        }
-        if except.is_some_and(|id| !self.held.iter().any(|held| held.id == id)) {
-            let message =
-                "the reservation was released: reserve the addresses again, or insert the region into the space";
-            return Err(Invalid::argument(message).into());
         }
         Ok(())
     }
@@ -156,10 +166,9 @@ impl ReservationTable {
     ///
     /// They are disjoint, so that only the last one that begins before the range's end can reach into it; where that is the one
     /// excepted, the range lies in it and meets no other.
-    fn in_the_way(&self, range: Range, except: Option<ReservationId>) -> Option<&Arc<Reservation>> {
+    fn in_the_way(&self, range: Range) -> Option<&Arc<Reservation>> {
         let end = self.held.partition_point(|held| held.range.base() < range.end());
-        let last = self.held.get(..end)?.last()?;
-        (last.range.overlaps(&range) && Some(last.id) != except).then_some(last)
+        self.held.get(..end)?.last().filter(|last| last.range.overlaps(&range))
     }
 
     /// The addresses from `base` on, when they are free.
@@ -182,7 +191,7 @@ impl ReservationTable {
         if let Some(region) = map.overlapping(kept).first() {
             return refused(format!("{region} is there"), Some(Arc::clone(region)));
         }
-        if let Some(other) = self.in_the_way(kept, None) {
+        if let Some(other) = self.in_the_way(kept) {
             return refused(format!("{other}"), None);
         }
         if !rooms.iter().any(|room| room.covers(&range)) {

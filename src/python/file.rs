@@ -133,7 +133,14 @@ pub(super) fn descriptor(object: &Bound<'_, PyAny>, name: &str) -> PyResult<RawF
     }
     let _guard = python_call();
     let number = match object.getattr_opt("fileno")? {
-        Some(fileno) => fileno.call0()?.extract::<CInt>(),
+        Some(fileno) => {
+            let number = fileno.call0()?;
+            // What that of a closed socket answers.
+            if number.extract::<i32>().is_ok_and(|number| number == -1) {
+                return Err(PyErr::from(Invalid::argument(format!("{name} is closed"))));
+            }
+            number.extract::<CInt>()
+        }
         None if !has(object, "__index__")? => Err(wanted("an int, or an object with fileno(),", object)),
         None => object.extract(),
     };

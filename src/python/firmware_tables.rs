@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict};
+use pyo3::types::{PyBytes, PyDict, PyTuple};
 
 use super::argument::{Argument, wanted};
 use super::convert::{self, Byte, U32};
@@ -36,7 +36,8 @@ fn distances_of(given: &Bound<'_, PyAny>) -> PyResult<Vec<Vec<u8>>> {
 
 /// The E820 map of an `AddressSpace` or `AddressSpaceBase`: entries of 20 bytes (base, size, type: 1 RAM, 2 reserved), ascending.
 ///
-/// Firmware is reserved; devices, windows and memory that was plugged in are left out. `bios_hole` cuts 0x9fc00 to 1 MiB out of RAM
+/// Firmware is reserved, and so are addresses at which RAM is seen a second time; devices, DAX windows and memory that was plugged in are left
+/// out. `bios_hole` cuts 0x9fc00 to 1 MiB out of RAM
 /// and reserves it, for a kernel that is booted without firmware.
 ///
 /// >>> from dbs_address_space import AddressSpaceBuilder
@@ -53,6 +54,13 @@ pub fn e820<'py>(
 ) -> PyResult<Bound<'py, PyBytes>> {
     keywords::refuse_of_function("e820", others)?;
     Ok(PyBytes::new(space.py(), &firmware_tables::e820(&*map_of(space)?, bios_hole)))
+}
+
+/// The RAM of a space that was there from the start: where its bytes are seen first, and where they are seen again.
+#[pyfunction]
+pub fn _ram_once<'py>(space: &Bound<'py, PyAny>) -> PyResult<(Bound<'py, PyTuple>, Bound<'py, PyTuple>)> {
+    let (first, again) = map_of(space)?.ram_once(|region| !region.is_hotplug);
+    Ok((convert::py_ranges(space.py(), first)?, convert::py_ranges(space.py(), again)?))
 }
 
 /// The ACPI SRAT of guest NUMA nodes, a dict of `NumaNode` by id such as `AddressSpacePlan.numa_nodes`.

@@ -9,7 +9,14 @@ pub(super) const CLASSES: Guesses = &[
     ("AddressSpace AddressSpaceBase Transaction", CHANGES),
     ("AddressSpace Transaction", SHAPES),
     ("Transaction", &[("commit publish apply finish done", "the end of its with block, which publishes")]),
-    ("Checkpoint", &[("rollback reset undo revert rewind load", "restore()"), ("branch clone copy", "fork()")]),
+    (
+        "Checkpoint",
+        &[
+            ("rollback reset undo revert rewind load", "restore()"),
+            ("branch clone copy", "fork()"),
+            ("pages dirty_pages changed changes diff", "dirty()"),
+        ],
+    ),
     (
         "DirtyTracker",
         &[("read get pages poll drain fetch clear reset dirty_pages", "collect()"), ("end close detach", "stop()")],
@@ -198,10 +205,12 @@ const MEMORY: &[(&str, &str)] = &[
     ("load_file load_raw load_initrd load_firmware", "load_image(file, addr)"),
     ("load_kernel load_program load_vmlinux", "load_elf(file)"),
     (
-        "save save_file dump_to_file tofile dump_memory write_file write_volatile_to save_to",
+        "save_file dump_to_file tofile write_file write_volatile_to save_to",
         "write_to(file, addr, size), which takes paths too",
     ),
-    ("dump xxd hex hex_dump", "hexdump(addr, size)"),
+    ("save dump_memory", "space.save(path), dbs_address_space.dump(space, path), or write_to(file, addr, size)"),
+    ("dump", "dbs_address_space.dump(space, path), or hexdump(addr, size)"),
+    ("xxd hex hex_dump", "hexdump(addr, size)"),
     (
         "file as_file fileobj seek tell readline makefile stream io",
         "open(), which gives a file whose positions are addresses",
@@ -238,7 +247,10 @@ const MEMORY: &[(&str, &str)] = &[
         "dirty_log get_dirty_log dirty_bitmap dirty_pages",
         "dirty.start(), or KvmSlots.dirty_log() of space.attach_kvm(vm_fd, dirty_log=True)",
     ),
-    ("wait_for wait_until wait_on wait_change futex_wait futex monitor mwait", "wait_value(addr, expected)"),
+    (
+        "wait_for wait_until wait_on wait_change futex_wait futex monitor mwait",
+        "wait_value(addr, expected), which returns once the value is not that one",
+    ),
     ("wake notify futex_wake signal notify_all", "wake_value(addr)"),
     ("scatter_read read_vectored readv_bytes read_many", "readv(ranges)"),
     ("write_vectored write_many scatter_write", "writev(pairs)"),
@@ -290,6 +302,10 @@ const SPACE: &[(&str, &str)] = &[
     ("snapshot_to save_snapshot save_image write_image persist hibernate", "save(path)"),
     ("load_snapshot restore_snapshot from_image load_image", "restore(path)"),
     ("attachments listeners subscribers observers", "clients"),
+    ("build plan", "AddressSpaceBuilder(...).build(), or .plan()"),
+    ("load from_file open", "dbs_address_space.load(path)"),
+    ("receive", "GuestMemory.receive(sock, space)"),
+    ("release unreserve free_reservation", "Reservation.release(), of what reserve() returns"),
 ];
 
 const CHANGES: &[(&str, &str)] = &[
@@ -323,7 +339,8 @@ const MAP: &[(&str, &str)] = &[
     ("compare delta", "diff(after)"),
     ("is_valid_address address_in_range contains has_region has", "`region in space`, or find_region(addr)"),
     ("e820 e820_table", "tables.e820(space)"),
-    ("to_json to_dict dump dumps", "AddressSpacePlan.to_json(), or pickle of snapshot()"),
+    ("to_json to_dict dumps", "dbs_address_space.dump(space, \"map.json\"), or pickle of snapshot()"),
+    ("dump write_to to_file export", "dbs_address_space.dump(space, path)"),
     ("numa_nodes numa_node get_numa_node", "numa_node_id(addr)"),
 ];
 

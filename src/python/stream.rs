@@ -151,6 +151,14 @@ impl PyStreamReceiver {
         Ok(Self(Lock::new(Some(receiver))))
     }
 
+    /// Tells a sender why it is not listened to, and ends the conversation.
+    #[staticmethod]
+    fn decline(sock: &Bound<'_, PyAny>, timeout: Option<Timeout>, why: &str) -> PyResult<()> {
+        let connection = connection(sock, "receive", timeout)?;
+        calls::detach(sock.py(), || Receiver::decline(&connection, why));
+        Ok(())
+    }
+
     /// The description of the map.
     #[getter]
     fn json<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {

@@ -119,6 +119,7 @@ impl AddressSpace {
             incarnation: memory.incarnation(),
             agrees: Lock::new(before.map.generation()),
             map: Arc::clone(&before.map),
+            reservations: self.reservation_list()?,
             consumer,
             options,
             kept,

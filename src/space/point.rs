@@ -12,6 +12,7 @@ use crate::model::ids::{ConsumerId, Generation, Incarnation, RegionId};
 use crate::model::range::Range;
 use crate::model::region::SharedRegion;
 use crate::model::region_map::RegionMap;
+use crate::model::reservations::Reservation;
 use crate::model::room::Gathered;
 use crate::model::tracking::TrackingMode;
 use crate::sys::fork::Forked;
@@ -107,6 +108,8 @@ pub struct ResetStats {
 pub struct Point {
     pub(super) incarnation: Incarnation,
     pub(super) map: Arc<RegionMap>,
+    /// The reservations that there were.
+    pub(super) reservations: Vec<Arc<Reservation>>,
     pub(super) consumer: ConsumerId,
     pub(super) options: CheckpointOptions,
     pub(super) kept: Vec<Kept>,

@@ -96,7 +96,7 @@ impl AddressSpace {
             *point.agrees.lock()? = generation;
             return Ok(());
         }
-        self.reservations()?.check(&change.claims(), None)?;
+        self.reservations()?.check_put_back(&change.claims(), &point.reservations)?;
         let memory = before.memory_after(&change, |entry, _| show(point, entry, &**turn))?;
         let added = change.added.clone();
         let (old, after) = self.publish_change(turn, before, change, memory.as_ref(), None)?;

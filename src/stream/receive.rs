@@ -199,8 +199,13 @@ impl Receiver {
 
     /// Says why it is not, and ends the conversation.
     pub fn refuse(&self, why: &str) {
-        self.connection.reply(None, why);
-        self.connection.shut();
+        Self::decline(&self.connection, why);
+    }
+
+    /// The same before anything was heard.
+    pub fn decline(connection: &Connection, why: &str) {
+        connection.reply(None, why);
+        connection.shut();
     }
 }
 

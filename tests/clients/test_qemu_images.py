@@ -5,7 +5,8 @@ from pathlib import Path
 from dbs_address_space import AddressSpace, load
 from dbs_address_space.adapters import qemu
 from test_qemu import running
-from test_qemu_space import machine, until
+from test_qemu_space import machine
+from threads import until
 
 
 def test_a_stopped_machine_is_saved_as_its_own_dump_has_it(tmp_path: Path) -> None:

@@ -109,7 +109,7 @@ def test_dump_and_convert_write_files_that_are_read_again(dumped: str, tmp_path:
     [
         (["dump", "{dump}", "there.elf"], "there.elf is there already"),
         (["dump", "{dump}", "new.elf", "--to", "json"], "'json' has no memory in it"),
-        (["dump", "there.elf", "new.elf"], "there.elf: nothing known"),
+        (["dump", "there.elf", "new.elf"], "there.elf: its format is not recognized"),
         (["convert", "{dump}", "new.unknown"], "the suffix of 'new.unknown' tells no format"),
         (["convert", "{dump}", "-", "--to", "elf"], "an ELF64 core dump is written to files only"),
         (["convert", "{dump}", "nowhere/new.elf"], "No such file or directory"),

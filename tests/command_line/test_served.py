@@ -365,6 +365,17 @@ def test_a_file_in_the_way_is_named(space: AddressSpace, tmp_path: Path) -> None
     assert (tmp_path / "file").read_text() == "kept"
 
 
+def test_a_server_ends_while_descriptors_are_missing(tmp_path: Path) -> None:
+    def child() -> None:
+        lowest = os.dup(0)
+        os.close(lowest)
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + 1, hard))
+        AddressSpace(LAYOUT).serve(tmp_path / "poor.sock").close()
+
+    in_child(child, timeout=20)
+
+
 def test_a_server_outlives_a_lack_of_descriptors(tmp_path: Path) -> None:
     def child() -> None:
         with AddressSpace(LAYOUT).serve(tmp_path / "poor.sock") as server:

@@ -301,5 +301,5 @@ def test_what_one_of_them_does_not_have_is_refused() -> None:
 
 
 def test_this_process_is_not_a_qemu() -> None:
-    with pytest.raises(FormatError, match="nothing known"):
+    with pytest.raises(FormatError, match="its format is not recognized"):
         load(Path(f"/proc/{os.getpid()}/cmdline"))

@@ -86,10 +86,38 @@ def test_damage_is_told_by_region_and_address(image: Path, tmp_path: Path) -> No
     path = put(tmp_path / "flipped.img", image.read_bytes(), AREA + 17 * PAGE + 5, b"\xff")
     with SavedSpace.open(path) as saved:
         for call in saved.verify, saved.restore, lambda: saved.merge(tmp_path / "merged.img"):
-            with pytest.raises(ImageCorrupt, match=r"chunk 1 is not what was written.*'low'") as caught:
+            with pytest.raises(
+                ImageCorrupt, match=r"flipped.img: .*'low'.* at 0x1_0000: chunk 1 is not what was"
+            ) as caught:
                 call()
             assert (caught.value.chunk, caught.value.address, caught.value.region) == (1, 16 * PAGE, saved.regions[0])
     assert not (tmp_path / "merged.img").exists()
+
+
+def test_damage_of_a_parent_is_not_blamed_on_its_child(tmp_path: Path) -> None:
+    space, memory = mapped(ram(0, MIB, name="low"))
+    memory.write(0, numbered(MIB))
+    parent = space.save(tmp_path / "parent.img")
+    memory.write(17 * PAGE, b"the child's")
+    child = space.save(tmp_path / "child.img", parent=parent)
+    flip(tmp_path / "parent.img", AREA + 18 * PAGE)
+    for call in child.verify, child.restore:
+        with pytest.raises(ImageCorrupt, match=r"parent.img: .*'low'.*, which \S*child.img builds on is not") as caught:
+            call()
+        assert (Path(caught.value.path).name, caught.value.address) == ("parent.img", 16 * PAGE)
+    flip(tmp_path / "parent.img", AREA + 18 * PAGE)
+    child.verify()
+    flip(tmp_path / "child.img", AREA + 17 * PAGE)
+    with pytest.raises(ImageCorrupt, match=r"child.img: .*: chunk 1 is not"):
+        child.verify()
+
+
+def flip(path: Path, at: int) -> None:
+    with path.open("r+b") as file:
+        file.seek(at)
+        (byte,) = file.read(1)
+        file.seek(at)
+        file.write(bytes([byte ^ 1]))
 
 
 def test_bytes_that_no_digest_knows_are_found(image: Path, tmp_path: Path) -> None:

@@ -13,17 +13,21 @@ import pytest
 from children import in_child
 from dbs_address_space import (
     AddressSpace,
+    AddressSpaceBuilder,
     AddressSpaceRegion,
     Checkpoint,
     CheckpointClosed,
     ClientError,
+    DimmSlots,
     DirtyPages,
     ForkedProcess,
     GuestMemory,
+    Hotplug,
     InvalidArgument,
     MemoryFault,
     NotMapped,
     RegionBusy,
+    RegionOverlap,
     ResetStats,
     Unsupported,
 )
@@ -549,3 +553,21 @@ def test_a_checkpoint_of_memory_that_was_closed_keeps_no_other_memory_followed()
         assert "uw" in smaps(memory.host_address(0))["VmFlags"].split()
     assert "uw" not in smaps(memory.host_address(0))["VmFlags"].split()
     forgotten.close()
+
+
+def test_a_restore_plugs_in_again_what_had_come_through_a_reservation() -> None:
+    plan = AddressSpaceBuilder("q35", numa_regions=["64MiB"], hotplug=Hotplug("4GiB", slots=4)).plan()
+    space = plan.build()
+    slots = DimmSlots(space, plan=plan)
+    slots.plug("128MiB", name="dimm0")
+    base = space["dimm0"].base
+    space.memory.write(base, b"kept")
+    with space.memory.checkpoint() as point:
+        slots.unplug("dimm0")
+        point.restore()
+        assert space.memory.read(base, 4) == b"kept"
+        space.remove_region("dimm0")
+        for reservation in space.reservations:
+            reservation.release()
+        with space.reserve(PAGE, owner="other", base=base), pytest.raises(RegionOverlap, match="other"):
+            point.restore()

@@ -18,6 +18,7 @@ from dbs_address_space import (
     InvalidArgument,
     NumaNode,
     NumaRegionInfo,
+    dump,
 )
 from dbs_address_space.tables import device_tree, e820, slit, srat
 from host import require
@@ -60,6 +61,19 @@ def check_golden(name: str, content: bytes) -> None:
 
 def entries(table: bytes) -> list[tuple[int, int, int]]:
     return [struct.unpack_from("<QQI", table, at) for at in range(0, len(table), 20)]
+
+
+def test_memory_that_is_seen_twice_is_given_to_the_guest_once(tmp_path: Path) -> None:
+    space = AddressSpaceBuilder("q35", numa_regions=["64MiB"]).build()
+    again = 0x8_0000_0000
+    space.insert_region(AddressSpaceRegion.alias(again, space["ram0"], 0, "1MiB"))
+    space.split_region("ram0", 32 << 20)
+    assert entries(e820(space)) == [(0, 64 << 20, 1), (again, 1 << 20, 2)]
+    dump(space, tmp_path / "boot.log", format="log")
+    text = (tmp_path / "boot.log").read_text()
+    assert text.count("usable") == 2
+    assert "[mem 0x0000000800000000-0x00000008000fffff] reserved" in text
+    assert b"memory@800000000" not in device_tree(space)
 
 
 def test_e820_of_a_plan() -> None:

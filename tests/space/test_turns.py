@@ -3,7 +3,7 @@
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -127,9 +127,9 @@ def test_a_signal_meets_a_balloon_that_changes() -> None:
         signal.signal(signal.SIGUSR1, handler)
         real = balloon._discard  # noqa: SLF001
 
-        def discard(*arguments: Any) -> None:
+        def discard(*arguments: Any) -> Iterator[int]:
             os.kill(os.getpid(), signal.SIGUSR1)
-            real(*arguments)
+            return real(*arguments)
 
         balloon._discard = discard  # type: ignore[method-assign, assignment]  # noqa: SLF001
         balloon.inflate([1, 2])

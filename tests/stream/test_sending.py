@@ -457,3 +457,13 @@ def test_sockets_of_other_kinds_are_refused() -> None:
         memory.send(ours)
     with socket.create_server(("127.0.0.1", 0)) as listener, pytest.raises(InvalidArgument, match="accept"):
         GuestMemory.receive(listener, AddressSpace(LAYOUT))
+
+
+def test_a_sender_hears_that_the_space_is_not_new() -> None:
+    _, memory = mapped(ram(0, MIB))
+    there, _ = mapped(ram(0, MIB))
+    with connection() as (ours, theirs):
+        receiver = receiving(theirs, there)
+        with pytest.raises(ImageError, match="the receiver refused it: InvalidArgument: the space has regions"):
+            memory.send(ours, timeout=20)
+        assert isinstance(receiver.failed(), InvalidArgument)

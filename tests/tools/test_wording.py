@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from dbs_address_space import errors
 
 ROOT = Path(__file__).parents[2]
 SOURCES = [
@@ -19,6 +20,15 @@ HEADLESS = re.compile(r"(What|Who|Whoever|Whichever) ")
 """A first sentence whose subject is a clause: "What is mapped." says less than "The mapped files."."""
 NEGATED_NOUN = re.compile(r"(?<!there )\b(?:is|are|was|were) no (?!longer\b|more\b|such\b)\w+", re.IGNORECASE)
 """A thing that "is no page"; that there is no page is another matter."""
+
+
+def test_each_error_is_in_the_page_of_errors() -> None:
+    page = (ROOT / "docs" / "troubleshooting.md").read_text()
+    classes = [value for value in vars(errors).values() if isinstance(value, type)]
+    raised = [one.__name__ for one in classes if issubclass(one, errors.AddressSpaceError)]
+    raised.remove("AddressSpaceError")
+    assert len(raised) > 30
+    assert [name for name in raised if f"`{name}`" not in page] == []
 
 
 def python_documentation(text: str) -> Iterator[str]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from argparse import ArgumentParser
 
-from dbs_address_space._core import checked_range
+from dbs_address_space._core import checked_range, checked_size
+from dbs_address_space.errors import AddressSpaceError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -56,8 +57,10 @@ class Parser(ArgumentParser):
 
 
 def address(text: str, space: AddressSpace) -> int:
-    """An address as a number, a region's name, or a name and an offset."""
+    """An address as a number, a size such as "4GiB", a region's name, or a name and an offset."""
     number = _number(text)
+    if number is None and text not in space:
+        number = _size(text)
     if number is not None:
         return number
     name, plus, offset = text.rpartition("+")
@@ -91,6 +94,13 @@ def count(text: str) -> int:
     if number is None or number < 1:
         raise UsageError(f"{text!r} is not a number from 1 on")
     return number
+
+
+def _size(text: str) -> int | None:
+    try:
+        return checked_size(text, "size")
+    except AddressSpaceError:
+        return None
 
 
 def _number(text: str) -> int | None:

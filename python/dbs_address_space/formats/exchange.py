@@ -57,7 +57,9 @@ def load(
         found = registry.named(format, "read") if format is not None else registry.recognized(opened)
         if found is None:
             known = ", ".join(registry.names("read"))
-            raise opened.error(f"nothing known; raw memory needs format='raw', the others are {known}")
+            raise opened.error(
+                f"its format is not recognized; raw memory needs format='raw' (--from raw), the others are {known}"
+            )
         opened.format = found.name
         if found.read is None:
             raise opened.error(f"{found.title}, which is not read: {found.refusal}")
@@ -104,7 +106,7 @@ def dump(
     found = registry.named(format, "write") if format is not None else registry.of_suffix(target.name)
     if found is None or found.write is None:
         known = ", ".join(registry.names("write"))
-        raise InvalidArgument(f"the suffix of {str(path)!r} tells no format: give format=, one of {known}")
+        raise InvalidArgument(f"the suffix of {str(path)!r} tells no format: give format= (--to), one of {known}")
     # What is still a link leads in a circle.
     if target.is_symlink() or (target.exists() and not target.is_file()):
         raise InvalidArgument(f"{str(path)!r} is not a plain file, and would be replaced")

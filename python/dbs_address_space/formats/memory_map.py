@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 
-from dbs_address_space._core import AddressSpaceRegion
+from dbs_address_space._core import AddressSpaceRegion, _ram_once
 from dbs_address_space._named_tuple import NamedTuple
 from dbs_address_space.errors import InvalidArgument
 
@@ -130,11 +130,14 @@ def without(entries: list[Entry], others: list[Entry], *, kind: str | None = Non
 
 def entries_of(space: AddressSpace) -> list[Entry]:
     """A space as a firmware tells of it: devices only where their name is a kind's, and nothing that was plugged in later."""
-    entries = []
+    first, again = _ram_once(space)
+    entries = [
+        Entry(part.base, part.end, kind, 0) for kind, parts in ((RAM, first), (RESERVED, again)) for part in parts
+    ]
     for region in space.regions:
         named = (region.name or "").partition("#")[0]
-        kind = {"ram": RAM, "firmware": RESERVED}.get(region.region_type.value)
-        kind = named if named in NAMES and named != RAM and region.region_type.value != "ram" else kind
-        if kind and not region.is_hotplug:
+        kind = RESERVED if region.region_type.value == "firmware" else None
+        kind = named if named in NAMES and named != RAM else kind
+        if kind and not region.is_hotplug and region.region_type.value != "ram":
             entries.append(Entry(region.base, region.end, kind, 0))
-    return entries
+    return sorted(entries)

@@ -212,12 +212,10 @@ class UnicornClient:
         """Maps those of the parts that are not mapped."""
         host = change.mapping(region).host_address - region.base
         mapped = self._mapped.get(_range(region)) or Mapped([], change._keep(region))  # noqa: SLF001  of this package
-        for part in (part for part in parts if part not in mapped.parts):
-            at = host + part.base
-            self._map(part, partial(self._uc.mem_map_ptr, *part, _protection(region), at))
-            mapped.parts.append(part)
-            self._note(_range(region), mapped)
         self._note(_range(region), mapped)
+        for part in (part for part in parts if part not in mapped.parts):
+            self._map(part, partial(self._uc.mem_map_ptr, *part, _protection(region), host + part.base))
+            mapped.parts.append(part)
 
     def _map(self, wanted: AddressRange, do: Callable[[], object]) -> None:
         try:
@@ -276,9 +274,8 @@ class UnicornClient:
 
     def forget(self, unmapped: AddressRange) -> None:
         """The engine's owner has unmapped pages: what he maps there is his."""
-        first, end = unmapped.base, unmapped.end
         for whole, mapped in self._mapped.items():
-            if whole.base < end and first < whole.end:
+            if whole.base < unmapped.end and unmapped.base < whole.end:
                 mapped.cut(unmapped)
 
     def protects(self, wanted: AddressRange) -> bool:

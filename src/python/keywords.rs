@@ -7,9 +7,10 @@
 use pyo3::PyTypeInfo;
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
+use pyo3::types::{PyDict, PyString};
 
 use super::calls::python_call;
+use super::convert::word;
 use super::guesses;
 
 /// The keywords that are left over when a callable has taken its own.
@@ -42,7 +43,9 @@ pub(super) fn refuse_of_function(name: &str, others: Others<'_, '_>) -> PyResult
 
 fn refusal(callable: &Bound<'_, PyAny>, class: &str, name: &str, others: &Bound<'_, PyDict>) -> PyResult<PyErr> {
     let _guard = python_call();
-    let given = others.keys().iter().next().map(|given| given.to_string()).unwrap_or_default();
+    let first = others.keys().iter().next();
+    let first = first.as_ref().and_then(|first| first.cast::<PyString>().ok()).map(Bound::as_borrowed);
+    let given = first.as_ref().map(word).transpose()?.unwrap_or_default();
     let signature: String = callable.getattr("__text_signature__")?.extract()?;
     let known = names(&signature);
     let meant = match guesses::meant(class, &given).filter(|ours| known.contains(ours)) {

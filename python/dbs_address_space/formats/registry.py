@@ -91,7 +91,7 @@ def named(name: str, verb: str) -> Format:
     found = _formats().get(name)
     if found is None or getattr(found, verb) is None:
         what = f"can't {verb}" if found else "there is no"
-        raise InvalidArgument(f"{what} format {name!r}; those to {verb} are {', '.join(names(verb))}")
+        raise InvalidArgument(f"{what} format {name[:200]!r}; those to {verb} are {', '.join(names(verb))}")
     return found
 
 

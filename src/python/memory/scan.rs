@@ -131,13 +131,10 @@ impl PyMemory {
             return Err(Invalid::argument(message).into());
         }
         let object = py.import("hashlib")?.call_method1("new", (algorithm,)).map_err(|error| {
+            // `hashlib` repeats the name, however long.
+            let why: String = error.value(py).to_string().chars().take(200).collect();
             match error.is_instance_of::<PyValueError>(py) {
-                true => Invalid::argument(format!(
-                    "algorithm={algorithm}: {}",
-                    error.value(py),
-                    algorithm = quoted(algorithm)
-                ))
-                .into(),
+                true => Invalid::argument(format!("algorithm={}: {why}", quoted(algorithm))).into(),
                 false => error,
             }
         })?;

@@ -55,12 +55,12 @@ impl PyTransaction {
     }
 
     fn with_open<T>(&self, work: impl FnOnce(&mut Transaction) -> Result<T>) -> PyResult<T> {
-        let result = self.with_state(|state| match state {
-            TransactionState::Open(transaction) => Some(work(transaction)),
-            TransactionState::New | TransactionState::Closed(_) => None,
-        })?;
-        Ok(result
-            .ok_or(Error::TransactionClosed { message: "the transaction is not open: use it in a with statement" })??)
+        let closed = |message| Err(Error::TransactionClosed { message });
+        Ok(self.with_state(|state| match state {
+            TransactionState::Open(transaction) => work(transaction),
+            TransactionState::New => closed("the transaction has not begun: use it in a with statement"),
+            TransactionState::Closed(_) => closed("the transaction is over: make a new one"),
+        })??)
     }
 
     pub(super) fn stage(&self, verb: impl FnOnce(&mut Transaction) -> Result<()>) -> PyResult<PyBase> {

@@ -183,12 +183,11 @@ impl Connection {
 
     fn failed(&self, error: &io::Error) -> Error {
         if error.kind() == io::ErrorKind::UnexpectedEof {
-            let moved = hex(self.moved);
-            let message = format!("the other side closed the connection after {moved} bytes, before the stream's end");
+            let message = "the other side closed the connection before the stream's end";
             return if self.verb == "receive" {
-                broken(ImageFault::Corrupt, message, None)
+                broken(ImageFault::Corrupt, format!("{message}, after {} bytes", hex(self.moved)), None)
             } else {
-                self.partial(&message, Errno::Refused(ECONNRESET))
+                self.partial(message, Errno::Refused(ECONNRESET))
             };
         }
         self.partial(&error.to_string(), Errno::from(error))

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::net::{
-    self, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, UCred, sockopt,
+    self, AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
+    UCred, sockopt,
 };
 use rustix::process::{getegid, geteuid, getpid};
 
@@ -99,6 +100,9 @@ pub fn kind(socket: BorrowedFd<'_>) -> Result<SocketKind> {
 
 /// Asks the kernel to say with what comes who has sent it, or not to.
 pub fn ask_for_senders(socket: BorrowedFd<'_>, asks: bool) -> Result<()> {
+    if sockopt::socket_domain(socket)? != AddressFamily::UNIX {
+        return Err(errno::refusal(errno::EINVAL, "it is not a Unix socket, of which the kernel knows who sends"));
+    }
     Ok(sockopt::set_socket_passcred(socket, asks)?)
 }
 

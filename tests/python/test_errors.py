@@ -311,7 +311,7 @@ CASES: dict[str, tuple[type[AddressSpaceError], Callable[[], object], str, dict[
     "closed transaction": (
         TransactionClosed,
         lambda: space_of().transaction().remove_region(0),
-        "the transaction is not open: use it in a with statement",
+        "the transaction has not begun: use it in a with statement",
         {},
     ),
     "reentry": (ReentrantChange, change_in_a_change, "a change from inside a change", {}),

@@ -262,7 +262,7 @@ def test_it_is_entered_once(space: AddressSpace) -> None:
             change.__enter__()
         change.insert_region(DIMM)
     assert repr(change) == "Transaction(published)"
-    with pytest.raises(TransactionClosed, match="not open"):
+    with pytest.raises(TransactionClosed, match="is over"):
         change.remove_region(DIMM)
     with pytest.raises(TransactionClosed, match="entered once"), change:
         pass

@@ -149,10 +149,22 @@ impl<'a, T> Sublist<'a, T> {
         Items { middle: *self, front: [].iter(), back: [].iter() }
     }
 
+    /// The number of the piece that has the item at an index of the list.
+    #[inline]
+    fn number_of(&self, index: usize) -> usize {
+        // No piece before this one reaches so far; in a list that was made at once, it is the one.
+        let least = index / MOST;
+        let rest = self.ends.get(least..).unwrap_or_default();
+        match rest.first() {
+            Some(end) if index < *end => least,
+            _ => index_sum(least, rest.partition_point(|end| *end <= index)),
+        }
+    }
+
     /// The piece that has the item at an index of the list, and the index of its first item.
     #[inline]
     fn piece(&self, index: usize) -> (&'a [T], usize) {
-        let number = self.ends.partition_point(|end| *end <= index);
+        let number = self.number_of(index);
         let start = number.checked_sub(1).and_then(|before| self.ends.get(before)).copied().unwrap_or_default();
         (self.pieces.get(number).map(|items| &**items).unwrap_or_default(), start)
     }
@@ -258,7 +270,7 @@ impl<T: Clone> NextPieces<T> {
     /// Adds items of another list; whole pieces are shared.
     pub fn keep(&mut self, mut items: Sublist<'_, T>) {
         while !items.is_empty() {
-            let piece = items.pieces.get(items.ends.partition_point(|end| *end <= items.from));
+            let piece = items.pieces.get(items.number_of(items.from));
             let taken = items.take_front();
             match piece.filter(|piece| piece.len() == taken.len() && taken.len() >= FEWEST) {
                 Some(piece) if self.settle() => self.pieces.push(Arc::clone(piece)),
